@@ -27,7 +27,7 @@ use crate::inbox::{Asker, Event};
 use crate::journal::{self, Journal, Lock, MemoryDisk};
 use crate::paths::Paths;
 use crate::reach::Reach;
-use crate::runner::{self, LauncherCommand, Runner};
+use crate::runner::{self, HelperCommands, Runner};
 use crate::start::{self, Host};
 use crate::statistics::Statistics;
 use crate::{api, gc, metrics};
@@ -37,8 +37,8 @@ const API_CONNECTIONS: usize = 4_096;
 
 /// Where an agent's journal, containers and clocks are.
 pub enum Ground {
-    /// This machine; the launcher makes its containers.
-    Machine(LauncherCommand),
+    /// This machine, and the processes that an agent has there.
+    Machine(HelperCommands),
     /// A made-up host.
     MadeUp(MadeUp),
 }
@@ -143,7 +143,7 @@ impl Ground {
         inbox: &mpsc::Sender<Event>,
     ) -> Result<Footing, RunError> {
         match self {
-            Self::Machine(launcher) => on_machine(config, launcher, front, inbox),
+            Self::Machine(commands) => on_machine(config, commands, front, inbox),
             Self::MadeUp(host) => host.stand(config, front, inbox),
         }
     }
@@ -151,7 +151,7 @@ impl Ground {
 
 fn on_machine(
     config: &Config,
-    launcher: LauncherCommand,
+    commands: HelperCommands,
     front: Front,
     inbox: &mpsc::Sender<Event>,
 ) -> Result<Footing, RunError> {
@@ -178,7 +178,7 @@ fn on_machine(
         settings,
         paths.clone(),
         host.tree,
-        launcher,
+        commands,
         inbox.clone(),
     )?;
     start::clear_orphans(&runner, &contents.facts)?;

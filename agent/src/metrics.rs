@@ -106,6 +106,10 @@ fn describe_recoveries() {
 
 fn describe_fetches() {
     describe_counter!(
+        "argosy_agent_content_services_replaced_total",
+        "Processes that ask servers and registries which were lost or said nothing, and were replaced."
+    );
+    describe_counter!(
         "argosy_agent_fetch_cache_hits_total",
         "Files for tasks that were in the cache."
     );

@@ -1,10 +1,11 @@
-//! What this agent's tasks cannot connect to: the ports of the cluster, and the services from which the host has its
-//! credentials, unless the operator opens them.
+//! What this agent's tasks, and what fetches for them, cannot connect to: the ports of the cluster, and the services from
+//! which the host has its credentials, unless the operator opens them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use argosy_content::fetcher::FetchAllow;
 use argosy_isolation::reach_filter::Closed;
 use argosy_proto::CLUSTER_PORTS;
 
@@ -33,24 +34,34 @@ impl FromStr for TaskAllow {
     }
 }
 
-/// What is closed, and to which control group.
+/// What is closed, and to which control groups.
 #[derive(Debug)]
 pub(crate) struct Reach {
-    group: Option<PathBuf>,
+    groups: Option<Groups>,
     allowed: BTreeSet<TaskAllow>,
+    /// What `--fetch-allow` says: the service itself judges addresses by it, this is the wall behind that.
+    fetch_allow: Vec<FetchAllow>,
     ports: BTreeSet<u16>,
 }
 
+/// Control groups of one agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Groups {
+    pub(crate) tasks: PathBuf,
+    pub(crate) content: PathBuf,
+}
+
 impl Reach {
-    /// For the tasks below this group. Without a group nothing is closed.
-    pub(crate) fn new(config: &Config, group: Option<PathBuf>) -> Self {
+    /// For these groups. Without them nothing is closed.
+    pub(crate) fn new(config: &Config, groups: Option<Groups>) -> Self {
         let mut ports: BTreeSet<u16> = CLUSTER_PORTS.collect();
         ports.extend(config.api_port);
         ports.extend(&config.task_deny);
         ports.extend(port(&config.address));
         ports.extend(config.masters.iter().filter_map(|master| port(master)));
         Self {
-            group,
+            groups,
+            fetch_allow: config.fetch_allow.clone(),
             allowed: config.task_allow.iter().copied().collect(),
             ports,
         }
@@ -61,10 +72,11 @@ impl Reach {
     /// # Errors
     /// The kernel's answer.
     pub(crate) fn close(&self) -> std::io::Result<()> {
-        match &self.group {
-            Some(group) => self.closed().apply(group),
-            None => Ok(()),
-        }
+        let Some(groups) = &self.groups else {
+            return Ok(());
+        };
+        self.closed().apply(&groups.tasks)?;
+        self.closed_to_content().apply(&groups.content)
     }
 
     /// A master serves at this address: its port is closed from now on, whatever `--masters` says.
@@ -80,6 +92,28 @@ impl Reach {
         Closed {
             ports: self.ports.iter().copied().filter(is_closed).collect(),
             metadata: !self.allowed.contains(&TaskAllow::Metadata),
+        }
+    }
+}
+
+impl Reach {
+    /// A port that the operator opens is open at every address here, and a network opens all: programs that knew
+    /// addresses, too, would say again what the service says.
+    fn closed_to_content(&self) -> Closed {
+        let is_open = |port: &u16| {
+            self.fetch_allow.iter().any(|allow| match allow {
+                FetchAllow::Network { .. } => true,
+                FetchAllow::Server { port: open, .. } => open == port,
+            })
+        };
+        Closed {
+            ports: self
+                .ports
+                .iter()
+                .copied()
+                .filter(|port| !is_open(port))
+                .collect(),
+            metadata: self.fetch_allow.is_empty(),
         }
     }
 }
@@ -112,6 +146,24 @@ mod tests {
         let closed = Reach::new(&config, None).closed();
         assert_eq!(closed.ports, [5_051, 5_052, 6_050, 6_052, 7_051, 7_052]);
         assert!(!closed.metadata);
+    }
+
+    #[test]
+    fn what_fetches_reaches_no_more_than_fetch_allow_opens() {
+        let mut config = config();
+        let closed = |config: &Config| {
+            let closed = Reach::new(config, None).closed_to_content();
+            (closed.ports, closed.metadata)
+        };
+        let all = vec![5_050, 5_051, 5_052, 6_050, 6_051, 7_051];
+        // Tasks and what fetches for them are opened apart.
+        config.task_allow = vec!["5051".parse().unwrap(), "metadata".parse().unwrap()];
+        assert_eq!(closed(&config), (all, true));
+        config.fetch_allow = vec!["files.example:6050".parse().unwrap()];
+        let rest = vec![5_050, 5_051, 5_052, 6_051, 7_051];
+        assert_eq!(closed(&config), (rest, false));
+        config.fetch_allow = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(closed(&config), (Vec::new(), false));
     }
 
     #[test]

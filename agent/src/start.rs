@@ -20,7 +20,7 @@ use crate::error::RunError;
 use crate::ground::BootClock;
 use crate::journal::Contents;
 use crate::paths::Paths;
-use crate::reach::Reach;
+use crate::reach::{Groups, Reach};
 use crate::runner::Runner;
 use crate::runner::limits::Defaults;
 
@@ -91,12 +91,16 @@ impl Host {
         let missing = tree.missing(&limits)?.controllers;
         protect(&tree, config, &missing);
         let group = tree.root().to_owned();
+        let groups = Groups {
+            tasks: group.clone(),
+            content: tree.content(),
+        };
         let host = Self {
             isolation,
             profile,
             tree: Some(tree),
             missing,
-            reach: Reach::new(config, Some(group.clone())),
+            reach: Reach::new(config, Some(groups)),
         };
         let mut host = Self::allowed(config, host, group)?;
         host.tell_filters();
@@ -183,6 +187,7 @@ pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalEr
     let tree = Tree::create(&parent, &name)?;
     sweep(&tree, &BTreeSet::new(), patience)?;
     Group::at(&tree.supervisors()).remove(patience)?;
+    Group::at(&tree.content()).remove(patience)?;
     Ok(tree.remove()?)
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_agent::{Config, DiskEnforcement, Ground, IsolationMode, NetworkSettings, Parts};
+use argosy_agent::{
+    Config, DiskEnforcement, Ground, HelperCommands, IsolationMode, NetworkSettings, Parts,
+};
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use argosy_isolation::network::Between;
@@ -61,7 +63,10 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            ground: Ground::Machine(launcher.command.clone()),
+            ground: Ground::Machine(HelperCommands {
+                launcher: launcher.command.clone(),
+                content: launcher::content(),
+            }),
             connector: ConnectorConfig::default(),
             metrics: Some(recorder),
             end_tasks,

@@ -9,12 +9,23 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use argosy_agent::LauncherCommand;
+use argosy_agent::{LauncherCommand, ServiceCommand};
 
 /// The file's name.
 const PROGRAM: &str = "argosy-launcher";
 /// The hidden verb under which this program is the launcher.
 pub(crate) const VERB: &str = "launcher";
+
+/// The hidden verb under which this program is what asks servers and registries for an agent.
+pub(crate) const CONTENT_VERB: &str = "content";
+
+/// This very program, whatever its name means by then.
+pub(crate) fn content() -> ServiceCommand {
+    ServiceCommand {
+        program: "/proc/self/exe".into(),
+        arguments: vec![CONTENT_VERB.into()],
+    }
+}
 
 /// A launcher's program.
 #[derive(Debug)]

@@ -43,12 +43,13 @@ use grammar::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
 
 /// The whole program: reads the command line, does it, returns the exit code.
 pub fn main() -> ExitCode {
-    // First of all: the launcher must be a process without threads.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|word| word == launcher::VERB)
-    {
-        return serve_as_launcher();
+    // First of all: an agent's helpers must begin as processes without threads.
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    if first == launcher::VERB {
+        return helped(argosy_isolation::launcher::run_from_fd());
+    }
+    if first == launcher::CONTENT_VERB {
+        return helped(argosy_agent::serve_content());
     }
     let arguments = grammar::read();
     output::choose(arguments.color);
@@ -62,8 +63,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve_as_launcher() -> ExitCode {
-    match argosy_isolation::launcher::run_from_fd() {
+/// How a helper of an agent ended.
+fn helped<E: std::error::Error + Send + Sync + 'static>(ended: Result<(), E>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::failure(&Failure::of(&error), false);
@@ -92,7 +94,9 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Doctor(arguments) => doctor::examine(arguments),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
-        Verb::Launcher => Err(Failure::usage("the launcher is started by an agent only")),
+        Verb::Launcher | Verb::Content => Err(Failure::usage(
+            "a helper of agents is started by an agent only",
+        )),
     }
 }
 
@@ -215,7 +219,8 @@ fn wants_json(verb: &Verb) -> bool {
         | Verb::Update(_)
         | Verb::Version(_)
         | Verb::Completions(_)
-        | Verb::Launcher => None,
+        | Verb::Launcher
+        | Verb::Content => None,
     };
     show.is_some_and(|show| show.output.is_json())
 }

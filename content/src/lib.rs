@@ -1,11 +1,12 @@
 //! What tasks get from outside: files by URI, and images. Runs nothing, mounts nothing, knows no cluster.
 //!
-//! Reading order: `flights`, `http_client`, `fetcher`, `images`.
+//! Reading order: `flights`, `http_client`, `fetcher`, `images`, `service`.
 
 pub mod fetcher;
 mod flights;
 mod http_client;
 pub mod images;
+pub mod service;
 
 use std::error::Error;
 

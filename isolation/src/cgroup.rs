@@ -4,6 +4,7 @@
 //! <mount>/argosy/<agent>/              a Tree; holds no process itself
 //! <mount>/argosy/<agent>/supervisors/  the launcher and every supervisor
 //! <mount>/argosy/<agent>/<container>/  init and command of one container: what cgroup.kill ends
+//! <mount>/argosy/<agent>.content/      what fetches, pulls and unpacks, with limits of its own
 //! ```
 //! Never touches a group outside the tree it was given.
 
@@ -22,6 +23,17 @@ use crate::spec::ContainerId;
 
 /// The group of the launcher and the supervisors, beside those of the containers.
 pub(crate) const SUPERVISORS: &str = "supervisors";
+/// How the name of the group ends that has what brings content from outside. It is beside the tree: tasks and it may not
+/// reach the same servers.
+const CONTENT: &str = ".content";
+/// What all of it may use together, whatever strangers send: 1 GiB of memory without swap, 128 threads, and half of the
+/// share of processor time that each container gets by default where these compete.
+const CONTENT_LIMITS: [(&str, &str); 4] = [
+    ("memory.max", "1073741824"),
+    ("memory.swap.max", "0"),
+    ("pids.max", "128"),
+    ("cpu.weight", "50"),
+];
 /// Controllers that containers get where the host has them.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
 /// What the tree's own group gets beside them: no container is told apart by it.
@@ -142,8 +154,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes `<parent>/argosy/<agent>`, hands down what controllers there are, and makes the supervisors'
-    /// group. Nothing in the tree gets huge pages of hugetlbfs where the kernel counts them: a limit of the whole tree
+    /// Makes `<parent>/argosy/<agent>`, hands down what controllers there are, and makes the groups of supervisors and of
+    /// content. Nothing in the tree gets huge pages of hugetlbfs where the kernel counts them: a limit of the whole tree
     /// costs no container anything. Repeatable.
     ///
     /// # Errors
@@ -161,6 +173,8 @@ impl Tree {
         refuse_huge_pages(&tree.root)?;
         hand_down(&tree.root, &CONTROLLERS)?;
         make(&tree.supervisors())?;
+        make(&tree.content())?;
+        limit_content(&tree.content())?;
         Ok(tree)
     }
 
@@ -174,6 +188,14 @@ impl Tree {
     #[must_use]
     pub fn supervisors(&self) -> PathBuf {
         self.root.join(SUPERVISORS)
+    }
+
+    /// The group of what fetches, pulls and unpacks.
+    #[must_use]
+    pub fn content(&self) -> PathBuf {
+        let mut path = self.root.clone().into_os_string();
+        path.push(CONTENT);
+        path.into()
     }
 
     /// A container's group. It need not exist.
@@ -242,6 +264,7 @@ impl Tree {
     /// If anything still lives in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
         remove_folder(&self.supervisors())?;
+        remove_folder(&self.content())?;
         remove_folder(&self.root)?;
         if let Some(ours) = self.root.parent() {
             // Stays while another agent of this host has its tree there.
@@ -272,6 +295,17 @@ fn hand_down(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
                 group.join("cgroup.subtree_control"),
                 format!("+{controller}"),
             );
+        }
+    }
+    Ok(())
+}
+
+/// Where there is a controller for it.
+fn limit_content(group: &Path) -> Result<(), CgroupError> {
+    for (name, value) in CONTENT_LIMITS {
+        let path = group.join(name);
+        if path.exists() {
+            write(path, value)?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! system calls.
 
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
@@ -120,6 +121,29 @@ pub(crate) fn stay_below(folder: BorrowedFd<'_>) -> Result<(), landlock::Ruleset
         .add_rule(PathBeneath::new(folder, all))?
         .restrict_self()
         .map(drop)
+}
+
+/// These files and folders may be read, and nothing else is opened by its name; no port is bound, no signal leaves.
+pub(crate) fn only_read(places: &[PathBuf]) -> Result<(), landlock::RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::BindTcp)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?;
+    for place in places {
+        let Ok(opened) = PathFd::new(place) else {
+            // What is not there needs no right.
+            continue;
+        };
+        let access = match place.is_dir() {
+            true => read,
+            false => AccessFs::ReadFile.into(),
+        };
+        rules = rules.add_rule(PathBeneath::new(opened, access))?;
+    }
+    rules.restrict_self().map(drop)
 }
 
 /// Whether this kernel's Landlock can keep a command from binding TCP ports.

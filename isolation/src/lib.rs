@@ -43,7 +43,7 @@
 //! they take away, `disk` what keeps a container's disk small, `disposal` how full folders go, `cgroup`, `limits`, `shortage`,
 //! `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`,
 //! `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
-//! takes archives and layers of images apart.
+//! takes archives and layers of images apart, `service` is a process that speaks to strangers.
 
 pub mod adoption;
 pub mod attachment;
@@ -75,6 +75,7 @@ pub mod profile;
 pub mod reach_filter;
 pub mod removal;
 mod seccomp;
+pub mod service;
 pub mod shortage;
 pub mod spec;
 mod supervisor;

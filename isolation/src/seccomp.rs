@@ -46,6 +46,8 @@ enum Holds {
     IsNot(u32),
     /// None of these bits is set.
     HasNone(u32),
+    /// One of these bits is.
+    HasSome(u32),
 }
 
 /// A call, and tests of which all of one alternative must hold.
@@ -107,6 +109,29 @@ impl Filter {
         let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
         for call in calls {
             rules[*call as usize] = Verdict::Allowed;
+        }
+        Self(compile(&rules))
+    }
+
+    /// That of a process which speaks and computes: as for a command, without what makes processes, executes, reaches
+    /// other processes or waits for callers. It may make threads.
+    pub(crate) fn of_services() -> Self {
+        let listed = table::ALWAYS.iter().copied().chain([table::LEGACY]);
+        let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
+        for call in listed.flatten() {
+            rules[*call as usize] = Verdict::Allowed;
+        }
+        rules[libc::SYS_clone3 as usize] = Verdict::Absent;
+        for (call, alternatives) in conditions() {
+            rules[call as usize] = Verdict::AllowedIf(alternatives);
+        }
+        let is_thread = Test {
+            argument: 0,
+            holds: Holds::HasSome(libc::CLONE_THREAD as u32),
+        };
+        rules[libc::SYS_clone as usize] = Verdict::AllowedIf(vec![vec![is_thread]]);
+        for call in table::NOT_FOR_SERVICES.iter().copied().flatten() {
+            rules[*call as usize] = Verdict::Refused;
         }
         Self(compile(&rules))
     }

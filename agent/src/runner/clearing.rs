@@ -1,4 +1,4 @@
-//! What an agent that stops takes off its host: its launcher, and what only containers need if there are none.
+//! What an agent that stops takes off its host: its helpers, and what only containers need if there are none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Ends the launcher, and removes the tree when the last supervisor of an ended container has gone.
+/// Ends the helpers, and removes the tree when the last supervisor of an ended container has gone.
 pub(super) fn clear(mut shared: Arc<Shared>) {
     let deadline = Instant::now() + CLEAR_PATIENCE;
     let again = || {
@@ -26,6 +26,7 @@ pub(super) fn clear(mut shared: Arc<Shared>) {
         }
     };
     shared.launching.end();
+    shared.service.end();
     let Some(tree) = &shared.tree else { return };
     let is_empty = || tree.containers().is_ok_and(|living| living.is_empty());
     if is_empty()

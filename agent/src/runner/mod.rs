@@ -58,6 +58,7 @@ use crate::paths::Paths;
 use crate::statistics::Statistics;
 use argosy_content::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
 use argosy_content::images::Images;
+use argosy_content::service::{Service, ServiceCommand, ServiceSettings};
 pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
 pub(crate) use controls::{AttachError, Controls, EnterError, PlaceError};
@@ -83,6 +84,15 @@ const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How often a supervisor that lives but does not answer is asked.
 const ADOPTION_TRIES: u32 = 3;
+
+/// The processes that an agent has beside it.
+#[derive(Debug, Clone)]
+pub struct HelperCommands {
+    /// What makes containers.
+    pub launcher: LauncherCommand,
+    /// What asks servers and registries.
+    pub content: ServiceCommand,
+}
 
 /// The containers of this host.
 pub(crate) struct Runner {
@@ -117,6 +127,7 @@ pub(super) struct Shared {
     groups: groups::Groups,
     bounds: Bounds,
     fetcher: Fetcher,
+    service: Arc<Service>,
     slots: Arc<Semaphore>,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
     removal_slots: Semaphore,
@@ -138,6 +149,16 @@ fn fetch_settings(config: &Config) -> FetchSettings {
     }
 }
 
+/// The process that asks servers and registries, to be started at the first need.
+fn service(config: &Config, command: ServiceCommand, tree: Option<&Tree>) -> Arc<Service> {
+    let settings = ServiceSettings {
+        fetch: fetch_settings(config),
+        insecure_registries: config.images.insecure_registries.clone(),
+        image_limit_bytes: config.images.limit_bytes,
+    };
+    Service::new(command, settings, tree.map(Tree::content))
+}
+
 /// The cache of what is fetched, if there is to be one. Opened in any case: an earlier life may have kept something.
 fn cache(config: &Config, paths: &Paths) -> Result<Option<Cache>, RunError> {
     let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
@@ -155,23 +176,31 @@ impl Runner {
         settings: Settings,
         paths: Paths,
         tree: Option<Tree>,
-        command: LauncherCommand,
+        commands: HelperCommands,
         inbox: mpsc::Sender<Event>,
     ) -> Result<Self, RunError> {
-        let launching = Arc::new(Launching::start(command, tree.clone())?);
-        let unpackings = Arc::new(Unpackings(launching.clone()));
+        let launching = Arc::new(Launching::start(commands.launcher, tree.clone())?);
+        let service = service(config, commands.content, tree.as_ref());
+        let group = tree.as_ref().map(Tree::content);
+        let unpackings = Arc::new(Unpackings::new(launching.clone(), group));
         // What an image's users are on the host is known only with users of their own.
         let (host_ids, images) = match settings.profile {
             true => {
-                let images =
-                    Images::open(&paths.images(), config.images.clone(), unpackings.clone());
+                let (folder, settings) = (paths.images(), config.images.clone());
+                let images = Images::open(&folder, settings, unpackings.clone(), service.clone());
                 let images = images.map_err(|source| RunError::Images { source })?;
                 (Some(host_ids::open(&paths)?), Some(images))
             }
             false => (None, None),
         };
         let shared = Shared {
-            fetcher: Fetcher::new(fetch_settings(config), unpackings, cache(config, &paths)?),
+            fetcher: Fetcher::new(
+                fetch_settings(config),
+                service.clone(),
+                unpackings,
+                cache(config, &paths)?,
+            ),
+            service,
             bridges: Arc::new(Bridges::new(
                 paths.root(),
                 &config.networks,

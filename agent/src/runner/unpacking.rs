@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use argosy_isolation::User;
@@ -11,6 +11,7 @@ use argosy_isolation::unpack::{Format, Job, Owner, Report, Rules, Unpacked, Unpa
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::Interest;
+use tokio::sync::Semaphore;
 
 use super::launching::Launching;
 use crate::descriptors::watched;
@@ -20,8 +21,26 @@ use argosy_content::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpack
 /// The first bytes of an archive, which say what it is.
 const BEGINNING_BYTES: u64 = 262;
 
+/// Archives and layers that are unpacked at a time: each may take a decoder's 128 MiB, and a core.
+const AT_A_TIME: usize = 4;
+
 /// Unpacks by the agent's launcher.
-pub(super) struct Unpackings(pub(super) Arc<Launching>);
+pub(super) struct Unpackings {
+    launching: Arc<Launching>,
+    turns: Arc<Semaphore>,
+    /// The control group in which it is done.
+    group: Option<PathBuf>,
+}
+
+impl Unpackings {
+    pub(super) fn new(launching: Arc<Launching>, group: Option<PathBuf>) -> Self {
+        Self {
+            launching,
+            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            group,
+        }
+    }
+}
 
 impl Unpacker for Unpackings {
     fn unpack<'a>(
@@ -35,11 +54,13 @@ impl Unpacker for Unpackings {
             Packing::TarGzip => Format::TarGzip,
             Packing::TarZstd => Format::TarZstd,
         };
+        let group = self.group.clone();
         let job = move |_: &mut File| {
             Ok(Job {
                 format,
                 rules: Rules::layer(),
                 owner: Owner { uid: 0, gid: 0 },
+                group,
             })
         };
         let folder = into.to_owned();
@@ -72,6 +93,7 @@ impl Extractor for Unpackings {
             nix::unistd::getegid().as_raw(),
         );
         let (uid, gid) = owner.map_or(own, |user| (user.uid, user.gid));
+        let group = self.group.clone();
         let job = move |archive: &mut File| {
             let mut beginning = Vec::new();
             let read = archive.take(BEGINNING_BYTES).read_to_end(&mut beginning);
@@ -84,6 +106,7 @@ impl Extractor for Unpackings {
                 format,
                 rules: Rules::archive(),
                 owner: Owner { uid, gid },
+                group,
             })
         };
         let unpacking = self.unpack(archive, || Ok(into), job);
@@ -99,7 +122,7 @@ impl Unpackings {
         target: impl FnOnce() -> Result<File, String> + Send + 'static,
         job: impl FnOnce(&mut File) -> Result<Job, String> + Send + 'static,
     ) -> impl Future<Output = Result<Unpacked, String>> + Send + 'static {
-        let launching = Arc::clone(&self.0);
+        let (launching, turns) = (Arc::clone(&self.launching), Arc::clone(&self.turns));
         let begin = move || -> Result<Unpacking, String> {
             let target = target()?;
             let job = job(&mut archive)?;
@@ -108,6 +131,8 @@ impl Unpackings {
                 .map_err(|error| crate::error::sentence(&error))
         };
         async move {
+            let turn = turns.acquire().await;
+            let _turn = turn.expect("turns are given as long as there is an agent");
             let begun = tokio::task::spawn_blocking(begin).await;
             let unpacking = begun.expect("asking the launcher never panics");
             finish(unpacking?).await

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use argosy_agent::{
-    Config, DiskEnforcement, Ground, IsolationMode, LauncherCommand, Parts, RunError, run,
+    Config, DiskEnforcement, Ground, HelperCommands, IsolationMode, LauncherCommand, Parts,
+    RunError, ServiceCommand, run,
 };
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
@@ -23,6 +24,8 @@ use crate::master::PATIENCE;
 
 /// The verb under which this program is its own launcher.
 pub(crate) const LAUNCHER: &str = "launcher";
+/// The verb under which it asks servers and registries.
+pub(crate) const CONTENT: &str = "content";
 /// The verb under which it is an agent.
 pub(crate) const AGENT: &str = "agent";
 
@@ -218,9 +221,15 @@ async fn configured(
     }
     let parts = Parts {
         api: Listener::tcp(listener),
-        ground: Ground::Machine(LauncherCommand {
-            program: PathBuf::from("/proc/self/exe"),
-            arguments: vec![LAUNCHER.into()],
+        ground: Ground::Machine(HelperCommands {
+            launcher: LauncherCommand {
+                program: PathBuf::from("/proc/self/exe"),
+                arguments: vec![LAUNCHER.into()],
+            },
+            content: ServiceCommand {
+                program: PathBuf::from("/proc/self/exe"),
+                arguments: vec![CONTENT.into()],
+            },
         }),
         connector: ConnectorConfig::default(),
         metrics: Some(recorder()),

@@ -27,6 +27,12 @@ fn main() -> ExitCode {
             Err(error) => panic!("{error}"),
         };
     }
+    if argument.as_deref() == Some(host::CONTENT) {
+        return match argosy_agent::serve_content() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => panic!("{error}"),
+        };
+    }
     if argument.as_deref() == Some(host::AGENT) {
         return host::agent_process();
     }

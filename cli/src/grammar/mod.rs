@@ -140,6 +140,9 @@ pub(crate) enum Verb {
     /// Serve an agent as its launcher (started by agents only)
     #[command(hide = true, after_help = LAUNCHER)]
     Launcher,
+    /// Ask servers and registries for an agent (started by agents only)
+    #[command(hide = true, after_help = CONTENT)]
+    Content,
 }
 
 /// Check this host.
@@ -236,6 +239,9 @@ const COMPLETIONS: &str = "Examples:
 const LAUNCHER: &str = "Examples:
   argosy launcher                            is what an agent runs, its socket as standard input
   argosy agent start                         starts one";
+const CONTENT: &str = "Examples:
+  argosy content                             is what an agent runs, its socket as standard input
+  argosy agent start                         starts one at the first need";
 
 /// The whole grammar. Help never shows the values of environment variables: they may be secret.
 pub(crate) fn command() -> clap::Command {

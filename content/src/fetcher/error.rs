@@ -41,6 +41,9 @@ pub enum FetchError {
         wanted: String,
         found: String,
     },
+    /// In the words of the process that asks servers.
+    #[error("{why}")]
+    Service { why: String },
     /// What was fetched once for several failed once for all.
     #[error(transparent)]
     Shared(Arc<FetchError>),
@@ -93,6 +96,7 @@ impl FetchError {
             Self::Status { status, .. } => *status >= 500,
             Self::Stalled { .. } => true,
             Self::Shared(_)
+            | Self::Service { .. }
             | Self::Untrusted { .. }
             | Self::Refused { .. }
             | Self::Invalid { .. }

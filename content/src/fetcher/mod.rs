@@ -1,15 +1,17 @@
 //! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `draft`, `local`,
-//! `reach`, `web`, `origin`, `cache`.
+//! `reach`, `web`, `sink`, `download`, `origin`, `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
 mod cache;
+mod download;
 mod draft;
 mod error;
 mod local;
 mod origin;
 mod progress;
 mod reach;
+mod sink;
 mod web;
 
 use std::fs::{File, Permissions};
@@ -22,14 +24,18 @@ use argosy_isolation::{User, crash};
 use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::service::Service;
 pub use cache::Cache;
+pub(crate) use download::Downloads;
 pub use error::FetchError;
 use local::Reader;
-use origin::{Origin, Rights};
+use origin::{Downloading, Origin, Rights, is_of_the_web};
 pub use progress::{Progress, TELL_EVERY, tell};
 pub use reach::{FetchAllow, Reach};
+pub(crate) use sink::Wanted;
 
 /// Takes archives apart that nobody trusts.
 pub trait Extractor: Send + Sync {
@@ -51,7 +57,7 @@ pub struct Fetcher {
 }
 
 /// What the operator says about fetching.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchSettings {
     /// The size of the largest file.
     pub limit_bytes: u64,
@@ -81,11 +87,22 @@ impl Fetcher {
     /// `cache` keeps what tasks want to be kept; without it nothing is.
     pub fn new(
         settings: FetchSettings,
+        service: Arc<Service>,
+        extractor: Arc<dyn Extractor>,
+        cache: Option<Cache>,
+    ) -> Self {
+        let web = Downloading::Service(service);
+        Self::with(settings, web, extractor, cache)
+    }
+
+    fn with(
+        settings: FetchSettings,
+        web: Downloading,
         extractor: Arc<dyn Extractor>,
         cache: Option<Cache>,
     ) -> Self {
         Self {
-            origin: Arc::new(Origin::new(settings)),
+            origin: Arc::new(Origin::new(settings, web)),
             cache: cache.map(Arc::new),
             extractor,
         }
@@ -125,7 +142,7 @@ impl Fetcher {
         let file = match &self.cache {
             // What others have fetched is not for a task that may fetch nothing.
             Some(cache)
-                if uri.cache && uri.value.starts_with("http") && whose.reach == Reach::Usual =>
+                if uri.cache && is_of_the_web(&uri.value) && whose.reach == Reach::Usual =>
             {
                 cache.bring(&self.origin, uri, &fetched, meter).await?
             }

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use argosy_isolation::reach_filter::METADATA;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use serde::{Deserialize, Serialize};
 
 use argosy_proto::CLUSTER_PORTS;
 
 /// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchAllow {
     /// All addresses that begin with so many bits of this one, on every port.
     Network {
@@ -123,7 +124,7 @@ fn first(address: IpAddr, bits: u8) -> IpAddr {
 }
 
 /// Which servers a task may fetch from without the operator's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Reach {
     /// All but those that its host trusts.
     #[default]

@@ -21,7 +21,7 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use tokio::net::TcpListener;
 
-use super::origin::client;
+use super::download::client;
 use super::*;
 
 fn uri(value: impl Into<String>) -> v1::Uri {
@@ -62,8 +62,18 @@ fn settings(limit_bytes: u64) -> FetchSettings {
     }
 }
 
+/// What this process downloads by itself.
+fn with(downloads: Downloads, limit_bytes: u64, cache: Option<Cache>) -> Fetcher {
+    let web = Downloading::Here(Arc::new(downloads));
+    Fetcher::with(settings(limit_bytes), web, Arc::new(PlainTar), cache)
+}
+
+fn keeping(limit_bytes: u64, cache: Option<Cache>) -> Fetcher {
+    with(Downloads::new(&settings(limit_bytes)), limit_bytes, cache)
+}
+
 fn fetcher() -> Fetcher {
-    Fetcher::new(settings(1_000), Arc::new(PlainTar), None)
+    keeping(1_000, None)
 }
 
 /// A folder that all users may search.
@@ -142,10 +152,7 @@ async fn a_host_without_certificates_fetches_all_but_https() {
         1 => reqwest::Client::builder().user_agent("\n"),
         _ => client(),
     };
-    let fetcher = Fetcher {
-        origin: Arc::new(Origin::with(failing, settings(1_000))),
-        ..fetcher()
-    };
+    let fetcher = with(Downloads::with(failing, &settings(1_000)), 1_000, None);
     let base = serve(Router::new().route("/page", get(|| async { "here" }))).await;
     let (sandbox, result) = fetch(&fetcher, uri(format!("{base}/page"))).await;
     result.unwrap();
@@ -184,12 +191,9 @@ async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let mut origin = Origin::new(settings(1_000));
-    origin.retry_for = Duration::from_millis(150);
-    let fetcher = Fetcher {
-        origin: Arc::new(origin),
-        ..fetcher()
-    };
+    let mut downloads = Downloads::new(&settings(1_000));
+    downloads.retry_for = Duration::from_millis(150);
+    let fetcher = with(downloads, 1_000, None);
     let (_sandbox, result) = fetch(&fetcher, uri(format!("http://{address}/x"))).await;
     let why = result.unwrap_err();
     assert!(why.contains(&format!("http://{address}/x")), "{why}");
@@ -266,7 +270,7 @@ async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
     let bytes = made.into_inner().unwrap();
     let mut wanted = uri(archive(folder.path(), &bytes));
     wanted.extract = true;
-    let large = Fetcher::new(settings(1 << 20), Arc::new(PlainTar), None);
+    let large = keeping(1 << 20, None);
     let (sandbox, result) = fetch(&large, wanted.clone()).await;
     result.unwrap();
     let page = fs::read_to_string(sandbox.path().join("site/in/page"));
@@ -336,7 +340,7 @@ async fn pages() -> (String, Arc<AtomicU32>) {
 async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
     let (base, asked) = pages().await;
     let cache = Cache::open(&folder.join("cache"), 250, &[]).unwrap();
-    let fetcher = Fetcher::new(settings(1_000), Arc::new(PlainTar), Some(cache));
+    let fetcher = keeping(1_000, Some(cache));
     (base, asked, Arc::new(fetcher))
 }
 
@@ -423,11 +427,7 @@ async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
     };
     let base = serve(Router::new().route("/half", get(half))).await;
     let cache = Cache::open(&folder.path().join("cache"), 250, &[]).unwrap();
-    let fetcher = Arc::new(Fetcher::new(
-        settings(1_000),
-        Arc::new(PlainTar),
-        Some(cache),
-    ));
+    let fetcher = Arc::new(keeping(1_000, Some(cache)));
     let mut waiting = Vec::new();
     for _ in 0..2 {
         let (meter, mut seen) = watch::channel(Progress::default());

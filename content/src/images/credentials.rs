@@ -18,7 +18,7 @@ const FILE_BYTES: u64 = 1024 * 1024;
 
 /// The value of an `Authorization` header. Printed, it says nothing.
 #[derive(Clone)]
-pub(super) struct Secret(HeaderValue);
+pub(crate) struct Secret(HeaderValue);
 
 impl Secret {
     /// `Basic`, with a user and password in base64.
@@ -33,12 +33,18 @@ impl Secret {
     }
 
     /// `Bearer`, with a token; `None` if it cannot stand in a header.
-    pub(super) fn bearer(token: &str) -> Option<Self> {
+    pub(crate) fn bearer(token: &str) -> Option<Self> {
         let is_plain = !token.is_empty() && token.bytes().all(|letter| letter.is_ascii_graphic());
         is_plain.then(|| Self::new(&format!("Bearer {token}")))?
     }
 
-    fn new(text: &str) -> Option<Self> {
+    /// For the process that asks registries, and nobody else.
+    pub(crate) fn text(&self) -> String {
+        // It was made of a text.
+        self.0.to_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn new(text: &str) -> Option<Self> {
         let mut value = HeaderValue::from_str(text).ok()?;
         // So that no library prints it either.
         value.set_sensitive(true);

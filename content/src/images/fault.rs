@@ -158,6 +158,12 @@ pub enum Fault {
         /// Those of the image.
         offered: String,
     },
+    /// In the words of the process that asks registries.
+    #[error("{why}")]
+    Service {
+        /// A sentence.
+        why: String,
+    },
     /// A layer could not be unpacked.
     #[error("cannot unpack the layer {layer}")]
     Unpack {
@@ -193,6 +199,7 @@ impl Fault {
             | Self::WrongDigest { .. }
             | Self::Malformed { .. }
             | Self::Platform { .. }
+            | Self::Service { .. }
             | Self::Unpack { .. } => false,
         }
     }

@@ -108,10 +108,19 @@ impl ImageConfig {
             exposed_ports,
             stop_signal,
         };
-        if read.texts().any(|text| text.contains('\0')) {
-            return Err(malformed("a text in it has a zero byte".to_owned()));
-        }
+        read.judge(what)?;
         Ok(read)
+    }
+
+    /// Whether the kernel can be told its texts.
+    pub(super) fn judge(&self, what: &str) -> Result<(), Fault> {
+        if self.texts().any(|text| text.contains('\0')) {
+            return Err(Fault::Malformed {
+                what: what.to_owned(),
+                rule: "a text in it has a zero byte".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// All that the kernel is told of as texts.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::SeekFrom;
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -10,13 +10,12 @@ use tokio::sync::watch;
 use super::digest::Hash;
 use super::fault::Fault;
 use super::manifest::Content;
-use super::store::Draft;
 
 /// A blob being written.
 pub(super) struct Intake<'a> {
     content: &'a Content,
-    /// Goes from the disk when the blob is done with, or never came.
-    draft: Draft,
+    /// For sentences.
+    path: PathBuf,
     file: tokio::fs::File,
     hash: Hash,
     written: u64,
@@ -25,24 +24,22 @@ pub(super) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    pub(super) async fn create(
+    /// Begins at the first byte, whatever an earlier try has left in the file.
+    pub(super) async fn into(
         content: &'a Content,
-        draft: Draft,
+        (path, file): (PathBuf, tokio::fs::File),
         progress: &'a watch::Sender<u64>,
     ) -> Result<Self, Fault> {
-        let mut options = std::fs::OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let options = tokio::fs::OpenOptions::from(options);
-        let file = options.open(draft.path()).await;
-        let file = file.map_err(Fault::write(draft.path()))?;
-        Ok(Self {
+        let mut intake = Self {
             content,
-            draft,
+            path,
             file,
             hash: Hash::default(),
             written: 0,
             progress,
-        })
+        };
+        intake.restart().await?;
+        Ok(intake)
     }
 
     /// Bytes that are here.
@@ -56,7 +53,7 @@ impl<'a> Intake<'a> {
             return Err(self.wrong_size(written));
         }
         let put = self.file.write_all(bytes).await;
-        put.map_err(Fault::write(self.draft.path()))?;
+        put.map_err(Fault::write(&self.path))?;
         self.hash.update(bytes);
         self.written = written;
         self.progress.send_replace(written);
@@ -69,7 +66,7 @@ impl<'a> Intake<'a> {
             self.file.seek(SeekFrom::Start(0)).await?;
             self.file.set_len(0).await
         };
-        emptied.await.map_err(Fault::write(self.draft.path()))?;
+        emptied.await.map_err(Fault::write(&self.path))?;
         self.hash = Hash::default();
         self.written = 0;
         self.progress.send_replace(0);
@@ -84,7 +81,7 @@ impl<'a> Intake<'a> {
         Err(self.wrong_size(self.written))
     }
 
-    /// The blob, if it is what it should be: standing at its beginning, and without a name.
+    /// The blob, if it is what it should be, standing at its beginning.
     pub(super) async fn finish(mut self) -> Result<File, Fault> {
         self.is_complete()?;
         let found = self.hash.finish();
@@ -99,7 +96,7 @@ impl<'a> Intake<'a> {
             self.file.flush().await?;
             self.file.rewind().await
         };
-        rewound.await.map_err(Fault::write(self.draft.path()))?;
+        rewound.await.map_err(Fault::write(&self.path))?;
         Ok(self.file.into_std().await)
     }
 

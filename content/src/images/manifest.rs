@@ -1,7 +1,10 @@
 //! What a registry or layout says of an image: manifests, indexes and configurations, judged. Pure.
 
+use std::collections::BTreeSet;
+
 use argosy_isolation::LAYERS_MAX;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::digest::Digest;
@@ -23,8 +26,8 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// Some bytes with an announced name and size.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Content {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
     /// As people are told of it, `the layer sha256:...`.
     pub(super) what: String,
     pub(super) digest: Digest,
@@ -32,7 +35,7 @@ pub(super) struct Content {
 }
 
 /// A layer as a manifest and the configuration announce it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Layer {
     pub(super) blob: Content,
     pub(super) packing: Packing,
@@ -266,13 +269,34 @@ pub(super) fn layers(
             diff_id,
         });
     }
-    if total_bytes > limit_bytes {
-        return Err(Fault::TooLarge {
-            what: format!("the image, with {total_bytes} bytes of layers,"),
-            limit_bytes,
+    judge_bytes(total_bytes, limit_bytes)?;
+    Ok(layers)
+}
+
+fn judge_bytes(total_bytes: u64, limit_bytes: u64) -> Result<(), Fault> {
+    if total_bytes <= limit_bytes {
+        return Ok(());
+    }
+    Err(Fault::TooLarge {
+        what: format!("the image, with {total_bytes} bytes of layers,"),
+        limit_bytes,
+    })
+}
+
+/// The bounds again, for layers that another process has judged.
+pub(super) fn judge_again(layers: &[Layer], limit_bytes: u64) -> Result<(), Fault> {
+    let diff_ids: BTreeSet<_> = layers.iter().map(|layer| layer.diff_id).collect();
+    if !(1..=LAYERS).contains(&layers.len()) || diff_ids.len() != layers.len() {
+        return Err(Fault::Malformed {
+            what: "the description of the image".to_owned(),
+            rule: format!(
+                "it has {} layers, each of which must be there once",
+                layers.len()
+            ),
         });
     }
-    Ok(layers)
+    let sizes = layers.iter().map(|layer| layer.blob.size);
+    judge_bytes(sizes.fold(0, u64::saturating_add), limit_bytes)
 }
 
 #[cfg(test)]

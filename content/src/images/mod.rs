@@ -1,7 +1,7 @@
 //! Images: from a name to layers on disk and the image's own configuration. Runs nothing, mounts nothing.
 //!
 //! Reading order: `reference`, `manifest`, `image`, `command` (all pure), `registry`, `layout`, `source`,
-//! `intake`, `pull`, `store`, and this.
+//! `intake`, `registries`, `pull`, `store`, and this.
 
 mod command;
 mod credentials;
@@ -13,6 +13,7 @@ mod layout;
 mod manifest;
 mod pull;
 mod reference;
+mod registries;
 mod registry;
 mod source;
 mod store;
@@ -30,10 +31,16 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::flights::{Flights, Seat};
+use crate::service::Service;
+pub(crate) use credentials::Secret;
 use layout::{Form, Layout};
+pub(crate) use manifest::Content;
 use pull::{Pulled, Puller};
+pub(crate) use registries::Registry;
+#[cfg(test)]
 use registry::{Patience, Registries};
-use source::Source;
+pub(crate) use source::Plan;
+use source::{Reading, Source};
 pub use store::space;
 use store::{Store, blocking};
 
@@ -106,10 +113,19 @@ pub struct Obtaining {
 /// How a pull ends for all who wait for it.
 type PullEnd = Result<Arc<Pulled>, PullError>;
 
+/// Who asks registries.
+enum Asking {
+    /// A process that may do little else.
+    Service(Arc<Service>),
+    /// This process, as the tests of what the service does have it.
+    #[cfg(test)]
+    Here(Registries),
+}
+
 /// The images of one agent.
 pub struct Images {
     store: Arc<Store>,
-    registries: Registries,
+    registries: Asking,
     settings: Arc<ImageSettings>,
     puller: Puller,
     pulls: Arc<Flights<ImageReference, PullEnd, Progress>>,
@@ -125,21 +141,22 @@ impl Images {
         directory: &Path,
         settings: ImageSettings,
         unpacker: Arc<dyn Unpacker>,
+        service: Arc<Service>,
     ) -> Result<Arc<Self>, Fault> {
-        Self::with(directory, settings, unpacker, Patience::default())
+        Self::with(directory, settings, unpacker, Asking::Service(service))
     }
 
     fn with(
         directory: &Path,
         settings: ImageSettings,
         unpacker: Arc<dyn Unpacker>,
-        patience: Patience,
+        registries: Asking,
     ) -> Result<Arc<Self>, Fault> {
         let store = Store::open(directory)?;
         let settings = Arc::new(settings);
         Ok(Arc::new(Self {
             puller: Puller::new(Arc::clone(&store), unpacker, Arc::clone(&settings)),
-            registries: Registries::new(&settings.insecure_registries, patience),
+            registries,
             pulls: Flights::new(),
             store,
             settings,
@@ -259,8 +276,18 @@ impl Images {
                     None => Ok(None),
                 };
                 let login = blocking(find).await?;
-                let session = Box::new(self.registries.session(&reference, login));
-                return Ok(Source::Registry { session, reference });
+                return Ok(match &self.registries {
+                    Asking::Service(service) => Source::Service {
+                        service: Arc::clone(service),
+                        reference,
+                        login,
+                    },
+                    #[cfg(test)]
+                    Asking::Here(registries) => Source::Read(Reading::Registry {
+                        session: Box::new(registries.session(&reference, login)),
+                        reference,
+                    }),
+                });
             }
             ImageReference::Layout(of) => (of, Form::Folder),
             ImageReference::Archive(of) => (of, Form::Archive),
@@ -268,10 +295,10 @@ impl Images {
         let settings = Arc::clone(&self.settings);
         let open = move || -> Result<Source, Fault> {
             let layout = Layout::open(&of.path, form, &settings.folders)?;
-            Ok(Source::Layout {
+            Ok(Source::Read(Reading::Layout {
                 layout: Arc::new(layout),
                 tag: of.tag,
-            })
+            }))
         };
         blocking(open).await
     }

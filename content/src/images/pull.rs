@@ -4,21 +4,17 @@ use std::sync::Arc;
 
 use argosy_isolation::crash;
 use futures::future::try_join_all;
-use oci_spec::image::{ImageConfiguration, ImageManifest};
 use tokio::sync::{Semaphore, watch};
 
 use super::digest::Digest;
 use super::fault::Fault;
-use super::image::ImageConfig;
-use super::manifest::{self, Content, Document, Layer, Platform};
+use super::manifest::{Layer, Platform};
 use super::source::Source;
 use super::store::{Pin, Record, Store, blocking};
 use super::unpacker::Unpacker;
 use super::{ImageSettings, Progress};
 use crate::flights::{Flights, Seat};
 
-/// Indexes that may stand between a name and a manifest.
-const INDEXES: usize = 3;
 /// Layers of all images that are brought or unpacked side by side; others wait.
 const LAYERS_AT_ONCE: usize = 4;
 
@@ -45,13 +41,6 @@ pub(super) struct Pulled {
     pub(super) _pin: Pin,
 }
 
-/// What is known of an image before its layers are there.
-struct Plan {
-    digest: Digest,
-    config: ImageConfig,
-    layers: Vec<Layer>,
-}
-
 impl Puller {
     pub(super) fn new(
         store: Arc<Store>,
@@ -76,7 +65,8 @@ impl Puller {
         progress: watch::Sender<Progress>,
     ) -> Result<Pulled, Arc<Fault>> {
         let source = Arc::new(source);
-        let plan = self.plan(&source).await?;
+        let limit_bytes = self.settings.limit_bytes;
+        let plan = source.plan(&self.host, limit_bytes).await?;
         let total = |layers: &[Layer]| layers.iter().map(|layer| layer.blob.size).sum::<u64>();
         let packed_bytes = total(&plan.layers);
         let diff_ids: Vec<_> = plan.layers.iter().map(|layer| layer.diff_id).collect();
@@ -97,46 +87,6 @@ impl Puller {
         blocking(move || store.add_image(kept)).await?;
         crash::passed("pull.image-kept");
         Ok(Pulled { record, _pin: pin })
-    }
-
-    /// Follows the name to a manifest for this host, and judges it.
-    async fn plan(&self, source: &Source) -> Result<Plan, Fault> {
-        let (manifest, digest) = self.manifest(source).await?;
-        let content = manifest::config_of(&manifest)?;
-        let document = self.configuration(source, &content).await?;
-        let layers = manifest::layers(&manifest, &document, self.settings.limit_bytes)?;
-        Ok(Plan {
-            digest,
-            config: ImageConfig::read(&content.what, &document)?,
-            layers,
-        })
-    }
-
-    async fn manifest(&self, source: &Source) -> Result<(Box<ImageManifest>, Digest), Fault> {
-        let (mut document, mut digest) = source.root().await?;
-        for _ in 0..=INDEXES {
-            let entries = match document {
-                Document::Manifest(manifest) => return Ok((manifest, digest)),
-                Document::Index(entries) => entries,
-            };
-            let entry = manifest::choose(&entries, &self.host)?;
-            let content = manifest::content("the manifest", entry)?;
-            document = source.document(&content).await?;
-            digest = content.digest;
-        }
-        Err(Fault::Malformed {
-            what: format!("the index {digest}"),
-            rule: format!("it leads to an index, and more than {INDEXES} times"),
-        })
-    }
-
-    async fn configuration(
-        &self,
-        source: &Source,
-        content: &Content,
-    ) -> Result<ImageConfiguration, Fault> {
-        let bytes = source.small(content).await?;
-        manifest::configuration(&content.what, &bytes, &self.host)
     }
 
     /// Packed layers and their files are on disk side by side for a while; files are larger by some factor

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use oci_spec::distribution::{ParseError, Reference};
+use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 
@@ -30,7 +31,7 @@ pub enum ImageReference {
 }
 
 /// An image in a registry.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RegistryReference {
     /// Host name, and port if one was given.
     pub registry: String,

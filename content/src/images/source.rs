@@ -1,21 +1,53 @@
 //! Where an image comes from: a registry or a layout. What it says is judged here, once for both.
 
 use std::fs::File;
+use std::io::Seek;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use oci_spec::image::ImageManifest;
+use serde::{Deserialize, Serialize};
 
 use tokio::sync::watch;
 
+use super::credentials::Secret;
 use super::digest::Digest;
 use super::fault::Fault;
+use super::image::ImageConfig;
 use super::intake::Intake;
 use super::layout::{Layout, Part};
-use super::manifest::{Content, Document, MANIFEST_BYTES, document};
+use super::manifest::{self, Content, Document, Layer, MANIFEST_BYTES, Platform, document};
 use super::reference::RegistryReference;
 use super::registry::{Retry, Session, resumes_at};
 use super::store::{Draft, blocking};
+use crate::service::Service;
+
+/// Indexes that may stand between a name and a manifest.
+const INDEXES: usize = 3;
+
+/// What is known of an image before its layers are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(super) digest: Digest,
+    pub(super) config: ImageConfig,
+    pub(super) layers: Vec<Layer>,
+}
 
 /// Where an image comes from.
 pub(super) enum Source {
+    /// A registry, which the service asks.
+    Service {
+        service: Arc<Service>,
+        reference: RegistryReference,
+        login: Option<Secret>,
+    },
+    /// What this process reads itself.
+    Read(Reading),
+}
+
+/// What one process reads: the service of registries, an agent of layouts.
+pub(super) enum Reading {
     Registry {
         session: Box<Session>,
         reference: RegistryReference,
@@ -27,8 +59,89 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// What the image consists of, for this host and within this limit of bytes.
+    pub(super) async fn plan(&self, host: &Platform, limit_bytes: u64) -> Result<Plan, Fault> {
+        match self {
+            Self::Service {
+                service,
+                reference,
+                login,
+            } => {
+                let plan = service.plan(reference, login.as_ref()).await?;
+                // The process that said so has read what strangers wrote.
+                manifest::judge_again(&plan.layers, limit_bytes)?;
+                plan.config.judge("the description of the image")?;
+                Ok(plan)
+            }
+            Self::Read(reading) => reading.plan(host, limit_bytes).await,
+        }
+    }
+
+    /// A blob as announced, as a file without a name that stands at its beginning.
+    pub(super) async fn blob(
+        &self,
+        content: &Content,
+        draft: Draft,
+        progress: &watch::Sender<u64>,
+    ) -> Result<File, Fault> {
+        let path = draft.path().to_owned();
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let options = tokio::fs::OpenOptions::from(options);
+        let file = options.open(&path).await.map_err(Fault::write(&path))?;
+        // Its name goes with the draft, when this ends.
+        match self {
+            Self::Service {
+                service,
+                reference,
+                login,
+            } => {
+                let of = (reference, login.as_ref());
+                let mut file = file.into_std().await;
+                service.blob(of, content, (&path, &file), progress).await?;
+                file.rewind().map_err(Fault::write(&path))?;
+                Ok(file)
+            }
+            Self::Read(reading) => reading.blob(content, (path, file), progress).await,
+        }
+    }
+}
+
+impl Reading {
+    /// Follows the name to a manifest for this host, and judges it.
+    pub(super) async fn plan(&self, host: &Platform, limit_bytes: u64) -> Result<Plan, Fault> {
+        let (manifest, digest) = self.manifest(host).await?;
+        let content = manifest::config_of(&manifest)?;
+        let bytes = self.small(&content).await?;
+        let document = manifest::configuration(&content.what, &bytes, host)?;
+        let layers = manifest::layers(&manifest, &document, limit_bytes)?;
+        Ok(Plan {
+            digest,
+            config: ImageConfig::read(&content.what, &document)?,
+            layers,
+        })
+    }
+
+    async fn manifest(&self, host: &Platform) -> Result<(Box<ImageManifest>, Digest), Fault> {
+        let (mut document, mut digest) = self.root().await?;
+        for _ in 0..=INDEXES {
+            let entries = match document {
+                Document::Manifest(manifest) => return Ok((manifest, digest)),
+                Document::Index(entries) => entries,
+            };
+            let entry = manifest::choose(&entries, host)?;
+            let content = manifest::content("the manifest", entry)?;
+            document = self.document(&content).await?;
+            digest = content.digest;
+        }
+        Err(Fault::Malformed {
+            what: format!("the index {digest}"),
+            rule: format!("it leads to an index, and more than {INDEXES} times"),
+        })
+    }
+
     /// What the image's name stands for, and its digest.
-    pub(super) async fn root(&self) -> Result<(Document, Digest), Fault> {
+    async fn root(&self) -> Result<(Document, Digest), Fault> {
         match self {
             Self::Registry { session, reference } => {
                 let name = match (&reference.digest, &reference.tag) {
@@ -52,7 +165,7 @@ impl Source {
     }
 
     /// The manifest or index that an index names.
-    pub(super) async fn document(&self, content: &Content) -> Result<Document, Fault> {
+    async fn document(&self, content: &Content) -> Result<Document, Fault> {
         if content.size > MANIFEST_BYTES {
             return Err(Fault::TooLarge {
                 what: content.what.clone(),
@@ -70,7 +183,7 @@ impl Source {
     }
 
     /// A small blob, whole, as announced.
-    pub(super) async fn small(&self, content: &Content) -> Result<Vec<u8>, Fault> {
+    async fn small(&self, content: &Content) -> Result<Vec<u8>, Fault> {
         let bytes = match self {
             Self::Registry { session, .. } => {
                 let mut retry = Retry::new(session.patience());
@@ -97,14 +210,14 @@ impl Source {
         Ok(bytes)
     }
 
-    /// A blob as announced, as a file without a name.
+    /// A blob as announced, in this empty file, whose path is for sentences.
     pub(super) async fn blob(
         &self,
         content: &Content,
-        draft: Draft,
+        place: (PathBuf, tokio::fs::File),
         progress: &watch::Sender<u64>,
     ) -> Result<File, Fault> {
-        let mut intake = Intake::create(content, draft, progress).await?;
+        let mut intake = Intake::into(content, place, progress).await?;
         match self {
             Self::Registry { session, .. } => {
                 let mut retry = Retry::new(session.patience());

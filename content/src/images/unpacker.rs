@@ -4,11 +4,12 @@ use std::fs::File;
 use std::path::Path;
 
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 
 /// How a layer's archive is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Packing {
     /// A plain tar file.
     Tar,

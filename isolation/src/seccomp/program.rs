@@ -150,6 +150,7 @@ fn alternative(tests: &[Test]) -> Vec<sock_filter> {
             Holds::Is(value) => (step(IF_EQUAL, value), 0, rest),
             Holds::IsNot(value) => (step(IF_EQUAL, value), rest, 0),
             Holds::HasNone(bits) => (step(IF_ANY_BIT, bits), rest, 0),
+            Holds::HasSome(bits) => (step(IF_ANY_BIT, bits), 0, rest),
         };
         code.push(step(LOAD, ARGUMENTS + 8 * test.argument));
         code.push(sock_filter {

@@ -343,6 +343,35 @@ pub(super) const LEGACY: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const LEGACY: &[c_long] = &[];
 
+/// What a command may call and a service may not: see [`super::Filter::of_services`].
+pub(super) const NOT_FOR_SERVICES: &[&[c_long]] = &[
+    &[
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_capset,
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_kill,
+        libc::SYS_listen,
+        libc::SYS_pidfd_open,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_ptrace,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+        libc::SYS_shmat,
+        libc::SYS_shmctl,
+        libc::SYS_shmget,
+        libc::SYS_tkill,
+    ],
+    MESSAGES,
+    MAKES_PROCESSES,
+];
+
+#[cfg(target_arch = "x86_64")]
+const MAKES_PROCESSES: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const MAKES_PROCESSES: &[c_long] = &[];
+
 /// The newest call that this list was made with. Later ones do not exist for a command, so that its libraries fall back
 /// on what they did before.
 pub(super) const NEWEST: c_long = libc::SYS_mseal;

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,6 +24,8 @@ pub struct Job {
     /// The user and group of the host that files of a fetched archive belong to. The target must be theirs. A layer
     /// keeps its owners, and its target must belong to root.
     pub owner: Owner,
+    /// The control group to do it in; `None`: that of the supervisors.
+    pub group: Option<PathBuf>,
 }
 
 /// A user and a group of the host.

@@ -26,6 +26,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use super::job::{Blame, Failure, Job, Report, receive_file};
 use super::{Progress, Source, UnpackError, unpack};
 use crate::capabilities::Capabilities;
+use crate::cgroup::Group;
 use crate::confinement;
 use crate::crash;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
@@ -137,6 +138,13 @@ type Refusal = String;
 fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
     let job: Job = serde_json::from_slice(request)
         .map_err(|error| format!("the request to unpack is garbled: {error}"))?;
+    if let Some(group) = &job.group {
+        // What it uses counts there; the worker is made in it.
+        let own = nix::unistd::getpid().as_raw();
+        Group::at(group)
+            .add(own)
+            .map_err(|error| sentence(&error))?;
+    }
     let receive = || receive_file(agent).map_err(|error| format!("cannot receive a file: {error}"));
     let archive = receive()?;
     let target = receive()?;

@@ -71,6 +71,7 @@ pub(crate) fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> Pat
         format: Format::Tar,
         rules: Rules::layer(),
         owner,
+        group: None,
     };
     let (archive, target) = (file_of(&tarball(entries)), File::open(&folder).unwrap());
     let launcher = world.launcher.as_mut().unwrap();

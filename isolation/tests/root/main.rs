@@ -28,6 +28,7 @@ mod profile;
 mod reach;
 mod removal;
 mod seen;
+mod services;
 mod sessions;
 mod sharing;
 mod statistics;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
             cni::main(&arguments[1..]);
             ExitCode::SUCCESS
         }
+        Some(services::VERB) => services::main(),
         Some(inside::VERB) => inside::main(&arguments[1..]),
         Some(disks::LIFE) => disks::life(&arguments[1..]),
         Some(crashes::LIFE) => crashes::life(&arguments[1..]),
@@ -103,6 +105,7 @@ fn all() -> Vec<Case> {
         crashes::CASES,
         bombs::CASES,
         seen::CASES,
+        services::CASES,
         unpacking::CASES,
         volumes::CASES,
         disks::CASES,

@@ -84,6 +84,7 @@ fn begin(
         format,
         rules,
         owner: TASK,
+        group: None,
     };
     let target = File::open(target).unwrap();
     let launcher = world.launcher.as_mut().unwrap();
@@ -111,6 +112,7 @@ pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: Rules) -> Result
         format: Format::Tar,
         rules,
         owner: TASK,
+        group: None,
     };
     let (archive, target) = (file_of(&tarball(&KEPT)), File::open(&draft)?);
     let mut unpacking = launcher.unpack(&job, archive.as_fd(), target.as_fd())?;

@@ -447,7 +447,7 @@ pub(crate) fn is_unheld(name: &str) -> bool {
         || KEPT_BY_PORT_FILTER.contains(&name) && port_filter::supported().is_err()
 }
 
-fn has_landlock_6() -> bool {
+pub(crate) fn has_landlock_6() -> bool {
     is_at_least(6, 12)
 }
 

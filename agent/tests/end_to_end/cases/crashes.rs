@@ -55,7 +55,7 @@ enum Errand {
     Past,
     /// There are more sandboxes of ended tasks than stay.
     Crowded,
-    /// The brief one has an archive that is fetched, kept for others and unpacked.
+    /// The brief one has a large file of its host, and an archive that is fetched, kept for others and unpacked.
     Fetched,
     /// Each has a file system of its own.
     Looped,
@@ -107,12 +107,18 @@ impl Errand {
         match self {
             Self::Usual | Self::Past | Self::Crowded | Self::Looped => {}
             Self::Fetched => {
-                brief.uris = vec![v1::Uri {
+                // What a server has is written by another process: see `content/tests/service`.
+                let of_host = v1::Uri {
+                    value: host.serve("large", Bundle::content()).display().to_string(),
+                    ..v1::Uri::default()
+                };
+                let of_server = v1::Uri {
                     value: served.to_owned(),
                     extract: true,
                     cache: true,
                     ..v1::Uri::default()
-                }];
+                };
+                brief.uris = vec![of_host, of_server];
                 let digest = hex(&Sha256::digest(Bundle::content()));
                 brief.shell = format!("sha256sum < bundle/content | grep -q {digest}");
             }

@@ -259,10 +259,9 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
         ..v1::Uri::default()
     });
     link.launch(2, piped).await;
-    assert_eq!(
-        state(link.end_of("p").await.last().unwrap()),
-        v1::TaskState::Finished
-    );
+    let updates = link.end_of("p").await;
+    let last = updates.last().unwrap();
+    assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);
     assert_eq!(
         content(&host.sandbox("p").join("stdout")).await,
         "fetched\n"

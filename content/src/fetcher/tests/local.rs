@@ -21,7 +21,8 @@ fn given_from(folders: Vec<PathBuf>) -> Fetcher {
         folders,
         ..settings(1_000)
     };
-    Fetcher::new(settings, Arc::new(PlainTar), None)
+    let web = Downloading::Here(Arc::new(Downloads::new(&settings)));
+    Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 
 fn change_mode(path: &Path, mode: u32) {

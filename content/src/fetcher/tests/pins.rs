@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Cache, Fetcher, PlainTar, fetch, fs, kept, pages, settings};
+use super::{Cache, Fetcher, fetch, fetcher, fs, kept, pages};
 
 /// A fetcher that keeps 250 bytes, and those of `pinned` whatever comes.
 fn keeping(folder: &Path, pinned: &[String]) -> (Fetcher, Arc<Cache>) {
     let cache = Arc::new(Cache::open(&folder.join("cache"), 250, pinned).unwrap());
     let fetcher = Fetcher {
         cache: Some(cache.clone()),
-        ..Fetcher::new(settings(1_000), Arc::new(PlainTar), None)
+        ..fetcher()
     };
     (fetcher, cache)
 }

@@ -14,7 +14,8 @@ fn allowing(allow: &[&str]) -> FetchSettings {
 }
 
 fn of(settings: FetchSettings) -> Fetcher {
-    Fetcher::new(settings, Arc::new(PlainTar), None)
+    let web = Downloading::Here(Arc::new(Downloads::new(&settings)));
+    Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 
 /// A server of one page, its `host:port`, and how often it is asked for something.

@@ -55,12 +55,9 @@ async fn failing() -> String {
 
 /// One that asks once and does not wait for long.
 fn impatient() -> Fetcher {
-    let mut origin = Origin::new(settings(1_000));
-    (origin.stall_limit, origin.retry_for) = (Duration::from_millis(300), Duration::ZERO);
-    Fetcher {
-        origin: Arc::new(origin),
-        ..fetcher()
-    }
+    let mut downloads = Downloads::new(&settings(1_000));
+    (downloads.stall_limit, downloads.retry_for) = (Duration::from_millis(300), Duration::ZERO);
+    with(downloads, 1_000, None)
 }
 
 #[tokio::test]

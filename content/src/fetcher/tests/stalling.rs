@@ -1,12 +1,11 @@
 //! Servers that fall silent, and servers that are slow.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Fetcher, Origin, fetch, fetcher, fs, settings, uri};
+use super::{Downloads, Fetcher, fetch, fs, settings, uri, with};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
 
@@ -28,12 +27,9 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 
 /// One that waits so long for a server, and does not ask again.
 fn patient_for(stall_limit: Duration) -> Fetcher {
-    let mut origin = Origin::new(settings(1_000));
-    (origin.stall_limit, origin.retry_for) = (stall_limit, Duration::ZERO);
-    Fetcher {
-        origin: Arc::new(origin),
-        ..fetcher()
-    }
+    let mut downloads = Downloads::new(&settings(1_000));
+    (downloads.stall_limit, downloads.retry_for) = (stall_limit, Duration::ZERO);
+    with(downloads, 1_000, None)
 }
 
 #[tokio::test]

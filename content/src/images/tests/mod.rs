@@ -74,24 +74,19 @@ impl World {
     async fn impatient(settings: ImageSettings, patience: Patience) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let unpacker = Arc::new(PlainUnpacker::default());
-        let images = Images::with(
-            directory.path(),
-            settings,
-            Arc::clone(&unpacker) as _,
-            patience,
-        );
+        let images = opened(directory.path(), settings, &unpacker, patience);
         Self {
             directory,
             registry: Registry::start().await,
             unpacker,
-            images: images.unwrap(),
+            images,
         }
     }
 
     /// As after a crash of the agent: nothing in memory outlives it.
     fn restart(&mut self, settings: ImageSettings) {
-        let opened = Images::open(self.folder(), settings, Arc::clone(&self.unpacker) as _);
-        self.images = opened.unwrap();
+        let patience = Patience::default();
+        self.images = opened(self.directory.path(), settings, &self.unpacker, patience);
     }
 
     fn folder(&self) -> &Path {
@@ -141,6 +136,18 @@ impl World {
         })
         .await;
     }
+}
+
+/// Images whose registries this process asks.
+fn opened(
+    folder: &Path,
+    settings: ImageSettings,
+    unpacker: &Arc<PlainUnpacker>,
+    patience: Patience,
+) -> Arc<Images> {
+    let registries = Registries::new(&settings.insecure_registries, patience);
+    let unpacker = Arc::clone(unpacker) as _;
+    Images::with(folder, settings, unpacker, Asking::Here(registries)).unwrap()
 }
 
 /// Waits for a condition that must come true.

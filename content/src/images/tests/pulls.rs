@@ -471,7 +471,8 @@ async fn what_is_too_much_is_refused_before_it_comes() {
 async fn nobody_without_tls_is_asked_but_this_host_and_who_is_listed() {
     let world = World::new().await;
     let name: ImageReference = "192.0.2.1:1/web:1".parse().unwrap();
-    let Source::Registry { session, .. } = world.images.source(name.clone()).await.unwrap() else {
+    let source = world.images.source(name.clone()).await.unwrap();
+    let Source::Read(Reading::Registry { session, .. }) = source else {
         panic!("it names a registry");
     };
     assert!(session.address().starts_with("https://192.0.2.1:1/"));
@@ -480,7 +481,8 @@ async fn nobody_without_tls_is_asked_but_this_host_and_who_is_listed() {
         ..ImageSettings::default()
     };
     let world = World::with(listed).await;
-    let Source::Registry { session, .. } = world.images.source(name).await.unwrap() else {
+    let source = world.images.source(name).await.unwrap();
+    let Source::Read(Reading::Registry { session, .. }) = source else {
         panic!("it names a registry");
     };
     assert!(session.address().starts_with("http://192.0.2.1:1/"));

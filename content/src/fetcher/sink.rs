@@ -1,0 +1,133 @@
+//! A file that is being written: hashed on the way, never larger than the operator allows.
+
+use std::io;
+use std::path::Path;
+
+use argosy_isolation::crash;
+use argosy_proto::uri::ShownUri;
+use sha2::{Digest, Sha256};
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+use super::Progress;
+use super::error::FetchError;
+
+/// Bytes copied at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What is to be brought.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) uri: &'a str,
+    /// In hexadecimal digits; empty if the task does not say.
+    pub(crate) sha256: &'a str,
+}
+
+/// Where it goes.
+pub(super) struct Sink<'a> {
+    wanted: Wanted<'a>,
+    /// For sentences.
+    path: &'a Path,
+    file: &'a mut File,
+    written: u64,
+    limit_bytes: u64,
+    hash: Sha256,
+    meter: &'a watch::Sender<Progress>,
+}
+
+impl<'a> Sink<'a> {
+    /// Begins at the first byte, whatever an earlier try has left in the file.
+    pub(super) async fn begin(
+        wanted: Wanted<'a>,
+        (path, file): (&'a Path, &'a mut File),
+        limit_bytes: u64,
+        meter: &'a watch::Sender<Progress>,
+    ) -> Result<Self, FetchError> {
+        let emptied = async {
+            file.set_len(0).await?;
+            file.rewind().await
+        };
+        emptied.await.map_err(|source| FetchError::Write {
+            uri: ShownUri::of(wanted.uri),
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            wanted,
+            path,
+            file,
+            written: 0,
+            limit_bytes,
+            hash: Sha256::new(),
+            meter,
+        })
+    }
+
+    /// So many bytes will come; 0 if nobody knows. None has come yet.
+    pub(super) fn expects(&self, bytes: u64) {
+        self.meter.send_modify(|progress| {
+            (progress.done_bytes, progress.total_bytes) = (0, bytes);
+        });
+    }
+
+    pub(super) async fn put(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+        self.written += bytes.len() as u64;
+        if self.written > self.limit_bytes {
+            return Err(FetchError::TooLarge {
+                uri: ShownUri::of(self.wanted.uri),
+                limit_bytes: self.limit_bytes,
+            });
+        }
+        let written = self.file.write_all(bytes).await;
+        written.map_err(|source| self.failed(source))?;
+        self.hash.update(bytes);
+        let written = self.written;
+        self.meter
+            .send_modify(|progress| progress.done_bytes = written);
+        crash::passed("fetch.chunk-written");
+        Ok(())
+    }
+
+    pub(super) async fn copy_from(
+        mut self,
+        mut source: impl AsyncRead + Unpin,
+    ) -> Result<(), FetchError> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let read = source.read(&mut buffer).await;
+            let length = read.map_err(|source| FetchError::Open {
+                uri: ShownUri::of(self.wanted.uri),
+                source,
+            })?;
+            if length == 0 {
+                return self.finish().await;
+            }
+            self.put(&buffer[..length]).await?;
+        }
+    }
+
+    /// Nothing more comes: whether it is what was asked for.
+    pub(super) async fn finish(self) -> Result<(), FetchError> {
+        let flushed = self.file.flush().await;
+        flushed.map_err(|source| self.failed(source))?;
+        let sum = self.hash.finalize();
+        let found: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        if self.wanted.sha256.is_empty() || self.wanted.sha256 == found {
+            return Ok(());
+        }
+        Err(FetchError::Digest {
+            uri: ShownUri::of(self.wanted.uri),
+            wanted: self.wanted.sha256.to_owned(),
+            found,
+        })
+    }
+
+    fn failed(&self, source: io::Error) -> FetchError {
+        FetchError::Write {
+            uri: ShownUri::of(self.wanted.uri),
+            path: self.path.to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Images of registries, as the service reads them: each request by itself, conversations kept for those that follow.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::credentials::Secret;
+use super::fault::Fault;
+use super::manifest::{Content, Platform};
+use super::reference::RegistryReference;
+use super::registry::{Patience, Registries};
+use super::source::{Plan, Reading};
+use crate::fetcher::Progress;
+
+/// Conversations that are kept, each with what its registry let us in by. One more takes the place of all.
+const SESSIONS: usize = 64;
+
+/// An image, and as whom it is asked for.
+type Key = (RegistryReference, Option<String>);
+
+/// All registries.
+pub(crate) struct Registry {
+    registries: Registries,
+    host: Platform,
+    limit_bytes: u64,
+    /// By image and log-in. A lock, since requests go side by side; nothing is awaited under it.
+    sessions: Mutex<BTreeMap<Key, Arc<Reading>>>,
+}
+
+impl Registry {
+    pub(crate) fn new(insecure: &[String], limit_bytes: u64) -> Self {
+        Self {
+            registries: Registries::new(insecure, Patience::default()),
+            host: Platform::of_this_host(),
+            limit_bytes,
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// What an image consists of, for whom this log-in is.
+    pub(crate) async fn plan(
+        &self,
+        reference: &RegistryReference,
+        login: Option<String>,
+    ) -> Result<Plan, Fault> {
+        let reading = self.reading(reference, login);
+        reading.plan(&self.host, self.limit_bytes).await
+    }
+
+    /// Writes a blob to a file, whose path is for sentences.
+    pub(crate) async fn blob(
+        &self,
+        (reference, login): (&RegistryReference, Option<String>),
+        blob: &Content,
+        (path, file): (PathBuf, File),
+        meter: &watch::Sender<Progress>,
+    ) -> Result<(), Fault> {
+        let reading = self.reading(reference, login);
+        let (progress, mut seen) = watch::channel(0);
+        let place = (path, tokio::fs::File::from_std(file));
+        let mut bringing = std::pin::pin!(reading.blob(blob, place, &progress));
+        loop {
+            tokio::select! {
+                biased;
+                end = &mut bringing => return end.map(drop),
+                Ok(()) = seen.changed() => {
+                    let now = *seen.borrow_and_update();
+                    meter.send_modify(|shown| {
+                        (shown.done_bytes, shown.total_bytes) = (now, blob.size);
+                    });
+                }
+            }
+        }
+    }
+
+    fn reading(&self, reference: &RegistryReference, login: Option<String>) -> Arc<Reading> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (reference.clone(), login);
+        if sessions.len() >= SESSIONS && !sessions.contains_key(&key) {
+            // Those that are in use stay until they are not.
+            sessions.clear();
+        }
+        let secret = key.1.as_deref().and_then(Secret::new);
+        let made = sessions.entry(key).or_insert_with(|| {
+            Arc::new(Reading::Registry {
+                session: Box::new(self.registries.session(reference, secret)),
+                reference: reference.clone(),
+            })
+        });
+        Arc::clone(made)
+    }
+}

@@ -1,0 +1,446 @@
+//! An agent's hold on its service: started at the first need, and anew whenever it is gone or answers nobody.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use argosy_isolation::service::{self, Packet, Packets, SpawnError};
+use argosy_proto::uri::ShownUri;
+use tokio::sync::{mpsc, watch};
+
+use super::message::{Answer, Ask, Begin, Login};
+use crate::fetcher::{FetchError, FetchSettings, Progress, Reach, Wanted};
+use crate::images::{Content, Fault, Plan, RegistryReference, Secret};
+
+/// How long a service with work may say nothing.
+const SILENCE_LIMIT: Duration = Duration::from_secs(15);
+/// How often it is looked whether it does.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a request is made whose service is lost.
+const TRIES: u32 = 3;
+/// The longest description of an image, in bytes.
+const PLAN_BYTES: u64 = 32 * 1024 * 1024;
+/// What it gets of our environment: where authorities are, and how names are looked up.
+const ENVIRONMENT: [&str; 4] = [
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "RES_OPTIONS",
+    "LOCALDOMAIN",
+];
+
+/// How to start the service: a program that calls [`super::run_from_fd`] first of all.
+#[derive(Debug, Clone)]
+pub struct ServiceCommand {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// What an operator says that concerns it.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// Of files.
+    pub fetch: FetchSettings,
+    /// Registries that are spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// The most that the packed layers of one image may have, in bytes.
+    pub image_limit_bytes: u64,
+}
+
+/// The service of one agent.
+pub struct Service {
+    command: ServiceCommand,
+    begin: Begin,
+    /// The control group that it is put into.
+    group: Option<PathBuf>,
+    serial: AtomicU64,
+    /// A lock, since many requests share it. Starting one happens under it, on threads that may block.
+    present: Mutex<Option<Arc<Connection>>>,
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    /// In the service's words.
+    Failed(String),
+    /// It was lost.
+    Gone,
+    Spawn(SpawnError),
+}
+
+type Said = (Answer, Vec<OwnedFd>);
+
+/// One life of the service.
+struct Connection {
+    packets: Packets,
+    pid: u32,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// By number. `None` once it is gone.
+    waiting: Option<BTreeMap<u64, mpsc::UnboundedSender<Said>>>,
+    heard: Instant,
+}
+
+impl Service {
+    /// Nothing is started before something is asked for.
+    #[must_use]
+    pub fn new(
+        command: ServiceCommand,
+        settings: ServiceSettings,
+        group: Option<PathBuf>,
+    ) -> Arc<Self> {
+        let ServiceSettings {
+            fetch,
+            insecure_registries,
+            image_limit_bytes,
+        } = settings;
+        Arc::new(Self {
+            command,
+            begin: Begin {
+                fetch,
+                insecure_registries,
+                image_limit_bytes,
+            },
+            group,
+            serial: AtomicU64::new(0),
+            present: Mutex::default(),
+        })
+    }
+
+    /// The process of the present one, if there is one.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.present().as_ref().map(|connection| connection.pid)
+    }
+
+    /// Ends it; the next request starts another one. What was asked for fails or is asked for again.
+    pub fn end(&self) {
+        if let Some(connection) = self.present().take() {
+            connection.packets.close();
+        }
+    }
+
+    /// Has a file of a server written to `file`, whose path is for sentences.
+    pub(crate) async fn fetch(
+        self: &Arc<Self>,
+        wanted: Wanted<'_>,
+        reach: Reach,
+        (path, file): (&Path, &File),
+        meter: &watch::Sender<Progress>,
+    ) -> Result<(), FetchError> {
+        let ask = |id| Ask::Fetch {
+            id,
+            uri: wanted.uri.to_owned(),
+            sha256: wanted.sha256.to_owned(),
+            reach,
+            path: path.to_owned(),
+        };
+        let said = self.ask(ask, Some(file), |done_bytes, total_bytes| {
+            meter.send_modify(|shown| {
+                (shown.done_bytes, shown.total_bytes) = (done_bytes, total_bytes);
+            });
+        });
+        said.await.map(drop).map_err(|error| match error {
+            NoAnswer::Failed(why) => FetchError::Service { why },
+            lost => FetchError::Invalid {
+                uri: ShownUri::of(wanted.uri),
+                rule: lost.in_words(),
+            },
+        })
+    }
+
+    /// What an image consists of.
+    pub(crate) async fn plan(
+        self: &Arc<Self>,
+        reference: &RegistryReference,
+        login: Option<&Secret>,
+    ) -> Result<Plan, Fault> {
+        let image = Login::of(reference, login);
+        let ask = |id| Ask::Plan {
+            id,
+            image: image.clone(),
+        };
+        let said = self.ask(ask, None, |_, _| {}).await.map_err(Fault::from)?;
+        let read = || -> io::Result<Plan> {
+            let descriptor = said.into_iter().next();
+            let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
+            file.rewind()?;
+            let mut bytes = Vec::new();
+            file.take(PLAN_BYTES).read_to_end(&mut bytes)?;
+            Ok(serde_json::from_slice(&bytes)?)
+        };
+        read().map_err(|error| Fault::Service {
+            why: format!("the process that asks registries describes no image: {error}"),
+        })
+    }
+
+    /// Has a blob written to `file`, whose path is for sentences.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        (reference, login): (&RegistryReference, Option<&Secret>),
+        blob: &Content,
+        (path, file): (&Path, &File),
+        progress: &watch::Sender<u64>,
+    ) -> Result<(), Fault> {
+        let image = Login::of(reference, login);
+        let ask = |id| Ask::Blob {
+            id,
+            image: image.clone(),
+            blob: blob.clone(),
+            path: path.to_owned(),
+        };
+        let said = self.ask(ask, Some(file), |done_bytes, _| {
+            progress.send_replace(done_bytes);
+        });
+        said.await.map(drop).map_err(Fault::from)
+    }
+
+    /// Asks, and asks again where the service was lost. Dropped, it calls the request off.
+    async fn ask(
+        self: &Arc<Self>,
+        ask: impl Fn(u64) -> Ask,
+        file: Option<&File>,
+        told: impl Fn(u64, u64),
+    ) -> Result<Vec<OwnedFd>, NoAnswer> {
+        let mut tries = 1;
+        loop {
+            match self.ask_once(&ask, file, &told).await {
+                Err(NoAnswer::Gone) if tries < TRIES => tries += 1,
+                end => return end,
+            }
+        }
+    }
+
+    async fn ask_once(
+        self: &Arc<Self>,
+        ask: impl Fn(u64) -> Ask,
+        file: Option<&File>,
+        told: impl Fn(u64, u64),
+    ) -> Result<Vec<OwnedFd>, NoAnswer> {
+        let id = self.serial.fetch_add(1, Ordering::Relaxed);
+        let service = Arc::clone(self);
+        let connecting = tokio::task::spawn_blocking(move || service.connection());
+        let connection = connecting.await.expect("connecting never panics")?;
+        let mut answers = connection.wait_for(id).ok_or(NoAnswer::Gone)?;
+        let asked = Asked {
+            connection: Arc::clone(&connection),
+            id,
+        };
+        let file = file
+            .map(File::try_clone)
+            .transpose()
+            .map_err(|error| NoAnswer::Failed(format!("cannot pass a file on: {error}")))?;
+        let (sender, message) = (Arc::clone(&connection), ask(id));
+        let mut sending = tokio::task::spawn_blocking(move || {
+            let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+            sender.packets.send(&message, &files)
+        });
+        let mut is_sent = false;
+        loop {
+            tokio::select! {
+                biased;
+                said = answers.recv() => match said {
+                    Some((Answer::Progress { done_bytes, total_bytes, .. }, _)) => told(done_bytes, total_bytes),
+                    Some((Answer::Done { .. }, descriptors)) => {
+                        asked.is_answered();
+                        return Ok(descriptors);
+                    }
+                    Some((Answer::Failed { why, .. }, _)) => {
+                        asked.is_answered();
+                        return Err(NoAnswer::Failed(why));
+                    }
+                    Some((Answer::Alive, _)) => {}
+                    None => return Err(NoAnswer::Gone),
+                },
+                sent = &mut sending, if !is_sent => {
+                    is_sent = true;
+                    if sent.expect("sending never panics").is_err() {
+                        connection.break_off();
+                    }
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => connection.judge(),
+            }
+        }
+    }
+
+    /// The present service, or a new one. Blocks.
+    fn connection(&self) -> Result<Arc<Connection>, NoAnswer> {
+        let mut present = self.present();
+        if let Some(connection) = present.as_ref().filter(|one| one.is_there()) {
+            return Ok(Arc::clone(connection));
+        }
+        if present.take().is_some() {
+            metrics::counter!("argosy_agent_content_services_replaced_total").increment(1);
+            tracing::warn!(
+                "the process that asks servers and registries was lost; another one is started"
+            );
+        }
+        let connection = Connection::open(&self.command, &self.begin, self.group.as_deref());
+        let connection = connection.map_err(NoAnswer::Spawn)?;
+        *present = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    fn present(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Connection {
+    fn open(
+        command: &ServiceCommand,
+        begin: &Begin,
+        group: Option<&Path>,
+    ) -> Result<Arc<Self>, SpawnError> {
+        let mut executed = Command::new(&command.program);
+        // Which process it is in a list, whatever the program is called.
+        executed.arg0("argosy-content").args(&command.arguments);
+        let (process, packets) = service::spawn(executed, &ENVIRONMENT, group)?;
+        // If this cannot be sent the end is seen at once.
+        let _ = packets.send(&Ask::Begin(Box::new(begin.clone())), &[]);
+        let connection = Arc::new(Self {
+            packets,
+            pid: process.id(),
+            state: Mutex::new(State {
+                waiting: Some(BTreeMap::new()),
+                heard: Instant::now(),
+            }),
+        });
+        let reader = Arc::clone(&connection);
+        std::thread::spawn(move || {
+            while let Ok(Packet::Message(answer, descriptors)) = reader.packets.receive() {
+                reader.pass_on(answer, descriptors);
+            }
+            reader.break_off();
+            service::end(process);
+        });
+        Ok(connection)
+    }
+
+    fn is_there(&self) -> bool {
+        self.state().waiting.is_some()
+    }
+
+    /// Where the answers of a request come. `None` if it is gone.
+    fn wait_for(&self, id: u64) -> Option<mpsc::UnboundedReceiver<Said>> {
+        let mut state = self.state();
+        let waiting = state.waiting.as_mut()?;
+        let is_first = waiting.is_empty();
+        // Bounded by the progress of one request, which is told ten times a second.
+        let (sender, answers) = mpsc::unbounded_channel();
+        waiting.insert(id, sender);
+        if is_first {
+            // Without work it says nothing.
+            state.heard = Instant::now();
+        }
+        Some(answers)
+    }
+
+    fn pass_on(&self, answer: Answer, descriptors: Vec<OwnedFd>) {
+        let mut state = self.state();
+        state.heard = Instant::now();
+        let id = match &answer {
+            Answer::Alive => return,
+            Answer::Progress { id, .. } | Answer::Done { id } | Answer::Failed { id, .. } => *id,
+        };
+        if let Some(waiting) = state.waiting.as_ref().and_then(|all| all.get(&id)) {
+            // Who does not wait any more has called it off.
+            let _ = waiting.send((answer, descriptors));
+        }
+    }
+
+    /// Breaks off with a service that says nothing.
+    fn judge(&self) {
+        let silent = self.state().heard.elapsed();
+        if silent >= SILENCE_LIMIT {
+            tracing::warn!(
+                pid = self.pid,
+                seconds = silent.as_secs(),
+                "the process that asks servers and registries says nothing; it is ended"
+            );
+            self.break_off();
+        }
+    }
+
+    /// For all who wait. The thread that reads ends the process.
+    fn break_off(&self) {
+        self.packets.close();
+        self.state().waiting = None;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request; it is called off with this unless it was answered.
+struct Asked {
+    connection: Arc<Connection>,
+    id: u64,
+}
+
+impl Asked {
+    fn is_answered(&self) {
+        if let Some(waiting) = &mut self.connection.state().waiting {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let waiting = &mut self.connection.state().waiting;
+        let was_waited_for = waiting
+            .as_mut()
+            .is_some_and(|waiting| waiting.remove(&self.id).is_some());
+        if was_waited_for {
+            // One with no room for this has said nothing for long, and will be ended.
+            let _ = self.connection.packets.offer(&Ask::Cancel { id: self.id });
+        }
+    }
+}
+
+impl Login {
+    pub(super) fn of(reference: &RegistryReference, login: Option<&Secret>) -> Self {
+        Self {
+            reference: reference.clone(),
+            secret: login.map(Secret::text),
+        }
+    }
+}
+
+impl NoAnswer {
+    fn in_words(self) -> String {
+        match self {
+            Self::Failed(why) => why,
+            Self::Gone => "the process that asks servers was lost again and again; try again, and look for what ends it"
+                .to_owned(),
+            Self::Spawn(error) => {
+                format!("the process that asks servers cannot be started: {}", crate::sentence(&error))
+            }
+        }
+    }
+}
+
+impl From<NoAnswer> for Fault {
+    fn from(none: NoAnswer) -> Self {
+        Self::Service {
+            why: none.in_words(),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The service's whole life: it confines itself, serves requests side by side, and ends with the agent's socket.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use argosy_isolation::service::{self, Packet, Packets};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::message::{Answer, Ask, Begin, Login};
+use crate::fetcher::{Downloads, Progress, Wanted};
+use crate::images::{Plan, Registry};
+use crate::sentence;
+
+/// What it may read besides what the environment names: who is who among hosts, and which authorities sign for servers.
+const READABLE: [&str; 6] = [
+    "/etc",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+];
+/// Variables that name authorities.
+const AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// How often it says that it goes on.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is told how far a request is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Threads for what blocks: names are looked up and files are written there.
+const BLOCKING_THREADS: usize = 32;
+
+/// Why a service could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// It was not started by an agent, or the host refuses what it needs.
+    #[error("cannot serve an agent")]
+    Begin {
+        /// Why.
+        source: io::Error,
+    },
+    /// A wall could not be put up: it listens to nobody.
+    #[error("cannot confine itself: {why}")]
+    Confine {
+        /// In words.
+        why: String,
+    },
+}
+
+/// Serves the agent on standard input until that closes the socket.
+///
+/// Call it from `main` before anything else; it needs a process without threads.
+///
+/// # Errors
+/// If it cannot begin. It does not return otherwise.
+pub fn run_from_fd() -> Result<(), ServiceError> {
+    let failed = |source| ServiceError::Begin { source };
+    let packets = service::connection().map_err(failed)?;
+    let begin = match packets.receive().map_err(failed)? {
+        Packet::Message(Ask::Begin(begin), _) => *begin,
+        Packet::Message(..) => return Err(failed(io::Error::other("it is not told what for"))),
+        Packet::Closed => return Ok(()),
+    };
+    let named = AUTHORITIES.iter().filter_map(std::env::var_os);
+    let readable = READABLE.map(PathBuf::from).into_iter();
+    let readable: Vec<_> = readable.chain(named.map(PathBuf::from)).collect();
+    let largest = begin.fetch.limit_bytes.max(begin.image_limit_bytes);
+    service::confine(&readable, largest).map_err(|why| ServiceError::Confine { why })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build();
+    runtime.map_err(failed)?.block_on(serve(packets, &begin));
+    Ok(())
+}
+
+async fn serve(packets: Packets, begin: &Begin) {
+    let packets = Arc::new(packets);
+    let (sender, mut asked) = mpsc::unbounded_channel();
+    let reader = Arc::clone(&packets);
+    // As many as the agent has requests at a time, which it bounds.
+    std::thread::spawn(move || {
+        while let Ok(Packet::Message(ask, descriptors)) = reader.receive() {
+            if sender.send((ask, descriptors)).is_err() {
+                return;
+            }
+        }
+        // Nobody waits for anything any more.
+        std::process::exit(0);
+    });
+    let work = Arc::new(Work {
+        downloads: Downloads::new(&begin.fetch),
+        registry: Registry::new(&begin.insecure_registries, begin.image_limit_bytes),
+        packets,
+        going: Mutex::default(),
+    });
+    let mut alive = interval(ALIVE_EVERY);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            Some((ask, descriptors)) = asked.recv() => work.take(ask, descriptors),
+            _ = alive.tick() => {
+                if !work.going().is_empty() {
+                    // Who does not read it has enough to read.
+                    let _ = work.packets.offer(&Answer::Alive);
+                }
+            }
+        }
+    }
+}
+
+struct Work {
+    downloads: Downloads,
+    registry: Registry,
+    packets: Arc<Packets>,
+    /// Requests under way. A lock, since each takes itself off the list.
+    going: Mutex<BTreeMap<u64, JoinHandle<()>>>,
+}
+
+impl Work {
+    fn take(self: &Arc<Self>, ask: Ask, descriptors: Vec<OwnedFd>) {
+        let (id, request) = match (ask, descriptors.into_iter().next()) {
+            (Ask::Cancel { id }, _) => {
+                if let Some(going) = self.going().remove(&id) {
+                    going.abort();
+                }
+                return;
+            }
+            (
+                Ask::Fetch {
+                    id,
+                    uri,
+                    sha256,
+                    reach,
+                    path,
+                },
+                Some(file),
+            ) => (
+                id,
+                Request::Fetch {
+                    uri,
+                    sha256,
+                    reach,
+                    path,
+                    file: file.into(),
+                },
+            ),
+            (
+                Ask::Blob {
+                    id,
+                    image,
+                    blob,
+                    path,
+                },
+                Some(file),
+            ) => (
+                id,
+                Request::Blob {
+                    image,
+                    blob,
+                    path,
+                    file: file.into(),
+                },
+            ),
+            (Ask::Plan { id, image }, _) => (id, Request::Plan(image)),
+            // An agent of this build says no such thing.
+            (Ask::Begin(_) | Ask::Fetch { .. } | Ask::Blob { .. }, _) => return,
+        };
+        let work = Arc::clone(self);
+        let mut going = self.going();
+        let serving = tokio::spawn(async move {
+            work.serve(id, request).await;
+            work.going().remove(&id);
+        });
+        going.insert(id, serving);
+    }
+
+    async fn serve(&self, id: u64, request: Request) {
+        let (meter, mut seen) = watch::channel(Progress::default());
+        let mut performing = Box::pin(self.perform(request, &meter));
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut performing => break done,
+                Ok(()) = seen.changed() => {
+                    let (done_bytes, total_bytes) = {
+                        let now = seen.borrow_and_update();
+                        (now.done_bytes, now.total_bytes)
+                    };
+                    // If it is not read in time the next one says more.
+                    let _ = self.packets.offer(&Answer::Progress { id, done_bytes, total_bytes });
+                    tokio::select! {
+                        biased;
+                        done = &mut performing => break done,
+                        () = sleep_until(Instant::now() + PROGRESS_EVERY) => {}
+                    }
+                }
+            }
+        };
+        let packets = Arc::clone(&self.packets);
+        // It waits for room, which there is as soon as the agent reads.
+        let telling = tokio::task::spawn_blocking(move || match done {
+            Ok(Some(file)) => packets.send(&Answer::Done { id }, &[file.as_fd()]),
+            Ok(None) => packets.send(&Answer::Done { id }, &[]),
+            Err(why) => packets.send(&Answer::Failed { id, why }, &[]),
+        });
+        // Without the agent this process ends.
+        let _ = telling.await;
+    }
+
+    async fn perform(
+        &self,
+        request: Request,
+        meter: &watch::Sender<Progress>,
+    ) -> Result<Option<File>, String> {
+        match request {
+            Request::Fetch {
+                uri,
+                sha256,
+                reach,
+                path,
+                file,
+            } => {
+                let wanted = Wanted {
+                    uri: &uri,
+                    sha256: &sha256,
+                };
+                let mut file = tokio::fs::File::from_std(file);
+                let place = (path.as_path(), &mut file);
+                let brought = self.downloads.bring(wanted, reach, place, meter).await;
+                brought.map(|()| None).map_err(|error| sentence(&error))
+            }
+            Request::Plan(image) => {
+                let plan = self.registry.plan(&image.reference, image.secret).await;
+                let plan = plan.map_err(|fault| sentence(&fault))?;
+                let written = written(&plan);
+                written
+                    .map(Some)
+                    .map_err(|error| format!("cannot tell what the image consists of: {error}"))
+            }
+            Request::Blob {
+                image,
+                blob,
+                path,
+                file,
+            } => {
+                let Login { reference, secret } = image;
+                let brought = self
+                    .registry
+                    .blob((&reference, secret), &blob, (path, file), meter);
+                let brought = brought.await;
+                brought.map(|()| None).map_err(|fault| sentence(&fault))
+            }
+        }
+    }
+
+    fn going(&self) -> MutexGuard<'_, BTreeMap<u64, JoinHandle<()>>> {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request with what it needs.
+enum Request {
+    Fetch {
+        uri: String,
+        sha256: String,
+        reach: crate::fetcher::Reach,
+        path: PathBuf,
+        file: File,
+    },
+    Plan(Login),
+    Blob {
+        image: Login,
+        blob: crate::images::Content,
+        path: PathBuf,
+        file: File,
+    },
+}
+
+/// In a file without a name: it may be longer than a message.
+fn written(plan: &Plan) -> io::Result<File> {
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let mut file: File = rustix::fs::memfd_create("argosy-plan", flags)?.into();
+    file.write_all(&serde_json::to_vec(plan)?)?;
+    Ok(file)
+}

@@ -1,0 +1,20 @@
+//! What an agent's hold on its service decides by itself. The real process is tried by `tests/service`.
+
+use super::message::Login;
+use crate::images::{ImageReference, Secret};
+
+#[test]
+fn a_log_in_reaches_the_service_as_it_is_and_is_not_printed() {
+    let name = "registry.example/site:1".parse().unwrap();
+    let ImageReference::Registry(reference) = name else {
+        panic!("it names a registry");
+    };
+    let secret = Secret::bearer("hunter2").unwrap();
+    let login = Login::of(&reference, Some(&secret));
+    let sent = serde_json::to_string(&login).unwrap();
+    let received: Login = serde_json::from_str(&sent).unwrap();
+    assert!(received == login);
+    let secret = Secret::new(&received.secret.unwrap()).unwrap();
+    assert_eq!(secret.text(), "Bearer hunter2");
+    assert_eq!(format!("{secret:?}"), "Secret");
+}

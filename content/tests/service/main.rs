@@ -1,0 +1,472 @@
+//! The service as a process, with real servers on loopback: it brings, it is confined, and it is replaced when it is lost.
+//!
+//! Its own harness: the same executable is the service, which must begin before any thread. A first argument picks those
+//! tests whose name holds it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use argosy_content::fetcher::{Extractor, FetchSettings, Fetcher, Progress, Whose};
+use argosy_content::images::{
+    Digest, ImageReference, ImageSettings, Images, Packing, PullPolicy, UnpackError, UnpackedLayer,
+    Unpacker,
+};
+use argosy_content::service::{self, Service, ServiceCommand, ServiceSettings};
+use argosy_isolation::User;
+use argosy_proto::v1;
+use futures::FutureExt;
+use futures::future::{BoxFuture, LocalBoxFuture};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::sync::watch;
+
+/// The verb under which this program is the service.
+const VERB: &str = "content";
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
+
+const CASES: &[Case] = &[
+    ("a_file_is_brought_by_a_process_of_its_own", || {
+        brought().boxed_local()
+    }),
+    ("what_is_brought_is_judged", || judged().boxed_local()),
+    ("a_service_that_is_killed_is_replaced", || {
+        killed().boxed_local()
+    }),
+    ("a_service_that_hangs_is_replaced", || {
+        stopped().boxed_local()
+    }),
+    ("a_fetch_that_is_given_up_ends_in_the_service", || {
+        given_up().boxed_local()
+    }),
+    ("a_service_that_cannot_be_started_is_named", || {
+        missing().boxed_local()
+    }),
+    ("an_image_of_a_registry_is_pulled", || {
+        pulled().boxed_local()
+    }),
+    ("a_service_ends_with_its_agent", || ended().boxed_local()),
+];
+
+fn main() -> ExitCode {
+    let argument = std::env::args().nth(1);
+    if argument.as_deref() == Some(VERB) {
+        return match service::run_from_fd() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => panic!("{error}: {error:?}"),
+        };
+    }
+    if std::env::args().any(|argument| argument == "--list") {
+        CASES.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let picked = argument
+        .filter(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
+    let mut count = 0;
+    for (name, case) in CASES.iter().filter(|(name, _)| name.contains(&picked)) {
+        // A panic names the failed test on the line before its message.
+        print!("test {name} ... ");
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, case()).await })
+            .unwrap();
+        println!("ok");
+        count += 1;
+    }
+    println!("\ntest result: ok. {count} passed; 0 failed");
+    ExitCode::SUCCESS
+}
+
+fn settings() -> FetchSettings {
+    FetchSettings {
+        limit_bytes: 1 << 20,
+        folders: Vec::new(),
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
+        masters: Vec::new(),
+        api: "127.0.0.1:5051".to_owned(),
+        api_port: None,
+    }
+}
+
+fn command() -> ServiceCommand {
+    ServiceCommand {
+        program: PathBuf::from("/proc/self/exe"),
+        arguments: vec![VERB.to_owned()],
+    }
+}
+
+fn service_by(command: ServiceCommand) -> Arc<Service> {
+    let settings = ServiceSettings {
+        fetch: settings(),
+        insecure_registries: Vec::new(),
+        image_limit_bytes: 1 << 20,
+    };
+    Service::new(command, settings, None)
+}
+
+/// Takes nothing apart.
+struct Nothing;
+
+impl Extractor for Nothing {
+    fn extract<'a>(
+        &'a self,
+        _: fs::File,
+        _: fs::File,
+        _: Option<&'a User>,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        std::future::ready(Err("nothing is taken apart here".to_owned())).boxed()
+    }
+}
+
+fn fetcher(service: &Arc<Service>) -> Fetcher {
+    Fetcher::new(settings(), Arc::clone(service), Arc::new(Nothing), None)
+}
+
+async fn fetch(
+    fetcher: &Fetcher,
+    folder: &Path,
+    value: String,
+    sha256: &str,
+) -> Result<(), String> {
+    let uri = v1::Uri {
+        value,
+        sha256: sha256.to_owned(),
+        output_file: "file".to_owned(),
+        ..v1::Uri::default()
+    };
+    let (meter, _) = watch::channel(Progress::default());
+    let fetched = fetcher
+        .fetch_all(&[uri], folder, Whose::default(), &meter)
+        .await;
+    fetched.map_err(|error| argosy_content::sentence(&error))
+}
+
+/// A server that answers each connection as it is told, and how often it was asked.
+fn serve(
+    answer: impl Fn(u32, TcpStream, String) + Send + Sync + 'static,
+) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicU32::new(0));
+    let (count, answer) = (Arc::clone(&asked), Arc::new(answer));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (answer, number) = (Arc::clone(&answer), count.fetch_add(1, Ordering::SeqCst));
+            std::thread::spawn(move || {
+                let mut head = [0; 8192];
+                let length = stream.read(&mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..length]).into_owned();
+                answer(number, stream, head);
+            });
+        }
+    });
+    (address, asked)
+}
+
+fn whole(mut stream: &TcpStream, kind: &str, body: &[u8]) {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let _ = stream.write_all(head.as_bytes());
+    let _ = stream.write_all(body);
+}
+
+/// Announces ten bytes, sends five, and waits until it is told to go on or the other side is gone.
+fn half(mut stream: &TcpStream) {
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello");
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn is_there(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+async fn brought() {
+    let (address, _) = serve(|_, stream, _| whole(&stream, "text/plain", b"hello"));
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    assert_eq!(
+        service.pid(),
+        None,
+        "nothing is started before it is needed"
+    );
+    fetch(
+        &fetcher(&service),
+        folder.path(),
+        format!("http://{address}/f"),
+        "",
+    )
+    .await
+    .unwrap();
+    assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"hello");
+    let pid = service.pid().expect("it runs on");
+    assert_ne!(pid, std::process::id());
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for wall in ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(wall), "{wall} is not in {status}");
+    }
+    if nix::unistd::geteuid().is_root() {
+        let id = argosy_isolation::service::SERVICE_HOST_ID;
+        assert!(
+            status.contains(&format!("Uid:\t{id}\t{id}\t{id}\t{id}")),
+            "{status}"
+        );
+    }
+    // The same one brings the next.
+    fetch(
+        &fetcher(&service),
+        folder.path(),
+        format!("http://{address}/g"),
+        "",
+    )
+    .await
+    .unwrap();
+    assert_eq!(service.pid(), Some(pid));
+}
+
+async fn judged() {
+    let (address, _) = serve(|_, stream, head| {
+        let size = if head.starts_with("GET /large") {
+            2 << 20
+        } else {
+            5
+        };
+        whole(&stream, "text/plain", &vec![b'x'; size]);
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    let fetcher = fetcher(&service);
+    let why = fetch(
+        &fetcher,
+        folder.path(),
+        format!("http://{address}/large"),
+        "",
+    )
+    .await;
+    assert!(
+        why.unwrap_err()
+            .contains("larger than the limit of 1048576 bytes")
+    );
+    let (url, wrong) = (
+        format!("http://u:hunter2@{address}/f?hunter2"),
+        "0".repeat(64),
+    );
+    let why = fetch(&fetcher, folder.path(), url, &wrong)
+        .await
+        .unwrap_err();
+    assert!(why.contains("is not what was asked for"), "{why}");
+    assert!(!why.contains("hunter2"), "{why}");
+    let why = fetch(
+        &fetcher,
+        folder.path(),
+        "http://169.254.169.254/x".to_owned(),
+        "",
+    )
+    .await;
+    assert!(why.unwrap_err().contains("--fetch-allow"));
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing is left"
+    );
+}
+
+/// A server that stalls in its first answer, and how often it has.
+fn stalling() -> (SocketAddr, Arc<AtomicU32>) {
+    let stalled = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&stalled);
+    let (address, _) = serve(move |number, mut stream, _| {
+        if number > 0 {
+            return whole(&stream, "text/plain", b"whole");
+        }
+        half(&stream);
+        count.fetch_add(1, Ordering::SeqCst);
+        // Until the other side is gone.
+        let _ = stream.read(&mut [0; 1]);
+    });
+    (address, stalled)
+}
+
+/// Loses the service in the middle of a fetch, and sees the fetch through.
+async fn lost(signal: Signal) {
+    let (address, stalled) = stalling();
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    let fetcher = Arc::new(fetcher(&service));
+    let (place, by) = (folder.path().to_owned(), Arc::clone(&fetcher));
+    let fetching =
+        tokio::spawn(async move { fetch(&by, &place, format!("http://{address}/f"), "").await });
+    until("it is asked", || stalled.load(Ordering::SeqCst) > 0).await;
+    let first = service.pid().unwrap();
+    kill(Pid::from_raw(first as i32), signal).unwrap();
+    fetching.await.unwrap().unwrap();
+    assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"whole");
+    assert_ne!(service.pid(), Some(first));
+    until("the lost one is reaped", || !is_there(first)).await;
+}
+
+async fn killed() {
+    lost(Signal::SIGKILL).await;
+}
+
+async fn stopped() {
+    lost(Signal::SIGSTOP).await;
+}
+
+async fn given_up() {
+    let (address, stalled) = stalling();
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    let fetcher = Arc::new(fetcher(&service));
+    let (place, by) = (folder.path().to_owned(), Arc::clone(&fetcher));
+    let fetching =
+        tokio::spawn(async move { fetch(&by, &place, format!("http://{address}/f"), "").await });
+    until("it is asked", || stalled.load(Ordering::SeqCst) > 0).await;
+    let pid = service.pid().unwrap();
+    let files = || fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let before = files();
+    fetching.abort();
+    // The connection and the file of the fetch.
+    until("the service lets go", || files() < before).await;
+    assert_eq!(service.pid(), Some(pid), "it goes on");
+}
+
+async fn missing() {
+    let folder = tempfile::tempdir().unwrap();
+    for (program, remedy) in [
+        ("/nonexistent/program", "No such file"),
+        ("/bin/true", "was lost"),
+    ] {
+        let fetcher = fetcher(&service_by(ServiceCommand {
+            program: program.into(),
+            arguments: Vec::new(),
+        }));
+        let url = "http://127.0.0.1:9/f".to_owned();
+        let why = fetch(&fetcher, folder.path(), url, "").await.unwrap_err();
+        assert!(why.contains("the process that asks servers"), "{why}");
+        assert!(why.contains(remedy), "{why}");
+    }
+}
+
+/// Counts a layer's bytes.
+struct Counting;
+
+impl Unpacker for Counting {
+    fn unpack<'a>(
+        &'a self,
+        mut layer: fs::File,
+        _: Packing,
+        _: &'a Path,
+    ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
+        let mut bytes = Vec::new();
+        layer.read_to_end(&mut bytes).unwrap();
+        let unpacked = UnpackedLayer {
+            diff_id: Digest::of(&bytes),
+            bytes: bytes.len() as u64,
+        };
+        std::future::ready(Ok(unpacked)).boxed()
+    }
+}
+
+/// A registry of one image with one layer.
+fn registry() -> SocketAddr {
+    let layer = b"not looked into".to_vec();
+    let diff_id = Digest::of(&layer);
+    let architecture = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    };
+    let config = format!(
+        r#"{{"architecture":"{architecture}","os":"linux","config":{{"Cmd":["serve"]}},
+            "rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    );
+    let (kind, of_config) = (
+        "application/vnd.oci.image.manifest.v1+json",
+        Digest::of(config.as_bytes()),
+    );
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{kind}",
+            "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{of_config}","size":{}}},
+            "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{diff_id}","size":{}}}]}}"#,
+        config.len(),
+        layer.len()
+    );
+    let (address, _) = serve(move |_, stream, head| {
+        let is = |what: String| head.starts_with(&format!("GET /v2/site/{what} "));
+        if is("manifests/1".to_owned()) {
+            whole(&stream, kind, manifest.as_bytes());
+        } else if is(format!("blobs/{of_config}")) {
+            whole(&stream, "application/octet-stream", config.as_bytes());
+        } else if is(format!("blobs/{diff_id}")) {
+            whole(&stream, "application/octet-stream", &layer);
+        }
+    });
+    address
+}
+
+async fn pulled() {
+    let address = registry();
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    let settings = ImageSettings {
+        limit_bytes: 1 << 20,
+        ..ImageSettings::default()
+    };
+    let images = Images::open(
+        folder.path(),
+        settings,
+        Arc::new(Counting),
+        Arc::clone(&service),
+    )
+    .unwrap();
+    let name: ImageReference = format!("{address}/site:1").parse().unwrap();
+    let image = images
+        .obtain(name, PullPolicy::Always, "1-1-1".to_owned())
+        .image
+        .await
+        .unwrap();
+    assert_eq!(image.config.cmd, ["serve"]);
+    assert_eq!(image.layers.len(), 1);
+    let none: ImageReference = format!("{address}/none:1").parse().unwrap();
+    service.end();
+    let failed = images
+        .obtain(none, PullPolicy::Always, "1-2-1".to_owned())
+        .image;
+    let failed = tokio::time::timeout(Duration::from_millis(500), failed).await;
+    assert!(failed.is_err(), "a registry that breaks off is asked again");
+}
+
+async fn ended() {
+    let (address, _) = serve(|_, stream, _| whole(&stream, "text/plain", b"hello"));
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(command());
+    fetch(
+        &fetcher(&service),
+        folder.path(),
+        format!("http://{address}/f"),
+        "",
+    )
+    .await
+    .unwrap();
+    let pid = service.pid().unwrap();
+    drop(service);
+    until("the service ends", || !is_there(pid)).await;
+}
