@@ -170,15 +170,9 @@ impl Service {
             image: image.clone(),
         };
         let said = self.ask(ask, None, |_, _| {}).await.map_err(Fault::from)?;
-        let read = || -> io::Result<Plan> {
-            let descriptor = said.into_iter().next();
-            let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
-            file.rewind()?;
-            let mut bytes = Vec::new();
-            file.take(PLAN_BYTES).read_to_end(&mut bytes)?;
-            Ok(serde_json::from_slice(&bytes)?)
-        };
-        read().map_err(|error| Fault::Service {
+        let reading = tokio::task::spawn_blocking(move || described(said));
+        let plan = reading.await.expect("reading a description never panics");
+        plan.map_err(|error| Fault::Service {
             why: format!("the process that asks registries describes no image: {error}"),
         })
     }
@@ -386,6 +380,20 @@ impl Connection {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What an image consists of, in the file that came with an answer. Blocks.
+fn described(descriptors: Vec<OwnedFd>) -> io::Result<Plan> {
+    let descriptor = descriptors.into_iter().next();
+    let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
+    if !file.metadata()?.is_file() {
+        // Nothing else ends by itself.
+        return Err(io::Error::other("what it passes is no file"));
+    }
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(PLAN_BYTES).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 /// A request; it is called off with this unless it was answered.

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use argosy_content::images::{
 };
 use argosy_content::service::{self, Service, ServiceCommand, ServiceSettings};
 use argosy_isolation::User;
+use argosy_isolation::service::Packet;
 use argosy_proto::v1;
 use futures::FutureExt;
 use futures::future::{BoxFuture, LocalBoxFuture};
@@ -28,6 +30,8 @@ use tokio::sync::watch;
 
 /// The verb under which this program is the service.
 const VERB: &str = "content";
+/// The verb under which it is a service that somebody has taken over.
+const LIAR: &str = "lie";
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,6 +54,9 @@ const CASES: &[Case] = &[
     ("a_service_that_cannot_be_started_is_named", || {
         missing().boxed_local()
     }),
+    ("a_service_that_was_taken_over_holds_nobody_up", || {
+        lied_to().boxed_local()
+    }),
     ("an_image_of_a_registry_is_pulled", || {
         pulled().boxed_local()
     }),
@@ -63,6 +70,9 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => panic!("{error}: {error:?}"),
         };
+    }
+    if argument.as_deref() == Some(LIAR) {
+        return lie();
     }
     if std::env::args().any(|argument| argument == "--list") {
         CASES.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -83,6 +93,22 @@ fn main() -> ExitCode {
         count += 1;
     }
     println!("\ntest result: ok. {count} passed; 0 failed");
+    ExitCode::SUCCESS
+}
+
+/// Says that all is done, and passes something to be read that never ends.
+fn lie() -> ExitCode {
+    let packets = argosy_isolation::service::connection().unwrap();
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    while let Ok(Packet::Message(ask, _)) = packets.receive::<serde_json::Value>() {
+        let id = ["plan", "fetch", "blob"]
+            .iter()
+            .find_map(|kind| ask[kind]["id"].as_u64());
+        if let Some(id) = id {
+            let done = serde_json::json!({"done": {"id": id}});
+            packets.send(&done, &[reader.as_fd()]).unwrap();
+        }
+    }
     ExitCode::SUCCESS
 }
 
@@ -384,6 +410,28 @@ impl Unpacker for Counting {
         };
         std::future::ready(Ok(unpacked)).boxed()
     }
+}
+
+async fn lied_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = service_by(ServiceCommand {
+        program: PathBuf::from("/proc/self/exe"),
+        arguments: vec![LIAR.to_owned()],
+    });
+    let unpacker = Arc::new(Counting);
+    let images = Images::open(
+        folder.path(),
+        ImageSettings::default(),
+        unpacker,
+        Arc::clone(&service),
+    );
+    let name: ImageReference = "127.0.0.1:9/site:1".parse().unwrap();
+    let obtaining = images
+        .unwrap()
+        .obtain(name, PullPolicy::Always, "1-1-1".to_owned());
+    let error = obtaining.image.await.unwrap_err();
+    let why = argosy_content::sentence(&error);
+    assert!(why.contains("what it passes is no file"), "{why}");
 }
 
 /// A registry of one image with one layer.

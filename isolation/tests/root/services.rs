@@ -50,11 +50,7 @@ type Tried = BTreeMap<String, Option<String>>;
 type Technique<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
 
 /// What a service is for.
-const GRANTED: [&str; 3] = [
-    "read the names of hosts",
-    "connect to a server",
-    "ask by UDP",
-];
+const GRANTED: [&str; 3] = ["read who is who", "connect to a server", "ask by UDP"];
 
 /// The service's side.
 pub(crate) fn main() -> ExitCode {
@@ -97,10 +93,7 @@ fn files(orders: &Orders) -> Vec<Technique<'_>> {
     let open = |path: PathBuf| move || File::open(&path).map(drop);
     let to_write = |path: PathBuf| move || OpenOptions::new().append(true).open(&path).map(drop);
     vec![
-        (
-            "read the names of hosts",
-            Box::new(open("/etc/hosts".into())),
-        ),
+        ("read who is who", Box::new(open("/etc/passwd".into()))),
         (
             "read the passwords of the host",
             Box::new(open("/etc/shadow".into())),
@@ -129,10 +122,7 @@ fn files(orders: &Orders) -> Vec<Technique<'_>> {
             "write to a file that everybody may write",
             Box::new(to_write(bait.join("open"))),
         ),
-        (
-            "write to the names of hosts",
-            Box::new(to_write("/etc/hosts".into())),
-        ),
+        ("write who is who", Box::new(to_write("/etc/passwd".into()))),
         (
             "list the root of the host",
             Box::new(|| fs::read_dir("/").map(drop)),
@@ -349,11 +339,14 @@ fn played(is_confined: bool) -> (Tried, String) {
 }
 
 fn techniques() {
-    let (control, _) = played(false);
+    let (mut control, _) = played(false);
+    // Not every host has all that is looked for.
+    control.retain(|_, why| !why.as_ref().is_some_and(|why| why.contains("No such file")));
     let failed: Vec<_> = control.iter().filter(|(_, why)| why.is_some()).collect();
     assert!(failed.is_empty(), "these trials show nothing: {failed:?}");
-    let (tried, _) = played(true);
-    assert_eq!(tried.len(), control.len());
+    let (mut tried, _) = played(true);
+    tried.retain(|name, _| control.contains_key(name));
+    assert!(tried.len() >= 30, "only {} were tried", tried.len());
     for (name, why) in &tried {
         if GRANTED.contains(&name.as_str()) {
             assert_eq!(*why, None, "{name}");
