@@ -23,14 +23,17 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Course {
     stop_after: Option<StopAfter>,
+    /// What asks the command to end.
+    signal: i32,
     stop: Option<Stop>,
     kill_at: Option<BootTime>,
 }
 
 impl Course {
-    pub(crate) fn new(stop_after: Option<StopAfter>) -> Self {
+    pub(crate) fn new(stop_after: Option<StopAfter>, signal: Option<i32>) -> Self {
         Self {
             stop_after,
+            signal: signal.unwrap_or(libc::SIGTERM),
             stop: None,
             kill_at: None,
         }
@@ -88,7 +91,7 @@ impl Course {
         Some(Action::KillAll)
     }
 
-    /// The first order to end says TERM and the reason stands; a later one can only shorten the grace.
+    /// The first order to end asks by a signal and its reason stands; a later one can only shorten the grace.
     fn end(&mut self, now: BootTime, stop: Stop, grace_ms: u64) -> Option<Action> {
         let kill_at = now + Duration::from_millis(grace_ms);
         let first = self.stop.is_none();
@@ -97,7 +100,7 @@ impl Course {
         if grace_ms == 0 {
             return self.tick(now);
         }
-        first.then_some(Action::Signal(libc::SIGTERM))
+        first.then_some(Action::Signal(self.signal))
     }
 }
 
@@ -116,8 +119,16 @@ mod tests {
     const TERM: Option<Action> = Some(Action::Signal(libc::SIGTERM));
 
     #[test]
+    fn a_command_is_asked_to_end_by_the_signal_that_it_wants() {
+        let mut course = Course::new(None, Some(libc::SIGQUIT));
+        let asked = course.order(at(0), kill(1_000));
+        assert_eq!(asked, Some(Action::Signal(libc::SIGQUIT)));
+        assert_eq!(course.tick(at(1_000)), Some(Action::KillAll));
+    }
+
+    #[test]
     fn a_kill_says_term_and_kills_after_the_grace() {
-        let mut course = Course::new(None);
+        let mut course = Course::new(None, None);
         assert_eq!(course.next(), None);
         assert_eq!(course.order(at(100), kill(50)), TERM);
         assert_eq!(course.next(), Some(at(150)));
@@ -134,13 +145,13 @@ mod tests {
 
     #[test]
     fn without_grace_there_is_no_term() {
-        let mut course = Course::new(None);
+        let mut course = Course::new(None, None);
         assert_eq!(course.order(at(100), kill(0)), Some(Action::KillAll));
     }
 
     #[test]
     fn a_repeated_kill_says_nothing_and_only_shortens_the_grace() {
-        let mut course = Course::new(None);
+        let mut course = Course::new(None, None);
         assert_eq!(course.order(at(0), kill(1000)), TERM);
         assert_eq!(course.order(at(10), kill(5000)), None);
         assert_eq!(course.next(), Some(at(1000)));
@@ -155,7 +166,7 @@ mod tests {
             deadline: at(100),
             grace_ms: 10,
         };
-        let mut course = Course::new(Some(stop_after));
+        let mut course = Course::new(Some(stop_after), None);
         assert_eq!(
             course.order(at(50), Order::Renew { deadline: at(200) }),
             None
@@ -180,7 +191,7 @@ mod tests {
             deadline: at(100),
             grace_ms: 10,
         };
-        let mut course = Course::new(Some(stop_after));
+        let mut course = Course::new(Some(stop_after), None);
         assert_eq!(course.order(at(50), kill(60_000)), TERM);
         // Renewed, it may take its grace a while longer.
         course.order(at(60), Order::Renew { deadline: at(200) });
@@ -197,10 +208,10 @@ mod tests {
             deadline: at(100),
             grace_ms: 50,
         };
-        let mut course = Course::new(Some(stop_after));
+        let mut course = Course::new(Some(stop_after), None);
         assert_eq!(course.tick(at(120)), TERM);
         assert_eq!(course.next(), Some(at(150)));
-        let mut course = Course::new(Some(stop_after));
+        let mut course = Course::new(Some(stop_after), None);
         assert_eq!(
             course.tick(at(150)),
             Some(Action::KillAll),
@@ -210,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_renewal_of_what_has_no_deadline_changes_nothing() {
-        let mut course = Course::new(None);
+        let mut course = Course::new(None, None);
         assert_eq!(course.order(at(0), Order::Renew { deadline: at(1) }), None);
         assert_eq!(course.next(), None);
     }

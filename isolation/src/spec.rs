@@ -239,6 +239,9 @@ pub struct Spec {
     pub output_record: PathBuf,
     /// End it unless renewed.
     pub stop_after: Option<StopAfter>,
+    /// The signal, 1 to 64, that asks it to end, before the grace; `None`: TERM. Images name one.
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
     /// Give the command a terminal for its streams instead of pipes. All that it writes is `stdout` then.
     pub tty: bool,
     /// Let those who attach write to its standard input. Else it reads the end of it at once, or at a terminal nothing.
@@ -306,6 +309,7 @@ impl Spec {
             output: OutputLimits::USUAL,
             output_record: directory.join("output.json"),
             stop_after: None,
+            stop_signal: None,
             tty: false,
             stdin: false,
         }

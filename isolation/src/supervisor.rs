@@ -160,7 +160,7 @@ impl<'a> Supervisor<'a> {
             attached: Attached::new(started.input, spec.stdin),
             listener: None,
             connections: vec![agent],
-            course: Course::new(spec.stop_after),
+            course: Course::new(spec.stop_after, spec.stop_signal),
             timer: None,
             armed: None,
             executed: false,

@@ -46,7 +46,7 @@ pub enum Notice {
 pub(crate) enum Order {
     /// Send a signal to the command's process group.
     Signal { signal: i32 },
-    /// TERM, and after the grace KILL to everything.
+    /// The signal that asks it to end, and after the grace KILL to everything.
     Kill { grace_ms: u64 },
     /// Move the `stop_after` deadline; never back.
     Renew { deadline: BootTime },

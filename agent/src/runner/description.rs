@@ -113,6 +113,7 @@ pub(super) fn prepare(
         spec.profile = profile(shared, start, places, launch.root)?;
         spec.image_user = Some(launch.user);
         spec.working_dir = Some(launch.working_dir);
+        spec.stop_signal = launch.stop_signal;
         spec.environment = environment(shared, start, launch.environment, Path::new(SANDBOX));
         spec
     } else {

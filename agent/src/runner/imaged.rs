@@ -44,6 +44,8 @@ pub(super) struct Launch {
     /// To be looked up in the image.
     pub(super) user: String,
     pub(super) working_dir: PathBuf,
+    /// That by which the image wants to be asked to end.
+    pub(super) stop_signal: Option<i32>,
 }
 
 /// The image that a task names; empty if none.
@@ -131,6 +133,7 @@ impl Imaged {
             environment,
             user: user.unwrap_or_default(),
             working_dir: working_dir.into(),
+            stop_signal: image.config.stop_signal,
         })
     }
 

@@ -11,6 +11,11 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes a layout; false if this host has not what its image is made of.
 pub(crate) fn write(folder: &Path) -> bool {
+    write_with(folder, &json!({}))
+}
+
+/// The same with this in the configuration of the image.
+pub(crate) fn write_with(folder: &Path, says: &Value) -> bool {
     if !Path::new(BUSYBOX).exists() {
         return false;
     }
@@ -35,7 +40,7 @@ pub(crate) fn write(folder: &Path) -> bool {
     assert!(packed.status.success());
     let layer = packed.stdout;
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": {},
+        "architecture": "amd64", "os": "linux", "config": says,
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
     let blobs = folder.join("blobs/sha256");

@@ -58,6 +58,10 @@ impl Spec {
                 return Err(SpecError::new("resource_limits", &value, remedy));
             }
         }
+        if let Some(signal) = self.stop_signal.filter(|signal| !(1..=64).contains(signal)) {
+            let remedy = "give a signal's number, 1 to 64";
+            return Err(SpecError::new("stop_signal", &signal.to_string(), remedy));
+        }
         self.check_output()
     }
 

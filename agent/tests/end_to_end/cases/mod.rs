@@ -12,6 +12,7 @@ mod executors;
 mod fetching;
 mod full_disk;
 mod groups;
+mod images;
 mod leftovers;
 mod limits;
 mod links;
@@ -139,6 +140,7 @@ cases![
     disks::the_folder_of_a_group_is_on_the_file_system_of_its_first_task,
     disks::an_agent_is_refused_disks_that_its_host_cannot_keep_small,
     crashes::every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
+    images::a_kill_begins_with_the_signal_that_the_image_names,
     plugged::a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
     plugged::a_network_that_cannot_be_made_fails_its_task_in_words,
     plugged::the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,
