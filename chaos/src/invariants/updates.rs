@@ -133,14 +133,26 @@ fn lost(history: &History) -> BTreeSet<&TaskKey> {
 }
 
 /// What a scheduler is told for the first time is newer than all that it was told before of this task. One
-/// that was superseded may still read what had been sent to it, after its successor has read more.
+/// that was superseded may still read what had been sent to it, after its successor has read more. One that was killed
+/// begins anew: an answer to a question may have told its former life of something newer, which is told no past then.
 fn in_order(history: &History, findings: &mut Findings) {
-    let mut told: BTreeMap<(&TaskKey, &Process), BTreeMap<Revision, usize>> = BTreeMap::new();
+    let kills: Vec<_> = history
+        .faults()
+        .filter(|(_, _, fault)| fault.kind == FaultKind::FrameworkCrash)
+        .map(|(at, _, fault)| (at, &fault.target))
+        .collect();
+    let mut told: BTreeMap<(&TaskKey, &Process, usize), BTreeMap<Revision, usize>> =
+        BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         let TaskFact::Told { task, update, .. } = fact else {
             continue;
         };
-        let known = told.entry((task, &event.process)).or_default();
+        let name = event.process.to_string();
+        let before = kills
+            .iter()
+            .filter(|(kill, target)| *kill < at && **target == name);
+        let life = before.count();
+        let known = told.entry((task, &event.process, life)).or_default();
         if let (false, Some((newest, first))) = (known.contains_key(update), known.last_key_value())
         {
             findings.must(newest < update, [*first, at], || {
@@ -294,6 +306,28 @@ mod tests {
         catches(
             check,
             scene.told(4, "web", TaskState::Starting),
+            "with entry 4 after",
+        );
+    }
+
+    #[test]
+    fn a_scheduler_that_was_killed_may_be_told_what_its_former_life_passed_over() {
+        let told = |number| TaskFact::Told {
+            task: key("web"),
+            update: revision(number),
+            state: TaskState::Running,
+            end: None,
+        };
+        let scene = Scene::new().saw("framework-2", told(9));
+        let killed = scene
+            .clone()
+            .fault(FaultKind::FrameworkCrash, "framework-2");
+        let killed = killed.saw("framework-2", told(4));
+        passes(check, killed.saw("framework-2", told(9)));
+        let another = scene.fault(FaultKind::FrameworkCrash, "framework-3");
+        catches(
+            check,
+            another.saw("framework-2", told(4)),
             "with entry 4 after",
         );
     }
