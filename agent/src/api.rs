@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::server::callers::{Access, Part};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     /// Knows no container on a made-up host.
     pub(crate) controls: Controls,
     pub(crate) exec: Door,
+    pub(crate) access: Access,
     /// Bounds the folders that are listed at a time: beyond it requests are refused.
     pub(crate) listings: Arc<Semaphore>,
     pub(crate) followers: files::Followers,
@@ -43,12 +45,20 @@ pub(crate) fn listings() -> Arc<Semaphore> {
 }
 
 pub(crate) fn router(shared: Shared) -> Router {
-    Router::new()
+    let Access {
+        exec: may_exec,
+        files: may_read,
+    } = shared.access.clone();
+    let files = Router::new()
         .route("/v1/files/browse", get(files::browse))
         .route("/v1/files/read", get(files::read))
-        .route("/v1/files/download", get(files::download))
+        .route("/v1/files/download", get(files::download));
+    let commands = Router::new()
         .route("/v1/exec", get(exec::exec))
-        .route("/v1/attach", get(exec::attach))
+        .route("/v1/attach", get(exec::attach));
+    may_read
+        .guard(Part::Files, "agent", files)
+        .merge(may_exec.guard(Part::Exec, "agent", commands))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(standing))
         .route("/metrics", get(metrics))

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use argosy_isolation::{Isolation, OutputLimits, detect};
+use argosy_proto::server::callers::Access;
 use argosy_proto::server::hosts::Hosts;
 use argosy_state::resources::Resources;
 use argosy_state::task::OptOuts;
@@ -112,8 +113,8 @@ pub struct Config {
     pub allow_missing_controllers: bool,
     /// Folders of the host of which, and below which, a task may ask to see; empty means none.
     pub host_paths: Vec<PathBuf>,
-    /// Let whoever reaches its API run commands in its tasks.
-    pub allow_exec: bool,
+    /// Who may reach into its tasks by its API.
+    pub access: Access,
     /// Host names that its API answers to in requests that could be those of web pages, beside those of `address`,
     /// `host_name`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
@@ -186,7 +187,7 @@ impl Config {
             isolation: IsolationMode::Detect,
             allow_missing_controllers: false,
             host_paths: Vec::new(),
-            allow_exec: false,
+            access: Access::default(),
             host_names: Vec::new(),
             session_silence: argosy_proto::exec::SILENCE_LIMIT,
             allowed_opt_outs: OptOuts::default(),

@@ -41,7 +41,11 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
     )?;
     let api = listen::bind(&arguments.listen, "--listen")?;
     let mut config = config(arguments, address)?;
-    config.allow_exec = listen::lets_exec_in(resolved, arguments.allow_exec);
+    config.access = listen::access(
+        &arguments.api_users,
+        arguments.allow_exec,
+        arguments.allow_files,
+    );
     config.host_names = listen::host_names(&arguments.listen, &arguments.allow_hosts);
     config.api_port = Some(resolved.port());
     crate::raise_file_limit();

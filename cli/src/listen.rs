@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
+use argosy_proto::server::callers::{Access, Callers};
 use argosy_proto::transport::Listener;
 
 use crate::exit::Failure;
@@ -51,9 +52,16 @@ pub(crate) fn guard(address: SocketAddr, flag: &str, accepted: bool) -> Result<(
     .advise("on a trusted network, accept that with --insecure-plaintext; for this host only, listen on 127.0.0.1"))
 }
 
-/// Whether whoever reaches this address may run commands in tasks: who is on this host, or whom its owner has accepted.
-pub(crate) fn lets_exec_in(address: SocketAddr, accepted: bool) -> bool {
-    address.ip().is_loopback() || accepted
+/// Who may reach into tasks: these users of this host, or whoever reaches the address where its owner has accepted that.
+pub(crate) fn access(users: &[u32], allow_exec: bool, allow_files: bool) -> Access {
+    let mut access = Access::of_users(users.iter().copied());
+    if allow_exec {
+        access.exec = Callers::Everybody;
+    }
+    if allow_files {
+        access.files = Callers::Everybody;
+    }
+    access
 }
 
 /// Names by which web pages may reach what listens at this address: that of the address, the system's and those that the
@@ -260,12 +268,23 @@ mod tests {
     }
 
     #[test]
-    fn exec_beyond_the_host_must_be_accepted_by_name() {
-        let own: SocketAddr = "127.77.0.1:5050".parse().unwrap();
-        let outside: SocketAddr = "10.0.0.7:5050".parse().unwrap();
-        assert!(lets_exec_in(own, false));
-        assert!(!lets_exec_in(outside, false));
-        assert!(lets_exec_in(outside, true));
+    fn each_part_is_opened_by_its_own_flag() {
+        let users = Callers::users([1_001]);
+        let closed = Access {
+            exec: users.clone(),
+            files: users,
+        };
+        assert_eq!(access(&[1_001], false, false), closed);
+        let opened = Access {
+            exec: Callers::Everybody,
+            ..closed.clone()
+        };
+        assert_eq!(access(&[1_001], true, false), opened);
+        let opened = Access {
+            files: Callers::Everybody,
+            ..closed
+        };
+        assert_eq!(access(&[1_001], false, true), opened);
     }
 
     #[test]

@@ -92,7 +92,6 @@ pub(crate) struct Places {
     pub(crate) raft_listen: String,
     advertise: String,
     raft_advertise: String,
-    allow_exec: bool,
 }
 
 impl Places {
@@ -117,7 +116,6 @@ impl Places {
                 raft,
                 "--raft-advertise",
             )?,
-            allow_exec: listen::lets_exec_in(api, arguments.allow_exec),
             listen,
             raft_listen,
         })
@@ -163,7 +161,11 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
         .map(|peers| peers.0.clone())
         .unwrap_or_default();
     config.bootstrap = arguments.bootstrap;
-    config.allow_exec = places.allow_exec;
+    config.access = listen::access(
+        &arguments.api_users,
+        arguments.allow_exec,
+        arguments.allow_files,
+    );
     config.host_names = listen::host_names(&places.listen, &arguments.allow_hosts);
     config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
     config.framework_grace_ms = arguments.framework_grace.as_millis() as u64;

@@ -47,6 +47,20 @@ pub(crate) fn device(text: &str) -> Result<(String, Vec<PathBuf>), String> {
     fits.then(|| (name.to_owned(), paths)).ok_or_else(remedy)
 }
 
+/// A user of this host, by name or number.
+pub(crate) fn user(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => {
+            Err("this host has no such user; write one of `getent passwd`, or a number".to_owned())
+        }
+        Err(why) => Err(format!("the users of this host cannot be read: {why}")),
+    }
+}
+
 /// `0.5` processors.
 pub(crate) fn cpus(text: &str) -> Result<Milli, String> {
     let milli = scalar_milli(text).filter(|milli| *milli > 0);
@@ -284,6 +298,16 @@ pub(crate) fn cluster_size(text: &str) -> Result<ClusterSize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_known_by_name_or_number() {
+        assert_eq!(user("root"), Ok(0));
+        assert_eq!(user("4294967294"), Ok(4_294_967_294));
+        for bad in ["no such user", "-1", "4294967296", ""] {
+            let refused = user(bad).unwrap_err();
+            assert!(refused.contains("getent passwd"), "{bad}: {refused}");
+        }
+    }
 
     #[test]
     fn sizes_read_as_people_write_them() {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_proto::server::callers::Access;
 use argosy_proto::server::hosts::Hosts;
 use argosy_raft::{SnapshotPolicy, Timing};
 
@@ -37,8 +38,8 @@ pub struct Config {
     /// Nothing but promptness rests on it, as simulations of masters with a longer one show; `None`: the longest
     /// wait before an election.
     pub office_lease_ms: Option<u64>,
-    /// Let whoever reaches its API run commands in tasks, through the agents that have them.
-    pub allow_exec: bool,
+    /// Who may reach into tasks by its API, through the agents that have them.
+    pub access: Access,
     /// Host names that its API answers to in requests that could be those of web pages, beside that of `api_address`,
     /// `localhost` and IP addresses.
     pub host_names: Vec<String>,
@@ -63,7 +64,7 @@ impl Config {
             framework_grace_ms: 10_000,
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
             office_lease_ms: None,
-            allow_exec: false,
+            access: Access::default(),
             host_names: Vec::new(),
             seed: 0,
         }

@@ -49,33 +49,20 @@ const ANSWERED: [HeaderName; 5] = [
     header::SEC_WEBSOCKET_EXTENSIONS,
 ];
 
-/// Who may be passed on, and how many.
+/// How many may be passed on.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// The operator lets anybody who reaches this master run commands in tasks.
-    is_open: bool,
     room: Arc<Semaphore>,
     streams: usize,
 }
 
 impl Door {
-    /// One that is closed refuses everybody, in words.
-    pub(crate) fn new(is_open: bool, streams: usize) -> Self {
+    pub(crate) fn new(streams: usize) -> Self {
         let room = Arc::new(Semaphore::new(streams));
-        Self {
-            is_open,
-            room,
-            streams,
-        }
+        Self { room, streams }
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        if !self.is_open {
-            return Err(Status::permission_denied(
-                "exec is off on this master, and so is attach: it can be reached from other hosts, and whoever reaches \
-                 it could run commands in every task; to allow that, start it with --allow-exec",
-            ));
-        }
         let permit = Arc::clone(&self.room).try_acquire_owned();
         permit.map_err(|_| {
             let text = format!(
@@ -243,11 +230,8 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_door_and_a_full_one_say_what_to_do() {
-        let closed = Door::new(false, STREAMS).admit().unwrap_err();
-        assert_eq!(closed.code(), tonic::Code::PermissionDenied);
-        assert!(closed.message().contains("--allow-exec"), "{closed}");
-        let door = Door::new(true, 7);
+    fn a_full_door_says_what_to_do() {
+        let door = Door::new(7);
         let held: Vec<_> = (0..7).map(|_| door.admit().unwrap()).collect();
         let full = door.admit().unwrap_err();
         assert_eq!(full.code(), tonic::Code::ResourceExhausted);

@@ -7,6 +7,7 @@ mod parameters;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::server::callers::{Access, Part};
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, v1};
 use argosy_state::resources::{InvalidResources, Resources};
@@ -51,6 +52,7 @@ pub(crate) fn router(
     services: Services,
     metrics: Option<PrometheusHandle>,
     exec: exec::Door,
+    access: Access,
 ) -> Router {
     let client = reqwest::Client::builder()
         .no_proxy()
@@ -60,7 +62,15 @@ pub(crate) fn router(
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2));
     let client = client.build().expect("the settings are constant");
+    let commands = Router::new()
+        .route("/v1/agents/{id}/exec", get(exec::exec))
+        .route("/v1/agents/{id}/attach", get(exec::attach));
+    let commands = access.exec.guard(Part::Exec, "master", commands);
+    let files = Router::new().route("/v1/agents/{id}/files/{verb}", get(agent_files));
+    let files = access.files.guard(Part::Files, "master", files);
     Router::new()
+        .merge(commands)
+        .merge(files)
         .route("/", get(index::page))
         .route("/v1", get(index::list))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -69,9 +79,6 @@ pub(crate) fn router(
         .route("/v1/cluster", get(cluster))
         .route("/v1/agents", get(agents))
         .route("/v1/agents/{id}", get(agent))
-        .route("/v1/agents/{id}/exec", get(exec::exec))
-        .route("/v1/agents/{id}/attach", get(exec::attach))
-        .route("/v1/agents/{id}/files/{verb}", get(agent_files))
         .route("/v1/frameworks", get(frameworks))
         .route("/v1/frameworks/{id}", get(framework))
         .route("/v1/frameworks/{id}/explain", get(explain))

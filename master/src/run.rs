@@ -135,8 +135,8 @@ async fn lead_or_follow(
         peers,
         tasks: TaskTracker::new(),
     };
-    let door = exec::Door::new(config.allow_exec, server::outgoing(exec::STREAMS));
-    let pages = http::router(services.clone(), parts.metrics, door);
+    let door = exec::Door::new(server::outgoing(exec::STREAMS));
+    let pages = http::router(services.clone(), parts.metrics, door, config.access.clone());
     let hosts = config.hosts();
     let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));

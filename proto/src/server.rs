@@ -3,10 +3,11 @@
 //!
 //! Knows connections and requests, and nothing of what is asked. Reading order: [`Limits`], [`serve`], then
 //! `admission` (which connection is let in, and which one makes room), `activity` (what a connection does) and
-//! `connection` (the task of one connection); `hosts` (the names that a server answers to).
+//! `connection` (the task of one connection); `hosts` (the names that a server answers to), `callers` (who may reach into tasks).
 
 mod activity;
 mod admission;
+pub mod callers;
 mod connection;
 pub mod hosts;
 #[cfg(test)]
@@ -175,7 +176,8 @@ fn admit(
     connections: &mut JoinSet<()>,
 ) {
     let port = door.limits.port;
-    let peer = connection.peer();
+    let ends = connection.ends();
+    let peer = ends.map(|ends| ends.peer);
     let (decision, evicted) = admission.admit(peer.map(|peer| peer.ip()));
     if evicted {
         counter!("argosy_connections_closed_total", "port" => port, "reason" => "evicted")
@@ -185,7 +187,7 @@ fn admit(
     match decision {
         Decision::Admitted(seat) => {
             let (io, watch) = Watched::new(connection, seat);
-            connections.spawn(Arc::clone(door).drive(io, watch, peer));
+            connections.spawn(Arc::clone(door).drive(io, watch, ends));
         }
         Decision::Refused(refusal) => {
             let reason = match refusal {

@@ -32,7 +32,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A stream of bytes in both directions.
 pub struct Connection {
     stream: Box<dyn Duplex>,
-    peer: Option<SocketAddr>,
+    ends: Option<Ends>,
 }
 
 impl Connection {
@@ -40,24 +40,33 @@ impl Connection {
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
             stream: Box::new(stream),
-            peer: None,
+            ends: None,
         }
     }
 
-    /// The same connection, which comes from this address.
+    /// The same connection, between these addresses.
     #[must_use]
-    pub fn from_peer(self, peer: SocketAddr) -> Self {
+    pub fn between(self, ends: Ends) -> Self {
         Self {
-            peer: Some(peer),
+            ends: Some(ends),
             ..self
         }
     }
 
-    /// Where it comes from, if that is known.
+    /// Its addresses, if they are known.
     #[must_use]
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer
+    pub fn ends(&self) -> Option<Ends> {
+        self.ends
     }
+}
+
+/// The two addresses of a TCP connection that came in; among the extensions of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// The address of this host that it was made to.
+    pub own: SocketAddr,
 }
 
 /// Where a request comes from, among its extensions; unknown in a simulation.
@@ -108,7 +117,7 @@ impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        Peer(self.peer)
+        Peer(self.ends.map(|ends| ends.peer))
     }
 }
 
@@ -214,7 +223,10 @@ async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Conne
             Ok((stream, peer)) => {
                 // Small messages must not wait for each other; a socket that refuses the option still works.
                 let _ = stream.set_nodelay(true);
-                return Connection::new(stream).from_peer(peer);
+                // Without one it is gone already.
+                if let Ok(own) = stream.local_addr() {
+                    return Connection::new(stream).between(Ends { peer, own });
+                }
             }
             // It was gone before it was accepted.
             Err(error)

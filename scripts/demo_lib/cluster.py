@@ -71,8 +71,8 @@ class Cluster:
         record.unlink(missing_ok=True)
         base = free_base()
         net, host = base.rsplit(".", 1)
-        # Reduce tasks fetch what map tasks have written from the agents of those.
-        outputs = [f"--fetch-allow={net}.{int(host) + at}:5051" for at in range(3, 6)]
+        # Reduce tasks fetch what map tasks have written from the agents of those, as a user without rights.
+        outputs = [f"--fetch-allow={net}.{int(host) + at}:5051" for at in range(3, 6)] + ["--allow-files"]
         command = [
             self.argosy, "dev", "--size", "3x3", "--base", base, "--record", record, *outputs,
             "--agent-resources", AGENT_RESOURCES, "--host-path", self.host_path,

@@ -39,7 +39,7 @@ pub(crate) async fn attach(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
-    shared.exec.may_be_passed(&headers)?;
+    super::refuse_pages(&headers)?;
     let asked = AttachAsked::parse(&query.unwrap_or_default())?;
     let upgrade = speaking(upgrade, ATTACH_PROTOCOL)?;
     let permit = shared.exec.admit()?;

@@ -45,34 +45,18 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that a WebSocket reads or writes at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Who may come in, and how many.
+/// How many may come in.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// The operator lets anybody who reaches the API run commands in tasks.
-    is_open: bool,
     /// After so long without a word a client is gone.
     silence: Duration,
     room: Arc<Semaphore>,
 }
 
 impl Door {
-    /// One that is closed refuses everybody, in words.
-    pub(crate) fn new(is_open: bool, silence: Duration) -> Self {
+    pub(crate) fn new(silence: Duration) -> Self {
         let room = Arc::new(Semaphore::new(SESSIONS));
-        Self {
-            is_open,
-            silence,
-            room,
-        }
-    }
-
-    fn may_be_passed(&self, headers: &HeaderMap) -> Result<(), ExecError> {
-        // A browser sends an origin with every WebSocket that a page opens, and asks nobody first.
-        if let Some(origin) = headers.get(ORIGIN) {
-            let origin = String::from_utf8_lossy(origin.as_bytes()).into_owned();
-            return Err(ExecError::Page { origin });
-        }
-        self.is_open.then_some(()).ok_or(ExecError::Closed)
+        Self { silence, room }
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, ExecError> {
@@ -84,11 +68,6 @@ impl Door {
 /// Why nobody was let in. Every one is a sentence for a person.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
-    #[error(
-        "exec is off on this agent, and so is attach: its API can be reached from other hosts, and whoever reaches it \
-         could run commands in every task; to allow that, start it with --allow-exec"
-    )]
-    Closed,
     #[error(
         "exec is not for web pages: this request names the origin {origin:?}, and any page that a person of this \
          network opens could make it"
@@ -124,7 +103,7 @@ pub(crate) enum ExecError {
 impl IntoResponse for ExecError {
     fn into_response(self) -> Response {
         let status = match &self {
-            Self::Closed | Self::Page { .. } => StatusCode::FORBIDDEN,
+            Self::Page { .. } => StatusCode::FORBIDDEN,
             Self::Invalid { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NotRunning(_) => StatusCode::CONFLICT,
@@ -137,6 +116,16 @@ impl IntoResponse for ExecError {
     }
 }
 
+/// A browser sends an origin with every WebSocket that a page opens, and asks nobody first.
+fn refuse_pages(headers: &HeaderMap) -> Result<(), ExecError> {
+    match headers.get(ORIGIN) {
+        Some(origin) => Err(ExecError::Page {
+            origin: String::from_utf8_lossy(origin.as_bytes()).into_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// `GET /v1/exec?task=FRAMEWORK/TASK&argument=…`
 pub(crate) async fn exec(
     State(shared): State<Shared>,
@@ -144,7 +133,7 @@ pub(crate) async fn exec(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
-    shared.exec.may_be_passed(&headers)?;
+    refuse_pages(&headers)?;
     let asked = Asked::parse(&query.unwrap_or_default())?;
     let upgrade = speaking(upgrade, PROTOCOL)?;
     let permit = shared.exec.admit()?;

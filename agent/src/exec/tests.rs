@@ -2,6 +2,7 @@
 //! `tests/end_to_end`.
 
 use argosy_proto::exec::SILENCE_LIMIT;
+use argosy_proto::server::callers::{Access, Callers};
 use argosy_state::ids::{AgentId, OrderIndex};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -16,7 +17,7 @@ use crate::runner::Controls;
 const QUERY: &str = "task=framework-1/web&argument=true";
 
 /// The address of an agent that says where each task is, and lets nobody into any.
-async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
+async fn agent(access: Access, container: Option<ContainerName>) -> String {
     let (inbox, mut events) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
@@ -37,7 +38,8 @@ async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
         asker: Asker::new(inbox),
         statistics: crate::statistics::Statistics::made_up(),
         controls: Controls::default(),
-        exec: Door::new(is_open, SILENCE_LIMIT),
+        exec: Door::new(SILENCE_LIMIT),
+        access,
         listings: crate::api::listings(),
         followers: crate::files::Followers::default(),
         metrics: None,
@@ -65,6 +67,13 @@ fn asking(agent: &str, query: &str, protocol: &str) -> reqwest::RequestBuilder {
     })
 }
 
+fn everybody() -> Access {
+    Access {
+        exec: Callers::Everybody,
+        files: Callers::Everybody,
+    }
+}
+
 async fn refused(request: reqwest::RequestBuilder) -> (u16, String, String) {
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();
@@ -76,7 +85,8 @@ async fn refused(request: reqwest::RequestBuilder) -> (u16, String, String) {
 
 #[tokio::test]
 async fn nobody_is_let_in_unless_the_operator_allows_it() {
-    let agent = agent(false, None).await;
+    // These connections have no address.
+    let agent = agent(Access::default(), None).await;
     let (status, code, message) = refused(request(&agent, QUERY)).await;
     assert_eq!((status, code.as_str()), (403, "PermissionDenied"));
     assert!(message.contains("start it with --allow-exec"), "{message}");
@@ -84,7 +94,7 @@ async fn nobody_is_let_in_unless_the_operator_allows_it() {
 
 #[tokio::test]
 async fn no_web_page_is_let_in() {
-    let agent = agent(true, None).await;
+    let agent = agent(everybody(), None).await;
     let request = request(&agent, QUERY).header("origin", "http://127.0.0.1:5050");
     let (status, code, message) = refused(request).await;
     assert_eq!((status, code.as_str()), (403, "PermissionDenied"));
@@ -93,7 +103,7 @@ async fn no_web_page_is_let_in() {
 
 #[tokio::test]
 async fn what_does_not_speak_the_protocol_is_refused_by_its_name() {
-    let agent = agent(true, None).await;
+    let agent = agent(everybody(), None).await;
     let plain = reqwest::Client::new().get(format!("http://{agent}/v1/exec?{QUERY}"));
     let other = asking(&agent, QUERY, "chat");
     for request in [plain, other] {
@@ -108,7 +118,7 @@ async fn what_does_not_speak_the_protocol_is_refused_by_its_name() {
 
 #[tokio::test]
 async fn a_task_that_is_not_there_or_does_not_run_is_named() {
-    let absent = agent(true, None).await;
+    let absent = agent(everybody(), None).await;
     let (status, code, message) = refused(request(&absent, QUERY)).await;
     assert_eq!((status, code.as_str()), (404, "NotFound"));
     assert_eq!(message, "there is no task framework-1/web on this agent");
@@ -116,7 +126,7 @@ async fn a_task_that_is_not_there_or_does_not_run_is_named() {
         agent: AgentId(1),
         order: OrderIndex(1),
     };
-    let still = agent(true, Some(ContainerName { instance, life: 1 })).await;
+    let still = agent(everybody(), Some(ContainerName { instance, life: 1 })).await;
     let (status, code, message) = refused(request(&still, QUERY)).await;
     assert_eq!((status, code.as_str()), (409, "FailedPrecondition"));
     assert_eq!(message, "framework-1/web does not run on this agent now");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use argosy_isolation::output::FileId;
 use argosy_proto::exec::SILENCE_LIMIT;
+use argosy_proto::server::callers::Access;
 use argosy_proto::server::hosts::Hosts;
 use argosy_proto::transport::Listener;
 use argosy_state::ids::TaskKey;
@@ -58,7 +59,8 @@ impl Server {
             asker: Asker::new(inbox),
             statistics: crate::statistics::Statistics::made_up(),
             controls: Controls::default(),
-            exec: Door::new(false, SILENCE_LIMIT),
+            exec: Door::new(SILENCE_LIMIT),
+            access: Access::default(),
             listings: Arc::clone(&listings),
             followers: super::Followers::default(),
             metrics: None,

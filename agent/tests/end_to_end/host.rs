@@ -198,7 +198,6 @@ async fn configured(
         api.to_string(),
     );
     config.allow_missing_controllers = true;
-    config.allow_exec = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
     config.fetch_folders = vec![directory.with_file_name(FILES)];
     // Where the servers of the tests are.

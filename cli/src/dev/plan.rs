@@ -177,7 +177,9 @@ fn master_line(
     ];
     let allowed = arguments.allow_hosts.iter();
     let allowed = allowed.map(|name| ("--allow-host", name.clone()));
-    line(executable, "master", flags.into_iter().chain(allowed))
+    let mut line = line(executable, "master", flags.into_iter().chain(allowed));
+    line.extend(access(arguments));
+    line
 }
 
 fn agent_line(
@@ -218,8 +220,21 @@ fn agent_line(
     }
     let mut line = line(executable, "agent", flags);
     line.extend(arguments.allowed_opt_outs.flags());
+    line.extend(access(arguments));
     line.push("--allow-missing-controllers".to_owned());
     line
+}
+
+/// Who may reach into tasks.
+fn access(arguments: &Dev) -> Vec<String> {
+    let users = arguments.api_users.iter();
+    let mut flags: Vec<_> = users
+        .flat_map(|user| ["--api-user".to_owned(), user.to_string()])
+        .collect();
+    if arguments.allow_files {
+        flags.push("--allow-files".to_owned());
+    }
+    flags
 }
 
 fn line(
@@ -289,6 +304,9 @@ pub(super) mod tests {
             "5050",
             "--allow-host",
             "Dev.example.",
+            "--allow-files",
+            "--api-user",
+            "1001",
             "--timing",
             "testing",
             "--isolation",
@@ -309,12 +327,16 @@ pub(super) mod tests {
                         };
                         assert_eq!(start.data_dir, member.directory);
                         assert_eq!(start.allow_hosts, ["dev.example"]);
+                        assert!(start.allow_files && !start.allow_exec);
+                        assert_eq!(start.api_users, [1001]);
                     }
                     Verb::Agent(agent) => {
                         let Agent::Start(start) = *agent else {
                             panic!("it starts an agent")
                         };
                         assert!(start.allow_missing_controllers);
+                        assert!(start.allow_files && !start.allow_exec);
+                        assert_eq!(start.api_users, [1001]);
                         let allowed = start.allowed_opt_outs.opt_outs();
                         assert_eq!(allowed.capabilities, [Capability::Chown].into());
                         assert!(allowed.new_privileges && !allowed.unconfined_seccomp);

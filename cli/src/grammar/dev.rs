@@ -48,6 +48,12 @@ pub(crate) struct Dev {
     /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
     #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = reached)]
     pub(crate) task_allow: Vec<String>,
+    /// Let every user of this host read the files of tasks, also the process that fetches for tasks
+    #[arg(long)]
+    pub(crate) allow_files: bool,
+    /// User of this host who may run commands in tasks and read their files, beside root and its own user; may be repeated
+    #[arg(long = "api-user", env = "SUDO_UID", value_delimiter = ',', value_name = "USER", value_parser = values::user)]
+    pub(crate) api_users: Vec<u32>,
     /// Host name by which web pages may reach masters and agents, beside localhost and IP addresses; may be repeated
     #[arg(long = "allow-host", value_name = "NAME", value_parser = host_name)]
     pub(crate) allow_hosts: Vec<String>,

@@ -140,9 +140,16 @@ pub(crate) struct MasterStart {
     /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
-    /// Let whoever reaches this address run commands in tasks; at a loopback address they may anyway
+    /// Let whoever reaches this address run commands in tasks
     #[arg(long, env = "ARGOSY_MASTER_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
+    /// Let whoever reaches this address read the files of tasks
+    #[arg(long, env = "ARGOSY_MASTER_ALLOW_FILES")]
+    pub(crate) allow_files: bool,
+    /// User of this host who may run commands in tasks and read their files, beside root and the user of this process;
+    /// may be repeated
+    #[arg(long = "api-user", env = "ARGOSY_MASTER_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = values::user)]
+    pub(crate) api_users: Vec<u32>,
     /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
     /// --advertise, the system's, and IP addresses; may be repeated
     #[arg(
@@ -337,9 +344,16 @@ pub(crate) struct AgentStart {
     /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
-    /// Let whoever reaches this address run commands in tasks; at a loopback address they may anyway
+    /// Let whoever reaches this address run commands in tasks
     #[arg(long, env = "ARGOSY_AGENT_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
+    /// Let whoever reaches this address read the files of tasks
+    #[arg(long, env = "ARGOSY_AGENT_ALLOW_FILES")]
+    pub(crate) allow_files: bool,
+    /// User of this host who may run commands in tasks and read their files, beside root and the user of this process;
+    /// may be repeated
+    #[arg(long = "api-user", env = "ARGOSY_AGENT_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = values::user)]
+    pub(crate) api_users: Vec<u32>,
     /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
     /// --advertise, the system's, and IP addresses; may be repeated
     #[arg(

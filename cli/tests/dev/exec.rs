@@ -269,60 +269,74 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
     wait_for("its command to end", || !lives("sleep 7359"));
 }
 
-/// A master and an agent at an address that other hosts could reach, in a network of their own.
+/// A master and an agent on hosts of their own, as far as networks tell hosts apart. Clients are on the agent's.
 struct Reachable {
-    network: Child,
+    networks: [Child; 2],
     folder: tempfile::TempDir,
     members: Vec<Child>,
 }
 
+/// By the network that it is in.
+const MASTER: usize = 0;
+const AGENT: usize = 1;
+
 impl Reachable {
-    const ADDRESS: &str = "10.99.0.1";
+    const ADDRESSES: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 
     fn new() -> Self {
-        let network = Command::new("unshare")
-            .args(["--net", "sleep", "1000"])
-            .spawn();
+        let network = || {
+            Command::new("unshare")
+                .args(["--net", "sleep", "1000"])
+                .spawn()
+        };
         let reachable = Self {
-            network: network.unwrap(),
+            networks: [network().unwrap(), network().unwrap()],
             folder: tempfile::tempdir().unwrap(),
             members: Vec::new(),
         };
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        let other = format!("/proc/{}/ns/net", reachable.network.id());
-        wait_for("a network of its own", || {
-            std::fs::read_link(&other).is_ok_and(|other| other != own)
-        });
-        for words in [
-            "link set lo up".to_owned(),
-            format!("address add {}/32 dev lo", Self::ADDRESS),
-        ] {
-            let mut ip = Command::new("ip");
-            ip.args(words.split(' '));
-            let done = through(reachable.within(), &ip).status().unwrap();
-            assert!(done.success(), "ip {words}");
+        for network in &reachable.networks {
+            let other = format!("/proc/{}/ns/net", network.id());
+            wait_for("a network of its own", || {
+                std::fs::read_link(&other).is_ok_and(|other| other != own)
+            });
+        }
+        let other = reachable.networks[AGENT].id();
+        let wire = format!("link add wire type veth peer name wire netns {other}");
+        reachable.ip(MASTER, &wire);
+        for (place, address) in Self::ADDRESSES.iter().enumerate() {
+            reachable.ip(place, "link set lo up");
+            reachable.ip(place, "link set wire up");
+            reachable.ip(place, &format!("address add {address}/24 dev wire"));
         }
         reachable
     }
 
-    fn within(&self) -> Command {
+    fn ip(&self, place: usize, words: &str) {
+        let mut ip = Command::new("ip");
+        ip.args(words.split(' '));
+        let done = through(self.within(place), &ip).status().unwrap();
+        assert!(done.success(), "ip {words}");
+    }
+
+    fn within(&self, place: usize) -> Command {
         let mut within = Command::new("nsenter");
-        within.arg(format!("--net=/proc/{}/ns/net", self.network.id()));
+        within.arg(format!("--net=/proc/{}/ns/net", self.networks[place].id()));
         within
     }
 
-    fn argosy(&self, words: &[&str]) -> Command {
-        let mut command = through(self.within(), &argosy(words));
-        command.env("ARGOSY_MASTERS", Self::ADDRESS);
+    fn argosy(&self, place: usize, words: &[&str]) -> Command {
+        let mut command = through(self.within(place), &argosy(words));
+        command.env("ARGOSY_MASTERS", Self::ADDRESSES[MASTER]);
         command
     }
 
     fn ran(&self, words: &[&str]) -> (i32, String, String) {
-        split(self.argosy(words).output().unwrap())
+        split(self.argosy(AGENT, words).output().unwrap())
     }
 
-    /// Starts a member that listens where others could reach it; ends the one of this kind that was there.
-    fn start(&mut self, place: usize, kind: &str, more: &[&str]) {
+    /// Starts a member that listens where others could reach it; ends the one that was there.
+    fn start(&mut self, place: usize, more: &[&str]) {
         if place < self.members.len() {
             let mut former = self.members.remove(place);
             // Kept open until it is gone: the end of it would tell an agent to end its tasks.
@@ -330,12 +344,24 @@ impl Reachable {
             kill(Pid::from_raw(former.id() as i32), Signal::SIGTERM).unwrap();
             former.wait().unwrap();
         }
+        let kind = ["master", "agent"][place];
         let directory = self.folder.path().join(kind);
-        let mut command = self.argosy(&[kind, "start", "--insecure-plaintext"]);
-        command.args(["--listen", Self::ADDRESS, "--data-dir"]);
+        let mut command = self.argosy(place, &[kind, "start", "--insecure-plaintext"]);
+        command.args(["--listen", Self::ADDRESSES[place], "--data-dir"]);
         let member = command.arg(directory).args(more);
         let member = member.stdin(Stdio::piped()).stderr(Stdio::null());
         self.members.insert(place, member.spawn().unwrap());
+    }
+
+    /// Waits until this is refused with these words.
+    fn is_refused(&self, words: &[&str], why: &str) {
+        let mut said = String::new();
+        let refused = || {
+            let (code, _, stderr) = self.ran(words);
+            said = stderr;
+            code == 4 && said.contains(why)
+        };
+        wait_for(&format!("{words:?} to be refused: {why}"), refused);
     }
 }
 
@@ -346,53 +372,63 @@ impl Drop for Reachable {
             drop(member.stdin.take());
             let _ = member.wait();
         }
-        let _ = self.network.kill();
-        let _ = self.network.wait();
+        for network in &mut self.networks {
+            let _ = network.kill();
+            let _ = network.wait();
+        }
     }
 }
 
 #[test]
-fn exec_is_off_where_others_reach_it_until_the_operator_allows_it() {
+fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allows_it() {
     if !nix::unistd::geteuid().is_root() {
         return argosy_testing::skip("needs root");
     }
     let mut reachable = Reachable::new();
     let master = ["--bootstrap", "--stop-with-stdin"];
+    let resources = ["--resources", "cpus:1;mem:256"];
     let agent = [
-        "--resources",
-        "cpus:1;mem:256",
-        "--allow-missing-controllers",
-        "--stop-with-stdin",
-        "end",
+        &["--masters", Reachable::ADDRESSES[MASTER]][..],
+        &resources,
+        &["--allow-missing-controllers", "--stop-with-stdin", "end"],
     ];
-    reachable.start(0, "master", &master);
-    reachable.start(1, "agent", &agent);
-    let words = ["run", "--detach", "--name", "web", "--", "sleep", "1000"];
+    let agent = agent.concat();
+    reachable.start(MASTER, &master);
+    reachable.start(AGENT, &agent);
+    let line = "echo up; exec sleep 1000";
+    let words = ["run", "--detach", "--name", "web", "--", "sh", "-c", line];
     let (code, _, stderr) = reachable.ran(&words);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the task to run", || {
         reachable.ran(&["ps"]).1.contains("running")
     });
     let exec = ["exec", "web", "--", "echo", "inside"];
-    let (code, _, stderr) = reachable.ran(&exec);
-    assert_eq!(code, 4, "{stderr}");
-    assert!(stderr.contains("exec is off on this master"), "{stderr}");
-    assert!(stderr.contains("--allow-exec"), "{stderr}");
+    let logs = ["logs", "web"];
+    let closed = |what: &str, server: &str| {
+        format!("{what} are closed on this {server} to callers that are not on this host")
+    };
+    let (commands, files) = ("exec and attach", "files of tasks");
+    reachable.is_refused(&exec, &closed(commands, "master"));
+    reachable.is_refused(&logs, &closed(files, "master"));
 
-    reachable.start(0, "master", &["--stop-with-stdin", "--allow-exec"]);
-    let mut said = String::new();
-    wait_for("the agent's own refusal", || {
-        let (code, _, stderr) = reachable.ran(&exec);
-        said = stderr;
-        code == 4
-    });
-    assert!(said.contains("exec is off on this agent"), "{said}");
-    assert!(said.contains("--allow-exec"), "{said}");
+    reachable.start(MASTER, &["--stop-with-stdin", "--allow-exec"]);
+    reachable.is_refused(&exec, &closed(commands, "agent"));
+    reachable.is_refused(&logs, &closed(files, "master"));
+    reachable.start(
+        MASTER,
+        &["--stop-with-stdin", "--allow-exec", "--allow-files"],
+    );
+    reachable.is_refused(&logs, &closed(files, "agent"));
 
-    let allowed: Vec<_> = agent.into_iter().chain(["--allow-exec"]).collect();
-    reachable.start(1, "agent", &allowed);
-    wait_for("a command in the task", || {
-        let (code, stdout, _) = reachable.ran(&exec);
-        (code, stdout.as_str()) == (0, "inside\n")
-    });
+    let allowed: Vec<_> = agent
+        .into_iter()
+        .chain(["--allow-exec", "--allow-files"])
+        .collect();
+    reachable.start(AGENT, &allowed);
+    for (words, shown) in [(&exec[..], "inside\n"), (&logs, "up\n")] {
+        wait_for("what the task says", || {
+            let (code, stdout, _) = reachable.ran(words);
+            (code, stdout.as_str()) == (0, shown)
+        });
+    }
 }

@@ -1,7 +1,6 @@
 //! The task of one connection: it is served, watched, and ended.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tracing::trace;
 
 use super::Limits;
 use super::activity::{Answering, Verdict, Watch, Watched};
-use crate::transport::Peer;
+use crate::transport::{Ends, Peer};
 
 /// How long a connection that is being closed may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -58,16 +57,11 @@ impl Door {
     }
 
     /// Serves a connection until it ends, is closed for what it does not do, or makes room for another.
-    pub(super) async fn drive(
-        self: Arc<Self>,
-        io: Watched,
-        watch: Watch,
-        peer: Option<SocketAddr>,
-    ) {
+    pub(super) async fn drive(self: Arc<Self>, io: Watched, watch: Watch, ends: Option<Ends>) {
         let answers = Answers {
             router: self.router.clone(),
             watch: watch.clone(),
-            peer,
+            ends,
         };
         let activity = Arc::clone(&watch.activity);
         let evicted = watch.evicted();
@@ -116,7 +110,7 @@ impl Door {
 struct Answers {
     router: Router,
     watch: Watch,
-    peer: Option<SocketAddr>,
+    ends: Option<Ends>,
 }
 
 type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Answering>, Infallible>> + Send>>;
@@ -129,7 +123,11 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
     fn call(&self, request: http::Request<Incoming>) -> Answered {
         let open = self.watch.open();
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Peer(self.peer));
+        let extensions = request.extensions_mut();
+        extensions.insert(Peer(self.ends.map(|ends| ends.peer)));
+        if let Some(ends) = self.ends {
+            extensions.insert(ends);
+        }
         let router = self.router.clone();
         Box::pin(async move {
             let response = router.oneshot(request).await?;

@@ -2,6 +2,7 @@
 
 mod attaching;
 mod blocked;
+mod callers;
 mod checks;
 mod compaction;
 mod crashes;
@@ -59,6 +60,8 @@ cases![
     attaching::one_can_attach_again_after_the_agent_was_restarted,
     attaching::a_pipe_of_a_task_takes_input_and_its_end,
     attaching::what_cannot_be_attached_to_is_refused_before_anything_is_upgraded,
+    callers::other_users_of_the_host_neither_enter_tasks_nor_read_their_files,
+    callers::a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads_their_files,
     executors::tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last,
     executors::an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them,
     executors::an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader,

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use argosy_agent::Config;
+use argosy_proto::server::callers::Callers;
 use argosy_proto::v1;
 
 use super::{code, reason, runs, state};
@@ -231,7 +233,9 @@ pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside()
 
 pub(super) async fn files_are_fetched_or_the_failure_names_them() {
     let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
+    // Also for who fetches, which has a user of its own.
+    let opened = |config: &mut Config| config.access.files = Callers::Everybody;
+    let agent = host.agent_with(master.address, opened).await;
     let (mut link, _) = master.registered(true).await;
     let program = host.serve("mine", "#!/bin/sh\necho fetched; exit 4\n");
     let uri = v1::Uri {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use argosy_proto::server::callers::Access;
 use argosy_proto::transport::Dialer;
 use argosy_proto::{convert, v1};
 use argosy_state::command::{Accept, Call, CallAction};
@@ -222,7 +223,7 @@ async fn serve_reads(desk: &Desk) -> String {
         tasks: TaskTracker::new(),
     };
     let bounded = from_fn_with_state(desk.reads.clone(), reads::bounded);
-    let router = http::router(services, None, exec::Door::new(false, 1)).layer(bounded);
+    let router = http::router(services, None, exec::Door::new(1), Access::default()).layer(bounded);
     let limits = Connections::of_this_process("api");
     let listener = Listener::tcp(listener);
     tokio::spawn(server::serve(

@@ -1,0 +1,126 @@
+//! Who reaches into tasks by the API of a real agent: other users of its host, and tasks.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use argosy_agent::{Config, TaskAllow};
+use argosy_proto::server::callers::Access;
+use argosy_proto::v1;
+use argosy_testing::skip;
+
+use super::{runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{FRAMEWORK, Link, Master, kill, shell};
+
+/// A user without any rights.
+const NOBODY: u32 = 65_534;
+
+/// What is asked, and how the answer begins for who may not.
+fn questions() -> [(String, &'static str); 6] {
+    let file = format!("tasks/{FRAMEWORK}/t/stdout");
+    let closed = "HTTP/1.1 403";
+    [
+        (format!("/v1/files/read?path={file}"), closed),
+        (format!("/v1/files/download?path={file}"), closed),
+        (format!("/v1/files/browse?path=tasks/{FRAMEWORK}/t"), closed),
+        (format!("/v1/exec?task={FRAMEWORK}/t&argument=id"), closed),
+        (format!("/v1/attach?task={FRAMEWORK}/t"), closed),
+        // The rest is open: that it is shows that the asker reaches the agent.
+        ("/healthz".to_owned(), "HTTP/1.1 200"),
+    ]
+}
+
+/// A line of a shell that asks an agent, and shows the first line of its answer.
+fn asking(api: SocketAddr, path: &str) -> String {
+    let (host, port) = (api.ip(), api.port());
+    format!(
+        "exec 3<>/dev/tcp/{host}/{port} && printf 'GET %s HTTP/1.1\\r\\nhost: localhost\\r\\nconnection: close\\r\\n\\r\\n' \
+         '{path}' >&3 && head -n 1 <&3"
+    )
+}
+
+/// What a user of this host is told.
+fn told(user: u32, api: SocketAddr, path: &str) -> String {
+    let mut bash = Command::new("bash");
+    let bash = bash.args(["-c", &asking(api, path)]).uid(user).gid(user);
+    let output = bash.current_dir("/").output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+async fn with_a_task(host: &Host, master: &mut Master, access: Access) -> (Agent, Link) {
+    let change = |config: &mut Config| {
+        config.access = access;
+        // Nothing but the judgement of callers is between a task and the API.
+        let port = config.address.rsplit_once(':').unwrap().1;
+        config.task_allow = vec![TaskAllow::Port(port.parse().unwrap())];
+    };
+    let agent = host.agent_with(master.address, change).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "echo secret; exec sleep 1000"))
+        .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("stdout")).await;
+    (agent, link)
+}
+
+pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_files() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let (agent, mut link) = with_a_task(&host, &mut master, Access::default()).await;
+    for (path, begins) in questions() {
+        let said = told(NOBODY, agent.api, &path);
+        assert!(said.starts_with(begins), "{path}: {said}");
+        // The same question of root is answered.
+        let said = told(0, agent.api, &path);
+        assert!(
+            !said.starts_with("HTTP/1.1 403") && said.starts_with("HTTP/1.1"),
+            "{path}: {said}"
+        );
+    }
+    let (status, text) = agent.get(&questions()[0].0).await;
+    assert_eq!((status, text.as_str()), (200, "secret\n"));
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.stop().await;
+    let agent = host
+        .agent_with(master.address, |config| {
+            config.access = Access::of_users([NOBODY])
+        })
+        .await;
+    let _link = master.registered(true).await;
+    let said = told(NOBODY, agent.api, &questions()[0].0);
+    assert!(
+        said.starts_with("HTTP/1.1 200"),
+        "one whom the operator names: {said}"
+    );
+    let said = told(NOBODY - 1, agent.api, &questions()[0].0);
+    assert!(said.starts_with("HTTP/1.1 403"), "and nobody else: {said}");
+    agent.stop().await;
+}
+
+pub(super) async fn a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads_their_files() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let (agent, mut link) = with_a_task(&host, &mut master, Access::default()).await;
+    for (number, (path, begins)) in (2..).zip(questions()) {
+        let name = format!("asker-{number}");
+        let spec = v1::TaskSpec {
+            argv: ["bash", "-c", &asking(agent.api, &path)]
+                .map(str::to_owned)
+                .into(),
+            ..shell(&name, "")
+        };
+        link.launch(number, spec).await;
+        let updates = link.end_of(&name).await;
+        let last = updates.last().unwrap();
+        assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);
+        let said = content(&host.sandbox(&name).join("stdout")).await;
+        assert!(said.starts_with(begins), "{path}: {said}");
+    }
+    agent.stop().await;
+}

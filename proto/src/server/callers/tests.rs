@@ -1,0 +1,146 @@
+//! Over real connections: who is let in, and who is refused in which words.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::routing::get;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::server::{self, Limits};
+use crate::transport::Listener;
+
+/// A server of one guarded route and an open one, at a new port of this address.
+async fn serve(callers: Callers, address: &str) -> SocketAddr {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let guarded = Router::new().route("/guarded", get(|| async { "in\n" }));
+    let router = callers
+        .guard(Part::Files, "agent", guarded)
+        .route("/open", get(|| async { "open\n" }));
+    let served = server::serve(
+        Listener::tcp(listener),
+        router,
+        Limits::of_this_process("callers"),
+        CancellationToken::new(),
+    );
+    tokio::spawn(served);
+    at
+}
+
+/// The answer to one request, status line and all.
+async fn ask(stream: &mut TcpStream, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+async fn asked(at: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    ask(&mut stream, path).await
+}
+
+/// Users of whom this process is none.
+fn others() -> Callers {
+    let own = nix::unistd::geteuid().as_raw();
+    Callers::Users(Arc::new([own + 1].into()))
+}
+
+#[tokio::test]
+async fn the_servers_own_user_is_let_in_by_every_address_of_the_host() {
+    for address in ["127.0.0.1:0", "[::1]:0", "127.77.3.2:0"] {
+        let at = serve(Callers::users([]), address).await;
+        let answer = asked(at, "/guarded").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{address}: {answer}");
+    }
+    // All addresses of both families, reached by the older one.
+    let at = serve(Callers::users([]), "[::]:0").await;
+    let older = SocketAddr::from(([127, 0, 0, 1], at.port()));
+    assert!(asked(older, "/guarded").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn another_user_is_refused_in_words_and_may_use_the_rest() {
+    let at = serve(others(), "127.0.0.1:0").await;
+    let answer = asked(at, "/guarded").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let own = nix::unistd::geteuid();
+    for part in [
+        "\"code\":\"PermissionDenied\"".to_owned(),
+        format!("to user {own} of this host"),
+        format!("--api-user {own}"),
+        "--allow-files".to_owned(),
+    ] {
+        assert!(answer.contains(&part), "{part}: {answer}");
+    }
+    assert!(asked(at, "/open").await.starts_with("HTTP/1.1 200"));
+    let named = Callers::users([nix::unistd::geteuid().as_raw() + 1]);
+    assert!(named.judge(None).is_err());
+}
+
+#[tokio::test]
+async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
+    // Only root is let in, as whom the kernel shows what processes have left behind.
+    let root = Callers::Users(Arc::new([0].into()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let judge = async |close: fn(TcpStream) -> Option<TcpStream>| {
+        let client = TcpStream::connect(at).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let kept = close(client);
+        // The end arrives.
+        let mut end = accepted;
+        assert_eq!(end.read(&mut [0; 1]).await.unwrap(), 0);
+        let ends = Some(Ends { peer, own: at });
+        let first = root.judge(ends);
+        // Both have closed: what remains is the kernel's.
+        drop(end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(kept);
+        [first, root.judge(ends)]
+    };
+    let closed = judge(|client| {
+        drop(client);
+        None
+    });
+    let closed = closed.await;
+    let half = judge(|client| {
+        let client = client.into_std().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        Some(TcpStream::from_std(client).unwrap())
+    });
+    for judged in closed.into_iter().chain(half.await) {
+        assert!(matches!(judged, Err(Stranger::Unknown(_))), "{judged:?}");
+    }
+}
+
+#[test]
+fn who_is_not_on_this_host_is_nobody_unless_everybody_may() {
+    let own = SocketAddr::from(([10, 0, 0, 1], 5051));
+    let elsewhere = [
+        SocketAddr::from(([10, 0, 0, 2], 40_000)),
+        SocketAddr::from((Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2), 40_000)),
+        SocketAddr::from(([128, 0, 0, 1], 40_000)),
+    ];
+    for peer in elsewhere {
+        let ends = Some(Ends { peer, own });
+        let judged = Callers::users([]).judge(ends);
+        assert!(matches!(judged, Err(Stranger::Elsewhere)), "{judged:?}");
+        Callers::Everybody.judge(ends).unwrap();
+    }
+    assert!(matches!(
+        Callers::users([]).judge(None),
+        Err(Stranger::Elsewhere)
+    ));
+    // Nobody has connected from there.
+    let gone = Some(Ends {
+        peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+        own: SocketAddr::from(([127, 0, 0, 1], 2)),
+    });
+    let judged = Callers::users([]).judge(gone);
+    assert!(matches!(judged, Err(Stranger::Unknown(_))), "{judged:?}");
+}
