@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use argosy_agent::images::{ImageSettings, PullPolicy};
 use argosy_agent::{
     Config, DiskEnforcement, Ground, HelperCommands, IsolationMode, NetworkSettings, Parts,
 };
@@ -17,7 +18,9 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, DONE, Ended, Failure};
-use crate::grammar::{AgentStart, AgentStop, DiskEnforcementName, IsolationName, OrphanTasks};
+use crate::grammar::{
+    AgentStart, AgentStop, DiskEnforcementName, ImagePullName, IsolationName, OrphanTasks,
+};
 use crate::master::advertised;
 use crate::output::note;
 use crate::pids::{self, PidFile};
@@ -120,7 +123,6 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.host_paths.clone_from(&arguments.host_paths);
     config.secret_folder.clone_from(&arguments.secret_folder);
     config.sandbox_headroom_percent = arguments.disk_headroom;
-    config.images.headroom_percent = arguments.disk_headroom;
     config.disk_floor_bytes = arguments.disk_floor;
     config.disk_enforcement = match arguments.disk_enforcement {
         DiskEnforcementName::Measured => DiskEnforcement::Measured,
@@ -128,21 +130,27 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         DiskEnforcementName::Loop => DiskEnforcement::Loop,
     };
     config.allowed_opt_outs = arguments.allowed_opt_outs.opt_outs();
-    config
-        .images
-        .credentials
-        .clone_from(&arguments.image_credentials);
-    config
-        .images
-        .insecure_registries
-        .clone_from(&arguments.insecure_registries);
-    config.images.folders.clone_from(&arguments.image_folders);
+    images(arguments, &mut config.images);
     networks(arguments, &mut config.networks);
     config.seed = match arguments.seed {
         Some(seed) => seed,
         None => random::number()?,
     };
     Ok(config)
+}
+
+fn images(arguments: &AgentStart, images: &mut ImageSettings) {
+    images.headroom_percent = arguments.disk_headroom;
+    images.credentials.clone_from(&arguments.image_credentials);
+    images
+        .insecure_registries
+        .clone_from(&arguments.insecure_registries);
+    images.folders.clone_from(&arguments.image_folders);
+    images.pull = match arguments.image_pull {
+        ImagePullName::IfAbsent => PullPolicy::IfAbsent,
+        ImagePullName::Latest => PullPolicy::Latest,
+        ImagePullName::Always => PullPolicy::Always,
+    };
 }
 
 fn fetching(arguments: &AgentStart, config: &mut Config) {

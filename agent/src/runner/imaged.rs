@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::core::{ContainerName, Instance};
 use argosy_content::fetcher::Progress;
 use argosy_content::images::{
-    Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
+    Command, Fault, Image, ImageReference, Images, Obtaining, PullError, Wish, combine,
 };
 
 /// Whose a sandbox is until init has looked the image's user up, and of whom such a user is.
@@ -80,7 +80,7 @@ impl Imaged {
             .parse()
             .map_err(|error| format!("container.image: {}", crate::error::sentence(&error)))?;
         meter.send_replace(Progress::of(format!("pulling the image {name}")));
-        let obtaining = images.obtain(reference, PullPolicy::IfAbsent, container.to_string());
+        let obtaining = images.obtain(reference, images.pull_policy(), container.to_string());
         let image = obtained(obtaining, meter)
             .await
             .map_err(|error| crate::error::sentence(&error))?;

@@ -301,6 +301,10 @@ pub(crate) struct AgentStart {
     /// Log-ins to registries of images, in the form of Docker's config.json
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_CREDENTIALS", value_name = "FILE")]
     pub(crate) image_credentials: Option<PathBuf>,
+    /// When the registry is asked for an image that is here already: if-absent (never), latest (for the tag latest) or
+    /// always; not for one that is named by its digest
+    #[arg(long, env = "ARGOSY_AGENT_IMAGE_PULL", value_name = "WHEN", value_enum, default_value_t = ImagePullName::IfAbsent, hide_possible_values = true)]
+    pub(crate) image_pull: ImagePullName,
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(
         long = "insecure-registry",
@@ -381,6 +385,17 @@ pub(crate) enum OrphanTasks {
     Leave,
     /// They end.
     End,
+}
+
+/// When a registry is asked for an image that is here already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImagePullName {
+    /// Never.
+    IfAbsent,
+    /// If its tag is `latest`.
+    Latest,
+    /// Each time.
+    Always,
 }
 
 /// What keeps a task to the disk that it asks for.

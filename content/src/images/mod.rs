@@ -69,6 +69,8 @@ pub struct ImageSettings {
     pub limit_bytes: u64,
     /// Images that nobody holds go when less of the disk is free, in per cent; with 0 they go only for new ones.
     pub headroom_percent: u64,
+    /// Which images are asked for again although they are here.
+    pub pull: PullPolicy,
 }
 
 impl Default for ImageSettings {
@@ -79,18 +81,35 @@ impl Default for ImageSettings {
             folders: Vec::new(),
             limit_bytes: IMAGE_LIMIT_BYTES,
             headroom_percent: IMAGE_HEADROOM_PERCENT,
+            pull: PullPolicy::default(),
         }
     }
 }
 
-/// When the origin of an image is asked.
+/// When the origin of an image is asked. An image that is named by its digest is asked for only if it is not here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PullPolicy {
     /// Only if the image is not here: a tag means what it meant when it was pulled.
     #[default]
     IfAbsent,
+    /// Each time if its tag is `latest`, else as [`Self::IfAbsent`].
+    Latest,
     /// Each time; what is here already is not brought again.
     Always,
+}
+
+impl PullPolicy {
+    fn is_content_with(self, kept: &ImageReference) -> bool {
+        let (tag, digest) = match kept {
+            ImageReference::Registry(of) => (of.tag.as_deref(), of.digest),
+            ImageReference::Layout(of) | ImageReference::Archive(of) => (of.tag.as_deref(), None),
+        };
+        match self {
+            Self::IfAbsent => true,
+            Self::Latest => digest.is_some() || tag != Some("latest"),
+            Self::Always => digest.is_some(),
+        }
+    }
 }
 
 /// How far a pull is. Both are 0 before its layers are known.
@@ -163,6 +182,12 @@ impl Images {
         }))
     }
 
+    /// As the operator has chosen.
+    #[must_use]
+    pub fn pull_policy(&self) -> PullPolicy {
+        self.settings.pull
+    }
+
     /// Brings an image if it must, and holds it for a container. Nothing happens before the future is
     /// awaited.
     #[must_use]
@@ -172,7 +197,7 @@ impl Images {
         policy: PullPolicy,
         container: String,
     ) -> Obtaining {
-        if policy == PullPolicy::IfAbsent
+        if policy.is_content_with(&reference)
             && let Some((record, pin)) = self.store.find(&reference.to_string())
         {
             let pulled = Ok(Arc::new(Pulled { record, _pin: pin }));

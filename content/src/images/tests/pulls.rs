@@ -67,6 +67,37 @@ async fn a_tag_that_moved_is_seen_when_asked_for_and_brings_what_is_new() {
 }
 
 #[tokio::test]
+async fn the_operator_chooses_which_tags_are_asked_for_again() {
+    let world = World::new().await;
+    let first = web();
+    for tag in ["web:latest", "web:1"] {
+        world.registry.offer(tag, &first);
+    }
+    let fixed = format!("web:1@{}", first.digest());
+    let names = ["web", "web:1", fixed.as_str()].map(|name| world.name(name));
+    let mut order = 0;
+    let asked_for = async |policy: PullPolicy, order: &mut u64| {
+        let mut asked = Vec::new();
+        for name in &names {
+            world.registry.forget_asked();
+            *order += 1;
+            world.obtain_by(name, policy, *order).await.unwrap();
+            asked.push(!world.registry.asked("").is_empty());
+        }
+        asked
+    };
+    assert_eq!(asked_for(PullPolicy::IfAbsent, &mut order).await, [true; 3]);
+    for (policy, again) in [
+        (PullPolicy::IfAbsent, [false, false, false]),
+        (PullPolicy::Latest, [true, false, false]),
+        // What a digest names never moves.
+        (PullPolicy::Always, [true, true, false]),
+    ] {
+        assert_eq!(asked_for(policy, &mut order).await, again, "{policy:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_image_of_this_hosts_kind_is_taken_from_an_index_of_many() {
     let world = World::new().await;
     let (ours, other) = (web(), MadeImage::new(&[("page", "other")]));
