@@ -95,7 +95,7 @@ fn held_by_the_kernel(pid: u64) -> bool {
     })
 }
 
-fn bridged(task: &str, line: &str) -> v1::TaskSpec {
+pub(super) fn bridged(task: &str, line: &str) -> v1::TaskSpec {
     let mode = Some(Mode::Bridge(v1::BridgeNetwork::default()));
     let container = v1::ContainerSpec {
         network: Some(v1::Network { mode }),

@@ -18,6 +18,7 @@ mod leftovers;
 mod limits;
 mod links;
 mod lives;
+mod nft;
 mod opt_outs;
 mod plugged;
 mod silence;
@@ -32,6 +33,7 @@ use std::process::Command;
 
 use argosy_proto::v1;
 use argosy_testing::skip;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) use self::compaction::{VERB as JOURNAL, writer as write_journal};
@@ -143,6 +145,7 @@ cases![
     disks::the_folder_of_a_group_is_on_the_file_system_of_its_first_task,
     disks::an_agent_is_refused_disks_that_its_host_cannot_keep_small,
     crashes::every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
+    images::an_image_that_has_changed_under_its_name_is_noticed_if_the_operator_wants_so,
     images::a_kill_begins_with_the_signal_that_the_image_names,
     plugged::a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
     plugged::a_network_that_cannot_be_made_fails_its_task_in_words,
@@ -156,6 +159,7 @@ cases![
     links::a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
     blocked::heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked,
     blocked::a_task_whose_host_path_hangs_holds_up_no_other,
+    nft::an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else,
 ];
 
 /// How many times as long as usual tests are, where somebody wants so.
@@ -165,6 +169,14 @@ pub(crate) fn length() -> u32 {
 
 /// In a network namespace of the test's own, which becomes a host of containers.
 async fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    with_namespaces(CloneFlags::CLONE_NEWNET, test).await;
+}
+
+/// The same with namespaces of these kinds. What it mounts in one for mounts, nobody else sees.
+async fn with_namespaces<F: Future<Output = ()>>(
+    kinds: CloneFlags,
+    test: impl FnOnce() -> F + Send + 'static,
+) {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -172,8 +184,14 @@ async fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F +
     if needed.iter().any(|program| !Path::new(program).exists()) {
         return skip("needs the packages nftables, iproute2 and python3");
     }
-    let host = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let host = std::thread::spawn(move || {
+        // Before the thread has others, which would not come along.
+        unshare(kinds).unwrap();
+        if kinds.contains(CloneFlags::CLONE_NEWNS) {
+            let none = None::<&str>;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(none, "/", none, private, none).unwrap();
+        }
         let raised = Command::new("ip")
             .args(["link", "set", "lo", "up"])
             .status();
