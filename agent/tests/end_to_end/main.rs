@@ -12,6 +12,9 @@ mod master;
 #[path = "../../../isolation/tests/tls/server.rs"]
 mod tls;
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -62,9 +65,41 @@ fn main() -> ExitCode {
             .build();
         let runtime = runtime.expect("a runtime can be made");
         runtime.block_on(case());
+        drop(runtime);
+        ends_what_it_started();
         println!("ok, {} ms", begun.elapsed().as_millis());
     }
     ExitCode::SUCCESS
+}
+
+/// Panics if a case has left a launcher, a service or an agent: whoever runs the tests would have to find and end it.
+fn ends_what_it_started() {
+    let begun = Instant::now();
+    loop {
+        let left = processes_of_this_executable();
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < master::PATIENCE, "left running: {left:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The others, by id.
+fn processes_of_this_executable() -> Vec<u32> {
+    let identity = |path: PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let own = identity("/proc/self/exe".into());
+    let entries = fs::read_dir("/proc")
+        .expect("processes can be listed")
+        .flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|id| *id != std::process::id())
+        .filter(|id| own.is_some() && identity(format!("/proc/{id}/exe").into()) == own)
+        .collect()
 }
 
 /// Ends this process unless what this returns is dropped in time. From a thread of its own: nothing that hangs, not even

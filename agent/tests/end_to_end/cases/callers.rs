@@ -122,5 +122,7 @@ pub(super) async fn a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads
         let said = content(&host.sandbox(&name).join("stdout")).await;
         assert!(said.starts_with(begins), "{path}: {said}");
     }
+    link.order(2 + questions().len() as u64, kill("t", 0)).await;
+    link.end_of("t").await;
     agent.stop().await;
 }

@@ -36,7 +36,11 @@ pub(super) async fn an_image_that_has_changed_under_its_name_is_noticed_if_the_o
         (PullPolicy::IfAbsent, "first"),
         (PullPolicy::Always, "second"),
     ] {
-        let change = |config: &mut Config| config.images.pull = policy;
+        let change = |config: &mut Config| {
+            config.images.pull = policy;
+            // On a disk that is nearly full nothing would be kept that no task uses.
+            config.images.headroom_percent = 0;
+        };
         let agent = host.agent_with(master.address, change).await;
         let (mut link, _) = master.registered(order > 0).await;
         order += 1;
