@@ -1,6 +1,6 @@
 //! Over real connections: who is let in, and who is refused in which words.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::routing::get;
@@ -120,13 +120,20 @@ async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
 
 #[test]
 fn who_is_not_on_this_host_is_nobody_unless_everybody_may() {
-    let own = SocketAddr::from(([10, 0, 0, 1], 5051));
+    // Of RFC 5737 and RFC 3849: addresses of examples.
+    let six = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
     let elsewhere = [
-        SocketAddr::from(([10, 0, 0, 2], 40_000)),
-        SocketAddr::from((Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2), 40_000)),
-        SocketAddr::from(([128, 0, 0, 1], 40_000)),
+        ([198, 51, 100, 1].into(), [198, 51, 100, 2].into()),
+        ([198, 51, 100, 1].into(), [128, 0, 0, 1].into()),
+        (six(1).into(), six(2).into()),
+        (
+            Ipv4Addr::new(198, 51, 100, 1).to_ipv6_mapped().into(),
+            [198, 51, 100, 2].into(),
+        ),
     ];
-    for peer in elsewhere {
+    for (own, peer) in elsewhere {
+        let peer = SocketAddr::new(peer, 40_000);
+        let own = SocketAddr::new(own, 5_051);
         let ends = Some(Ends { peer, own });
         let judged = Callers::users([]).judge(ends);
         assert!(matches!(judged, Err(Stranger::Elsewhere)), "{judged:?}");
