@@ -142,7 +142,11 @@ impl Attached {
             | ReadError::Absent(_)
             | ReadError::Refused(_)
             | ReadError::Broken(_) => {
-                self.say(&format!("output is incomplete: {error}"));
+                // Never quiet: what is missing of the output would not show.
+                note(&format!(
+                    "{:<12} output is incomplete: {error}",
+                    self.job.name()
+                ));
                 false
             }
         }

@@ -410,6 +410,12 @@ fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allow
     let (commands, files) = ("exec and attach", "files of tasks");
     reachable.is_refused(&exec, &closed(commands, "master"));
     reachable.is_refused(&logs, &closed(files, "master"));
+    let (_, stdout, stderr) = reachable.ran(&["run", "--quiet", "--", "echo", "unseen"]);
+    let why = format!("output is incomplete: {}", closed(files, "master"));
+    assert!(
+        stdout.is_empty() && stderr.contains(&why),
+        "{stdout}{stderr}"
+    );
 
     reachable.start(MASTER, &["--stop-with-stdin", "--allow-exec"]);
     reachable.is_refused(&exec, &closed(commands, "agent"));

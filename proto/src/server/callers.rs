@@ -5,6 +5,7 @@
 //! opens the part to whoever reaches the address.
 
 mod owner;
+mod table;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -111,7 +112,12 @@ impl Callers {
             return Ok(());
         };
         let ends = ends.ok_or(Stranger::Elsewhere)?;
-        match owner::of(ends.peer, ends.own) {
+        let (end, other) = (ends.peer, ends.own);
+        let owner = match owner::of(end, other) {
+            Err(why) if why.kind() == io::ErrorKind::Unsupported => table::of(end, other),
+            answered => answered,
+        };
+        match owner {
             Ok(user) if users.contains(&user) => Ok(()),
             Ok(user) => Err(Stranger::User(user)),
             // No socket of this host is its other end.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
@@ -13,7 +14,9 @@ const BY_FAMILY: u16 = 20;
 /// `NLMSG_ERROR`.
 const ERROR: u16 = 2;
 /// `NLM_F_REQUEST`.
-const REQUEST: u16 = 1;
+const REQUEST: u16 = 0x1;
+/// `NLM_F_ROOT | NLM_F_MATCH`: about every socket, not one.
+const DUMP: u16 = 0x300;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 /// `TCP_ESTABLISHED`.
@@ -34,21 +37,32 @@ const INODE: usize = HEADER + 68;
 /// which it shows as root's.
 ///
 /// # Errors
-/// If there is no such connection, it is being closed, or the kernel does not answer such questions.
+/// [`io::ErrorKind::NotFound`] if there is no such connection, [`io::ErrorKind::Unsupported`] if the kernel does not answer
+/// such questions, others if the connection is being closed.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     let (family, id) = id(end, other)?;
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    let question = question(family, &id);
-    send(netlink.as_raw_fd(), &question, MsgFlags::empty())?;
-    let mut answer = [0; 1_024];
-    // It is there before the question's call returns.
-    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    user(&answer[..length], &id)
+    let one = Question {
+        flags: REQUEST,
+        states: u32::MAX,
+        id,
+    };
+    match user(&one.ask(family)?, &id) {
+        // Both no such connection and no such module: the latter says so of no connection at all, too.
+        Err(why) if why.kind() == io::ErrorKind::NotFound => {
+            let none = Question {
+                flags: REQUEST | DUMP,
+                states: 0,
+                id: [0; ENDS],
+            };
+            match refusal(&none.ask(family)?) {
+                Some(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
+                _ => Err(why),
+            }
+        }
+        answered => answered,
+    }
 }
 
 /// Ports and addresses, in the order of the network, as `struct inet_diag_sockid` begins.
@@ -74,37 +88,82 @@ fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; END
     Ok((family, id))
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn question(family: AddressFamily, id: &[u8; ENDS]) -> Vec<u8> {
-    const LENGTH: u32 = 72;
-    let mut question = Vec::with_capacity(LENGTH as usize);
-    question.extend(LENGTH.to_ne_bytes());
-    question.extend(BY_FAMILY.to_ne_bytes());
-    question.extend(REQUEST.to_ne_bytes());
-    // Sequence and sender: there is one question.
-    question.extend([0; 8]);
-    question.extend([family as u8, TCP, 0, 0]);
-    // Every state; the answer says which one it is.
-    question.extend([0xff; 4]);
-    question.extend(id);
-    // Any device, any cookie.
-    question.extend([0; 4]);
-    question.extend([0xff; 8]);
-    question
+/// What the kernel is asked.
+struct Question {
+    flags: u16,
+    /// The states of connections that count, a bit each.
+    states: u32,
+    id: [u8; ENDS],
+}
+
+impl Question {
+    /// The kernel's answer, or its first part.
+    fn ask(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
+        let netlink = socket(
+            AddressFamily::Netlink,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            SockProtocol::NetlinkSockDiag,
+        )
+        .map_err(|why| match why {
+            // Not built into this kernel, or a family that this service may not use.
+            Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => io::ErrorKind::Unsupported.into(),
+            why => io::Error::from(why),
+        })?;
+        send(
+            netlink.as_raw_fd(),
+            &self.written(family),
+            MsgFlags::empty(),
+        )?;
+        let mut answer = vec![0; 1_024];
+        // It is there before the question's call returns.
+        let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        answer.truncate(length);
+        Ok(answer)
+    }
+
+    /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+    fn written(&self, family: AddressFamily) -> Vec<u8> {
+        const LENGTH: u32 = 72;
+        let mut question = Vec::with_capacity(LENGTH as usize);
+        question.extend(LENGTH.to_ne_bytes());
+        question.extend(BY_FAMILY.to_ne_bytes());
+        question.extend(self.flags.to_ne_bytes());
+        // Sequence and sender: there is one question.
+        question.extend([0; 8]);
+        question.extend([family as u8, TCP, 0, 0]);
+        question.extend(self.states.to_ne_bytes());
+        question.extend(self.id);
+        // Any device, any cookie.
+        question.extend([0; 4]);
+        question.extend([0xff; 8]);
+        question
+    }
+}
+
+/// What an answer is that is an error.
+fn refusal(answer: &[u8]) -> Option<io::Error> {
+    if answer.get(4..6)? != ERROR.to_ne_bytes() {
+        return None;
+    }
+    let code = number(answer, HEADER)?.cast_signed();
+    Some(io::Error::from_raw_os_error(-code))
+}
+
+fn number(answer: &[u8], at: usize) -> Option<u32> {
+    let bytes = answer.get(at..at + 4)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 fn user(answer: &[u8], id: &[u8; ENDS]) -> io::Result<u32> {
-    let number = |at: usize| {
-        let bytes = answer.get(at..at + 4)?;
-        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-    };
+    if let Some(error) = refusal(answer) {
+        return Err(error);
+    }
     let unexpected = || io::Error::other("an answer of an unknown form");
     let kind = answer.get(4..6).ok_or_else(unexpected)?;
-    if kind == ERROR.to_ne_bytes() {
-        let code = number(HEADER).ok_or_else(unexpected)?.cast_signed();
-        return Err(io::Error::from_raw_os_error(-code));
-    }
-    let (user, inode) = number(USER).zip(number(INODE)).ok_or_else(unexpected)?;
+    let (user, inode) = number(answer, USER)
+        .zip(number(answer, INODE))
+        .ok_or_else(unexpected)?;
     if kind != BY_FAMILY.to_ne_bytes() || answer[ID..ID + ENDS] != id[..] {
         return Err(unexpected());
     }

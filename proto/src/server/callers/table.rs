@@ -1,0 +1,133 @@
+//! Whose socket the other end of a TCP connection within this host is, by the tables of proc(5).
+//!
+//! For kernels without `INET_DIAG`, as a small one, or one that may load no modules: they have the same facts in `/proc/net/tcp`
+//! and `tcp6`, at a cost that grows with the number of sockets.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// `TCP_ESTABLISHED`, as the tables write it.
+const ESTABLISHED: &str = "01";
+
+/// The user who opened the socket at `end`, which is connected to `other`, as [`super::owner::of`].
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] if there is no such connection; others if it is being closed or there are no tables.
+pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
+    // A socket of the newer family has connections of the older one too.
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let file = match File::open(table) {
+            // A kernel without the newer family.
+            Err(why) if why.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
+            opened => opened.map_err(|why| io::Error::other(format!("{table}: {why}")))?,
+        };
+        for line in BufReader::new(file).lines().skip(1) {
+            if let Some(owner) = owner(&line?, end, other) {
+                return owner;
+            }
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Who owns the socket of a line, if it is that one.
+fn owner(line: &str, end: SocketAddr, other: SocketAddr) -> Option<io::Result<u32>> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    if !is(fields.next()?, end) || !is(fields.next()?, other) {
+        return None;
+    }
+    let state = fields.next()?;
+    let user = fields.nth(3)?.parse().ok()?;
+    let inode = fields.nth(1)?;
+    if state != ESTABLISHED || inode == "0" {
+        return Some(Err(io::Error::other("it is being closed")));
+    }
+    Some(Ok(user))
+}
+
+/// If this is how a table writes that end of a connection.
+fn is(written: &str, end: SocketAddr) -> bool {
+    let parsed = address(written);
+    parsed == Some((end.ip().to_canonical(), end.port()))
+}
+
+/// An address in words of 32 bits, each one as this machine reads it from memory, and a port, all in hexadecimal.
+fn address(written: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = written.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        let digits = address.get(at * 8..at * 8 + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    let ip = match address.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let mut octets = [0; 16];
+            octets.copy_from_slice(words.as_flattened());
+            Ipv6Addr::from(octets).to_canonical()
+        }
+        _ => return None,
+    };
+    Some((ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::server::callers::owner as diagnosed;
+
+    #[test]
+    fn the_tables_and_the_kernels_answers_name_the_same_owner() {
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let mut at = listener.local_addr().unwrap();
+            if at.ip().is_unspecified() {
+                // A server of both families, reached by the older one.
+                at = SocketAddr::from(([127, 0, 0, 1], at.port()));
+            }
+            let client = TcpStream::connect(at).unwrap();
+            let (served, end) = listener.accept().unwrap();
+            let own = nix::unistd::geteuid().as_raw();
+            assert_eq!(of(end, at).unwrap(), own, "{address}");
+            assert_eq!(diagnosed::of(end, at).ok(), Some(own), "{address}");
+            // The server's own end, as the client sees it.
+            assert_eq!(of(at, end).unwrap(), own, "{address}");
+            drop(client);
+            // Its end has been seen: what remains is the kernel's.
+            let mut byte = [0];
+            assert_eq!(io::Read::read(&mut &served, &mut byte).unwrap(), 0);
+            let closed = of(end, at).unwrap_err();
+            assert_eq!(closed.kind(), io::ErrorKind::Other, "{address}: {closed}");
+        }
+    }
+
+    #[test]
+    fn no_socket_is_no_owner_and_lines_of_another_form_are_passed_over() {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        let missing = of(nobody, nobody).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        for line in [
+            "",
+            "0:",
+            "0: x y",
+            "0: 0100007F:0001",
+            "0: 7F:1 7F:1 01 a b c 0 0 1",
+        ] {
+            assert!(owner(line, nobody, nobody).is_none(), "{line}");
+        }
+        for written in [
+            "",
+            ":",
+            "0100007F",
+            "0100007F:",
+            "0100007F:10000",
+            "é100007:0001",
+        ] {
+            assert_eq!(address(written), None, "{written}");
+        }
+    }
+}
