@@ -206,9 +206,9 @@ fn masked() {
     let mut world = World::new();
     let found = seen(
         &mut world,
-        "for file in kcore keys timer_list sysrq-trigger interrupts; do wc -c < /proc/$file; done 2>/dev/null | sort -u; ls -d /proc/[0-9]* | wc -l; hostname -I >/dev/null 2>&1; (echo 1 > /proc/sysrq-trigger) 2>/dev/null; cat /proc/1/environ 2>/dev/null || echo hidden",
+        "for file in kcore keys timer_list sysrq-trigger interrupts; do wc -c < /proc/$file; done 2>/dev/null | sort -u; set -- /proc/[0-9]*; echo $#; hostname -I >/dev/null 2>&1; (echo 1 > /proc/sysrq-trigger) 2>/dev/null; cat /proc/1/environ 2>/dev/null || echo hidden",
     );
-    assert_eq!(found, "0\n3\nhidden\n");
+    assert_eq!(found, "0\n1\nhidden\n");
 }
 
 fn calls() {
