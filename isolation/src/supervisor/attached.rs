@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use crate::attachment::{INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Said, Wish};
 use crate::output::StreamName;
@@ -125,6 +126,18 @@ impl Attached {
     /// The command has written this.
     pub(super) fn tell(&mut self, stream: StreamName, bytes: &[u8]) {
         self.clients.retain_mut(|client| client.tell(stream, bytes));
+    }
+
+    /// The command has written all it ever will. Whoever has not read enough to be told what it missed gets room in its
+    /// socket for that, because nothing is sent once the supervisor has ended, while what was sent can still be read.
+    pub(super) fn finish(&mut self) {
+        for client in self.clients.iter_mut().filter(|client| client.owes()) {
+            // Linux doubles the size that is set (socket(7)), and takes any.
+            if let Ok(bytes) = getsockopt(&client.session, sockopt::SndBuf) {
+                let _ = setsockopt(&client.session, sockopt::SndBuf, &bytes);
+            }
+            client.settle();
+        }
     }
 
     /// What is to be watched: each client, then the input if somebody's waits for it.

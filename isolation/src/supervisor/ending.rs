@@ -86,6 +86,7 @@ impl Supervisor<'_> {
         let attached = &mut self.attached;
         let show = &mut |stream, bytes: &[u8]| attached.tell(stream, bytes);
         self.outputs.finish(DRAIN_LIMIT, &mut self.buffer, show);
+        self.attached.finish();
         crash::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
         if let Some(group) = &self.group {

@@ -170,6 +170,8 @@ fn slow() {
         }
     }
     reader.end_input().unwrap();
+    // It reads only when nobody is left who could tell it anything.
+    container.wait(PATIENCE).unwrap();
     let (mut heard, mut missed) = (0, 0);
     loop {
         match next(&mut sleeper) {
@@ -184,7 +186,6 @@ fn slow() {
     }
     assert!(heard < 20_000_000, "it could not keep all of {heard}");
     assert_eq!(heard + missed, 20_000_000 + 6);
-    container.wait(PATIENCE).unwrap();
 }
 
 fn adopted() {
