@@ -75,11 +75,41 @@ fn free(agent: &v1::Agent) -> Resources {
     total(agent).minus_saturating(&used)
 }
 
-/// What of `asked` is not among `allowed`, and the flag that would allow it.
+/// All of `asked` that is not among `allowed`, and the flags that would allow it.
 pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(String, String)> {
     // What this release does not know it does not ask for.
     let allowed = convert::opt_outs_from(allowed.cloned()).unwrap_or_default();
-    asked.beyond(&allowed)
+    let names = asked.capabilities.difference(&allowed.capabilities);
+    let names: Vec<_> = names.map(ToString::to_string).collect();
+    let capabilities = match &names[..] {
+        [] => None,
+        [name] => Some((
+            format!("capability {name}"),
+            format!("--allow-capabilities {name}"),
+        )),
+        names => Some((
+            format!("the capabilities {}", names.join(", ")),
+            format!("--allow-capabilities {}", names.join(",")),
+        )),
+    };
+    let nothing = OptOuts::default;
+    let others = [
+        OptOuts {
+            unconfined_seccomp: asked.unconfined_seccomp,
+            ..nothing()
+        },
+        OptOuts {
+            new_privileges: asked.new_privileges,
+            ..nothing()
+        },
+        OptOuts {
+            nested_user_namespaces: asked.nested_user_namespaces,
+            ..nothing()
+        },
+    ];
+    let others = others.iter().filter_map(|other| other.beyond(&allowed));
+    let (what, flags): (Vec<_>, Vec<_>) = capabilities.into_iter().chain(others).unzip();
+    (!what.is_empty()).then(|| (what.join(", "), flags.join(" ")))
 }
 
 /// If no agent allows what the task is to be let off.
@@ -308,6 +338,27 @@ mod tests {
         );
         agents[1].info.as_mut().unwrap().allowed_opt_outs = convert::opt_outs(&asked);
         assert_eq!(reason(&agents).reason, "nothing is offered yet");
+    }
+
+    #[test]
+    fn all_that_an_agent_would_have_to_allow_is_named_at_once() {
+        let asked = OptOuts {
+            capabilities: [Capability::Chown, Capability::Setgid, Capability::Setuid].into(),
+            new_privileges: true,
+            ..OptOuts::default()
+        };
+        let allowed = OptOuts {
+            capabilities: [Capability::Setgid].into(),
+            ..OptOuts::default()
+        };
+        let of = |allowed: &OptOuts| allows(convert::opt_outs(allowed).as_ref(), &asked);
+        let (what, flags) = of(&allowed).unwrap();
+        assert_eq!(what, "the capabilities CHOWN, SETUID, new_privileges");
+        assert_eq!(
+            flags,
+            "--allow-capabilities CHOWN,SETUID --allow-new-privileges"
+        );
+        assert_eq!(of(&asked), None);
     }
 
     #[test]
