@@ -42,8 +42,8 @@ const MOUNT_OPTIONS: &str = "discard,noinit_itable";
 
 const CONTROL: &str = "/dev/loop-control";
 const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
-/// How long making one may take, in which nothing but its tables is written.
-const FORMAT_LIMIT: Duration = Duration::from_secs(60);
+/// How long making one may take, in which nothing but its tables is written: as long as other programs of the host.
+const FORMAT_LIMIT: Duration = Duration::from_secs(10);
 /// How often another loop device is tried when somebody was faster.
 const TRIES: u32 = 64;
 

@@ -160,6 +160,7 @@ cases![
     blocked::heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked,
     blocked::a_task_whose_host_path_hangs_holds_up_no_other,
     nft::an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else,
+    nft::a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else,
 ];
 
 /// How many times as long as usual tests are, where somebody wants so.

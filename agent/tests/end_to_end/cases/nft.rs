@@ -2,34 +2,46 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use argosy_proto::v1;
+use argosy_testing::skip;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::CloneFlags;
 
+use super::disks::{impossible, remove_all};
 use super::leftovers::bridged;
+use super::volumes::with_disk;
 use super::{state, with_namespaces};
 use crate::host::{Agent, Host};
 use crate::master::{Link, Master, shell};
 
 const NFT: &str = "/usr/sbin/nft";
+const MKFS: &str = "/sbin/mkfs.ext4";
 
-/// Another file in the place of nft, for the mounts of this test alone; until it is dropped.
-struct Instead;
+/// Another file in the place of a program, for the mounts of this test alone; until it is dropped.
+struct Instead(&'static str);
 
 impl Instead {
-    fn of(file: &Path) -> Self {
+    fn of(program: &'static str, file: &Path) -> Self {
         let none = None::<&str>;
-        mount(Some(file), NFT, none, MsFlags::MS_BIND, none).unwrap();
-        Self
+        mount(Some(file), program, none, MsFlags::MS_BIND, none).unwrap();
+        Self(program)
     }
 }
 
 impl Drop for Instead {
     fn drop(&mut self) {
-        umount2(NFT, MntFlags::MNT_DETACH).unwrap();
+        umount2(self.0, MntFlags::MNT_DETACH).unwrap();
     }
+}
+
+/// A program that does not end.
+fn hanging(host: &Host) -> PathBuf {
+    let hangs = host.shared().join("hangs");
+    fs::write(&hangs, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&hangs, fs::Permissions::from_mode(0o755)).unwrap();
+    hangs
 }
 
 pub(super) async fn an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else() {
@@ -42,15 +54,13 @@ pub(super) async fn an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_noth
 
 async fn without_nft() {
     let (host, mut master) = (Host::new(), Master::start().await);
-    let hangs = host.shared().join("hangs");
-    fs::write(&hangs, "#!/bin/sh\nexec sleep 1000\n").unwrap();
-    fs::set_permissions(&hangs, fs::Permissions::from_mode(0o755)).unwrap();
+    let hangs = hanging(&host);
     // A file that cannot be executed is as good as none.
     let missing = host.shared().join("missing");
     fs::write(&missing, "").unwrap();
     let mut order = 0;
     for (file, says) in [(&hangs, "has not ended within"), (&missing, "denied")] {
-        let instead = Instead::of(file);
+        let instead = Instead::of(NFT, file);
         let agent = host.agent(master.address).await;
         let (mut link, _) = master.registered(order > 0).await;
         order += 2;
@@ -80,4 +90,37 @@ async fn works_again(link: &mut Link, agent: &Agent, order: u64) {
     let end = ended(link, &task).await;
     assert_eq!(state(&end), v1::TaskState::Finished, "{}", end.text);
     agent.is_clear().await;
+}
+
+pub(super) async fn a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else() {
+    if let Some(why) = impossible() {
+        return skip(&why);
+    }
+    with_namespaces(CloneFlags::CLONE_NEWNS, without_mkfs).await;
+}
+
+async fn without_mkfs() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    host.makes_file_systems();
+    let instead = Instead::of(MKFS, &hanging(&host));
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(false).await;
+    link.launch(1, with_disk(shell("first", "exit 0"), 4)).await;
+    link.launch(2, shell("second", "exit 0")).await;
+    let end = ended(&mut link, "second").await;
+    assert_eq!(state(&end), v1::TaskState::Finished, "{}", end.text);
+    let end = ended(&mut link, "first").await;
+    assert_eq!(state(&end), v1::TaskState::Failed, "{}", end.text);
+    assert!(
+        end.text.contains("has not ended within 10s"),
+        "{}",
+        end.text
+    );
+    drop(instead);
+    link.launch(3, with_disk(shell("third", "exit 0"), 4)).await;
+    let end = ended(&mut link, "third").await;
+    assert_eq!(state(&end), v1::TaskState::Finished, "{}", end.text);
+    agent.is_clear().await;
+    agent.stop().await;
+    remove_all(&host);
 }
