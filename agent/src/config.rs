@@ -90,6 +90,18 @@ impl DiskEnforcement {
     }
 }
 
+/// What the root of a container with an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImageRoots {
+    /// An overlay, or a copy where this host makes no overlays for containers: found out with the first such container.
+    #[default]
+    Detect,
+    /// An overlay over layers that all containers share.
+    Overlay,
+    /// A copy of all layers, which counts as the task's disk.
+    Copy,
+}
+
 /// How one agent runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -162,6 +174,8 @@ pub struct Config {
     pub disk_enforcement: DiskEnforcement,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
+    /// What the root of a container with an image is.
+    pub image_roots: ImageRoots,
     /// Devices of the host that tasks may have: what the items of the resource `devices` stand for.
     pub devices: Devices,
     /// Where containers with a network of their own are.
@@ -210,6 +224,7 @@ impl Config {
             disk_floor_bytes: None,
             disk_enforcement: DiskEnforcement::default(),
             images: ImageSettings::default(),
+            image_roots: ImageRoots::default(),
             devices: Devices::new(),
             networks: NetworkSettings::default(),
             executor_registration_timeout_ms: EXECUTOR_REGISTRATION_TIMEOUT_MS,

@@ -35,6 +35,8 @@ pub const STEPS: &[&str] = &[
     "fetch.fetched",
     "launch.plugged",
     "launch.folder-made",
+    "launch.copy-begun",
+    "launch.copied",
     "launch.prepared",
     "launch.made",
     "watch.started",

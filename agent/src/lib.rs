@@ -33,7 +33,7 @@ pub use agent::{Parts, run};
 pub use argosy_content::fetcher::FetchAllow;
 pub use argosy_content::images;
 pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
-pub use config::{Config, DiskEnforcement, IsolationMode};
+pub use config::{Config, DiskEnforcement, ImageRoots, IsolationMode};
 pub use error::RunError;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use reach::TaskAllow;

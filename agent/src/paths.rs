@@ -16,6 +16,7 @@
 //!                                   the folder that the tasks of a group share, named by the order of the first
 //!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
 //!   images/                         images and their layers, and which containers hold them: see argosy_content
+//!   probe/                          of a container that tells whether this host gives containers overlays
 //!   cni/<container>.json            what CNI plugins were told for a container, to have them take it back
 //! ```
 //! `<container>` is `<agent>-<order>-<life>`: it never names two starts, even when an agent registers
@@ -108,6 +109,12 @@ impl Paths {
     #[must_use]
     pub fn output_record(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(format!("{name}.output"))
+    }
+
+    /// Of a container that tells whether this host gives containers overlays.
+    #[must_use]
+    pub fn probe(&self) -> PathBuf {
+        self.root.join("probe")
     }
 
     /// All file systems of containers.

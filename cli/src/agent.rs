@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use argosy_agent::images::{ImageSettings, PullPolicy};
 use argosy_agent::{
-    Config, DiskEnforcement, Ground, HelperCommands, IsolationMode, NetworkSettings, Parts,
+    Config, DiskEnforcement, Ground, HelperCommands, ImageRoots, IsolationMode, NetworkSettings,
+    Parts,
 };
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::grammar::{
-    AgentStart, AgentStop, DiskEnforcementName, ImagePullName, IsolationName, OrphanTasks,
+    AgentStart, AgentStop, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName,
+    OrphanTasks,
 };
 use crate::master::advertised;
 use crate::output::note;
@@ -131,6 +133,11 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     };
     config.allowed_opt_outs = arguments.allowed_opt_outs.opt_outs();
     images(arguments, &mut config.images);
+    config.image_roots = match arguments.image_roots {
+        ImageRootsName::Detect => ImageRoots::Detect,
+        ImageRootsName::Overlay => ImageRoots::Overlay,
+        ImageRootsName::Copy => ImageRoots::Copy,
+    };
     networks(arguments, &mut config.networks);
     config.seed = match arguments.seed {
         Some(seed) => seed,

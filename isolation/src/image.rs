@@ -21,6 +21,7 @@ use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::accounts::{Wanted, home, user};
+use crate::handoff::{Exit, Outcome};
 use crate::profile::Walls;
 use crate::spec::SpecError;
 use crate::sys;
@@ -37,6 +38,16 @@ const NAMES: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq
 const FURTHER: u8 = 0x80;
 /// Where the container's own folders are meanwhile.
 const OWN: &str = "own";
+
+/// What is said of a container that gets no overlay.
+const NO_OVERLAY: &str = "lay an overlay over the image's";
+
+/// Whether a container was not started because no overlay can be had here. Its layers can be copied instead
+/// ([`crate::unpack::copy_layers`]).
+#[must_use]
+pub fn lacks_overlay(exit: &Exit) -> bool {
+    exit.outcome == Outcome::NotStarted && exit.reason.contains(NO_OVERLAY)
+}
 
 /// What a container has for its root.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -247,7 +258,7 @@ fn overlay(
         fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     let what = format!(
-        "lay an overlay over the image's {} layers: the kernel must allow it in user namespaces, and the file system of \
+        "{NO_OVERLAY} {} layers: the kernel must allow it in user namespaces, and the file system of \
          {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one folder",
         layers.len()
     );

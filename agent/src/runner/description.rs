@@ -16,10 +16,12 @@ use argosy_isolation::{
 };
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
+use tokio_util::sync::CancellationToken;
 
+use super::imaged::Launch;
 use super::own_files::{Place, host_name, own_files};
 use super::{
-    Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
+    Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, roots, volumes,
 };
 use crate::core::{ContainerName, Refusal, Start};
 use crate::sandbox;
@@ -69,11 +71,13 @@ struct Places {
     volumes: Vec<Volume>,
 }
 
-/// Makes the folders of a container, and what the launcher needs to know. `plugged` is its network if plugins made it.
+/// Makes the folders of a container, and what the launcher needs to know. `plugged` is its network if plugins made it. What
+/// takes long breaks off when it is called off.
 pub(super) fn prepare(
     shared: &Shared,
     start: &Start,
     plugged: Option<Added>,
+    cancelled: &CancellationToken,
 ) -> Result<Prepared, Refusal> {
     let task = start
         .launch
@@ -102,13 +106,9 @@ pub(super) fn prepare(
     };
     let place = executors::place(shared, start, task, user.as_ref())?;
     places.host_paths.extend(place);
-    let id = ContainerId::new(start.name.to_string()).expect("digits and dashes make a name");
+    let id = container_id(start);
     let mut spec = if has_image {
-        let changes = shared.bounds.changes(start.name);
-        let launch = shared.imaged.launch(task, start.name, &changes, |made| {
-            shared.bounds.share(&sandbox, made)
-        });
-        let launch = launch.map_err(failed)?;
+        let launch = imaged(shared, start, task, &sandbox, cancelled)?;
         let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
         spec.profile = profile(shared, start, places, launch.root)?;
         spec.image_user = Some(launch.user);
@@ -134,6 +134,27 @@ pub(super) fn prepare(
     groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
     let namespace = network(shared, start, plugged, &mut spec)?;
     Ok(Prepared { spec, namespace })
+}
+
+/// What its image makes of the launch, with the root made.
+fn imaged(
+    shared: &Shared,
+    start: &Start,
+    task: &v1::TaskSpec,
+    sandbox: &Path,
+    cancelled: &CancellationToken,
+) -> Result<Launch, Refusal> {
+    let place = roots::Place {
+        changes: &shared.bounds.changes(start.name),
+        first_host_id: first_host_id(shared, start)?.unwrap_or_default(),
+        id: container_id(start),
+        cgroup: cgroup(shared, start),
+        launching: &shared.launching,
+        made: &|made| shared.bounds.share(sandbox, made),
+        goes_on: &|| !cancelled.is_cancelled(),
+    };
+    let launch = shared.imaged.launch(task, start.name, &place);
+    launch.map_err(failed)
 }
 
 /// Not yet there where nothing was to be fetched.
@@ -177,6 +198,15 @@ fn resource_limits(pids_max: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit>
         .collect()
 }
 
+fn container_id(start: &Start) -> ContainerId {
+    ContainerId::new(start.name.to_string()).expect("digits and dashes make a name")
+}
+
+fn cgroup(shared: &Shared, start: &Start) -> Option<PathBuf> {
+    let group = shared.group(start.name);
+    group.map(|group| group.path().to_owned())
+}
+
 /// Namespaces, limits and deadlines.
 fn confine(
     shared: &Shared,
@@ -191,9 +221,7 @@ fn confine(
     if spec.isolation == Isolation::Processes {
         spec.namespaces = Namespaces::NONE;
     }
-    spec.cgroup = shared
-        .group(start.name)
-        .map(|group| group.path().to_owned());
+    spec.cgroup = cgroup(shared, start);
     if spec.cgroup.is_some() {
         let disk = |name: &str| disks::disk_of(name, &spec.sandbox);
         let limits = limits::limits(task, shared.settings.defaults, disk);
@@ -345,12 +373,9 @@ fn profile(
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
     let walls = opt_outs::walls(&task, allowed, shared.host_ids.is_some()).map_err(invalid)?;
-    let Some(host_ids) = &shared.host_ids else {
+    let Some(first_host_id) = first_host_id(shared, start)? else {
         return Ok(None);
     };
-    let first_host_id = host_ids
-        .take(start.holder())
-        .map_err(|error| failed(error.to_string()))?;
     Ok(Some(Profile {
         first_host_id,
         view: View {
@@ -361,6 +386,14 @@ fn profile(
         },
         walls,
     }))
+}
+
+/// Its user 0 on the host; `None` without the profile.
+fn first_host_id(shared: &Shared, start: &Start) -> Result<Option<u32>, Refusal> {
+    let ids = shared.host_ids.as_ref();
+    ids.map(|ids| ids.take(start.holder()))
+        .transpose()
+        .map_err(|error| failed(error.to_string()))
 }
 
 fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {

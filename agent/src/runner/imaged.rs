@@ -1,16 +1,14 @@
 //! Containers whose root is an image: what is brought before the start, and what it makes of the launch.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::{Program, Root, User};
 use argosy_proto::v1;
 use tokio::sync::watch;
 
+use super::roots::{Place, Roots, clear};
 use crate::core::{ContainerName, Instance};
 use argosy_content::fetcher::Progress;
 use argosy_content::images::{
@@ -23,14 +21,12 @@ pub(super) const ROOT: User = User {
     gid: 0,
     groups: Vec::new(),
 };
-/// In the folder of its changes: what a container changes of its image, and the kernel's work beside it.
-const UPPER: &str = "upper";
-const WORK: &str = "work";
 
 /// The images of containers that are about to start.
 pub(super) struct Imaged {
     /// `None` on a host whose containers see the host's own files.
     images: Option<Arc<Images>>,
+    roots: Roots,
     /// Brought, and not started yet. A lock, since they are brought and started by different threads.
     brought: Mutex<BTreeMap<Instance, Image>>,
 }
@@ -55,9 +51,10 @@ pub(super) fn image_of(task: &v1::TaskSpec) -> &str {
 }
 
 impl Imaged {
-    pub(super) fn new(images: Option<Arc<Images>>) -> Self {
+    pub(super) fn new(images: Option<Arc<Images>>, roots: Roots) -> Self {
         Self {
             images,
+            roots,
             brought: Mutex::default(),
         }
     }
@@ -88,14 +85,12 @@ impl Imaged {
         Ok(())
     }
 
-    /// What the launch of a container with an image is; makes the folders of its `changes`, the first of which is
-    /// shown to `made`. Its root passes through to those within, and to nothing beside them.
+    /// What the launch of a container with an image is; makes its root at this place. Blocks.
     pub(super) fn launch(
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
-        changes: &Path,
-        made: impl FnOnce(&Path) -> Result<(), String>,
+        place: &Place<'_>,
     ) -> Result<Launch, String> {
         let image = self.brought().remove(&container.instance);
         let image = image.ok_or("its image was not brought; launch it again")?;
@@ -112,23 +107,8 @@ impl Imaged {
             user,
             working_dir,
         } = combine(&image.config, wish).map_err(|error| error.to_string())?;
-        // What a launch that was cut off has left.
-        clear(changes)?;
-        let [upper, work] = [UPPER, WORK].map(|name| changes.join(name));
-        let make = |path: &Path, mode| {
-            let built = DirBuilder::new().mode(mode).create(path);
-            built.map_err(|error| format!("cannot make {}: {error}", path.display()))
-        };
-        make(changes, 0o711)?;
-        made(changes)?;
-        make(&upper, 0o755)?;
-        make(&work, 0o755)?;
         Ok(Launch {
-            root: Root::Image(argosy_isolation::Image {
-                layers: image.layers,
-                upper,
-                work,
-            }),
+            root: self.roots.make(image.layers, place)?,
             program: Program::Arguments(argv),
             environment,
             user: user.unwrap_or_default(),
@@ -142,7 +122,7 @@ impl Imaged {
         self.brought().remove(&instance);
     }
 
-    /// The container is gone: what it changed goes, and its hold of the image. Blocks.
+    /// The container is gone: what it changed goes, or its copy, and its hold of the image. Blocks.
     pub(super) fn release(&self, container: ContainerName, changes: &Path) -> Result<(), String> {
         clear(changes)?;
         let images = self.images.as_ref();
@@ -171,15 +151,5 @@ async fn obtained(
                 });
             }
         }
-    }
-}
-
-/// Removes what a container has changed of its image.
-fn clear(changes: &Path) -> Result<(), String> {
-    match remove_folder(changes) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {error}", changes.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
 }

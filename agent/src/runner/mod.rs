@@ -2,7 +2,7 @@
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
+//! `unpacking`, `roots`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
 //! `devices`, `opt_outs`, `groups`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
 //! `steps`, `orphans`.
 
@@ -28,6 +28,7 @@ mod orphans;
 mod own_files;
 mod plugged;
 mod removing;
+mod roots;
 mod starting;
 mod steps;
 mod unpacking;
@@ -71,6 +72,7 @@ pub use launching::LauncherCommand;
 use launching::Launching;
 pub use plugged::CniSettings;
 use plugged::Plugged;
+use roots::Roots;
 use unpacking::Unpackings;
 
 /// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
@@ -209,7 +211,7 @@ impl Runner {
             plugged: Plugged::open(&paths, &config.networks.cni)?,
             groups: groups::Groups::default(),
             bounds: Bounds::new(&paths, config.disk_enforcement),
-            imaged: Imaged::new(images.clone()),
+            imaged: Imaged::new(images.clone(), Roots::new(config.image_roots, &paths)),
             cores: Cores::of(tree.clone()),
             counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
             settings,

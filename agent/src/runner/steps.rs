@@ -118,7 +118,7 @@ impl Shared {
         if cancelled.is_cancelled() {
             return Err(called_off());
         }
-        let prepared = description::prepare(self, start, plugged)?;
+        let prepared = description::prepare(self, start, plugged, cancelled)?;
         let description::Prepared { spec, namespace } = prepared;
         crash::passed("launch.prepared");
         let failed = |error: LaunchError| Refusal {

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use argosy_agent::{
-    Config, DiskEnforcement, Ground, HelperCommands, IsolationMode, LauncherCommand, Parts,
-    RunError, ServiceCommand, run,
+    Config, DiskEnforcement, Ground, HelperCommands, ImageRoots, IsolationMode, LauncherCommand,
+    Parts, RunError, ServiceCommand, run,
 };
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
@@ -38,6 +38,8 @@ pub(crate) const EXECUTOR: &str = "executor";
 const SHARED: &str = "shared";
 /// Beside an agent's folder, where it is to make file systems for tasks with `disk`.
 const LOOPED: &str = "looped";
+/// Beside an agent's folder, where its containers are to have copies of their images.
+const COPYING: &str = "copying";
 /// The folder beside an agent's whose files its tasks may fetch.
 const FILES: &str = "files";
 /// The folder beside an agent's with images, where there are some.
@@ -146,6 +148,11 @@ impl Host {
         std::fs::write(self.folder.path().join(LOOPED), "").unwrap();
     }
 
+    /// Containers of agents that start from now on have copies of their images.
+    pub(crate) fn copies_images(&self) {
+        std::fs::write(self.folder.path().join(COPYING), "").unwrap();
+    }
+
     /// A folder below which agents that start from now on take images from.
     pub(crate) fn layouts(&self) -> PathBuf {
         let folder = self.folder.path().join(LAYOUTS);
@@ -209,6 +216,9 @@ async fn configured(
     }
     if directory.with_file_name(LOOPED).exists() {
         config.disk_enforcement = DiskEnforcement::Loop;
+    }
+    if directory.with_file_name(COPYING).exists() {
+        config.image_roots = ImageRoots::Copy;
     }
     let layouts = directory.with_file_name(LAYOUTS);
     if layouts.exists() {

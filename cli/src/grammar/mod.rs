@@ -32,8 +32,8 @@ pub(crate) use nouns::{
 };
 pub(crate) use run::{NetworkMode, Run};
 pub(crate) use service::{
-    AgentStart, DiskEnforcementName, ImagePullName, IsolationName, MasterStart, OrphanTasks,
-    TimingName,
+    AgentStart, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName, MasterStart,
+    OrphanTasks, TimingName,
 };
 pub(crate) use shared::{Format, LogFormat, Logging, Reach, Show};
 pub(crate) use update::Update;

@@ -305,6 +305,10 @@ pub(crate) struct AgentStart {
     /// always; not for one that is named by its digest
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_PULL", value_name = "WHEN", value_enum, default_value_t = ImagePullName::IfAbsent, hide_possible_values = true)]
     pub(crate) image_pull: ImagePullName,
+    /// What the root of a container with an image is: overlay (over layers that all share), copy (of its own, which counts
+    /// as its disk) or detect (copy where the host makes no overlays for containers)
+    #[arg(long, env = "ARGOSY_AGENT_IMAGE_ROOTS", value_name = "HOW", value_enum, default_value_t = ImageRootsName::Detect, hide_possible_values = true)]
+    pub(crate) image_roots: ImageRootsName,
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(
         long = "insecure-registry",
@@ -396,6 +400,17 @@ pub(crate) enum ImagePullName {
     Latest,
     /// Each time.
     Always,
+}
+
+/// What the root of a container with an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImageRootsName {
+    /// A copy where there can be no overlay.
+    Detect,
+    /// An overlay.
+    Overlay,
+    /// A copy.
+    Copy,
 }
 
 /// What keeps a task to the disk that it asks for.

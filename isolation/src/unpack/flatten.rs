@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ use super::tree::{BELOW, Found, OPAQUE, look, open_folder, remove};
 
 /// How deep folders may lie: far deeper than any rule allows a layer's.
 const DEPTH_MAX: u32 = 1000;
+/// How much is copied at a time, in bytes.
+const CHUNK_BYTES: u64 = 16 << 20;
 
 /// Why layers could not be copied into one folder, which is half full then.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +39,22 @@ pub struct CopyError {
 }
 
 /// Copies `layers`, the lowest first, into the folder `target`, which should be new. Owners, modes, times of change and
-/// links are kept; what upper layers hide is not there. For root of the host.
+/// links are kept; what upper layers hide is not there. Breaks off when `goes_on` says no, which is asked at each entry
+/// and each 16 MiB. For root of the host.
 ///
 /// # Errors
-/// With the layer and the file at which it failed.
-pub fn copy_layers(layers: &[PathBuf], target: BorrowedFd<'_>) -> Result<(), CopyError> {
+/// With the layer and the file at which it failed or broke off.
+pub fn copy_layers(
+    layers: &[PathBuf],
+    target: BorrowedFd<'_>,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<(), CopyError> {
     for layer in layers {
         let mut copy = Copy {
             at: PathBuf::new(),
             linked: HashMap::new(),
             root: target,
+            goes_on,
         };
         copy.layer(layer).map_err(|fault| CopyError {
             layer: layer.clone(),
@@ -67,6 +75,7 @@ struct Copy<'a> {
     /// Files of more than one name, by device and number: where the first was copied to.
     linked: HashMap<(u64, u64), PathBuf>,
     root: BorrowedFd<'a>,
+    goes_on: &'a dyn Fn() -> bool,
 }
 
 impl Copy<'_> {
@@ -103,6 +112,7 @@ impl Copy<'_> {
         name: &OsStr,
         depth: u32,
     ) -> Result<(), Fault> {
+        self.ask()?;
         let found = look(from, name)?;
         if found != Found::Folder {
             clear(to, name)?;
@@ -160,12 +170,21 @@ impl Copy<'_> {
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let to = openat2(to, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
-        let (mut from, mut to) = (File::from(from), File::from(to));
-        io::copy(&mut from, &mut to).map_err(Fault::Write)?;
+        let (from, mut to) = (File::from(from), File::from(to));
+        while io::copy(&mut (&from).take(CHUNK_BYTES), &mut to).map_err(Fault::Write)? > 0 {
+            self.ask()?;
+        }
         if data.st_nlink > 1 {
             self.linked.insert(key, self.at.clone());
         }
         finish(to.as_fd(), &data)
+    }
+
+    fn ask(&self) -> Result<(), Fault> {
+        match (self.goes_on)() {
+            true => Ok(()),
+            false => Err(Fault::Write(io::Error::other("it was called off"))),
+        }
     }
 }
 

@@ -315,7 +315,11 @@ fn copied() {
     let layers = usual(&mut world);
     let folder = world.work().join("copy");
     fs::create_dir(&folder).unwrap();
-    copy_layers(&layers, File::open(&folder).unwrap().as_fd()).unwrap();
+    let opened = File::open(&folder).unwrap();
+    let error = copy_layers(&layers, opened.as_fd(), &|| false).unwrap_err();
+    assert_eq!(error.source.to_string(), "it was called off");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    copy_layers(&layers, File::open(&folder).unwrap().as_fd(), &|| true).unwrap();
     assert_eq!(
         fs::metadata(folder.join("home/web/file")).unwrap().uid(),
         1000

@@ -47,6 +47,8 @@ enum Errand {
     Usual,
     /// The brief one has an image.
     Imaged,
+    /// The same, and it has a copy of it.
+    Copied,
     /// The brief one is in a network of a plugin's.
     Plugged,
     /// The long one is a group.
@@ -65,6 +67,7 @@ impl Errand {
     fn of(step: &str) -> Self {
         match step {
             "launch.plugged" | "remove.unplugged" => Self::Plugged,
+            "launch.copy-begun" | "launch.copied" => Self::Copied,
             step if step.starts_with("pull.") => Self::Imaged,
             step if step.starts_with("group.") => Self::Grouped,
             "gc.folder-removed" => Self::Past,
@@ -87,6 +90,10 @@ impl Errand {
             Self::Looped => host.makes_file_systems(),
             Self::Crowded => crowd(&host.directory().join("sandboxes")),
             Self::Imaged => return layout::write(&host.layouts()),
+            Self::Copied => {
+                host.copies_images();
+                return layout::write(&host.layouts());
+            }
             Self::Plugged => drop(plugged::lay(host)),
             Self::Past => {
                 for folder in PAST.map(|name| host.directory().join("containers").join(name)) {
@@ -122,7 +129,7 @@ impl Errand {
                 let digest = hex(&Sha256::digest(Bundle::content()));
                 brief.shell = format!("sha256sum < bundle/content | grep -q {digest}");
             }
-            Self::Imaged => {
+            Self::Imaged | Self::Copied => {
                 let container = brief.container.get_or_insert_default();
                 container.image = format!("oci:{}", host.layouts().display());
                 // An image works where it says, and this one says nothing.
@@ -147,6 +154,7 @@ impl Errand {
             Self::Crowded => vec![host.directory().join("sandboxes").join(LEAVING)],
             Self::Usual
             | Self::Imaged
+            | Self::Copied
             | Self::Plugged
             | Self::Grouped
             | Self::Fetched
@@ -165,7 +173,9 @@ impl Errand {
             Self::Usual | Self::Grouped | Self::Past | Self::Crowded => {}
             Self::Fetched => Bundle::expect_whole(host),
             Self::Looped => remove_all(host),
-            Self::Imaged => assert_eq!(drafts(&host.directory().join("images")), [""; 0]),
+            Self::Imaged | Self::Copied => {
+                assert_eq!(drafts(&host.directory().join("images")), [""; 0])
+            }
             Self::Plugged => plugged::nothing_is_left(host),
         }
     }

@@ -1,12 +1,16 @@
 //! Tasks whose root is an image: what the image says of running it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
 use argosy_agent::Config;
 use argosy_agent::images::PullPolicy;
 use argosy_proto::v1;
 use argosy_testing::skip;
 use serde_json::json;
 
-use super::{code, runs};
+use super::volumes::with_disk;
+use super::{code, runs, state};
 use crate::host::{Host, content};
 use crate::layout;
 use crate::master::{Master, kill, shell};
@@ -81,6 +85,87 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     let updates = link.end_of("t").await;
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(5)), "{}", end.text);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+/// What the only container of a host has of its image.
+fn changes(host: &Host) -> PathBuf {
+    let containers = host.directory().join("containers");
+    let mut found = std::fs::read_dir(containers).unwrap();
+    let container = found.next().expect("a container is there").unwrap();
+    container.path().join("changes")
+}
+
+pub(super) async fn a_container_can_have_a_copy_of_its_image_which_counts_as_its_disk() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    if !layout::write(&host.layouts()) {
+        return skip("there is no /bin/busybox to make an image of");
+    }
+    host.copies_images();
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+
+    // It changes its own copy, in place, and no other's; nobody of the host passes to that.
+    let line = "echo changed > /bin/new; cat /bin/new; sleep 1000";
+    link.launch(1, of_image(&host, "first", line)).await;
+    link.until("first", runs).await;
+    while content(&host.sandbox("first").join("stdout")).await != "changed\n" {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let changes = changes(&host);
+    assert_eq!(content(&changes.join("root/bin/new")).await, "changed\n");
+    let mode = std::fs::metadata(&changes).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    link.launch(2, of_image(&host, "second", "cat /bin/new || echo none"))
+        .await;
+    let updates = link.end_of("second").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(0)), "{}", end.text);
+    assert_eq!(
+        content(&host.sandbox("second").join("stdout")).await,
+        "none\n"
+    );
+    link.order(3, kill("first", 0)).await;
+    link.end_of("first").await;
+
+    // Less than a shell takes.
+    link.launch(4, with_disk(of_image(&host, "small", "sleep 1000"), 1))
+        .await;
+    let updates = link.end_of("small").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Failed);
+    assert_eq!(end.reason(), v1::Reason::LimitDisk, "{}", end.text);
+    agent.is_clear().await;
+    assert!(!changes.exists(), "the copy goes with its container");
+    agent.stop().await;
+}
+
+pub(super) async fn a_host_that_makes_overlays_is_found_out() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    if !layout::write(&host.layouts()) {
+        return skip("there is no /bin/busybox to make an image of");
+    }
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, of_image(&host, "t", "sleep 1000")).await;
+    link.until("t", runs).await;
+    let made = std::fs::read_dir(changes(&host)).unwrap();
+    let mut names: Vec<_> = made.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["upper", "work"]);
+    assert!(
+        !host.directory().join("probe").exists(),
+        "what was tried is gone"
+    );
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
     agent.is_clear().await;
     agent.stop().await;
 }

@@ -147,6 +147,8 @@ cases![
     crashes::every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
     images::an_image_that_has_changed_under_its_name_is_noticed_if_the_operator_wants_so,
     images::a_kill_begins_with_the_signal_that_the_image_names,
+    images::a_container_can_have_a_copy_of_its_image_which_counts_as_its_disk,
+    images::a_host_that_makes_overlays_is_found_out,
     plugged::a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
     plugged::a_network_that_cannot_be_made_fails_its_task_in_words,
     plugged::the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,

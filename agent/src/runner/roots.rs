@@ -1,0 +1,201 @@
+//! What the root of a container with an image is made of: an overlay over layers that all containers share, or a copy of
+//! its own where this host makes no such overlays.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use argosy_isolation::disposal::remove_folder;
+use argosy_isolation::image::lacks_overlay;
+use argosy_isolation::profile::Walls;
+use argosy_isolation::unpack::copy_layers;
+use argosy_isolation::{
+    ContainerId, Exit, Image, Outcome, Profile, Program, Root, Spec, View, crash, destroy,
+};
+
+use super::launching::Launching;
+use crate::config::ImageRoots;
+use crate::error::sentence;
+use crate::paths::Paths;
+
+/// How long the container may take that tells whether there are overlays, and its removal.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What that container is to run, and is not there.
+const NO_PROGRAM: &str = "/no-such-program";
+/// In the folder of its changes: what a container changes of its image, and the kernel's work beside it.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+/// There instead, where layers are copied: all of its root.
+const COPY: &str = "root";
+
+/// How roots are made here.
+pub(super) struct Roots {
+    wanted: ImageRoots,
+    /// Where it is tried whether there are overlays.
+    folder: PathBuf,
+    /// Whether layers are copied, once that is known. A lock: only one tries.
+    copies: Mutex<Option<bool>>,
+}
+
+/// Where a root goes, and whose it will be.
+pub(super) struct Place<'a> {
+    /// The folder of the container's changes: what is in it is removed with the container.
+    pub(super) changes: &'a Path,
+    /// The container's user 0 on the host.
+    pub(super) first_host_id: u32,
+    /// Its name and its control group, which an attempt has before it.
+    pub(super) id: ContainerId,
+    pub(super) cgroup: Option<PathBuf>,
+    /// Who starts the attempt.
+    pub(super) launching: &'a Launching,
+    /// Shown the folder of the changes while that is empty.
+    pub(super) made: &'a dyn Fn(&Path) -> Result<(), String>,
+    /// False once the container is not wanted any more.
+    pub(super) goes_on: &'a dyn Fn() -> bool,
+}
+
+impl Roots {
+    pub(super) fn new(wanted: ImageRoots, paths: &Paths) -> Self {
+        Self {
+            wanted,
+            folder: paths.probe(),
+            copies: Mutex::new(None),
+        }
+    }
+
+    /// Makes what a root of these layers needs. Blocks, for as long as copying takes where layers are copied.
+    pub(super) fn make(&self, layers: Vec<PathBuf>, place: &Place<'_>) -> Result<Root, String> {
+        // What a launch that was cut off has left.
+        clear(place.changes)?;
+        if self.copies(place)? {
+            return copy(&layers, place);
+        }
+        // Others pass through to what is in it, and to nothing beside.
+        make(place.changes, 0o711)?;
+        (place.made)(place.changes)?;
+        overlay(layers, place.changes).map(Root::Image)
+    }
+
+    /// Whether layers are copied here. What could not be found out is asked again with the next container.
+    fn copies(&self, place: &Place<'_>) -> Result<bool, String> {
+        match self.wanted {
+            ImageRoots::Overlay => return Ok(false),
+            ImageRoots::Copy => return Ok(true),
+            ImageRoots::Detect => {}
+        }
+        let mut known = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copies) = *known {
+            return Ok(copies);
+        }
+        let tried = attempt(&self.folder, place);
+        let cleared = clear(&self.folder);
+        let found = tried.and_then(|exit| cleared.map(|()| exit)).and_then(told);
+        let missing = found.map_err(|why| {
+            format!("cannot find out whether this host gives containers overlays: {why}")
+        })?;
+        if let Some(why) = &missing {
+            tracing::warn!(
+                why,
+                "this host gives containers no overlays; each container gets a copy of its image, \
+                 which takes time, and counts as its disk"
+            );
+        }
+        let copies = missing.is_some();
+        *known = Some(copies);
+        Ok(copies)
+    }
+}
+
+/// Starts a container whose image is an empty folder: it never gets as far as its program, which is not there. How it ended
+/// tells whether there was an overlay.
+fn attempt(folder: &Path, place: &Place<'_>) -> Result<Exit, String> {
+    clear(folder)?;
+    make(folder, 0o711)?;
+    let [hand_off, sandbox, layer] =
+        ["container", "sandbox", "layer"].map(|name| folder.join(name));
+    make(&hand_off, 0o700)?;
+    make(&sandbox, 0o755)?;
+    make(&layer, 0o755)?;
+    let program = Program::Arguments(vec![NO_PROGRAM.to_owned()]);
+    let mut spec = Spec::new(place.id.clone(), &hand_off, &sandbox, program);
+    spec.cgroup.clone_from(&place.cgroup);
+    spec.profile = Some(Profile {
+        first_host_id: place.first_host_id,
+        view: View {
+            root: Root::Image(overlay(vec![layer], folder)?),
+            host_paths: Vec::new(),
+            volumes: Vec::new(),
+            scratch_bytes: 1 << 20,
+        },
+        walls: Walls::ALL,
+    });
+    let mut container = place
+        .launching
+        .launch(&spec, None)
+        .map_err(|error| sentence(&error))?;
+    let exit = container.wait(PATIENCE).map_err(|error| sentence(&error));
+    let destroyed = destroy(&hand_off, place.cgroup.as_deref(), PATIENCE);
+    destroyed.map_err(|error| sentence(&error))?;
+    exit
+}
+
+/// Why there are no overlays, from how the attempt ended; `None` if there are.
+fn told(exit: Exit) -> Result<Option<String>, String> {
+    if lacks_overlay(&exit) {
+        return Ok(Some(exit.reason));
+    }
+    // It got as far as its program, which it looks for in its root.
+    if exit.outcome == Outcome::NotStarted && exit.reason.contains(NO_PROGRAM) {
+        return Ok(None);
+    }
+    Err(format!("{:?}: {}", exit.outcome, exit.reason))
+}
+
+fn overlay(layers: Vec<PathBuf>, changes: &Path) -> Result<Image, String> {
+    let [upper, work] = [UPPER, WORK].map(|name| changes.join(name));
+    make(&upper, 0o755)?;
+    make(&work, 0o755)?;
+    Ok(Image {
+        layers,
+        upper,
+        work,
+    })
+}
+
+fn copy(layers: &[PathBuf], place: &Place<'_>) -> Result<Root, String> {
+    // A file of the image's user n belongs to the host's user n in there, and may be one that runs as its owner.
+    make(place.changes, 0o700)?;
+    (place.made)(place.changes)?;
+    let root = place.changes.join(COPY);
+    make(&root, 0o755)?;
+    let opened = File::open(&root);
+    let opened = opened.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
+    crash::passed("launch.copy-begun");
+    copy_layers(layers, opened.as_fd(), place.goes_on).map_err(|error| {
+        let why = sentence(&error);
+        format!(
+            "{why}; the copy counts as the task's disk, so request more of it if there is no room"
+        )
+    })?;
+    crash::passed("launch.copied");
+    Ok(Root::Folder(root))
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), String> {
+    let made = DirBuilder::new().mode(mode).create(path);
+    made.map_err(|error| format!("cannot make {}: {error}", path.display()))
+}
+
+/// Removes what a container has of its root.
+pub(super) fn clear(folder: &Path) -> Result<(), String> {
+    match remove_folder(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
