@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -11,21 +10,18 @@ use argosy_isolation::network::cni::Added;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Network, NetworkError, Profile,
-    Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume, crash,
+    BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Profile, Program, ResourceLimit,
+    Root, Spec, StopAfter, User, View, Volume, crash,
 };
 use argosy_proto::v1;
-use argosy_proto::v1::network::Mode;
 use tokio_util::sync::CancellationToken;
 
 use super::imaged::Launch;
-use super::own_files::{Place, host_name, own_files};
 use super::{
-    Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, roots, volumes,
+    Shared, devices, disks, executors, groups, imaged, limits, networks, opt_outs, roots, volumes,
 };
 use crate::core::{ContainerName, Refusal, Start};
 use crate::sandbox;
-use argosy_content::fetcher::Reach;
 
 /// Where commands are looked up unless a task says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -132,7 +128,7 @@ pub(super) fn prepare(
     };
     confine(shared, start, task, &mut spec)?;
     groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
-    let namespace = network(shared, start, plugged, &mut spec)?;
+    let namespace = networks::network(shared, start, plugged, &mut spec)?;
     Ok(Prepared { spec, namespace })
 }
 
@@ -269,100 +265,6 @@ fn confine(
     Ok(())
 }
 
-/// The network that it names, or that its group has.
-fn named_network(start: &Start) -> Option<&v1::Network> {
-    match &start.group {
-        Some(group) => group.network.as_ref(),
-        None => {
-            let own = start.launch.spec.as_ref()?.container.as_ref()?;
-            own.network.as_ref()
-        }
-    }
-}
-
-/// Which servers it may fetch from.
-pub(super) fn reach(start: &Start) -> Reach {
-    match named_network(start).and_then(|network| network.mode.as_ref()) {
-        Some(Mode::None(_)) => Reach::Nothing,
-        None | Some(Mode::Host(_) | Mode::Bridge(_) | Mode::Cni(_)) => Reach::Usual,
-    }
-}
-
-/// Its network, and the files by which it finds itself and others. Last of all, as a network is to be given back.
-fn network(
-    shared: &Shared,
-    start: &Start,
-    plugged: Option<Added>,
-    spec: &mut Spec,
-) -> Result<Option<OwnedFd>, Refusal> {
-    let task = start.launch.spec.as_ref();
-    let refused = |error: NetworkError| {
-        let why = crate::error::sentence(&error);
-        failed(format!("container.network: {why}"))
-    };
-    let name = host_name(start.key.task.as_str());
-    let (network, place, namespace) =
-        match named_network(start).and_then(|network| network.mode.as_ref()) {
-            None | Some(Mode::Host(_)) => {
-                // Only the profile has a wall that knows ports.
-                let ports = task.filter(|_| spec.profile.is_some()).map(ports);
-                (Network::Host { ports }, Place::Host, None)
-            }
-            Some(Mode::None(_)) if start.group.is_none() => (Network::None, Place::Alone, None),
-            Some(Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_))
-                if spec.isolation != Isolation::Full =>
-            {
-                return Err(invalid(NEEDS_ROOT));
-            }
-            Some(Mode::None(_)) => {
-                let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
-                (Network::Joined, Place::Alone, Some(namespace))
-            }
-            Some(Mode::Bridge(bridge)) => {
-                let (namespace, at) = bridged(shared, start, bridge).map_err(refused)?;
-                let place = Place::Own(Some(at.into()));
-                (Network::Joined, place, Some(namespace))
-            }
-            Some(Mode::Cni(_)) => {
-                let added =
-                    plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
-                let address = added.addresses.first().copied();
-                (Network::Joined, Place::Own(address), Some(added.namespace))
-            }
-        };
-    if let Place::Own(address) = place {
-        let own = "ARGOSY_ADDRESS";
-        spec.environment.retain(|(name, _)| name != own);
-        let address = address.map(|address| (own.to_owned(), address.to_string()));
-        spec.environment.extend(address);
-    }
-    if place != Place::Host {
-        spec.hostname = Some(name.clone());
-    }
-    spec.network = network;
-    if let Some(profile) = &spec.profile {
-        spec.files = own_files(&name, place, profile.view.root != Root::Host);
-    }
-    Ok(namespace)
-}
-
-/// The namespace and address of a container behind the host, or of its group.
-fn bridged(
-    shared: &Shared,
-    start: &Start,
-    bridge: &v1::BridgeNetwork,
-) -> Result<(OwnedFd, Ipv4Addr), NetworkError> {
-    let take = || {
-        let ports = bridges::publications(&bridge.published);
-        let joined = shared.bridges.take(start.holder(), &ports)?;
-        Ok((joined.namespace, joined.address))
-    };
-    match &start.group {
-        Some(group) => shared.groups.joined(group.name, take),
-        None => take(),
-    }
-}
-
 /// What its tasks get from an agent that confines them.
 fn profile(
     shared: &Shared,
@@ -436,23 +338,6 @@ fn environment(
     variables.extend(names);
     variables.extend(executors::variables(shared, start));
     variables.into_iter().collect()
-}
-
-/// The ports of the host that are the task's.
-fn ports(task: &v1::TaskSpec) -> Vec<u16> {
-    let named = task
-        .resources
-        .iter()
-        .filter(|resource| resource.name == "ports");
-    let ranges = named.flat_map(|resource| match &resource.value {
-        Some(v1::resource::Value::Ranges(ranges)) => ranges.range.as_slice(),
-        Some(v1::resource::Value::ScalarMilli(_) | v1::resource::Value::Set(_)) | None => &[],
-    });
-    let numbers = ranges.flat_map(|range| range.begin..=range.end.min(u64::from(u16::MAX)));
-    numbers
-        .filter_map(|number| u16::try_from(number).ok())
-        .filter(|port| *port > 0)
-        .collect()
 }
 
 /// Whether a container that was found gone had certainly never started: its folder was never made, or

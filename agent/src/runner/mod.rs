@@ -3,7 +3,7 @@
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `roots`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
-//! `devices`, `opt_outs`, `groups`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
+//! `devices`, `opt_outs`, `groups`, `networks`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
 //! `steps`, `orphans`.
 
 mod bridges;
@@ -23,6 +23,7 @@ pub(crate) mod limits;
 mod looking;
 mod measuring;
 mod memory_high;
+mod networks;
 mod opt_outs;
 mod orphans;
 mod own_files;

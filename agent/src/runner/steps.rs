@@ -15,7 +15,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::starting::called_off;
-use super::{ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, watching};
+use super::{
+    ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, networks, watching,
+};
 use crate::core::{ContainerName, Found, Refusal, Start};
 use crate::executors::Place;
 use crate::sandbox;
@@ -48,7 +50,7 @@ impl Shared {
         self.imaged.bring(&spec, start.name, meter).await?;
         let whose = Whose {
             owner: owner.as_ref(),
-            reach: description::reach(start),
+            reach: networks::reach(start),
         };
         let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
         let result = fetching.await;
