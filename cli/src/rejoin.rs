@@ -23,7 +23,9 @@ use crate::{listen, logging, random};
 
 /// How long the new master may take to become a voter, its snapshot included.
 const JOINING: Duration = Duration::from_secs(600);
-/// Between two attempts to join.
+/// How long the group may refuse to remove a member, as it does while a new one is taken in that is gone: 20 s.
+const REMOVING: Duration = Duration::from_secs(40);
+/// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
@@ -89,14 +91,28 @@ async fn give_up_data(
     }
     confirm(&what, arguments.yes)?;
     for master in &former {
-        let removed = operator.remove_master(master.node_id.clone()).await;
-        removed.map_err(unchanged)?;
+        remove(operator, &master.node_id).await.map_err(unchanged)?;
         note(&format!("{} is removed from the group", master.node_id));
     }
     let discarded = stopped.discard();
     // With `stopped` the lock goes: the master that starts now takes it for itself.
     discarded.map_err(|error| again(Failure::of(&error)))?;
     Ok(true)
+}
+
+/// Has the group remove a member. It changes in one way at a time: what an attempt before this one has begun ends first.
+async fn remove(operator: &Operator, id: &str) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        match operator.remove_master(id.to_owned()).await {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.code == Code::Refused && begun.elapsed() < REMOVING => {
+                tracing::info!(why = %failure.message, "not removed yet");
+            }
+            Err(failure) => return Err(failure),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Where the empty master runs until it has joined.
