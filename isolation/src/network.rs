@@ -23,6 +23,7 @@ mod records;
 mod rules;
 mod subnet;
 mod traffic;
+mod trial;
 
 use std::fmt;
 use std::io;
@@ -36,6 +37,7 @@ pub(crate) use self::link::raise_loopback;
 pub use self::networks::Networks;
 pub use self::subnet::{Subnet, SubnetError};
 pub use self::traffic::{Flow, Traffic};
+pub use self::trial::check;
 
 /// Where agents of one host write down addresses and ports that they gave to containers. Empty after a boot.
 pub const FOLDER: &str = "/run/argosy/networks";

@@ -14,7 +14,7 @@ use super::{NetworkError, refused};
 use crate::crash;
 
 /// What a container calls its end of the wire.
-const INNER: &str = "eth0";
+pub(super) const INNER: &str = "eth0";
 
 /// The calling thread's namespace.
 const CURRENT: &str = "/proc/thread-self/ns/net";
@@ -67,7 +67,7 @@ pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
 }
 
 /// Puts the calling thread into a new namespace that commands can live in.
-fn begin() -> Result<(), NetworkError> {
+pub(super) fn begin() -> Result<(), NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace"))?;
     raise_loopback().map_err(refused("raise a loopback device"))?;
     // A container's user 0 is not root of this namespace, and a web server wants port 80.
@@ -114,7 +114,7 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
     Ok(namespace)
 }
 
-fn current() -> io::Result<OwnedFd> {
+pub(super) fn current() -> io::Result<OwnedFd> {
     Ok(File::open(CURRENT)?.into())
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use argosy_isolation::network::{Between, Joined, Publication, Settings, Subnet, names};
+use argosy_isolation::network::{self, Between, Joined, Publication, Settings, Subnet, names};
 use argosy_isolation::{
     Container, ContainerId, Network, Networks, Outcome, OwnFile, Spec, destroy,
 };
@@ -40,6 +40,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_port_has_one_owner", one_owner),
     ("an_agent_that_was_away_finds_networks_as_they_were", away),
     ("a_subnet_that_overlaps_a_route_is_refused", overlap),
+    (
+        "whether_there_can_be_networks_is_found_out_without_a_trace",
+        trial,
+    ),
     (
         "a_host_that_forwarded_nothing_does_not_begin_to_between_its_devices",
         forwarding,
@@ -417,6 +421,23 @@ fn overlap() {
             "the subnet 10.183.0.0/16 for containers overlaps 10.183.4.0/24 on out: give a free subnet"
         );
         assert_eq!(run("nft", &["list", "ruleset"]), "");
+    });
+}
+
+fn trial() {
+    on_a_host(|_| {
+        assert_eq!(
+            network::check(Subnet::USUAL).map_err(|error| error.to_string()),
+            Ok(())
+        );
+        assert_eq!(devices(), Vec::<String>::new());
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+        ip("route add 10.183.4.0/24 via 192.0.2.2");
+        let error = network::check(Subnet::USUAL).unwrap_err();
+        assert!(
+            error.to_string().contains("overlaps 10.183.4.0/24"),
+            "{error}"
+        );
     });
 }
 

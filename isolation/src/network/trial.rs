@@ -1,0 +1,45 @@
+//! Whether containers can have networks on this host, tried where nobody sees it.
+
+use std::os::fd::AsFd;
+
+use super::link::{Links, Pair};
+use super::namespace::{self, INNER};
+use super::rules::{self, DEVICES, Table};
+use super::{Between, NetworkError, Subnet, host, refused};
+
+/// Makes a wire and a table as they are made for containers, in a namespace that is gone afterwards. The host is left as it
+/// is.
+///
+/// # Errors
+/// If the subnet overlaps a route, `nft` is missing, or the host refuses something.
+pub fn check(subnet: Subnet) -> Result<(), NetworkError> {
+    rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
+    host::check_routes(subnet)?;
+    let table = Table {
+        tag: "trial",
+        subnet,
+        between: Between::Isolated,
+        denied: &[],
+        closed_between: &[],
+        mappings: &[],
+    };
+    // By a thread of its own: whatever fails, no other thread is found in the wrong namespace.
+    std::thread::scope(|scope| scope.spawn(|| make(&table)).join())
+        .expect("trying does not panic: each failure is returned")
+}
+
+fn make(table: &Table<'_>) -> Result<(), NetworkError> {
+    namespace::begin()?;
+    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let namespace = namespace::current().map_err(refused("open a new network namespace"))?;
+    let device = format!("{DEVICES}{}", table.tag);
+    let pair = Pair {
+        outer: &device,
+        inner: INNER,
+        namespace: namespace.as_fd(),
+    };
+    links
+        .add_pair(&pair)
+        .map_err(refused(format!("make the device {device}")))?;
+    rules::apply(&table.script())
+}
