@@ -12,6 +12,7 @@ use argosy_isolation::{
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use argosy_state::registry::OrderKind;
+use argosy_state::task::OptOuts;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
@@ -287,13 +288,9 @@ pub(crate) fn setup(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             missing_controllers: host.missing.clone(),
             isolation: host.isolation_name().to_owned(),
-            // Where there is no profile there is nothing to be let off.
             changes_limits: true,
             order_kinds: OrderKind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
-            allowed_opt_outs: host
-                .profile
-                .then(|| argosy_proto::convert::opt_outs(&config.allowed_opt_outs))
-                .flatten(),
+            allowed_opt_outs: argosy_proto::convert::opt_outs(&allowed(config, host.profile)),
         },
         boot_id,
         journal_damaged: !contents.damage.is_empty(),
@@ -301,6 +298,17 @@ pub(crate) fn setup(
         disk_default: DiskDefault(config.default_disk_bytes),
         seed,
         wall_offset_ms,
+    }
+}
+
+/// Where there is no profile there is nothing to be let off of it.
+fn allowed(config: &Config, profile: bool) -> OptOuts {
+    if profile {
+        return config.allowed_opt_outs.clone();
+    }
+    OptOuts {
+        host_network: config.allowed_opt_outs.host_network,
+        ..OptOuts::default()
     }
 }
 

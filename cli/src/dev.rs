@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use argosy_isolation::network::{self, Subnet};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::END_TASKS;
-use crate::exit::{DONE, Ended, Failure};
-use crate::grammar::{Dev, Format};
+use crate::exit::{DONE, Ended, Failure, chain};
+use crate::grammar::{Dev, Format, IsolationName};
 use crate::operator::{Operator, quote};
 use crate::output::{self, note};
 use crate::{containers, listen};
@@ -35,7 +36,11 @@ const TASK_GRACE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(arguments: &Dev) -> Ended {
     let home = Home::new(arguments)?;
     let executable = std::env::current_exe().context("cannot find this very executable")?;
-    let plan = Plan::new(arguments, home.path(), &executable);
+    let mut plan = Plan::new(arguments, home.path(), &executable);
+    let opened = why_no_networks(arguments);
+    if opened.is_some() && !arguments.allowed_opt_outs.host_network {
+        plan.allow_host_network();
+    }
     if let Err(failure) = addresses_are_free(&plan) {
         // Nothing was started, so nothing is kept: a directory made just now goes again.
         home.discard();
@@ -43,7 +48,15 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
     }
     let stop = stop_at_signals()?;
     let mut members = Members::new(&plan);
-    let ended = cluster(arguments, &plan, &home, &mut members, &stop).await;
+    let ended = cluster(
+        arguments,
+        &plan,
+        opened.as_deref(),
+        &home,
+        &mut members,
+        &stop,
+    );
+    let ended = ended.await;
     let cleared = clear(&plan, &home, &mut members, arguments).await;
     ended.and(cleared)
 }
@@ -62,6 +75,7 @@ fn addresses_are_free(plan: &Plan) -> Result<(), Failure> {
 async fn cluster(
     arguments: &Dev,
     plan: &Plan,
+    opened: Option<&str>,
     home: &Home,
     members: &mut Members,
     stop: &Stop,
@@ -79,7 +93,7 @@ async fn cluster(
     record.ready = true;
     record.write(arguments)?;
     if arguments.show.output == Format::Table || arguments.show.output == Format::Wide {
-        banner(plan, home, &found);
+        banner(plan, opened, home, &found);
     } else {
         output::print(&output::json(&record)?)?;
     }
@@ -91,7 +105,20 @@ async fn cluster(
     }
 }
 
-fn banner(plan: &Plan, home: &Home, found: &ready::Found) {
+/// Why tasks cannot have networks of their own here, so that the host's is opened to them; `None` if they can.
+fn why_no_networks(arguments: &Dev) -> Option<String> {
+    let makes = matches!(
+        arguments.isolation,
+        None | Some(IsolationName::Full | IsolationName::Namespaces)
+    );
+    if !makes || !nix::unistd::geteuid().is_root() {
+        return Some("they take root and full isolation".to_owned());
+    }
+    let impossible = network::check(Subnet::USUAL).err()?;
+    Some(chain(&impossible))
+}
+
+fn banner(plan: &Plan, opened: Option<&str>, home: &Home, found: &ready::Found) {
     let kept = match home {
         Home::Kept(path) => format!("kept in {}", path.display()),
         Home::Forgotten(_) => "forgotten on exit (--keep DIR)".to_owned(),
@@ -105,6 +132,11 @@ fn banner(plan: &Plan, home: &Home, found: &ready::Found) {
         note(&format!(
             "! task limits are off: {} cannot be enforced on this host (argosy doctor)",
             found.missing_controllers.join(", ")
+        ));
+    }
+    if let Some(why) = opened {
+        note(&format!(
+            "! tasks are in this host's network: none of their own can be made ({why})"
         ));
     }
     let masters = plan.masters();

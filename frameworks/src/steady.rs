@@ -23,7 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub struct Copies {
     /// How many.
     pub number: usize,
-    /// Whether each gets a port, as PORT0 in its environment.
+    /// Whether each gets a port of its host, as PORT0 in its environment. Only agents that allow tasks the host's network
+    /// are asked for such.
     pub with_port: bool,
     /// Everything but id, port and their resources and variables.
     pub template: v1::TaskSpec,
@@ -151,10 +152,17 @@ impl Steady {
         }
         let mut spec = self.copies.template.clone();
         if self.copies.with_port {
-            let Some(port) = rest.take_port() else {
+            let allowed = offer.allowed_opt_outs.as_ref();
+            let port = allowed
+                .filter(|allowed| allowed.host_network)
+                .and_then(|_| rest.take_port());
+            let Some(port) = port else {
                 *rest = before;
                 return None;
             };
+            // There it listens at the port that it is given.
+            let mode = Some(v1::network::Mode::Host(v1::HostNetwork {}));
+            spec.container.get_or_insert_default().network = Some(v1::Network { mode });
             place.port = port;
             wanted = wanted.plus(&port_resource(u64::from(port)))?;
             spec.environment.insert("PORT0".into(), port.to_string());

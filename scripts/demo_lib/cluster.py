@@ -75,6 +75,8 @@ class Cluster:
         outputs = [f"--fetch-allow={net}.{int(host) + at}:5051" for at in range(3, 6)] + ["--allow-files"]
         command = [
             self.argosy, "dev", "--size", "3x3", "--base", base, "--record", record, *outputs,
+            # The services of the story listen at ports of their agents.
+            "--allow-host-network",
             "--agent-resources", AGENT_RESOURCES, "--host-path", self.host_path,
             "--fetch-dir", self.programs,
         ]

@@ -46,6 +46,13 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
     };
     if let CallAction::Accept(accept) = &mut same.action {
         accept.wall_ms = 0;
+        // To ask for the host's network was then to ask for nothing.
+        for spec in &mut accept.launches {
+            spec.container.opt_outs.host_network = false;
+            if let Some(executor) = &mut spec.executor {
+                executor.container.opt_outs.host_network = false;
+            }
+        }
     }
     hash_of_0_1_0(Command::Call(same))
 }

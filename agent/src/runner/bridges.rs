@@ -4,16 +4,18 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_isolation::network::{
-    Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic,
+    self, Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic,
 };
-use argosy_isolation::{ContainerId, NetworkError, Networks};
+use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
 
 use super::plugged::CniSettings;
+use crate::config::Config;
 use crate::core::ContainerName;
+use crate::error::sentence;
 
 /// How many namespaces wait ready: as many as are made at a time.
 const READY: usize = 8;
@@ -42,6 +44,10 @@ impl Default for NetworkSettings {
 /// The networks of this agent's containers.
 pub(crate) struct Bridges {
     settings: Settings,
+    /// Why this agent can make none, whatever its host is like.
+    cannot: Option<&'static str>,
+    /// Set once it was found that this host lets the agent make them.
+    possible: OnceLock<()>,
     /// A lock, since launches come from many blocking threads.
     open: Mutex<Host>,
 }
@@ -55,19 +61,41 @@ enum Host {
 
 impl Bridges {
     /// For the agent of this directory. What `masters` say of themselves no container may reach.
-    pub(super) fn new(directory: &Path, wanted: &NetworkSettings, masters: &[String]) -> Self {
+    /// Only with full `isolation` are there networks.
+    pub(super) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
+        let wanted = &config.networks;
         let owner = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
         Self {
+            cannot: (isolation != Isolation::Full)
+                .then_some("it is not root, or told to isolate less"),
+            possible: OnceLock::new(),
             settings: Settings {
                 owner,
                 folder: PathBuf::from(FOLDER),
                 subnet: wanted.subnet,
                 ready: READY,
                 between: wanted.between,
-                denied: masters.iter().filter_map(|master| plain(master)).collect(),
+                denied: config
+                    .masters
+                    .iter()
+                    .filter_map(|master| plain(master))
+                    .collect(),
             },
             open: Mutex::new(Host::Closed(BTreeSet::new())),
         }
+    }
+
+    /// Whether containers can have networks of their own here, or in words why not. Blocks while it is tried; a failure is
+    /// tried again the next time.
+    pub(super) fn possible(&self) -> Result<(), String> {
+        if let Some(why) = self.cannot {
+            return Err(why.to_owned());
+        }
+        if self.possible.get().is_none() {
+            network::check(self.settings.subnet).map_err(|error| sentence(&error))?;
+            self.possible.get_or_init(|| ());
+        }
+        Ok(())
     }
 
     /// Keeps the networks of the containers that an earlier life has left, and forgets the others. On a failure the

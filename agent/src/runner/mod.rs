@@ -204,11 +204,7 @@ impl Runner {
                 cache(config, &paths)?,
             ),
             service,
-            bridges: Arc::new(Bridges::new(
-                paths.root(),
-                &config.networks,
-                &config.masters,
-            )),
+            bridges: Arc::new(Bridges::new(paths.root(), config, settings.isolation)),
             plugged: Plugged::open(&paths, &config.networks.cni)?,
             groups: groups::Groups::default(),
             bounds: Bounds::new(&paths, config.disk_enforcement),
@@ -241,8 +237,17 @@ impl Runner {
             stop: CancellationToken::new(),
         };
         runner.begin_measuring();
+        runner.tell_networks();
         runner.spawn(launching::watch(runner.shared.launching.clone()));
         Ok(runner)
+    }
+
+    /// In the background, since it may wait for programs of the host.
+    fn tell_networks(&self) {
+        let bridges = self.shared.bridges.clone();
+        let allows_host = self.shared.settings.allowed_opt_outs.host_network;
+        self.threads
+            .spawn_blocking(move || networks::tell(&bridges, allows_host));
     }
 
     /// How to reach its containers.

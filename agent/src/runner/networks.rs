@@ -8,9 +8,10 @@ use argosy_isolation::{Isolation, Network, NetworkError, Root, Spec};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
+use super::Shared;
+use super::bridges::{self, Bridges};
 use super::description::{NEEDS_ROOT, failed, invalid};
 use super::own_files::{Place, host_name, own_files};
-use super::{Shared, bridges};
 use crate::core::{Refusal, Start};
 use argosy_content::fetcher::Reach;
 
@@ -33,6 +34,45 @@ pub(super) fn reach(start: &Start) -> Reach {
     }
 }
 
+/// What a container is to be in that names this, or nothing; or in words why it cannot. `own` tells whether there can be
+/// networks of their own.
+fn chosen(
+    named: Option<&Mode>,
+    allows_host: bool,
+    own: impl FnOnce() -> Result<(), String>,
+) -> Result<Mode, String> {
+    match named {
+        Some(Mode::Host(_)) if !allows_host => Err(
+            "container.network: this agent does not allow its host's; its operator does with --allow-host-network"
+                .to_owned(),
+        ),
+        Some(named) => Ok(named.clone()),
+        None => match own() {
+            Ok(()) => Ok(Mode::Bridge(v1::BridgeNetwork::default())),
+            Err(_) if allows_host => Ok(Mode::Host(v1::HostNetwork {})),
+            Err(why) => Err(format!(
+                "container.network: this agent cannot give a task a network of its own: {why}; ask for none, or have its operator allow the host's with --allow-host-network"
+            )),
+        },
+    }
+}
+
+/// Tells once what tasks get that name no network, where that is not one of their own. Blocks.
+pub(super) fn tell(bridges: &Bridges, allows_host: bool) {
+    let Err(why) = bridges.possible() else { return };
+    if allows_host {
+        tracing::warn!(
+            why,
+            "no networks of their own for tasks: those that name none are in the host's"
+        );
+    } else {
+        tracing::warn!(
+            why,
+            "no networks of their own for tasks: those that name none are refused; remove the cause, or allow the host's with --allow-host-network"
+        );
+    }
+}
+
 /// Its network, and the files by which it finds itself and others. Last of all, as a network is to be given back.
 pub(super) fn network(
     shared: &Shared,
@@ -46,35 +86,35 @@ pub(super) fn network(
         failed(format!("container.network: {why}"))
     };
     let name = host_name(start.key.task.as_str());
-    let (network, place, namespace) =
-        match named_network(start).and_then(|network| network.mode.as_ref()) {
-            None | Some(Mode::Host(_)) => {
-                // Only the profile has a wall that knows ports.
-                let ports = task.filter(|_| spec.profile.is_some()).map(ports);
-                (Network::Host { ports }, Place::Host, None)
-            }
-            Some(Mode::None(_)) if start.group.is_none() => (Network::None, Place::Alone, None),
-            Some(Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_))
-                if spec.isolation != Isolation::Full =>
-            {
-                return Err(invalid(NEEDS_ROOT));
-            }
-            Some(Mode::None(_)) => {
-                let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
-                (Network::Joined, Place::Alone, Some(namespace))
-            }
-            Some(Mode::Bridge(bridge)) => {
-                let (namespace, at) = bridged(shared, start, bridge).map_err(refused)?;
-                let place = Place::Own(Some(at.into()));
-                (Network::Joined, place, Some(namespace))
-            }
-            Some(Mode::Cni(_)) => {
-                let added =
-                    plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
-                let address = added.addresses.first().copied();
-                (Network::Joined, Place::Own(address), Some(added.namespace))
-            }
-        };
+    let named = named_network(start).and_then(|network| network.mode.as_ref());
+    let allowed = shared.settings.allowed_opt_outs.host_network;
+    let mode = chosen(named, allowed, || shared.bridges.possible()).map_err(failed)?;
+    let (network, place, namespace) = match mode {
+        Mode::Host(_) => {
+            // Only the profile has a wall that knows ports.
+            let ports = task.filter(|_| spec.profile.is_some()).map(ports);
+            (Network::Host { ports }, Place::Host, None)
+        }
+        Mode::None(_) if start.group.is_none() => (Network::None, Place::Alone, None),
+        Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_) if spec.isolation != Isolation::Full => {
+            return Err(invalid(NEEDS_ROOT));
+        }
+        Mode::None(_) => {
+            let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
+            (Network::Joined, Place::Alone, Some(namespace))
+        }
+        Mode::Bridge(bridge) => {
+            let (namespace, at) = bridged(shared, start, &bridge).map_err(refused)?;
+            let place = Place::Own(Some(at.into()));
+            (Network::Joined, place, Some(namespace))
+        }
+        Mode::Cni(_) => {
+            let added =
+                plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
+            let address = added.addresses.first().copied();
+            (Network::Joined, Place::Own(address), Some(added.namespace))
+        }
+    };
     if let Place::Own(address) = place {
         let own = "ARGOSY_ADDRESS";
         spec.environment.retain(|(name, _)| name != own);
@@ -123,4 +163,31 @@ fn ports(task: &v1::TaskSpec) -> Vec<u16> {
         .filter_map(|number| u16::try_from(number).ok())
         .filter(|port| *port > 0)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_names_no_network_has_its_own_or_what_the_operator_allows() {
+        let (host, bridge) = (
+            Mode::Host(v1::HostNetwork {}),
+            Mode::Bridge(v1::BridgeNetwork::default()),
+        );
+        let cannot = || Err("no nft".to_owned());
+        let can = || Ok(());
+        for allows_host in [false, true] {
+            assert_eq!(chosen(None, allows_host, can), Ok(bridge.clone()));
+            let none = Mode::None(v1::NoNetwork {});
+            assert_eq!(chosen(Some(&none), allows_host, cannot), Ok(none));
+        }
+        assert_eq!(chosen(None, true, cannot), Ok(host.clone()));
+        assert_eq!(chosen(Some(&host), true, can), Ok(host.clone()));
+        for refused in [chosen(None, false, cannot), chosen(Some(&host), false, can)] {
+            let why = refused.unwrap_err();
+            assert!(why.starts_with("container.network: this agent"), "{why}");
+            assert!(why.ends_with("with --allow-host-network"), "{why}");
+        }
+    }
 }

@@ -16,8 +16,12 @@ pub(super) fn walls(
 ) -> Result<Walls, String> {
     let container = task.container.as_ref();
     let asked = container.and_then(|container| container.opt_outs.clone());
-    let asked = convert::opt_outs_from(asked)
-        .map_err(|malformed| malformed.inside("container.opt_outs").to_string())?;
+    let asked = OptOuts {
+        // No wall of the profile: whoever makes its network judges that.
+        host_network: false,
+        ..convert::opt_outs_from(asked)
+            .map_err(|malformed| malformed.inside("container.opt_outs").to_string())?
+    };
     if asked.is_empty() {
         return Ok(Walls::ALL);
     }
@@ -66,6 +70,7 @@ mod tests {
             unconfined_seccomp: true,
             new_privileges: true,
             nested_user_namespaces: true,
+            host_network: false,
         }
     }
 

@@ -63,6 +63,12 @@ impl Host {
         self.agent_with(master, |_| {}).await
     }
 
+    /// One whose tasks may be in the network of this host.
+    pub(crate) async fn agent_that_opens(&self, master: SocketAddr) -> Agent {
+        let open = |config: &mut Config| config.allowed_opt_outs.host_network = true;
+        self.agent_with(master, open).await
+    }
+
     pub(crate) async fn agent_with(
         &self,
         master: SocketAddr,

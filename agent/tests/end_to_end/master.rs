@@ -8,6 +8,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::agents_server::{Agents, AgentsServer};
 use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::network::Mode;
 use argosy_proto::v1::reigns_server::{Reigns, ReignsServer};
 use argosy_proto::v1::to_agent::Message as ToAgent;
 use tokio::net::TcpListener;
@@ -325,6 +326,22 @@ pub(crate) fn kill(task: &str, grace_ms: u64) -> v1::order::Order {
         task_id: task.into(),
         grace_ms,
     })
+}
+
+/// The same task in the network of its host.
+pub(crate) fn in_hosts_network(spec: v1::TaskSpec) -> v1::TaskSpec {
+    in_network(spec, Mode::Host(v1::HostNetwork {}))
+}
+
+/// The same task in no network.
+pub(crate) fn in_no_network(spec: v1::TaskSpec) -> v1::TaskSpec {
+    in_network(spec, Mode::None(v1::NoNetwork {}))
+}
+
+fn in_network(mut spec: v1::TaskSpec, mode: Mode) -> v1::TaskSpec {
+    let container = spec.container.get_or_insert_default();
+    container.network = Some(v1::Network { mode: Some(mode) });
+    spec
 }
 
 pub(crate) fn shell(task: &str, line: &str) -> v1::TaskSpec {

@@ -419,6 +419,8 @@ fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recip
             "--host-path",
             &own,
             "--insecure-plaintext",
+            // Services listen at the ports that they are given.
+            "--allow-host-network",
             "--allow-missing-controllers",
         ],
     );

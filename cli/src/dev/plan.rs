@@ -12,6 +12,8 @@ use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
 /// The address with which the client finds a dev cluster by itself.
 const USUAL_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
 
+const HOST_NETWORK: &str = "--allow-host-network";
+
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -77,6 +79,14 @@ impl Plan {
         Self {
             members,
             base: arguments.base,
+        }
+    }
+
+    /// Tasks may be in the network of this host, and are where they name none.
+    pub(super) fn allow_host_network(&mut self) {
+        let agents = self.members.iter_mut();
+        for agent in agents.filter(|member| member.kind == Kind::Agent) {
+            agent.argv.push(HOST_NETWORK.to_owned());
         }
     }
 

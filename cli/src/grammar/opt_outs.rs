@@ -32,6 +32,8 @@ impl AskedOptOuts {
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,
             nested_user_namespaces: self.nested_user_namespaces,
+            // Asked for by --network host.
+            host_network: false,
         }
     }
 }
@@ -60,6 +62,9 @@ pub(crate) struct AllowedOptOuts {
         env = "ARGOSY_AGENT_ALLOW_NESTED_USER_NAMESPACES"
     )]
     nested_user_namespaces: bool,
+    /// Tasks may be in the network of this host; where it gives tasks none of their own, those that name none are in it
+    #[arg(long = "allow-host-network", env = "ARGOSY_AGENT_ALLOW_HOST_NETWORK")]
+    pub(crate) host_network: bool,
 }
 
 impl AllowedOptOuts {
@@ -77,6 +82,7 @@ impl AllowedOptOuts {
                 self.nested_user_namespaces,
                 "--allow-nested-user-namespaces",
             ),
+            (self.host_network, "--allow-host-network"),
         ] {
             flags.extend(is_on.then(|| flag.to_owned()));
         }
@@ -89,6 +95,7 @@ impl AllowedOptOuts {
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,
             nested_user_namespaces: self.nested_user_namespaces,
+            host_network: self.host_network,
         }
     }
 }

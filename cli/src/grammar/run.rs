@@ -32,7 +32,7 @@ fn network(text: &str) -> Result<NetworkMode, String> {
         ("none", _) => Ok(NetworkMode::None),
         ("bridge", _) => Ok(NetworkMode::Bridge),
         (_, Some(name)) if !name.is_empty() => Ok(NetworkMode::Cni(name.to_owned())),
-        _ => Err("write host, none, bridge, or cni: and the name of a network".to_owned()),
+        _ => Err("write bridge, none, host, or cni: and the name of a network".to_owned()),
     }
 }
 
@@ -69,16 +69,16 @@ pub(crate) struct Run {
     /// Image whose programs it runs, as nginx:1.27, oci:/path or oci-archive:/file [default: the programs of the host]
     #[arg(long, env = "ARGOSY_RUN_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
-    /// What it reaches: the host's network (host), nothing (none), others from an address of its own (bridge), or what
-    /// plugins on the agent's host make of it (cni:NAME)
+    /// What it reaches: others from an address of its own (bridge), nothing (none), what plugins on the agent's host make of
+    /// it (cni:NAME), or all that the host reaches (host), which the agent must allow [default: bridge, or what the agent
+    /// has instead]
     #[arg(
         long,
         value_name = "NAME",
         value_parser = network,
-        default_value_if("published", ArgPredicate::IsPresent, "bridge"),
-        default_value = "host"
+        default_value_if("published", ArgPredicate::IsPresent, "bridge")
     )]
-    pub(crate) network: NetworkMode,
+    pub(crate) network: Option<NetworkMode>,
     /// Port of the agent's host that leads to one of the task's; may be repeated
     #[arg(long = "publish", short = 'p', value_name = "HOST:TASK[/udp]", value_parser = values::published_port)]
     pub(crate) published: Vec<v1::PublishedPort>,

@@ -36,7 +36,7 @@ impl Job {
             group: String::new(),
             tasks: vec![spec],
             wanted,
-            opt_outs: arguments.opt_outs.opt_outs(),
+            opt_outs: opt_outs(arguments),
         })
     }
 
@@ -67,7 +67,7 @@ impl Job {
                     "task {name:?} wants a port or a device that another one has, or more than any cluster has"
                 ))
             })?;
-            job.opt_outs.join(arguments.opt_outs.opt_outs());
+            job.opt_outs.join(opt_outs(arguments));
             job.tasks.push(spec);
         }
         Ok(job)
@@ -190,18 +190,32 @@ fn uris(arguments: &Run) -> Vec<v1::Uri> {
     uris
 }
 
+/// What its agent must allow.
+fn opt_outs(arguments: &Run) -> OptOuts {
+    OptOuts {
+        host_network: arguments.network == Some(NetworkMode::Host),
+        ..arguments.opt_outs.opt_outs()
+    }
+}
+
 fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
     let published = arguments.published.clone();
+    if !arguments.ports.is_empty() && arguments.network != Some(NetworkMode::Host) {
+        return Err(Failure::usage(
+            "--port: only a task in the host's network listens at ports of the host: add --network host, or have the port lead to the task with --publish",
+        ));
+    }
     let mode = match &arguments.network {
-        NetworkMode::Host | NetworkMode::None if !published.is_empty() => {
+        Some(NetworkMode::Host | NetworkMode::None) if !published.is_empty() => {
             return Err(Failure::usage(
                 "--publish: ports are published by --network bridge or cni:NAME; a task in the host's network listens at those of --port",
             ));
         }
-        NetworkMode::Host => None,
-        NetworkMode::None => Some(Mode::None(v1::NoNetwork {})),
-        NetworkMode::Bridge => Some(Mode::Bridge(v1::BridgeNetwork { published })),
-        NetworkMode::Cni(name) => Some(Mode::Cni(v1::CniNetwork {
+        None => None,
+        Some(NetworkMode::Host) => Some(Mode::Host(v1::HostNetwork {})),
+        Some(NetworkMode::None) => Some(Mode::None(v1::NoNetwork {})),
+        Some(NetworkMode::Bridge) => Some(Mode::Bridge(v1::BridgeNetwork { published })),
+        Some(NetworkMode::Cni(name)) => Some(Mode::Cni(v1::CniNetwork {
             name: name.clone(),
             published,
         })),
@@ -209,7 +223,7 @@ fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
     let spec = v1::ContainerSpec {
         image: arguments.image.clone().unwrap_or_default(),
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
-        opt_outs: argosy_proto::convert::opt_outs(&arguments.opt_outs.opt_outs()),
+        opt_outs: argosy_proto::convert::opt_outs(&opt_outs(arguments)),
     };
     Ok((spec != v1::ContainerSpec::default()).then_some(spec))
 }
@@ -309,12 +323,18 @@ pub(crate) mod tests {
             panic!("it names a network of plugins");
         };
         assert_eq!((cni.name.as_str(), cni.published.len()), ("blue", 1));
-        let own = super::tests::job(&["--port", "8000", "--", "true"]).unwrap();
+        let words = ["--network", "host", "--port", "8000", "--", "true"];
+        let own = super::tests::job(&words).unwrap();
         assert_eq!(
             own.wanted().to_string(),
             "cpus:0.1;mem:32;ports:[8000-8000]"
         );
-        assert_eq!(own.spec().container, None);
+        let container = own.spec().container.clone().unwrap();
+        let mode = container.network.and_then(|network| network.mode);
+        assert_eq!(mode, Some(Mode::Host(v1::HostNetwork {})));
+        assert!(own.opt_outs().host_network, "its agent must allow it");
+        let unnamed = super::tests::job(&["--", "true"]).unwrap();
+        assert_eq!(unnamed.spec().container, None);
     }
 
     #[test]
@@ -369,11 +389,12 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_right_is_told_before_anyone_is_asked() {
         let large = format!("A={}", "x".repeat(600 * 1024));
-        let table: [(&[&str], &str); 6] = [
+        let table: [(&[&str], &str); 7] = [
             (
                 &["--network", "none", "-p", "1:1", "--", "true"],
                 "--publish",
             ),
+            (&["--port", "8000", "--", "true"], "--network host"),
             (&["--name", "a b", "--", "true"], "--name"),
             (&["--role", "", "--", "true"], "--role"),
             (

@@ -106,6 +106,10 @@ pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(
             nested_user_namespaces: asked.nested_user_namespaces,
             ..nothing()
         },
+        OptOuts {
+            host_network: asked.host_network,
+            ..nothing()
+        },
     ];
     let others = others.iter().filter_map(|other| other.beyond(&allowed));
     let (what, flags): (Vec<_>, Vec<_>) = capabilities.into_iter().chain(others).unzip();

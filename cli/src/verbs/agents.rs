@@ -53,6 +53,7 @@ fn allowed(opt_outs: argosy_proto::v1::OptOuts) -> String {
         (opt_outs.unconfined_seccomp, "unconfined seccomp"),
         (opt_outs.new_privileges, "new privileges"),
         (opt_outs.nested_user_namespaces, "nested user namespaces"),
+        (opt_outs.host_network, "host network"),
     ];
     let named = named.into_iter().filter(|(is_allowed, _)| *is_allowed);
     let mut all = opt_outs.capabilities;

@@ -32,7 +32,7 @@ struct Arguments {
     /// Resources of each copy, without its port
     #[arg(long, default_value = "cpus:0.1;mem:32")]
     resources: String,
-    /// Give no port; else each copy finds one in $PORT0
+    /// Give no port; else each copy finds one in $PORT0, at agents that allow tasks the network of their host
     #[arg(long)]
     no_port: bool,
     /// File to bring into the sandbox, executable: a path on the agents' hosts below their --fetch-dir, or http(s)://…

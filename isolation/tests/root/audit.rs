@@ -30,6 +30,8 @@ pub(crate) struct Scope {
     pub(crate) groups: Vec<PathBuf>,
     /// Processes whose descriptors are counted.
     pub(crate) holders: Vec<u32>,
+    /// Whether devices are counted, whatever their names: an agent that runs has some ready, each time others.
+    pub(crate) devices_are_alike: bool,
     /// Whether nobody else is in the present network namespace, so that all of its rules are looked at.
     pub(crate) alone_in_network: bool,
 }
@@ -85,7 +87,7 @@ impl Picture {
             picture.groups(group);
         }
         picture.mounts(scope);
-        picture.devices();
+        picture.devices(scope);
         picture.rules(scope);
         for holder in &scope.holders {
             picture.descriptors(*holder);
@@ -169,7 +171,7 @@ impl Picture {
     }
 
     /// Of the network namespace that the calling thread is in.
-    fn devices(&mut self) {
+    fn devices(&mut self, scope: &Scope) {
         let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         let names = table
             .lines()
@@ -179,6 +181,7 @@ impl Picture {
             .map(str::trim)
             .filter(|name| name.starts_with(DEVICES))
         {
+            let name = if scope.devices_are_alike { "" } else { name };
             self.found("network device", name);
         }
     }

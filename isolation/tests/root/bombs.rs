@@ -94,6 +94,7 @@ impl Street {
             groups: vec![world.tree.root().to_owned()],
             holders: vec![std::process::id(), world.launcher.as_ref().unwrap().pid()],
             alone_in_network: false,
+            ..Scope::default()
         };
         let audit = Audit::begin(scope);
         Self {

@@ -561,6 +561,7 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
         groups: vec![tree],
         holders: vec![std::process::id()],
         alone_in_network: life == Bridged,
+        ..Scope::default()
     });
     let plugins = folder.path().join("plugins");
     fs::create_dir(&plugins).unwrap();

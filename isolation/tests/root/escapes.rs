@@ -182,10 +182,7 @@ fn read(said: &str) -> Answers {
 type Granted = [(&'static str, &'static str)];
 
 /// To everybody whose network is the host's.
-const NETWORKED: &Granted = &[(
-    "the host's ports",
-    "its network is the host's, unless the task names another",
-)];
+const NETWORKED: &Granted = &[("the host's ports", "it was let into the host's network")];
 
 /// To root of the container.
 const TO_ROOT: &Granted = &[("becoming root", "which it is")];

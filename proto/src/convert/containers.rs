@@ -10,7 +10,8 @@ use crate::v1::network::Mode;
 /// A container on the wire; absent if it is the agent's default.
 pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
     let mode = match &container.network {
-        Network::Host => None,
+        Network::Unnamed if container.opt_outs.host_network => Some(Mode::Host(v1::HostNetwork {})),
+        Network::Unnamed => None,
         Network::None => Some(Mode::None(v1::NoNetwork {})),
         Network::Bridge(ports) => Some(Mode::Bridge(v1::BridgeNetwork {
             published: published(ports),
@@ -32,8 +33,13 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
     let Some(wire) = wire else {
         return Ok(Container::default());
     };
+    let mut opt_outs = opt_outs_from(wire.opt_outs);
     let network = match wire.network.and_then(|network| network.mode) {
-        None | Some(Mode::Host(v1::HostNetwork {})) => Network::Host,
+        None => Network::Unnamed,
+        Some(Mode::Host(v1::HostNetwork {})) => {
+            opt_outs.iter_mut().for_each(|it| it.host_network = true);
+            Network::Unnamed
+        }
         Some(Mode::None(v1::NoNetwork {})) => Network::None,
         Some(Mode::Bridge(bridge)) => Network::Bridge(ports(bridge.published)?),
         Some(Mode::Cni(cni)) => Network::Cni(CniNetwork {
@@ -44,7 +50,7 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
     Ok(Container {
         image: wire.image,
         network,
-        opt_outs: opt_outs_from(wire.opt_outs).map_err(|why| why.inside("container.opt_outs"))?,
+        opt_outs: opt_outs.map_err(|why| why.inside("container.opt_outs"))?,
     })
 }
 
@@ -90,7 +96,7 @@ mod tests {
             published: vec![port],
         };
         for network in [
-            Network::Host,
+            Network::Unnamed,
             Network::None,
             Network::Bridge(vec![port]),
             Network::Cni(cni),
@@ -105,6 +111,34 @@ mod tests {
             }
         }
         assert_eq!(container(&Container::default()), None);
+    }
+
+    #[test]
+    fn the_hosts_network_is_asked_for_by_either_field_and_told_by_both() {
+        let host = v1::Network {
+            mode: Some(Mode::Host(v1::HostNetwork {})),
+        };
+        let opt_outs = v1::OptOuts {
+            host_network: true,
+            ..v1::OptOuts::default()
+        };
+        let both = v1::ContainerSpec {
+            network: Some(host.clone()),
+            opt_outs: Some(opt_outs.clone()),
+            ..v1::ContainerSpec::default()
+        };
+        let by_network = v1::ContainerSpec {
+            network: Some(host),
+            ..v1::ContainerSpec::default()
+        };
+        let by_opt_out = v1::ContainerSpec {
+            opt_outs: Some(opt_outs),
+            ..v1::ContainerSpec::default()
+        };
+        for asked in [by_network, by_opt_out, both.clone()] {
+            let ours = container_from(Some(asked)).unwrap();
+            assert_eq!(container(&ours), Some(both.clone()));
+        }
     }
 
     #[test]

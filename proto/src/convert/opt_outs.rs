@@ -16,6 +16,7 @@ pub fn opt_outs(opt_outs: &OptOuts) -> Option<v1::OptOuts> {
         unconfined_seccomp: opt_outs.unconfined_seccomp,
         new_privileges: opt_outs.new_privileges,
         nested_user_namespaces: opt_outs.nested_user_namespaces,
+        host_network: opt_outs.host_network,
     })
 }
 
@@ -37,6 +38,7 @@ pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
         unconfined_seccomp: wire.unconfined_seccomp,
         new_privileges: wire.new_privileges,
         nested_user_namespaces: wire.nested_user_namespaces,
+        host_network: wire.host_network,
     })
 }
 
@@ -91,6 +93,7 @@ mod tests {
             unconfined_seccomp: true,
             new_privileges: true,
             nested_user_namespaces: true,
+            host_network: true,
         };
         for ours in [OptOuts::default(), all] {
             assert_eq!(opt_outs_from(opt_outs(&ours)), Ok(ours));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::agent::Agent;
 use crate::limits;
-use crate::task::{Limits, TaskSpec};
+use crate::task::{Limits, Network, TaskSpec};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (&'static str, String);
@@ -14,6 +14,10 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     if spec.container.opt_outs.changes_users() && !spec.host_paths.is_empty() {
         let text = "with capabilities or new privileges it could write to host_paths as any user of the host: leave one out";
         return Err(("container.opt_outs", text.to_owned()));
+    }
+    if spec.container.opt_outs.host_network && spec.container.network != Network::Unnamed {
+        let text = "it cannot be in the host's network and in another one: name one of them";
+        return Err(("container.network", text.to_owned()));
     }
     if let Some(path) = spec.host_paths.iter().find(|path| path.read_only) {
         let text = format!(
@@ -270,6 +274,17 @@ mod tests {
             panic!("{:?}", applied.outcome);
         };
         assert_eq!(refused, []);
+    }
+
+    #[test]
+    fn nobody_is_in_the_hosts_network_and_in_another_one() {
+        let mut spec = testing::spec("t", "mem:1");
+        spec.container.opt_outs.host_network = true;
+        assert_eq!(check(&spec), Ok(()));
+        for other in [Network::None, Network::Bridge(Vec::new())] {
+            spec.container.network = other;
+            assert_eq!(check(&spec).unwrap_err().0, "container.network");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         return Err(("container.image", text));
     }
     match network {
-        Network::Host | Network::None => Ok(()),
+        Network::Unnamed | Network::None => Ok(()),
         Network::Bridge(ports) => check_ports(ports, &spec.resources),
         Network::Cni(CniNetwork { name, published }) => {
             check_name(name)?;
@@ -92,7 +92,7 @@ fn has_port(resources: &Resources, port: u16) -> bool {
 /// Bytes of it in log and memory, roughly.
 pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
     let network = match &container.network {
-        Network::Host | Network::None => 0,
+        Network::Unnamed | Network::None => 0,
         Network::Bridge(ports) => ports.len() * part_bytes,
         Network::Cni(CniNetwork { name, published }) => {
             name.len() + (published.len() + 1) * part_bytes
@@ -132,11 +132,14 @@ mod tests {
     fn an_image_may_bring_the_command_and_nothing_else_may() {
         let line = || Run::Shell("true".to_owned());
         assert_eq!(field(&with(Run::Image, "web:1", Network::None)), None);
-        assert_eq!(field(&with(line(), "", Network::Host)), None);
-        assert_eq!(field(&with(Run::Image, "", Network::Host)), Some("command"));
+        assert_eq!(field(&with(line(), "", Network::Unnamed)), None);
+        assert_eq!(
+            field(&with(Run::Image, "", Network::Unnamed)),
+            Some("command")
+        );
         let long = "i".repeat(limits::IMAGE_BYTES + 1);
         for image in [long.as_str(), "a b", "a\0"] {
-            let spec = with(line(), image, Network::Host);
+            let spec = with(line(), image, Network::Unnamed);
             assert_eq!(field(&spec), Some("container.image"), "{image:?}");
         }
     }

@@ -74,10 +74,15 @@ fn check_places(tasks: &[TaskSpec]) -> Result<(), String> {
 /// The network is that of the first task; the others name the same kind, or nothing.
 fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
     let network = |spec: &TaskSpec| discriminant(&spec.container.network);
-    let (Some(first), unsaid) = (tasks.first().map(network), discriminant(&Network::Host)) else {
+    let (Some(first), unsaid) = (tasks.first().map(network), discriminant(&Network::Unnamed))
+    else {
         return Ok(());
     };
-    let differs = |spec: &&TaskSpec| network(spec) != first && network(spec) != unsaid;
+    let in_hosts = |spec: &TaskSpec| spec.container.opt_outs.host_network;
+    let first_in_hosts = tasks.first().is_some_and(in_hosts);
+    let differs = |spec: &&TaskSpec| {
+        (network(spec) != first && network(spec) != unsaid) || (in_hosts(spec) && !first_in_hosts)
+    };
     if let Some(spec) = tasks.iter().find(|spec| is_plugged(spec)) {
         return Err(format!(
             "task {}: container.network: groups have no networks of CNI plugins; name host, none or bridge",
@@ -129,18 +134,18 @@ mod tests {
 
     #[test]
     fn each_task_of_a_group_has_its_place() {
-        let whole = group(&[Network::Host, Network::Host, Network::Host]);
+        let whole = group(&[Network::Unnamed, Network::Unnamed, Network::Unnamed]);
         assert_eq!(check_places(&whole), Ok(()));
         assert!(check_places(&whole[..2]).is_err(), "one is missing");
         let mut turned = whole.clone();
         turned.swap(0, 1);
         assert!(check_places(&turned).is_err());
-        assert!(check_places(&group(&vec![Network::Host; 17])).is_err());
+        assert!(check_places(&group(&vec![Network::Unnamed; 17])).is_err());
     }
 
     #[test]
     fn no_task_of_a_group_sees_host_paths() {
-        let mut tasks = group(&[Network::Host, Network::Host]);
+        let mut tasks = group(&[Network::Unnamed, Network::Unnamed]);
         assert_eq!(check_host_paths(&tasks), Ok(()));
         tasks[1].host_paths.push(HostPath {
             host_path: "/srv".to_owned(),
@@ -149,6 +154,22 @@ mod tests {
         });
         let why = check_host_paths(&tasks).unwrap_err();
         assert!(why.starts_with("task t1: host_paths"), "{why}");
+    }
+
+    #[test]
+    fn the_hosts_network_is_named_by_the_first_task_of_a_group() {
+        let in_hosts = |which: [bool; 2]| {
+            let mut tasks = group(&[Network::Unnamed, Network::Unnamed]);
+            for (task, is_in) in tasks.iter_mut().zip(which) {
+                task.container.opt_outs.host_network = is_in;
+            }
+            check_networks(&tasks)
+        };
+        for good in [[true, true], [true, false], [false, false]] {
+            assert_eq!(in_hosts(good), Ok(()));
+        }
+        let why = in_hosts([false, true]).unwrap_err();
+        assert!(why.starts_with("task t1: container.network"), "{why}");
     }
 
     #[test]
@@ -161,7 +182,7 @@ mod tests {
         let bridge = || Network::Bridge(vec![port]);
         for good in [
             [bridge(), Network::Bridge(Vec::new())],
-            [bridge(), Network::Host],
+            [bridge(), Network::Unnamed],
             [Network::None, Network::None],
         ] {
             assert_eq!(check_networks(&group(&good)), Ok(()));
@@ -171,7 +192,7 @@ mod tests {
             published: Vec::new(),
         });
         assert!(check_networks(&group(&[plugged.clone(), plugged])).is_err());
-        for bad in [[Network::Host, bridge()], [Network::None, bridge()]] {
+        for bad in [[Network::Unnamed, bridge()], [Network::None, bridge()]] {
             let why = check_networks(&group(&bad)).unwrap_err();
             assert!(why.starts_with("task t1: container.network"), "{why}");
         }

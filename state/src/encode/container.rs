@@ -58,7 +58,7 @@ struct PublishedPortMessage {
 impl From<&Container> for ContainerMessage {
     fn from(container: &Container) -> Self {
         let network = match &container.network {
-            Network::Host => None,
+            Network::Unnamed => None,
             Network::None => Some(NetworkMessage::None(NoNetworkMessage {})),
             Network::Bridge(ports) => Some(NetworkMessage::Bridge(BridgeMessage {
                 published: ports.iter().map(Into::into).collect(),
@@ -81,7 +81,7 @@ impl TryFrom<ContainerMessage> for Container {
 
     fn try_from(message: ContainerMessage) -> Read<Self> {
         let network = match message.network {
-            None => Network::Host,
+            None => Network::Unnamed,
             Some(NetworkMessage::None(NoNetworkMessage {})) => Network::None,
             Some(NetworkMessage::Bridge(bridge)) => Network::Bridge(ports(bridge.published)?),
             Some(NetworkMessage::Cni(cni)) => Network::Cni(CniNetwork {

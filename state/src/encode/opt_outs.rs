@@ -17,6 +17,8 @@ pub(super) struct OptOutsMessage {
     new_privileges: bool,
     #[prost(bool, tag = "4")]
     nested_user_namespaces: bool,
+    #[prost(bool, tag = "5")]
+    host_network: bool,
 }
 
 /// `None` for what is nothing.
@@ -26,12 +28,14 @@ pub(super) fn stored(opt_outs: &OptOuts) -> Option<OptOutsMessage> {
         unconfined_seccomp,
         new_privileges,
         nested_user_namespaces,
+        host_network,
     } = opt_outs;
     (!opt_outs.is_empty()).then(|| OptOutsMessage {
         capabilities: capabilities.iter().map(|one| one.number()).collect(),
         unconfined_seccomp: *unconfined_seccomp,
         new_privileges: *new_privileges,
         nested_user_namespaces: *nested_user_namespaces,
+        host_network: *host_network,
     })
 }
 
@@ -47,5 +51,6 @@ pub(super) fn read(message: Option<OptOutsMessage>) -> Read<OptOuts> {
         unconfined_seccomp: message.unconfined_seccomp,
         new_privileges: message.new_privileges,
         nested_user_namespaces: message.nested_user_namespaces,
+        host_network: message.host_network,
     })
 }

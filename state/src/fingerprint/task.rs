@@ -89,7 +89,7 @@ fn container(out: &mut Writer, container: &Container) {
 
 fn network(out: &mut Writer, network: &Network) {
     match network {
-        Network::Host => (),
+        Network::Unnamed => (),
         Network::None => out.chosen(1, |_| ()),
         Network::Bridge(published) => out.chosen(2, |out| out.list(1, published, port)),
         Network::Cni(CniNetwork { name, published }) => out.chosen(3, |out| {
@@ -116,6 +116,7 @@ fn opt_outs(out: &mut Writer, opt_outs: &OptOuts) {
         unconfined_seccomp,
         new_privileges,
         nested_user_namespaces,
+        host_network,
     } = opt_outs;
     out.list(1, capabilities, |out, capability| {
         out.optional(1, Some(capability.number().into()));
@@ -123,6 +124,7 @@ fn opt_outs(out: &mut Writer, opt_outs: &OptOuts) {
     out.flag(2, *unconfined_seccomp);
     out.flag(3, *new_privileges);
     out.flag(4, *nested_user_namespaces);
+    out.flag(5, *host_network);
 }
 
 fn uri(out: &mut Writer, uri: &Uri) {

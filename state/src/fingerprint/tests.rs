@@ -121,6 +121,17 @@ fn the_hashes_of_release_0_1_0_are_known_whatever_the_format_of_today() {
 }
 
 #[test]
+fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
+    let mut named = acceptance();
+    let CallAction::Accept(accept) = &mut named.action else {
+        unreachable!("it was just made one")
+    };
+    accept.launches[0].container.opt_outs.host_network = true;
+    assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
+    assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
+}
+
+#[test]
 fn what_changes_between_repeats_changes_no_fingerprint() {
     let mut repeat = acceptance();
     repeat.lowest_unanswered = 17;

@@ -131,6 +131,8 @@ pub struct OptOuts {
     pub new_privileges: bool,
     /// It may make user namespaces of its own.
     pub nested_user_namespaces: bool,
+    /// It is in the network of its agent's host.
+    pub host_network: bool,
 }
 
 impl OptOuts {
@@ -140,6 +142,7 @@ impl OptOuts {
         self.unconfined_seccomp |= other.unconfined_seccomp;
         self.new_privileges |= other.new_privileges;
         self.nested_user_namespaces |= other.nested_user_namespaces;
+        self.host_network |= other.host_network;
     }
 
     /// Whether it is nothing.
@@ -180,6 +183,11 @@ impl OptOuts {
                 "nested_user_namespaces",
                 "--allow-nested-user-namespaces",
             ),
+            (
+                self.host_network && !allowed.host_network,
+                "host_network",
+                "--allow-host-network",
+            ),
         ];
         let mut named = named.into_iter();
         named
@@ -211,6 +219,7 @@ mod tests {
             unconfined_seccomp: true,
             new_privileges: true,
             nested_user_namespaces: true,
+            host_network: true,
         };
         let mut allowed = OptOuts::default();
         let flag = |allowed: &OptOuts| asked.beyond(allowed).map(|(_, flag)| flag);
@@ -231,6 +240,8 @@ mod tests {
             Some("--allow-nested-user-namespaces")
         );
         allowed.nested_user_namespaces = true;
+        assert_eq!(flag(&allowed).as_deref(), Some("--allow-host-network"));
+        allowed.host_network = true;
         assert_eq!(flag(&allowed), None);
         assert_eq!(OptOuts::default().beyond(&OptOuts::default()), None);
     }

@@ -51,9 +51,9 @@ pub struct Container {
 /// The network of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Network {
-    /// That of the host.
+    /// What its agent gives tasks: one of its own, or the host's if it is let into that.
     #[default]
-    Host,
+    Unnamed,
     /// Nothing but itself.
     None,
     /// An address of its own behind the host's; these ports of the host lead to it.

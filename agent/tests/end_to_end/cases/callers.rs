@@ -11,7 +11,7 @@ use argosy_testing::skip;
 
 use super::{runs, state};
 use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Link, Master, kill, shell};
+use crate::master::{FRAMEWORK, Link, Master, in_hosts_network, kill, shell};
 
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
@@ -51,6 +51,7 @@ fn told(user: u32, api: SocketAddr, path: &str) -> String {
 async fn with_a_task(host: &Host, master: &mut Master, access: Access) -> (Agent, Link) {
     let change = |config: &mut Config| {
         config.access = access;
+        config.allowed_opt_outs.host_network = true;
         // Nothing but the judgement of callers is between a task and the API.
         let port = config.address.rsplit_once(':').unwrap().1;
         config.task_allow = vec![TaskAllow::Port(port.parse().unwrap())];
@@ -115,7 +116,7 @@ pub(super) async fn a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads
                 .into(),
             ..shell(&name, "")
         };
-        link.launch(number, spec).await;
+        link.launch(number, in_hosts_network(spec)).await;
         let updates = link.end_of(&name).await;
         let last = updates.last().unwrap();
         assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);

@@ -12,7 +12,7 @@ use argosy_proto::v1::check::Kind;
 
 use super::{reason, runs, state};
 use crate::host::{Agent, Host, content};
-use crate::master::{Master, PATIENCE, shell};
+use crate::master::{Master, PATIENCE, in_hosts_network, shell};
 use crate::tls;
 
 /// Asked at once, and ten times a second.
@@ -120,7 +120,7 @@ fn serve(listener: TcpListener) -> Arc<AtomicU16> {
 
 pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
     let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
+    let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -140,7 +140,7 @@ pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
         health_check: Some(tcp),
         ..shell("t", "exec sleep 600")
     };
-    link.launch(1, spec).await;
+    link.launch(1, in_hosts_network(spec)).await;
     // Each says what it found, whichever was first.
     let both = |ready| {
         move |update: &v1::NumberedUpdate| {
@@ -176,7 +176,7 @@ fn serve_securely(listener: TcpListener, well: PathBuf) {
 
 pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate() {
     let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
+    let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -192,7 +192,7 @@ pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its
         readiness_check: Some(check(https)),
         ..shell("t", "exec sleep 600")
     };
-    link.launch(1, spec).await;
+    link.launch(1, in_hosts_network(spec)).await;
     let updates = link.until("t", |update| update.ready == Some(false)).await;
     let text = &updates.last().unwrap().text;
     assert!(

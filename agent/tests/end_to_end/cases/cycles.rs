@@ -3,6 +3,7 @@
 //! `ARGOSY_CYCLES` says how many (2,000 in long runs), `ARGOSY_SEED` which.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
@@ -144,9 +145,17 @@ impl Cycles {
     }
 }
 
-/// What the agent and its launcher hold open.
-fn held_open(agent: &Process, host: &Host) -> Audit {
+/// What the agent and its launcher hold open once the networks that wait ready are as many as they will be.
+async fn held_open(agent: &Process, host: &Host) -> Audit {
+    let mut looks = [None; 3];
+    while looks[0].is_none() || looks.iter().any(|look| *look != looks[0]) {
+        looks.rotate_left(1);
+        let open = std::fs::read_dir(format!("/proc/{}/fd", agent.pid()));
+        looks[2] = Some(open.unwrap().count());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     Audit::begin(Scope {
+        devices_are_alike: true,
         folders: vec![host.folder.path().to_owned()],
         groups: vec![groups(host)],
         holders: vec![agent.pid(), agent.launcher()],
@@ -188,7 +197,7 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
         .lead(&mut link, &hello_of(&cycles), QUIET / 2, loud + QUIET / 2)
         .await;
     agent.is_clear().await;
-    let quiet = held_open(&agent, &host);
+    let quiet = held_open(&agent, &host).await;
     cycles
         .lead(
             &mut link,

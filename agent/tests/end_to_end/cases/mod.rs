@@ -112,6 +112,7 @@ cases![
     stopped::a_stopped_launcher_is_replaced_and_its_tasks_run_on,
     stopped::an_agent_stops_although_its_launcher_is_stopped,
     opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
+    opt_outs::a_task_is_in_its_hosts_network_only_where_its_agent_allows_it,
     opt_outs::a_task_does_not_reach_the_api_of_its_agent,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
     crashes::every_step_can_be_the_last_of_an_agent,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use argosy_proto::v1;
 use argosy_testing::skip;
@@ -14,9 +15,11 @@ use super::leftovers::bridged;
 use super::volumes::with_disk;
 use super::{state, with_namespaces};
 use crate::host::{Agent, Host};
-use crate::master::{Link, Master, shell};
+use crate::master::{Link, Master, in_no_network, shell};
 
 const NFT: &str = "/usr/sbin/nft";
+/// By which a task knows that it is in the host's network.
+const DEVICE: &str = "of-host";
 const MKFS: &str = "/sbin/mkfs.ext4";
 
 /// Another file in the place of a program, for the mounts of this test alone; until it is dropped.
@@ -53,6 +56,9 @@ pub(super) async fn an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_noth
 }
 
 async fn without_nft() {
+    let mut added = Command::new("ip");
+    added.args(["link", "add", DEVICE, "type", "veth"]);
+    assert!(added.status().unwrap().success());
     let (host, mut master) = (Host::new(), Master::start().await);
     let hangs = hanging(&host);
     // A file that cannot be executed is as good as none.
@@ -63,15 +69,35 @@ async fn without_nft() {
         let instead = Instead::of(NFT, file);
         let agent = host.agent(master.address).await;
         let (mut link, _) = master.registered(order > 0).await;
-        order += 2;
-        let [first, second] = [order - 1, order].map(|number| format!("t{number}"));
-        link.launch(order - 1, bridged(&first, "exit 0")).await;
-        link.launch(order, shell(&second, "exit 0")).await;
-        let end = ended(&mut link, &second).await;
+        order += 3;
+        let tasks = [order - 2, order - 1, order].map(|number| format!("t{number}"));
+        let [named, unnamed, none] = tasks;
+        link.launch(order - 2, bridged(&named, "exit 0")).await;
+        link.launch(order - 1, shell(&unnamed, "exit 0")).await;
+        link.launch(order, in_no_network(shell(&none, "exit 0")))
+            .await;
+        let end = ended(&mut link, &none).await;
         assert_eq!(state(&end), v1::TaskState::Finished, "{}", end.text);
-        let end = ended(&mut link, &first).await;
-        assert_eq!(state(&end), v1::TaskState::Failed, "{}", end.text);
-        assert!(end.text.contains(says), "{}", end.text);
+        for task in [&named, &unnamed] {
+            let end = ended(&mut link, task).await;
+            assert_eq!(state(&end), v1::TaskState::Failed, "{}", end.text);
+            assert!(end.text.contains(says), "{}", end.text);
+            let remedy = "--allow-host-network";
+            assert_eq!(end.text.contains(remedy), *task == unnamed, "{}", end.text);
+        }
+        agent.stop().await;
+        // Where the operator allows it, who names none is in the host's.
+        let agent = host.agent_that_opens(master.address).await;
+        let (mut link, _) = master.registered(true).await;
+        order += 1;
+        let opened = format!("t{order}");
+        link.launch(
+            order,
+            shell(&opened, &format!("grep -q {DEVICE} /proc/net/dev")),
+        )
+        .await;
+        let end = ended(&mut link, &opened).await;
+        assert_eq!(state(&end), v1::TaskState::Finished, "{}", end.text);
         drop(instead);
         order += 1;
         works_again(&mut link, &agent, order).await;

@@ -7,7 +7,7 @@ use argosy_testing::skip;
 
 use super::{code, reason, state};
 use crate::host::{Host, content};
-use crate::master::{FRAMEWORK, Master, shell};
+use crate::master::{FRAMEWORK, Master, in_hosts_network, shell};
 
 /// A program that is started as root, gives its files away and becomes their owner.
 const SERVE: &str = "touch mine && chown 33:34 mine && stat -c %u:%g mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";
@@ -104,10 +104,41 @@ pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
     agent.stop().await;
 }
 
+pub(super) async fn a_task_is_in_its_hosts_network_only_where_its_agent_allows_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let told = "ls /proc/self/ns/net -l | tr -d '\n'; echo \" at $ARGOSY_ADDRESS\"";
+    link.launch(1, shell("unnamed", told)).await;
+    link.end_of("unnamed").await;
+    let said = content(&host.sandbox("unnamed").join("stdout")).await;
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(!said.contains(own.to_str().unwrap()), "{said}");
+    assert!(said.contains(" at 10.183."), "{said}");
+    link.launch(2, in_hosts_network(shell("refused", told)))
+        .await;
+    let last = link.end_of("refused").await.pop().unwrap();
+    assert_eq!(state(&last), v1::TaskState::Failed);
+    assert!(last.text.contains("--allow-host-network"), "{}", last.text);
+    agent.stop().await;
+    let agent = host.agent_that_opens(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(3, in_hosts_network(shell("allowed", told)))
+        .await;
+    link.end_of("allowed").await;
+    let said = content(&host.sandbox("allowed").join("stdout")).await;
+    assert!(said.contains(own.to_str().unwrap()), "{said}");
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
 /// Opens a connection to this port; says why not.
 fn connecting(task: &str, port: u16) -> v1::TaskSpec {
     let line = format!("exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected' 2>&1");
-    shell(task, &line)
+    in_hosts_network(shell(task, &line))
 }
 
 pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
@@ -115,7 +146,7 @@ pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
         return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
+    let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
     for (number, (task, port)) in [
         ("to-agent", agent.api.port()),
@@ -134,6 +165,7 @@ pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
     let agent = host
         .agent_with(master.address, |config| {
             config.task_allow = vec![TaskAllow::Port(opened)];
+            config.allowed_opt_outs.host_network = true;
         })
         .await;
     let (mut link, _) = master.registered(true).await;

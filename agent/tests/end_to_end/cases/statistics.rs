@@ -9,7 +9,7 @@ use argosy_proto::v1::network::Mode;
 
 use super::{on_a_host_of_its_own, runs};
 use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Master, PATIENCE, kill, shell};
+use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
 
 /// The processor time that Prometheus is told of a task; `None` if it is told nothing.
 async fn told(agent: &Agent, task: &str) -> Option<f64> {
@@ -27,10 +27,10 @@ async fn metric(agent: &Agent, name: &str, task: &str, labels: &str) -> Option<f
 
 pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs() {
     let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
+    let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    link.launch(1, shell("t", "echo up > up; while :; do :; done"))
-        .await;
+    let busy = shell("t", "echo up > up; while :; do :; done");
+    link.launch(1, in_hosts_network(busy)).await;
     link.until("t", runs).await;
     content(&host.sandbox("t").join("up")).await;
     let usage = agent.containers().await[0]["usage"].clone();

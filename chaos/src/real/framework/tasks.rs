@@ -84,8 +84,16 @@ pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskS
             container_path: path,
             read_only: false,
         });
+    // Who holds a port is in the host's network, where others would find it taken.
+    let container = work.port().map(|_| v1::ContainerSpec {
+        network: Some(v1::Network {
+            mode: Some(v1::network::Mode::Host(v1::HostNetwork {})),
+        }),
+        ..v1::ContainerSpec::default()
+    });
     v1::TaskSpec {
         task_id: id.to_owned(),
+        container,
         shell: sign + &work.line(own),
         resources: resources(&uses).expect("these are resources"),
         kill_policy: Some(v1::KillPolicy { grace_ms: 300 }),

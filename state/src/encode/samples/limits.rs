@@ -19,6 +19,15 @@ fn opt_outs() -> OptOuts {
         unconfined_seccomp: true,
         new_privileges: true,
         nested_user_namespaces: true,
+        host_network: false,
+    }
+}
+
+/// Those with one that agents before release 0.2 do not know.
+fn with_host_network() -> OptOuts {
+    OptOuts {
+        host_network: true,
+        ..opt_outs()
     }
 }
 
@@ -72,6 +81,17 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         info: announcing,
         ..able.clone()
     };
+    let hosting = RegisterAgent {
+        info: AgentInfo {
+            allowed_opt_outs: with_host_network(),
+            ..announcing.info.clone()
+        },
+        ..announcing.clone()
+    };
+    let mut in_hosts = call.clone();
+    if let CallAction::Accept(accept) = &mut in_hosts.action {
+        accept.launches[0].container.opt_outs = with_host_network();
+    }
     let registration = registration(info);
     vec![
         ("call-accept-limits", Command::Call(call)),
@@ -92,6 +112,11 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             report(Err("too little".to_owned()), Some(Box::new(limits()))),
         ),
         ("register-agent-orders", Command::RegisterAgent(announcing)),
+        ("call-accept-host-network", Command::Call(in_hosts)),
+        (
+            "register-agent-host-network",
+            Command::RegisterAgent(hosting),
+        ),
     ]
 }
 

@@ -169,7 +169,7 @@ pub(super) fn containers() -> Vec<TaskSpec> {
         udp,
     };
     let networks = [
-        ("web-3", Network::Host),
+        ("web-3", Network::Unnamed),
         ("web-4", Network::None),
         ("web-5", Network::Bridge(vec![port(false), port(true)])),
     ];
