@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use argosy_isolation::network::{self, Subnet};
 use argosy_isolation::{Isolation, cgroup, detect};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::disk::{self, Syncs};
 use super::{Finding, Verdict};
+use crate::exit::chain;
 use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
 use crate::{launcher, listen};
 
@@ -32,6 +34,7 @@ pub(super) fn all(directory: &Path) -> Vec<Finding> {
         cgroups(),
         controllers(&present_controllers(), &read("/proc/cgroups")),
         namespaces(),
+        networks(can_make_networks()),
         clock(&read(
             "/sys/devices/system/clocksource/clocksource0/current_clocksource",
         )),
@@ -170,6 +173,25 @@ fn namespaces() -> Finding {
                 detected.user_namespaces.err().unwrap_or_default()
             ),
             "run the agent as root, or allow user namespaces; --isolation processes confines nothing",
+        ),
+    }
+}
+
+fn can_make_networks() -> Result<(), String> {
+    if detect().best() != Some(Isolation::Full) {
+        return Err("they take root and full isolation".to_owned());
+    }
+    network::check(Subnet::USUAL).map_err(|error| chain(&error))
+}
+
+fn networks(possible: Result<(), String>) -> Finding {
+    match possible {
+        Ok(()) => Finding::ok("networks", "tasks have networks of their own"),
+        Err(why) => Finding::new(
+            "networks",
+            Verdict::Warning,
+            format!("tasks cannot have networks of their own: {why}"),
+            "remove the cause, or start the agent with --allow-host-network: then tasks are in the host's",
         ),
     }
 }
@@ -337,6 +359,14 @@ mod tests {
         assert_eq!(judge(syncs(1, 9)).verdict, Verdict::Ok);
         assert!(judge(syncs(12, 30)).fix.contains("faster disk"));
         assert!(judge(syncs(1, 400)).fix.contains("leadership"));
+    }
+
+    #[test]
+    fn a_host_without_networks_is_told_what_to_allow() {
+        let finding = networks(Err("no nft".to_owned()));
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert!(finding.fix.contains("--allow-host-network"));
+        assert_eq!(networks(Ok(())).verdict, Verdict::Ok);
     }
 
     #[test]
