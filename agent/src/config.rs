@@ -90,15 +90,15 @@ impl DiskEnforcement {
     }
 }
 
-/// What the root of a container with an image is.
+/// How the root file system of a container with an image is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImageRoots {
-    /// An overlay, or a copy where this host makes no overlays for containers: found out with the first such container.
+    /// An overlay, or a copy if overlay mounts fail in containers on this host. The first such container decides.
     #[default]
     Detect,
-    /// An overlay over layers that all containers share.
+    /// An overlay mount over shared layers.
     Overlay,
-    /// A copy of all layers, which counts as the task's disk.
+    /// A copy of all layers. It counts towards the task's disk.
     Copy,
 }
 
@@ -174,7 +174,7 @@ pub struct Config {
     pub disk_enforcement: DiskEnforcement,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
-    /// What the root of a container with an image is.
+    /// How the root file system of a container with an image is made.
     pub image_roots: ImageRoots,
     /// Devices of the host that tasks may have: what the items of the resource `devices` stand for.
     pub devices: Devices,

@@ -44,9 +44,9 @@ impl Default for NetworkSettings {
 /// The networks of this agent's containers.
 pub(crate) struct Bridges {
     settings: Settings,
-    /// Why this agent can make none, whatever its host is like.
+    /// Why this agent cannot create networks at all.
     cannot: Option<&'static str>,
-    /// Set once it was found that this host lets the agent make them.
+    /// Set after the first successful probe of the host.
     possible: OnceLock<()>,
     /// A lock, since launches come from many blocking threads.
     open: Mutex<Host>,
@@ -85,8 +85,8 @@ impl Bridges {
         }
     }
 
-    /// Whether containers can have networks of their own here, or in words why not. Blocks while it is tried; a failure is
-    /// tried again the next time.
+    /// Probes whether this host can give containers private networks, and returns the reason if it cannot. Blocks. Only
+    /// success is cached.
     pub(super) fn possible(&self) -> Result<(), String> {
         if let Some(why) = self.cannot {
             return Err(why.to_owned());

@@ -132,7 +132,7 @@ pub(super) fn prepare(
     Ok(Prepared { spec, namespace })
 }
 
-/// What its image makes of the launch, with the root made.
+/// Combines the task with its image and creates its root file system.
 fn imaged(
     shared: &Shared,
     start: &Start,

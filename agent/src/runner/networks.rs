@@ -1,4 +1,4 @@
-//! The network of a container: which it is to be in, and that it is made.
+//! Chooses and creates the network of a container.
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -34,8 +34,7 @@ pub(super) fn reach(start: &Start) -> Reach {
     }
 }
 
-/// What a container is to be in that names this, or nothing; or in words why it cannot. `own` tells whether there can be
-/// networks of their own.
+/// Returns the network mode for what the task names, or the reason for a refusal. `own` probes for private networks.
 fn chosen(
     named: Option<&Mode>,
     allows_host: bool,
@@ -57,7 +56,7 @@ fn chosen(
     }
 }
 
-/// Tells once what tasks get that name no network, where that is not one of their own. Blocks.
+/// Logs a warning if tasks that name no network cannot get a private one. Blocks.
 pub(super) fn tell(bridges: &Bridges, allows_host: bool) {
     let Err(why) = bridges.possible() else { return };
     if allows_host {

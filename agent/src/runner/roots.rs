@@ -1,5 +1,5 @@
-//! What the root of a container with an image is made of: an overlay over layers that all containers share, or a copy of
-//! its own where this host makes no such overlays.
+//! Root file systems of containers with images: an overlay mount over shared layers, or a copy if the host does not
+//! support overlay mounts in containers.
 
 use std::fs::{DirBuilder, File};
 use std::io;

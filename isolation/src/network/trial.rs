@@ -1,4 +1,4 @@
-//! Whether containers can have networks on this host, tried where nobody sees it.
+//! Probe for private networks, in a temporary network namespace.
 
 use std::os::fd::AsFd;
 
@@ -7,8 +7,7 @@ use super::namespace::{self, INNER};
 use super::rules::{self, DEVICES, Table};
 use super::{Between, NetworkError, Subnet, host, refused};
 
-/// Makes a wire and a table as they are made for containers, in a namespace that is gone afterwards. The host is left as it
-/// is.
+/// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does not change the host.
 ///
 /// # Errors
 /// If the subnet overlaps a route, `nft` is missing, or the host refuses something.
