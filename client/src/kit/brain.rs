@@ -123,11 +123,7 @@ impl Brain {
             resources: resources(text).expect("a test writes good resources"),
             token: format!("token of {offer_id}").into_bytes().into(),
             agent_address: self.agent_address.clone(),
-            // As agents of people who try things out do.
-            allowed_opt_outs: Some(v1::OptOuts {
-                host_network: true,
-                ..v1::OptOuts::default()
-            }),
+            allowed_opt_outs: Some(super::host_network()),
             ..Default::default()
         };
         self.open.insert(offer_id.clone(), offer.clone());

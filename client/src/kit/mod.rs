@@ -242,3 +242,11 @@ async fn serve(
         tracing::warn!(%error, "a fake master ended");
     }
 }
+
+/// What agents of the fake cluster allow: the host's network.
+fn host_network() -> v1::OptOuts {
+    v1::OptOuts {
+        host_network: true,
+        ..v1::OptOuts::default()
+    }
+}
