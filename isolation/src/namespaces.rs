@@ -1,10 +1,15 @@
 //! Ways of confining, and which of them this host allows.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sched::CloneFlags;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use serde::{Deserialize, Serialize};
+
+use crate::sys;
 
 /// How strongly a container is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,11 +109,33 @@ impl Detected {
     }
 }
 
-/// Looks at this process and host. What it finds can still be forbidden by a security module: only the
-/// first launch is proof.
+/// Examines this process and its host. User namespaces are proved by a trial; a security module can still
+/// forbid the rest, which only the first launch proves.
 #[must_use]
 pub fn detect() -> Detected {
-    detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop))
+    let mut found = detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop));
+    if found.profile.is_ok() || found.user_namespaces.is_ok() {
+        let trial = try_user_namespace();
+        found.profile = found.profile.and(trial.clone());
+        found.user_namespaces = found.user_namespaces.and(trial);
+    }
+    found
+}
+
+/// Creates a user namespace with one process that exits at once.
+///
+/// Nothing below `/proc` shows that the kernel refuses: it does so within a chroot (user_namespaces(7)).
+fn try_user_namespace() -> Result<(), String> {
+    sys::clone_process(CloneFlags::CLONE_NEWUSER.bits(), None, || 0)
+        .and_then(|child| waitid(Id::PIDFd(child.handle.as_fd()), WaitPidFlag::WEXITED))
+        .map(drop)
+        .map_err(|error| match error {
+            Errno::EPERM => "the kernel refuses a user namespace (EPERM), as it does within a chroot or \
+                             for a process that a security module or a filter of system calls confines: \
+                             start the agent outside of it, or use pivot_root instead of chroot"
+                .to_owned(),
+            other => format!("the kernel refuses a user namespace ({other})"),
+        })
 }
 
 fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> Detected {

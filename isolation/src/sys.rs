@@ -34,8 +34,9 @@ pub(crate) struct Child {
 
 /// Makes a copy of this process that runs `child` and ends with the code it returns.
 ///
-/// `flags` are `CLONE_NEW*` flags; with `cgroup` the child is born in that group. The caller must be
-/// single-threaded, as launcher and supervisor are: the copy may then do whatever the original may.
+/// `flags` are `CLONE_NEW*` flags; with `cgroup` the child is born in that group. If the caller is
+/// single-threaded, as launcher and supervisor are, the copy may do whatever the original may; otherwise
+/// `child` must take no lock and allocate nothing.
 pub(crate) fn clone_process(
     flags: c_int,
     cgroup: Option<BorrowedFd<'_>>,
@@ -52,8 +53,8 @@ pub(crate) fn clone_process(
         arguments.cgroup = group.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM and a stack this is a fork: the child goes on in its own copy of all
-    // memory, and `arguments` and `handle` outlive the call. No other thread exists whose locks the
-    // copy could find held.
+    // memory, and `arguments` and `handle` outlive the call. The copy finds no lock held by another thread:
+    // there is none, or `child` takes none.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_clone3,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::{Command, ExitCode};
 
 use argosy_isolation::{
     Limits, MissingPolicy, Namespaces, Outcome, Program, ResourceLimit, User, detect,
@@ -41,6 +42,7 @@ pub(crate) const CASES: &[Case] = &[
         "an_unprivileged_agent_gets_user_namespaces",
         user_namespaces,
     ),
+    ("in_a_chroot_the_profile_is_refused_before_any_task", chroot),
     (
         "plain_processes_run_with_no_group_and_no_namespace",
         plain_processes,
@@ -231,6 +233,35 @@ fn user_namespaces() {
         other => panic!("{other:?}"),
     };
     assert_eq!(exit.outcome, Outcome::Signaled(9));
+}
+
+/// Argument with which this executable prints whether the default profile is possible.
+pub(crate) const DETECT: &str = "detect";
+
+pub(crate) fn print_profile() -> ExitCode {
+    match detect().profile {
+        Ok(()) => println!("possible"),
+        Err(why) => println!("{why}"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn chroot() {
+    let root = tempfile::tempdir().unwrap();
+    let this = std::env::current_exe().unwrap();
+    let profile_after = |enter: &str| {
+        let line = format!("mount --rbind / \"$1\" && {enter} \"$2\" {DETECT}");
+        let ran = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &line, "sh"])
+            .args([root.path(), &this])
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    assert_eq!(profile_after("exec"), "possible\n");
+    let why = profile_after("exec chroot \"$1\"");
+    assert!(why.contains("chroot"), "{why}");
 }
 
 fn plain_processes() {

@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             cni::main(&arguments[1..]);
             ExitCode::SUCCESS
         }
+        Some(confinement::DETECT) => confinement::print_profile(),
         Some(services::VERB) => services::main(),
         Some(inside::VERB) => inside::main(&arguments[1..]),
         Some(disks::LIFE) => disks::life(&arguments[1..]),
