@@ -112,6 +112,10 @@ pub struct Exit {
     /// The figures of that; `None` from a supervisor of a release that did not tell them.
     #[serde(default)]
     pub memory_shortage: Option<MemoryShortage>,
+    /// The last lines of its output say that it may not do what a capability permits that it does not have: change the
+    /// owner of a file, or its own user or groups.
+    #[serde(default)]
+    pub lacks_capability: bool,
     /// What it used.
     pub usage: Usage,
     /// Wall clock at the end, in milliseconds since 1970; for display only.
@@ -326,6 +330,7 @@ mod tests {
             stop: None,
             out_of_memory: false,
             memory_shortage: None,
+            lacks_capability: false,
             usage: Usage::default(),
             finished_at_ms: 2,
         }
@@ -396,6 +401,7 @@ mod tests {
             "usage":{"cpu_ms":3,"peak_memory_bytes":4096},"finished_at_ms":2}"#;
         let read: Exit = serde_json::from_str(earlier).unwrap();
         assert_eq!((read.out_of_memory, read.memory_shortage), (true, None));
+        assert!(!read.lacks_capability);
         #[derive(Debug, serde::Deserialize)]
         struct Earlier {
             out_of_memory: bool,

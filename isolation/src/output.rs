@@ -122,6 +122,12 @@ impl Outputs {
         streams.map(|stream| stream.log.length(&self.store))
     }
 
+    /// The end of what is kept of each of them, at most so many bytes.
+    pub(crate) fn tails(&self, most_bytes: usize) -> [Vec<u8>; 2] {
+        let streams = self.streams.each_ref();
+        streams.map(|stream| stream.log.tail(most_bytes))
+    }
+
     /// The pipes to wait for, of stdout and stderr; `None` once every writer has closed one.
     pub(crate) fn pipes(&self) -> [Option<BorrowedFd<'_>>; 2] {
         self.streams

@@ -5,6 +5,7 @@
 
 mod attached;
 mod ending;
+mod lacking;
 mod start;
 
 use std::io;

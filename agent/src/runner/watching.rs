@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use argosy_isolation::{BootTime, Container, Exit, Group, Handle, Notice, Outcome, Stop, crash};
 use argosy_state::ids::Timestamp;
+use argosy_state::task::Capability;
 use tokio::io::Interest;
 use tokio::time::Instant;
 
@@ -176,8 +177,20 @@ pub(super) fn ended(exit: Exit) -> Ended {
             Stop::StopAfter => StopCause::StopAfter,
         }),
         out_of_memory: exit.out_of_memory,
-        text: exit.reason,
+        text: match exit.lacks_capability {
+            true => format!("{}; {}", exit.reason, lacking()),
+            false => exit.reason,
+        },
     }
+}
+
+/// What helps a command that may not change an owner or a user.
+fn lacking() -> String {
+    let set = Capability::SERVER_NAME;
+    format!(
+        "its output says that it may not change an owner or a user: the security options for servers that do so as root are \
+         --capability {set} of argosy run, which the agent must allow with --allow-capabilities {set}"
+    )
 }
 
 #[cfg(test)]

@@ -1,19 +1,33 @@
 //! Flags by which tasks ask to be let off parts of the default profile, and operators allow it.
 
+use std::collections::BTreeSet;
+
 use argosy_state::task::{Capability, OptOuts};
 use clap::Args;
 
-fn capability(name: &str) -> Result<Capability, String> {
-    Capability::named(name)
+/// What one name stands for: a capability, or a set of them.
+#[derive(Debug, Clone)]
+struct Named(Vec<Capability>);
+
+fn capability(name: &str) -> Result<Named, String> {
+    Capability::all_named(name).map(Named)
+}
+
+fn all(named: &[Named]) -> BTreeSet<Capability> {
+    named
+        .iter()
+        .flat_map(|named| named.0.iter().copied())
+        .collect()
 }
 
 /// What a task is let off.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Opt-outs (the agent must allow each)")]
 pub(crate) struct AskedOptOuts {
-    /// Capability in its container, as CHOWN or SETUID, and none on the host; may be repeated
+    /// Capability in its container, as CHOWN or SETUID, and none on the host; SERVER are those of servers that start as root
+    /// and change their user, as official images do; may be repeated
     #[arg(long = "capability", value_name = "NAME", value_delimiter = ',', value_parser = capability)]
-    capabilities: Vec<Capability>,
+    capabilities: Vec<Named>,
     /// Make any system call; the kernel has more to defend then
     #[arg(long)]
     unconfined_seccomp: bool,
@@ -28,7 +42,7 @@ pub(crate) struct AskedOptOuts {
 impl AskedOptOuts {
     pub(crate) fn opt_outs(&self) -> OptOuts {
         OptOuts {
-            capabilities: self.capabilities.iter().copied().collect(),
+            capabilities: all(&self.capabilities),
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,
             nested_user_namespaces: self.nested_user_namespaces,
@@ -41,9 +55,10 @@ impl AskedOptOuts {
 /// What an agent's tasks may be let off.
 #[derive(Debug, Args)]
 pub(crate) struct AllowedOptOuts {
-    /// Tasks may have these capabilities in their containers, as CHOWN,SETUID,SETGID; none on the host
+    /// Tasks may have these capabilities in their containers, as CHOWN,SETUID, or SERVER for those of servers that start as
+    /// root and change their user; none on the host
     #[arg(long = "allow-capabilities", env = "ARGOSY_AGENT_ALLOW_CAPABILITIES", value_name = "NAME,…", value_delimiter = ',', value_parser = capability)]
-    capabilities: Vec<Capability>,
+    capabilities: Vec<Named>,
     /// Tasks may make any system call: less stands between them and a defect of the kernel
     #[arg(
         long = "allow-unconfined-seccomp",
@@ -72,8 +87,8 @@ impl AllowedOptOuts {
     pub(crate) fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         if !self.capabilities.is_empty() {
-            let names: Vec<_> = self.capabilities.iter().map(|one| one.name()).collect();
-            flags.extend(["--allow-capabilities".to_owned(), names.join(",")]);
+            let names = Capability::list(&all(&self.capabilities));
+            flags.extend(["--allow-capabilities".to_owned(), names]);
         }
         for (is_on, flag) in [
             (self.unconfined_seccomp, "--allow-unconfined-seccomp"),
@@ -91,7 +106,7 @@ impl AllowedOptOuts {
 
     pub(crate) fn opt_outs(&self) -> OptOuts {
         OptOuts {
-            capabilities: self.capabilities.iter().copied().collect(),
+            capabilities: all(&self.capabilities),
             unconfined_seccomp: self.unconfined_seccomp,
             new_privileges: self.new_privileges,
             nested_user_namespaces: self.nested_user_namespaces,

@@ -46,6 +46,9 @@ pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> St
     parts.push(ran.map(words).unwrap_or_default());
     if !is_plain {
         parts.push(status.message.clone());
+    } else if let Some((_, advice)) = status.message.split_once("; ") {
+        // The rest is in the words before.
+        parts.push(advice.to_owned());
     }
     parts.retain(|part| !part.is_empty());
     parts.join(", ")
@@ -125,6 +128,13 @@ mod tests {
         let mut status = ended(v1::TaskState::Finished, Some(v1::exit::How::Code(0)));
         status.reason = v1::Reason::CommandExited.into();
         assert_eq!(end_in_words(&status, ms(2_100)), "finished, exit 0, 2.1 s");
+        let mut status = ended(v1::TaskState::Failed, Some(v1::exit::How::Code(1)));
+        status.reason = v1::Reason::CommandExited.into();
+        status.message = "exited with code 1; it lacks something".to_owned();
+        assert_eq!(
+            end_in_words(&status, ms(20)),
+            "failed, exit 1, 20 ms, it lacks something"
+        );
         let mut status = ended(v1::TaskState::Failed, None);
         status.reason = v1::Reason::CommandNotStarted.into();
         status.message = "no such file: nope".to_owned();

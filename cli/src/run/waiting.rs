@@ -2,10 +2,12 @@
 //!
 //! Separates what can never be from what is not possible now.
 
+use std::collections::BTreeSet;
+
 use argosy_client::resources::from_wire;
 use argosy_proto::{convert, v1};
 use argosy_state::resources::{Resources, Value};
-use argosy_state::task::OptOuts;
+use argosy_state::task::{Capability, OptOuts};
 
 use crate::output::milli;
 use crate::reasons;
@@ -79,19 +81,19 @@ fn free(agent: &v1::Agent) -> Resources {
 pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(String, String)> {
     // What this release does not know it does not ask for.
     let allowed = convert::opt_outs_from(allowed.cloned()).unwrap_or_default();
-    let names = asked.capabilities.difference(&allowed.capabilities);
-    let names: Vec<_> = names.map(ToString::to_string).collect();
-    let capabilities = match &names[..] {
-        [] => None,
-        [name] => Some((
-            format!("capability {name}"),
-            format!("--allow-capabilities {name}"),
-        )),
-        names => Some((
-            format!("the capabilities {}", names.join(", ")),
-            format!("--allow-capabilities {}", names.join(",")),
-        )),
-    };
+    let beyond = &asked.capabilities - &allowed.capabilities;
+    // Of a set that has a name the operator allows all.
+    let server = BTreeSet::from(Capability::SERVER);
+    let is_set =
+        beyond.len() > 1 && beyond.is_subset(&server) && server.is_subset(&asked.capabilities);
+    let names = Capability::list(if is_set { &server } else { &beyond });
+    let capabilities = (!beyond.is_empty()).then(|| {
+        let what = match beyond.len() {
+            1 => format!("capability {names}"),
+            _ => format!("the capabilities {}", names.replace(',', ", ")),
+        };
+        (what, format!("--allow-capabilities {names}"))
+    });
     let nothing = OptOuts::default;
     let others = [
         OptOuts {
@@ -234,7 +236,6 @@ fn amount(name: &str, value: i64) -> String {
 #[cfg(test)]
 mod tests {
     use argosy_client::resources::resources;
-    use argosy_state::task::Capability;
 
     use super::*;
 
@@ -363,6 +364,17 @@ mod tests {
             "--allow-capabilities CHOWN,SETUID --allow-new-privileges"
         );
         assert_eq!(of(&asked), None);
+        let server = OptOuts {
+            capabilities: Capability::SERVER.into(),
+            ..OptOuts::default()
+        };
+        let of = |allowed: &OptOuts| allows(convert::opt_outs(allowed).as_ref(), &server);
+        let named = Some((
+            "the capabilities SERVER".to_owned(),
+            "--allow-capabilities SERVER".to_owned(),
+        ));
+        assert_eq!(of(&OptOuts::default()), named);
+        assert_eq!(of(&allowed), named, "as a whole");
     }
 
     #[test]

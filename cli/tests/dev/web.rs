@@ -4,19 +4,17 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use argosy_testing::skip;
 use nix::sched::{CloneFlags, unshare};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::json;
 
 use crate::cluster::{Cluster, Ran, wait_for};
+use crate::registry::{self, Registry};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
-const REGISTRY: &str = "/usr/bin/docker-registry";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The host of the test, in a network namespace of its own.
 const HOST: &str = "10.99.99.1";
 
@@ -34,16 +32,6 @@ pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
         body();
     });
     thread.join().unwrap();
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
-}
-
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
-    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
 }
 
 /// Layers, configuration and manifest of an image with one program and one page.
@@ -72,121 +60,11 @@ fn image() -> Vec<Vec<u8>> {
         .append_link(&mut header, "bin/sh", "busybox")
         .unwrap();
     let layer = archive.into_inner().unwrap();
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
     let config = json!({
-        "architecture": architecture, "os": "linux",
-        "config": {
-            "Entrypoint": ["/bin/busybox"], "Cmd": ["httpd", "-f", "-v", "-p", "80"],
-            "User": "web", "WorkingDir": "/www", "Env": ["PAGE=hello", "PATH=/bin"],
-        },
-        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
+        "Entrypoint": ["/bin/busybox"], "Cmd": ["httpd", "-f", "-v", "-p", "80"],
+        "User": "web", "WorkingDir": "/www", "Env": ["PAGE=hello", "PATH=/bin"],
     });
-    let config = serde_json::to_vec(&config).unwrap();
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST,
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-    });
-    vec![layer, config, serde_json::to_vec(&manifest).unwrap()]
-}
-
-/// The image in a layout on disk, as its name.
-fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
-    let places = folder.join("blobs/sha256");
-    fs::create_dir_all(&places).unwrap();
-    for blob in blobs {
-        let name = digest(blob);
-        fs::write(places.join(name.strip_prefix("sha256:").unwrap()), blob).unwrap();
-    }
-    let mut entry = descriptor(MANIFEST, blobs.last().unwrap());
-    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
-    let index = json!({"schemaVersion": 2, "manifests": [entry]});
-    fs::write(folder.join("index.json"), index.to_string()).unwrap();
-    fs::write(
-        folder.join("oci-layout"),
-        r#"{"imageLayoutVersion":"1.0.0"}"#,
-    )
-    .unwrap();
-    format!("oci:{}:1", folder.display())
-}
-
-/// Debian's registry, ended with the test.
-struct Registry(Child);
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone after the wait.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Registry {
-    fn start(folder: &Path) -> Self {
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: \
-             127.0.0.1:5000\n",
-            folder.join("data").display()
-        );
-        let file = folder.join("config.yml");
-        fs::write(&file, config).unwrap();
-        let mut command = Command::new(REGISTRY);
-        command.arg("serve").arg(&file).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let registry = Self(command.spawn().unwrap());
-        wait_for("the registry", || {
-            TcpStream::connect("127.0.0.1:5000").is_ok()
-        });
-        registry
-    }
-
-    /// The image in it, as its name. Blobs first, the manifest under its tag last.
-    fn push(&self, folder: &Path, blobs: &[Vec<u8>]) -> String {
-        let (manifest, rest) = blobs.split_last().unwrap();
-        let put = |url: &str, kind: &str, bytes: &[u8]| {
-            let file = folder.join("upload");
-            fs::write(&file, bytes).unwrap();
-            let data = format!("@{}", file.display());
-            let kind = format!("Content-Type: {kind}");
-            curl(&[
-                "-fsS",
-                "-X",
-                "PUT",
-                "-H",
-                &kind,
-                "--data-binary",
-                &data,
-                url,
-            ]);
-        };
-        for blob in rest {
-            let begin = "http://127.0.0.1:5000/v2/team/web/blobs/uploads/";
-            let head = curl(&["-fsS", "-i", "-X", "POST", "-d", "", begin]);
-            let place = head
-                .lines()
-                .find_map(|line| line.strip_prefix("Location: "))
-                .unwrap();
-            let url = format!("{}&digest={}", place.trim(), digest(blob));
-            put(&url, "application/octet-stream", blob);
-        }
-        put(
-            "http://127.0.0.1:5000/v2/team/web/manifests/1",
-            MANIFEST,
-            manifest,
-        );
-        "127.0.0.1:5000/team/web:1".to_owned()
-    }
-}
-
-fn curl(words: &[&str]) -> String {
-    let output = Command::new("curl").args(words).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "curl {words:?}: {text}");
-    String::from_utf8(output.stdout).unwrap()
+    registry::image(vec![layer], &config)
 }
 
 /// What the page at this port of the host says, if anybody answers.
@@ -199,7 +77,7 @@ pub(crate) fn page(port: u16) -> Option<String> {
     Some(text.rsplit_once("\r\n\r\n")?.1.to_owned())
 }
 
-fn nothing_is_left() {
+pub(crate) fn nothing_is_left() {
     let ran = |program: &str, words: &[&str]| {
         let output = Command::new(program).args(words).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -265,11 +143,10 @@ fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
     on_a_host(move || {
         let folder = tempfile::tempdir().unwrap();
         let blobs = image();
-        let registry = Path::new(REGISTRY).exists();
-        let registry = registry.then(|| Registry::start(folder.path()));
+        let registry = Registry::is_installed().then(|| Registry::start(folder.path()));
         let image = match &registry {
-            Some(registry) => registry.push(folder.path(), &blobs),
-            None => in_a_layout(folder.path(), &blobs),
+            Some(registry) => registry.push("team/web", &blobs),
+            None => registry::in_a_layout(folder.path(), &blobs),
         };
         serve(&image, folder.path());
         nothing_is_left();

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 use super::allowance::Allowance;
@@ -38,6 +39,14 @@ impl Log {
             hasty: 0,
             unwritten: 0,
         })
+    }
+
+    /// The last bytes of the newest file, at most so many; none if they cannot be read.
+    pub(super) fn tail(&self, most_bytes: usize) -> Vec<u8> {
+        let length = self.written.min(most_bytes as u64);
+        let mut bytes = vec![0; length as usize];
+        let read = self.file.read_exact_at(&mut bytes, self.written - length);
+        read.map_or_else(|_| Vec::new(), |()| bytes)
     }
 
     pub(super) fn stream(&self) -> StreamName {

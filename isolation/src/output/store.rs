@@ -129,7 +129,7 @@ impl Store {
     }
 
     fn create(&self, name: &str) -> Result<File, Errno> {
-        let flags = OFlag::O_WRONLY
+        let flags = OFlag::O_RDWR
             | OFlag::O_APPEND
             | OFlag::O_CREAT
             | OFlag::O_EXCL

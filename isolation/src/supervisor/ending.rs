@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use super::Supervisor;
 use super::start::{StartError, wall_clock_ms};
+use super::{Supervisor, lacking};
 use crate::cgroup::{Group, LastUsage};
 use crate::crash;
 use crate::handoff::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
@@ -44,6 +44,7 @@ fn not_started(reason: String) -> Exit {
         stop: None,
         out_of_memory: false,
         memory_shortage: None,
+        lacks_capability: false,
         usage: Usage::default(),
         finished_at_ms: wall_clock_ms(),
     }
@@ -136,9 +137,22 @@ impl Supervisor<'_> {
             stop,
             out_of_memory: memory_shortage.is_some(),
             memory_shortage,
+            lacks_capability: stop.is_none() && self.lacks_capability(outcome),
             usage,
             finished_at_ms: wall_clock_ms(),
         }
+    }
+
+    /// Only where the profile has taken the capability away, and only of a command that failed by itself.
+    fn lacks_capability(&self, outcome: Outcome) -> bool {
+        let Some(profile) = &self.spec.profile else {
+            return false;
+        };
+        let Outcome::Exited(1..) = outcome else {
+            return false;
+        };
+        let mut tails = self.outputs.tails(lacking::TAIL_BYTES).into_iter();
+        tails.any(|tail| lacking::is_named(&tail, profile.walls.capabilities))
     }
 
     /// On disk first, then told. An agent that hears it keeps it in its own journal, so it must survive a

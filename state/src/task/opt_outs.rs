@@ -52,6 +52,20 @@ impl Capability {
         Self::Setfcap,
     ];
 
+    /// The set `SERVER`: what servers need that start as root, give their data to a user and become that user, as those of
+    /// the official nginx, postgres and redis images.
+    pub const SERVER: [Self; 6] = [
+        Self::Chown,
+        Self::DacOverride,
+        Self::Fowner,
+        Self::Kill,
+        Self::Setgid,
+        Self::Setuid,
+    ];
+
+    /// The name of [`Capability::SERVER`] where operators write names. Never stored or sent.
+    pub const SERVER_NAME: &str = "SERVER";
+
     /// As `capabilities(7)` has it, without `CAP_`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -111,6 +125,37 @@ impl Capability {
                 let names = Self::ALL.map(Self::name).join(", ");
                 format!("{name:?} is no capability that a container can have; there are {names}")
             })
+    }
+
+    /// Those that a name stands for: a set, or one capability.
+    ///
+    /// # Errors
+    /// A sentence that lists the names.
+    pub fn all_named(name: &str) -> Result<Vec<Self>, String> {
+        if name.eq_ignore_ascii_case(Self::SERVER_NAME) {
+            return Ok(Self::SERVER.into());
+        }
+        let one = Self::named(name).map_err(|refused| {
+            let set = Self::SERVER.map(Self::name).join(",");
+            format!("{refused}, and {} for {set}", Self::SERVER_NAME)
+        });
+        one.map(|one| vec![one])
+    }
+
+    /// The shortest list of names that [`Capability::all_named`] takes for these, separated by commas.
+    #[must_use]
+    pub fn list(capabilities: &BTreeSet<Self>) -> String {
+        let server = BTreeSet::from(Self::SERVER);
+        let rest = match server.is_subset(capabilities) {
+            true => capabilities - &server,
+            false => capabilities.clone(),
+        };
+        let set = (rest.len() < capabilities.len()).then_some(Self::SERVER_NAME);
+        let names: Vec<_> = set
+            .into_iter()
+            .chain(rest.iter().map(|one| one.name()))
+            .collect();
+        names.join(",")
     }
 }
 
@@ -210,6 +255,27 @@ mod tests {
         let refused = Capability::named("SYS_ADMIN").unwrap_err();
         assert!(refused.contains("there are CHOWN, "), "{refused}");
         assert_eq!(Capability::of(21), None);
+    }
+
+    #[test]
+    fn a_set_has_a_name() {
+        assert_eq!(
+            Capability::all_named("server"),
+            Ok(Capability::SERVER.into())
+        );
+        assert_eq!(Capability::all_named("KILL"), Ok(vec![Capability::Kill]));
+        let refused = Capability::all_named("SYS_ADMIN").unwrap_err();
+        assert!(
+            refused
+                .ends_with("SETFCAP, and SERVER for CHOWN,DAC_OVERRIDE,FOWNER,KILL,SETGID,SETUID"),
+            "{refused}"
+        );
+        assert_eq!(Capability::list(&Capability::SERVER.into()), "SERVER");
+        let more = [Capability::Setpcap].into_iter().chain(Capability::SERVER);
+        assert_eq!(Capability::list(&more.collect()), "SERVER,SETPCAP");
+        let fewer = [Capability::Setuid, Capability::Chown].into();
+        assert_eq!(Capability::list(&fewer), "CHOWN,SETUID");
+        assert_eq!(Capability::list(&BTreeSet::new()), "");
     }
 
     #[test]

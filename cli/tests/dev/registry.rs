@@ -1,0 +1,150 @@
+//! Debian's registry, and images for it.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::cluster::wait_for;
+
+const PROGRAM: &str = "/usr/bin/docker-registry";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{digits}")
+}
+
+fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
+}
+
+/// Layers, configuration and manifest of an image of these archives that is run like this.
+pub(crate) fn image(layers: Vec<Vec<u8>>, config: &Value) -> Vec<Vec<u8>> {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
+    let config = json!({
+        "architecture": architecture, "os": "linux", "config": config,
+        "rootfs": {"type": "layers", "diff_ids": ids},
+    });
+    let config = serde_json::to_vec(&config).unwrap();
+    let kind = "application/vnd.oci.image.layer.v1.tar";
+    let described: Vec<_> = layers.iter().map(|layer| descriptor(kind, layer)).collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": described,
+    });
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    [layers, vec![config, manifest]].concat()
+}
+
+/// The image in a layout on disk, as its name.
+pub(crate) fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
+    let places = folder.join("blobs/sha256");
+    fs::create_dir_all(&places).unwrap();
+    for blob in blobs {
+        let name = digest(blob);
+        fs::write(places.join(name.strip_prefix("sha256:").unwrap()), blob).unwrap();
+    }
+    let mut entry = descriptor(MANIFEST, blobs.last().unwrap());
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]});
+    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    fs::write(
+        folder.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+    format!("oci:{}:1", folder.display())
+}
+
+/// Debian's registry, ended with the test.
+pub(crate) struct Registry {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone after the wait.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Registry {
+    pub(crate) fn is_installed() -> bool {
+        Path::new(PROGRAM).exists()
+    }
+
+    pub(crate) fn start(folder: &Path) -> Self {
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: \
+             127.0.0.1:5000\n",
+            folder.join("data").display()
+        );
+        let file = folder.join("config.yml");
+        fs::write(&file, config).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg(&file).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Self {
+            child: command.spawn().unwrap(),
+            folder: folder.to_owned(),
+        };
+        wait_for("the registry", || {
+            TcpStream::connect("127.0.0.1:5000").is_ok()
+        });
+        registry
+    }
+
+    /// The image in it, as its name. Blobs first, the manifest under its tag last.
+    pub(crate) fn push(&self, repository: &str, blobs: &[Vec<u8>]) -> String {
+        let base = format!("http://127.0.0.1:5000/v2/{repository}");
+        let (manifest, rest) = blobs.split_last().unwrap();
+        let put = |url: &str, kind: &str, bytes: &[u8]| {
+            let file = self.folder.join("upload");
+            fs::write(&file, bytes).unwrap();
+            let data = format!("@{}", file.display());
+            let kind = format!("Content-Type: {kind}");
+            curl(&[
+                "-fsS",
+                "-X",
+                "PUT",
+                "-H",
+                &kind,
+                "--data-binary",
+                &data,
+                url,
+            ]);
+        };
+        for blob in rest {
+            let begin = format!("{base}/blobs/uploads/");
+            let head = curl(&["-fsS", "-i", "-X", "POST", "-d", "", &begin]);
+            let place = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Location: "))
+                .unwrap();
+            let url = format!("{}&digest={}", place.trim(), digest(blob));
+            put(&url, "application/octet-stream", blob);
+        }
+        put(&format!("{base}/manifests/1"), MANIFEST, manifest);
+        format!("127.0.0.1:5000/{repository}:1")
+    }
+}
+
+fn curl(words: &[&str]) -> String {
+    let output = Command::new("curl").args(words).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl {words:?}: {text}");
+    String::from_utf8(output.stdout).unwrap()
+}

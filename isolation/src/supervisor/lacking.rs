@@ -1,0 +1,77 @@
+//! Which capability a failed command lacks, by what it wrote last.
+//!
+//! Programs report EPERM in the words of the C library or of their own; no other trace of it is left. A line counts only if
+//! it names both the operation and the refusal, so that other failures never look like this one.
+
+use crate::capabilities::Capabilities;
+
+/// How much of the end of its output is searched.
+pub(super) const TAIL_BYTES: usize = 4096;
+
+/// EPERM, as libraries name it.
+const REFUSAL: &str = "operation not permitted";
+
+/// Words of operations, and the capability that permits them.
+const OPERATIONS: [(&str, &[&str]); 3] = [
+    ("CHOWN", &["chown", "changing ownership", "change owner"]),
+    (
+        "SETUID",
+        &["setuid", "setreuid", "setresuid", "failed switching to"],
+    ),
+    (
+        "SETGID",
+        &["setgid", "setregid", "setresgid", "setgroups", "initgroups"],
+    ),
+];
+
+/// Whether the text says of one of these operations that it was refused, to who has these capabilities.
+pub(super) fn is_named(text: &[u8], kept: Capabilities) -> bool {
+    let text = String::from_utf8_lossy(text).to_lowercase();
+    let mut refusals = text.lines().filter(|line| line.contains(REFUSAL));
+    refusals.any(|line| {
+        let mut lacking = OPERATIONS.iter().filter(|(name, _)| !kept.has(name));
+        lacking.any(|(_, words)| words.iter().any(|word| line.contains(word)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_known_programs_are_recognized() {
+        for line in [
+            "nginx: [emerg] chown(\"/var/cache/nginx/client_temp\", 101) failed (1: Operation not permitted)",
+            "2026/01/01 00:00:00 [emerg] 30#30: setgid(101) failed (1: Operation not permitted)",
+            "2026/01/01 00:00:00 [emerg] 30#30: initgroups(nginx, 101) failed (1: Operation not permitted)",
+            "chown: changing ownership of '/var/lib/postgresql/data': Operation not permitted",
+            "error: failed switching to \"redis\": operation not permitted",
+            "setpriv: setresuid failed: Operation not permitted",
+            "su-exec: setgroups(0): Operation not permitted",
+        ] {
+            let text = format!("starting\n{line}\n");
+            assert!(is_named(text.as_bytes(), Capabilities::NONE), "{line}");
+            assert!(!is_named(text.as_bytes(), Capabilities::all()), "{line}");
+        }
+        let line = b"chown: changing ownership of 'data': Operation not permitted";
+        let user = Capabilities::named(["SETUID", "SETGID"]).unwrap();
+        assert!(is_named(line, user));
+        let owner = Capabilities::named(["CHOWN"]).unwrap();
+        assert!(!is_named(line, owner));
+    }
+
+    #[test]
+    fn other_failures_are_no_lack_of_a_capability() {
+        for text in [
+            "",
+            "bind() to 0.0.0.0:80 failed (1: Operation not permitted)",
+            "mount: /mnt: Operation not permitted",
+            "chown: cannot access 'data': No such file or directory",
+            "chown: changing ownership of 'data': Read-only file system",
+            "calling chown\nptrace: Operation not permitted",
+        ] {
+            assert!(!is_named(text.as_bytes(), Capabilities::NONE), "{text}");
+        }
+        assert!(!is_named(&[0xff; TAIL_BYTES], Capabilities::NONE));
+    }
+}
