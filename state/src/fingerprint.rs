@@ -15,6 +15,7 @@ use crate::command::{Accept, Call, CallAction, Command, Operate, Operation, Prom
 use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, TaskKey, Ticket};
+use crate::task::TaskSpec;
 use writer::Writer;
 
 /// Names the meaning of the bytes that follow.
@@ -46,15 +47,18 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
     };
     if let CallAction::Accept(accept) = &mut same.action {
         accept.wall_ms = 0;
-        // To ask for the host's network was then to ask for nothing.
-        for spec in &mut accept.launches {
-            spec.container.opt_outs.host_network = false;
-            if let Some(executor) = &mut spec.executor {
-                executor.container.opt_outs.host_network = false;
-            }
-        }
+        accept.launches.iter_mut().for_each(as_0_1_0_read_it);
     }
     hash_of_0_1_0(Command::Call(same))
+}
+
+/// Without the fields that release 0.1.0 did not read. To ask for the host's network was then to ask for nothing.
+fn as_0_1_0_read_it(spec: &mut TaskSpec) {
+    spec.kill_signal = None;
+    spec.container.opt_outs.host_network = false;
+    if let Some(executor) = &mut spec.executor {
+        executor.container.opt_outs.host_network = false;
+    }
 }
 
 /// The hash that release 0.1.0 stored for the same batch. Accepted for one release.

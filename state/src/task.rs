@@ -2,6 +2,7 @@
 
 mod executor;
 mod group;
+mod kill_signal;
 mod limits;
 mod opt_outs;
 mod spec;
@@ -9,6 +10,7 @@ mod volume;
 
 pub use self::executor::ExecutorSpec;
 pub use self::group::TaskGroup;
+pub use self::kill_signal::KillSignal;
 pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{
@@ -193,7 +195,7 @@ pub struct Update {
 pub struct Kill {
     /// The order that carries it.
     pub order: OrderIndex,
-    /// Milliseconds from TERM to KILL.
+    /// Milliseconds from the signal that asks it to end to KILL.
     pub grace_ms: u64,
 }
 

@@ -411,6 +411,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         uris: Vec::new(),
         host_paths: Vec::new(),
         grace_ms: 3_000,
+        kill_signal: None,
         labels: BTreeMap::new(),
         max_completion_ms: 0,
         stop_after_ms: 0,

@@ -13,7 +13,7 @@ use argosy_isolation::{
     BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Profile, Program, ResourceLimit,
     Root, Spec, StopAfter, User, View, Volume, crash,
 };
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
 use tokio_util::sync::CancellationToken;
 
 use super::imaged::Launch;
@@ -257,6 +257,12 @@ fn confine(
         // What each terminal understands; those that understand more are named by the task.
         spec.environment
             .push(("TERM".to_owned(), "xterm".to_owned()));
+    }
+    let named = convert::kill_signal_from(task.kill_policy.map_or(0, |policy| policy.signal));
+    let named = named.map_err(|why| invalid(why.inside("kill_policy").to_string()))?;
+    if let Some(signal) = named {
+        // Signals have small numbers.
+        spec.stop_signal = i32::try_from(signal.number()).ok();
     }
     spec.stop_after = start.stop_at.map(|at| StopAfter {
         deadline: BootTime(at.0),

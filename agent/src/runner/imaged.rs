@@ -40,7 +40,7 @@ pub(super) struct Launch {
     /// To be looked up in the image.
     pub(super) user: String,
     pub(super) working_dir: PathBuf,
-    /// That by which the image wants to be asked to end.
+    /// That by which the image wants to be asked to end, if its task names none.
     pub(super) stop_signal: Option<i32>,
 }
 

@@ -197,7 +197,8 @@ const RUN: &str = "Examples:
   argosy run --detach --name web --uri /srv/site.tar -- python3 -m http.server 31000
 
 Ctrl-C while it waits for an agent gives up, and nothing is left behind. Ctrl-C while it runs
-ends the task with TERM, and with KILL after the grace period; a second Ctrl-C sends KILL at once.";
+ends the task with its signal, and with KILL after the grace period; a second Ctrl-C sends KILL at
+once.";
 const PS: &str = "Examples:
   argosy ps
   argosy ps --all -o wide";

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
+use argosy_state::task::KillSignal;
 use clap::Args;
 use clap::builder::ArgPredicate;
 
@@ -100,7 +101,10 @@ pub(crate) struct Run {
     /// Label of the task; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = values::pair)]
     pub(crate) labels: Vec<(String, String)>,
-    /// Time between TERM and KILL
+    /// Signal that asks it to end: HUP, INT, QUIT, USR1, USR2, TERM or WINCH [default: what its image names, else TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = KillSignal::named)]
+    pub(crate) kill_signal: Option<KillSignal>,
+    /// Time between that signal and KILL
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::duration)]
     pub(crate) grace: Duration,
     /// End it after this time

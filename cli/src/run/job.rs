@@ -160,6 +160,7 @@ fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failu
         volumes: arguments.volumes.volumes(),
         kill_policy: Some(v1::KillPolicy {
             grace_ms: arguments.grace.as_millis() as u64,
+            signal: argosy_proto::convert::kill_signal(arguments.kill_signal).into(),
         }),
         labels: labels.into_iter().collect(),
         container: container(arguments)?,
@@ -357,6 +358,17 @@ pub(crate) mod tests {
         let paths = spec.volumes.iter();
         let paths: Vec<_> = paths.map(|volume| volume.container_path.as_str()).collect();
         assert_eq!(paths, ["/data", "/fast", "/key"]);
+    }
+
+    #[test]
+    fn the_signal_of_a_kill_is_asked_for_by_name() {
+        let signal = |words: &[&str]| job(words).unwrap().spec().kill_policy.unwrap().signal();
+        assert_eq!(signal(&["--", "true"]), v1::KillSignal::Unspecified);
+        let words = ["--kill-signal", "sigquit", "--", "true"];
+        assert_eq!(signal(&words), v1::KillSignal::Quit);
+        let words = ["argosy", "run", "--kill-signal", "KILL", "--", "true"];
+        let refused = Arguments::try_parse_from(words).unwrap_err().to_string();
+        assert!(refused.contains("name one of HUP, INT"), "{refused}");
     }
 
     #[test]

@@ -40,7 +40,10 @@ pub fn executor_as_task(wire: &v1::ExecutorSpec) -> v1::TaskSpec {
         user: wire.user,
         uris: wire.uris,
         container: wire.container,
-        kill_policy: Some(v1::KillPolicy { grace_ms }),
+        kill_policy: Some(v1::KillPolicy {
+            grace_ms,
+            ..v1::KillPolicy::default()
+        }),
         ..v1::TaskSpec::default()
     }
 }

@@ -7,6 +7,7 @@ use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
 use super::executors::{executor, executor_from};
 use super::groups::{group, group_from};
+use super::kill_policy::{kill_signal, kill_signal_from};
 use super::opt_outs::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
@@ -42,6 +43,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         host_paths: host_paths.collect(),
         kill_policy: Some(v1::KillPolicy {
             grace_ms: spec.grace_ms,
+            signal: kill_signal(spec.kill_signal).into(),
         }),
         labels: spec.labels.clone().into_iter().collect(),
         max_completion_ms: spec.max_completion_ms,
@@ -67,7 +69,8 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
     let container = container_from(wire.container)?;
     let needs_none = !container.image.is_empty() || wire.executor.is_some();
     let run = run_from(wire.shell, wire.argv, needs_none)?;
-    let grace_ms = wire.kill_policy.map_or(0, |policy| policy.grace_ms);
+    let kill_policy = wire.kill_policy.unwrap_or_default();
+    let grace_ms = kill_policy.grace_ms;
     let spec = TaskSpec {
         task,
         name: wire.name,
@@ -82,16 +85,10 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
             .into_iter()
             .map(uri_from)
             .collect::<Result<_, _>>()?,
-        host_paths: wire
-            .host_paths
-            .into_iter()
-            .map(|path| HostPath {
-                host_path: path.host_path,
-                container_path: path.container_path,
-                read_only: path.read_only,
-            })
-            .collect(),
+        host_paths: wire.host_paths.into_iter().map(host_path_from).collect(),
         grace_ms: if grace_ms == 0 { GRACE_MS } else { grace_ms },
+        kill_signal: kill_signal_from(kill_policy.signal)
+            .map_err(|why| why.inside("kill_policy"))?,
         labels: wire.labels.into_iter().collect(),
         max_completion_ms: wire.max_completion_ms,
         stop_after_ms: wire.stop_after_ms,
@@ -120,6 +117,14 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
     };
     check_text(&spec)?;
     Ok(spec)
+}
+
+fn host_path_from(wire: v1::HostPath) -> HostPath {
+    HostPath {
+        host_path: wire.host_path,
+        container_path: wire.container_path,
+        read_only: wire.read_only,
+    }
 }
 
 /// `needs_none`: an image or an executor may say what to run.

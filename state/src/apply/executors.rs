@@ -29,6 +29,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         ("host_paths", !spec.host_paths.is_empty()),
         ("volumes", !spec.volumes.is_empty()),
         ("limits", spec.limits.is_some()),
+        ("kill_policy.signal", spec.kill_signal.is_some()),
         ("tty", spec.tty),
         ("stdin", spec.stdin),
         ("health_check", spec.health_check.is_some()),
@@ -115,7 +116,7 @@ pub(super) fn taken<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Run, Uri};
+    use crate::task::{KillSignal, Run, Uri};
     use crate::testing;
 
     fn executed() -> TaskSpec {
@@ -149,6 +150,13 @@ mod tests {
                 "uris",
                 TaskSpec {
                     uris: vec![uri],
+                    ..executed()
+                },
+            ),
+            (
+                "kill_policy.signal",
+                TaskSpec {
+                    kill_signal: Some(KillSignal::Int),
                     ..executed()
                 },
             ),

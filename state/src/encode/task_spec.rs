@@ -13,7 +13,7 @@ use super::names;
 use super::resources::{self, ResourcesMessage};
 use super::volume::VolumeMessage;
 use super::{Read, Wrong};
-use crate::task::{Container, HostPath, Run, TaskSpec, Uri};
+use crate::task::{Container, HostPath, KillSignal, Run, TaskSpec, Uri};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TaskSpecMessage {
@@ -59,6 +59,9 @@ pub(super) struct TaskSpecMessage {
     executor: Option<ExecutorSpecMessage>,
     #[prost(message, optional, tag = "22")]
     group: Option<GroupMessage>,
+    /// Its number; 0: none is named.
+    #[prost(uint32, tag = "30")]
+    kill_signal: u32,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -130,6 +133,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             stdin: spec.stdin,
             executor: spec.executor.as_deref().map(Into::into),
             group: spec.group.as_deref().map(Into::into),
+            kill_signal: spec.kill_signal.map_or(0, KillSignal::number),
         }
     }
 }
@@ -167,6 +171,10 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             stdin: message.stdin,
             executor: boxed(message.executor)?,
             group: boxed(message.group)?,
+            kill_signal: match message.kill_signal {
+                0 => None,
+                number => Some(KillSignal::of(number).ok_or(Wrong("signal of a kill"))?),
+            },
         })
     }
 }

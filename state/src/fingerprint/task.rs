@@ -20,6 +20,7 @@ pub(super) fn spec(out: &mut Writer, spec: &TaskSpec) {
         uris,
         host_paths,
         grace_ms,
+        kill_signal,
         labels,
         max_completion_ms,
         stop_after_ms,
@@ -62,6 +63,7 @@ pub(super) fn spec(out: &mut Writer, spec: &TaskSpec) {
     if let Some(place) = place {
         out.chosen(21, |out| group(out, place));
     }
+    out.optional(22, kill_signal.map(|signal| signal.number().into()));
 }
 
 fn run(out: &mut Writer, run: &Run) {

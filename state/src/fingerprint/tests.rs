@@ -4,6 +4,7 @@ use super::*;
 use crate::encode::read_command;
 use crate::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskId, Timestamp};
 use crate::resources::Resources;
+use crate::task::KillSignal;
 use crate::testing;
 
 /// Commands as release 0.1.0 stored them.
@@ -127,6 +128,17 @@ fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
         unreachable!("it was just made one")
     };
     accept.launches[0].container.opt_outs.host_network = true;
+    assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
+    assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
+}
+
+#[test]
+fn release_0_1_0_read_no_signal_of_a_kill_policy() {
+    let mut named = acceptance();
+    let CallAction::Accept(accept) = &mut named.action else {
+        unreachable!("it was just made one")
+    };
+    accept.launches[0].kill_signal = Some(KillSignal::Quit);
     assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
     assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
 }

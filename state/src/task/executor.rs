@@ -43,6 +43,7 @@ impl ExecutorSpec {
             uris: self.uris.clone(),
             host_paths: Vec::new(),
             grace_ms: self.grace_ms,
+            kill_signal: None,
             labels: BTreeMap::new(),
             max_completion_ms: 0,
             stop_after_ms: 0,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ExecutorSpec;
+use super::KillSignal;
 use super::TaskGroup;
 use super::volume::TaskVolume;
 use super::{Limits, OptOuts};
@@ -199,8 +200,10 @@ pub struct TaskSpec {
     pub uris: Vec<Uri>,
     /// Mounted at the start.
     pub host_paths: Vec<HostPath>,
-    /// Milliseconds from TERM to KILL.
+    /// Milliseconds from the signal that asks it to end to KILL.
     pub grace_ms: u64,
+    /// That signal; `None`: the one that its image names, else TERM.
+    pub kill_signal: Option<KillSignal>,
     /// Free text of the framework.
     pub labels: BTreeMap<String, String>,
     /// Milliseconds until it is killed; 0 means never.

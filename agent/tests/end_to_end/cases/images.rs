@@ -85,6 +85,21 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     let updates = link.end_of("t").await;
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(5)), "{}", end.text);
+
+    // What the task says counts more.
+    let mut named = of_image(&host, "named", line);
+    named.kill_policy = Some(v1::KillPolicy {
+        signal: v1::KillSignal::Term.into(),
+        ..v1::KillPolicy::default()
+    });
+    link.launch(3, named).await;
+    link.until("named", runs).await;
+    while content(&host.sandbox("named").join("stdout")).await != "set\n" {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    link.order(4, kill("named", 60_000)).await;
+    let end = link.end_of("named").await.pop().unwrap();
+    assert_eq!(code(&end), Some(v1::exit::How::Code(6)), "{}", end.text);
     agent.is_clear().await;
     agent.stop().await;
 }

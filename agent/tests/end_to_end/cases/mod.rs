@@ -74,6 +74,7 @@ cases![
     executors::nobody_but_the_container_of_an_executor_gets_through_its_socket,
     tasks::a_task_runs_and_its_status_and_output_are_told,
     tasks::a_kill_is_killed_even_if_the_command_exits_with_0,
+    tasks::a_kill_begins_with_the_signal_that_the_task_names,
     tasks::a_kill_behind_its_launch_never_starts_or_kills,
     tasks::a_kill_that_meets_starts_in_line_executes_none_of_their_commands,
     tasks::a_command_that_does_not_exist_fails_and_says_so,

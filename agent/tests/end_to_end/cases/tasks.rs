@@ -91,6 +91,55 @@ pub(super) async fn a_kill_is_killed_even_if_the_command_exits_with_0() {
     agent.stop().await;
 }
 
+/// A task that names this signal, and tells by its exit code which one it got.
+fn killed_by(task: &str, signal: v1::KillSignal) -> v1::TaskSpec {
+    let line = "trap 'exit 3' QUIT; trap 'exit 10' USR1; trap 'exit 15' TERM; echo up > up; \
+        while :; do sleep 0.01; done";
+    v1::TaskSpec {
+        kill_policy: Some(v1::KillPolicy {
+            signal: signal.into(),
+            ..v1::KillPolicy::default()
+        }),
+        ..shell(task, line)
+    }
+}
+
+pub(super) async fn a_kill_begins_with_the_signal_that_the_task_names() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let mut order = 0;
+    for signal in [
+        v1::KillSignal::Quit,
+        v1::KillSignal::Usr1,
+        v1::KillSignal::Term,
+        v1::KillSignal::Unspecified,
+    ] {
+        let task = format!("t{order}");
+        link.launch(order + 1, killed_by(&task, signal)).await;
+        link.until(&task, runs).await;
+        content(&host.sandbox(&task).join("up")).await;
+        order += 2;
+        link.order(order, kill(&task, 60_000)).await;
+        let last = link.end_of(&task).await.pop().unwrap();
+        let told = match signal {
+            v1::KillSignal::Unspecified => v1::KillSignal::Term,
+            named => named,
+        };
+        assert_eq!(code(&last), Some(v1::exit::How::Code(told.into())));
+        assert_eq!(state(&last), v1::TaskState::Killed);
+    }
+    // A master of a newer release may know signals that this agent does not.
+    let mut unknown = killed_by("unknown", v1::KillSignal::Term);
+    unknown.kill_policy.as_mut().unwrap().signal = 9;
+    link.launch(order + 1, unknown).await;
+    let last = link.end_of("unknown").await.pop().unwrap();
+    assert_eq!(state(&last), v1::TaskState::Error, "{}", last.text);
+    assert!(last.text.contains("kill_policy.signal"), "{}", last.text);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
 pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;

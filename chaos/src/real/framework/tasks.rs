@@ -96,7 +96,10 @@ pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskS
         container,
         shell: sign + &work.line(own),
         resources: resources(&uses).expect("these are resources"),
-        kill_policy: Some(v1::KillPolicy { grace_ms: 300 }),
+        kill_policy: Some(v1::KillPolicy {
+            grace_ms: 300,
+            ..v1::KillPolicy::default()
+        }),
         host_paths: host_paths.collect(),
         ..Default::default()
     }

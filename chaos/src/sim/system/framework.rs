@@ -132,7 +132,10 @@ impl Simulated {
                 true => 4_000,
                 false => 0,
             },
-            kill_policy: Some(v1::KillPolicy { grace_ms: 400 }),
+            kill_policy: Some(v1::KillPolicy {
+                grace_ms: 400,
+                ..v1::KillPolicy::default()
+            }),
             // Each third one is looked at, so that no other choice depends on it.
             health_check: is_checked.then(|| v1::HealthCheck {
                 check: Some(check("sim fails 5")),

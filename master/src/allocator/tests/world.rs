@@ -229,6 +229,7 @@ impl World {
             uris: Vec::new(),
             host_paths: Vec::new(),
             grace_ms: 0,
+            kill_signal: None,
             labels: BTreeMap::new(),
             max_completion_ms: 0,
             stop_after_ms: 0,

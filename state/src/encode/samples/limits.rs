@@ -8,8 +8,8 @@ use crate::command::{
 };
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
-    Capability, Container, DiskLimit, Limits, LimitsChange, LimitsReport, OptOuts, Reason, Run,
-    Task, TaskSpec, TaskState,
+    Capability, Container, DiskLimit, KillSignal, Limits, LimitsChange, LimitsReport, OptOuts,
+    Reason, Run, Task, TaskSpec, TaskState,
 };
 
 /// Every opt-out there is.
@@ -92,6 +92,10 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     if let CallAction::Accept(accept) = &mut in_hosts.action {
         accept.launches[0].container.opt_outs = with_host_network();
     }
+    let mut signalled = call.clone();
+    if let CallAction::Accept(accept) = &mut signalled.action {
+        accept.launches[0].kill_signal = Some(KillSignal::Quit);
+    }
     let registration = registration(info);
     vec![
         ("call-accept-limits", Command::Call(call)),
@@ -117,6 +121,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             "register-agent-host-network",
             Command::RegisterAgent(hosting),
         ),
+        ("call-accept-kill-signal", Command::Call(signalled)),
     ]
 }
 

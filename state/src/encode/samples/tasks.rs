@@ -64,6 +64,7 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
             read_only: true,
         }],
         grace_ms: 3_001,
+        kill_signal: None,
         labels: texts("tier", "front"),
         max_completion_ms: 3_002,
         stop_after_ms: 3_003,
