@@ -1,5 +1,5 @@
-//! Invariants of the registry and of the offer book, checked a slice at a time while the owner has
-//! nothing else to do.
+//! Invariants of the registry and of the offer book, checked a slice at a time: at each tick of an idle
+//! owner, and once a second of a busy one.
 //!
 //! Decides what is checked when; the checks themselves are `Registry::check_slice` and
 //! `OfferBook::check_slice`.
@@ -14,6 +14,16 @@ use crate::offers::OfferBook;
 const SLICE: usize = 200;
 /// Ticks from the beginning of a round to that of the next, at least.
 const TICKS_PER_ROUND: u32 = 100;
+
+/// Busy ticks in a row after which a slice is checked although other work waits: one second.
+const BUSY_TICKS: u32 = 10;
+
+/// Whether other work waits for the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Load {
+    Idle,
+    Busy,
+}
 
 /// What a slice has looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,6 +44,8 @@ pub(crate) struct Checks {
     is_done: [bool; 2],
     /// Ticks since this round began.
     ticks: u32,
+    /// Busy ticks in a row.
+    busy: u32,
     /// What was applied when this round began.
     began_at: u64,
     /// A whole round found nothing wrong, and nothing was applied since it began.
@@ -47,10 +59,18 @@ impl Checks {
     /// Says which invariant is broken.
     pub(crate) fn tick(
         &mut self,
+        load: Load,
         registry: &Registry,
         book: Option<&OfferBook>,
     ) -> Result<Checked, String> {
         self.ticks = self.ticks.saturating_add(1);
+        self.busy = match load {
+            Load::Idle => 0,
+            Load::Busy => self.busy.wrapping_add(1),
+        };
+        if !self.busy.is_multiple_of(BUSY_TICKS) {
+            return Ok(Checked::default());
+        }
         if self.is_done == [true, true] {
             if self.began_at == registry.applied() {
                 self.settled_at = Some(self.began_at);
@@ -108,7 +128,8 @@ mod tests {
 
     /// Ticks until a round begins to look at records again.
     fn ticks_to_records(checks: &mut Checks, registry: &Registry) -> Option<u32> {
-        (1..=3 * TICKS_PER_ROUND).find(|_| checks.tick(registry, None).unwrap().records > 0)
+        (1..=3 * TICKS_PER_ROUND)
+            .find(|_| checks.tick(Load::Idle, registry, None).unwrap().records > 0)
     }
 
     #[test]
@@ -123,6 +144,15 @@ mod tests {
         assert_eq!(ticks_to_records(&mut checks, &world.registry), None);
         world.register("cpus:1");
         assert_eq!(ticks_to_records(&mut checks, &world.registry), Some(1));
+    }
+
+    #[test]
+    fn an_owner_that_is_never_idle_checks_a_slice_a_second() {
+        let world = World::with_running_task("web");
+        let mut checks = Checks::default();
+        let mut records = |load| checks.tick(load, &world.registry, None).unwrap().records > 0;
+        let first = (1..=3 * BUSY_TICKS).find(|_| records(Load::Busy));
+        assert_eq!(first, Some(BUSY_TICKS));
     }
 
     #[test]
@@ -146,11 +176,13 @@ mod tests {
         };
         book.open(promise);
         let mut checks = Checks::default();
-        let checked = checks.tick(&world.registry, Some(&book)).unwrap();
+        let checked = checks
+            .tick(Load::Idle, &world.registry, Some(&book))
+            .unwrap();
         assert_eq!(checked.offers, 1);
         world.launch(framework, agent, "big", "cpus:2");
         let found = (0..2 * TICKS_PER_ROUND)
-            .find_map(|_| checks.tick(&world.registry, Some(&book)).err())
+            .find_map(|_| checks.tick(Load::Idle, &world.registry, Some(&book)).err())
             .expect("it is found");
         assert!(found.contains("cpus:3 is offered and"), "{found}");
         assert!(found.contains("check of the offer book failed"), "{found}");

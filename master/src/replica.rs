@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::checks::Checks;
+use crate::checks::{Checks, Load};
 use crate::clock::Clock;
 use crate::comparison::{Comparison, readable};
 use crate::config::Limits;
@@ -403,11 +403,13 @@ impl Replica {
         self.check_distance();
         self.publish_counts();
         let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_to_send;
-        if is_idle && self.unproposed.is_empty() {
-            let book = self.leader.as_ref().map(Leader::book);
-            let checked = self.checks.tick(&self.registry, book);
-            self.meters.checked(checked.map_err(RunError::Failed)?);
-        }
+        let load = match is_idle && self.unproposed.is_empty() {
+            true => Load::Idle,
+            false => Load::Busy,
+        };
+        let book = self.leader.as_ref().map(Leader::book);
+        let checked = self.checks.tick(load, &self.registry, book);
+        self.meters.checked(checked.map_err(RunError::Failed)?);
         Ok(())
     }
 
