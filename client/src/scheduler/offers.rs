@@ -12,8 +12,8 @@ use prost::Message as _;
 const FILTER_BYTES: usize = 64 * 1024;
 /// Encoded offers presented at most, in bytes: a subscription is one message. The rest is rescinded.
 const HELD_BYTES: usize = 3 * 1024 * 1024;
-/// Offers presented at most; masters refuse a subscription with more than 10,000. The rest is rescinded.
-const HELD_OFFERS: usize = 10_000;
+/// Offers presented at most, the newest: so many does a master judge. The rest is rescinded.
+const HELD_OFFERS: usize = 1_000;
 /// How long a decline without a time is in force, in milliseconds.
 pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;
 
@@ -23,10 +23,21 @@ struct Decline {
     until_ms: u64,
 }
 
+/// An offer in hand.
+#[derive(Debug)]
+struct Held {
+    /// Position in the order of arrival.
+    arrival: u64,
+    offer: v1::Offer,
+}
+
 /// What one session holds.
 #[derive(Debug, Default)]
 pub(crate) struct Offers {
-    held: BTreeMap<String, v1::Offer>,
+    /// By id.
+    held: BTreeMap<String, Held>,
+    /// Offers received so far.
+    arrivals: u64,
     // By agent and role, as masters keep them.
     declines: BTreeMap<(String, String), Decline>,
 }
@@ -43,7 +54,12 @@ impl Offers {
         };
         let new: Vec<_> = offers.into_iter().filter(is_new).collect();
         for offer in &new {
-            self.held.insert(offer.offer_id.clone(), offer.clone());
+            self.arrivals += 1;
+            let held = Held {
+                arrival: self.arrivals,
+                offer: offer.clone(),
+            };
+            self.held.insert(offer.offer_id.clone(), held);
         }
         new
     }
@@ -54,9 +70,9 @@ impl Offers {
             return Err(stranger.clone());
         }
         let take = |id| {
-            self.held
-                .remove(id)
-                .map(|offer| v1::HeldOffer { offer: Some(offer) })
+            self.held.remove(id).map(|held| v1::HeldOffer {
+                offer: Some(held.offer),
+            })
         };
         Ok(offer_ids.iter().filter_map(take).collect())
     }
@@ -71,7 +87,7 @@ impl Offers {
         let until_ms = now_ms.saturating_add(filter_ms.unwrap_or(DEFAULT_FILTER_MS));
         let mut given_back = Vec::new();
         for id in offer_ids {
-            let Some(offer) = self.held.remove(id) else {
+            let Some(Held { offer, .. }) = self.held.remove(id) else {
                 continue;
             };
             if until_ms > now_ms {
@@ -97,8 +113,8 @@ impl Offers {
         self.declines.retain(|(_, role), _| stays(role));
     }
 
-    /// What to present at a subscription, and the ids that found no room. First comes what calls without an answer
-    /// `use`: if it finds no room, others may be offered it before the call is repeated.
+    /// Returns what to present at a subscription, and the ids that found no room. First come the offers that calls
+    /// without an answer have used (without room, others may be offered them before the call is repeated), then the newest.
     pub(crate) fn present<'a>(
         &mut self,
         used: impl Iterator<Item = &'a v1::HeldOffer>,
@@ -116,7 +132,9 @@ impl Offers {
                 presented.push(held.clone());
             }
         }
-        for (id, offer) in &self.held {
+        let mut newest: Vec<_> = self.held.iter().collect();
+        newest.sort_by_key(|(_, held)| std::cmp::Reverse(held.arrival));
+        for (id, Held { offer, .. }) in newest {
             if !has_room(presented.len(), offer.encoded_len()) {
                 left_out.push(id.clone());
                 continue;
@@ -230,6 +248,8 @@ mod tests {
         assert_eq!(presented[0], used, "what a call uses comes first");
         assert_eq!(presented.len(), HELD_OFFERS);
         assert_eq!(left_out.len(), 30_001 - HELD_OFFERS);
+        let second = presented[1].offer.as_ref().unwrap();
+        assert_eq!(second.offer_id, "1.29999", "then comes the newest");
         // What was left out is not held any more.
         assert_eq!(offers.take(&left_out[..1]), Err(left_out[0].clone()));
         let mut large = offer("1.5", "agent-5");

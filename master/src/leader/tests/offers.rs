@@ -45,6 +45,30 @@ fn a_forged_offer_is_rescinded_when_it_is_presented() {
 }
 
 #[test]
+fn the_first_thousand_presented_offers_are_judged_and_the_others_are_rescinded() {
+    for (before, kept) in [(999, true), (1_000, false)] {
+        let mut world = World::with_offer();
+        world.new_leader();
+        world.agent_returns(AGENT);
+        world.forget_said();
+        let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
+        let (genuine, token) = subscription.held[0].clone();
+        let forged = (0..before).map(|number| {
+            let mut promise = genuine.clone();
+            promise.id.serial += 1 + number;
+            (promise, token.clone())
+        });
+        subscription.held.splice(0..0, forged);
+        world.subscribe_with(LinkId(3), subscription);
+        let said = world.take_said();
+        let is_kept = said[0].contains("kept 1.1,");
+        assert_eq!(is_kept, kept, "{:.200}", said[0]);
+        let is_offered = said[1..].iter().any(|line| line.contains("<- offers "));
+        assert_eq!(is_offered, !kept, "its resources: {:?}", &said[1..]);
+    }
+}
+
+#[test]
 fn the_offer_of_another_framework_is_refused() {
     let mut world = World::with_offer();
     world.decline(&["1.1"], 3_600_000);
