@@ -7,6 +7,7 @@
 mod absences;
 mod bad_input;
 mod cluster;
+mod damage;
 mod doors;
 mod failover;
 mod freezes;

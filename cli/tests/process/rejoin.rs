@@ -9,7 +9,7 @@ use argosy_proto::v1;
 
 use crate::cluster::{Cluster, argosy, until, write};
 
-const LONG: Duration = Duration::from_secs(90);
+pub(crate) const LONG: Duration = Duration::from_secs(90);
 
 /// The command on the host of the master at `place`, with that master's own flags.
 fn command(cluster: &Cluster, place: usize, more: &[&str]) -> Command {
@@ -23,7 +23,7 @@ fn command(cluster: &Cluster, place: usize, more: &[&str]) -> Command {
     command
 }
 
-async fn rejoin(cluster: &Cluster, place: usize, more: &[&str]) -> Output {
+pub(crate) async fn rejoin(cluster: &Cluster, place: usize, more: &[&str]) -> Output {
     let mut command = command(cluster, place, more);
     let output = tokio::task::spawn_blocking(move || command.output());
     let ended = tokio::time::timeout(LONG, output).await;
@@ -33,12 +33,12 @@ async fn rejoin(cluster: &Cluster, place: usize, more: &[&str]) -> Output {
         .expect("the executable starts")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn folder(cluster: &Cluster, place: usize) -> PathBuf {
+pub(crate) fn folder(cluster: &Cluster, place: usize) -> PathBuf {
     let name = &cluster.masters[place].name;
     cluster.directory.path().join(name)
 }
@@ -98,7 +98,7 @@ async fn stopped_and_forbidden(cluster: &mut Cluster) -> usize {
     place
 }
 
-async fn ends_with(cluster: &mut Cluster, place: usize, words: &str) {
+pub(crate) async fn ends_with(cluster: &mut Cluster, place: usize, words: &str) {
     let master = &mut cluster.masters[place];
     master.start();
     until("it ends", LONG, async || master.has_ended().then_some(())).await;
