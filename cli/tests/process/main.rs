@@ -10,6 +10,7 @@ mod cluster;
 mod damage;
 mod doors;
 mod failover;
+mod floods;
 mod freezes;
 mod kills;
 mod limits;

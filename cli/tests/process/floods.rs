@@ -1,0 +1,90 @@
+//! Connections that say nothing: they take no descriptor that a master needs, and keep out nobody who has something to say.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::cluster::{Cluster, until, write};
+
+/// Opens connections from many addresses of loopback, prints how many it holds, and keeps them until its input ends.
+const HOLD: &str = "import resource, socket, sys
+host, port, network, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+held = []
+for number in range(count):
+    caller = socket.socket()
+    caller.settimeout(5)
+    caller.bind((f'127.{network}.{number // 250}.{number % 250 + 1}', 0))
+    try:
+        caller.connect((host, port))
+        held.append(caller)
+    except OSError:
+        pass
+print(len(held), flush=True)
+sys.stdin.read()";
+
+/// Connections of each of the two processes.
+const EACH: usize = 11_000;
+
+struct Flood {
+    child: Child,
+}
+
+impl Flood {
+    fn start(host: &str, network: u8) -> Self {
+        let child = Command::new("python3")
+            .args(["-c", HOLD, host, "5050", &network.to_string()])
+            .arg(EACH.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        Self { child }
+    }
+
+    /// How many connections the kernel has made, once all were tried.
+    async fn tried(&mut self) -> usize {
+        let output = self.child.stdout.take().expect("it is piped");
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(output).read_line(&mut line).map(|_| line)
+        });
+        let line = line.await.unwrap().unwrap();
+        line.trim().parse().expect("it prints a number")
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_of_two_processes_end_no_master_and_hold_up_no_write() {
+    let mut cluster = Cluster::start(1).await;
+    let leader = cluster.leader().await;
+    let host = cluster.masters[leader].address.to_string();
+    let mut floods = [Flood::start(&host, 90), Flood::start(&host, 91)];
+    let mut tried = Vec::new();
+    for flood in &mut floods {
+        tried.push(flood.tried().await);
+    }
+    assert!(tried.iter().all(|count| *count > EACH / 2), "{tried:?}");
+    // Each on a connection of its own, which has to get in.
+    for number in 0..20 {
+        let limit = Duration::from_secs(30);
+        until("the write is acknowledged", limit, async || {
+            write(&cluster.operator(), number.to_string()).await
+        })
+        .await;
+    }
+    assert_eq!(cluster.leader().await, leader, "it is still in office");
+    for master in &mut cluster.masters {
+        assert!(!master.has_ended(), "{} has ended", master.name);
+        let log = master.log();
+        assert!(!log.contains("oo many open files"), "{log}");
+    }
+}
