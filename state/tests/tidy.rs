@@ -390,6 +390,31 @@ fn the_library_in_the_cache_is_of_the_version_that_is_locked() {
 }
 
 #[test]
+fn every_release_is_a_commit_of_this_history() {
+    let text = fs::read_to_string(root().join("releases.txt")).unwrap();
+    let releases: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(!releases.is_empty());
+    let is_ancestor = |commit: &str| {
+        let mut git = std::process::Command::new("git");
+        git.arg("-C").arg(root());
+        git.args(["merge-base", "--is-ancestor", commit, "HEAD"]);
+        git.status().expect("git is installed").success()
+    };
+    let is_wrong = |line: &&&str| match line.split(' ').collect::<Vec<_>>()[..] {
+        [version, commit] => {
+            let numbers: Vec<_> = version.split('.').map(str::parse::<u32>).collect();
+            numbers.len() != 3 || numbers.iter().any(Result::is_err) || !is_ancestor(commit)
+        }
+        _ => true,
+    };
+    let wrong: Vec<_> = releases.iter().filter(is_wrong).collect();
+    assert!(
+        wrong.is_empty(),
+        "not VERSION COMMIT of an ancestor: {wrong:?}"
+    );
+}
+
+#[test]
 fn no_file_of_the_tree_is_larger_than_a_mebibyte() {
     let mut waiting = vec![root()];
     let mut found = Vec::new();
