@@ -37,5 +37,7 @@ pub use config::{Config, DiskEnforcement, ImageRoots, IsolationMode};
 pub use error::RunError;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use reach::TaskAllow;
-pub use runner::{CniSettings, Devices, HelperCommands, LauncherCommand, NetworkSettings};
+pub use runner::{
+    CniSettings, Devices, HelperCommands, LauncherCommand, NetworkSettings, TaskSubnet6,
+};
 pub use start::remove_tree;

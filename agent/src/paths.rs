@@ -16,6 +16,7 @@
 //!                                   the folder that the tasks of a group share, named by the order of the first
 //!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
 //!   images/                         images and their layers, and which containers hold them: see argosy_content
+//!   network-prefix6                 what the IPv6 addresses of its containers begin with, if it was generated
 //!   probe/                          of a container that tells whether this host gives containers overlays
 //!   cni/<container>.json            what CNI plugins were told for a container, to have them take it back
 //! ```
@@ -53,6 +54,12 @@ impl Paths {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    /// The generated IPv6 prefix of containers.
+    #[must_use]
+    pub fn network_prefix6(&self) -> PathBuf {
+        self.root.join("network-prefix6")
     }
 
     /// The journal.

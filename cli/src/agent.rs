@@ -223,6 +223,7 @@ fn devices(arguments: &AgentStart, config: &mut Config) -> Result<(), Failure> {
 
 fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
     settings.subnet = arguments.network_subnet;
+    settings.subnet6 = arguments.network_subnet6;
     if arguments.network_open {
         settings.between = Between::Open;
     }

@@ -114,7 +114,7 @@ fn why_no_networks(arguments: &Dev) -> Option<String> {
     if !makes || !nix::unistd::geteuid().is_root() {
         return Some("they take root and full isolation".to_owned());
     }
-    let impossible = network::check(Subnet::USUAL).err()?;
+    let impossible = network::check(Subnet::USUAL, None).err()?;
     Some(chain(&impossible))
 }
 

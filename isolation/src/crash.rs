@@ -77,6 +77,7 @@ pub const STEPS: &[&str] = &[
     "destroy.processes-ended",
     "destroy.group-removed",
     "destroy.control-removed",
+    "network.forwarding-of-ipv6-set",
     "network.table-replaced",
     "network.address-taken",
     "network.namespace-made",

@@ -5,6 +5,8 @@
 //!  lo   eth0 10.183.0.5 ◀─veth─▶ argo… 10.183.0.1 ──▶ routing, one nft table ──▶ masqueraded
 //!                                └ the only route to .5 ◀── host port 8080 ◀── anybody
 //! ```
+//! With IPv6, each end has a second address: the same one behind the prefix of the agent (`subnet6`).
+//!
 //! The mode that users know as `bridge` needs no Ethernet bridge: each container's link is routed by itself. Then the
 //! route is at once what binds an address to its link, no container hears another's frames, and one table sees all.
 //!
@@ -22,20 +24,23 @@ mod networks;
 mod records;
 mod rules;
 mod subnet;
+mod subnet6;
 mod traffic;
 mod trial;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::host::why_no_ipv6;
 pub(crate) use self::link::raise_loopback;
 pub use self::networks::Networks;
 pub use self::subnet::{Subnet, SubnetError};
+pub use self::subnet6::{Subnet6, Subnet6Error};
 pub use self::traffic::{Flow, Traffic};
 pub use self::trial::check;
 
@@ -118,12 +123,15 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Where containers' addresses come from. Nothing else on the host may have a route into it.
     pub subnet: Subnet,
+    /// What containers' IPv6 addresses begin with; `None`: they have IPv4 only, as on a host without IPv6
+    /// ([`why_no_ipv6`]).
+    pub subnet6: Option<Subnet6>,
     /// How many namespaces wait ready to be used: 0 to make each when it is wanted.
     pub ready: usize,
     /// Whether containers reach each other.
     pub between: Between,
     /// TCP services elsewhere that no container may reach, such as the masters'. The host's own are denied anyway.
-    pub denied: Vec<SocketAddrV4>,
+    pub denied: Vec<SocketAddr>,
 }
 
 /// A network namespace with an address, for one container or for several that share it.
@@ -133,6 +141,8 @@ pub struct Joined {
     pub namespace: OwnedFd,
     /// The container's address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if it has one.
+    pub address6: Option<Ipv6Addr>,
     /// The host's, as the container reaches it: published ports, and nothing else.
     pub gateway: Ipv4Addr,
 }
@@ -153,7 +163,7 @@ pub enum NetworkError {
     #[error("the subnet {subnet} for containers overlaps {route} on {device}: give a free subnet")]
     Overlap {
         /// The pool.
-        subnet: Subnet,
+        subnet: String,
         /// The route's destination.
         route: String,
         /// Its device.

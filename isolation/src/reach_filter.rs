@@ -43,6 +43,9 @@ pub const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
 ];
 
+/// The prefix by which IPv6 hosts reach IPv4 through a translator.
+const NAT64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
+
 /// Of linux/bpf.h: a program that judges addresses of sockets, and where it is attached: connect and sendmsg.
 const ADDRESSES: u32 = 18;
 const PLACES_4: [u32; 2] = [10, 14];
@@ -101,17 +104,20 @@ impl Closed {
             instruction(FROM_NETWORK, ASKED, 0, 0, 16),
         ];
         if self.metadata {
-            let link_local = family.network_4(LINK_LOCAL, 16);
             let mut all_but_dns = vec![instruction(JUMP_IF_EQUAL, ASKED, 0, 2, DNS.into())];
             all_but_dns.extend(answer(0));
-            program.extend(at(&link_local, all_but_dns));
+            for link_local in family.forms_of_4(LINK_LOCAL, 16) {
+                program.extend(at(&link_local, all_but_dns.clone()));
+            }
             for address in METADATA {
-                let words = match address {
-                    IpAddr::V4(address) => family.network_4(address, 32),
-                    IpAddr::V6(address) if family == Family::Six => words_6(address),
-                    IpAddr::V6(_) => continue,
+                let forms = match address {
+                    IpAddr::V4(address) => family.forms_of_4(address, 32),
+                    IpAddr::V6(address) if family == Family::Six => vec![words_6(address)],
+                    IpAddr::V6(_) => Vec::new(),
                 };
-                program.extend(at(&words, answer(0).to_vec()));
+                for words in forms {
+                    program.extend(at(&words, answer(0).to_vec()));
+                }
             }
         }
         // In a network of its own a container's loopback is its own: skip these where the namespace is the host's.
@@ -142,12 +148,18 @@ impl Family {
         let value = u32::from_ne_bytes(address.octets()) & mask;
         match self {
             Self::Four => vec![(ADDRESS_4, mask, value)],
-            Self::Six => {
-                let mut words = mapped();
-                words.push((ADDRESS_6 + 12, mask, value));
-                words
-            }
+            Self::Six => behind(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), mask, value),
         }
+    }
+
+    /// The same in each form in which this family leads there: by IPv6 also through a translator (RFC 6052).
+    fn forms_of_4(self, address: Ipv4Addr, bits: u8) -> Vec<Words> {
+        let mut forms = vec![self.network_4(address, bits)];
+        if self == Self::Six {
+            let (_, mask, value) = Self::Four.network_4(address, bits)[0];
+            forms.push(behind(NAT64, mask, value));
+        }
+        forms
     }
 
     /// A container's own addresses: loopback, and the unspecified one, which stands for it.
@@ -164,10 +176,11 @@ impl Family {
     }
 }
 
-/// The first words of an IPv4 address that is written as one of IPv6.
-fn mapped() -> Words {
-    let mut words = words_6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
+/// An IPv4 address that is written as one of IPv6, with this prefix of 96 bits.
+fn behind(prefix: Ipv6Addr, mask: u32, value: u32) -> Words {
+    let mut words = words_6(prefix);
     words.pop();
+    words.push((ADDRESS_6 + 12, mask, value));
     words
 }
 
@@ -287,6 +300,8 @@ mod tests {
             "168.63.129.16:32526",
             "100.100.100.200:80",
             "[::ffff:100.100.100.200]:80",
+            "[64:ff9b::169.254.169.254]:80",
+            "[64:ff9b::168.63.129.16]:80",
             "[fd00:ec2::254]:80",
             "[fd20:ce::254]:80",
             "[fe80::a9fe:a9fe]:80",
@@ -304,6 +319,9 @@ mod tests {
             "[fd00:ec2::255]:80",
             "[fe80::1]:80",
             "[a9fe:a9fe::]:80",
+            "[64:ff9b::10.0.0.1]:80",
+            "[64:ff9b::169.254.169.254]:53",
+            "[64:ff9c::169.254.169.254]:80",
         ] {
             assert!(may_connect(&usual(), form, HOSTS), "{form}");
         }

@@ -2,17 +2,18 @@
 //! earlier life of the agent has left some.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_isolation::network::{
-    self, Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic,
+    self, Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic, why_no_ipv6,
 };
 use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
 
 use super::plugged::CniSettings;
+use super::subnet6::TaskSubnet6;
 use crate::config::Config;
 use crate::core::ContainerName;
 use crate::error::sentence;
@@ -25,6 +26,8 @@ const READY: usize = 8;
 pub struct NetworkSettings {
     /// Where containers get their addresses from.
     pub subnet: Subnet,
+    /// Where they get their IPv6 addresses from.
+    pub subnet6: TaskSubnet6,
     /// Whether containers of this host reach each other by their addresses.
     pub between: Between,
     /// Networks that plugins make.
@@ -35,6 +38,7 @@ impl Default for NetworkSettings {
     fn default() -> Self {
         Self {
             subnet: Subnet::USUAL,
+            subnet6: TaskSubnet6::default(),
             between: Between::Isolated,
             cni: CniSettings::default(),
         }
@@ -46,6 +50,8 @@ pub(crate) struct Bridges {
     settings: Settings,
     /// Why this agent cannot create networks at all.
     cannot: Option<&'static str>,
+    /// Why containers have no IPv6 addresses, against the operator's wish.
+    no_ipv6: Option<String>,
     /// Set after the first successful probe of the host.
     possible: OnceLock<()>,
     /// A lock, since launches come from many blocking threads.
@@ -65,14 +71,22 @@ impl Bridges {
     pub(super) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
         let wanted = &config.networks;
         let owner = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+        let cannot =
+            (isolation != Isolation::Full).then_some("it is not root, or told to isolate less");
+        let wanted_ipv6 = match (cannot, wanted.subnet6, why_no_ipv6()) {
+            (Some(_), _, _) | (None, TaskSubnet6::Off, _) => Ok(None),
+            (None, _, Some(why)) => Err(why.to_owned()),
+            (None, subnet6, None) => subnet6.of(directory),
+        };
         Self {
-            cannot: (isolation != Isolation::Full)
-                .then_some("it is not root, or told to isolate less"),
+            cannot,
+            no_ipv6: wanted_ipv6.as_ref().err().cloned(),
             possible: OnceLock::new(),
             settings: Settings {
                 owner,
                 folder: PathBuf::from(FOLDER),
                 subnet: wanted.subnet,
+                subnet6: wanted_ipv6.ok().flatten(),
                 ready: READY,
                 between: wanted.between,
                 denied: config
@@ -92,10 +106,16 @@ impl Bridges {
             return Err(why.to_owned());
         }
         if self.possible.get().is_none() {
-            network::check(self.settings.subnet).map_err(|error| sentence(&error))?;
+            network::check(self.settings.subnet, self.settings.subnet6)
+                .map_err(|error| sentence(&error))?;
             self.possible.get_or_init(|| ());
         }
         Ok(())
+    }
+
+    /// Why containers have IPv4 only, unless the operator wants that.
+    pub(super) fn why_no_ipv6(&self) -> Option<&str> {
+        self.no_ipv6.as_deref()
     }
 
     /// Keeps the networks of the containers that an earlier life has left, and forgets the others. On a failure the
@@ -180,11 +200,10 @@ fn id(container: ContainerName) -> ContainerId {
 }
 
 /// A master's address, if it is written in numbers.
-fn plain(address: &str) -> Option<SocketAddrV4> {
-    match address.parse() {
-        Ok(SocketAddr::V4(address)) => Some(address),
-        Ok(SocketAddr::V6(_)) | Err(_) => None,
-    }
+fn plain(address: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = address.parse().ok()?;
+    // An IPv4 address in the form of IPv6 is denied as what it is.
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// The ports that a task publishes, by the names that its messages have for them.
@@ -223,6 +242,14 @@ mod tests {
     #[test]
     fn masters_by_name_are_left_to_the_hosts_own_rules() {
         assert_eq!(plain("10.0.0.1:5050"), "10.0.0.1:5050".parse().ok());
+        assert_eq!(
+            plain("[2001:db8::1]:5050"),
+            "[2001:db8::1]:5050".parse().ok()
+        );
+        assert_eq!(
+            plain("[::ffff:10.0.0.1]:5050"),
+            "10.0.0.1:5050".parse().ok()
+        );
         assert_eq!(plain("master.example:5050"), None);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -25,18 +25,18 @@ use crate::core::{ContainerName, GroupStart, Input, Start};
 #[derive(Default)]
 pub(super) struct Groups {
     /// A lock, since containers are made by several threads; held while a namespace is made, so that there is only one.
-    namespaces: Mutex<BTreeMap<ContainerName, (OwnedFd, Ipv4Addr)>>,
+    namespaces: Mutex<BTreeMap<ContainerName, (OwnedFd, Vec<IpAddr>)>>,
 }
 
 impl Groups {
-    /// The group's namespace and address; the first of its containers takes it.
+    /// The group's namespace and addresses; the first of its containers takes it.
     pub(super) fn joined(
         &self,
         name: ContainerName,
-        take: impl FnOnce() -> Result<(OwnedFd, Ipv4Addr), NetworkError>,
-    ) -> Result<(OwnedFd, Ipv4Addr), NetworkError> {
+        take: impl FnOnce() -> Result<(OwnedFd, Vec<IpAddr>), NetworkError>,
+    ) -> Result<(OwnedFd, Vec<IpAddr>), NetworkError> {
         let mut all = self.lock();
-        let (namespace, address) = match all.remove(&name) {
+        let (namespace, addresses) = match all.remove(&name) {
             Some(known) => known,
             None => take()?,
         };
@@ -46,20 +46,23 @@ impl Groups {
                 what: "keep a network namespace".to_owned(),
                 source,
             });
-        all.insert(name, (namespace, address));
-        Ok((again?, address))
+        all.insert(name, (namespace, addresses.clone()));
+        Ok((again?, addresses))
     }
 
     /// The same of a group that is alone.
-    pub(super) fn alone(&self, name: ContainerName) -> Result<(OwnedFd, Ipv4Addr), NetworkError> {
-        self.joined(name, || Ok((alone()?, Ipv4Addr::LOCALHOST)))
+    pub(super) fn alone(
+        &self,
+        name: ContainerName,
+    ) -> Result<(OwnedFd, Vec<IpAddr>), NetworkError> {
+        self.joined(name, || Ok((alone()?, vec![Ipv4Addr::LOCALHOST.into()])))
     }
 
     fn forget(&self, name: ContainerName) {
         self.lock().remove(&name);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerName, (OwnedFd, Ipv4Addr)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerName, (OwnedFd, Vec<IpAddr>)>> {
         self.namespaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -184,7 +187,7 @@ mod tests {
         let name: ContainerName = "1-5-0".parse().unwrap();
         let take = || {
             let null = fs::File::open("/dev/null").unwrap();
-            Ok((null.into(), Ipv4Addr::new(10, 0, 0, 2)))
+            Ok((null.into(), vec![Ipv4Addr::new(10, 0, 0, 2).into()]))
         };
         let (_first, address) = groups.joined(name, take).unwrap();
         let again = || panic!("it is taken once");

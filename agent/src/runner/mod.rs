@@ -32,6 +32,7 @@ mod removing;
 mod roots;
 mod starting;
 mod steps;
+mod subnet6;
 mod unpacking;
 mod volumes;
 mod watching;
@@ -74,6 +75,7 @@ use launching::Launching;
 pub use plugged::CniSettings;
 use plugged::Plugged;
 use roots::Roots;
+pub use subnet6::TaskSubnet6;
 use unpacking::Unpackings;
 
 /// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up

@@ -1,6 +1,6 @@
 //! Chooses and creates the network of a container.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use argosy_isolation::network::cni::Added;
@@ -56,9 +56,14 @@ fn chosen(
     }
 }
 
-/// Logs a warning if tasks that name no network cannot get a private one. Blocks.
+/// Logs a warning if tasks that name no network cannot get a private one, or one without IPv6. Blocks.
 pub(super) fn tell(bridges: &Bridges, allows_host: bool) {
-    let Err(why) = bridges.possible() else { return };
+    let Err(why) = bridges.possible() else {
+        if let Some(why) = bridges.why_no_ipv6() {
+            tracing::warn!(why, "networks of tasks have IPv4 only");
+        }
+        return;
+    };
     if allows_host {
         tracing::warn!(
             why,
@@ -88,6 +93,7 @@ pub(super) fn network(
     let named = named_network(start).and_then(|network| network.mode.as_ref());
     let allowed = shared.settings.allowed_opt_outs.host_network;
     let mode = chosen(named, allowed, || shared.bridges.possible()).map_err(failed)?;
+    let mut addresses: Vec<IpAddr> = Vec::new();
     let (network, place, namespace) = match mode {
         Mode::Host(_) => {
             // Only the profile has a wall that knows ports.
@@ -103,22 +109,20 @@ pub(super) fn network(
             (Network::Joined, Place::Alone, Some(namespace))
         }
         Mode::Bridge(bridge) => {
-            let (namespace, at) = bridged(shared, start, &bridge).map_err(refused)?;
-            let place = Place::Own(Some(at.into()));
-            (Network::Joined, place, Some(namespace))
+            let (namespace, given) = bridged(shared, start, &bridge).map_err(refused)?;
+            addresses.extend(given);
+            (Network::Joined, Place::Own(&addresses), Some(namespace))
         }
         Mode::Cni(_) => {
             let added =
                 plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
-            let address = added.addresses.first().copied();
-            (Network::Joined, Place::Own(address), Some(added.namespace))
+            addresses.extend(added.addresses.first());
+            let place = Place::Own(&addresses);
+            (Network::Joined, place, Some(added.namespace))
         }
     };
-    if let Place::Own(address) = place {
-        let own = "ARGOSY_ADDRESS";
-        spec.environment.retain(|(name, _)| name != own);
-        let address = address.map(|address| (own.to_owned(), address.to_string()));
-        spec.environment.extend(address);
+    if let Place::Own(addresses) = place {
+        tell_addresses(addresses, &mut spec.environment);
     }
     if place != Place::Host {
         spec.hostname = Some(name.clone());
@@ -130,16 +134,30 @@ pub(super) fn network(
     Ok(namespace)
 }
 
-/// The namespace and address of a container behind the host, or of its group.
+/// Puts its addresses into a task's environment: the first, and one of IPv6 that comes after it.
+fn tell_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>) {
+    let [first, ipv6] = ["ARGOSY_ADDRESS", "ARGOSY_ADDRESS6"];
+    environment.retain(|(name, _)| name != first && name != ipv6);
+    let later = addresses.iter().skip(1).find(|address| address.is_ipv6());
+    let told = [(first, addresses.first()), (ipv6, later)];
+    environment.extend(told.into_iter().filter_map(|(name, address)| {
+        let address = address?;
+        Some((name.to_owned(), address.to_string()))
+    }));
+}
+
+/// The namespace and addresses of a container behind the host, or of its group.
 fn bridged(
     shared: &Shared,
     start: &Start,
     bridge: &v1::BridgeNetwork,
-) -> Result<(OwnedFd, Ipv4Addr), NetworkError> {
+) -> Result<(OwnedFd, Vec<IpAddr>), NetworkError> {
     let take = || {
         let ports = bridges::publications(&bridge.published);
         let joined = shared.bridges.take(start.holder(), &ports)?;
-        Ok((joined.namespace, joined.address))
+        let mut addresses: Vec<IpAddr> = vec![joined.address.into()];
+        addresses.extend(joined.address6.map(IpAddr::V6));
+        Ok((joined.namespace, addresses))
     };
     match &start.group {
         Some(group) => shared.groups.joined(group.name, take),
@@ -167,6 +185,27 @@ fn ports(task: &v1::TaskSpec) -> Vec<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_is_told_both_addresses_and_none_of_its_hosts() {
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut environment = vec![
+            variable("ARGOSY_ADDRESS", "127.0.0.1"),
+            variable("HOME", "/"),
+        ];
+        let addresses = ["10.183.0.5", "fd12::ab7:5"].map(|text| text.parse().unwrap());
+        tell_addresses(&addresses, &mut environment);
+        let expected = [
+            variable("HOME", "/"),
+            variable("ARGOSY_ADDRESS", "10.183.0.5"),
+            variable("ARGOSY_ADDRESS6", "fd12::ab7:5"),
+        ];
+        assert_eq!(environment, expected);
+        tell_addresses(&addresses[..1], &mut environment);
+        assert_eq!(environment, expected[..2]);
+        tell_addresses(&[], &mut environment);
+        assert_eq!(environment, expected[..1]);
+    }
 
     #[test]
     fn a_task_that_names_no_network_has_its_own_or_what_the_operator_allows() {

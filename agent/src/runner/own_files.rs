@@ -14,26 +14,26 @@ const HOST_NAME_LETTERS: usize = 63;
 
 /// Where a container is, for the files that tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Place<'a> {
     /// In the host's network.
     Host,
     /// Alone.
     Alone,
-    /// In a network of its own, at this address if it is known.
-    Own(Option<IpAddr>),
+    /// In a network of its own, at these addresses if they are known.
+    Own(&'a [IpAddr]),
 }
 
 /// The files of a container with this name. One with an image has none of the host's; one without sees the host's where
 /// they are true.
-pub(super) fn own_files(name: &str, place: Place, has_image: bool) -> Vec<OwnFile> {
+pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<OwnFile> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let [hosts, resolvers] = match place {
         Place::Host if !has_image => return Vec::new(),
         Place::Host => [names::HOSTS, names::RESOLVERS].map(read),
         Place::Alone => [names::hosts(name, &[]), String::new()],
-        Place::Own(address) => {
+        Place::Own(addresses) => {
             let upstream = fs::read_to_string(BEHIND_RESOLVED).ok();
-            let found = names::resolvers(&read(names::RESOLVERS), upstream.as_deref());
+            let found = names::resolvers(&read(names::RESOLVERS), upstream.as_deref(), addresses);
             if !found.text.contains("nameserver") && !found.unreachable.is_empty() {
                 tracing::warn!(
                     task = name,
@@ -41,7 +41,7 @@ pub(super) fn own_files(name: &str, place: Place, has_image: bool) -> Vec<OwnFil
                     "a container reaches none of the resolvers of this host"
                 );
             }
-            [names::hosts(name, address.as_slice()), found.text]
+            [names::hosts(name, addresses), found.text]
         }
     };
     let hostname = match place {

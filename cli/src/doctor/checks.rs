@@ -34,7 +34,7 @@ pub(super) fn all(directory: &Path) -> Vec<Finding> {
         cgroups(),
         controllers(&present_controllers(), &read("/proc/cgroups")),
         namespaces(),
-        networks(can_make_networks()),
+        networks(can_make_networks(), network::why_no_ipv6()),
         clock(&read(
             "/sys/devices/system/clocksource/clocksource0/current_clocksource",
         )),
@@ -181,12 +181,18 @@ fn can_make_networks() -> Result<(), String> {
     if detect().best() != Some(Isolation::Full) {
         return Err("they take root and full isolation".to_owned());
     }
-    network::check(Subnet::USUAL).map_err(|error| chain(&error))
+    network::check(Subnet::USUAL, None).map_err(|error| chain(&error))
 }
 
-fn networks(possible: Result<(), String>) -> Finding {
+fn networks(possible: Result<(), String>, no_ipv6: Option<&str>) -> Finding {
     match possible {
-        Ok(()) => Finding::ok("networks", "tasks have networks of their own"),
+        Ok(()) => Finding::ok(
+            "networks",
+            match no_ipv6 {
+                None => "tasks have networks of their own".to_owned(),
+                Some(why) => format!("tasks have networks of their own, with IPv4 only: {why}"),
+            },
+        ),
         Err(why) => Finding::new(
             "networks",
             Verdict::Warning,
@@ -363,10 +369,12 @@ mod tests {
 
     #[test]
     fn a_host_without_networks_is_told_what_to_allow() {
-        let finding = networks(Err("no nft".to_owned()));
+        let finding = networks(Err("no nft".to_owned()), None);
         assert_eq!(finding.verdict, Verdict::Warning);
         assert!(finding.fix.contains("--allow-host-network"));
-        assert_eq!(networks(Ok(())).verdict, Verdict::Ok);
+        for no_ipv6 in [None, Some("it is switched off")] {
+            assert_eq!(networks(Ok(()), no_ipv6).verdict, Verdict::Ok);
+        }
     }
 
     #[test]

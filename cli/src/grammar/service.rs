@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argosy_agent::{FetchAllow, TaskAllow};
+use argosy_agent::{FetchAllow, TaskAllow, TaskSubnet6};
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
 use argosy_proto::server::hosts;
@@ -328,6 +328,9 @@ pub(crate) struct AgentStart {
     /// Addresses for tasks with a network of their own
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET", value_name = "CIDR", default_value_t = Subnet::USUAL)]
     pub(crate) network_subnet: Subnet,
+    /// IPv6 addresses for them: a prefix, auto (a unique local one that the agent generates once) or none
+    #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET6", value_name = "CIDR", default_value_t = TaskSubnet6::Generated)]
+    pub(crate) network_subnet6: TaskSubnet6,
     /// Let tasks with networks of their own reach each other's addresses, not only published ports
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_OPEN")]
     pub(crate) network_open: bool,

@@ -1,41 +1,129 @@
-//! What a host must be like for containers to have networks, and is made like.
+//! What a host must be like for containers to have networks, and the devices that it has.
 
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::path::Path;
 
-use super::link::Links;
+use netlink_packet_route::AddressFamily;
+
+use super::link::{Link, Links, Route};
 use super::rules::DEVICES;
-use super::{NetworkError, Protocol, Publication, Subnet, refused};
+use super::{NetworkError, Protocol, Publication, Subnet, Subnet6, refused};
 
-/// Nothing but containers may have a route into their subnet.
-pub(super) fn check_routes(subnet: Subnet) -> Result<(), NetworkError> {
+/// IPv6 routes of so many bits or fewer lead to the whole internet, or to all unique local addresses.
+const EVERYWHERE_6: u8 = 8;
+
+/// Why containers can have no IPv6 addresses on this host; `None` if they can.
+#[must_use]
+pub fn why_no_ipv6() -> Option<&'static str> {
+    why_none_by(Path::new("/proc/sys/net/ipv6/conf/all"))
+}
+
+fn why_none_by(settings: &Path) -> Option<&'static str> {
+    if !settings.join("forwarding").exists() {
+        return Some("the kernel of this host has no IPv6, or was started with ipv6.disable=1");
+    }
+    // A kernel that does not tell has it switched on.
+    fs::read_to_string(settings.join("disable_ipv6"))
+        .is_ok_and(|value| value.trim() == "1")
+        .then_some("IPv6 is switched off on this host by net.ipv6.conf.all.disable_ipv6")
+}
+
+/// The prefix, unless this host has no IPv6.
+pub(super) fn possible(wanted: Option<Subnet6>) -> Option<Subnet6> {
+    wanted.filter(|_| why_no_ipv6().is_none())
+}
+
+/// Nothing but containers may have a route into their subnets.
+pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
     let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
     let devices = links.list().map_err(refused("list devices"))?;
-    for route in links.routes().map_err(refused("list routes"))? {
-        let device = devices.iter().find(|link| link.index == route.device);
-        let device = device.map_or("no device", |link| &link.name);
-        if !device.starts_with(DEVICES) && subnet.overlaps(route.to, route.bits) {
-            return Err(NetworkError::Overlap {
-                subnet,
-                route: format!("{}/{}", route.to, route.bits),
-                device: device.to_owned(),
-            });
+    let mut check = |family, pool: String, overlaps: &dyn Fn(&Route) -> bool| {
+        for route in links.routes(family).map_err(refused("list routes"))? {
+            let device = devices.iter().find(|link| link.index == route.device);
+            let device = device.map_or("no device", |link| &link.name);
+            if !device.starts_with(DEVICES) && overlaps(&route) {
+                return Err(NetworkError::Overlap {
+                    subnet: pool,
+                    route: format!("{}/{}", route.to, route.bits),
+                    device: device.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    };
+    check(
+        AddressFamily::Inet,
+        subnet.to_string(),
+        &|route| matches!(route.to, IpAddr::V4(to) if subnet.overlaps(to, route.bits)),
+    )?;
+    let Some(subnet6) = subnet6 else {
+        return Ok(());
+    };
+    check(AddressFamily::Inet6, subnet6.to_string(), &|route| {
+        let is_narrow = route.bits > EVERYWHERE_6;
+        is_narrow && matches!(route.to, IpAddr::V6(to) if subnet6.overlaps(to, route.bits))
+    })
+}
+
+/// Publishing goes before listening: who listens there would hear nobody any more.
+pub(super) fn check_free(
+    publication: &Publication,
+    subnet6: Option<Subnet6>,
+) -> Result<(), NetworkError> {
+    let four = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let six = subnet6.map(|_| IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    for address in [four].into_iter().chain(six) {
+        let port = (address, publication.host_port);
+        let bound: io::Result<()> = match publication.protocol {
+            Protocol::Tcp => TcpListener::bind(port).map(drop),
+            Protocol::Udp => UdpSocket::bind(port).map(drop),
+        };
+        bound.map_err(|source| NetworkError::Bound {
+            name: publication.name.clone(),
+            protocol: publication.protocol,
+            port: publication.host_port,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// All devices of the host.
+pub(super) fn list_devices() -> Result<Vec<Link>, NetworkError> {
+    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    links.list().map_err(refused("list devices"))
+}
+
+/// A namespace goes with the last that holds it; should that be a process that nobody can end, it has no network any more.
+pub(super) fn remove_devices(devices: impl IntoIterator<Item = Link>) -> Result<(), NetworkError> {
+    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    for device in devices {
+        match links.remove(device.index) {
+            // The kernel was faster: its namespace has gone.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            other => other.map_err(refused(format!("remove the device {}", device.name)))?,
         }
     }
     Ok(())
 }
 
-/// Publishing goes before listening: who listens there would hear nobody any more.
-pub(super) fn check_free(publication: &Publication) -> Result<(), NetworkError> {
-    let port = (Ipv4Addr::UNSPECIFIED, publication.host_port);
-    let bound: io::Result<()> = match publication.protocol {
-        Protocol::Tcp => TcpListener::bind(port).map(drop),
-        Protocol::Udp => UdpSocket::bind(port).map(drop),
-    };
-    bound.map_err(|source| NetworkError::Bound {
-        name: publication.name.clone(),
-        protocol: publication.protocol,
-        port: publication.host_port,
-        source,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_ipv6_says_why() {
+        let settings = tempfile::tempdir().unwrap();
+        let set = |name: &str, value: &str| fs::write(settings.path().join(name), value).unwrap();
+        let why = || why_none_by(settings.path());
+        assert!(why().unwrap().contains("ipv6.disable=1"));
+        set("forwarding", "0\n");
+        assert_eq!(why(), None);
+        set("disable_ipv6", "0\n");
+        assert_eq!(why(), None);
+        set("disable_ipv6", "1\n");
+        assert!(why().unwrap().contains("disable_ipv6"));
+    }
 }

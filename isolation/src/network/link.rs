@@ -3,19 +3,23 @@
 //! A socket is bound for life to the namespace in which it was opened, so one thread can speak to several.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
@@ -41,11 +45,11 @@ pub(super) struct Pair<'a> {
     pub(super) namespace: BorrowedFd<'a>,
 }
 
-/// The two addresses on a wire, seen from one end.
+/// The two addresses of one family on a wire, seen from one end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {
-    pub(super) own: Ipv4Addr,
-    pub(super) peer: Ipv4Addr,
+    pub(super) own: IpAddr,
+    pub(super) peer: IpAddr,
 }
 
 /// A device.
@@ -53,12 +57,14 @@ pub(super) struct Ends {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
+    /// Its address among those at the same wire; empty if it has none.
+    pub(super) hardware: Vec<u8>,
 }
 
 /// Where packets for some addresses go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
-    pub(super) to: Ipv4Addr,
+    pub(super) to: IpAddr,
     pub(super) bits: u8,
     /// The device's number; 0 if it leads to none.
     pub(super) device: u32,
@@ -126,12 +132,11 @@ impl Links {
         found.ok_or_else(|| io::Error::other(format!("the kernel tells no counters of {name}")))
     }
 
-    /// The number of the device of this name.
-    pub(super) fn index(&mut self, name: &str) -> io::Result<u32> {
+    /// The device of this name.
+    pub(super) fn find(&mut self, name: &str) -> io::Result<Link> {
         let answers = self.look(name)?;
         let found = answers.into_iter().find_map(device);
-        let missing = || io::Error::other(format!("the kernel tells no number of {name}"));
-        found.map(|link| link.index).ok_or_else(missing)
+        found.ok_or_else(|| io::Error::other(format!("the kernel tells no number of {name}")))
     }
 
     fn look(&mut self, name: &str) -> io::Result<Vec<RouteNetlinkMessage>> {
@@ -147,15 +152,19 @@ impl Links {
         Ok(answers.into_iter().filter_map(device).collect())
     }
 
-    /// Gives a device its address and makes it the way to its peer.
+    /// Gives a device its address and makes it the way to its peer. An IPv6 address can be used at once: it is not probed
+    /// for duplicates.
     pub(super) fn connect(&mut self, index: u32, ends: Ends) -> io::Result<()> {
         let mut address = AddressMessage::default();
-        address.header.family = AddressFamily::Inet;
-        address.header.prefix_len = 32;
+        address.header.family = family(ends.own);
+        address.header.prefix_len = if ends.own.is_ipv4() { 32 } else { 128 };
         address.header.index = index;
+        if ends.own.is_ipv6() {
+            address.header.flags = AddressHeaderFlags::Nodad;
+        }
         address.attributes = vec![
-            AddressAttribute::Local(IpAddr::V4(ends.own)),
-            AddressAttribute::Address(IpAddr::V4(ends.peer)),
+            AddressAttribute::Local(ends.own),
+            AddressAttribute::Address(ends.peer),
         ];
         self.ask(
             RouteNetlinkMessage::NewAddress(address),
@@ -164,15 +173,37 @@ impl Links {
         .map(drop)
     }
 
-    /// All packets that no other route knows go by `gateway`.
-    pub(super) fn route_all(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
+    /// States which hardware address a neighbour has, so that the kernel never asks for it.
+    pub(super) fn know(&mut self, index: u32, peer: Ipv6Addr, hardware: &[u8]) -> io::Result<()> {
+        let mut neighbour = NeighbourMessage::default();
+        neighbour.header.family = AddressFamily::Inet6;
+        neighbour.header.ifindex = index;
+        neighbour.header.state = NeighbourState::Permanent;
+        neighbour.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(peer)),
+            NeighbourAttribute::LinkLayerAddress(hardware.to_vec()),
+        ];
+        self.ask(
+            RouteNetlinkMessage::NewNeighbour(neighbour),
+            NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK,
+        )
+        .map(drop)
+    }
+
+    /// All packets of its family that no other route knows go by `gateway`, at the other end of the device's wire. The kernel
+    /// is not to look how it is reached: by IPv6 it is not, as long as the device has just been raised.
+    pub(super) fn route_all(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let mut route = RouteMessage::default();
-        route.header.address_family = AddressFamily::Inet;
+        route.header.address_family = family(gateway);
         route.header.table = RouteHeader::RT_TABLE_MAIN;
         route.header.protocol = RouteProtocol::Static;
         route.header.scope = RouteScope::Universe;
         route.header.kind = RouteType::Unicast;
-        route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        route.header.flags = RouteFlags::Onlink;
+        route.attributes = vec![
+            RouteAttribute::Gateway(gateway.into()),
+            RouteAttribute::Oif(index),
+        ];
         self.ask(
             RouteNetlinkMessage::NewRoute(route),
             NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
@@ -180,10 +211,10 @@ impl Links {
         .map(drop)
     }
 
-    /// All IPv4 routes of all tables, but for those that lead everywhere, if by two halves.
-    pub(super) fn routes(&mut self) -> io::Result<Vec<Route>> {
+    /// All routes of IPv4 or IPv6 in all tables, but for those that lead everywhere, if by two halves.
+    pub(super) fn routes(&mut self, family: AddressFamily) -> io::Result<Vec<Route>> {
         let mut wanted = RouteMessage::default();
-        wanted.header.address_family = AddressFamily::Inet;
+        wanted.header.address_family = family;
         let answers = self.ask(RouteNetlinkMessage::GetRoute(wanted), NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(route).collect())
     }
@@ -241,12 +272,26 @@ fn device(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(link) = message else {
         return None;
     };
-    let index = link.header.index;
-    let mut attributes = link.attributes.into_iter();
-    attributes.find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(Link { index, name }),
-        _ => None,
+    let (mut name, mut hardware) = (None, Vec::new());
+    for attribute in link.attributes {
+        match attribute {
+            LinkAttribute::IfName(told) => name = Some(told),
+            LinkAttribute::Address(told) => hardware = told,
+            _ => {}
+        }
+    }
+    Some(Link {
+        index: link.header.index,
+        name: name?,
+        hardware,
     })
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
 }
 
 fn counters(message: RouteNetlinkMessage) -> Option<Stats64> {
@@ -264,14 +309,23 @@ fn route(message: RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(route) = message else {
         return None;
     };
+    let everywhere: IpAddr = match route.header.address_family {
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
     let mut found = Route {
-        to: Ipv4Addr::UNSPECIFIED,
+        to: everywhere,
         bits: route.header.destination_prefix_length,
         device: 0,
     };
     for attribute in &route.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => found.to = *address,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                found.to = (*address).into();
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                found.to = (*address).into();
+            }
             RouteAttribute::Oif(device) => found.device = *device,
             _ => {}
         }

@@ -16,7 +16,7 @@ pub struct Resolvers {
     /// The file.
     pub text: String,
     /// Those of the host that a container cannot reach and that are left out: they listen on the host's loopback device
-    /// only, or speak IPv6. To be told if none is left.
+    /// only, are link-local, or speak IPv6 and the container does not. To be told if none is left.
     pub unreachable: Vec<IpAddr>,
 }
 
@@ -39,11 +39,12 @@ pub fn hostname(name: &str) -> String {
     format!("{name}\n")
 }
 
-/// The text of `/etc/resolv.conf` in a namespace that reaches the world by IPv4 only. `host` is the host's file; where
+/// The text of `/etc/resolv.conf` of a container with these addresses. `host` is the host's file; where
 /// that names a resolver on loopback, as systemd's does, `upstream` is the file that names the ones behind it
 /// (`/run/systemd/resolve/resolv.conf`), which are used in its place.
 #[must_use]
-pub fn resolvers(host: &str, upstream: Option<&str>) -> Resolvers {
+pub fn resolvers(host: &str, upstream: Option<&str>, addresses: &[IpAddr]) -> Resolvers {
+    let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
     let is_local = |text: &str| nameservers(text).any(|server| server.is_loopback());
     let host = match upstream {
         Some(upstream) if is_local(host) => upstream,
@@ -55,7 +56,7 @@ pub fn resolvers(host: &str, upstream: Option<&str>) -> Resolvers {
     };
     for line in host.lines() {
         match nameserver(line) {
-            Some(server) if server.is_loopback() || server.is_ipv6() => {
+            Some(server) if !is_reached(server, has_ipv6) => {
                 kept.unreachable.push(server);
             }
             Some(server) => {
@@ -68,6 +69,12 @@ pub fn resolvers(host: &str, upstream: Option<&str>) -> Resolvers {
         }
     }
     kept
+}
+
+/// Whether a container reaches a resolver of its host. It has no link in common with the host's neighbours.
+fn is_reached(server: IpAddr, has_ipv6: bool) -> bool {
+    let is_on_link = matches!(server, IpAddr::V6(server) if server.is_unicast_link_local());
+    !server.is_loopback() && !is_on_link && (has_ipv6 || server.is_ipv4())
 }
 
 /// Lines that mean the same in a container. Comments explain the host.
@@ -106,23 +113,34 @@ mod tests {
     #[test]
     fn resolvers_of_the_host_are_used_if_they_can_be_reached() {
         let host = "# of the host\nsearch example.org\nnameserver 9.9.9.9\nnameserver fe80::1%eth0\noptions edns0\n";
-        let found = resolvers(host, None);
+        let found = resolvers(host, None, &[]);
         let text = "search example.org\nnameserver 9.9.9.9\noptions edns0\n";
         assert_eq!(found.text, text);
         assert_eq!(found.unreachable, ["fe80::1".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]
+    fn resolvers_by_ipv6_are_for_containers_that_have_it() {
+        let host = "nameserver 2001:db8::53\nnameserver fe80::1%eth0\nnameserver ::1\n";
+        let four: IpAddr = "10.183.0.5".parse().unwrap();
+        let six: IpAddr = "fd12::5".parse().unwrap();
+        assert_eq!(resolvers(host, None, &[four]).unreachable.len(), 3);
+        let found = resolvers(host, None, &[four, six]);
+        assert_eq!(found.text, "nameserver 2001:db8::53\n");
+        assert_eq!(found.unreachable.len(), 2);
+    }
+
+    #[test]
     fn a_resolver_on_loopback_is_replaced_by_those_behind_it() {
         let stub = "nameserver 127.0.0.53\noptions trust-ad\n";
         let behind = "nameserver 192.0.2.1\nsearch lan\n";
-        let found = resolvers(stub, Some(behind));
+        let found = resolvers(stub, Some(behind), &[]);
         assert_eq!(found.text, "nameserver 192.0.2.1\nsearch lan\n");
         assert_eq!(found.unreachable, Vec::<IpAddr>::new());
-        let alone = resolvers(stub, None);
+        let alone = resolvers(stub, None, &[]);
         assert_eq!(alone.text, "options trust-ad\n");
         assert_eq!(alone.unreachable, ["127.0.0.53".parse::<IpAddr>().unwrap()]);
-        let plain = resolvers("nameserver 9.9.9.9\n", Some(behind));
+        let plain = resolvers("nameserver 9.9.9.9\n", Some(behind), &[]);
         assert_eq!(plain.text, "nameserver 9.9.9.9\n", "nothing to replace");
     }
 }

@@ -2,14 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::link::{Ends, Links, Pair, raise_loopback};
+use super::link::{Ends, Link, Links, Pair, raise_loopback};
 use super::{NetworkError, refused};
 use crate::crash;
 
@@ -28,6 +28,17 @@ pub(super) struct Wiring {
     pub(super) address: Ipv4Addr,
     /// The host's address on the wire.
     pub(super) gateway: Ipv4Addr,
+    /// The same of IPv6, which is switched off without.
+    pub(super) ipv6: Option<Wiring6>,
+}
+
+/// The IPv6 addresses of a wire.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wiring6 {
+    /// The container's.
+    pub(super) address: Ipv6Addr,
+    /// The host's.
+    pub(super) gateway: Ipv6Addr,
 }
 
 /// Makes it, joined to the calling thread's namespace. By a thread of its own: whatever fails, no other thread is found in
@@ -82,8 +93,7 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
     let namespace = current().map_err(refused("open a new network namespace"))?;
     crash::passed("network.namespace-made");
     let mut inside = Links::open().map_err(refused("talk to the kernel about devices"))?;
-    set_if_there("net/ipv6/conf/default/disable_ipv6", "1")
-        .map_err(refused("switch IPv6 off in a container"))?;
+    set_ipv6("default", wiring.ipv6.is_some()).map_err(refused("set up IPv6 in a container"))?;
     setns(&home, CloneFlags::CLONE_NEWNET).map_err(refused("return to the host's network"))?;
 
     let device = &wiring.device;
@@ -97,21 +107,60 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
         .map_err(refused(format!("make the device {device}")))?;
     crash::passed("network.device-made");
     let mut connect = || -> io::Result<()> {
-        set_if_there(&format!("net/ipv6/conf/{device}/disable_ipv6"), "1")?;
+        set_ipv6(device, wiring.ipv6.is_some())?;
         // Who calls 127.0.0.1 on the host reaches published ports; from the container nothing gets there, by the rules.
         set(&format!("net/ipv4/conf/{device}/route_localnet"), "1")?;
-        let index = outside.index(device)?;
-        let (own, peer) = (wiring.gateway, wiring.address);
-        outside.connect(index, Ends { own, peer })?;
-        let index = inside.index(INNER)?;
-        let (own, peer) = (wiring.address, wiring.gateway);
-        inside.connect(index, Ends { own, peer })?;
-        inside.raise(index)?;
-        inside.route_all(wiring.gateway)
+        let outer = outside.find(device)?;
+        let (own, peer) = (wiring.gateway.into(), wiring.address.into());
+        outside.connect(outer.index, Ends { own, peer })?;
+        let inner = inside.find(INNER)?;
+        let (own, peer) = (wiring.address.into(), wiring.gateway.into());
+        inside.connect(inner.index, Ends { own, peer })?;
+        inside.raise(inner.index)?;
+        inside.route_all(inner.index, wiring.gateway.into())?;
+        let Some(ipv6) = wiring.ipv6 else {
+            return Ok(());
+        };
+        connect_ipv6(ipv6, (&mut outside, &outer), (&mut inside, &inner))
     };
     connect().map_err(refused(format!("connect the device {device}")))?;
     crash::passed("network.connected");
     Ok(namespace)
+}
+
+/// Both ends know each other's hardware address, so that no neighbour is ever looked for: the rules drop all messages of
+/// neighbour discovery that come from a container.
+fn connect_ipv6(
+    wiring: Wiring6,
+    (outside, outer): (&mut Links, &Link),
+    (inside, inner): (&mut Links, &Link),
+) -> io::Result<()> {
+    let (gateway, address) = (wiring.gateway, wiring.address);
+    let ends = |own: Ipv6Addr, peer: Ipv6Addr| Ends {
+        own: own.into(),
+        peer: peer.into(),
+    };
+    outside.connect(outer.index, ends(gateway, address))?;
+    outside.know(outer.index, address, &inner.hardware)?;
+    inside.connect(inner.index, ends(address, gateway))?;
+    inside.know(inner.index, gateway, &outer.hardware)?;
+    inside.route_all(inner.index, gateway.into())
+}
+
+/// Switches IPv6 off for a device or, with the name `default`, for those that the namespace gets. Or switches it on, with
+/// addresses and routes from nobody but us.
+fn set_ipv6(device: &str, wanted: bool) -> io::Result<()> {
+    let set_here =
+        |name: &str, value| set_if_there(&format!("net/ipv6/conf/{device}/{name}"), value);
+    if !wanted {
+        return set_here("disable_ipv6", "1");
+    }
+    for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {
+        set_here(name, "0")?;
+    }
+    // No link-local address.
+    set_here("addr_gen_mode", "1")?;
+    set_here("disable_ipv6", "0")
 }
 
 pub(super) fn current() -> io::Result<OwnedFd> {

@@ -5,17 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::link::{Link, Links};
-use super::namespace::{self, Wiring};
+use super::forwarding::Closed;
+use super::host::{list_devices, remove_devices};
+use super::link::Link;
+use super::namespace::{self, Wiring, Wiring6};
 use super::records::{Claimed, Published, Records};
 use super::rules::{self, DEVICES, Mapping, Table};
 use super::traffic::{self, Traffic};
-use super::{Joined, NetworkError, Publication, Settings, forwarding, host, refused};
+use super::{Joined, NetworkError, Publication, Settings, forwarding, host};
 use crate::crash;
 use crate::spec::ContainerId;
 
@@ -29,7 +31,7 @@ struct Shared {
     settings: Settings,
     records: Records,
     tag: String,
-    closed_between: Vec<String>,
+    closed_between: Closed,
     /// A lock and no owner: calls come from any thread, and each is short.
     pool: Mutex<Pool>,
     /// Held while ports are recorded and their rules made: the table is made of the records when it is replaced.
@@ -71,16 +73,20 @@ impl Networks {
     /// Forwarding is switched on if it is off; the table then lets nothing pass between the devices of the host.
     ///
     /// # Errors
-    /// If the subnet overlaps a route, `nft` is missing, or the host refuses something.
-    pub fn open(settings: Settings, known: &BTreeSet<ContainerId>) -> Result<Self, NetworkError> {
+    /// If a subnet overlaps a route, `nft` is missing, or the host refuses something.
+    pub fn open(
+        mut settings: Settings,
+        known: &BTreeSet<ContainerId>,
+    ) -> Result<Self, NetworkError> {
         rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
-        host::check_routes(settings.subnet)?;
+        settings.subnet6 = host::possible(settings.subnet6);
+        host::check_routes(settings.subnet, settings.subnet6)?;
         let records = Records::open(&settings.folder, &settings.owner)?;
         let _alone = records.alone()?;
         records.announce(settings.subnet)?;
         let shared = Shared {
             tag: records.tag(),
-            closed_between: forwarding::switch_on(&records)?,
+            closed_between: forwarding::switch_on(&records, settings.subnet6)?,
             settings,
             records,
             pool: Mutex::default(),
@@ -131,6 +137,7 @@ impl Networks {
         Ok(Joined {
             namespace: waiting.namespace,
             address,
+            address6: shared.address6(address),
             gateway: shared.settings.subnet.gateway(),
         })
     }
@@ -273,6 +280,11 @@ impl Shared {
         format!("{DEVICES}{}{number:06x}", self.tag)
     }
 
+    fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let subnet6 = self.settings.subnet6;
+        subnet6.map(|subnet6| subnet6.address(address))
+    }
+
     /// Makes a namespace. Its address is recorded before there is anything that has it.
     fn make(&self) -> Result<Waiting, NetworkError> {
         let subnet = self.settings.subnet;
@@ -285,6 +297,10 @@ impl Shared {
             device: self.device(address),
             address,
             gateway: subnet.gateway(),
+            ipv6: self.settings.subnet6.map(|subnet6| Wiring6 {
+                address: subnet6.address(address),
+                gateway: subnet6.address(subnet.gateway()),
+            }),
         });
         match made {
             Ok(namespace) => Ok(Waiting { namespace, address }),
@@ -350,9 +366,9 @@ impl Shared {
                 given.mappings.push(mapping);
             }
             crash::passed("network.port-recorded");
-            host::check_free(publication)?;
+            host::check_free(publication, self.settings.subnet6)?;
         }
-        rules::apply(&rules::publish(&self.tag, &mappings))?;
+        rules::apply(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
         crash::passed("network.published");
         Ok(())
     }
@@ -362,7 +378,7 @@ impl Shared {
             return Ok(());
         }
         let _alone = lock(&self.rules);
-        rules::apply(&rules::withdraw(&self.tag, mappings))?;
+        rules::apply(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
         crash::passed("network.withdrawn");
         for mapping in mappings {
             self.records.give_back_port(mapping)?;
@@ -377,6 +393,7 @@ impl Shared {
         let table = Table {
             tag: &self.tag,
             subnet: self.settings.subnet,
+            subnet6: self.settings.subnet6,
             between: self.settings.between,
             denied: &self.settings.denied,
             closed_between: &self.closed_between,
@@ -437,24 +454,6 @@ impl Shared {
             self.abandon(waiting.address);
         }
     }
-}
-
-fn list_devices() -> Result<Vec<Link>, NetworkError> {
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
-    links.list().map_err(refused("list devices"))
-}
-
-/// A namespace goes with the last that holds it; should that be a process that nobody can end, it has no network any more.
-fn remove_devices(devices: impl IntoIterator<Item = Link>) -> Result<(), NetworkError> {
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
-    for device in devices {
-        match links.remove(device.index) {
-            // The kernel was faster: its namespace has gone.
-            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-            other => other.map_err(refused(format!("remove the device {}", device.name)))?,
-        }
-    }
-    Ok(())
 }
 
 /// Fills the pool, by a thread that ends when it is full. If a namespace cannot be made it ends, too: whoever takes one

@@ -6,12 +6,15 @@
 //! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
 //! cursors/0abcd          -> 7                                where the agent with this tag looks next
 //! forwarding-cookie-4097 -> off eth0 eth1                    a network namespace that forwarded nothing before, and its devices
+//! forwarding6-cookie-4097                                    the same of IPv6, a file
 //! ```
-//! All are symbolic links, which the kernel makes for one of several only, and of which none is ever half-written. Empty
+//! All others are symbolic links, which the kernel makes for one of several only, and of which none is ever half-written. Empty
 //! after a boot, as are the namespaces.
 
+mod note6;
 mod notes;
 
+pub(super) use self::note6::{Device6, Noted6};
 pub(super) use self::notes::Noted;
 
 use std::fs::{self, File};

@@ -7,11 +7,12 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Between, NetworkError, Protocol, Subnet};
+use super::forwarding::Closed;
+use super::{Between, NetworkError, Protocol, Subnet, Subnet6};
 use crate::child;
 
 /// How long nft may take: others that change rules hold it up for milliseconds.
@@ -25,12 +26,24 @@ const INTO_CONTAINERS: &str = "\
   chain from_outside {
     type nat hook prerouting priority dstnat; policy accept;
     fib daddr type local dnat ip to meta l4proto . th dport map @published
+    fib daddr type local dnat ip6 to meta l4proto . th dport map @published6
   }
   chain from_host {
     type nat hook output priority -100; policy accept;
     fib daddr type local dnat ip to meta l4proto . th dport map @published
+    ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @published6
   }
 ";
+
+/// What no container sends to by IPv6: loopback and IPv4 in the forms of IPv6, link-local addresses and metadata services by
+/// NAT64, link-local addresses, multicast, metadata services.
+const CLOSED_6: &str = "\
+::/96, ::ffff:0:0/96, 64:ff9b::a9fe:0/112, 64:ff9b::a83f:8110, 64:ff9b::6464:64c8, fe80::/10, ff00::/8, \
+fd00:ec2::254, fd20:ce::254";
+
+/// Containers need no neighbour discovery: both ends of a wire know each other.
+const DISCOVERY: &str = "\
+nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect";
 
 /// A host port that leads to a container's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +58,11 @@ pub(super) struct Table<'a> {
     /// Of the agent: five letters that are in the names of its table and devices.
     pub(super) tag: &'a str,
     pub(super) subnet: Subnet,
+    pub(super) subnet6: Option<Subnet6>,
     pub(super) between: Between,
-    pub(super) denied: &'a [SocketAddrV4],
+    pub(super) denied: &'a [SocketAddr],
     /// Devices of the host between which nothing is forwarded; see `forwarding`.
-    pub(super) closed_between: &'a [String],
+    pub(super) closed_between: &'a Closed,
     pub(super) mappings: &'a [Mapping],
 }
 
@@ -62,6 +76,7 @@ impl Table<'_> {
     pub(super) fn script(&self) -> String {
         let name = name(self.tag);
         let (devices, subnet) = (format!("\"{DEVICES}{}*\"", self.tag), self.subnet);
+        let six = self.ipv6_rules(&devices);
         let mut text = remove(self.tag);
         let _ = writeln!(text, "table {name} {{");
         self.write_maps(&mut text);
@@ -70,12 +85,11 @@ impl Table<'_> {
             r#"  chain spoofed {{
     type filter hook prerouting priority raw; policy accept;
     iifname != {devices} accept
-    meta nfproto != ipv4 drop
     fib saddr . iif oif missing drop
     ip saddr 127.0.0.0/8 drop
     ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }} drop
     ip daddr . tcp dport @denied drop
-  }}
+{from_containers}  }}
 {INTO_CONTAINERS}  chain to_host {{
     type filter hook input priority filter; policy accept;
     iifname != {devices} accept
@@ -86,7 +100,8 @@ impl Table<'_> {
     type filter hook forward priority filter; policy accept;
     iifname {devices} ct state invalid drop
     ct state established,related accept
-"#
+"#,
+            from_containers = six.from_containers,
         );
         if self.between == Between::Open {
             let _ = writeln!(text, "    iifname {devices} oifname {devices} accept");
@@ -96,17 +111,11 @@ impl Table<'_> {
             r#"    oifname {devices} ct status dnat accept
     oifname {devices} drop
     oifname != "{DEVICES}*" ip daddr {subnet} drop
-"#
+{to_containers}"#,
+            to_containers = six.to_containers,
         );
-        if !self.closed_between.is_empty() {
-            let names = self.closed_between.iter();
-            let quoted: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
-            let all = format!("{{ {} }}", quoted.join(", "));
-            let _ = writeln!(
-                text,
-                "    meta nfproto ipv4 iifname {all} oifname {all} drop"
-            );
-        }
+        write_closed(&mut text, "ipv4", &self.closed_between.ipv4);
+        write_closed(&mut text, "ipv6", &self.closed_between.ipv6);
         let _ = write!(
             text,
             r#"  }}
@@ -115,66 +124,147 @@ impl Table<'_> {
     oifname {devices} ip saddr 127.0.0.0/8 masquerade
     oifname {devices} ip saddr {subnet} ct status dnat masquerade
     oifname != "{DEVICES}*" ip saddr {subnet} masquerade
-  }}
+{out}  }}
 }}
-"#
+"#,
+            out = six.out,
         );
         text
     }
 
+    /// What is said of IPv6: that there is none, or what is said of IPv4.
+    fn ipv6_rules(&self, devices: &str) -> Rules6 {
+        let Some(subnet) = self.subnet6 else {
+            return Rules6 {
+                from_containers: "    meta nfproto ipv6 drop\n".to_owned(),
+                to_containers: String::new(),
+                out: String::new(),
+            };
+        };
+        Rules6 {
+            from_containers: format!(
+                "    ip6 saddr != {subnet} drop\n    \
+                 ip6 daddr {{ {CLOSED_6} }} drop\n    \
+                 icmpv6 type {{ {DISCOVERY} }} drop\n    \
+                 ip6 daddr . tcp dport @denied6 drop\n"
+            ),
+            to_containers: format!("    oifname != \"{DEVICES}*\" ip6 daddr {subnet} drop\n"),
+            out: format!(
+                "    oifname {devices} ip6 saddr {subnet} ct status dnat masquerade\n    \
+                 oifname != \"{DEVICES}*\" ip6 saddr {subnet} masquerade\n"
+            ),
+        }
+    }
+
     fn write_maps(&self, text: &mut String) {
-        let published = self.mappings.iter().map(Mapping::element);
-        let denied = self
-            .denied
-            .iter()
-            .map(|service| format!("{} . {}", service.ip(), service.port()));
-        let kinds = "inet_proto . inet_service : ipv4_addr . inet_service";
-        let _ = writeln!(text, "  map published {{\n    type {kinds}");
-        write_elements(text, published.collect());
-        let kinds = "ipv4_addr . inet_service";
-        let _ = writeln!(text, "  }}\n  set denied {{\n    type {kinds}");
-        write_elements(text, denied.collect());
-        text.push_str("  }\n");
+        let [published, published6] = elements(self.mappings, self.subnet6);
+        let denied = |wanted: fn(&SocketAddr) -> bool| {
+            let chosen = self.denied.iter().filter(|service| wanted(service));
+            let denied = chosen.map(|service| format!("{} . {}", service.ip(), service.port()));
+            denied.collect::<Vec<_>>()
+        };
+        let port = "inet_proto . inet_service";
+        for (what, name, kinds, all) in [
+            (
+                "map",
+                "published",
+                format!("{port} : ipv4_addr . inet_service"),
+                published,
+            ),
+            (
+                "map",
+                "published6",
+                format!("{port} : ipv6_addr . inet_service"),
+                published6,
+            ),
+            (
+                "set",
+                "denied",
+                "ipv4_addr . inet_service".to_owned(),
+                denied(SocketAddr::is_ipv4),
+            ),
+            (
+                "set",
+                "denied6",
+                "ipv6_addr . inet_service".to_owned(),
+                denied(SocketAddr::is_ipv6),
+            ),
+        ] {
+            let _ = writeln!(text, "  {what} {name} {{\n    type {kinds}");
+            if !all.is_empty() {
+                let _ = writeln!(text, "    elements = {{ {} }}", all.join(", "));
+            }
+            text.push_str("  }\n");
+        }
     }
 }
 
-fn write_elements(text: &mut String, elements: Vec<String>) {
-    if !elements.is_empty() {
-        let _ = writeln!(text, "    elements = {{ {} }}", elements.join(", "));
+/// The lines about IPv6 of three chains.
+struct Rules6 {
+    from_containers: String,
+    to_containers: String,
+    out: String,
+}
+
+fn write_closed(text: &mut String, family: &str, devices: &[String]) {
+    if !devices.is_empty() {
+        let quoted: Vec<_> = devices.iter().map(|name| format!("\"{name}\"")).collect();
+        let all = format!("{{ {} }}", quoted.join(", "));
+        let _ = writeln!(
+            text,
+            "    meta nfproto {family} iifname {all} oifname {all} drop"
+        );
     }
 }
 
 impl Mapping {
-    fn element(&self) -> String {
+    fn element(&self, to: SocketAddr) -> String {
         format!(
             "{} . {} : {} . {}",
             self.protocol,
             self.host_port,
-            self.to.ip(),
-            self.to.port()
+            to.ip(),
+            to.port()
         )
     }
 }
 
-fn elements(mappings: &[Mapping]) -> String {
-    let elements: Vec<_> = mappings.iter().map(Mapping::element).collect();
-    elements.join(", ")
+/// The elements of both maps of published ports.
+fn elements(mappings: &[Mapping], subnet6: Option<Subnet6>) -> [Vec<String>; 2] {
+    let four = mappings
+        .iter()
+        .map(|mapping| mapping.element(mapping.to.into()));
+    let six = subnet6.into_iter().flat_map(|subnet6| {
+        mappings.iter().map(move |mapping| {
+            let address = subnet6.address(*mapping.to.ip());
+            mapping.element(SocketAddrV6::new(address, mapping.to.port(), 0, 0).into())
+        })
+    });
+    [four.collect(), six.collect()]
+}
+
+/// The same line about the elements of each map.
+fn about_ports(line: &str, tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
+    let name = name(tag);
+    let all = elements(mappings, subnet6);
+    let mut text = String::new();
+    for (map, elements) in ["published", "published6"].into_iter().zip(all) {
+        if !elements.is_empty() {
+            let _ = writeln!(text, "{line} {name} {map} {{ {} }}", elements.join(", "));
+        }
+    }
+    text
 }
 
 /// Lets ports lead to a container.
-pub(super) fn publish(tag: &str, mappings: &[Mapping]) -> String {
-    format!(
-        "add element {} published {{ {} }}\n",
-        name(tag),
-        elements(mappings)
-    )
+pub(super) fn publish(tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
+    about_ports("add element", tag, mappings, subnet6)
 }
 
 /// The reverse, whether or not they do: a crash may have come between record and rule.
-pub(super) fn withdraw(tag: &str, mappings: &[Mapping]) -> String {
-    let (name, elements) = (name(tag), elements(mappings));
-    let add = publish(tag, mappings);
-    format!("{add}delete element {name} published {{ {elements} }}\n")
+pub(super) fn withdraw(tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
+    let add = publish(tag, mappings, subnet6);
+    add + &about_ports("delete element", tag, mappings, subnet6)
 }
 
 /// Removes the table, whether or not it is there.
@@ -218,13 +308,26 @@ pub(super) fn is_installed() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    static NOTHING: Closed = Closed {
+        ipv4: Vec::new(),
+        ipv6: Vec::new(),
+    };
+
+    fn with_ipv6() -> Table<'static> {
+        Table {
+            subnet6: Some("fd12:3456:789a::/64".parse().unwrap()),
+            ..table()
+        }
+    }
+
     fn table() -> Table<'static> {
         Table {
             tag: "0abcd",
             subnet: Subnet::USUAL,
+            subnet6: None,
             between: Between::Isolated,
             denied: &[],
-            closed_between: &[],
+            closed_between: &NOTHING,
             mappings: &[],
         }
     }
@@ -254,14 +357,46 @@ mod tests {
     #[test]
     fn a_port_is_one_element_that_comes_and_goes() {
         assert_eq!(
-            publish("0abcd", &[web()]),
+            publish("0abcd", &[web()], None),
             "add element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n"
         );
         assert_eq!(
-            withdraw("0abcd", &[web()]),
+            withdraw("0abcd", &[web()], None),
             "add element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n\
              delete element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n"
         );
+    }
+
+    #[test]
+    fn a_port_leads_to_the_same_container_by_ipv6() {
+        let subnet6 = with_ipv6().subnet6;
+        assert_eq!(
+            publish("0abcd", &[web()], subnet6),
+            "add element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n\
+             add element inet argosy-0abcd published6 { tcp . 8080 : fd12:3456:789a::ab7:2 . 80 }\n"
+        );
+        let withdrawn = withdraw("0abcd", &[web()], subnet6);
+        let deleted: Vec<_> = withdrawn
+            .lines()
+            .filter(|line| line.starts_with("delete element inet argosy-0abcd published"))
+            .collect();
+        assert_eq!(deleted.len(), 2, "{withdrawn}");
+    }
+
+    #[test]
+    fn without_a_prefix_no_packet_of_ipv6_comes_from_a_container() {
+        let drop = "meta nfproto ipv6 drop";
+        assert!(table().script().contains(drop));
+        let script = with_ipv6().script();
+        assert!(!script.contains(drop), "{script}");
+        for refusal in [
+            "ip6 saddr != fd12:3456:789a::/64 drop",
+            "fe80::/10, ff00::/8",
+            "nd-router-advert",
+            "ip6 daddr . tcp dport @denied6 drop",
+        ] {
+            assert!(script.contains(refusal), "{refusal} in {script}");
+        }
     }
 
     #[test]
@@ -280,25 +415,39 @@ mod tests {
         let drop =
             r#"meta nfproto ipv4 iifname { "eth0", "eth1" } oifname { "eth0", "eth1" } drop"#;
         assert!(!table().script().contains(drop));
-        let closed = Table {
-            closed_between: &["eth0".to_owned(), "eth1".to_owned()],
-            ..table()
+        let devices = vec!["eth0".to_owned(), "eth1".to_owned()];
+        let ipv4_only = Closed {
+            ipv4: devices.clone(),
+            ipv6: Vec::new(),
         };
-        assert!(closed.script().contains(drop));
+        let both = Closed {
+            ipv4: devices.clone(),
+            ipv6: devices,
+        };
+        for (closed_between, times) in [(&ipv4_only, 1), (&both, 2)] {
+            let script = Table {
+                closed_between,
+                ..table()
+            }
+            .script();
+            assert!(script.contains(drop));
+            let rules = script.matches(r#"oifname { "eth0", "eth1" } drop"#);
+            assert_eq!(rules.count(), times, "{script}");
+        }
     }
 
     #[test]
     fn services_elsewhere_are_denied_by_address_and_port() {
-        let masters = ["10.0.0.1:5050".parse().unwrap()];
+        let masters = ["10.0.0.1:5050", "[2001:db8::1]:5050"].map(|text| text.parse().unwrap());
         let script = Table {
             denied: &masters,
             ..table()
         }
         .script();
-        assert!(
-            script.contains("elements = { 10.0.0.1 . 5050 }"),
-            "{script}"
-        );
+        for elements in ["{ 10.0.0.1 . 5050 }", "{ 2001:db8::1 . 5050 }"] {
+            let elements = format!("elements = {elements}");
+            assert!(script.contains(&elements), "{script}");
+        }
     }
 
     #[test]

@@ -2,24 +2,28 @@
 
 use std::os::fd::AsFd;
 
+use super::forwarding::Closed;
 use super::link::{Links, Pair};
 use super::namespace::{self, INNER};
 use super::rules::{self, DEVICES, Table};
-use super::{Between, NetworkError, Subnet, host, refused};
+use super::{Between, NetworkError, Subnet, Subnet6, host, refused};
 
 /// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does not change the host.
 ///
 /// # Errors
-/// If the subnet overlaps a route, `nft` is missing, or the host refuses something.
-pub fn check(subnet: Subnet) -> Result<(), NetworkError> {
+/// If a subnet overlaps a route, `nft` is missing, or the host refuses something.
+pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
+    let subnet6 = host::possible(subnet6);
     rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
-    host::check_routes(subnet)?;
+    host::check_routes(subnet, subnet6)?;
+    let closed_between = Closed::default();
     let table = Table {
         tag: "trial",
         subnet,
+        subnet6,
         between: Between::Isolated,
         denied: &[],
-        closed_between: &[],
+        closed_between: &closed_between,
         mappings: &[],
     };
     // By a thread of its own: whatever fails, no other thread is found in the wrong namespace.

@@ -26,7 +26,7 @@ use crate::audit::{Audit, Scope};
 use crate::host::{on_a_host, web};
 use crate::profile::give_sandbox;
 use crate::world::{Case, PATIENCE, eventually, skip, spec_in};
-use crate::{disks, entry, unpacking};
+use crate::{disks, entry, networks, networks6, unpacking};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -166,6 +166,7 @@ const OF_AGENTS: &[(&str, &[Life])] = &[
 ];
 
 const OF_NETWORKS: &[&str] = &[
+    "network.forwarding-of-ipv6-set",
     "network.table-replaced",
     "network.address-taken",
     "network.namespace-made",
@@ -228,6 +229,7 @@ fn settings(work: &Path) -> Settings {
         owner: work.to_owned(),
         folder: work.join("networks"),
         subnet: Subnet::USUAL,
+        subnet6: Some(networks::PREFIX6.parse().unwrap()),
         ready: 1,
         between: Between::Isolated,
         denied: Vec::new(),
@@ -624,7 +626,9 @@ fn of_networks() {
             .iter()
             .map(|step| (*step, &[Bridged][..]))
             .collect();
+        let before = networks6::forwarding_settings();
         crash_at_each(&steps, Whose::Agent, true);
+        assert_eq!(networks6::forwarding_settings(), before);
     });
 }
 

@@ -7,20 +7,20 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use argosy_isolation::network::{Protocol, Publication};
+use argosy_isolation::network::{Protocol, Publication, why_no_ipv6};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::world::{eventually, skip};
 
 /// Says its name and whom it hears, to everybody who calls.
 pub(crate) const SERVE: &str = "import socket, sys
-listener = socket.socket()
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind(('', int(sys.argv[1])))
-listener.listen()
+both = socket.has_dualstack_ipv6()
+family = socket.AF_INET6 if both else socket.AF_INET
+listener = socket.create_server(('', int(sys.argv[1])), family=family, dualstack_ipv6=both)
 while True:
     caller, address = listener.accept()
-    caller.sendall(f'{sys.argv[2]} hears {address[0]}'.encode())
+    address = address[0].removeprefix('::ffff:')
+    caller.sendall(f'{sys.argv[2]} hears {address}'.encode())
     caller.close()";
 
 /// Prints what an address and port say, or why not.
@@ -33,6 +33,10 @@ except OSError as error:
 
 pub(crate) const HOST: &str = "192.0.2.1";
 pub(crate) const OUTSIDE: &str = "192.0.2.2";
+/// The same by IPv6, where there is any.
+pub(crate) const HOST6: &str = "2001:db8::1";
+pub(crate) const OUTSIDE6: &str = "2001:db8::2";
+pub(crate) const METADATA6: &str = "fd00:ec2::254";
 /// Where clouds answer with credentials; here the world does.
 pub(crate) const METADATA: &str = "169.254.169.254";
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
@@ -103,7 +107,18 @@ impl Host {
         );
         host.outside("ip", &["link", "set", "in", "up"]);
         host.outside("ip", &["link", "set", "lo", "up"]);
+        if why_no_ipv6().is_none() {
+            host.speak_ipv6();
+        }
         host
+    }
+
+    fn speak_ipv6(&self) {
+        ip(&format!("address add {HOST6}/64 dev out nodad"));
+        ip(&format!("route add default via {OUTSIDE6}"));
+        for address in [format!("{OUTSIDE6}/64"), format!("{METADATA6}/128")] {
+            self.outside("ip", &["address", "add", &address, "dev", "in", "nodad"]);
+        }
     }
 
     /// Runs a program in the world.
@@ -149,7 +164,7 @@ pub(crate) fn in_network_of(process: i32, program: &str, arguments: &[&str]) -> 
 
 /// What this address says to the host itself, or why it does not.
 pub(crate) fn call(address: &str, port: u16) -> String {
-    let address: SocketAddr = format!("{address}:{port}").parse().unwrap();
+    let address = SocketAddr::new(address.parse().unwrap(), port);
     let called = TcpStream::connect_timeout(&address, Duration::from_millis(1500));
     let mut said = String::new();
     match called.and_then(|mut stream| stream.read_to_string(&mut said)) {

@@ -21,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod look;
 mod networks;
+mod networks6;
 mod opt_outs;
 mod output;
 mod ports;
@@ -90,6 +91,7 @@ fn all() -> Vec<Case> {
         limits::CASES,
         statistics::CASES,
         networks::CASES,
+        networks6::CASES,
         cni::CASES,
         profile::CASES,
         opt_outs::CASES,

@@ -1,6 +1,7 @@
 //! What tasks are let off, and the limits that they get, as their agent allows.
 
 use argosy_agent::TaskAllow;
+use argosy_isolation::network::why_no_ipv6;
 use argosy_proto::v1;
 use argosy_state::task::{Capability, OptOuts};
 use argosy_testing::skip;
@@ -111,13 +112,21 @@ pub(super) async fn a_task_is_in_its_hosts_network_only_where_its_agent_allows_i
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let told = "ls /proc/self/ns/net -l | tr -d '\n'; echo \" at $ARGOSY_ADDRESS\"";
+    let told = "ls /proc/self/ns/net -l | tr -d '\n'; echo \" at $ARGOSY_ADDRESS and $ARGOSY_ADDRESS6\"; cat /etc/hosts";
     link.launch(1, shell("unnamed", told)).await;
     link.end_of("unnamed").await;
     let said = content(&host.sandbox("unnamed").join("stdout")).await;
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
     assert!(!said.contains(own.to_str().unwrap()), "{said}");
     assert!(said.contains(" at 10.183."), "{said}");
+    if why_no_ipv6().is_none() {
+        let address = said.lines().find_map(|line| line.rsplit_once(" and "));
+        let address = address.unwrap().1;
+        let prefix = std::fs::read_to_string(host.directory().join("network-prefix6")).unwrap();
+        let (prefix, _) = prefix.split_once("/64").unwrap();
+        assert!(address.starts_with(prefix), "{said}");
+        assert!(said.contains(&format!("{address}\tunnamed\n")), "{said}");
+    }
     link.launch(2, in_hosts_network(shell("refused", told)))
         .await;
     let last = link.end_of("refused").await.pop().unwrap();

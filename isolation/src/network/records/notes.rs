@@ -15,16 +15,16 @@ use crate::sys;
 
 /// What tells a network namespace from others.
 #[derive(Debug, Clone, Copy)]
-struct Namespace {
+pub(super) struct Namespace {
     /// Never another's before the next boot. `None` before Linux 5.14.
-    cookie: Option<u64>,
+    pub(super) cookie: Option<u64>,
     /// Another's as soon as this one is gone.
-    inode: u64,
+    pub(super) inode: u64,
 }
 
 impl Namespace {
     /// The calling thread's.
-    fn current() -> Result<Self, NetworkError> {
+    pub(super) fn current() -> Result<Self, NetworkError> {
         let path = Path::new("/proc/thread-self/ns/net");
         let found = fs::metadata(path).map_err(failed("look at", path))?;
         let socket = UnixDatagram::unbound().map_err(failed("make a socket to look at", path))?;

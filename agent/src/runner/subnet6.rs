@@ -1,0 +1,136 @@
+//! The IPv6 prefix of this agent's containers: the operator's, or one that is generated once and kept.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::str::FromStr;
+
+use argosy_isolation::network::{Subnet6, Subnet6Error};
+
+use crate::paths::Paths;
+
+/// What an operator says of containers' IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TaskSubnet6 {
+    /// A unique local prefix (RFC 4193) of this agent alone.
+    #[default]
+    Generated,
+    /// This one.
+    Given(Subnet6),
+    /// Containers have IPv4 only.
+    Off,
+}
+
+const GENERATED: &str = "auto";
+const OFF: &str = "none";
+
+impl FromStr for TaskSubnet6 {
+    type Err = Subnet6Error;
+
+    fn from_str(text: &str) -> Result<Self, Subnet6Error> {
+        match text {
+            GENERATED => Ok(Self::Generated),
+            OFF => Ok(Self::Off),
+            prefix => prefix.parse().map(Self::Given),
+        }
+    }
+}
+
+impl fmt::Display for TaskSubnet6 {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Generated => formatter.write_str(GENERATED),
+            Self::Off => formatter.write_str(OFF),
+            Self::Given(subnet) => subnet.fmt(formatter),
+        }
+    }
+}
+
+impl TaskSubnet6 {
+    /// The prefix of the agent of this directory, or why it has none.
+    pub(super) fn of(self, directory: &Path) -> Result<Option<Subnet6>, String> {
+        match self {
+            Self::Generated => kept(directory).map(Some),
+            Self::Given(subnet) => Ok(Some(subnet)),
+            Self::Off => Ok(None),
+        }
+    }
+}
+
+/// The one that an earlier life of the agent has generated, or a new one, which is on the disk when this returns.
+fn kept(directory: &Path) -> Result<Subnet6, String> {
+    let path = Paths::new(directory).network_prefix6();
+    match fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|error: Subnet6Error| format!("{}: {error}; delete the file", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let generated = generate().map_err(|error| format!("no random numbers: {error}"))?;
+            keep(directory, &path, generated)
+                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            Ok(generated)
+        }
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn generate() -> io::Result<Subnet6> {
+    let mut identifier = [0; 5];
+    File::open("/dev/urandom")?.read_exact(&mut identifier)?;
+    Ok(Subnet6::unique_local(identifier))
+}
+
+fn keep(directory: &Path, path: &Path, subnet: Subnet6) -> io::Result<()> {
+    let draft = path.with_extension("draft");
+    let mut file = File::create(&draft)?;
+    writeln!(file, "{subnet}")?;
+    file.sync_all()?;
+    fs::rename(&draft, path)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_generated_once_and_is_no_other_agents() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let of = |directory: &Path| TaskSubnet6::Generated.of(directory).unwrap().unwrap();
+        let first = of(one.path());
+        assert_eq!(of(one.path()), first, "after a restart");
+        // Of 2^40.
+        assert_ne!(of(other.path()), first);
+        let text = first.to_string();
+        assert!(text.starts_with("fd") && text.ends_with("/64"), "{text}");
+    }
+
+    #[test]
+    fn a_prefix_that_cannot_be_read_or_kept_is_a_reason_that_names_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Paths::new(directory.path()).network_prefix6();
+        fs::write(&path, "rubbish").unwrap();
+        let why = TaskSubnet6::Generated.of(directory.path()).unwrap_err();
+        assert!(
+            why.contains(path.to_str().unwrap()) && why.ends_with("delete the file"),
+            "{why}"
+        );
+        let missing = directory.path().join("missing");
+        let why = TaskSubnet6::Generated.of(&missing).unwrap_err();
+        assert!(why.starts_with("cannot write"), "{why}");
+    }
+
+    #[test]
+    fn what_an_operator_says_is_read_as_it_is_shown() {
+        for text in ["auto", "none", "fd12:3456:789a::/64"] {
+            assert_eq!(text.parse::<TaskSubnet6>().unwrap().to_string(), text);
+        }
+        assert_eq!(
+            "none".parse::<TaskSubnet6>().unwrap().of(Path::new("/")),
+            Ok(None)
+        );
+        assert!("on".parse::<TaskSubnet6>().is_err());
+    }
+}

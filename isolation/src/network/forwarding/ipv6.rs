@@ -1,0 +1,132 @@
+//! Forwarding of IPv6 without a change of what the devices of the host are.
+//!
+//! `net.ipv6.conf.all.forwarding` is also a command: the kernel writes the new value to every device, which makes routers of
+//! them that no longer heed router advertisements, and deletes the default routes that it has from such. What it asks
+//! when it forwards a packet is `all` alone. So each device gets its own value back at once, and heeds advertisements
+//! whatever it is (`accept_ra` 2) as long as that takes: no route is lost, and hosts stay hosts.
+//!
+//! A note holds the values until they are back, for the next agent if this one dies in between.
+
+use std::fs;
+use std::io;
+
+use super::super::records::{Device6, Noted6, Records};
+use super::super::rules::DEVICES;
+use super::super::{NetworkError, namespace, refused};
+use super::{are_all_noted, devices};
+use crate::crash;
+
+/// The settings of all devices, and of those that come later as `default`.
+const DEVICES_6: &str = "net/ipv6/conf";
+const ALL: &str = "net/ipv6/conf/all/forwarding";
+/// Router advertisements are heeded by hosts.
+const BY_HOSTS: &str = "1";
+/// And by routers.
+const ALWAYS: &str = "2";
+
+/// Switches it on if it is off. Returns the devices between which the host shall forward nothing.
+pub(super) fn switch_on(records: &Records) -> Result<Vec<String>, NetworkError> {
+    if let Some(noted) = records.noted_ipv6()?
+        && noted.is_pending
+    {
+        restore(&noted.devices)?;
+        records.note_ipv6(&Noted6 {
+            is_pending: false,
+            ..noted
+        })?;
+    }
+    if read(ALL)? == "0" {
+        let closed = devices()?;
+        switch(records, closed, "1")?;
+    }
+    closed_between(records)
+}
+
+/// The devices that are noted.
+pub(super) fn closed_between(records: &Records) -> Result<Vec<String>, NetworkError> {
+    let noted = records.noted_ipv6()?;
+    Ok(noted.map(|noted| noted.closed).unwrap_or_default())
+}
+
+/// Switches it off if an agent has switched it on, and no device has come since.
+pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
+    let Some(noted) = records.noted_ipv6()? else {
+        return Ok(());
+    };
+    if !are_all_noted(&noted.closed)? {
+        return Ok(());
+    }
+    switch(records, noted.closed, "0")?;
+    records.forget_ipv6()
+}
+
+/// Sets `all` and nothing else.
+fn switch(records: &Records, closed: Vec<String>, value: &str) -> Result<(), NetworkError> {
+    let mut noted = Noted6 {
+        is_pending: true,
+        closed,
+        devices: settings()?,
+    };
+    // First the note, as for IPv4.
+    records.note_ipv6(&noted)?;
+    for device in &noted.devices {
+        if device.accept_ra == BY_HOSTS {
+            set(&device.name, "accept_ra", ALWAYS)?;
+        }
+    }
+    namespace::set(ALL, value).map_err(refused(format!(
+        "set net.ipv6.conf.all.forwarding to {value}"
+    )))?;
+    crash::passed("network.forwarding-of-ipv6-set");
+    restore(&noted.devices)?;
+    noted.is_pending = false;
+    records.note_ipv6(&noted)
+}
+
+/// Gives devices the values that they had.
+fn restore(devices: &[Device6]) -> Result<(), NetworkError> {
+    for device in devices {
+        // As long as the device is a router, it needs the other value.
+        set(&device.name, "forwarding", &device.forwarding)?;
+        set(&device.name, "accept_ra", &device.accept_ra)?;
+    }
+    Ok(())
+}
+
+/// The settings of all devices but those of containers.
+fn settings() -> Result<Vec<Device6>, NetworkError> {
+    let folder = format!("/proc/sys/{DEVICES_6}");
+    let entries = fs::read_dir(folder).map_err(refused("list the settings of IPv6"))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(refused("list the settings of IPv6"))?;
+        let name = name.file_name().to_string_lossy().into_owned();
+        if name == "all" || name.starts_with(DEVICES) {
+            continue;
+        }
+        let of_device = |setting| read(&format!("{DEVICES_6}/{name}/{setting}"));
+        if let (Ok(forwarding), Ok(accept_ra)) = (of_device("forwarding"), of_device("accept_ra")) {
+            found.push(Device6 {
+                name,
+                forwarding,
+                accept_ra,
+            });
+        }
+        // A device that does not tell has gone.
+    }
+    Ok(found)
+}
+
+fn read(setting: &str) -> Result<String, NetworkError> {
+    let value = fs::read_to_string(format!("/proc/sys/{setting}"));
+    let value = value.map_err(refused(format!("read the setting {setting}")))?;
+    Ok(value.trim().to_owned())
+}
+
+fn set(device: &str, setting: &str, value: &str) -> Result<(), NetworkError> {
+    match namespace::set(&format!("{DEVICES_6}/{device}/{setting}"), value) {
+        // The device has gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(refused(format!("set {setting} of {device} to {value}"))),
+    }
+}

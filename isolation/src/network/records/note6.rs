@@ -1,0 +1,138 @@
+//! The note that a network namespace forwarded no IPv6 before an agent needed it to.
+//!
+//! A file, since a link has no room for the settings of many devices. Written whole, then renamed.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::notes::Namespace;
+use super::{Records, draft_of, failed, remove};
+use crate::network::NetworkError;
+
+/// The devices of a host that forwarded no IPv6, and what is to be as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::network) struct Noted6 {
+    /// Whether devices may have other values than those noted.
+    pub(in crate::network) is_pending: bool,
+    /// The devices between which nothing shall be forwarded.
+    pub(in crate::network) closed: Vec<String>,
+    pub(in crate::network) devices: Vec<Device6>,
+}
+
+/// The settings of a device, or `default`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::network) struct Device6 {
+    pub(in crate::network) name: String,
+    pub(in crate::network) forwarding: String,
+    pub(in crate::network) accept_ra: String,
+}
+
+const PENDING: &str = "pending";
+const CLOSED: &str = "closed";
+const DEVICE: &str = "device";
+
+impl Noted6 {
+    /// A line each; names of devices have no spaces.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if self.is_pending {
+            let _ = writeln!(text, "{PENDING}");
+        }
+        for name in &self.closed {
+            let _ = writeln!(text, "{CLOSED} {name}");
+        }
+        for device in &self.devices {
+            let (forwarding, accept_ra) = (&device.forwarding, &device.accept_ra);
+            let _ = writeln!(text, "{DEVICE} {} {forwarding} {accept_ra}", device.name);
+        }
+        text
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut noted = Self {
+            is_pending: false,
+            closed: Vec::new(),
+            devices: Vec::new(),
+        };
+        for line in text.lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            match words[..] {
+                [PENDING] => noted.is_pending = true,
+                [CLOSED, name] => noted.closed.push(name.to_owned()),
+                [DEVICE, name, forwarding, accept_ra] => noted.devices.push(Device6 {
+                    name: name.to_owned(),
+                    forwarding: forwarding.to_owned(),
+                    accept_ra: accept_ra.to_owned(),
+                }),
+                // Of a later release.
+                _ => {}
+            }
+        }
+        noted
+    }
+}
+
+impl Records {
+    /// Replaces an earlier note.
+    pub(in crate::network) fn note_ipv6(&self, noted: &Noted6) -> Result<(), NetworkError> {
+        let path = self.ipv6_note()?;
+        let draft = draft_of(&path);
+        fs::write(&draft, noted.text()).map_err(failed("write", &draft))?;
+        fs::rename(&draft, &path).map_err(failed("replace", &path))
+    }
+
+    pub(in crate::network) fn noted_ipv6(&self) -> Result<Option<Noted6>, NetworkError> {
+        let path = self.ipv6_note()?;
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Noted6::parse(&text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    pub(in crate::network) fn forget_ipv6(&self) -> Result<(), NetworkError> {
+        remove(&self.ipv6_note()?)
+    }
+
+    /// Named for the network namespace, as that of IPv4.
+    fn ipv6_note(&self) -> Result<PathBuf, NetworkError> {
+        let namespace = Namespace::current()?;
+        Ok(self.folder.join(match namespace.cookie {
+            Some(cookie) => format!("forwarding6-cookie-{cookie}"),
+            None => format!("forwarding6-{}", namespace.inode),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_note_on_ipv6_is_read_as_it_was_written_and_gone_when_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
+        assert_eq!(records.noted_ipv6().unwrap(), None);
+        let device = |name: &str| Device6 {
+            name: name.to_owned(),
+            forwarding: "0".to_owned(),
+            accept_ra: "1".to_owned(),
+        };
+        let many: Vec<_> = (0..500).map(|number| format!("veth{number}.7")).collect();
+        for is_pending in [true, false] {
+            let noted = Noted6 {
+                is_pending,
+                closed: many.clone(),
+                devices: vec![device("default"), device("eth0.100")],
+            };
+            records.note_ipv6(&noted).unwrap();
+            assert_eq!(records.noted_ipv6().unwrap(), Some(noted));
+        }
+        records.forget_ipv6().unwrap();
+        assert_eq!(records.noted_ipv6().unwrap(), None);
+    }
+}
