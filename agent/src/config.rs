@@ -9,7 +9,7 @@ use argosy_isolation::{Isolation, OutputLimits, detect};
 use argosy_proto::server::callers::Access;
 use argosy_proto::server::hosts::Hosts;
 use argosy_state::resources::Resources;
-use argosy_state::task::OptOuts;
+use argosy_state::task::{OptOuts, Sizes};
 
 use crate::core::{ContainerName, DiskDefault};
 use crate::error::RunError;
@@ -31,6 +31,13 @@ pub const PIDS_MAX: u64 = 4_096;
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
 /// Default of `--default-disk`, in bytes.
 pub const DEFAULT_DISK_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Defaults of `--max-open-files`, `--max-shm-size` and `--max-tmp-size`.
+pub const LARGEST_SIZES: Sizes = Sizes {
+    open_files: Some(65_536),
+    shm_bytes: Some(1024 * 1024 * 1024),
+    tmp_bytes: Some(1024 * 1024 * 1024),
+};
 
 /// How much of the disk is kept free of the sandboxes of ended tasks unless told otherwise, in per cent.
 pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
@@ -134,6 +141,8 @@ pub struct Config {
     pub session_silence: Duration,
     /// What tasks may be let off of the default profile.
     pub allowed_opt_outs: OptOuts,
+    /// The largest sizes that its tasks may ask for.
+    pub largest_sizes: Sizes,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
     pub seed: u64,
     /// The largest file that is fetched for a task, in bytes.
@@ -205,6 +214,7 @@ impl Config {
             host_names: Vec::new(),
             session_silence: argosy_proto::exec::SILENCE_LIMIT,
             allowed_opt_outs: OptOuts::default(),
+            largest_sizes: LARGEST_SIZES,
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_folders: Vec::new(),
@@ -301,6 +311,7 @@ pub(crate) struct Settings {
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) secret_folder: Option<PathBuf>,
     pub(crate) allowed_opt_outs: OptOuts,
+    pub(crate) largest_sizes: Sizes,
     pub(crate) devices: Devices,
     pub(crate) defaults: Defaults,
     pub(crate) disk_default: DiskDefault,

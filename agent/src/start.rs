@@ -24,6 +24,7 @@ use crate::paths::Paths;
 use crate::reach::{Groups, Reach};
 use crate::runner::Runner;
 use crate::runner::limits::Defaults;
+use crate::runner::sizes::largest;
 
 /// What the host allows.
 pub(crate) struct Host {
@@ -291,6 +292,10 @@ pub(crate) fn setup(
             changes_limits: true,
             order_kinds: OrderKind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
             allowed_opt_outs: argosy_proto::convert::opt_outs(&allowed(config, host.profile)),
+            largest_sizes: argosy_proto::convert::sizes(largest(
+                config.largest_sizes,
+                host.profile,
+            )),
         },
         boot_id,
         journal_damaged: !contents.damage.is_empty(),
@@ -322,6 +327,7 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         host_paths: config.host_paths.clone(),
         secret_folder: config.secret_folder.clone(),
         allowed_opt_outs: config.allowed_opt_outs.clone(),
+        largest_sizes: largest(config.largest_sizes, host.profile),
         devices: config.devices.clone(),
         defaults: Defaults {
             pids_max: config.pids_max,

@@ -14,6 +14,7 @@ use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use argosy_isolation::network::Between;
 use argosy_state::resources::{Identity, Resource, Resources, Value};
+use argosy_state::task::Sizes;
 use nix::sys::signal::Signal;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
@@ -132,6 +133,11 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         DiskEnforcementName::Loop => DiskEnforcement::Loop,
     };
     config.allowed_opt_outs = arguments.allowed_opt_outs.opt_outs();
+    config.largest_sizes = Sizes {
+        open_files: Some(arguments.max_open_files),
+        shm_bytes: Some(arguments.max_shm_size),
+        tmp_bytes: Some(arguments.max_tmp_size),
+    };
     images(arguments, &mut config.images);
     config.image_roots = match arguments.image_roots {
         ImageRootsName::Detect => ImageRoots::Detect,

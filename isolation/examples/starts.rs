@@ -119,7 +119,8 @@ impl Bench {
                 root: Root::Host,
                 host_paths: Vec::new(),
                 volumes: Vec::new(),
-                scratch_bytes: 1 << 20,
+                tmp_bytes: 1 << 20,
+                shm_bytes: 1 << 20,
             };
             spec.profile = Some(Profile {
                 first_host_id,

@@ -82,8 +82,10 @@ pub struct View {
     pub host_paths: Vec<PathBuf>,
     /// What it sees beside that, where it is asked for.
     pub volumes: Vec<Volume>,
-    /// How much `/tmp` and `/dev/shm` may hold each, in bytes. Counted as the container's memory.
-    pub scratch_bytes: u64,
+    /// How much `/tmp` may hold, in bytes. Counted as the container's memory.
+    pub tmp_bytes: u64,
+    /// The same of `/dev/shm`.
+    pub shm_bytes: u64,
 }
 
 /// Why a view cannot be made.
@@ -224,7 +226,7 @@ pub(crate) fn enter(
     show_own_files(root, files)?;
     let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
     crash::passed("init.secrets-unlocked");
-    scratch(root, "tmp", view.scratch_bytes)?;
+    scratch(root, "tmp", view.tmp_bytes)?;
     for (tree, path) in &parts.places {
         let path = path
             .strip_prefix("/")

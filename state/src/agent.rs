@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
 use crate::resources::Resources;
-use crate::task::OptOuts;
+use crate::task::{OptOuts, Sizes};
 
 /// What the cluster makes of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +43,8 @@ pub struct AgentInfo {
     pub isolation: String,
     /// What its operator allows tasks to be let off.
     pub allowed_opt_outs: OptOuts,
+    /// The largest sizes of containers that its operator gives; of agents of release 0.1 none.
+    pub largest_sizes: Sizes,
     /// It takes orders that change limits, as agents of release 0.1 announce it.
     pub changes_limits: bool,
     /// Kinds of orders that it takes, by [`OrderKind::name`]; empty for agents of release 0.1.

@@ -15,7 +15,7 @@ use crate::command::{Accept, Call, CallAction, Command, Operate, Operation, Prom
 use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, TaskKey, Ticket};
-use crate::task::TaskSpec;
+use crate::task::{Sizes, TaskSpec};
 use writer::Writer;
 
 /// Names the meaning of the bytes that follow.
@@ -55,9 +55,12 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
 /// Without the fields that release 0.1.0 did not read. To ask for the host's network was then to ask for nothing.
 fn as_0_1_0_read_it(spec: &mut TaskSpec) {
     spec.kill_signal = None;
-    spec.container.opt_outs.host_network = false;
-    if let Some(executor) = &mut spec.executor {
-        executor.container.opt_outs.host_network = false;
+    let executor = spec.executor.as_mut();
+    let containers = std::iter::once(&mut spec.container)
+        .chain(executor.map(|executor| &mut executor.container));
+    for container in containers {
+        container.opt_outs.host_network = false;
+        container.sizes = Sizes::default();
     }
 }
 

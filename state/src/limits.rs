@@ -26,6 +26,10 @@ pub const VOLUME_PATH_BYTES: usize = 1024;
 pub const TMPFS_LEAST_BYTES: u64 = 4096;
 /// Largest, in bytes: 1 TiB. Larger ones are refused, and what is larger than the task's memory.
 pub const TMPFS_BYTES: u64 = 1 << 40;
+/// Fewest open files that a task asks for: with fewer most programs cannot start. Fewer are refused.
+pub const OPEN_FILES_LEAST: u64 = 64;
+/// Most, which is Linux' own bound (`fs.nr_open`). More are refused.
+pub const OPEN_FILES: u64 = 1_048_576;
 /// Longest grace of an executor, in milliseconds: a minute. What it uses counts no more while it takes it.
 pub const EXECUTOR_GRACE_MS: u64 = 60_000;
 /// Longest time of a check (delay, interval, timeout, grace) in milliseconds: a day. Longer ones are refused.

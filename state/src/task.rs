@@ -5,6 +5,7 @@ mod group;
 mod kill_signal;
 mod limits;
 mod opt_outs;
+mod sizes;
 mod spec;
 mod volume;
 
@@ -13,6 +14,7 @@ pub use self::group::TaskGroup;
 pub use self::kill_signal::KillSignal;
 pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
 pub use self::opt_outs::{Capability, OptOuts};
+pub use self::sizes::{Beyond, Sizes};
 pub use self::spec::{
     Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, Network, PublishedPort, Run,
     Scheme, TaskSpec, Uri,

@@ -17,25 +17,20 @@ use argosy_proto::{convert, v1};
 use tokio_util::sync::CancellationToken;
 
 use super::imaged::Launch;
+use super::sizes::ContainerSizes;
 use super::{
-    Shared, devices, disks, executors, groups, imaged, limits, networks, opt_outs, roots, volumes,
+    Shared, devices, disks, executors, groups, imaged, limits, networks, opt_outs, roots, sizes,
+    volumes,
 };
 use crate::core::{ContainerName, Refusal, Start};
 use crate::sandbox;
 
 /// Where commands are looked up unless a task says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const MIB: u64 = 1024 * 1024;
-/// What `/tmp` and `/dev/shm` of a task may hold each; it counts as its memory.
-const SCRATCH_BYTES: u64 = 64 * MIB;
-/// No core files, which would fill the disk with what a task kept secret; 4,096 open files; 64 KiB that are never swapped;
-/// 800 KiB of message queues.
-const RESOURCE_LIMITS: [(&str, u64); 4] = [
-    ("core", 0),
-    ("nofile", 4_096),
-    ("memlock", 64 * 1024),
-    ("msgqueue", 819_200),
-];
+/// No core files, which would fill the disk with what a task kept secret; 64 KiB that are never swapped; 800 KiB of message
+/// queues.
+const RESOURCE_LIMITS: [(&str, u64); 3] =
+    [("core", 0), ("memlock", 64 * 1024), ("msgqueue", 819_200)];
 
 /// Why an agent that is not root makes no networks.
 pub(super) const NEEDS_ROOT: &str = "container.network: an agent gives tasks networks only as root; ask for host or none, or for another agent";
@@ -65,6 +60,7 @@ pub(super) struct Prepared {
 struct Places {
     host_paths: Vec<PathBuf>,
     volumes: Vec<Volume>,
+    sizes: ContainerSizes,
 }
 
 /// Makes the folders of a container, and what the launcher needs to know. `plugged` is its network if plugins made it. What
@@ -99,6 +95,7 @@ pub(super) fn prepare(
         )
         .map_err(|error| invalid(error.to_string()))?,
         volumes: volumes::volumes(task, &start.launch.role, &shared.settings)?,
+        sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
     };
     let place = executors::place(shared, start, task, user.as_ref())?;
     places.host_paths.extend(place);
@@ -186,10 +183,12 @@ fn make_folder(folder: &Path) -> Result<(), Refusal> {
 
 /// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
 /// users of the host as others are.
-fn resource_limits(pids_max: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit> {
+fn resource_limits(pids_max: u64, open_files: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit> {
     let processes = (pids_max > 0).then_some(("nproc", pids_max));
+    let opened = [("nofile", open_files)];
     let files = disk_bytes.map(|bytes| ("fsize", bytes));
-    let all = RESOURCE_LIMITS.into_iter().chain(processes).chain(files);
+    let all = RESOURCE_LIMITS.into_iter().chain(opened);
+    let all = all.chain(processes).chain(files);
     all.map(|(name, most)| ResourceLimit::at_most(name, most))
         .collect()
 }
@@ -242,7 +241,8 @@ fn confine(
             (false, Some(most)) => most,
             (true, _) | (false, None) => shared.settings.defaults.pids_max,
         };
-        spec.resource_limits = resource_limits(pids_max, disk_bytes);
+        let sizes = sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?;
+        spec.resource_limits = resource_limits(pids_max, sizes.open_files, disk_bytes);
         let devices = devices::of_task(task, &shared.settings.devices);
         spec.devices = devices.map_err(failed)?;
     }
@@ -290,7 +290,8 @@ fn profile(
             root,
             host_paths: places.host_paths,
             volumes: places.volumes,
-            scratch_bytes: SCRATCH_BYTES,
+            tmp_bytes: places.sizes.tmp_bytes,
+            shm_bytes: places.sizes.shm_bytes,
         },
         walls,
     }))

@@ -30,6 +30,7 @@ mod own_files;
 mod plugged;
 mod removing;
 mod roots;
+pub(crate) mod sizes;
 mod starting;
 mod steps;
 mod subnet6;

@@ -129,7 +129,8 @@ fn attempt(folder: &Path, place: &Place<'_>) -> Result<Exit, String> {
             root: Root::Image(overlay(vec![layer], folder)?),
             host_paths: Vec::new(),
             volumes: Vec::new(),
-            scratch_bytes: 1 << 20,
+            tmp_bytes: 1 << 20,
+            shm_bytes: 1 << 20,
         },
         walls: Walls::ALL,
     });

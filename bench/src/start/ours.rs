@@ -150,7 +150,8 @@ impl Ours {
                 root,
                 host_paths: Vec::new(),
                 volumes: Vec::new(),
-                scratch_bytes: 64 * MIB,
+                tmp_bytes: 64 * MIB,
+                shm_bytes: 64 * MIB,
             },
             walls: Walls::ALL,
         });

@@ -1,6 +1,7 @@
 //! Flags by which a task may use more than is kept for it, or less than is free.
 
 use argosy_proto::v1;
+use argosy_state::task::Sizes;
 use clap::Args;
 
 use crate::values::{self, Milli};
@@ -24,6 +25,15 @@ pub(crate) struct Limits {
     /// Most bytes and operations a second, of the sandbox's disk or another, as /dev/sda:rbps=10M,wiops=100; may be repeated
     #[arg(long = "io-limit", value_name = "[DISK:]KEY=NUMBER,…", value_parser = disk_limit)]
     io: Vec<v1::DiskLimit>,
+    /// Open files of each of its processes, as far as the agent gives (see agent's --max-open-files) [default: 4096]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
+    open_files: Option<u64>,
+    /// Size of its /dev/shm, which counts as its memory, as far as the agent gives [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    shm_size: Option<Milli>,
+    /// Size of its /tmp, which counts as its memory, as far as the agent gives [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    tmp_size: Option<Milli>,
     /// Have the processors of --cpus, whole ones, for itself alone
     #[arg(long)]
     exclusive_cpus: bool,
@@ -41,6 +51,17 @@ impl Limits {
             exclusive_cpus: self.exclusive_cpus,
         };
         (limits != v1::Limits::default()).then_some(limits)
+    }
+}
+
+impl Limits {
+    /// Sizes of its container; absent if none is given.
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            open_files: self.open_files,
+            shm_bytes: self.shm_size.map(bytes),
+            tmp_bytes: self.tmp_size.map(bytes),
+        }
     }
 }
 

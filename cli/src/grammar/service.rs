@@ -258,6 +258,15 @@ pub(crate) struct AgentStart {
     /// Most disk of a task that asks for none; none is no limit
     #[arg(long, env = "ARGOSY_AGENT_DEFAULT_DISK", value_name = "SIZE", default_value = "1GiB", value_parser = default_bytes)]
     pub(crate) default_disk: u64,
+    /// Most open files of each process that a task may ask for; no more than the agent may have itself
+    #[arg(long, env = "ARGOSY_AGENT_MAX_OPEN_FILES", value_name = "NUMBER", default_value_t = 65_536, value_parser = value_parser!(u64).range(64..=1_048_576))]
+    pub(crate) max_open_files: u64,
+    /// Largest /dev/shm that a task may ask for; what is in it counts as the task's memory
+    #[arg(long, env = "ARGOSY_AGENT_MAX_SHM_SIZE", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    pub(crate) max_shm_size: u64,
+    /// Largest /tmp that a task may ask for; what is in it counts as the task's memory
+    #[arg(long, env = "ARGOSY_AGENT_MAX_TMP_SIZE", value_name = "SIZE", default_value = "1GiB", value_parser = bytes)]
+    pub(crate) max_tmp_size: u64,
     /// Largest file of each of a task's stdout and stderr, before it is rotated
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILE_SIZE", value_name = "SIZE", default_value = "10MiB", value_parser = log_file_bytes)]
     pub(crate) log_file_size: u64,

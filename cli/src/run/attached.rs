@@ -357,6 +357,7 @@ impl Attached {
             let known = Known {
                 wanted: job.wanted(),
                 opt_outs: job.opt_outs(),
+                sizes: job.sizes(),
                 agents: &agents,
                 counts: &counts,
                 refused: refused.as_deref(),

@@ -9,7 +9,7 @@ use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{GroupId, Role, TaskId};
 use argosy_state::limits;
 use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
-use argosy_state::task::OptOuts;
+use argosy_state::task::{OptOuts, Sizes};
 
 use super::{checks, waiting};
 use crate::exit::Failure;
@@ -25,6 +25,7 @@ pub(crate) struct Job {
     tasks: Vec<v1::TaskSpec>,
     wanted: Resources,
     opt_outs: OptOuts,
+    sizes: Sizes,
 }
 
 impl Job {
@@ -37,6 +38,7 @@ impl Job {
             tasks: vec![spec],
             wanted,
             opt_outs: opt_outs(arguments),
+            sizes: arguments.limits.sizes(),
         })
     }
 
@@ -50,6 +52,7 @@ impl Job {
             tasks: Vec::new(),
             wanted: Resources::default(),
             opt_outs: OptOuts::default(),
+            sizes: Sizes::default(),
         };
         for arguments in tasks {
             // All of them have names.
@@ -68,6 +71,7 @@ impl Job {
                 ))
             })?;
             job.opt_outs.join(opt_outs(arguments));
+            job.sizes.join(arguments.limits.sizes());
             job.tasks.push(spec);
         }
         Ok(job)
@@ -96,9 +100,16 @@ impl Job {
         &self.opt_outs
     }
 
-    /// Whether the offer's agent allows all that it is to be let off.
+    /// The largest sizes that its containers have; its agent must give them.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Whether the offer's agent allows all that it is to be let off, and gives its sizes.
     pub(crate) fn is_allowed(&self, offer: &v1::Offer) -> bool {
+        let largest = argosy_proto::convert::sizes_from(offer.largest_sizes);
         waiting::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
+            && self.sizes.beyond(&largest).is_none()
     }
 
     /// Whether the offer holds all that is wanted.
@@ -225,6 +236,7 @@ fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
         image: arguments.image.clone().unwrap_or_default(),
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
         opt_outs: argosy_proto::convert::opt_outs(&opt_outs(arguments)),
+        sizes: argosy_proto::convert::sizes(arguments.limits.sizes()),
     };
     Ok((spec != v1::ContainerSpec::default()).then_some(spec))
 }
@@ -369,6 +381,30 @@ pub(crate) mod tests {
         let words = ["argosy", "run", "--kill-signal", "KILL", "--", "true"];
         let refused = Arguments::try_parse_from(words).unwrap_err().to_string();
         assert!(refused.contains("name one of HUP, INT"), "{refused}");
+    }
+
+    #[test]
+    fn sizes_are_asked_for_by_name_and_of_agents_that_give_them() {
+        let words = ["--open-files", "65536", "--shm-size", "2M", "--", "true"];
+        let job = job(&words).unwrap();
+        let asked = job.spec().container.clone().unwrap().sizes.unwrap();
+        let wanted = v1::ContainerSizes {
+            open_files: Some(65_536),
+            shm_bytes: Some(2 << 20),
+            tmp_bytes: None,
+        };
+        assert_eq!(asked, wanted);
+        let offer = |largest: Option<v1::ContainerSizes>| v1::Offer {
+            largest_sizes: largest,
+            ..v1::Offer::default()
+        };
+        assert!(job.is_allowed(&offer(Some(wanted))));
+        let less = v1::ContainerSizes {
+            shm_bytes: Some((2 << 20) - 1),
+            ..wanted
+        };
+        assert!(!job.is_allowed(&offer(Some(less))));
+        assert!(!job.is_allowed(&offer(None)));
     }
 
     #[test]

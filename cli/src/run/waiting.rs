@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use argosy_client::resources::from_wire;
 use argosy_proto::{convert, v1};
 use argosy_state::resources::{Resources, Value};
-use argosy_state::task::{Capability, OptOuts};
+use argosy_state::task::{Beyond, Capability, OptOuts, Sizes};
 
 use crate::output::milli;
 use crate::reasons;
@@ -17,6 +17,8 @@ pub(crate) struct Known<'a> {
     pub(crate) wanted: &'a Resources,
     /// What its agent must allow.
     pub(crate) opt_outs: &'a OptOuts,
+    /// The largest sizes of its containers.
+    pub(crate) sizes: Sizes,
     pub(crate) agents: &'a [v1::Agent],
     /// The masters' own counts, if they gave any.
     pub(crate) counts: &'a [v1::ReasonCount],
@@ -46,6 +48,8 @@ pub(crate) fn explain(known: &Known<'_>) -> Why {
             vec!["helps: argosy agent start on a host".to_owned()],
         )
     } else if let Some(refused) = not_allowed(known, &reachable) {
+        refused
+    } else if let Some(refused) = too_large(known.sizes, &reachable) {
         refused
     } else {
         judge(known, &reachable)
@@ -130,6 +134,21 @@ fn not_allowed(known: &Known<'_>, agents: &[&v1::Agent]) -> Option<(String, Vec<
     let beyond: Option<Vec<_>> = agents.iter().map(allowed).collect();
     let (what, flag) = beyond?.into_iter().next()?;
     let reason = format!("no agent allows {what}");
+    Some((reason, vec![format!("helps: argosy agent start {flag}")]))
+}
+
+/// If no agent gives the sizes that are asked for.
+fn too_large(asked: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
+    let beyond = |agent: &&v1::Agent| {
+        let info = agent.info.as_ref();
+        let largest = info.and_then(|info| info.largest_sizes);
+        asked.beyond(&convert::sizes_from(largest))
+    };
+    let beyond: Option<Vec<_>> = agents.iter().map(beyond).collect();
+    let Beyond {
+        field, asked, flag, ..
+    } = beyond?.into_iter().next()?;
+    let reason = format!("no agent gives tasks {field} of {asked}");
     Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
@@ -257,6 +276,7 @@ mod tests {
         let known = Known {
             wanted: &wanted,
             opt_outs: &OptOuts::default(),
+            sizes: Sizes::default(),
             agents,
             counts: &[],
             refused: None,
@@ -329,6 +349,7 @@ mod tests {
             let known = Known {
                 wanted: &wanted,
                 opt_outs: &asked,
+                sizes: Sizes::default(),
                 agents,
                 counts: &[],
                 refused: None,
@@ -342,6 +363,33 @@ mod tests {
             ["helps: argosy agent start --allow-capabilities CHOWN"]
         );
         agents[1].info.as_mut().unwrap().allowed_opt_outs = convert::opt_outs(&asked);
+        assert_eq!(reason(&agents).reason, "nothing is offered yet");
+    }
+
+    #[test]
+    fn a_size_that_no_agent_gives_is_named_with_the_flag_that_would() {
+        let wanted = "cpus:1".parse().unwrap();
+        let sizes = Sizes {
+            shm_bytes: Some(2 << 20),
+            ..Sizes::default()
+        };
+        let mut agents = [agent("agent-1", "cpus:2", "")];
+        let reason = |agents: &[v1::Agent]| {
+            let known = Known {
+                wanted: &wanted,
+                opt_outs: &OptOuts::default(),
+                sizes,
+                agents,
+                counts: &[],
+                refused: None,
+            };
+            explain(&known)
+        };
+        let why = reason(&agents);
+        assert_eq!(why.reason, "no agent gives tasks shm_bytes of 2097152");
+        let helps = "helps: argosy agent start --max-shm-size 2M";
+        assert_eq!(why.lines, [helps]);
+        agents[0].info.as_mut().unwrap().largest_sizes = convert::sizes(sizes);
         assert_eq!(reason(&agents).reason, "nothing is offered yet");
     }
 
@@ -383,6 +431,7 @@ mod tests {
         let known = Known {
             wanted: &wanted,
             opt_outs: &OptOuts::default(),
+            sizes: Sizes::default(),
             agents: &[],
             counts: &[],
             refused: Some("offer 1.2 is used"),

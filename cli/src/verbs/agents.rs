@@ -39,12 +39,27 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
         ("isolation", info.isolation),
         ("not enforced", info.missing_controllers.join(", ")),
         ("allows", allowed(info.allowed_opt_outs.unwrap_or_default())),
+        ("largest sizes", sizes(info.largest_sizes)),
         ("has", resources(&info.resources)),
         ("used", resources(&agent.used)),
         ("live tasks", agent.live_tasks.to_string()),
         ("attributes", attributes.join(", ")),
     ];
     output::one(arguments.show.output, &agent, &details)
+}
+
+/// What its tasks may ask for at most.
+fn sizes(largest: Option<argosy_proto::v1::ContainerSizes>) -> String {
+    let largest = largest.unwrap_or_default();
+    let named = [
+        ("open files", largest.open_files),
+        ("bytes of /dev/shm", largest.shm_bytes),
+        ("bytes of /tmp", largest.tmp_bytes),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(name, most)| Some(format!("{} {name}", most?)));
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// What its tasks may be let off.

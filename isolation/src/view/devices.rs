@@ -92,6 +92,6 @@ pub(super) fn make_devices(
             "",
         )?;
     }
-    scratch(devices, "shm", view.scratch_bytes)?;
+    scratch(devices, "shm", view.shm_bytes)?;
     restrict_one(devices, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }

@@ -332,7 +332,8 @@ impl Script {
                 root,
                 host_paths: Vec::new(),
                 volumes: self.volumes(),
-                scratch_bytes: 1 << 20,
+                tmp_bytes: 1 << 20,
+                shm_bytes: 1 << 20,
             },
             walls: Walls::ALL,
         }

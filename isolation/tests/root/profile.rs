@@ -39,7 +39,8 @@ pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
             root: Root::Host,
             host_paths: Vec::new(),
             volumes: Vec::new(),
-            scratch_bytes: 1 << 20,
+            tmp_bytes: 1 << 20,
+            shm_bytes: 1 << 20,
         },
         walls: Walls::ALL,
     });

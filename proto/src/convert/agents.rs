@@ -5,7 +5,7 @@ use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::task::{LimitsReport, Standing, Task};
 
-use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from};
+use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 use super::{
     Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
 };
@@ -23,6 +23,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
         missing_controllers: info.missing_controllers.clone(),
         isolation: info.isolation.clone(),
         allowed_opt_outs: opt_outs(&info.allowed_opt_outs),
+        largest_sizes: sizes(info.largest_sizes),
         changes_limits: info.changes_limits,
         order_kinds: info.order_kinds.iter().cloned().collect(),
     }
@@ -43,6 +44,7 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
         isolation: wire.isolation,
         allowed_opt_outs: opt_outs_from(wire.allowed_opt_outs)
             .map_err(|why| why.inside("info.allowed_opt_outs"))?,
+        largest_sizes: sizes_from(wire.largest_sizes),
         changes_limits: wire.changes_limits,
         order_kinds: wire.order_kinds.into_iter().collect(),
     })

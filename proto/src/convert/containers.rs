@@ -3,7 +3,7 @@
 use argosy_state::task::{CniNetwork, Container, Network, PublishedPort};
 
 use super::Malformed;
-use super::opt_outs::{opt_outs, opt_outs_from};
+use super::opt_outs::{opt_outs, opt_outs_from, sizes, sizes_from};
 use crate::v1;
 use crate::v1::network::Mode;
 
@@ -25,6 +25,7 @@ pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
         image: container.image.clone(),
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
         opt_outs: opt_outs(&container.opt_outs),
+        sizes: sizes(container.sizes),
     })
 }
 
@@ -51,6 +52,7 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
         image: wire.image,
         network,
         opt_outs: opt_outs.map_err(|why| why.inside("container.opt_outs"))?,
+        sizes: sizes_from(wire.sizes),
     })
 }
 

@@ -8,7 +8,7 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{Revision, Role, Timestamp};
 use argosy_state::limits;
 
-use super::opt_outs::opt_outs;
+use super::opt_outs::{opt_outs, sizes};
 use super::{Malformed, id, resources, resources_from};
 use crate::v1;
 
@@ -79,6 +79,7 @@ pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
         token: seal(promise, token).into(),
         agent_address: agent.info.address.clone(),
         allowed_opt_outs: opt_outs(&agent.info.allowed_opt_outs),
+        largest_sizes: sizes(agent.info.largest_sizes),
     }
 }
 

@@ -30,7 +30,7 @@ pub use executors::executor_as_task;
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
 pub use groups::{group_from, launch_from, launch_group_from};
 pub use kill_policy::{kill_signal, kill_signal_from};
-pub use opt_outs::{limits, limits_from, opt_outs, opt_outs_from};
+pub use opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
 

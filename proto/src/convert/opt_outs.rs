@@ -1,8 +1,8 @@
-//! Opt-outs and limits on the wire.
+//! Opt-outs, sizes and limits on the wire.
 
 use std::collections::BTreeSet;
 
-use argosy_state::task::{Capability, DiskLimit, Limits, OptOuts};
+use argosy_state::task::{Capability, DiskLimit, Limits, OptOuts, Sizes};
 
 use super::Malformed;
 use crate::v1;
@@ -40,6 +40,27 @@ pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
         nested_user_namespaces: wire.nested_user_namespaces,
         host_network: wire.host_network,
     })
+}
+
+/// Sizes on the wire; absent if none is named.
+#[must_use]
+pub fn sizes(sizes: Sizes) -> Option<v1::ContainerSizes> {
+    (!sizes.is_empty()).then_some(v1::ContainerSizes {
+        open_files: sizes.open_files,
+        shm_bytes: sizes.shm_bytes,
+        tmp_bytes: sizes.tmp_bytes,
+    })
+}
+
+/// Reads sizes; whether they can be right is judged with the task.
+#[must_use]
+pub fn sizes_from(wire: Option<v1::ContainerSizes>) -> Sizes {
+    let wire = wire.unwrap_or_default();
+    Sizes {
+        open_files: wire.open_files,
+        shm_bytes: wire.shm_bytes,
+        tmp_bytes: wire.tmp_bytes,
+    }
 }
 
 /// Limits on the wire.
@@ -87,7 +108,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opt_outs_and_limits_come_back_as_they_were() {
+    fn opt_outs_sizes_and_limits_come_back_as_they_were() {
+        let named = Sizes {
+            open_files: Some(1),
+            shm_bytes: Some(2),
+            tmp_bytes: Some(3),
+        };
+        for ours in [Sizes::default(), named] {
+            assert_eq!(sizes_from(sizes(ours)), ours);
+        }
+        assert_eq!(sizes(Sizes::default()), None);
         let all = OptOuts {
             capabilities: Capability::ALL.into(),
             unconfined_seccomp: true,

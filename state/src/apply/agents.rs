@@ -112,6 +112,7 @@ impl Registry {
         if agent.info.resources != register.info.resources
             || agent.info.attributes != register.info.attributes
             || agent.info.allowed_opt_outs != register.info.allowed_opt_outs
+            || agent.info.largest_sizes != register.info.largest_sizes
         {
             agent.promise = agent.revision;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::agent::Agent;
 use crate::limits;
-use crate::task::{Limits, Network, TaskSpec};
+use crate::task::{Beyond, Limits, Network, TaskSpec};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (&'static str, String);
@@ -34,6 +34,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
 
 /// Judges what a task asks for against what its agent allows.
 pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
+    check_sizes(spec, agent)?;
     let asked = &spec.container.opt_outs;
     match asked.beyond(&agent.info.allowed_opt_outs) {
         None => Ok(()),
@@ -43,6 +44,30 @@ pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong>
                 "{agent} does not allow {what}: leave it out, or have its operator start it with {flag}"
             );
             Err(("container.opt_outs", text))
+        }
+    }
+}
+
+fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
+    let id = agent.id;
+    match spec.container.sizes.beyond(&agent.info.largest_sizes) {
+        None => Ok(()),
+        Some(Beyond {
+            field, most: None, ..
+        }) => {
+            let text = format!("{id} takes no {field}: leave it out, or use another agent");
+            Err(("container.sizes", text))
+        }
+        Some(Beyond {
+            field,
+            asked,
+            most: Some(most),
+            flag,
+        }) => {
+            let text = format!(
+                "{field}: {asked} is more than the {most} of {id}: ask for less, or have its operator start it with {flag}"
+            );
+            Err(("container.sizes", text))
         }
     }
 }
@@ -274,6 +299,26 @@ mod tests {
             panic!("{:?}", applied.outcome);
         };
         assert_eq!(refused, []);
+    }
+
+    #[test]
+    fn a_size_beyond_an_agents_is_refused_with_both_figures_and_the_flag() {
+        let mut world = World::new();
+        let agent = world.register("cpus:4");
+        let mut agent = world.registry.agent(agent).unwrap().clone();
+        let mut asked = testing::spec("t", "cpus:1");
+        assert_eq!(check_allowed(&asked, &agent), Ok(()));
+        asked.container.sizes.open_files = Some(5_000);
+        let (field, text) = check_allowed(&asked, &agent).unwrap_err();
+        assert_eq!(field, "container.sizes");
+        assert!(text.contains("takes no open_files"), "{text}");
+        agent.info.largest_sizes.open_files = Some(4_999);
+        let (_, text) = check_allowed(&asked, &agent).unwrap_err();
+        let figures = "open_files: 5000 is more than the 4999 of agent-1";
+        assert!(text.starts_with(figures), "{text}");
+        assert!(text.ends_with("--max-open-files 5000"), "{text}");
+        agent.info.largest_sizes.open_files = Some(5_000);
+        assert_eq!(check_allowed(&asked, &agent), Ok(()));
     }
 
     #[test]

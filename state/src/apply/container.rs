@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::limits;
 use crate::resources::{Resources, Value};
-use crate::task::{CniNetwork, Container, Network, PublishedPort, Run, TaskSpec};
+use crate::task::{CniNetwork, Container, Network, PublishedPort, Run, Sizes, TaskSpec};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (&'static str, String);
@@ -22,6 +22,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         let text = format!("its name is longer than {most} bytes, or contains NUL or white space");
         return Err(("container.image", text));
     }
+    check_sizes(&spec.container.sizes)?;
     match network {
         Network::Unnamed | Network::None => Ok(()),
         Network::Bridge(ports) => check_ports(ports, &spec.resources),
@@ -30,6 +31,29 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
             check_ports(published, &spec.resources)
         }
     }
+}
+
+fn check_sizes(sizes: &Sizes) -> Result<(), Wrong> {
+    let Sizes {
+        open_files,
+        shm_bytes,
+        tmp_bytes,
+    } = *sizes;
+    let files = limits::OPEN_FILES_LEAST..=limits::OPEN_FILES;
+    let bytes = limits::TMPFS_LEAST_BYTES..=limits::TMPFS_BYTES;
+    let asked = [
+        ("container.sizes.open_files", open_files, files),
+        ("container.sizes.shm_bytes", shm_bytes, bytes.clone()),
+        ("container.sizes.tmp_bytes", tmp_bytes, bytes),
+    ];
+    for (field, asked, bounds) in asked {
+        if let Some(asked) = asked.filter(|asked| !bounds.contains(asked)) {
+            let (least, most) = bounds.into_inner();
+            let text = format!("it is {asked}: give {least} to {most}");
+            return Err((field, text));
+        }
+    }
+    Ok(())
 }
 
 /// As the specification of CNI has names of networks.
@@ -142,6 +166,39 @@ mod tests {
             let spec = with(line(), image, Network::Unnamed);
             assert_eq!(field(&spec), Some("container.image"), "{image:?}");
         }
+    }
+
+    #[test]
+    fn sizes_are_within_what_linux_has() {
+        let asked = |sizes: Sizes| {
+            let mut spec = with(Run::Image, "web:1", Network::None);
+            spec.container.sizes = sizes;
+            field(&spec)
+        };
+        let files = |number| Sizes {
+            open_files: Some(number),
+            ..Sizes::default()
+        };
+        let fine = Sizes {
+            shm_bytes: Some(4_096),
+            tmp_bytes: Some(1 << 40),
+            ..files(64)
+        };
+        assert_eq!(asked(fine), None);
+        for number in [0, 63, (1 << 20) + 1] {
+            let found = asked(files(number));
+            assert_eq!(found, Some("container.sizes.open_files"), "{number}");
+        }
+        let small = Sizes {
+            shm_bytes: Some(4_095),
+            ..Sizes::default()
+        };
+        assert_eq!(asked(small), Some("container.sizes.shm_bytes"));
+        let large = Sizes {
+            tmp_bytes: Some((1 << 40) + 1),
+            ..Sizes::default()
+        };
+        assert_eq!(asked(large), Some("container.sizes.tmp_bytes"));
     }
 
     #[test]

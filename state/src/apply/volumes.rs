@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use crate::limits;
 use crate::resources::{Resources, Value};
-use crate::task::{TaskSpec, TaskVolume, VolumeSource};
+use crate::task::{Sizes, TaskSpec, TaskVolume, VolumeSource};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (String, String);
@@ -128,7 +128,13 @@ fn check_memory(spec: &TaskSpec) -> Result<(), Wrong> {
         VolumeSource::Tmpfs { bytes } => i128::from(bytes),
         VolumeSource::Sandbox(_) | VolumeSource::Secret(_) => 0,
     });
-    let bytes: i128 = bytes.sum();
+    let Sizes {
+        shm_bytes,
+        tmp_bytes,
+        ..
+    } = spec.container.sizes;
+    let scratch = [shm_bytes, tmp_bytes].into_iter().flatten().map(i128::from);
+    let bytes: i128 = bytes.chain(scratch).sum();
     let mem = mem_bytes(&spec.resources);
     if mem > 0 && bytes > mem {
         let text = format!(
@@ -330,5 +336,20 @@ mod tests {
         let (field, text) = refusal(&three).unwrap();
         assert_eq!(field, "volumes");
         assert!(text.contains("67108864 of mem"), "{text}");
+        // So does what it asks for in /dev/shm and /tmp.
+        let sized = |tmp_bytes| {
+            let mut spec = TaskSpec {
+                volumes: two[..1].to_vec(),
+                ..testing::spec("t", "cpus:1;mem:64")
+            };
+            spec.container.sizes = Sizes {
+                shm_bytes: Some(16 << 20),
+                tmp_bytes: Some(tmp_bytes),
+                ..Sizes::default()
+            };
+            check(&spec)
+        };
+        assert_eq!(sized(16 << 20), Ok(()));
+        assert!(sized((16 << 20) + 1).unwrap_err().1.contains("of mem"));
     }
 }

@@ -8,6 +8,7 @@ use super::names::{self, OfferIdMessage, RevisionMessage};
 use super::numbers::Numbered;
 use super::opt_outs::{self, OptOutsMessage};
 use super::resources::{self, ResourcesMessage};
+use super::sizes::{self, SizesMessage};
 use super::{Read, Wrong};
 use crate::agent::{Agent, AgentInfo, UsedOffers};
 use crate::ids::{AgentId, OrderIndex, Timestamp};
@@ -30,6 +31,8 @@ pub(super) struct AgentInfoMessage {
     isolation: String,
     #[prost(message, optional, tag = "13")]
     allowed_opt_outs: Option<OptOutsMessage>,
+    #[prost(message, optional, tag = "14")]
+    largest_sizes: Option<SizesMessage>,
     #[prost(bool, tag = "40")]
     changes_limits: bool,
     /// Ascending.
@@ -48,6 +51,7 @@ impl From<&AgentInfo> for AgentInfoMessage {
             missing_controllers: info.missing_controllers.clone(),
             isolation: info.isolation.clone(),
             allowed_opt_outs: opt_outs::stored(&info.allowed_opt_outs),
+            largest_sizes: sizes::stored(info.largest_sizes),
             changes_limits: info.changes_limits,
             order_kinds: info.order_kinds.iter().cloned().collect(),
         }
@@ -67,6 +71,7 @@ impl TryFrom<AgentInfoMessage> for AgentInfo {
             missing_controllers: message.missing_controllers,
             isolation: message.isolation,
             allowed_opt_outs: opt_outs::read(message.allowed_opt_outs)?,
+            largest_sizes: sizes::read(message.largest_sizes),
             changes_limits: message.changes_limits,
             order_kinds: message.order_kinds.into_iter().collect(),
         })

@@ -3,6 +3,7 @@
 use prost::{Message, Oneof};
 
 use super::opt_outs::{self, OptOutsMessage};
+use super::sizes::{self, SizesMessage};
 use super::{Read, Wrong};
 use crate::task::{CniNetwork, Container, Network, PublishedPort};
 
@@ -16,6 +17,8 @@ pub(super) struct ContainerMessage {
     network: Option<NetworkMessage>,
     #[prost(message, optional, tag = "10")]
     opt_outs: Option<OptOutsMessage>,
+    #[prost(message, optional, tag = "11")]
+    sizes: Option<SizesMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -72,6 +75,7 @@ impl From<&Container> for ContainerMessage {
             image: container.image.clone(),
             network,
             opt_outs: opt_outs::stored(&container.opt_outs),
+            sizes: sizes::stored(container.sizes),
         }
     }
 }
@@ -93,6 +97,7 @@ impl TryFrom<ContainerMessage> for Container {
             image: message.image,
             network,
             opt_outs: opt_outs::read(message.opt_outs)?,
+            sizes: sizes::read(message.sizes),
         })
     }
 }

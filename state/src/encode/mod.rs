@@ -26,6 +26,7 @@ mod opt_outs;
 mod resources;
 #[cfg(test)]
 mod samples;
+mod sizes;
 mod task;
 mod task_spec;
 mod volume;

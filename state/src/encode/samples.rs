@@ -21,7 +21,9 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
-use crate::task::{Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskState};
+use crate::task::{
+    Exit, FinishedTask, OptOuts, Reason, Run, Sizes, Source, Standing, Task, TaskState,
+};
 use tasks::{
     attached, checked_task, checks, containers, executors, group, https_check, resources, spec,
     stopped_task, task,
@@ -63,6 +65,7 @@ fn agent_info() -> AgentInfo {
         missing_controllers: vec!["io".to_owned()],
         isolation: "full".to_owned(),
         allowed_opt_outs: OptOuts::default(),
+        largest_sizes: Sizes::default(),
         changes_limits: false,
         order_kinds: BTreeSet::new(),
     }

@@ -3,8 +3,8 @@
 use super::writer::Writer;
 use crate::task::{
     Check, CheckKind, CniNetwork, Container, DiskLimit, ExecutorSpec, HealthCheck, HostPath,
-    Limits, Network, OptOuts, PublishedPort, Run, Scheme, TaskGroup, TaskSpec, TaskVolume, Uri,
-    VolumeSource,
+    Limits, Network, OptOuts, PublishedPort, Run, Scheme, Sizes, TaskGroup, TaskSpec, TaskVolume,
+    Uri, VolumeSource,
 };
 
 pub(super) fn spec(out: &mut Writer, spec: &TaskSpec) {
@@ -83,10 +83,23 @@ fn container(out: &mut Writer, container: &Container) {
         image,
         network: reaches,
         opt_outs: let_off,
+        sizes: asked,
     } = container;
     out.text(1, image);
     out.part(2, |out| network(out, reaches));
     out.part(3, |out| opt_outs(out, let_off));
+    out.part(4, |out| sizes(out, *asked));
+}
+
+fn sizes(out: &mut Writer, sizes: Sizes) {
+    let Sizes {
+        open_files,
+        shm_bytes,
+        tmp_bytes,
+    } = sizes;
+    out.optional(1, open_files);
+    out.optional(2, shm_bytes);
+    out.optional(3, tmp_bytes);
 }
 
 fn network(out: &mut Writer, network: &Network) {

@@ -133,14 +133,20 @@ fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
 }
 
 #[test]
-fn release_0_1_0_read_no_signal_of_a_kill_policy() {
-    let mut named = acceptance();
-    let CallAction::Accept(accept) = &mut named.action else {
-        unreachable!("it was just made one")
-    };
-    accept.launches[0].kill_signal = Some(KillSignal::Quit);
-    assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
-    assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
+fn release_0_1_0_read_no_signal_and_no_sizes() {
+    let changes: [fn(&mut TaskSpec); 2] = [
+        |spec| spec.kill_signal = Some(KillSignal::Quit),
+        |spec| spec.container.sizes.shm_bytes = Some(1 << 20),
+    ];
+    for change in changes {
+        let mut named = acceptance();
+        let CallAction::Accept(accept) = &mut named.action else {
+            unreachable!("it was just made one")
+        };
+        change(&mut accept.launches[0]);
+        assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
+        assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
+    }
 }
 
 #[test]

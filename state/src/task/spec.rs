@@ -6,7 +6,7 @@ use super::ExecutorSpec;
 use super::KillSignal;
 use super::TaskGroup;
 use super::volume::TaskVolume;
-use super::{Limits, OptOuts};
+use super::{Limits, OptOuts, Sizes};
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -47,6 +47,8 @@ pub struct Container {
     pub network: Network,
     /// What it is let off of its agent's profile.
     pub opt_outs: OptOuts,
+    /// Sizes that differ from its agent's usual ones.
+    pub sizes: Sizes,
 }
 
 /// The network of a container.

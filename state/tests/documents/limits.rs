@@ -279,6 +279,16 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "OPEN_FILES_LEAST: u64 = 64",
+        "| open files that a task asks for | 64 to 1,048,576",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPEN_FILES: u64 = 1_048_576",
+        "| open files that a task asks for | 64 to 1,048,576",
+    ),
+    (
+        "state/src/limits.rs",
         "EXECUTOR_GRACE_MS: u64 = 60_000",
         "| grace of an executor | 60,000 ms |",
     ),

@@ -22,6 +22,7 @@ mod nft;
 mod opt_outs;
 mod plugged;
 mod silence;
+mod sizes;
 mod statistics;
 mod stopped;
 mod tasks;
@@ -116,6 +117,7 @@ cases![
     opt_outs::a_task_is_in_its_hosts_network_only_where_its_agent_allows_it,
     opt_outs::a_task_does_not_reach_the_api_of_its_agent,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
+    sizes::a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives,
     crashes::every_step_can_be_the_last_of_an_agent,
     crashes::every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,
     compaction::every_step_can_be_the_last_of_a_compaction,

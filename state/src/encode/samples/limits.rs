@@ -9,7 +9,7 @@ use crate::command::{
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
     Capability, Container, DiskLimit, KillSignal, Limits, LimitsChange, LimitsReport, OptOuts,
-    Reason, Run, Task, TaskSpec, TaskState,
+    Reason, Run, Sizes, Task, TaskSpec, TaskState,
 };
 
 /// Every opt-out there is.
@@ -96,6 +96,22 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     if let CallAction::Accept(accept) = &mut signalled.action {
         accept.launches[0].kill_signal = Some(KillSignal::Quit);
     }
+    let sizes = Sizes {
+        open_files: Some(65_536),
+        shm_bytes: Some(1 << 30),
+        tmp_bytes: Some(1 << 20),
+    };
+    let sizing = RegisterAgent {
+        info: AgentInfo {
+            largest_sizes: sizes,
+            ..hosting.info.clone()
+        },
+        ..hosting.clone()
+    };
+    let mut sized = call.clone();
+    if let CallAction::Accept(accept) = &mut sized.action {
+        accept.launches[0].container.sizes = sizes;
+    }
     let registration = registration(info);
     vec![
         ("call-accept-limits", Command::Call(call)),
@@ -122,6 +138,8 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             Command::RegisterAgent(hosting),
         ),
         ("call-accept-kill-signal", Command::Call(signalled)),
+        ("call-accept-sizes", Command::Call(sized)),
+        ("register-agent-sizes", Command::RegisterAgent(sizing)),
     ]
 }
 

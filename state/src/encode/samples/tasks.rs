@@ -5,8 +5,8 @@ use crate::ids::{AgentId, GroupId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
     Check, CheckKind, CniNetwork, Container, ExecutorSpec, Exit, HealthCheck, HostPath, Kill,
-    Network, OptOuts, PublishedPort, Reason, Run, Scheme, Source, Standing, Task, TaskGroup,
-    TaskSpec, TaskState, Update, Uri,
+    Network, PublishedPort, Reason, Run, Scheme, Source, Standing, Task, TaskGroup, TaskSpec,
+    TaskState, Update, Uri,
 };
 
 /// Every kind of amount and every part of an identity.
@@ -186,7 +186,7 @@ pub(super) fn containers() -> Vec<TaskSpec> {
         container: Container {
             image: "registry.example.org/web:1".to_owned(),
             network,
-            opt_outs: OptOuts::default(),
+            ..Container::default()
         },
         uris: vec![archive.clone()],
         ..spec(task, Run::Image)
@@ -203,12 +203,11 @@ pub(super) fn attached() -> TaskSpec {
     };
     TaskSpec {
         container: Container {
-            opt_outs: OptOuts::default(),
-            image: String::new(),
             network: Network::Cni(CniNetwork {
                 name: "blue".to_owned(),
                 published: vec![port],
             }),
+            ..Container::default()
         },
         tty: true,
         stdin: true,
@@ -290,9 +289,9 @@ pub(super) fn executors() -> Vec<TaskSpec> {
                 resources: alike.resources.clone(),
                 run: alike.run.clone(),
                 container: Container {
-                    opt_outs: OptOuts::default(),
                     image: image.unwrap_or_default().to_owned(),
                     network: Network::None,
+                    ..Container::default()
                 },
                 environment: texts("MODE", "fast"),
                 user: "nobody".to_owned(),

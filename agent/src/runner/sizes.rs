@@ -1,0 +1,121 @@
+//! Sizes of a task's container, as far as the operator of this agent gives them.
+//!
+//! The masters have judged the same; here it is judged by whoever knows for certain.
+
+use argosy_isolation::ResourceLimit;
+use argosy_proto::convert;
+use argosy_proto::v1;
+use argosy_state::task::{Beyond, Sizes};
+
+const MIB: u64 = 1024 * 1024;
+/// Open files of a process whose task asks for no other number.
+const OPEN_FILES: u64 = 4_096;
+/// What `/tmp` and `/dev/shm` of a task may hold each that asks for nothing else; it counts as its memory.
+const SCRATCH_BYTES: u64 = 64 * MIB;
+
+/// Sizes of one container, all of them known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ContainerSizes {
+    pub(super) open_files: u64,
+    pub(super) shm_bytes: u64,
+    pub(super) tmp_bytes: u64,
+}
+
+/// What an agent gives at most: what its operator says, and no more open files than it may have itself. Nothing where its
+/// tasks have neither limits nor places of their own.
+pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
+    if !confines {
+        return Sizes::default();
+    }
+    let files = configured.open_files;
+    Sizes {
+        open_files: files.map(|most| ResourceLimit::at_most("nofile", most).hard),
+        ..configured
+    }
+}
+
+/// Sizes of a task's container, or in words why it cannot have them.
+pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerSizes, String> {
+    let container = task.container.as_ref();
+    let asked = convert::sizes_from(container.and_then(|container| container.sizes));
+    match asked.beyond(largest) {
+        None => Ok(ContainerSizes {
+            open_files: asked.open_files.unwrap_or(OPEN_FILES),
+            shm_bytes: asked.shm_bytes.unwrap_or(SCRATCH_BYTES),
+            tmp_bytes: asked.tmp_bytes.unwrap_or(SCRATCH_BYTES),
+        }),
+        Some(Beyond {
+            field, most: None, ..
+        }) => Err(format!(
+            "container.sizes.{field}: this agent's tasks have no such size of their own; leave it out, or ask for an agent that isolates in full"
+        )),
+        Some(Beyond {
+            field,
+            asked,
+            most: Some(most),
+            flag,
+        }) => Err(format!(
+            "container.sizes.{field}: {asked} is more than this agent's {most}; ask for less, or have its operator start it with {flag}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(sizes: Sizes) -> v1::TaskSpec {
+        v1::TaskSpec {
+            container: Some(v1::ContainerSpec {
+                sizes: convert::sizes(sizes),
+                ..v1::ContainerSpec::default()
+            }),
+            ..v1::TaskSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_task_has_the_usual_sizes_unless_it_asks_for_others() {
+        let usual = of_task(&v1::TaskSpec::default(), &Sizes::default()).unwrap();
+        assert_eq!((usual.open_files, usual.shm_bytes), (4_096, 64 << 20));
+        let most = Sizes {
+            open_files: Some(100),
+            shm_bytes: Some(1 << 20),
+            tmp_bytes: Some(2 << 20),
+        };
+        let asked = asking(Sizes {
+            open_files: Some(99),
+            tmp_bytes: Some(2 << 20),
+            ..Sizes::default()
+        });
+        let given = of_task(&asked, &most).unwrap();
+        let wanted = ContainerSizes {
+            open_files: 99,
+            shm_bytes: 64 << 20,
+            tmp_bytes: 2 << 20,
+        };
+        assert_eq!(given, wanted);
+        let greedy = asking(Sizes {
+            shm_bytes: Some((1 << 20) + 1),
+            ..Sizes::default()
+        });
+        let why = of_task(&greedy, &most).unwrap_err();
+        assert!(why.contains("container.sizes.shm_bytes: 1048577"), "{why}");
+        assert!(why.contains("--max-shm-size 2M"), "{why}");
+        let why = of_task(&greedy, &Sizes::default()).unwrap_err();
+        assert!(why.contains("isolates in full"), "{why}");
+    }
+
+    #[test]
+    fn an_agent_gives_no_more_files_than_it_may_have_itself() {
+        let configured = Sizes {
+            open_files: Some(u64::MAX),
+            shm_bytes: Some(5),
+            tmp_bytes: None,
+        };
+        let own = ResourceLimit::at_most("nofile", u64::MAX).hard;
+        let given = largest(configured, true);
+        assert_eq!((given.open_files, given.shm_bytes), (Some(own), Some(5)));
+        assert_eq!(largest(configured, false), Sizes::default());
+    }
+}
