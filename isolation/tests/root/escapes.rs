@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -58,6 +58,8 @@ pub(crate) struct Bait {
     name: String,
     _abstract: UnixListener,
     port: TcpListener,
+    /// The same by IPv6; `None` on a host without.
+    port6: Option<TcpListener>,
     key: u32,
     memory: Child,
     device: String,
@@ -87,7 +89,8 @@ impl Bait {
         Self {
             name,
             _abstract: UnixListener::bind_addr(&address).unwrap(),
-            port: TcpListener::bind("127.0.0.1:0").unwrap(),
+            port: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            port6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok(),
             key,
             memory,
             device: block_device(),
@@ -102,8 +105,11 @@ impl Bait {
             fs::write(spec.sandbox.join("wanted"), wanted.join("\n")).unwrap();
         }
         let (name, key, device) = (&self.name, self.key, &self.device);
-        let port = self.port.local_addr().unwrap().port();
-        format!("exec {PYTHON} -I -S probe.py {name} {port} {key} {device}")
+        let number = |port: &TcpListener| port.local_addr().unwrap().port();
+        let port = number(&self.port);
+        // Nobody is heard at 0.
+        let port6 = self.port6.as_ref().map_or(0, number);
+        format!("exec {PYTHON} -I -S probe.py {name} {port} {key} {device} {port6}")
     }
 
     /// What the container's own command finds.
@@ -182,7 +188,12 @@ fn read(said: &str) -> Answers {
 type Granted = [(&'static str, &'static str)];
 
 /// To everybody whose network is the host's.
-const NETWORKED: &Granted = &[("the host's ports", "it was let into the host's network")];
+const NETWORKED: &Granted = &[
+    ("the host's ports", LET_IN),
+    ("the host's ports by IPv6", LET_IN),
+    ("the host's ports by a mapped IPv6 address", LET_IN),
+];
+const LET_IN: &str = "it was let into the host's network";
 
 /// To root of the container.
 const TO_ROOT: &Granted = &[("becoming root", "which it is")];
@@ -208,6 +219,10 @@ const LET_OFF: &Granted = &[
         "asked for by name, if the host has its module",
     ),
     ("a pair of sockets of the internet", "there are none"),
+    (
+        "a pair of sockets of the internet by IPv6",
+        "there are none",
+    ),
     ("a pair of sockets to hypervisors", "there are none"),
     (
         "a pair of sockets to the kernel's ciphers",

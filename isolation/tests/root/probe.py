@@ -1,6 +1,7 @@
 """Tries the ways out of a container, each in a process of its own: a line each, `open`, `shut` or, if it could not be tried,
 `faulty`, then a tab, the name, a tab and what the kernel answered. If there is a file `wanted`, only those that it names. Arguments are what there is to be
-found on the host: the name of an abstract socket, a TCP port of its loopback, the key of shared memory, a block device.
+found on the host: the name of an abstract socket, a TCP port of its loopback, the key of shared memory, a block device, and
+a TCP port of its loopback by IPv6.
 
 Nothing here does harm where it succeeds: system calls get arguments that change nothing, and are open when the answer
 is another than the one for what is forbidden; files that are made have no name, or are gone at once.
@@ -145,30 +146,33 @@ def signals_init():
     return False, "it lives"
 
 
-def connects(port):
-    return does(lambda: socket.create_connection(("127.0.0.1", int(port)), 1.5).close())
+LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
-def binds_port():
+def connects(address, port):
+    return does(lambda: socket.create_connection((address, int(port)), 1.5).close())
+
+
+def binds_port(family):
     """One of the host's that is nobody's and not its own."""
-    return does(lambda: bind_any_of(range(47000, 47100)))
+    return does(lambda: bind_any_of(family, range(47000, 47100)))
 
 
-def bind_any_of(ports):
+def bind_any_of(family, ports):
     for port in ports:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
             try:
-                return one.bind(("127.0.0.1", port))
+                return one.bind((LOOPBACK[family], port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
 
 
-def heard_unbound():
+def heard_unbound(family):
     """Who listens without having bound a port gets one of the host's."""
-    with socket.socket() as one:
+    with socket.socket(family) as one:
         one.listen()
-        return does(lambda: socket.create_connection(("127.0.0.1", one.getsockname()[1]), 1).close())
+        return does(lambda: socket.create_connection((LOOPBACK[family], one.getsockname()[1]), 1).close())
 
 
 def shared_memory(key):
@@ -296,15 +300,19 @@ PROBES |= {
     "a socket to the kernel's ciphers": lambda: socket_of(38, socket.SOCK_SEQPACKET),
     "a socket to the wire": lambda: socket_of(17, socket.SOCK_RAW),
     "a socket of raw packets": lambda: socket_of(socket.AF_INET, socket.SOCK_RAW, 1),
+    "a socket of raw packets of IPv6": lambda: socket_of(socket.AF_INET6, socket.SOCK_RAW, 58),
     "a socket to the audit log": lambda: socket_of(16, socket.SOCK_RAW, 9),
     "a pair of sockets of the internet": lambda: pair_of(socket.AF_INET, socket.SOCK_STREAM),
+    "a pair of sockets of the internet by IPv6": lambda: pair_of(socket.AF_INET6, socket.SOCK_STREAM),
     "a pair of sockets to hypervisors": lambda: pair_of(40, socket.SOCK_STREAM),
     "a pair of sockets to the kernel's ciphers": lambda: pair_of(38, socket.SOCK_SEQPACKET),
     "a pair of sockets to the kernel's tables": lambda: pair_of(16, socket.SOCK_RAW),
     "a pair of sockets of TIPC": lambda: pair_of(30, socket.SOCK_SEQPACKET),
     "typing into a terminal": type_into_terminal,
     "the host's abstract sockets": lambda: abstract_socket(sys.argv[1]),
-    "the host's ports": lambda: connects(sys.argv[2]),
+    "the host's ports": lambda: connects("127.0.0.1", sys.argv[2]),
+    "the host's ports by IPv6": lambda: connects("::1", sys.argv[5]),
+    "the host's ports by a mapped IPv6 address": lambda: connects("::ffff:127.0.0.1", sys.argv[2]),
     "the host's shared memory": lambda: shared_memory(sys.argv[3]),
     "the host's name": lambda: (os.uname().nodename != "contained", os.uname().nodename),
     "the host's control groups": group_of_the_host,
@@ -345,10 +353,14 @@ PROBES |= {
     "the root before this one": escapes_by_chroot,
     "programs in /tmp": lambda: does(lambda: run_in_scratch("/tmp")),
     "programs in /dev/shm": lambda: does(lambda: run_in_scratch("/dev/shm")),
-    "a port of others": binds_port,
-    "listening at no port of its own": heard_unbound,
+    "a port of others": lambda: binds_port(socket.AF_INET),
+    "a port of others by IPv6": lambda: binds_port(socket.AF_INET6),
+    "listening at no port of its own": lambda: heard_unbound(socket.AF_INET),
+    "listening at no port of its own by IPv6": lambda: heard_unbound(socket.AF_INET6),
     "a socket of SCTP": lambda: socket_of(socket.AF_INET, socket.SOCK_STREAM, 132),
     "a socket of UDP-Lite": lambda: socket_of(socket.AF_INET, socket.SOCK_DGRAM, 136),
+    "a socket of SCTP by IPv6": lambda: socket_of(socket.AF_INET6, socket.SOCK_STREAM, 132),
+    "a socket of UDP-Lite by IPv6": lambda: socket_of(socket.AF_INET6, socket.SOCK_DGRAM, 136),
 }
 
 

@@ -77,7 +77,8 @@ def many(family, to):
 
 CLOSED = PORT
 WAYS = [("4", socket.AF_INET, "127.0.0.1"), ("4any", socket.AF_INET, "0.0.0.0"), ("6", socket.AF_INET6, "::1"),
-        ("mapped", socket.AF_INET6, "::ffff:127.0.0.1"), ("own", socket.AF_INET, OWN)]
+        ("mapped", socket.AF_INET6, "::ffff:127.0.0.1"), ("own", socket.AF_INET, OWN),
+        ("own6", socket.AF_INET6, SIX)]
 for name, family, address in WAYS:
     to = (address, CLOSED)
     attempt("tcp" + name, lambda: tcp(family, to))
@@ -92,6 +93,8 @@ for name, family, address in WAYS:
 attempt("metadata", lambda: datagram(socket.AF_INET, ("169.254.169.254", 80), True))
 attempt("name server", lambda: datagram(socket.AF_INET, ("169.254.169.254", 53), True))
 attempt("metadata mapped", lambda: datagram(socket.AF_INET6, ("::ffff:169.254.169.254", 80), True))
+attempt("metadata six", lambda: datagram(socket.AF_INET6, ("fd00:ec2::254", 80), True))
+attempt("metadata translated", lambda: datagram(socket.AF_INET6, ("64:ff9b::a9fe:a9fe", 80), True))
 attempt("another port", lambda: datagram(socket.AF_INET, ("127.0.0.1", 80), True))
 END"#;
 
@@ -102,6 +105,7 @@ struct Ground {
 }
 
 const OWN: &str = "192.0.2.7";
+const OWN6: &str = "2001:db8::7";
 
 impl Ground {
     fn lay() -> Self {
@@ -110,6 +114,9 @@ impl Ground {
             "link set lo up",
             "addr add 192.0.2.7/32 dev lo",
             "route add 169.254.0.0/16 dev lo",
+            "addr add 2001:db8::7/128 dev lo",
+            "route add fd00:ec2::/32 dev lo",
+            "route add 64:ff9b::/96 dev lo",
         ] {
             let done = Command::new("ip").args(arguments.split(' ')).status();
             assert!(done.unwrap().success(), "{arguments}");
@@ -143,7 +150,8 @@ fn usual() -> Closed {
 fn tried(world: &mut World, network: Network) -> BTreeMap<String, String> {
     let line = TRIED
         .replace("PORT\n", &format!("{CLOSED}\n"))
-        .replace("OWN)", &format!("\"{OWN}\")"));
+        .replace("OWN)", &format!("\"{OWN}\")"))
+        .replace("SIX)", &format!("\"{OWN6}\")"));
     let mut spec = profiled(world, &line);
     spec.network = network;
     let exit = world.run(&spec);
@@ -155,7 +163,7 @@ fn tried(world: &mut World, network: Network) -> BTreeMap<String, String> {
         .collect();
     assert_eq!(
         answers.len(),
-        49,
+        60,
         "{exit:?} {said} {}",
         crate::world::stderr(&spec)
     );
@@ -205,7 +213,8 @@ fn in_its_own() {
                 .any(|end| name.ends_with(end))
         };
         for (name, answer) in &after {
-            let is_closed = name.ends_with("own") || name.starts_with("metadata");
+            let is_own = name.ends_with("own") || name.ends_with("own6");
+            let is_closed = is_own || name.starts_with("metadata");
             assert_eq!(answer == "EPERM", is_closed, "{name} {after:?}");
             assert!(
                 is_closed || loopback(name) || !name.contains("tcp"),

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_isolation::breach::{self, WALLS};
+use argosy_isolation::network::why_no_ipv6;
 use argosy_isolation::{Network as Net, Spec, port_filter};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -75,6 +76,7 @@ const HELD: &Table = &[
             "a call of the x32 table",
             "a pair of sockets of TIPC",
             "a pair of sockets of the internet",
+            "a pair of sockets of the internet by IPv6",
             "a pair of sockets to hypervisors",
             "a pair of sockets to the kernel's ciphers",
             "a pair of sockets to the kernel's tables",
@@ -174,7 +176,10 @@ const HELD: &Table = &[
         &["the root before this one"],
     ),
     (&[CAPABILITIES], &["becoming root", "capabilities"]),
-    (&[CAPABILITIES, USERS], &["a socket of raw packets"]),
+    (
+        &[CAPABILITIES, USERS],
+        &["a socket of raw packets", "a socket of raw packets of IPv6"],
+    ),
     (
         &[
             CAPABILITIES,
@@ -262,9 +267,13 @@ const HELD: &Table = &[
 /// What a command with ports of the host's is kept from by programs in the kernel alone.
 const KEPT_BY_PORT_FILTER: &[&str] = &[
     "a port of others",
+    "a port of others by IPv6",
     "a socket of SCTP",
+    "a socket of SCTP by IPv6",
     "a socket of UDP-Lite",
+    "a socket of UDP-Lite by IPv6",
     "listening at no port of its own",
+    "listening at no port of its own by IPv6",
 ];
 
 /// What Linux before 6.11 lets only who has a capability on the host see: more walls hold it there.
@@ -291,22 +300,28 @@ fn rows_of(table: &'static Table) -> impl Iterator<Item = Row> {
 
 /// In a network of its own.
 const HELD_APART: &Table = &[
-    (&[Network], &["the host's ports"]),
+    (&[Network], &UNHELD),
     (&[Network, Landlock], &[KEPT_BY_LANDLOCK_6]),
 ];
 
 /// What the kernel refuses to everybody, root of the host too, as long as the program runs.
 const HELD_BY_KERNEL: &str = "writing to its executable";
 /// What of the host is not a wall's to hold in the host's network.
-const UNHELD: &str = "the host's ports";
+const UNHELD: [&str; 3] = [
+    "the host's ports",
+    "the host's ports by IPv6",
+    "the host's ports by a mapped IPv6 address",
+];
 
 /// What some kernels are built without. How they say so follows.
-const MAY_BE_ABSENT: [&str; 9] = [
+const MAY_BE_ABSENT: [&str; 11] = [
     "a block device",
     "a call of the x32 table",
     "a device of memory",
     "a socket of SCTP",
+    "a socket of SCTP by IPv6",
     "a socket of UDP-Lite",
+    "a socket of UDP-Lite by IPv6",
     "a socket to hypervisors",
     "a socket to the kernel's ciphers",
     "the kernel's magic keys",
@@ -324,13 +339,15 @@ const ABSENT: [&str; 7] = [
 const NO_SUCH_CALL: &str = "Function not implemented";
 
 fn is_absent(name: &str, answer: &str) -> bool {
-    answer == NO_SUCH_CALL || MAY_BE_ABSENT.contains(&name) && ABSENT.contains(&answer)
+    answer == NO_SUCH_CALL
+        || MAY_BE_ABSENT.contains(&name) && ABSENT.contains(&answer)
+        || name.contains("IPv6") && why_no_ipv6().is_some()
 }
 
 /// Each way out, in order.
 pub(crate) fn names() -> Vec<&'static str> {
     let held = HELD.iter().flat_map(|(_, names)| names.iter().copied());
-    let mut all: Vec<_> = held.chain([HELD_BY_KERNEL, UNHELD]).collect();
+    let mut all: Vec<_> = held.chain([HELD_BY_KERNEL]).chain(UNHELD).collect();
     all.sort_unstable();
     all
 }
