@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::{User, crash};
+use argosy_isolation::{HostPath, Owners, User, crash};
 use argosy_proto::v1;
 use nix::unistd::{Gid, Uid};
 
@@ -48,70 +48,106 @@ pub(crate) fn make(path: &Path, owner: Option<&User>) -> Result<(), SandboxError
     }
 }
 
-/// Makes host paths visible, and returns them as the host names them. Tasks see the host's files under their own names, so that an absolute
-/// container path must be the host's, and one in the sandbox becomes a link.
-pub(crate) fn link_host_paths(
+/// What is known of the container that is to see host paths.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Viewer {
+    /// It has a view of its own, not the host's.
+    pub(crate) is_confined: bool,
+    /// Somebody in it is, or may become, root of the container.
+    pub(crate) may_be_root: bool,
+}
+
+/// Judges host paths by what the operator allows, and returns how the container sees them. One that has a name in the
+/// sandbox is seen at the host's path, to which that name becomes a link.
+pub(crate) fn host_paths(
     sandbox: &Path,
-    host_paths: &[v1::HostPath],
+    wanted: &[v1::HostPath],
     allowed: &[PathBuf],
-) -> Result<Vec<PathBuf>, SandboxError> {
-    let mut seen = Vec::new();
-    for wanted in host_paths {
-        let refuse = |rule: String| SandboxError::HostPath {
-            path: wanted.host_path.clone(),
-            rule,
+    viewer: Viewer,
+) -> Result<Vec<HostPath>, SandboxError> {
+    let mut seen: Vec<HostPath> = Vec::new();
+    for wanted in wanted {
+        let host = permitted(wanted, allowed)?;
+        let path = HostPath {
+            to: place(sandbox, wanted, &host, viewer)?,
+            from: host,
+            read_only: wanted.read_only,
+            owners: match wanted.read_only && viewer.may_be_root {
+                true => Owners::Strangers,
+                false => Owners::Mapped,
+            },
         };
-        let host =
-            fs::canonicalize(&wanted.host_path).map_err(|error| refuse(error.to_string()))?;
-        let below = |prefix: &PathBuf| {
-            fs::canonicalize(prefix).is_ok_and(|prefix| host.starts_with(prefix))
-        };
-        if !allowed.iter().any(below) {
-            return Err(refuse(
-                "the agent must be started with a --host-path that it is below".to_owned(),
-            ));
+        if !seen.contains(&path) {
+            seen.push(path);
         }
-        if wanted.read_only {
-            let rule =
-                "this release cannot keep a task from writing to it; ask for it without read_only";
-            return Err(refuse(rule.to_owned()));
-        }
-        let inside = Path::new(&wanted.container_path);
-        if inside.is_absolute() {
-            if inside == host {
-                seen.push(host);
-                continue;
-            }
-            if inside == Path::new(&wanted.host_path) {
-                // What a link leads to could change before it is mounted.
-                return Err(refuse(format!(
-                    "it leads through a link: name {} itself",
-                    host.display()
-                )));
-            }
-            return Err(refuse(format!(
-                "it cannot be seen at {}: use the same path, or one in the sandbox",
-                inside.display()
-            )));
-        }
-        let plain = inside
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        if !plain || inside.as_os_str().is_empty() || inside.components().count() > 1 {
-            return Err(refuse(format!(
-                "{:?} is not one plain name in the sandbox",
-                wanted.container_path
-            )));
-        }
-        let link = sandbox.join(inside);
-        match std::os::unix::fs::symlink(&host, &link) {
-            Ok(()) => {}
-            Err(_) if fs::read_link(&link).is_ok_and(|target| target == host) => {}
-            Err(source) => return Err(SandboxError::Make { path: link, source }),
-        }
-        seen.push(host);
     }
     Ok(seen)
+}
+
+fn refused(wanted: &v1::HostPath, rule: impl Into<String>) -> SandboxError {
+    SandboxError::HostPath {
+        path: wanted.host_path.clone(),
+        rule: rule.into(),
+    }
+}
+
+/// The path without links, which is below one that the operator allows.
+fn permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, SandboxError> {
+    let host = fs::canonicalize(&wanted.host_path);
+    let host = host.map_err(|error| refused(wanted, error.to_string()))?;
+    let below =
+        |prefix: &PathBuf| fs::canonicalize(prefix).is_ok_and(|prefix| host.starts_with(prefix));
+    if allowed.iter().any(below) {
+        return Ok(host);
+    }
+    let rule = "the agent must be started with a --host-path that it is below";
+    Err(refused(wanted, rule))
+}
+
+/// Where the container sees it.
+fn place(
+    sandbox: &Path,
+    wanted: &v1::HostPath,
+    host: &Path,
+    viewer: Viewer,
+) -> Result<PathBuf, SandboxError> {
+    if wanted.read_only && !viewer.is_confined {
+        let rule = "only an agent that isolates in full can keep a task from writing to it; ask for it without read_only, or for another agent";
+        return Err(refused(wanted, rule));
+    }
+    let inside = Path::new(&wanted.container_path);
+    if inside.is_absolute() {
+        if inside == host {
+            return Ok(host.to_owned());
+        }
+        if inside == Path::new(&wanted.host_path) {
+            // Its parts would have to be links in the container, too.
+            let host = host.display();
+            let rule = format!("it leads through a link: name {host} itself");
+            return Err(refused(wanted, rule));
+        }
+        if !viewer.is_confined {
+            let inside = inside.display();
+            let rule = format!(
+                "only an agent that isolates in full can show it at {inside}: use the same path, one in the sandbox, or another agent"
+            );
+            return Err(refused(wanted, rule));
+        }
+        return Ok(inside.components().collect());
+    }
+    let mut parts = inside.components();
+    let is_plain = parts.all(|part| matches!(part, Component::Normal(_)));
+    if !is_plain || inside.components().count() != 1 {
+        let rule = format!("{inside:?} is not one plain name in the sandbox");
+        return Err(refused(wanted, rule));
+    }
+    let link = sandbox.join(inside);
+    match std::os::unix::fs::symlink(host, &link) {
+        Ok(()) => {}
+        Err(_) if fs::read_link(&link).is_ok_and(|target| target == host) => {}
+        Err(source) => return Err(SandboxError::Make { path: link, source }),
+    }
+    Ok(host.to_owned())
 }
 
 #[cfg(test)]
@@ -126,35 +162,90 @@ mod tests {
         }
     }
 
+    const CONFINED: Viewer = Viewer {
+        is_confined: true,
+        may_be_root: false,
+    };
+
     #[test]
     fn a_host_path_is_seen_only_below_what_the_agent_allows() {
         let folder = tempfile::tempdir().unwrap();
-        let allowed = folder.path().join("allowed");
-        let sandbox = folder.path().join("sandbox");
+        let folder = fs::canonicalize(folder.path()).unwrap();
+        let (allowed, sandbox) = (folder.join("allowed"), folder.join("sandbox"));
         fs::create_dir_all(allowed.join("inner")).unwrap();
         make(&sandbox, None).unwrap();
-        let link = |path: &Path, name: &str| {
-            link_host_paths(
+        let seen = |wanted: v1::HostPath| {
+            host_paths(
                 &sandbox,
-                &[wanted(path, name)],
+                &[wanted],
                 std::slice::from_ref(&allowed),
+                CONFINED,
             )
         };
-        link(&allowed.join("inner"), "witness").unwrap();
+        let see = |path: &Path, name: &str| seen(wanted(path, name));
+        see(&allowed.join("inner"), "witness").unwrap();
         assert!(sandbox.join("witness").is_dir());
-        let outside = link(folder.path(), "other").unwrap_err().to_string();
-        assert!(outside.contains("--host-path"), "{outside}");
-        let sneaky = link(&allowed.join("inner/../.."), "other")
-            .unwrap_err()
-            .to_string();
-        assert!(sneaky.contains("--host-path"), "{sneaky}");
-        link(&allowed.join("inner"), "witness").unwrap();
+        std::os::unix::fs::symlink(&folder, allowed.join("out")).unwrap();
+        for sneaky in [
+            folder.clone(),
+            allowed.join("inner/../.."),
+            allowed.join("out"),
+            allowed.join("out/sandbox"),
+        ] {
+            for name in ["other", "/other"] {
+                let why = see(&sneaky, name).unwrap_err().to_string();
+                assert!(why.contains("--host-path"), "{why}");
+            }
+        }
+        see(&allowed.join("inner"), "witness").unwrap();
         fs::write(sandbox.join("taken"), "").unwrap();
-        assert!(link(&allowed, "taken").is_err());
-        let mut guarded = wanted(&allowed, "guarded");
-        guarded.read_only = true;
-        assert!(link_host_paths(&sandbox, &[guarded], std::slice::from_ref(&allowed)).is_err());
-        assert!(link(&allowed, "../up").is_err());
-        assert!(link(&allowed, "/elsewhere").is_err());
+        assert!(see(&allowed, "taken").is_err());
+        assert!(see(&allowed, "../up").is_err());
+        std::os::unix::fs::symlink("inner", allowed.join("link")).unwrap();
+        let link = allowed.join("link");
+        let why = see(&link, link.to_str().unwrap()).unwrap_err().to_string();
+        assert!(why.contains("leads through a link"), "{why}");
+        // Elsewhere it is what the link led to when it was judged.
+        let moved = see(&link, "/conf/").unwrap();
+        let expected = HostPath {
+            from: allowed.join("inner"),
+            to: "/conf".into(),
+            read_only: false,
+            owners: Owners::Mapped,
+        };
+        assert_eq!(moved, [expected]);
+    }
+
+    #[test]
+    fn who_may_be_root_is_a_stranger_on_a_read_only_path_and_has_no_mapped_one_by_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(folder.path()).unwrap();
+        let see = |read_only, viewer| {
+            let wanted = v1::HostPath {
+                read_only,
+                ..wanted(&path, "/conf")
+            };
+            host_paths(&path, &[wanted], std::slice::from_ref(&path), viewer)
+        };
+        let root = Viewer {
+            may_be_root: true,
+            ..CONFINED
+        };
+        let owners = |read_only, viewer| see(read_only, viewer).unwrap()[0].owners;
+        assert_eq!(owners(true, CONFINED), Owners::Mapped);
+        assert_eq!(owners(true, root), Owners::Strangers);
+        assert_eq!(
+            owners(false, root),
+            Owners::Mapped,
+            "for isolation to refuse"
+        );
+        let bare = Viewer {
+            is_confined: false,
+            ..CONFINED
+        };
+        for read_only in [true, false] {
+            let why = see(read_only, bare).unwrap_err().to_string();
+            assert!(why.contains("isolates in full"), "{why}");
+        }
     }
 }

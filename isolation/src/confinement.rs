@@ -179,13 +179,14 @@ fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landloc
     }
     let writable = WRITABLE.into_iter().map(std::path::Path::new);
     let sandbox = std::iter::once(std::path::Path::new(SANDBOX));
-    let host_paths = profile.view.host_paths.iter().map(|path| path.as_path());
+    let host_paths = profile.view.host_paths.iter();
+    let host_paths = host_paths.filter(|path| !path.read_only);
     let volumes = profile.view.volumes.iter();
     // What is read-only, as a secret is, is kept so by its mount, too.
     let volumes = volumes.filter(|volume| volume.is_writable());
     let whole = writable
         .chain(sandbox)
-        .chain(host_paths)
+        .chain(host_paths.map(|path| path.to.as_path()))
         .chain(volumes.map(|volume| volume.path.as_path()))
         .map(|path| (path, all));
     let used = ["/dev", "/proc"]

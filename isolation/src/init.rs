@@ -168,13 +168,8 @@ fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
     let wanted = image::Wanted::parse(name).expect("the request was checked");
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
     let user = image::user(root.as_fd(), &wanted)?;
-    let views = spec.profile.iter();
-    if user.is_of_root()
-        && views
-            .flat_map(|profile| &profile.view.host_paths)
-            .next()
-            .is_some()
-    {
+    let profile = spec.profile.as_ref();
+    if user.is_of_root() && profile.is_some_and(|profile| profile.view.has_mapped_owners()) {
         return Err(format!(
             "user {name:?} is root of the image or in its group, and on host paths its users are the host's: name another"
         ));

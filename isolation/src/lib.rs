@@ -105,5 +105,5 @@ pub use profile::Profile;
 pub use removal::{RemovalError, destroy, sweep, void};
 pub use shortage::{MemoryShortage, ShortOf};
 pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
-pub use view::{Secret, SecretError, View, Volume, VolumeSource};
+pub use view::{HostPath, Owners, Secret, SecretError, View, Volume, VolumeSource};
 pub use wire::Notice;

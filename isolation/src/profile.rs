@@ -57,7 +57,7 @@ impl Walls {
     };
 
     /// Whether somebody inside may become another user of the container, its root among them.
-    pub(crate) fn let_change_users(self) -> bool {
+    pub fn let_change_users(self) -> bool {
         !self.capabilities.is_empty() || !self.privileges
     }
 }

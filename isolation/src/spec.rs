@@ -100,7 +100,7 @@ pub struct User {
 
 impl User {
     /// Whether it is root, or in root's group.
-    pub(crate) fn is_of_root(&self) -> bool {
+    pub fn is_of_root(&self) -> bool {
         self.uid == 0 || self.gid == 0 || self.groups.contains(&0)
     }
 

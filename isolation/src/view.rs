@@ -16,6 +16,7 @@
 //! and the rest (`enter`): it looks up no path that a container could have made.
 
 mod devices;
+mod host_paths;
 mod nesting;
 mod own_devices;
 mod own_files;
@@ -28,7 +29,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -37,6 +38,7 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use self::devices::make_devices;
+pub use self::host_paths::{HostPath, Owners};
 use self::own_devices::OwnDevices;
 use self::own_files::show_own_files;
 use self::proc::make_proc;
@@ -77,15 +79,22 @@ pub(crate) const TAME: MountAttrFlags =
 pub struct View {
     /// What its root is.
     pub root: Root,
-    /// Host paths that it sees at their own names, with the host's users as its own: absolute, resolved by the caller's
-    /// rules; must exist.
-    pub host_paths: Vec<PathBuf>,
+    /// What it sees of the host's files.
+    pub host_paths: Vec<HostPath>,
     /// What it sees beside that, where it is asked for.
     pub volumes: Vec<Volume>,
     /// How much `/tmp` may hold, in bytes. Counted as the container's memory.
     pub tmp_bytes: u64,
     /// The same of `/dev/shm`.
     pub shm_bytes: u64,
+}
+
+impl View {
+    /// Whether users of the container are users of the host on some host path.
+    pub(crate) fn has_mapped_owners(&self) -> bool {
+        let mut paths = self.host_paths.iter();
+        paths.any(|path| path.owners == Owners::Mapped)
+    }
 }
 
 /// Why a view cannot be made.
@@ -104,12 +113,19 @@ pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce
     }
 }
 
+/// A mount of the host that is attached nowhere yet.
+struct Place {
+    tree: OwnedFd,
+    /// Where it goes.
+    to: PathBuf,
+    /// Its files are those of the host's users, who are to be the container's.
+    is_mapped: bool,
+}
+
 /// Mounts of the host that are attached nowhere yet.
 pub(crate) struct Parts {
-    /// Its own folders, then host paths, and where they go.
-    places: Vec<(OwnedFd, PathBuf)>,
-    /// How many of them are its own: their files are of its own users.
-    own: usize,
+    /// Its own folders, then host paths, outer ones first.
+    places: Vec<Place>,
     /// `None`: the root is made of the host's programs.
     root: Option<RootParts>,
     /// Holds its secrets, if it has any.
@@ -128,22 +144,20 @@ impl Parts {
         devices: &[PathBuf],
     ) -> Result<Self, ViewError> {
         let view = &profile.view;
-        let sandbox = [(sandbox, PathBuf::from(SANDBOX))];
-        let shared = shared.map(|folder| (folder, PathBuf::from(SHARED)));
-        let own = 1 + usize::from(shared.is_some());
-        let paths = view.host_paths.iter();
-        let wanted = sandbox
-            .into_iter()
-            .chain(shared)
-            .chain(paths.map(|path| (path.as_path(), path.clone())));
-        let places = wanted.enumerate().map(|(at, (from, to))| {
-            let tree = match at < own {
-                true => take(CWD, from)?,
-                false => take_plain(from)?,
-            };
+        let own = [(sandbox, SANDBOX)].into_iter();
+        let own = own.chain(shared.map(|folder| (folder, SHARED)));
+        let own = own.map(|(from, to)| {
+            let tree = take(CWD, from)?;
             restrict(tree.as_fd(), TAME)?;
-            Ok((tree, to))
+            Ok(Place {
+                tree,
+                to: to.into(),
+                is_mapped: false,
+            })
         });
+        let mut paths: Vec<_> = view.host_paths.iter().collect();
+        paths.sort_by(|one, other| one.to.cmp(&other.to));
+        let places = own.chain(paths.into_iter().map(host_paths::take));
         let places = places.collect::<Result<_, ViewError>>()?;
         let vault = volumes::lock_secrets(&view.volumes, profile.first_host_id)?;
         crash::passed("start.secrets-locked");
@@ -152,24 +166,24 @@ impl Parts {
             vault,
             root: RootParts::take(&view.root, profile.first_host_id, profile.walls)?,
             devices: OwnDevices::make(devices, profile.first_host_id)?,
-            own,
         })
     }
 
     /// Whether there is something of the host whose owners are to be the container's.
     pub(crate) fn has_owners(&self) -> bool {
-        self.places.len() > self.own || self.root.is_some()
+        self.places.iter().any(|place| place.is_mapped) || self.root.is_some()
     }
 
     /// On host paths and in an image the container's users are those of the same numbers on the disk. Before init
     /// attaches them.
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
-        self.places.iter().skip(self.own).try_for_each(|(tree, path)| {
+        let mut mapped = self.places.iter().filter(|place| place.is_mapped);
+        mapped.try_for_each(|place| {
             let what = format!(
                 "map users to the file system of {}: it must support mounts with mapped owners, as ext4, xfs, btrfs do",
-                path.display()
+                place.to.display()
             );
-            sys::map_owners(tree.as_fd(), users).map_err(failed(what))
+            sys::map_owners(place.tree.as_fd(), users).map_err(failed(what))
         })?;
         self.root
             .as_ref()
@@ -227,16 +241,13 @@ pub(crate) fn enter(
     let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
     crash::passed("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
-    for (tree, path) in &parts.places {
-        let path = path
-            .strip_prefix("/")
-            .expect("it was checked to be absolute");
-        let is_folder = is_folder(tree.as_fd())?;
-        let place = if is_folder {
-            make_folder(root, path)?
-        } else {
-            make_file(root, path)?
+    for Place { tree, to, .. } in &parts.places {
+        let path = to.strip_prefix("/").expect("it was checked to be absolute");
+        let made = match is_folder(tree.as_fd())? {
+            true => make_folder(root, path),
+            false => make_file(root, path),
         };
+        let place = made.map_err(|error| no_place("host path", to, error))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     gifts.extend(volumes::show(root, &view.volumes, secrets)?);
@@ -381,21 +392,6 @@ pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewE
         .map_err(failed(format!("take a mount of {}", path.display())))
 }
 
-/// The same of a path that leads through no link: whoever may write on the way could turn it elsewhere after it was
-/// judged.
-fn take_plain(path: &Path) -> Result<OwnedFd, ViewError> {
-    let words = || {
-        format!(
-            "take a mount of {} without following a link",
-            path.display()
-        )
-    };
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let found = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(failed(words()))?;
-    open_tree(&found, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).map_err(failed(words()))
-}
-
 /// The same with all that is mounted below it.
 fn take_all(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
@@ -474,6 +470,18 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
         }
         Err(errno) => Err(failed(words())(errno)),
     }
+}
+
+/// That there can be no mount where one is to be, and what helps.
+fn no_place(what: &str, path: &Path, error: ViewError) -> ViewError {
+    let path = path.display();
+    let remedy = match error.source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            ": nothing can be made there; choose a path outside the folders that are the host's"
+        }
+        _ => "",
+    };
+    failed(format!("mount the {what} at {path}{remedy}"))(io::Error::other(error))
 }
 
 /// What an image may have where a mount is to be: never followed, or a mount would land elsewhere.

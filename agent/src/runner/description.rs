@@ -10,8 +10,8 @@ use argosy_isolation::network::cni::Added;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Profile, Program, ResourceLimit,
-    Root, Spec, StopAfter, User, View, Volume, crash,
+    BootTime, ContainerId, HostPath, Isolation, MissingPolicy, Namespaces, Owners, Profile,
+    Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume, crash,
 };
 use argosy_proto::{convert, v1};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::{
     volumes,
 };
 use crate::core::{ContainerName, Refusal, Start};
-use crate::sandbox;
+use crate::sandbox::{self, Viewer};
 
 /// Where commands are looked up unless a task says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,7 +58,7 @@ pub(super) struct Prepared {
 
 /// What a container sees beside its root and its sandbox.
 struct Places {
-    host_paths: Vec<PathBuf>,
+    host_paths: Vec<HostPath>,
     volumes: Vec<Volume>,
     sizes: ContainerSizes,
 }
@@ -87,18 +87,7 @@ pub(super) fn prepare(
     let owner = owner.map_err(failed)?;
     make_folder(&folder)?;
     make_sandbox(shared, start.name, task, (&sandbox, owner.as_ref())).map_err(failed)?;
-    let mut places = Places {
-        host_paths: sandbox::link_host_paths(
-            &sandbox,
-            &task.host_paths,
-            &shared.settings.host_paths,
-        )
-        .map_err(|error| invalid(error.to_string()))?,
-        volumes: volumes::volumes(task, &start.launch.role, &shared.settings)?,
-        sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
-    };
-    let place = executors::place(shared, start, task, user.as_ref())?;
-    places.host_paths.extend(place);
+    let places = places(shared, start, task, &sandbox, user.as_ref())?;
     let id = container_id(start);
     let mut spec = if has_image {
         let launch = imaged(shared, start, task, &sandbox, cancelled)?;
@@ -127,6 +116,44 @@ pub(super) fn prepare(
     groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
     let namespace = networks::network(shared, start, plugged, &mut spec)?;
     Ok(Prepared { spec, namespace })
+}
+
+/// What the task asks to see, judged by what this agent's operator allows.
+fn places(
+    shared: &Shared,
+    start: &Start,
+    task: &v1::TaskSpec,
+    sandbox: &Path,
+    user: Option<&User>,
+) -> Result<Places, Refusal> {
+    let (allowed, viewer) = (&shared.settings.host_paths, viewer(shared, task, user)?);
+    let host_paths = sandbox::host_paths(sandbox, &task.host_paths, allowed, viewer);
+    let mut places = Places {
+        host_paths: host_paths.map_err(|error| invalid(error.to_string()))?,
+        volumes: volumes::volumes(task, &start.launch.role, &shared.settings)?,
+        sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
+    };
+    let place = executors::place(shared, start, task, user)?;
+    places.host_paths.extend(place.map(|path| HostPath {
+        from: path.clone(),
+        to: path,
+        read_only: false,
+        owners: Owners::Mapped,
+    }));
+    Ok(places)
+}
+
+/// Who sees the host paths of a task. The user of an image is known only inside.
+fn viewer(shared: &Shared, task: &v1::TaskSpec, user: Option<&User>) -> Result<Viewer, Refusal> {
+    let allowed = &shared.settings.allowed_opt_outs;
+    let is_confined = shared.settings.profile;
+    let walls = opt_outs::walls(task, allowed, is_confined).map_err(invalid)?;
+    let has_image = !imaged::image_of(task).is_empty();
+    let is_root = user.is_some_and(User::is_of_root);
+    Ok(Viewer {
+        is_confined,
+        may_be_root: has_image || is_root || walls.let_change_users(),
+    })
 }
 
 /// Combines the task with its image and creates its root file system.

@@ -8,7 +8,8 @@ use crate::values::{self, Mount};
 /// Volumes of a task.
 #[derive(Debug, Args)]
 pub(crate) struct Volumes {
-    /// Directory of the host (agents must allow it with --host-path), or of the task's sandbox if it does not begin with /; may be repeated
+    /// File or directory of the host (agents must allow it with --host-path), or directory of the task's sandbox if it does not begin
+    /// with /; with :ro it is not written to; may be repeated
     #[arg(long = "volume", value_name = "FROM:TASK[:ro]", value_parser = values::volume)]
     pub(crate) mounts: Vec<Mount>,
     /// Directory of the task that is in its memory, and how much that may hold; may be repeated

@@ -7,7 +7,7 @@ use crate::image::{Root, Wanted};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
-use crate::view::{SANDBOX, SHARED, View, check_volumes};
+use crate::view::{HostPath, Owners, SANDBOX, SHARED, View, check_volumes};
 
 /// What is in every container's `/dev`, and the name that is used while others are put there.
 const USUAL_DEVICES: [&str; 15] = [
@@ -136,7 +136,7 @@ impl Spec {
             let remedy = "a container has the users and groups 0 to 65,535";
             return Err(SpecError::new("user", &number.to_string(), remedy));
         }
-        if profile.walls.let_change_users() && !profile.view.host_paths.is_empty() {
+        if profile.walls.let_change_users() && profile.view.has_mapped_owners() {
             let value = profile.walls.capabilities.to_string();
             let remedy =
                 "on host paths its users are the host's: let it see none, or keep it as it is";
@@ -144,7 +144,7 @@ impl Spec {
         }
         // Who is named by an image is known only inside, where the same is asked.
         let is_root = self.user.as_ref().is_none_or(crate::spec::User::is_of_root);
-        if is_root && self.image_user.is_none() && !profile.view.host_paths.is_empty() {
+        if is_root && self.image_user.is_none() && profile.view.has_mapped_owners() {
             let remedy = "on host paths its user is the host's: name one who is not root";
             return Err(SpecError::new("user", "0", remedy));
         }
@@ -285,22 +285,34 @@ impl Spec {
 }
 
 fn check_view(view: &View) -> Result<(), SpecError> {
-    for path in &view.host_paths {
-        check_path("host_paths", path)?;
-        let plain = path
-            .components()
-            .skip(1)
-            .all(|part| matches!(part, Component::Normal(_)));
-        let own = ["/dev", "/proc", "/sys", SANDBOX, SHARED]
-            .iter()
-            .any(|own| path.starts_with(own));
-        if !plain || own || path.parent().is_none() {
-            let remedy = "name a path below the root without '..', not in /dev, /proc, /sys, /sandbox or /group";
-            return Err(SpecError::new(
-                "host_paths",
-                &path.to_string_lossy(),
-                remedy,
-            ));
+    for (at, host_path) in view.host_paths.iter().enumerate() {
+        let HostPath {
+            from,
+            to,
+            read_only,
+            owners,
+        } = host_path;
+        let refuse = |remedy| {
+            let value = to.to_string_lossy();
+            Err(SpecError::new("host_paths", &value, remedy))
+        };
+        for path in [from, to] {
+            check_path("host_paths", path)?;
+            let mut parts = path.components().skip(1);
+            let plain = parts.all(|part| matches!(part, Component::Normal(_)));
+            if !plain || path.parent().is_none() {
+                return refuse("name a path below the root without '..'");
+            }
+        }
+        let mut own = ["/dev", "/proc", "/sys", SANDBOX, SHARED].iter();
+        if own.any(|own| to.starts_with(own)) {
+            return refuse("name a path that is not in /dev, /proc, /sys, /sandbox or /group");
+        }
+        if *owners == Owners::Strangers && !read_only {
+            return refuse("only a read-only host path can have owners whom the container lacks");
+        }
+        if view.host_paths[..at].iter().any(|other| other.to == *to) {
+            return refuse("give each host path a place of its own");
         }
     }
     check_volumes(&view.volumes)

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::{Secret, fill_vault, name_in_vault};
 use super::{
-    SANDBOX, SHARED, TAME, ViewError, attach, failed, make_file, make_folder, restrict, take,
-    take_folder, writable_memory,
+    SANDBOX, SHARED, TAME, ViewError, attach, failed, make_file, make_folder, no_place, restrict,
+    take, take_folder, writable_memory,
 };
 use crate::spec::{SpecError, User};
 
@@ -186,7 +186,7 @@ pub(super) fn show(
     let mut trees = trees.collect::<Result<Vec<_>, ViewError>>()?;
     trees.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
     for (volume, tree) in trees {
-        let place = place(root, volume).map_err(|error| no_place(volume, error))?;
+        let place = place(root, volume).map_err(|error| no_place("volume", &volume.path, error))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     Ok(gifts)
@@ -231,17 +231,6 @@ fn place(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, ViewError> {
         VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => make_folder(root, path),
         VolumeSource::Secret(_) => make_file(root, path),
     }
-}
-
-fn no_place(volume: &Volume, error: ViewError) -> ViewError {
-    let path = volume.path.display();
-    let remedy = match error.source.kind() {
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            ": nothing can be made there; choose a path outside the folders that are the host's"
-        }
-        _ => "",
-    };
-    failed(format!("mount the volume at {path}{remedy}"))(io::Error::other(error))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod elsewhere;
 mod entry;
 mod escapes;
 mod host;
+mod host_paths;
 mod images;
 mod inside;
 mod lifecycle;
@@ -94,6 +95,7 @@ fn all() -> Vec<Case> {
         networks6::CASES,
         cni::CASES,
         profile::CASES,
+        host_paths::CASES,
         opt_outs::CASES,
         devices::CASES,
         escapes::CASES,

@@ -285,7 +285,7 @@ fn no_host_path() {
         let mut spec = profiled(&mut world, "true");
         let profile = spec.profile.as_mut().unwrap();
         profile.walls = walls;
-        profile.view.host_paths = vec!["/srv".into()];
+        profile.view.host_paths = vec![crate::host_paths::at_home("/srv".as_ref())];
         let refused = spec.check().unwrap_err().to_string();
         assert!(
             refused.contains("on host paths its users are the host's"),

@@ -19,7 +19,6 @@ pub(crate) const CASES: &[Case] = &[
         files,
     ),
     ("it_writes_to_its_sandbox_and_scratch_only", writes),
-    ("a_host_path_is_seen_at_its_own_name", host_path),
     ("its_devices_are_six", devices),
     ("what_proc_tells_of_the_host_is_masked", masked),
     ("system_calls_that_are_not_listed_are_refused", calls),
@@ -159,36 +158,6 @@ fn writes() {
         "cp /bin/true /tmp/true; /tmp/true 2>/dev/null && echo executed; cp /bin/true here; ./here && echo here",
     );
     assert_eq!(executed, "here\n");
-}
-
-fn host_path() {
-    let mut world = World::new();
-    let shared = world.work().join("shared");
-    std::fs::create_dir(&shared).unwrap();
-    chown(&shared, Some(COMMAND_ID), Some(COMMAND_ID)).unwrap();
-    let mut spec = profiled(
-        &mut world,
-        &format!(
-            "echo kept > {}/file; ls {}/..",
-            shared.display(),
-            shared.display()
-        ),
-    );
-    spec.profile.as_mut().unwrap().view.host_paths = vec![shared.clone()];
-    assert_eq!(
-        world.run(&spec).outcome,
-        Outcome::Exited(0),
-        "{}",
-        stderr(&spec)
-    );
-    assert_eq!(stdout(&spec), "shared\n", "and nothing beside it");
-    let file = shared.join("file");
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept\n");
-    assert_eq!(
-        std::fs::metadata(&file).unwrap().uid(),
-        COMMAND_ID,
-        "the host's own nobody"
-    );
 }
 
 fn devices() {

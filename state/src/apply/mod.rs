@@ -16,6 +16,7 @@ mod epochs;
 mod executors;
 mod frameworks;
 mod groups;
+mod host_paths;
 mod limits_change;
 mod operators;
 mod reconcile;

@@ -4,6 +4,7 @@
 
 use std::path::{Component, Path};
 
+use super::host_paths;
 use crate::limits;
 use crate::resources::{Resources, Value};
 use crate::task::{Sizes, TaskSpec, TaskVolume, VolumeSource};
@@ -12,7 +13,7 @@ use crate::task::{Sizes, TaskSpec, TaskVolume, VolumeSource};
 type Wrong = (String, String);
 
 /// Where a container has what is the kernel's or the agent's.
-const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
+pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
 /// Bytes of a MiB, the unit of `mem`.
 const MIB: i128 = 1024 * 1024;
 
@@ -29,6 +30,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
             .and_then(|()| check_beside(volume, volumes.iter().skip(at + 1), spec))
             .map_err(|(field, text)| (format!("volumes[{at}].{field}"), text))?;
     }
+    host_paths::check(spec)?;
     check_memory(spec)
 }
 
@@ -114,7 +116,7 @@ fn check_beside<'a>(
         return Err(("container_path", text));
     }
     let meets = |path: &str| Path::new(own).starts_with(path) || Path::new(path).starts_with(own);
-    let mut host_paths = spec.host_paths.iter().map(|path| path.host_path.as_str());
+    let mut host_paths = spec.host_paths.iter().map(host_paths::place);
     if let Some(path) = host_paths.find(|path| meets(path)) {
         let text = format!("{own:?} meets the host path {path:?}: put them beside each other");
         return Err(("container_path", text));

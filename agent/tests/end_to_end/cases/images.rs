@@ -16,7 +16,7 @@ use crate::layout;
 use crate::master::{Master, kill, shell};
 
 /// A task of the image in the host's layouts.
-fn of_image(host: &Host, task: &str, line: &str) -> v1::TaskSpec {
+pub(super) fn of_image(host: &Host, task: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         container: Some(v1::ContainerSpec {
             image: format!("oci:{}", host.layouts().display()),

@@ -13,6 +13,7 @@ mod executors;
 mod fetching;
 mod full_disk;
 mod groups;
+mod host_paths;
 mod images;
 mod leftovers;
 mod limits;
@@ -117,6 +118,8 @@ cases![
     opt_outs::a_task_is_in_its_hosts_network_only_where_its_agent_allows_it,
     opt_outs::a_task_does_not_reach_the_api_of_its_agent,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
+    host_paths::a_task_sees_host_paths_elsewhere_and_writes_only_where_it_may,
+    host_paths::root_of_an_image_reads_a_host_path_as_any_user_may,
     sizes::a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives,
     crashes::every_step_can_be_the_last_of_an_agent,
     crashes::every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,

@@ -1,0 +1,183 @@
+//! Host paths of containers: where they are, whose they are, who may write to them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use argosy_isolation::profile::COMMAND_ID;
+use argosy_isolation::{Capabilities, HostPath, Outcome, Owners, User};
+
+use crate::profile::{give_sandbox, profiled};
+use crate::world::{Case, World, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("a_host_path_is_seen_at_its_own_name", host_path),
+    (
+        "a_host_path_can_be_elsewhere_and_kept_from_writing",
+        elsewhere,
+    ),
+    (
+        "root_of_a_container_is_a_stranger_on_a_host_path",
+        strangers,
+    ),
+    (
+        "a_host_path_that_leads_through_a_link_is_not_mounted",
+        turned,
+    ),
+];
+
+/// A host path at its own name, writable.
+pub(crate) fn at_home(path: &Path) -> HostPath {
+    HostPath {
+        from: path.to_owned(),
+        to: path.to_owned(),
+        read_only: false,
+        owners: Owners::Mapped,
+    }
+}
+
+/// A folder of this user, with a file in it that only that user may read.
+fn private_folder(path: &Path, owner: u32) {
+    fs::create_dir(path).unwrap();
+    let file = path.join("file");
+    fs::write(&file, "private\n").unwrap();
+    fs::write(path.join("open"), "open\n").unwrap();
+    let mode = Permissions::from_mode(0o600);
+    fs::set_permissions(&file, mode).unwrap();
+    for path in [path, &file] {
+        chown(path, Some(owner), Some(owner)).unwrap();
+    }
+}
+
+fn elsewhere() {
+    let mut world = World::new();
+    let (conf, data) = (world.work().join("conf"), world.work().join("data"));
+    private_folder(&conf, COMMAND_ID);
+    private_folder(&data, COMMAND_ID);
+    // What is mounted there on the host is not part of it, whatever it allows.
+    let below = conf.join("below");
+    fs::create_dir(&below).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "mode=777", "none"])
+        .arg(&below)
+        .status();
+    assert!(mounted.unwrap().success());
+    fs::write(below.join("hidden"), "x").unwrap();
+    let mut spec = profiled(
+        &mut world,
+        "cat /conf/file; for path in /conf/file /conf/new /conf/below/new /conf/below/hidden; do \
+            (echo no > $path) 2>/dev/null || echo kept; done; \
+            chmod 777 /conf/file 2>/dev/null || echo kept; rm -f /conf/open 2>/dev/null || echo kept; \
+            ls /conf/below | wc -l; cat /one; (echo no > /one) 2>/dev/null || echo kept; \
+            echo changed > /deep/er/file; cat /deep/er/file; \
+            grep -E ' /(conf|deep/er|one) ' /proc/self/mountinfo | grep -c -E 'shared:|master:'; \
+            grep ' /conf ' /proc/self/mountinfo | grep -c ' ro,nosuid,nodev'",
+    );
+    let moved = |from: &Path, to: &str, read_only| HostPath {
+        from: from.to_owned(),
+        to: to.into(),
+        read_only,
+        owners: Owners::Mapped,
+    };
+    spec.profile.as_mut().unwrap().view.host_paths = vec![
+        moved(&conf, "/conf", true),
+        moved(&data, "/deep/er", false),
+        moved(&conf.join("open"), "/one", true),
+    ];
+    let exit = world.run(&spec);
+    let unmounted = Command::new("umount").arg(&below).status();
+    assert!(unmounted.unwrap().success());
+    let kept = "kept\n".repeat(6);
+    let wanted = format!("private\n{kept}0\nopen\nkept\nchanged\n0\n1\n");
+    assert_eq!(stdout(&spec), wanted, "{exit} {}", stderr(&spec));
+    let changed = fs::read_to_string(data.join("file")).unwrap();
+    assert_eq!(changed, "changed\n");
+}
+
+fn strangers() {
+    let mut world = World::new();
+    let conf = world.work().join("conf");
+    private_folder(&conf, 0);
+    let root = User {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    };
+    // Root of the container with all that it can have reads what all users may, and writes nothing.
+    let line = "id -u; cat /conf/open; cat /conf/file 2>/dev/null || echo hidden; \
+        (echo no > /conf/open) 2>/dev/null || echo kept; (echo no > /conf/new) 2>/dev/null || echo kept; \
+        chown 1:1 /conf/open 2>/dev/null || echo kept; stat -c %u /conf/open";
+    let mut spec = profiled(&mut world, line);
+    spec.user = Some(root);
+    give_sandbox(&spec);
+    let profile = spec.profile.as_mut().unwrap();
+    let all = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID"];
+    profile.walls.capabilities = Capabilities::named(all).unwrap();
+    let path = HostPath {
+        from: conf.clone(),
+        to: "/conf".into(),
+        read_only: true,
+        owners: Owners::Strangers,
+    };
+    profile.view.host_paths = vec![path.clone()];
+    let exit = world.run(&spec);
+    let wanted = "0\nopen\nhidden\nkept\nkept\nkept\n65534\n";
+    assert_eq!(stdout(&spec), wanted, "{exit} {}", stderr(&spec));
+    for (read_only, owners) in [(true, Owners::Mapped), (false, Owners::Strangers)] {
+        spec.profile.as_mut().unwrap().view.host_paths = vec![HostPath {
+            read_only,
+            owners,
+            ..path.clone()
+        }];
+        assert!(spec.check().is_err(), "{owners:?}");
+    }
+}
+
+fn turned() {
+    let mut world = World::new();
+    let (real, link) = (world.work().join("real"), world.work().join("link"));
+    private_folder(&real, COMMAND_ID);
+    // Judged as a folder, and a link by the time at which it is mounted.
+    symlink(&real, &link).unwrap();
+    for from in [link.clone(), link.join("file")] {
+        let mut spec = profiled(&mut world, "true");
+        spec.profile.as_mut().unwrap().view.host_paths = vec![HostPath {
+            to: "/conf".into(),
+            ..at_home(&from)
+        }];
+        let exit = world.run(&spec);
+        assert_eq!(exit.outcome, Outcome::NotStarted, "{exit}");
+        assert!(exit.reason.contains("without following a link"), "{exit}");
+    }
+}
+
+fn host_path() {
+    let mut world = World::new();
+    let shared = world.work().join("shared");
+    fs::create_dir(&shared).unwrap();
+    chown(&shared, Some(COMMAND_ID), Some(COMMAND_ID)).unwrap();
+    let mut spec = profiled(
+        &mut world,
+        &format!(
+            "echo kept > {}/file; ls {}/..",
+            shared.display(),
+            shared.display()
+        ),
+    );
+    spec.profile.as_mut().unwrap().view.host_paths = vec![at_home(&shared)];
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(0),
+        "{}",
+        stderr(&spec)
+    );
+    assert_eq!(stdout(&spec), "shared\n", "and nothing beside it");
+    let file = shared.join("file");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "kept\n");
+    assert_eq!(
+        fs::metadata(&file).unwrap().uid(),
+        COMMAND_ID,
+        "the host's own nobody"
+    );
+}

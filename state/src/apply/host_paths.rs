@@ -1,0 +1,148 @@
+//! Host paths that no agent could show.
+//!
+//! Which paths an operator allows, and whether they are there, is judged by agents.
+
+use std::path::{Component, Path};
+
+use super::volumes::RESERVED;
+use crate::limits;
+use crate::task::{HostPath, TaskSpec};
+
+/// The field that is wrong, and what to do about it.
+type Wrong = (String, String);
+
+/// Where a container has it. By a name in the sandbox it is reached at the host's path.
+pub(super) fn place(path: &HostPath) -> &str {
+    match path.container_path.starts_with('/') {
+        true => &path.container_path,
+        false => &path.host_path,
+    }
+}
+
+/// Whether it is where the host has it.
+fn is_at_home(path: &HostPath) -> bool {
+    Path::new(place(path)) == Path::new(&path.host_path)
+}
+
+/// Judges the host paths of a description.
+pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+    let paths = &spec.host_paths;
+    for (at, path) in paths.iter().enumerate() {
+        let wrong = |text| Err((format!("host_paths[{at}].container_path"), text));
+        if let Some(why) = misplaced(path) {
+            return wrong(why);
+        }
+        for other in &paths[..at] {
+            let (own, theirs) = (Path::new(place(path)), Path::new(place(other)));
+            let are_alike = own == theirs
+                && path.host_path == other.host_path
+                && path.read_only == other.read_only;
+            let are_nested = own.starts_with(theirs) || theirs.starts_with(own);
+            // At home they lie in each other as they do on the host.
+            let is_fine = are_alike || (own != theirs && is_at_home(path) && is_at_home(other));
+            if are_nested && !is_fine {
+                return wrong(format!(
+                    "{:?} meets the host path at {:?}: put them beside each other",
+                    place(path),
+                    place(other)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Why a host path cannot be where it is wanted.
+fn misplaced(path: &HostPath) -> Option<String> {
+    if is_at_home(path) {
+        // Agents judge it with their operators' list.
+        return None;
+    }
+    let place = place(path);
+    let parts = Path::new(place).components().skip(1);
+    let is_plain = parts
+        .clone()
+        .all(|part| matches!(part, Component::Normal(_)));
+    let most = limits::VOLUME_PATH_BYTES;
+    if place.len() > most || place.contains('\0') || !is_plain || parts.count() == 0 {
+        return Some(format!(
+            "{place:?} is none: give an absolute path of at most {most} bytes without NUL and '..', or a name in the sandbox"
+        ));
+    }
+    let reserved = RESERVED
+        .iter()
+        .find(|reserved| Path::new(place).starts_with(reserved))?;
+    Some(format!(
+        "{place:?} is in {reserved}, which every container has: choose another"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn path(host: &str, container: &str) -> HostPath {
+        HostPath {
+            host_path: host.to_owned(),
+            container_path: container.to_owned(),
+            read_only: false,
+        }
+    }
+
+    fn field(paths: &[HostPath]) -> Option<String> {
+        let spec = TaskSpec {
+            host_paths: paths.to_vec(),
+            ..testing::spec("t", "cpus:1")
+        };
+        check(&spec).err().map(|(field, _)| field)
+    }
+
+    #[test]
+    fn a_host_path_is_at_a_plain_path_that_is_nobody_elses() {
+        let home = path("/srv/data", "/srv/data");
+        let named = path("/srv/data", "data");
+        for fine in ["/srv/data", "data", "/conf", "/etc/app.conf", "/a/b/c"] {
+            assert_eq!(field(&[path("/srv/data", fine)]), None, "{fine}");
+        }
+        assert_eq!(field(&[home.clone(), named]), None, "one mount");
+        let nested = path("/srv/data/x", "/srv/data/x");
+        assert_eq!(field(&[home.clone(), nested]), None, "as on the host");
+        let long = format!("/{}", "x".repeat(limits::VOLUME_PATH_BYTES));
+        for bad in [
+            "/",
+            "/a/../b",
+            "/a\0",
+            "/proc/x",
+            "/dev/shm",
+            "/sandbox/x",
+            "/group",
+            &long,
+        ] {
+            let found = field(&[home.clone(), path("/srv/data", bad)]);
+            let wanted = Some("host_paths[1].container_path");
+            assert_eq!(found.as_deref(), wanted, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_host_paths_meet_but_as_on_the_host() {
+        let conf = path("/srv/conf", "/conf");
+        for other in [
+            path("/srv/other", "/conf"),
+            path("/srv/other", "/conf/x"),
+            path("/srv/conf/x", "/conf/x"),
+        ] {
+            for pair in [[conf.clone(), other.clone()], [other, conf.clone()]] {
+                let wanted = Some("host_paths[1].container_path");
+                assert_eq!(field(&pair).as_deref(), wanted, "{pair:?}");
+            }
+        }
+        let guarded = HostPath {
+            read_only: true,
+            ..path("/srv/data", "/srv/data")
+        };
+        let open = path("/srv/data", "data");
+        assert!(field(&[guarded, open]).is_some(), "one path, two wishes");
+    }
+}
