@@ -14,6 +14,7 @@ use crate::bench::{Bench, Findings};
 use crate::cluster::{Cluster, channel};
 use crate::cpu::resident_bytes;
 use crate::report::{Cell, Goal, Report, Side, quantile};
+use crate::turns::{self, Turns};
 use crate::writer::{Target, Writer};
 
 use schedulers::Schedulers;
@@ -46,6 +47,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         Cell::new(MEDIAN, "ms", Goal::None),
         Cell::new(SLOW, "ms", Goal::None),
         Cell::new(SLOWEST, "ms", Goal::OwnAtMost(100.0)),
+        Cell::new(turns::LONG, "per 1,000", Goal::OwnAtMost(0.0)),
         Cell::new(RESIDENT, "MiB", Goal::None),
     ];
     let mut report = bench.report(Workload::Crowd, &[&about], cells);
@@ -67,11 +69,16 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     tokio::time::sleep(SETTLING).await;
     let broken = || agents.closed() + schedulers.closed();
     let before = broken();
+    let leader = cluster.settled().await?;
+    let api = cluster.members[leader].api.clone();
+    let turns = Turns::of(&api).await?;
     let times_ms = calls(&cluster, &agents.ids()[0], bench.extent.crowd).await?;
     findings.note(BROKEN, (broken() - before) as f64);
     findings.note(MEDIAN, quantile(&times_ms, 0.5));
     findings.note(SLOW, quantile(&times_ms, 0.99));
     findings.note(SLOWEST, quantile(&times_ms, 1.0));
+    let long = Turns::of(&api).await?.long_per_thousand(turns);
+    findings.note(turns::LONG, long);
     let leader = cluster.settled().await?;
     let resident = resident_bytes(cluster.pid(leader)?).context("the leader is gone")?;
     findings.note(RESIDENT, resident as f64 / f64::from(1 << 20));

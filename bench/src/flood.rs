@@ -18,6 +18,7 @@ use crate::cpu::resident_bytes;
 use crate::framework::{Gaps, Trickle, flood};
 use crate::registry::masters;
 use crate::report::{Cell, Goal, Report, Side};
+use crate::turns::{self, Turns};
 
 use readers::Readers;
 
@@ -52,6 +53,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         Cell::new(FRAMEWORK_GAP, "ms", Goal::OwnAtMost(2_000.0)),
         Cell::new(LOST, "agents", Goal::OwnAtMost(0.0)),
         Cell::new(EPOCHS, "", Goal::OwnAtMost(0.0)),
+        Cell::new(turns::LONG, "per 1,000", Goal::OwnAtMost(0.0)),
         Cell::new(ANSWERS, "pages/s", Goal::None),
         Cell::new(REFUSED, "calls/s", Goal::None),
         Cell::new(BEFORE, "MiB", Goal::None),
@@ -81,6 +83,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     };
     findings.note(BEFORE, resident()?);
     trickle.gaps().restart();
+    let turns = Turns::of(&api).await?;
     let readers = Readers::start(&api, bench.extent.flood_connections)?;
     let mut seen = Seen::default();
     let mut client = wire(&api)?;
@@ -96,6 +99,8 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
         tokio::time::sleep(PROBE).await;
     }
     let (read, refused) = readers.end();
+    let long = Turns::of(&api).await?.long_per_thousand(turns);
+    findings.note(turns::LONG, long);
     findings.note(LEADER_GAP, answers.longest().as_secs_f64() * 1e3);
     findings.note(FRAMEWORK_GAP, trickle.gaps().longest().as_secs_f64() * 1e3);
     let seconds = bench.extent.flood.as_secs_f64();

@@ -25,6 +25,7 @@ mod slow_disk;
 mod stall;
 mod start;
 mod tasks;
+mod turns;
 mod writer;
 
 pub use arguments::Arguments;
