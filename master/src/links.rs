@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use argosy_proto::v1;
 use argosy_state::buggify::{self, Rare};
 use futures::Stream;
+use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::leader::Answer;
@@ -33,7 +34,7 @@ const BACKLOG_BYTES: usize = 1 << 20;
 /// Bytes that wait on one link before its peer counts as not draining: far more than a framework is sent once it is
 /// behind, and 128 orders of the largest size. What is queued is still read after the close, so an agent that is sent more
 /// comes back with a higher floor.
-const LINK_BYTES: usize = 64 << 20;
+pub(crate) const LINK_BYTES: usize = 64 << 20;
 
 /// A stream to a peer: the owner's end, and the connection's.
 pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
@@ -58,20 +59,41 @@ pub(crate) struct LinkSender<T> {
     backlog: Arc<AtomicUsize>,
 }
 
+/// Why a message was not queued on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotSent {
+    /// The peer does not drain the stream: its bound in bytes or messages is reached.
+    Full,
+    /// The stream is gone.
+    Gone,
+}
+
 impl<T: prost::Message> LinkSender<T> {
-    /// False if the stream is gone or full.
-    pub(crate) fn send(&self, message: T) -> bool {
+    /// Queues a message.
+    ///
+    /// # Errors
+    /// If the stream is gone or full.
+    pub(crate) fn send(&self, message: T) -> Result<(), NotSent> {
         let bytes = message.encoded_len();
-        if self.backlog.load(Ordering::Relaxed).saturating_add(bytes) > LINK_BYTES {
-            return false;
+        if self.backlog().saturating_add(bytes) > LINK_BYTES {
+            return Err(NotSent::Full);
         }
         // Before the reader can take them off.
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
-        self.sender.try_send((bytes, message)).is_ok()
+        let queued = self.sender.try_send((bytes, message));
+        queued.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NotSent::Full,
+            mpsc::error::TrySendError::Closed(_) => NotSent::Gone,
+        })
+    }
+
+    /// Bytes that wait for the reader.
+    fn backlog(&self) -> usize {
+        self.backlog.load(Ordering::Relaxed)
     }
 
     fn is_behind(&self) -> bool {
-        self.sender.capacity() < ROOM_LEFT || self.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES
+        self.sender.capacity() < ROOM_LEFT || self.backlog() > BACKLOG_BYTES
     }
 
     /// The same end, which does not keep the stream open.
@@ -119,6 +141,14 @@ impl<T> Stream for LinkStream<T> {
     }
 }
 
+/// Whether a message was queued; counts the queues that had no room.
+fn queued(sent: Result<(), NotSent>, queue: &'static str) -> bool {
+    if sent == Err(NotSent::Full) {
+        counter!("argosy_queue_full_total", "queue" => queue).increment(1);
+    }
+    sent.is_ok()
+}
+
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
@@ -155,10 +185,10 @@ impl Outbox {
 
     /// False if the link is gone or full; it is closed then.
     pub(crate) fn tell_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
-        let sent = self
-            .agents
-            .get(&link)
-            .is_some_and(|sender| sender.send(message));
+        let sent = match self.agents.get(&link) {
+            Some(sender) => queued(sender.send(message), "agent-link"),
+            None => false,
+        };
         let sent = sent && !buggify::takes(Rare::LinkFull);
         if !sent {
             self.agents.remove(&link);
@@ -168,7 +198,8 @@ impl Outbox {
 
     pub(crate) fn tell_framework(&mut self, link: LinkId, event: v1::Event) -> Sent {
         let sender = self.frameworks.get(&link);
-        let Some(sender) = sender.filter(|sender| sender.send(event)) else {
+        let sender = sender.filter(|sender| queued(sender.send(event), "framework-link"));
+        let Some(sender) = sender else {
             self.close_framework(link);
             return Sent::Lost;
         };
@@ -217,8 +248,15 @@ impl Outbox {
     }
 
     /// Open streams of agents and of frameworks.
-    pub(crate) fn open(&self) -> (usize, usize) {
-        (self.agents.len(), self.frameworks.len())
+    pub(crate) fn open(&self) -> [usize; 2] {
+        [self.agents.len(), self.frameworks.len()]
+    }
+
+    /// Bytes that wait on the fullest link of an agent, and of a framework.
+    pub(crate) fn largest_backlogs(&self) -> [usize; 2] {
+        let agents = self.agents.values().map(LinkSender::backlog);
+        let frameworks = self.frameworks.values().map(LinkSender::backlog);
+        [agents.max().unwrap_or(0), frameworks.max().unwrap_or(0)]
     }
 }
 
@@ -301,8 +339,9 @@ mod tests {
         for _ in 0..most {
             assert!(outbox.tell_agent(LINK, launch(1 << 20)));
         }
+        assert!(outbox.largest_backlogs()[0] > most << 20);
         assert!(!outbox.tell_agent(LINK, launch(1 << 20)));
-        assert_eq!(outbox.open(), (0, 0));
+        assert_eq!(outbox.open(), [0, 0]);
         for _ in 0..most {
             orders.next().now_or_never().flatten().unwrap();
         }
@@ -329,7 +368,7 @@ mod tests {
             assert_ne!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);
         }
         assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);
-        assert_eq!((outbox.open(), outbox.caught_up()), ((0, 0), Vec::new()));
+        assert_eq!((outbox.open(), outbox.caught_up()), ([0, 0], Vec::new()));
         drop(events);
         assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);
     }

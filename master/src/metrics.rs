@@ -21,6 +21,7 @@ use tonic::Code;
 use crate::checks::Checked;
 use crate::comparison::Compared;
 use crate::leader::Leader;
+use crate::links::{LINK_BYTES, Outbox};
 
 /// What the owner counts at each tick. Cheap: sizes that the registry knows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,6 +43,7 @@ pub(crate) struct Counts {
     tasks_live: usize,
     offers: usize,
     streams: [usize; 2],
+    backlogs: [usize; 2],
     total: [i64; 2],
     usage: Vec<Usage>,
 }
@@ -70,8 +72,7 @@ impl Counts {
         registry: &Registry,
         leader: Option<&Leader>,
         status: &Status,
-        agents: usize,
-        frameworks: usize,
+        links: &Outbox,
     ) -> Self {
         let linked = leader.map_or(0, Leader::linked_frameworks);
         Self {
@@ -95,7 +96,8 @@ impl Counts {
             tasks: registry.tasks().len(),
             tasks_live: registry.live_tasks(),
             offers: leader.map_or(0, |leader| leader.book().len()),
-            streams: [agents, frameworks],
+            streams: links.open(),
+            backlogs: links.largest_backlogs(),
             total: [
                 registry.total().scalar_milli("cpus"),
                 registry.total().scalar_milli("mem"),
@@ -138,6 +140,10 @@ impl Counts {
         for (kind, count) in ["agent", "framework"].into_iter().zip(self.streams) {
             gauge!("argosy_streams", "peer_kind" => kind).set(count as f64);
         }
+        for (kind, bytes) in ["agent", "framework"].into_iter().zip(self.backlogs) {
+            gauge!("argosy_link_backlog_bytes", "peer_kind" => kind).set(bytes as f64);
+        }
+        gauge!("argosy_link_backlog_bytes_limit").set(LINK_BYTES as f64);
         for (resource, milli) in ["cpus", "mem"].into_iter().zip(self.total) {
             gauge!("argosy_resources", "resource" => resource, "use" => "total")
                 .set(milli as f64 / 1_000.0);
@@ -360,6 +366,14 @@ const GAUGES: &[(&str, &str)] = &[
     ("argosy_tasks", "Tasks in the registry"),
     ("argosy_offers_outstanding", "Open and pending offers"),
     ("argosy_streams", "Open streams by kind of peer"),
+    (
+        "argosy_link_backlog_bytes",
+        "Bytes that wait on the fullest stream to a peer, by kind of peer",
+    ),
+    (
+        "argosy_link_backlog_bytes_limit",
+        "Bytes that may wait on one stream before it is closed",
+    ),
     ("argosy_resources", "Resources of registered agents"),
     ("argosy_registry_records", "Records of the registry by kind"),
     (

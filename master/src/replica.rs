@@ -581,13 +581,11 @@ impl Replica {
     }
 
     fn publish_counts(&self) {
-        let (agents, frameworks) = self.outbox.open();
         let counts = Counts::of(
             &self.registry,
             self.leader.as_ref(),
             &self.status.borrow(),
-            agents,
-            frameworks,
+            &self.outbox,
         );
         self.published.counts.send_replace(counts);
     }
