@@ -29,6 +29,32 @@ async fn a_read_across_disk_and_memory_has_no_gap() {
     }
 }
 
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_read_that_waits_for_a_device_does_not_hold_up_its_thread() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let ground = super::harness::on_disk();
+        let mut opened = open(&ground.place).await;
+        opened.append(entries(0..6000)).await;
+        // The only thread that may wait is taken: what needs it cannot end before it is free.
+        let (free, taken) = std::sync::mpsc::channel::<()>();
+        let waiter = tokio::task::spawn_blocking(move || taken.recv());
+        let in_memory = opened.log.try_get_log_entries(5_990..6_000).await.unwrap();
+        assert_eq!(in_memory, entries(5_990..6_000));
+        let mut on_disk = Box::pin(opened.log.try_get_log_entries(0..100));
+        assert!(futures::poll!(&mut on_disk).is_pending(), "it is read here");
+        free.send(()).unwrap();
+        assert_eq!(on_disk.await.unwrap(), entries(0..100));
+        waiter.await.unwrap().unwrap();
+        opened.close().await;
+    });
+}
+
 #[tokio::test]
 async fn a_limited_read_stops_near_a_mebibyte_and_always_gives_one() {
     for ground in grounds() {
