@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_isolation::network::why_no_ipv6;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_testing::skip;
@@ -13,6 +14,9 @@ use super::volumes::with_disk;
 use super::{code, on_a_host_of_its_own, runs, state};
 use crate::host::{Agent, Host, content};
 use crate::master::{Master, kill, shell};
+
+/// The file of the generated prefix, in an agent's directory.
+const PREFIX6: &str = "network-prefix6";
 
 fn run(program: &str, words: &[&str]) {
     let status = Command::new(program).args(words).status().unwrap();
@@ -108,10 +112,19 @@ pub(super) fn bridged(task: &str, line: &str) -> v1::TaskSpec {
 }
 
 pub(super) async fn a_route_over_the_containers_network_keeps_no_agent_from_its_tasks() {
-    on_a_host_of_its_own(resumed_below_a_route).await;
+    on_a_host_of_its_own(|| resumed_below(|_| "10.183.0.0/24".to_owned())).await;
+    if why_no_ipv6().is_none() {
+        on_a_host_of_its_own(|| resumed_below(prefix6)).await;
+    }
 }
 
-async fn resumed_below_a_route() {
+/// The one that the agent has generated.
+fn prefix6(host: &Host) -> String {
+    let kept = std::fs::read_to_string(host.directory().join(PREFIX6));
+    kept.unwrap().trim().to_owned()
+}
+
+async fn resumed_below(subnet: impl Fn(&Host) -> String) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -122,7 +135,8 @@ async fn resumed_below_a_route() {
     let pid = agent.containers().await[0]["pid"].clone();
     agent.stop().await;
     // As of a VPN that came up in the meantime.
-    run("ip", &["route", "add", "10.183.0.0/24", "dev", "lo"]);
+    let subnet = subnet(&host);
+    run("ip", &["route", "add", &subnet, "dev", "lo"]);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     link.meanwhile(unresolved(&agent, "networks", 1)).await;
@@ -131,8 +145,8 @@ async fn resumed_below_a_route() {
     let updates = link.end_of("u").await;
     let end = updates.last().unwrap();
     assert_eq!(state(end), v1::TaskState::Failed);
-    assert!(end.text.contains("10.183.0.0/24"), "{}", end.text);
-    run("ip", &["route", "del", "10.183.0.0/24", "dev", "lo"]);
+    assert!(end.text.contains(&subnet), "{}", end.text);
+    run("ip", &["route", "del", &subnet, "dev", "lo"]);
     link.meanwhile(unresolved(&agent, "networks", 0)).await;
     link.launch(3, bridged("v", "exit 0")).await;
     let updates = link.end_of("v").await;
@@ -142,4 +156,42 @@ async fn resumed_below_a_route() {
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
     agent.is_clear().await;
     agent.stop().await;
+}
+
+pub(super) async fn a_host_that_gives_tasks_no_ipv6_gives_them_ipv4() {
+    if let Some(why) = why_no_ipv6() {
+        return skip(&format!("needs IPv6: {why}"));
+    }
+    on_a_host_of_its_own(without_ipv6).await;
+}
+
+async fn without_ipv6() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let file = host.directory().join(PREFIX6);
+    let damage = || std::fs::write(&file, "rubbish").unwrap();
+    let switch_off = || {
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+    };
+    let nothing = || {};
+    let reasons: [(&dyn Fn(), bool); 3] =
+        [(&nothing, true), (&damage, false), (&switch_off, false)];
+    for (order, (reason, has_ipv6)) in (1..).zip(reasons) {
+        reason();
+        let agent = host.agent(master.address).await;
+        let (mut link, _) = master.registered(true).await;
+        let task = format!("t{order}");
+        let line = "echo $ARGOSY_ADDRESS and $ARGOSY_ADDRESS6 > told";
+        link.launch(order, bridged(&task, line)).await;
+        let updates = link.end_of(&task).await;
+        let end = updates.last().unwrap();
+        assert_eq!(state(end), v1::TaskState::Finished, "{}", end.text);
+        let told = content(&host.sandbox(&task).join("told")).await;
+        assert!(told.starts_with("10.183."), "{told}");
+        let given = told.trim().rsplit_once("and").unwrap().1;
+        assert_eq!(given.starts_with(" fd"), has_ipv6, "{order}: {told}");
+        assert_eq!(given.is_empty(), !has_ipv6, "{order}: {told}");
+        agent.is_clear().await;
+        agent.stop().await;
+    }
 }

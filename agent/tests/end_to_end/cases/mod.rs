@@ -110,6 +110,7 @@ cases![
     lives::an_agent_killed_amid_launches_starts_each_task_once,
     leftovers::an_orphan_that_does_not_end_keeps_no_agent_from_its_work,
     leftovers::a_route_over_the_containers_network_keeps_no_agent_from_its_tasks,
+    leftovers::a_host_that_gives_tasks_no_ipv6_gives_them_ipv4,
     stopped::a_kill_ends_a_task_whose_supervisor_is_stopped,
     stopped::the_next_agent_ends_a_task_whose_supervisor_is_stopped,
     stopped::a_stopped_launcher_is_replaced_and_its_tasks_run_on,
