@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 
-.PHONY: help setup build demo test test-long verify fix unit release process chaos test-vm bench
+.PHONY: help setup build demo test test-long verify fix unit attacks release process chaos test-vm bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,7 @@ test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
 	$(STAGE) verify 120/300 make verify
-	$(STAGE) unit 480/1080 make unit
+	$(STAGE) unit 540/1140 make unit
 	$(STAGE) release 180/780 make release
 	$(STAGE) process 270/300 make process
 	$(STAGE) demo 90/90 scripts/demo
@@ -60,7 +60,14 @@ unit: ## tests of all rooms that need no cluster of optimized processes
 	sync
 	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb
 	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable
-	} 2>&1 | scripts/skips
+	} 2>&1 | scripts/techniques 250 | scripts/skips
+
+attacks: setup ## ways out of containers, and attacks from outside of them; part of unit
+	@$(ENV)
+	{
+	cargo test --locked --package argosy-isolation --test root -- way_out network_of_its_own a_service_ bomb filler flood zombies daemons_in storm term_goes
+	cargo test --locked --package argosy-cli --test dev outside
+	} 2>&1 | scripts/techniques 250 | scripts/skips
 
 release: ## the optimized executables, no setup
 	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES

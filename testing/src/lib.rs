@@ -23,6 +23,21 @@ pub fn skip(reason: &str) {
         .expect("a test can be told about");
 }
 
+/// Says that an attack was refused, while the same succeeded to who may do it. `scripts/techniques` counts what is said so.
+///
+/// # Panics
+/// If nothing can be written to the standard output.
+pub fn refused(attacker: &str, technique: &str) {
+    // Past the harness, as above.
+    let mut out = std::io::stdout().lock();
+    let lines = format!(
+        "\ntechnique outside: {attacker}: {technique}: shut\ntechnique outside: {attacker}: {technique}: open\n"
+    );
+    out.write_all(lines.as_bytes())
+        .and_then(|()| out.flush())
+        .expect("a test can be told about");
+}
+
 /// The harness of Rust names threads for their tests. Other threads are told by the place of the skip.
 fn line(thread: Option<&str>, place: &Location<'_>, reason: &str) -> String {
     match thread {

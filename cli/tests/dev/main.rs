@@ -10,6 +10,7 @@ mod limits;
 mod lives;
 mod official;
 mod opt_outs;
+mod outside;
 mod plugged;
 mod registry;
 mod volumes;

@@ -35,7 +35,7 @@ pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
 }
 
 /// Layers, configuration and manifest of an image with one program and one page.
-fn image() -> Vec<Vec<u8>> {
+pub(crate) fn image() -> Vec<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let header = |mode: u32, size: u64| {
         let mut header = tar::Header::new_ustar();

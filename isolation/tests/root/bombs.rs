@@ -59,6 +59,11 @@ const ANSWERS: u64 = 25;
 /// Answers each line that comes with the same. It opens both ends, so that it goes on when nobody asks for a while.
 const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
 
+/// Says that a bomb went off, as far as it can, and was contained. `scripts/techniques` counts.
+fn contained(name: &str) {
+    println!("technique of a bomb: {name}: open\ntechnique of a bomb: {name}: shut");
+}
+
 /// A world with somebody in it who serves, and whose host is to be as it is now.
 struct Street {
     world: World,
@@ -236,6 +241,7 @@ fn forks() {
         "{count} processes"
     );
     street.clear(&spec, container);
+    contained("processes");
 }
 
 fn threads() {
@@ -249,6 +255,7 @@ fn threads() {
         "{count} threads"
     );
     street.clear(&spec, container);
+    contained("threads");
 }
 
 fn memory() {
@@ -266,6 +273,7 @@ fn memory() {
     assert_eq!(exit.outcome, Outcome::Signaled(9), "{exit:?}");
     assert_eq!(exit.memory_shortage.unwrap().of, ShortOf::Container);
     street.clear(&spec, container);
+    contained("memory");
 }
 
 fn descriptors() {
@@ -274,6 +282,7 @@ fn descriptors() {
     let (container, _) = street.go_off(&spec);
     assert!(stdout(&spec).starts_with("409"), "{}", stdout(&spec));
     street.clear(&spec, container);
+    contained("descriptors");
 }
 
 fn files() {
@@ -284,6 +293,7 @@ fn files() {
         // The smallest number, as its scratch places are small; one file is the folder itself.
         assert_eq!(figure(&spec), 1_023, "in {place}");
         street.clear(&spec, container);
+        contained(&format!("files in {place}"));
     }
 }
 
@@ -294,6 +304,7 @@ fn fillers() {
         let (container, _) = street.go_off(&spec);
         assert_eq!(figure(&spec), MIB, "in {place}");
         street.clear(&spec, container);
+        contained(&format!("bytes in {place}"));
     }
 }
 
@@ -330,6 +341,7 @@ fn disk_filler() {
     });
     remove_folder(&disks).unwrap();
     street.clear(&spec, container);
+    contained("its own disk");
 }
 
 fn flood() {
@@ -353,6 +365,7 @@ fn flood() {
     // A rotation may be under way, and a note of what was dropped.
     assert!(kept <= 4 * MIB, "{kept} bytes");
     street.clear(&spec, container);
+    contained("output");
 }
 
 fn zombies() {
@@ -362,6 +375,7 @@ fn zombies() {
     spec.limits.pids_max = None;
     let (container, _) = street.go_off(&spec);
     street.clear(&spec, container);
+    contained("zombies");
 }
 
 fn daemons() {
@@ -378,6 +392,7 @@ fn daemons() {
         "they went with their command"
     );
     street.clear(&spec, container);
+    contained("daemons");
 }
 
 fn storm_inside() {
@@ -390,6 +405,7 @@ fn storm_inside() {
     });
     assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
     street.clear(&spec, container);
+    contained("signals from inside");
 }
 
 fn storm_outside() {
@@ -413,6 +429,7 @@ fn storm_outside() {
         Outcome::Signaled(15)
     );
     street.clear(&spec, container);
+    contained("signals to its supervisor");
 }
 
 fn deaf() {
@@ -427,6 +444,7 @@ fn deaf() {
         Outcome::Signaled(9)
     );
     street.clear(&spec, container);
+    contained("ignored signals");
 }
 
 fn deep() {
@@ -440,4 +458,5 @@ fn deep() {
     assert_eq!(exit.outcome, Outcome::Exited(0), "{}", exit.reason);
     assert!(!Group::at(spec.cgroup.as_ref().unwrap()).path().exists());
     street.clear(&spec, container);
+    contained("a deep sandbox");
 }

@@ -250,6 +250,9 @@ fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
     let open = answers
         .iter()
         .filter(|(name, (is_open, _))| *is_open && !is_granted(name));
+    for (name, _) in answers.iter().filter(|(_, (is_open, _))| !is_open) {
+        println!("technique inside: {name}: shut");
+    }
     open.map(|(name, (_, answer))| format!("{name}: {answer}"))
         .collect()
 }

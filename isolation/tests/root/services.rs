@@ -348,6 +348,10 @@ fn techniques() {
     tried.retain(|name, _| control.contains_key(name));
     assert!(tried.len() >= 30, "only {} were tried", tried.len());
     for (name, why) in &tried {
+        println!("technique of a service: {name}: open");
+        if why.is_some() {
+            println!("technique of a service: {name}: shut");
+        }
         if GRANTED.contains(&name.as_str()) {
             assert_eq!(*why, None, "{name}");
         } else if walls::has_landlock_6() || name != "connect to an abstract socket of the host" {

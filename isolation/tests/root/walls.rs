@@ -381,7 +381,7 @@ fn all_open(ground: Ground, rows: &[Row]) -> BTreeSet<&'static str> {
         let answers = without(&mut world, &bait, ground, &gone, names);
         for name in names {
             match &answers[*name] {
-                (true, _) => {}
+                (true, _) => println!("technique inside: {name}: open"),
                 (false, answer) if is_absent(name, answer) => drop(absent.insert(*name)),
                 (false, answer) => shut.push(format!("{name} without {walls:?}: {answer}")),
             }

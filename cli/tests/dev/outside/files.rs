@@ -1,0 +1,218 @@
+//! A file server that lies: redirects, archives that lead out, bombs, lengths that are not true.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use super::servers::{Archive, page, redirect, serve};
+use super::{Attempt, against_a_host, attack, run, words};
+use crate::cluster::Cluster;
+
+const ATTACKER: &str = "a hostile file server";
+const MIB: usize = 1 << 20;
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = Command::new("gzip")
+        .arg("-9")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = gzip.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(bytes).unwrap());
+        gzip.wait_with_output().unwrap().stdout
+    })
+}
+
+/// Compressed once: it is asked for again and again.
+fn bomb() -> &'static [u8] {
+    static BOMB: OnceLock<Vec<u8>> = OnceLock::new();
+    BOMB.get_or_init(|| {
+        gzip(
+            &Archive::default()
+                .entry(b'0', "zeros", "", &vec![0; 64 * MIB])
+                .end(),
+        )
+    })
+}
+
+fn archive(path: &str) -> Option<Vec<u8>> {
+    let archive = Archive::default;
+    Some(match path {
+        "/honest.tar" => archive().file("a/file", "honest").end(),
+        "/dots.tar" => archive().file("../planted", "x").end(),
+        "/inner-dots.tar" => archive().file("a/../../planted", "x").end(),
+        "/absolute.tar" => archive().file("/tmp/planted", "x").end(),
+        "/link-out.tar" => archive().entry(b'2', "out", "/etc", b"").end(),
+        "/link-up.tar" => archive().entry(b'2', "a/out", "../../../etc", b"").end(),
+        "/through-link.tar" => archive()
+            .entry(b'2', "b", "a", b"")
+            .file("b/planted", "x")
+            .end(),
+        "/hard-link.tar" => archive().entry(b'1', "shadow", "etc/shadow", b"").end(),
+        "/device.tar" => archive().entry(b'3', "null", "", b"").end(),
+        "/block-device.tar" => archive().entry(b'4', "disk", "", b"").end(),
+        "/pipe.tar" => archive().entry(b'6', "pipe", "", b"").end(),
+        "/more.tar" => [
+            archive().file("a", "x").end(),
+            archive().file("b", "x").end(),
+        ]
+        .concat(),
+        "/broken.tar" => archive().file("a", "x").end()[..700].to_vec(),
+        "/noise.tar" => vec![0x5a; 4096],
+        _ => return None,
+    })
+}
+
+fn answer(path: &str) -> Vec<u8> {
+    if let Some(bytes) = archive(path) {
+        return page(&bytes);
+    }
+    match path {
+        "/round" => redirect("/round"),
+        "/to-mail" => redirect("mailto:root@localhost"),
+        "/to-nothing" => redirect("http://[::1/"),
+        "/bomb.tar.gz" => page(bomb()),
+        "/short" => {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\nshort".to_vec()
+        }
+        "/two-lengths" => {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".to_vec()
+        }
+        "/endless" => b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n".to_vec(),
+        "/long-head" => [
+            b"HTTP/1.1 200 OK\r\nX: ".to_vec(),
+            vec![b'x'; 2 * MIB],
+            b"\r\n\r\n".to_vec(),
+        ]
+        .concat(),
+        "/many-heads" => [
+            b"HTTP/1.1 200 OK\r\n".to_vec(),
+            b"X: y\r\n".repeat(10_000),
+            b"\r\n".to_vec(),
+        ]
+        .concat(),
+        "/no-http" => b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+        _ => page(b"honest"),
+    }
+}
+
+fn fetched(cluster: &Cluster, port: u16, path: &str) -> Attempt {
+    run(
+        cluster,
+        &[
+            "--uri",
+            &format!("got=http://127.0.0.1:{port}{path}"),
+            "--",
+            "cat",
+            "got",
+        ],
+    )
+}
+
+fn extracted(cluster: &Cluster, port: u16, path: &str) -> Attempt {
+    let line = "find got -type f | sort";
+    run(
+        cluster,
+        &[
+            "--archive",
+            &format!("got=http://127.0.0.1:{port}{path}"),
+            "--",
+            "sh",
+            "-c",
+            line,
+        ],
+    )
+}
+
+fn by_answers(cluster: &Cluster, port: u16) {
+    let cases = [
+        ("redirects in a circle", "/round"),
+        ("a redirect to what is no server", "/to-mail"),
+        ("a redirect to what is no address", "/to-nothing"),
+        ("fewer bytes than were announced", "/short"),
+        ("two lengths", "/two-lengths"),
+        ("more bytes than any limit", "/endless"),
+        ("a header without an end", "/long-head"),
+        ("too many headers", "/many-heads"),
+        ("another protocol", "/no-http"),
+    ];
+    // At once: an answer that may come of a bad connection is asked for again, for a while.
+    let tried: Vec<Attempt> = std::thread::scope(|scope| {
+        let trials = cases.map(|(_, path)| scope.spawn(move || fetched(cluster, port, path)));
+        trials.map(|trial| trial.join().unwrap()).into()
+    });
+    for ((technique, _), tried) in cases.into_iter().zip(tried) {
+        let control = fetched(cluster, port, "/honest");
+        attack(ATTACKER, technique, "cannot fetch", tried, control);
+    }
+}
+
+fn by_archives(cluster: &Cluster, port: u16) {
+    for (technique, path, because) in [
+        ("an entry above the folder", "/dots.tar", "'..'"),
+        (
+            "an entry above the folder, by a detour",
+            "/inner-dots.tar",
+            "'..'",
+        ),
+        ("an entry at an absolute path", "/absolute.tar", "absolute"),
+        ("a link out of the folder", "/link-out.tar", "lead out"),
+        ("a link above the folder", "/link-up.tar", "lead out"),
+        (
+            "an entry through a link",
+            "/through-link.tar",
+            "links are not followed",
+        ),
+        (
+            "a hard link to a file of the host",
+            "/hard-link.tar",
+            "hard link",
+        ),
+        ("a device", "/device.tar", "only files"),
+        ("a disk", "/block-device.tar", "only files"),
+        ("a pipe", "/pipe.tar", "only files"),
+        (
+            "a second archive behind the first",
+            "/more.tar",
+            "after its end",
+        ),
+        (
+            "an archive that breaks off",
+            "/broken.tar",
+            "cannot extract",
+        ),
+        (
+            "noise in place of an archive",
+            "/noise.tar",
+            "cannot extract",
+        ),
+        ("a bomb of zeros", "/bomb.tar.gz", "times its size"),
+    ] {
+        attack(
+            ATTACKER,
+            technique,
+            because,
+            extracted(cluster, port, path),
+            extracted(cluster, port, "/honest.tar"),
+        );
+    }
+}
+
+#[test]
+fn a_hostile_file_server_costs_only_the_task_that_named_it() {
+    against_a_host(|| {
+        let server = serve(Box::new(answer));
+        let flags = words(&["--fetch-allow", &server.to_string()]);
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        let mut cluster = Cluster::start(44, "1x1", &flags);
+        by_answers(&cluster, server.port());
+        by_archives(&cluster, server.port());
+        for planted in ["/tmp/planted", "/planted"] {
+            assert!(!std::path::Path::new(planted).exists(), "{planted}");
+        }
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+    });
+}

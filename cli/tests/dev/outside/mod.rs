@@ -1,0 +1,99 @@
+//! Attacks from outside a container: by another user of the host, another task, a web page, a hostile registry and a hostile
+//! file server. Each is refused for the reason that is named here, and the same succeeds to who may do it, so that a refusal
+//! for another reason shows. `scripts/techniques` counts them.
+
+mod files;
+mod pages;
+mod registries;
+mod servers;
+mod tasks;
+mod users;
+
+use std::process::Command;
+
+use argosy_testing::{refused, skip};
+
+use crate::cluster::{Cluster, wait_for};
+use crate::web::on_a_host;
+
+/// What an attempt came to: what it got, or why it got nothing.
+type Attempt = Result<String, String>;
+
+/// An attack must fail with a text that has `because` in it, and its control must succeed.
+#[track_caller]
+fn attack(attacker: &str, technique: &str, because: &str, attack: Attempt, control: Attempt) {
+    match attack {
+        Err(why) => assert!(
+            why.contains(because),
+            "{attacker}: {technique} fails, but with: {why}"
+        ),
+        Ok(got) => panic!("{attacker}: {technique} succeeds: {got}"),
+    }
+    if let Err(why) = control {
+        panic!("{attacker}: {technique} shows nothing, its control fails: {why}");
+    }
+    refused(attacker, technique);
+}
+
+/// Output of a command that succeeds, else its errors.
+fn attempt(command: &mut Command) -> Attempt {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(format!("{}{}", text(&output.stdout), text(&output.stderr))),
+    }
+}
+
+/// What a task of this cluster came to.
+fn run(cluster: &Cluster, words: &[&str]) -> Attempt {
+    let words = [&["run", "--quiet", "--timeout", "30s"], words].concat();
+    let attempted = attempt(&mut cluster.argosy(&words));
+    attempted.map_err(|said| match said.is_empty() {
+        true => "it failed without a word".to_owned(),
+        false => said,
+    })
+}
+
+/// Calls `body` with a cluster in a network namespace of the test's own, which has a host's address.
+fn against_a_cluster(
+    number: u32,
+    flags: Vec<String>,
+    body: impl FnOnce(&Cluster) + Send + 'static,
+) {
+    against_a_host(move || {
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        let mut cluster = Cluster::start(number, "1x1", &flags);
+        body(&cluster);
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+    });
+}
+
+fn against_a_host(body: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    on_a_host(body);
+}
+
+fn words(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|flag| (*flag).to_owned()).collect()
+}
+
+/// The address of the API of a member of this kind.
+fn api(cluster: &Cluster, kind: &str) -> String {
+    let mut members = cluster.members().iter();
+    let member = members.find(|member| member["kind"] == kind).unwrap();
+    member["api"].as_str().unwrap().to_owned()
+}
+
+/// Starts a task that runs until the cluster ends, and waits until it does.
+fn victim(cluster: &Cluster, words: &[&str]) {
+    let words = [&["run", "--detach", "--name", "victim"], words].concat();
+    let (code, _, stderr) = cluster.ran(&words);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("the victim to run", || {
+        cluster.ran(&["ps"]).1.contains("running")
+    });
+}

@@ -1,0 +1,348 @@
+//! A registry that lies: other bytes than its digests name, layers that lead out, redirects, claims of any size.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::servers::{Archive, page, redirect, serve, typed};
+use super::{Attempt, against_a_host, attack, run};
+use crate::cluster::Cluster;
+use crate::registry::{MANIFEST, descriptor, digest, image};
+use crate::web::BUSYBOX;
+
+const ATTACKER: &str = "a hostile registry";
+
+/// What it has by path, from the status line on.
+#[derive(Default)]
+struct Shelf(BTreeMap<String, Vec<u8>>);
+
+impl Shelf {
+    fn blob(&mut self, repository: &str, name: &str, answer: Vec<u8>) {
+        self.0
+            .insert(format!("/v2/{repository}/blobs/{name}"), answer);
+    }
+
+    fn manifest(&mut self, repository: &str, bytes: &[u8]) {
+        let answer = typed(MANIFEST, bytes);
+        self.0.insert(
+            format!("/v2/{repository}/manifests/{}", digest(bytes)),
+            answer.clone(),
+        );
+        self.0
+            .insert(format!("/v2/{repository}/manifests/1"), answer);
+    }
+
+    /// An image as it should be; returns its blobs.
+    fn offer(&mut self, repository: &str, layers: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        let blobs = image(layers, &json!({"Cmd": ["/bin/busybox", "true"]}));
+        let (manifest, rest) = blobs.split_last().unwrap();
+        for blob in rest {
+            self.blob(repository, &digest(blob), page(blob));
+        }
+        self.manifest(repository, manifest);
+        blobs
+    }
+
+    /// The same with a changed manifest.
+    fn claim(&mut self, repository: &str, change: impl FnOnce(&mut Value)) {
+        let blobs = self.offer(repository, vec![base(repository)]);
+        let mut manifest: Value = serde_json::from_slice(blobs.last().unwrap()).unwrap();
+        change(&mut manifest);
+        self.manifest(repository, &serde_json::to_vec(&manifest).unwrap());
+    }
+
+    /// The same with another answer for its only layer.
+    fn swap(&mut self, repository: &str, answer: Vec<u8>) {
+        let blobs = self.offer(repository, vec![base(repository)]);
+        self.blob(repository, &digest(&blobs[0]), answer);
+    }
+}
+
+/// Of this repository alone: no other brings it.
+fn base(repository: &str) -> Vec<u8> {
+    let busybox = fs::read(BUSYBOX).unwrap();
+    Archive::default()
+        .entry(b'0', "bin/busybox", "", &busybox)
+        .file("repository", repository)
+        .end()
+}
+
+fn over_base(shelf: &mut Shelf, repository: &str, layer: Archive) {
+    shelf.offer(repository, vec![base(repository), layer.end()]);
+}
+
+/// What each lie is, in which repository, and what is said of it.
+const LIES: &[(&str, &str, &str)] = &[
+    (
+        "other bytes than a layer's digest names",
+        "other-layer",
+        "damaged or tampered with",
+    ),
+    (
+        "other bytes than a pinned manifest's digest names",
+        "pinned",
+        "damaged or tampered with",
+    ),
+    (
+        "fewer bytes than a layer has",
+        "short-layer",
+        "cannot bring the image",
+    ),
+    (
+        "more bytes than a layer has",
+        "long-layer",
+        "cannot bring the image",
+    ),
+    (
+        "a layer that is sent without an end",
+        "endless-layer",
+        "cannot bring the image",
+    ),
+    ("a layer of any size", "claimed-size", "limit"),
+    ("a manifest that is too large", "large-manifest", "limit"),
+    ("a manifest that is none", "no-manifest", "not valid"),
+    ("a manifest of a thousand layers", "many-layers", "layers"),
+    (
+        "a digest that leads out of the store",
+        "path-digest",
+        "digest",
+    ),
+    (
+        "a layer of a kind that nobody knows",
+        "unknown-kind",
+        "cannot bring the image",
+    ),
+    (
+        "a configuration that is none",
+        "no-config",
+        "cannot bring the image",
+    ),
+    (
+        "an image for another architecture",
+        "architecture",
+        "made for",
+    ),
+    (
+        "an index of itself",
+        "round-index",
+        "cannot bring the image",
+    ),
+    (
+        "a redirect of a layer to a port of agents",
+        "to-agent",
+        "cannot get",
+    ),
+    (
+        "a redirect of a layer to a metadata service",
+        "to-metadata",
+        "sends us",
+    ),
+    (
+        "a redirect of a layer to a server without TLS",
+        "to-host",
+        "sends us",
+    ),
+    (
+        "a redirect of a layer to a file",
+        "to-file",
+        "cannot bring the image",
+    ),
+    ("redirects in a circle", "round", "sends us"),
+    ("a layer with an entry above its root", "dots", "'..'"),
+    (
+        "a layer with an entry through a link",
+        "through-link",
+        "links are not followed",
+    ),
+    (
+        "a layer with a hard link to a file of the host",
+        "hard-link",
+        "hard link",
+    ),
+    (
+        "a layer with an owner that no container has",
+        "owner",
+        "its owner is",
+    ),
+    (
+        "a layer that has a link in place of /proc",
+        "link-proc",
+        "link",
+    ),
+    (
+        "a layer that has a link in place of the sandbox",
+        "link-sandbox",
+        "link",
+    ),
+];
+
+/// The image that shows that a lie is what keeps another from running.
+fn honest(repository: &str) -> String {
+    format!("honest/{repository}")
+}
+
+fn shelf() -> Shelf {
+    let mut shelf = Shelf::default();
+    for (_, repository, _) in LIES {
+        shelf.offer(&honest(repository), vec![base(&honest(repository))]);
+    }
+    shelf.swap("other-layer", page(&vec![7; base("other-layer").len()]));
+    shelf.offer("pinned", vec![base("pinned")]);
+    shelf.swap("short-layer", page(&base("short-layer")[..512]));
+    shelf.swap(
+        "long-layer",
+        page(&[base("long-layer"), vec![0; 4096]].concat()),
+    );
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    shelf.swap(
+        "endless-layer",
+        [
+            head,
+            b"2000\r\n".to_vec(),
+            vec![0; 0x2000],
+            b"\r\n".to_vec(),
+        ]
+        .concat(),
+    );
+    shelf.claim("claimed-size", |manifest| {
+        manifest["layers"][0]["size"] = json!(1_u64 << 60)
+    });
+    shelf.claim("large-manifest", |manifest| {
+        manifest["annotations"] = json!({"x": "y".repeat(8 << 20)})
+    });
+    shelf.manifest("no-manifest", b"[1, 2");
+    shelf.claim("many-layers", |manifest| {
+        let layer = manifest["layers"][0].clone();
+        manifest["layers"] = vec![layer; 1_000].into();
+    });
+    shelf.claim("path-digest", |manifest| {
+        manifest["layers"][0]["digest"] = json!("sha256:../../../../etc/passwd")
+    });
+    shelf.claim("unknown-kind", |manifest| {
+        manifest["layers"][0]["mediaType"] = json!("application/x-executable")
+    });
+    shelf.claim("no-config", |manifest| {
+        manifest["config"]["digest"] = json!(digest(b"nothing"))
+    });
+    architecture(&mut shelf);
+    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [descriptor("application/vnd.oci.image.index.v1+json", b"itself")]});
+    shelf.0.insert(
+        "/v2/round-index/manifests/1".to_owned(),
+        typed(
+            "application/vnd.oci.image.index.v1+json",
+            &serde_json::to_vec(&index).unwrap(),
+        ),
+    );
+    redirects(&mut shelf);
+    layers(&mut shelf);
+    shelf
+}
+
+fn redirects(shelf: &mut Shelf) {
+    shelf.swap("to-agent", redirect("http://127.0.0.1:5051/v1/agent"));
+    shelf.swap("to-metadata", redirect("http://169.254.169.254/latest"));
+    shelf.swap("to-host", redirect("http://10.99.99.1:8080/page"));
+    shelf.swap("to-file", redirect("file:///etc/shadow"));
+    let layer = digest(&base("round"));
+    shelf.swap("round", redirect(&format!("/v2/round/blobs/{layer}")));
+}
+
+fn layers(shelf: &mut Shelf) {
+    over_base(shelf, "dots", Archive::default().file("../planted", "x"));
+    over_base(
+        shelf,
+        "through-link",
+        Archive::default()
+            .entry(b'2', "out", "/etc", b"")
+            .file("out/planted", "x"),
+    );
+    over_base(
+        shelf,
+        "hard-link",
+        Archive::default().entry(b'1', "shadow", "etc/shadow", b""),
+    );
+    over_base(shelf, "owner", Archive::default().owned(70_000, "theirs"));
+    over_base(
+        shelf,
+        "link-proc",
+        Archive::default().entry(b'2', "proc", "/etc", b""),
+    );
+    over_base(
+        shelf,
+        "link-sandbox",
+        Archive::default().entry(b'2', "sandbox", "/etc", b""),
+    );
+}
+
+fn architecture(shelf: &mut Shelf) {
+    let blobs = shelf.offer("architecture", vec![base("architecture")]);
+    let mut config: Value = serde_json::from_slice(&blobs[1]).unwrap();
+    config["architecture"] = json!("s390x");
+    let config = serde_json::to_vec(&config).unwrap();
+    shelf.blob("architecture", &digest(&config), page(&config));
+    let mut manifest: Value = serde_json::from_slice(&blobs[2]).unwrap();
+    manifest["config"] = descriptor("application/vnd.oci.image.config.v1+json", &config);
+    shelf.manifest("architecture", &serde_json::to_vec(&manifest).unwrap());
+}
+
+#[test]
+fn a_hostile_registry_costs_only_the_task_that_named_it() {
+    against_a_host(|| {
+        let shelf = Arc::new(shelf());
+        // Whatever manifest is asked for by a digest, of this image it gives another.
+        let pinned = digest(b"another");
+        let of_pinned = shelf.0["/v2/pinned/manifests/1"].clone();
+        let (path_of_pinned, served) =
+            (format!("/v2/pinned/manifests/{pinned}"), Arc::clone(&shelf));
+        let registry =
+            serve(Box::new(move |path| match path {
+                path if path == path_of_pinned => of_pinned.clone(),
+                path => served.0.get(path).cloned().unwrap_or_else(|| {
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()
+                }),
+            }));
+        let resources = ["--agent-resources", "cpus:8;mem:4096;disk:8192"];
+        let mut cluster = Cluster::start(45, "1x1", &resources);
+        let pull = |name: &str| -> Attempt {
+            let image = match name {
+                "pinned" => format!("{registry}/pinned@{pinned}"),
+                name => format!("{registry}/{name}:1"),
+            };
+            let line = [
+                "--image",
+                &image,
+                "--",
+                "/bin/busybox",
+                "cat",
+                "/repository",
+            ];
+            run(&cluster, &line)
+        };
+        // At once: an answer that may come of a bad connection is asked for again, for a while.
+        let pulled: Vec<Attempt> = std::thread::scope(|scope| {
+            let pull = &pull;
+            let trials = LIES
+                .iter()
+                .map(|(_, repository, _)| scope.spawn(move || pull(repository)));
+            let trials: Vec<_> = trials.collect();
+            trials
+                .into_iter()
+                .map(|trial| trial.join().unwrap())
+                .collect()
+        });
+        for ((technique, repository, because), pulled) in LIES.iter().zip(pulled) {
+            attack(
+                ATTACKER,
+                technique,
+                because,
+                pulled,
+                pull(&honest(repository)),
+            );
+        }
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+    });
+}

@@ -1,0 +1,537 @@
+//! Another task on the same host: by the network, by what the agent fetches and mounts for it, by what others read of it.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::servers::{page, redirect, serve, serve_at};
+use super::{Attempt, against_a_host, api, attack, attempt, run, victim};
+use crate::cluster::{Cluster, wait_for};
+
+const ATTACKER: &str = "another task";
+/// The address of this host, as `on_a_host` gives it.
+const HOST: &str = "10.99.99.1";
+const METADATA: &str = "169.254.169.254";
+
+/// Opens a connection, from this host.
+fn reached(address: &str, port: u16) -> Attempt {
+    let line = format!("exec 3<>/dev/tcp/{address}/{port}");
+    attempt(Command::new("timeout").args(["5", "bash", "-c", &line]))
+}
+
+/// The same from a task in this network.
+fn reached_by_task(cluster: &Cluster, network: &str, address: &str, port: u16) -> Attempt {
+    let line = format!("exec 3<>/dev/tcp/{address}/{port}");
+    let words = [
+        "--network",
+        network,
+        "--",
+        "timeout",
+        "5",
+        "bash",
+        "-c",
+        &line,
+    ];
+    let failed = |said: String| match said.contains("exit 124") || said.contains("without a word") {
+        true => "nothing came: not permitted to pass".to_owned(),
+        false => said,
+    };
+    run(cluster, &words).map_err(failed)
+}
+
+/// What is said to who may not connect.
+const REFUSED: &str = "not permitted";
+
+fn by_members(cluster: &Cluster) {
+    let port = |address: String| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
+    let (agent, master) = (api(cluster, "agent"), api(cluster, "master"));
+    for (name, address, number) in [
+        ("the API of its agent", agent.clone(), port(agent.clone())),
+        ("a master", master.clone(), port(master.clone())),
+        ("the raft port of a master", master.clone(), 5052),
+    ] {
+        let (host, _) = address.rsplit_once(':').unwrap();
+        for (family, form) in [
+            ("", host.to_owned()),
+            (
+                ", by an IPv6 address that stands for it",
+                format!("::ffff:{host}"),
+            ),
+        ] {
+            let attacked = reached_by_task(cluster, "host", &form, number);
+            attack(
+                ATTACKER,
+                &format!("connect to {name}{family}, from the host's network"),
+                REFUSED,
+                attacked,
+                reached(&form, number),
+            );
+        }
+    }
+}
+
+fn by_the_network(cluster: &Cluster) {
+    // The same numbers at another address of the host, where the test listens.
+    let _listeners: Vec<_> = [5050, 5051, 5052]
+        .map(|port| TcpListener::bind((HOST, port)).unwrap())
+        .into();
+    for number in [5050, 5051, 5052] {
+        for network in ["host", "bridge"] {
+            let attacked = reached_by_task(cluster, network, HOST, number);
+            let technique =
+                format!("connect to port {number} of its host, from the network {network}");
+            attack(
+                ATTACKER,
+                &technique,
+                REFUSED,
+                attacked,
+                reached(HOST, number),
+            );
+        }
+    }
+    let _metadata = serve_at(
+        &format!("{METADATA}:80"),
+        Box::new(|_| page(b"credentials")),
+    );
+    for network in ["host", "bridge"] {
+        let attacked = reached_by_task(cluster, network, METADATA, 80);
+        attack(
+            ATTACKER,
+            &format!("connect to a metadata service, from the network {network}"),
+            REFUSED,
+            attacked,
+            reached(METADATA, 80),
+        );
+    }
+    let receiver = UdpSocket::bind((HOST, 5051)).unwrap();
+    let line = format!("echo hello > /dev/udp/{HOST}/5051");
+    let attacked = run(cluster, &["--network", "host", "--", "bash", "-c", &line]);
+    let control = attempt(Command::new("bash").args(["-c", &line])).and_then(|_| {
+        let mut told = [0; 16];
+        receiver
+            .recv(&mut told)
+            .map(|_| String::new())
+            .map_err(|error| error.to_string())
+    });
+    attack(
+        ATTACKER,
+        "send a datagram to a closed port",
+        REFUSED,
+        attacked,
+        control,
+    );
+}
+
+fn by_its_neighbour(cluster: &Cluster) {
+    let (code, address, stderr) =
+        cluster.ran(&["exec", "victim", "--", "sh", "-c", "echo $ARGOSY_ADDRESS"]);
+    assert_eq!(code, 0, "{stderr}");
+    let address = address.trim();
+    let attacked = reached_by_task(cluster, "bridge", address, 8080);
+    let published = reached_by_task(cluster, "bridge", HOST, 31090);
+    attack(
+        ATTACKER,
+        "connect to a port that another task has not published",
+        "not permitted",
+        attacked,
+        published,
+    );
+    let attacked = reached_by_task(cluster, "none", HOST, 31090);
+    let published = reached_by_task(cluster, "bridge", HOST, 31090);
+    attack(
+        ATTACKER,
+        "connect from the network none",
+        "unreachable",
+        attacked,
+        published,
+    );
+}
+
+fn fetch(cluster: &Cluster, uri: &str) -> Attempt {
+    run(
+        cluster,
+        &["--uri", &format!("got={uri}"), "--", "cat", "got"],
+    )
+}
+
+fn by_files(cluster: &Cluster, fetched: &Path) {
+    let given = format!("file://{}/given", fetched.display());
+    for (technique, uri, because) in [
+        (
+            "fetch the passwords of its host",
+            "/etc/shadow".to_owned(),
+            "--fetch-dir",
+        ),
+        (
+            "fetch the same as a URI of a file",
+            "file:///etc/shadow".to_owned(),
+            "--fetch-dir",
+        ),
+        (
+            "fetch the environment of its agent",
+            "/proc/1/environ".to_owned(),
+            "--fetch-dir",
+        ),
+        (
+            "fetch a file by dots out of a folder",
+            format!("{}/../secret", fetched.display()),
+            "cannot fetch",
+        ),
+        (
+            "fetch a file by a link out of a folder",
+            format!("{}/link", fetched.display()),
+            "cannot fetch",
+        ),
+        (
+            "fetch a file that its user cannot read",
+            format!("{}/closed", fetched.display()),
+            "cannot fetch",
+        ),
+        (
+            "fetch a pipe of its host",
+            format!("{}/pipe", fetched.display()),
+            "cannot fetch",
+        ),
+    ] {
+        attack(
+            ATTACKER,
+            technique,
+            because,
+            fetch(cluster, &uri),
+            fetch(cluster, &given),
+        );
+    }
+}
+
+fn by_fetches(cluster: &Cluster, port: u16) {
+    let allowed = format!("http://127.0.0.1:{port}/page");
+    let other = serve(Box::new(|_| page(b"of this host"))).port();
+    let agent = api(cluster, "agent");
+    for (technique, uri) in [
+        (
+            "fetch from a service of its host",
+            format!("http://127.0.0.1:{other}/page"),
+        ),
+        (
+            "fetch from a service of its host by its name",
+            format!("http://localhost:{other}/page"),
+        ),
+        (
+            "fetch from a service of its host by IPv6",
+            format!("http://[::1]:{other}/page"),
+        ),
+        (
+            "fetch from a service of its host by an address that stands for it",
+            format!("http://[::ffff:127.0.0.1]:{other}/page"),
+        ),
+        (
+            "fetch from a service of its host by a number",
+            format!("http://2130706433:{other}/page"),
+        ),
+        (
+            "fetch from a service of its host by no address",
+            format!("http://0.0.0.0:{other}/page"),
+        ),
+        (
+            "fetch from a metadata service",
+            format!("http://{METADATA}/latest"),
+        ),
+        (
+            "fetch from the API of its agent",
+            format!("http://{agent}/v1/agent"),
+        ),
+        (
+            "fetch from a service of its host by a redirect",
+            format!("http://127.0.0.1:{port}/to/http://127.0.0.1:{other}/page"),
+        ),
+        (
+            "fetch from a metadata service by a redirect",
+            format!("http://127.0.0.1:{port}/to/http://{METADATA}/latest"),
+        ),
+        (
+            "fetch a file of its host by a redirect",
+            format!("http://127.0.0.1:{port}/to/file:///etc/shadow"),
+        ),
+    ] {
+        attack(
+            ATTACKER,
+            technique,
+            "cannot fetch",
+            fetch(cluster, &uri),
+            fetch(cluster, &allowed),
+        );
+    }
+}
+
+fn by_mounts(cluster: &Cluster, shared: &str) {
+    let look = |volume: &str| {
+        run(
+            cluster,
+            &[
+                "--volume",
+                &format!("{volume}:{volume}"),
+                "--",
+                "ls",
+                volume,
+            ],
+        )
+    };
+    for (technique, path) in [
+        ("mount a folder of its host", "/root".to_owned()),
+        (
+            "mount the folder above one that is allowed",
+            Path::new(shared).parent().unwrap().display().to_string(),
+        ),
+        (
+            "mount a folder by a link in one that is allowed",
+            format!("{shared}/link"),
+        ),
+    ] {
+        attack(
+            ATTACKER,
+            technique,
+            "--host-path",
+            look(&path),
+            look(shared),
+        );
+    }
+}
+
+fn by_secrets_and_images(cluster: &Cluster, shared: &str, layout: &str) {
+    let secret = |name: &str| {
+        run(
+            cluster,
+            &[
+                "--secret",
+                &format!("{name}:/run/secrets/key"),
+                "--",
+                "cat",
+                "/run/secrets/key",
+            ],
+        )
+    };
+    attack(
+        ATTACKER,
+        "have a secret of another role",
+        "secret",
+        secret("theirs"),
+        secret("everybodys"),
+    );
+    attack(
+        ATTACKER,
+        "have a secret by a path",
+        "secret",
+        secret("../other/theirs"),
+        secret("everybodys"),
+    );
+    let image = |name: &str| run(cluster, &["--image", name, "--", "true"]);
+    let elsewhere = format!("oci:{shared}/link");
+    for (technique, name) in [
+        ("run an image of a folder that is not allowed", "oci:/etc"),
+        ("run an image behind a link", elsewhere.as_str()),
+    ] {
+        let control = run(
+            cluster,
+            &["--image", layout, "--user", "0", "--", "busybox", "true"],
+        );
+        attack(ATTACKER, technique, "--image-folder", image(name), control);
+    }
+}
+
+/// What an operator may ask for of a trap.
+const TRAPS: [(&str, &str); 7] = [
+    (
+        "have an operator read a link out of a sandbox",
+        "read?path=SANDBOX/link",
+    ),
+    (
+        "have an operator download a link out of a sandbox",
+        "download?path=SANDBOX/link",
+    ),
+    (
+        "have an operator read through a linked folder",
+        "read?path=SANDBOX/root/etc/passwd",
+    ),
+    (
+        "have an operator list a linked folder",
+        "browse?path=SANDBOX/root",
+    ),
+    ("hold up an operator with a pipe", "read?path=SANDBOX/pipe"),
+    (
+        "have an operator read by dots out of a sandbox",
+        "read?path=SANDBOX/folder/../../../../../../../etc/passwd",
+    ),
+    (
+        "have an operator read by an absolute path",
+        "read?path=/etc/passwd",
+    ),
+];
+
+/// What an operator is shown of a task that prepares a trap in its own sandbox.
+fn by_its_own_files(cluster: &Cluster) {
+    let line = "mkdir folder; echo text > file; ln -s /etc/shadow link; ln -s / root; mkfifo pipe; \
+                printf '\\033]0;title\\007' > escape; exec sleep 1000";
+    let words = ["run", "--detach", "--name", "trap", "--", "sh", "-c", line];
+    let (code, _, stderr) = cluster.ran(&words);
+    assert_eq!(code, 0, "{stderr}");
+    let (_, shown, _) = cluster.ran(&["task", "show", "trap", "-o", "json"]);
+    let task: Value = serde_json::from_str(&shown).unwrap();
+    let sandbox = format!("tasks/{}/trap", task["frameworkId"].as_str().unwrap());
+    let agent = api(cluster, "agent");
+    let read = |path: &str| {
+        let url = format!("http://{agent}/v1/files/{path}");
+        // A pipe must hold nobody up.
+        attempt(Command::new("curl").args([
+            "-sf",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "5",
+            "--path-as-is",
+            "-w",
+            "%{http_code}",
+            &url,
+        ]))
+    };
+    wait_for("the trap", || {
+        read(&format!("read?path={sandbox}/escape")).is_ok()
+    });
+    for (technique, path) in TRAPS {
+        let control = match path.starts_with("browse") {
+            true => read(&format!("browse?path={sandbox}/folder")),
+            false => {
+                read(&path.replace(path.split_once('=').unwrap().1, &format!("{sandbox}/file")))
+            }
+        };
+        let attacked =
+            read(&path.replace("SANDBOX", &sandbox)).map_err(|said| match said.contains("000") {
+                true => panic!("{technique}: no answer came: {said}"),
+                false => said,
+            });
+        attack(ATTACKER, technique, "4", attacked, control);
+    }
+}
+
+/// Folders of the operator: what tasks may fetch and mount, images and secrets.
+struct Folders {
+    folder: tempfile::TempDir,
+    layout: String,
+}
+
+impl Folders {
+    fn make() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let open = |name: &str, mode: u32| {
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap()
+        };
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        for name in [
+            "fetched",
+            "shared",
+            "secrets",
+            "secrets/*",
+            "secrets/other",
+            "images",
+        ] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        for (name, text, mode) in [
+            ("fetched/given", "given", 0o644),
+            ("fetched/closed", "closed", 0o600),
+            ("secret", "secret", 0o644),
+            ("secrets/*/everybodys", "shared", 0o600),
+            ("secrets/other/theirs", "theirs", 0o600),
+        ] {
+            fs::write(path(name), text).unwrap();
+            open(name, mode);
+        }
+        symlink(path("secret"), path("fetched/link")).unwrap();
+        symlink("/root", path("shared/link")).unwrap();
+        assert!(
+            Command::new("mkfifo")
+                .arg(path("fetched/pipe"))
+                .status()
+                .unwrap()
+                .success()
+        );
+        open("fetched/pipe", 0o644);
+        open("fetched", 0o755);
+        open("shared", 0o777);
+        open("secrets", 0o700);
+        let layout = crate::registry::in_a_layout(&path("images"), &crate::web::image());
+        Self { folder, layout }
+    }
+
+    fn of(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+}
+
+#[test]
+fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs() {
+    against_a_host(|| {
+        let address = format!("{METADATA}/32");
+        let words = ["address", "add", &address, "dev", "lo"];
+        attempt(Command::new("ip").args(words)).unwrap();
+        let folders = Folders::make();
+        let server = serve(Box::new(|path| match path.strip_prefix("/to/") {
+            Some(target) => redirect(target),
+            None => page(b"allowed"),
+        }));
+        let allowed = format!("127.0.0.1:{}", server.port());
+        let (fetched, shared, secrets) = (
+            folders.of("fetched"),
+            folders.of("shared"),
+            folders.of("secrets"),
+        );
+        let flags = [
+            "--allow-host-network",
+            "--fetch-dir",
+            &fetched,
+            "--fetch-allow",
+            &allowed,
+            "--host-path",
+            &shared,
+            "--secret-folder",
+            &secrets,
+            "--agent-resources",
+            "cpus:4;mem:1024;disk:4096;ports:[31000-31100]",
+        ];
+        let images = folders.of("images");
+        let mut cluster = Cluster::start_with(
+            43,
+            "1x1",
+            &flags,
+            &[("ARGOSY_AGENT_IMAGE_FOLDERS", &images)],
+        );
+        victim(
+            &cluster,
+            &[
+                "--publish",
+                "31090:8080",
+                "--",
+                "busybox",
+                "httpd",
+                "-f",
+                "-p",
+                "8080",
+            ],
+        );
+        wait_for("the victim to listen", || reached(HOST, 31090).is_ok());
+        by_members(&cluster);
+        by_the_network(&cluster);
+        by_its_neighbour(&cluster);
+        by_files(&cluster, Path::new(&fetched));
+        by_fetches(&cluster, server.port());
+        by_mounts(&cluster, &shared);
+        by_secrets_and_images(&cluster, &shared, &folders.layout);
+        by_its_own_files(&cluster);
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+    });
+}
