@@ -23,6 +23,10 @@ pub(crate) const CASES: &[Case] = &[
         "what_unpacks_has_nothing_but_its_archive_and_target",
         confined,
     ),
+    (
+        "what_unpacks_is_in_the_control_group_that_it_is_given",
+        grouped,
+    ),
     ("an_unpacking_that_is_let_go_ends", dropped),
 ];
 
@@ -371,6 +375,35 @@ fn confined() {
         drop(unpacking);
         eventually("both have ended", || unpackers().is_empty());
     }
+}
+
+fn grouped() {
+    let mut world = World::new();
+    let group = world.tree.root().join("content");
+    fs::create_dir(&group).unwrap();
+    let folder = target(&world, "grouped", Some(TASK));
+    let (reading, writing) = nix::unistd::pipe().unwrap();
+    let job = Job {
+        format: Format::Tar,
+        rules: Rules::archive(),
+        owner: TASK,
+        group: Some(group.clone()),
+    };
+    let (archive, folder) = (File::from(reading), File::open(folder).unwrap());
+    let launcher = world.launcher.as_mut().unwrap();
+    let unpacking = launcher
+        .unpack(&job, archive.as_fd(), folder.as_fd())
+        .unwrap();
+    let members = || fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    eventually("keeper and worker are in it", || {
+        members().lines().count() == 2 && unpackers().len() == 2
+    });
+    drop(unpacking);
+    drop(writing);
+    eventually("both have ended", || {
+        members().is_empty() && unpackers().is_empty()
+    });
+    fs::remove_dir(&group).unwrap();
 }
 
 fn dropped() {

@@ -11,9 +11,10 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_testing::skip;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
 use tokio::runtime::{Builder, Runtime};
 
-use super::runs;
+use super::{runs, with_namespaces};
 use crate::host::{Agent, Host};
 use crate::master::{Link, Master, kill, shell};
 
@@ -92,11 +93,16 @@ struct Hung {
 impl Hung {
     /// `None` if this kernel has no FUSE.
     fn at(folder: &Path) -> Option<Self> {
+        fs::create_dir_all(folder).unwrap();
+        Self::over(folder, "40000")
+    }
+
+    /// The same in place of what is there, of this kind.
+    fn over(folder: &Path, mode: &str) -> Option<Self> {
         let mut options = File::options();
         let device = options.read(true).write(true).open("/dev/fuse").ok()?;
-        fs::create_dir_all(folder).unwrap();
         let descriptor = device.as_raw_fd();
-        let options = format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0");
+        let options = format!("fd={descriptor},rootmode={mode},user_id=0,group_id=0");
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         mount(
             Some("argosy-test"),
@@ -154,4 +160,46 @@ pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
     link.end_of("waits").await;
     agent.stop().await;
     threads.shutdown_background();
+}
+
+/// As one that a slow directory server answers for.
+pub(super) async fn a_user_database_that_hangs_holds_up_no_task_without_a_user() {
+    with_namespaces(CloneFlags::CLONE_NEWNS, || async {
+        let (host, mut master) = (Host::new(), Master::start().await);
+        let threads = threads();
+        let agent = agent_on(&threads, &host, &master);
+        let mut link = beating(&mut master).await;
+        let Some(hung) = Hung::over(Path::new("/etc/passwd"), "100000") else {
+            return skip("this kernel has no FUSE");
+        };
+        // More than there are threads of the agent's runtime.
+        for order in 1..=4 {
+            let waits = v1::TaskSpec {
+                user: "daemon".into(),
+                ..shell(&format!("waits-{order}"), "true")
+            };
+            link.launch(order, waits).await;
+        }
+        let heard = heartbeats(&mut link).await;
+        assert!(heard >= 5, "{heard} of 10");
+        let waiting = agent.containers().await;
+        assert_eq!(waiting.len(), 4, "{waiting:?}");
+        let state = |one: &serde_json::Value| one["state"].as_str().unwrap().to_owned();
+        assert!(
+            waiting
+                .iter()
+                .all(|one| !["running", "ended"].contains(&state(one).as_str()))
+        );
+        link.launch(5, shell("other", "sleep 60")).await;
+        link.until("other", runs).await;
+        link.order(6, kill("other", 0)).await;
+        link.end_of("other").await;
+        drop(hung);
+        for order in 1..=4 {
+            link.end_of(&format!("waits-{order}")).await;
+        }
+        agent.stop().await;
+        threads.shutdown_background();
+    })
+    .await;
 }

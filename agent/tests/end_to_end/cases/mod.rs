@@ -2,6 +2,7 @@
 
 mod attaching;
 mod blocked;
+mod bombs;
 mod callers;
 mod checks;
 mod compaction;
@@ -169,6 +170,8 @@ cases![
     links::a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
     blocked::heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked,
     blocked::a_task_whose_host_path_hangs_holds_up_no_other,
+    blocked::a_user_database_that_hangs_holds_up_no_task_without_a_user,
+    bombs::a_task_without_limits_meets_the_agents_defaults_and_its_neighbour_runs_on,
     nft::an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else,
     nft::a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else,
 ];

@@ -1,0 +1,150 @@
+//! Bombs and fillers of tasks that request no limit: each meets its agent's defaults, and its neighbour runs on. Memory: `limits`.
+
+use argosy_agent::Config;
+use argosy_proto::v1;
+use argosy_testing::{refused, skip};
+
+use super::volumes::with_disk;
+use super::{code, reason, runs, state};
+use crate::host::{Agent, Host};
+use crate::master::{Link, Master, shell};
+
+/// What a task does, how that ends, and as much of it as is nobody's harm.
+struct Bomb {
+    name: &'static str,
+    line: &'static str,
+    end: End,
+    control: &'static str,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    /// The agent kills it.
+    Killed(v1::Reason),
+    /// The kernel refuses it more, and it exits with this code.
+    Refused(i32),
+}
+
+const OUT_OF_DISK: End = End::Killed(v1::Reason::LimitDisk);
+
+const BOMBS: [Bomb; 8] = [
+    Bomb {
+        name: "fill its sandbox",
+        line: "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done",
+        end: OUT_OF_DISK,
+        control: "head -c 6000000 /dev/zero > f",
+    },
+    Bomb {
+        name: "fill its sandbox with names",
+        line: "n=0; while n=$((n+1)); do true > f$n; done",
+        end: OUT_OF_DISK,
+        control: "n=0; while [ $n -lt 20000 ]; do n=$((n+1)); true > f$n; done",
+    },
+    Bomb {
+        name: "flood its output",
+        line: "exec cat /dev/zero",
+        end: OUT_OF_DISK,
+        control: "head -c 6000000 /dev/zero",
+    },
+    Bomb {
+        name: "fill /tmp",
+        line: "n=0; while head -c 1000000 /dev/zero > /tmp/f$n; do n=$((n+1)); done; [ $n -lt 100 ] && exit 9",
+        end: End::Refused(9),
+        control: "head -c 3000000 /dev/zero > /tmp/f",
+    },
+    Bomb {
+        name: "fill /dev/shm",
+        line: "n=0; while head -c 1000000 /dev/zero > /dev/shm/f$n; do n=$((n+1)); done; [ $n -lt 100 ] && exit 9",
+        end: End::Refused(9),
+        control: "head -c 3000000 /dev/zero > /dev/shm/f",
+    },
+    Bomb {
+        name: "fill /tmp with names",
+        line: "n=0; while true > /tmp/f$n; do n=$((n+1)); done; [ $n -lt 20000 ] && exit 9",
+        end: End::Refused(9),
+        control: "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); true > /tmp/f$n; done",
+    },
+    Bomb {
+        name: "fill /dev/shm with names",
+        line: "n=0; while true > /dev/shm/f$n; do n=$((n+1)); done; [ $n -lt 20000 ] && exit 9",
+        end: End::Refused(9),
+        control: "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); true > /dev/shm/f$n; done",
+    },
+    Bomb {
+        name: "make processes without an end",
+        // The shell exits with 2 when it cannot make another.
+        line: "while sleep 1000 & do true; done",
+        end: End::Refused(2),
+        control: "n=0; while [ $n -lt 100 ]; do n=$((n+1)); sleep 0.01 & done; wait",
+    },
+];
+
+/// Only `cpus` and whatever is added.
+fn of(task: &str, line: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        resources: argosy_client::resources::resources("cpus:0.1").unwrap(),
+        ..shell(task, line)
+    }
+}
+
+async fn neighbour_runs(agent: &Agent, bomb: &str) {
+    let containers = agent.containers().await;
+    let mut others = containers
+        .iter()
+        .filter(|one| one["task_id"] == "neighbour");
+    let neighbour = others.next();
+    assert_eq!(neighbour.unwrap()["state"], "running", "beside {bomb}");
+}
+
+async fn goes_off(bomb: &Bomb, order: u64, agent: &Agent, link: &mut Link) {
+    let (bad, good) = (format!("bomb-{order}"), format!("control-{order}"));
+    link.launch(order, of(&bad, bomb.line)).await;
+    let updates = link.end_of(&bad).await;
+    let end = updates.last().unwrap();
+    let told = || format!("{}: {}", bomb.name, end.text);
+    assert_eq!(state(end), v1::TaskState::Failed, "{}", told());
+    match bomb.end {
+        End::Killed(why) => assert_eq!(reason(end), why, "{}", told()),
+        End::Refused(with) => assert_eq!(code(end), Some(v1::exit::How::Code(with)), "{}", told()),
+    }
+    neighbour_runs(agent, bomb.name).await;
+    link.launch(order + 1, with_disk(of(&good, bomb.control), 64))
+        .await;
+    let updates = link.end_of(&good).await;
+    let end = updates.last().unwrap();
+    assert_eq!(
+        state(end),
+        v1::TaskState::Finished,
+        "{}: {}",
+        bomb.name,
+        end.text
+    );
+    refused("a task without limits", bomb.name);
+}
+
+/// An agent whose defaults are small, and a task on it that goes on.
+async fn with_a_neighbour(host: &Host, master: &mut Master) -> (Agent, Link) {
+    let small = |config: &mut Config| config.default_disk_bytes = 4 << 20;
+    let agent = host.agent_with(master.address, small).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, of("neighbour", "exec sleep 1000")).await;
+    link.until("neighbour", runs).await;
+    (agent, link)
+}
+
+async fn end(agent: Agent) {
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
+
+pub(super) async fn a_task_without_limits_meets_the_agents_defaults_and_its_neighbour_runs_on() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let (agent, mut link) = with_a_neighbour(&host, &mut master).await;
+    for (order, bomb) in (2..).step_by(2).zip(&BOMBS) {
+        goes_off(bomb, order, &agent, &mut link).await;
+    }
+    end(agent).await;
+}
