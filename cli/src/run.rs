@@ -6,6 +6,7 @@
 
 mod attached;
 mod checks;
+mod command_line;
 mod ending;
 mod file;
 mod job;

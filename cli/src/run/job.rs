@@ -7,11 +7,10 @@ use argosy_client::resources::{from_wire, to_wire};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{GroupId, Role, TaskId};
-use argosy_state::limits;
 use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
 use argosy_state::task::{OptOuts, Sizes};
 
-use super::{checks, waiting};
+use super::{checks, command_line, waiting};
 use crate::exit::Failure;
 use crate::grammar::{NetworkMode, Run};
 use crate::{names, values};
@@ -137,26 +136,9 @@ fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failu
         .clone()
         .unwrap_or_else(|| names::name(random));
     TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
-    let from_image = arguments.image.is_some() && arguments.command.is_empty();
-    if !from_image && arguments.command.first().is_none_or(String::is_empty) {
-        return Err(Failure::usage(
-            "the command is empty; write it behind --, as in: argosy run -- echo hello",
-        ));
-    }
+    command_line::check(arguments)?;
     let environment = values::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
     let labels = values::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
-    let bytes: usize = environment
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if bytes > limits::TASK_SPEC_BYTES {
-        let limit = limits::TASK_SPEC_BYTES / 1024;
-        return Err(Failure::usage(format!(
-            "--env: the environment has {} KiB, the limit is {limit} KiB",
-            bytes / 1024
-        ))
-        .advise("bring large values as a file with --uri"));
-    }
     let wanted = wanted(arguments)?;
     let spec = v1::TaskSpec {
         task_id: name.clone(),
@@ -436,8 +418,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_cannot_be_right_is_told_before_anyone_is_asked() {
-        let large = format!("A={}", "x".repeat(600 * 1024));
-        let table: [(&[&str], &str); 7] = [
+        let table: [(&[&str], &str); 5] = [
             (
                 &["--network", "none", "-p", "1:1", "--", "true"],
                 "--publish",
@@ -449,8 +430,6 @@ pub(crate) mod tests {
                 &["-e", "A=1", "-e", "A=2", "--", "true"],
                 "--env A is given twice",
             ),
-            (&["-e", &large, "--", "true"], "600 KiB"),
-            (&["--", ""], "command is empty"),
         ];
         for (words, part) in table {
             let failure = job(words).unwrap_err();

@@ -1,0 +1,83 @@
+//! Command lines that Linux would not execute, refused before anybody is asked for an offer. Pure.
+//!
+//! The masters judge the same when a task is launched; by then its offer is used.
+
+use argosy_state::limits;
+
+use crate::exit::Failure;
+use crate::grammar::Run;
+
+/// What helps in any case.
+const ADVICE: &str = "bring large values as a file with --uri";
+
+/// Judges the command and the variables of a task.
+pub(super) fn check(arguments: &Run) -> Result<(), Failure> {
+    let from_image = arguments.image.is_some() && arguments.command.is_empty();
+    if !from_image && arguments.command.first().is_none_or(String::is_empty) {
+        return Err(Failure::usage(
+            "the command is empty; write it behind --, as in: argosy run -- echo hello",
+        ));
+    }
+    let most = limits::ARGUMENT_BYTES;
+    let mut words = arguments.command.iter().enumerate();
+    if let Some((at, word)) = words.find(|(_, word)| word.len() > most) {
+        let bytes = word.len();
+        return Err(Failure::usage(format!(
+            "the command: its word {at} takes {bytes} bytes; Linux executes at most {most} in one argument"
+        ))
+        .advise(ADVICE));
+    }
+    let size = |(name, value): &(String, String)| name.len() + 1 + value.len();
+    let mut variables = arguments.environment.iter();
+    if let Some(variable) = variables.find(|variable| size(variable) > most) {
+        let (name, bytes) = (&variable.0, size(variable));
+        return Err(Failure::usage(format!(
+            "--env {name}: it takes {bytes} bytes; Linux executes at most {most} in one variable"
+        ))
+        .advise(ADVICE));
+    }
+    let words = arguments.command.iter().map(String::len);
+    let bytes: usize = words.chain(arguments.environment.iter().map(size)).sum();
+    if bytes > limits::TASK_SPEC_BYTES {
+        let limit = limits::TASK_SPEC_BYTES / 1024;
+        return Err(Failure::usage(format!(
+            "the command and --env take {} KiB together, the limit is {limit} KiB",
+            bytes / 1024
+        ))
+        .advise(ADVICE));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::exit::Code;
+    use crate::run::job::tests::job;
+
+    fn refusal(words: &[&str]) -> String {
+        let failure = job(words).unwrap_err();
+        assert_eq!(failure.code, Code::Usage, "{words:?}");
+        failure.to_string()
+    }
+
+    #[test]
+    fn what_linux_would_not_execute_is_told_before_anyone_is_asked() {
+        assert!(refusal(&["--", ""]).contains("command is empty"));
+        let longest = "x".repeat(131_071);
+        job(&["--", "echo", &longest]).unwrap();
+        let word = "x".repeat(131_072);
+        let refused = refusal(&["--", "echo", &word]);
+        let figures = "its word 1 takes 131072 bytes; Linux executes at most 131071";
+        assert!(refused.contains(figures), "{refused}");
+        let variable = format!("A={}", &longest[2..]);
+        job(&["-e", &variable, "--", "true"]).unwrap();
+        let variable = format!("A={}", &longest[1..]);
+        let refused = refusal(&["-e", &variable, "--", "true"]);
+        assert!(refused.contains("--env A: it takes 131072"), "{refused}");
+        let part = "x".repeat(120_000);
+        let many = ["--", "echo", &part, &part, &part, &part];
+        job(&many).unwrap();
+        let refused = refusal(&[&many[..], &[&part]].concat());
+        assert!(refused.contains("take 585 KiB together"), "{refused}");
+    }
+}
