@@ -61,6 +61,7 @@ fn as_0_1_0_read_it(spec: &mut TaskSpec) {
     for container in containers {
         container.opt_outs.host_network = false;
         container.sizes = Sizes::default();
+        container.pull = None;
     }
 }
 

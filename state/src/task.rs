@@ -16,8 +16,8 @@ pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::sizes::{Beyond, Sizes};
 pub use self::spec::{
-    Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, Network, PublishedPort, Run,
-    Scheme, TaskSpec, Uri,
+    Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, ImagePull, Network,
+    PublishedPort, Run, Scheme, TaskSpec, Uri,
 };
 pub use self::volume::{TaskVolume, VolumeSource};
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::{Program, Root, User};
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
+use argosy_state::task::ImagePull;
 use tokio::sync::watch;
 
 use super::roots::{Place, Roots, clear};
 use crate::core::{ContainerName, Instance};
 use argosy_content::fetcher::Progress;
 use argosy_content::images::{
-    Command, Fault, Image, ImageReference, Images, Obtaining, PullError, Wish, combine,
+    Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
 };
 
 /// Whose a sandbox is until init has looked the image's user up, and of whom such a user is.
@@ -77,7 +78,18 @@ impl Imaged {
             .parse()
             .map_err(|error| format!("container.image: {}", crate::error::sentence(&error)))?;
         meter.send_replace(Progress::of(format!("pulling the image {name}")));
-        let obtaining = images.obtain(reference, images.pull_policy(), container.to_string());
+        let wanted = task
+            .container
+            .as_ref()
+            .map_or(0, |container| container.pull);
+        let wanted =
+            convert::image_pull_from(wanted).map_err(|why| why.inside("container").to_string())?;
+        let policy = match wanted {
+            None => images.pull_policy(),
+            Some(ImagePull::IfAbsent) => PullPolicy::IfAbsent,
+            Some(ImagePull::Always) => PullPolicy::Always,
+        };
+        let obtaining = images.obtain(reference, policy, container.to_string());
         let image = obtained(obtaining, meter)
             .await
             .map_err(|error| crate::error::sentence(&error))?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use argosy_client::Masters;
 use argosy_proto::v1;
 use argosy_state::task::KillSignal;
-use clap::Args;
 use clap::builder::ArgPredicate;
+use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
 use super::limits::Limits;
@@ -34,6 +34,24 @@ fn network(text: &str) -> Result<NetworkMode, String> {
         ("bridge", _) => Ok(NetworkMode::Bridge),
         (_, Some(name)) if !name.is_empty() => Ok(NetworkMode::Cni(name.to_owned())),
         _ => Err("write bridge, none, host, or cni: and the name of a network".to_owned()),
+    }
+}
+
+/// When a registry is asked for an image that its agent has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskPullName {
+    /// Never.
+    IfAbsent,
+    /// Each time.
+    Always,
+}
+
+impl TaskPullName {
+    pub(crate) fn wire(self) -> v1::ImagePull {
+        match self {
+            Self::IfAbsent => v1::ImagePull::IfAbsent,
+            Self::Always => v1::ImagePull::Always,
+        }
     }
 }
 
@@ -70,6 +88,16 @@ pub(crate) struct Run {
     /// Image whose programs it runs, as nginx:1.27, oci:/path or oci-archive:/file [default: the programs of the host]
     #[arg(long, env = "ARGOSY_RUN_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
+    /// When the image's registry is asked for one that the agent has: if-absent (never) or always (each time, and only what has
+    /// changed is pulled); not for one that is named by its digest [default: as the agent does for all]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        hide_possible_values = true,
+        requires = "image"
+    )]
+    pub(crate) pull: Option<TaskPullName>,
     /// What it reaches: others from an address of its own (bridge), nothing (none), what plugins on the agent's host make of
     /// it (cni:NAME), or all that the host reaches (host), which the agent must allow [default: bridge, or what the agent
     /// has instead]

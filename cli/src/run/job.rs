@@ -219,6 +219,7 @@ fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
         opt_outs: argosy_proto::convert::opt_outs(&opt_outs(arguments)),
         sizes: argosy_proto::convert::sizes(arguments.limits.sizes()),
+        pull: arguments.pull.map_or(0, |pull| pull.wire().into()),
     };
     Ok((spec != v1::ContainerSpec::default()).then_some(spec))
 }

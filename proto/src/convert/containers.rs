@@ -1,6 +1,6 @@
 //! Containers of tasks on the wire.
 
-use argosy_state::task::{CniNetwork, Container, Network, PublishedPort};
+use argosy_state::task::{CniNetwork, Container, ImagePull, Network, PublishedPort};
 
 use super::Malformed;
 use super::opt_outs::{opt_outs, opt_outs_from, sizes, sizes_from};
@@ -26,6 +26,12 @@ pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
         opt_outs: opt_outs(&container.opt_outs),
         sizes: sizes(container.sizes),
+        pull: match container.pull {
+            None => v1::ImagePull::Unspecified,
+            Some(ImagePull::IfAbsent) => v1::ImagePull::IfAbsent,
+            Some(ImagePull::Always) => v1::ImagePull::Always,
+        }
+        .into(),
     })
 }
 
@@ -53,7 +59,24 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
         network,
         opt_outs: opt_outs.map_err(|why| why.inside("container.opt_outs"))?,
         sizes: sizes_from(wire.sizes),
+        pull: image_pull_from(wire.pull).map_err(|why| why.inside("container"))?,
     })
+}
+
+/// Reads when the registry of an image is asked; nothing means as its agent does for all.
+///
+/// # Errors
+/// Names the field if it is none, or one of a newer release.
+pub fn image_pull_from(wire: i32) -> Result<Option<ImagePull>, Malformed> {
+    match v1::ImagePull::try_from(wire) {
+        Ok(v1::ImagePull::Unspecified) => Ok(None),
+        Ok(v1::ImagePull::IfAbsent) => Ok(Some(ImagePull::IfAbsent)),
+        Ok(v1::ImagePull::Always) => Ok(Some(ImagePull::Always)),
+        Err(_) => {
+            let text = format!("{wire} is none: give 1 (if absent) or 2 (always)");
+            Err(Malformed::new("pull", text))
+        }
+    }
 }
 
 fn published(ports: &[PublishedPort]) -> Vec<v1::PublishedPort> {
@@ -113,6 +136,24 @@ mod tests {
             }
         }
         assert_eq!(container(&Container::default()), None);
+    }
+
+    #[test]
+    fn a_pull_comes_back_and_one_of_a_newer_release_is_named() {
+        for pull in [ImagePull::IfAbsent, ImagePull::Always] {
+            let ours = Container {
+                image: "web:1".to_owned(),
+                pull: Some(pull),
+                ..Container::default()
+            };
+            assert_eq!(container_from(container(&ours)), Ok(ours));
+        }
+        let wire = v1::ContainerSpec {
+            pull: 3,
+            ..v1::ContainerSpec::default()
+        };
+        let refused = container_from(Some(wire)).unwrap_err();
+        assert_eq!(refused.field, "container.pull");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use agents::{
     order_void, update_from,
 };
 pub use checks::{check_from, health_check_from};
+pub use containers::image_pull_from;
 pub use executors::executor_as_task;
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
 pub use groups::{group_from, launch_from, launch_group_from};

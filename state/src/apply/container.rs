@@ -22,6 +22,10 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         let text = format!("its name is longer than {most} bytes, or contains NUL or white space");
         return Err(("container.image", text));
     }
+    if image.is_empty() && spec.container.pull.is_some() {
+        let text = "there is no image to pull: name one, or leave it out";
+        return Err(("container.pull", text.to_owned()));
+    }
     check_sizes(&spec.container.sizes)?;
     match network {
         Network::Unnamed | Network::None => Ok(()),
@@ -128,6 +132,7 @@ pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::ImagePull;
     use crate::testing;
 
     const WEB: PublishedPort = PublishedPort {
@@ -166,6 +171,16 @@ mod tests {
             let spec = with(line(), image, Network::Unnamed);
             assert_eq!(field(&spec), Some("container.image"), "{image:?}");
         }
+    }
+
+    #[test]
+    fn only_an_image_is_pulled() {
+        let mut spec = with(Run::Image, "web:1", Network::None);
+        spec.container.pull = Some(ImagePull::Always);
+        assert_eq!(field(&spec), None);
+        let mut spec = with(Run::Shell("true".to_owned()), "", Network::None);
+        spec.container.pull = Some(ImagePull::IfAbsent);
+        assert_eq!(field(&spec), Some("container.pull"));
     }
 
     #[test]

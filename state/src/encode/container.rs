@@ -5,7 +5,7 @@ use prost::{Message, Oneof};
 use super::opt_outs::{self, OptOutsMessage};
 use super::sizes::{self, SizesMessage};
 use super::{Read, Wrong};
-use crate::task::{CniNetwork, Container, Network, PublishedPort};
+use crate::task::{CniNetwork, Container, ImagePull, Network, PublishedPort};
 
 /// Absent means the default.
 #[derive(Clone, PartialEq, Message)]
@@ -19,6 +19,9 @@ pub(super) struct ContainerMessage {
     opt_outs: Option<OptOutsMessage>,
     #[prost(message, optional, tag = "11")]
     sizes: Option<SizesMessage>,
+    /// 0: none is named; 1: if absent; 2: always.
+    #[prost(uint32, tag = "12")]
+    pull: u32,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -76,6 +79,11 @@ impl From<&Container> for ContainerMessage {
             network,
             opt_outs: opt_outs::stored(&container.opt_outs),
             sizes: sizes::stored(container.sizes),
+            pull: match container.pull {
+                None => 0,
+                Some(ImagePull::IfAbsent) => 1,
+                Some(ImagePull::Always) => 2,
+            },
         }
     }
 }
@@ -98,6 +106,12 @@ impl TryFrom<ContainerMessage> for Container {
             network,
             opt_outs: opt_outs::read(message.opt_outs)?,
             sizes: sizes::read(message.sizes),
+            pull: match message.pull {
+                0 => None,
+                1 => Some(ImagePull::IfAbsent),
+                2 => Some(ImagePull::Always),
+                _ => return Err(Wrong("pull of an image")),
+            },
         })
     }
 }

@@ -3,8 +3,8 @@
 use super::writer::Writer;
 use crate::task::{
     Check, CheckKind, CniNetwork, Container, DiskLimit, ExecutorSpec, HealthCheck, HostPath,
-    Limits, Network, OptOuts, PublishedPort, Run, Scheme, Sizes, TaskGroup, TaskSpec, TaskVolume,
-    Uri, VolumeSource,
+    ImagePull, Limits, Network, OptOuts, PublishedPort, Run, Scheme, Sizes, TaskGroup, TaskSpec,
+    TaskVolume, Uri, VolumeSource,
 };
 
 pub(super) fn spec(out: &mut Writer, spec: &TaskSpec) {
@@ -84,11 +84,19 @@ fn container(out: &mut Writer, container: &Container) {
         network: reaches,
         opt_outs: let_off,
         sizes: asked,
+        pull,
     } = container;
     out.text(1, image);
     out.part(2, |out| network(out, reaches));
     out.part(3, |out| opt_outs(out, let_off));
     out.part(4, |out| sizes(out, *asked));
+    out.optional(
+        5,
+        pull.map(|pull| match pull {
+            ImagePull::IfAbsent => 1,
+            ImagePull::Always => 2,
+        }),
+    );
 }
 
 fn sizes(out: &mut Writer, sizes: Sizes) {

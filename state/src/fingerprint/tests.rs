@@ -4,7 +4,7 @@ use super::*;
 use crate::encode::read_command;
 use crate::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskId, Timestamp};
 use crate::resources::Resources;
-use crate::task::KillSignal;
+use crate::task::{ImagePull, KillSignal};
 use crate::testing;
 
 /// Commands as release 0.1.0 stored them.
@@ -133,10 +133,11 @@ fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
 }
 
 #[test]
-fn release_0_1_0_read_no_signal_and_no_sizes() {
-    let changes: [fn(&mut TaskSpec); 2] = [
+fn release_0_1_0_read_no_signal_no_sizes_and_no_pull() {
+    let changes: [fn(&mut TaskSpec); 3] = [
         |spec| spec.kill_signal = Some(KillSignal::Quit),
         |spec| spec.container.sizes.shm_bytes = Some(1 << 20),
+        |spec| spec.container.pull = Some(ImagePull::Always),
     ];
     for change in changes {
         let mut named = acceptance();

@@ -49,6 +49,17 @@ pub struct Container {
     pub opt_outs: OptOuts,
     /// Sizes that differ from its agent's usual ones.
     pub sizes: Sizes,
+    /// When the image's registry is asked; `None`: as its agent does for all.
+    pub pull: Option<ImagePull>,
+}
+
+/// When a registry is asked for an image that its agent has already. It is never asked for one that is named by its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImagePull {
+    /// Never: a tag means what it meant when it was pulled.
+    IfAbsent,
+    /// At each start; what has not changed is not pulled again.
+    Always,
 }
 
 /// The network of a container.

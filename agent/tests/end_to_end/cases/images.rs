@@ -64,6 +64,40 @@ pub(super) async fn an_image_that_has_changed_under_its_name_is_noticed_if_the_o
     }
 }
 
+pub(super) async fn a_task_can_have_its_tag_looked_up_at_each_start() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    if !layout::write_with(&host.layouts(), &json!({"Env": ["PAGE=first"]})) {
+        return skip("there is no /bin/busybox to make an image of");
+    }
+    // On a disk that is nearly full nothing would be kept that no task uses.
+    let change = |config: &mut Config| config.images.headroom_percent = 0;
+    let agent = host.agent_with(master.address, change).await;
+    let (mut link, _) = master.registered(true).await;
+    for (order, pull, shown) in [
+        (1, v1::ImagePull::Unspecified, "first"),
+        (2, v1::ImagePull::IfAbsent, "first"),
+        (3, v1::ImagePull::Unspecified, "first"),
+        (4, v1::ImagePull::Always, "second"),
+        (5, v1::ImagePull::IfAbsent, "second"),
+    ] {
+        let task = format!("t{order}");
+        let mut spec = of_image(&host, &task, "echo $PAGE");
+        spec.container.as_mut().unwrap().pull = pull.into();
+        link.launch(order, spec).await;
+        let end = link.end_of(&task).await.pop().unwrap();
+        assert_eq!(code(&end), Some(v1::exit::How::Code(0)), "{}", end.text);
+        let said = content(&host.sandbox(&task).join("stdout")).await;
+        assert_eq!(said.trim_end(), shown, "{pull:?} at {order}");
+        let moved = json!({"Env": ["PAGE=second"]});
+        assert!(layout::write_with(&host.layouts(), &moved));
+    }
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
 pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");

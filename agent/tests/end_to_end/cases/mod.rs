@@ -155,6 +155,7 @@ cases![
     disks::an_agent_is_refused_disks_that_its_host_cannot_keep_small,
     crashes::every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
     images::an_image_that_has_changed_under_its_name_is_noticed_if_the_operator_wants_so,
+    images::a_task_can_have_its_tag_looked_up_at_each_start,
     images::a_kill_begins_with_the_signal_that_the_image_names,
     images::a_container_can_have_a_copy_of_its_image_which_counts_as_its_disk,
     images::a_host_that_makes_overlays_is_found_out,

@@ -102,6 +102,15 @@ async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
     assert_eq!(texts(&image, "page")[0].len(), 3_000_000);
     let pinned = name(&format!("@{}", made.digest()));
     assert_eq!(world.obtain(&pinned, 2).await.unwrap(), image);
+    // The tag moves. Who is content with what is here keeps it; who asks each time gets the new one.
+    let moved = MadeImage::of(vec![tar("base", b"lowest"), tar("page", b"new")]);
+    process.push("1", &moved).await;
+    assert_eq!(world.obtain(&name(":1"), 4).await.unwrap(), image);
+    let newest = world.obtain_by(&name(":1"), PullPolicy::Always, 5).await;
+    let newest = newest.unwrap();
+    assert_eq!(newest.digest, moved.digest());
+    assert_eq!(texts(&newest, "page"), ["new"]);
+    assert_eq!(newest.layers[0], image.layers[0], "not pulled again");
     let missing = world.obtain(&name(":2"), 3).await.unwrap_err();
     assert!(
         missing.ends_with("there is no such image or tag"),

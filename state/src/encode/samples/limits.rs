@@ -8,8 +8,8 @@ use crate::command::{
 };
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
-    Capability, Container, DiskLimit, KillSignal, Limits, LimitsChange, LimitsReport, OptOuts,
-    Reason, Run, Sizes, Task, TaskSpec, TaskState,
+    Capability, Container, DiskLimit, ImagePull, KillSignal, Limits, LimitsChange, LimitsReport,
+    OptOuts, Reason, Run, Sizes, Task, TaskSpec, TaskState,
 };
 
 /// Every opt-out there is.
@@ -112,6 +112,16 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     if let CallAction::Accept(accept) = &mut sized.action {
         accept.launches[0].container.sizes = sizes;
     }
+    let pulled = [ImagePull::IfAbsent, ImagePull::Always].map(|pull| {
+        let mut call = call.clone();
+        if let CallAction::Accept(accept) = &mut call.action {
+            let container = &mut accept.launches[0].container;
+            container.image = "web:1".to_owned();
+            container.pull = Some(pull);
+        }
+        call
+    });
+    let [pulled_once, pulled_always] = pulled;
     let registration = registration(info);
     vec![
         ("call-accept-limits", Command::Call(call)),
@@ -140,6 +150,8 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         ("call-accept-kill-signal", Command::Call(signalled)),
         ("call-accept-sizes", Command::Call(sized)),
         ("register-agent-sizes", Command::RegisterAgent(sizing)),
+        ("call-accept-pull-if-absent", Command::Call(pulled_once)),
+        ("call-accept-pull-always", Command::Call(pulled_always)),
     ]
 }
 
