@@ -19,7 +19,6 @@ use crate::ground::{BootClock, Containers, Front, Ground, Onlooker};
 use crate::inbox::{Event, Question, Standing, WAITING};
 use crate::journal::{Journal, Lock, Progress, Request};
 use crate::metrics;
-use crate::paths::Paths;
 use crate::reach::Reach;
 use crate::uplink::Uplink;
 
@@ -60,7 +59,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         api: parts.api,
         metrics: parts.metrics,
     };
-    let has_threads = matches!(parts.ground, Ground::Machine(_));
+    let has_threads = matches!(parts.ground, Ground::Machine(_) | Ground::Divided(_));
     let footing = parts.ground.stand(&config, front, &inbox)?;
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
@@ -70,7 +69,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         containers: footing.containers,
         clock: footing.clock,
         onlooker: footing.onlooker,
-        sockets: ExecutorSockets::new(Paths::new(&config.directory), inbox.clone()),
+        sockets: ExecutorSockets::new(footing.broker, inbox.clone()),
         uplink: Uplink::new(client, inbox),
         events,
         reach: footing.reach,

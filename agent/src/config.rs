@@ -308,7 +308,6 @@ pub(crate) struct Settings {
     /// The default profile is part of it.
     pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
-    pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) secret_folder: Option<PathBuf>,
     pub(crate) allowed_opt_outs: OptOuts,
     pub(crate) largest_sizes: Sizes,

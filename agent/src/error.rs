@@ -56,6 +56,31 @@ pub enum RunError {
         /// Where they were looked for.
         group: PathBuf,
     },
+    /// The agent could not give up root.
+    #[error("cannot divide the agent, which gives up root before it serves anybody")]
+    Divide {
+        /// Why.
+        source: io::Error,
+    },
+    /// The user that a divided agent runs as cannot reach its directory.
+    #[error(
+        "user {user}, as whom an agent runs that gives up root, cannot reach {directory}: {folder} is closed to other \
+         users; open it with chmod o+x, or give the agent a --data-dir elsewhere"
+    )]
+    Unreachable {
+        /// The directory.
+        directory: PathBuf,
+        /// What is closed.
+        folder: PathBuf,
+        /// The user's number.
+        user: u32,
+    },
+    /// What needs root could not be prepared, or the process that has it ended.
+    #[error("{why}")]
+    Broker {
+        /// In words.
+        why: String,
+    },
     /// A CNI network cannot be offered to tasks.
     #[error(transparent)]
     Cni(#[from] CniError),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use argosy_isolation::division::HostUser;
 use argosy_proto::clock::WallClock;
 use argosy_proto::server::hosts::Hosts;
 use argosy_proto::server::{self, Limits};
@@ -13,10 +14,11 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::{self, Broker, Link, Operations};
 use crate::config::Config;
 use crate::core::{ContainerName, Effect, Facts, Input, Setup};
 use crate::disk::Floor;
@@ -37,8 +39,10 @@ const API_CONNECTIONS: usize = 4_096;
 
 /// Where an agent's journal, containers and clocks are.
 pub enum Ground {
-    /// This machine, and the processes that an agent has there.
+    /// This machine, and the processes that an agent has there. What needs root is done by this process, if it is root.
     Machine(HelperCommands),
+    /// This machine. What needs root is done by a broker.
+    Divided(Link),
     /// A made-up host.
     MadeUp(MadeUp),
 }
@@ -123,6 +127,8 @@ pub(crate) struct Footing {
     pub(crate) onlooker: Option<Box<dyn Onlooker>>,
     /// What its tasks cannot connect to.
     pub(crate) reach: Reach,
+    /// `None` on a made-up host.
+    pub(crate) broker: Option<Broker>,
     /// What goes on beside the loop. None of it ends before the agent does.
     pub(crate) helpers: JoinSet<Result<(), RunError>>,
     /// Held while the agent lives.
@@ -143,27 +149,63 @@ impl Ground {
         inbox: &mpsc::Sender<Event>,
     ) -> Result<Footing, RunError> {
         match self {
-            Self::Machine(commands) => on_machine(config, commands, front, inbox),
+            Self::Machine(commands) => on_machine(config, Root::Here(commands), front, inbox),
+            Self::Divided(link) => on_machine(config, Root::Elsewhere(link), front, inbox),
             Self::MadeUp(host) => host.stand(config, front, inbox),
         }
     }
 }
 
+/// Who does what needs root.
+enum Root {
+    Here(HelperCommands),
+    Elsewhere(Link),
+}
+
+impl Root {
+    /// What tells of a broker's end comes with it.
+    fn open(
+        self,
+        config: &Config,
+        lock: &Lock,
+    ) -> Result<(Broker, Host, Option<oneshot::Receiver<()>>), RunError> {
+        match self {
+            Self::Here(commands) => {
+                let (operations, host) = Operations::open(config, commands, HostUser::own())?;
+                Ok((Broker::Here(Arc::new(operations)), host, None))
+            }
+            Self::Elsewhere(link) => {
+                let (broker, host, ended) = Broker::open(link, lock)?;
+                Ok((broker, host, Some(ended)))
+            }
+        }
+    }
+}
+
+async fn end_with(broker: oneshot::Receiver<()>) -> Result<(), RunError> {
+    // An error says the same.
+    let _ = broker.await;
+    let why = "the broker of this agent, which does what needs root, has ended".to_owned();
+    Err(RunError::Broker { why })
+}
+
 fn on_machine(
     config: &Config,
-    commands: HelperCommands,
+    root: Root,
     front: Front,
     inbox: &mpsc::Sender<Event>,
 ) -> Result<Footing, RunError> {
     let paths = Paths::new(&config.directory);
-    start::make_folders(&paths)?;
+    if let Root::Here(_) = &root {
+        broker::prepare(&config.directory, HostUser::own())?;
+    }
     let lock = Lock::take(&paths.lock())?;
     let contents = journal::read(&paths.journal())?;
     start::tell_damage(&contents, &paths);
     let seed = start::seed(config)?;
     let salt = seed.rotate_left(17);
     let journal = Journal::open(&paths.journal(), &paths.journal_next(), &contents, salt)?;
-    let host = Host::look(config, &paths)?;
+    let (broker, host, ended) = root.open(config, &lock)?;
     let clock = BootClock::new(runner::boot_now);
     let boot_id = argosy_isolation::process::boot_id().map_err(|source| RunError::Host {
         path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
@@ -177,12 +219,38 @@ fn on_machine(
         config,
         settings,
         paths.clone(),
-        host.tree,
-        commands,
+        host.tree(),
+        broker.clone(),
         inbox.clone(),
     )?;
     start::clear_orphans(&runner, &contents.facts)?;
     let asker = Asker::new(inbox.clone());
+    let mut helpers = help(config, front, &runner, (paths, broker.clone()), asker);
+    if let Some(ended) = ended {
+        helpers.spawn(end_with(ended));
+    }
+    Ok(Footing {
+        facts: contents.facts,
+        setup,
+        journal,
+        containers: Box::new(runner),
+        clock,
+        onlooker: None,
+        reach: Reach::new(config, Some(broker.clone())),
+        broker: Some(broker),
+        helpers,
+        lock: Some(lock),
+    })
+}
+
+/// Serves the API, and makes room now and then.
+fn help(
+    config: &Config,
+    front: Front,
+    runner: &Runner,
+    (paths, broker): (Paths, Broker),
+    asker: Asker,
+) -> JoinSet<Result<(), RunError>> {
     let mut helpers = serve(
         front.api,
         config.hosts(),
@@ -198,25 +266,15 @@ fn on_machine(
             metrics: front.metrics,
         },
     );
-    tidy(&mut helpers, &runner, paths, asker, config);
-    Ok(Footing {
-        facts: contents.facts,
-        setup,
-        journal,
-        containers: Box::new(runner),
-        clock,
-        onlooker: None,
-        reach: host.reach,
-        helpers,
-        lock: Some(lock),
-    })
+    tidy(&mut helpers, runner, (paths, broker), asker, config);
+    helpers
 }
 
 /// Makes room now and then.
 fn tidy(
     helpers: &mut JoinSet<Result<(), RunError>>,
     runner: &Runner,
-    paths: Paths,
+    (paths, broker): (Paths, Broker),
     asker: Asker,
     config: &Config,
 ) {
@@ -231,7 +289,7 @@ fn tidy(
     let headroom_percent = config.sandbox_headroom_percent;
     let ends = runner.ends();
     helpers.spawn(async move {
-        gc::run(paths, asker, headroom_percent, floor, ends).await;
+        gc::run((paths, broker), asker, headroom_percent, floor, ends).await;
         Ok(())
     });
 }
@@ -269,7 +327,7 @@ impl MadeUp {
         let seed = start::seed(config)?;
         let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
         let offset = start::wall_offset_ms(&self.wall, &self.boot_clock);
-        let host = Host::made_up(config);
+        let host = Host::made_up();
         let setup = start::setup(config, &host, self.boot_id, &contents, seed, offset);
         let known = start::known(&contents.facts);
         let containers = (self.containers)(Teller(inbox.clone()), known);
@@ -291,7 +349,8 @@ impl MadeUp {
             containers,
             clock: self.boot_clock,
             onlooker: Some(self.onlooker),
-            reach: host.reach,
+            reach: Reach::new(config, None),
+            broker: None,
             helpers: serve(front.api, config.hosts(), shared),
             lock: None,
         })

@@ -1,11 +1,12 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `reach`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
+//! then `broker`, `sandbox`, `reach`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
 //! `config`.
 
 mod agent;
 mod api;
+mod broker;
 pub mod config;
 pub mod core;
 pub mod crash;
@@ -33,6 +34,7 @@ pub use agent::{Parts, run};
 pub use argosy_content::fetcher::FetchAllow;
 pub use argosy_content::images;
 pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
+pub use broker::{Link, divide};
 pub use config::{Config, DiskEnforcement, ImageRoots, IsolationMode};
 pub use error::RunError;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};

@@ -86,10 +86,16 @@ impl Paths {
         self.containers().join(name.to_string())
     }
 
+    /// Where executors meet their agent.
+    #[must_use]
+    pub fn executor_places(&self) -> PathBuf {
+        self.root.join("executors")
+    }
+
     /// Where the executor in this container meets its agent.
     #[must_use]
     pub fn executor(&self, name: ContainerName) -> PathBuf {
-        self.root.join("executors").join(name.to_string())
+        self.executor_places().join(name.to_string())
     }
 
     /// All sandboxes.

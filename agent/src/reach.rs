@@ -2,13 +2,12 @@
 //! which the host has its credentials, unless the operator opens them.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use argosy_content::fetcher::FetchAllow;
-use argosy_isolation::reach_filter::Closed;
 use argosy_proto::CLUSTER_PORTS;
 
+use crate::broker::{Broker, ClosedReach};
 use crate::config::Config;
 
 /// Something that tasks may connect to although it is the cluster's or the host's: one `--task-allow`.
@@ -35,61 +34,54 @@ impl FromStr for TaskAllow {
 }
 
 /// What is closed, and to which control groups.
-#[derive(Debug)]
 pub(crate) struct Reach {
-    groups: Option<Groups>,
+    /// Closes it. `None` where nothing is closed.
+    broker: Option<Broker>,
     allowed: BTreeSet<TaskAllow>,
     /// What `--fetch-allow` says: the service itself judges addresses by it, this is the wall behind that.
     fetch_allow: Vec<FetchAllow>,
     ports: BTreeSet<u16>,
 }
 
-/// Control groups of one agent.
-#[derive(Debug, Clone)]
-pub(crate) struct Groups {
-    pub(crate) tasks: PathBuf,
-    pub(crate) content: PathBuf,
-}
-
 impl Reach {
-    /// For these groups. Without them nothing is closed.
-    pub(crate) fn new(config: &Config, groups: Option<Groups>) -> Self {
+    /// As the operator has it.
+    pub(crate) fn new(config: &Config, broker: Option<Broker>) -> Self {
         let mut ports: BTreeSet<u16> = CLUSTER_PORTS.collect();
         ports.extend(config.api_port);
         ports.extend(&config.task_deny);
         ports.extend(port(&config.address));
         ports.extend(config.masters.iter().filter_map(|master| port(master)));
         Self {
-            groups,
+            broker,
             fetch_allow: config.fetch_allow.clone(),
             allowed: config.task_allow.iter().copied().collect(),
             ports,
         }
     }
 
-    /// Closes it. A kernel that cannot is no reason not to run; the operator decides, as of controllers that are missing.
-    ///
-    /// # Errors
-    /// The kernel's answer.
-    pub(crate) fn close(&self) -> std::io::Result<()> {
-        let Some(groups) = &self.groups else {
-            return Ok(());
-        };
-        self.closed().apply(&groups.tasks)?;
-        self.closed_to_content().apply(&groups.content)
-    }
-
     /// A master serves at this address: its port is closed from now on, whatever `--masters` says.
     pub(crate) fn learn(&mut self, master: &str) {
         let is_new = port(master).is_some_and(|port| self.ports.insert(port));
-        if is_new && let Err(error) = self.close() {
-            tracing::warn!(%error, master, "tasks can connect to this master's port");
+        let Some(broker) = self.broker.clone().filter(|_| is_new) else {
+            return;
+        };
+        let (tasks, content) = (self.closed(), self.closed_to_content());
+        let master = master.to_owned();
+        // A request waits for others, and the agent's loop for none.
+        let close = move || {
+            if let Err(why) = broker.close_reach(tasks, content) {
+                tracing::warn!(why, master, "tasks can connect to this master's port");
+            }
+        };
+        let thread = std::thread::Builder::new().name("reach".to_owned());
+        if let Err(error) = thread.spawn(close) {
+            tracing::warn!(%error, "tasks can connect to a master's port: no thread can be started");
         }
     }
 
-    fn closed(&self) -> Closed {
+    pub(crate) fn closed(&self) -> ClosedReach {
         let is_closed = |port: &u16| !self.allowed.contains(&TaskAllow::Port(*port));
-        Closed {
+        ClosedReach {
             ports: self.ports.iter().copied().filter(is_closed).collect(),
             metadata: !self.allowed.contains(&TaskAllow::Metadata),
         }
@@ -99,14 +91,14 @@ impl Reach {
 impl Reach {
     /// A port that the operator opens is open at every address here, and a network opens all: programs that knew
     /// addresses, too, would say again what the service says.
-    fn closed_to_content(&self) -> Closed {
+    pub(crate) fn closed_to_content(&self) -> ClosedReach {
         let is_open = |port: &u16| {
             self.fetch_allow.iter().any(|allow| match allow {
                 FetchAllow::Network { .. } => true,
                 FetchAllow::Server { port: open, .. } => open == port,
             })
         };
-        Closed {
+        ClosedReach {
             ports: self
                 .ports
                 .iter()
@@ -125,6 +117,8 @@ fn port(address: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn config() -> Config {

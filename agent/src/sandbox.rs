@@ -8,6 +8,9 @@ use std::path::{Component, Path, PathBuf};
 use argosy_isolation::{HostPath, Owners, User, crash};
 use argosy_proto::v1;
 use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
+
+use crate::broker::Above;
 
 /// Why a sandbox cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -21,18 +24,14 @@ pub(crate) enum SandboxError {
 }
 
 /// Makes the folder, for its user alone. One that is there already is taken.
-pub(crate) fn make(path: &Path, owner: Option<&User>) -> Result<(), SandboxError> {
+pub(crate) fn make(path: &Path, owner: Option<&User>, above: Above) -> Result<(), SandboxError> {
     let failed = |source| SandboxError::Make {
         path: path.to_owned(),
         source,
     };
     // The task's user must be able to pass through the folders above.
     let parent = path.parent().unwrap_or(path);
-    DirBuilder::new()
-        .mode(0o711)
-        .recursive(true)
-        .create(parent)
-        .map_err(failed)?;
+    above.make(parent).map_err(failed)?;
     match DirBuilder::new().mode(0o750).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -49,7 +48,7 @@ pub(crate) fn make(path: &Path, owner: Option<&User>) -> Result<(), SandboxError
 }
 
 /// What is known of the container that is to see host paths.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Viewer {
     /// It has a view of its own, not the host's.
     pub(crate) is_confined: bool,
@@ -173,7 +172,7 @@ mod tests {
         let folder = fs::canonicalize(folder.path()).unwrap();
         let (allowed, sandbox) = (folder.join("allowed"), folder.join("sandbox"));
         fs::create_dir_all(allowed.join("inner")).unwrap();
-        make(&sandbox, None).unwrap();
+        make(&sandbox, None, Above::own()).unwrap();
         let seen = |wanted: v1::HostPath| {
             host_paths(
                 &sandbox,

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_isolation::division::HostUser;
 use argosy_isolation::{
     ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, crash, sweep,
 };
@@ -13,6 +15,7 @@ use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use argosy_state::registry::OrderKind;
 use argosy_state::task::OptOuts;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
@@ -21,30 +24,35 @@ use crate::error::RunError;
 use crate::ground::BootClock;
 use crate::journal::Contents;
 use crate::paths::Paths;
-use crate::reach::{Groups, Reach};
+use crate::reach::Reach;
 use crate::runner::Runner;
 use crate::runner::limits::Defaults;
 use crate::runner::sizes::largest;
 
 /// What the host allows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Host {
-    isolation: Isolation,
-    profile: bool,
-    pub(crate) tree: Option<Tree>,
+    pub(crate) isolation: Isolation,
+    pub(crate) profile: bool,
+    /// The agent's control groups.
+    tree: Option<PathBuf>,
     pub(crate) missing: Vec<String>,
-    pub(crate) reach: Reach,
 }
 
 impl Host {
     /// A made-up one limits nothing and lacks nothing.
-    pub(crate) fn made_up(config: &Config) -> Self {
+    pub(crate) fn made_up() -> Self {
         Self {
             isolation: Isolation::Processes,
             profile: false,
             tree: None,
             missing: Vec::new(),
-            reach: Reach::new(config, None),
         }
+    }
+
+    /// The agent's control groups, if it has any.
+    pub(crate) fn tree(&self) -> Option<Tree> {
+        self.tree.as_deref().map(Tree::at)
     }
 
     pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
@@ -77,7 +85,6 @@ impl Host {
             profile,
             tree: None,
             missing,
-            reach: Reach::new(config, None),
         };
         let tree =
             cgroup::default_parent().and_then(|parent| Tree::create(&parent, &tree_name(paths)));
@@ -93,25 +100,22 @@ impl Host {
         let missing = tree.missing(&limits)?.controllers;
         protect(&tree, config, &missing);
         let group = tree.root().to_owned();
-        let groups = Groups {
-            tasks: group.clone(),
-            content: tree.content(),
-        };
         let host = Self {
             isolation,
             profile,
-            tree: Some(tree),
+            tree: Some(group.clone()),
             missing,
-            reach: Reach::new(config, Some(groups)),
         };
         let mut host = Self::allowed(config, host, group)?;
-        host.tell_filters();
+        host.tell_filters(&tree, &Reach::new(config, None));
         Ok(host)
     }
 
     /// Walls behind others: without them tasks run all the same, and it is told like a controller that is missing.
-    fn tell_filters(&mut self) {
-        if let Err(error) = self.reach.close() {
+    fn tell_filters(&mut self, tree: &Tree, reach: &Reach) {
+        let closed = reach.closed().closed().apply(tree.root());
+        let content = reach.closed_to_content().closed();
+        if let Err(error) = closed.and_then(|()| content.apply(&tree.content())) {
             tracing::warn!(%error, "this host lets no program keep tasks from the cluster's ports and from metadata services");
             self.missing.push("reach".to_owned());
         }
@@ -193,17 +197,32 @@ pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalEr
     Ok(tree.remove()?)
 }
 
-pub(crate) fn make_folders(paths: &Paths) -> Result<(), RunError> {
-    use std::os::unix::fs::DirBuilderExt;
-    // Tasks of other users pass through to their sandboxes; what is beside them is the agent's alone.
-    for (path, mode) in [
-        (paths.root().to_owned(), 0o711),
-        (paths.containers(), 0o700),
-        (paths.sandboxes(), 0o711),
-    ] {
-        let mut builder = std::fs::DirBuilder::new();
-        let made = builder.recursive(true).mode(mode).create(&path);
-        made.map_err(|source| RunError::Directory { path, source })?;
+/// Whether the user of a divided agent can search all folders above its directory.
+pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunError> {
+    let failed = |source| RunError::Directory {
+        path: directory.to_owned(),
+        source,
+    };
+    let whole = std::fs::canonicalize(directory).map_err(failed)?;
+    let owner = std::fs::metadata(&whole).map_err(failed)?.uid();
+    if owner != 0 {
+        let why = format!("it belongs to user {owner}; give it to root");
+        return Err(failed(std::io::Error::other(why)));
+    }
+    for folder in whole.ancestors().skip(1) {
+        let found = std::fs::metadata(folder).map_err(failed)?;
+        let shift = match (found.uid() == user.uid, found.gid() == user.gid) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        if (found.mode() >> shift) & 1 == 0 {
+            return Err(RunError::Unreachable {
+                directory: directory.to_owned(),
+                folder: folder.to_owned(),
+                user: user.uid,
+            });
+        }
     }
     Ok(())
 }
@@ -324,7 +343,6 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         isolation: host.isolation,
         profile: host.profile,
         allow_missing_controllers: config.allow_missing_controllers,
-        host_paths: config.host_paths.clone(),
         secret_folder: config.secret_folder.clone(),
         allowed_opt_outs: config.allowed_opt_outs.clone(),
         largest_sizes: largest(config.largest_sizes, host.profile),

@@ -12,10 +12,9 @@ use argosy_isolation::{ContainerId, Stats, Tree};
 use tokio::sync::Semaphore;
 
 use self::exposition::Sample;
-use crate::disk;
+use crate::broker::Broker;
+use crate::core::task_key;
 use crate::inbox::ContainerView;
-use crate::paths::Paths;
-use crate::runner::Bridges;
 
 /// Tasks with metrics of their own at a time; of more only the first are shown.
 const TASKS: usize = 500;
@@ -43,8 +42,7 @@ pub(crate) struct Statistics {
 
 struct Sources {
     tree: Option<Tree>,
-    bridges: Arc<Bridges>,
-    paths: Paths,
+    broker: Broker,
 }
 
 impl Sources {
@@ -53,24 +51,19 @@ impl Sources {
         let name = view.name;
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
         let group = self.tree.as_ref()?.group(&id);
-        let sandboxes = self.paths.sandboxes().join(&view.framework_id);
-        let sandbox = sandboxes.join(&view.task_id).join(name.to_string());
+        let key = task_key(&view.framework_id, &view.task_id);
         Some(Usage {
             stats: group.stats(),
             // Tasks of a group have one link.
-            network: self.bridges.statistics(view.group.unwrap_or(name)),
-            disk: disk::usage(&self.paths, name, &sandbox),
+            network: self.broker.traffic(view.group.unwrap_or(name)),
+            disk: key.and_then(|key| self.broker.disk_usage(&key, name)),
         })
     }
 }
 
 impl Statistics {
-    pub(crate) fn of(tree: Option<Tree>, bridges: Arc<Bridges>, paths: Paths) -> Self {
-        let sources = Sources {
-            tree,
-            bridges,
-            paths,
-        };
+    pub(crate) fn of(tree: Option<Tree>, broker: Broker) -> Self {
+        let sources = Sources { tree, broker };
         Self {
             sources: Some(Arc::new(sources)),
             turn: Arc::new(Semaphore::new(1)),

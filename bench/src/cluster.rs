@@ -47,11 +47,17 @@ impl Ground {
     pub(crate) fn new(argosy: PathBuf, parent: &Path, keep: bool) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("argosy-bench-")
+            .permissions(passable())
             .disable_cleanup(keep)
             .tempdir_in(parent)
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
         Ok(Self { argosy, directory })
     }
+}
+
+/// Agents that have given up root pass through to their own.
+fn passable() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o711)
 }
 
 /// One member.
@@ -93,6 +99,7 @@ impl Cluster {
     pub(crate) async fn start(side: Side, ground: &Ground) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("{side}-"))
+            .permissions(passable())
             .disable_cleanup(true)
             .tempdir_in(&ground.directory)
             .with_context(|| {

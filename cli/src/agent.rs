@@ -1,6 +1,7 @@
 //! `agent start` and `agent stop`: sockets, runtime, signals, metrics; the agent itself is argosy_agent's.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use argosy_agent::{
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use argosy_isolation::network::Between;
+use argosy_proto::server::callers;
 use argosy_state::resources::{Identity, Resource, Resources, Value};
 use argosy_state::task::Sizes;
 use nix::sys::signal::Signal;
@@ -24,6 +26,7 @@ use crate::grammar::{
     AgentStart, AgentStop, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName,
     OrphanTasks,
 };
+use crate::launcher::Chosen;
 use crate::master::advertised;
 use crate::output::note;
 use crate::pids::{self, PidFile};
@@ -57,6 +60,12 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
     crate::raise_file_limit();
     let recorder = metrics::install()?;
     let launcher = launcher::choose();
+    let pid_file = arguments
+        .pid_file
+        .as_deref()
+        .map(PidFile::write)
+        .transpose()?;
+    let (ground, _pid_file) = ground(&config, &launcher, pid_file)?;
     let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
     let runtime = Builder::new_multi_thread()
         .enable_all()
@@ -73,21 +82,38 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            ground: Ground::Machine(HelperCommands {
-                launcher: launcher.command.clone(),
-                content: launcher::content(),
-            }),
+            ground,
             connector: ConnectorConfig::default(),
             metrics: Some(recorder),
             end_tasks,
         };
-        let _pid_file = arguments.pid_file.as_deref().map(PidFile::write).transpose()?;
         tracing::info!(api = arguments.listen, directory = %arguments.data_dir.display(), "starting");
         Ok::<_, Failure>(argosy_agent::run(config, parts, stop).await)
     });
     runtime.shutdown_timeout(Duration::from_secs(2));
     ended?.map_err(|error| Failure::of(&error))?;
     Ok(DONE)
+}
+
+/// Where the agent is: divided, if it is root and isolates in full. Before there are threads.
+fn ground(
+    config: &Config,
+    launcher: &Chosen,
+    pid_file: Option<PidFile>,
+) -> Result<(Ground, Option<PidFile>), Failure> {
+    let commands = HelperCommands {
+        launcher: launcher.command.clone(),
+        content: launcher::content(),
+    };
+    callers::keep_knowing();
+    let kept = launcher.file();
+    let kept: Vec<_> = kept.iter().map(AsFd::as_fd).collect();
+    let mut pid_file = pid_file;
+    let link = argosy_agent::divide(config, &commands, &kept, || drop(pid_file.take()));
+    match link.map_err(|error| Failure::of(&error))? {
+        Some(link) => Ok((Ground::Divided(link), None)),
+        None => Ok((Ground::Machine(commands), pid_file)),
+    }
 }
 
 fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {

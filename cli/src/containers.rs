@@ -3,36 +3,63 @@
 //! Only while no agent has the directory: the agent's own lock is held meanwhile.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use argosy_isolation::{Adoption, Container, adopt, destroy};
+use argosy_isolation::{Adoption, Container, Process, adopt, destroy};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::pids;
 
 /// How long the processes of a container may take to be gone once they are killed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a lock is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The agent's lock, see the drawing of its directory.
 pub(crate) fn lock_path(directory: &Path) -> PathBuf {
     directory.join("lock")
 }
 
-/// Takes the agent's lock; `None` while an agent has it.
+/// Takes the agent's lock; `None` while an agent has it. What an agent that has ended had beside it may have it a little
+/// longer: that is waited for.
 pub(crate) fn lock(directory: &Path) -> anyhow::Result<Option<Flock<File>>> {
     let path = lock_path(directory);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
+    let mut options = File::options();
+    options.read(true).write(true);
+    // Only a file that is not there is made: some kernels refuse to root to make one that is another user's.
+    let file = options.open(&path).or_else(|error| match error.kind() {
+        ErrorKind::NotFound => options.create(true).open(&path),
+        _ => Err(error),
+    });
+    let mut file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => {
+                return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        };
+        if holder_lives(&path) || Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Whether the process lives that has written its number to a lock. One that names none is about to.
+fn holder_lives(path: &Path) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let pid = text.split_ascii_whitespace().next();
+    let Some(pid) = pid.and_then(|word| word.parse().ok()) else {
+        return true;
+    };
+    Process::of(pid).is_ok_and(pids::lives)
 }
 
 /// Ends all containers of this directory: TERM, after `grace` KILL. Returns how many were running. Their

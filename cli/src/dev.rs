@@ -10,6 +10,7 @@ mod ready;
 mod record;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -227,6 +228,9 @@ impl Home {
                 let template = std::env::temp_dir().join("argosy-XXXXXX");
                 let path = nix::unistd::mkdtemp(&template)
                     .with_context(|| format!("cannot make {}", template.display()))?;
+                // Agents that have given up root pass through to theirs.
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o711))
+                    .with_context(|| format!("cannot open {}", path.display()))?;
                 Ok(Self::Forgotten(path))
             }
         }

@@ -32,7 +32,14 @@ pub(crate) fn content() -> ServiceCommand {
 pub(crate) struct Chosen {
     pub(crate) command: LauncherCommand,
     /// What the command names: to be held as long as it may be executed.
-    _file: Option<File>,
+    file: Option<File>,
+}
+
+impl Chosen {
+    /// What must be open where the command is executed.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
 }
 
 /// Why the program beside is not used.
@@ -50,7 +57,7 @@ pub(crate) fn choose() -> Chosen {
         Ok((file, command)) => {
             return Chosen {
                 command,
-                _file: Some(file),
+                file: Some(file),
             };
         }
         Err(Unfit::Missing) => tracing::info!(
@@ -68,7 +75,7 @@ pub(crate) fn choose() -> Chosen {
             program: "/proc/self/exe".into(),
             arguments: vec![VERB.into()],
         },
-        _file: None,
+        file: None,
     }
 }
 

@@ -16,6 +16,8 @@ use nix::unistd::Pid;
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
+    /// Whose it is: a copy of that process may remove it.
+    pid: i32,
 }
 
 impl PidFile {
@@ -29,6 +31,7 @@ impl PidFile {
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
             path: path.to_owned(),
+            pid: own.pid,
         })
     }
 }
@@ -39,7 +42,7 @@ impl Drop for PidFile {
         if read(&self.path)
             .ok()
             .flatten()
-            .is_some_and(|process| process.pid == std::process::id() as i32)
+            .is_none_or(|process| process.pid == self.pid)
         {
             let _ = fs::remove_file(&self.path);
         }

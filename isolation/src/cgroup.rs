@@ -178,6 +178,14 @@ impl Tree {
         Ok(tree)
     }
 
+    /// One that another process has made.
+    #[must_use]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
     /// The tree's own folder.
     #[must_use]
     pub fn root(&self) -> &Path {

@@ -73,6 +73,29 @@ impl Container {
         }
     }
 
+    /// One whose connection came from another process, with its handle if that was read there.
+    #[must_use]
+    pub fn passed_on(
+        directory: &Path,
+        cgroup: Option<PathBuf>,
+        handle: Option<Handle>,
+        connection: OwnedFd,
+    ) -> Self {
+        Self {
+            connection,
+            files: HandOff::at(directory),
+            cgroup,
+            handle: handle.map(Box::new),
+            exit: None,
+        }
+    }
+
+    /// Its connection, to be passed on to another process.
+    #[must_use]
+    pub fn into_connection(self) -> OwnedFd {
+        self.connection
+    }
+
     pub(crate) fn adopted(files: HandOff, cgroup: Option<PathBuf>, connection: OwnedFd) -> Self {
         Self {
             connection,

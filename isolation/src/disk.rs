@@ -10,7 +10,7 @@ use std::io;
 pub use file_system::FileSystem;
 
 /// What a container has on a disk whose limit the kernel keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DiskUsage {
     /// What its files take.
     pub used_bytes: u64,

@@ -284,7 +284,7 @@ impl HandOff {
         let write = || -> io::Result<()> {
             let bytes = serde_json::to_vec(value)?;
             let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
+            options.write(true).create(true).truncate(true).mode(0o644);
             let mut file = options.open(&path)?;
             file.write_all(&bytes)?;
             if durability == Durability::Synced {

@@ -43,7 +43,8 @@
 //! they take away, `disk` what keeps a container's disk small, `disposal` how full folders go, `cgroup`, `limits`, `shortage`,
 //! `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`,
 //! `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
-//! takes archives and layers of images apart, `service` is a process that speaks to strangers.
+//! takes archives and layers of images apart, `service` is a process that speaks to strangers, `division` an agent that
+//! gives up root and the process that keeps it.
 
 pub mod adoption;
 pub mod attachment;
@@ -59,6 +60,7 @@ pub mod crash;
 pub mod device_filter;
 pub mod disk;
 pub mod disposal;
+pub mod division;
 mod ebpf;
 pub mod entry;
 pub mod handoff;

@@ -53,6 +53,27 @@ pub enum Packet<T> {
 }
 
 impl Packets {
+    /// Two connected ends.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = wire::packet_pair()?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// An end that came from another process.
+    #[must_use]
+    pub fn passed_on(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// The socket, to be passed on to another process.
+    #[must_use]
+    pub fn into_socket(self) -> OwnedFd {
+        self.0
+    }
+
     /// Sends a message whole, with descriptors of which the receiver gets its own. Waits for room.
     ///
     /// # Errors
@@ -97,6 +118,12 @@ impl Packets {
     pub fn close(&self) {
         // Fails only if it is closed.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl AsFd for Packets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

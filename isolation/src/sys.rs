@@ -118,22 +118,28 @@ pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errn
 
 /// Closes every descriptor above the standard streams, except `kept`.
 pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    if !breach::stands(Wall::Descriptors) {
-        return Ok(());
+    match breach::stands(Wall::Descriptors) {
+        true => close_all_but_these(kept.as_slice()),
+        false => Ok(()),
     }
-    let close = |first: RawFd, last: RawFd| {
-        // SAFETY: called only where nothing is used afterwards that owns one of these descriptors: right
-        // before an exec, or at the start of a process of our own.
-        let returned = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        Errno::result(returned).map(drop)
-    };
-    let Some(kept) = kept.map(|fd| fd.as_raw_fd()) else {
-        return close(3, RawFd::MAX);
-    };
-    if kept > 3 {
-        close(3, kept - 1)?;
+}
+
+/// Closes every descriptor above the standard streams, except these.
+pub(crate) fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut kept: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    let mut first: RawFd = 3;
+    for end in kept.into_iter().map(Some).chain([None]) {
+        let last = end.map_or(RawFd::MAX, |end| end - 1);
+        if last >= first {
+            // SAFETY: called only where nothing is used afterwards that owns one of these descriptors: right before an
+            // exec, or at the start of a process of our own.
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            Errno::result(closed)?;
+        }
+        first = end.map_or(first, |end| first.max(end + 1));
     }
-    close(kept + 1, RawFd::MAX)
+    Ok(())
 }
 
 /// A handle on this very process: it never means a later one that got the same number.

@@ -13,6 +13,7 @@ use argosy_proto::v1;
 use argosy_state::digest::task_mark;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::{Standing, TaskState};
+use serde::{Deserialize, Serialize};
 
 use super::executors::{ExecutorFacts, ExecutorRecord};
 use super::wire;
@@ -32,7 +33,8 @@ pub struct Instance {
 }
 
 /// The name of one container: an instance, and the life of the agent process that started it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ContainerName {
     /// What runs in it.
     pub instance: Instance,

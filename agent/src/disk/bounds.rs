@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::disk::{DiskError, DiskUsage, FileSystem, project};
 use argosy_proto::v1;
+use serde::{Deserialize, Serialize};
 
 use crate::config::DiskEnforcement;
 use crate::core::{ContainerName, disk_limit_bytes};
@@ -34,6 +35,28 @@ pub(crate) fn check(how: DiskEnforcement, profile: bool, directory: &Path) -> Re
     Ok(())
 }
 
+/// What the kernel is to keep a task to; `None` if it is not. An executor's tasks come and go, with what they may have,
+/// so that its container is measured.
+pub(crate) fn enforced_bytes(how: DiskEnforcement, task: &v1::TaskSpec) -> Option<u64> {
+    match how {
+        DiskEnforcement::Measured => None,
+        DiskEnforcement::Quota | DiskEnforcement::Loop => {
+            disk_limit_bytes(task).filter(|_| task.executor.is_none())
+        }
+    }
+}
+
+/// What was brought into a sandbox before its task starts was brought by the agent, whom no quota stops.
+pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), String> {
+    match usage {
+        Some(has) if has.used_bytes > has.limit_bytes => Err(format!(
+            "what was fetched takes {} bytes of a disk of {}: ask for more disk",
+            has.used_bytes, has.limit_bytes
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Where tasks' disks are bounded, and how.
 #[derive(Debug)]
 pub(crate) struct Bounds {
@@ -46,17 +69,6 @@ impl Bounds {
         Self {
             paths: paths.clone(),
             how,
-        }
-    }
-
-    /// What the kernel is to keep a task to; `None` if it is not. An executor's tasks come and go, with what they may have,
-    /// so that its container is measured.
-    pub(crate) fn bytes(&self, task: &v1::TaskSpec) -> Option<u64> {
-        match self.how {
-            DiskEnforcement::Measured => None,
-            DiskEnforcement::Quota | DiskEnforcement::Loop => {
-                disk_limit_bytes(task).filter(|_| task.executor.is_none())
-            }
         }
     }
 
@@ -83,17 +95,6 @@ impl Bounds {
             }
         };
         taken.map_err(|error| crate::error::sentence(&error))
-    }
-
-    /// What was brought into a sandbox before its task starts was brought by root, whom no quota stops.
-    pub(crate) fn judge(&self, name: ContainerName, sandbox: &Path) -> Result<(), String> {
-        match usage(&self.paths, name, sandbox) {
-            Some(has) if has.used_bytes > has.limit_bytes => Err(format!(
-                "what was fetched takes {} bytes of a disk of {}: ask for more disk",
-                has.used_bytes, has.limit_bytes
-            )),
-            Some(_) | None => Ok(()),
-        }
     }
 
     /// Where a container with an image has what it changes of it.
@@ -163,7 +164,7 @@ pub(crate) fn usage(paths: &Paths, name: ContainerName, sandbox: &Path) -> Optio
 }
 
 /// Whom the kernel keeps from having more than a container's disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Keeper {
     /// Nobody: it is measured.
     Nobody,
@@ -236,9 +237,10 @@ mod tests {
     fn only_tasks_that_ask_for_disk_are_bounded_and_only_where_it_is_asked_for() {
         let bounds = |how| Bounds::new(&Paths::new(Path::new("/nowhere")), how);
         let looped = bounds(DiskEnforcement::Loop);
-        assert_eq!(looped.bytes(&task(4)), Some(4 << 20));
-        assert_eq!(looped.bytes(&v1::TaskSpec::default()), None);
-        assert_eq!(bounds(DiskEnforcement::Measured).bytes(&task(4)), None);
+        let bytes = |task| enforced_bytes(DiskEnforcement::Loop, &task);
+        assert_eq!(bytes(task(4)), Some(4 << 20));
+        assert_eq!(bytes(v1::TaskSpec::default()), None);
+        assert_eq!(enforced_bytes(DiskEnforcement::Measured, &task(4)), None);
         let name = "1-2-3".parse().unwrap();
         let changes = Path::new("/nowhere/containers/1-2-3/changes");
         assert_eq!(looped.changes(name), changes, "until it is made");

@@ -9,6 +9,7 @@ mod bounds;
 mod eviction;
 mod floor;
 mod nameless;
+mod pass;
 mod rounds;
 mod walk;
 
@@ -17,14 +18,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use argosy_state::ids::TaskKey;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::bounds::{Bounds, check, keeper, release, usage};
+pub(crate) use self::bounds::{
+    Bounds, Keeper, check, enforced_bytes, judge, keeper, release, usage,
+};
 use self::eviction::Evictions;
 pub(crate) use self::floor::{Floor, Level};
 use self::rounds::Rounds;
-use crate::core::{Input, Instance};
+pub(crate) use self::walk::{Passage, Walk};
+use crate::broker::Broker;
+use crate::core::{ContainerName, Input, Instance};
 use crate::inbox::Event;
 
 /// How often it is measured.
@@ -35,14 +41,51 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Measured {
     /// Where its files are.
     pub(crate) folders: Vec<PathBuf>,
-    /// The control group of its processes, if it has one.
-    pub(crate) group: Option<PathBuf>,
+    /// The container whose processes are looked at, too.
+    pub(crate) processes: Option<ContainerName>,
     /// The most that they may take, in bytes; [`u64::MAX`] for no limit.
     pub(crate) limit_bytes: u64,
     /// What the task requested, in bytes: while it has no more, it is never evicted.
     pub(crate) requested_bytes: u64,
     /// One of the folders is its group's, and may grow when it has ended.
     pub(crate) leads_group: bool,
+}
+
+/// A task whose disk is to be measured, unless the kernel keeps it in bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) key: TaskKey,
+    pub(crate) name: ContainerName,
+    /// What is kept of its output.
+    pub(crate) output_bytes: u64,
+    /// Without what it changes of its image.
+    pub(crate) measured: Measured,
+}
+
+impl Wanted {
+    /// `None` if it cannot have more than it may. Blocks.
+    fn seen(self, broker: &Broker) -> Option<Measured> {
+        let Self {
+            key,
+            name,
+            output_bytes,
+            mut measured,
+        } = self;
+        let keeper = broker.disk_keeper(&key, name);
+        match keeper.and_then(|keeper| Ok((keeper, broker.changes(name)?))) {
+            Ok((keeper, changes)) => {
+                let limit_bytes = measured.limit_bytes;
+                measured.limit_bytes = keeper.measured_above(limit_bytes, output_bytes)?;
+                // Behind its sandbox, before the folder of its group.
+                measured.folders.insert(1, changes);
+                Some(measured)
+            }
+            Err(why) => {
+                tracing::warn!(container = %name, why, "the disk of a task is not measured");
+                None
+            }
+        }
+    }
 }
 
 /// What a task uses of the disk, and what it requested.
@@ -99,15 +142,20 @@ pub(crate) struct Meter(Arc<Mutex<Vec<Change>>>);
 /// News for the next round. As many at most as containers start and end in a second.
 #[derive(Debug)]
 enum Change {
-    Begin(Instance, Measured),
+    Begin(Box<Wanted>),
     End(Instance),
     EndGroup(Instance),
 }
 
 impl Change {
-    fn happens(self, rounds: &mut Rounds) {
+    fn happens(self, rounds: &mut Rounds, seen: impl FnOnce(Wanted) -> Option<Measured>) {
         match self {
-            Self::Begin(instance, measured) => rounds.begin(instance, measured),
+            Self::Begin(wanted) => {
+                let instance = wanted.name.instance;
+                if let Some(measured) = seen(*wanted) {
+                    rounds.begin(instance, measured);
+                }
+            }
             Self::End(instance) if rounds.leads_group(instance) => {}
             Self::End(instance) | Self::EndGroup(instance) => rounds.end(instance),
         }
@@ -116,8 +164,8 @@ impl Change {
 
 impl Meter {
     /// From the next round on.
-    pub(crate) fn begin(&self, instance: Instance, measured: Measured) {
-        self.changed(Change::Begin(instance, measured));
+    pub(crate) fn begin(&self, wanted: Wanted) {
+        self.changed(Change::Begin(Box::new(wanted)));
     }
 
     /// One that leads a group goes on. Nothing is wrong if it was never begun.
@@ -141,20 +189,22 @@ impl Meter {
     }
 
     /// Measures until the agent stops, and evicts below the floor. What is found waits while the agent's loop is busy.
-    pub(crate) async fn run(self, inbox: mpsc::Sender<Event>, floor: Floor) {
-        let mut rounds = Rounds::default();
+    pub(crate) async fn run(self, broker: Broker, inbox: mpsc::Sender<Event>, floor: Floor) {
+        let mut rounds = Rounds::of(broker.clone());
         let mut evictions = Evictions::new(floor);
         let mut turn = tokio::time::interval(EVERY);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             turn.tick().await;
-            for change in self.take() {
-                change.happens(&mut rounds);
-            }
-            if rounds.is_empty() {
+            let changes = self.take();
+            if rounds.is_empty() && changes.is_empty() {
                 continue;
             }
+            let broker = broker.clone();
             let round = tokio::task::spawn_blocking(move || {
+                for change in changes {
+                    change.happens(&mut rounds, |wanted| wanted.seen(&broker));
+                }
                 let found = rounds.round();
                 let found = found.into_iter().map(|excess| {
                     metrics::counter!("argosy_agent_disk_kills_total").increment(1);
@@ -188,21 +238,28 @@ mod tests {
             agent: AgentId(1),
             order: OrderIndex(order),
         });
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         for (instance, leads_group) in [(alone, false), (first, true)] {
             let measured = Measured {
                 folders: Vec::new(),
-                group: None,
+                processes: None,
                 limit_bytes: 1,
                 requested_bytes: 1,
                 leads_group,
             };
-            Change::Begin(instance, measured).happens(&mut rounds);
+            let wanted = Wanted {
+                key: crate::core::task_key("framework-1", "web").unwrap(),
+                name: ContainerName { instance, life: 1 },
+                output_bytes: 0,
+                measured,
+            };
+            let begin = Change::Begin(Box::new(wanted));
+            begin.happens(&mut rounds, |wanted| Some(wanted.measured));
         }
-        Change::End(alone).happens(&mut rounds);
-        Change::End(first).happens(&mut rounds);
+        Change::End(alone).happens(&mut rounds, |_| None);
+        Change::End(first).happens(&mut rounds, |_| None);
         assert!(rounds.leads_group(first));
-        Change::EndGroup(first).happens(&mut rounds);
+        Change::EndGroup(first).happens(&mut rounds, |_| None);
         assert!(rounds.is_empty());
     }
 

@@ -7,8 +7,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::walk::{Progress, Walk};
+use super::pass::{Looker, Pass};
+use super::walk::Progress;
 use super::{Excess, Measured, Usage};
+use crate::broker::Broker;
 use crate::core::Instance;
 
 /// What a round may cost, in entries: about a fortieth of a core.
@@ -24,15 +26,15 @@ const TURN_COST: u64 = 500;
 const HELD_FOLDERS: usize = 1_024;
 
 /// All tasks that are measured.
-#[derive(Debug, Default)]
 pub(super) struct Rounds {
+    looker: Looker,
     measured: BTreeMap<Instance, Known>,
     /// Those with few files, or of whom nothing is known yet; the next one first.
     small: VecDeque<Instance>,
     /// Those with many.
     large: VecDeque<Instance>,
     /// Of these: how far each has come that was begun.
-    walks: BTreeMap<Instance, Walk>,
+    walks: BTreeMap<Instance, Pass>,
 }
 
 /// What is known of a task.
@@ -56,6 +58,26 @@ enum Turn {
 }
 
 impl Rounds {
+    pub(super) fn of(broker: Broker) -> Self {
+        Self::by(Looker::Broker(broker))
+    }
+
+    fn by(looker: Looker) -> Self {
+        Self {
+            looker,
+            measured: BTreeMap::new(),
+            small: VecDeque::new(),
+            large: VecDeque::new(),
+            walks: BTreeMap::new(),
+        }
+    }
+
+    /// In this process.
+    #[cfg(test)]
+    pub(super) fn own() -> Self {
+        Self::by(Looker::own())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.measured.is_empty()
     }
@@ -155,7 +177,7 @@ impl Rounds {
             cost = cost.saturating_sub(walk.cost - before);
             match turn {
                 Turn::Unfinished => {
-                    let held: usize = self.walks.values().map(Walk::held).sum();
+                    let held: usize = self.walks.values().map(Pass::held).sum();
                     let is_beyond = held + walk.held() > HELD_FOLDERS;
                     self.walks.insert(instance, walk);
                     if is_beyond {
@@ -175,17 +197,17 @@ impl Rounds {
     }
 
     /// A new pass through what a task has.
-    fn walk(&mut self, instance: Instance) -> Walk {
+    fn walk(&mut self, instance: Instance) -> Pass {
         let known = self.measured.get_mut(&instance);
         let known = known.expect("only who is measured has a turn");
         known.passes += 1;
         let looks_at_processes = known.passes.is_multiple_of(PROCESSES_EVERY);
         let measured = &known.measured;
-        let group = measured.group.as_deref().filter(|_| looks_at_processes);
-        Walk::through(&measured.folders).then_through(group)
+        let processes = measured.processes.filter(|_| looks_at_processes);
+        Pass::through(self.looker.clone(), measured.folders.clone(), processes)
     }
 
-    fn turn(&mut self, instance: Instance, walk: &mut Walk, until_cost: u64) -> Turn {
+    fn turn(&mut self, instance: Instance, walk: &mut Pass, until_cost: u64) -> Turn {
         let known = self.measured.get_mut(&instance);
         let known = known.expect("only who is measured has a turn");
         let limit_bytes = known.measured.limit_bytes;
@@ -242,7 +264,7 @@ mod tests {
     fn may_have(folder: &Path, limit_bytes: u64) -> Measured {
         Measured {
             folders: vec![folder.to_owned()],
-            group: None,
+            processes: None,
             limit_bytes,
             requested_bytes: MIB,
             leads_group: false,
@@ -258,7 +280,7 @@ mod tests {
     #[test]
     fn who_has_too_much_is_told_once_and_others_go_on() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         let folders = [1, 2].map(|order| task(world.path(), order, 3));
         for (order, folder) in (1..).zip(&folders) {
             rounds.begin(instance(order), may_have(folder, MIB));
@@ -278,7 +300,7 @@ mod tests {
     #[test]
     fn the_first_to_be_evicted_exceeds_its_request_by_most() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         for (order, mib, requested) in [(1, 40, 39), (2, 5, 1), (3, 60, 64), (4, 3, 0)] {
             let folder = task(world.path(), order, 1);
             fs::write(folder.join("0"), vec![1; mib * MIB as usize]).unwrap();
@@ -302,7 +324,7 @@ mod tests {
     #[test]
     fn what_is_known_of_a_task_stays_when_its_request_changes() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         let folder = task(world.path(), 1, 1);
         fs::write(folder.join("0"), vec![1; 5 * MIB as usize]).unwrap();
         rounds.begin(instance(1), may_have(&folder, u64::MAX));
@@ -320,7 +342,7 @@ mod tests {
     #[test]
     fn a_task_with_many_files_keeps_no_other_waiting_and_has_its_end_too() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         let (large, small) = (task(world.path(), 1, 5_000), task(world.path(), 2, 3));
         rounds.begin(instance(1), may_have(&large, 64 * MIB));
         assert_eq!(rounds.round_of(1_000), []);
@@ -340,7 +362,7 @@ mod tests {
     #[test]
     fn a_task_with_millions_of_names_holds_up_no_other_that_has_many() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         for (order, files) in [(1, 20_000), (2, 3_000)] {
             let folder = task(world.path(), order, files);
             rounds.begin(instance(order), may_have(&folder, 64 * MIB));
@@ -365,7 +387,7 @@ mod tests {
     #[test]
     fn folders_that_wait_for_their_next_turn_are_bounded_and_who_holds_too_many_goes_first() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         let deep = vec!["d"; 200].join("/");
         for order in 1..=8 {
             let folder = task(world.path(), order, 0);
@@ -377,7 +399,7 @@ mod tests {
         let mut through = BTreeMap::new();
         for _ in 0..100 {
             assert_eq!(rounds.round_of(8_000), []);
-            most = most.max(rounds.walks.values().map(Walk::held).sum());
+            most = most.max(rounds.walks.values().map(Pass::held).sum());
             for (instance, known) in &rounds.measured {
                 through.insert(*instance, known.passes);
             }
@@ -389,7 +411,7 @@ mod tests {
     #[test]
     fn a_round_costs_no_more_than_it_may_and_everybody_has_a_turn() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         for order in 1..=50 {
             let folder = task(world.path(), order, 10);
             rounds.begin(instance(order), may_have(&folder, MIB));
@@ -411,7 +433,7 @@ mod tests {
     #[test]
     fn a_task_that_has_grown_small_is_one_of_the_small_again() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = Rounds::default();
+        let mut rounds = Rounds::own();
         let folder = task(world.path(), 1, 3_000);
         rounds.begin(instance(1), may_have(&folder, 64 * MIB));
         assert_eq!(rounds.round(), []);

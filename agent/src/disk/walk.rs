@@ -11,6 +11,7 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::nameless;
 
@@ -27,7 +28,7 @@ const BLOCK_BYTES: u64 = 512;
 
 /// A pass on its way.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(crate) struct Walk {
     /// Still to be entered.
     folders: Vec<PathBuf>,
     /// Where it stands: each lies in the one before.
@@ -46,8 +47,8 @@ pub(super) struct Walk {
 }
 
 /// How far a pass has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Progress {
     /// So many bytes were found, and there is more.
     Unfinished(u64),
     /// So many bytes were found in all.
@@ -56,8 +57,33 @@ pub(super) enum Progress {
     TooDeep,
 }
 
+/// A pass after a part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Passage {
+    pub(super) progress: Progress,
+    /// What it has cost so far, in entries.
+    pub(super) cost: u64,
+    /// How many descriptors it holds while it waits.
+    pub(super) held: usize,
+}
+
+impl Passage {
+    pub(crate) fn of(progress: Progress, walk: &Walk) -> Self {
+        Self {
+            progress,
+            cost: walk.cost,
+            held: walk.held(),
+        }
+    }
+
+    /// Whether there is more to be looked at.
+    pub(crate) fn goes_on(self) -> bool {
+        matches!(self.progress, Progress::Unfinished(_))
+    }
+}
+
 impl Walk {
-    pub(super) fn through(folders: &[PathBuf]) -> Self {
+    pub(crate) fn through(folders: &[PathBuf]) -> Self {
         Self {
             folders: folders.to_vec(),
             ..Self::default()
@@ -65,7 +91,7 @@ impl Walk {
     }
 
     /// And then through what the processes of this group hold open.
-    pub(super) fn then_through(mut self, group: Option<&Path>) -> Self {
+    pub(crate) fn then_through(mut self, group: Option<&Path>) -> Self {
         self.group = group.map(Path::to_owned);
         self
     }
@@ -76,7 +102,7 @@ impl Walk {
     }
 
     /// Goes on until it has cost so much, or it has found more bytes than `enough`.
-    pub(super) fn go(&mut self, until_cost: u64, enough: u64) -> Progress {
+    pub(crate) fn go(&mut self, until_cost: u64, enough: u64) -> Progress {
         while self.cost < until_cost && self.bytes <= enough {
             let Some(folder) = self.open.last_mut() else {
                 match self.folders.pop() {

@@ -18,16 +18,17 @@ use tonic::Status;
 pub(crate) use place::{Guest, Place};
 use service::Service;
 
+use crate::broker::Broker;
 use crate::core::{ContainerName, Instance};
 use crate::inbox::Event;
-use crate::paths::Paths;
 
 /// Into the present stream of an executor. When full that stream ends; the next one begins with what is missing.
 pub(crate) type ExecutorSender = mpsc::Sender<Result<v1::ToExecutor, Status>>;
 
 /// All sockets that are open.
 pub(crate) struct ExecutorSockets {
-    paths: Paths,
+    /// `None` on a made-up host, whose executors nobody meets.
+    broker: Option<Broker>,
     inbox: mpsc::Sender<Event>,
     connections: Arc<AtomicU64>,
     open: HashMap<Instance, Open>,
@@ -43,9 +44,9 @@ struct Open {
 }
 
 impl ExecutorSockets {
-    pub(crate) fn new(paths: Paths, inbox: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(broker: Option<Broker>, inbox: mpsc::Sender<Event>) -> Self {
         Self {
-            paths,
+            broker,
             inbox,
             connections: Arc::default(),
             open: HashMap::new(),
@@ -67,10 +68,12 @@ impl ExecutorSockets {
             _guard: stop.drop_guard(),
         };
         self.open.insert(name.instance, open);
-        let place = Place::new(self.paths.executor(name));
+        let Some(broker) = self.broker.clone() else {
+            return;
+        };
         // One task a socket. If it cannot be served its executor does not subscribe, and is ended for that.
         self.threads.spawn(async move {
-            if let Err(error) = service.run(place).await {
+            if let Err(error) = service.run(name, broker).await {
                 let why = crate::error::sentence(&error);
                 tracing::error!(executor = %name, why, "the socket of an executor is not served");
             }

@@ -7,10 +7,11 @@ use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid};
-use tokio::net::UnixListener;
+use serde::{Deserialize, Serialize};
 
 /// The longest path that a socket can have on Linux, in bytes.
 const SOCKET_PATH_BYTES: usize = 107;
@@ -18,7 +19,7 @@ const SOCKET_PATH_BYTES: usize = 107;
 const TOKEN_BYTES: usize = 32;
 
 /// Who may use a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Guest {
     /// Whose socket and token are, as the disk counts users; `None`: any user's that can see them.
     pub(crate) owner: Option<u32>,
@@ -171,8 +172,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_place_is_listened_at_again_with_the_same_token() {
+    #[test]
+    fn a_place_is_listened_at_again_with_the_same_token() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::new(folder.path().join("executors/1-1-1"));
         place.make(&own()).unwrap();

@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::place::{Place, is_same_token};
-use crate::core::{ExecutorSaid, Input, Instance};
+use super::place::is_same_token;
+use crate::broker::Broker;
+use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
 use crate::inbox::Event;
 
 /// Connections of one executor at a time; more wait in the kernel.
@@ -56,8 +57,12 @@ struct Door {
 
 impl Service {
     /// Serves until it is stopped.
-    pub(super) async fn run(self, place: Place) -> io::Result<()> {
-        let (listener, peers, token) = place.listen()?;
+    pub(super) async fn run(self, name: ContainerName, broker: Broker) -> io::Result<()> {
+        let listening = tokio::task::spawn_blocking(move || broker.listen_at_place(name));
+        let listening = listening.await.expect("listening never panics");
+        let (listener, peers, token) = listening.map_err(io::Error::other)?;
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
         let stop = self.stop.clone();
         let service = self;
         let door = ExecutorServer::new(Door { service, token })

@@ -15,15 +15,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_isolation::crash;
-use argosy_isolation::disposal::remove_folder;
 use tokio::sync::Notify;
 
+use crate::broker::Broker;
 use crate::core::ContainerName;
 use crate::disk::{Floor, Level};
 use crate::inbox::Asker;
 use crate::paths::Paths;
 use argosy_content::images::Images;
-use removal::remove;
+pub(crate) use removal::remove;
 
 /// How long a sandbox is kept after its task ended.
 const KEEP: Duration = Duration::from_secs(3_600);
@@ -127,18 +127,12 @@ impl Keeper {
 /// Runs until the agent stops. Sandboxes go for want of room when less of the disk is free than `headroom_percent` or the
 /// floor.
 pub(crate) async fn run(
-    paths: Paths,
+    (paths, broker): (Paths, Broker),
     asker: Asker,
     headroom_percent: u64,
     floor: Floor,
     ends: Ends,
 ) {
-    let emptied = paths.clone();
-    let cleared = tokio::task::spawn_blocking(move || {
-        clear_emptied(&emptied.sandboxes());
-        clear_emptied(&emptied.groups());
-    });
-    cleared.await.expect("removing never panics");
     let mut keeper = Keeper::default();
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -167,12 +161,14 @@ pub(crate) async fn run(
         let live = live.flat_map(|view| [Some(view.name), view.group]);
         let live = live.flatten().collect();
         let leaving = keeper.judge(Instant::now(), room, present, &live);
-        let removed_from = paths.clone();
+        let broker = broker.clone();
         let removing = move || {
-            remove(&removed_from, leaving);
-            for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
+            if let Err(why) = broker.remove_sandboxes(leaving) {
+                tracing::warn!(why, "sandboxes cannot be removed");
+            }
+            for (name, _) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Tried again in the next round.
-                let _ = remove_folder(path);
+                let _ = broker.remove_container(*name);
                 crash::passed("gc.folder-removed");
             }
         };
@@ -239,17 +235,6 @@ pub(crate) fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
     tasks.flat_map(|task| named(&task)).collect()
 }
 
-/// Folders of tasks and of frameworks from which a life of the agent that was cut off had removed the last sandbox.
-fn clear_emptied(path: &Path) {
-    for framework in folders(path) {
-        for task in folders(&framework) {
-            // Whatever is in it keeps it, and its framework's.
-            let _ = fs::remove_dir(task);
-        }
-        let _ = fs::remove_dir(framework);
-    }
-}
-
 /// The folders in here that have a container's name.
 fn named(path: &Path) -> Vec<(ContainerName, PathBuf)> {
     let all = folders(path).into_iter();
@@ -257,7 +242,7 @@ fn named(path: &Path) -> Vec<(ContainerName, PathBuf)> {
         .collect()
 }
 
-fn folders(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else {
         return Vec::new();
     };
@@ -406,27 +391,6 @@ mod tests {
         assert_eq!(below(&paths.groups()), [(name, group.clone())]);
         remove(&paths, vec![group]);
         assert!(!paths.groups().join("framework-1").exists());
-    }
-
-    #[test]
-    fn what_a_removal_that_was_cut_off_leaves_goes_at_the_next_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let sandboxes = folder.path().join("sandboxes");
-        let kept = sandboxes.join("framework-1/web/1-5-0");
-        for made in [
-            &kept,
-            &sandboxes.join("framework-1/gone"),
-            &sandboxes.join("framework-2/gone"),
-        ] {
-            fs::create_dir_all(made).unwrap();
-        }
-        clear_emptied(&sandboxes);
-        let left = |path: &Path| folders(path).len();
-        assert_eq!(
-            (left(&sandboxes), left(&sandboxes.join("framework-1"))),
-            (1, 1)
-        );
-        assert!(kept.exists());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use crate::disk::release;
 use crate::paths::Paths;
 
 /// Removes these sandboxes. The mounts of the host are read once for all of them.
-pub(super) fn remove(paths: &Paths, mut leaving: Vec<PathBuf>) {
+pub(crate) fn remove(paths: &Paths, mut leaving: Vec<PathBuf>) {
     leaving.retain(|path| match release(paths, path) {
         Ok(_) => {
             crash::passed("gc.disk-released");

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Held while an agent lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 /// Why a directory could not be locked.
@@ -40,6 +41,12 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Lock {
@@ -67,7 +74,7 @@ impl Lock {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut file) => {
                     sign(&mut file).map_err(failed)?;
-                    return Ok(Self { _file: file });
+                    return Ok(Self { file });
                 }
                 Err((file, Errno::EWOULDBLOCK)) => file,
                 Err((_, errno)) => return Err(failed(errno.into())),

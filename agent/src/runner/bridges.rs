@@ -68,7 +68,7 @@ enum Host {
 impl Bridges {
     /// For the agent of this directory. What `masters` say of themselves no container may reach.
     /// Only with full `isolation` are there networks.
-    pub(super) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
+    pub(crate) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
         let wanted = &config.networks;
         let owner = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
         let cannot =
@@ -101,7 +101,7 @@ impl Bridges {
 
     /// Probes whether this host can give containers private networks, and returns the reason if it cannot. Blocks. Only
     /// success is cached.
-    pub(super) fn possible(&self) -> Result<(), String> {
+    pub(crate) fn possible(&self) -> Result<(), String> {
         if let Some(why) = self.cannot {
             return Err(why.to_owned());
         }
@@ -114,19 +114,19 @@ impl Bridges {
     }
 
     /// Why containers have IPv4 only, unless the operator wants that.
-    pub(super) fn why_no_ipv6(&self) -> Option<&str> {
+    pub(crate) fn why_no_ipv6(&self) -> Option<&str> {
         self.no_ipv6.as_deref()
     }
 
     /// Keeps the networks of the containers that an earlier life has left, and forgets the others. On a failure the
     /// containers keep their networks, others get none until [`Bridges::retry`] or a launch succeeds.
-    pub(super) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), NetworkError> {
+    pub(crate) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), NetworkError> {
         *self.lock() = Host::Closed(known.iter().map(|name| id(*name)).collect());
         self.retry()
     }
 
     /// Tries again what [`Bridges::resume`] could not do. Nothing is done if it has, or if nothing was left.
-    pub(super) fn retry(&self) -> Result<(), NetworkError> {
+    pub(crate) fn retry(&self) -> Result<(), NetworkError> {
         let mut host = self.lock();
         match *host {
             Host::Closed(_) if Networks::are_left(&self.settings) => {
@@ -147,7 +147,7 @@ impl Bridges {
     }
 
     /// A network for this container, with these ports of the host leading to it.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         container: ContainerName,
         ports: &[Publication],
@@ -167,7 +167,7 @@ impl Bridges {
     }
 
     /// The container is gone. Nothing is wrong if it had none.
-    pub(super) fn release(&self, container: ContainerName) -> Result<(), NetworkError> {
+    pub(crate) fn release(&self, container: ContainerName) -> Result<(), NetworkError> {
         let networks = match &mut *self.lock() {
             Host::Open(networks) => Arc::clone(networks),
             Host::Closed(known) => {
@@ -180,7 +180,7 @@ impl Bridges {
     }
 
     /// Takes the agent off the host, whose containers are all gone.
-    pub(super) fn remove(&self) -> Result<(), NetworkError> {
+    pub(crate) fn remove(&self) -> Result<(), NetworkError> {
         let closed = Host::Closed(BTreeSet::new());
         match std::mem::replace(&mut *self.lock(), closed) {
             Host::Open(networks) => {
@@ -207,7 +207,7 @@ fn plain(address: &str) -> Option<SocketAddr> {
 }
 
 /// The ports that a task publishes, by the names that its messages have for them.
-pub(super) fn publications(published: &[v1::PublishedPort]) -> Vec<Publication> {
+pub(crate) fn publications(published: &[v1::PublishedPort]) -> Vec<Publication> {
     // The registry has judged them: what does not fit is 0, which is refused when it is published.
     let port = |number: u32| u16::try_from(number).unwrap_or(0);
     let publications = published.iter().map(|wire| Publication {

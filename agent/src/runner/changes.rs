@@ -11,7 +11,6 @@ use super::disks::disk_of;
 use super::limits::{limits, named};
 use super::{Runner, Shared};
 use crate::core::{ContainerName, Input, Instance, Unmet};
-use crate::error::sentence;
 
 /// Changes that are under way.
 #[derive(Default)]
@@ -110,7 +109,7 @@ impl Shared {
         let sandbox = self.paths.sandbox(&key, name);
         let limits = limits(task, self.settings.defaults, |disk| disk_of(disk, &sandbox))?;
         let asked = named(task, &limits);
-        let Some(group) = self.group(name) else {
+        if self.tree.is_none() {
             let none =
                 "the containers of this agent have no control groups: no limit of theirs is kept";
             return if asked == Limits::default() {
@@ -121,13 +120,12 @@ impl Shared {
                     part: Some(v1::Limits::default()),
                 })
             };
-        };
+        }
         let policy = match self.settings.allow_missing_controllers {
             true => MissingPolicy::AllowMissing,
             false => MissingPolicy::RequireAll,
         };
-        let missing = limits.replace(group.path(), policy);
-        let missing = missing.map_err(|error| sentence(&error))?;
+        let missing = self.broker.replace_limits(name, limits, policy)?;
         kept(&missing.of(&asked), task.limits.clone().unwrap_or_default())
     }
 
@@ -144,8 +142,9 @@ impl Shared {
             (limits.memory_high_bytes, limits.memory_max_bytes) = (None, None);
         }
         // What the host lacks was accepted at the start.
-        let applied = limits.apply(group.path(), MissingPolicy::AllowMissing);
-        applied.map(drop).map_err(|error| sentence(&error).into())
+        let policy = MissingPolicy::AllowMissing;
+        let applied = self.broker.apply_limits(name, limits, policy);
+        applied.map(drop).map_err(Kept::from)
     }
 }
 

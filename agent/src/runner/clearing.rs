@@ -10,7 +10,7 @@ const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Ends the helpers, and removes the tree when the last supervisor of an ended container has gone.
+/// Ends the helpers, and has the tree removed when the last supervisor of an ended container has gone.
 pub(super) fn clear(mut shared: Arc<Shared>) {
     let deadline = Instant::now() + CLEAR_PATIENCE;
     let again = || {
@@ -25,18 +25,8 @@ pub(super) fn clear(mut shared: Arc<Shared>) {
             Err(_) => return,
         }
     };
-    shared.launching.end();
     shared.service.end();
-    let Some(tree) = &shared.tree else { return };
-    let is_empty = || tree.containers().is_ok_and(|living| living.is_empty());
-    if is_empty()
-        && let Err(error) = shared.bridges.remove()
-    {
-        let why = crate::error::sentence(&error);
-        tracing::warn!(why, "the networks of containers stay on this host");
+    if let Err(why) = shared.broker.clear() {
+        tracing::warn!(why, "what containers need stays on this host");
     }
-    if is_empty() {
-        shared.plugged.remove();
-    }
-    while is_empty() && tree.remove().is_err() && again() {}
 }

@@ -12,11 +12,9 @@ use argosy_isolation::{Group, Limits, MissingPolicy, Tree};
 use argosy_proto::v1;
 
 use super::limits::amount_milli;
+use crate::broker::{Broker, CORES};
 use crate::core::ContainerName;
 use crate::paths::Paths;
-
-/// In the hand-off folder of a container that has processors of its own: their numbers, as `2,3`.
-const FILE: &str = "cores";
 
 /// Processors by their numbers.
 pub(super) type Set = BTreeSet<u32>;
@@ -67,19 +65,22 @@ impl Book {
 /// The processors of an agent's containers.
 pub(super) struct Cores {
     tree: Option<Tree>,
+    /// Writes what is the host's. `None` where there is nothing to write to.
+    broker: Option<Broker>,
     /// A lock, since containers are made and removed by many blocking threads.
     book: Mutex<Book>,
 }
 
 impl Cores {
     /// Those that the containers of `tree` may run on; none where the host's control groups do not know.
-    pub(super) fn of(tree: Option<Tree>) -> Self {
+    pub(super) fn of(tree: Option<Tree>, broker: Option<Broker>) -> Self {
         let text = tree
             .as_ref()
             .and_then(|tree| fs::read_to_string(tree.root().join("cpuset.cpus.effective")).ok());
         let all = text.and_then(|text| parse(&text)).unwrap_or_default();
         Self {
             tree,
+            broker,
             book: Mutex::new(Book {
                 all,
                 ..Book::default()
@@ -95,7 +96,7 @@ impl Cores {
             if folder.join("exit.json").exists() {
                 continue;
             }
-            let noted = fs::read_to_string(folder.join(FILE)).ok();
+            let noted = fs::read_to_string(folder.join(CORES)).ok();
             if let Some(cores) = noted.and_then(|text| parse(&text)) {
                 book.taken.insert(*name, cores);
             }
@@ -108,7 +109,6 @@ impl Cores {
         &self,
         name: ContainerName,
         task: &v1::TaskSpec,
-        folder: &Path,
     ) -> Result<Vec<u32>, String> {
         let limits = task.limits.as_ref();
         if !limits.is_some_and(|limits| limits.exclusive_cpus) {
@@ -116,12 +116,12 @@ impl Cores {
         }
         let count = amount_milli(task, "cpus") / 1_000;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let taken = self.take(name, folder, count);
+        let taken = self.take(name, count);
         taken.map_err(|why| format!("limits.exclusive_cpus: {why}"))
     }
 
     /// As many for this container alone, noted in its folder; all others leave them.
-    fn take(&self, name: ContainerName, folder: &Path, count: usize) -> Result<Vec<u32>, String> {
+    fn take(&self, name: ContainerName, count: usize) -> Result<Vec<u32>, String> {
         let mut book = self.lock();
         if book.all.is_empty() {
             return Err(
@@ -130,13 +130,11 @@ impl Cores {
             );
         }
         let cores = book.take(name, count)?;
-        let noted = fs::write(folder.join(FILE), list(&cores));
-        if let Err(error) = noted {
+        let broker = self.broker.as_ref();
+        let noted = broker.map_or(Ok(()), |broker| broker.note_cores(name, list(&cores)));
+        if let Err(why) = noted {
             book.give_back(name);
-            return Err(format!(
-                "cannot write {}: {error}",
-                folder.join(FILE).display()
-            ));
+            return Err(why);
         }
         self.write(&book);
         Ok(cores.into_iter().collect())
@@ -155,7 +153,7 @@ impl Cores {
     pub(super) fn started(&self, name: ContainerName) {
         let book = self.lock();
         if let Some(tree) = self.tree.as_ref().filter(|_| !book.taken.is_empty()) {
-            set(&group_of(tree, name), &book.of(name));
+            self.set(&group_of(tree, name), name, &book.of(name));
         }
     }
 
@@ -175,7 +173,21 @@ impl Cores {
         let containers = tree.containers().unwrap_or_default();
         let names = containers.iter().filter_map(|id| id.as_str().parse().ok());
         for name in names {
-            set(&group_of(tree, name), &book.of(name));
+            self.set(&group_of(tree, name), name, &book.of(name));
+        }
+    }
+
+    /// A group that is gone needs nothing; any other failure costs that container its place, and is told.
+    fn set(&self, group: &Path, name: ContainerName, cores: &Set) {
+        let Some(broker) = &self.broker else { return };
+        let limits = Limits {
+            cpuset: cores.iter().copied().collect(),
+            ..Limits::default()
+        };
+        if let Err(why) = broker.apply_limits(name, limits, MissingPolicy::RequireAll)
+            && group.exists()
+        {
+            tracing::warn!(group = %group.display(), why, "a container cannot be moved to other processors");
         }
     }
 
@@ -189,20 +201,6 @@ fn group_of(tree: &Tree, name: ContainerName) -> PathBuf {
     let id = argosy_isolation::ContainerId::new(name.to_string());
     let group: Group = tree.group(&id.expect("digits and dashes make a name"));
     group.path().to_owned()
-}
-
-/// A group that is gone needs nothing; any other failure costs that container its place, and is told.
-fn set(group: &Path, cores: &Set) {
-    let limits = Limits {
-        cpuset: cores.iter().copied().collect(),
-        ..Limits::default()
-    };
-    if let Err(error) = limits.apply(group, MissingPolicy::RequireAll)
-        && group.exists()
-    {
-        let why = crate::error::sentence(&error);
-        tracing::warn!(group = %group.display(), why, "a container cannot be moved to other processors");
-    }
 }
 
 /// As the kernel writes sets: `0-2,5`.
@@ -262,9 +260,8 @@ mod tests {
 
     #[test]
     fn without_the_controller_nothing_is_handed_out() {
-        let cores = Cores::of(None);
-        let folder = tempfile::tempdir().unwrap();
-        let refused = cores.take(name(1), folder.path(), 1).unwrap_err();
+        let cores = Cores::of(None, None);
+        let refused = cores.take(name(1), 1).unwrap_err();
         assert!(refused.contains("cpuset"), "{refused}");
         assert_eq!(cores.shared(), [0; 0]);
     }
@@ -276,13 +273,14 @@ mod tests {
         for (order, ended) in [(1, false), (2, true)] {
             let folder = paths.container(name(order));
             fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(FILE), format!("{order}")).unwrap();
+            fs::write(folder.join(CORES), format!("{order}")).unwrap();
             if ended {
                 fs::write(folder.join("exit.json"), "{}").unwrap();
             }
         }
         let cores = Cores {
             tree: None,
+            broker: None,
             book: Mutex::new(book("0-3")),
         };
         cores.resume(&paths, &[name(1), name(2), name(3)].into());

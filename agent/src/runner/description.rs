@@ -1,9 +1,7 @@
 //! From a launch order to a container: folders, root, network, environment, user, limits.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::network::cni::Added;
@@ -11,19 +9,20 @@ use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
     BootTime, ContainerId, HostPath, Isolation, MissingPolicy, Namespaces, Owners, Profile,
-    Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume, crash,
+    Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume,
 };
 use argosy_proto::{convert, v1};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::imaged::Launch;
 use super::sizes::ContainerSizes;
 use super::{
-    Shared, devices, disks, executors, groups, imaged, limits, networks, opt_outs, roots, sizes,
-    volumes,
+    Shared, devices, disks, executors, groups, imaged, limits, networks, opt_outs, sizes, volumes,
 };
-use crate::core::{ContainerName, Refusal, Start};
-use crate::sandbox::{self, Viewer};
+use crate::core::{Refusal, Start};
+use crate::disk;
+use crate::sandbox::Viewer;
 
 /// Where commands are looked up unless a task says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -85,12 +84,12 @@ pub(super) fn prepare(
     let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
     let owner = shared.owner(start.holder(), user.as_ref());
     let owner = owner.map_err(failed)?;
-    make_folder(&folder)?;
-    make_sandbox(shared, start.name, task, (&sandbox, owner.as_ref())).map_err(failed)?;
-    let places = places(shared, start, task, &sandbox, user.as_ref())?;
+    shared.broker.make_container(start.name).map_err(failed)?;
+    make_sandbox(shared, start, task, owner.as_ref()).map_err(failed)?;
+    let places = places(shared, start, task, user.as_ref())?;
     let id = container_id(start);
     let mut spec = if has_image {
-        let launch = imaged(shared, start, task, &sandbox, cancelled)?;
+        let launch = imaged(shared, start, task, cancelled)?;
         let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
         spec.profile = profile(shared, start, places, launch.root)?;
         spec.image_user = Some(launch.user);
@@ -123,14 +122,16 @@ fn places(
     shared: &Shared,
     start: &Start,
     task: &v1::TaskSpec,
-    sandbox: &Path,
     user: Option<&User>,
 ) -> Result<Places, Refusal> {
-    let (allowed, viewer) = (&shared.settings.host_paths, viewer(shared, task, user)?);
-    let host_paths = sandbox::host_paths(sandbox, &task.host_paths, allowed, viewer);
+    let viewer = viewer(shared, task, user)?;
+    let host_paths =
+        shared
+            .broker
+            .link_host_paths(&start.key, start.name, &task.host_paths, viewer);
     let mut places = Places {
-        host_paths: host_paths.map_err(|error| invalid(error.to_string()))?,
-        volumes: volumes::volumes(task, &start.launch.role, &shared.settings)?,
+        host_paths: host_paths.map_err(invalid)?,
+        volumes: volumes::volumes(task, &start.launch.role, &shared.settings, &shared.broker)?,
         sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
     };
     let place = executors::place(shared, start, task, user)?;
@@ -161,51 +162,45 @@ fn imaged(
     shared: &Shared,
     start: &Start,
     task: &v1::TaskSpec,
-    sandbox: &Path,
     cancelled: &CancellationToken,
 ) -> Result<Launch, Refusal> {
-    let place = roots::Place {
-        changes: &shared.bounds.changes(start.name),
-        first_host_id: first_host_id(shared, start)?.unwrap_or_default(),
-        id: container_id(start),
-        cgroup: cgroup(shared, start),
-        launching: &shared.launching,
-        made: &|made| shared.bounds.share(sandbox, made),
-        goes_on: &|| !cancelled.is_cancelled(),
+    let root = |layers| {
+        let unwanted = |error: std::io::Error| format!("cannot watch over its root: {error}");
+        let (wanted, held) = std::io::pipe().map_err(unwanted)?;
+        let cancelled = cancelled.clone();
+        // Whoever makes the root sees that it is called off when this end is closed.
+        let calling_off = Handle::current().spawn(async move {
+            cancelled.cancelled().await;
+            drop(held);
+        });
+        let names = (start.name, start.holder());
+        let made = shared
+            .broker
+            .make_root(&start.key, names, layers, wanted.as_fd());
+        calling_off.abort();
+        made
     };
-    let launch = shared.imaged.launch(task, start.name, &place);
+    let launch = shared.imaged.launch(task, start.name, root);
     launch.map_err(failed)
 }
 
 /// Not yet there where nothing was to be fetched.
 fn make_sandbox(
     shared: &Shared,
-    name: ContainerName,
+    start: &Start,
     task: &v1::TaskSpec,
-    (sandbox, owner): (&Path, Option<&User>),
+    owner: Option<&User>,
 ) -> Result<(), String> {
-    let make = || sandbox::make(sandbox, owner).map_err(|error| error.to_string());
+    let make = || shared.broker.make_sandbox(&start.key, start.name, owner);
     make()?;
-    match shared.bounds.bytes(task) {
-        Some(bytes) if !shared.bounds.is_bounded(name, sandbox) => {
-            shared.bounds.take(name, sandbox, bytes)?;
+    match disk::enforced_bytes(shared.enforcement, task) {
+        Some(bytes) if !shared.broker.is_disk_bounded(&start.key, start.name)? => {
+            shared.broker.bound_disk(&start.key, start.name, bytes)?;
             // What is seen there now is another folder.
             make()
         }
         Some(_) | None => Ok(()),
     }
-}
-
-fn make_folder(folder: &Path) -> Result<(), Refusal> {
-    let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
-    made.map_err(|error| {
-        let folder = folder.display();
-        failed(format!(
-            "cannot make {folder}: {error}; mend the disk or make room"
-        ))
-    })?;
-    crash::passed("launch.folder-made");
-    Ok(())
 }
 
 /// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
@@ -248,7 +243,7 @@ fn confine(
         let disk = |name: &str| disks::disk_of(name, &spec.sandbox);
         let limits = limits::limits(task, shared.settings.defaults, disk);
         spec.limits = limits.map_err(failed)?;
-        let cpuset = shared.cores.of_task(start.name, task, &spec.directory);
+        let cpuset = shared.cores.of_task(start.name, task);
         spec.limits.cpuset = cpuset.map_err(failed)?;
     }
     if spec.profile.is_some() {
@@ -257,7 +252,7 @@ fn confine(
         // a file with holes, or one in a volume in memory.
         let is_counted = task.host_paths.is_empty()
             && task.executor.is_none()
-            && shared.bounds.bytes(task).is_none();
+            && disk::enforced_bytes(shared.enforcement, task).is_none();
         let disk_bytes = shared
             .settings
             .disk_default
@@ -307,7 +302,7 @@ fn profile(
 ) -> Result<Option<Profile>, Refusal> {
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
-    let walls = opt_outs::walls(&task, allowed, shared.host_ids.is_some()).map_err(invalid)?;
+    let walls = opt_outs::walls(&task, allowed, shared.settings.profile).map_err(invalid)?;
     let Some(first_host_id) = first_host_id(shared, start)? else {
         return Ok(None);
     };
@@ -326,10 +321,11 @@ fn profile(
 
 /// Its user 0 on the host; `None` without the profile.
 fn first_host_id(shared: &Shared, start: &Start) -> Result<Option<u32>, Refusal> {
-    let ids = shared.host_ids.as_ref();
-    ids.map(|ids| ids.take(start.holder()))
-        .transpose()
-        .map_err(|error| failed(error.to_string()))
+    if !shared.settings.profile {
+        return Ok(None);
+    }
+    let taken = shared.broker.take_users(start.holder());
+    taken.map(Some).map_err(failed)
 }
 
 fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {
@@ -376,7 +372,7 @@ fn environment(
 
 /// Whether a container that was found gone had certainly never started: its folder was never made, or
 /// its handle says that somebody voided the start.
-pub(super) fn never_started(folder: &Path) -> bool {
+pub(crate) fn never_started(folder: &Path) -> bool {
     match std::fs::read(folder.join("handle.json")) {
         Ok(bytes) => serde_json::from_slice::<String>(&bytes).is_ok_and(|claim| claim == "void"),
         // What cannot be looked at may have started.

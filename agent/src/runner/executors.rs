@@ -24,11 +24,10 @@ pub(super) fn place(
         return Ok(None);
     }
     let own = nix::unistd::geteuid().as_raw();
-    let guest = match &shared.host_ids {
+    let guest = match shared.settings.profile {
         // Its files are its container's by mapped owners, so that on the disk they have the container's numbers.
-        Some(host_ids) => {
-            let taken = host_ids.take(start.name);
-            let first = taken.map_err(|error| failed(error.to_string()))?;
+        true => {
+            let first = shared.broker.take_users(start.name).map_err(failed)?;
             let inside = command_user(user).uid;
             // Whom an image names is known only inside.
             let is_known = imaged::image_of(task).is_empty();
@@ -42,7 +41,7 @@ pub(super) fn place(
                 is_hidden: true,
             }
         }
-        None => {
+        false => {
             let uid = user.map_or(own, |user| user.uid);
             Guest {
                 owner: Some(uid),
@@ -52,7 +51,7 @@ pub(super) fn place(
         }
     };
     let folder = shared.paths.executor(start.name);
-    let made = Place::new(folder.clone()).make(&guest);
+    let made = shared.broker.make_place(start.name, &guest);
     made.map_err(|error| {
         let folder = folder.display();
         failed(format!(

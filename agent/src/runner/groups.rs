@@ -12,12 +12,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::network::{NetworkError, alone};
 use argosy_isolation::view::SHARED;
 use argosy_isolation::{Spec, User, crash};
 use argosy_state::ids::GroupId;
 
 use super::{Runner, Shared, TRY_AGAIN};
+use crate::broker::{Above, Broker};
 use crate::core::{ContainerName, GroupStart, Input, Start};
 
 /// The network namespaces of groups whose containers are being started by this life of the agent. A later one needs none:
@@ -33,8 +33,8 @@ impl Groups {
     pub(super) fn joined(
         &self,
         name: ContainerName,
-        take: impl FnOnce() -> Result<(OwnedFd, Vec<IpAddr>), NetworkError>,
-    ) -> Result<(OwnedFd, Vec<IpAddr>), NetworkError> {
+        take: impl FnOnce() -> Result<(OwnedFd, Vec<IpAddr>), String>,
+    ) -> Result<(OwnedFd, Vec<IpAddr>), String> {
         let mut all = self.lock();
         let (namespace, addresses) = match all.remove(&name) {
             Some(known) => known,
@@ -42,10 +42,7 @@ impl Groups {
         };
         let again = namespace
             .try_clone()
-            .map_err(|source| NetworkError::Kernel {
-                what: "keep a network namespace".to_owned(),
-                source,
-            });
+            .map_err(|error| format!("cannot keep a network namespace: {error}"));
         all.insert(name, (namespace, addresses.clone()));
         Ok((again?, addresses))
     }
@@ -54,8 +51,10 @@ impl Groups {
     pub(super) fn alone(
         &self,
         name: ContainerName,
-    ) -> Result<(OwnedFd, Vec<IpAddr>), NetworkError> {
-        self.joined(name, || Ok((alone()?, vec![Ipv4Addr::LOCALHOST.into()])))
+        broker: &Broker,
+    ) -> Result<(OwnedFd, Vec<IpAddr>), String> {
+        let own = vec![Ipv4Addr::LOCALHOST.into()];
+        self.joined(name, || Ok((broker.network_alone()?, own)))
     }
 
     fn forget(&self, name: ContainerName) {
@@ -84,19 +83,10 @@ pub(super) fn share(
         name, id, first, ..
     } = group;
     let id = GroupId::new(id).map_err(|error| format!("group: {error}"))?;
-    let on_its_own = first
-        .as_ref()
-        .and_then(|(first, _)| shared.bounds.group(*first));
-    let folder = on_its_own.unwrap_or_else(|| shared.paths.group(start.key.framework, &id, *name));
     let profile = spec.profile.is_some();
-    make(&folder, owner, profile).map_err(|error| {
-        let folder = folder.display();
-        format!("cannot make the group's folder {folder}: {error}; mend the disk or make room")
-    })?;
-    if let Some((first, key)) = first {
-        let sandbox = shared.paths.sandbox(key, *first);
-        shared.bounds.share(&sandbox, &folder)?;
-    }
+    let folder = shared
+        .broker
+        .share_group(&start.key, (&id, *name), first.as_ref(), owner)?;
     let seen = if profile {
         Path::new(SHARED)
     } else {
@@ -118,17 +108,14 @@ pub(super) fn share(
 
 /// One that is there already is taken. With the profile all users of the group's containers may write to it, and nobody
 /// else comes near it; without, it is the first one's user's, as a sandbox is.
-fn make(folder: &Path, owner: Option<&User>, profile: bool) -> io::Result<()> {
-    let (above, own) = if profile {
-        (0o700, 0o777)
-    } else {
-        (0o711, 0o750)
-    };
-    let parent = folder.parent().unwrap_or(folder);
-    DirBuilder::new()
-        .mode(above)
-        .recursive(true)
-        .create(parent)?;
+pub(crate) fn make(
+    folder: &Path,
+    owner: Option<&User>,
+    profile: bool,
+    above: Above,
+) -> io::Result<()> {
+    let own = if profile { 0o777 } else { 0o750 };
+    above.make(folder.parent().unwrap_or(folder))?;
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
@@ -166,12 +153,9 @@ impl Runner {
 impl Shared {
     fn release_group(self: Arc<Self>, name: ContainerName) -> Result<(), String> {
         self.groups.forget(name);
-        let released = self.bridges.release(name);
-        released.map_err(|error| crate::error::sentence(&error))?;
+        self.broker.release_network(name)?;
         crash::passed("group.network-released");
-        let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
-        let given_back = given_back.transpose().map(drop);
-        given_back.map_err(|error| error.to_string())?;
+        self.broker.return_users(name)?;
         crash::passed("group.users-returned");
         Ok(())
     }
@@ -200,8 +184,9 @@ mod tests {
     fn a_groups_folder_is_closed_to_the_host_and_open_to_all_its_users() {
         let host = tempfile::tempdir().unwrap();
         let folder = host.path().join("groups/framework-1/pod/1-5-0");
-        make(&folder, None, true).unwrap();
-        make(&folder, None, true).unwrap();
+        let above = Above::own().closed();
+        make(&folder, None, true, above).unwrap();
+        make(&folder, None, true, above).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&folder), 0o777);
         assert_eq!(mode(folder.parent().unwrap()), 0o700);

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -44,18 +45,23 @@ struct Held {
 }
 
 /// Of the agent with these paths.
-pub(super) fn open(paths: &Paths) -> Result<HostIds, RunError> {
+pub(crate) fn open(paths: &Paths) -> Result<HostIds, RunError> {
     let directory = fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
     let ids = HostIds::open(Path::new(FOLDER), &directory);
     let mut ids = ids.map_err(|source| RunError::Host {
         path: PathBuf::from(FOLDER),
         source,
     })?;
-    ids.others = Others {
-        subordinate: SUBORDINATE.map(PathBuf::from).into(),
-        picked: PathBuf::from(PICKED),
-    };
+    ids.others = Others::of_host();
     Ok(ids)
+}
+
+/// Users of the host that stand for those of containers and are other software's now.
+pub(crate) fn given() -> Vec<Range<u32>> {
+    let ranges = Others::of_host().given().into_iter();
+    ranges
+        .map(|range| first_id(range)..first_id(range + 1))
+        .collect()
 }
 
 impl HostIds {
@@ -142,6 +148,13 @@ impl HostIds {
         )))
     }
 
+    /// Whether a user of the host is one of a container's of this agent.
+    pub(crate) fn holds(&self, number: u32) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_of = |range: &u32| (first_id(*range)..first_id(*range + 1)).contains(&number);
+        held.ranges.values().any(is_of)
+    }
+
     /// The container is gone, with all its processes.
     pub(crate) fn give_back(&self, name: ContainerName) -> io::Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,6 +189,13 @@ struct Others {
 }
 
 impl Others {
+    fn of_host() -> Self {
+        Self {
+            subordinate: SUBORDINATE.map(PathBuf::from).into(),
+            picked: PathBuf::from(PICKED),
+        }
+    }
+
     /// Ranges of which some users are given to a user of the host. Files that are not there give none, and neither do lines that
     /// mean nothing to the tools that read them.
     fn given(&self) -> BTreeSet<u32> {
@@ -191,7 +211,7 @@ impl Others {
 }
 
 /// Of a line `user:first:count`.
-fn ranges_of(line: &str) -> Option<std::ops::Range<u32>> {
+fn ranges_of(line: &str) -> Option<Range<u32>> {
     let mut numbers = line.split(':').skip(1).map(str::parse::<u32>);
     let (first, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
     let end = first.saturating_add(count).min(END_HOST_ID);

@@ -1,7 +1,7 @@
 //! Containers whose root is an image: what is brought before the start, and what it makes of the launch.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::{Program, Root, User};
@@ -9,7 +9,6 @@ use argosy_proto::{convert, v1};
 use argosy_state::task::ImagePull;
 use tokio::sync::watch;
 
-use super::roots::{Place, Roots, clear};
 use crate::core::{ContainerName, Instance};
 use argosy_content::fetcher::Progress;
 use argosy_content::images::{
@@ -27,7 +26,6 @@ pub(super) const ROOT: User = User {
 pub(super) struct Imaged {
     /// `None` on a host whose containers see the host's own files.
     images: Option<Arc<Images>>,
-    roots: Roots,
     /// Brought, and not started yet. A lock, since they are brought and started by different threads.
     brought: Mutex<BTreeMap<Instance, Image>>,
 }
@@ -52,10 +50,9 @@ pub(super) fn image_of(task: &v1::TaskSpec) -> &str {
 }
 
 impl Imaged {
-    pub(super) fn new(images: Option<Arc<Images>>, roots: Roots) -> Self {
+    pub(super) fn new(images: Option<Arc<Images>>) -> Self {
         Self {
             images,
-            roots,
             brought: Mutex::default(),
         }
     }
@@ -97,12 +94,12 @@ impl Imaged {
         Ok(())
     }
 
-    /// What the launch of a container with an image is; makes its root at this place. Blocks.
+    /// What the launch of a container with an image is; `root` makes its root of these layers. Blocks.
     pub(super) fn launch(
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
-        place: &Place<'_>,
+        root: impl FnOnce(Vec<PathBuf>) -> Result<Root, String>,
     ) -> Result<Launch, String> {
         let image = self.brought().remove(&container.instance);
         let image = image.ok_or("its image was not brought; launch it again")?;
@@ -120,7 +117,7 @@ impl Imaged {
             working_dir,
         } = combine(&image.config, wish).map_err(|error| error.to_string())?;
         Ok(Launch {
-            root: self.roots.make(image.layers, place)?,
+            root: root(image.layers)?,
             program: Program::Arguments(argv),
             environment,
             user: user.unwrap_or_default(),
@@ -134,9 +131,8 @@ impl Imaged {
         self.brought().remove(&instance);
     }
 
-    /// The container is gone: what it changed goes, or its copy, and its hold of the image. Blocks.
-    pub(super) fn release(&self, container: ContainerName, changes: &Path) -> Result<(), String> {
-        clear(changes)?;
+    /// The container is gone: so goes its hold of the image. Blocks.
+    pub(super) fn release(&self, container: ContainerName) -> Result<(), String> {
         let images = self.images.as_ref();
         let released = images.map_or(Ok(()), |images| images.release(&container.to_string()));
         released.map_err(|fault: Fault| crate::error::sentence(&fault))

@@ -5,12 +5,15 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::unpack::{Job, Unpacking};
 use argosy_isolation::{Container, LaunchError, Launcher, Spec, Tree};
 use tokio::time::MissedTickBehavior;
+
+use crate::broker::Broker;
 
 /// How often it is looked whether the launcher goes on.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -25,26 +28,29 @@ pub struct LauncherCommand {
 }
 
 /// The launcher. Its calls may block while it is busy.
-pub(super) struct Launching {
+pub(crate) struct Launching {
     command: LauncherCommand,
     tree: Option<Tree>,
     /// A lock, since requests come from many blocking threads and one socket leads to it. `None` once the agent stops.
     launcher: Mutex<Option<Launcher>>,
+    /// How many were replaced.
+    replaced: AtomicU64,
 }
 
 impl Launching {
-    pub(super) fn start(command: LauncherCommand, tree: Option<Tree>) -> Result<Self, LaunchError> {
+    pub(crate) fn start(command: LauncherCommand, tree: Option<Tree>) -> Result<Self, LaunchError> {
         let launcher = command.spawn(tree.as_ref())?;
         Ok(Self {
             command,
             tree,
             launcher: Mutex::new(Some(launcher)),
+            replaced: AtomicU64::new(0),
         })
     }
 
     /// Has a container made, in this network namespace if one is given. If the launcher was gone the next request finds
     /// a new one; whether this one had arrived is for the container's folder to say.
-    pub(super) fn launch(
+    pub(crate) fn launch(
         &self,
         spec: &Spec,
         namespace: Option<BorrowedFd<'_>>,
@@ -56,7 +62,7 @@ impl Launching {
     }
 
     /// Has an archive unpacked into a folder.
-    pub(super) fn unpack(
+    pub(crate) fn unpack(
         &self,
         job: &Job,
         archive: BorrowedFd<'_>,
@@ -71,21 +77,21 @@ impl Launching {
         }
     }
 
-    /// Replaces a launcher that is gone, stopped or hung. Its requests that were not read fail: their containers say so.
-    pub(super) fn replace_unresponsive(&self) {
+    /// Replaces a launcher that is gone, stopped or hung, and returns how many were replaced so far. Its requests that were
+    /// not read fail: their containers say so.
+    pub(crate) fn look(&self) -> u64 {
         // Whoever holds the lock sends a request, and notices by itself if that is not taken.
-        let Ok(mut present) = self.launcher.try_lock() else {
-            return;
-        };
-        if let Some(launcher) = present.as_mut()
+        if let Ok(mut present) = self.launcher.try_lock()
+            && let Some(launcher) = present.as_mut()
             && !launcher.is_responsive()
         {
             self.replace(launcher);
         }
+        self.replaced.load(Ordering::Relaxed)
     }
 
     /// Ends it, for good.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         drop(self.lock().take());
     }
 
@@ -110,7 +116,7 @@ impl Launching {
         match self.command.spawn(self.tree.as_ref()) {
             Ok(fresh) => {
                 *launcher = fresh;
-                metrics::counter!("argosy_agent_launchers_replaced_total").increment(1);
+                self.replaced.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(pid, "the launcher took no requests; another one is started");
             }
             Err(error) => {
@@ -129,15 +135,21 @@ impl Launching {
     }
 }
 
-/// Replaces a launcher that no longer takes requests, also while none is made.
-pub(super) async fn watch(launching: Arc<Launching>) {
+/// Has a launcher replaced that no longer takes requests, also while none is made.
+pub(super) async fn watch(broker: Broker) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = 0;
     loop {
         looks.tick().await;
-        let launching = launching.clone();
-        let look = tokio::task::spawn_blocking(move || launching.replace_unresponsive());
-        look.await.expect("looking at the launcher never panics");
+        let broker = broker.clone();
+        let look = tokio::task::spawn_blocking(move || broker.count_launchers());
+        let replaced = look.await.expect("looking at the launcher never panics");
+        // Without a broker the agent ends.
+        let replaced = replaced.unwrap_or(known);
+        let more = replaced.saturating_sub(known);
+        metrics::counter!("argosy_agent_launchers_replaced_total").increment(more);
+        known = replaced;
     }
 }
 

@@ -4,14 +4,18 @@ use argosy_state::ids::{GroupId, TaskKey};
 
 use super::Runner;
 use crate::core::ContainerName;
-use crate::disk::{self, Floor, Measured};
+use crate::disk::{Floor, Measured, Wanted};
 
 impl Runner {
     /// From now on until the agent stops.
     pub(super) fn begin_measuring(&self) {
         let shared = &self.shared;
         let floor = Floor::new(shared.paths.sandboxes(), shared.settings.disk_floor_bytes);
-        self.spawn(self.meter.clone().run(shared.inbox.clone(), floor));
+        self.spawn(
+            self.meter
+                .clone()
+                .run(shared.broker.clone(), shared.inbox.clone(), floor),
+        );
     }
 
     /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
@@ -25,28 +29,26 @@ impl Runner {
         group: Option<(String, ContainerName)>,
     ) {
         let shared = &self.shared;
-        let sandbox = shared.paths.sandbox(key, name);
-        let keeper = disk::keeper(&shared.paths, name, &sandbox);
-        let output = shared.settings.output.most_bytes();
-        let Some(limit_bytes) = keeper.measured_above(limit_bytes, output) else {
-            return;
-        };
-        let mut folders = vec![sandbox, shared.bounds.changes(name)];
         let leads_group = group.is_some();
         let folder = group.and_then(|(id, name)| {
             let id = GroupId::new(&id).ok()?;
             Some(shared.paths.group(key.framework, &id, name))
         });
+        let mut folders = vec![shared.paths.sandbox(key, name)];
         folders.extend(folder);
-        // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
-        let group = self.shared.group(name).filter(|_| counts_nameless);
-        let measured = Measured {
-            folders,
-            group: group.map(|group| group.path().to_owned()),
-            limit_bytes,
-            requested_bytes,
-            leads_group,
+        let wanted = Wanted {
+            key: key.clone(),
+            name,
+            output_bytes: shared.settings.output.most_bytes(),
+            measured: Measured {
+                folders,
+                // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
+                processes: Some(name).filter(|_| counts_nameless && shared.tree.is_some()),
+                limit_bytes,
+                requested_bytes,
+                leads_group,
+            },
         };
-        self.meter.begin(name.instance, measured);
+        self.meter.begin(wanted);
     }
 }

@@ -6,19 +6,19 @@
 //! `devices`, `opt_outs`, `groups`, `networks`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
 //! `steps`, `orphans`.
 
-mod bridges;
+pub(crate) mod bridges;
 mod changes;
 mod clearing;
 mod controls;
 mod cores;
-mod description;
+pub(crate) mod description;
 mod devices;
 mod disks;
 mod executors;
-mod groups;
-mod host_ids;
+pub(crate) mod groups;
+pub(crate) mod host_ids;
 mod imaged;
-mod launching;
+pub(crate) mod launching;
 pub(crate) mod limits;
 mod looking;
 mod measuring;
@@ -27,15 +27,15 @@ mod networks;
 mod opt_outs;
 mod orphans;
 mod own_files;
-mod plugged;
+pub(crate) mod plugged;
 mod removing;
-mod roots;
+pub(crate) mod roots;
 pub(crate) mod sizes;
 mod starting;
 mod steps;
 mod subnet6;
 mod unpacking;
-mod volumes;
+pub(crate) mod volumes;
 mod watching;
 
 use std::collections::HashMap;
@@ -51,9 +51,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, Settings};
+use crate::broker::{Broker, LayersOf};
+use crate::config::{Config, DiskEnforcement, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
-use crate::disk::{Bounds, Meter};
+use crate::disk::Meter;
 use crate::error::RunError;
 use crate::gc::Ends;
 use crate::ground::Containers;
@@ -61,21 +62,17 @@ use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::statistics::Statistics;
 use argosy_content::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
-use argosy_content::images::Images;
+use argosy_content::images::{Images, Unpacker};
 use argosy_content::service::{Service, ServiceCommand, ServiceSettings};
-pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
 pub(crate) use controls::{AttachError, Controls, EnterError, PlaceError};
 use cores::Cores;
 pub use devices::Devices;
 pub(crate) use devices::check as check_devices;
-use host_ids::HostIds;
 use imaged::Imaged;
 pub use launching::LauncherCommand;
-use launching::Launching;
 pub use plugged::CniSettings;
 use plugged::Plugged;
-use roots::Roots;
 pub use subnet6::TaskSubnet6;
 use unpacking::Unpackings;
 
@@ -85,7 +82,7 @@ const AT_A_TIME: usize = 8;
 /// Tasks whose files are fetched at a time. Many, since one that waits for its server keeps its place.
 const FETCHING: usize = 128;
 /// How long each step of a removal may take before it is tried again.
-const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a removal or an adoption that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How often a supervisor that lives but does not answer is asked.
@@ -123,15 +120,13 @@ pub(super) struct Shared {
     pub(super) tree: Option<Tree>,
     /// Whether the groups of its containers count processes.
     counts_pids: bool,
-    /// With the default profile.
-    pub(super) host_ids: Option<HostIds>,
-    launching: Arc<Launching>,
+    /// Does what needs root.
+    pub(super) broker: Broker,
     imaged: Imaged,
-    bridges: Arc<Bridges>,
     cores: Cores,
     plugged: Arc<Plugged>,
     groups: groups::Groups,
-    bounds: Bounds,
+    enforcement: DiskEnforcement,
     fetcher: Fetcher,
     service: Arc<Service>,
     slots: Arc<Semaphore>,
@@ -156,13 +151,13 @@ fn fetch_settings(config: &Config) -> FetchSettings {
 }
 
 /// The process that asks servers and registries, to be started at the first need.
-fn service(config: &Config, command: ServiceCommand, tree: Option<&Tree>) -> Arc<Service> {
+fn service(config: &Config, broker: Broker) -> Arc<Service> {
     let settings = ServiceSettings {
         fetch: fetch_settings(config),
         insecure_registries: config.images.insecure_registries.clone(),
         image_limit_bytes: config.images.limit_bytes,
     };
-    Service::new(command, settings, tree.map(Tree::content))
+    Service::new(Arc::new(move || broker.start_content()), settings)
 }
 
 /// The cache of what is fetched, if there is to be one. Opened in any case: an earlier life may have kept something.
@@ -182,22 +177,21 @@ impl Runner {
         settings: Settings,
         paths: Paths,
         tree: Option<Tree>,
-        commands: HelperCommands,
+        broker: Broker,
         inbox: mpsc::Sender<Event>,
     ) -> Result<Self, RunError> {
-        let launching = Arc::new(Launching::start(commands.launcher, tree.clone())?);
-        let service = service(config, commands.content, tree.as_ref());
-        let group = tree.as_ref().map(Tree::content);
-        let unpackings = Arc::new(Unpackings::new(launching.clone(), group));
+        let service = service(config, broker.clone());
+        let unpackings = Arc::new(Unpackings::new(broker.clone()));
         // What an image's users are on the host is known only with users of their own.
-        let (host_ids, images) = match settings.profile {
+        let images = match settings.profile {
             true => {
                 let (folder, settings) = (paths.images(), config.images.clone());
-                let images = Images::open(&folder, settings, unpackings.clone(), service.clone());
-                let images = images.map_err(|source| RunError::Images { source })?;
-                (Some(host_ids::open(&paths)?), Some(images))
+                let layers = Arc::new(LayersOf(broker.clone()));
+                let by = (unpackings.clone() as Arc<dyn Unpacker>, layers as Arc<_>);
+                let images = Images::open(&folder, settings, by, service.clone());
+                Some(images.map_err(|source| RunError::Images { source })?)
             }
-            false => (None, None),
+            false => None,
         };
         let shared = Shared {
             fetcher: Fetcher::new(
@@ -207,18 +201,16 @@ impl Runner {
                 cache(config, &paths)?,
             ),
             service,
-            bridges: Arc::new(Bridges::new(paths.root(), config, settings.isolation)),
-            plugged: Plugged::open(&paths, &config.networks.cni)?,
+            plugged: Plugged::new(broker.clone()),
             groups: groups::Groups::default(),
-            bounds: Bounds::new(&paths, config.disk_enforcement),
-            imaged: Imaged::new(images.clone(), Roots::new(config.image_roots, &paths)),
-            cores: Cores::of(tree.clone()),
+            enforcement: config.disk_enforcement,
+            imaged: Imaged::new(images.clone()),
+            cores: Cores::of(tree.clone(), Some(broker.clone())),
             counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
             settings,
             paths,
             tree,
-            host_ids,
-            launching,
+            broker,
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
             removal_slots: Semaphore::new(AT_A_TIME),
             fetch_slots: Semaphore::new(FETCHING),
@@ -241,16 +233,16 @@ impl Runner {
         };
         runner.begin_measuring();
         runner.tell_networks();
-        runner.spawn(launching::watch(runner.shared.launching.clone()));
+        runner.spawn(launching::watch(runner.shared.broker.clone()));
         Ok(runner)
     }
 
     /// In the background, since it may wait for programs of the host.
     fn tell_networks(&self) {
-        let bridges = self.shared.bridges.clone();
+        let broker = self.shared.broker.clone();
         let allows_host = self.shared.settings.allowed_opt_outs.host_network;
         self.threads
-            .spawn_blocking(move || networks::tell(&bridges, allows_host));
+            .spawn_blocking(move || networks::tell(&broker, allows_host));
     }
 
     /// How to reach its containers.
@@ -265,11 +257,7 @@ impl Runner {
 
     /// What its containers use.
     pub(crate) fn statistics(&self) -> Statistics {
-        Statistics::of(
-            self.shared.tree.clone(),
-            self.shared.bridges.clone(),
-            self.shared.paths.clone(),
-        )
+        Statistics::of(self.shared.tree.clone(), self.shared.broker.clone())
     }
 
     /// The images that its containers are made of, if this host can have such.

@@ -4,14 +4,15 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use argosy_isolation::network::cni::Added;
-use argosy_isolation::{Isolation, Network, NetworkError, Root, Spec};
+use argosy_isolation::{Isolation, Network, Root, Spec};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::Shared;
-use super::bridges::{self, Bridges};
+use super::bridges;
 use super::description::{NEEDS_ROOT, failed, invalid};
 use super::own_files::{Place, host_name, own_files};
+use crate::broker::Broker;
 use crate::core::{Refusal, Start};
 use argosy_content::fetcher::Reach;
 
@@ -57,12 +58,14 @@ fn chosen(
 }
 
 /// Logs a warning if tasks that name no network cannot get a private one, or one without IPv6. Blocks.
-pub(super) fn tell(bridges: &Bridges, allows_host: bool) {
-    let Err(why) = bridges.possible() else {
-        if let Some(why) = bridges.why_no_ipv6() {
+pub(super) fn tell(broker: &Broker, allows_host: bool) {
+    let why = match broker.check_networks() {
+        Ok(None) => return,
+        Ok(Some(why)) => {
             tracing::warn!(why, "networks of tasks have IPv4 only");
+            return;
         }
-        return;
+        Err(why) => why,
     };
     if allows_host {
         tracing::warn!(
@@ -85,14 +88,12 @@ pub(super) fn network(
     spec: &mut Spec,
 ) -> Result<Option<OwnedFd>, Refusal> {
     let task = start.launch.spec.as_ref();
-    let refused = |error: NetworkError| {
-        let why = crate::error::sentence(&error);
-        failed(format!("container.network: {why}"))
-    };
+    let refused = |why: String| failed(format!("container.network: {why}"));
     let name = host_name(start.key.task.as_str());
     let named = named_network(start).and_then(|network| network.mode.as_ref());
     let allowed = shared.settings.allowed_opt_outs.host_network;
-    let mode = chosen(named, allowed, || shared.bridges.possible()).map_err(failed)?;
+    let own = || shared.broker.check_networks().map(drop);
+    let mode = chosen(named, allowed, own).map_err(failed)?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     let (network, place, namespace) = match mode {
         Mode::Host(_) => {
@@ -105,7 +106,10 @@ pub(super) fn network(
             return Err(invalid(NEEDS_ROOT));
         }
         Mode::None(_) => {
-            let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
+            let (namespace, _) = shared
+                .groups
+                .alone(start.holder(), &shared.broker)
+                .map_err(refused)?;
             (Network::Joined, Place::Alone, Some(namespace))
         }
         Mode::Bridge(bridge) => {
@@ -151,13 +155,10 @@ fn bridged(
     shared: &Shared,
     start: &Start,
     bridge: &v1::BridgeNetwork,
-) -> Result<(OwnedFd, Vec<IpAddr>), NetworkError> {
+) -> Result<(OwnedFd, Vec<IpAddr>), String> {
     let take = || {
         let ports = bridges::publications(&bridge.published);
-        let joined = shared.bridges.take(start.holder(), &ports)?;
-        let mut addresses: Vec<IpAddr> = vec![joined.address.into()];
-        addresses.extend(joined.address6.map(IpAddr::V6));
-        Ok((joined.namespace, addresses))
+        shared.broker.take_network(start.holder(), ports)
     };
     match &start.group {
         Some(group) => shared.groups.joined(group.name, take),

@@ -8,12 +8,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{Group, crash, destroy};
+use argosy_isolation::crash;
 use metrics::{counter, gauge};
 
-use super::{REMOVAL_PATIENCE, Runner, Shared, name_of};
+use super::{Runner, Shared, name_of};
 use crate::core::ContainerName;
-use crate::error::sentence;
 
 /// How long all orphans together may take to end before the agent starts beside them.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -74,11 +73,12 @@ impl Shared {
         let begun = Instant::now();
         let mut alive = BTreeSet::new();
         for name in orphans {
-            let patience = REMOVAL_PATIENCE.min(PATIENCE.saturating_sub(begun.elapsed()));
-            let group = self.group(*name);
-            let group = group.as_ref().map(Group::path);
-            if let Err(error) = destroy(&self.paths.container(*name), group, patience) {
-                let why = sentence(&error);
+            // Each may take a while: those for which there is no time left are ended in the background.
+            let ended = match begun.elapsed() < PATIENCE {
+                true => self.broker.destroy(*name),
+                false => Err("others took too long".to_owned()),
+            };
+            if let Err(why) = ended {
                 tracing::warn!(container = %name, why, "a container that no journal knows does not end yet");
                 alive.insert(*name);
             }
@@ -88,27 +88,24 @@ impl Shared {
 
     /// Takes up what these containers have, and gives back what others had. False if networks are left to be taken up.
     fn take_up(&self, kept: &BTreeSet<ContainerName>) -> bool {
-        if let Some(host_ids) = &self.host_ids
-            && let Err(error) = host_ids.keep_only(kept)
-        {
-            tracing::warn!(
-                why = sentence(&error),
-                "users of the host stay taken until the next start"
-            );
+        let all = || kept.iter().copied().collect();
+        if let Err(why) = self.broker.keep_users(all()) {
+            tracing::warn!(why, "users of the host stay taken until the next start");
         }
-        self.bounds.resume();
+        if let Err(why) = self.broker.resume_disks() {
+            tracing::warn!(why, "file systems of earlier tasks stay as they are");
+        }
         crash::passed("begin.users-kept");
-        let resumed = self.bridges.resume(kept);
-        if let Err(error) = &resumed {
+        let resumed = self.broker.resume_networks(all());
+        if let Err(why) = &resumed {
             tracing::error!(
-                why = sentence(error),
+                why,
                 "networks of earlier containers cannot be taken up; those that run keep theirs, and it is tried again"
             );
         }
         crash::passed("begin.networks-resumed");
         self.cores.resume(&self.paths, kept);
-        if let Err(error) = self.plugged.resume(kept) {
-            let why = sentence(&error);
+        if let Err(why) = self.plugged.resume(kept) {
             tracing::error!(
                 why,
                 "what CNI plugins gave is not known; they take it back after the next start"
@@ -145,7 +142,7 @@ impl Shared {
                 let gone: Vec<_> = left
                     .extract_if(.., |name| shared.is_removed(*name))
                     .collect();
-                (left, gone, shared.bridges.retry().is_ok())
+                (left, gone, shared.broker.retry_networks().is_ok())
             });
             let gone;
             (left, gone, is_open) = again.await.expect("removing containers never panics");

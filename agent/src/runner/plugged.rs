@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_isolation::network::cni::{Added, Cni, CniError, List};
+use argosy_isolation::network::Publication;
+use argosy_isolation::network::cni::{Added, Cni, List};
 use argosy_isolation::{ContainerId, Isolation, crash};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::bridges::publications;
 use super::description::{NEEDS_ROOT, failed, invalid};
+use crate::broker::Broker;
 use crate::core::{ContainerName, Refusal, Start};
 use crate::error::{RunError, sentence};
 use crate::paths::Paths;
@@ -48,19 +50,24 @@ impl Default for CniSettings {
     }
 }
 
-/// The networks of plugins, and who is in one.
-pub(super) struct Plugged {
+/// The networks of plugins.
+pub(crate) struct Plugs {
     cni: Cni,
     lists: BTreeMap<String, List>,
+}
+
+/// Who is in a network of plugins.
+pub(super) struct Plugged {
+    broker: Broker,
     /// Containers of which plugins may hold something: the others' ends cost no look at the disk. A lock, since many
     /// containers come and go at a time; nothing is awaited under it.
     holders: Mutex<BTreeSet<ContainerName>>,
     room: Semaphore,
 }
 
-impl Plugged {
+impl Plugs {
     /// Reads the lists, and looks whether all of their plugins are here.
-    pub(super) fn open(paths: &Paths, wanted: &CniSettings) -> Result<Arc<Self>, RunError> {
+    pub(crate) fn open(paths: &Paths, wanted: &CniSettings) -> Result<Self, RunError> {
         let cni = Cni {
             plugins: wanted.plugins.clone(),
             records: paths.cni_records(),
@@ -71,18 +78,71 @@ impl Plugged {
             Some(folder) => lists(&cni, folder)?,
             None => BTreeMap::new(),
         };
-        Ok(Arc::new(Self {
-            cni,
-            lists,
+        Ok(Self { cni, lists })
+    }
+
+    /// Makes a container's network, by the list of this name.
+    pub(crate) fn add(
+        &self,
+        name: ContainerName,
+        list: &str,
+        ports: &[Publication],
+    ) -> Result<Added, String> {
+        let list = self.list(list)?;
+        let added = self.cni.add(&id(name), list, ports);
+        added.map_err(|error| format!("container.network.cni: {}", sentence(&error)))
+    }
+
+    /// Has plugins take back what they gave to a container.
+    pub(crate) fn delete(&self, name: ContainerName) -> Result<(), String> {
+        self.cni.delete(&id(name)).map_err(|error| sentence(&error))
+    }
+
+    /// Has plugins take back what containers have that are none of these.
+    pub(crate) fn sweep(&self, known: &[ContainerName]) -> Result<(), String> {
+        let known = known.iter().map(|name| id(*name)).collect();
+        self.cni.sweep(&known).map_err(|error| sentence(&error))
+    }
+
+    /// Containers of which plugins hold something.
+    pub(crate) fn held(&self) -> Result<Vec<ContainerName>, String> {
+        let held = self.cni.held().map_err(|error| sentence(&error))?;
+        let names = held.iter().filter_map(|id| id.as_str().parse().ok());
+        Ok(names.collect())
+    }
+
+    /// Takes its folder off the host, if no container is left in it.
+    pub(crate) fn remove(&self) {
+        // One that is not there, or not empty, stays as it is.
+        let _ = fs::remove_dir(&self.cni.namespaces);
+        let _ = fs::remove_dir(NAMESPACES);
+    }
+
+    fn list(&self, name: &str) -> Result<&List, String> {
+        self.lists.get(name).ok_or_else(|| {
+            let others: Vec<_> = self.lists.keys().map(String::as_str).collect();
+            let others = match others.as_slice() {
+                [] => "none: its operator names a folder of them with --cni-config".to_owned(),
+                some => some.join(", "),
+            };
+            format!("container.network.cni: this agent has no network {name:?}; it has {others}")
+        })
+    }
+}
+
+impl Plugged {
+    pub(super) fn new(broker: Broker) -> Arc<Self> {
+        Arc::new(Self {
+            broker,
             holders: Mutex::default(),
             room: Semaphore::new(AT_A_TIME),
-        }))
+        })
     }
 
     /// Knows again which of these containers of an earlier life have something of plugins'.
-    pub(super) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), CniError> {
-        let held = self.cni.held()?;
-        let held = known.iter().filter(|name| held.contains(&id(**name)));
+    pub(super) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), String> {
+        let held = self.broker.plugged()?;
+        let held = held.into_iter().filter(|name| known.contains(name));
         self.holders().extend(held);
         Ok(())
     }
@@ -90,9 +150,8 @@ impl Plugged {
     /// Has plugins take back what containers have that are no more. A plugin that fails keeps no agent from its work:
     /// what it could not take back is tried again at the next start.
     pub(super) fn sweep(&self, known: &BTreeSet<ContainerName>) {
-        let known = known.iter().map(|name| id(*name)).collect();
-        if let Err(error) = self.cni.sweep(&known) {
-            let why = sentence(&error);
+        let known = known.iter().copied().collect();
+        if let Err(why) = self.broker.sweep_plugged(known) {
             tracing::warn!(
                 why,
                 "a CNI network of a container that is gone cannot be deleted"
@@ -112,16 +171,12 @@ impl Plugged {
         if isolation != Isolation::Full {
             return Err(invalid(NEEDS_ROOT));
         }
-        let list = self.list(&wanted.name).map_err(failed)?.clone();
+        let list = wanted.name.clone();
         let ports = publications(&wanted.published);
         let name = start.name;
         self.holders().insert(name);
-        let added = self.apart(move |cni| cni.add(&id(name), &list, &ports));
-        let added = added.await;
-        added.map(Some).map_err(|error| {
-            let text = format!("container.network.cni: {}", sentence(&error));
-            failed(text)
-        })
+        let added = self.apart(move |broker| broker.plug(name, list, ports));
+        added.await.map(Some).map_err(failed)
     }
 
     /// Has plugins take back what they gave to a container that is gone. Nothing is wrong if that is nothing.
@@ -129,39 +184,20 @@ impl Plugged {
         if !self.holders().contains(&name) {
             return Ok(());
         }
-        let deleted = self.apart(move |cni| cni.delete(&id(name))).await;
-        deleted.map_err(|error| sentence(&error))?;
+        self.apart(move |broker| broker.unplug(name)).await?;
         crash::passed("remove.unplugged");
         self.holders().remove(&name);
         Ok(())
     }
 
-    /// Takes its folder off the host, if no container is left in it.
-    pub(super) fn remove(&self) {
-        // One that is not there, or not empty, stays as it is.
-        let _ = fs::remove_dir(&self.cni.namespaces);
-        let _ = fs::remove_dir(NAMESPACES);
-    }
-
-    fn list(&self, name: &str) -> Result<&List, String> {
-        self.lists.get(name).ok_or_else(|| {
-            let others: Vec<_> = self.lists.keys().map(String::as_str).collect();
-            let others = match others.as_slice() {
-                [] => "none: its operator names a folder of them with --cni-config".to_owned(),
-                some => some.join(", "),
-            };
-            format!("container.network.cni: this agent has no network {name:?}; it has {others}")
-        })
-    }
-
     /// Runs plugins on a thread that may wait for them.
     async fn apart<T: Send + 'static>(
         self: &Arc<Self>,
-        work: impl FnOnce(&Cni) -> Result<T, CniError> + Send + 'static,
-    ) -> Result<T, CniError> {
+        work: impl FnOnce(&Broker) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let _place = self.room.acquire().await;
         let own = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || work(&own.cni)).await;
+        let done = tokio::task::spawn_blocking(move || work(&own.broker)).await;
         done.expect("running plugins never panics: each failure is returned")
     }
 
@@ -219,12 +255,12 @@ fn id(container: ContainerName) -> ContainerId {
 mod tests {
     use super::*;
 
-    fn opened(folder: &Path) -> Result<Arc<Plugged>, String> {
+    fn opened(folder: &Path) -> Result<Plugs, String> {
         let wanted = CniSettings {
             lists: Some(folder.join("lists")),
             plugins: vec![folder.join("plugins")],
         };
-        let opened = Plugged::open(&Paths::new(folder), &wanted);
+        let opened = Plugs::open(&Paths::new(folder), &wanted);
         opened.map_err(|error| sentence(&error))
     }
 
@@ -255,7 +291,7 @@ mod tests {
             plugged.list("red").unwrap_err(),
             "container.network.cni: this agent has no network \"red\"; it has blue, green"
         );
-        let none = Plugged::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
+        let none = Plugs::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
         let refused = none.list("red").unwrap_err();
         assert!(refused.ends_with("with --cni-config"), "{refused}");
     }

@@ -33,7 +33,7 @@ const WORK: &str = "work";
 const COPY: &str = "root";
 
 /// How roots are made here.
-pub(super) struct Roots {
+pub(crate) struct Roots {
     wanted: ImageRoots,
     /// Where it is tried whether there are overlays.
     folder: PathBuf,
@@ -42,24 +42,24 @@ pub(super) struct Roots {
 }
 
 /// Where a root goes, and whose it will be.
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// The folder of the container's changes: what is in it is removed with the container.
-    pub(super) changes: &'a Path,
+    pub(crate) changes: &'a Path,
     /// The container's user 0 on the host.
-    pub(super) first_host_id: u32,
+    pub(crate) first_host_id: u32,
     /// Its name and its control group, which an attempt has before it.
-    pub(super) id: ContainerId,
-    pub(super) cgroup: Option<PathBuf>,
+    pub(crate) id: ContainerId,
+    pub(crate) cgroup: Option<PathBuf>,
     /// Who starts the attempt.
-    pub(super) launching: &'a Launching,
+    pub(crate) launching: &'a Launching,
     /// Shown the folder of the changes while that is empty.
-    pub(super) made: &'a dyn Fn(&Path) -> Result<(), String>,
+    pub(crate) made: &'a dyn Fn(&Path) -> Result<(), String>,
     /// False once the container is not wanted any more.
-    pub(super) goes_on: &'a dyn Fn() -> bool,
+    pub(crate) goes_on: &'a dyn Fn() -> bool,
 }
 
 impl Roots {
-    pub(super) fn new(wanted: ImageRoots, paths: &Paths) -> Self {
+    pub(crate) fn new(wanted: ImageRoots, paths: &Paths) -> Self {
         Self {
             wanted,
             folder: paths.probe(),
@@ -68,7 +68,7 @@ impl Roots {
     }
 
     /// Makes what a root of these layers needs. Blocks, for as long as copying takes where layers are copied.
-    pub(super) fn make(&self, layers: Vec<PathBuf>, place: &Place<'_>) -> Result<Root, String> {
+    pub(crate) fn make(&self, layers: Vec<PathBuf>, place: &Place<'_>) -> Result<Root, String> {
         // What a launch that was cut off has left.
         clear(place.changes)?;
         if self.copies(place)? {
@@ -192,7 +192,7 @@ fn make(path: &Path, mode: u32) -> Result<(), String> {
 }
 
 /// Removes what a container has of its root.
-pub(super) fn clear(folder: &Path) -> Result<(), String> {
+pub(crate) fn clear(folder: &Path) -> Result<(), String> {
     match remove_folder(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(format!("cannot remove {}: {error}", folder.display()))

@@ -80,15 +80,9 @@ impl Runner {
         }
         let (shared, name) = (self.shared.clone(), *name);
         self.spawn(async move {
-            let folder = shared.paths.container(name);
-            let void = move || match folder.exists() {
-                true => argosy_isolation::void(&folder).map(drop),
-                // It is not prepared yet, and never will be requested.
-                false => Ok(()),
-            };
+            let void = move || shared.broker.void(name);
             let voided = tokio::task::spawn_blocking(void).await;
-            if let Err(error) = voided.expect("voiding a start never panics") {
-                let why = crate::error::sentence(&error);
+            if let Err(why) = voided.expect("voiding a start never panics") {
                 tracing::warn!(container = %name, why, "a start cannot be voided; it is killed when it runs");
             }
         });

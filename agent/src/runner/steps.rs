@@ -3,24 +3,22 @@
 //! Blocking, but for the first.
 
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::cni::Added;
-use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, User, adopt, crash, destroy};
+use argosy_isolation::{ContainerId, Group, User, crash};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::starting::called_off;
-use super::{
-    ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, networks, watching,
-};
+use super::{ADOPTION_TRIES, Shared, TRY_AGAIN, description, host_ids, networks, watching};
+use crate::broker::Adopted;
 use crate::core::{ContainerName, Found, Refusal, Start};
-use crate::executors::Place;
-use crate::sandbox;
+use crate::disk;
 use argosy_content::fetcher::{Progress, Whose};
 
 impl Shared {
@@ -33,17 +31,18 @@ impl Shared {
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
         let user = self.user(&spec).await?;
-        let (shared, holder, made) = (self.clone(), start.holder(), sandbox.clone());
+        let (shared, holder) = (self.clone(), start.holder());
+        let (key, name) = (start.key.clone(), start.name);
         let making = occupying(&self.slots, move || {
             let owner = shared.owner(holder, user.as_ref())?;
             crash::passed("fetch.users-taken");
-            sandbox::make(&made, owner.as_ref()).map_err(|error| error.to_string())?;
+            shared.broker.make_sandbox(&key, name, owner.as_ref())?;
             crash::passed("fetch.sandbox-made");
             Ok::<_, String>(owner)
         });
         let owner = making.await?;
-        if let Some(bytes) = self.bounds.bytes(&spec) {
-            self.bound(start.name, &sandbox, owner.as_ref(), bytes)
+        if let Some(bytes) = disk::enforced_bytes(self.enforcement, &spec) {
+            self.bound(&start.key, start.name, owner.as_ref(), bytes)
                 .await?;
         }
         crash::passed("fetch.disk-bounded");
@@ -58,7 +57,11 @@ impl Shared {
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
         let result = result.map_err(|error| crate::error::sentence(&error));
-        let result = result.and_then(|()| self.bounds.judge(start.name, &sandbox));
+        let usage = match disk::enforced_bytes(self.enforcement, &spec) {
+            Some(_) => self.disk_usage(&start.key, start.name).await,
+            None => None,
+        };
+        let result = result.and_then(|()| disk::judge(usage));
         result.inspect_err(|_| {
             metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
         })
@@ -75,20 +78,26 @@ impl Shared {
         }
     }
 
+    /// What its task has on a disk that is kept in bounds.
+    async fn disk_usage(self: &Arc<Self>, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
+        let (shared, key) = (self.clone(), key.clone());
+        occupying(&self.slots, move || shared.broker.disk_usage(&key, name)).await
+    }
+
     /// Has the kernel keep what a task may have on the disk.
     async fn bound(
         self: &Arc<Self>,
+        key: &TaskKey,
         name: ContainerName,
-        sandbox: &Path,
         owner: Option<&User>,
         bytes: u64,
     ) -> Result<(), String> {
-        let (shared, sandbox, owner) = (self.clone(), sandbox.to_owned(), owner.cloned());
+        let (shared, key, owner) = (self.clone(), key.clone(), owner.cloned());
         // As many at a time as containers.
         let bound = occupying(&self.slots, move || {
-            shared.bounds.take(name, &sandbox, bytes)?;
+            shared.broker.bound_disk(&key, name, bytes)?;
             // What is seen there now is another folder.
-            sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())
+            shared.broker.make_sandbox(&key, name, owner.as_ref())
         });
         bound.await
     }
@@ -99,10 +108,10 @@ impl Shared {
         name: ContainerName,
         user: Option<&User>,
     ) -> Result<Option<User>, String> {
-        let Some(host_ids) = &self.host_ids else {
+        if !self.settings.profile {
             return Ok(user.cloned());
-        };
-        let first = host_ids.take(name).map_err(|error| {
+        }
+        let first = self.broker.take_users(name).map_err(|error| {
             format!(
                 "no users of the host are free for it: {error}; look into {}",
                 host_ids::FOLDER
@@ -123,31 +132,14 @@ impl Shared {
         let prepared = description::prepare(self, start, plugged, cancelled)?;
         let description::Prepared { spec, namespace } = prepared;
         crash::passed("launch.prepared");
-        let failed = |error: LaunchError| Refusal {
-            reason: v1::Reason::ContainerLaunchFailed,
-            text: crate::error::sentence(&error),
-        };
         let namespace = namespace.as_ref().map(AsFd::as_fd);
         // Its folder is there now: who calls it off after this voids it.
         if cancelled.is_cancelled() {
             return Err(called_off());
         }
-        match self.launching.launch(&spec, namespace) {
-            Ok(container) => {
-                crash::passed("launch.made");
-                Ok(container)
-            }
-            Err(LaunchError::Spec(error)) => Err(Refusal {
-                reason: v1::Reason::TaskInvalid,
-                text: error.to_string(),
-            }),
-            // Whether this request arrived is for the hand-off files to say.
-            Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
-                Ok(Adoption::Running(container)) => Ok(container),
-                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => Err(failed(error)),
-            },
-            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => Err(failed(error)),
-        }
+        let container = self.broker.launch(&spec, namespace)?;
+        crash::passed("launch.made");
+        Ok(container)
     }
 
     pub(super) fn adopt(
@@ -156,23 +148,25 @@ impl Shared {
         key: &TaskKey,
     ) -> Result<argosy_isolation::Container, Found> {
         let folder = self.paths.container(name);
+        let group = self.group(name).map(|group| group.path().to_owned());
         for _ in 0..ADOPTION_TRIES {
-            match adopt(&folder) {
-                Ok(Adoption::Running(container)) => {
+            match self.broker.adopt(name, &folder, group.clone()) {
+                Ok(Adopted::Running(container)) => {
                     crash::passed("find.adopted");
                     return Ok(container);
                 }
-                Ok(Adoption::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
-                Ok(Adoption::Gone { reason }) => {
+                Ok(Adopted::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
+                Ok(Adopted::Gone {
+                    reason,
+                    never_started,
+                }) => {
                     tracing::info!(container = %name, task = %key, reason, "a container is gone");
-                    return Err(if description::never_started(&folder) {
-                        Found::NeverStarted
-                    } else {
-                        Found::Gone
+                    return Err(match never_started {
+                        true => Found::NeverStarted,
+                        false => Found::Gone,
                     });
                 }
-                Err(error) => {
-                    let why = crate::error::sentence(&error);
+                Err(why) => {
                     tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
                     std::thread::sleep(TRY_AGAIN);
                 }
@@ -189,23 +183,16 @@ impl Shared {
 
     /// Its folder goes later, with others: see `gc`.
     pub(super) fn remove(&self, name: ContainerName) -> Result<(), String> {
-        let folder = self.paths.container(name);
-        let group = self.group(name);
-        let path = group.as_ref().map(Group::path);
-        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
+        self.broker.destroy(name)?;
         crash::passed("remove.destroyed");
-        self.bridges
-            .release(name)
-            .map_err(|error| crate::error::sentence(&error))?;
+        self.broker.release_network(name)?;
         crash::passed("remove.network-released");
-        self.imaged.release(name, &self.bounds.changes(name))?;
+        self.broker.clear_root(name)?;
+        self.imaged.release(name)?;
         self.cores.give_back(name);
         crash::passed("remove.image-released");
-        Place::new(self.paths.executor(name))
-            .remove()
-            .map_err(|error| error.to_string())?;
-        let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
-        given_back.transpose().map_err(|error| error.to_string())?;
+        self.broker.remove_place(name)?;
+        self.broker.return_users(name)?;
         crash::passed("remove.users-returned");
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! The IPv6 prefix of this agent's containers: the operator's, or one that is generated once and kept.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::str::FromStr;
 
 use argosy_isolation::network::{Subnet6, Subnet6Error};
+use nix::libc::O_NOFOLLOW;
 
 use crate::paths::Paths;
 
@@ -22,6 +24,8 @@ pub enum TaskSubnet6 {
     Off,
 }
 
+/// The longest file with a prefix, in bytes.
+const FILE_BYTES: u64 = 256;
 const GENERATED: &str = "auto";
 const OFF: &str = "none";
 
@@ -49,7 +53,7 @@ impl fmt::Display for TaskSubnet6 {
 
 impl TaskSubnet6 {
     /// The prefix of the agent of this directory, or why it has none.
-    pub(super) fn of(self, directory: &Path) -> Result<Option<Subnet6>, String> {
+    pub(crate) fn of(self, directory: &Path) -> Result<Option<Subnet6>, String> {
         match self {
             Self::Generated => kept(directory).map(Some),
             Self::Given(subnet) => Ok(Some(subnet)),
@@ -61,7 +65,7 @@ impl TaskSubnet6 {
 /// The one that an earlier life of the agent has generated, or a new one, which is on the disk when this returns.
 fn kept(directory: &Path) -> Result<Subnet6, String> {
     let path = Paths::new(directory).network_prefix6();
-    match fs::read_to_string(&path) {
+    match read(&path) {
         Ok(text) => text
             .trim()
             .parse()
@@ -82,9 +86,27 @@ fn generate() -> io::Result<Subnet6> {
     Ok(Subnet6::unique_local(identifier))
 }
 
+/// Only a file of this process' own user: it is root's where an agent that is not root may add files beside it.
+fn read(path: &Path) -> io::Result<String> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(O_NOFOLLOW).open(path)?;
+    let found = file.metadata()?;
+    if found.uid() != nix::unistd::geteuid().as_raw() || found.nlink() != 1 {
+        return Err(io::Error::other("it is another user's"));
+    }
+    let mut text = String::new();
+    file.take(FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn keep(directory: &Path, path: &Path, subnet: Subnet6) -> io::Result<()> {
     let draft = path.with_extension("draft");
-    let mut file = File::create(&draft)?;
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    // Neither a link nor a file of others is taken for it.
+    let mut file = File::create_new(&draft)?;
     writeln!(file, "{subnet}")?;
     file.sync_all()?;
     fs::rename(&draft, path)?;

@@ -3,17 +3,17 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use argosy_isolation::User;
-use argosy_isolation::unpack::{Format, Job, Owner, Report, Rules, Unpacked, Unpacking};
+use argosy_isolation::unpack::{Format, Report, Unpacked, Unpacking};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::Interest;
 use tokio::sync::Semaphore;
 
-use super::launching::Launching;
+use crate::broker::Broker;
 use crate::descriptors::watched;
 use argosy_content::fetcher::Extractor;
 use argosy_content::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
@@ -26,18 +26,15 @@ const AT_A_TIME: usize = 4;
 
 /// Unpacks by the agent's launcher.
 pub(super) struct Unpackings {
-    launching: Arc<Launching>,
+    broker: Broker,
     turns: Arc<Semaphore>,
-    /// The control group in which it is done.
-    group: Option<PathBuf>,
 }
 
 impl Unpackings {
-    pub(super) fn new(launching: Arc<Launching>, group: Option<PathBuf>) -> Self {
+    pub(super) fn new(broker: Broker) -> Self {
         Self {
-            launching,
+            broker,
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
-            group,
         }
     }
 }
@@ -54,21 +51,11 @@ impl Unpacker for Unpackings {
             Packing::TarGzip => Format::TarGzip,
             Packing::TarZstd => Format::TarZstd,
         };
-        let group = self.group.clone();
-        let job = move |_: &mut File| {
-            Ok(Job {
-                format,
-                rules: Rules::layer(),
-                owner: Owner { uid: 0, gid: 0 },
-                group,
-            })
-        };
-        let folder = into.to_owned();
-        let target = move || {
-            File::open(&folder)
-                .map_err(|error| format!("cannot open {}: {error}", folder.display()))
-        };
-        let unpacking = self.unpack(layer, target, job);
+        let (broker, draft) = (self.broker.clone(), draft_of(into));
+        let unpacking = self.unpack(move || {
+            let draft = draft.ok_or("a layer is unpacked into a folder of the store")?;
+            broker.unpack_layer(format, layer.as_fd(), draft)
+        });
         async move {
             let unpacked = unpacking.await.map_err(UnpackError)?;
             let diff_id = unpacked.digest.expect("every layer has a digest");
@@ -81,10 +68,16 @@ impl Unpacker for Unpackings {
     }
 }
 
+/// The layer that is being made, by the folder of its files.
+fn draft_of(root: &Path) -> Option<String> {
+    let draft = root.parent()?.file_name()?.to_str()?;
+    Some(draft.to_owned())
+}
+
 impl Extractor for Unpackings {
     fn extract<'a>(
         &'a self,
-        archive: File,
+        mut archive: File,
         into: File,
         owner: Option<&'a User>,
     ) -> BoxFuture<'a, Result<(), String>> {
@@ -92,44 +85,31 @@ impl Extractor for Unpackings {
             nix::unistd::geteuid().as_raw(),
             nix::unistd::getegid().as_raw(),
         );
-        let (uid, gid) = owner.map_or(own, |user| (user.uid, user.gid));
-        let group = self.group.clone();
-        let job = move |archive: &mut File| {
+        let owner = owner.map_or(own, |user| (user.uid, user.gid));
+        let broker = self.broker.clone();
+        let unpacking = self.unpack(move || {
             let mut beginning = Vec::new();
-            let read = archive.take(BEGINNING_BYTES).read_to_end(&mut beginning);
+            let read = (&mut archive)
+                .take(BEGINNING_BYTES)
+                .read_to_end(&mut beginning);
             read.and_then(|_| archive.rewind())
                 .map_err(|error| format!("cannot read what was fetched: {error}"))?;
             let format = Format::of(&beginning).ok_or(
                 "it is no archive that is known here: tar, also with gzip, zstd or xz, or zip",
             )?;
-            Ok(Job {
-                format,
-                rules: Rules::archive(),
-                owner: Owner { uid, gid },
-                group,
-            })
-        };
-        let unpacking = self.unpack(archive, || Ok(into), job);
+            broker.unpack_files(format, owner, archive.as_fd(), into.as_fd())
+        });
         async move { unpacking.await.map(drop) }.boxed()
     }
 }
 
 impl Unpackings {
-    /// Unpacks an archive into a folder, as the job says that is made of its beginning. Dropped, it ends the process.
+    /// Unpacks what `begin` begins with. Dropped, it ends the process.
     fn unpack(
         &self,
-        mut archive: File,
-        target: impl FnOnce() -> Result<File, String> + Send + 'static,
-        job: impl FnOnce(&mut File) -> Result<Job, String> + Send + 'static,
+        begin: impl FnOnce() -> Result<Unpacking, String> + Send + 'static,
     ) -> impl Future<Output = Result<Unpacked, String>> + Send + 'static {
-        let (launching, turns) = (Arc::clone(&self.launching), Arc::clone(&self.turns));
-        let begin = move || -> Result<Unpacking, String> {
-            let target = target()?;
-            let job = job(&mut archive)?;
-            launching
-                .unpack(&job, archive.as_fd(), target.as_fd())
-                .map_err(|error| crate::error::sentence(&error))
-        };
+        let turns = Arc::clone(&self.turns);
         async move {
             let turn = turns.acquire().await;
             let _turn = turn.expect("turns are given as long as there is an agent");

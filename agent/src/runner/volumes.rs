@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 
 use super::description::{failed, invalid};
+use crate::broker::Broker;
 use crate::config::Settings;
 use crate::core::Refusal;
 
@@ -15,6 +16,7 @@ pub(super) fn volumes(
     task: &v1::TaskSpec,
     role: &str,
     settings: &Settings,
+    broker: &Broker,
 ) -> Result<Vec<Volume>, Refusal> {
     if !task.volumes.is_empty() && !settings.profile {
         return Err(failed(
@@ -33,8 +35,10 @@ pub(super) fn volumes(
                         VolumeSource::Tmpfs { bytes: *bytes }
                     }
                     Some(Source::Secret(name)) => {
-                        let folder = settings.secret_folder.as_deref();
-                        VolumeSource::Secret(secret(name, role, folder).map_err(failed)?)
+                        broker.check_secret(role, name).map_err(failed)?;
+                        let folder = settings.secret_folder.clone().unwrap_or_default();
+                        let name = Path::new(role).join(name);
+                        VolumeSource::Secret(Secret { folder, name })
                     }
                     None => {
                         let path = &volume.container_path;
@@ -49,7 +53,7 @@ pub(super) fn volumes(
 }
 
 /// The secret of this name that the operator keeps for the role.
-fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
+pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
     let which = format!("volumes: the secret {name:?} of role {role:?}");
     let Some(folder) = folder else {
         return Err(format!(

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use argosy_isolation::{BootTime, Container, Exit, Group, Handle, Notice, Outcome, Stop, crash};
+use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop, crash};
 use argosy_state::ids::Timestamp;
 use argosy_state::task::Capability;
 use tokio::io::Interest;
 use tokio::time::Instant;
 
 use super::controls::Control;
-use super::{REMOVAL_PATIENCE, Shared, TRY_AGAIN, boot_now};
+use super::{Shared, TRY_AGAIN, boot_now};
 use crate::core::{ContainerName, Ended, How, Input, Instance, StartedFact, StopCause};
 use crate::descriptors::watched;
 
@@ -143,15 +143,11 @@ async fn at(time: Option<Instant>) {
 async fn force(shared: &Shared, name: ContainerName) -> Option<Instant> {
     tracing::warn!(container = %name, "its supervisor has not ended a container in time: the agent ends both");
     metrics::counter!("argosy_agent_forced_kills_total").increment(1);
-    let (folder, group) = (shared.paths.container(name), shared.group(name));
+    let broker = shared.broker.clone();
     let _slot = shared.removal_slots.acquire().await;
-    let end = move || {
-        let group = group.as_ref().map(Group::path);
-        argosy_isolation::destroy(&folder, group, REMOVAL_PATIENCE)
-    };
-    let ended = tokio::task::spawn_blocking(end).await;
+    let ended = tokio::task::spawn_blocking(move || broker.destroy(name)).await;
     let ended = ended.expect("ending a container never panics");
-    let why = crate::error::sentence(&ended.err()?);
+    let why = ended.err()?;
     tracing::warn!(container = %name, why, "a container cannot be ended yet");
     Some(Instant::now() + FORCE_AFTER)
 }

@@ -14,6 +14,7 @@ use argosy_agent::{
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
 use argosy_frameworks::shell_executor::ShellExecutor;
+use argosy_proto::server::callers;
 use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -28,6 +29,9 @@ pub(crate) const LAUNCHER: &str = "launcher";
 pub(crate) const CONTENT: &str = "content";
 /// The verb under which it is an agent.
 pub(crate) const AGENT: &str = "agent";
+
+/// The verb under which it is an agent that gives up root.
+pub(crate) const DIVIDED: &str = "divided-agent";
 
 /// Beside an agent's folder: where its API is, if it is a process of its own.
 const API: &str = "api";
@@ -88,6 +92,23 @@ impl Host {
     /// The same as a process of its own, to be killed.
     pub(crate) fn process(&self, master: SocketAddr) -> Process {
         self.dying(master, &[])
+    }
+
+    /// One that gives up root, and may allow its tasks the host's network.
+    pub(crate) fn divided(&self, master: SocketAddr) -> Process {
+        // Its user passes through to its folder.
+        open(self.folder.path(), 0o711);
+        self.undivided(master)
+    }
+
+    /// The same on a folder as it is.
+    pub(crate) fn undivided(&self, master: SocketAddr) -> Process {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(DIVIDED)
+            .arg(self.directory())
+            .arg(master.to_string());
+        Process(command.spawn().unwrap(), self.directory())
     }
 
     /// One that is to die at a step: its name, at which pass, and the witness of that.
@@ -204,7 +225,16 @@ async fn configured(
     end_tasks: CancellationToken,
 ) -> (Config, Parts) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let api = listener.local_addr().unwrap();
+    let config = configuration(directory, master, listener.local_addr().unwrap());
+    let parts = parts(
+        Listener::tcp(listener),
+        Ground::Machine(commands()),
+        end_tasks,
+    );
+    (config, parts)
+}
+
+fn configuration(directory: &Path, master: SocketAddr, api: SocketAddr) -> Config {
     let mut config = Config::new(
         directory.to_owned(),
         vec![master.to_string()],
@@ -234,23 +264,30 @@ async fn configured(
     if !nix::unistd::geteuid().is_root() {
         config.isolation = IsolationMode::Processes;
     }
-    let parts = Parts {
-        api: Listener::tcp(listener),
-        ground: Ground::Machine(HelperCommands {
-            launcher: LauncherCommand {
-                program: PathBuf::from("/proc/self/exe"),
-                arguments: vec![LAUNCHER.into()],
-            },
-            content: ServiceCommand {
-                program: PathBuf::from("/proc/self/exe"),
-                arguments: vec![CONTENT.into()],
-            },
-        }),
+    config
+}
+
+fn commands() -> HelperCommands {
+    HelperCommands {
+        launcher: LauncherCommand {
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: vec![LAUNCHER.into()],
+        },
+        content: ServiceCommand {
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: vec![CONTENT.into()],
+        },
+    }
+}
+
+fn parts(api: Listener, ground: Ground, end_tasks: CancellationToken) -> Parts {
+    Parts {
+        api,
+        ground,
         connector: ConnectorConfig::default(),
         metrics: Some(recorder()),
         end_tasks,
-    };
-    (config, parts)
+    }
 }
 
 /// What all agents of this process count together.
@@ -281,6 +318,32 @@ pub(crate) fn agent_process() -> ExitCode {
         run(config, parts, CancellationToken::new()).await.unwrap();
     });
     ExitCode::SUCCESS
+}
+
+/// The same of one that gives up root before it has threads.
+pub(crate) fn divided_process() -> ExitCode {
+    let mut arguments = std::env::args().skip(2);
+    let directory = PathBuf::from(arguments.next().unwrap());
+    let master = arguments.next().unwrap().parse().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut config = configuration(&directory, master, listener.local_addr().unwrap());
+    config.allowed_opt_outs.host_network = true;
+    // Where to ask it.
+    std::fs::write(directory.with_file_name(API), &config.address).unwrap();
+    callers::keep_knowing();
+    let link = argosy_agent::divide(&config, &commands(), &[], || ()).unwrap();
+    let ground = link.map_or_else(|| Ground::Machine(commands()), Ground::Divided);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let ended = runtime.unwrap().block_on(async {
+        let api = Listener::tcp(TcpListener::from_std(listener).unwrap());
+        let parts = parts(api, ground, CancellationToken::new());
+        telling(run(config, parts, CancellationToken::new())).await
+    });
+    ExitCode::from(u8::from(ended.is_err()))
 }
 
 /// The whole life of an executor that an agent has started.
@@ -325,6 +388,19 @@ impl Process {
         }
     }
 
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        get(self.api().await, path).await
+    }
+
+    pub(crate) async fn api(&self) -> SocketAddr {
+        content(&self.1.with_file_name(API)).await.parse().unwrap()
+    }
+
+    /// The process that has kept root.
+    pub(crate) fn broker(&self) -> u32 {
+        child_of(self.pid(), "argosy-broker")
+    }
+
     /// Waits until nothing is left of any container.
     pub(crate) async fn is_clear(&self) {
         let api = content(&self.1.with_file_name(API)).await;
@@ -362,14 +438,18 @@ impl Process {
 
 /// The launcher of the agent that is this process, or in it.
 pub(crate) fn launcher_of(agent: u32) -> u32 {
+    child_of(agent, "argosy-launcher")
+}
+
+fn child_of(agent: u32, called: &str) -> u32 {
     let named = entries("/proc").into_iter().filter_map(|process| {
         let stat = std::fs::read_to_string(process.join("stat")).ok()?;
         let (name, rest) = stat.rsplit_once(')')?;
         let parent = rest.split_whitespace().nth(1)?.parse::<u32>().ok()?;
-        let is_it = parent == agent && name.ends_with("argosy-launcher");
+        let is_it = parent == agent && name.ends_with(called);
         is_it.then(|| process.file_name()?.to_str()?.parse().ok())?
     });
-    named.min().expect("an agent has a launcher")
+    named.min().expect("an agent has such a process")
 }
 
 fn entries(folder: &str) -> Vec<PathBuf> {

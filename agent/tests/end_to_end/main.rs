@@ -39,6 +39,9 @@ fn main() -> ExitCode {
     if argument.as_deref() == Some(host::AGENT) {
         return host::agent_process();
     }
+    if argument.as_deref() == Some(host::DIVIDED) {
+        return host::divided_process();
+    }
     if argument.as_deref() == Some(cases::JOURNAL) {
         return cases::write_journal();
     }

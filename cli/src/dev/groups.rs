@@ -20,6 +20,8 @@ pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
     let mut trees: Vec<_> = agents
         .iter()
         .flat_map(|agent| children(agent.pid))
+        // That of an agent which has given up root is its broker's child.
+        .flat_map(|child| children(child).into_iter().chain([child]))
         .filter_map(|child| {
             let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
             tree_in(&groups, &mount)

@@ -3,7 +3,8 @@
 //! A member that somebody killed and started again is stopped too: its pid file names it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -196,7 +197,13 @@ impl Members {
 
 fn start(member: &Member) -> anyhow::Result<Running> {
     let folder = member.log.parent().context("a log has a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // An agent that has given up root passes through to its own; a master's is nobody else's.
+    let mode = match member.kind {
+        Kind::Master => 0o700,
+        Kind::Agent => 0o711,
+    };
+    let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
+    made.with_context(|| format!("cannot make {}", folder.display()))?;
     let log = File::options().create(true).append(true).open(&member.log);
     let log = log.with_context(|| format!("cannot write {}", member.log.display()))?;
     let (program, words) = member

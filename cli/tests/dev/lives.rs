@@ -34,7 +34,7 @@ fn processes_of(directory: &Path) -> Vec<String> {
     found
 }
 
-/// Where `/proc` tells of the agents' launchers, their only children.
+/// Where `/proc` tells of the agents' launchers: their only children, or those of their brokers.
 fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
     let agents = cluster
         .members()
@@ -42,14 +42,28 @@ fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
         .filter(|member| member["kind"] == "agent");
     let mut found = Vec::new();
     for agent in agents {
-        let own = format!("\nPPid:\t{}\n", agent["pid"].as_i64().unwrap());
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        found.extend(entries.map(|entry| entry.path()).filter(|process| {
-            let status = std::fs::read_to_string(process.join("status"));
-            status.unwrap_or_default().contains(&own)
+        let below = children(agent["pid"].as_i64().unwrap());
+        found.extend(below.into_iter().flat_map(|(pid, process)| {
+            let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            match name.trim() {
+                "argosy-broker" => children(pid).into_iter().map(|(_, child)| child).collect(),
+                _ => vec![process],
+            }
         }));
     }
     found
+}
+
+/// The children of a process, and where `/proc` tells of them.
+fn children(pid: i64) -> Vec<(i64, PathBuf)> {
+    let own = format!("\nPPid:\t{pid}\n");
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let children = entries.filter_map(|entry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        status.contains(&own).then(|| (pid, entry.path()))
+    });
+    children.collect()
 }
 
 /// The cgroup trees of the agents' launchers.

@@ -9,6 +9,7 @@ mod digest;
 mod fault;
 mod image;
 mod intake;
+mod layer_folders;
 mod layout;
 mod manifest;
 mod pull;
@@ -48,7 +49,9 @@ pub use command::{Command, CommandError, Wish, combine};
 pub use digest::{Digest, InvalidDigest};
 pub use fault::{Fault, PullError};
 pub use image::{ExposedPort, Image, ImageConfig, Protocol};
+pub use layer_folders::{LayerFolders, OwnFolders};
 pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};
+pub use store::DRAFT;
 pub use unpacker::{Packing, UnpackError, UnpackedLayer, Unpacker};
 
 /// All layers of one image, packed, unless told otherwise, in bytes: 32 GiB.
@@ -151,27 +154,28 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens the store in `directory` for an agent that holds its lock, and clears away what a crash left.
-    /// Reads the disk, and blocks meanwhile.
+    /// Opens the store in `directory` for an agent that holds its lock, and clears away what a crash left. `layers` changes
+    /// its folder of layers. Reads the disk, and blocks meanwhile.
     ///
     /// # Errors
     /// If the folders cannot be made or read.
     pub fn open(
         directory: &Path,
         settings: ImageSettings,
-        unpacker: Arc<dyn Unpacker>,
+        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerFolders>),
         service: Arc<Service>,
     ) -> Result<Arc<Self>, Fault> {
-        Self::with(directory, settings, unpacker, Asking::Service(service))
+        let asking = Asking::Service(service);
+        Self::with(directory, settings, (unpacker, layers), asking)
     }
 
     fn with(
         directory: &Path,
         settings: ImageSettings,
-        unpacker: Arc<dyn Unpacker>,
+        (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerFolders>),
         registries: Asking,
     ) -> Result<Arc<Self>, Fault> {
-        let store = Store::open(directory)?;
+        let store = Store::open(directory, layers)?;
         let settings = Arc::new(settings);
         Ok(Arc::new(Self {
             puller: Puller::new(Arc::clone(&store), unpacker, Arc::clone(&settings)),

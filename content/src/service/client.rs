@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::service::{self, Packet, Packets, SpawnError};
+use argosy_isolation::service::{self, Packet, Packets};
 use argosy_proto::uri::ShownUri;
 use tokio::sync::{mpsc, watch};
 
@@ -28,7 +28,7 @@ const TRIES: u32 = 3;
 /// The longest description of an image, in bytes.
 const PLAN_BYTES: u64 = 32 * 1024 * 1024;
 /// What it gets of our environment: where authorities are, and how names are looked up.
-const ENVIRONMENT: [&str; 4] = [
+pub const ENVIRONMENT: [&str; 4] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "RES_OPTIONS",
@@ -44,6 +44,38 @@ pub struct ServiceCommand {
     pub arguments: Vec<String>,
 }
 
+/// A service that was started.
+pub struct Started {
+    /// Leads to it.
+    pub packets: Packets,
+    /// Its process number.
+    pub pid: u32,
+    /// Ends it once its socket is closed, if it does not do so by itself. May block for a second.
+    pub end: Box<dyn FnOnce() + Send>,
+}
+
+/// Starts a service, in words why not. Blocks.
+pub type Starter = Arc<dyn Fn() -> Result<Started, String> + Send + Sync>;
+
+impl ServiceCommand {
+    /// Starts it as a child of this process, in this control group.
+    #[must_use]
+    pub fn starter(self, group: Option<PathBuf>) -> Starter {
+        Arc::new(move || {
+            let mut executed = Command::new(&self.program);
+            // Which process it is in a list, whatever the program is called.
+            executed.arg0("argosy-content").args(&self.arguments);
+            let spawned = service::spawn(executed, &ENVIRONMENT, group.as_deref());
+            let (process, packets) = spawned.map_err(|error| crate::sentence(&error))?;
+            Ok(Started {
+                packets,
+                pid: process.id(),
+                end: Box::new(move || service::end(process)),
+            })
+        })
+    }
+}
+
 /// What an operator says that concerns it.
 #[derive(Debug, Clone)]
 pub struct ServiceSettings {
@@ -57,10 +89,8 @@ pub struct ServiceSettings {
 
 /// The service of one agent.
 pub struct Service {
-    command: ServiceCommand,
+    start: Starter,
     begin: Begin,
-    /// The control group that it is put into.
-    group: Option<PathBuf>,
     serial: AtomicU64,
     /// A lock, since many requests share it. Starting one happens under it, on threads that may block.
     present: Mutex<Option<Arc<Connection>>>,
@@ -72,7 +102,8 @@ enum NoAnswer {
     Failed(String),
     /// It was lost.
     Gone,
-    Spawn(SpawnError),
+    /// It could not be started, in words.
+    NotStarted(String),
 }
 
 type Said = (Answer, Vec<OwnedFd>);
@@ -93,24 +124,19 @@ struct State {
 impl Service {
     /// Nothing is started before something is asked for.
     #[must_use]
-    pub fn new(
-        command: ServiceCommand,
-        settings: ServiceSettings,
-        group: Option<PathBuf>,
-    ) -> Arc<Self> {
+    pub fn new(start: Starter, settings: ServiceSettings) -> Arc<Self> {
         let ServiceSettings {
             fetch,
             insecure_registries,
             image_limit_bytes,
         } = settings;
         Arc::new(Self {
-            command,
+            start,
             begin: Begin {
                 fetch,
                 insecure_registries,
                 image_limit_bytes,
             },
-            group,
             serial: AtomicU64::new(0),
             present: Mutex::default(),
         })
@@ -278,8 +304,8 @@ impl Service {
                 "the process that asks servers and registries was lost; another one is started"
             );
         }
-        let connection = Connection::open(&self.command, &self.begin, self.group.as_deref());
-        let connection = connection.map_err(NoAnswer::Spawn)?;
+        let started = (self.start)().map_err(NoAnswer::NotStarted)?;
+        let connection = Connection::open(started, &self.begin);
         *present = Some(Arc::clone(&connection));
         Ok(connection)
     }
@@ -296,20 +322,13 @@ impl Drop for Service {
 }
 
 impl Connection {
-    fn open(
-        command: &ServiceCommand,
-        begin: &Begin,
-        group: Option<&Path>,
-    ) -> Result<Arc<Self>, SpawnError> {
-        let mut executed = Command::new(&command.program);
-        // Which process it is in a list, whatever the program is called.
-        executed.arg0("argosy-content").args(&command.arguments);
-        let (process, packets) = service::spawn(executed, &ENVIRONMENT, group)?;
+    fn open(started: Started, begin: &Begin) -> Arc<Self> {
+        let Started { packets, pid, end } = started;
         // If this cannot be sent the end is seen at once.
         let _ = packets.send(&Ask::Begin(Box::new(begin.clone())), &[]);
         let connection = Arc::new(Self {
             packets,
-            pid: process.id(),
+            pid,
             state: Mutex::new(State {
                 waiting: Some(BTreeMap::new()),
                 heard: Instant::now(),
@@ -321,9 +340,9 @@ impl Connection {
                 reader.pass_on(answer, descriptors);
             }
             reader.break_off();
-            service::end(process);
+            end();
         });
-        Ok(connection)
+        connection
     }
 
     fn is_there(&self) -> bool {
@@ -438,8 +457,8 @@ impl NoAnswer {
             Self::Failed(why) => why,
             Self::Gone => "the process that asks servers was lost again and again; try again, and look for what ends it"
                 .to_owned(),
-            Self::Spawn(error) => {
-                format!("the process that asks servers cannot be started: {}", crate::sentence(&error))
+            Self::NotStarted(why) => {
+                format!("the process that asks servers cannot be started: {why}")
             }
         }
     }

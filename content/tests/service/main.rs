@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use argosy_content::fetcher::{Extractor, FetchSettings, Fetcher, Progress, Whose};
 use argosy_content::images::{
-    Digest, ImageReference, ImageSettings, Images, Packing, PullPolicy, UnpackError, UnpackedLayer,
-    Unpacker,
+    Digest, ImageReference, ImageSettings, Images, OwnFolders, Packing, PullPolicy, UnpackError,
+    UnpackedLayer, Unpacker,
 };
 use argosy_content::service::{self, Service, ServiceCommand, ServiceSettings};
 use argosy_isolation::User;
@@ -136,7 +136,7 @@ fn service_by(command: ServiceCommand) -> Arc<Service> {
         insecure_registries: Vec::new(),
         image_limit_bytes: 1 << 20,
     };
-    Service::new(command, settings, None)
+    Service::new(command.starter(None), settings)
 }
 
 /// Takes nothing apart.
@@ -422,7 +422,7 @@ async fn lied_to() {
     let images = Images::open(
         folder.path(),
         ImageSettings::default(),
-        unpacker,
+        (unpacker, Arc::new(OwnFolders)),
         Arc::clone(&service),
     );
     let name: ImageReference = "127.0.0.1:9/site:1".parse().unwrap();
@@ -481,7 +481,7 @@ async fn pulled() {
     let images = Images::open(
         folder.path(),
         settings,
-        Arc::new(Counting),
+        (Arc::new(Counting), Arc::new(OwnFolders)),
         Arc::clone(&service),
     )
     .unwrap();

@@ -3,13 +3,13 @@
 use std::io;
 
 use netlink_packet_route::link::Stats64;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::link::Links;
 use super::{NetworkError, refused};
 
 /// What passed a container's link since it was made, as the container sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Traffic {
     /// To the container.
     pub received: Flow,
@@ -18,7 +18,7 @@ pub struct Traffic {
 }
 
 /// One direction of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Flow {
     /// With the frames' headers.
     pub bytes: u64,

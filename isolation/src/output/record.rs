@@ -149,7 +149,7 @@ impl Record {
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let draft = path.with_added_extension("draft");
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
+        options.write(true).create(true).truncate(true).mode(0o644);
         let written = options
             .open(&draft)
             .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))

@@ -105,6 +105,21 @@ impl Unpacking {
         })
     }
 
+    /// One whose connection came from another process.
+    #[must_use]
+    pub fn passed_on(connection: OwnedFd) -> Self {
+        Self {
+            connection,
+            ended: false,
+        }
+    }
+
+    /// Its connection, to be passed on to another process: nothing of it may have been read.
+    #[must_use]
+    pub fn into_connection(self) -> OwnedFd {
+        self.connection
+    }
+
     /// The next report, or `None` if there is none now. Call it when the descriptor is readable; after
     /// [`Report::Done`] and [`Report::Failed`] nothing more comes.
     pub fn report(&mut self) -> Option<Report> {

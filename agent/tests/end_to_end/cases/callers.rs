@@ -32,7 +32,7 @@ fn questions() -> [(String, &'static str); 6] {
 }
 
 /// A line of a shell that asks an agent, and shows the first line of its answer.
-fn asking(api: SocketAddr, path: &str) -> String {
+pub(super) fn asking(api: SocketAddr, path: &str) -> String {
     let (host, port) = (api.ip(), api.port());
     format!(
         "exec 3<>/dev/tcp/{host}/{port} && printf 'GET %s HTTP/1.1\\r\\nhost: localhost\\r\\nconnection: close\\r\\n\\r\\n' \

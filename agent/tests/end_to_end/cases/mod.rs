@@ -9,6 +9,7 @@ mod compaction;
 mod crashes;
 mod cycles;
 mod disks;
+mod divided;
 mod entering;
 mod executors;
 mod fetching;
@@ -123,6 +124,12 @@ cases![
     host_paths::a_task_sees_host_paths_elsewhere_and_writes_only_where_it_may,
     host_paths::root_of_an_image_reads_a_host_path_as_any_user_may,
     sizes::a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives,
+    divided::an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted,
+    divided::an_agent_takes_over_what_one_that_was_root_has_left,
+    divided::tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root,
+    divided::an_agent_ends_with_its_broker_and_a_broker_with_its_agent,
+    divided::callers_are_known_to_an_agent_that_is_not_root,
+    divided::an_agent_whose_folder_is_closed_to_other_users_stays_root,
     crashes::every_step_can_be_the_last_of_an_agent,
     crashes::every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,
     compaction::every_step_can_be_the_last_of_a_compaction,

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// With what the names begin of all that is not finished, or on its way out.
-pub(super) const DRAFT: &str = ".draft-";
+pub const DRAFT: &str = ".draft-";
 
 /// Whether what is written must outlive a cut of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub(super) fn sync_all_below(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a file or a folder with all that is in it; no link is followed. Nothing is wrong if it is gone.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+pub(in crate::images) fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),

@@ -14,6 +14,7 @@ use super::record::{LayerRecord, LeaseRecord, Record, VERSION};
 use super::{LAYER_FILE, ROOT};
 use crate::images::digest::Digest;
 use crate::images::fault::Fault;
+use crate::images::layer_folders::LayerFolders;
 
 /// Blobs are of use to none but the pull that brings them.
 pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
@@ -25,12 +26,15 @@ pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
 
 /// All layers with their sizes. One has its name only when it is whole, so damage to what is written beside
 /// it loses no more than the size.
-pub(super) fn layers(folder: &Path) -> Result<BTreeMap<Digest, u64>, Fault> {
+pub(super) fn layers(
+    folder: &Path,
+    changes: &dyn LayerFolders,
+) -> Result<BTreeMap<Digest, u64>, Fault> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
         let digest = format!("sha256:{name}").parse::<Digest>();
         let Some(digest) = digest.ok().filter(|_| path.join(ROOT).is_dir()) else {
-            clear(&path);
+            told_if_left(&path, changes.remove(&path));
             continue;
         };
         let bytes = match read::<LayerRecord>(&path.join(LAYER_FILE)) {
@@ -105,7 +109,12 @@ pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
 
 /// Removes a leftover. If that fails, it is tried again in the next round and at the next start.
 pub(super) fn clear(path: &Path) {
-    if let Err(error) = disk::remove(path) {
+    told_if_left(path, disk::remove(path));
+}
+
+/// Logs a leftover that could not be removed.
+pub(super) fn told_if_left(path: &Path, removed: io::Result<()>) {
+    if let Err(error) = removed {
         tracing::warn!(path = %path.display(), why = %error, "a leftover of the image store cannot be removed");
     }
 }

@@ -10,9 +10,9 @@ mod found;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,25 +21,28 @@ use std::time::SystemTime;
 use super::digest::Digest;
 use super::fault::Fault;
 use super::image::Image;
+use super::layer_folders::LayerFolders;
 use super::unpacker::UnpackedLayer;
 use collection::{Census, Entry, judge};
 use disk::Lasting;
 use folders::Folders;
 use record::{LayerRecord, LeaseRecord, VERSION};
 
-pub use disk::space;
+pub(super) use disk::remove;
+pub use disk::{DRAFT, space};
 pub(super) use record::Record;
 
 /// The folder of a layer's files, and what is known of it, in its own folder.
-const ROOT: &str = "root";
-const LAYER_FILE: &str = "layer.json";
+pub(super) const ROOT: &str = "root";
+pub(super) const LAYER_FILE: &str = "layer.json";
 /// Of each folder of the store.
 const PRIVATE: u32 = 0o700;
 
 /// The store of one agent.
-#[derive(Debug)]
 pub(super) struct Store {
     folders: Folders,
+    /// Changes the folder of layers.
+    changes: Arc<dyn LayerFolders>,
     /// Counts drafts.
     serial: AtomicU64,
     /// Under a lock because pulls go side by side; nothing is awaited under it.
@@ -74,9 +77,18 @@ pub(super) struct Draft {
     path: PathBuf,
 }
 
+impl fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Store").field(&self.folders).finish()
+    }
+}
+
 impl Store {
     /// Opens the store of an agent that holds its lock, and clears away what a crash left.
-    pub(super) fn open(directory: &Path) -> Result<Arc<Self>, Fault> {
+    pub(super) fn open(
+        directory: &Path,
+        changes: Arc<dyn LayerFolders>,
+    ) -> Result<Arc<Self>, Fault> {
         let folders = Folders::new(directory);
         for path in [
             folders.root(),
@@ -88,12 +100,12 @@ impl Store {
             // Set-user-id files of layers keep that, and on the disk they belong to users of the host: nobody else may
             // reach them, whoever made the folder.
             let made = disk::make_folder(path, PRIVATE);
-            made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(PRIVATE)))
+            made.and_then(|()| close(path))
                 .map_err(Fault::write(path))?;
         }
         let state = State {
             images: found::images(&folders.records())?,
-            layers: found::layers(&folders.layers())?,
+            layers: found::layers(&folders.layers(), &*changes)?,
             leases: found::leases(&folders.leases())?,
             ..State::default()
         };
@@ -103,6 +115,7 @@ impl Store {
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
         Ok(Arc::new(Self {
             folders,
+            changes,
             serial: AtomicU64::new(begun),
             state: Mutex::new(state),
         }))
@@ -166,8 +179,7 @@ impl Store {
     pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(Draft, PathBuf), Fault> {
         let draft = self.draft(&self.folders.layers());
         let root = draft.path.join(ROOT);
-        let made =
-            disk::make_folder(&draft.path, 0o711).and_then(|()| disk::make_folder(&root, 0o755));
+        let made = self.changes.make(&draft.path);
         made.map_err(Fault::write(&root))?;
         Ok((draft, root))
     }
@@ -191,9 +203,11 @@ impl Store {
             bytes: layer.bytes,
         };
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
-        std::fs::write(draft.path().join(LAYER_FILE), bytes).map_err(&failed)?;
-        disk::sync_all_below(draft.path()).map_err(&failed)?;
+        let described = self.changes.describe(draft.path(), bytes);
+        described.map_err(&failed)?;
         let folder = self.folders.layers();
+        // The layer itself may be another user's.
+        disk::sync_all_below(&folder).map_err(&failed)?;
         {
             let mut state = self.state();
             if state.layers.contains_key(&layer.diff_id) {
@@ -201,7 +215,7 @@ impl Store {
             }
             // Under the lock, so that disk and memory change together; a rename is short.
             let path = folder.join(layer.diff_id.hex());
-            std::fs::rename(draft.path(), path).map_err(&failed)?;
+            self.changes.rename(draft.path(), &path).map_err(&failed)?;
             state.layers.insert(layer.diff_id, layer.bytes);
         }
         disk::sync_folder(&folder).map_err(failed)
@@ -328,8 +342,8 @@ impl Store {
             };
             state.drafts.insert(draft.path.clone());
             drafts.push(draft);
-            match std::fs::rename(&path, &drafts[drafts.len() - 1].path) {
-                Err(source) if source.kind() != ErrorKind::NotFound => {
+            match self.changes.rename(&path, &drafts[drafts.len() - 1].path) {
+                Err(source) if path.exists() => {
                     // Draft's end takes the lock.
                     drop(state);
                     return Err(Fault::Write { path, source });
@@ -347,11 +361,24 @@ impl Store {
         for folder in [self.folders.layers(), self.folders.blobs()] {
             for path in found::drafts(&folder)? {
                 if !self.state().drafts.contains(&path) {
-                    found::clear(&path);
+                    self.clear(&path);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes what is at a path of a layer or a blob.
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        match path.parent() == Some(&*self.folders.layers()) {
+            true => self.changes.remove(path),
+            false => disk::remove(path),
+        }
+    }
+
+    /// The same; what cannot be removed now is removed by a later sweep.
+    fn clear(&self, path: &Path) {
+        found::told_if_left(path, self.remove(path));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -396,7 +423,8 @@ impl Draft {
 
     /// Removes what is under the name, here and now.
     fn remove(self) -> Result<(), Fault> {
-        disk::remove(&self.path).map_err(Fault::write(&self.path))
+        let removed = self.store.remove(&self.path);
+        removed.map_err(Fault::write(&self.path))
     }
 }
 
@@ -405,7 +433,7 @@ impl Drop for Draft {
         let store = Arc::clone(&self.store);
         let path = std::mem::take(&mut self.path);
         let clearing = move || {
-            found::clear(&path);
+            store.clear(&path);
             store.state().drafts.remove(&path);
         };
         // Pulls are given up where nothing may wait for a disk.
@@ -413,6 +441,14 @@ impl Drop for Draft {
             Ok(runtime) => drop(runtime.spawn_blocking(clearing)),
             Err(_) => clearing(),
         }
+    }
+}
+
+/// Of a folder that is another user's it is for that user to say who may reach it.
+fn close(path: &Path) -> std::io::Result<()> {
+    match fs::metadata(path)?.uid() == nix::unistd::geteuid().as_raw() {
+        true => fs::set_permissions(path, Permissions::from_mode(PRIVATE)),
+        false => Ok(()),
     }
 }
 

@@ -147,7 +147,13 @@ fn opened(
 ) -> Arc<Images> {
     let registries = Registries::new(&settings.insecure_registries, patience);
     let unpacker = Arc::clone(unpacker) as _;
-    Images::with(folder, settings, unpacker, Asking::Here(registries)).unwrap()
+    Images::with(
+        folder,
+        settings,
+        (unpacker, Arc::new(OwnFolders)),
+        Asking::Here(registries),
+    )
+    .unwrap()
 }
 
 /// Waits for a condition that must come true.

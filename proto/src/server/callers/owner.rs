@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -88,6 +89,27 @@ fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; END
     Ok((family, id))
 }
 
+/// Asks by a socket that is opened now, from now on: its answers name users as this process knows them now, and not as in a
+/// user namespace that it enters later.
+pub(super) fn keep() {
+    // Where there is none to be had, none is to be had later.
+    if let Ok(socket) = open() {
+        let _ = KEPT.set(Mutex::new(socket));
+    }
+}
+
+/// The socket that was opened early, for one question at a time.
+static KEPT: OnceLock<Mutex<OwnedFd>> = OnceLock::new();
+
+fn open() -> Result<OwnedFd, Errno> {
+    socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkSockDiag,
+    )
+}
+
 /// What the kernel is asked.
 struct Question {
     flags: u16,
@@ -99,17 +121,26 @@ struct Question {
 impl Question {
     /// The kernel's answer, or its first part.
     fn ask(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
-        let netlink = socket(
-            AddressFamily::Netlink,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkSockDiag,
-        )
-        .map_err(|why| match why {
-            // Not built into this kernel, or a family that this service may not use.
-            Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => io::ErrorKind::Unsupported.into(),
-            why => io::Error::from(why),
-        })?;
+        match KEPT.get() {
+            // An answer that was left there by a question whose caller failed is told by its ends, and refused.
+            Some(kept) => {
+                let netlink = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                self.ask_by(&netlink, family)
+            }
+            None => {
+                let netlink = open().map_err(|why| match why {
+                    // Not built into this kernel, or a family that this service may not use.
+                    Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
+                        io::ErrorKind::Unsupported.into()
+                    }
+                    why => io::Error::from(why),
+                })?;
+                self.ask_by(&netlink, family)
+            }
+        }
+    }
+
+    fn ask_by(&self, netlink: &OwnedFd, family: AddressFamily) -> io::Result<Vec<u8>> {
         send(
             netlink.as_raw_fd(),
             &self.written(family),

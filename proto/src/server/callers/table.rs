@@ -4,8 +4,9 @@
 //! and `tcp6`, at a cost that grows with the number of sockets.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Seek as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// `TCP_ESTABLISHED`, as the tables write it.
 const ESTABLISHED: &str = "01";
@@ -16,12 +17,45 @@ const ESTABLISHED: &str = "01";
 /// [`io::ErrorKind::NotFound`] if there is no such connection; others if it is being closed or there are no tables.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     // A socket of the newer family has connections of the older one too.
+    if let Some(kept) = KEPT.get() {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        return search(kept.iter_mut(), end, other);
+    }
+    search(open()?.iter_mut(), end, other)
+}
+
+/// Reads tables that are opened now, from now on: as [`super::owner::keep`].
+pub(super) fn keep() {
+    // Where there are none, there are none later.
+    if let Ok(tables) = open() {
+        let _ = KEPT.set(Mutex::new(tables));
+    }
+}
+
+/// The tables that were opened early, for one reader at a time.
+static KEPT: OnceLock<Mutex<Vec<File>>> = OnceLock::new();
+
+fn open() -> io::Result<Vec<File>> {
+    let mut tables = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let file = match File::open(table) {
+        match File::open(table) {
             // A kernel without the newer family.
-            Err(why) if why.kind() == io::ErrorKind::NotFound && table.ends_with('6') => continue,
-            opened => opened.map_err(|why| io::Error::other(format!("{table}: {why}")))?,
-        };
+            Err(why) if why.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
+            opened => {
+                tables.push(opened.map_err(|why| io::Error::other(format!("{table}: {why}")))?);
+            }
+        }
+    }
+    Ok(tables)
+}
+
+fn search<'a>(
+    tables: impl Iterator<Item = &'a mut File>,
+    end: SocketAddr,
+    other: SocketAddr,
+) -> io::Result<u32> {
+    for file in tables {
+        file.rewind()?;
         for line in BufReader::new(file).lines().skip(1) {
             if let Some(owner) = owner(&line?, end, other) {
                 return owner;

@@ -1,0 +1,445 @@
+//! An agent's hold on its broker, or on the same operations in its own process. Its calls block.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use argosy_content::service::Started;
+use argosy_isolation::disk::DiskUsage;
+use argosy_isolation::limits::{Missing, MissingPolicy};
+use argosy_isolation::service::Packets;
+use argosy_isolation::unpack::{Format, Rules, Unpacking};
+use argosy_isolation::{Container, Exit, HostPath, Limits, Root, Spec, User};
+use argosy_proto::v1;
+use argosy_state::ids::{GroupId, TaskKey};
+use tokio::sync::oneshot;
+
+use super::connections::Connections;
+use super::link::{self, Control, Link};
+use super::operations::{Operations, Performed};
+use super::request::{MeasureStep, Reply, Request, Target, TaskContainer, WantedPath};
+use super::server::Said;
+use crate::core::{ContainerName, Refusal};
+use crate::disk::{Keeper, Passage};
+use crate::error::RunError;
+use crate::executors::Guest;
+use crate::journal::Lock;
+use crate::sandbox::Viewer;
+use crate::start::Host;
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) enum Broker {
+    /// In this process.
+    Here(Arc<Operations>),
+    Elsewhere(Arc<Connections>),
+}
+
+/// What has become of a container.
+pub(crate) enum Adopted {
+    Running(Container),
+    Exited(Exit),
+    Gone { reason: String, never_started: bool },
+}
+
+pub(super) type Done<T = ()> = Result<T, String>;
+
+impl Broker {
+    /// Has a broker begin. What comes with it is told when the broker has ended.
+    pub(crate) fn open(
+        link: Link,
+        lock: &Lock,
+    ) -> Result<(Self, Host, oneshot::Receiver<()>), RunError> {
+        let failed = |why: String| RunError::Broker { why };
+        let words = |error: io::Error| failed(error.to_string());
+        let Link { control, requests } = link;
+        link::send(&control, &Control::Open, &[lock.as_fd()]).map_err(words)?;
+        let said = link::receive::<Said>(&control).map_err(words)?;
+        let host = match said {
+            Some((Ok(Reply::Opened(host)), _)) => host,
+            Some((Ok(_), _)) => return Err(failed(senseless())),
+            Some((Err(why), _)) => return Err(failed(why)),
+            None => return Err(failed(gone())),
+        };
+        let (tell, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("broker".to_owned());
+        let watch = move || {
+            // Nothing is said there but its end.
+            let _ = link::receive::<Said>(&control);
+            // Nobody may listen any more.
+            let _ = tell.send(());
+        };
+        thread.spawn(watch).map_err(words)?;
+        let connections = Connections::new(requests);
+        Ok((Self::Elsewhere(Arc::new(connections)), host, ended))
+    }
+
+    pub(super) fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Performed {
+        match self {
+            Self::Here(operations) => {
+                let owned = descriptors.iter().map(|one| one.try_clone_to_owned());
+                let owned = owned.collect::<io::Result<_>>();
+                operations.perform(request, owned.map_err(|error| error.to_string())?)
+            }
+            Self::Elsewhere(connections) => connections.ask(&request, descriptors),
+        }
+    }
+
+    pub(super) fn plain(&self, request: Request) -> Done<Reply> {
+        self.ask(request, &[]).map(|(reply, _)| reply)
+    }
+
+    pub(super) fn done(&self, request: Request) -> Done {
+        self.plain(request).map(drop)
+    }
+
+    pub(crate) fn make_container(&self, name: ContainerName) -> Done {
+        self.done(Request::MakeContainer(name))
+    }
+
+    pub(crate) fn launch(
+        &self,
+        spec: &Spec,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Container, Refusal> {
+        let failed = |text: String| Refusal {
+            reason: v1::Reason::ContainerLaunchFailed,
+            text,
+        };
+        let descriptors: Vec<_> = namespace.into_iter().collect();
+        let asked = self.ask(Request::Launch(Box::new(spec.clone())), &descriptors);
+        match asked.map_err(failed)? {
+            (Reply::Running(handle), connection) => {
+                let connection = one(connection).map_err(failed)?;
+                let handle = handle.map(|handle| *handle);
+                let (folder, group) = (&spec.directory, spec.cgroup.clone());
+                Ok(Container::passed_on(folder, group, handle, connection))
+            }
+            (Reply::Invalid(text), _) => Err(Refusal {
+                reason: v1::Reason::TaskInvalid,
+                text,
+            }),
+            _ => Err(failed(senseless())),
+        }
+    }
+
+    pub(crate) fn unpack_layer(
+        &self,
+        format: Format,
+        archive: BorrowedFd<'_>,
+        draft: String,
+    ) -> Done<Unpacking> {
+        let request = Request::Unpack {
+            format,
+            rules: Rules::layer(),
+            target: Target::Layer { draft },
+        };
+        let (_, connection) = self.ask(request, &[archive])?;
+        one(connection).map(Unpacking::passed_on)
+    }
+
+    pub(crate) fn unpack_files(
+        &self,
+        format: Format,
+        (uid, gid): (u32, u32),
+        archive: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+    ) -> Done<Unpacking> {
+        let request = Request::Unpack {
+            format,
+            rules: Rules::archive(),
+            target: Target::Files { uid, gid },
+        };
+        let (_, connection) = self.ask(request, &[archive, target])?;
+        one(connection).map(Unpacking::passed_on)
+    }
+
+    /// `folder` and `group` are the container's.
+    pub(crate) fn adopt(
+        &self,
+        name: ContainerName,
+        folder: &Path,
+        group: Option<PathBuf>,
+    ) -> Done<Adopted> {
+        match self.ask(Request::Adopt(name), &[])? {
+            (Reply::Running(handle), connection) => {
+                let handle = handle.map(|handle| *handle);
+                let connection = one(connection)?;
+                let container = Container::passed_on(folder, group, handle, connection);
+                Ok(Adopted::Running(container))
+            }
+            (Reply::Exited(exit), _) => Ok(Adopted::Exited(*exit)),
+            (
+                Reply::Gone {
+                    reason,
+                    never_started,
+                },
+                _,
+            ) => Ok(Adopted::Gone {
+                reason,
+                never_started,
+            }),
+            _ => Err(senseless()),
+        }
+    }
+
+    pub(crate) fn void(&self, name: ContainerName) -> Done {
+        self.done(Request::Void(name))
+    }
+
+    pub(crate) fn destroy(&self, name: ContainerName) -> Done {
+        self.done(Request::Destroy(name))
+    }
+
+    pub(crate) fn remove_container(&self, name: ContainerName) -> Done {
+        self.done(Request::RemoveContainer(name))
+    }
+
+    /// How many launchers took no requests and were replaced so far. Replaces one that takes none.
+    pub(crate) fn count_launchers(&self) -> Done<u64> {
+        number(self.plain(Request::CountLaunchers)?)
+    }
+
+    pub(crate) fn take_users(&self, name: ContainerName) -> Done<u32> {
+        let first = number(self.plain(Request::TakeUsers(name))?)?;
+        u32::try_from(first).map_err(|_| senseless())
+    }
+
+    pub(crate) fn return_users(&self, name: ContainerName) -> Done {
+        self.done(Request::ReturnUsers(name))
+    }
+
+    pub(crate) fn keep_users(&self, known: Vec<ContainerName>) -> Done {
+        self.done(Request::KeepUsers(known))
+    }
+
+    pub(crate) fn make_sandbox(
+        &self,
+        key: &TaskKey,
+        name: ContainerName,
+        owner: Option<&User>,
+    ) -> Done {
+        self.done(Request::MakeSandbox {
+            at: TaskContainer::new(key, name),
+            owner: owner.cloned(),
+        })
+    }
+
+    pub(crate) fn link_host_paths(
+        &self,
+        key: &TaskKey,
+        name: ContainerName,
+        paths: &[v1::HostPath],
+        viewer: Viewer,
+    ) -> Done<Vec<HostPath>> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at = TaskContainer::new(key, name);
+        let paths = paths.iter().map(WantedPath::from).collect();
+        match self.plain(Request::LinkHostPaths { at, paths, viewer })? {
+            Reply::HostPaths(paths) => Ok(paths),
+            _ => Err(senseless()),
+        }
+    }
+
+    pub(crate) fn share_group(
+        &self,
+        key: &TaskKey,
+        (group, name): (&GroupId, ContainerName),
+        first: Option<&(ContainerName, TaskKey)>,
+        owner: Option<&User>,
+    ) -> Done<PathBuf> {
+        path(self.plain(Request::ShareGroup {
+            framework: key.framework.to_string(),
+            group: group.to_string(),
+            name,
+            first: first.map(|(name, key)| TaskContainer::new(key, *name)),
+            owner: owner.cloned(),
+        })?)
+    }
+
+    pub(crate) fn remove_sandboxes(&self, leaving: Vec<PathBuf>) -> Done {
+        match leaving.is_empty() {
+            true => Ok(()),
+            false => self.done(Request::RemoveSandboxes(leaving)),
+        }
+    }
+
+    pub(crate) fn bound_disk(&self, key: &TaskKey, name: ContainerName, bytes: u64) -> Done {
+        let at = TaskContainer::new(key, name);
+        self.done(Request::BoundDisk { at, bytes })
+    }
+
+    pub(crate) fn is_disk_bounded(&self, key: &TaskKey, name: ContainerName) -> Done<bool> {
+        match self.plain(Request::IsDiskBounded(TaskContainer::new(key, name)))? {
+            Reply::Is(is) => Ok(is),
+            _ => Err(senseless()),
+        }
+    }
+
+    /// `None` if nothing bounds it, or that cannot be told.
+    pub(crate) fn disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
+        match self.plain(Request::DiskUsage(TaskContainer::new(key, name))) {
+            Ok(Reply::Usage(usage)) => usage,
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    pub(crate) fn disk_keeper(&self, key: &TaskKey, name: ContainerName) -> Done<Keeper> {
+        match self.plain(Request::DiskKeeper(TaskContainer::new(key, name)))? {
+            Reply::Keeper(keeper) => Ok(keeper),
+            _ => Err(senseless()),
+        }
+    }
+
+    pub(crate) fn changes(&self, name: ContainerName) -> Done<PathBuf> {
+        path(self.plain(Request::Changes(name))?)
+    }
+
+    pub(crate) fn resume_disks(&self) -> Done {
+        self.done(Request::ResumeDisks)
+    }
+
+    /// One part of a pass, and what to go on with.
+    pub(crate) fn measure(&self, step: MeasureStep) -> Done<(Passage, Option<u64>)> {
+        match self.plain(Request::Measure(step))? {
+            Reply::Measured { passage, pass } => Ok((passage, pass)),
+            _ => Err(senseless()),
+        }
+    }
+
+    pub(crate) fn end_measure(&self, pass: u64) {
+        // One that is left over makes room for others.
+        let _ = self.done(Request::EndMeasure(pass));
+    }
+
+    /// `wanted` hangs up when the root is not wanted any more.
+    pub(crate) fn make_root(
+        &self,
+        key: &TaskKey,
+        (name, holder): (ContainerName, ContainerName),
+        layers: Vec<PathBuf>,
+        wanted: BorrowedFd<'_>,
+    ) -> Done<Root> {
+        let at = TaskContainer::new(key, name);
+        let request = Request::MakeRoot { at, holder, layers };
+        match self.ask(request, &[wanted])? {
+            (Reply::Root(root), _) => Ok(root),
+            _ => Err(senseless()),
+        }
+    }
+
+    pub(crate) fn clear_root(&self, name: ContainerName) -> Done {
+        self.done(Request::ClearRoot(name))
+    }
+
+    pub(crate) fn make_place(&self, name: ContainerName, guest: &Guest) -> Done {
+        self.done(Request::MakePlace(name, guest.clone()))
+    }
+
+    /// A socket that listens, who may connect, and the token.
+    pub(crate) fn listen_at_place(
+        &self,
+        name: ContainerName,
+    ) -> Done<(UnixListener, RangeInclusive<u32>, Vec<u8>)> {
+        match self.ask(Request::ListenAtPlace(name), &[])? {
+            (
+                Reply::Listening {
+                    first_peer,
+                    last_peer,
+                    token,
+                },
+                listener,
+            ) => Ok((one(listener)?.into(), first_peer..=last_peer, token)),
+            _ => Err(senseless()),
+        }
+    }
+
+    pub(crate) fn remove_place(&self, name: ContainerName) -> Done {
+        self.done(Request::RemovePlace(name))
+    }
+
+    pub(crate) fn check_secret(&self, role: &str, name: &str) -> Done {
+        let (role, name) = (role.to_owned(), name.to_owned());
+        self.done(Request::CheckSecret { role, name })
+    }
+
+    pub(crate) fn replace_limits(
+        &self,
+        name: ContainerName,
+        limits: Limits,
+        policy: MissingPolicy,
+    ) -> Done<Missing> {
+        missing(self.plain(Request::ReplaceLimits(name, Box::new(limits), policy))?)
+    }
+
+    pub(crate) fn apply_limits(
+        &self,
+        name: ContainerName,
+        limits: Limits,
+        policy: MissingPolicy,
+    ) -> Done<Missing> {
+        missing(self.plain(Request::ApplyLimits(name, Box::new(limits), policy))?)
+    }
+
+    pub(crate) fn note_cores(&self, name: ContainerName, text: String) -> Done {
+        self.done(Request::NoteCores(name, text))
+    }
+
+    /// Starts the process that asks servers, in place of an earlier one.
+    pub(crate) fn start_content(&self) -> Done<Started> {
+        let (reply, socket) = self.ask(Request::StartContent, &[])?;
+        let pid = u32::try_from(number(reply)?).map_err(|_| senseless())?;
+        let broker = self.clone();
+        Ok(Started {
+            packets: Packets::passed_on(one(socket)?),
+            pid,
+            end: Box::new(move || {
+                // Without a broker it has ended.
+                let _ = broker.done(Request::EndContent);
+            }),
+        })
+    }
+
+    /// Takes off the host what only containers need, if there are none.
+    pub(crate) fn clear(&self) -> Done {
+        self.done(Request::Clear)
+    }
+}
+
+pub(super) fn one(descriptors: Vec<OwnedFd>) -> Done<OwnedFd> {
+    descriptors.into_iter().next().ok_or_else(senseless)
+}
+
+fn number(reply: Reply) -> Done<u64> {
+    match reply {
+        Reply::Number(number) => Ok(number),
+        _ => Err(senseless()),
+    }
+}
+
+fn path(reply: Reply) -> Done<PathBuf> {
+    match reply {
+        Reply::Path(path) => Ok(path),
+        _ => Err(senseless()),
+    }
+}
+
+fn missing(reply: Reply) -> Done<Missing> {
+    match reply {
+        Reply::Missing(missing) => Ok(missing),
+        _ => Err(senseless()),
+    }
+}
+
+pub(super) fn senseless() -> String {
+    "invalid reply from the broker of this agent".to_owned()
+}
+
+pub(super) fn gone() -> String {
+    "the broker of this agent has ended".to_owned()
+}

@@ -1,0 +1,55 @@
+//! Sockets from an agent to its broker.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use argosy_isolation::service::Packets;
+
+use super::client::gone;
+use super::link;
+use super::operations::Performed;
+use super::request::Request;
+use super::server::Said;
+
+/// Sockets to a broker, each for one request at a time.
+pub(crate) struct Connections {
+    /// A lock, since requests come from many blocking threads.
+    idle: Mutex<Vec<Packets>>,
+    returned: Condvar,
+}
+
+impl Connections {
+    pub(super) fn new(idle: Vec<Packets>) -> Self {
+        Self {
+            idle: Mutex::new(idle),
+            returned: Condvar::new(),
+        }
+    }
+
+    /// Waits for a socket, and for the reply.
+    pub(super) fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Performed {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let packets = loop {
+            match idle.pop() {
+                Some(packets) => break packets,
+                None => {
+                    let waited = self.returned.wait(idle);
+                    idle = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        };
+        drop(idle);
+        let answered = link::send(&packets, request, descriptors)
+            .and_then(|()| link::receive::<Said>(&packets));
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is closed fails at once; and the agent ends as its broker has.
+        idle.push(packets);
+        drop(idle);
+        self.returned.notify_one();
+        match answered {
+            Ok(Some((said, descriptors))) => said.map(|reply| (reply, descriptors)),
+            Ok(None) => Err(gone()),
+            Err(error) => Err(format!("{}: {error}", gone())),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Judges what an agent asks for, as if somebody else had taken it over: whatever passes makes nobody root of the host.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use argosy_isolation::profile::Walls;
+use argosy_isolation::{
+    ContainerId, HostPath, Image, Isolation, Namespaces, Network, Profile, Root, Spec, Tree, View,
+    VolumeSource,
+};
+use argosy_state::ids::GroupId;
+use argosy_state::task::OptOuts;
+
+use crate::config::Config;
+use crate::core::{ContainerName, task_key};
+use crate::paths::Paths;
+
+/// The network namespace of this process.
+const OWN_NETWORK: &str = "/proc/self/ns/net";
+/// Digits of a digest.
+const DIGITS: usize = 64;
+
+/// What an operator allows, and where everything is.
+pub(super) struct Guard {
+    paths: Paths,
+    tree: Option<Tree>,
+    /// Without the profile tasks are users of the host, and an agent has its own rights only.
+    profile: bool,
+    host_paths: Vec<PathBuf>,
+    secret_folder: Option<PathBuf>,
+    devices: BTreeSet<PathBuf>,
+    allowed: OptOuts,
+}
+
+impl Guard {
+    pub(super) fn new(config: &Config, paths: &Paths, profile: bool, tree: Option<Tree>) -> Self {
+        Self {
+            paths: paths.clone(),
+            tree,
+            profile,
+            host_paths: config.host_paths.clone(),
+            secret_folder: config.secret_folder.clone(),
+            devices: config.devices.values().flatten().cloned().collect(),
+            allowed: config.allowed_opt_outs.clone(),
+        }
+    }
+
+    pub(super) fn host_paths(&self) -> &[PathBuf] {
+        &self.host_paths
+    }
+
+    pub(super) fn secret_folder(&self) -> Option<&Path> {
+        self.secret_folder.as_deref()
+    }
+
+    /// Whether this may be launched. `holds` says which users of the host this agent's containers have.
+    pub(super) fn judge(
+        &self,
+        spec: &Spec,
+        namespace: Option<&OwnedFd>,
+        holds: impl Fn(u32) -> bool,
+    ) -> Result<(), String> {
+        if !self.profile {
+            return Ok(());
+        }
+        let name: ContainerName = spec
+            .id
+            .as_str()
+            .parse()
+            .map_err(|error| format!("{error}"))?;
+        let Some(profile) = &spec.profile else {
+            return Err("it has no profile".to_owned());
+        };
+        if spec.isolation != Isolation::Full || spec.namespaces != Namespaces::ALL {
+            return Err("it is not isolated in full".to_owned());
+        }
+        if spec.directory != self.paths.container(name) {
+            return Err("its hand-off folder is another one's".to_owned());
+        }
+        if spec.cgroup != self.group(&spec.id) {
+            return Err("its control group is another one's".to_owned());
+        }
+        if !holds(profile.first_host_id) {
+            return Err("its users are none of this agent's".to_owned());
+        }
+        self.judge_sandbox(spec, name)?;
+        if let Some(folder) = &spec.shared_folder
+            && !is_shared(&self.paths, folder)
+        {
+            return Err("what it shares is no folder of a group".to_owned());
+        }
+        self.judge_profile(profile, name)?;
+        if let Some(device) = spec
+            .devices
+            .iter()
+            .find(|path| !self.devices.contains(*path))
+        {
+            return Err(format!("{} is no device for tasks", device.display()));
+        }
+        self.judge_network(&spec.network, namespace)
+    }
+
+    fn group(&self, id: &ContainerId) -> Option<PathBuf> {
+        let tree = self.tree.as_ref()?;
+        Some(tree.group(id).path().to_owned())
+    }
+
+    fn judge_sandbox(&self, spec: &Spec, name: ContainerName) -> Result<(), String> {
+        let names = below(&self.paths.sandboxes(), &spec.sandbox);
+        let key = names.as_deref().and_then(|names| match names {
+            [framework, task, last] if *last == name.to_string() => task_key(framework, task),
+            _ => None,
+        });
+        let key = key.ok_or("its sandbox is another one's")?;
+        if spec.output_record != self.paths.output_record(&key, name) {
+            return Err("its output is noted at another one's place".to_owned());
+        }
+        Ok(())
+    }
+
+    fn judge_profile(&self, profile: &Profile, name: ContainerName) -> Result<(), String> {
+        let Profile { view, walls, .. } = profile;
+        self.judge_walls(*walls)?;
+        let View {
+            root,
+            host_paths,
+            volumes,
+            ..
+        } = view;
+        self.judge_root(root, name)?;
+        let own = self.paths.executor(name);
+        if let Some(path) = host_paths
+            .iter()
+            .find(|path| !is_at(path, &own) && !self.is_open(&path.from))
+        {
+            return Err(format!("{} is no path for tasks", path.from.display()));
+        }
+        for volume in volumes {
+            let VolumeSource::Secret(secret) = &volume.source else {
+                continue;
+            };
+            let is_one = secret.name.components().count() == 2 && is_plain(&secret.name);
+            if Some(&secret.folder) != self.secret_folder.as_ref() || !is_one {
+                return Err("its secret is not in the operator's folder".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Below a path that the operator has opened; that no link is on the way is seen when it is opened.
+    fn is_open(&self, path: &Path) -> bool {
+        let is_below = |open: &PathBuf| {
+            let open = std::fs::canonicalize(open);
+            open.is_ok_and(|open| path.strip_prefix(open).is_ok_and(is_plain_or_itself))
+        };
+        self.host_paths.iter().any(is_below)
+    }
+
+    fn judge_walls(&self, walls: Walls) -> Result<(), String> {
+        let OptOuts {
+            capabilities,
+            new_privileges,
+            unconfined_seccomp,
+            nested_user_namespaces,
+            host_network: _,
+        } = &self.allowed;
+        let has = Vec::<String>::from(walls.capabilities);
+        let may = |name: &String| capabilities.iter().any(|one| one.name() == name);
+        let is_within = has.iter().all(may)
+            && (walls.privileges || *new_privileges)
+            && walls.landlock
+            && (walls.system_calls || *unconfined_seccomp)
+            && walls.masks
+            && (walls.user_namespaces || *nested_user_namespaces);
+        if is_within {
+            return Ok(());
+        }
+        Err("it is let off more than the operator allows".to_owned())
+    }
+
+    fn judge_root(&self, root: &Root, name: ContainerName) -> Result<(), String> {
+        let is_own = |path: &Path| {
+            let disk = self.paths.disk(name).join("root/changes");
+            let usual = self.paths.container(name).join("changes");
+            path.parent()
+                .is_some_and(|above| above == disk || above == usual)
+        };
+        match root {
+            Root::Host => Ok(()),
+            Root::Folder(folder) if is_own(folder) && is_plain_name(folder) => Ok(()),
+            Root::Image(Image {
+                layers,
+                upper,
+                work,
+            }) if is_own(upper) && is_own(work) => layers
+                .iter()
+                .try_for_each(|layer| is_layer(&self.paths, layer)),
+            Root::Folder(_) | Root::Image(_) => Err("its root is another one's".to_owned()),
+        }
+    }
+
+    fn judge_network(&self, network: &Network, namespace: Option<&OwnedFd>) -> Result<(), String> {
+        match (network, namespace) {
+            (Network::Host { ports }, None) => {
+                if !self.allowed.host_network {
+                    return Err("the host's network is not open to tasks".to_owned());
+                }
+                match ports {
+                    Some(_) => Ok(()),
+                    None => Err("it names no ports of the host's network".to_owned()),
+                }
+            }
+            (Network::None, None) => Ok(()),
+            (Network::Joined, Some(namespace)) => {
+                let failed = |error: std::io::Error| format!("its network cannot be seen: {error}");
+                let own = std::fs::metadata(OWN_NETWORK).map_err(failed)?;
+                let file = File::from(namespace.try_clone().map_err(failed)?);
+                let joined = file.metadata().map_err(failed)?;
+                if joined.dev() != own.dev() {
+                    return Err("what it joins is no network".to_owned());
+                }
+                if joined.ino() == own.ino() {
+                    return Err("the host's network is not one to join".to_owned());
+                }
+                Ok(())
+            }
+            (Network::Joined, None) | (Network::Host { .. } | Network::None, Some(_)) => {
+                Err("a network comes with it if it joins one".to_owned())
+            }
+        }
+    }
+}
+
+/// Seen at its own name.
+fn is_at(path: &HostPath, own: &Path) -> bool {
+    path.from == own && path.to == own
+}
+
+/// The names on the way from one folder to another below it; `None` if it is not plainly below.
+fn below<'a>(folder: &Path, path: &'a Path) -> Option<Vec<&'a str>> {
+    let names = path.strip_prefix(folder).ok()?.components();
+    names
+        .map(|part| match part {
+            Component::Normal(name) => name.to_str(),
+            _ => None,
+        })
+        .collect()
+}
+
+fn is_plain(path: &Path) -> bool {
+    !path.as_os_str().is_empty() && is_plain_or_itself(path)
+}
+
+fn is_plain_or_itself(path: &Path) -> bool {
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn is_plain_name(path: &Path) -> bool {
+    path.file_name().is_some()
+}
+
+fn is_container(name: &str) -> bool {
+    name.parse::<ContainerName>().is_ok()
+}
+
+/// Three names below, the last one a container's or a group's.
+fn is_held(folder: &Path, path: &Path) -> bool {
+    let names = below(folder, path);
+    names.is_some_and(|names| names.len() == 3 && is_container(names[2]))
+}
+
+fn is_shared(paths: &Paths, path: &Path) -> bool {
+    let on_a_disk = || {
+        let names = below(&paths.disks(), path);
+        names
+            .is_some_and(|names| matches!(names[..], [name, "root", "group"] if is_container(name)))
+    };
+    is_held(&paths.groups(), path) || on_a_disk()
+}
+
+/// The folder of a group, from names that are its own.
+pub(super) fn group_folder(
+    paths: &Paths,
+    framework: &str,
+    group: &str,
+    name: ContainerName,
+) -> Result<PathBuf, String> {
+    let group = GroupId::new(group).map_err(|error| format!("group: {error}"))?;
+    // Any task's name does, to have the framework's judged.
+    let key = task_key(framework, group.as_str()).ok_or("group: its framework is none")?;
+    Ok(paths.group(key.framework, &group, name))
+}
+
+/// A sandbox, or a folder of a group.
+pub(super) fn is_removable(paths: &Paths, path: &Path) -> Result<(), String> {
+    if is_held(&paths.sandboxes(), path) || is_held(&paths.groups(), path) {
+        return Ok(());
+    }
+    Err(format!("{} is no sandbox", path.display()))
+}
+
+/// The same, or what a container has changed of its image.
+pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
+    let changes = below(&paths.containers(), path);
+    let is_changes =
+        changes.is_some_and(|names| matches!(names[..], [name, "changes"] if is_container(name)));
+    let disk = below(&paths.disks(), path);
+    let is_on_disk = disk.is_some_and(
+        |names| matches!(names[..], [name, "root", "changes" | "group"] if is_container(name)),
+    );
+    if is_changes || is_on_disk {
+        return Ok(());
+    }
+    is_removable(paths, path)
+}
+
+/// The files of a layer of the store.
+pub(super) fn is_layer(paths: &Paths, path: &Path) -> Result<(), String> {
+    let names = below(&super::folders::layers(paths), path);
+    let is_one =
+        names.is_some_and(|names| matches!(names[..], [digest, "root"] if is_digest(digest)));
+    match is_one {
+        true => Ok(()),
+        false => Err(format!("{} is no layer", path.display())),
+    }
+}
+
+pub(super) fn is_digest(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.len() == DIGITS && name.bytes().all(is_digit)
+}
+
+/// What is not finished in the store of layers, or on its way out.
+pub(super) fn is_draft(name: &str) -> bool {
+    let number = name.strip_prefix(argosy_content::images::DRAFT);
+    number.is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}

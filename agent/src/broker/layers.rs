@@ -1,0 +1,51 @@
+//! The folder of layers, as the store of images changes it.
+
+use std::io;
+use std::path::Path;
+
+use argosy_content::images::LayerFolders;
+
+use super::client::Broker;
+use super::request::{LayerChange, Request};
+
+/// By a broker.
+pub(crate) struct LayersOf(pub(crate) Broker);
+
+impl LayersOf {
+    fn change(&self, change: LayerChange) -> io::Result<()> {
+        self.0
+            .done(Request::Layer(change))
+            .map_err(io::Error::other)
+    }
+}
+
+impl LayerFolders for LayersOf {
+    fn make(&self, draft: &Path) -> io::Result<()> {
+        let draft = file_name(draft)?;
+        self.change(LayerChange::Make { draft })
+    }
+
+    fn describe(&self, draft: &Path, json: Vec<u8>) -> io::Result<()> {
+        let draft = file_name(draft)?;
+        self.change(LayerChange::Describe { draft, json })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (file_name(from)?, file_name(to)?);
+        self.change(LayerChange::Rename { from, to })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let name = file_name(path)?;
+        // Nothing is wrong if it is gone.
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            _ => self.change(LayerChange::Remove { name }),
+        }
+    }
+}
+
+fn file_name(path: &Path) -> io::Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.ok_or(io::ErrorKind::InvalidInput)?.to_owned())
+}

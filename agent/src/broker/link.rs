@@ -1,0 +1,111 @@
+//! Messages between an agent and its broker: JSON in packets, or in a file in memory if it is long.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use argosy_isolation::service::{Packet, Packets};
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Up to this length a message is a packet, in bytes: a packet may have 128 KiB.
+const PACKET_BYTES: usize = 96 * 1024;
+/// The longest message, in bytes: a launch may have 2 MiB.
+pub(super) const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
+/// Requests that are performed at a time; more wait for their turn. As many as an agent makes and removes containers at a
+/// time, runs plugins, unpacks and measures.
+pub(super) const CONNECTIONS: usize = 40;
+
+/// An agent's ends of the sockets to its broker.
+#[derive(Debug)]
+pub struct Link {
+    pub(super) control: Packets,
+    pub(super) requests: Vec<Packets>,
+}
+
+/// What the first socket carries.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Control {
+    /// The agent is in its user namespace.
+    Map,
+    /// With the lock of its directory: from now on the broker serves.
+    Open,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Envelope<T> {
+    Here(T),
+    /// It is in the file that comes first.
+    InFile,
+}
+
+/// Two connected sets of sockets.
+pub(super) fn pair() -> io::Result<(Link, Link)> {
+    let (control, of_broker) = Packets::pair()?;
+    let pairs = (0..CONNECTIONS).map(|_| Packets::pair());
+    let pairs = pairs.collect::<io::Result<Vec<_>>>()?;
+    let (requests, served) = pairs.into_iter().unzip();
+    let agent = Link { control, requests };
+    let broker = Link {
+        control: of_broker,
+        requests: served,
+    };
+    Ok((agent, broker))
+}
+
+/// Sends a message with its descriptors, of which there are two at most.
+pub(super) fn send<T: Serialize>(
+    packets: &Packets,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() <= PACKET_BYTES {
+        return packets.send(&Envelope::Here(message), descriptors);
+    }
+    if bytes.len() as u64 > MESSAGE_BYTES {
+        return Err(io::Error::other(format!(
+            "a message of {} bytes is too long",
+            bytes.len()
+        )));
+    }
+    let mut file = File::from(memfd_create("argosy", MemfdFlags::CLOEXEC)?);
+    file.write_all(&bytes)?;
+    file.rewind()?;
+    let mut all = vec![file.as_fd()];
+    all.extend_from_slice(descriptors);
+    packets.send(&Envelope::<()>::InFile, &all)
+}
+
+/// The next message; `None` once the other side is gone.
+pub(super) fn receive<T: DeserializeOwned>(
+    packets: &Packets,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let (envelope, mut descriptors) = match packets.receive::<Envelope<T>>()? {
+        Packet::Message(envelope, descriptors) => (envelope, descriptors),
+        Packet::Closed => return Ok(None),
+    };
+    let message = match envelope {
+        Envelope::Here(message) => message,
+        Envelope::InFile if descriptors.is_empty() => {
+            return Err(io::Error::other("a message without its file"));
+        }
+        Envelope::InFile => read(File::from(descriptors.remove(0)))?,
+    };
+    Ok(Some((message, descriptors)))
+}
+
+fn read<T: DeserializeOwned>(file: File) -> io::Result<T> {
+    let found = file.metadata()?;
+    if !found.is_file() || found.len() > MESSAGE_BYTES {
+        return Err(io::Error::other(format!(
+            "a message of {} bytes is too long, or in no file",
+            found.len()
+        )));
+    }
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    file.take(MESSAGE_BYTES).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}

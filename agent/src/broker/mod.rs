@@ -1,0 +1,35 @@
+//! What of an agent needs root: asked of a broker, by few requests that it judges.
+//!
+//! ```text
+//! agent, user argosy-agent ──sockets──▶ broker, root ──exec──▶ launcher, content service, nft, plugins
+//! ```
+//! An agent that is started as root divides itself before it has threads (`division`): a copy of it keeps root, the rest
+//! goes on as another user. Where it is not divided, without root or with less isolation, the same requests are
+//! performed in the agent's own process, judged all the same.
+//!
+//! The broker runs no runtime, has no socket but those to its agent, and reads nothing that a task or a stranger has
+//! written but hand-off files of its own supervisors. It believes nothing that the agent says: paths are computed from
+//! names, or compared with such (`guard`); every folder on the way to one belongs to root (`folders`), so that none of
+//! them is a link. Reading order: `request`, `operations/perform`, `operations`, `guard`, `folders`, `link`, `connections`, `client` with `networks`
+//! and `layers`, `server`.
+
+mod client;
+mod connections;
+mod folders;
+mod guard;
+mod layers;
+mod link;
+mod networks;
+mod operations;
+mod request;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::client::{Adopted, Broker};
+pub(crate) use self::folders::{Above, CORES};
+pub(crate) use self::layers::LayersOf;
+pub use self::link::Link;
+pub(crate) use self::operations::{Operations, prepare};
+pub(crate) use self::request::{ClosedReach, MeasureStep};
+pub use self::server::divide;

@@ -1,0 +1,411 @@
+//! Performs requests. The functions that it calls are the owners of what they change; nothing is decided here.
+
+mod perform;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use argosy_content::service::{ENVIRONMENT, ServiceCommand};
+use argosy_isolation::division::HostUser;
+use argosy_isolation::unpack::{Format, Job, Owner, Rules};
+use argosy_isolation::{
+    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, service,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::guard::Guard;
+use super::request::{ClosedReach, MeasureStep, Reply, Target, TaskContainer};
+use super::{folders, guard};
+use crate::config::Config;
+use crate::core::ContainerName;
+use crate::disk::{Bounds, Passage, Walk};
+use crate::error::{RunError, sentence};
+use crate::paths::Paths;
+use crate::reach::Reach;
+use crate::runner::bridges::Bridges;
+use crate::runner::description::never_started;
+use crate::runner::host_ids::{self, HostIds};
+use crate::runner::launching::Launching;
+use crate::runner::plugged::Plugs;
+use crate::runner::roots::{self, Roots};
+use crate::runner::{HelperCommands, groups};
+use crate::sandbox;
+use crate::start::Host;
+
+/// Passes through tasks' disks that wait at a time.
+const PASSES: usize = 16_384;
+/// How long an agent that stops waits for the last of its ended containers.
+const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A reply, with its descriptors; or in words why not.
+pub(super) type Performed = Result<(Reply, Vec<OwnedFd>), String>;
+
+/// What needs root of one agent.
+pub(crate) struct Operations {
+    guard: Guard,
+    paths: Paths,
+    /// Whose the agent's own files are.
+    owner: HostUser,
+    tree: Option<Tree>,
+    host_ids: Option<HostIds>,
+    launching: Launching,
+    bridges: Bridges,
+    plugs: Plugs,
+    bounds: Bounds,
+    roots: Roots,
+    /// To tasks, and to what fetches for them. A lock, so that no earlier word comes after a later one.
+    closed: Mutex<[ClosedReach; 2]>,
+    content: ServiceCommand,
+    /// A lock, since any thread may ask for it.
+    service: Mutex<Option<Child>>,
+    passes: Mutex<Passes>,
+}
+
+#[derive(Default)]
+struct Passes {
+    serial: u64,
+    waiting: BTreeMap<u64, Walk>,
+}
+
+impl Operations {
+    /// Makes what an agent needs of its host. Only while it holds the lock of its directory.
+    pub(crate) fn open(
+        config: &Config,
+        commands: HelperCommands,
+        owner: HostUser,
+    ) -> Result<(Self, Host), RunError> {
+        let paths = Paths::new(&config.directory);
+        let host = Host::look(config, &paths)?;
+        let tree = host.tree();
+        let host_ids = match host.profile {
+            true => Some(host_ids::open(&paths)?),
+            false => None,
+        };
+        let reach = Reach::new(config, None);
+        let operations = Self {
+            guard: Guard::new(config, &paths, host.profile, tree.clone()),
+            launching: Launching::start(commands.launcher, tree.clone())?,
+            bridges: Bridges::new(paths.root(), config, host.isolation),
+            plugs: Plugs::open(&paths, &config.networks.cni)?,
+            bounds: Bounds::new(&paths, config.disk_enforcement),
+            roots: Roots::new(config.image_roots, &paths),
+            closed: Mutex::new([reach.closed(), reach.closed_to_content()]),
+            content: commands.content,
+            service: Mutex::default(),
+            passes: Mutex::default(),
+            owner,
+            tree,
+            host_ids,
+            paths,
+        };
+        folders::clear_emptied(&operations.paths);
+        Ok((operations, host))
+    }
+
+    fn launch(&self, spec: &Spec, namespace: Option<OwnedFd>) -> Performed {
+        if let Err(rule) = self
+            .guard
+            .judge(spec, namespace.as_ref(), |first| self.holds(first))
+        {
+            return Err(format!("the launch of {} is refused: {rule}", spec.id));
+        }
+        let namespace = namespace.as_ref().map(AsFd::as_fd);
+        match self.launching.launch(spec, namespace) {
+            Ok(container) => Ok((Reply::Running(None), vec![container.into_connection()])),
+            Err(LaunchError::Spec(error)) => Ok((Reply::Invalid(error.to_string()), Vec::new())),
+            // Whether this request arrived is for the hand-off files to say.
+            Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
+                Ok(Adoption::Running(container)) => {
+                    let handle = container.handle().cloned().map(Box::new);
+                    Ok((Reply::Running(handle), vec![container.into_connection()]))
+                }
+                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => Err(sentence(&error)),
+            },
+            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => {
+                Err(sentence(&error))
+            }
+        }
+    }
+
+    fn unpack(
+        &self,
+        (format, rules): (Format, Rules),
+        target: &Target,
+        descriptors: Vec<OwnedFd>,
+    ) -> Performed {
+        let mut descriptors = descriptors.into_iter();
+        let archive = descriptors.next().ok_or("there is no archive")?;
+        let (rules, owner, target) = match target {
+            Target::Layer { draft } => {
+                let root = folders::layer_root(&self.paths, draft)?;
+                let root = std::fs::File::open(&root)
+                    .map_err(|error| format!("cannot open {}: {error}", root.display()))?;
+                (Rules::layer(), Owner { uid: 0, gid: 0 }, root.into())
+            }
+            Target::Files { uid, gid } => {
+                let user = User {
+                    uid: *uid,
+                    gid: *gid,
+                    groups: Vec::new(),
+                };
+                self.judge_user(&user)?;
+                let owner = Owner {
+                    uid: *uid,
+                    gid: *gid,
+                };
+                let target = descriptors.next().ok_or("there is no target")?;
+                (rules, owner, target)
+            }
+        };
+        let job = Job {
+            format,
+            rules,
+            owner,
+            group: self.tree.as_ref().map(Tree::content),
+        };
+        let unpacking = self.launching.unpack(&job, archive.as_fd(), target.as_fd());
+        let unpacking = unpacking.map_err(|error| sentence(&error))?;
+        Ok((Reply::Done, vec![unpacking.into_connection()]))
+    }
+
+    fn adopt(&self, name: ContainerName) -> Performed {
+        let folder = self.paths.container(name);
+        let plain = |reply: Reply| Ok((reply, Vec::new()));
+        match adopt(&folder).map_err(|error| sentence(&error))? {
+            Adoption::Running(container) => {
+                let handle = container.handle().cloned().map(Box::new);
+                Ok((Reply::Running(handle), vec![container.into_connection()]))
+            }
+            Adoption::Exited(exit) => plain(Reply::Exited(Box::new(exit))),
+            Adoption::Gone { reason } => plain(Reply::Gone {
+                reason,
+                never_started: never_started(&folder),
+            }),
+        }
+    }
+
+    fn make_sandbox(&self, at: &TaskContainer, owner: Option<&User>) -> Result<(), String> {
+        let sandbox = self.sandbox(at)?;
+        if let Some(owner) = owner {
+            self.judge_user(owner)?;
+        }
+        let above = folders::Above::of(self.owner);
+        sandbox::make(&sandbox, owner, above).map_err(|error| error.to_string())
+    }
+
+    fn share_group(
+        &self,
+        (framework, group, name): (&str, &str, ContainerName),
+        first: Option<&TaskContainer>,
+        owner: Option<&User>,
+    ) -> Performed {
+        if let Some(owner) = owner {
+            self.judge_user(owner)?;
+        }
+        let usual = guard::group_folder(&self.paths, framework, group, name)?;
+        let on_its_own = first.and_then(|first| self.bounds.group(first.name));
+        let folder = on_its_own.unwrap_or(usual);
+        let above = folders::Above::of(self.owner);
+        // With the profile all users of the group's containers may write to it, and nobody else comes near it.
+        let profile = self.host_ids.is_some();
+        let above = if profile { above.closed() } else { above };
+        groups::make(&folder, owner, profile, above).map_err(|error| {
+            let folder = folder.display();
+            format!("cannot make the group's folder {folder}: {error}; mend the disk or make room")
+        })?;
+        if let Some(first) = first {
+            self.bounds.share(&self.sandbox(first)?, &folder)?;
+        }
+        Ok((Reply::Path(folder), Vec::new()))
+    }
+
+    fn measure(&self, step: MeasureStep) -> Performed {
+        let mut walk = match step.pass {
+            Some(pass) => self.passes().waiting.remove(&pass),
+            None => {
+                for folder in &step.folders {
+                    guard::is_measurable(&self.paths, folder)?;
+                }
+                let group = step.processes.and_then(|name| self.group(name));
+                let group = group.as_ref().map(Group::path);
+                Some(Walk::through(&step.folders).then_through(group))
+            }
+        }
+        .ok_or("there is no such pass")?;
+        let progress = walk.go(step.until_cost, step.enough_bytes);
+        let passage = Passage::of(progress, &walk);
+        let pass = passage.goes_on().then(|| {
+            let mut passes = self.passes();
+            // Those of an agent that has forgotten them: it begins them again.
+            while passes.waiting.len() >= PASSES {
+                passes.waiting.pop_first();
+            }
+            passes.serial += 1;
+            let serial = passes.serial;
+            passes.waiting.insert(serial, walk);
+            serial
+        });
+        Ok((Reply::Measured { passage, pass }, Vec::new()))
+    }
+
+    fn make_root(
+        &self,
+        at: &TaskContainer,
+        holder: ContainerName,
+        layers: Vec<PathBuf>,
+        wanted: Option<OwnedFd>,
+    ) -> Performed {
+        let sandbox = self.sandbox(at)?;
+        for layer in &layers {
+            guard::is_layer(&self.paths, layer)?;
+        }
+        let first_host_id = match &self.host_ids {
+            Some(ids) => ids.take(holder).map_err(|error| error.to_string())?,
+            None => 0,
+        };
+        let group = self.group(at.name);
+        let place = roots::Place {
+            changes: &self.bounds.changes(at.name),
+            first_host_id,
+            id: id(at.name),
+            cgroup: group.map(|group| group.path().to_owned()),
+            launching: &self.launching,
+            made: &|made| self.bounds.share(&sandbox, made),
+            goes_on: &|| wanted.as_ref().is_none_or(|end| !has_hung_up(end)),
+        };
+        let root = self.roots.make(layers, &place)?;
+        Ok((Reply::Root(root), Vec::new()))
+    }
+
+    /// Closes more. What was closed before stays so, whatever the agent says now.
+    fn close_reach(&self, tasks: ClosedReach, content: ClosedReach) -> Result<(), String> {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (closed, more) in closed.iter_mut().zip([tasks, content]) {
+            closed.join(more);
+        }
+        let Some(tree) = &self.tree else {
+            return Ok(());
+        };
+        let [of_tasks, of_content] = &*closed;
+        let applied = of_tasks.closed().apply(tree.root());
+        let applied = applied.and_then(|()| of_content.closed().apply(&tree.content()));
+        applied.map_err(|error| error.to_string())
+    }
+
+    fn start_content(&self) -> Performed {
+        self.end_content();
+        let mut executed = Command::new(&self.content.program);
+        // Which process it is in a list, whatever the program is called.
+        executed
+            .arg0("argosy-content")
+            .args(&self.content.arguments);
+        let group = self.tree.as_ref().map(Tree::content);
+        let (process, packets) = service::spawn(executed, &ENVIRONMENT, group.as_deref())
+            .map_err(|error| sentence(&error))?;
+        let pid = process.id();
+        *self.service() = Some(process);
+        Ok((Reply::Number(pid.into()), vec![packets.into_socket()]))
+    }
+
+    fn end_content(&self) {
+        let present = self.service().take();
+        if let Some(process) = present {
+            service::end(process);
+        }
+    }
+
+    /// Ends the helpers, and removes the tree when the last supervisor of an ended container has gone.
+    fn clear(&self) {
+        self.end();
+        let Some(tree) = &self.tree else { return };
+        let deadline = Instant::now() + CLEAR_PATIENCE;
+        let again = || {
+            std::thread::sleep(LOOK_AGAIN);
+            Instant::now() < deadline
+        };
+        let is_empty = || tree.containers().is_ok_and(|living| living.is_empty());
+        if is_empty()
+            && let Err(error) = self.bridges.remove()
+        {
+            let why = sentence(&error);
+            tracing::warn!(why, "the networks of containers stay on this host");
+        }
+        if is_empty() {
+            self.plugs.remove();
+        }
+        while is_empty() && tree.remove().is_err() && again() {}
+    }
+
+    /// Ends the processes that it has beside it.
+    pub(super) fn end(&self) {
+        self.launching.end();
+        self.end_content();
+    }
+
+    fn sandbox(&self, at: &TaskContainer) -> Result<PathBuf, String> {
+        Ok(self.paths.sandbox(&at.key()?, at.name))
+    }
+
+    fn group(&self, name: ContainerName) -> Option<Group> {
+        self.tree.as_ref().map(|tree| tree.group(&id(name)))
+    }
+
+    fn group_of(&self, name: ContainerName) -> Result<Group, String> {
+        let group = self.group(name);
+        group.ok_or_else(|| "this agent has no control groups".to_owned())
+    }
+
+    fn ids(&self) -> Result<&HostIds, String> {
+        let ids = self.host_ids.as_ref();
+        ids.ok_or_else(|| "containers of this agent have no users of their own".to_owned())
+    }
+
+    fn holds(&self, first: u32) -> bool {
+        self.host_ids.as_ref().is_some_and(|ids| ids.holds(first))
+    }
+
+    /// Whether a user of the host is one of this agent's containers. Without the profile all of this is the agent's own right.
+    fn judge_user(&self, user: &User) -> Result<(), String> {
+        let Some(ids) = &self.host_ids else {
+            return Ok(());
+        };
+        let all = [user.uid, user.gid].into_iter().chain(user.groups.clone());
+        match all.into_iter().find(|number| !ids.holds(*number)) {
+            None => Ok(()),
+            Some(number) => Err(format!(
+                "{number} is no user or group of a container of this agent"
+            )),
+        }
+    }
+
+    fn service(&self) -> MutexGuard<'_, Option<Child>> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn passes(&self) -> MutexGuard<'_, Passes> {
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The folders of an agent, made or taken over before anything else.
+pub(crate) fn prepare(directory: &Path, owner: HostUser) -> Result<(), RunError> {
+    let prepared = folders::prepare(&Paths::new(directory), owner);
+    prepared.map_err(|(path, source)| RunError::Directory { path, source })
+}
+
+fn id(name: ContainerName) -> ContainerId {
+    ContainerId::new(name.to_string()).expect("digits and dashes make a name")
+}
+
+fn has_hung_up(end: &OwnedFd) -> bool {
+    let mut watched = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+    // Nothing is ever written: what there is to read is the end.
+    poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}

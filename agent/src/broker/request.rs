@@ -1,0 +1,282 @@
+//! Requests of an agent to its broker, and the replies.
+//!
+//! They name containers, tasks and layers. A path in one is compared with those that the broker computes itself.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use argosy_isolation::disk::DiskUsage;
+use argosy_isolation::limits::{Missing, MissingPolicy};
+use argosy_isolation::network::{Publication, Traffic};
+use argosy_isolation::reach_filter::Closed;
+use argosy_isolation::unpack::{Format, Rules};
+use argosy_isolation::{Exit, Handle, HostPath, Limits, Root, Spec, User};
+use argosy_proto::v1;
+use argosy_state::ids::TaskKey;
+use serde::{Deserialize, Serialize};
+
+use crate::core::{ContainerName, InvalidContainerName, task_key};
+use crate::disk::{Keeper, Passage};
+use crate::executors::Guest;
+use crate::sandbox::Viewer;
+use crate::start::Host;
+
+impl From<ContainerName> for String {
+    fn from(name: ContainerName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for ContainerName {
+    type Error = InvalidContainerName;
+
+    fn try_from(text: String) -> Result<Self, InvalidContainerName> {
+        text.parse()
+    }
+}
+
+/// One container of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TaskContainer {
+    framework: String,
+    task: String,
+    pub(crate) name: ContainerName,
+}
+
+impl TaskContainer {
+    pub(crate) fn new(key: &TaskKey, name: ContainerName) -> Self {
+        Self {
+            framework: key.framework.to_string(),
+            task: key.task.to_string(),
+            name,
+        }
+    }
+
+    /// The task, if the names are those of one.
+    pub(crate) fn key(&self) -> Result<TaskKey, String> {
+        task_key(&self.framework, &self.task)
+            .ok_or_else(|| format!("{:?} is no task of {:?}", self.task, self.framework))
+    }
+}
+
+/// What is not to be connected to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClosedReach {
+    pub(crate) ports: Vec<u16>,
+    pub(crate) metadata: bool,
+}
+
+impl ClosedReach {
+    /// The ports and services of both are closed.
+    pub(crate) fn join(&mut self, more: Self) {
+        self.ports.extend(more.ports);
+        self.ports.sort_unstable();
+        self.ports.dedup();
+        self.metadata |= more.metadata;
+    }
+
+    pub(crate) fn closed(&self) -> Closed {
+        Closed {
+            ports: self.ports.clone(),
+            metadata: self.metadata,
+        }
+    }
+}
+
+/// A path of the host that a task asks to see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WantedPath {
+    pub(crate) host_path: String,
+    pub(crate) container_path: String,
+    pub(crate) read_only: bool,
+}
+
+impl From<&v1::HostPath> for WantedPath {
+    fn from(wire: &v1::HostPath) -> Self {
+        Self {
+            host_path: wire.host_path.clone(),
+            container_path: wire.container_path.clone(),
+            read_only: wire.read_only,
+        }
+    }
+}
+
+impl From<WantedPath> for v1::HostPath {
+    fn from(wanted: WantedPath) -> Self {
+        let WantedPath {
+            host_path,
+            container_path,
+            read_only,
+        } = wanted;
+        Self {
+            host_path,
+            container_path,
+            read_only,
+        }
+    }
+}
+
+/// Where an archive is unpacked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// The folder of a layer that is being made.
+    Layer { draft: String },
+    /// The folder that comes as the second descriptor, for this user and group.
+    Files { uid: u32, gid: u32 },
+}
+
+/// A change in the folder of layers. Names are single file names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LayerChange {
+    Make { draft: String },
+    Describe { draft: String, json: Vec<u8> },
+    Rename { from: String, to: String },
+    Remove { name: String },
+}
+
+/// One part of a pass through what a task has on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MeasureStep {
+    /// The pass that an earlier step has begun.
+    pub(crate) pass: Option<u64>,
+    pub(crate) folders: Vec<PathBuf>,
+    /// The container whose processes are looked at, too.
+    pub(crate) processes: Option<ContainerName>,
+    pub(crate) until_cost: u64,
+    pub(crate) enough_bytes: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// The first, with the descriptor of the agent's lock.
+    Open,
+    MakeContainer(ContainerName),
+    /// With the network namespace that it joins, if it does.
+    Launch(Box<Spec>),
+    /// With the archive, and the target if that is a folder of files.
+    Unpack {
+        format: Format,
+        rules: Rules,
+        target: Target,
+    },
+    Adopt(ContainerName),
+    Void(ContainerName),
+    Destroy(ContainerName),
+    RemoveContainer(ContainerName),
+    CountLaunchers,
+    TakeUsers(ContainerName),
+    ReturnUsers(ContainerName),
+    KeepUsers(Vec<ContainerName>),
+    MakeSandbox {
+        at: TaskContainer,
+        owner: Option<User>,
+    },
+    LinkHostPaths {
+        at: TaskContainer,
+        paths: Vec<WantedPath>,
+        viewer: Viewer,
+    },
+    ShareGroup {
+        framework: String,
+        group: String,
+        name: ContainerName,
+        first: Option<TaskContainer>,
+        owner: Option<User>,
+    },
+    RemoveSandboxes(Vec<PathBuf>),
+    BoundDisk {
+        at: TaskContainer,
+        bytes: u64,
+    },
+    IsDiskBounded(TaskContainer),
+    DiskUsage(TaskContainer),
+    DiskKeeper(TaskContainer),
+    Changes(ContainerName),
+    ResumeDisks,
+    Measure(MeasureStep),
+    EndMeasure(u64),
+    /// With a descriptor that hangs up when the root is not wanted any more.
+    MakeRoot {
+        at: TaskContainer,
+        holder: ContainerName,
+        layers: Vec<PathBuf>,
+    },
+    ClearRoot(ContainerName),
+    Layer(LayerChange),
+    MakePlace(ContainerName, Guest),
+    ListenAtPlace(ContainerName),
+    RemovePlace(ContainerName),
+    CheckSecret {
+        role: String,
+        name: String,
+    },
+    CheckNetworks,
+    TakeNetwork(ContainerName, Vec<Publication>),
+    NetworkAlone,
+    ReleaseNetwork(ContainerName),
+    ResumeNetworks(Vec<ContainerName>),
+    RetryNetworks,
+    Traffic(ContainerName),
+    Plug {
+        name: ContainerName,
+        list: String,
+        ports: Vec<Publication>,
+    },
+    Unplug(ContainerName),
+    Plugged,
+    SweepPlugged(Vec<ContainerName>),
+    CloseReach {
+        tasks: ClosedReach,
+        content: ClosedReach,
+    },
+    ReplaceLimits(ContainerName, Box<Limits>, MissingPolicy),
+    ApplyLimits(ContainerName, Box<Limits>, MissingPolicy),
+    NoteCores(ContainerName, String),
+    StartContent,
+    EndContent,
+    /// The agent stops.
+    Clear,
+}
+
+/// What comes back, beside descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Done,
+    Opened(Host),
+    /// With its connection.
+    Running(Option<Box<Handle>>),
+    Exited(Box<Exit>),
+    Gone {
+        reason: String,
+        never_started: bool,
+    },
+    /// A launch that can never be right.
+    Invalid(String),
+    Number(u64),
+    Is(bool),
+    Path(PathBuf),
+    HostPaths(Vec<HostPath>),
+    /// Why networks have IPv4 only, if the operator wants more.
+    Networks(Option<String>),
+    Usage(Option<DiskUsage>),
+    Keeper(Keeper),
+    Root(Root),
+    Measured {
+        passage: Passage,
+        /// To go on with; `None` once it is through.
+        pass: Option<u64>,
+    },
+    /// With a listening socket.
+    Listening {
+        first_peer: u32,
+        last_peer: u32,
+        token: Vec<u8>,
+    },
+    /// With a network namespace.
+    Network {
+        addresses: Vec<IpAddr>,
+    },
+    Traffic(Option<Traffic>),
+    Containers(Vec<ContainerName>),
+    Missing(Missing),
+}

@@ -1,0 +1,136 @@
+//! The broker's own life: made by an agent that is root, it serves it until that is gone.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use argosy_isolation::division::{self, HostUser};
+use argosy_isolation::service::Packets;
+
+use super::link::{self, Control, Link};
+use super::operations::{Operations, Performed, prepare};
+use super::request::{Reply, Request};
+use crate::config::Config;
+use crate::error::{RunError, sentence};
+use crate::runner::{HelperCommands, host_ids};
+use crate::start;
+
+/// What the broker says in reply: its descriptors come with it.
+pub(super) type Said = Result<Reply, String>;
+
+/// Divides this process, which is an agent that is about to start: root stays with a copy of it, and this one goes on as the
+/// user of agents. `None` if this process stays what it is: it is not root, it isolates less than in full, by which a task is a
+/// user of the host, or its directory is closed to the user of agents.
+///
+/// `kept` are descriptors that `commands` name. `at_end` is done by root when the agent has ended. Only before there are
+/// threads.
+///
+/// # Errors
+/// What cannot be done. This process must end then.
+pub fn divide(
+    config: &Config,
+    commands: &HelperCommands,
+    kept: &[BorrowedFd<'_>],
+    at_end: impl FnOnce(),
+) -> Result<Option<Link>, RunError> {
+    let (_, profile) = config.isolation()?;
+    if !profile || !nix::unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    let failed = |source| RunError::Divide { source };
+    let owner = HostUser::of_agents();
+    prepare(&config.directory, HostUser::own())?;
+    if let Err(error) = start::is_reachable(&config.directory, owner) {
+        let why = sentence(&error);
+        tracing::warn!(why, "this agent stays root, and all of it is");
+        return Ok(None);
+    }
+    prepare(&config.directory, owner)?;
+    let (own, theirs) = link::pair().map_err(failed)?;
+    let theirs = Arc::new(theirs);
+    let sockets = theirs.requests.iter().chain([&theirs.control]);
+    let mut all: Vec<_> = sockets.map(|packets| packets.as_fd()).collect();
+    all.extend_from_slice(kept);
+    let served = Arc::clone(&theirs);
+    division::fork(&all, move || {
+        let ended = serve(&served, config, commands, owner);
+        at_end();
+        match ended {
+            Ok(()) => 0,
+            Err(error) => {
+                let why = sentence(&error);
+                tracing::error!(why, "the broker cannot serve its agent");
+                1
+            }
+        }
+    })
+    .map_err(failed)?;
+    let map = || -> io::Result<()> {
+        link::send(&own.control, &Control::Map, &[])?;
+        match link::receive::<Said>(&own.control)? {
+            Some((Ok(_), _)) => Ok(()),
+            Some((Err(why), _)) => Err(io::Error::other(why)),
+            None => Err(io::Error::other("the broker has ended")),
+        }
+    };
+    division::give_up_root(map).map_err(|why| failed(io::Error::other(why)))?;
+    Ok(Some(own))
+}
+
+fn serve(
+    link: &Arc<Link>,
+    config: &Config,
+    commands: &HelperCommands,
+    owner: HostUser,
+) -> io::Result<()> {
+    let agent = nix::unistd::getppid().as_raw();
+    let Some((Control::Map, _)) = link::receive(&link.control)? else {
+        return Ok(());
+    };
+    let mapped = division::map_users(agent, owner, &host_ids::given());
+    let said: Said = mapped
+        .map(|()| Reply::Done)
+        .map_err(|error| error.to_string());
+    link::send(&link.control, &said, &[])?;
+    let Some((Control::Open, lock)) = link::receive(&link.control)? else {
+        return Ok(());
+    };
+    // It has the lock as long as one of the two lives.
+    let _lock: Vec<OwnedFd> = lock;
+    let (operations, host) = match Operations::open(config, commands.clone(), owner) {
+        Ok(opened) => opened,
+        Err(error) => {
+            let said: Said = Err(sentence(&error));
+            return link::send(&link.control, &said, &[]);
+        }
+    };
+    let said: Said = Ok(Reply::Opened(host));
+    link::send(&link.control, &said, &[])?;
+    let operations = Arc::new(operations);
+    for at in 0..link.requests.len() {
+        let (operations, link) = (Arc::clone(&operations), Arc::clone(link));
+        let thread = std::thread::Builder::new().name("broker".to_owned());
+        thread.spawn(move || answer(&link.requests[at], &operations))?;
+    }
+    // Nothing more is said here: what comes is the agent's end. What is being performed then breaks off as if the agent had
+    // died doing it; the next one begins at any point.
+    let ended = link::receive::<Control>(&link.control);
+    operations.end();
+    ended.map(drop)
+}
+
+/// Serves one socket until it is closed, or something comes over it that is no request.
+fn answer(packets: &Packets, operations: &Operations) {
+    while let Ok(Some((request, descriptors))) = link::receive::<Request>(packets) {
+        let performed: Performed = operations.perform(request, descriptors);
+        let (said, descriptors): (Said, _) = match performed {
+            Ok((reply, descriptors)) => (Ok(reply), descriptors),
+            Err(why) => (Err(why), Vec::new()),
+        };
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        if link::send(packets, &said, &descriptors).is_err() {
+            break;
+        }
+    }
+    packets.close();
+}

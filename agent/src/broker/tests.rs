@@ -1,0 +1,501 @@
+//! What an agent that somebody has taken over asks of its broker, and is refused.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+
+use argosy_isolation::profile::Walls;
+use argosy_isolation::service::Packets;
+use argosy_isolation::{
+    Capabilities, ContainerId, HostPath, Image, Network, Owners, Profile, Program, Root, Secret,
+    Spec, View, Volume, VolumeSource,
+};
+use argosy_testing::skip;
+
+use super::guard::{self, Guard};
+use super::link;
+use super::request::*;
+use super::*;
+use crate::config::Config;
+use crate::core::ContainerName;
+use crate::paths::Paths;
+use crate::runner::{HelperCommands, LauncherCommand};
+use crate::sandbox::Viewer;
+use argosy_content::service::ServiceCommand;
+use argosy_isolation::User;
+use argosy_isolation::division::HostUser;
+use argosy_isolation::unpack::{Format, Rules};
+
+const FIRST: u32 = 0x0010_0000;
+
+fn config(directory: &std::path::Path) -> Config {
+    let mut config = Config::new(
+        directory.to_owned(),
+        vec!["127.0.0.1:5050".to_owned()],
+        "127.0.0.1:5051".to_owned(),
+    );
+    config.host_paths = vec!["/usr/share".into()];
+    config.secret_folder = Some("/etc/argosy-secrets".into());
+    config.devices = [("one".to_owned(), vec!["/dev/fuse".into()])].into();
+    config.allow_missing_controllers = true;
+    config
+}
+
+fn name() -> ContainerName {
+    "1-2-3".parse().unwrap()
+}
+
+/// A launch that an agent may ask for.
+fn usual(paths: &Paths) -> Spec {
+    let key = crate::core::task_key("framework-1", "web").unwrap();
+    let id = ContainerId::new("1-2-3").unwrap();
+    let sandbox = paths.sandbox(&key, name());
+    let program = Program::Shell("true".to_owned());
+    let mut spec = Spec::new(id, &paths.container(name()), &sandbox, program);
+    spec.output_record = paths.output_record(&key, name());
+    spec.network = Network::None;
+    spec.profile = Some(Profile {
+        first_host_id: FIRST,
+        view: View {
+            root: Root::Host,
+            host_paths: vec![seen("/usr/share/doc"), seen(paths.executor(name()))],
+            volumes: vec![secret("/etc/argosy-secrets", "web/db")],
+            shm_bytes: 1 << 20,
+            tmp_bytes: 1 << 20,
+        },
+        walls: Walls::ALL,
+    });
+    spec.devices = vec!["/dev/fuse".into()];
+    spec
+}
+
+fn seen(path: impl Into<std::path::PathBuf>) -> HostPath {
+    let path = path.into();
+    HostPath {
+        from: path.clone(),
+        to: path,
+        read_only: false,
+        owners: Owners::Mapped,
+    }
+}
+
+fn secret(folder: &str, name: &str) -> Volume {
+    Volume {
+        path: "/run/secret".into(),
+        read_only: true,
+        source: VolumeSource::Secret(Secret {
+            folder: folder.into(),
+            name: name.into(),
+        }),
+    }
+}
+
+fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> Root {
+    Root::Image(Image {
+        layers: vec![layer],
+        upper: changes.join("upper"),
+        work: changes.join("work"),
+    })
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a list of what is refused")]
+fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = Paths::new(folder.path());
+    let guard = Guard::new(&config(folder.path()), &paths, true, None);
+    let judge =
+        |spec: &Spec, network: Option<&OwnedFd>| guard.judge(spec, network, |first| first == FIRST);
+    judge(&usual(&paths), None).unwrap();
+    let layer = paths
+        .images()
+        .join("layers")
+        .join("a".repeat(64))
+        .join("root");
+    let own = paths.container(name()).join("changes");
+    let view = |spec: &mut Spec, change: &dyn Fn(&mut View)| {
+        change(&mut spec.profile.as_mut().unwrap().view);
+    };
+    let mut imaged = usual(&paths);
+    view(&mut imaged, &|view| {
+        view.root = image(layer.clone(), own.clone())
+    });
+    judge(&imaged, None).unwrap();
+    type Change<'a> = (&'static str, Box<dyn Fn(&mut Spec) + 'a>);
+    let changes: Vec<Change<'_>> = vec![
+        ("without a profile", Box::new(|spec| spec.profile = None)),
+        (
+            "with users of others",
+            Box::new(|spec| {
+                spec.profile.as_mut().unwrap().first_host_id = 0;
+            }),
+        ),
+        (
+            "in the host's network",
+            Box::new(|spec| {
+                spec.network = Network::Host {
+                    ports: Some(Vec::new()),
+                };
+            }),
+        ),
+        (
+            "in a network that does not come with it",
+            Box::new(|spec| {
+                spec.network = Network::Joined;
+            }),
+        ),
+        (
+            "with another folder for its supervisor",
+            Box::new(|spec| {
+                spec.directory = "/etc".into();
+            }),
+        ),
+        (
+            "with a way out of its folder",
+            Box::new(|spec| {
+                spec.directory = spec.directory.join("../../../etc");
+            }),
+        ),
+        (
+            "with output elsewhere",
+            Box::new(|spec| spec.sandbox = "/etc/cron.d".into()),
+        ),
+        (
+            "with output in another sandbox",
+            Box::new(|spec| {
+                spec.sandbox = spec.sandbox.with_file_name("1-2-4");
+            }),
+        ),
+        (
+            "with a way out of its sandbox",
+            Box::new(|spec| {
+                let away = spec.sandbox.join("../../../../x/web/1-2-3");
+                spec.sandbox = away;
+            }),
+        ),
+        (
+            "with its output noted elsewhere",
+            Box::new(|spec| {
+                spec.output_record = "/etc/passwd".into();
+            }),
+        ),
+        (
+            "in another control group",
+            Box::new(|spec| {
+                spec.cgroup = Some("/sys/fs/cgroup".into());
+            }),
+        ),
+        (
+            "sharing the host's folders",
+            Box::new(|spec| {
+                spec.shared_folder = Some("/etc".into());
+            }),
+        ),
+        (
+            "with a path that is not open",
+            Box::new(|spec| {
+                view(spec, &|view| view.host_paths = vec![seen("/root")]);
+            }),
+        ),
+        (
+            "with a way out of an open path",
+            Box::new(|spec| {
+                view(spec, &|view| {
+                    view.host_paths = vec![seen("/usr/share/../../root")]
+                });
+            }),
+        ),
+        (
+            "with the place of another executor",
+            Box::new(|spec| {
+                let other = paths.executor("1-2-4".parse().unwrap());
+                view(spec, &|view| view.host_paths = vec![seen(other.clone())]);
+            }),
+        ),
+        (
+            "with the host's root",
+            Box::new(|spec| {
+                view(spec, &|view| view.root = Root::Folder("/".into()));
+            }),
+        ),
+        (
+            "with a layer elsewhere",
+            Box::new(|spec| {
+                view(spec, &|view| view.root = image("/".into(), own.clone()));
+            }),
+        ),
+        (
+            "with changes elsewhere",
+            Box::new(|spec| {
+                view(spec, &|view| {
+                    view.root = image(layer.clone(), "/etc".into())
+                });
+            }),
+        ),
+        (
+            "with a secret from elsewhere",
+            Box::new(|spec| {
+                view(spec, &|view| {
+                    view.volumes = vec![secret("/root/.ssh", "web/id")]
+                });
+            }),
+        ),
+        (
+            "with a secret that is a way out",
+            Box::new(|spec| {
+                view(spec, &|view| {
+                    view.volumes = vec![secret("/etc/argosy-secrets", "../shadow")]
+                });
+            }),
+        ),
+        (
+            "with a device that is the host's",
+            Box::new(|spec| {
+                spec.devices = vec!["/dev/sda".into()];
+            }),
+        ),
+        (
+            "with capabilities",
+            Box::new(|spec| {
+                let named = Capabilities::named(["SETUID"]).unwrap();
+                spec.profile.as_mut().unwrap().walls.capabilities = named;
+            }),
+        ),
+        (
+            "without Landlock",
+            Box::new(|spec| {
+                spec.profile.as_mut().unwrap().walls.landlock = false;
+            }),
+        ),
+        (
+            "without a filter",
+            Box::new(|spec| {
+                spec.profile.as_mut().unwrap().walls.system_calls = false;
+            }),
+        ),
+    ];
+    for (what, change) in changes {
+        let mut spec = usual(&paths);
+        change(&mut spec);
+        judge(&spec, None).expect_err(what);
+    }
+    let mut joined = usual(&paths);
+    joined.network = Network::Joined;
+    // A namespace of another kind is refused by the kernel, which is told the kind that is to be joined.
+    for file in ["/proc/self/ns/net", "/etc/passwd"] {
+        let file: OwnedFd = fs::File::open(file).unwrap().into();
+        judge(&joined, Some(&file)).unwrap_err();
+    }
+}
+
+#[test]
+fn paths_that_are_no_sandboxes_are_neither_removed_nor_measured() {
+    let paths = Paths::new(std::path::Path::new("/var/lib/argosy"));
+    let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
+    guard::is_removable(&paths, &sandbox).unwrap();
+    guard::is_measurable(&paths, &sandbox).unwrap();
+    guard::is_measurable(&paths, &paths.container(name()).join("changes")).unwrap();
+    for path in [
+        "/",
+        "/etc",
+        "/var/lib/argosy",
+        "/var/lib/argosy/sandboxes",
+        "/var/lib/argosy/sandboxes/framework-1/web",
+        "/var/lib/argosy/sandboxes/framework-1/web/1-2-3/..",
+        "/var/lib/argosy/sandboxes/../../../etc/1-2-3",
+        "/var/lib/argosy/sandboxes/a/../1-2-3",
+        "/var/lib/argosy/sandboxes/framework-1/web/1-2-3/etc",
+        "/var/lib/argosy/containers/1-2-3",
+        "/var/lib/argosy/images/layers/1-2-3",
+    ] {
+        guard::is_removable(&paths, path.as_ref()).unwrap_err();
+        guard::is_measurable(&paths, path.as_ref()).unwrap_err();
+    }
+}
+
+#[test]
+fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
+    let (one, other) = Packets::pair().unwrap();
+    one.send(&"garbage", &[]).unwrap();
+    link::receive::<Request>(&other).unwrap_err();
+    // A file that comes with it must be one, and short.
+    let (reader, _writer) = std::io::pipe().unwrap();
+    use std::os::fd::AsFd;
+    one.send(&serde_json::json!("InFile"), &[reader.as_fd()])
+        .unwrap();
+    link::receive::<Request>(&other).unwrap_err();
+    one.send(&serde_json::json!("InFile"), &[]).unwrap();
+    link::receive::<Request>(&other).unwrap_err();
+    let long = tempfile::tempfile().unwrap();
+    long.set_len(link::MESSAGE_BYTES + 1).unwrap();
+    one.send(&serde_json::json!("InFile"), &[long.as_fd()])
+        .unwrap();
+    link::receive::<Request>(&other).unwrap_err();
+    let long = vec![name(); 1 << 20];
+    link::send(&one, &Request::KeepUsers(long), &[]).unwrap_err();
+    // One that is longer than a packet comes whole.
+    let known = vec![name(); 50_000];
+    link::send(&one, &Request::KeepUsers(known.clone()), &[]).unwrap();
+    match link::receive::<Request>(&other).unwrap() {
+        Some((Request::KeepUsers(read), _)) => assert_eq!(read, known),
+        other => panic!("{other:?}"),
+    }
+    drop(one);
+    assert!(link::receive::<Request>(&other).unwrap().is_none());
+}
+
+/// Operations of an agent whose launcher only waits.
+fn opened(folder: &std::path::Path) -> Operations {
+    let directory = folder.join("agent");
+    prepare(&directory, HostUser::own()).unwrap();
+    let commands = HelperCommands {
+        launcher: LauncherCommand {
+            program: "/bin/cat".into(),
+            arguments: Vec::new(),
+        },
+        content: ServiceCommand {
+            program: "/bin/false".into(),
+            arguments: Vec::new(),
+        },
+    };
+    let mut config = config(&directory);
+    // Not every host has it.
+    config.devices.clear();
+    let opened = Operations::open(&config, commands, HostUser::own());
+    opened.unwrap().0
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a list of what is refused")]
+fn what_would_make_an_agent_root_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let operations = opened(folder.path());
+    let ask = |request: Request| operations.perform(request, Vec::new());
+    let key = crate::core::task_key("framework-1", "web").unwrap();
+    let at = TaskContainer::new(&key, name());
+    let user = |uid: u32, gid: u32| User {
+        uid,
+        gid,
+        groups: Vec::new(),
+    };
+    let Ok((Reply::Number(first), _)) = ask(Request::TakeUsers(name())) else {
+        panic!("there are users");
+    };
+    let first = u32::try_from(first).unwrap();
+    let sandbox = |owner: User| {
+        ask(Request::MakeSandbox {
+            at: at.clone(),
+            owner: Some(owner),
+        })
+    };
+    // Nobody but its own containers' users is given anything.
+    for owner in [
+        user(0, 0),
+        user(first, 0),
+        user(0, first),
+        user(65_534, 65_534),
+        user(first + 65_536, first),
+        User {
+            groups: vec![0],
+            ..user(first, first)
+        },
+    ] {
+        sandbox(owner.clone()).unwrap_err();
+        ask(Request::ShareGroup {
+            framework: "framework-1".to_owned(),
+            group: "pod".to_owned(),
+            name: name(),
+            first: None,
+            owner: Some(owner),
+        })
+        .unwrap_err();
+    }
+    sandbox(user(first + 5, first + 5)).unwrap();
+    let passwd = || OwnedFd::from(fs::File::open("/etc/passwd").unwrap());
+    let etc = || OwnedFd::from(fs::File::open("/etc").unwrap());
+    for target in [
+        Target::Files { uid: 0, gid: 0 },
+        Target::Files {
+            uid: 1_000,
+            gid: 1_000,
+        },
+        Target::Layer {
+            draft: "../../..".to_owned(),
+        },
+        Target::Layer {
+            draft: "a".repeat(64),
+        },
+    ] {
+        let request = Request::Unpack {
+            format: Format::Tar,
+            rules: Rules::archive(),
+            target,
+        };
+        operations
+            .perform(request, vec![passwd(), etc()])
+            .unwrap_err();
+    }
+    for (framework, task) in [
+        ("..", "web"),
+        ("framework-1", ".."),
+        ("framework-1", "a/b"),
+        ("/", "x"),
+    ] {
+        let wrong = serde_json::json!({"framework": framework, "task": task, "name": "1-2-3"});
+        let at: TaskContainer = serde_json::from_value(wrong).unwrap();
+        ask(Request::MakeSandbox { at, owner: None }).unwrap_err();
+    }
+    for name in ["../x", "1-2", "1-2-3/..", "supervisors", ""] {
+        let request = serde_json::json!({ "Destroy": name });
+        serde_json::from_value::<Request>(request).unwrap_err();
+    }
+    ask(Request::RemoveSandboxes(vec!["/etc".into()])).unwrap_err();
+    ask(Request::MakeRoot {
+        at: at.clone(),
+        holder: name(),
+        layers: vec!["/".into()],
+    })
+    .unwrap_err();
+    for (role, name) in [("..", "shadow"), ("web", "../shadow"), ("", "shadow")] {
+        let (role, name) = (role.to_owned(), name.to_owned());
+        ask(Request::CheckSecret { role, name }).unwrap_err();
+    }
+    ask(Request::Launch(Box::new(usual(&Paths::new(
+        &folder.path().join("agent"),
+    )))))
+    .unwrap_err();
+    // A name that a task has put into its sandbox leads its agent nowhere.
+    let made = folder.path().join("agent/sandboxes/framework-1/web/1-2-3");
+    symlink("/etc", made.join("doc")).unwrap();
+    let paths = vec![WantedPath {
+        host_path: "/usr/share/doc".to_owned(),
+        container_path: "doc".to_owned(),
+        read_only: false,
+    }];
+    let at = at.clone();
+    let viewer = Viewer {
+        is_confined: true,
+        may_be_root: false,
+    };
+    ask(Request::LinkHostPaths { at, paths, viewer }).unwrap_err();
+    ask(Request::ReturnUsers(name())).unwrap();
+    sandbox(user(first, first)).unwrap_err();
+    ask(Request::Clear).unwrap();
+}
+
+#[test]
+fn what_is_closed_stays_closed() {
+    let mut closed = ClosedReach {
+        ports: vec![5_050, 5_051],
+        metadata: true,
+    };
+    closed.join(ClosedReach {
+        ports: vec![6_050],
+        metadata: false,
+    });
+    assert_eq!(closed.ports, [5_050, 5_051, 6_050]);
+    assert!(closed.metadata);
+}

@@ -1,0 +1,112 @@
+//! One pass through the files of a task, by whoever may look at them.
+
+use std::path::PathBuf;
+
+#[cfg(test)]
+use super::walk::Walk;
+use super::walk::{Passage, Progress};
+use crate::broker::{Broker, MeasureStep};
+use crate::core::ContainerName;
+
+/// Who looks at the files of tasks.
+#[derive(Clone)]
+pub(super) enum Looker {
+    Broker(Broker),
+    /// This thread.
+    #[cfg(test)]
+    Own(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<u64, Walk>>>),
+}
+
+/// A pass through a task's files, on its way.
+pub(super) struct Pass {
+    looker: Looker,
+    step: MeasureStep,
+    /// What it has cost so far, in entries.
+    pub(super) cost: u64,
+    held: usize,
+}
+
+impl Looker {
+    /// In this process.
+    #[cfg(test)]
+    pub(super) fn own() -> Self {
+        Self::Own(std::sync::Arc::default())
+    }
+
+    fn look(&self, step: &MeasureStep) -> Result<(Passage, Option<u64>), String> {
+        match self {
+            Self::Broker(broker) => broker.measure(step.clone()),
+            #[cfg(test)]
+            Self::Own(walks) => {
+                let mut walks = walks.lock().unwrap();
+                let begun = step.pass.and_then(|pass| walks.remove(&pass));
+                let mut walk = begun.unwrap_or_else(|| Walk::through(&step.folders));
+                let progress = walk.go(step.until_cost, step.enough_bytes);
+                let passage = Passage::of(progress, &walk);
+                let next = walks.keys().max().map_or(1, |pass| pass + 1);
+                let pass = passage.goes_on().then_some(next);
+                walks.extend(pass.map(|pass| (pass, walk)));
+                Ok((passage, pass))
+            }
+        }
+    }
+}
+
+impl Pass {
+    /// Not begun yet.
+    pub(super) fn through(
+        looker: Looker,
+        folders: Vec<PathBuf>,
+        processes: Option<ContainerName>,
+    ) -> Self {
+        let step = MeasureStep {
+            pass: None,
+            folders,
+            processes,
+            until_cost: 0,
+            enough_bytes: 0,
+        };
+        Self {
+            looker,
+            step,
+            cost: 0,
+            held: 0,
+        }
+    }
+
+    /// Goes on until it has cost so much, or it has found more bytes than `enough`.
+    pub(super) fn go(&mut self, until_cost: u64, enough_bytes: u64) -> Progress {
+        let step = &mut self.step;
+        (step.until_cost, step.enough_bytes) = (until_cost, enough_bytes);
+        match self.looker.look(step) {
+            Ok((passage, pass)) => {
+                step.pass = pass;
+                (self.cost, self.held) = (passage.cost, passage.held);
+                passage.progress
+            }
+            Err(why) => {
+                tracing::warn!(why, "a task cannot be measured this time");
+                // It is begun again.
+                step.pass = None;
+                (self.cost, self.held) = (until_cost, 0);
+                Progress::Unfinished(0)
+            }
+        }
+    }
+
+    /// How many descriptors it holds while it waits.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        match (&self.looker, self.step.pass) {
+            (Looker::Broker(broker), Some(pass)) => broker.end_measure(pass),
+            (Looker::Broker(_), None) => {}
+            #[cfg(test)]
+            (Looker::Own(_), _) => {}
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! An agent that was started as root and has given it up: what it is then, and that nothing is missing.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use argosy_isolation::division::{AGENT_HOST_ID, HostUser};
+use argosy_proto::v1;
+use argosy_testing::skip;
+use nix::sys::signal::{Signal, kill as signal};
+use nix::unistd::Pid;
+
+use super::{code, runs, state};
+use crate::host::{Host, Process, content};
+use crate::layout;
+use crate::master::{FRAMEWORK, Master, kill, shell};
+
+/// `None` on a host on which an agent is not divided.
+fn impossible() -> Option<&'static str> {
+    (!nix::unistd::geteuid().is_root()).then_some("needs root")
+}
+
+/// A line of `/proc/PID/status`.
+fn status(pid: u32, field: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    let words = line.unwrap().split_whitespace();
+    words.map(str::to_owned).collect()
+}
+
+/// Waits until it has an API, and so has given up root.
+async fn is_up(agent: &Process) {
+    loop {
+        if let Ok(answer) = reqwest::get(format!("http://{}/healthz", agent.api().await)).await
+            && answer.status().is_success()
+        {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+fn users(pid: u32) -> std::path::PathBuf {
+    fs::read_link(format!("/proc/{pid}/ns/user")).unwrap()
+}
+
+/// It has no right of root's, by any way that the kernel tells of.
+fn is_not_root(pid: u32) {
+    let own = HostUser::of_agents();
+    assert!(own.uid >= 100 && own.gid >= 100, "{own:?}");
+    for (field, number) in [("Uid:", own.uid), ("Gid:", own.gid)] {
+        let number = number.to_string();
+        assert_eq!(status(pid, field), vec![number; 4]);
+    }
+    assert!(status(pid, "Groups:").is_empty());
+    assert_eq!(status(pid, "NoNewPrivs:"), ["1"]);
+    // What it has it has in a user namespace of its own: to own files of users that this namespace has.
+    assert_ne!(users(pid), users(std::process::id()));
+    for field in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        assert_eq!(status(pid, field), ["000000000000001b"], "{field}");
+    }
+    assert_eq!(status(pid, "CapInh:"), ["0000000000000000"]);
+    for map in ["uid_map", "gid_map"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/{map}")).unwrap();
+        for line in text.lines() {
+            let numbers: Vec<u32> = line
+                .split_whitespace()
+                .map(|word| word.parse().unwrap())
+                .collect();
+            let [_, first, count] = numbers[..] else {
+                panic!("{line}");
+            };
+            assert!(first > 0, "root of the host is in {map}: {line}");
+            let people = first < 0x0008_0000;
+            assert!(!people || count == 1, "people are in {map}: {line}");
+        }
+    }
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    // All its threads, not only the first.
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let id = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        assert_eq!(status(id, "Uid:")[0], own.uid.to_string(), "{name}");
+    }
+}
+
+pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let mut agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    is_not_root(agent.pid());
+    assert_eq!(status(agent.broker(), "Uid:"), ["0"; 4]);
+    // A file that came with it, one that it was brought, output, and its end.
+    let file = host.serve("page", "brought\n");
+    let spec = v1::TaskSpec {
+        uris: vec![v1::Uri {
+            value: file.display().to_string(),
+            ..v1::Uri::default()
+        }],
+        ..shell("t", "cat page; id -u; exit 7")
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
+    let path = format!("/v1/files/read?path=tasks/{FRAMEWORK}/t/stdout");
+    assert_eq!(agent.get(&path).await, (200, "brought\n65534\n".to_owned()));
+    // One that outlives it.
+    link.launch(2, shell("u", "echo up; exec sleep 1000")).await;
+    link.until("u", runs).await;
+    content(&host.sandbox("u").join("stdout")).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
+    agent.died().await;
+    drop(link);
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(false).await;
+    while agent
+        .containers()
+        .await
+        .first()
+        .is_none_or(|one| one["state"] != "running")
+    {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    link.order(3, kill("u", 1_000)).await;
+    let updates = link.end_of("u").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
+    agent.is_clear().await;
+    // What it measures, and what it shows of itself, come from where root is.
+    let (status, _) = agent.get("/metrics").await;
+    assert_eq!(status, 200);
+}
+
+pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "echo up; exec sleep 1000")).await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("stdout")).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    // Nothing of others is taken over with it: neither what a link leads to nor what has another name.
+    let kept = host.folder.path().join("kept");
+    fs::write(&kept, "").unwrap();
+    agent.stop().await;
+    let directory = host.directory();
+    fs::hard_link(&kept, directory.join("cache/linked")).unwrap();
+    std::os::unix::fs::symlink(&kept, directory.join("cache/link")).unwrap();
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(false).await;
+    is_up(&agent).await;
+    is_not_root(agent.pid());
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    assert_eq!(fs::metadata(&kept).unwrap().uid(), 0);
+    let own = HostUser::of_agents().uid;
+    let owner = |path: &str| fs::metadata(directory.join(path)).unwrap().uid();
+    assert_eq!((owner("journal"), owner("cache")), (own, own));
+    for path in [
+        "",
+        "containers",
+        "sandboxes",
+        "groups",
+        "images",
+        "images/layers",
+    ] {
+        assert_eq!(owner(path), 0, "{path:?}");
+    }
+    // Others than root and the agent see no more than before.
+    let others = |path: &str| fs::metadata(directory.join(path)).unwrap().mode() & 0o7;
+    assert_eq!(
+        ["containers", "sandboxes", "groups", "images"].map(others),
+        [0, 1, 0, 0]
+    );
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
+}
+
+pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    for is_copied in [false, true] {
+        let (host, mut master) = (Host::new(), Master::start().await);
+        if !layout::write(&host.layouts()) {
+            return skip("there is no /bin/busybox to make an image of");
+        }
+        // The agent's user reads them.
+        assert_eq!(
+            run("chmod", &["-R", "a+rX", host.layouts().to_str().unwrap()]),
+            Some(0)
+        );
+        if is_copied {
+            host.copies_images();
+        }
+        let agent = host.divided(master.address);
+        let (mut link, _) = master.registered(true).await;
+        let spec = v1::TaskSpec {
+            container: Some(v1::ContainerSpec {
+                image: format!("oci:{}", host.layouts().display()),
+                ..v1::ContainerSpec::default()
+            }),
+            ..shell("t", "echo changed > /own && cat /own && exit 4")
+        };
+        link.launch(1, spec).await;
+        let updates = link.end_of("t").await;
+        let end = updates.last().unwrap();
+        assert_eq!(
+            code(end),
+            Some(v1::exit::How::Code(4)),
+            "{is_copied}: {}",
+            end.text
+        );
+        agent.is_clear().await;
+        // Set-user-id files of layers belong to root, so that nobody but root comes near them.
+        let layers = host.directory().join("images/layers");
+        let found = fs::metadata(&layers).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o750));
+        assert_eq!(fs::read_dir(&layers).unwrap().count(), 1);
+    }
+}
+
+fn run(program: &str, words: &[&str]) -> Option<i32> {
+    Command::new(program).args(words).status().unwrap().code()
+}
+
+pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let mut agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "echo up; exec sleep 1000")).await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("stdout")).await;
+    let broker = agent.broker();
+    signal(Pid::from_raw(broker as i32), Signal::SIGKILL).unwrap();
+    agent.died().await;
+    drop(link);
+    // Its tasks run on, and the next one has them.
+    let mut agent = host.divided(master.address);
+    let (mut link, _) = master.registered(false).await;
+    is_up(&agent).await;
+    assert_eq!(agent.containers().await.len(), 1);
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
+    let broker = agent.broker();
+    signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
+    agent.died().await;
+    while Path::new(&format!("/proc/{broker}")).exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "echo secret; exec sleep 1000"))
+        .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("stdout")).await;
+    let api = agent.api().await;
+    let path = format!("/v1/files/read?path=tasks/{FRAMEWORK}/t/stdout");
+    for (user, begins) in [
+        (0, "HTTP/1.1 200"),
+        (65_534, "HTTP/1.1 403"),
+        (1_000, "HTTP/1.1 403"),
+        (AGENT_HOST_ID + 1, "HTTP/1.1 403"),
+    ] {
+        let mut bash = Command::new("bash");
+        let asking = super::callers::asking(api, &path);
+        let asked = bash.args(["-c", &asking]).uid(user).gid(user);
+        let output = asked.current_dir("/").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with(begins), "{user}: {said}");
+    }
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
+}
+
+pub(super) async fn an_agent_whose_folder_is_closed_to_other_users_stays_root() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let mut agent = host.divided(master.address);
+    drop(master.registered(true).await);
+    signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
+    agent.died().await;
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(host.folder.path(), closed).unwrap();
+    let agent = host.undivided(master.address);
+    let (mut link, _) = master.registered(false).await;
+    assert_eq!(status(agent.pid(), "Uid:"), ["0"; 4]);
+    assert_eq!(users(agent.pid()), users(std::process::id()));
+    link.launch(1, shell("t", "exit 3")).await;
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(3)), "{}", end.text);
+    agent.is_clear().await;
+    // Nobody else makes files there any more.
+    let mode = fs::metadata(host.directory()).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o711);
+}

@@ -1,0 +1,205 @@
+//! Dividing an agent: it gives up root for good, and a process that it made before keeps root and serves it.
+//!
+//! ```text
+//! agent (root) ──clone3──▶ broker (root)        before any thread of either
+//!   │ a user namespace, whose users the broker maps
+//!   ▼
+//! agent (user argosy-agent)
+//! ```
+//! In its user namespace the agent owns the files of its own user and may own those of containers' users, as containers
+//! have them on the disk. Root of the host, the users of people and services, and their files are not in the namespace:
+//! over these the agent has the rights of its user and no more. It keeps the four capabilities that act on files of
+//! users that the namespace has, and none that counts outside of it.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use crate::capabilities::Capabilities;
+use crate::profile::{END_HOST_ID, FIRST_HOST_ID};
+use crate::service::SERVICE_HOST_ID;
+use crate::sys;
+
+/// The user that an agent becomes if the host has one of this name.
+pub const AGENT_USER: &str = "argosy-agent";
+/// The user and group that it becomes otherwise: after all others of ours, so that no account is needed.
+pub const AGENT_HOST_ID: u32 = SERVICE_HOST_ID + 1;
+/// What it keeps in its user namespace: to own, read and write files of the users there.
+const KEPT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
+/// How many lines the kernel takes in the map of a user namespace.
+const LINES: usize = 340;
+
+/// A user of the host, and its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostUser {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+}
+
+impl HostUser {
+    /// The user of an agent that gives up root.
+    #[must_use]
+    pub fn of_agents() -> Self {
+        let named = nix::unistd::User::from_name(AGENT_USER).ok().flatten();
+        let named = named.filter(|user| !user.uid.is_root() && user.gid.as_raw() != 0);
+        named.map_or(
+            Self {
+                uid: AGENT_HOST_ID,
+                gid: AGENT_HOST_ID,
+            },
+            |user| Self {
+                uid: user.uid.as_raw(),
+                gid: user.gid.as_raw(),
+            },
+        )
+    }
+
+    /// The user and group that this process has now.
+    #[must_use]
+    pub fn own() -> Self {
+        Self {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+        }
+    }
+}
+
+/// Makes a copy of this process that has no descriptors but the standard streams and `kept`, no signals and no terminal,
+/// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there.
+///
+/// # Errors
+/// If this process has threads, or the host refuses it.
+pub fn fork(kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<()> {
+    one_thread()?;
+    sys::clone_process(0, None, || {
+        // None of these can fail in a way that would make it wrong to go on.
+        let _ = nix::unistd::setsid();
+        sys::reset_signals_and_ignore_children();
+        sys::expect_children();
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+        let _ = nix::sys::prctl::set_name(c"argosy-broker");
+        let _ = nix::sys::prctl::set_dumpable(false);
+        if sys::close_all_but_these(kept).is_err() {
+            return 1;
+        }
+        serve()
+    })?;
+    Ok(())
+}
+
+/// Gives up root for good. `map` has [`map_users`] done by a process that keeps it.
+///
+/// # Errors
+/// In words, with what could not be given up: this process must end then.
+pub fn give_up_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> {
+    let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
+    one_thread().map_err(|error| error.to_string())?;
+    match sys::join_new_session_keyring() {
+        // Without this call there are no keys to possess.
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
+        Err(errno) => return Err(words("leave root's keys")(errno)),
+    }
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(words("make a user namespace"))?;
+    map().map_err(|error| format!("cannot map its users: {error}"))?;
+    let kept = Capabilities::named(KEPT).map_err(|error| error.to_string())?;
+    sys::bound_capabilities(kept.mask()).map_err(words("bound its capabilities"))?;
+    sys::become_user(0, 0, &[]).map_err(words("become its user"))?;
+    sys::set_capabilities(kept.mask(), 0).map_err(words("drop capabilities"))?;
+    nix::sys::prctl::set_dumpable(false).map_err(words("hide its memory"))?;
+    nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))
+}
+
+/// Gives the user namespace of a process its users: `user` is its root, containers' users are themselves, but for those in
+/// `others`, which other software of the host has. As root of the host.
+///
+/// # Errors
+/// If there are too many of `others`, or the kernel refuses it.
+pub fn map_users(pid: i32, user: HostUser, others: &[Range<u32>]) -> io::Result<()> {
+    let folder = Path::new("/proc").join(pid.to_string());
+    for (name, number) in [("gid_map", user.gid), ("uid_map", user.uid)] {
+        fs::write(folder.join(name), map(number, others)?)?;
+    }
+    Ok(())
+}
+
+fn map(number: u32, others: &[Range<u32>]) -> io::Result<String> {
+    let mut lines = vec![format!("0 {number} 1")];
+    let mut others: Vec<_> = others.to_vec();
+    others.sort_by_key(|range| range.start);
+    let mut first = FIRST_HOST_ID;
+    others.push(END_HOST_ID..END_HOST_ID);
+    for other in others {
+        let end = other.start.clamp(FIRST_HOST_ID, END_HOST_ID);
+        if end > first {
+            lines.push(format!("{first} {first} {}", end - first));
+        }
+        first = first.max(other.end.min(END_HOST_ID));
+    }
+    if lines.len() > LINES {
+        return Err(io::Error::other(format!(
+            "the files subuid and subgid give {} separate ranges of users to other software, and the kernel takes {LINES}",
+            lines.len() - 1
+        )));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn one_thread() -> io::Result<()> {
+    let threads = fs::read_dir("/proc/self/task")?.count();
+    if threads == 1 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "an agent is divided before it has threads, and this process has {threads}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_containers_users_and_no_others() {
+        let whole = END_HOST_ID - FIRST_HOST_ID;
+        let expected = format!("0 997 1\n{FIRST_HOST_ID} {FIRST_HOST_ID} {whole}");
+        assert_eq!(map(997, &[]).unwrap(), expected);
+        let (first, end) = (FIRST_HOST_ID, END_HOST_ID);
+        let others = [first + 9..first + 10, 0..first + 3, end - 1..u32::MAX];
+        let expected = format!(
+            "0 7 1\n{a} {a} 6\n{b} {b} {count}",
+            a = first + 3,
+            b = first + 10,
+            count = end - 1 - (first + 10)
+        );
+        assert_eq!(map(7, &others).unwrap(), expected);
+        let all = [first..end - 5, end - 5..end];
+        assert_eq!(map(7, &all).unwrap(), "0 7 1");
+    }
+
+    #[test]
+    fn more_ranges_than_the_kernel_takes_are_refused_in_words() {
+        let others: Vec<_> = (0..400)
+            .map(|at| FIRST_HOST_ID + at * 2..FIRST_HOST_ID + at * 2 + 1)
+            .collect();
+        let refused = map(7, &others).unwrap_err().to_string();
+        assert!(refused.contains("subuid"), "{refused}");
+    }
+
+    #[test]
+    fn a_process_with_threads_is_not_divided() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || ended.recv());
+        let refused = fork(&[], || 0).unwrap_err().to_string();
+        drop(end);
+        other.join().unwrap().unwrap_err();
+        assert!(refused.contains("before it has threads"), "{refused}");
+    }
+}
