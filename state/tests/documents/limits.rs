@@ -414,13 +414,13 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "client/src/scheduler/offers.rs",
-        "HELD_OFFERS: usize = 10_000",
-        "SDK presents at most 10,000 offers and 3 MiB",
+        "HELD_OFFERS: usize = 1_000",
+        "1,000 offers and 3 MiB",
     ),
     (
         "client/src/scheduler/offers.rs",
         "HELD_BYTES: usize = 3 * 1024 * 1024",
-        "SDK presents at most 10,000 offers and 3 MiB",
+        "1,000 offers and 3 MiB",
     ),
     (
         "master/src/service/operator.rs",
