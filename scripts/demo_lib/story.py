@@ -338,8 +338,6 @@ class Story:
 def programs(bin_dir):
     """A new folder with the programs of the tasks. The agents give them only what all users can read."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="argosy-demo-"))
-    # Agents that have given up root pass through to their own.
-    folder.chmod(0o711)
     folder.chmod(0o755)
     for name in TASK_PROGRAMS:
         shutil.copy(bin_dir / name, folder / name)
