@@ -5,6 +5,7 @@
 //! addresses/10.183.0.6   -> /var/lib/argosy#                 of a namespace that waits in the pool
 //! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
 //! cursors/0abcd          -> 7                                where the agent with this tag looks next
+//! owners/0abcd           -> /var/lib/argosy                  that agent's directory
 //! forwarding-cookie-4097 -> off eth0 eth1                    a network namespace that forwarded nothing before, and its devices
 //! forwarding6-cookie-4097                                    the same of IPv6, a file
 //! ```
@@ -74,7 +75,7 @@ impl Records {
             folder: folder.to_owned(),
             owner: owner.to_owned(),
         };
-        for kind in ["addresses", "ports", "cursors"] {
+        for kind in ["addresses", "ports", "cursors", "owners"] {
             let path = folder.join(kind);
             fs::create_dir_all(&path).map_err(failed("make the folder", &path))?;
         }
@@ -199,10 +200,15 @@ impl Records {
 
     /// Owners other than this agent whose directories are gone.
     pub(super) fn lost_owners(&self) -> Result<Vec<PathBuf>, NetworkError> {
-        let mut owners: Vec<_> = self
-            .links("addresses")?
+        let addresses = self.links("addresses")?;
+        let holders = addresses
             .iter()
-            .filter_map(|(_, target)| Some(PathBuf::from(target.rsplit_once(MARK)?.0)))
+            .filter_map(|(_, target)| Some(PathBuf::from(target.rsplit_once(MARK)?.0)));
+        // One that was killed after its tasks had ended may have no address, but still its table.
+        let announced = self.links("owners")?;
+        let announced = announced.iter().map(|(_, target)| PathBuf::from(target));
+        let mut owners: Vec<_> = holders
+            .chain(announced)
             .filter(|owner| *owner != self.owner && !owner.exists())
             .collect();
         owners.sort();
@@ -226,7 +232,8 @@ impl Records {
         for held in self.addresses()? {
             self.give_back_address(held.address)?;
         }
-        remove(&self.folder.join("cursors").join(self.tag()))
+        remove(&self.folder.join("cursors").join(self.tag()))?;
+        remove(&self.folder.join("owners").join(self.tag()))
     }
 
     /// Held by one agent of the host at a time, while it comes or goes. An agent that is stopped meanwhile keeps others
@@ -243,11 +250,15 @@ impl Records {
 
     /// Says that this agent is here, before it has taken an address.
     pub(super) fn announce(&self, subnet: Subnet) -> Result<(), NetworkError> {
-        let path = self.folder.join("cursors").join(self.tag());
-        match symlink(self.first_number(subnet).to_string(), &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map_err(failed("make the link", &path)),
+        let begin = PathBuf::from(self.first_number(subnet).to_string());
+        for (kind, target) in [("owners", &self.owner), ("cursors", &begin)] {
+            let path = self.folder.join(kind).join(self.tag());
+            match symlink(target, &path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other.map_err(failed("make the link", &path))?,
+            }
         }
+        Ok(())
     }
 
     /// Whether another agent is here.
@@ -468,5 +479,11 @@ mod tests {
         let records = lost.of(here.path());
         records.take_address(Subnet::USUAL).unwrap();
         assert_eq!(records.lost_owners().unwrap(), [lost.owner]);
+        let idle = records.of(Path::new("/nowhere/without/addresses"));
+        idle.announce(Subnet::USUAL).unwrap();
+        records.announce(Subnet::USUAL).unwrap();
+        assert!(records.lost_owners().unwrap().contains(&idle.owner));
+        idle.clear().unwrap();
+        assert!(!records.lost_owners().unwrap().contains(&idle.owner));
     }
 }

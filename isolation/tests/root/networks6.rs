@@ -6,7 +6,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 
 use argosy_isolation::Networks;
-use argosy_isolation::network::{Between, why_no_ipv6};
+use argosy_isolation::network::{Between, Settings, why_no_ipv6};
 
 use crate::host::{
     CALL, HOST, HOST6, Host, METADATA6, OUTSIDE6, PYTHON, call, in_network_of, ip, on_a_host, run,
@@ -33,6 +33,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_container_cannot_speak_as_another_by_ipv6", spoofing),
     ("a_container_is_no_router_of_its_host", advertisements),
     ("a_host_stays_a_host_of_ipv6", forwarding),
+    (
+        "a_lost_agent_of_ipv6_leaves_no_table_and_no_forwarding",
+        lost,
+    ),
     ("a_prefix_that_overlaps_a_route_is_refused", overlap),
     ("a_host_without_ipv6_has_containers_without", none),
 ];
@@ -395,6 +399,26 @@ fn wire_ipv6(device: &str, beyond: i32, prefix: &str) {
     let gateway = format!("{prefix}::1");
     let add = ["-6", "route", "add", "default", "via", &gateway];
     in_network_of(beyond, "ip", &add);
+}
+
+/// One that was killed without tasks, and whose directory was deleted.
+fn lost() {
+    on_a_host_with_ipv6(|_| {
+        let world = World::new();
+        let before = forwarding_settings();
+        let owner = world.work().join("lost");
+        fs::create_dir(&owner).unwrap();
+        let lost = Settings {
+            owner: owner.clone(),
+            ready: 0,
+            ..settings(&world)
+        };
+        drop(Networks::open(lost, &BTreeSet::new()).unwrap());
+        fs::remove_dir(&owner).unwrap();
+        assert_eq!(setting("all", "forwarding"), "1");
+        leave_nothing(&world, networks(&world));
+        assert_eq!(forwarding_settings(), before);
+    });
 }
 
 fn overlap() {
