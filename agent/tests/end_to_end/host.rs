@@ -18,6 +18,7 @@ use argosy_proto::server::callers;
 use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -341,7 +342,18 @@ pub(crate) fn divided_process() -> ExitCode {
     let ended = runtime.unwrap().block_on(async {
         let api = Listener::tcp(TcpListener::from_std(listener).unwrap());
         let parts = parts(api, ground, CancellationToken::new());
-        telling(run(config, parts, CancellationToken::new())).await
+        let stop = CancellationToken::new();
+        let running = telling(run(config, parts, stop.clone()));
+        let mut terminate = signal(SignalKind::terminate()).unwrap();
+        let stopping = async {
+            terminate.recv().await;
+            stop.cancel();
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = running => ended,
+            () = stopping => unreachable!("it waits for ever"),
+        }
     });
     ExitCode::from(u8::from(ended.is_err()))
 }
@@ -379,6 +391,14 @@ impl Process {
     /// Its launcher, once it has one.
     pub(crate) fn launcher(&self) -> u32 {
         launcher_of(self.pid())
+    }
+
+    /// Asks one that may be divided to end, so that it clears its host, and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let died = tokio::time::timeout(PATIENCE, self.died()).await;
+        died.expect("the agent does not end");
     }
 
     /// Waits until it has died.

@@ -135,6 +135,7 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     // What it measures, and what it shows of itself, come from where root is.
     let (status, _) = agent.get("/metrics").await;
     assert_eq!(status, 200);
+    agent.stop().await;
 }
 
 pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
@@ -183,6 +184,7 @@ pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;
     agent.is_clear().await;
+    agent.stop().await;
 }
 
 pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root() {
@@ -226,6 +228,7 @@ pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_n
         let found = fs::metadata(&layers).unwrap();
         assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o750));
         assert_eq!(fs::read_dir(&layers).unwrap().count(), 1);
+        agent.stop().await;
     }
 }
 
@@ -261,6 +264,11 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     while Path::new(&format!("/proc/{broker}")).exists() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+    drop(link);
+    // What a killed one has prepared for tasks stays on its host until the next one ends.
+    let agent = host.divided(master.address);
+    drop(master.registered(false).await);
+    agent.stop().await;
 }
 
 pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
@@ -292,6 +300,7 @@ pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;
     agent.is_clear().await;
+    agent.stop().await;
 }
 
 pub(super) async fn an_agent_whose_folder_is_closed_to_other_users_stays_root() {
@@ -317,4 +326,5 @@ pub(super) async fn an_agent_whose_folder_is_closed_to_other_users_stays_root() 
     // Nobody else makes files there any more.
     let mode = fs::metadata(host.directory()).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o711);
+    agent.stop().await;
 }
