@@ -1,4 +1,4 @@
-//! Dividing an agent: it gives up root for good, and a process that it made before keeps root and serves it.
+//! Privilege separation of an agent: it drops root permanently, and a broker process forked before keeps root.
 //!
 //! ```text
 //! agent (root) ──clone3──▶ broker (root)        before any thread of either

@@ -1,4 +1,4 @@
-//! An agent's hold on its broker, or on the same operations in its own process. Its calls block.
+//! The agent's client of its broker, or of the same operations in its own process. Calls block.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -30,7 +30,7 @@ use crate::journal::Lock;
 use crate::sandbox::Viewer;
 use crate::start::Host;
 
-/// Cheap to clone; all clones are the same.
+/// A handle on the broker. All clones share its connections.
 #[derive(Clone)]
 pub(crate) enum Broker {
     /// In this process.
@@ -38,7 +38,7 @@ pub(crate) enum Broker {
     Elsewhere(Arc<Connections>),
 }
 
-/// What has become of a container.
+/// The state of a container that an earlier agent launched.
 pub(crate) enum Adopted {
     Running(Container),
     Exited(Exit),
@@ -48,7 +48,7 @@ pub(crate) enum Adopted {
 pub(super) type Done<T = ()> = Result<T, String>;
 
 impl Broker {
-    /// Has a broker begin. What comes with it is told when the broker has ended.
+    /// Starts the broker's service. The receiver resolves when the broker has exited.
     pub(crate) fn open(
         link: Link,
         lock: &Lock,
@@ -67,9 +67,9 @@ impl Broker {
         let (tell, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker".to_owned());
         let watch = move || {
-            // Nothing is said there but its end.
+            // The control socket carries nothing more: it is readable when the broker exits.
             let _ = link::receive::<Said>(&control);
-            // Nobody may listen any more.
+            // The receiver may be gone.
             let _ = tell.send(());
         };
         thread.spawn(watch).map_err(words)?;
@@ -198,7 +198,7 @@ impl Broker {
         self.done(Request::RemoveContainer(name))
     }
 
-    /// How many launchers took no requests and were replaced so far. Replaces one that takes none.
+    /// Replaces a launcher that does not respond. Returns the number of launchers replaced so far.
     pub(crate) fn count_launchers(&self) -> Done<u64> {
         number(self.plain(Request::CountLaunchers)?)
     }
@@ -281,7 +281,7 @@ impl Broker {
         }
     }
 
-    /// `None` if nothing bounds it, or that cannot be told.
+    /// Returns the usage of the task's disk; `None` if it has no limit or cannot be read.
     pub(crate) fn disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
         match self.plain(Request::DiskUsage(TaskContainer::new(key, name))) {
             Ok(Reply::Usage(usage)) => usage,
@@ -304,7 +304,7 @@ impl Broker {
         self.done(Request::ResumeDisks)
     }
 
-    /// One part of a pass, and what to go on with.
+    /// Runs one step of a disk measurement. Returns the id with which the next step continues.
     pub(crate) fn measure(&self, step: MeasureStep) -> Done<(Passage, Option<u64>)> {
         match self.plain(Request::Measure(step))? {
             Reply::Measured { passage, pass } => Ok((passage, pass)),
@@ -313,11 +313,11 @@ impl Broker {
     }
 
     pub(crate) fn end_measure(&self, pass: u64) {
-        // One that is left over makes room for others.
+        // The broker drops the oldest measurements by itself.
         let _ = self.done(Request::EndMeasure(pass));
     }
 
-    /// `wanted` hangs up when the root is not wanted any more.
+    /// Creates a root file system. The work stops when the peer of `wanted` is closed.
     pub(crate) fn make_root(
         &self,
         key: &TaskKey,
@@ -341,7 +341,7 @@ impl Broker {
         self.done(Request::MakePlace(name, guest.clone()))
     }
 
-    /// A socket that listens, who may connect, and the token.
+    /// Opens an executor's socket. Returns the listener, the user ids that may connect, and the token.
     pub(crate) fn listen_at_place(
         &self,
         name: ContainerName,
@@ -390,7 +390,7 @@ impl Broker {
         self.done(Request::NoteCores(name, text))
     }
 
-    /// Starts the process that asks servers, in place of an earlier one.
+    /// Starts the content service; replaces a running one.
     pub(crate) fn start_content(&self) -> Done<Started> {
         let (reply, socket) = self.ask(Request::StartContent, &[])?;
         let pid = u32::try_from(number(reply)?).map_err(|_| senseless())?;
@@ -399,13 +399,13 @@ impl Broker {
             packets: Packets::passed_on(one(socket)?),
             pid,
             end: Box::new(move || {
-                // Without a broker it has ended.
+                // If the broker has exited, so has the service.
                 let _ = broker.done(Request::EndContent);
             }),
         })
     }
 
-    /// Takes off the host what only containers need, if there are none.
+    /// Removes networks and control groups from the host if no container is left.
     pub(crate) fn clear(&self) -> Done {
         self.done(Request::Clear)
     }

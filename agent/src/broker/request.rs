@@ -59,7 +59,7 @@ impl TaskContainer {
     }
 }
 
-/// What is not to be connected to.
+/// Ports and services that tasks must not connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClosedReach {
     pub(crate) ports: Vec<u16>,
@@ -67,7 +67,7 @@ pub(crate) struct ClosedReach {
 }
 
 impl ClosedReach {
-    /// The ports and services of both are closed.
+    /// Adds the ports and services of `more`.
     pub(crate) fn join(&mut self, more: Self) {
         self.ports.extend(more.ports);
         self.ports.sort_unstable();
@@ -83,7 +83,7 @@ impl ClosedReach {
     }
 }
 
-/// A path of the host that a task asks to see.
+/// A host path that a task requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WantedPath {
     pub(crate) host_path: String,
@@ -238,7 +238,7 @@ pub(crate) enum Request {
     Clear,
 }
 
-/// What comes back, beside descriptors.
+/// The reply to a [`Request`]; descriptors travel with it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,

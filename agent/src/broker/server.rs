@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use argosy_isolation::division::{self, HostUser};
@@ -14,6 +15,9 @@ use crate::config::Config;
 use crate::error::{RunError, sentence};
 use crate::runner::{HelperCommands, host_ids};
 use crate::start;
+
+/// Exit status of a broker in which a request panicked, as Rust programs have it.
+const PANICKED: i32 = 101;
 
 /// What the broker says in reply: its descriptors come with it.
 pub(super) type Said = Result<Reply, String>;
@@ -110,7 +114,13 @@ fn serve(
     for at in 0..link.requests.len() {
         let (operations, link) = (Arc::clone(&operations), Arc::clone(link));
         let thread = std::thread::Builder::new().name("broker".to_owned());
-        thread.spawn(move || answer(&link.requests[at], &operations))?;
+        thread.spawn(move || {
+            let answers = AssertUnwindSafe(|| answer(&link.requests[at], &operations));
+            if catch_unwind(answers).is_err() {
+                // A request without a reply would block the agent. Without its broker it exits, and both are started again.
+                std::process::exit(PANICKED);
+            }
+        })?;
     }
     // Nothing more is said here: what comes is the agent's end. What is being performed then breaks off as if the agent had
     // died doing it; the next one begins at any point.

@@ -236,7 +236,7 @@ fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
             "with a secret from elsewhere",
             Box::new(|spec| {
                 view(spec, &|view| {
-                    view.volumes = vec![secret("/root/.ssh", "web/id")]
+                    view.volumes = vec![secret("/etc/ssl/private", "web/id")]
                 });
             }),
         ),
