@@ -24,6 +24,17 @@ pub enum AgentMode {
     Gone,
 }
 
+impl AgentMode {
+    /// Whether the registry only waits for the agent to return, or to be forgotten.
+    #[must_use]
+    pub fn is_lost(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Gone => true,
+            Self::Registered | Self::Draining | Self::Drained | Self::Deactivated => false,
+        }
+    }
+}
+
 /// What an agent says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AgentInfo {

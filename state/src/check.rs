@@ -403,6 +403,7 @@ impl Registry {
             ("frameworks", kept.frameworks == fresh.frameworks),
             ("roles", kept.roles == fresh.roles),
             ("modes", kept.modes == fresh.modes),
+            ("lost agents", kept.lost == fresh.lost),
             ("nonces", kept.nonces == fresh.nonces),
             ("sessions", kept.sessions == fresh.sessions),
             ("requests", kept.requests == fresh.requests),

@@ -116,6 +116,8 @@ pub struct Allocator {
     agents: Agents,
     filters: Filters,
     frameworks_due: Due<FrameworkId>,
+    /// Roles with a weight that has changed.
+    roles_due: BTreeSet<Role>,
     agents_due: Due<AgentId>,
     /// Agents with an offer that was closed: what waits there to be joined may be offered now, even if no more is free.
     closed_on: BTreeSet<AgentId>,
@@ -134,6 +136,7 @@ pub struct Allocator {
 /// Up to where the rounds have looked at everything again.
 #[derive(Debug, Default)]
 struct LookedThrough {
+    role: Option<Role>,
     agent: AgentId,
     framework: FrameworkId,
 }
@@ -160,6 +163,7 @@ impl Allocator {
             agents: Agents::default(),
             filters: Filters::new(settings.filters),
             frameworks_due: Due::default(),
+            roles_due: BTreeSet::new(),
             agents_due: Due::default(),
             closed_on: BTreeSet::new(),
             declines_due: VecDeque::new(),
@@ -185,7 +189,10 @@ impl Allocator {
             | Event::FrameworkRemoving(framework)
             | Event::FrameworkRemoved(framework) => self.framework_changed(*framework),
             Event::FrameworkRevived { framework, roles } => self.revive(*framework, roles),
-            Event::WeightChanged(_) => self.look(),
+            Event::WeightChanged(role) => {
+                self.roles_due.insert(role.clone());
+                self.look();
+            }
             Event::TaskLaunched { key, agent, .. } | Event::TaskUpdated { key, agent, .. } => {
                 self.framework_changed(key.framework);
                 self.agent_changed(*agent);
@@ -257,7 +264,8 @@ impl Allocator {
     /// When [`Self::step`] has something to do again by itself; at once if something is due.
     #[must_use]
     pub fn next_wakeup(&self) -> Timestamp {
-        let is_due = !self.frameworks_due.is_empty()
+        let is_due = !self.roles_due.is_empty()
+            || !self.frameworks_due.is_empty()
             || !self.agents_due.is_empty()
             || !self.declines_due.is_empty()
             || !self.unmet_due.is_empty();

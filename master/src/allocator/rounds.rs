@@ -1,8 +1,10 @@
 //! What a turn does, in order: look at what is due, note declines, offer what became free, end
 //! filters, go on with the pass; and once a second the safety net.
 
+use std::ops::Bound;
+
 use argosy_state::buggify::{self, Rare};
-use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
+use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 
 use super::filters::Filter;
 use super::turn::Turn;
@@ -16,6 +18,8 @@ use super::{
 const AGENTS_A_ROUND: usize = 2_048;
 /// Frameworks likewise.
 const FRAMEWORKS_A_ROUND: usize = 512;
+/// Roles likewise.
+const ROLES_A_ROUND: usize = 512;
 /// With more agents due at once than this, a pass over all is cheaper than one walk an agent.
 const WALKS_A_TURN: usize = 256;
 
@@ -31,6 +35,12 @@ impl Allocator {
         }
         if self.loaded == Loaded::Everything && turn.now >= self.next_round {
             self.begin_round(turn);
+        }
+        while !turn.is_spent()
+            && let Some(role) = self.roles_due.pop_first()
+        {
+            self.look_at_role(turn, &role);
+            turn.spend(1);
         }
         while let Some(framework) = self.take_framework(turn) {
             self.look_at_framework(turn, framework);
@@ -157,13 +167,13 @@ impl Allocator {
         }
     }
 
-    /// The safety net: weights and a part of the agents and frameworks are looked at again, and
+    /// The safety net: a part of the roles, agents and frameworks is looked at again, and
     /// every client goes through all agents.
     pub(super) fn begin_round(&mut self, turn: &mut Turn<'_>) {
         self.look_at_totals(turn, true);
         self.rounds += 1;
         self.next_round = turn.now.plus_ms(self.settings.round_ms);
-        for role in self.roles.keys().cloned().collect::<Vec<_>>() {
+        for role in self.next_roles() {
             self.look_at_role(turn, &role);
         }
         let after = self.looked_through.agent;
@@ -175,14 +185,27 @@ impl Allocator {
         let through = through.copied().unwrap_or(AgentId(u64::MAX));
         self.agents_due.extend(self.agents.between(after, through));
         self.agents_due.extend(part);
-        let frameworks = turn.registry.frameworks().map(|framework| framework.id);
-        let part: Vec<_> = frameworks
-            .filter(|id| *id > self.looked_through.framework)
-            .take(FRAMEWORKS_A_ROUND)
-            .collect();
+        let after = self.looked_through.framework;
+        let frameworks = turn.registry.frameworks_after(after);
+        let part = frameworks.take(FRAMEWORKS_A_ROUND);
+        let part: Vec<_> = part.map(|framework| framework.id).collect();
         self.looked_through.framework = last_of(&part, FRAMEWORKS_A_ROUND);
         self.frameworks_due.extend(part);
         self.sweep_all();
+    }
+
+    /// The roles of this round; the rest follows in the next ones.
+    pub(super) fn next_roles(&mut self) -> Vec<Role> {
+        let after = match &self.looked_through.role {
+            Some(role) => Bound::Excluded(role),
+            None => Bound::Unbounded,
+        };
+        let roles = self.roles.range((after, Bound::Unbounded));
+        let part = roles.take(ROLES_A_ROUND).map(|(role, _)| role.clone());
+        let part: Vec<Role> = part.collect();
+        let is_full = part.len() == ROLES_A_ROUND;
+        self.looked_through.role = part.last().filter(|_| is_full).cloned();
+        part
     }
 }
 

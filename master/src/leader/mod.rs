@@ -27,7 +27,7 @@ use argosy_state::Registry;
 use argosy_state::apply::Applied;
 use argosy_state::command::{Command, Outcome, Rejection};
 use argosy_state::event::Event;
-use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket, Timestamp};
+use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 
 use crate::allocator::{Allocator, Settings};
 use crate::config::Limits;
@@ -101,8 +101,7 @@ pub(crate) struct Leader {
     deadlines: Deadlines,
     mass_loss: mass_loss::MassLoss,
     stops: stopping::Stops,
-    /// When it is looked again who is to be forgotten.
-    next_prune: Timestamp,
+    pruning: pruning::Pruning,
     passed: messages::Passed,
     out: Vec<Effect>,
 }
@@ -132,7 +131,7 @@ impl Leader {
             deadlines: Deadlines::default(),
             mass_loss: mass_loss::MassLoss::default(),
             stops: stopping::Stops::default(),
-            next_prune: now.at,
+            pruning: pruning::Pruning::default(),
             passed: messages::Passed::default(),
             out: Vec::new(),
         };

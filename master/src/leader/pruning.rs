@@ -12,18 +12,42 @@ use argosy_state::limits::LOST_AGENTS;
 
 use super::{Leader, Now, Route};
 
-/// How often it is looked who is to be forgotten, in milliseconds.
-const LOOK_MS: u64 = 60_000;
-/// Agents that are forgotten in one look at most: the rest waits for the next.
-const AGENTS_PER_LOOK: usize = 100;
+/// From the beginning of a pass over the lost agents to that of the next, in milliseconds.
+const PASS_MS: u64 = 60_000;
+/// Agents that are forgotten in one pass at most: the rest waits for the next.
+const AGENTS_PER_PASS: usize = 100;
+/// Agents that are examined at one tick: the rest waits for the next tick.
+const AGENTS_PER_TICK: usize = 1_000;
+
+/// When lost agents are examined, and how far the running pass has come.
+#[derive(Debug, Default)]
+pub(super) struct Pruning {
+    next: Timestamp,
+    pass: Option<Pass>,
+}
+
+/// A pass over the lost agents, the longest lost first.
+#[derive(Debug)]
+pub(super) struct Pass {
+    /// The agent that was examined last.
+    behind: (Timestamp, AgentId),
+    /// Lost agents beyond those that are kept, without those that the pass has chosen.
+    surplus: usize,
+    /// Agents that the pass may still return.
+    left: usize,
+    is_over: bool,
+}
 
 impl Leader {
     pub(super) fn prune(&mut self, registry: &Registry, now: Now) {
-        if now.at < self.next_prune {
-            return;
+        if now.at >= self.pruning.next {
+            self.pruning.next = now.at.plus_ms(PASS_MS);
+            self.pruning.pass = Some(Pass::new(registry, LOST_AGENTS));
         }
-        self.next_prune = now.at.plus_ms(LOOK_MS);
-        for agent in overdue(registry, now.at, self.limits.lost_agent_ms, LOST_AGENTS) {
+        let Some(mut pass) = self.pruning.pass.take() else {
+            return;
+        };
+        for agent in pass.examine(registry, now.at, self.limits.lost_agent_ms, AGENTS_PER_TICK) {
             let decision = AgentDecision {
                 agent: agent.id,
                 decided_on: agent.revision,
@@ -31,42 +55,57 @@ impl Leader {
             };
             self.propose(Command::PruneAgent(decision), Route::Events);
         }
+        self.pruning.pass = Some(pass).filter(|pass| !pass.is_over);
     }
 }
 
-/// Lost agents to forget now, the longest lost first.
-pub(super) fn overdue(
-    registry: &Registry,
-    now: Timestamp,
-    kept_ms: u64,
-    kept: usize,
-) -> Vec<&Agent> {
-    let lost = registry.agents_in(AgentMode::Unreachable) + registry.agents_in(AgentMode::Gone);
-    if lost == 0 {
-        return Vec::new();
+impl Pass {
+    pub(super) fn new(registry: &Registry, kept: usize) -> Self {
+        Self {
+            behind: (Timestamp(0), AgentId(0)),
+            surplus: registry.lost_agents().saturating_sub(kept),
+            left: AGENTS_PER_PASS,
+            is_over: false,
+        }
     }
-    let mut agents: Vec<&Agent> = registry.agents().filter(|agent| is_lost(agent)).collect();
-    agents.sort_unstable_by_key(|agent| (agent.since, agent.id));
-    let surplus = agents.len().saturating_sub(kept);
-    let old = agents.partition_point(|agent| now.since_ms(agent.since) >= kept_ms);
-    let rest = agents.split_off(old);
-    let idle = rest
-        .into_iter()
-        .filter(|agent| !has_live_tasks(registry, agent.id));
-    agents.extend(idle.take(surplus.saturating_sub(old)));
-    // What a framework has not acknowledged yet keeps the record; it goes when that has.
-    agents.retain(|agent| agent.mode == AgentMode::Unreachable || !has_tasks(registry, agent.id));
-    agents.truncate(AGENTS_PER_LOOK);
-    agents
-}
 
-fn is_lost(agent: &Agent) -> bool {
-    match agent.mode {
-        AgentMode::Unreachable | AgentMode::Gone => true,
-        AgentMode::Registered
-        | AgentMode::Draining
-        | AgentMode::Drained
-        | AgentMode::Deactivated => false,
+    /// Examines at most so many lost agents and returns those to forget, the longest lost first.
+    pub(super) fn examine<'a>(
+        &mut self,
+        registry: &'a Registry,
+        now: Timestamp,
+        kept_ms: u64,
+        most: usize,
+    ) -> Vec<&'a Agent> {
+        let mut found = Vec::new();
+        let mut lost = registry.lost_agents_after(self.behind);
+        for _ in 0..most {
+            let Some(agent) = lost.next() else {
+                self.is_over = true;
+                break;
+            };
+            let is_old = now.since_ms(agent.since) >= kept_ms;
+            if self.left == 0 || !is_old && self.surplus == 0 {
+                self.is_over = true;
+                break;
+            }
+            self.behind = (agent.since, agent.id);
+            if !is_old && has_live_tasks(registry, agent.id) {
+                continue;
+            }
+            self.surplus = self.surplus.saturating_sub(1);
+            // What a framework has not acknowledged yet keeps the record; it goes when that has.
+            if agent.mode == AgentMode::Unreachable || !has_tasks(registry, agent.id) {
+                self.left -= 1;
+                found.push(agent);
+            }
+        }
+        found
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
     }
 }
 

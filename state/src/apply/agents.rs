@@ -193,7 +193,12 @@ impl Registry {
             let since = agent.since;
             self.set_mode(scene, id, AgentMode::Gone);
             // Lost since then: it stays the one to forget.
-            self.touch_agent(id).since = since;
+            let agent = self.agents.get(&id).expect("its mode was just set");
+            let agent = Agent {
+                since,
+                ..agent.clone()
+            };
+            self.put_agent(agent);
             scene.say(Event::AgentGone(id));
             self.begin_sweep(scene, SweepTarget::PrunedAgent(id), decision.wall_ms);
         }

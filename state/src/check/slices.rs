@@ -149,6 +149,12 @@ impl Registry {
         let id = agent.id;
         let listed = self.index.nonces.get(&agent.nonce);
         must(listed == Some(&id), &id, "it is found by its nonce")?;
+        let is_listed = self.index.lost.contains(&(agent.since, id));
+        must(
+            is_listed == agent.mode.is_lost(),
+            &id,
+            "it is listed while it is lost",
+        )?;
         let Some(kept) = self.index.agents.get(&id) else {
             return must(false, &id, "it has an index");
         };
@@ -304,9 +310,14 @@ mod tests {
     /// Each damage is one that a defect of `apply` could do.
     #[test]
     fn a_record_that_disagrees_with_an_index_is_found() {
-        let damages: [(&str, Damage); 9] = [
+        let damages: [(&str, Damage); 10] = [
             ("found by its nonce", |registry| {
                 registry.index.nonces.clear()
+            }),
+            ("listed while it is lost", |registry| {
+                let agent = registry.agents().next().unwrap();
+                let entry = (agent.since, agent.id);
+                registry.index.lost.insert(entry);
             }),
             ("counts", |registry| {
                 let index = registry.index.agents.values_mut().next().unwrap();

@@ -98,6 +98,8 @@ pub(crate) struct Indexes {
     pub(crate) principals: BTreeMap<String, BTreeSet<FrameworkId>>,
     pub(crate) bytes: Bytes,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
+    /// Agents that are unreachable or gone, the longest lost first.
+    pub(crate) lost: BTreeSet<(Timestamp, AgentId)>,
     pub(crate) total: Resources,
     pub(crate) live_tasks: usize,
 }
@@ -248,6 +250,9 @@ impl Indexes {
         sign.count(mode);
         if *mode == 0 {
             self.modes.remove(&agent.mode);
+        }
+        if agent.mode.is_lost() {
+            sign.set(&mut self.lost, (agent.since, agent.id));
         }
         sign.bytes(&mut self.bytes.agents, usage::of_agent(agent));
         if counts(agent) {
@@ -419,7 +424,7 @@ impl Registry {
         self.changed.insert(RecordKey::Cluster);
     }
 
-    /// Changes an agent whose mode, totals, nonce and texts stay as they are.
+    /// Changes an agent whose mode, `since`, totals, nonce and texts stay as they are.
     pub(crate) fn touch_agent(&mut self, id: AgentId) -> &mut Agent {
         self.changed.insert(RecordKey::Agent(id));
         self.agents

@@ -175,6 +175,19 @@ impl Registry {
         }
     }
 
+    /// How many agents are lost: unreachable or gone.
+    #[must_use]
+    pub fn lost_agents(&self) -> usize {
+        self.index.lost.len()
+    }
+
+    /// Lost agents behind this one, the longest lost first.
+    pub fn lost_agents_after(&self, after: (Timestamp, AgentId)) -> impl Iterator<Item = &Agent> {
+        let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        let lost = self.index.lost.range(behind);
+        lost.filter_map(|(_, id)| self.agents.get(id))
+    }
+
     /// How many agents are in `mode`.
     #[must_use]
     pub fn agents_in(&self, mode: AgentMode) -> usize {

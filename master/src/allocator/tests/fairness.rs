@@ -7,6 +7,7 @@ use argosy_state::ids::{AgentId, FrameworkId};
 
 use super::random::Dice;
 use super::world::{World, parse, role};
+use crate::allocator::Budget;
 
 fn counts(offers: &[(FrameworkId, AgentId)]) -> BTreeMap<FrameworkId, usize> {
     let mut counts = BTreeMap::new();
@@ -278,4 +279,45 @@ fn a_role_at_its_limit_is_offered_nothing_more() {
     assert_eq!(world.offered(), []);
     world.allocator.set_limit(&role("a"), None);
     assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn a_round_looks_at_a_part_of_the_roles_and_the_next_one_at_the_rest() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..700).map(|at| format!("r{at:03}")).collect();
+    for name in &names {
+        world.framework(&[name]);
+    }
+    world.step(Budget::UNBOUNDED);
+    let mut round = || {
+        world
+            .allocator
+            .next_roles()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let (first, second, third) = (round(), round(), round());
+    // The first round was a part of the step.
+    assert_eq!(second.len(), 512);
+    assert_eq!(first, third);
+    assert_eq!([second, first].concat(), names);
+}
+
+#[test]
+fn a_weight_that_changes_counts_at_once_among_more_roles_than_a_round_looks_at() {
+    let mut world = World::new();
+    for at in 0..600 {
+        world.framework(&[&format!("a{at:03}")]);
+    }
+    let heavy = world.framework(&["z"]);
+    world.step(Budget::UNBOUNDED);
+    world.operate(Operation::SetWeight {
+        role: role("z"),
+        weight_milli: 3_000_000,
+    });
+    for _ in 0..700 {
+        world.agent("cpus:2");
+    }
+    assert!(counts(&world.offered())[&heavy] > 10);
 }

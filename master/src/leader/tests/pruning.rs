@@ -8,7 +8,7 @@ use argosy_state::task::TaskState;
 use argosy_state::testing::World as Facts;
 use expect_test::expect;
 
-use super::super::pruning::overdue;
+use super::super::pruning::Pass;
 use super::world::{AGENT, LIMITS, World, new_agent};
 
 /// Until an agent that falls silent now is forgotten, in milliseconds.
@@ -76,8 +76,19 @@ fn tasks_of_a_forgotten_agent_are_gone_before_its_record_is() {
 }
 
 fn ids(registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
-    let agents = overdue(registry, now, 10_000, kept);
-    agents.iter().map(|agent| agent.id.0).collect()
+    ids_by(usize::MAX, registry, now, kept)
+}
+
+/// The same, `most` agents at a time.
+fn ids_by(most: usize, registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
+    let mut pass = Pass::new(registry, kept);
+    let mut ids = Vec::new();
+    while !pass.is_over() {
+        let found = pass.examine(registry, now, 10_000, most);
+        assert!(found.len() <= most);
+        ids.extend(found.iter().map(|agent| agent.id.0));
+    }
+    ids
 }
 
 /// Agents 4, 2 and 1 are lost, in this order, a second apart; 2 holds a task.
@@ -107,6 +118,24 @@ fn the_longest_lost_are_forgotten_first_by_age_and_those_that_run_nothing_by_num
     );
     assert_eq!(ids(&world.registry, first, 0), [4, 1]);
     assert_eq!(ids(&world.registry, first.plus_ms(60_000), 3), [4, 2, 1]);
+}
+
+#[test]
+fn a_pass_over_lost_agents_goes_on_where_the_last_tick_has_ended() {
+    let (world, first) = three_lost();
+    let registry = &world.registry;
+    let aged = Pass::new(registry, 3)
+        .examine(registry, first.plus_ms(60_000), 10_000, 2)
+        .len();
+    assert_eq!(aged, 2, "no more than were to be examined");
+    for (now, kept) in [
+        (first, 0),
+        (first, 1),
+        (first.plus_ms(11_000), 3),
+        (first.plus_ms(60_000), 3),
+    ] {
+        assert_eq!(ids_by(1, registry, now, kept), ids(registry, now, kept));
+    }
 }
 
 #[test]
