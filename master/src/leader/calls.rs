@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use argosy_state::Registry;
+use argosy_state::apply::check_descriptions;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
     Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply,
@@ -126,8 +127,8 @@ impl Leader {
             .expect("each was just seen to be open");
     }
 
-    /// What only the leader can know of offers: whether they are authentic, and open in its book.
-    /// Everything else is judged when the entry is applied.
+    /// What only the leader can know of offers: whether they are authentic, and open in its book; and whether any task
+    /// can be launched by its description. Everything else is judged when the entry is applied.
     fn judge(
         &self,
         registry: &Registry,
@@ -185,7 +186,8 @@ impl Leader {
                 return Err(Rejection::OfferUsed(promise.id));
             }
         }
-        Ok(())
+        // A description that no agent can run costs no offer.
+        check_descriptions(accept)
     }
 
     /// A token of an earlier reign loses against an open offer.

@@ -286,6 +286,33 @@ impl Registry {
     }
 }
 
+/// Refuses an acceptance of which no task can be launched on any offer, for its description alone. The first such
+/// description is named by its position.
+///
+/// # Errors
+/// Names the task and its field.
+pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
+    let mut first = None;
+    let mut positions = 0_usize..;
+    for together in accept.launches.chunk_by(groups::are_together) {
+        let mut tasks = together.iter().zip(positions.by_ref());
+        let wrong = tasks.find_map(|(spec, at)| Some((at, check_spec(spec).err()?)));
+        tasks.for_each(drop);
+        match wrong {
+            None if accept.all_or_nothing => {}
+            None => return Ok(()),
+            Some((at, why)) => {
+                let why = inside(&format!("tasks[{at}]"), why);
+                if accept.all_or_nothing {
+                    return Err(why);
+                }
+                first.get_or_insert(why);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
 /// Judges what no agent could run.
 pub(super) fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {

@@ -26,6 +26,7 @@ mod sweeps;
 mod tasks;
 mod volumes;
 
+pub use accept::check_descriptions;
 pub use frameworks::check_subscription;
 
 use crate::Registry;

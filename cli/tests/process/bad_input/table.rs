@@ -545,6 +545,21 @@ pub(crate) const ROWS: &[Row] = &[
         ["uris", "\"ftp://x/y\"", "file:///"],
     ),
     spec(
+        "no resources",
+        || changed(|t| t.resources.clear()),
+        ["resources", "ask for something", "cpus:0.1"],
+    ),
+    spec(
+        "a big environment",
+        || with_environment(6, 100_000),
+        ["description takes", "at most 524288", "use uris for data"],
+    ),
+    spec(
+        "a variable that Linux cannot pass on",
+        || with_environment(1, 131_072),
+        ["environment", "at most 131071", "with uris"],
+    ),
+    spec(
         "a call above 1 MiB",
         || with_environment(1, 2 << 20),
         ["the call", "at most 1048576", "split it"],
@@ -568,21 +583,6 @@ pub(crate) const ROWS: &[Row] = &[
         "more than the offer",
         || changed(|t| t.resources = cpus(900_000)),
         ["resources", "asked cpus:900", "ask for less"],
-    ),
-    launch(
-        "no resources",
-        || changed(|t| t.resources.clear()),
-        ["resources", "ask for something", "cpus:0.1"],
-    ),
-    launch(
-        "a big environment",
-        || with_environment(6, 100_000),
-        ["description takes", "at most 524288", "use uris for data"],
-    ),
-    launch(
-        "a variable that Linux cannot pass on",
-        || with_environment(1, 131_072),
-        ["environment", "at most 131071", "with uris"],
     ),
     launch(
         "an id twice",

@@ -2,8 +2,8 @@
 
 use argosy_state::command::{Call, CallAction, Operate, Operation};
 use argosy_state::fingerprint;
-use argosy_state::ids::{FrameworkId, OrderIndex, TaskId};
-use argosy_state::task::TaskState;
+use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, TaskId};
+use argosy_state::task::{Run, TaskGroup, TaskSpec, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
@@ -322,4 +322,42 @@ fn repeats_of_a_call_that_wait_are_bounded() {
     "#]]);
     world.commit();
     assert_eq!(world.take_said().len(), 16);
+}
+
+#[test]
+fn a_call_whose_tasks_no_agent_can_run_costs_no_offer() {
+    let mut world = World::with_offer();
+    let entries = world.entries();
+    let long = || TaskSpec {
+        run: Run::Shell("x".repeat(200_000)),
+        ..spec("long", "cpus:1")
+    };
+    let grouped = |tasks: [TaskSpec; 2]| TaskGroup::of(&GroupId::new("g").unwrap(), tasks.into());
+    let (fine, nothing) = (spec("fine", "cpus:1"), spec("idle", ""));
+    for tasks in [
+        vec![long(), nothing.clone()],
+        grouped([fine.clone(), long()]),
+    ] {
+        let (accept, tokens) = world.acceptance("1.1", tasks);
+        let call = world.call_of(CallAction::Accept(accept));
+        world.send(call, tokens);
+    }
+    let (mut accept, tokens) = world.acceptance("1.1", vec![fine.clone(), nothing.clone()]);
+    accept.all_or_nothing = true;
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.expect(&expect![[r#"
+        call-1: refused invalid: tasks[0].command.shell: it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris
+        call-2: refused invalid: tasks[1].command.shell: it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris
+        call-3: refused invalid: tasks[1].resources: ask for something, as cpus:0.1;mem:32
+    "#]]);
+    assert_eq!(world.entries(), entries);
+    // The offer is open: one task that can be launched uses it.
+    let (accept, tokens) = world.acceptance("1.1", vec![nothing, fine]);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/fine
+        call-4: called at 4.0, task 0 refused invalid
+    "#]]);
 }
