@@ -151,26 +151,49 @@ pub(crate) fn apply_quietly(
     committed: &Committed,
     writes: &mut Vec<RecordWrite>,
 ) -> Result<Vec<Applied>, String> {
-    let commands = committed
-        .commands
-        .iter()
-        .map(|bytes| encode::read_command(bytes))
-        .collect::<Result<Vec<Proposed>, _>>();
-    let commands =
-        commands.map_err(|why| format!("entry {} cannot be read: {why}", committed.index))?;
-    let applied = registry.apply(
-        committed.index,
-        &Entry {
-            at: Timestamp(committed.at_ms),
-            commands,
-        },
-    );
-    let changes = registry.take_changes();
-    writes.extend(changes.into_iter().map(|write| RecordWrite {
-        key: write.key,
-        value: write.value,
-    }));
-    Ok(applied)
+    Ok(Unapplied::read(committed)?.apply(registry, writes))
+}
+
+/// An entry that was read and is not applied yet.
+pub(crate) struct Unapplied {
+    index: u64,
+    entry: Entry,
+}
+
+impl Unapplied {
+    /// # Errors
+    /// As [`apply_quietly`].
+    pub(crate) fn read(committed: &Committed) -> Result<Self, String> {
+        let index = committed.index;
+        let commands = committed
+            .commands
+            .iter()
+            .map(|bytes| encode::read_command(bytes))
+            .collect::<Result<Vec<Proposed>, _>>();
+        let commands = commands.map_err(|why| format!("entry {index} cannot be read: {why}"))?;
+        let at = Timestamp(committed.at_ms);
+        let entry = Entry { at, commands };
+        Ok(Self { index, entry })
+    }
+
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.entry.commands.iter().map(|proposed| &proposed.command)
+    }
+
+    /// Applies it and adds the records that it changes to `writes`.
+    pub(crate) fn apply(
+        &self,
+        registry: &mut Registry,
+        writes: &mut Vec<RecordWrite>,
+    ) -> Vec<Applied> {
+        let applied = registry.apply(self.index, &self.entry);
+        let changes = registry.take_changes();
+        writes.extend(changes.into_iter().map(|write| RecordWrite {
+            key: write.key,
+            value: write.value,
+        }));
+        applied
+    }
 }
 
 #[cfg(test)]

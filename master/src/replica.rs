@@ -56,9 +56,6 @@ struct Unproposed {
 
 /// Inputs taken from the inbox at once.
 const INPUTS: usize = 256;
-/// How long inputs are worked off in one turn: more wait for the next one, so that ticks and raft
-/// get their time. A single input is bounded by itself.
-const TURN: Duration = Duration::from_millis(2);
 /// What is logged when leadership is handed over for agents that fell silent.
 const AGENTS_SILENT: &str = "many agents fell silent at once: handing leadership over, in case it is this master that is cut off";
 /// What is logged when leadership is handed over because links wait for this master.
@@ -169,10 +166,14 @@ impl Replica {
             self.published.pulse.beat();
             let has_room = self.unproposed.is_empty();
             let has_work = self.more_to_send || (has_room && !self.taken.is_empty());
+            let is_owed = self.turns.are_offers_owed();
+            let has_look = !looks.is_empty() && self.look_share.is_open(Instant::now());
+            // What earlier turns put off comes before more of the log.
+            let is_free = !is_owed && !has_look;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                request = requests.recv(), if self.applying.is_none() => match request {
+                request = requests.recv(), if is_free && self.applying.is_none() => match request {
                     Some(request) => self.raft(request)?,
                     None => return if stop.is_cancelled() { Ok(()) } else { Err(RunError::ended()) },
                 },
@@ -183,6 +184,12 @@ impl Replica {
                     self.status_changed().map_err(RunError::Failed)?;
                 }
                 _ = tick.tick() => self.tick(inbox.len())?,
+                () = std::future::ready(()), if is_owed => self.turns.begin(),
+                () = std::future::ready(()), if has_look => {
+                    if let Ok(look) = looks.try_recv() {
+                        self.show(look);
+                    }
+                }
                 () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
                 _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.taken.is_empty() => {
                     if batch.is_empty() {
@@ -198,14 +205,10 @@ impl Replica {
                     None => return Ok(()),
                 },
             }
-            self.offer();
-            self.turns.end();
-            if self.look_share.is_open(Instant::now())
-                && let Ok(look) = looks.try_recv()
-            {
-                self.show(look);
-                self.turns.end();
+            if self.turns.has_time_for_offers() {
+                self.offer();
             }
+            self.turns.end();
         }
     }
 
@@ -213,8 +216,7 @@ impl Replica {
     fn work_off(&mut self) {
         self.turns.begin();
         self.look();
-        let began = Instant::now();
-        while self.unproposed.is_empty() && began.elapsed() < TURN {
+        while self.unproposed.is_empty() && !self.turns.is_spent() {
             let Some(message) = self.taken.pop_front() else {
                 return;
             };

@@ -15,24 +15,47 @@ pub(crate) const TURN_RECORDS: usize = 512;
 /// Bytes of records, likewise.
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 
-/// What one turn has changed so far.
+/// How long a turn takes up inputs and entries: the rest waits for the next one, so that ticks and raft get their time. A
+/// single input is bounded by itself.
+const TURN: Duration = Duration::from_millis(2);
+/// What the entries of one turn cost together, as [`work`] tells it, unless a single one costs more: the last one begins
+/// within [`TURN`].
+const SHARED_WORK: u32 = argosy_raft::TURN_WORK / 2;
+/// What a turn may have cost when offers and orders still follow in it: these take up to 3.6 ms.
+const LITTLE_WORK: u32 = argosy_raft::TURN_WORK / 4;
+/// How long it may have taken, likewise.
+const LITTLE_TIME: Duration = Duration::from_millis(1);
+
+/// What one turn has applied so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Spent {
-    pub(crate) records: usize,
-    pub(crate) bytes: usize,
+    work: u32,
+    records: usize,
+    bytes: usize,
 }
 
 impl Spent {
-    /// An entry has changed these.
-    pub(crate) fn add(&mut self, writes: &[RecordWrite]) {
+    /// An entry of this work has changed these records.
+    pub(crate) fn add(&mut self, work: u32, writes: &[RecordWrite]) {
         let bytes = |write: &RecordWrite| write.value.as_ref().map_or(0, Vec::len);
+        self.work = self.work.saturating_add(work);
         self.records += writes.len();
         self.bytes += writes.iter().map(bytes).sum::<usize>();
     }
 
-    /// Whether the next entry waits for the next turn.
-    pub(crate) fn is_enough(self) -> bool {
+    /// Whether the next entry waits for the next turn, whatever it is.
+    fn is_enough(self) -> bool {
         self.records >= TURN_RECORDS || self.bytes >= TURN_BYTES
+    }
+
+    /// Whether an entry of this work may still be applied. The first one always is.
+    fn has_time_for(self, work: u32) -> bool {
+        self.work == 0 || self.work.saturating_add(work) <= SHARED_WORK
+    }
+
+    /// Whether so little was applied that offers and orders still follow.
+    fn is_little(self) -> bool {
+        self.work <= LITTLE_WORK && self.records <= TURN_RECORDS / 4 && self.bytes <= TURN_BYTES / 4
     }
 }
 
@@ -98,9 +121,12 @@ impl LookShare {
     }
 }
 
-/// Times turns.
+/// The running turn: what it has spent, what it still has time for, and how long turns take.
 pub(crate) struct Turns {
     began: Instant,
+    spent: Spent,
+    /// The last turn left offers and orders to the next one.
+    are_offers_owed: bool,
     took: Histogram,
 }
 
@@ -108,12 +134,42 @@ impl Turns {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
+            spent: Spent::default(),
+            are_offers_owed: false,
             took: histogram!("argosy_master_turn_seconds"),
         }
     }
 
     pub(crate) fn begin(&mut self) {
         self.began = Instant::now();
+        self.spent = Spent::default();
+    }
+
+    /// An entry of this work was applied and has changed these records.
+    pub(crate) fn spend(&mut self, work: u32, writes: &[RecordWrite]) {
+        self.spent.add(work, writes);
+    }
+
+    /// Whether the next input or entry waits for the next turn.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent.is_enough() || self.began.elapsed() >= TURN
+    }
+
+    /// Whether an entry of this work may still be applied.
+    pub(crate) fn has_time_for(&self, work: u32) -> bool {
+        self.spent.has_time_for(work)
+    }
+
+    /// Whether offers and orders follow in this turn. If not, they are owed: the next turn makes them before it takes up
+    /// anything that takes long.
+    pub(crate) fn has_time_for_offers(&mut self) -> bool {
+        self.are_offers_owed = !self.spent.is_little() || self.began.elapsed() >= LITTLE_TIME;
+        !self.are_offers_owed
+    }
+
+    /// Whether the last turn had no time for offers and orders.
+    pub(crate) fn are_offers_owed(&self) -> bool {
+        self.are_offers_owed
     }
 
     pub(crate) fn end(&self) {
@@ -136,6 +192,13 @@ mod tests {
         let agent = world.register("cpus:64;mem:65536");
         let framework = world.subscribe("load");
         (world, agent, framework)
+    }
+
+    fn write(bytes: usize) -> RecordWrite {
+        RecordWrite {
+            key: vec![1],
+            value: Some(vec![0; bytes]),
+        }
     }
 
     /// Launches so many tasks at once.
@@ -191,18 +254,52 @@ mod tests {
 
     #[test]
     fn entries_that_change_much_wait_for_the_next_turn() {
-        let write = |bytes| RecordWrite {
-            key: vec![1],
-            value: Some(vec![0; bytes]),
-        };
         let mut spent = Spent::default();
-        spent.add(&[write(100), write(100)]);
+        spent.add(1, &[write(100), write(100)]);
         assert!(!spent.is_enough());
-        spent.add(&vec![write(1); TURN_RECORDS]);
+        spent.add(1, &vec![write(1); TURN_RECORDS]);
         assert!(spent.is_enough());
         let mut spent = Spent::default();
-        spent.add(&[write(TURN_BYTES)]);
+        spent.add(1, &[write(TURN_BYTES)]);
         assert!(spent.is_enough());
+    }
+
+    /// A launch's worth of work and records, so many times; what a turn took up of them.
+    fn applied(launches: u32) -> Spent {
+        let mut spent = Spent::default();
+        for _ in 0..launches {
+            spent.add(16, &[write(200), write(20)]);
+        }
+        spent
+    }
+
+    #[test]
+    fn a_large_entry_has_a_turn_alone() {
+        let largest = 16 * u32::try_from(limits::TASKS_PER_CALL).unwrap();
+        assert!(Spent::default().has_time_for(largest));
+        assert!(!applied(1).has_time_for(largest));
+        assert!(applied(64).has_time_for(1_024));
+        assert!(!applied(64).has_time_for(1_025));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn offers_wait_for_the_turn_after_one_that_applied_much_or_took_long() {
+        let mut turns = Turns::new();
+        let launches = applied(63);
+        turns.begin();
+        turns.spent = launches;
+        assert!(turns.has_time_for_offers());
+        turns.spend(16, &[write(200), write(20)]);
+        turns.spend(16, &[write(200), write(20)]);
+        assert!(!turns.has_time_for_offers());
+        assert!(turns.are_offers_owed());
+        // Entries wait while they are owed, so that the next turn has spent nothing when it comes to them.
+        turns.begin();
+        assert!(turns.has_time_for_offers());
+        assert!(!turns.are_offers_owed());
+        turns.begin();
+        tokio::time::advance(LITTLE_TIME).await;
+        assert!(!turns.has_time_for_offers());
     }
 
     #[test]

@@ -17,6 +17,13 @@ impl Budget {
     /// For the leader's loop: some 500 offers, within its bound of 5 ms a turn when they are signed
     /// and encoded too.
     pub const TURN: Self = Self(1_000);
+    /// What is left of a turn after so many steps of timers and heartbeats, and so many orders to agents. An offer that is
+    /// signed and encoded takes about as long as an order, and seven times as long as a heartbeat.
+    pub(crate) fn after(ticked: usize, ordered: usize) -> Self {
+        let Self(steps) = Self::TURN;
+        Self(steps.saturating_sub(ticked / 2 + ordered * 2).max(1))
+    }
+
     /// For whoever has all the time there is.
     pub const UNBOUNDED: Self = Self(usize::MAX);
 }

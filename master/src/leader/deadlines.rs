@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::bugs::{self, Bug};
@@ -25,6 +26,21 @@ enum Timer {
     Silence(LinkId),
 }
 
+/// Timers and heartbeats that the running turn has still time for.
+#[derive(Debug, Clone, Copy)]
+struct Steps(usize);
+
+impl Steps {
+    /// What one turn has time for: a step takes up to three microseconds.
+    const TURN: Self = Self(512);
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self::TURN
+    }
+}
+
 /// Timers of a leader.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
@@ -40,6 +56,11 @@ pub(super) struct Deadlines {
     /// Frameworks whose disconnection is being committed, and how many of these decisions are in the log.
     disconnecting: BTreeMap<FrameworkId, usize>,
     last_heartbeat: Timestamp,
+    /// Streams from this one on have not been sent the heartbeat that is due.
+    next_beat: Option<LinkId>,
+    /// The last tick, while timers or heartbeats that were due at it are left.
+    unfinished: Option<Now>,
+    steps: Steps,
     /// Cluster time of the newest entry, and the step in which ticks are due.
     last_entry: Timestamp,
 }
@@ -181,34 +202,88 @@ impl Leader {
     }
 
     pub(super) fn tick(&mut self, registry: &Registry, now: Now) {
-        while let Some((due, timer)) = self
-            .deadlines
-            .timers
-            .first()
-            .copied()
-            .filter(|(due, _)| *due <= now.at)
+        let deadlines = &mut self.deadlines;
+        deadlines.unfinished = Some(now);
+        if deadlines.next_beat.is_none()
+            && now.at.since_ms(deadlines.last_heartbeat) >= HEARTBEAT_MS
         {
-            self.deadlines.timers.remove(&(due, timer));
-            match timer {
-                Timer::Agent(agent) => self.agent_due(registry, now, agent),
-                Timer::Stream(framework) => self.stream_due(registry, now, framework),
-                Timer::Silence(link) => self.silence_due(now, link),
-            }
+            deadlines.last_heartbeat = now.at;
+            deadlines.next_beat = Some(LinkId(0));
         }
-        while let Some((due, framework)) = self.deadlines.expiries.first().copied() {
-            if due > now.at {
-                break;
-            }
-            self.framework_due(registry, now, framework);
-        }
-        if now.at.since_ms(self.deadlines.last_heartbeat) >= HEARTBEAT_MS {
-            self.deadlines.last_heartbeat = now.at;
-            self.beat();
-        }
+        self.work_off_tick(registry);
         self.advance_time(registry, now);
         self.stop_tasks(registry, now);
         self.prune(registry, now);
         self.lapse_offers(now);
+    }
+
+    /// Continues with what was due at the last tick, and returns how many steps the turn has taken for
+    /// it; called once at the end of each turn.
+    pub(super) fn end_ticking(&mut self, registry: &Registry) -> usize {
+        self.work_off_tick(registry);
+        let Steps(left) = std::mem::take(&mut self.deadlines.steps);
+        Steps::TURN.0 - left
+    }
+
+    /// Whether timers or heartbeats are left that were due at the last tick.
+    pub(super) fn is_ticking(&self) -> bool {
+        self.deadlines.unfinished.is_some()
+    }
+
+    fn work_off_tick(&mut self, registry: &Registry) {
+        let Some(now) = self.deadlines.unfinished else {
+            return;
+        };
+        while self.deadlines.steps.0 > 0 {
+            // Timers come last: as many as there are agents may be due at each tick.
+            let has_worked = self.beat()
+                || self.look_at_expiry(registry, now)
+                || self.look_at_timer(registry, now);
+            if !has_worked {
+                self.deadlines.unfinished = None;
+                return;
+            }
+            self.deadlines.steps.0 -= 1;
+        }
+    }
+
+    /// Sends the next heartbeat that is due; false if there is none.
+    fn beat(&mut self) -> bool {
+        let Some(from) = self.deadlines.next_beat else {
+            return false;
+        };
+        let next = self.framework_links.range(from..).next();
+        let next = next.map(|(link, _)| *link);
+        self.deadlines.next_beat = next.map(|link| LinkId(link.0 + 1));
+        if let Some(link) = next {
+            self.tell_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
+        }
+        next.is_some()
+    }
+
+    /// Looks at the next disconnected framework that is due; false if there is none.
+    fn look_at_expiry(&mut self, registry: &Registry, now: Now) -> bool {
+        let next = self.deadlines.expiries.first().copied();
+        let Some((_, framework)) = next.filter(|(due, _)| *due <= now.at) else {
+            return false;
+        };
+        self.framework_due(registry, now, framework);
+        true
+    }
+
+    /// Looks at the next timer that is due; false if there is none.
+    fn look_at_timer(&mut self, registry: &Registry, now: Now) -> bool {
+        let next = self.deadlines.timers.first().copied();
+        let Some((due, timer)) = next.filter(|(due, _)| *due <= now.at) else {
+            return false;
+        };
+        self.deadlines.timers.remove(&(due, timer));
+        match timer {
+            Timer::Agent(agent) => self.agent_due(registry, now, agent),
+            Timer::Stream(framework) => self.stream_due(registry, now, framework),
+            Timer::Silence(link) => self.silence_due(now, link),
+        }
+        true
     }
 
     fn agent_due(&mut self, registry: &Registry, now: Now, id: AgentId) {

@@ -305,14 +305,6 @@ impl Leader {
         }
     }
 
-    /// One heartbeat on every stream.
-    pub(super) fn beat(&mut self) {
-        let links: Vec<LinkId> = self.framework_links.keys().copied().collect();
-        for link in links {
-            self.tell_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
-        }
-    }
-
     pub(super) fn tell_framework(&mut self, link: LinkId, event: v1::event::Event) {
         self.out.push(Effect::ToFramework(
             link,

@@ -124,7 +124,7 @@ impl Leader {
             pending_calls: BTreeMap::new(),
             sweeping: false,
             orders_due: BTreeSet::new(),
-            orders_left: OrderBudget::TURN,
+            orders_left: OrderBudget::AT_ONCE,
             book: OfferBook::new(registry.epoch()),
             allocator: Allocator::new(Settings::default()),
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),

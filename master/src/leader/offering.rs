@@ -54,13 +54,15 @@ impl Offering {
 }
 
 impl Leader {
-    /// Makes the offers that are due and sends orders that are left, as far as one turn goes; called at
-    /// the end of each turn. Also says whether there is more to do at once.
+    /// Continues with timers, heartbeats and orders that are left, and makes the offers that are due, as far as one turn
+    /// goes; called at the end of each turn. Also returns whether there is more to do at once.
     pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> (Vec<Effect>, bool) {
         let due = self.allocator.next_wakeup() <= now.at || self.book.is_touched();
-        let mut more = self.pump_due_orders(registry);
+        let ticked = self.end_ticking(registry);
+        let ordered = self.pump_due_orders(registry);
+        let mut more = self.is_ticking() || !self.orders_due.is_empty();
         if due && self.offering.is_open(now) {
-            let round = self.allocate(registry, now);
+            let round = self.allocate(registry, now, Budget::after(ticked, ordered));
             more |= round.more;
             for offer in &round.joined {
                 self.tell_rescinded(offer, "it is part of a larger offer of its agent");
@@ -71,7 +73,7 @@ impl Leader {
         (std::mem::take(&mut self.out), more)
     }
 
-    fn allocate(&mut self, registry: &Registry, now: Now) -> Round {
+    fn allocate(&mut self, registry: &Registry, now: Now, budget: Budget) -> Round {
         let Self {
             allocator,
             book,
@@ -87,7 +89,7 @@ impl Leader {
             linked: &linked,
             stream: &stream,
         };
-        allocator.step(registry, book, demand, now.at, Budget::TURN)
+        allocator.step(registry, book, demand, now.at, budget)
     }
 
     /// Judges what a resuming framework holds: which offers stay, and which are gone.

@@ -25,6 +25,12 @@ impl OrderBudget {
         bytes: 256 << 10,
     };
 
+    /// What the inputs and entries of one turn send at once: the rest follows at the end of a turn.
+    pub(super) const AT_ONCE: Self = Self {
+        orders: 32,
+        bytes: 32 << 10,
+    };
+
     fn is_spent(self) -> bool {
         self.orders == 0 || self.bytes == 0
     }
@@ -36,16 +42,16 @@ impl OrderBudget {
 }
 
 impl Leader {
-    /// Goes on with what the last turn had no time for; says whether there is more.
-    pub(super) fn pump_due_orders(&mut self, registry: &Registry) -> bool {
+    /// Sends orders that the turn has had no time for, and returns how many.
+    pub(super) fn pump_due_orders(&mut self, registry: &Registry) -> usize {
         self.orders_left = OrderBudget::TURN;
-        while !self.orders_left.is_spent() {
-            let Some(agent) = self.orders_due.pop_first() else {
-                return false;
-            };
+        while !self.orders_left.is_spent()
+            && let Some(agent) = self.orders_due.pop_first()
+        {
             self.pump_orders(registry, agent);
         }
-        !self.orders_due.is_empty()
+        let left = std::mem::replace(&mut self.orders_left, OrderBudget::AT_ONCE);
+        OrderBudget::TURN.orders - left.orders
     }
 
     /// Sends the orders that a ready link has not been sent, as far as this turn goes. Numbers

@@ -8,21 +8,33 @@ use argosy_state::event::Event;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Replica, TURN};
+use super::Replica;
 use crate::checks::Checks;
 use crate::clock::Clock;
-use crate::comparison::{Comparison, apply_quietly};
+use crate::comparison::{Comparison, Unapplied};
 use crate::leader::Input;
 use crate::metrics;
 use crate::run::RunError;
-use crate::turns::Spent;
+use crate::turns;
 
 /// Entries that raft has handed over, applied one by one over as many turns as they need.
 pub(super) struct Applying {
     entries: std::vec::IntoIter<Committed>,
+    /// The next one, which the last turn had no time for.
+    next: Option<Unapplied>,
     writes: Vec<RecordWrite>,
     done: oneshot::Sender<Vec<RecordWrite>>,
     took: Duration,
+}
+
+impl Applying {
+    fn take_next(&mut self) -> Result<Option<Unapplied>, RunError> {
+        if self.next.is_some() {
+            return Ok(self.next.take());
+        }
+        let next = self.entries.next().map(|entry| Unapplied::read(&entry));
+        next.transpose().map_err(RunError::Failed)
+    }
 }
 
 impl Replica {
@@ -47,6 +59,7 @@ impl Replica {
             OwnerRequest::Apply { entries, done } => {
                 self.applying = Some(Applying {
                     entries: entries.into_iter(),
+                    next: None,
                     writes: Vec::new(),
                     done,
                     took: Duration::ZERO,
@@ -67,18 +80,21 @@ impl Replica {
         self.turns.begin();
         self.look();
         let began = Instant::now();
-        let mut spent = Spent::default();
-        while !spent.is_enough()
-            && began.elapsed() < TURN
-            && let Some(entry) = applying.entries.next()
+        while !self.turns.is_spent()
+            && let Some(entry) = applying.take_next()?
         {
+            let work = entry.commands().map(turns::work).sum();
+            if !self.turns.has_time_for(work) {
+                applying.next = Some(entry);
+                break;
+            }
             let before = applying.writes.len();
             self.apply(&entry, &mut applying.writes)?;
-            spent.add(&applying.writes[before..]);
+            self.turns.spend(work, &applying.writes[before..]);
         }
         applying.took += began.elapsed();
         self.published.applied.send_replace(self.registry.applied());
-        if applying.entries.len() > 0 {
+        if applying.next.is_some() || applying.entries.len() > 0 {
             self.applying = Some(applying);
             return Ok(());
         }
@@ -90,12 +106,8 @@ impl Replica {
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        committed: &Committed,
-        writes: &mut Vec<RecordWrite>,
-    ) -> Result<(), RunError> {
-        let all = apply_quietly(&mut self.registry, committed, writes).map_err(RunError::Failed)?;
+    fn apply(&mut self, entry: &Unapplied, writes: &mut Vec<RecordWrite>) -> Result<(), RunError> {
+        let all = entry.apply(&mut self.registry, writes);
         metrics::compared(&self.comparison.applied(&self.registry, &all)?);
         if let Some(leader) = &mut self.leader {
             leader.settle(&all);

@@ -5,7 +5,7 @@ use argosy_state::ids::OrderIndex;
 use argosy_state::limits;
 use argosy_state::testing::spec;
 
-use super::world::{AGENT, World};
+use super::world::{AGENT, LIMITS, World};
 use crate::links::LinkId;
 
 /// `framework-1`, and so many tasks on the agent of link-2, which is sent their orders.
@@ -72,4 +72,40 @@ fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still
         "{said:?}"
     );
     assert_eq!(world.registry.tasks().len(), most);
+}
+
+#[test]
+fn heartbeats_to_more_frameworks_than_a_turn_reaches_come_within_their_interval_all_the_same() {
+    let mut world = World::new();
+    let streams = 1_200;
+    world.check_at_the_end();
+    for at in 0..streams {
+        world.subscribe(&format!("f{at}"));
+    }
+    world.forget_said();
+    world.tell_heartbeats = true;
+    for second in 1..=3 {
+        // No turn of it sends more than 512, which `World::perform` checks.
+        world.pass(1_000);
+        let mut beaten = world.take_said();
+        beaten.retain(|line| line.ends_with("<- heartbeat"));
+        beaten.sort();
+        beaten.dedup();
+        assert_eq!(beaten.len(), streams, "in second {second}");
+    }
+}
+
+#[test]
+fn more_frameworks_than_a_turn_looks_at_are_given_up_over_several_turns() {
+    let mut world = World::new();
+    world.check_at_the_end();
+    for at in 0..1_200 {
+        world.subscribe(&format!("f{at}"));
+    }
+    world.new_leader();
+    world.forget_said();
+    world.slow_log();
+    // No turn of it proposes more than 700, which `World::perform` checks.
+    world.pass(LIMITS.framework_grace_ms);
+    assert_eq!(world.proposed_bytes().len(), 1_200);
 }

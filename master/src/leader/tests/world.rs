@@ -573,6 +573,12 @@ impl World {
         let is_order = |effect: &&Effect| matches!(effect, Effect::ToAgent(_, message) if matches!(message.message, Some(v1::to_agent::Message::Order(_))));
         let orders = effects.iter().filter(is_order).count();
         assert!(orders <= 257, "{orders} orders in one turn");
+        let is_proposal = |effect: &&Effect| matches!(effect, Effect::Propose(..));
+        let proposals = effects.iter().filter(is_proposal).count();
+        assert!(proposals <= 700, "{proposals} proposals in one turn");
+        let is_heartbeat = |effect: &&Effect| matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Heartbeat(_))));
+        let heartbeats = effects.iter().filter(is_heartbeat).count();
+        assert!(heartbeats <= 512, "{heartbeats} heartbeats in one turn");
         for effect in effects {
             match effect {
                 Effect::Propose(ticket, command) => self.queue.push_back((ticket, *command)),
