@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 
-.PHONY: help setup build demo test test-long verify fix unit attacks release process chaos test-vm bench
+.PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos test-vm bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test-long: setup ## 2,000 launches and kills, all ways out in a virtual machine,
 	scripts/test-vm cases --limit 600 walls-of-root
 	cargo build --locked --release --package argosy-cli --package argosy-chaos
 	scripts/chaos-long
+
+bare-root: ## the README's two commands three times in a row, in a bare Debian root; takes hours
+	@scripts/bare-root
 
 verify: ## format, lints, docs, licences; writes nothing
 	@$(ENV)
