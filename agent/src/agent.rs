@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::Broker;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
 use crate::error::RunError;
@@ -69,6 +70,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         containers: footing.containers,
         clock: footing.clock,
         onlooker: footing.onlooker,
+        broker: footing.broker.clone(),
         sockets: ExecutorSockets::new(footing.broker, inbox.clone()),
         uplink: Uplink::new(client, inbox),
         events,
@@ -115,6 +117,7 @@ struct Agent {
     containers: Box<dyn Containers>,
     clock: BootClock,
     onlooker: Option<Box<dyn Onlooker>>,
+    broker: Option<Broker>,
     sockets: ExecutorSockets,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
@@ -163,7 +166,11 @@ impl Agent {
                     if count == 0 {
                         break Ok(());
                     }
-                    turn.drain(..).for_each(|event| self.event(event));
+                    // A request that the broker did not answer may have been performed: the next agent finds out.
+                    match self.has_lost_its_broker() {
+                        true => turn.clear(),
+                        false => turn.drain(..).for_each(|event| self.event(event)),
+                    }
                 }
                 () = sleep(deadline) => {}
                 _ = publish.tick() => metrics::publish(&self.standing(), &self.core.containers()),
@@ -181,6 +188,10 @@ impl Agent {
         // What was said last is on disk before the process ends.
         self.journal.close().await?;
         stopped
+    }
+
+    fn has_lost_its_broker(&self) -> bool {
+        self.broker.as_ref().is_some_and(Broker::is_lost)
     }
 
     fn journal_moved(&mut self, seen: Progress) -> Progress {

@@ -168,7 +168,7 @@ impl Root {
         self,
         config: &Config,
         lock: &Lock,
-    ) -> Result<(Broker, Host, Option<oneshot::Receiver<()>>), RunError> {
+    ) -> Result<(Broker, Host, Option<oneshot::Receiver<String>>), RunError> {
         match self {
             Self::Here(commands) => {
                 let (operations, host) = Operations::open(config, commands, HostUser::own())?;
@@ -182,10 +182,10 @@ impl Root {
     }
 }
 
-async fn end_with(broker: oneshot::Receiver<()>) -> Result<(), RunError> {
-    // An error says the same.
-    let _ = broker.await;
-    let why = "the broker of this agent, which does what needs root, has ended".to_owned();
+async fn end_with(broker: oneshot::Receiver<String>) -> Result<(), RunError> {
+    let how = broker.await;
+    let how = how.unwrap_or_else(|_| "has ended".to_owned());
+    let why = format!("the broker of this agent, which does what needs root, {how}");
     Err(RunError::Broker { why })
 }
 

@@ -1,4 +1,4 @@
-//! Steps at which a process of ours can be made to die, so that tests see what is left of each.
+//! Steps at which a process of ours can be made to die or to panic, so that tests see what is left of each.
 //!
 //! A process is armed by a call of the test that it is part of, never from outside: no flag, variable or message leads
 //! here. Copies of an armed process are armed, too. In builds without debug assertions, as all releases are, no step can
@@ -125,8 +125,16 @@ pub const STEPS: &[&str] = &[
     "disposal.emptied",
 ];
 
+/// What happens at a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    Panic,
+}
+
 /// Where this process is to die.
 struct Armed {
+    end: End,
     step: String,
     /// In a file that all copies of this process share: how often the step was passed.
     passes: &'static AtomicU32,
@@ -142,6 +150,18 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 /// # Errors
 /// If this build cannot do it, it was done already, or the witness cannot be made.
 pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
+    arm_with(End::Killed, step, at, witness)
+}
+
+/// The same, but the thread that passes the step panics.
+///
+/// # Errors
+/// As [`arm`].
+pub fn arm_panic(step: &str, at: u32, witness: &Path) -> io::Result<()> {
+    arm_with(End::Panic, step, at, witness)
+}
+
+fn arm_with(end: End, step: &str, at: u32, witness: &Path) -> io::Result<()> {
     if !IS_ON {
         return Err(io::Error::other("this build cannot die at a step"));
     }
@@ -150,6 +170,7 @@ pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
     let file = options.open(witness)?;
     file.set_len(size_of::<u32>() as u64)?;
     let armed = Armed {
+        end,
         step: step.to_owned(),
         passes: sys::shared_counter(&file)?,
         at,
@@ -182,6 +203,10 @@ impl Armed {
         if self.step != step || self.passes.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
             return;
         }
+        assert!(
+            self.end != End::Panic,
+            "a test has this thread panic at {step}"
+        );
         // No signal of its own ends the first process of a pid namespace; nothing that is left does.
         let _ = raise(Signal::SIGKILL);
         std::process::abort();
@@ -239,5 +264,14 @@ mod tests {
         ARMED.get().unwrap().pass("elsewhere");
         assert_eq!(passes(&witness).unwrap(), 3);
         assert!(arm("nowhere", 1, &witness).is_err(), "only once");
+        let passed = AtomicU32::new(0);
+        let panics = Armed {
+            end: End::Panic,
+            step: "nowhere".to_owned(),
+            passes: Box::leak(Box::new(passed)),
+            at: 2,
+        };
+        panics.pass("nowhere");
+        std::panic::catch_unwind(|| panics.pass("nowhere")).unwrap_err();
     }
 }

@@ -14,12 +14,13 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::capabilities::Capabilities;
 use crate::profile::{END_HOST_ID, FIRST_HOST_ID};
@@ -73,13 +74,14 @@ impl HostUser {
 }
 
 /// Makes a copy of this process that has no descriptors but the standard streams and `kept`, no signals and no terminal,
-/// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there.
+/// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there. Returns a
+/// handle on the copy.
 ///
 /// # Errors
 /// If this process has threads, or the host refuses it.
-pub fn fork(kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<()> {
+pub fn fork(kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<OwnedFd> {
     one_thread()?;
-    sys::clone_process(0, None, || {
+    let copy = sys::clone_process(0, None, || {
         // None of these can fail in a way that would make it wrong to go on.
         let _ = nix::unistd::setsid();
         sys::reset_signals_and_ignore_children();
@@ -92,7 +94,23 @@ pub fn fork(kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<
         }
         serve()
     })?;
-    Ok(())
+    Ok(copy.handle)
+}
+
+/// Waits for the end of a child and returns how it ended, in words that follow "it". `child` is a handle from [`fork`].
+///
+/// # Errors
+/// If it is not a child of this process.
+pub fn wait(child: BorrowedFd<'_>) -> io::Result<String> {
+    loop {
+        return match waitid(Id::PIDFd(child), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, status)) => Ok(format!("exited with status {status}")),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Ok(format!("was killed by {signal}")),
+            Ok(_) => Ok("has ended".to_owned()),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
+    }
 }
 
 /// Gives up root for good. `map` has [`map_users`] done by a process that keeps it.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use argosy_content::service::Started;
 use argosy_isolation::disk::DiskUsage;
+use argosy_isolation::division;
 use argosy_isolation::limits::{Missing, MissingPolicy};
 use argosy_isolation::service::Packets;
 use argosy_isolation::unpack::{Format, Rules, Unpacking};
@@ -48,14 +49,18 @@ pub(crate) enum Adopted {
 pub(super) type Done<T = ()> = Result<T, String>;
 
 impl Broker {
-    /// Starts the broker's service. The receiver resolves when the broker has exited.
+    /// Starts the broker's service. The receiver resolves when the broker has exited, with how, in words that follow "it".
     pub(crate) fn open(
         link: Link,
         lock: &Lock,
-    ) -> Result<(Self, Host, oneshot::Receiver<()>), RunError> {
+    ) -> Result<(Self, Host, oneshot::Receiver<String>), RunError> {
         let failed = |why: String| RunError::Broker { why };
         let words = |error: io::Error| failed(error.to_string());
-        let Link { control, requests } = link;
+        let Link {
+            control,
+            requests,
+            broker,
+        } = link;
         link::send(&control, &Control::Open, &[lock.as_fd()]).map_err(words)?;
         let said = link::receive::<Said>(&control).map_err(words)?;
         let host = match said {
@@ -69,12 +74,21 @@ impl Broker {
         let watch = move || {
             // The control socket carries nothing more: it is readable when the broker exits.
             let _ = link::receive::<Said>(&control);
+            let how = broker.and_then(|broker| division::wait(broker.as_fd()).ok());
             // The receiver may be gone.
-            let _ = tell.send(());
+            let _ = tell.send(how.unwrap_or_else(|| "has ended".to_owned()));
         };
         thread.spawn(watch).map_err(words)?;
         let connections = Connections::new(requests);
         Ok((Self::Elsewhere(Arc::new(connections)), host, ended))
+    }
+
+    /// Whether the broker has ended, as far as requests have shown. What fails from then on fails for that alone.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Self::Here(_) => false,
+            Self::Elsewhere(connections) => connections.is_lost(),
+        }
     }
 
     pub(super) fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Performed {

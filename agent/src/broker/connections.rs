@@ -1,6 +1,7 @@
 //! Sockets from an agent to its broker.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use argosy_isolation::service::Packets;
@@ -16,6 +17,8 @@ pub(crate) struct Connections {
     /// A lock, since requests come from many blocking threads.
     idle: Mutex<Vec<Packets>>,
     returned: Condvar,
+    /// Whether a request was not answered.
+    is_lost: AtomicBool,
 }
 
 impl Connections {
@@ -23,7 +26,13 @@ impl Connections {
         Self {
             idle: Mutex::new(idle),
             returned: Condvar::new(),
+            is_lost: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the broker has ended, as far as requests have shown. True before the first of them fails for it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::SeqCst)
     }
 
     /// Waits for a socket, and for the reply.
@@ -41,6 +50,9 @@ impl Connections {
         drop(idle);
         let answered = link::send(&packets, request, descriptors)
             .and_then(|()| link::receive::<Said>(&packets));
+        if !matches!(answered, Ok(Some(_))) {
+            self.is_lost.store(true, Ordering::SeqCst);
+        }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is closed fails at once; and the agent ends as its broker has.
         idle.push(packets);

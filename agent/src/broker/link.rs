@@ -22,6 +22,8 @@ pub(super) const CONNECTIONS: usize = 40;
 pub struct Link {
     pub(super) control: Packets,
     pub(super) requests: Vec<Packets>,
+    /// The broker's process, at the agent's end.
+    pub(super) broker: Option<OwnedFd>,
 }
 
 /// What the first socket carries.
@@ -46,10 +48,15 @@ pub(super) fn pair() -> io::Result<(Link, Link)> {
     let pairs = (0..CONNECTIONS).map(|_| Packets::pair());
     let pairs = pairs.collect::<io::Result<Vec<_>>>()?;
     let (requests, served) = pairs.into_iter().unzip();
-    let agent = Link { control, requests };
+    let agent = Link {
+        control,
+        requests,
+        broker: None,
+    };
     let broker = Link {
         control: of_broker,
         requests: served,
+        broker: None,
     };
     Ok((agent, broker))
 }

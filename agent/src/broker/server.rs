@@ -50,13 +50,13 @@ pub fn divide(
         return Ok(None);
     }
     prepare(&config.directory, owner)?;
-    let (own, theirs) = link::pair().map_err(failed)?;
+    let (mut own, theirs) = link::pair().map_err(failed)?;
     let theirs = Arc::new(theirs);
     let sockets = theirs.requests.iter().chain([&theirs.control]);
     let mut all: Vec<_> = sockets.map(|packets| packets.as_fd()).collect();
     all.extend_from_slice(kept);
     let served = Arc::clone(&theirs);
-    division::fork(&all, move || {
+    let broker = division::fork(&all, move || {
         let ended = serve(&served, config, commands, owner);
         at_end();
         match ended {
@@ -69,6 +69,7 @@ pub fn divide(
         }
     })
     .map_err(failed)?;
+    own.broker = Some(broker);
     let map = || -> io::Result<()> {
         link::send(&own.control, &Control::Map, &[])?;
         match link::receive::<Said>(&own.control)? {

@@ -102,14 +102,29 @@ impl Host {
         self.undivided(master)
     }
 
+    /// One whose broker is to panic: at which step and pass, and the witness of that. What both write to standard error is
+    /// in `said`.
+    pub(crate) fn panicking(&self, master: SocketAddr, panic: &[&str], said: &Path) -> Process {
+        open(self.folder.path(), 0o711);
+        let mut command = self.divided_command(master);
+        command.args(panic);
+        command.stderr(std::fs::File::create(said).unwrap());
+        Process(command.spawn().unwrap(), self.directory())
+    }
+
     /// The same on a folder as it is.
     pub(crate) fn undivided(&self, master: SocketAddr) -> Process {
+        let mut command = self.divided_command(master);
+        Process(command.spawn().unwrap(), self.directory())
+    }
+
+    fn divided_command(&self, master: SocketAddr) -> Command {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg(DIVIDED)
             .arg(self.directory())
             .arg(master.to_string());
-        Process(command.spawn().unwrap(), self.directory())
+        command
     }
 
     /// One that is to die at a step: its name, at which pass, and the witness of that.
@@ -326,6 +341,11 @@ pub(crate) fn divided_process() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let directory = PathBuf::from(arguments.next().unwrap());
     let master = arguments.next().unwrap().parse().unwrap();
+    if let Some(step) = arguments.next() {
+        let at = arguments.next().unwrap().parse().unwrap();
+        let witness = PathBuf::from(arguments.next().unwrap());
+        argosy_isolation::crash::arm_panic(&step, at, &witness).unwrap();
+    }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut config = configuration(&directory, master, listener.local_addr().unwrap());

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use argosy_isolation::crash;
 use argosy_isolation::division::{AGENT_HOST_ID, HostUser};
 use argosy_proto::v1;
 use argosy_testing::skip;
@@ -15,7 +16,7 @@ use nix::unistd::Pid;
 use super::{code, runs, state};
 use crate::host::{Host, Process, content};
 use crate::layout;
-use crate::master::{FRAMEWORK, Master, kill, shell};
+use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 
 /// `None` on a host on which an agent is not divided.
 fn impossible() -> Option<&'static str> {
@@ -269,6 +270,55 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     let agent = host.divided(master.address);
     drop(master.registered(false).await);
     agent.stop().await;
+}
+
+pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    if !crash::IS_ON {
+        return skip("this build cannot die at a step");
+    }
+    // While the second of two tasks is started: the launcher has its request, or nothing of it is made but its sandbox.
+    // The latter is started anew, with another sandbox.
+    for (step, sandboxes) in [("agent.request-sent", 1), ("sandbox.folder-made", 2)] {
+        let (host, mut master) = (Host::new(), Master::start().await);
+        let [witness, said] = ["witness", "said"].map(|name| host.folder.path().join(name));
+        let panic = [step, "2", witness.to_str().unwrap()];
+        let mut agent = host.panicking(master.address, &panic, &said);
+        let (mut link, _) = master.registered(true).await;
+        let long = |task: &str| shell(task, "echo up; exec sleep 1000");
+        link.launch(1, long("t")).await;
+        link.until("t", runs).await;
+        let pid = agent.containers().await[0]["pid"].clone();
+        let broker = agent.broker();
+        link.launch(2, long("u")).await;
+        agent.died().await;
+        let text = content(&said).await;
+        for sentence in [
+            &format!("a test has this thread panic at {step}"),
+            "the broker of this agent, which does what needs root, exited with status 101",
+        ] {
+            assert!(text.contains(sentence), "{text}");
+        }
+        assert!(!Path::new(&format!("/proc/{broker}")).exists());
+        drop(link);
+        // The first task is adopted; the second runs, and has neither failed nor been started twice.
+        let agent = host.divided(master.address);
+        let (mut link, _) = master.registered(false).await;
+        let updates = link.until("u", runs).await;
+        assert!(!updates.iter().any(is_terminal), "{updates:?}");
+        let containers = agent.containers().await;
+        assert_eq!(containers.len(), 2, "{containers:?}");
+        assert!(containers.iter().any(|one| one["pid"] == pid));
+        assert_eq!(host.sandboxes("u").len(), sandboxes, "{step}");
+        for (index, task) in (3..).zip(["t", "u"]) {
+            link.order(index, kill(task, 0)).await;
+            link.end_of(task).await;
+        }
+        agent.is_clear().await;
+        agent.stop().await;
+    }
 }
 
 pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
