@@ -219,7 +219,7 @@ fn on_machine(
         config,
         settings,
         paths.clone(),
-        host.tree(),
+        &host,
         broker.clone(),
         inbox.clone(),
     )?;

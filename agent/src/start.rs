@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{
     ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, crash, sweep,
@@ -37,6 +38,8 @@ pub(crate) struct Host {
     /// The agent's control groups.
     tree: Option<PathBuf>,
     pub(crate) missing: Vec<String>,
+    /// Where its containers get their addresses from, once that is known.
+    pub(crate) task_subnets: Option<TaskSubnets>,
 }
 
 impl Host {
@@ -47,6 +50,7 @@ impl Host {
             profile: false,
             tree: None,
             missing: Vec::new(),
+            task_subnets: None,
         }
     }
 
@@ -85,6 +89,7 @@ impl Host {
             profile,
             tree: None,
             missing,
+            task_subnets: None,
         };
         let tree =
             cgroup::default_parent().and_then(|parent| Tree::create(&parent, &tree_name(paths)));
@@ -105,6 +110,7 @@ impl Host {
             profile,
             tree: Some(group.clone()),
             missing,
+            task_subnets: None,
         };
         let mut host = Self::allowed(config, host, group)?;
         host.tell_filters(&tree, &Reach::new(config, None));

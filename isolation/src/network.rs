@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use self::host::why_no_ipv6;
 pub(crate) use self::link::raise_loopback;
 pub use self::networks::Networks;
+pub use self::rules::DEVICES;
 pub use self::subnet::{Subnet, SubnetError};
 pub use self::subnet6::{Subnet6, Subnet6Error};
 pub use self::traffic::{Flow, Traffic};

@@ -82,7 +82,7 @@ impl Operations {
         owner: HostUser,
     ) -> Result<(Self, Host), RunError> {
         let paths = Paths::new(&config.directory);
-        let host = Host::look(config, &paths)?;
+        let mut host = Host::look(config, &paths)?;
         let tree = host.tree();
         let host_ids = match host.profile {
             true => Some(host_ids::open(&paths)?),
@@ -105,6 +105,7 @@ impl Operations {
             host_ids,
             paths,
         };
+        host.task_subnets = operations.bridges.subnets();
         folders::clear_emptied(&operations.paths);
         Ok((operations, host))
     }

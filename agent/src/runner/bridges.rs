@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::network::{
     self, Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic, why_no_ipv6,
 };
@@ -111,6 +112,18 @@ impl Bridges {
             self.possible.get_or_init(|| ());
         }
         Ok(())
+    }
+
+    /// Where containers get their addresses from, if this agent creates networks at all.
+    pub(crate) fn subnets(&self) -> Option<TaskSubnets> {
+        let Settings {
+            subnet, subnet6, ..
+        } = self.settings;
+        let subnets = TaskSubnets {
+            ipv4: subnet,
+            ipv6: subnet6,
+        };
+        self.cannot.is_none().then_some(subnets)
     }
 
     /// Why containers have IPv4 only, unless the operator wants that.

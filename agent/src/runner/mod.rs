@@ -60,6 +60,7 @@ use crate::gc::Ends;
 use crate::ground::Containers;
 use crate::inbox::Event;
 use crate::paths::Paths;
+use crate::start::Host;
 use crate::statistics::Statistics;
 use argosy_content::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
 use argosy_content::images::{Images, Unpacker};
@@ -139,7 +140,7 @@ pub(super) struct Shared {
     inbox: mpsc::Sender<Event>,
 }
 
-fn fetch_settings(config: &Config) -> FetchSettings {
+fn fetch_settings(config: &Config, host: &Host) -> FetchSettings {
     FetchSettings {
         limit_bytes: config.fetch_limit_bytes,
         folders: config.fetch_folders.clone(),
@@ -147,13 +148,14 @@ fn fetch_settings(config: &Config) -> FetchSettings {
         masters: config.masters.clone(),
         api: config.address.clone(),
         api_port: config.api_port,
+        task_subnets: host.task_subnets,
     }
 }
 
 /// The process that asks servers and registries, to be started at the first need.
-fn service(config: &Config, broker: Broker) -> Arc<Service> {
+fn service(config: &Config, host: &Host, broker: Broker) -> Arc<Service> {
     let settings = ServiceSettings {
-        fetch: fetch_settings(config),
+        fetch: fetch_settings(config, host),
         insecure_registries: config.images.insecure_registries.clone(),
         image_limit_bytes: config.images.limit_bytes,
     };
@@ -176,11 +178,12 @@ impl Runner {
         config: &Config,
         settings: Settings,
         paths: Paths,
-        tree: Option<Tree>,
+        host: &Host,
         broker: Broker,
         inbox: mpsc::Sender<Event>,
     ) -> Result<Self, RunError> {
-        let service = service(config, broker.clone());
+        let tree = host.tree();
+        let service = service(config, host, broker.clone());
         let unpackings = Arc::new(Unpackings::new(broker.clone()));
         // What an image's users are on the host is known only with users of their own.
         let images = match settings.profile {
@@ -195,7 +198,7 @@ impl Runner {
         };
         let shared = Shared {
             fetcher: Fetcher::new(
-                fetch_settings(config),
+                fetch_settings(config, host),
                 service.clone(),
                 unpackings,
                 cache(config, &paths)?,

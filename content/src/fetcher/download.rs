@@ -1,5 +1,6 @@
 //! Files of HTTP and HTTPS servers, each brought whole or not at all, and tried for a while.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use argosy_proto::uri::ShownUri;
 use tokio::fs::File;
 use tokio::sync::watch;
 
+use super::containers::Containers;
 use super::error::FetchError;
 use super::reach::{Policy, Reach};
 use super::sink::{Sink, Wanted};
@@ -39,26 +41,28 @@ pub(super) fn client() -> reqwest::ClientBuilder {
 }
 
 impl Downloads {
-    pub(crate) fn new(settings: &FetchSettings) -> Self {
+    /// Before the process gives up opening files.
+    pub(crate) fn new(settings: &FetchSettings) -> io::Result<Self> {
         Self::with(client, settings)
     }
 
     pub(super) fn with(
         client: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
         settings: &FetchSettings,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let policy = Policy {
             allow: settings.allow.clone(),
             masters: settings.masters.clone(),
             api: settings.api.clone(),
             api_port: settings.api_port,
+            containers: Containers::open(settings.task_subnets)?,
         };
-        Self {
+        Ok(Self {
             web: Web::new(client, policy),
             limit_bytes: settings.limit_bytes,
             retry_for: RETRY_FOR,
             stall_limit: STALL_LIMIT,
-        }
+        })
     }
 
     /// Writes what the URI names to a file, and tries for a while. `path` is the file's, for sentences.

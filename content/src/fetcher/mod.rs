@@ -1,9 +1,10 @@
 //! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `draft`, `local`,
-//! `reach`, `web`, `sink`, `download`, `origin`, `cache`.
+//! `containers`, `reach`, `web`, `sink`, `download`, `origin`, `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
 mod cache;
+mod containers;
 mod download;
 mod draft;
 mod error;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::service::Service;
 pub use cache::Cache;
+pub use containers::TaskSubnets;
 pub(crate) use download::Downloads;
 pub use error::FetchError;
 use local::Reader;
@@ -71,6 +73,8 @@ pub struct FetchSettings {
     pub api: String,
     /// The port on which that listens, if it is another one.
     pub api_port: Option<u16>,
+    /// Where the agent's containers get their addresses from; `None`: they have no networks of their own.
+    pub task_subnets: Option<TaskSubnets>,
 }
 
 /// On whose behalf files are brought.

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use argosy_proto::CLUSTER_PORTS;
 
+use super::containers::Containers;
+
 /// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchAllow {
@@ -180,7 +182,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// What the operator allows, and what the agent knows of its cluster.
+/// What the operator allows, and what the agent knows of its cluster and its host.
 #[derive(Debug)]
 pub(super) struct Policy {
     pub(super) allow: Vec<FetchAllow>,
@@ -190,7 +192,12 @@ pub(super) struct Policy {
     pub(super) api: String,
     /// The port on which it listens, if that is another one.
     pub(super) api_port: Option<u16>,
+    /// Of this host. They are reached by the ports that they publish.
+    pub(super) containers: Containers,
 }
+
+/// What a container's address is called.
+const CONTAINER: &str = "an address of tasks of this host";
 
 impl Policy {
     /// The addresses of a host by which a task may fetch from it.
@@ -200,7 +207,7 @@ impl Policy {
         port: u16,
         reach: Reach,
     ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = plain(host);
         let is_named = self.allow.iter().any(|allow| allow.names(&host, port));
         let lists_addresses = self.allow.iter().any(|allow| match allow {
             FetchAllow::Network { .. } => true,
@@ -218,8 +225,28 @@ impl Policy {
         let known = self.known(port).await;
         for address in &found {
             self.judge(&host, address, reach, &known)?;
+            self.judge_peer(&host, *address)?;
         }
         Ok(found)
+    }
+
+    /// Whether a server by this name may be at this address. Asked again when it has answered: the address may have become a
+    /// container's while the connection was made.
+    pub(super) fn judge_peer(
+        &self,
+        host: &str,
+        server: SocketAddr,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let (host, address, port) = (plain(host), server.ip(), server.port());
+        let meant = meant(address);
+        let is_allowed = self.allow.iter().any(|allow| {
+            allow.names(&host, port) || allow.covers(address, port) || allow.covers(meant, port)
+        });
+        if is_allowed || !self.containers.hold(meant)? {
+            return Ok(());
+        }
+        let rule = Rule::Address(address, CONTAINER);
+        Err(Refusal { host, port, rule }.into())
     }
 
     fn judge(
@@ -281,6 +308,11 @@ impl Policy {
             || advertised.is_some_and(|(host, _)| host.parse::<IpAddr>() == Ok(address));
         is_ours && (is_advertised() || is_of_this_host(address))
     }
+}
+
+/// A name as it is compared.
+fn plain(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
 }
 
 fn split(address: &str) -> Option<(&str, u16)> {

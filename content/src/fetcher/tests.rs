@@ -59,6 +59,7 @@ fn settings(limit_bytes: u64) -> FetchSettings {
         masters: Vec::new(),
         api: "127.0.0.1:5051".to_owned(),
         api_port: None,
+        task_subnets: None,
     }
 }
 
@@ -69,7 +70,11 @@ fn with(downloads: Downloads, limit_bytes: u64, cache: Option<Cache>) -> Fetcher
 }
 
 fn keeping(limit_bytes: u64, cache: Option<Cache>) -> Fetcher {
-    with(Downloads::new(&settings(limit_bytes)), limit_bytes, cache)
+    with(
+        Downloads::new(&settings(limit_bytes)).unwrap(),
+        limit_bytes,
+        cache,
+    )
 }
 
 fn fetcher() -> Fetcher {
@@ -152,7 +157,11 @@ async fn a_host_without_certificates_fetches_all_but_https() {
         1 => reqwest::Client::builder().user_agent("\n"),
         _ => client(),
     };
-    let fetcher = with(Downloads::with(failing, &settings(1_000)), 1_000, None);
+    let fetcher = with(
+        Downloads::with(failing, &settings(1_000)).unwrap(),
+        1_000,
+        None,
+    );
     let base = serve(Router::new().route("/page", get(|| async { "here" }))).await;
     let (sandbox, result) = fetch(&fetcher, uri(format!("{base}/page"))).await;
     result.unwrap();
@@ -191,7 +200,7 @@ async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let mut downloads = Downloads::new(&settings(1_000));
+    let mut downloads = Downloads::new(&settings(1_000)).unwrap();
     downloads.retry_for = Duration::from_millis(150);
     let fetcher = with(downloads, 1_000, None);
     let (_sandbox, result) = fetch(&fetcher, uri(format!("http://{address}/x"))).await;

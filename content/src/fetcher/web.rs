@@ -60,6 +60,7 @@ impl Web {
             let asked = client.client().get(url.clone()).send().await;
             let answer =
                 asked.map_err(|source| FetchError::of_server(uri, source.without_url()))?;
+            self.judge_peer(uri, &url, &answer)?;
             match next(&url, &answer) {
                 None => return Ok(answer),
                 Some(Ok(followed)) => url = followed,
@@ -67,6 +68,15 @@ impl Web {
             }
         }
         Err(invalid("its server redirects again and again"))
+    }
+
+    /// Nothing is read of an answer whose server may not be asked any more.
+    fn judge_peer(&self, uri: &str, url: &Url, answer: &Response) -> Result<(), FetchError> {
+        let (Some(host), Some(peer)) = (url.host_str(), answer.remote_addr()) else {
+            return Ok(());
+        };
+        let judged = self.policy.judge_peer(bare(host), peer);
+        judged.map_err(|error| not_asked(uri, error))
     }
 
     /// A client that connects to this server and to no other, if the task may fetch from it.
@@ -83,16 +93,11 @@ impl Web {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(invalid("it names no server; correct it"));
         };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = bare(host);
         if host.parse::<std::net::IpAddr>().is_ok() {
             // The library does not ask its resolver about addresses.
             let judged = self.policy.resolve(host, port, reach).await;
-            if let Err(error) = judged {
-                return Err(match error.downcast::<Refusal>() {
-                    Ok(refusal) => FetchError::refused(uri, *refusal),
-                    Err(other) => invalid(&other.to_string()),
-                });
-            }
+            judged.map_err(|error| not_asked(uri, error))?;
         }
         let is_https = url.scheme() == "https";
         let client = self.client(Use {
@@ -134,6 +139,21 @@ impl Web {
             Arc::new(HttpClient::new(lost, settings))
         });
         Arc::clone(made)
+    }
+}
+
+/// An address without brackets, or a name.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn not_asked(uri: &str, error: Box<dyn std::error::Error + Send + Sync>) -> FetchError {
+    match error.downcast::<Refusal>() {
+        Ok(refusal) => FetchError::refused(uri, *refusal),
+        Err(other) => FetchError::Invalid {
+            uri: ShownUri::of(uri),
+            rule: other.to_string(),
+        },
     }
 }
 

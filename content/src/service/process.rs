@@ -70,6 +70,7 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
     let named = AUTHORITIES.iter().filter_map(std::env::var_os);
     let readable = READABLE.map(PathBuf::from).into_iter();
     let readable: Vec<_> = readable.chain(named.map(PathBuf::from)).collect();
+    let downloads = Downloads::new(&begin.fetch).map_err(failed)?;
     let largest = begin.fetch.limit_bytes.max(begin.image_limit_bytes);
     service::confine(&readable, largest).map_err(|why| ServiceError::Confine { why })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -77,11 +78,13 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build();
-    runtime.map_err(failed)?.block_on(serve(packets, &begin));
+    runtime
+        .map_err(failed)?
+        .block_on(serve(packets, &begin, downloads));
     Ok(())
 }
 
-async fn serve(packets: Packets, begin: &Begin) {
+async fn serve(packets: Packets, begin: &Begin, downloads: Downloads) {
     let packets = Arc::new(packets);
     let (sender, mut asked) = mpsc::unbounded_channel();
     let reader = Arc::clone(&packets);
@@ -96,7 +99,7 @@ async fn serve(packets: Packets, begin: &Begin) {
         std::process::exit(0);
     });
     let work = Arc::new(Work {
-        downloads: Downloads::new(&begin.fetch),
+        downloads,
         registry: Registry::new(&begin.insecure_registries, begin.image_limit_bytes),
         packets,
         going: Mutex::default(),

@@ -120,6 +120,7 @@ fn settings() -> FetchSettings {
         masters: Vec::new(),
         api: "127.0.0.1:5051".to_owned(),
         api_port: None,
+        task_subnets: None,
     }
 }
 

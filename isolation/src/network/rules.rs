@@ -19,7 +19,7 @@ use crate::child;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Begins the names of the host's ends of all agents' wires.
-pub(super) const DEVICES: &str = "argo";
+pub const DEVICES: &str = "argo";
 
 /// Published ports, for callers from elsewhere and for those on the host itself.
 const INTO_CONTAINERS: &str = "\

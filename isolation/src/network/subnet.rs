@@ -68,6 +68,12 @@ impl Subnet {
         (number < self.capacity()).then_some(number)
     }
 
+    /// Whether the address is one of it.
+    #[must_use]
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        self.overlaps(address, 32)
+    }
+
     /// Whether some address is in both.
     pub(super) fn overlaps(self, other: Ipv4Addr, bits: u8) -> bool {
         let mask = Self::mask(self.bits.min(bits));

@@ -51,6 +51,12 @@ impl Subnet6 {
         Ipv6Addr::from(self.first | u128::from(u32::from(of)))
     }
 
+    /// Whether the address is one of it.
+    #[must_use]
+    pub fn contains(self, address: Ipv6Addr) -> bool {
+        self.overlaps(address, 128)
+    }
+
     /// Whether some address is in both.
     pub(super) fn overlaps(self, other: Ipv6Addr, bits: u8) -> bool {
         let mask = mask(self.bits.min(bits));

@@ -1,7 +1,7 @@
 //! Another task on the same host: by the network, by what the agent fetches and mounts for it, by what others read of it.
 
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -148,6 +148,72 @@ fn by_its_neighbour(cluster: &Cluster) {
         "unreachable",
         attacked,
         published,
+    );
+}
+
+/// What the victim serves at a port that it has published as another one, by what agents fetch from the host's network.
+fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
+    let address = |name: &str| {
+        let line = format!("echo ${name}");
+        let (code, address, stderr) = cluster.ran(&["exec", "victim", "--", "sh", "-c", &line]);
+        assert_eq!(code, 0, "{stderr}");
+        address.trim().to_owned()
+    };
+    let (four, six) = (address("ARGOSY_ADDRESS"), address("ARGOSY_ADDRESS6"));
+    let [a, b, c, d] = four.parse::<Ipv4Addr>().unwrap().octets();
+    // Nothing but a rule is in the way.
+    reached(&four, 8080).unwrap();
+    reached(&six, 8080).unwrap();
+    let (four, six) = (format!("{four}:8080"), format!("[{six}]:8080"));
+    for (technique, uri) in [
+        ("by its address", format!("http://{four}/page")),
+        ("by its IPv6 address", format!("http://{six}/page")),
+        (
+            "by an IPv6 address that stands for its address",
+            format!("http://[::ffff:{a}.{b}.{c}.{d}]:8080/page"),
+        ),
+        (
+            "by a number",
+            format!("http://{}:8080/page", u32::from_be_bytes([a, b, c, d])),
+        ),
+        (
+            "by a redirect",
+            format!("http://127.0.0.1:{port}/to/http://{four}/page"),
+        ),
+        (
+            "by a redirect to its IPv6 address",
+            format!("http://127.0.0.1:{port}/to/http://{six}/page"),
+        ),
+    ] {
+        attack(
+            ATTACKER,
+            &format!("fetch what another task has not published, {technique}"),
+            "an address of tasks of this host",
+            fetch(cluster, &uri),
+            fetch(cluster, &format!("http://{HOST}:31090/page")),
+        );
+    }
+    // A wire to a container appears while the answer is on its way.
+    let ip = |words: &str| attempt(Command::new("ip").args(words.split(' '))).unwrap();
+    let late = serve_at(
+        &format!("{HOST}:0"),
+        Box::new(move |path| {
+            if path == "/late" {
+                ip("link add argolate1 type veth peer name argolate2");
+                ip("link set argolate1 up");
+                ip(&format!("route add {HOST}/32 dev argolate1"));
+            }
+            page(b"late")
+        }),
+    );
+    let attacked = fetch(cluster, &format!("http://{late}/late"));
+    ip("link delete argolate1");
+    attack(
+        ATTACKER,
+        "fetch from an address that becomes a task's",
+        "an address of tasks of this host",
+        attacked,
+        fetch(cluster, &format!("http://{late}/page")),
     );
 }
 
@@ -515,11 +581,9 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
                 "--publish",
                 "31090:8080",
                 "--",
-                "busybox",
-                "httpd",
-                "-f",
-                "-p",
-                "8080",
+                "sh",
+                "-c",
+                "echo text > page; exec busybox httpd -f -p 8080",
             ],
         );
         wait_for("the victim to listen", || reached(HOST, 31090).is_ok());
@@ -528,6 +592,7 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
         by_its_neighbour(&cluster);
         by_files(&cluster, Path::new(&fetched));
         by_fetches(&cluster, server.port());
+        by_fetches_from_its_neighbour(&cluster, server.port());
         by_mounts(&cluster, &shared);
         by_secrets_and_images(&cluster, &shared, &folders.layout);
         by_its_own_files(&cluster);

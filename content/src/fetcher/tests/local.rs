@@ -21,7 +21,7 @@ fn given_from(folders: Vec<PathBuf>) -> Fetcher {
         folders,
         ..settings(1_000)
     };
-    let web = Downloading::Here(Arc::new(Downloads::new(&settings)));
+    let web = Downloading::Here(Arc::new(Downloads::new(&settings).unwrap()));
     Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 

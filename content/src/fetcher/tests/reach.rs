@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
+use argosy_isolation::network::Subnet;
 use axum::response::Redirect;
 
+use super::super::containers::Containers;
+use super::super::reach::Policy;
 use super::*;
 
 fn allowing(allow: &[&str]) -> FetchSettings {
@@ -14,7 +17,7 @@ fn allowing(allow: &[&str]) -> FetchSettings {
 }
 
 fn of(settings: FetchSettings) -> Fetcher {
-    let web = Downloading::Here(Arc::new(Downloads::new(&settings)));
+    let web = Downloading::Here(Arc::new(Downloads::new(&settings).unwrap()));
     Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 
@@ -173,6 +176,70 @@ async fn masters_and_the_agents_own_api_are_not_asked() {
         let why = why.1.expect_err(server);
         assert!(why.contains(what), "{why}");
         assert!(why.contains(&format!("--fetch-allow {server}")), "{why}");
+    }
+}
+
+fn task_subnets() -> Option<TaskSubnets> {
+    Some(TaskSubnets {
+        ipv4: Subnet::USUAL,
+        ipv6: Some("fd12:3456:789a::/64".parse().unwrap()),
+    })
+}
+
+#[tokio::test]
+async fn addresses_of_tasks_are_not_asked_however_they_are_written() {
+    let to = |target: &'static str| get(move || async move { Redirect::temporary(target) });
+    let router = Router::new().route("/to-a-task", to("http://10.183.0.5:8080/page"));
+    let (outer, _) = counting(router).await;
+    let fetcher = of(FetchSettings {
+        task_subnets: task_subnets(),
+        ..allowing(&[&outer])
+    });
+    for server in [
+        "10.183.0.5:8080",
+        "10.183.5:8080",
+        "0x0ab70005:8080",
+        "user:word@10.183.0.5:8080",
+        "[::ffff:10.183.0.5]:8080",
+        "[64:ff9b::10.183.0.5]:8080",
+        "[2002:ab7:5::]:8080",
+        "[fd12:3456:789a::ab7:5]:8080",
+        &format!("{outer}/to-a-task#"),
+    ] {
+        let why = fetch(&fetcher, kept(format!("http://{server}/page"))).await;
+        let why = why.1.expect_err(server);
+        assert!(why.contains("an address of tasks of this host"), "{why}");
+        assert!(why.contains("--fetch-allow "), "{why}");
+    }
+    // The same host answers where no task is.
+    let (_sandbox, page) = fetch(&fetcher, uri(format!("http://{outer}/page"))).await;
+    page.unwrap();
+}
+
+#[test]
+fn what_the_operator_allows_may_be_a_task() {
+    for (allow, is_allowed) in [
+        ("10.183.0.5", true),
+        ("10.183.0.0/16", true),
+        ("10.183.0.5:8080", true),
+        ("web.example:8080", true),
+        ("10.183.0.6", false),
+        ("10.183.0.5:8081", false),
+        ("web.example:8081", false),
+        ("other.example:8080", false),
+    ] {
+        let FetchSettings { allow: allowed, .. } = allowing(&[allow]);
+        let policy = Policy {
+            allow: allowed,
+            masters: Vec::new(),
+            api: String::new(),
+            api_port: None,
+            containers: Containers::open(task_subnets()).unwrap(),
+        };
+        for server in ["10.183.0.5:8080", "[::ffff:10.183.0.5]:8080"] {
+            let judged = policy.judge_peer("Web.example.", server.parse().unwrap());
+            assert_eq!(judged.is_ok(), is_allowed, "{allow}: {server}");
+        }
     }
 }
 

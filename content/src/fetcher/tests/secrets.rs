@@ -55,7 +55,7 @@ async fn failing() -> String {
 
 /// One that asks once and does not wait for long.
 fn impatient() -> Fetcher {
-    let mut downloads = Downloads::new(&settings(1_000));
+    let mut downloads = Downloads::new(&settings(1_000)).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (Duration::from_millis(300), Duration::ZERO);
     with(downloads, 1_000, None)
 }

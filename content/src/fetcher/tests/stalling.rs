@@ -27,7 +27,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 
 /// One that waits so long for a server, and does not ask again.
 fn patient_for(stall_limit: Duration) -> Fetcher {
-    let mut downloads = Downloads::new(&settings(1_000));
+    let mut downloads = Downloads::new(&settings(1_000)).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (stall_limit, Duration::ZERO);
     with(downloads, 1_000, None)
 }
