@@ -11,8 +11,19 @@ use argosy_isolation::disposal::remove_folder;
 use crate::disk::release;
 use crate::paths::Paths;
 
-/// Removes these sandboxes. The mounts of the host are read once for all of them.
-pub(crate) fn remove(paths: &Paths, mut leaving: Vec<PathBuf>) {
+/// Removes these sandboxes.
+pub(crate) fn remove(paths: &Paths, leaving: Vec<PathBuf>) {
+    remove_beside(paths, leaving, || {
+        fs::read_to_string("/proc/self/mountinfo")
+    });
+}
+
+/// `read_mounts` is called once for all of them: reading costs as much as the host has mounts.
+fn remove_beside(
+    paths: &Paths,
+    mut leaving: Vec<PathBuf>,
+    mut read_mounts: impl FnMut() -> io::Result<String>,
+) {
     leaving.retain(|path| match release(paths, path) {
         Ok(_) => {
             crash::passed("gc.disk-released");
@@ -27,7 +38,7 @@ pub(crate) fn remove(paths: &Paths, mut leaving: Vec<PathBuf>) {
     if leaving.is_empty() {
         return;
     }
-    let mounts = match fs::read_to_string("/proc/self/mountinfo") {
+    let mounts = match read_mounts() {
         Ok(mountinfo) => mount_points(&mountinfo),
         Err(error) => {
             tracing::warn!(why = %error, "mounts cannot be read: no sandbox is removed");
@@ -180,6 +191,29 @@ mod tests {
         assert!(!mounted());
         let left = fs::read_dir(paths.disks()).unwrap().count();
         assert!(left == 0 && !paths.sandboxes().join("framework-1").exists());
+    }
+
+    #[test]
+    fn the_mounts_of_the_host_are_read_once_for_many_sandboxes_and_not_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let sandbox = |order| {
+            let path = paths
+                .sandboxes()
+                .join(format!("framework-1/web/1-{order}-1"));
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let readings = |count| {
+            let mut readings = 0;
+            remove_beside(&paths, (0..count).map(sandbox).collect(), || {
+                readings += 1;
+                Ok(String::new())
+            });
+            assert!(!paths.sandboxes().join("framework-1").exists());
+            readings
+        };
+        assert_eq!([0, 1, 50].map(readings), [0, 1, 1]);
     }
 
     #[test]
