@@ -1,5 +1,5 @@
-//! Three masters in this process. The stored registry of one is changed behind its back: it is found out, says so, and
-//! the other two go on.
+//! Three masters in this process. The stored registry of one is changed behind its back. A follower is found out, reports
+//! it, and the other two go on. A leader is left by both followers, and acknowledges nothing more.
 
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
@@ -45,18 +45,27 @@ impl Master {
         Some(self.client().get_cluster(request).await.ok()?.into_inner())
     }
 
+    /// Whether it answers a question for the whole group, and not only for itself.
+    async fn answers_for_the_group(&self) -> bool {
+        let mut request = tonic::Request::new(v1::GetClusterRequest {
+            consistency: v1::Consistency::Linearizable.into(),
+        });
+        request.set_timeout(Duration::from_secs(2));
+        self.client().get_cluster(request).await.is_ok()
+    }
+
     /// Writes by way of this master until it is acknowledged: on a busy host nobody may lead for a moment.
     async fn write(&self, weight_milli: u64) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.try_write(weight_milli).await {
+        while !self.try_write("ops", weight_milli).await {
             assert!(Instant::now() < deadline, "nothing is committed");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn try_write(&self, weight_milli: u64) -> bool {
+    async fn try_write(&self, role: &str, weight_milli: u64) -> bool {
         let weight = v1::SetWeight {
-            role: "ops".to_owned(),
+            role: role.to_owned(),
             weight_milli,
         };
         let operation = v1::write_operation::Operation::SetWeight(weight);
@@ -91,17 +100,17 @@ impl Group {
         }
         let mut group = Self(masters);
         for (place, (api, raft)) in sockets.into_iter().enumerate() {
-            group.run(place, api, raft);
+            group.run(place, api, raft, Timing::testing());
         }
         group
     }
 
-    fn run(&mut self, place: usize, api: TcpListener, raft: TcpListener) {
+    fn run(&mut self, place: usize, api: TcpListener, raft: TcpListener, timing: Timing) {
         let peers = self.0.iter().map(|master| master.raft.clone()).collect();
         let master = &mut self.0[place];
         let config = Config {
             peers,
-            timing: Timing::testing(),
+            timing,
             seed: place as u64,
             ..Config::new(Default::default(), master.api.clone(), master.raft.clone())
         };
@@ -119,10 +128,27 @@ impl Group {
     }
 
     async fn run_again(&mut self, place: usize) {
+        self.run_again_with(place, Timing::testing()).await;
+    }
+
+    async fn run_again_with(&mut self, place: usize, timing: Timing) {
         let master = &self.0[place];
         let api = TcpListener::bind(&master.api).await.unwrap();
         let raft = TcpListener::bind(&master.raft).await.unwrap();
-        self.run(place, api, raft);
+        self.run(place, api, raft, timing);
+    }
+
+    /// Has the one at `place` lead a group that was stopped: the others call for elections much later.
+    async fn run_led_by(&mut self, place: usize) {
+        let patient = Timing {
+            election_min_ms: 10_000,
+            election_max_ms: 15_000,
+            ..Timing::testing()
+        };
+        self.run_again(place).await;
+        for other in others(place) {
+            self.run_again_with(other, patient).await;
+        }
     }
 
     /// Waits until one of `places` is in office, and all of them have applied what it has.
@@ -171,6 +197,10 @@ impl Group {
     }
 }
 
+fn others(place: usize) -> [usize; 2] {
+    [(place + 1) % 3, (place + 2) % 3]
+}
+
 /// Changes a record of the registry that is stored there.
 fn tamper(memory: &MemoryStore) {
     let key = argosy_state::encode::key(&RecordKey::Weight(Role::new("ops").unwrap()));
@@ -181,17 +211,37 @@ fn tamper(memory: &MemoryStore) {
     memory.replace_record(key, changed);
 }
 
-/// The indexes whose digests are in the log of `memory`.
-fn logged_in(memory: &MemoryStore) -> Vec<u64> {
+/// The commands in the log of `memory`.
+fn commands_in(memory: &MemoryStore) -> Vec<Command> {
     let (_, last) = memory.last_entry().unwrap();
     let entries = (1..=last).filter_map(|index| memory.entry(index));
     let commands = entries.flat_map(|entry| entry.commands);
     let read = commands.map(|bytes| argosy_state::encode::read_command(&bytes).unwrap());
-    let indexes = read.filter_map(|read| match read.command {
+    read.map(|read| read.command).collect()
+}
+
+/// The indexes whose digests are in the log of `memory`.
+fn logged_in(memory: &MemoryStore) -> Vec<u64> {
+    let commands = commands_in(memory).into_iter();
+    let indexes = commands.filter_map(|command| match command {
         Command::CompareDigest(compare) => Some(compare.index),
         _ => None,
     });
     indexes.collect()
+}
+
+/// The weights that are set by the log of `memory`, in order.
+fn weights_in(memory: &MemoryStore) -> Vec<u64> {
+    let commands = commands_in(memory).into_iter();
+    let operations = commands.flat_map(|command| match command {
+        Command::Operate(operate) => operate.operations,
+        _ => Vec::new(),
+    });
+    let weights = operations.filter_map(|operation| match operation {
+        Operation::SetWeight { weight_milli, .. } => Some(weight_milli),
+        _ => None,
+    });
+    weights.collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,6 +275,71 @@ async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
     for place in others {
         group.0[place].stop().await;
     }
+}
+
+/// Nobody can tell from two registries which one is right: the followers do not outvote their leader, they leave it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledges_nothing_more() {
+    let mut group = Group::start().await;
+    let wrong = group.settled(&[0, 1, 2]).await;
+    group.0[wrong].write(2_000).await;
+    group.settled(&[0, 1, 2]).await;
+    let followers = others(wrong);
+    // It is stopped last: its log is the longest, so the others can elect it.
+    for place in [followers[0], followers[1], wrong] {
+        group.0[place].stop().await;
+    }
+    tamper(&group.0[wrong].memory);
+    group.run_led_by(wrong).await;
+    // Writes of another record than the wrong one go on until it serves no more.
+    let mut acknowledged = vec![2_000];
+    let mut weight_milli = 10_000;
+    let deadline = Instant::now() + PATIENCE;
+    let mut ended = Vec::new();
+    while ended.len() < followers.len() {
+        assert!(Instant::now() < deadline, "a follower goes on");
+        if group.0[wrong].try_write("dev", weight_milli).await {
+            acknowledged.push(weight_milli);
+        }
+        weight_milli += 1;
+        for place in followers {
+            let running = &group.0[place].running;
+            if running.as_ref().is_some_and(JoinHandle::is_finished) {
+                ended.push(group.0[place].ended().await.expect_err("it differs"));
+            }
+        }
+    }
+    let [RunError::Diverged(one), RunError::Diverged(other)] = &ended[..] else {
+        panic!("they ended otherwise: {ended:?}");
+    };
+    assert_eq!(one, other, "they name the same digests");
+    assert_ne!(one.own, one.logged);
+    // The leader is not stopped. Without a quorum it leaves office, and neither writes nor answers for the group.
+    loop {
+        assert!(Instant::now() < deadline, "it stays in office");
+        let seen = group.0[wrong].seen().await;
+        if seen.is_some_and(|seen| seen.leader.is_empty()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!group.0[wrong].try_write("dev", 99_000).await);
+    assert!(!group.0[wrong].answers_for_the_group().await);
+    group.0[wrong].stop().await;
+    // All that it has acknowledged, also between its election and the comparison, is in the logs of the others, too.
+    let written = weights_in(&group.0[wrong].memory);
+    for place in followers {
+        let stored = weights_in(&group.0[place].memory);
+        assert!(written.starts_with(&stored), "{stored:?} of {written:?}");
+    }
+    let is_stored = |weight_milli: &u64| {
+        let stored = followers.map(|place| weights_in(&group.0[place].memory));
+        stored.iter().any(|weights| weights.contains(weight_milli))
+    };
+    assert!(
+        acknowledged.iter().all(is_stored),
+        "{acknowledged:?} of {written:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
