@@ -12,6 +12,7 @@ use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use super::harness::{
     self, Ground, Opened, copy_tree, entries, entry, not_expected, on_disk, open, try_open, vote,
 };
+use crate::shelf::Image;
 use crate::store::Place;
 use crate::types::{Entry, LogId, Vote};
 
@@ -200,11 +201,22 @@ async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<
     let current = current.expect("there is a snapshot");
     assert!(current.meta.last_log_id >= expected.purged, "{what}");
     let image = current.snapshot.image().await.unwrap();
-    let records = image.records().unwrap();
+    // Each entry has made one record, so the first records are those of the first entries.
     let covered = current.meta.last_log_id.unwrap().index as usize + 1;
-    assert_eq!(records.len(), covered, "{what}");
+    assert!(
+        records_of(&image) == expected.records[..covered],
+        "{what}: the image of a snapshot has other records"
+    );
     opened.close().await;
     None
+}
+
+fn records_of(image: &Image) -> Vec<(String, String)> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let records = image.records().unwrap().into_iter();
+    records
+        .map(|(key, value)| (text(key), text(value)))
+        .collect()
 }
 
 async fn damaged_copy(ground: &Ground, file: &Path, damage: Damage) -> Ground {
