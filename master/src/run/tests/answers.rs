@@ -5,6 +5,8 @@ use std::pin::Pin;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
 use axum::body::HttpBody as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::codegen::Service as _;
 use tonic::transport::{Channel, Endpoint};
@@ -178,6 +180,28 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
         page.contains("/v1/frameworks") && page.contains("docs/protocol.md"),
         "{page}"
     );
+    masters.end().await;
+}
+
+/// Beyond 65,534 bytes the HTTP library answers by itself. The bound for clients, with an answer in JSON, is below that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    for (bytes, has_body) in [(65_534, true), (65_535, false)] {
+        let path = format!("/v1/tasks?name={}", "x".repeat(bytes - 15));
+        // No client library takes such a path.
+        let mut stream = TcpStream::connect(&masters.api[leader]).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        timeout(PATIENCE, read).await.expect("it ends").unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 414 "), "{head}");
+        assert_eq!(!body.is_empty(), has_body, "{bytes}: {body}");
+    }
     masters.end().await;
 }
 
