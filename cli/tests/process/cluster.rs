@@ -283,6 +283,11 @@ impl Cluster {
         self.alone = Some(ALONE.lock().await);
     }
 
+    /// Leaves the machine to other tests as well, from now on: nothing that follows is judged by the clock.
+    pub(crate) fn share(&mut self) {
+        self.alone = None;
+    }
+
     pub(crate) fn masters_list(&self) -> Masters {
         let list: Vec<String> = self.masters.iter().map(Member::api).collect();
         list.join(",").parse().expect("these are addresses")

@@ -19,5 +19,6 @@ mod partitions;
 mod rejoin;
 mod returns;
 mod standstill;
+mod subscriptions;
 mod synced;
 mod work;
