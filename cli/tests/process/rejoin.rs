@@ -1,12 +1,14 @@
 //! `argosy master rejoin`: a master whose data must not be served takes it from the others.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use argosy_proto::v1;
 
+use self::Leaves::{ADirectory, AForbiddenDirectory, Everything};
 use crate::cluster::{Cluster, argosy, until, write};
 
 pub(crate) const LONG: Duration = Duration::from_secs(90);
@@ -85,14 +87,20 @@ async fn follower(cluster: &Cluster) -> usize {
     (cluster.leader().await + 1) % 3
 }
 
-/// As one that a damaged file, or another digest than the leader's, has stopped.
-async fn stopped_and_forbidden(cluster: &mut Cluster) -> usize {
+/// A follower with data, which is killed.
+async fn stopped(cluster: &mut Cluster) -> usize {
     for number in 0..20 {
         let reply = write(&cluster.operator(), number.to_string()).await;
         reply.expect("the write is acknowledged");
     }
     let place = follower(cluster).await;
     cluster.masters[place].kill();
+    place
+}
+
+/// As one that a damaged file, or another digest than the leader's, has stopped.
+async fn stopped_and_forbidden(cluster: &mut Cluster) -> usize {
+    let place = stopped(cluster).await;
     let why = "it differs: run `argosy master rejoin` on this host";
     argosy_raft::forbid_start(&folder(cluster, place), why).unwrap();
     place
@@ -188,28 +196,128 @@ async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_oth
         .expect("the write is acknowledged");
 }
 
+/// A step of the command, and the system call after it at which the process is killed.
+struct Step {
+    done: &'static str,
+    call: &'static str,
+    /// Only calls that name this file count.
+    of: Option<&'static str>,
+    at: Count,
+    leaves: Leaves,
+}
+
+/// Which of these calls it is, of those of one thread.
+enum Count {
+    Call(usize),
+    /// The first behind the notes of all former members, which are two calls each.
+    BehindNotes,
+}
+
+enum Leaves {
+    /// Nothing is changed: the master is still a member, and could be started.
+    Everything,
+    /// Data of which a part may be gone: no master starts on it.
+    AForbiddenDirectory,
+    /// A directory that a master may be started on.
+    ADirectory,
+}
+
+impl Step {
+    const fn new(done: &'static str, call: &'static str, at: usize, leaves: Leaves) -> Self {
+        Self {
+            done,
+            call,
+            of: None,
+            at: Count::Call(at),
+            leaves,
+        }
+    }
+
+    const fn of(mut self, name: &'static str) -> Self {
+        self.of = Some(name);
+        self
+    }
+
+    const fn behind_notes(mut self) -> Self {
+        self.at = Count::BehindNotes;
+        self
+    }
+}
+
+const REMOVE: &str = "unlink,unlinkat,rmdir";
+const OUTPUT: &str = "rejoin.log";
+
+/// The steps of the command, in order. The numbers are those of docs/operate/recovery.md.
+const STEPS: [Step; 10] = [
+    Step::new("1: the directory is locked", "listen", 1, Everything),
+    Step::new("1: the addresses are taken", "connect", 1, Everything),
+    Step::new("4: the member is removed", "write", 1, ADirectory).of(OUTPUT),
+    Step::new("5: a start is forbidden", REMOVE, 1, AForbiddenDirectory),
+    Step::new("5: some files are gone", REMOVE, 3, AForbiddenDirectory),
+    Step::new("5: all files are gone", "unlink", 1, AForbiddenDirectory).of("MUST-REJOIN"),
+    Step::new("5: a start is allowed", "listen", 3, ADirectory),
+    Step::new("6: a store is made", "mkdir", 1, ADirectory).of("snapshots"),
+    Step::new("6: the group takes it in", "write", 1, ADirectory).of(OUTPUT),
+    Step::new("7: it is a voter", "write", 1, ADirectory)
+        .of(OUTPUT)
+        .behind_notes(),
+];
+
+/// Runs the command until this step is done, where it is killed.
+async fn killed_after(cluster: &Cluster, place: usize, step: &Step) {
+    let raft = format!("{}:5052", cluster.masters[place].address);
+    let own = |master: &v1::Master| master.raft_address == raft;
+    let formers = listed(cluster).await.into_iter().filter(own).count();
+    let (at, log_filter) = match step.at {
+        // One line is logged: when the group has taken it in.
+        Count::Call(at) => (at, "off,argosy_raft::forming=info"),
+        Count::BehindNotes => (1 + 2 * formers, "off"),
+    };
+    let own = command(cluster, place, &[]);
+    let log = cluster.directory.path().join(OUTPUT);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
+    command.arg(format!("trace={}", step.call));
+    let inject = format!("inject={}:signal=KILL:when={at}", step.call);
+    command.args(["-e", &inject]);
+    match step.of {
+        None => {}
+        Some(OUTPUT) => drop(command.arg("-P").arg(&log)),
+        Some(name) => drop(command.arg("-P").arg(folder(cluster, place).join(name))),
+    }
+    command.arg(own.get_program()).args(own.get_args());
+    let output = fs::File::create(&log).unwrap();
+    let child = command
+        .env("ARGOSY_LOG", log_filter)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(output)
+        .spawn();
+    let mut child = child.expect("strace is installed");
+    let ended = until(step.done, LONG, async || child.try_wait().unwrap()).await;
+    let said = fs::read_to_string(&log).unwrap();
+    // strace ends as what it traces.
+    assert_eq!(ended.signal(), Some(9), "{}: {ended}: {said}", step.done);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejoin_that_is_killed_at_any_step_can_be_repeated() {
+async fn a_rejoin_that_is_killed_after_any_of_its_steps_can_be_repeated() {
     let mut cluster = Cluster::start(0).await;
-    let place = stopped_and_forbidden(&mut cluster).await;
-    for words in ["is removed from the group", "taken into a group"] {
-        let log = cluster.directory.path().join("rejoin.log");
-        let mut command = command(&cluster, place, &[]);
-        let file = fs::File::create(&log).unwrap();
-        let mut child = command
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .spawn()
-            .expect("the executable starts");
-        until(words, LONG, async || {
-            let has_ended = child.try_wait().unwrap().is_some();
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            (text.contains(words) || has_ended).then_some(())
-        })
-        .await;
-        // One that was faster has ended; then this is a repetition of a whole one.
-        let _ = child.kill();
-        child.wait().unwrap();
+    cluster.share();
+    let place = stopped(&mut cluster).await;
+    let before = contents(&cluster, place);
+    for step in &STEPS {
+        killed_after(&cluster, place, step).await;
+        match step.leaves {
+            Everything => {
+                assert!(id(&cluster, place).await.is_some(), "{}", step.done);
+                assert!(contents(&cluster, place) == before, "{}", step.done);
+            }
+            AForbiddenDirectory => {
+                ends_with(&mut cluster, place, "run `argosy master rejoin`").await;
+            }
+            ADirectory => {}
+        }
     }
     let output = rejoin(&cluster, place, &[]).await;
     assert!(output.status.success(), "{}", said(&output));
