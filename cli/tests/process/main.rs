@@ -18,6 +18,7 @@ mod offers;
 mod partitions;
 mod rejoin;
 mod returns;
+mod singletons;
 mod standstill;
 mod subscriptions;
 mod synced;

@@ -23,9 +23,12 @@ const SAID: Duration = Duration::from_millis(1_500);
 
 /// Sites so far: each has namespaces of its own names.
 static SITES: AtomicU8 = AtomicU8::new(0);
+/// Numbers of hosts that have only an agent begin behind this one.
+const AGENT_HOSTS: usize = 110;
 
-/// Three namespaces of masters beside this thread's own, which holds the switches and the agent.
-struct Site {
+/// Namespaces of masters, and of agents that are to be cut off, beside this thread's own, which holds the switches.
+pub(crate) struct Site {
+    number: u8,
     namespaces: Vec<String>,
 }
 
@@ -39,7 +42,7 @@ fn ip(arguments: &str) {
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         ip("link set lo up");
         for switch in ["raft", "api"] {
             ip(&format!("link add {switch} type bridge"));
@@ -47,32 +50,37 @@ impl Site {
         }
         ip("address add 10.77.2.101/24 dev api");
         let mut site = Self {
+            number: SITES.fetch_add(1, Ordering::Relaxed),
             namespaces: Vec::new(),
         };
-        let number = SITES.fetch_add(1, Ordering::Relaxed);
         for host in 1..=3 {
-            let name = format!("argosy-cut{}-{number}-{host}", std::process::id());
-            ip(&format!("netns add {name}"));
-            ip(&format!("-n {name} link set lo up"));
-            for (number, switch) in [(1, "raft"), (2, "api")] {
-                let port = port(switch, host);
-                ip(&format!(
-                    "link add {port} type veth peer name {switch} netns {name}"
-                ));
-                ip(&format!("link set {port} master {switch} up"));
-                let address = format!("10.77.{number}.{host}/24");
-                ip(&format!("-n {name} address add {address} dev {switch}"));
-                ip(&format!("-n {name} link set {switch} up"));
-            }
-            site.namespaces.push(name);
+            site.add_host(host, &[(1, "raft"), (2, "api")]);
         }
         site
     }
 
-    fn master(&self, directory: &TempDir, place: usize) -> Member {
+    /// A namespace with a cable to each of these switches.
+    fn add_host(&mut self, host: usize, switches: &[(u8, &str)]) {
+        let name = format!("argosy-cut{}-{}-{host}", std::process::id(), self.number);
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        for (number, switch) in switches {
+            let port = port(switch, host);
+            ip(&format!(
+                "link add {port} type veth peer name {switch} netns {name}"
+            ));
+            ip(&format!("link set {port} master {switch} up"));
+            let address = format!("10.77.{number}.{host}/24");
+            ip(&format!("-n {name} address add {address} dev {switch}"));
+            ip(&format!("-n {name} link set {switch} up"));
+        }
+        self.namespaces.push(name);
+    }
+
+    pub(crate) fn master(&self, directory: &TempDir, place: usize, more: &[&str]) -> Member {
         let host = place + 1;
         let folder = directory.path().join(format!("master-{host}"));
-        let arguments = words(&[
+        let mut arguments = words(&[
             "master",
             "start",
             "--insecure-plaintext",
@@ -85,6 +93,7 @@ impl Site {
             "--data-dir",
             &folder.display().to_string(),
         ]);
+        arguments.extend(words(more));
         let address = [10, 77, 2, host as u8].into();
         let master = member(
             directory.path(),
@@ -95,8 +104,24 @@ impl Site {
         master.within(&["ip", "netns", "exec", &self.namespaces[place]])
     }
 
+    /// An agent on the host of this thread.
     fn agent(directory: &TempDir) -> Member {
-        let folder = directory.path().join("agent-1");
+        Self::agent_at(directory, 1, 101)
+    }
+
+    /// An agent on a host of its own, which can be cut off.
+    pub(crate) fn agent_apart(&mut self, directory: &TempDir, number: usize) -> Member {
+        let host = AGENT_HOSTS + number;
+        self.add_host(host, &[(2, "api")]);
+        let name = self.namespaces.last().expect("it was just added");
+        // Unlike `ip netns exec`, this leaves it the cgroups that are mounted below /sys.
+        let net = format!("--net=/run/netns/{name}");
+        Self::agent_at(directory, number, host).within(&["nsenter", &net])
+    }
+
+    fn agent_at(directory: &TempDir, number: usize, host: usize) -> Member {
+        let name = format!("agent-{number}");
+        let folder = directory.path().join(&name);
         let arguments = words(&[
             "agent",
             "start",
@@ -104,20 +129,22 @@ impl Site {
             "--masters",
             "10.77.2.1:5050,10.77.2.2:5050,10.77.2.3:5050",
             "--listen",
-            "10.77.2.101",
+            &format!("10.77.2.{host}"),
             "--resources",
             AGENT_RESOURCES,
             "--allow-missing-controllers",
+            "--host-path",
+            &directory.path().display().to_string(),
             "--data-dir",
             &folder.display().to_string(),
         ]);
-        let address = [10, 77, 2, 101].into();
-        member(directory.path(), "agent-1".to_owned(), address, arguments)
+        let address = [10, 77, 2, host as u8].into();
+        member(directory.path(), name, address, arguments)
     }
 
     async fn cluster(&self) -> Cluster {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let masters = (0..3).map(|place| self.master(&directory, place));
+        let masters = (0..3).map(|place| self.master(&directory, place, &[]));
         let masters = masters.collect();
         let agents = vec![Self::agent(&directory)];
         Cluster::of(masters, agents, directory).await
@@ -130,6 +157,17 @@ impl Site {
 
     fn heal(place: usize) {
         ip(&format!("link set {} master raft", port("raft", place + 1)));
+    }
+
+    /// Nothing passes between this agent, which has a host of its own, and any other host.
+    pub(crate) fn cut_agent(number: usize) {
+        let port = port("api", AGENT_HOSTS + number);
+        ip(&format!("link set {port} nomaster"));
+    }
+
+    pub(crate) fn heal_agent(number: usize) {
+        let port = port("api", AGENT_HOSTS + number);
+        ip(&format!("link set {port} master api"));
     }
 }
 
@@ -148,7 +186,7 @@ fn port(switch: &str, host: usize) -> String {
 }
 
 /// Runs the test on a thread that has a network of its own, with everything it starts.
-fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static) {
+pub(crate) fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -163,7 +201,7 @@ fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 /// Tests of partitions need to make networks.
-fn may_make_networks() -> bool {
+pub(crate) fn may_make_networks() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
         argosy_testing::skip("needs root");
