@@ -12,7 +12,12 @@ use nix::unistd::Pid;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) fn argosy(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_argosy"));
+    program(env!("CARGO_BIN_EXE_argosy"), words)
+}
+
+/// A program in an environment that names no cluster.
+fn program(name: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(name);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ARGOSY_") {
             command.env_remove(&name);
@@ -65,9 +70,17 @@ impl Cluster {
             "80s",
         ];
         let mut command = argosy(&words);
+        command.args(more).envs(variables.iter().copied());
+        Self::of(command)
+    }
+
+    /// By a command line that `dev` has printed.
+    pub(crate) fn start_by(line: &str) -> Self {
+        Self::of(program("sh", &["-c", &format!("exec {line}")]))
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut dev = command
-            .args(more)
-            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -334,9 +334,10 @@ fn ctrl_c_ends_a_running_task_with_term() {
 }
 
 #[test]
-fn a_kept_cluster_goes_on_with_its_tasks() {
+fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     let folder = tempfile::tempdir().unwrap();
-    let home = folder.path().join("kept");
+    // A shell takes it apart unless it is quoted.
+    let home = folder.path().join("it's;kept");
     let keep = ["--keep", home.to_str().unwrap()];
     let mut cluster = Cluster::start(5, "1x1", &keep);
     let (code, _, stderr) = cluster.ran(&[
@@ -360,7 +361,11 @@ fn a_kept_cluster_goes_on_with_its_tasks() {
         "the task should run on: {text}"
     );
 
-    let mut again = Cluster::start(5, "1x1", &keep);
+    let (_, line) = text
+        .split_once("the same command goes on with them: ")
+        .expect("the command is printed");
+    let mut again = Cluster::start_by(line.lines().next().unwrap());
+    assert_eq!(again.record["masters"], cluster.record["masters"]);
     wait_for("the task to be found again", || {
         again.ran(&["ps"]).1.contains("running")
     });
