@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let mut command = launcher::own_executable()?;
     command.arg("launcher");
     let mut bench = Bench {
-        launcher: Launcher::spawn(command, Some(&tree))?,
+        launcher: Launcher::spawn(&command, Some(&tree))?,
         tree,
         work,
         next: 0,

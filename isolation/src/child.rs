@@ -4,12 +4,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::process::has_ended;
+use crate::spawner::{self, Execution, Spawned, Streams};
 use crate::sys;
 
 /// How long the end of a killed child may take before another thread waits for it.
@@ -24,56 +26,104 @@ pub(crate) struct Ran {
     pub(crate) complaint: String,
 }
 
+/// A program that was executed, by this process or for it ([`crate::spawner`]).
+#[derive(Debug)]
+pub struct Process(Made);
+
+#[derive(Debug)]
+enum Made {
+    Here(Child),
+    Elsewhere(Spawned),
+}
+
+impl Process {
+    /// Executes a program.
+    pub(crate) fn execute(execution: &Execution, streams: Streams) -> io::Result<Self> {
+        if let Some(spawned) = spawner::spawn(execution, &streams)? {
+            return Ok(Self(Made::Elsewhere(spawned)));
+        }
+        let child = execution.command(streams).spawn()?;
+        Ok(Self(Made::Here(child)))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        match &self.0 {
+            Made::Here(child) => child.id(),
+            Made::Elsewhere(spawned) => spawned.pid,
+        }
+    }
+
+    /// Waits for its end. `None` if it has not ended in time.
+    pub(crate) fn reaped(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        match &mut self.0 {
+            Made::Elsewhere(spawned) => spawned.reaped(limit),
+            Made::Here(child) => {
+                let handle = sys::pidfd_open(child.id() as i32)?;
+                match has_ended(&handle, limit)? {
+                    true => child.try_wait(),
+                    false => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Kills it and reaps it: in the background if the kernel does not let it end soon.
+    pub(crate) fn end(mut self) {
+        match &mut self.0 {
+            // Its number is its own until it is reaped. It may have ended by now.
+            Made::Here(child) => drop(child.kill()),
+            Made::Elsewhere(spawned) => spawned.kill(),
+        }
+        if matches!(self.reaped(KILL_LIMIT), Ok(Some(_))) {
+            return;
+        }
+        if let Made::Here(mut child) = self.0 {
+            let reaper = std::thread::Builder::new().name("reaper".to_owned());
+            // Without a thread it stays a zombie until this process ends.
+            let _ = reaper.spawn(move || child.wait());
+        }
+    }
+}
+
 /// Runs a program to its end, with this text as its standard input.
 ///
 /// # Errors
 /// If it cannot be run. [`io::ErrorKind::TimedOut`] if it has not ended in time: it is killed then.
-pub(crate) fn run(mut command: Command, input: &str, limit: Duration) -> io::Result<Ran> {
+pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result<Ran> {
     // Files, not pipes: neither a program that does not read nor a child that it leaves holds us up.
     let mut text = scratch()?;
     text.write_all(input.as_bytes())?;
     text.rewind()?;
     let mut complaint = scratch()?;
-    command.stdin(text).stdout(Stdio::null());
-    command.stderr(complaint.try_clone()?);
-    let mut child = command.spawn()?;
-    match reaped(&mut child, limit) {
+    let streams = Streams {
+        input: text.into(),
+        output: null()?,
+        error: Some(complaint.try_clone()?.into()),
+    };
+    let mut child = Process::execute(&Execution::of(command), streams)?;
+    match child.reaped(limit) {
         Ok(Some(status)) => Ok(Ran {
             status,
             complaint: all_of(&mut complaint)?,
         }),
         Ok(None) => {
-            end(child);
+            child.end();
             let program = command.get_program().to_string_lossy().into_owned();
             let why = format!("{program} has not ended within {limit:?} and was killed");
             Err(io::Error::new(io::ErrorKind::TimedOut, why))
         }
         Err(error) => {
-            end(child);
+            child.end();
             Err(error)
         }
     }
 }
 
-/// Waits for a child's end. `None` if it has not ended in time.
-pub(crate) fn reaped(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let handle = sys::pidfd_open(child.id() as i32)?;
-    match has_ended(&handle, limit)? {
-        true => child.try_wait(),
-        false => Ok(None),
-    }
-}
-
-/// Kills a child and reaps it: in the background if the kernel does not let it end soon.
-pub(crate) fn end(mut child: Child) {
-    // Its number is its own until it is reaped. It may have ended by now.
-    let _ = child.kill();
-    if matches!(reaped(&mut child, KILL_LIMIT), Ok(Some(_))) {
-        return;
-    }
-    let reaper = std::thread::Builder::new().name("reaper".to_owned());
-    // Without a thread it stays a zombie until this process ends.
-    let _ = reaper.spawn(move || child.wait());
+/// Where what a program says is dropped.
+pub(crate) fn null() -> io::Result<OwnedFd> {
+    Ok(File::options().write(true).open("/dev/null")?.into())
 }
 
 /// A file that has no name and no room on any disk.
@@ -103,13 +153,13 @@ mod tests {
     #[test]
     fn a_program_reads_its_input_and_its_complaint_is_kept() {
         let limit = Duration::from_secs(60);
-        let ran = run(shell("cat >&2; exit 3"), "said", limit).unwrap();
+        let ran = run(&shell("cat >&2; exit 3"), "said", limit).unwrap();
         assert_eq!(
             (ran.status.code(), ran.complaint.as_str()),
             (Some(3), "said")
         );
         // More than a pipe takes, and nobody reads it.
-        let ran = run(shell("exit 0"), &"x".repeat(1 << 20), limit).unwrap();
+        let ran = run(&shell("exit 0"), &"x".repeat(1 << 20), limit).unwrap();
         assert!(ran.status.success());
     }
 
@@ -118,7 +168,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let line = format!("echo $$ > {}; kill -STOP $$", path.display());
-        let error = run(shell(&line), "", Duration::from_millis(500));
+        let error = run(&shell(&line), "", Duration::from_millis(500));
         let error = error.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let text = "/bin/sh has not ended within 500ms and was killed";

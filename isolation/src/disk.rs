@@ -7,7 +7,7 @@ pub mod project;
 
 use std::io;
 
-pub use file_system::FileSystem;
+pub use file_system::{FileSystem, MAKERS};
 
 /// What a container has on a disk whose limit the kernel keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

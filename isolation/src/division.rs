@@ -11,6 +11,7 @@
 //! over these the agent has the rights of its user and no more. It keeps the four capabilities that act on files of
 //! users that the namespace has, and none that counts outside of it.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -24,6 +25,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use crate::capabilities::Capabilities;
 use crate::profile::{END_HOST_ID, FIRST_HOST_ID};
+use crate::seccomp::Filter;
 use crate::service::SERVICE_HOST_ID;
 use crate::sys;
 
@@ -73,13 +75,17 @@ impl HostUser {
     }
 }
 
-/// Makes a copy of this process that has no descriptors but the standard streams and `kept`, no signals and no terminal,
+/// Makes a copy of this process, called `name`, that has no descriptors but the standard streams and `kept`, no signals and no terminal,
 /// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there. Returns a
 /// handle on the copy.
 ///
 /// # Errors
 /// If this process has threads, or the host refuses it.
-pub fn fork(kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<OwnedFd> {
+pub fn fork(
+    name: &CStr,
+    kept: &[BorrowedFd<'_>],
+    serve: impl FnOnce() -> i32,
+) -> io::Result<OwnedFd> {
     one_thread()?;
     let copy = sys::clone_process(0, None, || {
         // None of these can fail in a way that would make it wrong to go on.
@@ -87,7 +93,7 @@ pub fn fork(kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<
         sys::reset_signals_and_ignore_children();
         sys::expect_children();
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
-        let _ = nix::sys::prctl::set_name(c"argosy-broker");
+        let _ = nix::sys::prctl::set_name(name);
         let _ = nix::sys::prctl::set_dumpable(false);
         if sys::close_all_but_these(kept).is_err() {
             return 1;
@@ -170,6 +176,20 @@ fn map(number: u32, others: &[Range<u32>]) -> io::Result<String> {
     Ok(lines.join("\n"))
 }
 
+/// Gives up what the process that keeps root does not need of the kernel, for good and for all threads to come: see
+/// `Filter::of_brokers`. Its programs must be executed by another process ([`crate::spawner`]) from then on.
+///
+/// # Errors
+/// If this process has threads, or the host refuses it.
+pub fn confine() -> Result<(), String> {
+    let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
+    one_thread().map_err(|error| error.to_string())?;
+    nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))?;
+    Filter::of_brokers()
+        .put_on()
+        .map_err(words("filter system calls"))
+}
+
 fn one_thread() -> io::Result<()> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads == 1 {
@@ -182,6 +202,10 @@ fn one_thread() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
     use super::*;
 
     #[test]
@@ -211,11 +235,48 @@ mod tests {
         assert!(refused.contains("subuid"), "{refused}");
     }
 
+    /// Which of a few things a copy of this process may do, a bit each. Nothing here allocates: other threads may hold locks.
+    fn possible(filter: Option<&Filter>) -> i32 {
+        let copy = sys::clone_process(0, None, || {
+            if let Some(filter) = filter
+                && (nix::sys::prctl::set_no_new_privs().is_err() || filter.put_on().is_err())
+            {
+                return 255;
+            }
+            let socket =
+                |family| socket(family, SockType::Datagram, SockFlag::empty(), None).is_ok();
+            let tried = [
+                socket(AddressFamily::Unix),
+                nix::unistd::chdir(c"/").is_ok(),
+                socket(AddressFamily::Inet),
+                socket(AddressFamily::Inet6),
+                sys::clone_process(0, None, || 0).is_ok(),
+                sys::join_new_session_keyring().is_ok(),
+            ];
+            (0..).zip(tried).map(|(at, can)| i32::from(can) << at).sum()
+        });
+        match waitid(
+            Id::PIDFd(copy.unwrap().handle.as_fd()),
+            WaitPidFlag::WEXITED,
+        )
+        .unwrap()
+        {
+            WaitStatus::Exited(_, code) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_kernel_refuses_a_broker_what_it_does_not_need() {
+        assert_eq!(possible(None), 0b11_1111, "so this test can fail");
+        assert_eq!(possible(Some(&Filter::of_brokers())), 0b11);
+    }
+
     #[test]
     fn a_process_with_threads_is_not_divided() {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || ended.recv());
-        let refused = fork(&[], || 0).unwrap_err().to_string();
+        let refused = fork(c"copy", &[], || 0).unwrap_err().to_string();
         drop(end);
         other.join().unwrap().unwrap_err();
         assert!(refused.contains("before it has threads"), "{refused}");

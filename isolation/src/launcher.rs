@@ -8,9 +8,8 @@ use std::fs;
 use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,13 +18,14 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
-use crate::child;
+use crate::child::{self, Process};
 use crate::container::Container;
 use crate::crash;
 use crate::device_filter::DeviceFilter;
 use crate::network::Network;
 use crate::port_filter::PortFilter;
 use crate::seccomp::Filter;
+use crate::spawner::{Execution, Streams};
 use crate::spec::{Spec, SpecError};
 use crate::supervisor::{self, Host};
 use crate::sys;
@@ -77,7 +77,7 @@ impl Drop for Request {
 #[derive(Debug)]
 pub struct Launcher {
     /// `None` once it is being dropped.
-    process: Option<Child>,
+    process: Option<Process>,
     pid: u32,
     socket: UnixStream,
     broken: bool,
@@ -122,7 +122,7 @@ impl Launcher {
     ///
     /// # Errors
     /// If the program cannot be executed, or the launcher cannot be put into the group.
-    pub fn spawn(mut command: Command, tree: Option<&Tree>) -> Result<Self, LaunchError> {
+    pub fn spawn(command: &Command, tree: Option<&Tree>) -> Result<Self, LaunchError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |source| LaunchError::Spawn {
             program: program.clone(),
@@ -130,9 +130,15 @@ impl Launcher {
         };
         let (socket, theirs) = UnixStream::pair().map_err(failed)?;
         socket.set_write_timeout(Some(SEND_LIMIT)).map_err(failed)?;
-        command.env_clear().current_dir("/").process_group(0);
-        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
-        let process = command.spawn().map_err(failed)?;
+        let streams = Streams {
+            input: theirs.into(),
+            output: child::null().map_err(failed)?,
+            error: None,
+        };
+        // Which process it is in a list, whatever the program is called.
+        let execution = Execution::of(command).called(Some("argosy-launcher"));
+        let execution = execution.apart().without_environment();
+        let process = Process::execute(&execution, streams).map_err(failed)?;
         // From here on dropping `launcher` reaps the process.
         let launcher = Self {
             pid: process.id(),
@@ -319,10 +325,10 @@ impl Drop for Launcher {
             return;
         };
         // One that takes no requests does not end by itself.
-        if !self.broken && matches!(child::reaped(&mut process, END_LIMIT), Ok(Some(_))) {
+        if !self.broken && matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
             return;
         }
-        child::end(process);
+        process.end();
     }
 }
 

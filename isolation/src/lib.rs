@@ -44,7 +44,7 @@
 //! `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`,
 //! `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart, `service` is a process that speaks to strangers, `division` an agent that
-//! gives up root and the process that keeps it.
+//! gives up root and the process that keeps it, `spawner` what executes programs for the latter.
 
 pub mod adoption;
 pub mod attachment;
@@ -79,6 +79,7 @@ pub mod removal;
 mod seccomp;
 pub mod service;
 pub mod shortage;
+pub mod spawner;
 pub mod spec;
 mod supervisor;
 mod sys;

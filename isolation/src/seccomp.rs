@@ -116,13 +116,42 @@ impl Filter {
     /// That of a process which speaks and computes: as for a command, without what makes processes, executes, reaches
     /// other processes or waits for callers. It may make threads.
     pub(crate) fn of_services() -> Self {
-        let listed = table::ALWAYS.iter().copied().chain([table::LEGACY]);
+        Self::of_ours(table::NOT_FOR_SERVICES, &[], conditions().into())
+    }
+
+    /// That of a process which does for an agent what needs root: as for a command, without what executes and makes
+    /// processes and without sockets of networks, but with mounts, quotas, programs of control groups, and network namespaces.
+    pub(crate) fn of_brokers() -> Self {
+        let is = |argument, value: i32| Test {
+            argument,
+            holds: Holds::Is(value as u32),
+        };
+        let mut conditions = Vec::from(conditions());
+        for (call, alternatives) in &mut conditions {
+            if *call == libc::SYS_socket {
+                let routes = vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_ROUTE)];
+                *alternatives = vec![vec![is(0, libc::AF_UNIX)], routes];
+            }
+        }
+        // No other namespaces than those of networks are made or entered.
+        conditions.push((libc::SYS_unshare, vec![vec![is(0, libc::CLONE_NEWNET)]]));
+        conditions.push((libc::SYS_setns, vec![vec![is(1, libc::CLONE_NEWNET)]]));
+        Self::of_ours(table::NOT_FOR_BROKERS, table::FOR_BROKERS, conditions)
+    }
+
+    /// What commands may call without the first and with the second. Of processes it makes threads only.
+    fn of_ours(
+        refused: &[&[libc::c_long]],
+        more: &[libc::c_long],
+        conditions: Vec<Condition>,
+    ) -> Self {
+        let listed = table::ALWAYS.iter().copied().chain([table::LEGACY, more]);
         let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
         for call in listed.flatten() {
             rules[*call as usize] = Verdict::Allowed;
         }
         rules[libc::SYS_clone3 as usize] = Verdict::Absent;
-        for (call, alternatives) in conditions() {
+        for (call, alternatives) in conditions {
             rules[call as usize] = Verdict::AllowedIf(alternatives);
         }
         let is_thread = Test {
@@ -130,7 +159,7 @@ impl Filter {
             holds: Holds::HasSome(libc::CLONE_THREAD as u32),
         };
         rules[libc::SYS_clone as usize] = Verdict::AllowedIf(vec![vec![is_thread]]);
-        for call in table::NOT_FOR_SERVICES.iter().copied().flatten() {
+        for call in refused.iter().copied().flatten() {
             rules[*call as usize] = Verdict::Refused;
         }
         Self(compile(&rules))

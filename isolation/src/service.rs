@@ -12,9 +12,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -25,9 +24,11 @@ use serde::de::DeserializeOwned;
 
 use crate::cgroup::{CgroupError, Group};
 use crate::child;
+pub use crate::child::Process;
 use crate::confinement;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::seccomp::Filter;
+use crate::spawner::{Execution, Streams};
 use crate::sys;
 use crate::wire::{self, Received, Wait};
 
@@ -127,43 +128,44 @@ impl AsFd for Packets {
     }
 }
 
-/// Executes `command` as a service, whose program must call [`connection`] first of all. It gets none of our environment
-/// but `kept`, and is put into `group` if one is given.
+/// Executes `command` as a service, whose program must call [`connection`] first of all. It is called `name` in a list of
+/// processes, gets none of our environment but `kept`, and is put into `group` if one is given.
 ///
 /// # Errors
 /// If the program cannot be executed, or cannot be put into the group: then it is ended.
 pub fn spawn(
-    mut command: Command,
+    command: &Command,
+    name: Option<&str>,
     kept: &[&str],
     group: Option<&Path>,
-) -> Result<(Child, Packets), SpawnError> {
+) -> Result<(Process, Packets), SpawnError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| SpawnError::Spawn {
         program: program.clone(),
         source,
     };
     let (ours, theirs) = wire::packet_pair().map_err(|errno| failed(errno.into()))?;
-    command.env_clear().current_dir("/").process_group(0);
-    for name in kept {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.stdin(theirs).stdout(Stdio::null());
-    let process = command.spawn().map_err(failed)?;
+    let streams = Streams {
+        input: theirs,
+        output: child::null().map_err(failed)?,
+        error: None,
+    };
+    let execution = Execution::of(command).called(name).apart();
+    let execution = execution.without_environment().with_ours(kept);
+    let process = Process::execute(&execution, streams).map_err(failed)?;
     if let Some(group) = group
         && let Err(error) = Group::at(group).add(process.id() as i32)
     {
-        child::end(process);
+        process.end();
         return Err(error.into());
     }
     Ok((process, Packets(ours)))
 }
 
 /// Ends a service whose socket was closed: it may do so by itself for a second.
-pub fn end(mut process: Child) {
-    if !matches!(child::reaped(&mut process, END_LIMIT), Ok(Some(_))) {
-        child::end(process);
+pub fn end(mut process: Process) {
+    if !matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
+        process.end();
     }
 }
 

@@ -439,7 +439,8 @@ pub(crate) fn netns_cookie() -> Result<u64, Errno> {
     /// Of asm-generic/socket.h.
     const SO_NETNS_COOKIE: c_int = 71;
     let socket = nix::sys::socket::socket(
-        nix::sys::socket::AddressFamily::Inet,
+        // All families tell it, and this one is of no network.
+        nix::sys::socket::AddressFamily::Unix,
         nix::sys::socket::SockType::Datagram,
         nix::sys::socket::SockFlag::SOCK_CLOEXEC,
         None,

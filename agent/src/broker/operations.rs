@@ -4,13 +4,12 @@ mod perform;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use argosy_content::service::{ENVIRONMENT, ServiceCommand};
+use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::unpack::{Format, Job, Owner, Rules};
 use argosy_isolation::{
@@ -64,7 +63,7 @@ pub(crate) struct Operations {
     closed: Mutex<[ClosedReach; 2]>,
     content: ServiceCommand,
     /// A lock, since any thread may ask for it.
-    service: Mutex<Option<Child>>,
+    service: Mutex<Option<service::Process>>,
     passes: Mutex<Passes>,
 }
 
@@ -303,12 +302,9 @@ impl Operations {
     fn start_content(&self) -> Performed {
         self.end_content();
         let mut executed = Command::new(&self.content.program);
-        // Which process it is in a list, whatever the program is called.
-        executed
-            .arg0("argosy-content")
-            .args(&self.content.arguments);
+        executed.args(&self.content.arguments);
         let group = self.tree.as_ref().map(Tree::content);
-        let (process, packets) = service::spawn(executed, &ENVIRONMENT, group.as_deref())
+        let (process, packets) = service::spawn(&executed, NAME, &ENVIRONMENT, group.as_deref())
             .map_err(|error| sentence(&error))?;
         let pid = process.id();
         *self.service() = Some(process);
@@ -386,7 +382,7 @@ impl Operations {
         }
     }
 
-    fn service(&self) -> MutexGuard<'_, Option<Child>> {
+    fn service(&self) -> MutexGuard<'_, Option<service::Process>> {
         self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -3,10 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use argosy_isolation::disk;
 use argosy_isolation::division::{self, HostUser};
 use argosy_isolation::service::Packets;
+use argosy_isolation::spawner::{self, Programs};
 
 use super::link::{self, Control, Link};
 use super::operations::{Operations, Performed, prepare};
@@ -56,8 +59,10 @@ pub fn divide(
     let mut all: Vec<_> = sockets.map(|packets| packets.as_fd()).collect();
     all.extend_from_slice(kept);
     let served = Arc::clone(&theirs);
-    let broker = division::fork(&all, move || {
-        let ended = serve(&served, config, commands, owner);
+    let broker = division::fork(c"argosy-broker", &all, move || {
+        // Before its own filter, which what is executed would have, too.
+        let spawner = spawner::begin(programs(config, commands), kept);
+        let ended = spawner.and_then(|spawner| serve(&served, config, commands, owner, spawner));
         at_end();
         match ended {
             Ok(()) => 0,
@@ -82,11 +87,22 @@ pub fn divide(
     Ok(Some(own))
 }
 
+/// All that is executed for an agent.
+fn programs(config: &Config, commands: &HelperCommands) -> Programs {
+    let own = [&commands.launcher.program, &commands.content.program];
+    let of_host = ["nft"].into_iter().chain(disk::MAKERS).map(PathBuf::from);
+    Programs {
+        files: own.into_iter().cloned().chain(of_host).collect(),
+        folders: config.networks.cni.plugins.clone(),
+    }
+}
+
 fn serve(
     link: &Arc<Link>,
     config: &Config,
     commands: &HelperCommands,
     owner: HostUser,
+    spawner: OwnedFd,
 ) -> io::Result<()> {
     let agent = nix::unistd::getppid().as_raw();
     let Some((Control::Map, _)) = link::receive(&link.control)? else {
@@ -109,8 +125,19 @@ fn serve(
             return link::send(&link.control, &said, &[]);
         }
     };
+    if let Err(why) = division::confine() {
+        let said: Said = Err(format!("the broker {why}"));
+        return link::send(&link.control, &said, &[]);
+    }
     let said: Said = Ok(Reply::Opened(host));
     link::send(&link.control, &said, &[])?;
+    let watch = std::thread::Builder::new().name("broker".to_owned());
+    watch.spawn(move || {
+        spawner::wait(&spawner);
+        // Without it no program can be executed. A new agent has a new one.
+        tracing::error!("the spawner of this agent has ended, and its broker ends with it");
+        std::process::exit(1);
+    })?;
     let operations = Arc::new(operations);
     for at in 0..link.requests.len() {
         let (operations, link) = (Arc::clone(&operations), Arc::clone(link));

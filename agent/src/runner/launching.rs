@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -156,8 +155,7 @@ pub(super) async fn watch(broker: Broker) {
 impl LauncherCommand {
     fn spawn(&self, tree: Option<&Tree>) -> Result<Launcher, LaunchError> {
         let mut command = Command::new(&self.program);
-        // Which process it is in a list, whatever the program is called.
-        command.arg0("argosy-launcher").args(&self.arguments);
-        Launcher::spawn(command, tree)
+        command.args(&self.arguments);
+        Launcher::spawn(&command, tree)
     }
 }

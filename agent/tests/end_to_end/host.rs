@@ -481,7 +481,8 @@ pub(crate) fn launcher_of(agent: u32) -> u32 {
     child_of(agent, "argosy-launcher")
 }
 
-fn child_of(agent: u32, called: &str) -> u32 {
+/// A child of a process, by the end of its name.
+pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
     let named = entries("/proc").into_iter().filter_map(|process| {
         let stat = std::fs::read_to_string(process.join("stat")).ok()?;
         let (name, rest) = stat.rsplit_once(')')?;

@@ -71,7 +71,7 @@ impl Ours {
         let tree = Tree::create(&parent, &name).context("cannot make a control group")?;
         // As an agent does.
         let program = argosy.with_file_name("argosy-launcher");
-        let launcher = Launcher::spawn(Command::new(program), Some(&tree))
+        let launcher = Launcher::spawn(&Command::new(program), Some(&tree))
             .context("cannot start a launcher: build it with argosy")?;
         Ok(Self {
             launcher,

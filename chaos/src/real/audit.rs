@@ -120,10 +120,13 @@ pub(crate) async fn agent_ids(operator: &OperatorClient) -> Result<BTreeMap<Stri
 /// The cgroup tree of the agent with this process: the parent of its launcher's group.
 pub(crate) fn tree_of(agent_pid: u32) -> Option<PathBuf> {
     let mount = cgroup::mount_point().ok()?;
-    let children_of_it = children(agent_pid).into_iter();
-    // That of an agent which has given up root is its broker's child.
-    let mut below = children_of_it.flat_map(|child| children(child).into_iter().chain([child]));
-    below.find_map(|child| {
+    let mut below = children(agent_pid);
+    // That of an agent which has given up root is the child of its broker's spawner.
+    for _ in 0..2 {
+        let deeper: Vec<_> = below.iter().flat_map(|child| children(*child)).collect();
+        below.extend(deeper);
+    }
+    below.into_iter().find_map(|child| {
         let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
         let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
         let group = mount.join(own);

@@ -19,9 +19,7 @@ pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
     };
     let mut trees: Vec<_> = agents
         .iter()
-        .flat_map(|agent| children(agent.pid))
-        // That of an agent which has given up root is its broker's child.
-        .flat_map(|child| children(child).into_iter().chain([child]))
+        .flat_map(|agent| below(agent.pid))
         .filter_map(|child| {
             let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
             tree_in(&groups, &mount)
@@ -30,6 +28,16 @@ pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
     trees.sort();
     trees.dedup();
     trees
+}
+
+/// Where the launcher of an agent is among others: that of one which has given up root is the child of its broker's spawner.
+fn below(agent: i32) -> Vec<i32> {
+    let mut found = children(agent);
+    for _ in 0..2 {
+        let deeper: Vec<_> = found.iter().flat_map(|child| children(*child)).collect();
+        found.extend(deeper);
+    }
+    found
 }
 
 fn children(pid: i32) -> Vec<i32> {

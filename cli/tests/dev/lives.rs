@@ -34,7 +34,7 @@ fn processes_of(directory: &Path) -> Vec<String> {
     found
 }
 
-/// Where `/proc` tells of the agents' launchers: their only children, or those of their brokers.
+/// Where `/proc` tells of the agents' launchers: their only children, or those of their brokers' spawners.
 fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
     let agents = cluster
         .members()
@@ -46,7 +46,11 @@ fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
         found.extend(below.into_iter().flat_map(|(pid, process)| {
             let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
             match name.trim() {
-                "argosy-broker" => children(pid).into_iter().map(|(_, child)| child).collect(),
+                "argosy-broker" => children(pid)
+                    .into_iter()
+                    .flat_map(|(spawner, _)| children(spawner))
+                    .map(|(_, child)| child)
+                    .collect(),
                 _ => vec![process],
             }
         }));

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +34,9 @@ pub const ENVIRONMENT: [&str; 4] = [
     "LOCALDOMAIN",
 ];
 
+/// How it is called in a list of processes, whatever its program is.
+pub const NAME: Option<&str> = Some("argosy-content");
+
 /// How to start the service: a program that calls [`super::run_from_fd`] first of all.
 #[derive(Debug, Clone)]
 pub struct ServiceCommand {
@@ -63,9 +65,8 @@ impl ServiceCommand {
     pub fn starter(self, group: Option<PathBuf>) -> Starter {
         Arc::new(move || {
             let mut executed = Command::new(&self.program);
-            // Which process it is in a list, whatever the program is called.
-            executed.arg0("argosy-content").args(&self.arguments);
-            let spawned = service::spawn(executed, &ENVIRONMENT, group.as_deref());
+            executed.args(&self.arguments);
+            let spawned = service::spawn(&executed, NAME, &ENVIRONMENT, group.as_deref());
             let (process, packets) = spawned.map_err(|error| crate::sentence(&error))?;
             Ok(Started {
                 packets,

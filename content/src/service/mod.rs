@@ -17,5 +17,5 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ENVIRONMENT, Service, ServiceCommand, ServiceSettings, Started, Starter};
+pub use client::{ENVIRONMENT, NAME, Service, ServiceCommand, ServiceSettings, Started, Starter};
 pub use process::{ServiceError, run_from_fd};

@@ -41,7 +41,8 @@ const OPTIONS: &str = "lazy_itable_init=1,nodiscard";
 const MOUNT_OPTIONS: &str = "discard,noinit_itable";
 
 const CONTROL: &str = "/dev/loop-control";
-const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
+/// Where the program is that makes file systems.
+pub const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 /// How long making one may take, in which nothing but its tables is written: as long as other programs of the host.
 const FORMAT_LIMIT: Duration = Duration::from_secs(10);
 /// How often another loop device is tried when somebody was faster.
@@ -228,7 +229,7 @@ impl FileSystem {
             .args(["-b", &BLOCK_BYTES.to_string()])
             .args(["-m", &format!("{:.6}", reserved * 100.0)])
             .arg(self.file());
-        let ran = child::run(command, "", FORMAT_LIMIT).map_err(failed(what()))?;
+        let ran = child::run(&command, "", FORMAT_LIMIT).map_err(failed(what()))?;
         if ran.status.success() {
             return Ok(());
         }

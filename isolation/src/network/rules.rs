@@ -277,10 +277,10 @@ pub(super) fn remove(tag: &str) -> String {
 pub(super) fn apply(script: &str) -> Result<(), NetworkError> {
     let mut nft = Command::new("nft");
     nft.args(["-f", "-"]);
-    apply_by(nft, script, LIMIT)
+    apply_by(&nft, script, LIMIT)
 }
 
-fn apply_by(nft: Command, script: &str, limit: Duration) -> Result<(), NetworkError> {
+fn apply_by(nft: &Command, script: &str, limit: Duration) -> Result<(), NetworkError> {
     match child::run(nft, script, limit) {
         Ok(ran) if ran.status.success() => Ok(()),
         Ok(ran) => Err(NetworkError::Rules {
@@ -297,7 +297,7 @@ fn apply_by(nft: Command, script: &str, limit: Duration) -> Result<(), NetworkEr
 pub(super) fn is_installed() -> io::Result<()> {
     let mut nft = Command::new("nft");
     nft.arg("--version");
-    let version = child::run(nft, "", LIMIT)?;
+    let version = child::run(&nft, "", LIMIT)?;
     if version.status.success() {
         return Ok(());
     }
@@ -454,12 +454,12 @@ mod tests {
     fn an_nft_that_hangs_is_an_error_that_says_so() {
         let mut hanging = Command::new("sleep");
         hanging.arg("1000");
-        let error = apply_by(hanging, "table inet t", Duration::from_millis(100));
+        let error = apply_by(&hanging, "table inet t", Duration::from_millis(100));
         assert_eq!(
             error.unwrap_err().to_string(),
             "the rules of containers' networks were refused: sleep has not ended within 100ms and was killed"
         );
-        let missing = apply_by(Command::new("/nonexistent/nft"), "", LIMIT);
+        let missing = apply_by(&Command::new("/nonexistent/nft"), "", LIMIT);
         assert!(matches!(missing, Err(NetworkError::NoNft { .. })));
     }
 }

@@ -304,6 +304,107 @@ mod tests {
         }
     }
 
+    /// Some of what a broker calls: without it the rest of the test would be worth little.
+    const FOR_BROKERS: [libc::c_long; 10] = [
+        libc::SYS_bpf,
+        libc::SYS_mount,
+        libc::SYS_umount2,
+        libc::SYS_move_mount,
+        libc::SYS_quotactl,
+        libc::SYS_fchownat,
+        libc::SYS_openat,
+        libc::SYS_connect,
+        libc::SYS_listen,
+        libc::SYS_pidfd_send_signal,
+    ];
+    const NOT_FOR_BROKERS: [libc::c_long; 33] = [
+        libc::SYS_acct,
+        libc::SYS_add_key,
+        libc::SYS_accept4,
+        libc::SYS_capset,
+        libc::SYS_chroot,
+        libc::SYS_clock_settime,
+        libc::SYS_delete_module,
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_finit_module,
+        libc::SYS_init_module,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+        libc::SYS_io_uring_setup,
+        libc::SYS_kexec_file_load,
+        libc::SYS_kexec_load,
+        libc::SYS_keyctl,
+        libc::SYS_name_to_handle_at,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_perf_event_open,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_pivot_root,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_ptrace,
+        libc::SYS_reboot,
+        libc::SYS_request_key,
+        libc::SYS_settimeofday,
+        libc::SYS_swapoff,
+        libc::SYS_swapon,
+        libc::SYS_syslog,
+        libc::SYS_userfaultfd,
+        libc::SYS_vmsplice,
+    ];
+
+    fn broker_is_answered(number: libc::c_long, arguments: &[(usize, i32)]) -> u32 {
+        let mut all = [0; 6];
+        for (at, value) in arguments {
+            all[*at] = *value as u32;
+        }
+        run(&Filter::of_brokers().0, ARCHITECTURE, number as u32, all).0
+    }
+
+    #[test]
+    fn a_broker_mounts_and_neither_executes_nor_speaks_to_networks() {
+        let answered = broker_is_answered;
+        for call in FOR_BROKERS {
+            assert_eq!(answered(call, &[]), ALLOW, "{call}");
+        }
+        for call in NOT_FOR_BROKERS {
+            assert_eq!(answered(call, &[]), EPERM, "{call}");
+        }
+        for family in 0..64 {
+            let expected = if family == libc::AF_UNIX {
+                ALLOW
+            } else {
+                EPERM
+            };
+            for call in [libc::SYS_socket, libc::SYS_socketpair] {
+                // Of netlink, the audit's.
+                let arguments = [(0, family), (1, 3), (2, libc::NETLINK_AUDIT)];
+                assert_eq!(answered(call, &arguments), expected, "{call} {family}");
+            }
+        }
+        let routes = [(0, libc::AF_NETLINK), (1, 3), (2, libc::NETLINK_ROUTE)];
+        assert_eq!(answered(libc::SYS_socket, &routes), ALLOW);
+    }
+
+    #[test]
+    fn a_broker_makes_threads_and_namespaces_of_networks_and_no_others() {
+        let answered = broker_is_answered;
+        let thread = libc::CLONE_THREAD | libc::CLONE_VM;
+        assert_eq!(answered(libc::SYS_clone, &[(0, thread)]), ALLOW);
+        assert_eq!(answered(libc::SYS_clone, &[(0, libc::SIGCHLD)]), EPERM);
+        assert_eq!(answered(libc::SYS_clone3, &[]), ENOSYS);
+        for (call, at) in [(libc::SYS_unshare, 0), (libc::SYS_setns, 1)] {
+            let network = libc::CLONE_NEWNET;
+            assert_eq!(answered(call, &[(at, network)]), ALLOW, "{call}");
+            assert_eq!(answered(call, &[(at, 0)]), EPERM, "{call}");
+            for other in [libc::CLONE_NEWUSER, libc::CLONE_NEWNS, libc::CLONE_NEWPID] {
+                for flags in [other, other | network] {
+                    assert_eq!(answered(call, &[(at, flags)]), EPERM, "{call} {flags}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn another_architecture_ends_the_process_and_x32_is_refused() {
         let program = Filter::new().0;

@@ -9,6 +9,8 @@ use libc::c_long;
 
 /// A number of all architectures that the library does not name on each.
 const FCHMODAT2: c_long = 452;
+/// The same.
+const QUOTACTL_FD: c_long = 443;
 
 /// Allowed whatever the arguments are, on every architecture.
 pub(super) const ALWAYS: &[&[c_long]] = &[
@@ -362,6 +364,40 @@ pub(super) const NOT_FOR_SERVICES: &[&[c_long]] = &[
         libc::SYS_shmctl,
         libc::SYS_shmget,
         libc::SYS_tkill,
+    ],
+    MESSAGES,
+    MAKES_PROCESSES,
+];
+
+/// What a command may not call and an agent's broker may: see [`super::Filter::of_brokers`].
+pub(super) const FOR_BROKERS: &[c_long] = &[
+    // Which ports are closed to tasks is a program of their control group.
+    libc::SYS_bpf,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_quotactl,
+    QUOTACTL_FD,
+    libc::SYS_umount2,
+];
+
+/// What a command may call and an agent's broker may not. Its programs are executed by another process.
+pub(super) const NOT_FOR_BROKERS: &[&[c_long]] = &[
+    &[
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_capset,
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_shmat,
+        libc::SYS_shmctl,
+        libc::SYS_shmget,
     ],
     MESSAGES,
     MAKES_PROCESSES,

@@ -247,7 +247,7 @@ impl Script {
         if self.whose == Whose::Launcher {
             command.arg(&self.step).arg(&self.witness);
         }
-        Launcher::spawn(command, Some(tree)).unwrap()
+        Launcher::spawn(&command, Some(tree)).unwrap()
     }
 
     fn spec(&self, tree: &Tree, name: &str) -> Spec {

@@ -257,7 +257,7 @@ fn keyring() {
     command
         .arg(std::env::current_exe().unwrap())
         .arg("launcher");
-    world.launcher = Some(Launcher::spawn(command, Some(&world.tree)).unwrap());
+    world.launcher = Some(Launcher::spawn(&command, Some(&world.tree)).unwrap());
     let unfiltered = Walls {
         system_calls: false,
         ..Walls::ALL

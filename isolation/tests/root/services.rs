@@ -315,7 +315,7 @@ fn played(is_confined: bool) -> (Tried, String) {
     // What succeeds without the confinement changes nothing of the host.
     command.args(["--mount", "--uts", "--propagation", "private"]);
     command.arg(own).arg(VERB);
-    let (process, packets) = service::spawn(command, &[], None).unwrap();
+    let (process, packets) = service::spawn(&command, None, &[], None).unwrap();
     let orders = Orders {
         is_confined,
         bait,

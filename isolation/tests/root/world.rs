@@ -47,7 +47,7 @@ pub(crate) struct World {
 pub(crate) fn launcher_for(tree: Option<&Tree>) -> Launcher {
     let mut command = launcher::own_executable().unwrap();
     command.arg("launcher").env("LEAK", "from the agent");
-    Launcher::spawn(command, tree).unwrap()
+    Launcher::spawn(&command, tree).unwrap()
 }
 
 impl World {
@@ -69,7 +69,7 @@ impl World {
         let gone: Vec<_> = gone.iter().map(|wall| format!("{wall:?}")).collect();
         let mut command = launcher::own_executable().unwrap();
         command.args(["launcher", WITHOUT, &gone.join(",")]);
-        self.launcher = Some(Launcher::spawn(command, Some(&self.tree)).unwrap());
+        self.launcher = Some(Launcher::spawn(&command, Some(&self.tree)).unwrap());
     }
 
     /// A launch of this line with a shell, fully isolated, with folders of its own.

@@ -13,8 +13,9 @@ use argosy_testing::skip;
 use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 
-use super::{code, runs, state};
-use crate::host::{Host, Process, content};
+use super::volumes::with_disk;
+use super::{code, executors, plugged, runs, state};
+use crate::host::{Host, Process, child_of, content};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 
@@ -86,6 +87,29 @@ fn is_not_root(pid: u32) {
     }
 }
 
+/// Each thread of a broker has its filter, which nothing has that is executed for it.
+fn is_filtered(broker: u32) {
+    let threads = fs::read_dir(format!("/proc/{broker}/task")).unwrap();
+    let threads: Vec<u32> = threads
+        .map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    assert!(threads.len() > 1, "{threads:?}");
+    for thread in threads {
+        let fields = ["Seccomp:", "Seccomp_filters:", "NoNewPrivs:"]
+            .map(|field| status(thread, field)[0].clone());
+        assert_eq!(fields, ["2", "1", "1"], "{thread}");
+        let name = fs::read_to_string(format!("/proc/{thread}/comm")).unwrap();
+        // No thread of a runtime.
+        assert!(["argosy-broker", "broker"].contains(&name.trim()), "{name}");
+    }
+    let spawner = child_of(broker, "argosy-spawner");
+    let launcher = child_of(spawner, "argosy-launcher");
+    for (process, expected) in [(spawner, "0"), (launcher, "0")] {
+        assert_eq!(status(process, "Seccomp:"), [expected]);
+        assert_eq!(status(process, "NoNewPrivs:"), ["0"]);
+    }
+}
+
 pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted() {
     if let Some(why) = impossible() {
         return skip(why);
@@ -94,7 +118,9 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     let mut agent = host.divided(master.address);
     let (mut link, _) = master.registered(true).await;
     is_not_root(agent.pid());
-    assert_eq!(status(agent.broker(), "Uid:"), ["0"; 4]);
+    let broker = agent.broker();
+    assert_eq!(status(broker, "Uid:"), ["0"; 4]);
+    is_filtered(broker);
     // A file that came with it, one that it was brought, output, and its end.
     let file = host.serve("page", "brought\n");
     let spec = v1::TaskSpec {
@@ -233,6 +259,54 @@ pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_n
     }
 }
 
+pub(super) async fn file_systems_plugins_networks_and_executors_are_made_by_a_broker_with_its_filter()
+ {
+    if let Some(why) = super::disks::impossible() {
+        return skip(&why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    host.makes_file_systems();
+    plugged::lay(&host);
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    is_filtered(agent.broker());
+    // A plugin's network, a bridge with a published port, and a file system each.
+    let cases = [
+        (
+            "t",
+            with_disk(plugged::plugged("blue", "exec sleep 1000"), 16),
+        ),
+        (
+            "u",
+            with_disk(shell("u", "df -P . | tail -1 > df; exec sleep 1000"), 16),
+        ),
+        (
+            "a",
+            executors::executed_by_this_program(&host, "a", "exec sleep 1000"),
+        ),
+    ];
+    for (index, (task, spec)) in (1..).zip(cases) {
+        link.launch(index, spec).await;
+        let updates = link
+            .until(task, |update| runs(update) || is_terminal(update))
+            .await;
+        let last = updates.last().unwrap();
+        assert!(runs(last), "{task}: {}", last.text);
+    }
+    let shown = content(&host.sandbox("u").join("df")).await;
+    assert!(shown.contains("/dev/loop"), "{shown}");
+    let calls = content(&host.plugins().join("calls")).await;
+    assert!(calls.starts_with("ADD "), "{calls}");
+    for (index, task) in (4..).zip(["t", "u", "a"]) {
+        link.order(index, kill(task, 1_000)).await;
+        link.end_of(task).await;
+    }
+    agent.is_clear().await;
+    plugged::nothing_is_left(&host);
+    agent.stop().await;
+    super::disks::remove_all(&host);
+}
+
 fn run(program: &str, words: &[&str]) -> Option<i32> {
     Command::new(program).args(words).status().unwrap().code()
 }
@@ -266,6 +340,12 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     drop(link);
+    // A broker ends with the process that executes its programs, too.
+    let mut agent = host.divided(master.address);
+    drop(master.registered(false).await);
+    let spawner = child_of(agent.broker(), "argosy-spawner");
+    signal(Pid::from_raw(spawner as i32), Signal::SIGKILL).unwrap();
+    agent.died().await;
     // What a killed one has prepared for tasks stays on its host until the next one ends.
     let agent = host.divided(master.address);
     drop(master.registered(false).await);

@@ -20,6 +20,11 @@ fn task(host: &Host, id: &str, code: i32) -> v1::TaskSpec {
     executed(shell(id, &line), executor(host))
 }
 
+/// A task that runs this line, of an executor that is this program.
+pub(super) fn executed_by_this_program(host: &Host, id: &str, line: &str) -> v1::TaskSpec {
+    executed(shell(id, line), executor(host))
+}
+
 fn executed(task: v1::TaskSpec, executor: v1::ExecutorSpec) -> v1::TaskSpec {
     v1::TaskSpec {
         executor: Some(executor),

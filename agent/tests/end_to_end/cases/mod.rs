@@ -128,6 +128,7 @@ cases![
     divided::an_agent_takes_over_what_one_that_was_root_has_left,
     divided::tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root,
     divided::an_agent_ends_with_its_broker_and_a_broker_with_its_agent,
+    divided::file_systems_plugins_networks_and_executors_are_made_by_a_broker_with_its_filter,
     divided::a_panic_in_the_broker_ends_it_and_its_agent_and_no_task,
     divided::callers_are_known_to_an_agent_that_is_not_root,
     divided::an_agent_whose_folder_is_closed_to_other_users_stays_root,

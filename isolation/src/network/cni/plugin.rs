@@ -3,15 +3,17 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::turn::Turn;
-use crate::child::{self, all_of, scratch};
+use crate::child::{Process, all_of, scratch};
+use crate::spawner::{Execution, Streams};
 
 /// Where plugins look for the programs that they use.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,24 +42,25 @@ impl Call<'_> {
         let told = turn.input(&input.to_string()).map_err(words)?;
         let mut answered = scratch().map_err(words)?;
         let mut complained = scratch().map_err(words)?;
-        let stdio = |file: &File| file.try_clone().map(Stdio::from);
-        let mut child = Command::new(self.executable)
-            .env_clear()
-            .env("PATH", PATH)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(told)
-            .stdout(stdio(&answered).map_err(words)?)
-            .stderr(stdio(&complained).map_err(words)?)
-            .spawn()
-            .map_err(words)?;
-        let status = match child::reaped(&mut child, self.patience) {
+        let copy = |file: &File| file.try_clone().map(OwnedFd::from);
+        let streams = Streams {
+            input: told,
+            output: copy(&answered).map_err(words)?,
+            error: Some(copy(&complained).map_err(words)?),
+        };
+        let mut command = Command::new(self.executable);
+        command.env("PATH", PATH);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let execution = Execution::of(&command).without_our_environment();
+        let mut child = Process::execute(&execution, streams).map_err(words)?;
+        let status = match child.reaped(self.patience) {
             Ok(Some(status)) => status,
             Ok(None) => {
-                child::end(child);
+                child.end();
                 return Err(format!("it did not end within {:?}", self.patience));
             }
             Err(error) => {
-                child::end(child);
+                child.end();
                 return Err(words(error));
             }
         };

@@ -7,9 +7,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -45,7 +44,7 @@ impl Turn {
     }
 
     /// The standard input of a plugin that is told this.
-    pub(super) fn input(&mut self, text: &str) -> io::Result<Stdio> {
+    pub(super) fn input(&mut self, text: &str) -> io::Result<OwnedFd> {
         self.0.set_len(0)?;
         self.0.seek(SeekFrom::Start(0))?;
         self.0.write_all(text.as_bytes())?;

@@ -1,0 +1,453 @@
+//! Executes programs for a process whose filter of system calls its children must not have.
+//!
+//! ```text
+//! broker, filtered ──socket──▶ spawner ──exec──▶ launcher, content service, nft, mkfs.ext4, CNI plugins
+//! ```
+//! A filter is inherited by whatever its process executes, and containers could then be refused what they may do now. The
+//! spawner is a copy of the broker from before the filter. It executes the programs that it was started with and no others,
+//! and ends with the broker. A process without a spawner executes programs itself ([`crate::child`]).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::division;
+use crate::process::has_ended;
+use crate::sys;
+use crate::wire::{self, Received, Wait, packet_pair};
+
+/// The name of its process.
+const NAME: &std::ffi::CStr = c"argosy-spawner";
+/// The longest order, in bytes.
+const ORDER_LIMIT_BYTES: usize = 64 * 1024;
+/// Programs that run at a time. Further ones are refused.
+const RUNNING: usize = 256;
+/// What comes with an order: where it is answered, the network namespace, and three standard streams.
+const DESCRIPTORS: usize = 5;
+/// How long the end of a program may take to be told once it has ended.
+const TELL_LIMIT: Duration = Duration::from_secs(5);
+
+/// The spawner of this process, set before its filter is put on.
+static SPAWNER: OnceLock<OwnedFd> = OnceLock::new();
+
+/// The programs that a spawner executes.
+#[derive(Debug, Clone, Default)]
+pub struct Programs {
+    /// By these very names.
+    pub files: Vec<PathBuf>,
+    /// Those in these folders.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Programs {
+    fn have(&self, program: &OsStr) -> bool {
+        let program = Path::new(program);
+        let is_plain = !program.components().any(|part| part.as_os_str() == "..");
+        let folder = program.parent().filter(|_| is_plain);
+        self.files.iter().any(|file| file == program)
+            || folder.is_some_and(|folder| self.folders.iter().any(|one| one == folder))
+    }
+}
+
+/// A program to be executed, and with what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Execution {
+    program: OsString,
+    arguments: Vec<OsString>,
+    /// How it is called in a list of processes, if not by its program.
+    name: Option<String>,
+    environment: Vec<(OsString, OsString)>,
+    has_our_environment: bool,
+    /// It works at `/` and has a process group of its own.
+    is_apart: bool,
+}
+
+/// Standard input, output and error. Without the last it writes where this process does.
+pub(crate) struct Streams {
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
+    pub(crate) error: Option<OwnedFd>,
+}
+
+/// A program that a spawner has executed.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: u32,
+    handle: OwnedFd,
+    /// Its end comes here.
+    ended: OwnedFd,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// With a handle on the process.
+    Started {
+        pid: u32,
+    },
+    /// An error of the system, and in words.
+    Failed {
+        errno: Option<i32>,
+        why: String,
+    },
+    Ended {
+        status: i32,
+    },
+}
+
+impl Execution {
+    /// What `command` names. Its streams and folder are not taken.
+    pub(crate) fn of(command: &Command) -> Self {
+        let environment = command.get_envs();
+        let set = environment.filter_map(|(name, value)| Some((name.into(), value?.into())));
+        Self {
+            program: command.get_program().to_owned(),
+            arguments: command.get_args().map(OsStr::to_owned).collect(),
+            name: None,
+            environment: set.collect(),
+            has_our_environment: true,
+            is_apart: false,
+        }
+    }
+
+    pub(crate) fn without_our_environment(mut self) -> Self {
+        self.has_our_environment = false;
+        self
+    }
+
+    pub(crate) fn called(mut self, name: Option<&str>) -> Self {
+        self.name = name.map(str::to_owned);
+        self
+    }
+
+    /// Without what the command sets, either.
+    pub(crate) fn without_environment(mut self) -> Self {
+        self.environment.clear();
+        self
+    }
+
+    /// With these variables of our environment, if we have them.
+    pub(crate) fn with_ours(mut self, names: &[&str]) -> Self {
+        let ours = names
+            .iter()
+            .filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));
+        self.environment.extend(ours);
+        self
+    }
+
+    /// What goes on after this process: without its environment, its folder and its process group.
+    pub(crate) fn apart(mut self) -> Self {
+        self.is_apart = true;
+        self.without_our_environment()
+    }
+
+    pub(crate) fn command(&self, streams: Streams) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(name) = &self.name {
+            command.arg0(name);
+        }
+        if !self.has_our_environment {
+            command.env_clear();
+        }
+        if self.is_apart {
+            command.current_dir("/").process_group(0);
+        }
+        command.args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(streams.input).stdout(streams.output);
+        command.stderr(streams.error.map_or_else(Stdio::inherit, Stdio::from));
+        command
+    }
+}
+
+/// Makes the spawner of this process, which must have no threads yet. `kept` are descriptors that the names of programs
+/// mean. Returns what hangs up when the spawner has ended.
+///
+/// # Errors
+/// If the host refuses it, or this process has one.
+pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    let (ours, theirs) = packet_pair()?;
+    let mut all = vec![theirs.as_fd()];
+    all.extend_from_slice(kept);
+    division::fork(NAME, &all, || {
+        serve(theirs.as_fd(), &programs);
+        0
+    })?;
+    let watched = ours.try_clone()?;
+    SPAWNER
+        .set(ours)
+        .map_err(|_| io::Error::other("this process has a spawner already"))?;
+    Ok(watched)
+}
+
+/// Waits until the spawner has ended.
+pub fn wait(watched: &OwnedFd) {
+    // Nothing is ever said there.
+    while matches!(
+        wire::receive_packet::<Answer>(watched, Wait::Block),
+        Ok(Received::Nothing)
+    ) {}
+}
+
+/// Has the spawner execute it, in the calling thread's network namespace; `None` if this process has no spawner.
+///
+/// # Errors
+/// Why it cannot be executed, as if this process had tried.
+pub(crate) fn spawn(execution: &Execution, streams: &Streams) -> io::Result<Option<Spawned>> {
+    match SPAWNER.get() {
+        Some(spawner) => order(spawner.as_fd(), execution, streams).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn order(spawner: BorrowedFd<'_>, execution: &Execution, streams: &Streams) -> io::Result<Spawned> {
+    let bytes = serde_json::to_vec(execution)?;
+    if bytes.len() > ORDER_LIMIT_BYTES {
+        let why = "its arguments and environment are longer than 64 KiB";
+        return Err(io::Error::other(why));
+    }
+    let (ours, theirs) = packet_pair()?;
+    let namespace = File::open("/proc/thread-self/ns/net")?;
+    let standard = io::stderr();
+    let error = streams.error.as_ref().map(AsFd::as_fd);
+    let descriptors = [
+        theirs.as_raw_fd(),
+        namespace.as_raw_fd(),
+        streams.input.as_raw_fd(),
+        streams.output.as_raw_fd(),
+        error.unwrap_or_else(|| standard.as_fd()).as_raw_fd(),
+    ];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let parts = [IoSlice::new(&bytes)];
+    sendmsg::<()>(
+        spawner.as_raw_fd(),
+        &parts,
+        &rights,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    // Or its end would not be seen.
+    drop(theirs);
+    match wire::receive_packet_with(&ours, Wait::Block)? {
+        Received::Message((Answer::Started { pid }, mut handles)) => {
+            let handle = handles.pop();
+            Ok(Spawned {
+                pid,
+                handle: handle.ok_or_else(|| io::Error::other("a process without a handle"))?,
+                ended: ours,
+            })
+        }
+        Received::Message((
+            Answer::Failed {
+                errno: Some(errno), ..
+            },
+            _,
+        )) => Err(io::Error::from_raw_os_error(errno)),
+        Received::Message((Answer::Failed { why, .. }, _)) => Err(io::Error::other(why)),
+        Received::Message((Answer::Ended { .. }, _)) | Received::Nothing | Received::Closed => {
+            Err(gone())
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the spawner of this agent has ended")
+}
+
+impl Spawned {
+    /// Its end; `None` if it has not ended in time.
+    pub(crate) fn reaped(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        if !has_ended(&self.handle, limit)? {
+            return Ok(None);
+        }
+        if !has_ended(&self.ended, TELL_LIMIT)? {
+            return Err(io::Error::other("the spawner of this agent is stopped"));
+        }
+        match wire::receive_packet(&self.ended, Wait::Return)? {
+            Received::Message(Answer::Ended { status }) => Ok(Some(ExitStatus::from_raw(status))),
+            Received::Message(Answer::Started { .. } | Answer::Failed { .. })
+            | Received::Nothing
+            | Received::Closed => Err(gone()),
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        // It may have ended by now. The spawner reaps it whenever it ends.
+        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+}
+
+/// The spawner's whole life: until its owner is gone.
+fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let mut buffer = vec![0; ORDER_LIMIT_BYTES];
+    loop {
+        let flags = MsgFlags::empty();
+        let received = sys::receive_with_descriptors::<DESCRIPTORS>(owner, &mut buffer, flags);
+        let (length, descriptors) = match received {
+            Ok((0, _)) => return,
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // Its owner is gone, or this process has no descriptor left: then no program can be executed either.
+            Err(_) => return,
+        };
+        let Ok(descriptors) = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors) else {
+            return;
+        };
+        let [answers, namespace, input, output, error] = descriptors;
+        let refuse = |why: String| {
+            // Whoever asked may be gone.
+            let _ = say(&answers, &Answer::Failed { errno: None, why });
+        };
+        let Ok(execution) = serde_json::from_slice::<Execution>(&buffer[..length]) else {
+            refuse("an order makes no sense".to_owned());
+            continue;
+        };
+        if !programs.have(&execution.program) {
+            let program = execution.program.to_string_lossy().into_owned();
+            refuse(format!(
+                "{program} is none of the programs that an agent executes"
+            ));
+            continue;
+        }
+        if COUNT.fetch_add(1, Ordering::SeqCst) >= RUNNING {
+            COUNT.fetch_sub(1, Ordering::SeqCst);
+            refuse(format!("{RUNNING} programs of this agent run already"));
+            continue;
+        }
+        let streams = Streams {
+            input,
+            output,
+            error: Some(error),
+        };
+        let thread = std::thread::Builder::new().name("spawner".to_owned());
+        // A thread a program: it is in the program's network namespace, and waits for its end.
+        let started = thread.spawn(move || {
+            run(&execution, streams, &namespace, &answers);
+            COUNT.fetch_sub(1, Ordering::SeqCst);
+        });
+        if started.is_err() {
+            // Its sockets are closed with it: whoever asked is told so.
+            COUNT.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn run(execution: &Execution, streams: Streams, namespace: &OwnedFd, answers: &OwnedFd) {
+    let begun = setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+    let begun = begun.and_then(|()| {
+        let mut child = execution.command(streams).spawn()?;
+        match sys::pidfd_open(child.id() as i32) {
+            Ok(handle) => Ok((child, handle)),
+            Err(errno) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(errno.into())
+            }
+        }
+    });
+    // Whoever asked may be gone: the program goes on, and is reaped.
+    match begun {
+        Ok((mut child, handle)) => {
+            let started = Answer::Started { pid: child.id() };
+            let _ = wire::send_packet_with(answers, &started, &[handle.as_fd()], Wait::Return);
+            drop(handle);
+            if let Ok(status) = child.wait() {
+                let status = status.into_raw();
+                let _ = say(answers, &Answer::Ended { status });
+            }
+        }
+        Err(error) => {
+            let failed = Answer::Failed {
+                errno: error.raw_os_error(),
+                why: error.to_string(),
+            };
+            let _ = say(answers, &failed);
+        }
+    }
+}
+
+fn say(answers: &OwnedFd, answer: &Answer) -> io::Result<()> {
+    wire::send_packet(answers, answer, Wait::Return)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() {
+        let programs = Programs {
+            files: vec!["nft".into(), "/proc/self/exe".into()],
+            folders: vec!["/opt/cni/bin".into()],
+        };
+        for program in ["nft", "/proc/self/exe", "/opt/cni/bin/bridge"] {
+            assert!(programs.have(OsStr::new(program)), "{program}");
+        }
+        for program in [
+            "",
+            "/bin/sh",
+            "./nft",
+            "/tmp/nft",
+            "/opt/cni/bin",
+            "/opt/cni/bin/../sh",
+            "/opt/cni/bin/sub/bridge",
+            "/opt/cni/bin/sub/../bridge",
+        ] {
+            assert!(!programs.have(OsStr::new(program)), "{program}");
+        }
+    }
+
+    #[test]
+    fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let serving = std::thread::spawn(move || {
+            let programs = Programs {
+                files: vec!["/bin/sh".into(), "/nonexistent".into()],
+                folders: Vec::new(),
+            };
+            serve(theirs.as_fd(), &programs);
+        });
+        let ordered = |program: &str, line: &str| {
+            let mut command = Command::new(program);
+            command.args(["-c", line]);
+            let streams = Streams {
+                input: File::open("/dev/null").unwrap().into(),
+                output: File::options()
+                    .write(true)
+                    .open("/dev/null")
+                    .unwrap()
+                    .into(),
+                error: None,
+            };
+            order(ours.as_fd(), &Execution::of(&command), &streams)
+        };
+        let limit = Duration::from_secs(60);
+        let ended = ordered("/bin/sh", "exit 7").unwrap().reaped(limit).unwrap();
+        assert_eq!(ended.unwrap().code(), Some(7));
+        let hanging = ordered("/bin/sh", "exec sleep 1000").unwrap();
+        assert_eq!(hanging.reaped(Duration::ZERO).unwrap(), None);
+        hanging.kill();
+        assert_eq!(hanging.reaped(limit).unwrap().unwrap().signal(), Some(9));
+        let missing = ordered("/nonexistent", "").unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let refused = ordered("/bin/true", "").unwrap_err().to_string();
+        assert!(
+            refused.contains("/bin/true is none of the programs"),
+            "{refused}"
+        );
+        drop(ours);
+        serving.join().unwrap();
+    }
+}
