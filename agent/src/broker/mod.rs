@@ -24,6 +24,8 @@ mod operations;
 mod request;
 mod server;
 #[cfg(test)]
+mod size;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use self::client::{Adopted, Broker};

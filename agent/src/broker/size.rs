@@ -1,0 +1,124 @@
+//! How much code a broker runs with root's rights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What reads, judges and dispatches what an agent asks.
+const OWN: [&str; 7] = [
+    "broker/folders.rs",
+    "broker/guard.rs",
+    "broker/link.rs",
+    "broker/operations.rs",
+    "broker/operations/perform.rs",
+    "broker/request.rs",
+    "broker/server.rs",
+];
+/// The agent's end.
+const OF_THE_AGENT: [&str; 6] = [
+    "broker/client.rs",
+    "broker/connections.rs",
+    "broker/layers.rs",
+    "broker/mod.rs",
+    "broker/networks.rs",
+    "broker/size.rs",
+];
+/// Files of this crate with functions that requests call.
+const CALLED: [&str; 19] = [
+    "core/facts.rs",
+    "disk/bounds.rs",
+    "disk/mod.rs",
+    "disk/nameless.rs",
+    "disk/pass.rs",
+    "disk/walk.rs",
+    "executors/place.rs",
+    "gc/removal.rs",
+    "paths.rs",
+    "reach.rs",
+    "runner/bridges.rs",
+    "runner/description.rs",
+    "runner/groups.rs",
+    "runner/host_ids.rs",
+    "runner/launching.rs",
+    "runner/plugged.rs",
+    "runner/roots.rs",
+    "sandbox.rs",
+    "start.rs",
+];
+/// Of `isolation`, what other processes run: the launcher and what it makes, and the content service. All else counts.
+const OF_OTHERS: [&str; 20] = [
+    "attachment.rs",
+    "command.rs",
+    "confinement.rs",
+    "course.rs",
+    "device_filter.rs",
+    "entry",
+    "entry.rs",
+    "image",
+    "image.rs",
+    "init.rs",
+    "lib.rs",
+    "output",
+    "output.rs",
+    "port_filter.rs",
+    "shortage.rs",
+    "supervisor",
+    "supervisor.rs",
+    "unpack",
+    "view",
+    "view.rs",
+];
+
+/// Lines of a file or folder up to its tests.
+fn lines(path: &Path) -> usize {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).unwrap().flatten();
+        return entries.map(|entry| lines(&entry.path())).sum();
+    }
+    if path.ends_with("tests.rs") {
+        return 0;
+    }
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+    code.lines().count()
+}
+
+#[test]
+fn a_broker_reads_and_judges_requests_in_less_than_3000_lines_and_what_it_calls_is_documented() {
+    let room = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let (own_room, isolation) = (room.join("src"), room.join("../isolation/src"));
+    let listed =
+        |files: &[&str]| -> usize { files.iter().map(|file| lines(&own_room.join(file))).sum() };
+    let own = listed(&OWN);
+    assert!((1_000..3_000).contains(&own), "{own} lines");
+    // A new file of the broker's is counted.
+    let mut found: Vec<_> = ["broker", "broker/operations"]
+        .into_iter()
+        .flat_map(|folder| fs::read_dir(own_room.join(folder)).unwrap().flatten())
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file() && !path.ends_with("tests.rs"))
+        .map(|path| path.strip_prefix(&own_room).unwrap().display().to_string())
+        .collect();
+    found.sort();
+    let mut known: Vec<_> = OWN
+        .into_iter()
+        .chain(OF_THE_AGENT)
+        .map(str::to_owned)
+        .collect();
+    known.sort();
+    assert_eq!(found, known);
+    let entries = fs::read_dir(&isolation).unwrap().flatten();
+    let called: usize = entries
+        .filter(|entry| !OF_OTHERS.iter().any(|other| entry.file_name() == *other))
+        .map(|entry| lines(&entry.path()))
+        .sum();
+    let all = own + listed(&CALLED) + called;
+    assert!((10_000..20_000).contains(&all), "{all} lines");
+    for page in ["docs/adr/0053-an-agent-gives-up-root.md", "SECURITY.md"] {
+        let text = fs::read_to_string(room.join("..").join(page)).unwrap();
+        let words: Vec<_> = text.split_whitespace().collect();
+        let text = words.join(" ");
+        for said in ["fewer than 3,000", "fewer than 20,000 lines"] {
+            assert!(text.contains(said), "{page} does not say {said:?}");
+        }
+    }
+}
