@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 
-.PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos test-vm bench
+.PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos test-vm test-arm64 bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,9 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
-test-long: setup ## 2,000 launches and kills, all ways out in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
+test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
 	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- cycles
+	scripts/test-arm64
 	scripts/test-vm cases --limit 600 walls-of-root
 	cargo build --locked --release --package argosy-cli --package argosy-chaos
 	scripts/chaos-long
@@ -87,6 +88,9 @@ chaos: ## simulated clusters by seed, every fault once on real processes, five p
 test-vm: ## kernel limits, failing disks and cuts of power, in a virtual machine without KVM
 	@$(ENV)
 	scripts/test-vm 2>&1 | scripts/skips
+
+test-arm64: ## the filter of system calls, compiled for arm64 and run under QEMU's user emulation
+	@scripts/test-arm64
 
 bench: ## registry, tasks and failover beside their peers; minutes
 	@scripts/setup bench

@@ -411,3 +411,81 @@ const MAKES_PROCESSES: &[c_long] = &[];
 /// The newest call that this list was made with. Later ones do not exist for a command, so that its libraries fall back
 /// on what they did before.
 pub(super) const NEWEST: c_long = libc::SYS_mseal;
+
+/// On arm64 only, under an emulator: see `scripts/test-arm64`.
+#[cfg(all(test, target_arch = "aarch64"))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Of `asm/unistd.h` for arm64, macro by macro.
+    const HEADERS: &str = include_str!(env!("ARGOSY_ARM64_CALLS"));
+
+    fn of_headers() -> BTreeMap<&'static str, c_long> {
+        let lines = HEADERS.lines().map(|line| line.split_whitespace());
+        let defined: BTreeMap<_, _> = lines
+            .filter_map(|mut words| Some((words.nth(1)?, words.next()?)))
+            .collect();
+        // Some are named for what they are on machines of 32 and of 64 bits.
+        let number = |value: &&str| defined.get(value).unwrap_or(value).parse().ok();
+        let numbers = defined.iter().map(|(name, value)| (*name, number(value)));
+        numbers
+            .filter_map(|(name, number)| Some((name.strip_prefix("__NR_")?, number?)))
+            .collect()
+    }
+
+    /// What the source names in a list, in its order.
+    fn named(list: &str) -> Vec<&'static str> {
+        let source = include_str!("table.rs");
+        let begin = format!("const {list}: &[c_long] = &[\n");
+        let rest = source.split(&begin).nth(1).expect(list);
+        let lines = rest.split("];").next().unwrap().lines();
+        let names = lines.filter_map(|line| line.trim().strip_suffix(','));
+        names
+            .map(|name| name.trim_start_matches("libc::SYS_"))
+            .collect()
+    }
+
+    #[test]
+    fn the_table_has_the_numbers_of_the_kernels_headers() {
+        let headers = of_headers();
+        assert!(headers.len() > 300, "{}", headers.len());
+        assert_eq!(headers["openat"], 56);
+        let lists = [
+            ("FILES", FILES),
+            ("FOLDERS", FOLDERS),
+            ("DESCRIPTORS", DESCRIPTORS),
+            ("MEMORY", MEMORY),
+            ("PROCESSES", PROCESSES),
+            ("IDENTITY", IDENTITY),
+            ("SIGNALS", SIGNALS),
+            ("TIME", TIME),
+            ("SOCKETS", SOCKETS),
+            ("MESSAGES", MESSAGES),
+            ("SYSTEM", SYSTEM),
+            ("FOR_BROKERS", FOR_BROKERS),
+        ];
+        assert_eq!(lists.len(), ALWAYS.len() + 1);
+        let mut compared = 0;
+        for (list, numbers) in lists {
+            let names = named(list);
+            assert_eq!(names.len(), numbers.len(), "{list}: {names:?}");
+            for (name, number) in names.into_iter().zip(numbers) {
+                let known = match name {
+                    // Later than headers of Linux 6.1; since Linux 5.1 new calls have one number on all architectures.
+                    "FCHMODAT2" => 452,
+                    "mseal" => 462,
+                    "QUOTACTL_FD" => headers["quotactl_fd"],
+                    name => *headers
+                        .get(name)
+                        .unwrap_or_else(|| panic!("the headers have no {name:?} of {list}")),
+                };
+                assert_eq!(*number, known, "{name}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 200, "{compared}");
+        assert!(LEGACY.is_empty() && MAKES_PROCESSES.is_empty());
+    }
+}
