@@ -52,9 +52,7 @@ impl Limits {
         };
         (limits != v1::Limits::default()).then_some(limits)
     }
-}
 
-impl Limits {
     /// Sizes of its container; absent if none is given.
     pub(crate) fn sizes(&self) -> Sizes {
         Sizes {
