@@ -306,60 +306,83 @@ fn strangers() {
 }
 
 fn open() {
-    on_a_host(|_| {
-        let mut world = World::new();
-        let mut settings = settings(&world);
-        settings.between = Between::Open;
-        let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
-        let first = served(&mut world, "first", &networks, &[]);
-        let second = served(&mut world, "second", &networks, &[]);
-        let said = first.call(&second.address, 80);
-        assert_eq!(said, format!("second hears {}", first.address));
-        first.end(&networks);
-        second.end(&networks);
-        leave_nothing(&world, networks);
-    });
+    on_a_host(|_| are_no_strangers(|served| &served.address));
+}
+
+/// Containers of an agent that keeps none apart, by their addresses of one kind.
+pub(crate) fn are_no_strangers(address: fn(&Served) -> &str) {
+    let mut world = World::new();
+    let mut settings = settings(&world);
+    settings.between = Between::Open;
+    let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
+    let first = served(&mut world, "first", &networks, &[]);
+    let second = served(&mut world, "second", &networks, &[]);
+    let said = first.call(address(&second), 80);
+    assert_eq!(said, format!("second hears {}", address(&first)));
+    first.end(&networks);
+    second.end(&networks);
+    leave_nothing(&world, networks);
 }
 
 fn spoofing() {
-    on_a_host(|host| {
-        let mut world = World::new();
-        let networks = networks(&world);
-        let first = served(&mut world, "first", &networks, &[]);
-        let second = served(&mut world, "second", &networks, &[]);
-        let outside = host.world.id().to_string();
-        let mut hearing = Command::new("nsenter")
-            .args(["-t", &outside, "-n", PYTHON, "-c", HEAR])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut heard = hearing.stdout.take().unwrap();
-        let mut ready = [0; 6];
-        heard.read_exact(&mut ready).unwrap();
-        let strangers = [
-            &second.address,
-            "203.0.113.9",
-            HOST,
-            "10.183.0.1",
-            "127.0.0.1",
-        ];
-        let send = |source: &str, text: &str| {
-            in_network_of(first.init, PYTHON, &["-c", SPOOF, source, OUTSIDE, text]);
-        };
-        strangers.iter().for_each(|source| send(source, "spoofed"));
-        send(&first.address, "last");
-        let mut rest = String::new();
-        heard.read_to_string(&mut rest).unwrap();
-        hearing.wait().unwrap();
-        assert_eq!(
-            rest,
-            format!("{HOST} says last\n"),
-            "its own alone, masqueraded"
-        );
-        first.end(&networks);
-        second.end(&networks);
-        leave_nothing(&world, networks);
-    });
+    const STRANGERS: [&str; 4] = ["203.0.113.9", HOST, "10.183.0.1", "127.0.0.1"];
+    on_a_host(|host| speaks_for_itself(host, &INTERNET, &STRANGERS));
+}
+
+/// How containers and the world are reached by one version of the internet protocol.
+pub(crate) struct Family {
+    /// Sends one datagram to an address from another one.
+    pub(crate) spoof: &'static str,
+    /// Prints whom it hears by datagrams, until one says that it is the last.
+    pub(crate) hear: &'static str,
+    pub(crate) address: fn(&Served) -> &str,
+    pub(crate) host: &'static str,
+    pub(crate) outside: &'static str,
+}
+
+const INTERNET: Family = Family {
+    spoof: SPOOF,
+    hear: HEAR,
+    address: |served| &served.address,
+    host: HOST,
+    outside: OUTSIDE,
+};
+
+/// Of what a container sends, as its neighbour, as `strangers` and as itself, the world hears the last alone.
+pub(crate) fn speaks_for_itself(host: &Host, by: &Family, strangers: &[&str]) {
+    let mut world = World::new();
+    let networks = networks(&world);
+    let first = served(&mut world, "first", &networks, &[]);
+    let second = served(&mut world, "second", &networks, &[]);
+    let outside = host.world.id().to_string();
+    let mut hearing = Command::new("nsenter")
+        .args(["-t", &outside, "-n", PYTHON, "-c", by.hear])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut heard = hearing.stdout.take().unwrap();
+    let mut ready = [0; 6];
+    heard.read_exact(&mut ready).unwrap();
+    let send = |source: &str, text: &str| {
+        let arguments = ["-c", by.spoof, source, by.outside, text];
+        in_network_of(first.init, PYTHON, &arguments);
+    };
+    let neighbour = (by.address)(&second);
+    for stranger in [neighbour].iter().chain(strangers) {
+        send(stranger, "spoofed");
+    }
+    send((by.address)(&first), "last");
+    let mut rest = String::new();
+    heard.read_to_string(&mut rest).unwrap();
+    hearing.wait().unwrap();
+    assert_eq!(
+        rest,
+        format!("{} says last\n", by.host),
+        "its own alone, masqueraded"
+    );
+    first.end(&networks);
+    second.end(&networks);
+    leave_nothing(&world, networks);
 }
 
 fn one_owner() {

@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
-use std::process::{Command, Stdio};
 
 use argosy_isolation::Networks;
-use argosy_isolation::network::{Between, Settings, why_no_ipv6};
+use argosy_isolation::network::{Settings, why_no_ipv6};
 
 use crate::host::{
     CALL, HOST, HOST6, Host, METADATA6, OUTSIDE6, PYTHON, call, in_network_of, ip, on_a_host, run,
     web,
 };
 use crate::networks::{
-    GATEWAY6, PREFIX6, Served, leave_nothing, networks, served, settings, wired,
+    Family, GATEWAY6, PREFIX6, Served, are_no_strangers, leave_nothing, networks, served, settings,
+    speaks_for_itself, wired,
 };
 use crate::world::{Case, World, eventually, skip};
 
@@ -236,62 +235,26 @@ fn strangers() {
 }
 
 fn open() {
-    on_a_host_with_ipv6(|_| {
-        let mut world = World::new();
-        let mut settings = settings(&world);
-        settings.between = Between::Open;
-        let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
-        let first = served(&mut world, "first", &networks, &[]);
-        let second = served(&mut world, "second", &networks, &[]);
-        let said = first.call(&second.address6, 80);
-        assert_eq!(said, format!("second hears {}", first.address6));
-        first.end(&networks);
-        second.end(&networks);
-        leave_nothing(&world, networks);
-    });
+    on_a_host_with_ipv6(|_| are_no_strangers(|served| &served.address6));
 }
 
 fn spoofing() {
-    on_a_host_with_ipv6(|host| {
-        let mut world = World::new();
-        let networks = networks(&world);
-        let first = served(&mut world, "first", &networks, &[]);
-        let second = served(&mut world, "second", &networks, &[]);
-        let outside = host.world.id().to_string();
-        let mut hearing = Command::new("nsenter")
-            .args(["-t", &outside, "-n", PYTHON, "-c", HEAR])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut heard = hearing.stdout.take().unwrap();
-        let mut ready = [0; 6];
-        heard.read_exact(&mut ready).unwrap();
-        let strangers = [
-            &second.address6,
-            "2001:db8::9",
-            "fd12:3456:789a::9",
-            HOST6,
-            GATEWAY6,
-            "::1",
-            "::ffff:10.183.0.5",
-        ];
-        let send = |source: &str, text: &str| {
-            in_network_of(first.init, PYTHON, &["-c", SPOOF, source, OUTSIDE6, text]);
-        };
-        strangers.iter().for_each(|source| send(source, "spoofed"));
-        send(&first.address6, "last");
-        let mut rest = String::new();
-        heard.read_to_string(&mut rest).unwrap();
-        hearing.wait().unwrap();
-        assert_eq!(
-            rest,
-            format!("{HOST6} says last\n"),
-            "its own alone, masqueraded"
-        );
-        first.end(&networks);
-        second.end(&networks);
-        leave_nothing(&world, networks);
-    });
+    const BY_IPV6: Family = Family {
+        spoof: SPOOF,
+        hear: HEAR,
+        address: |served| &served.address6,
+        host: HOST6,
+        outside: OUTSIDE6,
+    };
+    const STRANGERS: [&str; 6] = [
+        "2001:db8::9",
+        "fd12:3456:789a::9",
+        HOST6,
+        GATEWAY6,
+        "::1",
+        "::ffff:10.183.0.5",
+    ];
+    on_a_host_with_ipv6(|host| speaks_for_itself(host, &BY_IPV6, &STRANGERS));
 }
 
 /// Rules and the device's setting keep a host from taking a container for a router: either is enough.
