@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use super::servers::{Archive, page, redirect, serve};
-use super::{Attempt, against_a_host, attack, run, words};
+use super::{Attempt, against_a_host, at_once, attack, run, used};
 use crate::cluster::Cluster;
 
 const ATTACKER: &str = "a hostile file server";
@@ -138,11 +138,7 @@ fn by_answers(cluster: &Cluster, port: u16) {
         ("too many headers", "/many-heads"),
         ("another protocol", "/no-http"),
     ];
-    // At once: an answer that may come of a bad connection is asked for again, for a while.
-    let tried: Vec<Attempt> = std::thread::scope(|scope| {
-        let trials = cases.map(|(_, path)| scope.spawn(move || fetched(cluster, port, path)));
-        trials.map(|trial| trial.join().unwrap()).into()
-    });
+    let tried = at_once(&cases, |(_, path)| fetched(cluster, port, path));
     for ((technique, _), tried) in cases.into_iter().zip(tried) {
         let control = fetched(cluster, port, "/honest");
         attack(ATTACKER, technique, "cannot fetch", tried, control);
@@ -204,15 +200,13 @@ fn by_archives(cluster: &Cluster, port: u16) {
 fn a_hostile_file_server_costs_only_the_task_that_named_it() {
     against_a_host(|| {
         let server = serve(Box::new(answer));
-        let flags = words(&["--fetch-allow", &server.to_string()]);
-        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-        let mut cluster = Cluster::start(44, "1x1", &flags);
-        by_answers(&cluster, server.port());
-        by_archives(&cluster, server.port());
-        for planted in ["/tmp/planted", "/planted"] {
-            assert!(!std::path::Path::new(planted).exists(), "{planted}");
-        }
-        let (code, text) = cluster.stop();
-        assert_eq!(code, 0, "{text}");
+        let flags = ["--fetch-allow", &server.to_string()];
+        used(Cluster::start(44, "1x1", &flags), |cluster| {
+            by_answers(cluster, server.port());
+            by_archives(cluster, server.port());
+            for planted in ["/tmp/planted", "/planted"] {
+                assert!(!std::path::Path::new(planted).exists(), "{planted}");
+            }
+        });
     });
 }

@@ -63,11 +63,26 @@ fn against_a_cluster(
 ) {
     against_a_host(move || {
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-        let mut cluster = Cluster::start(number, "1x1", &flags);
-        body(&cluster);
-        let (code, text) = cluster.stop();
-        assert_eq!(code, 0, "{text}");
+        used(Cluster::start(number, "1x1", &flags), body);
     });
+}
+
+/// Calls `body` with the cluster, and ends it.
+fn used(mut cluster: Cluster, body: impl FnOnce(&Cluster)) {
+    body(&cluster);
+    let (code, text) = cluster.stop();
+    assert_eq!(code, 0, "{text}");
+}
+
+/// What is tried with each of these. At once: an answer that may come of a bad connection is asked for again, for a while.
+fn at_once<T: Sync>(each: &[T], trial: impl Fn(&T) -> Attempt + Sync) -> Vec<Attempt> {
+    std::thread::scope(|scope| {
+        let trial = &trial;
+        let trials = each.iter().map(|one| scope.spawn(move || trial(one)));
+        let trials: Vec<_> = trials.collect();
+        let ended = trials.into_iter().map(|trial| trial.join().unwrap());
+        ended.collect()
+    })
 }
 
 fn against_a_host(body: impl FnOnce() + Send + 'static) {

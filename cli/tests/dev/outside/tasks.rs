@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::servers::{page, redirect, serve, serve_at};
-use super::{Attempt, against_a_host, api, attack, attempt, run, victim};
+use super::{Attempt, against_a_host, api, attack, attempt, run, used, victim};
 use crate::cluster::{Cluster, wait_for};
 
 const ATTACKER: &str = "another task";
@@ -569,34 +569,34 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
             "cpus:4;mem:1024;disk:4096;ports:[31000-31100]",
         ];
         let images = folders.of("images");
-        let mut cluster = Cluster::start_with(
+        let cluster = Cluster::start_with(
             43,
             "1x1",
             &flags,
             &[("ARGOSY_AGENT_IMAGE_FOLDERS", &images)],
         );
-        victim(
-            &cluster,
-            &[
-                "--publish",
-                "31090:8080",
-                "--",
-                "sh",
-                "-c",
-                "echo text > page; exec busybox httpd -f -p 8080",
-            ],
-        );
-        wait_for("the victim to listen", || reached(HOST, 31090).is_ok());
-        by_members(&cluster);
-        by_the_network(&cluster);
-        by_its_neighbour(&cluster);
-        by_files(&cluster, Path::new(&fetched));
-        by_fetches(&cluster, server.port());
-        by_fetches_from_its_neighbour(&cluster, server.port());
-        by_mounts(&cluster, &shared);
-        by_secrets_and_images(&cluster, &shared, &folders.layout);
-        by_its_own_files(&cluster);
-        let (code, text) = cluster.stop();
-        assert_eq!(code, 0, "{text}");
+        used(cluster, |cluster| {
+            victim(
+                cluster,
+                &[
+                    "--publish",
+                    "31090:8080",
+                    "--",
+                    "sh",
+                    "-c",
+                    "echo text > page; exec busybox httpd -f -p 8080",
+                ],
+            );
+            wait_for("the victim to listen", || reached(HOST, 31090).is_ok());
+            by_members(cluster);
+            by_the_network(cluster);
+            by_its_neighbour(cluster);
+            by_files(cluster, Path::new(&fetched));
+            by_fetches(cluster, server.port());
+            by_fetches_from_its_neighbour(cluster, server.port());
+            by_mounts(cluster, &shared);
+            by_secrets_and_images(cluster, &shared, &folders.layout);
+            by_its_own_files(cluster);
+        });
     });
 }
