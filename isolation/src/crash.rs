@@ -1,4 +1,4 @@
-//! Steps at which a process of ours can be made to die or to panic, so that tests see what is left of each.
+//! Steps at which a process of ours can be made to die, to panic or to stop, so that tests see what is left of each.
 //!
 //! A process is armed by a call of the test that it is part of, never from outside: no flag, variable or message leads
 //! here. Copies of an armed process are armed, too. In builds without debug assertions, as all releases are, no step can
@@ -130,9 +130,10 @@ pub const STEPS: &[&str] = &[
 enum End {
     Killed,
     Panic,
+    Stopped,
 }
 
-/// Where this process is to die.
+/// Where this process is to die, or to stop.
 struct Armed {
     end: End,
     step: String,
@@ -159,6 +160,14 @@ pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
 /// As [`arm`].
 pub fn arm_panic(step: &str, at: u32, witness: &Path) -> io::Result<()> {
     arm_with(End::Panic, step, at, witness)
+}
+
+/// The same, but the process stops (SIGSTOP) until it is continued or killed.
+///
+/// # Errors
+/// As [`arm`].
+pub fn arm_stop(step: &str, at: u32, witness: &Path) -> io::Result<()> {
+    arm_with(End::Stopped, step, at, witness)
 }
 
 fn arm_with(end: End, step: &str, at: u32, witness: &Path) -> io::Result<()> {
@@ -203,13 +212,18 @@ impl Armed {
         if self.step != step || self.passes.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
             return;
         }
-        assert!(
-            self.end != End::Panic,
-            "a test has this thread panic at {step}"
-        );
-        // No signal of its own ends the first process of a pid namespace; nothing that is left does.
-        let _ = raise(Signal::SIGKILL);
-        std::process::abort();
+        match self.end {
+            End::Panic => panic!("a test has this thread panic at {step}"),
+            End::Stopped => {
+                // The first process of a pid namespace does not stop at a signal of its own.
+                let _ = raise(Signal::SIGSTOP);
+            }
+            End::Killed => {
+                // No signal of its own ends the first process of a pid namespace; nothing that is left does.
+                let _ = raise(Signal::SIGKILL);
+                std::process::abort();
+            }
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The launcher: a small process of its own that makes one supervisor a container, and one an archive to unpack.
 //!
 //! Copying a large agent for each start would cost milliseconds; copying this costs a tenth of one. It reads
-//! requests in order and answers each with one byte, once its process is made: the agent counts them to see that the
-//! launcher goes on. Each request brings the socket on which the process made for it answers.
+//! requests in order and answers each with the number of the process that it has made: the agent sees by them that the
+//! launcher goes on, and knows which process to end should one hang. Each request brings the socket on which the process
+//! made for it answers.
+
+mod answers;
 
 use std::fs;
 use std::io::{self, IoSlice, Read};
@@ -10,13 +13,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
+use self::answers::Answers;
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::child::{self, Process};
 use crate::container::Container;
@@ -24,9 +28,10 @@ use crate::crash;
 use crate::device_filter::DeviceFilter;
 use crate::network::Network;
 use crate::port_filter::PortFilter;
+use crate::process;
 use crate::seccomp::Filter;
 use crate::spawner::{Execution, Streams};
-use crate::spec::{Spec, SpecError};
+use crate::spec::{ContainerId, Spec, SpecError};
 use crate::supervisor::{self, Host};
 use crate::sys;
 use crate::unpack::{self, Job, Unpacking};
@@ -81,10 +86,7 @@ pub struct Launcher {
     pid: u32,
     socket: UnixStream,
     broken: bool,
-    /// Requests that it has not answered.
-    unanswered: usize,
-    /// Since when it has answered none of those.
-    waiting_since: Instant,
+    answers: Answers,
 }
 
 /// Why a launch request did not reach a supervisor. Nothing was started.
@@ -145,8 +147,7 @@ impl Launcher {
             process: Some(process),
             socket,
             broken: false,
-            unanswered: 0,
-            waiting_since: Instant::now(),
+            answers: Answers::new(),
         };
         if let Some(tree) = tree {
             Group::at(&tree.supervisors()).add(launcher.pid as i32)?;
@@ -164,9 +165,14 @@ impl Launcher {
     /// then spawn another one. Their containers say whether they were started.
     pub fn is_responsive(&mut self) -> bool {
         self.count_answers();
-        let is_late = self.unanswered > 0 && self.waiting_since.elapsed() >= SEND_LIMIT;
-        self.broken |= is_late;
+        self.broken |= self.answers.are_late(SEND_LIMIT);
         !self.broken
+    }
+
+    /// The supervisors that it has made since this was called last, as far as they live.
+    pub fn supervisors(&mut self) -> Vec<(ContainerId, process::Process)> {
+        self.count_answers();
+        self.answers.supervisors()
     }
 
     fn count_answers(&mut self) {
@@ -178,10 +184,7 @@ impl Launcher {
                 MsgFlags::MSG_DONTWAIT,
             ) {
                 Ok(0) => break self.broken = true,
-                Ok(count) => {
-                    self.unanswered = self.unanswered.saturating_sub(count);
-                    self.waiting_since = Instant::now();
-                }
+                Ok(count) => self.answers.take(&answers[..count], self.pid),
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 Err(_) => break self.broken = true,
@@ -236,7 +239,8 @@ impl Launcher {
             return Err(SpecError::new("environment", &value, remedy).into());
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
-        self.request(Purpose::Launch, &body, &theirs, namespace)?;
+        let container = Some(spec.id.clone());
+        self.request((Purpose::Launch, container), &body, &theirs, namespace)?;
         crash::passed("agent.request-sent");
         Ok(Container::launched(spec, ours))
     }
@@ -262,14 +266,14 @@ impl Launcher {
         let body = serde_json::to_vec(job).map_err(|error| gone(error.into()))?;
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let unpacking = Unpacking::begin(ours, archive, target).map_err(gone)?;
-        self.request(Purpose::Unpack, &body, &theirs, None)?;
+        self.request((Purpose::Unpack, None), &body, &theirs, None)?;
         crash::passed("agent.unpacking-asked");
         Ok(unpacking)
     }
 
     fn request(
         &mut self,
-        purpose: Purpose,
+        (purpose, container): (Purpose, Option<ContainerId>),
         body: &[u8],
         connection: &OwnedFd,
         namespace: Option<BorrowedFd<'_>>,
@@ -280,10 +284,7 @@ impl Launcher {
             self.broken = true;
             LaunchError::Gone { source }
         })?;
-        if self.unanswered == 0 {
-            self.waiting_since = Instant::now();
-        }
-        self.unanswered += 1;
+        self.answers.expect(container);
         Ok(())
     }
 
@@ -402,8 +403,8 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         .map_err(|errno| prepare(errno.into()))?;
     let _ = nix::sys::prctl::set_name(c"argosy-launcher");
     while let Some(request) = read_request(&mut socket)? {
-        serve(&mut socket, &request, &host);
-        answer(socket.as_ref());
+        let made = serve(&mut socket, &request, &host);
+        answers::answer(socket.as_ref(), made);
     }
     Ok(())
 }
@@ -450,17 +451,8 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
     }))
 }
 
-/// Never waits: an agent has few unanswered requests, so there is room unless the socket is closed.
-fn answer(socket: Option<&UnixStream>) {
-    if let Some(socket) = socket {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        // One that cannot be sent ends with the agent's hold on this process.
-        let _ = send(socket.as_raw_fd(), &[1], flags);
-    }
-}
-
-/// Makes the process that the request asks for; it answers the agent itself.
-fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
+/// Makes the process that the request asks for and returns its number; it answers the agent itself.
+fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Option<i32> {
     crash::passed("launcher.request-read");
     let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
@@ -475,7 +467,10 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
         }
     });
     crash::passed("launcher.supervisor-made");
-    let Err(errno) = made else { return };
+    let errno = match made {
+        Ok(child) => return Some(child.pid),
+        Err(errno) => errno,
+    };
     match request.purpose {
         Purpose::Launch => {
             let reason = format!("cannot make the supervisor: {}", errno.desc());
@@ -486,6 +481,7 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
             unpack::refuse(agent, reason);
         }
     }
+    None
 }
 
 /// The executable that is running now, to be executed again as a launcher.

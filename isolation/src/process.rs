@@ -38,6 +38,15 @@ impl Process {
         })
     }
 
+    /// The process that has this number now, if it is a child of this one.
+    pub(crate) fn of_child(pid: i32, parent: u32) -> Option<Self> {
+        let stat = Stat::read(pid).ok()?;
+        (i64::from(stat.parent) == i64::from(parent)).then_some(Self {
+            pid,
+            start_ticks: stat.start_ticks,
+        })
+    }
+
     /// When it started. Rounded up to the next clock tick, so that no deadline that counts from it comes early.
     #[must_use]
     pub fn started_at(self) -> BootTime {
@@ -75,7 +84,10 @@ impl Process {
     }
 
     /// Kills it if it still lives, and waits for its end. True when it is gone.
-    pub(crate) fn kill(self, patience: Duration) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// If the host refuses to tell or to kill.
+    pub fn kill(self, patience: Duration) -> io::Result<bool> {
         let Some(handle) = self.open()? else {
             return Ok(true);
         };

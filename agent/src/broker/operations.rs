@@ -13,7 +13,7 @@ use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::unpack::{Format, Job, Owner, Rules};
 use argosy_isolation::{
-    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, service,
+    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, destroy, service, void,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -32,7 +32,7 @@ use crate::runner::host_ids::{self, HostIds};
 use crate::runner::launching::Launching;
 use crate::runner::plugged::Plugs;
 use crate::runner::roots::{self, Roots};
-use crate::runner::{HelperCommands, groups};
+use crate::runner::{HelperCommands, REMOVAL_PATIENCE, groups};
 use crate::sandbox;
 use crate::start::Host;
 
@@ -132,6 +132,21 @@ impl Operations {
                 Err(sentence(&error))
             }
         }
+    }
+
+    fn destroy(&self, name: ContainerName) -> Result<(), String> {
+        let folder = self.paths.container(name);
+        if folder.exists() && void(&folder).map_err(|error| sentence(&error))? {
+            let ended = self.launching.end_supervisor(&id(name), REMOVAL_PATIENCE);
+            if !ended
+                .map_err(|error| format!("the supervisor of {name} cannot be ended: {error}"))?
+            {
+                return Err(format!("the supervisor of {name} does not end"));
+            }
+        }
+        let group = self.group(name);
+        let path = group.as_ref().map(Group::path);
+        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| sentence(&error))
     }
 
     fn unpack(

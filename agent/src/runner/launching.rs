@@ -1,5 +1,6 @@
 //! The agent's launcher, started again whenever it is gone.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::unpack::{Job, Unpacking};
-use argosy_isolation::{Container, LaunchError, Launcher, Spec, Tree};
+use argosy_isolation::{Container, ContainerId, LaunchError, Launcher, Process, Spec, Tree};
 use tokio::time::MissedTickBehavior;
 
 use crate::broker::Broker;
@@ -34,6 +35,32 @@ pub(crate) struct Launching {
     launcher: Mutex<Option<Launcher>>,
     /// How many were replaced.
     replaced: AtomicU64,
+    /// A lock for the same reason, taken after that of the launcher.
+    supervisors: Mutex<Supervisors>,
+}
+
+/// The living supervisors of this launcher and of those before it, by their containers.
+#[derive(Default)]
+struct Supervisors {
+    of: BTreeMap<ContainerId, Process>,
+    /// Whether there are some that were not looked at.
+    is_grown: bool,
+}
+
+impl Supervisors {
+    fn note(&mut self, launcher: &mut Launcher) {
+        let made = launcher.supervisors();
+        self.is_grown |= !made.is_empty();
+        self.of.extend(made);
+    }
+
+    /// Forgets those that have ended, at a cost that follows the number of launches.
+    fn tidy(&mut self) {
+        if std::mem::take(&mut self.is_grown) {
+            self.of
+                .retain(|_, process| !matches!(process.open(), Ok(None)));
+        }
+    }
 }
 
 impl Launching {
@@ -44,6 +71,7 @@ impl Launching {
             tree,
             launcher: Mutex::new(Some(launcher)),
             replaced: AtomicU64::new(0),
+            supervisors: Mutex::default(),
         })
     }
 
@@ -82,11 +110,29 @@ impl Launching {
         // Whoever holds the lock sends a request, and notices by itself if that is not taken.
         if let Ok(mut present) = self.launcher.try_lock()
             && let Some(launcher) = present.as_mut()
-            && !launcher.is_responsive()
         {
-            self.replace(launcher);
+            if !launcher.is_responsive() {
+                self.replace(launcher);
+            }
+            let mut supervisors = self.supervisors();
+            supervisors.note(launcher);
+            supervisors.tidy();
         }
         self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Kills the supervisor of a container that it has not claimed, and never will: no file says which process it is.
+    /// Returns whether none is left, as far as launchers of this agent have told.
+    pub(crate) fn end_supervisor(
+        &self,
+        container: &ContainerId,
+        patience: Duration,
+    ) -> io::Result<bool> {
+        if let Some(launcher) = self.lock().as_mut() {
+            self.supervisors().note(launcher);
+        }
+        let supervisor = self.supervisors().of.get(container).copied();
+        supervisor.map_or(Ok(true), |supervisor| supervisor.kill(patience))
     }
 
     /// Ends it, for good.
@@ -114,6 +160,7 @@ impl Launching {
         let pid = launcher.pid();
         match self.command.spawn(self.tree.as_ref()) {
             Ok(fresh) => {
+                self.supervisors().note(launcher);
                 *launcher = fresh;
                 self.replaced.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(pid, "the launcher took no requests; another one is started");
@@ -127,6 +174,12 @@ impl Launching {
                 );
             }
         }
+    }
+
+    fn supervisors(&self) -> MutexGuard<'_, Supervisors> {
+        self.supervisors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Launcher>> {

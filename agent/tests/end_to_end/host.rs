@@ -14,6 +14,7 @@ use argosy_agent::{
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
 use argosy_frameworks::shell_executor::ShellExecutor;
+use argosy_isolation::crash;
 use argosy_proto::server::callers;
 use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -79,8 +80,33 @@ impl Host {
         master: SocketAddr,
         change: impl FnOnce(&mut Config),
     ) -> Agent {
+        self.agent_by(commands(), master, change).await
+    }
+
+    /// One whose launcher, or a supervisor that it has made, stops at this step, the first of them that comes to it.
+    pub(crate) async fn agent_that_hangs(&self, master: SocketAddr, step: &str) -> Agent {
+        let mut commands = commands();
+        let witness = self.witness().display().to_string();
+        let arguments = &mut commands.launcher.arguments;
+        arguments.extend([step.to_owned(), witness]);
+        self.agent_by(commands, master, |_| {}).await
+    }
+
+    /// Counts how often a step was passed.
+    pub(crate) fn witness(&self) -> PathBuf {
+        self.folder.path().join("witness")
+    }
+
+    async fn agent_by(
+        &self,
+        commands: HelperCommands,
+        master: SocketAddr,
+        change: impl FnOnce(&mut Config),
+    ) -> Agent {
         let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
-        let (mut config, parts) = configured(&self.directory(), master, end_tasks.clone()).await;
+        let (mut config, mut parts) =
+            configured(&self.directory(), master, end_tasks.clone()).await;
+        parts.ground = Ground::Machine(commands);
         change(&mut config);
         Agent {
             api: config.address.parse().unwrap(),
@@ -313,6 +339,14 @@ fn recorder() -> PrometheusHandle {
     RECORDER.get_or_init(made).clone()
 }
 
+/// Lets this process, which is a launcher, stop at a step if it was told one.
+pub(crate) fn arm_launcher() {
+    let mut arguments = std::env::args().skip(2);
+    if let Some((step, witness)) = arguments.next().zip(arguments.next()) {
+        crash::arm_stop(&step, 1, Path::new(&witness)).unwrap();
+    }
+}
+
 /// The whole life of an agent that is a process of its own: it ends by being killed.
 pub(crate) fn agent_process() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
@@ -321,7 +355,7 @@ pub(crate) fn agent_process() -> ExitCode {
     if let Some(step) = arguments.next() {
         let at = arguments.next().unwrap().parse().unwrap();
         let witness = PathBuf::from(arguments.next().unwrap());
-        argosy_isolation::crash::arm(&step, at, &witness).unwrap();
+        crash::arm(&step, at, &witness).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
     if argument.as_deref() == Some(host::LAUNCHER) {
+        host::arm_launcher();
         return match argosy_isolation::launcher::run_from_fd() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => panic!("{error}"),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use argosy_isolation::network::{self, cni::Added};
-use argosy_isolation::{Group, destroy, void};
+use argosy_isolation::void;
 use argosy_proto::v1;
 
 use super::super::request::{Reply, Request};
@@ -13,7 +13,7 @@ use super::{Operations, Performed};
 use crate::disk;
 use crate::error::sentence;
 use crate::executors::Place;
-use crate::runner::{REMOVAL_PATIENCE, roots, volumes};
+use crate::runner::{roots, volumes};
 use crate::sandbox;
 
 impl Operations {
@@ -46,12 +46,7 @@ impl Operations {
                     false => Ok(()),
                 })
             }
-            Request::Destroy(name) => {
-                let group = self.group(name);
-                let path = group.as_ref().map(Group::path);
-                let destroyed = destroy(&self.paths.container(name), path, REMOVAL_PATIENCE);
-                done(destroyed.map_err(|error| sentence(&error)))
-            }
+            Request::Destroy(name) => done(self.destroy(name)),
             Request::RemoveContainer(name) => done(
                 folders::remove(&self.paths.container(name)).map_err(|error| error.to_string()),
             ),

@@ -117,6 +117,7 @@ cases![
     stopped::the_next_agent_ends_a_task_whose_supervisor_is_stopped,
     stopped::a_stopped_launcher_is_replaced_and_its_tasks_run_on,
     stopped::an_agent_stops_although_its_launcher_is_stopped,
+    stopped::a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops,
     opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
     opt_outs::a_task_is_in_its_hosts_network_only_where_its_agent_allows_it,
     opt_outs::a_task_does_not_reach_the_api_of_its_agent,

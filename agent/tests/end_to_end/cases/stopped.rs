@@ -1,14 +1,21 @@
 //! Launchers and supervisors that are stopped (SIGSTOP): tasks start and end in spite of them, and so does the agent.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use argosy_isolation::crash;
 use argosy_proto::v1;
+use argosy_proto::v1::network::Mode;
+use argosy_testing::skip;
+use futures::future::join_all;
 use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
+use tokio::sync::Semaphore;
 
-use super::{runs, state};
+use super::crashes::groups;
+use super::{on_a_host_of_its_own, runs, state};
+use crate::audit::{Audit, Scope};
 use crate::host::{Agent, Host, content, launcher_of};
-use crate::master::{Link, Master, kill, shell};
+use crate::master::{Link, Master, PATIENCE, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
 
@@ -130,4 +137,108 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     finishes(&host, agent, &mut link, "t").await;
+}
+
+/// Steps of launchers and supervisors to which the life of a task that is killed does not come.
+const ELSEWHERE: [&str; 3] = [
+    "start.secrets-locked",
+    "start.owners-mapped",
+    "ending.refused",
+];
+
+/// Steps that supervisors take only for the next agent.
+const FOR_THE_NEXT: [&str; 3] = [
+    "supervisor.listening",
+    "supervisor.accepted",
+    "ending.control-removed",
+];
+
+fn is_of_helpers(step: &str) -> bool {
+    let rooms = ["launcher.", "supervisor.", "start.", "handoff.", "ending."];
+    rooms.iter().any(|room| step.starts_with(room)) && !ELSEWHERE.contains(&step)
+}
+
+pub(super) async fn a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops() {
+    if !crash::IS_ON {
+        return skip("this build cannot stop at a step");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    // Where no devices of others come and go.
+    on_a_host_of_its_own(stops_at_each_step).await;
+}
+
+/// How many agents start at a time: all of them share the threads of this program.
+const STARTING: usize = 3;
+/// In milliseconds, so that no agent leaves while others start on a busy host.
+const HEARTBEAT_MS: u64 = 20_000;
+
+/// Side by side: nearly all of the time is the agents' patience with what hangs. Those that take longest begin.
+async fn stops_at_each_step() {
+    let steps = crash::STEPS.iter().copied();
+    let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
+    steps.sort_by_key(|step| !FOR_THE_NEXT.contains(step));
+    let hosts: Vec<_> = steps.iter().map(|_| Host::new()).collect();
+    let folders = hosts.iter().map(|host| host.folder.path().to_owned());
+    let audit = Audit::begin(Scope {
+        folders: folders.collect(),
+        groups: hosts.iter().map(groups).collect(),
+        ..Scope::default()
+    });
+    let starting = Semaphore::new(STARTING);
+    let killed = steps.iter().zip(&hosts);
+    join_all(killed.map(|(step, host)| killed_at(step, host, &starting))).await;
+    audit.expect_nothing_left("after the stops");
+    print!("{} stops, ", steps.len());
+}
+
+/// One task: it is killed when it runs, or when what is to start it has stopped. What has stopped goes with it.
+async fn killed_at(step: &str, host: &Host, starting: &Semaphore) {
+    let started = starting.acquire().await.unwrap();
+    let mut master = Master::start().await;
+    let agent = host.agent_that_hangs(master.address, step).await;
+    let mut link = registered(&mut master).await;
+    let mut spec = shell("t", "sleep 1000");
+    if step != "start.network-entered" {
+        let mode = Some(Mode::None(v1::NoNetwork::default()));
+        let container = spec.container.get_or_insert_default();
+        container.network = Some(v1::Network { mode });
+    }
+    link.launch(1, spec).await;
+    tokio::select! {
+        () = stopped_at(step, host) => {}
+        _ = link.until("t", runs) => {}
+    }
+    let (agent, mut link) = match FOR_THE_NEXT.contains(&step) {
+        true => {
+            agent.stop().await;
+            let next = host.agent(master.address).await;
+            (next, registered(&mut master).await)
+        }
+        false => (agent, link),
+    };
+    link.order(2, kill("t", 0)).await;
+    drop(started);
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(state(last), v1::TaskState::Killed, "{step}: {}", last.text);
+    agent.is_clear().await;
+    agent.stop().await;
+    stopped_at(step, host).await;
+}
+
+async fn registered(master: &mut Master) -> Link {
+    let (mut link, hello) = master.link().await;
+    link.register_with(&hello, true, HEARTBEAT_MS).await;
+    link
+}
+
+/// Waits until somebody has passed the step.
+async fn stopped_at(step: &str, host: &Host) {
+    let deadline = Instant::now() + PATIENCE;
+    while crash::passes(&host.witness()).unwrap_or(0) == 0 {
+        assert!(Instant::now() < deadline, "nobody has passed {step}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -1,0 +1,130 @@
+//! The answers of a launcher, as its agent counts them: whether it goes on, and which processes it has made.
+
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, send};
+
+use crate::process::Process;
+use crate::spec::ContainerId;
+
+/// As the launcher. Never waits: an agent has few unanswered requests, so there is room unless the socket is closed.
+pub(super) fn answer(socket: Option<&UnixStream>, made: Option<i32>) {
+    if let Some(socket) = socket {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        // One that cannot be sent ends with the agent's hold on this process.
+        let _ = send(socket.as_raw_fd(), &written(made), flags);
+    }
+}
+
+/// The number of a process, or 0 if none could be made.
+fn written(pid: Option<i32>) -> [u8; size_of::<i32>()] {
+    pid.unwrap_or(0).to_le_bytes()
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// Requests without an answer: the containers that they are for, if they are launches.
+    awaited: VecDeque<Option<ContainerId>>,
+    /// Since when none of those was answered.
+    waiting_since: Instant,
+    /// What has come of the next answer.
+    partial: Vec<u8>,
+    supervisors: Vec<(ContainerId, Process)>,
+}
+
+impl Answers {
+    pub(super) fn new() -> Self {
+        Self {
+            awaited: VecDeque::new(),
+            waiting_since: Instant::now(),
+            partial: Vec::new(),
+            supervisors: Vec::new(),
+        }
+    }
+
+    /// One more request is sent.
+    pub(super) fn expect(&mut self, container: Option<ContainerId>) {
+        if self.awaited.is_empty() {
+            self.waiting_since = Instant::now();
+        }
+        self.awaited.push_back(container);
+    }
+
+    /// Whether none of those that are awaited has come for so long.
+    pub(super) fn are_late(&self, limit: Duration) -> bool {
+        !self.awaited.is_empty() && self.waiting_since.elapsed() >= limit
+    }
+
+    /// These bytes came from the launcher of this number.
+    pub(super) fn take(&mut self, bytes: &[u8], launcher: u32) {
+        self.waiting_since = Instant::now();
+        self.partial.extend(bytes);
+        while let Some((answer, rest)) = self.partial.split_first_chunk() {
+            let pid = i32::from_le_bytes(*answer);
+            self.partial = rest.to_vec();
+            let Some(Some(container)) = self.awaited.pop_front() else {
+                continue;
+            };
+            // One that has ended is no child of the launcher any more, whatever has its number.
+            let process = Process::of_child(pid, launcher);
+            self.supervisors
+                .extend(process.map(|process| (container, process)));
+        }
+    }
+
+    /// Supervisors that were made since this was called last.
+    pub(super) fn supervisors(&mut self) -> Vec<(ContainerId, Process)> {
+        std::mem::take(&mut self.supervisors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn child() -> Child {
+        Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    #[test]
+    fn each_answer_names_the_process_of_its_request_however_it_arrives() {
+        let id = |name: &str| ContainerId::new(name).unwrap();
+        let mut children = [child(), child()];
+        let [first, second] = [&children[0], &children[1]].map(|child| child.id() as i32);
+        let mut answers = Answers::new();
+        for container in [
+            Some(id("a")),
+            None,
+            Some(id("b")),
+            Some(id("c")),
+            Some(id("d")),
+        ] {
+            answers.expect(container);
+        }
+        // The second is for no container, the third could not be made, the fourth is a stranger's.
+        let all = [Some(first), Some(second), None, Some(1), Some(second)].map(written);
+        for part in all.concat().chunks(3) {
+            answers.take(part, std::process::id());
+        }
+        let made = answers.supervisors();
+        let pids: Vec<_> = made
+            .iter()
+            .map(|(id, made)| (id.clone(), made.pid))
+            .collect();
+        assert_eq!(pids, [(id("a"), first), (id("d"), second)]);
+        assert!(answers.supervisors().is_empty(), "told once");
+        assert!(!answers.are_late(Duration::ZERO), "all are answered");
+        answers.expect(None);
+        assert!(answers.are_late(Duration::ZERO));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
