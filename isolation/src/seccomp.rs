@@ -120,19 +120,14 @@ impl Filter {
     }
 
     /// That of a process which does for an agent what needs root: as for a command, without what executes and makes
-    /// processes and without sockets of networks, but with mounts, quotas, programs of control groups, and network namespaces.
+    /// processes and without accepting connections, but with mounts, quotas, programs of control groups, and network namespaces.
     pub(crate) fn of_brokers() -> Self {
         let is = |argument, value: i32| Test {
             argument,
             holds: Holds::Is(value as u32),
         };
+        // Of sockets it needs those of the internet, too: it binds one to see whether a port of the host is free.
         let mut conditions = Vec::from(conditions());
-        for (call, alternatives) in &mut conditions {
-            if *call == libc::SYS_socket {
-                let routes = vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_ROUTE)];
-                *alternatives = vec![vec![is(0, libc::AF_UNIX)], routes];
-            }
-        }
         // No other namespaces than those of networks are made or entered.
         conditions.push((libc::SYS_unshare, vec![vec![is(0, libc::CLONE_NEWNET)]]));
         conditions.push((libc::SYS_setns, vec![vec![is(1, libc::CLONE_NEWNET)]]));
