@@ -97,6 +97,9 @@ impl Leader {
                     let accept = accept.clone();
                     call.action = CallAction::Accept(Accept { offers, ..accept });
                 }
+                Err(why @ (Rejection::OfferUsed(_) | Rejection::OfferExpired(_))) => {
+                    return self.refuse_once_confirmed(request, why);
+                }
                 Err(why) => return self.answer(request, refused(&why)),
             }
         }
@@ -116,6 +119,22 @@ impl Leader {
         };
         let serial = self.propose(Command::Call(call), Route::Call(Box::new(pending)));
         self.pending_calls.insert(key, serial);
+    }
+
+    /// Refuses a call for what only the book and the clock of this leader say. If another master leads by now, the call may
+    /// have been answered there. So the refusal waits for an entry, which a replaced leader cannot commit.
+    fn refuse_once_confirmed(&mut self, request: RequestId, why: Rejection) {
+        self.propose(Command::Tick, Route::Refusal(request, why));
+    }
+
+    pub(super) fn refusal_confirmed(
+        &mut self,
+        request: RequestId,
+        why: Rejection,
+        outcome: Outcome,
+    ) {
+        let why = outcome.err().unwrap_or(why);
+        self.answer(request, refused(&why));
     }
 
     /// One of an earlier reign that was never adopted is not in the book: `apply` judges it.

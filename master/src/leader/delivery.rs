@@ -163,7 +163,8 @@ impl Leader {
         self.pump_updates(registry, link);
     }
 
-    /// Answers at once from the registry. UNKNOWN is a promise, so it waits for a commit.
+    /// Answers at once from the registry. UNKNOWN is a promise, so it waits for a commit. So does a refusal: a leader that was
+    /// replaced without knowing it may not know the framework, or its newest session.
     pub(super) fn reconcile(
         &mut self,
         registry: &Registry,
@@ -171,14 +172,6 @@ impl Leader {
         request: RequestId,
         reconcile: Reconcile,
     ) {
-        let Some(framework) = registry.framework(reconcile.framework) else {
-            let why = argosy_state::command::Rejection::UnknownFramework(reconcile.framework);
-            return self.answer(request, refused(&why));
-        };
-        if framework.session != reconcile.session {
-            let why = argosy_state::command::Rejection::Superseded(reconcile.framework);
-            return self.answer(request, refused(&why));
-        }
         let is_known = |task: &TaskId| {
             let key = TaskKey {
                 framework: reconcile.framework,
@@ -195,10 +188,13 @@ impl Leader {
             let code = "invalid";
             return self.answer(request, Answer::Refused { code, message });
         }
-        if reconcile.tasks.iter().all(is_known)
-            || framework.low_water >= reconcile.next_number
-            || bugs::is_on(Bug::UnknownTooEarly)
-        {
+        let framework = registry.framework(reconcile.framework);
+        let current = framework.filter(|framework| framework.session == reconcile.session);
+        if current.is_some_and(|framework| {
+            reconcile.tasks.iter().all(is_known)
+                || framework.low_water >= reconcile.next_number
+                || bugs::is_on(Bug::UnknownTooEarly)
+        }) {
             return self.answer(request, statuses(registry, now, &reconcile));
         }
         let raise = RaiseLowWater {

@@ -67,11 +67,8 @@ impl Leader {
         let known = named.or_else(|| {
             registry.framework_by_session(&subscription.info.principal, subscription.session)
         });
+        // One without a record may be newer than what this leader knows, if another one leads by now: the entry decides.
         let framework = known.and_then(|id| registry.framework(id));
-        if let (Some(id), None) = (known, framework) {
-            let text = Rejection::UnknownFramework(id).to_string();
-            return self.end_stream(link, "removed", &text);
-        }
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
                 && framework.connection == Connection::Connected

@@ -66,6 +66,8 @@ enum Route {
     MassLoss { hand_over: bool },
     /// Callers wait, with the offers that the call takes.
     Call(Box<calls::PendingCall>),
+    /// A caller waits to be refused.
+    Refusal(RequestId, Rejection),
     /// A scheduler waits for its acknowledgements to be stored.
     Acknowledge(RequestId, argosy_state::command::Acknowledge),
     /// A scheduler waits for a truthful UNKNOWN.
@@ -293,6 +295,7 @@ impl Leader {
             Route::MassLoss { hand_over } => self.mass_loss_recorded(hand_over),
             Route::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),
             Route::Call(pending) => self.called(registry, now, *pending, outcome),
+            Route::Refusal(request, why) => self.refusal_confirmed(request, why, outcome),
             Route::Acknowledge(request, acknowledge) => {
                 self.acknowledged(registry, request, &acknowledge, outcome)
             }

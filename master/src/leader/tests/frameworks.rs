@@ -185,6 +185,23 @@ fn a_framework_that_was_removed_is_told_so_and_never_comes_back() {
 }
 
 #[test]
+fn a_framework_that_a_replaced_leader_does_not_know_is_not_told_that_it_was_removed() {
+    let mut world = World::new();
+    world.slow_log();
+    // Registered under the next leader, and back at this one, which has not learned of either.
+    let mut subscription = new_framework(7, framework_info("web"));
+    subscription.framework = Some(FrameworkId(9));
+    let link = world.link();
+    world.subscribe_with(link, subscription);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-1 <- error removed: no framework-9 in this cluster: it was removed, or never was
+        link-1 closed
+    "#]]);
+}
+
+#[test]
 fn a_framework_of_another_cluster_is_refused() {
     let mut world = World::new();
     let mut subscription = new_framework(7, framework_info("web"));

@@ -335,8 +335,9 @@ fn a_launch_on_its_way_is_never_missing() {
 }
 
 #[test]
-fn questions_of_strangers_are_refused() {
+fn questions_of_strangers_are_refused_by_an_entry() {
     let mut world = World::with_offer();
+    world.slow_log();
     for (framework, session) in [(FrameworkId(9), 1), (FRAMEWORK, 9)] {
         let request = world.request();
         let reconcile = crate::leader::Reconcile {
@@ -348,6 +349,9 @@ fn questions_of_strangers_are_refused() {
         };
         world.feed(Input::Reconcile { request, reconcile });
     }
+    // Another leader may know them.
+    world.expect_silence();
+    world.commit();
     world.expect(&expect![[r#"
         call-1: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
         call-2: refused superseded: another scheduler has taken over framework-1
