@@ -5,7 +5,7 @@
 //! ```
 //! A filter is inherited by whatever its process executes, and containers could then be refused what they may do now. The
 //! spawner is a copy of the broker from before the filter. It executes the programs that it was started with and no others,
-//! and ends with the broker. A process without a spawner executes programs itself ([`crate::child`]).
+//! and ends with the broker. A process without a spawner executes programs itself (`child`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
