@@ -42,7 +42,7 @@ impl Agents for Services {
                 let mut client =
                     AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);
                 let (messages, unreadable) = readable(request.into_inner());
-                let opened = client.connect(forwarded(paced(messages)));
+                let opened = async move { client.connect(forwarded(paced(messages))).await };
                 let stream = self.hop(opened, &address, lease).await?;
                 let mut response: Response<ToAgents> = Response::new(unreadable.after(stream));
                 name_leader(response.metadata_mut(), &address);

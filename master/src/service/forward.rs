@@ -25,8 +25,10 @@ const FORWARDED: &str = "argosy-forwarded";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
 
-/// How long the leader may take to open a stream; whoever wants it is sent there then.
+/// How long the leader may take to open a stream. Later the client is sent to the leader.
 const OPENING: Duration = Duration::from_secs(1);
+/// How long the leader may take at least to answer a forwarded call, whatever the client's own deadline is.
+const ANSWERING: Duration = LONGEST_WAIT;
 /// What the leader says on a stream, passed on.
 pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -62,8 +64,9 @@ impl Services {
         remote: impl FnOnce(Channel, Request<Q>) -> Remote,
     ) -> Result<Response<A>, Status>
     where
+        A: Send + 'static,
         Local: Future<Output = Result<A, Status>>,
-        Remote: Future<Output = Result<Response<A>, Status>>,
+        Remote: Future<Output = Result<Response<A>, Status>> + Send + 'static,
     {
         match self.place(request.metadata(), Use::Calls).await? {
             Place::Here => {
@@ -72,18 +75,19 @@ impl Services {
                 Ok(response)
             }
             Place::There(lease, address) => {
-                let rest = deadline(request.metadata()).saturating_duration_since(Instant::now());
+                let deadline = deadline(request.metadata());
+                let rest = deadline.saturating_duration_since(Instant::now());
                 let mut forwarded = forwarded(request.into_inner());
-                forwarded.set_timeout(rest);
-                let response = tokio::select! {
-                    response = remote(lease.channel(), forwarded) => response,
-                    () = self.superseded(&address) => {
-                        return Err(unavailable(&format!(
-                            "the leader at {address} was replaced before it answered: the outcome of a call is unknown, repeat it with the same number"
-                        )));
-                    }
-                };
-                let mut response = response.map_err(|status| lost(status, &address))?;
+                forwarded.set_timeout(rest.max(ANSWERING));
+                let answered = remote(lease.channel(), forwarded);
+                let office = self.desk.office.clone();
+                let answered = asked(lease, office, address.clone(), answered);
+                let response = tokio::time::timeout_at(deadline, answered).await;
+                let mut response = response.unwrap_or_else(|_| {
+                    Err(unavailable(&format!(
+                        "the leader at {address} did not answer in time: the outcome of a call is unknown, repeat it with the same number"
+                    )))
+                })?;
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -94,24 +98,44 @@ impl Services {
     /// back when it ends.
     pub(crate) async fn hop<T: Send + 'static>(
         &self,
-        opened: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+        opened: impl Future<Output = Result<Response<Streaming<T>>, Status>> + Send + 'static,
         address: &str,
         lease: Lease,
     ) -> Result<Passed<T>, Status> {
-        let opened = async {
+        let held = Arc::new(lease);
+        let holding = Arc::clone(&held);
+        let opened = async move {
             let stream = opened.await?.into_inner();
             Ok(stream.inspect(move |_| {
-                let _held = &lease;
+                let _held = &holding;
             }))
         };
-        hop(self.desk.office.clone(), opened, address).await
+        let office = self.desk.office.clone();
+        let opened = asked(held, office.clone(), address.to_owned(), opened);
+        hop(office, opened, address).await
     }
+}
 
-    /// Until another master leads: one that is frozen or cut off would let the call wait for its whole
-    /// deadline.
-    async fn superseded(&self, address: &str) {
-        superseded(self.desk.office.clone(), address).await;
-    }
+/// The leader's answer, or that it was replaced before it answered. The question stays until then, and keeps its place on the
+/// connection, although the client may be gone: a server ends a connection of which many streams are reset before it has
+/// looked at them, and this one is shared with other clients.
+async fn asked<T: Send + 'static>(
+    place: impl Send + 'static,
+    office: watch::Receiver<Office>,
+    address: String,
+    answered: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<T, Status> {
+    let task = tokio::spawn(async move {
+        let _place = place;
+        tokio::select! {
+            answer = answered => answer.map_err(|status| lost(status, &address)),
+            () = superseded(office, &address) => Err(unavailable(&format!(
+                "the leader at {address} was replaced before it answered: the outcome of a call is unknown, repeat it with the same number"
+            ))),
+        }
+    });
+    task.await
+        .unwrap_or_else(|why| Err(Status::internal(format!("a forwarded call failed: {why}"))))
 }
 
 /// What the leader says on a stream once it has opened it, which it must within [`OPENING`]. The stream ends with
@@ -121,19 +145,15 @@ async fn hop<T: Send + 'static>(
     opened: impl Future<Output = Result<impl Stream<Item = Result<T, Status>> + Send + 'static, Status>>,
     address: &str,
 ) -> Result<Passed<T>, Status> {
-    let stream = tokio::select! {
-        opened = tokio::time::timeout(OPENING, opened) => match opened {
-            Ok(opened) => opened.map_err(|status| lost(status, address))?,
-            Err(_) => {
-                let mut status = unavailable(&format!("the leader at {address} does not answer this master"));
-                name_leader(status.metadata_mut(), address);
-                return Err(status);
-            }
-        },
-        () = superseded(office.clone(), address) => {
-            return Err(unavailable(&format!("the leader at {address} was replaced before it answered")));
-        }
-    };
+    let stream = tokio::time::timeout(OPENING, opened)
+        .await
+        .unwrap_or_else(|_| {
+            let mut status = unavailable(&format!(
+                "the leader at {address} does not answer this master"
+            ));
+            name_leader(status.metadata_mut(), address);
+            Err(status)
+        })?;
     let leader = address.to_owned();
     let stream = stream.map(move |message| message.map_err(|status| lost(status, &leader)));
     let leader = address.to_owned();
@@ -191,6 +211,7 @@ impl Unreadable {
     }
 }
 
+/// Until another master leads: one that is frozen or cut off would let the call wait for its whole deadline.
 async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
     let moved = office.wait_for(|office| {
         office.here
@@ -280,6 +301,8 @@ fn timeout(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -328,11 +351,23 @@ mod tests {
         assert_eq!(last.code(), tonic::Code::Unavailable);
         assert!(passed.next().await.is_none());
         let never = std::future::pending::<Result<Said, Status>>();
-        let status = hop(seen, never, "a:1")
-            .await
-            .err()
-            .expect("nothing was opened");
+        let status = asked((), seen, "a:1".to_owned(), never).await.err();
+        let status = status.expect("nothing was opened");
         assert!(status.message().contains("was replaced"), "{status}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_its_client_gives_up_keeps_its_place_until_the_leader_answers() {
+        let (_office, seen) = watch::channel(led_by("a:1"));
+        let place = Arc::new(());
+        let answers = tokio::time::sleep(Duration::from_secs(3)).map(Ok);
+        let call = asked(Arc::clone(&place), seen, "a:1".to_owned(), answers);
+        tokio::time::timeout(Duration::from_secs(1), call)
+            .await
+            .expect_err("it takes three seconds");
+        assert_eq!(Arc::strong_count(&place), 2);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(Arc::strong_count(&place), 1);
     }
 
     #[tokio::test]

@@ -84,7 +84,8 @@ impl Operator for Services {
                 let room = Arc::new(Semaphore::new(BATCHES));
                 let given_back = Arc::clone(&room);
                 let mut client = client(lease.channel());
-                let opened = client.write(forwarded(taking_room(batches, room)));
+                let batches = forwarded(taking_room(batches, room));
+                let opened = async move { client.write(batches).await };
                 let replies = self.hop(opened, &address, lease).await?;
                 let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();
                 Ok(Response::new(unreadable.after(replies)))

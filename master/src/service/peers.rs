@@ -31,8 +31,10 @@ pub(crate) enum Use {
 
 /// How the connections for one use are shaped.
 struct Shape {
-    /// Users of one connection.
+    /// Users of one connection, as long as there may be more connections.
     shared_by: usize,
+    /// Users of one connection at most.
+    most: usize,
     /// Connections to one master.
     connections: usize,
     stream_window: u32,
@@ -44,12 +46,14 @@ impl Use {
         match self {
             Self::Calls => Shape {
                 shared_by: 100,
+                most: 400,
                 connections: 16,
                 stream_window: 1 << 20,
                 connection_window: 128 << 20,
             },
             Self::Streams => Shape {
                 shared_by: 64,
+                most: 64,
                 connections: 256,
                 stream_window: 128 << 10,
                 connection_window: 1 << 30,
@@ -110,7 +114,7 @@ impl Peers {
     }
 
     /// A place on a connection to the master at `address`. Calls beyond what the connections are meant for share
-    /// them further and wait; streams are refused, because they do not end.
+    /// them further and wait, up to a bound; streams are refused, because they do not end.
     pub(crate) fn lease(&self, address: &str, kind: Use) -> Result<Lease, Status> {
         let shape = kind.shape();
         let mut all = self.shared.lock().expect("no holder of the lock panics");
@@ -141,17 +145,19 @@ impl Peers {
             return Ok(lease);
         }
         let least_used = shared.iter().min_by_key(|one| one.users());
-        match (kind, least_used) {
-            (Use::Calls, Some(least_used)) => Ok(least_used.lease()),
-            (Use::Calls | Use::Streams, _) => {
-                let mut status = unavailable(&format!(
-                    "this master forwards {} streams to the leader, which is as many as it can: connect to the leader at {address}",
-                    shape.shared_by * shape.connections
-                ));
-                name_leader(status.metadata_mut(), address);
-                Err(status)
-            }
+        if let Some(with_room) = least_used.filter(|one| one.users() < shape.most) {
+            return Ok(with_room.lease());
         }
+        let mut status = unavailable(&format!(
+            "this master forwards {} {} to the leader, which is as many as it can: connect to the leader at {address}",
+            shape.most * shape.connections,
+            match kind {
+                Use::Calls => "calls",
+                Use::Streams => "streams",
+            }
+        ));
+        name_leader(status.metadata_mut(), address);
+        Err(status)
     }
 
     fn channel(&self, address: &str, shape: &Shape) -> Result<Channel, Status> {
@@ -234,14 +240,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_beyond_the_bound_share_further() {
+    async fn calls_beyond_the_bound_share_further_until_all_connections_are_full() {
         let peers = Peers::new(Dialer::tcp());
         let shape = Use::Calls.shape();
-        let leases: Vec<_> = (0..shape.shared_by * shape.connections + 10)
+        let leases: Vec<_> = (0..shape.most * shape.connections)
             .map(|_| peers.lease("a:1", Use::Calls).unwrap())
             .collect();
         assert_eq!(connections(&peers, "a:1", Use::Calls), shape.connections);
+        let full = peers.lease("a:1", Use::Calls).err().expect("all are full");
+        assert!(full.message().contains("6400 calls"), "{full}");
         drop(leases);
+        peers.lease("a:1", Use::Calls).unwrap();
     }
 
     /// As a host behind a cut: the connection stands, and nobody reads it.

@@ -62,7 +62,8 @@ impl Scheduler for Services {
             }
             Place::There(lease, address) => {
                 let mut client = client(lease.channel());
-                let opened = client.subscribe(forwarded(request.into_inner()));
+                let request = forwarded(request.into_inner());
+                let opened = async move { client.subscribe(request).await };
                 let stream = self.hop(opened, &address, lease).await?;
                 let mut response: Response<Events> = Response::new(stream);
                 name_leader(response.metadata_mut(), &address);

@@ -131,3 +131,61 @@ async fn hundreds_of_streams_and_their_calls_go_through_one_follower() {
     }
     panic!("no leader stays in office");
 }
+
+/// Opens streams and calls at a follower and drops them at once: from several connections, many at the same moment, at all
+/// moments from before they are sent to after they are answered.
+async fn opened_and_dropped(follower: &str, tries: u64) {
+    const AT_ONCE: u64 = 40;
+    let clients = (0..8).map(|client| async move {
+        for at in 0..tries {
+            let shared = channel(follower);
+            let first = 10_000 + (client * tries + at) * AT_ONCE;
+            let streams = (0..AT_ONCE).map(|more| subscribed(shared.clone(), first + more));
+            let calls = (0..AT_ONCE).map(|_| {
+                let mut operator = OperatorClient::new(shared.clone());
+                async move { operator.list_agents(v1::ListRequest::default()).await }
+            });
+            let patience = Duration::from_micros(500 * (at % 40));
+            let _ = timeout(patience, async {
+                tokio::join!(join_all(streams), join_all(calls))
+            })
+            .await;
+        }
+    });
+    join_all(clients).await;
+}
+
+/// A server ends a connection whose peer resets too many streams. Masters share connections among their clients, so one
+/// client that resets its streams may not count against the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_a_client_opens_and_drops_end_no_stream_of_another_client() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    for _ in 0..5 {
+        let (leader, _) = masters.leader().await;
+        let epoch = masters.epoch().await;
+        let follower = &masters.api[(leader + 1) % 3];
+        let mut streams = Vec::new();
+        for session in 1..=20 {
+            streams.push(subscribed(channel(follower), session).await);
+        }
+        let listening = async {
+            let streams = streams.iter_mut().filter_map(|stream| stream.as_mut().ok());
+            join_all(streams.map(|stream| heartbeats(stream, 4))).await
+        };
+        let (heard, ()) = tokio::join!(listening, opened_and_dropped(follower, 80));
+        let broken: Vec<_> = heard
+            .iter()
+            .filter_map(|heard| heard.as_ref().err())
+            .collect();
+        if heard.len() == streams.len() && broken.is_empty() {
+            return masters.end().await;
+        }
+        if epoch == masters.epoch().await {
+            panic!(
+                "of 20 streams {} are left: {broken:?}",
+                heard.len() - broken.len()
+            );
+        }
+    }
+    panic!("no leader stays in office");
+}
