@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use argosy_content::fetcher::FetchAllow;
+use argosy_content::images::InsecureRegistry;
 use argosy_proto::CLUSTER_PORTS;
 
 use crate::broker::{Broker, ClosedReach};
@@ -40,6 +41,8 @@ pub(crate) struct Reach {
     allowed: BTreeSet<TaskAllow>,
     /// What `--fetch-allow` says: the service itself judges addresses by it, this is the wall behind that.
     fetch_allow: Vec<FetchAllow>,
+    /// What `--insecure-registry` says.
+    registries: Vec<InsecureRegistry>,
     ports: BTreeSet<u16>,
 }
 
@@ -54,6 +57,7 @@ impl Reach {
         Self {
             broker,
             fetch_allow: config.fetch_allow.clone(),
+            registries: config.images.insecure_registries.clone(),
             allowed: config.task_allow.iter().copied().collect(),
             ports,
         }
@@ -92,8 +96,10 @@ impl Reach {
     /// A port that the operator opens is open at every address here, and a network opens all: programs that knew
     /// addresses, too, would say again what the service says.
     pub(crate) fn closed_to_content(&self) -> ClosedReach {
+        let registries = || self.registries.iter().map(InsecureRegistry::server);
         let is_open = |port: &u16| {
-            self.fetch_allow.iter().any(|allow| match allow {
+            let mut allowed = self.fetch_allow.iter().chain(registries());
+            allowed.any(|allow| match allow {
                 FetchAllow::Network { .. } => true,
                 FetchAllow::Server { port: open, .. } => open == port,
             })
@@ -105,7 +111,8 @@ impl Reach {
                 .copied()
                 .filter(|port| !is_open(port))
                 .collect(),
-            metadata: self.fetch_allow.is_empty(),
+            // Most registries are elsewhere: one of them opens nothing that it does not need.
+            metadata: self.fetch_allow.is_empty() && !registries().any(FetchAllow::is_at_metadata),
         }
     }
 }
@@ -158,6 +165,13 @@ mod tests {
         assert_eq!(closed(&config), (rest, false));
         config.fetch_allow = vec!["10.0.0.0/8".parse().unwrap()];
         assert_eq!(closed(&config), (Vec::new(), false));
+        config.fetch_allow = Vec::new();
+        let listing = |text: &str| vec![text.parse().unwrap()];
+        config.images.insecure_registries = listing("registry.example:6050");
+        let rest = vec![5_050, 5_051, 5_052, 6_051, 7_051];
+        assert_eq!(closed(&config), (rest, true));
+        config.images.insecure_registries = listing("169.254.1.1:5000");
+        assert!(!closed(&config).1);
     }
 
     #[test]

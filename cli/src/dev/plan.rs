@@ -219,6 +219,9 @@ fn agent_line(
     for server in &arguments.fetch_allow {
         flags.push(("--fetch-allow", server.clone()));
     }
+    for registry in &arguments.insecure_registries {
+        flags.push(("--insecure-registry", registry.clone()));
+    }
     for open in &arguments.task_allow {
         flags.push(("--task-allow", open.clone()));
     }
@@ -299,32 +302,36 @@ pub(super) mod tests {
         assert!(!planned(&["--base", "127.78.0.1"]).is_default());
     }
 
+    const FLAGS: &[&str] = &[
+        "--size",
+        "1x1",
+        "--host-path",
+        "/srv",
+        "--fetch-dir",
+        "/srv/files",
+        "--fetch-allow",
+        "127.77.0.0/16",
+        "--insecure-registry",
+        "127.0.0.1:5000",
+        "--task-allow",
+        "5050",
+        "--allow-host",
+        "Dev.example.",
+        "--allow-files",
+        "--api-user",
+        "1001",
+        "--timing",
+        "testing",
+        "--isolation",
+        "processes",
+        "--allow-capabilities",
+        "CHOWN",
+        "--allow-new-privileges",
+    ];
+
     #[test]
     fn recorded_command_lines_start_the_member_again() {
-        let plan = planned(&[
-            "--size",
-            "1x1",
-            "--host-path",
-            "/srv",
-            "--fetch-dir",
-            "/srv/files",
-            "--fetch-allow",
-            "127.77.0.0/16",
-            "--task-allow",
-            "5050",
-            "--allow-host",
-            "Dev.example.",
-            "--allow-files",
-            "--api-user",
-            "1001",
-            "--timing",
-            "testing",
-            "--isolation",
-            "processes",
-            "--allow-capabilities",
-            "CHOWN",
-            "--allow-new-privileges",
-        ]);
+        let plan = planned(FLAGS);
         for member in &plan.members {
             let bound = member.argv.iter().chain(&member.bound);
             for line in [member.argv.iter().collect::<Vec<_>>(), bound.collect()] {
@@ -353,6 +360,8 @@ pub(super) mod tests {
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
                         assert_eq!(start.fetch_dirs, [PathBuf::from("/srv/files")]);
                         assert_eq!(start.fetch_allow, ["127.77.0.0/16".parse().unwrap()]);
+                        let registry = "127.0.0.1:5000".parse().unwrap();
+                        assert_eq!(start.insecure_registries, [registry]);
                         assert_eq!(start.task_allow, [TaskAllow::Port(5_050)]);
                         assert_eq!(start.allow_hosts, ["dev.example"]);
                         assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_agent::images::{InsecureRegistry, InvalidRegistry};
 use argosy_agent::{FetchAllow, TaskAllow};
 use clap::Args;
 
@@ -45,6 +46,9 @@ pub(crate) struct Dev {
     /// Tasks may fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT, also on loopback; may be repeated
     #[arg(long = "fetch-allow", value_name = "SERVER", value_parser = allowed)]
     pub(crate) fetch_allow: Vec<String>,
+    /// Registry HOST[:PORT] that is asked for images without TLS, also on loopback; may be repeated
+    #[arg(long = "insecure-registry", value_name = "SERVER", value_parser = registry)]
+    pub(crate) insecure_registries: Vec<String>,
     /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
     #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = reached)]
     pub(crate) task_allow: Vec<String>,
@@ -87,6 +91,11 @@ fn loopback(text: &str) -> Result<Ipv4Addr, String> {
 /// As it is written, for the agents' command lines.
 fn allowed(text: &str) -> Result<String, String> {
     let parsed: Result<FetchAllow, _> = text.parse();
+    parsed.map(|_| text.to_owned())
+}
+
+fn registry(text: &str) -> Result<String, InvalidRegistry> {
+    let parsed: Result<InsecureRegistry, _> = text.parse();
     parsed.map(|_| text.to_owned())
 }
 

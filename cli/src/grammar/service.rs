@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_agent::images::InsecureRegistry;
 use argosy_agent::{FetchAllow, TaskAllow, TaskSubnet6};
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
@@ -318,14 +319,15 @@ pub(crate) struct AgentStart {
     /// as its disk) or detect (copy where the host makes no overlays for containers)
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_ROOTS", value_name = "HOW", value_enum, default_value_t = ImageRootsName::Detect, hide_possible_values = true)]
     pub(crate) image_roots: ImageRootsName,
-    /// Registry that is spoken to without TLS; may be repeated
+    /// Registry that is asked without TLS, also on this host's loopback and at link-local and metadata addresses, where
+    /// others are not asked; may be repeated
     #[arg(
         long = "insecure-registry",
         env = "ARGOSY_AGENT_INSECURE_REGISTRIES",
         value_delimiter = ',',
         value_name = "HOST[:PORT]"
     )]
-    pub(crate) insecure_registries: Vec<String>,
+    pub(crate) insecure_registries: Vec<InsecureRegistry>,
     /// Tasks may take images from layouts and archives below this directory; may be repeated
     #[arg(
         long = "image-folder",

@@ -280,7 +280,11 @@ fn at_a_site(
         let mut site = Site {
             registry: Registry::start(folder.path()),
             layers,
-            cluster: Cluster::start(number, "1x1", &[&resources[..], allowed].concat()),
+            cluster: Cluster::start(
+                number,
+                "1x1",
+                &[&resources[..], &registry::LISTED, allowed].concat(),
+            ),
             _folder: folder,
         };
         body(&mut site);

@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 use crate::cluster::wait_for;
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
+/// Where it is, and the flag of clusters that pull from it.
+const ADDRESS: &str = "127.0.0.1:5000";
+pub(crate) const LISTED: [&str; 2] = ["--insecure-registry", ADDRESS];
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
@@ -89,7 +92,7 @@ impl Registry {
     pub(crate) fn start(folder: &Path) -> Self {
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: \
-             127.0.0.1:5000\n",
+             {ADDRESS}\n",
             folder.join("data").display()
         );
         let file = folder.join("config.yml");
@@ -101,15 +104,13 @@ impl Registry {
             child: command.spawn().unwrap(),
             folder: folder.to_owned(),
         };
-        wait_for("the registry", || {
-            TcpStream::connect("127.0.0.1:5000").is_ok()
-        });
+        wait_for("the registry", || TcpStream::connect(ADDRESS).is_ok());
         registry
     }
 
     /// The image in it, as its name. Blobs first, the manifest under its tag last.
     pub(crate) fn push(&self, repository: &str, blobs: &[Vec<u8>]) -> String {
-        let base = format!("http://127.0.0.1:5000/v2/{repository}");
+        let base = format!("http://{ADDRESS}/v2/{repository}");
         let (manifest, rest) = blobs.split_last().unwrap();
         let put = |url: &str, kind: &str, bytes: &[u8]| {
             let file = self.folder.join("upload");
@@ -138,7 +139,7 @@ impl Registry {
             put(&url, "application/octet-stream", blob);
         }
         put(&format!("{base}/manifests/1"), MANIFEST, manifest);
-        format!("127.0.0.1:5000/{repository}:1")
+        format!("{ADDRESS}/{repository}:1")
     }
 }
 

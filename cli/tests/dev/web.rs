@@ -159,7 +159,7 @@ fn serve(image: &str, folder: &Path) {
     let mut cluster = Cluster::start_with(
         20,
         "1x1",
-        &resources,
+        &[resources, registry::LISTED].concat(),
         &[("ARGOSY_AGENT_IMAGE_FOLDERS", folders)],
     );
     let run = |more: &[&str]| {

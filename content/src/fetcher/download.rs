@@ -8,9 +8,8 @@ use argosy_proto::uri::ShownUri;
 use tokio::fs::File;
 use tokio::sync::watch;
 
-use super::containers::Containers;
 use super::error::FetchError;
-use super::reach::{Policy, Reach};
+use super::reach::{Policy, Purpose, Reach};
 use super::sink::{Sink, Wanted};
 use super::web::Web;
 use super::{FetchSettings, Progress};
@@ -34,7 +33,8 @@ pub(crate) struct Downloads {
     pub(super) stall_limit: Duration,
 }
 
-pub(super) fn client() -> reqwest::ClientBuilder {
+/// How all servers are asked.
+pub(crate) fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .connect_timeout(CONNECT_LIMIT)
         .no_proxy()
@@ -50,15 +50,9 @@ impl Downloads {
         client: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
         settings: &FetchSettings,
     ) -> io::Result<Self> {
-        let policy = Policy {
-            allow: settings.allow.clone(),
-            masters: settings.masters.clone(),
-            api: settings.api.clone(),
-            api_port: settings.api_port,
-            containers: Containers::open(settings.task_subnets)?,
-        };
+        let lost = "https:// cannot be fetched on this host";
         Ok(Self {
-            web: Web::new(client, policy),
+            web: Web::new(client, Policy::new(Purpose::Files, settings)?, lost),
             limit_bytes: settings.limit_bytes,
             retry_for: RETRY_FOR,
             stall_limit: STALL_LIMIT,

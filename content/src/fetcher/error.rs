@@ -64,11 +64,11 @@ impl FetchError {
     /// Why there is no answer, or none to its end.
     pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
         let shown = ShownUri::of(uri);
+        if let Some(refusal) = Refusal::behind(&source) {
+            return Self::refused(uri, refusal);
+        }
         let mut cause = std::error::Error::source(&source);
         while let Some(error) = cause {
-            if let Some(refusal) = error.downcast_ref::<Refusal>() {
-                return Self::refused(uri, refusal.clone());
-            }
             let words = error.to_string();
             if words.starts_with(DISTRUST) {
                 return Self::Untrusted {

@@ -31,13 +31,15 @@ use tokio::sync::watch;
 use crate::service::Service;
 pub use cache::Cache;
 pub use containers::TaskSubnets;
-pub(crate) use download::Downloads;
+pub(crate) use download::{Downloads, client};
 pub use error::FetchError;
 use local::Reader;
 use origin::{Downloading, Origin, Rights, is_of_the_web};
 pub use progress::{Progress, TELL_EVERY, tell};
-pub use reach::{FetchAllow, Reach};
+pub use reach::{FetchAllow, Reach, Refusal};
+pub(crate) use reach::{Policy, Purpose};
 pub(crate) use sink::Wanted;
+pub(crate) use web::{NotAsked, Web, redirection};
 
 /// Takes archives apart that nobody trusts.
 pub trait Extractor: Send + Sync {

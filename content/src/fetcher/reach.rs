@@ -1,9 +1,11 @@
-//! Which servers tasks may fetch from. The agent fetches from its host's network, so a task must not name addresses that
-//! only the host may reach.
+//! Which servers are asked for the files and images that tasks name. The agent asks from its host's network, so a task must
+//! not name addresses that only the host may reach.
 //!
 //! Addresses are judged after names are resolved, and a connection goes to the addresses that were judged.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use argosy_proto::CLUSTER_PORTS;
 
+use super::FetchSettings;
 use super::containers::Containers;
 
 /// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
@@ -82,9 +85,26 @@ impl FromStr for FetchAllow {
 }
 
 impl FetchAllow {
+    /// Whether it lists a host as URLs name it, on this port.
+    pub(crate) fn lists(&self, host: &str, port: u16) -> bool {
+        self.names(&plain(bare(host)), port)
+    }
+
     /// Whether it lists a host of this name on this port, whatever its addresses.
     fn names(&self, host: &str, port: u16) -> bool {
         matches!(self, Self::Server { host: named, port: on } if *on == port && named == host)
+    }
+
+    /// Whether it lists a server by an address at which metadata services are.
+    #[must_use]
+    pub fn is_at_metadata(&self) -> bool {
+        let Self::Server { host, .. } = self else {
+            return false;
+        };
+        host.parse().is_ok_and(|address| {
+            let address = meant(address);
+            METADATA.contains(&address) || is_link_local(address)
+        })
     }
 
     fn covers(&self, address: IpAddr, port: u16) -> bool {
@@ -135,9 +155,17 @@ pub enum Reach {
     Nothing,
 }
 
-/// Why a server is not asked for a file.
+/// What servers are asked for. The rules are the same, the words of a refusal are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Files,
+    Images,
+}
+
+/// Why a server is not asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    purpose: Purpose,
     host: String,
     port: u16,
     rule: Rule,
@@ -152,24 +180,34 @@ enum Rule {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, rule } = self;
+        let Self {
+            purpose,
+            host,
+            port,
+            rule,
+        } = self;
         match rule {
             Rule::Address(address, what) => {
                 if host.parse() != Ok(*address) {
                     write!(formatter, "{host} is ")?;
                 }
                 let server = SocketAddr::new(*address, *port);
-                write!(
-                    formatter,
-                    "{address}, {what}, from which tasks may not fetch; to allow it, start the agent with \
-                     --fetch-allow {server}"
-                )
+                match purpose {
+                    Purpose::Files => write!(
+                        formatter,
+                        "{address}, {what}, from which tasks may not fetch; to allow it, start the agent with \
+                         --fetch-allow {server}"
+                    ),
+                    Purpose::Images => write!(
+                        formatter,
+                        "{address}, {what}, from which no images are pulled; to allow it, start the agent with \
+                         --insecure-registry {} if it has no TLS, else with --fetch-allow {server}",
+                        named(host, *port)
+                    ),
+                }
             }
             Rule::NoNetwork => {
-                let server = match host.parse::<IpAddr>() {
-                    Ok(address) => SocketAddr::new(address, *port).to_string(),
-                    Err(_) => format!("{host}:{port}"),
-                };
+                let server = named(host, *port);
                 write!(
                     formatter,
                     "a task whose network is none fetches nothing by http or https; to allow it, start the agent with \
@@ -180,11 +218,34 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl Error for Refusal {}
+
+impl Refusal {
+    /// The refusal that is among the causes of an error, if there is one.
+    pub(crate) fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(refusal) = error.downcast_ref::<Self>() {
+                return Some(refusal.clone());
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
+/// `host:port`, with brackets around an address of IPv6.
+fn named(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
 
 /// What the operator allows, and what the agent knows of its cluster and its host.
 #[derive(Debug)]
-pub(super) struct Policy {
+pub(crate) struct Policy {
+    pub(super) purpose: Purpose,
     pub(super) allow: Vec<FetchAllow>,
     /// API addresses of masters, `host:port`.
     pub(super) masters: Vec<String>,
@@ -200,13 +261,25 @@ pub(super) struct Policy {
 const CONTAINER: &str = "an address of tasks of this host";
 
 impl Policy {
+    /// As the operator has it. Opens files.
+    pub(crate) fn new(purpose: Purpose, settings: &FetchSettings) -> io::Result<Self> {
+        Ok(Self {
+            purpose,
+            allow: settings.allow.clone(),
+            masters: settings.masters.clone(),
+            api: settings.api.clone(),
+            api_port: settings.api_port,
+            containers: Containers::open(settings.task_subnets)?,
+        })
+    }
+
     /// The addresses of a host by which a task may fetch from it.
     pub(super) async fn resolve(
         &self,
         host: &str,
         port: u16,
         reach: Reach,
-    ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
         let host = plain(host);
         let is_named = self.allow.iter().any(|allow| allow.names(&host, port));
         let lists_addresses = self.allow.iter().any(|allow| match allow {
@@ -236,7 +309,7 @@ impl Policy {
         &self,
         host: &str,
         server: SocketAddr,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let (host, address, port) = (plain(host), server.ip(), server.port());
         let meant = meant(address);
         let is_allowed = self.allow.iter().any(|allow| {
@@ -246,7 +319,7 @@ impl Policy {
             return Ok(());
         }
         let rule = Rule::Address(address, CONTAINER);
-        Err(Refusal { host, port, rule }.into())
+        Err(self.refusal(host, port, rule).into())
     }
 
     fn judge(
@@ -272,17 +345,21 @@ impl Policy {
             None if self.is_own_api(meant, port) => Some("the API of this agent"),
             None => None,
         };
-        let refused = |what| Refusal {
-            host,
-            port,
-            rule: Rule::Address(address, what),
-        };
+        let refused = |what| self.refusal(host, port, Rule::Address(address, what));
         what.map_or(Ok(()), |what| Err(refused(what)))
     }
 
     fn no_network(&self, host: String, port: u16) -> Refusal {
-        let rule = Rule::NoNetwork;
-        Refusal { host, port, rule }
+        self.refusal(host, port, Rule::NoNetwork)
+    }
+
+    fn refusal(&self, host: String, port: u16, rule: Rule) -> Refusal {
+        Refusal {
+            purpose: self.purpose,
+            host,
+            port,
+            rule,
+        }
     }
 
     /// The addresses of the masters, if one of theirs could be on this port. A name that cannot be resolved is not known.
@@ -315,12 +392,14 @@ fn plain(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
+/// An address without brackets, or a name.
+pub(super) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    Some((
-        host.trim_start_matches('[').trim_end_matches(']'),
-        port.parse().ok()?,
-    ))
+    Some((bare(host), port.parse().ok()?))
 }
 
 /// Only an address of this host can be bound to.
@@ -361,10 +440,6 @@ fn kind(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(address) => address.octets()[0] == 0,
         IpAddr::V6(address) => address.is_unspecified(),
     };
-    let is_link_local = match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
     let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
     let kinds = [
         (is_unspecified, "an unspecified address"),
@@ -373,7 +448,7 @@ fn kind(address: IpAddr) -> Option<&'static str> {
             "a loopback address of the agent's host",
         ),
         (
-            is_link_local,
+            is_link_local(address),
             "a link-local address, as those of metadata services are",
         ),
         (
@@ -384,6 +459,13 @@ fn kind(address: IpAddr) -> Option<&'static str> {
     kinds
         .into_iter()
         .find_map(|(is_it, what)| is_it.then_some(what))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 /// Resolves names for connections to one port.

@@ -1,8 +1,10 @@
-//! Servers of HTTP and HTTPS, as far as tasks may fetch from them.
+//! Servers of HTTP and HTTPS, as far as they may be asked for what tasks name.
 //!
-//! Redirects are followed here and not by the library, since each leads to a server that must be judged again.
+//! The library follows no redirect, since each leads to a server that must be judged again. Files are fetched here; images
+//! are pulled by clients from here.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use argosy_proto::uri::ShownUri;
@@ -10,7 +12,7 @@ use reqwest::header::LOCATION;
 use reqwest::{ClientBuilder, Response, Url, redirect};
 
 use super::error::FetchError;
-use super::reach::{Policy, Reach, Refusal, Resolver};
+use super::reach::{Policy, Reach, Refusal, Resolver, bare};
 use crate::http_client::HttpClient;
 
 /// How often a server may lead to another, as in the library.
@@ -26,23 +28,34 @@ struct Use {
     reach: Reach,
 }
 
+/// Why a server is not asked.
+pub(crate) enum NotAsked {
+    Refused(Refusal),
+    /// What is wrong, and what to do.
+    Unaskable(String),
+}
+
 type Settings = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
 
 /// See the file's head.
-pub(super) struct Web {
+pub(crate) struct Web {
     settings: Settings,
+    /// What a host without certificates of authorities cannot do, for the log.
+    lost: &'static str,
     policy: Arc<Policy>,
     /// A lock, since fetches of many tasks share the clients. Nothing is awaited under it.
     clients: Mutex<HashMap<Use, Arc<HttpClient>>>,
 }
 
 impl Web {
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: impl Fn() -> ClientBuilder + Send + Sync + 'static,
         policy: Policy,
+        lost: &'static str,
     ) -> Self {
         Self {
             settings: Arc::new(settings),
+            lost,
             policy: Arc::new(policy),
             clients: Mutex::default(),
         }
@@ -56,12 +69,14 @@ impl Web {
         };
         let mut url = Url::parse(uri).map_err(|_| invalid("it is no URL; correct it"))?;
         for _ in 0..=REDIRECTS {
-            let client = self.client_for(uri, &url, reach).await?;
+            let client = self.client_for(&url, reach).await;
+            let client = client.map_err(|why| not_asked(uri, why))?;
             let asked = client.client().get(url.clone()).send().await;
             let answer =
                 asked.map_err(|source| FetchError::of_server(uri, source.without_url()))?;
-            self.judge_peer(uri, &url, &answer)?;
-            match next(&url, &answer) {
+            self.judge_peer(&url, &answer)
+                .map_err(|why| not_asked(uri, why))?;
+            match redirection(&url, &answer) {
                 None => return Ok(answer),
                 Some(Ok(followed)) => url = followed,
                 Some(Err(rule)) => return Err(invalid(rule)),
@@ -71,33 +86,27 @@ impl Web {
     }
 
     /// Nothing is read of an answer whose server may not be asked any more.
-    fn judge_peer(&self, uri: &str, url: &Url, answer: &Response) -> Result<(), FetchError> {
+    pub(crate) fn judge_peer(&self, url: &Url, answer: &Response) -> Result<(), NotAsked> {
         let (Some(host), Some(peer)) = (url.host_str(), answer.remote_addr()) else {
             return Ok(());
         };
-        let judged = self.policy.judge_peer(bare(host), peer);
-        judged.map_err(|error| not_asked(uri, error))
+        Ok(self.policy.judge_peer(bare(host), peer)?)
     }
 
-    /// A client that connects to this server and to no other, if the task may fetch from it.
-    async fn client_for(
+    /// A client that connects to this server, if it may be asked. One by name is judged when that is resolved.
+    pub(crate) async fn client_for(
         &self,
-        uri: &str,
         url: &Url,
         reach: Reach,
-    ) -> Result<Arc<HttpClient>, FetchError> {
-        let invalid = |rule: &str| FetchError::Invalid {
-            uri: ShownUri::of(uri),
-            rule: rule.to_owned(),
-        };
+    ) -> Result<Arc<HttpClient>, NotAsked> {
+        let invalid = |rule: &str| NotAsked::Unaskable(rule.to_owned());
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(invalid("it names no server; correct it"));
         };
         let host = bare(host);
         if host.parse::<std::net::IpAddr>().is_ok() {
             // The library does not ask its resolver about addresses.
-            let judged = self.policy.resolve(host, port, reach).await;
-            judged.map_err(|error| not_asked(uri, error))?;
+            self.policy.resolve(host, port, reach).await?;
         }
         let is_https = url.scheme() == "https";
         let client = self.client(Use {
@@ -135,30 +144,33 @@ impl Web {
                     false => client.tls_certs_only([]),
                 }
             };
-            let lost = "https:// cannot be fetched on this host";
-            Arc::new(HttpClient::new(lost, settings))
+            Arc::new(HttpClient::new(self.lost, settings))
         });
         Arc::clone(made)
     }
 }
 
-/// An address without brackets, or a name.
-fn bare(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
+impl From<Box<dyn Error + Send + Sync>> for NotAsked {
+    fn from(error: Box<dyn Error + Send + Sync>) -> Self {
+        match error.downcast::<Refusal>() {
+            Ok(refusal) => Self::Refused(*refusal),
+            Err(other) => Self::Unaskable(other.to_string()),
+        }
+    }
 }
 
-fn not_asked(uri: &str, error: Box<dyn std::error::Error + Send + Sync>) -> FetchError {
-    match error.downcast::<Refusal>() {
-        Ok(refusal) => FetchError::refused(uri, *refusal),
-        Err(other) => FetchError::Invalid {
+fn not_asked(uri: &str, why: NotAsked) -> FetchError {
+    match why {
+        NotAsked::Refused(refusal) => FetchError::refused(uri, refusal),
+        NotAsked::Unaskable(rule) => FetchError::Invalid {
             uri: ShownUri::of(uri),
-            rule: other.to_string(),
+            rule,
         },
     }
 }
 
 /// Where an answer leads, if it is a redirect. A user and password in the URL go to the same server only.
-fn next(url: &Url, answer: &Response) -> Option<Result<Url, &'static str>> {
+pub(crate) fn redirection(url: &Url, answer: &Response) -> Option<Result<Url, &'static str>> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }

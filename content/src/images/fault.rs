@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::digest::Digest;
+use crate::fetcher::Refusal;
 
 /// Why an image could not be brought. All who waited for the same pull get the same.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -67,6 +68,14 @@ pub enum Fault {
         url: String,
         /// What to do.
         rule: String,
+    },
+    /// A server may not be asked.
+    #[error("cannot get {url}: {refusal}")]
+    Refused {
+        /// What was asked for.
+        url: String,
+        /// Why, and what to do.
+        refusal: Refusal,
     },
     /// A server could not be reached, or broke off.
     #[error("cannot get {url}")]
@@ -193,6 +202,7 @@ impl Fault {
             | Self::Write { .. }
             | Self::Credentials { .. }
             | Self::Unaskable { .. }
+            | Self::Refused { .. }
             | Self::Login { .. }
             | Self::TooLarge { .. }
             | Self::TooManyLayers { .. }

@@ -51,6 +51,7 @@ pub use fault::{Fault, PullError};
 pub use image::{ExposedPort, Image, ImageConfig, Protocol};
 pub use layer_folders::{LayerFolders, OwnFolders};
 pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};
+pub use registry::{InsecureRegistry, InvalidRegistry};
 pub use store::DRAFT;
 pub use unpacker::{Packing, UnpackError, UnpackedLayer, Unpacker};
 
@@ -64,8 +65,8 @@ pub const IMAGE_HEADROOM_PERCENT: u64 = 10;
 pub struct ImageSettings {
     /// A file of log-ins in the form of Docker's `config.json`; read anew at each pull.
     pub credentials: Option<PathBuf>,
-    /// Registries that are spoken to without TLS, `host` or `host:port`; those on this host always are.
-    pub insecure_registries: Vec<String>,
+    /// Registries that are asked without TLS, wherever they are.
+    pub insecure_registries: Vec<InsecureRegistry>,
     /// Folders of the host below which images may be taken from; empty means none.
     pub folders: Vec<PathBuf>,
     /// The most that the packed layers of one image may have, in bytes.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,9 +12,9 @@ use super::credentials::Secret;
 use super::fault::Fault;
 use super::manifest::{Content, Platform};
 use super::reference::RegistryReference;
-use super::registry::{Patience, Registries};
+use super::registry::{InsecureRegistry, Patience, Registries};
 use super::source::{Plan, Reading};
-use crate::fetcher::Progress;
+use crate::fetcher::{FetchSettings, Progress};
 
 /// Conversations that are kept, each with what its registry let us in by. One more takes the place of all.
 const SESSIONS: usize = 64;
@@ -31,13 +32,18 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    pub(crate) fn new(insecure: &[String], limit_bytes: u64) -> Self {
-        Self {
-            registries: Registries::new(insecure, Patience::default()),
+    /// Before the process gives up opening files.
+    pub(crate) fn new(
+        fetch: &FetchSettings,
+        insecure: &[InsecureRegistry],
+        limit_bytes: u64,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            registries: Registries::new(fetch, insecure, Patience::default())?,
             host: Platform::of_this_host(),
             limit_bytes,
             sessions: Mutex::default(),
-        }
+        })
     }
 
     /// What an image consists of, for whom this log-in is.

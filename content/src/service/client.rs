@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::message::{Answer, Ask, Begin, Login};
 use crate::fetcher::{FetchError, FetchSettings, Progress, Reach, Wanted};
-use crate::images::{Content, Fault, Plan, RegistryReference, Secret};
+use crate::images::{Content, Fault, InsecureRegistry, Plan, RegistryReference, Secret};
 
 /// How long a service with work may say nothing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
@@ -82,8 +82,8 @@ impl ServiceCommand {
 pub struct ServiceSettings {
     /// Of files.
     pub fetch: FetchSettings,
-    /// Registries that are spoken to without TLS.
-    pub insecure_registries: Vec<String>,
+    /// Registries that are asked without TLS.
+    pub insecure_registries: Vec<InsecureRegistry>,
     /// The most that the packed layers of one image may have, in bytes.
     pub image_limit_bytes: u64,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fetcher::{FetchSettings, Reach};
-use crate::images::{Content, RegistryReference};
+use crate::images::{Content, InsecureRegistry, RegistryReference};
 
 /// What an agent asks. Each request has a number, under which it is answered.
 #[derive(Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub(super) enum Ask {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Begin {
     pub(super) fetch: FetchSettings,
-    pub(super) insecure_registries: Vec<String>,
+    pub(super) insecure_registries: Vec<InsecureRegistry>,
     pub(super) image_limit_bytes: u64,
 }
 

@@ -71,6 +71,12 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
     let readable = READABLE.map(PathBuf::from).into_iter();
     let readable: Vec<_> = readable.chain(named.map(PathBuf::from)).collect();
     let downloads = Downloads::new(&begin.fetch).map_err(failed)?;
+    let Begin {
+        fetch,
+        insecure_registries: insecure,
+        image_limit_bytes,
+    } = &begin;
+    let registry = Registry::new(fetch, insecure, *image_limit_bytes).map_err(failed)?;
     let largest = begin.fetch.limit_bytes.max(begin.image_limit_bytes);
     service::confine(&readable, largest).map_err(|why| ServiceError::Confine { why })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -80,11 +86,11 @@ pub fn run_from_fd() -> Result<(), ServiceError> {
         .build();
     runtime
         .map_err(failed)?
-        .block_on(serve(packets, &begin, downloads));
+        .block_on(serve(packets, downloads, registry));
     Ok(())
 }
 
-async fn serve(packets: Packets, begin: &Begin, downloads: Downloads) {
+async fn serve(packets: Packets, downloads: Downloads, registry: Registry) {
     let packets = Arc::new(packets);
     let (sender, mut asked) = mpsc::unbounded_channel();
     let reader = Arc::clone(&packets);
@@ -100,7 +106,7 @@ async fn serve(packets: Packets, begin: &Begin, downloads: Downloads) {
     });
     let work = Arc::new(Work {
         downloads,
-        registry: Registry::new(&begin.insecure_registries, begin.image_limit_bytes),
+        registry,
         packets,
         going: Mutex::default(),
     });

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use argosy_content::fetcher::{Extractor, FetchSettings, Fetcher, Progress, Whose};
 use argosy_content::images::{
-    Digest, ImageReference, ImageSettings, Images, OwnFolders, Packing, PullPolicy, UnpackError,
-    UnpackedLayer, Unpacker,
+    Digest, ImageReference, ImageSettings, Images, InsecureRegistry, OwnFolders, Packing,
+    PullPolicy, UnpackError, UnpackedLayer, Unpacker,
 };
 use argosy_content::service::{self, Service, ServiceCommand, ServiceSettings};
 use argosy_isolation::User;
@@ -132,9 +132,14 @@ fn command() -> ServiceCommand {
 }
 
 fn service_by(command: ServiceCommand) -> Arc<Service> {
+    service_of(command, Vec::new())
+}
+
+/// The same, which asks these registries without TLS.
+fn service_of(command: ServiceCommand, insecure_registries: Vec<InsecureRegistry>) -> Arc<Service> {
     let settings = ServiceSettings {
         fetch: settings(),
-        insecure_registries: Vec::new(),
+        insecure_registries,
         image_limit_bytes: 1 << 20,
     };
     Service::new(command.starter(None), settings)
@@ -474,7 +479,8 @@ fn registry() -> SocketAddr {
 async fn pulled() {
     let address = registry();
     let folder = tempfile::tempdir().unwrap();
-    let service = service_by(command());
+    let listed = vec![address.to_string().parse().unwrap()];
+    let service = service_of(command(), listed);
     let settings = ImageSettings {
         limit_bytes: 1 << 20,
         ..ImageSettings::default()

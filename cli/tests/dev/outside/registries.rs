@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
@@ -132,24 +133,28 @@ const LIES: &[(&str, &str, &str)] = &[
     (
         "a redirect of a layer to a port of agents",
         "to-agent",
-        "cannot get",
+        "a loopback address",
     ),
     (
         "a redirect of a layer to a metadata service",
         "to-metadata",
-        "sends us",
+        "a link-local address",
     ),
     (
         "a redirect of a layer to a server without TLS",
         "to-host",
-        "sends us",
+        "has no TLS",
     ),
     (
         "a redirect of a layer to a file",
         "to-file",
-        "cannot bring the image",
+        "neither http nor https",
     ),
-    ("redirects in a circle", "round", "sends us"),
+    (
+        "redirects in a circle",
+        "round",
+        "redirects again and again",
+    ),
     ("a layer with an entry above its root", "dots", "'..'"),
     (
         "a layer with an entry through a link",
@@ -304,7 +309,13 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
                     b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()
                 }),
             }));
-        let resources = ["--agent-resources", "cpus:8;mem:4096;disk:8192"];
+        let listed = registry.to_string();
+        let flags = [
+            "--agent-resources",
+            "cpus:8;mem:4096;disk:8192",
+            "--insecure-registry",
+            &listed,
+        ];
         let pull = |cluster: &Cluster, name: &str| -> Attempt {
             let image = match name {
                 "pinned" => format!("{registry}/pinned@{pinned}"),
@@ -320,12 +331,31 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
             ];
             run(cluster, &line)
         };
-        used(Cluster::start(45, "1x1", &resources), |cluster| {
+        used(Cluster::start(45, "1x1", &flags), |cluster| {
             let pulled = at_once(LIES, |(_, repository, _)| pull(cluster, repository));
             for ((technique, repository, because), pulled) in LIES.iter().zip(pulled) {
                 let control = pull(cluster, &honest(repository));
                 attack(ATTACKER, technique, because, pulled, control);
             }
+            unlisted(cluster, &registry.to_string());
         });
     });
+}
+
+/// A registry on the host's loopback that the operator does not list. The control: the same image of one that is listed.
+fn unlisted(cluster: &Cluster, listed: &str) {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let mut shelf = Shelf::default();
+    shelf.offer("unlisted", vec![base("unlisted")]);
+    let registry = serve(Box::new(move |path| {
+        count.fetch_add(1, Ordering::SeqCst);
+        shelf.0[path].clone()
+    }));
+    let pull = |image: &str| run(cluster, &["--image", image, "--", "/bin/busybox", "true"]);
+    let pulled = pull(&format!("{registry}/unlisted:1"));
+    let control = pull(&format!("{listed}/{}:1", honest("dots")));
+    let technique = "an image of a registry on the host's loopback";
+    attack(ATTACKER, technique, "--insecure-registry", pulled, control);
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "it was asked");
 }

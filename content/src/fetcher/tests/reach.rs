@@ -6,7 +6,7 @@ use argosy_isolation::network::Subnet;
 use axum::response::Redirect;
 
 use super::super::containers::Containers;
-use super::super::reach::Policy;
+use super::super::reach::{Policy, Purpose};
 use super::*;
 
 fn allowing(allow: &[&str]) -> FetchSettings {
@@ -230,6 +230,7 @@ fn what_the_operator_allows_may_be_a_task() {
     ] {
         let FetchSettings { allow: allowed, .. } = allowing(&[allow]);
         let policy = Policy {
+            purpose: Purpose::Files,
             allow: allowed,
             masters: Vec::new(),
             api: String::new(),

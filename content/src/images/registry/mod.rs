@@ -1,18 +1,18 @@
 //! Registries: the reading half of the OCI distribution protocol.
 //!
 //! An answer is never believed: who asks checks sizes and digests. A log-in goes to its registry and to the
-//! token server that this names, over TLS, and nowhere else.
+//! token server that this names, and nowhere else. Each server is judged as those of files are, and asked without TLS only
+//! if the operator lists it.
 
 mod challenge;
+mod insecure;
 mod retry;
 
-use std::net::IpAddr;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use argosy_proto::uri::ShownUri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
@@ -21,13 +21,14 @@ use super::digest::Digest;
 use super::fault::Fault;
 use super::manifest::{Content, MANIFEST_BYTES, MEDIA_TYPES};
 use super::reference::RegistryReference;
-use crate::http_client::HttpClient;
+use crate::fetcher::{
+    FetchSettings, NotAsked, Policy, Purpose, Reach, Refusal, Web, client, redirection,
+};
 use challenge::Challenge;
 
+pub use insecure::{InsecureRegistry, InvalidRegistry};
 pub(super) use retry::{Patience, Retry};
 
-/// How long a connection may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How often a server may send us elsewhere.
 const REDIRECTS: usize = 5;
 /// The largest answer of a token server, in bytes.
@@ -35,82 +36,31 @@ const TOKEN_BYTES: u64 = 1024 * 1024;
 /// Docker's own registry answers under another name than its images have.
 const DOCKER: (&str, &str) = ("docker.io", "index.docker.io");
 
-/// Who is spoken to without TLS.
-#[derive(Debug, Clone)]
-struct Plain(Arc<Vec<String>>);
-
-impl Plain {
-    /// Whether a registry, `host` or `host:port`, is spoken to so: one of the operator's list, or this host's own.
-    fn allows(&self, authority: &str) -> bool {
-        self.lists(authority) || is_loopback(authority)
-    }
-
-    fn lists(&self, authority: &str) -> bool {
-        self.0.iter().any(|listed| listed == authority)
-    }
-
-    /// Whether one server may send us to another: to none without TLS that is not listed, and from elsewhere
-    /// to nothing on this host.
-    fn follows(&self, from: &Url, to: &Url) -> bool {
-        let (source, target) = (authority(from), authority(to));
-        match to.scheme() {
-            "https" => !is_loopback(&target) || is_loopback(&source),
-            "http" => self.lists(&target) || (is_loopback(&target) && is_loopback(&source)),
-            _ => false,
-        }
-    }
-
-    fn judge(&self, attempt: Attempt<'_>) -> reqwest::redirect::Action {
-        if attempt.previous().len() > REDIRECTS {
-            return attempt.error("it sends us elsewhere again and again");
-        }
-        let from = attempt.previous().last();
-        if !from.is_some_and(|from| self.follows(from, attempt.url())) {
-            return attempt.error(
-                "it sends us to this host, or to a place without TLS that --insecure-registry does not list",
-            );
-        }
-        attempt.follow()
-    }
-}
-
-/// `host`, or `host:port` if the port is not that of the scheme.
-fn authority(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    }
-}
-
-fn is_loopback(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => host,
-        _ => authority,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    let address = address.parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
 /// All registries. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Registries {
-    http: Arc<HttpClient>,
-    plain: Plain,
+    web: Arc<Web>,
+    insecure: Arc<Vec<InsecureRegistry>>,
     pub(super) patience: Patience,
 }
 
 impl Registries {
-    pub(super) fn new(insecure: &[String], patience: Patience) -> Self {
-        let plain = Plain(Arc::new(insecure.to_vec()));
-        let settings = plain.clone();
+    /// Before the process gives up opening files. The operator trusts whom `insecure` lists, wherever they are.
+    pub(super) fn new(
+        fetch: &FetchSettings,
+        insecure: &[InsecureRegistry],
+        patience: Patience,
+    ) -> io::Result<Self> {
+        let mut settings = fetch.clone();
+        let listed = insecure.iter().map(|registry| registry.server().clone());
+        settings.allow.extend(listed);
+        let policy = Policy::new(Purpose::Images, &settings)?;
         let lost = "images cannot be pulled over https on this host";
-        Self {
-            http: Arc::new(HttpClient::new(lost, move || client(&settings))),
-            plain,
+        Ok(Self {
+            web: Arc::new(Web::new(client, policy, lost)),
+            insecure: Arc::new(insecure.to_vec()),
             patience,
-        }
+        })
     }
 
     /// Conversations about one repository.
@@ -119,7 +69,8 @@ impl Registries {
             name if name == DOCKER.0 => DOCKER.1,
             name => name,
         };
-        let scheme = match self.plain.allows(host) {
+        let plain = Url::parse(&format!("http://{host}/"));
+        let scheme = match plain.is_ok_and(|url| self.may_be_asked_by(&url)) {
             true => "http",
             false => "https",
         };
@@ -132,14 +83,21 @@ impl Registries {
             permit: Mutex::new(None),
         }
     }
-}
 
-fn client(plain: &Plain) -> reqwest::ClientBuilder {
-    let plain = plain.clone();
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_LIMIT)
-        .no_proxy()
-        .redirect(Policy::custom(move |attempt| plain.judge(attempt)))
+    /// Whether this scheme will do for this server: without TLS only those are asked that the operator lists.
+    fn may_be_asked_by(&self, url: &Url) -> bool {
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return false;
+        };
+        match url.scheme() {
+            "https" => true,
+            "http" => {
+                let mut insecure = self.insecure.iter();
+                insecure.any(|registry| registry.server().lists(host, port))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Conversations with one registry about one repository.
@@ -243,9 +201,12 @@ impl Session {
         let limit = self.patience().stall;
         match tokio::time::timeout(limit, step).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(source)) => Err(Fault::Get {
-                url,
-                source: source.without_url(),
+            Ok(Err(source)) => Err(match Refusal::behind(&source) {
+                Some(refusal) => Fault::Refused { url, refusal },
+                None => Fault::Get {
+                    url,
+                    source: source.without_url(),
+                },
             }),
             Err(_) => Err(Fault::Stalled {
                 url,
@@ -274,22 +235,9 @@ impl Session {
 
     fn url(&self, path: &str) -> Result<Url, Fault> {
         let url = format!("{}/{path}", self.base);
-        let parsed = Url::parse(&url).map_err(|error| Fault::Unaskable {
+        Url::parse(&url).map_err(|error| Fault::Unaskable {
             url: url.clone(),
             rule: error.to_string(),
-        })?;
-        self.may_ask(parsed)
-    }
-
-    fn may_ask(&self, url: Url) -> Result<Url, Fault> {
-        if url.scheme() == "http" || self.registries.http.has_authorities() {
-            return Ok(url);
-        }
-        Err(Fault::Unaskable {
-            url: shown(&url),
-            rule: "this host has no certificates of authorities: install ca-certificates, then start the \
-                   agent again"
-                .to_owned(),
         })
     }
 
@@ -302,8 +250,7 @@ impl Session {
         if answer.status() != 401 || !is_registry {
             return judged(answer);
         }
-        let (from, wanted) = (answer.url().clone(), challenge(&answer));
-        let permit = self.log_in(from, wanted).await?;
+        let permit = self.log_in(challenge(&answer)).await?;
         *self.permit() = Some(permit.clone());
         judged(self.send(question, Some(permit)).await?)
     }
@@ -312,27 +259,57 @@ impl Session {
         self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send(&self, question: &Question, permit: Option<Secret>) -> Result<Response, Fault> {
-        let mut request = self.registries.http.client().get(question.url.clone());
-        if let Some(accept) = &question.accept {
-            request = request.header(ACCEPT, accept);
-        }
-        if question.from > 0 {
-            request = request.header(RANGE, format!("bytes={}-", question.from));
-        }
-        if let Some(permit) = permit {
-            request = request.header(AUTHORIZATION, permit.header());
-        }
-        self.perform(request, &question.url).await
-    }
-
-    async fn perform(
+    /// The first answer that is no redirect. Whoever it leads to is judged as the first server is.
+    async fn send(
         &self,
-        request: reqwest::RequestBuilder,
-        url: &Url,
+        question: &Question,
+        mut permit: Option<Secret>,
     ) -> Result<Response, Fault> {
-        let url = shown(url);
-        self.patiently(url, request.send()).await
+        let shown = shown(&question.url);
+        let invalid = |rule: String| Fault::Unaskable {
+            url: shown.clone(),
+            rule,
+        };
+        let not_asked = |why| match why {
+            NotAsked::Refused(refusal) => Fault::Refused {
+                url: shown.clone(),
+                refusal,
+            },
+            NotAsked::Unaskable(rule) => invalid(rule),
+        };
+        let web = &self.registries.web;
+        let mut url = question.url.clone();
+        for _ in 0..=REDIRECTS {
+            let client = web.client_for(&url, Reach::Usual).await;
+            let client = client.map_err(not_asked)?;
+            if !self.registries.may_be_asked_by(&url) {
+                return Err(invalid(format!(
+                    "{} has no TLS; to allow it, start the agent with --insecure-registry {}",
+                    self::shown(&url),
+                    authority(&url)
+                )));
+            }
+            let mut request = client.client().get(url.clone());
+            if let Some(accept) = &question.accept {
+                request = request.header(ACCEPT, accept);
+            }
+            if question.from > 0 {
+                request = request.header(RANGE, format!("bytes={}-", question.from));
+            }
+            if let Some(permit) = &permit {
+                request = request.header(AUTHORIZATION, permit.header());
+            }
+            let answer = self.patiently(shown.clone(), request.send()).await?;
+            web.judge_peer(&url, &answer).map_err(not_asked)?;
+            let next = match redirection(&url, &answer) {
+                None => return Ok(answer),
+                Some(next) => next.map_err(|rule| invalid(rule.to_owned()))?,
+            };
+            // What is for one server is for no other.
+            permit = permit.filter(|_| next.origin() == url.origin());
+            url = next;
+        }
+        Err(invalid("its server redirects again and again".to_owned()))
     }
 
     fn refused(&self, rule: impl Into<String>) -> Fault {
@@ -343,7 +320,7 @@ impl Session {
     }
 
     /// What to send along, after the registry has said that something is missing.
-    async fn log_in(&self, from: Url, challenge: Option<Challenge>) -> Result<Secret, Fault> {
+    async fn log_in(&self, challenge: Option<Challenge>) -> Result<Secret, Fault> {
         match challenge {
             None => Err(self.refused("it asks for something other than a password or a token")),
             Some(Challenge::Basic) => self.login.clone().ok_or_else(|| {
@@ -351,25 +328,13 @@ impl Session {
                     "it wants a user and password: add them to the file of --image-credentials",
                 )
             }),
-            Some(Challenge::Bearer { realm, service }) => self.token(&from, &realm, service).await,
+            Some(Challenge::Bearer { realm, service }) => self.token(&realm, service).await,
         }
     }
 
-    async fn token(
-        &self,
-        registry: &Url,
-        realm: &str,
-        service: Option<String>,
-    ) -> Result<Secret, Fault> {
+    async fn token(&self, realm: &str, service: Option<String>) -> Result<Secret, Fault> {
         let mut url = Url::parse(realm)
             .map_err(|error| self.refused(format!("its token server {realm:?}: {error}")))?;
-        if !self.registries.plain.follows(registry, &url) {
-            return Err(self.refused(format!(
-                "its token server {:?} has no TLS or is on this host: list it by --insecure-registry if you \
-                 trust it",
-                shown(&url)
-            )));
-        }
         {
             let mut query = url.query_pairs_mut();
             if let Some(service) = &service {
@@ -377,12 +342,20 @@ impl Session {
             }
             query.append_pair("scope", &self.scope);
         }
-        let url = self.may_ask(url)?;
-        let mut request = self.registries.http.client().get(url.clone());
-        if let Some(login) = &self.login {
-            request = request.header(AUTHORIZATION, login.header());
-        }
-        let answer = judged(self.perform(request, &url).await?)?;
+        let question = Question {
+            url,
+            accept: None,
+            from: 0,
+        };
+        let answer = match self.send(&question, self.login.clone()).await {
+            Err(Fault::Refused { refusal, .. }) => {
+                return Err(self.refused(format!("its token server: {refusal}")));
+            }
+            Err(Fault::Unaskable { rule, .. }) => {
+                return Err(self.refused(format!("its token server: {rule}")));
+            }
+            answer => judged(answer?)?,
+        };
         let what = "the answer of the token server";
         let bytes = self.whole(answer, what, TOKEN_BYTES).await?;
         let token: Token = serde_json::from_slice(&bytes)
@@ -421,6 +394,15 @@ pub(super) fn resumes_at(answer: &Response) -> u64 {
 
 fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
+}
+
+/// `host`, or `host:port` if the port is not that of the scheme.
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
 }
 
 fn shown(url: &Url) -> String {

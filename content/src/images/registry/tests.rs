@@ -1,59 +1,95 @@
-//! Whom registries are spoken to how, and where they may send us.
+//! Whom registries are asked how.
 
 use super::*;
 use crate::images::reference::ImageReference;
 
+fn registries(insecure: &[&str]) -> Registries {
+    let fetch = FetchSettings {
+        limit_bytes: 1,
+        folders: Vec::new(),
+        allow: Vec::new(),
+        masters: Vec::new(),
+        api: String::new(),
+        api_port: None,
+        task_subnets: None,
+    };
+    let insecure: Vec<_> = insecure.iter().map(|text| text.parse().unwrap()).collect();
+    Registries::new(&fetch, &insecure, Patience::default()).unwrap()
+}
+
 #[test]
-fn only_listed_registries_and_loopback_go_without_tls() {
-    let plain = Plain(Arc::new(vec![
-        "old.lan:5000".to_owned(),
-        "10.0.0.1".to_owned(),
-    ]));
-    for authority in [
-        "localhost",
-        "localhost:5000",
-        "127.0.0.1:1",
-        "127.9.9.9",
-        "[::1]:5000",
-        "old.lan:5000",
-        "10.0.0.1",
+fn only_listed_registries_go_without_tls() {
+    let registries = registries(&["old.lan:5000", "10.0.0.1", "127.0.0.1:7", "[::1]:5000"]);
+    let goes = |url: &str| registries.may_be_asked_by(&Url::parse(url).unwrap());
+    for url in [
+        "https://a/",
+        "https://127.0.0.1:5051/",
+        "http://old.lan:5000/",
+        "http://OLD.lan.:5000/",
+        "http://10.0.0.1/",
+        "http://127.1:7/",
+        "http://[::1]:5000/",
     ] {
-        assert!(plain.allows(authority), "{authority}");
+        assert!(goes(url), "{url}");
     }
-    for authority in [
-        "old.lan",
-        "old.lan:443",
-        "10.0.0.1:80",
-        "localhost.evil.com",
-        "127.0.0.1.evil.com",
-        "docker.io",
-        "128.0.0.1",
+    for url in [
+        "http://old.lan/",
+        "http://old.lan:443/",
+        "http://10.0.0.1:5000/",
+        "http://127.0.0.1:5051/",
+        "http://localhost/",
+        "http://localhost:7/",
+        "http://169.254.169.254/",
+        "ftp://127.0.0.1:7/",
+        "file:///etc/passwd",
     ] {
-        assert!(!plain.allows(authority), "{authority}");
+        assert!(!goes(url), "{url}");
     }
-    let follows =
-        |from: &str, to: &str| plain.follows(&Url::parse(from).unwrap(), &Url::parse(to).unwrap());
-    assert!(follows("https://a/", "https://b/"));
-    assert!(follows("https://a/", "http://old.lan:5000/"));
-    assert!(follows("http://127.0.0.1:7/", "http://localhost:8/"));
-    assert!(!follows("https://a/", "http://b/"));
-    assert!(!follows("https://a/", "http://127.0.0.1:5051/"));
-    assert!(!follows("https://a/", "https://localhost/"));
-    assert!(!follows("http://10.0.0.1/", "http://169.254.169.254/"));
-    assert!(!follows("http://127.0.0.1/", "ftp://127.0.0.1/"));
 }
 
 #[test]
 fn a_repository_is_asked_for_where_its_registry_answers() {
-    let registries = Registries::new(&[], Patience::default());
+    let registries = registries(&["localhost:5000"]);
     for (name, base) in [
         ("nginx", "https://index.docker.io/v2/library/nginx"),
         ("localhost:5000/a/b", "http://localhost:5000/v2/a/b"),
+        ("localhost:5001/a/b", "https://localhost:5001/v2/a/b"),
+        ("127.0.0.1:5000/a/b", "https://127.0.0.1:5000/v2/a/b"),
         ("quay.io/a/b:t", "https://quay.io/v2/a/b"),
     ] {
         let ImageReference::Registry(reference) = name.parse().unwrap() else {
             panic!("{name} is in a registry");
         };
         assert_eq!(registries.session(&reference, None).base, base);
+    }
+}
+
+#[test]
+fn a_registry_without_tls_is_listed_by_host_and_port() {
+    for text in [
+        "registry.example",
+        "Registry.example:5000",
+        "10.0.0.1",
+        "[fd00::7]",
+        "[fd00::7]:5000",
+    ] {
+        text.parse::<InsecureRegistry>().expect(text);
+    }
+    for text in [
+        "",
+        "http://registry.example",
+        "registry.example/team",
+        "registry.example:0",
+        "registry.example:70000",
+        "10.0.0.0/8",
+        "fd00::7",
+        "::1",
+        ":5000",
+    ] {
+        let error = text.parse::<InsecureRegistry>().expect_err(text);
+        assert!(
+            error.to_string().contains("registry.example:5000"),
+            "{error}"
+        );
     }
 }

@@ -87,8 +87,8 @@ async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
     if !Path::new(PROGRAM).exists() {
         return argosy_testing::skip("needs the package docker-registry");
     }
-    let world = World::new().await;
     let process = Process::start().await;
+    let world = World::listing(&[&process.address]).await;
     let big = tar("page", &vec![7; 3_000_000]);
     let made = MadeImage::of(vec![tar("base", b"lowest"), big]);
     process.push("1", &made).await;

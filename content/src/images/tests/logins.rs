@@ -10,10 +10,19 @@ async fn private(
     challenge: impl Fn(&str) -> String,
     wanted: &str,
 ) -> (World, tempfile::NamedTempFile) {
+    private_among(ImageSettings::default(), challenge, wanted).await
+}
+
+/// The same for an operator who lists other registries, too.
+async fn private_among(
+    trusting: ImageSettings,
+    challenge: impl Fn(&str) -> String,
+    wanted: &str,
+) -> (World, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let settings = ImageSettings {
         credentials: Some(file.path().to_owned()),
-        ..ImageSettings::default()
+        ..trusting
     };
     let world = World::with(settings).await;
     let address = world.registry.address();
@@ -122,8 +131,9 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
 
 #[tokio::test]
 async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
-    let (world, _file) = private(basic, &format!("Basic {LOGIN}")).await;
     let elsewhere = Registry::start().await;
+    let trusting = listing(ImageSettings::default(), elsewhere.address());
+    let (world, _file) = private_among(trusting, basic, &format!("Basic {LOGIN}")).await;
     let made = MadeImage::new(&[("base", "a"), ("page", "b")]);
     elsewhere.offer("team/web:1", &made);
     let blob = format!("/blobs/{}", Digest::of(&made.layers[0]));

@@ -5,6 +5,7 @@ mod layouts;
 mod logins;
 mod made;
 mod pulls;
+mod reach;
 mod registry;
 mod stored;
 
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::fetcher::FetchSettings;
 use made::MadeImage;
 use registry::Registry;
 
@@ -72,20 +74,29 @@ impl World {
     }
 
     async fn impatient(settings: ImageSettings, patience: Patience) -> Self {
+        let registry = Registry::start().await;
         let directory = tempfile::tempdir().unwrap();
         let unpacker = Arc::new(PlainUnpacker::default());
+        let settings = listing(settings, registry.address());
         let images = opened(directory.path(), settings, &unpacker, patience);
         Self {
             directory,
-            registry: Registry::start().await,
+            registry,
             unpacker,
             images,
         }
     }
 
+    /// One whose operator lists other registries, too.
+    async fn listing(registries: &[&str]) -> Self {
+        let settings = registries.iter().copied();
+        Self::with(settings.fold(ImageSettings::default(), listing)).await
+    }
+
     /// As after a crash of the agent: nothing in memory outlives it.
     fn restart(&mut self, settings: ImageSettings) {
         let patience = Patience::default();
+        let settings = listing(settings, self.registry.address());
         self.images = opened(self.directory.path(), settings, &self.unpacker, patience);
     }
 
@@ -138,6 +149,25 @@ impl World {
     }
 }
 
+/// As an operator lists a registry without TLS.
+fn listing(mut settings: ImageSettings, registry: &str) -> ImageSettings {
+    settings.insecure_registries.push(registry.parse().unwrap());
+    settings
+}
+
+/// What an operator says who opens these servers.
+fn fetch_settings(allow: &[&str]) -> FetchSettings {
+    FetchSettings {
+        limit_bytes: 1,
+        folders: Vec::new(),
+        allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+        masters: vec!["192.0.2.7:6000".to_owned()],
+        api: "192.0.2.8:5051".to_owned(),
+        api_port: None,
+        task_subnets: None,
+    }
+}
+
 /// Images whose registries this process asks.
 fn opened(
     folder: &Path,
@@ -145,7 +175,8 @@ fn opened(
     unpacker: &Arc<PlainUnpacker>,
     patience: Patience,
 ) -> Arc<Images> {
-    let registries = Registries::new(&settings.insecure_registries, patience);
+    let insecure = &settings.insecure_registries;
+    let registries = Registries::new(&fetch_settings(&[]), insecure, patience).unwrap();
     let unpacker = Arc::clone(unpacker) as _;
     Images::with(
         folder,

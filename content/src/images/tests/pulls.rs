@@ -352,10 +352,10 @@ async fn a_failed_pull_fails_all_who_wait_alike_and_the_next_is_a_new_one() {
 
 #[tokio::test]
 async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
-    let world = World::new().await;
+    let elsewhere = Registry::start().await;
+    let world = World::listing(&[elsewhere.address()]).await;
     let made = web();
     world.registry.offer("web:1", &made);
-    let elsewhere = Registry::start().await;
     elsewhere.offer("web:1", &made);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let tampered = vec![0; made.layers[0].len()];
@@ -386,9 +386,7 @@ async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
 
 #[tokio::test]
 async fn nor_are_the_failures_of_several() {
-    let world = World::new().await;
     let made = web();
-    world.registry.offer("web:1", &made);
     let path = blob_path(&made.layers[0]);
     let (mut others, mut gates) = (Vec::new(), Vec::new());
     for _ in 0..3 {
@@ -403,6 +401,9 @@ async fn nor_are_the_failures_of_several() {
         others.push(other);
         gates.push(gate);
     }
+    let addresses: Vec<_> = others.iter().map(Registry::address).collect();
+    let world = World::listing(&addresses).await;
+    world.registry.offer("web:1", &made);
     let name = |other: &Registry| format!("{}/web:1", other.address()).parse().unwrap();
     let theirs: Vec<_> = others.iter().map(name).collect();
     let ours = world.name("web:1");
@@ -499,7 +500,7 @@ async fn what_is_too_much_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn nobody_without_tls_is_asked_but_this_host_and_who_is_listed() {
+async fn nobody_without_tls_is_asked_but_who_is_listed() {
     let world = World::new().await;
     let name: ImageReference = "192.0.2.1:1/web:1".parse().unwrap();
     let source = world.images.source(name.clone()).await.unwrap();
@@ -508,7 +509,7 @@ async fn nobody_without_tls_is_asked_but_this_host_and_who_is_listed() {
     };
     assert!(session.address().starts_with("https://192.0.2.1:1/"));
     let listed = ImageSettings {
-        insecure_registries: vec!["192.0.2.1:1".to_owned()],
+        insecure_registries: vec!["192.0.2.1:1".parse().unwrap()],
         ..ImageSettings::default()
     };
     let world = World::with(listed).await;
