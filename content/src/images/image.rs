@@ -35,31 +35,8 @@ pub struct ImageConfig {
     /// `user`, `uid`, `user:group` and the like, to be looked up in the image's own files; empty if it
     /// names none.
     pub user: String,
-    /// Ports on which it listens, ordered.
-    pub exposed_ports: Vec<ExposedPort>,
     /// The signal by which it wants to be ended, 1 to 64.
     pub stop_signal: Option<i32>,
-}
-
-/// A port on which an image listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ExposedPort {
-    /// 1 to 65,535.
-    pub port: u16,
-    /// Of the Internet's.
-    pub protocol: Protocol,
-}
-
-/// How a port is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Streams.
-    Tcp,
-    /// Datagrams.
-    Udp,
-    /// Messages.
-    Sctp,
 }
 
 impl ImageConfig {
@@ -84,14 +61,6 @@ impl ImageConfig {
             env.retain(|(known, _)| known != name);
             env.push((name.to_owned(), value.to_owned()));
         }
-        let ports = config.exposed_ports().iter().flatten();
-        let ports = ports.map(|port| {
-            exposed_port(port)
-                .ok_or_else(|| malformed(format!("{port:?} in ExposedPorts is no port")))
-        });
-        let mut exposed_ports = ports.collect::<Result<Vec<_>, _>>()?;
-        exposed_ports.sort();
-        exposed_ports.dedup();
         let stop_signal = match config.stop_signal().as_deref().unwrap_or_default() {
             "" => None,
             text => Some(
@@ -105,7 +74,6 @@ impl ImageConfig {
             env,
             working_dir: absolute(config.working_dir().as_deref().unwrap_or_default()),
             user: config.user().clone().unwrap_or_default(),
-            exposed_ports,
             stop_signal,
         };
         read.judge(what)?;
@@ -137,19 +105,6 @@ fn absolute(path: &str) -> String {
     } else {
         format!("/{path}")
     }
-}
-
-/// `80`, `80/tcp`; the protocol in any case.
-fn exposed_port(text: &str) -> Option<ExposedPort> {
-    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return None,
-    };
-    let port = port.parse().ok().filter(|port| *port > 0)?;
-    Some(ExposedPort { port, protocol })
 }
 
 /// `SIGTERM`, `term`, `15`, `SIGRTMIN+3`, `SIGRTMAX-1`.
@@ -192,7 +147,6 @@ mod tests {
         let config = read(json!({
             "Entrypoint": ["/entry"], "Cmd": null, "User": "web:www", "WorkingDir": "srv",
             "Env": ["PATH=/bin", "A=1=2", "A=3", "EMPTY="],
-            "ExposedPorts": {"443/TCP": {}, "80": {}, "53/udp": {}},
             "StopSignal": "SIGQUIT", "Labels": null, "Volumes": null, "OnBuild": ["x"]
         }));
         let config = config.unwrap();
@@ -202,8 +156,6 @@ mod tests {
         assert_eq!(env, ["PATH=/bin", "A=3", "EMPTY="]);
         assert_eq!(config.working_dir, "/srv");
         assert_eq!(config.user, "web:www");
-        let ports: Vec<_> = config.exposed_ports.iter().map(|port| port.port).collect();
-        assert_eq!(ports, [53, 80, 443]);
         assert_eq!(config.stop_signal, Some(3));
         assert_eq!(read(Value::Null).unwrap().working_dir, "/");
     }
@@ -213,8 +165,6 @@ mod tests {
         for (config, wanted) in [
             (json!({"Env": ["=x"]}), "NAME=VALUE"),
             (json!({"Env": ["x"]}), "NAME=VALUE"),
-            (json!({"ExposedPorts": {"0/tcp": {}}}), "is no port"),
-            (json!({"ExposedPorts": {"80/http": {}}}), "is no port"),
             (json!({"StopSignal": "SIGNOTHING"}), "is no signal"),
             (json!({"StopSignal": "65"}), "is no signal"),
             (json!({"Cmd": ["a\0b"]}), "zero byte"),

@@ -48,7 +48,7 @@ use store::{Store, blocking};
 pub use command::{Command, CommandError, Wish, combine};
 pub use digest::{Digest, InvalidDigest};
 pub use fault::{Fault, PullError};
-pub use image::{ExposedPort, Image, ImageConfig, Protocol};
+pub use image::{Image, ImageConfig};
 pub use layer_folders::{LayerFolders, OwnFolders};
 pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};
 pub use registry::{InsecureRegistry, InvalidRegistry};

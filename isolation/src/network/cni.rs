@@ -56,7 +56,7 @@ pub enum CniError {
     Plugin {
         /// Its type.
         plugin: String,
-        /// ADD, DEL or CHECK.
+        /// ADD or DEL.
         verb: &'static str,
         /// Whose network.
         container: ContainerId,
@@ -183,27 +183,6 @@ impl Cni {
             namespace: namespace.into(),
             addresses: record.result.as_ref().map_or_else(Vec::new, addresses),
         })
-    }
-
-    /// Asks the plugins whether the container's network is as they made it. Nothing to ask if it was never added, or the
-    /// list forbids it.
-    ///
-    /// # Errors
-    /// The first plugin that says no.
-    pub fn check(&self, container: &ContainerId) -> Result<(), CniError> {
-        let Some(record) = self.read(container)? else {
-            return Ok(());
-        };
-        if record.list.disable_check {
-            return Ok(());
-        }
-        for plugin in &record.list.plugins {
-            let input = record
-                .list
-                .input(plugin, &record.ports, record.result.as_ref());
-            self.call("CHECK", container, plugin, &input)?;
-        }
-        Ok(())
     }
 
     /// Has the plugins take back what they gave, last first, and lets the namespace go. Repeatable.

@@ -176,7 +176,7 @@ impl Networks {
         device.map_or(Ok(None), |device| traffic::of(&device))
     }
 
-    /// How many namespaces wait ready.
+    /// How many namespaces wait ready, for tests: they are programs of their own, so that `cfg(test)` would hide it.
     #[must_use]
     pub fn ready(&self) -> usize {
         self.shared.pool().ready.len()

@@ -23,7 +23,6 @@ async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
     let image = world.obtain(&name, 1).await.unwrap();
     assert_eq!(image.digest, made.digest());
     assert_eq!(image.config.entrypoint, ["/entry"]);
-    assert_eq!(image.config.exposed_ports[0].port, 80);
     assert_eq!(image.layers.len(), 2);
     assert_eq!(
         fs::read_to_string(image.layers[0].join("base")).unwrap(),

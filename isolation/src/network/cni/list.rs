@@ -17,7 +17,6 @@ const VERSIONS: [&str; 2] = ["1.1.0", "1.0.0"];
 pub struct List {
     pub(super) name: String,
     version: String,
-    pub(super) disable_check: bool,
     pub(super) plugins: Vec<Map<String, Value>>,
 }
 
@@ -43,8 +42,6 @@ impl List {
             cni_version: Option<String>,
             #[serde(default)]
             cni_versions: Vec<String>,
-            #[serde(default)]
-            disable_check: bool,
             plugins: Vec<Map<String, Value>>,
         }
         let written: Written = serde_json::from_str(text).map_err(|error| error.to_string())?;
@@ -78,7 +75,6 @@ impl List {
         Ok(Self {
             name: written.name,
             version: version.to_owned(),
-            disable_check: written.disable_check,
             plugins: written.plugins,
         })
     }
