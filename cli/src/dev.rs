@@ -1,10 +1,11 @@
 //! `dev`: masters and agents on this machine, real processes of this executable, until Ctrl-C.
 //!
-//! The parts: `plan` (who, where, with which command line; pure), `record` (what scripts read),
-//! `members` (their processes), `ready` (waiting for the cluster).
+//! The parts: `plan` (who, where, with which command line; pure), `opened` (what that opens; pure), `record` (what
+//! scripts read), `members` (their processes), `ready` (waiting for the cluster).
 
 mod groups;
 mod members;
+mod opened;
 mod plan;
 mod ready;
 mod record;
@@ -28,6 +29,7 @@ use crate::output::{self, note};
 use crate::{containers, listen};
 
 use members::Members;
+use opened::{IMAGE_FOLDERS, opened};
 use plan::{Kind, Plan};
 use record::Record;
 
@@ -38,8 +40,8 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
     let home = Home::new(arguments)?;
     let executable = std::env::current_exe().context("cannot find this very executable")?;
     let mut plan = Plan::new(arguments, home.path(), &executable);
-    let opened = why_no_networks(arguments);
-    if opened.is_some() && !arguments.allowed_opt_outs.host_network {
+    let no_networks = why_no_networks(arguments);
+    if no_networks.is_some() && !arguments.allowed_opt_outs.host_network {
         plan.allow_host_network();
     }
     if let Err(failure) = addresses_are_free(&plan) {
@@ -52,7 +54,7 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
     let ended = cluster(
         arguments,
         &plan,
-        opened.as_deref(),
+        no_networks.as_deref(),
         &home,
         &mut members,
         &stop,
@@ -76,13 +78,14 @@ fn addresses_are_free(plan: &Plan) -> Result<(), Failure> {
 async fn cluster(
     arguments: &Dev,
     plan: &Plan,
-    opened: Option<&str>,
+    no_networks: Option<&str>,
     home: &Home,
     members: &mut Members,
     stop: &Stop,
 ) -> Ended {
     members.start(plan, home.keeps())?;
-    let mut record = Record::new(plan, home.path());
+    let opened = opened(plan, std::env::var_os(IMAGE_FOLDERS.0));
+    let mut record = Record::new(plan, home.path(), opened);
     record.note_processes(members);
     record.write(arguments)?;
     let operator = Operator::to(plan.masters(), Duration::from_secs(2));
@@ -94,7 +97,7 @@ async fn cluster(
     record.ready = true;
     record.write(arguments)?;
     if arguments.show.output == Format::Table || arguments.show.output == Format::Wide {
-        banner(plan, opened, home, &found);
+        banner(plan, no_networks, home, &found, record.opened());
     } else {
         output::print(&output::json(&record)?)?;
     }
@@ -119,7 +122,13 @@ fn why_no_networks(arguments: &Dev) -> Option<String> {
     Some(chain(&impossible))
 }
 
-fn banner(plan: &Plan, opened: Option<&str>, home: &Home, found: &ready::Found) {
+fn banner(
+    plan: &Plan,
+    no_networks: Option<&str>,
+    home: &Home,
+    found: &ready::Found,
+    opened: &[String],
+) {
     let kept = match home {
         Home::Kept(path) => format!("kept in {}", path.display()),
         Home::Forgotten(_) => "forgotten on exit (--keep DIR)".to_owned(),
@@ -135,10 +144,13 @@ fn banner(plan: &Plan, opened: Option<&str>, home: &Home, found: &ready::Found) 
             found.missing_controllers.join(", ")
         ));
     }
-    if let Some(why) = opened {
+    if let Some(why) = no_networks {
         note(&format!(
             "! tasks are in this host's network: none of their own can be made ({why})"
         ));
+    }
+    if !opened.is_empty() {
+        note(&format!("! opened: {}", opened.join(", ")));
     }
     let masters = plan.masters();
     let first = masters.addresses().first().cloned().unwrap_or_default();

@@ -121,6 +121,7 @@ class Story:
         begun = time.monotonic()
         self.cluster.start()
         self.stage(1, "cluster", "3 masters, 3 agents, each a process with an address of its own", begun)
+        self.screen.say(f"      opened: {', '.join(self.cluster.record['opened'])}")
         self.watcher = Watcher(self.cluster)
         self.watcher.start()
         place = (self.bin_dir, self.programs, self.cluster.masters, self.folder, self.witness, self.cluster.environment)

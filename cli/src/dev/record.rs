@@ -27,6 +27,8 @@ pub(crate) struct Record {
     directory: PathBuf,
     /// API addresses, as ARGOSY_MASTERS takes them.
     masters: String,
+    /// Flags of the agents that open something to tasks or to other users.
+    opened: Vec<String>,
     members: Vec<RecordedMember>,
 }
 
@@ -48,7 +50,7 @@ struct RecordedMember {
 }
 
 impl Record {
-    pub(super) fn new(plan: &Plan, home: &Path) -> Self {
+    pub(super) fn new(plan: &Plan, home: &Path, opened: Vec<String>) -> Self {
         Self {
             format: 1,
             version: env!("CARGO_PKG_VERSION"),
@@ -56,8 +58,13 @@ impl Record {
             pid: std::process::id(),
             directory: home.to_owned(),
             masters: plan.masters().to_string(),
+            opened,
             members: plan.members.iter().map(member).collect(),
         }
+    }
+
+    pub(super) fn opened(&self) -> &[String] {
+        &self.opened
     }
 
     pub(super) fn note_processes(&mut self, members: &Members) {
@@ -110,12 +117,14 @@ mod tests {
 
     #[test]
     fn a_record_holds_what_a_script_needs() {
-        let record = Record::new(&planned(&["--size", "1x1"]), Path::new("/d"));
+        let opened = vec!["--allow-files".to_owned()];
+        let record = Record::new(&planned(&["--size", "1x1"]), Path::new("/d"), opened);
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["masters"], "127.77.0.1:5050");
         assert_eq!(json["members"][0]["raft"], "127.77.0.1:5052");
         assert_eq!(json["members"][1]["api"], "127.77.0.2:5051");
         assert_eq!(json["members"][1]["argv"][1], "agent");
+        assert_eq!(json["opened"][0], "--allow-files");
         assert_eq!(json["ready"], false);
     }
 }

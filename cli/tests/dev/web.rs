@@ -162,6 +162,16 @@ fn serve(image: &str, folder: &Path) {
         &[resources, registry::LISTED].concat(),
         &[("ARGOSY_AGENT_IMAGE_FOLDERS", folders)],
     );
+    let opened = cluster.record["opened"].as_array().unwrap();
+    for flag in [
+        registry::LISTED.join(" "),
+        format!("--image-folder {folders}"),
+    ] {
+        assert!(
+            opened.iter().any(|word| *word == flag),
+            "{flag}: {opened:?}"
+        );
+    }
     let run = |more: &[&str]| {
         let words = ["run", "--image", image, "--mem", "64M"];
         cluster.ran(&[&words, more].concat())

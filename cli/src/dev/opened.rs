@@ -1,0 +1,111 @@
+//! What a dev cluster opens beyond the defaults of masters and agents. Pure.
+
+use std::ffi::OsString;
+
+use super::plan::{Kind, Plan};
+
+/// Flags of agents that open something to tasks or to other users.
+const OPENING: [&str; 15] = [
+    "--allow-capabilities",
+    "--allow-files",
+    "--allow-host",
+    "--allow-host-network",
+    "--allow-nested-user-namespaces",
+    "--allow-new-privileges",
+    "--allow-unconfined-seccomp",
+    "--api-user",
+    "--fetch-allow",
+    "--fetch-dir",
+    "--host-path",
+    "--insecure-registry",
+    "--isolation",
+    "--secret-folder",
+    "--task-allow",
+];
+/// The variable that does so, which agents inherit, and its flag.
+pub(super) const IMAGE_FOLDERS: (&str, &str) = ("ARGOSY_AGENT_IMAGE_FOLDERS", "--image-folder");
+
+/// Flags with their values, as all agents of the cluster have them.
+pub(super) fn opened(plan: &Plan, image_folders: Option<OsString>) -> Vec<String> {
+    let mut members = plan.members.iter();
+    let agent = members.find(|member| member.kind == Kind::Agent);
+    let words = agent.map_or(&[][..], |agent| &agent.argv);
+    let mut opened = Vec::new();
+    for (at, flag) in words.iter().enumerate() {
+        if !OPENING.contains(&flag.as_str()) {
+            continue;
+        }
+        let value = words.get(at + 1).filter(|word| !word.starts_with("--"));
+        match value.map(String::as_str) {
+            // The default of root, which opens nothing.
+            Some("full") if flag == "--isolation" => {}
+            Some(value) => opened.push(format!("{flag} {value}")),
+            None => opened.push(flag.clone()),
+        }
+    }
+    if let Some(folders) = image_folders {
+        opened.push(format!("{} {}", IMAGE_FOLDERS.1, folders.to_string_lossy()));
+    }
+    opened
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::planned;
+    use super::*;
+
+    #[test]
+    fn each_flag_that_opens_something_is_named_with_its_value_and_no_other() {
+        assert!(opened(&planned(&["--isolation", "full"]), None).is_empty());
+        let mut plan = planned(&[
+            "--isolation",
+            "processes",
+            "--host-path",
+            "/srv",
+            "--fetch-dir",
+            "/srv/files",
+            "--fetch-allow",
+            "127.77.0.0/16",
+            "--insecure-registry",
+            "127.0.0.1:5000",
+            "--task-allow",
+            "5050",
+            "--allow-host",
+            "dev.example",
+            "--allow-files",
+            "--api-user",
+            "1001",
+            "--secret-folder",
+            "/srv/secrets",
+            "--allow-capabilities",
+            "CHOWN",
+            "--allow-new-privileges",
+            "--allow-unconfined-seccomp",
+            "--allow-nested-user-namespaces",
+        ]);
+        plan.allow_host_network();
+        let mut opened = opened(&plan, Some("/srv/images".into()));
+        opened.sort();
+        assert_eq!(
+            opened,
+            [
+                "--allow-capabilities CHOWN",
+                "--allow-files",
+                "--allow-host dev.example",
+                "--allow-host-network",
+                "--allow-nested-user-namespaces",
+                "--allow-new-privileges",
+                "--allow-unconfined-seccomp",
+                "--api-user 1001",
+                "--fetch-allow 127.77.0.0/16",
+                "--fetch-dir /srv/files",
+                "--host-path /srv",
+                "--image-folder /srv/images",
+                "--insecure-registry 127.0.0.1:5000",
+                "--isolation processes",
+                "--secret-folder /srv/secrets",
+                "--task-allow 5050",
+            ]
+        );
+    }
+}
