@@ -234,7 +234,8 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) host_paths: Vec<PathBuf>,
-    /// Directory, the agent's user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
+    /// Directory with secrets for tasks as ROLE/NAME, root's alone (the agent's user's, if it is not started as root)
+    /// [default: tasks get none]
     #[arg(long, env = "ARGOSY_AGENT_SECRET_FOLDER", value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,
     /// How much of the disk, in per cent, is kept free of ended tasks' sandboxes and of images that nobody uses

@@ -323,7 +323,7 @@ fn redis(port: u16, order: &str) -> Option<String> {
 const ALLOWED: &[&str] = &["--allow-capabilities", "SERVER"];
 
 #[test]
-fn the_official_nginx_image_serves_a_page_by_the_command_that_the_readme_names() {
+fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_readme_names() {
     let documented = ISOLATION
         .lines()
         .find(|line| line.contains("--image nginx:1.27 "));
@@ -354,7 +354,7 @@ fn the_official_nginx_image_serves_a_page_by_the_command_that_the_readme_names()
 }
 
 #[test]
-fn the_official_postgres_image_answers_queries() {
+fn an_image_as_the_official_postgres_one_answers_queries() {
     at_a_site(32, ALLOWED, |site| {
         let query = |text: &str| {
             let words = [
@@ -388,7 +388,7 @@ fn the_official_postgres_image_answers_queries() {
 }
 
 #[test]
-fn the_official_redis_image_keeps_what_it_is_given() {
+fn an_image_as_the_official_redis_one_keeps_what_it_is_given() {
     at_a_site(33, ALLOWED, |site| {
         site.serve(&REDIS, || {
             redis(31379, "SET key kept").is_some_and(|text| text.starts_with("+OK"))
@@ -412,7 +412,7 @@ fn on_the_defaults(words: &mut Vec<String>) {
 }
 
 #[test]
-fn an_official_image_on_the_defaults_fails_with_the_options_that_help() {
+fn an_image_as_the_official_ones_on_the_defaults_fails_with_the_options_that_help() {
     at_a_site(34, ALLOWED, |site| {
         for image in [NGINX, POSTGRES, REDIS] {
             let (code, said, errors) = site.run(&image, on_the_defaults);
