@@ -101,7 +101,8 @@ pub const FINISHED_TASK_BYTES: u64 = 64 << 20;
 pub const FINISHED_TEXT_BYTES: usize = 1024;
 /// Removed frameworks kept for display, oldest dropped first.
 pub const FINISHED_FRAMEWORKS: usize = 1_000;
-/// Lost agents, unreachable or gone, that are kept, oldest forgotten first.
+/// Lost agents, unreachable or gone, that are kept. Above it the longest lost without live tasks are forgotten: those
+/// with live tasks are kept until [`LOST_AGENT_MS`] is over.
 pub const LOST_AGENTS: usize = 10_000;
 /// How long a lost agent is kept unless an operator says otherwise: two weeks, in milliseconds.
 pub const LOST_AGENT_MS: u64 = 14 * 24 * 3_600_000;

@@ -2,7 +2,8 @@
 //!
 //! The registry may change between two slices, so each check is local: a record against itself, the
 //! records that it refers to, and its entries in the indexes. Sums over all records (totals, modes, what
-//! roles use, whole task groups) are checked by [`Registry::check`] alone.
+//! roles use), and whether all tasks of a group are there or in the history, are checked by
+//! [`Registry::check`] alone.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -340,12 +340,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "LOST_AGENTS: usize = 10_000",
-        "| lost agents that are remembered | 10,000, for two weeks |",
+        "| lost agents that are remembered | 10,000, or more",
     ),
     (
         "state/src/limits.rs",
         "LOST_AGENT_MS: u64 = 14 * 24 * 3_600_000",
-        "| lost agents that are remembered | 10,000, for two weeks |",
+        "each for two weeks |",
     ),
     (
         "state/src/limits.rs",

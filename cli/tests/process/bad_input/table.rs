@@ -571,7 +571,7 @@ pub(crate) const ROWS: &[Row] = &[
         Code::ResourceExhausted,
         ["message", "found 10486", "split the call"],
     ),
-    // The last one of those that are refused as a whole: it uses its offers up.
+    // The last one of those that are refused as a whole. Its offers stay open.
     accept(
         "offers of two agents",
         |s| vec![s.own.clone(), s.other_agent.clone()],
