@@ -18,6 +18,71 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| `filters` of a subscription | 64 KiB |",
     ),
     (
+        "proto/src/server.rs",
+        "(descriptors / 4).max(LEAST_RESERVE)",
+        "the limit of open files less a quarter of it, and less 512 at least;",
+    ),
+    (
+        "proto/src/server.rs",
+        "LEAST_RESERVE: u64 = 512",
+        "the limit of open files less a quarter of it, and less 512 at least;",
+    ),
+    (
+        "proto/src/server.rs",
+        "per_peer: connections / 2",
+        "less 512 at least; half of that.",
+    ),
+    (
+        "agent/src/ground.rs",
+        "API_CONNECTIONS: usize = 4_096",
+        "Of agents 4,096,",
+    ),
+    (
+        "raft/src/service.rs",
+        "CONNECTIONS: usize = 128",
+        "of raft's port 128 |",
+    ),
+    (
+        "proto/src/server.rs",
+        "head: Duration::from_secs(10)",
+        "for the head of a later request of HTTP/1.1 | 10 s |",
+    ),
+    (
+        "proto/src/server.rs",
+        "idle: Duration::from_secs(60)",
+        "the answer to a ping | 60 s; 20 s |",
+    ),
+    (
+        "proto/src/server.rs",
+        "ping_timeout: Duration::from_secs(20)",
+        "the answer to a ping | 60 s; 20 s |",
+    ),
+    (
+        "proto/src/server.rs",
+        "ping_interval: Duration::from_secs(5)",
+        "A master pings each HTTP/2 connection every 5 s and closes it when no answer comes within 20 s.",
+    ),
+    (
+        "proto/src/server.rs",
+        "streams: 1_000",
+        "| calls and streams at a time on one connection | 1,000.",
+    ),
+    (
+        "raft/src/service.rs",
+        "STREAMS: u32 = 64",
+        "1,000. Of raft's port 64 | wait |",
+    ),
+    (
+        "raft/src/service.rs",
+        "SNAPSHOTS: usize = 2",
+        "| snapshots that a master takes in at a time; the length of one | 2; 64 GiB |",
+    ),
+    (
+        "raft/src/shipping.rs",
+        "LENGTH_LIMIT_BYTES: u64 = 64 << 30",
+        "| snapshots that a master takes in at a time; the length of one | 2; 64 GiB |",
+    ),
+    (
         "master/src/service/reconcile.rs",
         "PAGE_BYTES: usize = MESSAGE_BYTES / 2",
         "| the answer to `Reconcile` | 4 MiB |",
