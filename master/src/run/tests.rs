@@ -5,6 +5,7 @@ mod distance;
 mod divergence;
 mod flood;
 mod front;
+mod lateness;
 
 use std::time::Duration;
 

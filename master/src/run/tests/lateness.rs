@@ -1,0 +1,169 @@
+//! Three masters whose inboxes can be made slow: what links send waits in them, everything else goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argosy_testing::Log;
+use tokio::time::Instant;
+
+use super::*;
+use crate::lag::TOO_LATE;
+
+/// How long each message waits in a slow inbox.
+const LATE: Duration = Duration::from_secs(4);
+/// All inboxes are fast.
+const NOBODY: usize = usize::MAX;
+
+/// A master without an API: nothing but its own probes comes in.
+struct Served {
+    desk: Desk,
+    node: Node,
+    stop: CancellationToken,
+    owner: JoinHandle<Result<(), RunError>>,
+    _others: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Served {
+    /// Wired as [`lead_or_follow`] does it, with an inbox that is slow while `slow` is `place`.
+    async fn start(
+        place: usize,
+        (raft, peers): (TcpListener, Vec<String>),
+        slow: Arc<AtomicUsize>,
+    ) -> Self {
+        let address = raft.local_addr().unwrap().to_string();
+        let config = Config {
+            peers,
+            timing: Timing::wan(),
+            seed: place as u64,
+            ..Config::new(Default::default(), address.clone(), address)
+        };
+        let (sender, mut requests) = mpsc::channel(RAFT_REQUESTS);
+        let (stop, raft_stop) = (CancellationToken::new(), CancellationToken::new());
+        let memory = Some(MemoryStore::default());
+        let surroundings = Surroundings::tcp(raft);
+        let stopped = raft_stop.clone();
+        let starting = starting(config.clone(), memory, surroundings, sender, stopped);
+        let starting = tokio::spawn(starting);
+        let loaded = load(starting, &mut requests, &stop, &raft_stop).await;
+        let (node, registry) = loaded.unwrap();
+        let entropy = [place as u8 + 1; 32];
+        let owner = owner_of(&config, &node, registry, entropy);
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let hands = transfer_when_asked(node.clone(), owner.handing);
+        let probe = lag::probe(owner.desk.inbox.clone());
+        let carry = carry(owner.messages, inbox, move || {
+            slow.load(Ordering::Relaxed) == place
+        });
+        let others = vec![
+            AbortOnDropHandle::new(tokio::spawn(hands)),
+            AbortOnDropHandle::new(tokio::spawn(probe)),
+            AbortOnDropHandle::new(tokio::spawn(carry)),
+        ];
+        let running = owner
+            .replica
+            .run(requests, messages, owner.looks, stop.clone());
+        Self {
+            desk: owner.desk,
+            node,
+            stop,
+            owner: tokio::spawn(running),
+            _others: others,
+        }
+    }
+
+    fn is_in_office(&self) -> bool {
+        self.desk.office.borrow().here
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.owner.await.unwrap().unwrap();
+        self.node.stop().await;
+    }
+}
+
+/// Passes messages on in their order, each a while later while that inbox is slow.
+async fn carry(
+    mut from: mpsc::Receiver<Message>,
+    to: mpsc::Sender<Message>,
+    is_slow: impl Fn() -> bool,
+) {
+    let (sender, mut waiting) = mpsc::unbounded_channel();
+    let take = async move {
+        while let Some(message) = from.recv().await {
+            let wait = if is_slow() { LATE } else { Duration::ZERO };
+            let _ = sender.send((Instant::now() + wait, message));
+        }
+    };
+    let give = async move {
+        while let Some((at, message)) = waiting.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.send(message).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(take, give);
+}
+
+/// The place of the master in office, once there is one besides `former`.
+async fn in_office(masters: &[Served], former: Option<usize>) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut places = 0..masters.len();
+        let found = places.find(|place| Some(*place) != former && masters[*place].is_in_office());
+        if let Some(place) = found {
+            return place;
+        }
+        assert!(Instant::now() < deadline, "nobody else takes over");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Its own thread only, which is the one whose log is captured.
+#[tokio::test]
+async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_over() {
+    let log = Log::default();
+    let _captured = tracing::subscriber::set_default(log.clone());
+    let has = |words: &str| {
+        log.0
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.contains(words))
+    };
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        sockets.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let address = |socket: &TcpListener| socket.local_addr().unwrap().to_string();
+    let peers: Vec<String> = sockets.iter().map(address).collect();
+    let slow = Arc::new(AtomicUsize::new(NOBODY));
+    let starts = sockets.into_iter().enumerate();
+    let starts =
+        starts.map(|(place, raft)| Served::start(place, (raft, peers.clone()), slow.clone()));
+    let masters = join_all(starts).await;
+    let late = in_office(&masters, None).await;
+    let reported = "what agents and frameworks have sent was not processed for too long";
+    let handed_over = "leadership is handed over";
+    assert!(!has(reported) && !has(handed_over));
+    let begun = Instant::now();
+    slow.store(late, Ordering::Relaxed);
+    in_office(&masters, Some(late)).await;
+    assert!(
+        begun.elapsed() > TOO_LATE,
+        "it handed over for another reason"
+    );
+    for words in [reported, "handing leadership over", handed_over] {
+        assert!(has(words), "{words}: {:?}", log.0.lock().unwrap());
+    }
+    // It follows, as slow as it is.
+    let deadline = Instant::now() + PATIENCE;
+    while masters[late].is_in_office() {
+        assert!(Instant::now() < deadline, "two are in office");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for master in masters {
+        master.end().await;
+    }
+}
