@@ -1,6 +1,9 @@
 //! Figures for `/metrics`: counts that the owner publishes, set as gauges at the rim, and what it
 //! measures as it goes.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use argosy_proto::v1;

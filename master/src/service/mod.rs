@@ -134,3 +134,32 @@ fn check_protocol(protocol: Option<&v1::Protocol>) -> Result<(), Status> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoken(version: u32, release: &str) -> Option<v1::Protocol> {
+        Some(v1::Protocol {
+            version,
+            release: release.to_owned(),
+        })
+    }
+
+    #[test]
+    fn the_version_of_a_protocol_is_judged_and_its_release_may_be_any_or_none() {
+        let version = argosy_proto::PROTOCOL_VERSION;
+        for release in ["", "0.2.0", "0.1", "what my framework calls itself"] {
+            check_protocol(spoken(version, release).as_ref()).unwrap();
+        }
+        let refused = check_protocol(spoken(version + 1, "9.9").as_ref()).unwrap_err();
+        let text = refused.message();
+        assert!(
+            text.contains(&(version + 1).to_string()) && text.contains("\"9.9\""),
+            "{text}"
+        );
+        let absent = check_protocol(None).unwrap_err();
+        assert_eq!(absent.code(), tonic::Code::InvalidArgument);
+        assert!(absent.message().contains("protocol"), "{absent}");
+    }
+}
