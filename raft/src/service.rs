@@ -3,6 +3,9 @@
 //! Between formed nodes every message names its cluster and the node it is meant for, and is refused if either is wrong: a
 //! forgotten data directory or a reused address must not speak for somebody else. Nothing that comes in can panic.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

@@ -1,0 +1,179 @@
+//! The bounds of the port of a master that runs, over real sockets.
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::connections::{Client, client, question};
+use crate::node::{MemoryStore, Node};
+use crate::settings::{NodeConfig, SnapshotPolicy, Surroundings, Timing};
+use crate::types::OwnerRequest;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What has to wait has not been answered by then.
+const WAITING: Duration = Duration::from_millis(500);
+
+/// An open call: it never ends by itself.
+type Presence = Streaming<proto::AskResponse>;
+
+/// A group of one master.
+struct Port {
+    address: String,
+    node: Node,
+}
+
+impl Port {
+    async fn start() -> Port {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let config = NodeConfig {
+            directory: None,
+            raft_address: address.clone(),
+            api_address: address.clone(),
+            peers: Vec::new(),
+            bootstrap: true,
+            timing: Timing::testing(),
+            snapshot: SnapshotPolicy::default(),
+            seed: 1,
+        };
+        let (owner, mut requests) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                match request {
+                    OwnerRequest::Load { done, .. } => drop(done.send(())),
+                    OwnerRequest::Apply { done, .. } => drop(done.send(Vec::new())),
+                }
+            }
+        });
+        let memory = MemoryStore::default();
+        let surroundings = Surroundings::tcp(listener);
+        let stop = CancellationToken::new();
+        let node = Node::start_in_memory(config, &memory, surroundings, owner, stop).await;
+        let node = node.unwrap();
+        Port { address, node }
+    }
+
+    /// A connection of its own.
+    async fn connect(&self) -> Result<Client, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect().await.map(client)
+    }
+
+    /// A connection with an open call, if the port takes it.
+    async fn hold(&self) -> Option<Presence> {
+        let mut client = self.connect().await.ok()?;
+        present(&mut client).await.ok()
+    }
+
+    async fn hold_soon(&self) -> Presence {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(held) = self.hold().await {
+                return held;
+            }
+            assert!(Instant::now() < deadline, "no connection is taken");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Opens a call and waits for its first answer.
+async fn present(client: &mut Client) -> Result<Presence, Status> {
+    let mut stream = client.presence(question()).await?.into_inner();
+    stream.message().await?.expect("it says who it is");
+    Ok(stream)
+}
+
+/// A snapshot that begins and does not go on, until the sender is dropped.
+async fn begin_snapshot(
+    client: &mut Client,
+    head: proto::SnapshotHead,
+) -> Result<mpsc::Sender<proto::SnapshotPart>, Status> {
+    let (sender, parts) = mpsc::channel(1);
+    let head = proto::SnapshotPart {
+        part: Some(proto::snapshot_part::Part::Head(head)),
+    };
+    sender.send(head).await.expect("there is room");
+    client.snapshot(ReceiverStream::new(parts)).await?;
+    Ok(sender)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room() {
+    let port = Port::start().await;
+    // One address has all of them: masters may be behind one.
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS + 10 {
+        silent.push(TcpStream::connect(&port.address).await.unwrap());
+    }
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        held.push(port.hold_soon().await);
+    }
+    for _ in 0..3 {
+        assert!(port.hold().await.is_none(), "one more is taken");
+    }
+    // None of those with an open call was closed for another one.
+    for stream in &mut held {
+        assert!(timeout(Duration::ZERO, stream.message()).await.is_err());
+    }
+    held.pop();
+    port.hold_soon().await;
+    port.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_beyond_the_bound_of_its_connection_waits_until_one_ends() {
+    let port = Port::start().await;
+    let mut client = port.connect().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..STREAMS {
+        held.push(present(&mut client).await.unwrap());
+    }
+    let mut next = Box::pin(present(&mut client));
+    assert!(timeout(WAITING, &mut next).await.is_err(), "it is answered");
+    held.pop();
+    let next = timeout(PATIENCE, next).await.expect("it has its turn");
+    next.unwrap();
+    port.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
+    let port = Port::start().await;
+    let mut client = port.connect().await.unwrap();
+    let answer = client.ask(question()).await.unwrap().into_inner();
+    let own = answer.identity.expect("it belongs to a group");
+    let head = proto::SnapshotHead {
+        header: Some(proto::Header {
+            format: wire::FORMAT,
+            cluster_key: own.cluster_key,
+            from: own.id + 1,
+            to: own.id,
+        }),
+        vote: Some(proto::Vote::default()),
+        length_bytes: 1 << 20,
+    };
+    let mut held = Vec::new();
+    for _ in 0..SNAPSHOTS {
+        held.push(begin_snapshot(&mut client, head).await.unwrap());
+    }
+    let refused = begin_snapshot(&mut client, head).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(
+        refused.message().contains("other snapshots are coming in"),
+        "{refused}"
+    );
+    held.pop();
+    let deadline = Instant::now() + PATIENCE;
+    while begin_snapshot(&mut client, head).await.is_err() {
+        assert!(Instant::now() < deadline, "its place is not free again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    port.node.stop().await;
+}
