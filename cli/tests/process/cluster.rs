@@ -250,10 +250,19 @@ impl Cluster {
 
     /// The same, with more arguments for each master.
     pub(crate) async fn start_with(agents: usize, more: &[&str]) -> Self {
+        Self::start_as(agents, more, |master| master).await
+    }
+
+    /// The same, with each master started by another program, as [`Member::within`] says.
+    pub(crate) async fn start_within(agents: usize, prefix: &[&str]) -> Self {
+        Self::start_as(agents, &[], |master| master.within(prefix)).await
+    }
+
+    async fn start_as(agents: usize, more: &[&str], change: impl Fn(Member) -> Member) -> Self {
         let directory = tempfile::tempdir().expect("a temporary folder");
         let network = Network::new();
         let masters = (1..=3)
-            .map(|host| network.master(directory.path(), host, more))
+            .map(|host| change(network.master(directory.path(), host, more)))
             .collect();
         let agents = (1..=agents)
             .map(|number| network.agent(directory.path(), number))
