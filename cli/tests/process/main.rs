@@ -8,6 +8,7 @@ mod absences;
 mod bad_input;
 mod cluster;
 mod damage;
+mod divergence;
 mod doors;
 mod failover;
 mod floods;

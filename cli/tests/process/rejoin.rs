@@ -74,7 +74,7 @@ async fn listed(cluster: &Cluster) -> Vec<v1::Master> {
 }
 
 /// The id of the master at `place`, as the group knows it.
-async fn id(cluster: &Cluster, place: usize) -> Option<String> {
+pub(crate) async fn id(cluster: &Cluster, place: usize) -> Option<String> {
     let api = cluster.masters[place].api();
     let found = listed(cluster).await.into_iter();
     let mut found = found.filter(|master| master.api_address == api);
