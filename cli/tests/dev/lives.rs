@@ -59,7 +59,7 @@ fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
 }
 
 /// The children of a process, and where `/proc` tells of them.
-fn children(pid: i64) -> Vec<(i64, PathBuf)> {
+pub(crate) fn children(pid: i64) -> Vec<(i64, PathBuf)> {
     let own = format!("\nPPid:\t{pid}\n");
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let children = entries.filter_map(|entry| {

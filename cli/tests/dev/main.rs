@@ -3,6 +3,7 @@
 mod attach;
 mod cluster;
 mod desk;
+mod division;
 mod exec;
 mod executors;
 mod groups;

@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::cluster::{Cluster, Ran, wait_for};
+use crate::division::{gives_up_root, open_folder};
 use crate::registry::{self, Registry};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
@@ -97,7 +98,8 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
         return skip("needs the package busybox-static");
     }
     on_a_host(|| {
-        let folder = tempfile::tempdir().unwrap();
+        // The port is published by an agent that has given up root, as it is shipped.
+        let folder = open_folder();
         let home = folder.path().join("kept");
         let resources = "cpus:2;mem:512;ports:[31000-31100]";
         let more = [
@@ -107,6 +109,7 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
             resources,
         ];
         let mut cluster = Cluster::start(21, "1x1", &more);
+        gives_up_root(&cluster);
         let line = "echo kept > index.html; exec busybox httpd -f -p 80";
         let words = ["--detach", "--name", "web", "--publish", "31081:80", "--"];
         let words = [&["run"], &words[..], &["sh", "-c", line]].concat();
