@@ -35,6 +35,11 @@ pub(crate) const AGENT: &str = "agent";
 /// The verb under which it is an agent that gives up root.
 pub(crate) const DIVIDED: &str = "divided-agent";
 
+/// What a divided agent is to come to: a panic at a step, death there, or a launcher or supervisor that stops there.
+const PANICS: &str = "panics";
+const DIES: &str = "dies";
+const HANGS: &str = "hangs";
+
 /// Beside an agent's folder: where its API is, if it is a process of its own.
 const API: &str = "api";
 /// The verb under which it is an executor.
@@ -84,12 +89,23 @@ impl Host {
     }
 
     /// One whose launcher, or a supervisor that it has made, stops at this step, the first of them that comes to it.
-    pub(crate) async fn agent_that_hangs(&self, master: SocketAddr, step: &str) -> Agent {
+    pub(crate) async fn agent_that_hangs(&self, master: SocketAddr, step: Option<&str>) -> Agent {
         let mut commands = commands();
-        let witness = self.witness().display().to_string();
-        let arguments = &mut commands.launcher.arguments;
-        arguments.extend([step.to_owned(), witness]);
+        if let Some(step) = step {
+            let witness = self.witness().display().to_string();
+            let arguments = &mut commands.launcher.arguments;
+            arguments.extend([step.to_owned(), witness]);
+        }
         self.agent_by(commands, master, |_| {}).await
+    }
+
+    /// The same, of one that gives up root.
+    pub(crate) fn divided_that_hangs(&self, master: SocketAddr, step: Option<&str>) -> Process {
+        let witness = self.witness().display().to_string();
+        match step {
+            Some(step) => self.divided_that(master, &[HANGS, step, &witness]),
+            None => self.divided(master),
+        }
     }
 
     /// Counts how often a step was passed.
@@ -123,9 +139,21 @@ impl Host {
 
     /// One that gives up root, and may allow its tasks the host's network.
     pub(crate) fn divided(&self, master: SocketAddr) -> Process {
+        self.divided_that(master, &[])
+    }
+
+    /// The same, which dies at a step: its name, at which pass, and the witness of that. It is its agent or its broker, whichever
+    /// comes to it.
+    pub(crate) fn divided_that_dies(&self, master: SocketAddr, death: &[&str]) -> Process {
+        let death: Vec<_> = [DIES].iter().chain(death).copied().collect();
+        self.divided_that(master, &death)
+    }
+
+    fn divided_that(&self, master: SocketAddr, fate: &[&str]) -> Process {
         // Its user passes through to its folder.
         open(self.folder.path(), 0o711);
-        self.undivided(master)
+        let mut command = self.divided_command(master);
+        Process(command.args(fate).spawn().unwrap(), self.directory())
     }
 
     /// One whose broker is to panic: at which step and pass, and the witness of that. What both write to standard error is
@@ -133,7 +161,7 @@ impl Host {
     pub(crate) fn panicking(&self, master: SocketAddr, panic: &[&str], said: &Path) -> Process {
         open(self.folder.path(), 0o711);
         let mut command = self.divided_command(master);
-        command.args(panic);
+        command.arg(PANICS).args(panic);
         command.stderr(std::fs::File::create(said).unwrap());
         Process(command.spawn().unwrap(), self.directory())
     }
@@ -375,10 +403,19 @@ pub(crate) fn divided_process() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let directory = PathBuf::from(arguments.next().unwrap());
     let master = arguments.next().unwrap().parse().unwrap();
-    if let Some(step) = arguments.next() {
-        let at = arguments.next().unwrap().parse().unwrap();
-        let witness = PathBuf::from(arguments.next().unwrap());
-        argosy_isolation::crash::arm_panic(&step, at, &witness).unwrap();
+    let mut commands = commands();
+    if let Some(fate) = arguments.next() {
+        let words: Vec<String> = arguments.collect();
+        match (fate.as_str(), &words[..]) {
+            (PANICS, [step, at, witness]) => {
+                crash::arm_panic(step, at.parse().unwrap(), Path::new(witness)).unwrap();
+            }
+            (DIES, [step, at, witness]) => {
+                crash::arm(step, at.parse().unwrap(), Path::new(witness)).unwrap();
+            }
+            (HANGS, [_, _]) => commands.launcher.arguments.extend(words),
+            _ => panic!("{fate} {words:?}"),
+        }
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -387,8 +424,8 @@ pub(crate) fn divided_process() -> ExitCode {
     // Where to ask it.
     std::fs::write(directory.with_file_name(API), &config.address).unwrap();
     callers::keep_knowing();
-    let link = argosy_agent::divide(&config, &commands(), &[], || ()).unwrap();
-    let ground = link.map_or_else(|| Ground::Machine(commands()), Ground::Divided);
+    let link = argosy_agent::divide(&config, &commands, &[], || ()).unwrap();
+    let ground = link.map_or_else(|| Ground::Machine(commands), Ground::Divided);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -440,11 +477,6 @@ impl Process {
     pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
         let api = content(&self.1.with_file_name(API)).await;
         containers(api.parse().unwrap()).await
-    }
-
-    /// Its launcher, once it has one.
-    pub(crate) fn launcher(&self) -> u32 {
-        launcher_of(self.pid())
     }
 
     /// Asks one that may be divided to end, so that it clears its host, and waits until it has.
@@ -515,16 +547,57 @@ pub(crate) fn launcher_of(agent: u32) -> u32 {
     child_of(agent, "argosy-launcher")
 }
 
+/// A child of a process whose command line has this word.
+pub(crate) fn child_with(parent: u32, word: &str) -> u32 {
+    let mut lines = Vec::new();
+    for (pid, name) in children_of(parent) {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.split('\0').any(|one| one == word) {
+            return pid;
+        }
+        lines.push((pid, name, line));
+    }
+    panic!("{parent} has no child with {word:?}: {lines:?}")
+}
+
 /// A child of a process, by the end of its name.
 pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
-    let named = entries("/proc").into_iter().filter_map(|process| {
+    let children = children_of(agent).into_iter();
+    let named = children.filter(|(_, name)| name.ends_with(called));
+    let first = named.map(|(pid, _)| pid).min();
+    first.expect("an agent has such a process")
+}
+
+/// The children of a process, and what they are called.
+fn children_of(parent: u32) -> Vec<(u32, String)> {
+    let children = entries("/proc").into_iter().filter_map(|process| {
         let stat = std::fs::read_to_string(process.join("stat")).ok()?;
         let (name, rest) = stat.rsplit_once(')')?;
-        let parent = rest.split_whitespace().nth(1)?.parse::<u32>().ok()?;
-        let is_it = parent == agent && name.ends_with(called);
-        is_it.then(|| process.file_name()?.to_str()?.parse().ok())?
+        let is_it = rest.split_whitespace().nth(1)?.parse::<u32>().ok()? == parent;
+        let pid = process.file_name()?.to_str()?.parse().ok()?;
+        is_it.then(|| (pid, name.to_owned()))
     });
-    named.min().expect("an agent has such a process")
+    children.collect()
+}
+
+/// The launcher that is to stop at a step on this host, by the witness that it was given.
+pub(crate) fn launcher_with(witness: &Path) -> u32 {
+    let is_it = |process: &PathBuf| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        words.next() == Some(LAUNCHER.as_bytes())
+            && words.any(|word| word == witness.as_os_str().as_encoded_bytes())
+    };
+    let found = entries("/proc").into_iter().find(is_it);
+    let found = found.expect("an agent has a launcher");
+    found
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 fn entries(folder: &str) -> Vec<PathBuf> {
@@ -589,6 +662,30 @@ impl Agent {
     /// Waits until nothing is left of any container.
     pub(crate) async fn is_clear(&self) {
         is_clear(self.api).await;
+    }
+}
+
+/// An agent in this process that keeps root, or a process of its own that gives it up.
+pub(crate) enum AnyAgent {
+    Whole(Agent),
+    Divided(Process),
+}
+
+impl AnyAgent {
+    /// Stops it; its tasks go on.
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Whole(agent) => agent.stop().await,
+            Self::Divided(process) => process.stop().await,
+        }
+    }
+
+    /// Waits until nothing is left of any container.
+    pub(crate) async fn is_clear(&self) {
+        match self {
+            Self::Whole(agent) => agent.is_clear().await,
+            Self::Divided(process) => process.is_clear().await,
+        }
     }
 }
 

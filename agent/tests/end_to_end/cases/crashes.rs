@@ -16,7 +16,7 @@ use super::disks::{impossible, remove_all};
 use super::volumes::with_disk;
 use super::{compaction, plugged, runs, state};
 use crate::audit::{Audit, Scope};
-use crate::host::{Host, Process};
+use crate::host::{AnyAgent, Host, Process};
 use crate::layout;
 use crate::master::{Link, Master, PATIENCE, is_terminal, kill, launch, shell};
 
@@ -36,6 +36,27 @@ const OF_FILE_SYSTEMS: [&str; 9] = [
     "fetch.disk-bounded",
     "launch.prepared",
     "remove.users-returned",
+];
+
+/// Where an agent that is not root dies, or its broker, whichever comes to the step: the other ends with it.
+const OF_DIVIDED: [&str; 17] = [
+    "begin.orphans-removed",
+    "begin.networks-resumed",
+    "find.adopted",
+    "journal.synced",
+    "fetch.users-taken",
+    "sandbox.folder-made",
+    "fetch.sandbox-made",
+    "launch.folder-made",
+    "launch.prepared",
+    "agent.request-sent",
+    "launch.made",
+    "watch.started",
+    "watch.exited",
+    "remove.destroyed",
+    "remove.network-released",
+    "remove.users-returned",
+    "group.users-returned",
 ];
 
 /// Those of a folder that goes, whosever it was.
@@ -264,6 +285,15 @@ impl Bundle {
     }
 }
 
+/// The URI of a file that a server has.
+pub(super) async fn served(name: &str) -> v1::Uri {
+    v1::Uri {
+        value: Bundle::serve().await,
+        output_file: name.to_owned(),
+        ..v1::Uri::default()
+    }
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let found = std::fs::read_dir(folder).unwrap();
     found.map(|entry| entry.unwrap().path()).collect()
@@ -388,14 +418,17 @@ fn note(report: &v1::Report, ended: &mut BTreeSet<String>) {
     }
 }
 
-async fn crash_at(step: &str, at: u32, errand: Errand) {
+async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
     let (host, mut master) = (Host::new(), Master::start().await);
     if !errand.prepare(&host) {
         return skip("needs the package busybox-static");
     }
     let audit = audit(&host);
     let orders = orders(&host, errand, &Bundle::serve().await);
-    let first = host.process(master.address);
+    let first = match divided {
+        true => host.divided(master.address),
+        false => host.process(master.address),
+    };
     let (mut link, _) = master.registered(true).await;
     link.order(1, orders[0].clone()).await;
     link.until("held", runs).await;
@@ -407,7 +440,10 @@ async fn crash_at(step: &str, at: u32, errand: Errand) {
     let mut ended = BTreeSet::new();
     let witness = host.folder.path().join("witness");
     let death = [step, &at.to_string(), &witness.display().to_string()];
-    let mut dying = host.dying(master.address, &death);
+    let mut dying = match divided {
+        true => host.divided_that_dies(master.address, &death),
+        false => host.dying(master.address, &death),
+    };
     let mut reign = Reign {
         orders: &orders,
         ended: &mut ended,
@@ -422,7 +458,11 @@ async fn crash_at(step: &str, at: u32, errand: Errand) {
         "the agent has passed {step} {passes} times, not {at}"
     );
     drop(dying);
-    clear((&host, errand), &mut master, &orders, &mut ended).await;
+    let next = match divided {
+        true => AnyAgent::Divided(host.divided(master.address)),
+        false => AnyAgent::Whole(host.agent(master.address).await),
+    };
+    clear(next, (&host, errand), &mut master, &orders, &mut ended).await;
     errand.expect_nothing_left(&host);
     audit.expect_nothing_left(&format!("after the agent's death at {step}, pass {at}"));
 }
@@ -435,12 +475,12 @@ async fn await_death(dying: &mut Process, step: &str, at: u32) {
 
 /// The next life, to the end of all tasks.
 async fn clear(
+    agent: AnyAgent,
     (host, errand): (&Host, Errand),
     master: &mut Master,
     orders: &[Order],
     ended: &mut BTreeSet<String>,
 ) {
-    let agent = host.agent(master.address).await;
     // The agent that died may have left a stream behind, with or without a hello.
     let (mut link, held) = loop {
         let Some((mut link, hello)) = master.try_link().await else {
@@ -498,7 +538,7 @@ async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
                 "a death at {step}, pass {at}, after {} ms",
                 begun.elapsed().as_millis()
             );
-            crash_at(step, at, Errand::of(step)).await;
+            crash_at(step, at, Errand::of(step), false).await;
             lives += 1;
         }
     }
@@ -529,7 +569,21 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_syste
     }
     for step in OF_FILE_SYSTEMS {
         eprintln!("a death at {step}");
-        crash_at(step, 1, Errand::Looped).await;
+        crash_at(step, 1, Errand::Looped, false).await;
     }
     print!("{} deaths, ", OF_FILE_SYSTEMS.len());
+}
+
+pub(super) async fn steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker() {
+    if !crash::IS_ON {
+        return skip("this build cannot die at a step");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    for step in OF_DIVIDED {
+        eprintln!("a death at {step} of an agent that is not root, or of its broker");
+        crash_at(step, 1, Errand::of(step), true).await;
+    }
+    print!("{} deaths, ", OF_DIVIDED.len());
 }

@@ -1,4 +1,5 @@
-//! Launches and kills, again and again, by agents that are killed themselves: nothing leaks.
+//! Launches and kills, again and again, by agents that are killed themselves: nothing leaks. Every second of them keeps root,
+//! the others give it up, and take over from one another; the one that is left alone has given it up.
 //!
 //! `ARGOSY_CYCLES` says how many (2,000 in long runs), `ARGOSY_SEED` which.
 
@@ -13,7 +14,7 @@ use argosy_testing::skip;
 use super::crashes::{audit, groups};
 use super::runs;
 use crate::audit::{Audit, Scope};
-use crate::host::{Host, Process};
+use crate::host::{Host, Process, child_of};
 use crate::master::{Link, Master, is_terminal, kill, launch, shell};
 
 /// Cycles of a usual run.
@@ -145,20 +146,29 @@ impl Cycles {
     }
 }
 
-/// What the agent and its launcher hold open once the networks that wait ready are as many as they will be.
+/// What the agent, its broker, its spawner and its launcher hold open once the networks that wait ready are as many as they
+/// will be.
 async fn held_open(agent: &Process, host: &Host) -> Audit {
+    let broker = agent.broker();
+    let spawner = child_of(broker, "argosy-spawner");
+    let launcher = child_of(spawner, "argosy-launcher");
+    let holders = vec![agent.pid(), broker, spawner, launcher];
     let mut looks = [None; 3];
     while looks[0].is_none() || looks.iter().any(|look| *look != looks[0]) {
         looks.rotate_left(1);
-        let open = std::fs::read_dir(format!("/proc/{}/fd", agent.pid()));
-        looks[2] = Some(open.unwrap().count());
+        let open = |pid| {
+            std::fs::read_dir(format!("/proc/{pid}/fd"))
+                .unwrap()
+                .count()
+        };
+        looks[2] = Some([agent.pid(), broker].map(open));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Audit::begin(Scope {
         devices_are_alike: true,
         folders: vec![host.folder.path().to_owned()],
         groups: vec![groups(host)],
-        holders: vec![agent.pid(), agent.launcher()],
+        holders,
         ..Scope::default()
     })
 }
@@ -178,14 +188,17 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
     let mut cycles = Cycles::new(seed);
     let (mut lives, loud) = (0, total.saturating_sub(QUIET));
     while cycles.ended.len() < loud {
-        let agent = host.process(master.address);
+        let agent = match lives % 2 {
+            0 => host.divided(master.address),
+            _ => host.process(master.address),
+        };
         let (mut link, hello) = master.registered(false).await;
         let few = 1 + cycles.chance.below(16);
         cycles.lead(&mut link, &hello, few, loud).await;
         drop(agent);
         lives += 1;
     }
-    let agent = host.process(master.address);
+    let agent = host.divided(master.address);
     let (mut link, hello) = master.registered(false).await;
     // The last kill may have torn "committed" from "released": then what is still held is a stray.
     cycles.lead(&mut link, &hello, 0, loud).await;

@@ -135,6 +135,7 @@ cases![
     divided::an_agent_whose_folder_is_closed_to_other_users_stays_root,
     crashes::every_step_can_be_the_last_of_an_agent,
     crashes::every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,
+    crashes::steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker,
     compaction::every_step_can_be_the_last_of_a_compaction,
     cycles::launches_kills_and_dying_agents_leave_nothing,
     groups::tasks_of_a_group_that_is_alone_hear_each_other,
