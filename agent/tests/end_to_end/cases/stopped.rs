@@ -1,10 +1,10 @@
 //! Launchers and supervisors that are stopped (SIGSTOP): tasks start and end in spite of them, and so does the agent.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::crash;
 use argosy_proto::v1;
-use argosy_proto::v1::network::Mode;
 use argosy_testing::skip;
 use futures::future::join_all;
 use nix::sys::signal::{Signal, kill as signal};
@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use super::crashes::groups;
 use super::{on_a_host_of_its_own, runs, state};
 use crate::audit::{Audit, Scope};
-use crate::host::{Agent, Host, content, launcher_of};
-use crate::master::{Link, Master, PATIENCE, kill, shell};
+use crate::host::{Agent, AnyAgent, Host, content, launcher_of, launcher_with};
+use crate::master::{Link, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
 
@@ -29,7 +29,7 @@ fn launcher() -> u32 {
 }
 
 /// The supervisor of an agent's only living container.
-fn supervisor(host: &Host) -> u32 {
+pub(super) fn supervisor(host: &Host) -> u32 {
     let containers = std::fs::read_dir(host.directory().join("containers")).unwrap();
     let living = containers.map(|entry| entry.unwrap().path());
     let mut living = living.filter(|container| !container.join("exit.json").exists());
@@ -139,12 +139,62 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     finishes(&host, agent, &mut link, "t").await;
 }
 
-/// Steps of launchers and supervisors to which the life of a task that is killed does not come.
-const ELSEWHERE: [&str; 3] = [
-    "start.secrets-locked",
-    "start.owners-mapped",
-    "ending.refused",
-];
+/// Tasks that are launched and killed at once.
+const AT_ONCE: u64 = 1_000;
+
+/// How many of them are in line at least: no more requests than the others are fit into a launcher's socket.
+const IN_LINE: usize = 900;
+
+/// The stopped launcher reads nothing: requests fill its socket, and all slots are held by starts whose requests do not fit
+/// in. Whoever is told as killed before its command was started has never executed anything. A launcher is replaced after
+/// ten seconds: if all news came before, which a busy host may not manage, nearly all tasks are told so, and none of them
+/// is ever executed, those of the requests neither.
+pub(super) async fn a_thousand_starts_that_are_killed_in_line_execute_nothing() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let mut link = registered(&mut master).await;
+    running(&mut link, &host, 1, "old", WAITS).await;
+    let stopped = launcher();
+    stop(stopped);
+    let name = |task: u64| format!("t{task}");
+    for task in 1..=AT_ONCE {
+        let spec = in_no_network(shell(&name(task), "echo > ran; exec sleep 600"));
+        link.launch(1 + task, spec).await;
+    }
+    for task in 1..=AT_ONCE {
+        link.order(1 + AT_ONCE + task, kill(&name(task), 0)).await;
+    }
+    let (mut ended, mut in_line) = (BTreeSet::new(), BTreeSet::new());
+    let mut is_held = true;
+    while ended.len() < AT_ONCE as usize {
+        let news = link.news().await;
+        for update in news.iter().filter(|update| is_terminal(update)) {
+            let text = &update.text;
+            assert_eq!(state(update), v1::TaskState::Killed, "{text}");
+            assert!(ended.insert(update.task_id.clone()), "ended twice");
+            if text == "killed before its command was started" {
+                is_held &= lives(stopped.into());
+                in_line.insert(update.task_id.clone());
+            }
+        }
+    }
+    link.launch(2 + 2 * AT_ONCE, shell("new", "exit 0")).await;
+    let updates = link.end_of("new").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    assert!(!lives(stopped.into()));
+    let has_run = |task: &String| {
+        let mut sandboxes = host.sandboxes(task).into_iter();
+        sandboxes.any(|sandbox| sandbox.join("ran").exists())
+    };
+    let executed: BTreeSet<_> = (1..=AT_ONCE).map(name).filter(has_run).collect();
+    let wrong: Vec<_> = executed.intersection(&in_line).collect();
+    assert!(wrong.is_empty(), "{wrong:?} were executed");
+    let in_line = in_line.len();
+    assert!(!is_held || in_line >= IN_LINE, "{in_line} were in line");
+    assert!(!is_held || executed.is_empty(), "{executed:?}");
+    finishes(&host, agent, &mut link, "old").await;
+    print!("{in_line} in line, ");
+}
 
 /// Steps that supervisors take only for the next agent.
 const FOR_THE_NEXT: [&str; 3] = [
@@ -155,10 +205,18 @@ const FOR_THE_NEXT: [&str; 3] = [
 
 fn is_of_helpers(step: &str) -> bool {
     let rooms = ["launcher.", "supervisor.", "start.", "handoff.", "ending."];
-    rooms.iter().any(|room| step.starts_with(room)) && !ELSEWHERE.contains(&step)
+    rooms.iter().any(|room| step.starts_with(room))
 }
 
 pub(super) async fn a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops() {
+    stops(false).await;
+}
+
+pub(super) async fn the_same_tasks_are_killed_by_agents_that_are_not_root() {
+    stops(true).await;
+}
+
+async fn stops(divided: bool) {
     if !crash::IS_ON {
         return skip("this build cannot stop at a step");
     }
@@ -166,7 +224,7 @@ pub(super) async fn a_task_is_killed_at_whichever_step_its_supervisor_or_the_lau
         return skip("needs root");
     }
     // Where no devices of others come and go.
-    on_a_host_of_its_own(stops_at_each_step).await;
+    on_a_host_of_its_own(move || stops_at_each_step(divided)).await;
 }
 
 /// How many agents start at a time: all of them share the threads of this program.
@@ -175,7 +233,7 @@ const STARTING: usize = 3;
 const HEARTBEAT_MS: u64 = 20_000;
 
 /// Side by side: nearly all of the time is the agents' patience with what hangs. Those that take longest begin.
-async fn stops_at_each_step() {
+async fn stops_at_each_step(divided: bool) {
     let steps = crash::STEPS.iter().copied();
     let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
     steps.sort_by_key(|step| !FOR_THE_NEXT.contains(step));
@@ -188,44 +246,109 @@ async fn stops_at_each_step() {
     });
     let starting = Semaphore::new(STARTING);
     let killed = steps.iter().zip(&hosts);
-    join_all(killed.map(|(step, host)| killed_at(step, host, &starting))).await;
+    join_all(killed.map(|(step, host)| killed_at(step, (host, divided), &starting))).await;
     audit.expect_nothing_left("after the stops");
     print!("{} stops, ", steps.len());
 }
 
-/// One task: it is killed when it runs, or when what is to start it has stopped. What has stopped goes with it.
-async fn killed_at(step: &str, host: &Host, starting: &Semaphore) {
-    let started = starting.acquire().await.unwrap();
-    let mut master = Master::start().await;
-    let agent = host.agent_that_hangs(master.address, step).await;
-    let mut link = registered(&mut master).await;
+/// The agent on a host of a stop; the first of them has what stops.
+async fn agent_of(
+    (host, divided): (&Host, bool),
+    master: &Master,
+    stops_at: Option<&str>,
+) -> AnyAgent {
+    match divided {
+        true => AnyAgent::Divided(host.divided_that_hangs(master.address, stops_at)),
+        false => AnyAgent::Whole(host.agent_that_hangs(master.address, stops_at).await),
+    }
+}
+
+/// A task whose life comes to this step.
+fn task_for(step: &str, host: &Host) -> v1::TaskSpec {
     let mut spec = shell("t", "sleep 1000");
     if step != "start.network-entered" {
-        let mode = Some(Mode::None(v1::NoNetwork::default()));
-        let container = spec.container.get_or_insert_default();
-        container.network = Some(v1::Network { mode });
+        spec = in_no_network(spec);
     }
-    link.launch(1, spec).await;
+    if step == "start.owners-mapped" {
+        spec.host_paths.push(v1::HostPath {
+            host_path: host.shared().display().to_string(),
+            container_path: "/shared".to_owned(),
+            read_only: true,
+        });
+    }
+    spec
+}
+
+/// One task: it is killed when it runs, or when what is to start it has stopped. What has stopped goes with it.
+async fn killed_at(step: &str, at: (&Host, bool), starting: &Semaphore) {
+    let started = starting.acquire().await.unwrap();
+    let (host, _) = at;
+    let mut master = Master::start().await;
+    let agent = agent_of(at, &master, Some(step)).await;
+    let mut link = registered(&mut master).await;
+    if step == "ending.refused" {
+        let task = killed_in_its_request(host, &mut link).await;
+        drop(started);
+        return goes(step, &task, agent, link, host).await;
+    }
+    link.launch(1, task_for(step, host)).await;
     tokio::select! {
         () = stopped_at(step, host) => {}
-        _ = link.until("t", runs) => {}
+        updates = link.until("t", |update| runs(update) || is_terminal(update)) => {
+            let last = updates.last().unwrap();
+            assert!(runs(last), "{step}: {}", last.text);
+        }
     }
     let (agent, mut link) = match FOR_THE_NEXT.contains(&step) {
         true => {
             agent.stop().await;
-            let next = host.agent(master.address).await;
+            let next = agent_of(at, &master, None).await;
             (next, registered(&mut master).await)
         }
         false => (agent, link),
     };
     link.order(2, kill("t", 0)).await;
     drop(started);
-    let updates = link.end_of("t").await;
+    goes(step, "t", agent, link, host).await;
+}
+
+/// The end of what is killed.
+async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: Link, host: &Host) {
+    let updates = link.end_of(task).await;
     let last = updates.last().unwrap();
     assert_eq!(state(last), v1::TaskState::Killed, "{step}: {}", last.text);
     agent.is_clear().await;
     agent.stop().await;
     stopped_at(step, host).await;
+}
+
+/// A task is killed while its request is on its way to the launcher: its start is void, and its supervisor refuses it. Which
+/// task it is: one that is killed before its request is sent comes to no supervisor, and the next one is tried.
+async fn killed_in_its_request(host: &Host, link: &mut Link) -> String {
+    let launcher = launcher_with(&host.witness());
+    for number in 1.. {
+        let task = format!("t{number}");
+        stop(launcher);
+        let order = 2 * number - 1;
+        link.launch(order, in_no_network(shell(&task, "sleep 1000")))
+            .await;
+        let folder = host.directory().join(format!("containers/1-{order}-1"));
+        let deadline = Instant::now() + PATIENCE;
+        while !folder.exists() {
+            assert!(Instant::now() < deadline, "nothing is prepared");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        link.order(order + 1, kill(&task, 0)).await;
+        // Long enough to be void: no supervisor is there to claim it.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        signal(Pid::from_raw(launcher as i32), Signal::SIGCONT).unwrap();
+        tokio::select! {
+            () = stopped_at("ending.refused", host) => return task,
+            _ = link.end_of(&task) => {}
+        }
+    }
+    unreachable!("there are more numbers")
 }
 
 async fn registered(master: &mut Master) -> Link {
