@@ -3,19 +3,20 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use argosy_isolation::crash;
 use argosy_isolation::division::{AGENT_HOST_ID, HostUser};
 use argosy_proto::v1;
 use argosy_testing::skip;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 
 use super::volumes::with_disk;
 use super::{code, executors, plugged, runs, state};
-use crate::host::{Host, Process, child_of, content};
+use crate::host::{CONTENT, Host, Process, child_of, child_with, content};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 
@@ -162,6 +163,110 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     // What it measures, and what it shows of itself, come from where root is.
     let (status, _) = agent.get("/metrics").await;
     assert_eq!(status, 200);
+    agent.stop().await;
+}
+
+/// The control group of a process, in the hierarchy of version 2.
+fn group(pid: u32) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    argosy_isolation::cgroup::mount_point()
+        .unwrap()
+        .join(path.unwrap())
+}
+
+/// The soft and the hard limit of the size of core files.
+fn core_limits(pid: u32) -> [String; 2] {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = text.lines().find_map(|line| {
+        let rest = line.strip_prefix("Max core file size")?;
+        Some(rest.split_whitespace().take(2).map(str::to_owned))
+    });
+    line.unwrap().collect::<Vec<_>>().try_into().unwrap()
+}
+
+/// Whether the kernel shows its memory to no other process of its user, and makes no core file of it: what `/proc` shows of
+/// it belongs to root.
+fn is_hidden(pid: u32) -> bool {
+    let shown = fs::metadata(format!("/proc/{pid}/environ")).unwrap();
+    shown.uid() == 0 && status(pid, "Uid:")[0] != "0"
+}
+
+/// Limits of core files under which processes are started, while it is held.
+struct Cores(u64, u64);
+
+impl Cores {
+    fn unlimited() -> Self {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+        setrlimit(Resource::RLIMIT_CORE, RLIM_INFINITY, RLIM_INFINITY).unwrap();
+        Self(soft, hard)
+    }
+}
+
+impl Drop for Cores {
+    fn drop(&mut self) {
+        setrlimit(Resource::RLIMIT_CORE, self.0, self.1).unwrap();
+    }
+}
+
+pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is_limited() {
+    if let Some(why) = impossible() {
+        return skip(why);
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let cores = Cores::unlimited();
+    let agent = host.divided(master.address);
+    let (mut link, _) = master.registered(true).await;
+    // Its file comes from a server: then there is a service.
+    let uris = vec![super::crashes::served("page").await];
+    let spec = v1::TaskSpec {
+        uris,
+        ..shell("t", "echo up > up; exec sleep 1000")
+    };
+    link.launch(1, spec).await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("up")).await;
+    drop(cores);
+    let broker = agent.broker();
+    let spawner = child_of(broker, "argosy-spawner");
+    let launcher = child_of(spawner, "argosy-launcher");
+    let supervisor = super::stopped::supervisor(&host);
+    let service = child_with(spawner, CONTENT);
+    let unlimited = ["unlimited", "unlimited"];
+    assert_eq!(
+        core_limits(agent.pid()),
+        unlimited,
+        "else this shows nothing"
+    );
+    for (process, name) in [(launcher, "launcher"), (supervisor, "supervisor")] {
+        assert_eq!(core_limits(process), ["0", "unlimited"], "{name}");
+    }
+    assert_eq!(core_limits(service), ["0", "0"]);
+    assert!(is_hidden(agent.pid()) && is_hidden(service));
+    // The launcher's, not the service's, is the tree of the containers.
+    let group = group(service);
+    let name = group.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(name.ends_with(".content"), "{}", group.display());
+    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap();
+    for (file, value) in [
+        ("memory.max", "1073741824"),
+        ("memory.swap.max", "0"),
+        ("pids.max", "128"),
+        ("cpu.weight", "50"),
+    ] {
+        let (controller, _) = file.split_once('.').unwrap();
+        match fs::read_to_string(group.join(file)) {
+            Ok(text) => assert_eq!(text.trim(), value, "{file}"),
+            // The VM has all of them: `chaos/vm/cases/limits`.
+            Err(_) => assert!(
+                file == "memory.swap.max" || !controllers.contains(controller),
+                "{file} is missing"
+            ),
+        }
+    }
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
     agent.stop().await;
 }
 

@@ -128,6 +128,7 @@ cases![
     host_paths::root_of_an_image_reads_a_host_path_as_any_user_may,
     sizes::a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives,
     divided::an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted,
+    divided::no_core_has_what_tasks_were_given_and_what_brings_content_is_limited,
     divided::an_agent_takes_over_what_one_that_was_root_has_left,
     divided::tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root,
     divided::an_agent_ends_with_its_broker_and_a_broker_with_its_agent,
