@@ -12,9 +12,9 @@ use nix::unistd::Pid;
 use tokio::sync::Semaphore;
 
 use super::crashes::groups;
-use super::{on_a_host_of_its_own, runs, state};
+use super::{code, on_a_host_of_its_own, runs, state};
 use crate::audit::{Audit, Scope};
-use crate::host::{Agent, AnyAgent, Host, content, launcher_of, launcher_with};
+use crate::host::{Agent, AnyAgent, Host, child_of, content, launcher_of, launcher_with};
 use crate::master::{Link, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
@@ -137,6 +137,56 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     finishes(&host, agent, &mut link, "t").await;
+}
+
+/// What is asked of a stopped broker waits until it is continued: starts, removals, kills past a stopped supervisor, the
+/// list of containers, metrics, and the end of the agent. Heartbeats, other kills and ends need no broker, and nothing of
+/// what waited is lost or done twice. A spawner is needed only to execute something.
+pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    for which in ["broker", "spawner"] {
+        let (host, mut master) = (Host::new(), Master::start().await);
+        let agent = host.divided(master.address);
+        let (mut link, _) = master.registered(true).await;
+        running(&mut link, &host, 1, "ended", WAITS).await;
+        running(&mut link, &host, 2, "killed", "sleep 1000").await;
+        let stubborn = "trap '' TERM; while :; do sleep 0.1; done";
+        running(&mut link, &host, 3, "stubborn", stubborn).await;
+        let broker = agent.broker();
+        let stopped = match which {
+            "broker" => broker,
+            _ => child_of(broker, "argosy-spawner"),
+        };
+        stop(stopped);
+        let started = in_no_network(shell("started", "exit 3"));
+        link.launch(4, started).await;
+        link.order(5, kill("killed", 0)).await;
+        link.order(6, kill("stubborn", 500)).await;
+        std::fs::write(host.sandbox("ended").join("go"), "").unwrap();
+        for (task, wanted) in [
+            ("ended", v1::TaskState::Finished),
+            ("killed", v1::TaskState::Killed),
+            ("stubborn", v1::TaskState::Killed),
+        ] {
+            let updates = link.end_of(task).await;
+            assert_eq!(state(updates.last().unwrap()), wanted, "{which}: {task}");
+        }
+        let pings = link.pings;
+        while link.pings < pings + 2 {
+            let moment = tokio::time::sleep(Duration::from_millis(100));
+            link.meanwhile(moment).await;
+        }
+        assert_eq!(agent.get("/healthz").await.0, 200, "{which}");
+        signal(Pid::from_raw(stopped as i32), Signal::SIGCONT).unwrap();
+        let updates = link.end_of("started").await;
+        let last = updates.last().unwrap();
+        assert_eq!(code(last), Some(v1::exit::How::Code(3)), "{}", last.text);
+        assert_eq!(host.sandboxes("started").len(), 1, "{which}");
+        agent.is_clear().await;
+        agent.stop().await;
+    }
 }
 
 /// Tasks that are launched and killed at once.
