@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::servers::{page, redirect, serve, serve_at};
 use super::{Attempt, against_a_host, api, attack, attempt, run, used, victim};
 use crate::cluster::{Cluster, wait_for};
+use crate::division::{gives_up_root, open_folder};
 
 const ATTACKER: &str = "another task";
 /// The address of this host, as `on_a_host` gives it.
@@ -25,26 +26,17 @@ fn reached(address: &str, port: u16) -> Attempt {
 
 /// The same from a task in this network.
 fn reached_by_task(cluster: &Cluster, network: &str, address: &str, port: u16) -> Attempt {
-    let line = format!("exec 3<>/dev/tcp/{address}/{port}");
-    let words = [
-        "--network",
-        network,
-        "--",
-        "timeout",
-        "5",
-        "bash",
-        "-c",
-        &line,
-    ];
-    let failed = |said: String| match said.contains("exit 124") || said.contains("without a word") {
-        true => "nothing came: not permitted to pass".to_owned(),
-        false => said,
-    };
-    run(cluster, &words).map_err(failed)
+    let line = format!(
+        "timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; code=$?; \
+         [ $code != 124 ] || echo '{SILENCE}' >&2; exit $code"
+    );
+    run(cluster, &["--network", network, "--", "sh", "-c", &line])
 }
 
-/// What is said to who may not connect.
+/// What is said to who may not connect, by the kernel.
 const REFUSED: &str = "not permitted";
+/// What a task says of a place to which its packets are dropped: neither an answer nor an error came.
+const SILENCE: &str = "nothing came within 5 s";
 
 fn by_members(cluster: &Cluster) {
     let port = |address: String| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
@@ -132,13 +124,13 @@ fn by_its_neighbour(cluster: &Cluster) {
     assert_eq!(code, 0, "{stderr}");
     let address = address.trim();
     let attacked = reached_by_task(cluster, "bridge", address, 8080);
-    let published = reached_by_task(cluster, "bridge", HOST, 31090);
     attack(
         ATTACKER,
         "connect to a port that another task has not published",
-        "not permitted",
+        SILENCE,
         attacked,
-        published,
+        // It listens there.
+        reached(address, 8080),
     );
     let attacked = reached_by_task(cluster, "none", HOST, 31090);
     let published = reached_by_task(cluster, "bridge", HOST, 31090);
@@ -245,22 +237,17 @@ fn by_files(cluster: &Cluster, fetched: &Path) {
         (
             "fetch a file by dots out of a folder",
             format!("{}/../secret", fetched.display()),
-            "cannot fetch",
+            "its path has .. in it",
         ),
         (
             "fetch a file by a link out of a folder",
             format!("{}/link", fetched.display()),
-            "cannot fetch",
-        ),
-        (
-            "fetch a file that its user cannot read",
-            format!("{}/closed", fetched.display()),
-            "cannot fetch",
+            "is a symbolic link",
         ),
         (
             "fetch a pipe of its host",
             format!("{}/pipe", fetched.display()),
-            "cannot fetch",
+            "it is not a regular file",
         ),
     ] {
         attack(
@@ -271,66 +258,119 @@ fn by_files(cluster: &Cluster, fetched: &Path) {
             fetch(cluster, &given),
         );
     }
+    let closed = fetched.join("closed");
+    let attacked = fetch(cluster, &closed.display().to_string());
+    // The same file, once all users may read it.
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o644)).unwrap();
+    attack(
+        ATTACKER,
+        "fetch a file that its user cannot read",
+        "Permission denied",
+        attacked,
+        fetch(cluster, &closed.display().to_string()),
+    );
 }
 
-fn by_fetches(cluster: &Cluster, port: u16) {
-    let allowed = format!("http://127.0.0.1:{port}/page");
-    let other = serve(Box::new(|_| page(b"of this host"))).port();
-    let agent = api(cluster, "agent");
-    for (technique, uri) in [
+/// Where the operator lets tasks fetch from each of the addresses: nothing but the rule is in the way of an attack.
+const OPEN: [&str; 10] = [
+    "--fetch-allow",
+    "127.0.0.0/8",
+    "--fetch-allow",
+    "::1",
+    "--fetch-allow",
+    "0.0.0.0",
+    "--fetch-allow",
+    METADATA,
+    "--agent-resources",
+    "cpus:2;mem:512",
+];
+
+/// What is fetched from a service at this port of its host, of its agent, of a metadata service, and by a redirect of the
+/// server that tasks may fetch from; and the rule that refuses it.
+fn fetches(agent: &str, other: u16, port: u16) -> [(&'static str, String, &'static str); 10] {
+    let loopback = "a loopback address of the agent's host";
+    [
         (
             "fetch from a service of its host",
             format!("http://127.0.0.1:{other}/page"),
+            loopback,
         ),
         (
             "fetch from a service of its host by its name",
             format!("http://localhost:{other}/page"),
+            loopback,
         ),
         (
             "fetch from a service of its host by IPv6",
             format!("http://[::1]:{other}/page"),
+            loopback,
         ),
         (
             "fetch from a service of its host by an address that stands for it",
             format!("http://[::ffff:127.0.0.1]:{other}/page"),
+            loopback,
         ),
         (
             "fetch from a service of its host by a number",
             format!("http://2130706433:{other}/page"),
+            loopback,
         ),
         (
             "fetch from a service of its host by no address",
             format!("http://0.0.0.0:{other}/page"),
+            "an unspecified address",
         ),
         (
             "fetch from a metadata service",
             format!("http://{METADATA}/latest"),
+            "metadata service",
         ),
         (
             "fetch from the API of its agent",
             format!("http://{agent}/v1/agent"),
+            loopback,
         ),
         (
             "fetch from a service of its host by a redirect",
             format!("http://127.0.0.1:{port}/to/http://127.0.0.1:{other}/page"),
+            loopback,
         ),
         (
             "fetch from a metadata service by a redirect",
             format!("http://127.0.0.1:{port}/to/http://{METADATA}/latest"),
+            "metadata service",
         ),
-        (
-            "fetch a file of its host by a redirect",
-            format!("http://127.0.0.1:{port}/to/file:///etc/shadow"),
+    ]
+}
+
+fn by_fetches(cluster: &Cluster, port: u16) {
+    let other = serve(Box::new(|_| page(b"of this host"))).port();
+    serve_at(
+        &format!("[::1]:{other}"),
+        Box::new(|_| page(b"of this host")),
+    );
+    let agent = api(cluster, "agent");
+    let cases = fetches(&agent, other, port);
+    let refused = cases.each_ref().map(|(_, uri, _)| fetch(cluster, uri));
+    used(Cluster::start(49, "1x1", &OPEN), |open| {
+        for ((technique, uri, because), attacked) in cases.iter().zip(refused) {
+            attack(ATTACKER, technique, because, attacked, fetch(open, uri));
+        }
+    });
+    // No operator allows this one.
+    attack(
+        ATTACKER,
+        "fetch a file of its host by a redirect",
+        "redirects to neither http nor https",
+        fetch(
+            cluster,
+            &format!("http://127.0.0.1:{port}/to/file:///etc/shadow"),
         ),
-    ] {
-        attack(
-            ATTACKER,
-            technique,
-            "cannot fetch",
-            fetch(cluster, &uri),
-            fetch(cluster, &allowed),
-        );
-    }
+        fetch(
+            cluster,
+            &format!("http://127.0.0.1:{port}/to/http://127.0.0.1:{port}/page"),
+        ),
+    );
 }
 
 fn by_mounts(cluster: &Cluster, shared: &str) {
@@ -409,31 +449,41 @@ fn by_secrets_and_images(cluster: &Cluster, shared: &str, layout: &str) {
 }
 
 /// What an operator may ask for of a trap.
-const TRAPS: [(&str, &str); 7] = [
+const TRAPS: [(&str, &str, &str); 7] = [
     (
         "have an operator read a link out of a sandbox",
         "read?path=SANDBOX/link",
+        "is a link",
     ),
     (
         "have an operator download a link out of a sandbox",
         "download?path=SANDBOX/link",
+        "is a link",
     ),
     (
         "have an operator read through a linked folder",
         "read?path=SANDBOX/root/etc/passwd",
+        "is a link",
     ),
     (
         "have an operator list a linked folder",
         "browse?path=SANDBOX/root",
+        "is a link",
     ),
-    ("hold up an operator with a pipe", "read?path=SANDBOX/pipe"),
+    (
+        "hold up an operator with a pipe",
+        "read?path=SANDBOX/pipe",
+        "is a special file",
+    ),
     (
         "have an operator read by dots out of a sandbox",
         "read?path=SANDBOX/folder/../../../../../../../etc/passwd",
+        "a path may not contain ..",
     ),
     (
         "have an operator read by an absolute path",
         "read?path=/etc/passwd",
+        "give a relative path",
     ),
 ];
 
@@ -452,21 +502,22 @@ fn by_its_own_files(cluster: &Cluster) {
         let url = format!("http://{agent}/v1/files/{path}");
         // A pipe must hold nobody up.
         attempt(Command::new("curl").args([
-            "-sf",
+            "-s",
+            "--fail-with-body",
             "--noproxy",
             "*",
             "--max-time",
             "5",
             "--path-as-is",
             "-w",
-            "%{http_code}",
+            " %{http_code}",
             &url,
         ]))
     };
     wait_for("the trap", || {
         read(&format!("read?path={sandbox}/escape")).is_ok()
     });
-    for (technique, path) in TRAPS {
+    for (technique, path, because) in TRAPS {
         let control = match path.starts_with("browse") {
             true => read(&format!("browse?path={sandbox}/folder")),
             false => {
@@ -474,11 +525,11 @@ fn by_its_own_files(cluster: &Cluster) {
             }
         };
         let attacked =
-            read(&path.replace("SANDBOX", &sandbox)).map_err(|said| match said.contains("000") {
+            read(&path.replace("SANDBOX", &sandbox)).map_err(|said| match said.ends_with(" 000") {
                 true => panic!("{technique}: no answer came: {said}"),
                 false => said,
             });
-        attack(ATTACKER, technique, "4", attacked, control);
+        attack(ATTACKER, technique, because, attacked, control);
     }
 }
 
@@ -568,14 +619,14 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
             "--agent-resources",
             "cpus:4;mem:1024;disk:4096;ports:[31000-31100]",
         ];
-        let images = folders.of("images");
-        let cluster = Cluster::start_with(
-            43,
-            "1x1",
-            &flags,
-            &[("ARGOSY_AGENT_IMAGE_FOLDERS", &images)],
-        );
+        let (images, open) = (folders.of("images"), open_folder());
+        let variables = [
+            ("ARGOSY_AGENT_IMAGE_FOLDERS", images.as_str()),
+            ("TMPDIR", open.path().to_str().unwrap()),
+        ];
+        let cluster = Cluster::start_with(43, "1x1", &flags, &variables);
         used(cluster, |cluster| {
+            gives_up_root(cluster);
             victim(
                 cluster,
                 &[
