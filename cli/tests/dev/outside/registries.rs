@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
-use super::servers::{Archive, page, redirect, serve, typed};
+use super::servers::{Archive, page, redirect, serve, serve_at, typed};
 use super::{Attempt, against_a_host, at_once, attack, run, used};
 use crate::cluster::Cluster;
 use crate::registry::{MANIFEST, descriptor, digest, image};
@@ -89,17 +89,13 @@ const LIES: &[(&str, &str, &str)] = &[
     (
         "fewer bytes than a layer has",
         "short-layer",
-        "cannot bring the image",
+        " bytes, and 512 came",
     ),
-    (
-        "more bytes than a layer has",
-        "long-layer",
-        "cannot bring the image",
-    ),
+    ("more bytes than a layer has", "long-layer", " bytes, and"),
     (
         "a layer that is sent without an end",
         "endless-layer",
-        "cannot bring the image",
+        "error reading a body",
     ),
     ("a layer of any size", "claimed-size", "limit"),
     ("a manifest that is too large", "large-manifest", "limit"),
@@ -113,12 +109,12 @@ const LIES: &[(&str, &str, &str)] = &[
     (
         "a layer of a kind that nobody knows",
         "unknown-kind",
-        "cannot bring the image",
+        "cannot be unpacked",
     ),
     (
         "a configuration that is none",
         "no-config",
-        "cannot bring the image",
+        "the server answered 404",
     ),
     (
         "an image for another architecture",
@@ -296,6 +292,8 @@ fn architecture(shelf: &mut Shelf) {
 #[test]
 fn a_hostile_registry_costs_only_the_task_that_named_it() {
     against_a_host(|| {
+        // What the redirect to a port of agents leads to has the very layer that is asked for.
+        serve_at("127.0.0.1:5051", Box::new(|_| page(&base("to-agent"))));
         let shelf = Arc::new(shelf());
         // Whatever manifest is asked for by a digest, of this image it gives another.
         let pinned = digest(b"another");
