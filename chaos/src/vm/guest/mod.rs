@@ -1,4 +1,4 @@
-//! What runs inside the machine: three masters on three disks, load, and reading back.
+//! What runs inside the machine: three masters on three disks, load, and reading back; and tasks of no command line.
 //!
 //! Judges nothing that can be judged outside; a cut may come at any line.
 
@@ -8,6 +8,7 @@ mod flakey;
 mod load;
 mod power;
 mod reading;
+mod unasked;
 mod words;
 
 use std::fs::File;
@@ -39,6 +40,7 @@ pub(crate) fn run(case: &str) -> anyhow::Result<()> {
     runtime.block_on(async {
         match case {
             "power" => power::run(&words, &voice).await,
+            "unasked" => unasked::run().await,
             "flakey-errors" => flakey::run(flakey::Fault::Errors).await,
             "flakey-drops" => flakey::run(flakey::Fault::Drops).await,
             _ => bail!("there is no case named {case:?}"),
