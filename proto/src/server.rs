@@ -3,10 +3,11 @@
 //!
 //! Knows connections and requests, and nothing of what is asked. Reading order: [`Limits`], [`serve`], then
 //! `admission` (which connection is let in, and which one makes room), `activity` (what a connection does) and
-//! `connection` (the task of one connection); `hosts` (the names that a server answers to), `callers` (who may reach into tasks).
+//! `connection` (the task of one connection); `arriving` (messages of which a part has come); `hosts` (the names that a server answers to), `callers` (who may reach into tasks).
 
 mod activity;
 mod admission;
+mod arriving;
 pub mod callers;
 mod connection;
 pub mod hosts;
@@ -65,6 +66,12 @@ pub struct Limits {
     pub connection_window: u32,
     /// Largest head of a request, in bytes.
     pub head_bytes: u32,
+    /// Bytes of messages of which only a part has come, of all connections.
+    pub incomplete_bytes: usize,
+    /// The same of one connection.
+    pub incomplete_bytes_of_connection: usize,
+    /// How long a message may take from its first byte to its last.
+    pub message: Duration,
 }
 
 impl Limits {
@@ -89,6 +96,9 @@ impl Limits {
             stream_window: 1 << 20,
             connection_window: 16 << 20,
             head_bytes: 128 << 10,
+            incomplete_bytes: 512 << 20,
+            incomplete_bytes_of_connection: 128 << 20,
+            message: Duration::from_secs(30),
         }
     }
 
@@ -244,6 +254,6 @@ pub fn describe() {
     );
     describe_counter!(
         "argosy_requests_refused_total",
-        "Requests refused before they were read, by reason: host is a name that --allow-host does not list"
+        "Requests refused before they were read, by reason: host is a name that --allow-host does not list, incomplete and late are bounds of messages of which a part has come"
     );
 }

@@ -17,6 +17,7 @@ use tracing::trace;
 
 use super::Limits;
 use super::activity::{Answering, Verdict, Watch, Watched};
+use super::arriving::{Arriving, Room};
 use crate::transport::{Ends, Peer};
 
 /// How long a connection that is being closed may take to say goodbye.
@@ -27,6 +28,7 @@ pub(super) struct Door {
     pub(super) limits: Limits,
     router: Router,
     builder: Builder<TokioExecutor>,
+    room: Room,
     stop: CancellationToken,
 }
 
@@ -49,6 +51,7 @@ impl Door {
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.head_bytes);
         Self {
+            room: Room::of_port(&limits),
             limits,
             router,
             builder,
@@ -61,6 +64,7 @@ impl Door {
         let answers = Answers {
             router: self.router.clone(),
             watch: watch.clone(),
+            room: self.room.of_connection(&self.limits),
             ends,
         };
         let activity = Arc::clone(&watch.activity);
@@ -110,6 +114,7 @@ impl Door {
 struct Answers {
     router: Router,
     watch: Watch,
+    room: Room,
     ends: Option<Ends>,
 }
 
@@ -122,7 +127,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
 
     fn call(&self, request: http::Request<Incoming>) -> Answered {
         let open = self.watch.open();
-        let mut request = request.map(Body::new);
+        let (parts, body) = request.into_parts();
+        let body = Arriving::new(body, &parts.headers, self.room.clone());
+        let mut request = http::Request::from_parts(parts, Body::new(body));
         let extensions = request.extensions_mut();
         extensions.insert(Peer(self.ends.map(|ends| ends.peer)));
         if let Some(ends) = self.ends {

@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use axum::routing::get;
+use axum::body::Bytes;
+use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -41,6 +42,10 @@ async fn started(limits: Limits) -> (SocketAddr, CancellationToken) {
     let router = Router::new()
         .route("/", get(async || "here"))
         .route("/files", get(files))
+        .route(
+            "/read",
+            post(async |body: Bytes| format!("{} bytes", body.len())),
+        )
         .route("/never", get(std::future::pending::<()>));
     tokio::spawn(serve(Listener::tcp(socket), router, limits, stop.clone()));
     (address, stop)
@@ -265,4 +270,44 @@ async fn a_flood_of_connections_leaves_descriptors_for_files() {
     input.flush().unwrap();
     drop(input);
     assert!(child.wait().unwrap().success());
+}
+
+/// A call with a message of gRPC of this length, of which so many bytes are sent: what is answered.
+async fn part_of_a_message(address: SocketAddr, length: usize, sent: usize) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /read HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/grpc\r\ncontent-length: {}\r\n\r\n",
+        length + 5
+    );
+    let mut bytes = head.into_bytes();
+    bytes.push(0);
+    bytes.extend((length as u32).to_be_bytes());
+    bytes.resize(bytes.len() + sent, 0);
+    // The server may have answered, and closed, before all of it is sent.
+    let _ = stream.write_all(&bytes).await;
+    let answer = closed(&mut stream).await;
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_message_of_which_a_part_has_come_holds_few_bytes_and_not_for_long() {
+    let (address, _stop) = started(Limits {
+        incomplete_bytes_of_connection: 64 << 10,
+        message: Duration::from_millis(500),
+        ..limits(100)
+    })
+    .await;
+    let whole = part_of_a_message(address, 20_000, 20_000).await;
+    assert!(whole.ends_with("20005 bytes"), "{whole}");
+    let began = Instant::now();
+    let late = part_of_a_message(address, 20_000, 10_000).await;
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    assert!(late.starts_with("HTTP/1.1 400"), "{late}");
+    let large = part_of_a_message(address, 1_000_000, 500_000).await;
+    assert!(
+        large.is_empty() || large.starts_with("HTTP/1.1 400"),
+        "{large}"
+    );
+    let whole = part_of_a_message(address, 20_000, 20_000).await;
+    assert!(whole.ends_with("20005 bytes"), "{whole}");
 }

@@ -64,6 +64,21 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "proto/src/server.rs",
+        "incomplete_bytes: 512 << 20",
+        "of one connection, of one port | 128 MiB; 512 MiB |",
+    ),
+    (
+        "proto/src/server.rs",
+        "incomplete_bytes_of_connection: 128 << 20",
+        "of one connection, of one port | 128 MiB; 512 MiB |",
+    ),
+    (
+        "proto/src/server.rs",
+        "message: Duration::from_secs(30)",
+        "| time from the first byte of a message to its last | 30 s |",
+    ),
+    (
+        "proto/src/server.rs",
         "streams: 1_000",
         "| calls and streams at a time on one connection | 1,000.",
     ),
