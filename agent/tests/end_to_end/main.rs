@@ -6,6 +6,7 @@
 #[path = "../../../isolation/tests/root/audit.rs"]
 mod audit;
 mod cases;
+mod children;
 mod host;
 mod layout;
 mod master;

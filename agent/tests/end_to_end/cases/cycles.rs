@@ -14,7 +14,8 @@ use argosy_testing::skip;
 use super::crashes::{audit, groups};
 use super::runs;
 use crate::audit::{Audit, Scope};
-use crate::host::{Host, Process, child_of};
+use crate::children::child_of;
+use crate::host::{Host, Process};
 use crate::master::{Link, Master, is_terminal, kill, launch, shell};
 
 /// Cycles of a usual run.

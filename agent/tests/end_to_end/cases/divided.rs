@@ -16,7 +16,8 @@ use nix::unistd::Pid;
 
 use super::volumes::with_disk;
 use super::{code, executors, plugged, runs, state};
-use crate::host::{CONTENT, Host, Process, child_of, child_with, content};
+use crate::children::{child_of, child_with};
+use crate::host::{CONTENT, Host, Process, content};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 

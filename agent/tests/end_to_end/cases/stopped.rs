@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use super::crashes::groups;
 use super::{code, on_a_host_of_its_own, runs, state};
 use crate::audit::{Audit, Scope};
-use crate::host::{Agent, AnyAgent, Host, child_of, content, launcher_of, launcher_with};
+use crate::children::{child_of, launcher_of, launcher_with};
+use crate::host::{Agent, AnyAgent, Host, content};
 use crate::master::{Link, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";

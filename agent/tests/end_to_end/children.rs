@@ -1,0 +1,68 @@
+//! The processes that an agent has started, as `/proc` shows them.
+
+use std::path::{Path, PathBuf};
+
+use crate::host::LAUNCHER;
+
+/// The launcher of the agent that is this process, or in it.
+pub(crate) fn launcher_of(agent: u32) -> u32 {
+    child_of(agent, "argosy-launcher")
+}
+
+/// A child of a process whose command line has this word.
+pub(crate) fn child_with(parent: u32, word: &str) -> u32 {
+    let mut lines = Vec::new();
+    for (pid, name) in children_of(parent) {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if line.split('\0').any(|one| one == word) {
+            return pid;
+        }
+        lines.push((pid, name, line));
+    }
+    panic!("{parent} has no child with {word:?}: {lines:?}")
+}
+
+/// A child of a process, by the end of its name.
+pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
+    let children = children_of(agent).into_iter();
+    let named = children.filter(|(_, name)| name.ends_with(called));
+    let first = named.map(|(pid, _)| pid).min();
+    first.expect("an agent has such a process")
+}
+
+/// The children of a process, and what they are called.
+fn children_of(parent: u32) -> Vec<(u32, String)> {
+    let children = entries("/proc").into_iter().filter_map(|process| {
+        let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(')')?;
+        let is_it = rest.split_whitespace().nth(1)?.parse::<u32>().ok()? == parent;
+        let pid = process.file_name()?.to_str()?.parse().ok()?;
+        is_it.then(|| (pid, name.to_owned()))
+    });
+    children.collect()
+}
+
+/// The launcher that is to stop at a step on this host, by the witness that it was given.
+pub(crate) fn launcher_with(witness: &Path) -> u32 {
+    let is_it = |process: &PathBuf| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        words.next() == Some(LAUNCHER.as_bytes())
+            && words.any(|word| word == witness.as_os_str().as_encoded_bytes())
+    };
+    let found = entries("/proc").into_iter().find(is_it);
+    let found = found.expect("an agent has a launcher");
+    found
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+pub(crate) fn entries(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
