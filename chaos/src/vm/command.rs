@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use super::disk::Flushes;
-use super::machine::Hardware;
+use super::machine::{Clock, Hardware};
 use super::summary::Summary;
 use super::{cases, cuts, guest};
 use crate::ledger::{Batch, POWER, Plan};
@@ -61,6 +61,9 @@ struct Cases {
     /// Seconds that a case may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     limit: u64,
+    /// What time goes by in there
+    #[arg(long, value_enum, default_value_t = Clock::Host)]
+    clock: Clock,
     /// Names; those with commas between them share a machine
     #[arg(required = true, value_name = "CASE,…")]
     groups: Vec<String>,
@@ -88,7 +91,7 @@ struct PowerCuts {
 }
 
 impl Host {
-    fn hardware(&self) -> anyhow::Result<Hardware> {
+    fn hardware(&self, clock: Clock) -> anyhow::Result<Hardware> {
         for file in [&self.kernel, &self.initramfs] {
             let found = std::fs::metadata(file);
             found.with_context(|| format!("cannot use {}", file.display()))?;
@@ -97,6 +100,7 @@ impl Host {
             kernel: self.kernel.clone(),
             initramfs: self.initramfs.clone(),
             memory_mib: 1_280,
+            clock,
         })
     }
 }
@@ -117,7 +121,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn run_cases(arguments: &Cases) -> anyhow::Result<u8> {
-    let hardware = arguments.host.hardware()?;
+    let hardware = arguments.host.hardware(arguments.clock)?;
     let limit = Duration::from_secs(arguments.limit);
     let mut failures = 0;
     for group in &arguments.groups {
@@ -143,7 +147,7 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
         Flushes::Honoured
     };
     let settings = cuts::Settings {
-        hardware: arguments.host.hardware()?,
+        hardware: arguments.host.hardware(Clock::Host)?,
         cuts: arguments.cuts,
         seed: arguments.seed,
         series: arguments.series,

@@ -1,7 +1,7 @@
 //! A cluster of real processes, started by `dev`, and how it is used.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,18 @@ use nix::unistd::Pid;
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// The executable under test. The virtual machine has it at another place than the build.
+pub(crate) fn executable() -> PathBuf {
+    std::env::var_os("ARGOSY_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_argosy").into(), PathBuf::from)
+}
+
 pub(crate) fn argosy(words: &[&str]) -> Command {
-    program(env!("CARGO_BIN_EXE_argosy"), words)
+    program(&executable(), words)
 }
 
 /// A program in an environment that names no cluster.
-fn program(name: &str, words: &[&str]) -> Command {
+fn program(name: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(name);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ARGOSY_") {
@@ -76,7 +82,7 @@ impl Cluster {
 
     /// By a command line that `dev` has printed.
     pub(crate) fn start_by(line: &str) -> Self {
-        Self::of(program("sh", &["-c", &format!("exec {line}")]))
+        Self::of(program(Path::new("sh"), &["-c", &format!("exec {line}")]))
     }
 
     fn of(mut command: Command) -> Self {

@@ -14,7 +14,7 @@ use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{Cluster, executable, wait_for};
 
 /// This program, told to run this one test, is the executor of the others.
 const EXECUTOR: &str = "executors::this_program_is_an_executor_where_an_agent_has_started_it";
@@ -223,7 +223,7 @@ fn restart(agent: &serde_json::Value) -> Child {
         stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
     });
     let variables = variables.iter().filter_map(|one| one.split_once('='));
-    Command::new(env!("CARGO_BIN_EXE_argosy"))
+    Command::new(executable())
         .args(&words[1..])
         .env_clear()
         .envs(variables)

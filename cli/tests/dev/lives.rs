@@ -7,7 +7,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{Cluster, executable, wait_for};
 use crate::executors::leader_but;
 
 /// Processes whose command line or environment names this directory, or that have something of it mounted, as tasks
@@ -109,7 +109,7 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
         "{stderr}"
     );
 
-    let small = Path::new(env!("CARGO_BIN_EXE_argosy-launcher"));
+    let small = executable().with_file_name("argosy-launcher");
     assert_eq!(programs(&cluster), [small.canonicalize().unwrap()]);
 
     let (code, _, stderr) = cluster.ran(&["run", "--", "no-such-command"]);
