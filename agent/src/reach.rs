@@ -41,7 +41,7 @@ pub(crate) struct Reach {
     allowed: BTreeSet<TaskAllow>,
     /// What `--fetch-allow` says: the service itself judges addresses by it, this is the wall behind that.
     fetch_allow: Vec<FetchAllow>,
-    /// What `--insecure-registry` says.
+    /// The registries of `--insecure-registry`.
     registries: Vec<InsecureRegistry>,
     ports: BTreeSet<u16>,
 }

@@ -3,7 +3,8 @@
 //!
 //! Knows connections and requests, and nothing of what is asked. Reading order: [`Limits`], [`serve`], then
 //! `admission` (which connection is let in, and which one makes room), `activity` (what a connection does) and
-//! `connection` (the task of one connection); `arriving` (messages of which a part has come); `hosts` (the names that a server answers to), `callers` (who may reach into tasks).
+//! `connection` (the task of one connection); `arriving` (limits on incomplete messages); `hosts` (the names that a server
+//! answers to), `callers` (who may reach into tasks).
 
 mod activity;
 mod admission;
@@ -66,11 +67,11 @@ pub struct Limits {
     pub connection_window: u32,
     /// Largest head of a request, in bytes.
     pub head_bytes: u32,
-    /// Bytes of messages of which only a part has come, of all connections.
+    /// Bytes of incomplete messages of all connections.
     pub incomplete_bytes: usize,
     /// The same of one connection.
     pub incomplete_bytes_of_connection: usize,
-    /// How long a message may take from its first byte to its last.
+    /// Maximum time from the first byte of a message to its last.
     pub message: Duration,
 }
 
@@ -254,6 +255,6 @@ pub fn describe() {
     );
     describe_counter!(
         "argosy_requests_refused_total",
-        "Requests refused before they were read, by reason: host is a name that --allow-host does not list, incomplete and late are bounds of messages of which a part has come"
+        "Requests refused before they were read, by reason: host is a name that --allow-host does not list, incomplete and late are the limits on incomplete messages"
     );
 }

@@ -25,9 +25,9 @@ const FORWARDED: &str = "argosy-forwarded";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
 
-/// How long the leader may take to open a stream. Later the client is sent to the leader.
+/// Maximum time in which the leader opens a stream. After it, the client is referred to the leader.
 const OPENING: Duration = Duration::from_secs(1);
-/// How long the leader may take at least to answer a forwarded call, whatever the client's own deadline is.
+/// Minimum timeout of a forwarded call, even if the client's deadline is shorter.
 const ANSWERING: Duration = LONGEST_WAIT;
 /// What the leader says on a stream, passed on.
 pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -116,9 +116,9 @@ impl Services {
     }
 }
 
-/// The leader's answer, or that it was replaced before it answered. The question stays until then, and keeps its place on the
-/// connection, although the client may be gone: a server ends a connection of which many streams are reset before it has
-/// looked at them, and this one is shared with other clients.
+/// Waits for the leader's answer, or for its replacement. The call continues, and keeps its place on the connection, even if
+/// its client cancels: a server closes a connection when many of its streams are reset before it has accepted them, and
+/// other clients share this connection.
 async fn asked<T: Send + 'static>(
     place: impl Send + 'static,
     office: watch::Receiver<Office>,
@@ -211,7 +211,7 @@ impl Unreadable {
     }
 }
 
-/// Until another master leads: one that is frozen or cut off would let the call wait for its whole deadline.
+/// Waits until another master leads: a frozen or partitioned leader would delay the call up to its deadline.
 async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
     let moved = office.wait_for(|office| {
         office.here

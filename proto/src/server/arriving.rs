@@ -1,7 +1,7 @@
-//! Messages of which a part has come: how many bytes of them a connection and a port hold, and for how long.
+//! Limits on incomplete messages: bytes per connection and per port, and time per message.
 //!
-//! A message is of use only once it is complete. Without a bound, calls that are never completed hold as much memory as
-//! their senders like: 300 of them on one connection held 1.2 GB of a master.
+//! A message can be used only once it is complete. Without a limit, calls that are never completed hold unbounded memory:
+//! 300 of them on one connection held 1.2 GB of a master.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::Limits;
 /// Flag and length of a message of gRPC.
 const HEAD: usize = 5;
 
-/// Bytes that incomplete messages may have, of one connection and of its port.
+/// The bytes left for incomplete messages of one connection and of its port.
 #[derive(Clone)]
 pub(super) struct Room {
     port: &'static str,
@@ -31,21 +31,13 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn of_port(limits: &Limits) -> Self {
+    /// Returns the room of a new connection. All connections of a port share `of_port`.
+    pub(super) fn new(limits: &Limits, of_port: &Arc<Semaphore>) -> Self {
         Self {
             port: limits.port,
-            of_port: Arc::new(Semaphore::new(limits.incomplete_bytes)),
-            // Of a connection that is none.
-            of_connection: Arc::new(Semaphore::new(0)),
-            patience: limits.message,
-        }
-    }
-
-    /// That of one connection.
-    pub(super) fn of_connection(&self, limits: &Limits) -> Self {
-        Self {
+            of_port: Arc::clone(of_port),
             of_connection: Arc::new(Semaphore::new(limits.incomplete_bytes_of_connection)),
-            ..self.clone()
+            patience: limits.message,
         }
     }
 
@@ -71,18 +63,18 @@ impl Room {
     }
 }
 
-/// Where in a message the bytes that have come end.
+/// The position in the stream of messages.
 #[derive(Default)]
 struct Framing {
     /// The body is one message, not messages of gRPC.
     is_whole: bool,
     head: [u8; HEAD],
-    /// Bytes of the incomplete message.
+    /// Bytes received of the incomplete message.
     come: usize,
 }
 
 impl Framing {
-    /// Follows the next bytes; returns whether a message became complete.
+    /// Advances by the received bytes. Returns whether a message became complete.
     fn follow(&mut self, mut bytes: &[u8]) -> bool {
         if self.is_whole {
             self.come += bytes.len();
@@ -114,14 +106,14 @@ impl Framing {
     }
 }
 
-/// The body of a request, which ends with a status where it would hold too much, or too long.
+/// The body of a request. Fails with a status when an incomplete message exceeds a limit.
 pub(super) struct Arriving<B> {
     body: B,
     framing: Framing,
     room: Room,
-    /// Taken for the incomplete message: of the connection and of the port.
+    /// Permits for the incomplete message: of the connection, of the port.
     held: Option<[OwnedSemaphorePermit; 2]>,
-    /// When the incomplete message is late.
+    /// The deadline of the incomplete message.
     late: Option<Pin<Box<Sleep>>>,
 }
 
@@ -141,7 +133,7 @@ impl<B> Arriving<B> {
         }
     }
 
-    /// Takes room for what has come of an incomplete message, and gives back that of a complete one.
+    /// Acquires permits for the bytes of an incomplete message. Releases those of a complete one.
     fn hold(&mut self, bytes: &[u8]) -> Result<(), Box<Status>> {
         if self.framing.follow(bytes) {
             self.held = None;
@@ -205,7 +197,7 @@ where
         if let Err(status) = held {
             return Poll::Ready(Some(Err(this.refuse("incomplete", *status))));
         }
-        // A timer that is new here wakes nobody until it was looked at.
+        // A timer wakes its task only once it was polled.
         if this
             .late
             .as_mut()
@@ -277,8 +269,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn incomplete_messages_have_a_bound_of_a_connection_and_of_a_port() {
         let limits = limits();
-        let port = Room::of_port(&limits);
-        let (first, second) = (port.of_connection(&limits), port.of_connection(&limits));
+        let port = Arc::new(Semaphore::new(limits.incomplete_bytes));
+        let (first, second) = (Room::new(&limits, &port), Room::new(&limits, &port));
         let mut one = arriving(&first);
         one.hold(&message(1_000)[..150]).unwrap();
         // The rest of its connection's, and no more.
@@ -296,6 +288,6 @@ mod tests {
         let mut four = arriving(&second);
         four.hold(&message(1_000)[..160]).unwrap();
         drop(four);
-        assert_eq!(first.of_port.available_permits(), 300);
+        assert_eq!(port.available_permits(), 300);
     }
 }

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use metrics::counter;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::trace;
@@ -28,7 +29,8 @@ pub(super) struct Door {
     pub(super) limits: Limits,
     router: Router,
     builder: Builder<TokioExecutor>,
-    room: Room,
+    /// Bytes left for incomplete messages of all connections.
+    incomplete: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -51,7 +53,7 @@ impl Door {
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.head_bytes);
         Self {
-            room: Room::of_port(&limits),
+            incomplete: Arc::new(Semaphore::new(limits.incomplete_bytes)),
             limits,
             router,
             builder,
@@ -64,7 +66,7 @@ impl Door {
         let answers = Answers {
             router: self.router.clone(),
             watch: watch.clone(),
-            room: self.room.of_connection(&self.limits),
+            room: Room::new(&self.limits, &self.incomplete),
             ends,
         };
         let activity = Arc::clone(&watch.activity);
