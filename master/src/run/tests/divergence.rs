@@ -212,7 +212,7 @@ fn tamper(memory: &MemoryStore) {
 }
 
 /// The commands in the log of `memory`.
-fn commands_in(memory: &MemoryStore) -> Vec<Command> {
+pub(super) fn commands_in(memory: &MemoryStore) -> Vec<Command> {
     let (_, last) = memory.last_entry().unwrap();
     let entries = (1..=last).filter_map(|index| memory.entry(index));
     let commands = entries.flat_map(|entry| entry.commands);
