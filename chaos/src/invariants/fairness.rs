@@ -3,7 +3,7 @@
 
 use super::Findings;
 use super::facts::{expectations, of_offers};
-use crate::history::{Expectation, History, OfferFact, What};
+use crate::history::{Expectation, History, OfferFact, Operation, What};
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
@@ -27,10 +27,16 @@ pub(super) fn check(history: &History) -> Findings {
         let disturbed = history.events[at..end]
             .iter()
             .any(|event| is_fault(&event.what));
+        // One that was just restarted may be back too late for the time that it has to return: whether it was removed too
+        // early is for T7 to say.
+        let is_removed = history.calls().iter().any(|call| {
+            let removes = matches!(call.operation, Operation::Teardown { framework: removed, .. } if removed == framework);
+            removes && call.position < end
+        });
         // A run that ended before its time, or was disturbed, shows nothing.
         if came {
             findings.look();
-        } else if end < history.events.len() && !disturbed {
+        } else if end < history.events.len() && !disturbed && !is_removed {
             findings.look();
             let waited_ms = within_ns / 1_000_000;
             findings.wrong(
@@ -67,9 +73,13 @@ fn pools(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{FRAMEWORK, Scene, catches, offer, passes, resources, sees_nothing};
+    use argosy_state::ids::FrameworkId;
+
+    use super::super::scene::{
+        Ending, FRAMEWORK, Scene, catches, offer, passes, resources, sees_nothing,
+    };
     use super::*;
-    use crate::history::{FaultKind, Phase};
+    use crate::history::{FaultKind, Outcome, Phase};
 
     fn expected() -> Scene {
         let within_ns = 500_000_000;
@@ -97,6 +107,18 @@ mod tests {
         );
         let disturbed = expected().fault(FaultKind::Crash, "master-1").after_ms(900);
         sees_nothing(check, disturbed.phase(Phase::Final));
+    }
+
+    #[test]
+    fn a_framework_that_was_removed_is_offered_nothing_and_another_one_still() {
+        let removed = |framework| {
+            let name = None;
+            let teardown = Operation::Teardown { name, framework };
+            let scene = expected().call("log", teardown, Ending::Ok(Outcome::Done));
+            scene.after_ms(600).made(offer(12, 1))
+        };
+        sees_nothing(check, removed(FRAMEWORK));
+        catches(check, removed(FrameworkId(9)), "framework-3 wants");
     }
 
     #[test]
