@@ -1,0 +1,68 @@
+//! A spawner in a thread, and orders to it.
+
+use super::*;
+
+#[test]
+fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() {
+    let programs = Programs {
+        files: vec!["nft".into(), "/proc/self/exe".into()],
+        folders: vec!["/opt/cni/bin".into()],
+    };
+    for program in ["nft", "/proc/self/exe", "/opt/cni/bin/bridge"] {
+        assert!(programs.have(OsStr::new(program)), "{program}");
+    }
+    for program in [
+        "",
+        "/bin/sh",
+        "./nft",
+        "/tmp/nft",
+        "/opt/cni/bin",
+        "/opt/cni/bin/../sh",
+        "/opt/cni/bin/sub/bridge",
+        "/opt/cni/bin/sub/../bridge",
+    ] {
+        assert!(!programs.have(OsStr::new(program)), "{program}");
+    }
+}
+
+#[test]
+fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
+    let (ours, theirs) = packet_pair().unwrap();
+    let serving = std::thread::spawn(move || {
+        let programs = Programs {
+            files: vec!["/bin/sh".into(), "/nonexistent".into()],
+            folders: Vec::new(),
+        };
+        serve(theirs.as_fd(), &programs);
+    });
+    let ordered = |program: &str, line: &str| {
+        let mut command = Command::new(program);
+        command.args(["-c", line]);
+        let streams = Streams {
+            input: File::open("/dev/null").unwrap().into(),
+            output: File::options()
+                .write(true)
+                .open("/dev/null")
+                .unwrap()
+                .into(),
+            error: None,
+        };
+        order(ours.as_fd(), &Execution::of(&command), &streams)
+    };
+    let limit = Duration::from_secs(60);
+    let ended = ordered("/bin/sh", "exit 7").unwrap().reaped(limit).unwrap();
+    assert_eq!(ended.unwrap().code(), Some(7));
+    let hanging = ordered("/bin/sh", "exec sleep 1000").unwrap();
+    assert_eq!(hanging.reaped(Duration::ZERO).unwrap(), None);
+    hanging.kill();
+    assert_eq!(hanging.reaped(limit).unwrap().unwrap().signal(), Some(9));
+    let missing = ordered("/nonexistent", "").unwrap_err();
+    assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    let refused = ordered("/bin/true", "").unwrap_err().to_string();
+    assert!(
+        refused.contains("/bin/true is none of the programs"),
+        "{refused}"
+    );
+    drop(ours);
+    serving.join().unwrap();
+}
