@@ -1,4 +1,5 @@
-//! One agent a directory: a lock that the kernel drops with the process, and its number for the next one.
+//! One agent a directory: a lock that the kernel drops with the last process that has it, and the agent's process id for the
+//! next one.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -6,18 +7,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// How long a lock is waited for whose holder is dead.
 const DEAD_HOLDER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is tried meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Held while an agent lives.
+/// Held while an agent lives, and as long as a process to which it has given the descriptor: nothing unlocks it by word, which
+/// would take it from that one, too.
 #[derive(Debug)]
 pub struct Lock {
-    file: Flock<File>,
+    file: File,
 }
 
 /// Why a directory could not be locked.
@@ -30,6 +32,17 @@ pub enum LockError {
     Taken {
         /// Its process number, or "?" in its first moment.
         pid: String,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The agent is dead, and a process that it has made lives on with its lock.
+    #[error(
+        "agent {pid} of {directory} is dead, but a process that it has left still has its lock, most likely a broker that was stopped: \
+         find it by `pgrep -a argosy-broker`, and continue it (kill -CONT), so that it ends, or kill it"
+    )]
+    Left {
+        /// The agent's process number.
+        pid: u32,
         /// The directory.
         directory: PathBuf,
     },
@@ -54,7 +67,7 @@ impl Lock {
     /// when it died has the lock, too, until it executes its own program.
     ///
     /// # Errors
-    /// [`LockError::Taken`] names the process that holds it.
+    /// [`LockError::Taken`] names the process that holds it, [`LockError::Left`] the one that has left it.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         Self::take_within(path, DEAD_HOLDER_PATIENCE)
     }
@@ -71,19 +84,25 @@ impl Lock {
         loop {
             // Read before it is known to be free: afterwards it is this process' own.
             let holder = holder(&mut file);
-            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(mut file) => {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {
                     sign(&mut file).map_err(failed)?;
                     return Ok(Self { file });
                 }
-                Err((file, Errno::EWOULDBLOCK)) => file,
-                Err((_, errno)) => return Err(failed(errno.into())),
-            };
-            if holder.is_none_or(lives) || Instant::now() >= deadline {
-                return Err(LockError::Taken {
-                    pid: holder.map_or_else(|| "?".to_owned(), |pid| pid.to_string()),
-                    directory: path.parent().unwrap_or(path).to_owned(),
-                });
+                Err(Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+            let directory = path.parent().unwrap_or(path).to_owned();
+            match holder {
+                Some(pid) if !lives(pid) => {
+                    if Instant::now() >= deadline {
+                        return Err(LockError::Left { pid, directory });
+                    }
+                }
+                holder => {
+                    let pid = holder.map_or_else(|| "?".to_owned(), |pid| pid.to_string());
+                    return Err(LockError::Taken { pid, directory });
+                }
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -117,13 +136,30 @@ mod tests {
     use super::*;
 
     /// The lock of an agent that is dead, held by somebody else.
-    fn left_behind(path: &Path) -> Flock<File> {
+    fn left_behind(path: &Path) -> File {
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         let pid = dead.id();
         dead.wait().unwrap();
         std::fs::write(path, pid.to_string()).unwrap();
         let file = File::open(path).unwrap();
-        Flock::lock(file, FlockArg::LockExclusive).unwrap()
+        flock(&file, FlockOperation::LockExclusive).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_lock_is_held_until_all_who_have_it_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let lock = Lock::take(&path).unwrap();
+        let of_the_broker = lock.as_fd().try_clone_to_owned().unwrap();
+        drop(lock);
+        let refused = Lock::take_within(&path, Duration::ZERO);
+        assert!(
+            matches!(refused, Err(LockError::Taken { .. })),
+            "{refused:?}"
+        );
+        drop(of_the_broker);
+        Lock::take(&path).unwrap();
     }
 
     #[test]
@@ -148,7 +184,7 @@ mod tests {
         let path = folder.path().join("lock");
         let left = left_behind(&path);
         let refused = Lock::take_within(&path, Duration::from_millis(50));
-        assert!(matches!(refused, Err(LockError::Taken { .. })));
+        assert!(matches!(refused, Err(LockError::Left { .. })));
         drop(left);
         let _held = Lock::take(&path).unwrap();
         let begun = Instant::now();
