@@ -448,10 +448,12 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     drop(link);
     // A broker ends with the process that executes its programs, too.
     let mut agent = host.divided(master.address);
-    drop(master.registered(false).await);
+    // Kept until it has died: it would open another stream, which the next one would be taken for.
+    let link = master.registered(false).await;
     let spawner = child_of(agent.broker(), "argosy-spawner");
     signal(Pid::from_raw(spawner as i32), Signal::SIGKILL).unwrap();
     agent.died().await;
+    drop(link);
     // What a killed one has prepared for tasks stays on its host until the next one ends.
     let agent = host.divided(master.address);
     drop(master.registered(false).await);
