@@ -108,6 +108,8 @@ pub struct Core {
     looks: BTreeSet<(Timestamp, Instance)>,
     /// When containers that could not be asked are asked again.
     asks: BTreeSet<(Timestamp, Instance)>,
+    /// Until when masters wait for what became of the life before.
+    found_by: Option<Timestamp>,
     /// Groups of which orders are still to come.
     gathering: BTreeSet<Group>,
     /// When the next task of a group has its turn to end.
@@ -182,6 +184,7 @@ impl Core {
             overdue: BTreeSet::new(),
             looks: BTreeSet::new(),
             asks: BTreeSet::new(),
+            found_by: None,
             gathering: BTreeSet::new(),
             turns: BTreeSet::new(),
             parting: BTreeSet::new(),
@@ -243,7 +246,17 @@ impl Core {
         let executor = self.executors.deadline();
         let turn = self.turns.first().map(|(at, _)| *at);
         let ask = self.asks.first().map(|(at, _)| *at);
-        let all = [link, overdue, look, executor, turn, ask, self.report_at];
+        let found = self.found_by;
+        let all = [
+            link,
+            overdue,
+            look,
+            executor,
+            turn,
+            ask,
+            found,
+            self.report_at,
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -347,6 +360,7 @@ impl Core {
         if self.report_at.is_some_and(|at| at <= self.now) {
             self.report();
         }
+        self.give_up_finding();
         while let Some((at, instance)) = self
             .overdue
             .first()

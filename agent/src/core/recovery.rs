@@ -1,7 +1,7 @@
 //! After a start of the process: what became of the tasks of the life before.
 //!
-//! No master is spoken to before every container was looked for, so that what is said is true. Of one that could not be
-//! asked nothing is said, and it is asked again.
+//! No master is spoken to before every container was looked for, so that what is said is true, but not for longer than four
+//! seconds. Of one that could not be asked, or has not answered by then, nothing is said, and it is asked again.
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
@@ -15,6 +15,10 @@ use super::{Core, Deferred, Sync};
 
 /// How long after a container could not be asked it is asked again, in milliseconds.
 const ASK_AGAIN_MS: u64 = 5_000;
+
+/// How long masters wait for what became of all containers, in milliseconds. An agent that says nothing for longer than its
+/// timeout, 15 s unless set otherwise, is taken for lost, and so are all of its tasks.
+const FINDING_MS: u64 = 4_000;
 
 impl Core {
     pub(super) fn begin(&mut self) {
@@ -65,6 +69,25 @@ impl Core {
                 self.effects.push(Effect::Find { name, key });
             }
         }
+        if !self.is_recovered() {
+            self.found_by = Some(self.now.plus_ms(FINDING_MS));
+        }
+        self.dial_if_clear();
+    }
+
+    /// What has not been found in time is asked for still: its answer comes, and is taken as a later one.
+    pub(super) fn give_up_finding(&mut self) {
+        if self.found_by.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.found_by = None;
+        let courses = self.courses.iter();
+        let slow = courses.filter(|(_, course)| course.phase == Phase::Finding);
+        let slow: Vec<_> = slow.map(|(instance, _)| *instance).collect();
+        for instance in slow {
+            self.enter(instance, Phase::Unknown);
+        }
+        self.give_up_finding_executors();
         self.dial_if_clear();
     }
 

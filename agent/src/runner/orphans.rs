@@ -15,7 +15,7 @@ use super::{Runner, Shared, name_of};
 use crate::core::ContainerName;
 
 /// How long all orphans together may take to end before the agent starts beside them.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before what failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 

@@ -88,6 +88,16 @@ impl Core {
         }
     }
 
+    /// Those of which it is not known yet what became of them: others do not wait for them any longer.
+    pub(in crate::core) fn give_up_finding_executors(&mut self) {
+        let all = self.executors.phases();
+        let slow = all.filter(|(_, phase)| *phase == Phase::Finding);
+        let slow: Vec<_> = slow.map(|(instance, _)| instance).collect();
+        for instance in slow {
+            self.executor_enters(instance, Phase::Unknown);
+        }
+    }
+
     /// The container of an executor that could not be asked.
     pub(in crate::core) fn executor_to_ask(
         &self,

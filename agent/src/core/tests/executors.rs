@@ -334,6 +334,24 @@ fn nothing_follows_the_end_of_a_task() {
 }
 
 #[test]
+fn masters_do_not_wait_for_an_executor_whose_container_does_not_answer() {
+    let mut world = World::executing().restart("boot-1");
+    world.sync();
+    world.expect(&["find 1-1-1"]);
+    world.wait(3_999);
+    world.expect(&[]);
+    world.wait(1);
+    world.sync();
+    world.expect(&["dial"]);
+    world.register(true);
+    world.quiet();
+    world.found(1, RUNNING);
+    world.sync();
+    world.expect(&["limit 1-1-1 by 2", "listen 1-1-1"]);
+    world.check_snapshot();
+}
+
+#[test]
 fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
     let mut world = World::executing();
     world.told("a", 1, 1, v1::TaskState::Running);

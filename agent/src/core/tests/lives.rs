@@ -280,6 +280,54 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
     world.check_snapshot();
 }
 
+/// An agent that is silent for its timeout is taken for lost with all that it runs.
+#[test]
+fn masters_do_not_wait_for_containers_that_do_not_answer() {
+    let mut world = World::running();
+    for order in 2..=16 {
+        world.launch(order, &format!("t{order}"));
+        world.sync();
+        world.started(order);
+    }
+    world.report();
+    let mut world = world.restart("boot-1");
+    let asked_at = world.now;
+    world.sync();
+    world.found(1, RUNNING);
+    world.quiet();
+    while !world.said.contains(&"dial".to_owned()) {
+        assert!(world.now - asked_at <= 4_000, "{:?}", world.said);
+        world.wait(500);
+        world.sync();
+    }
+    world.register(true);
+    world.report();
+    world.quiet();
+    // What was asked will be answered: it is not asked again.
+    world.wait(8_000);
+    let asked = world.said.iter().any(|line| line.starts_with("find"));
+    assert!(!asked, "{:?}", world.said);
+    world.register(true);
+    world.report();
+    world.quiet();
+    world.found(2, RUNNING);
+    world.found(3, Found::Exited(ended(How::Code(0))));
+    world.report();
+    world.expect(&["report t3 2 Finished", "destroy 1-3-1"]);
+    world.found(4, Found::Unknown);
+    world.wait(5_000);
+    world.said.retain(|line| line.starts_with("find"));
+    world.expect(&["find 1-4-1"]);
+    world.found(4, RUNNING);
+    world.register(true);
+    world.report();
+    world.quiet();
+    world.exited(2, How::Code(0));
+    world.report();
+    world.expect(&["report t2 2 Finished", "destroy 1-2-1"]);
+    world.check_snapshot();
+}
+
 #[test]
 fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
     let killed = || {
