@@ -13,6 +13,10 @@ pub(crate) fn describe() {
         "1 while a master has registered this agent."
     );
     describe_gauge!("argosy_agent_epoch", "Highest epoch seen.");
+    describe_gauge!(
+        "argosy_agent_broker_responds",
+        "1 while the process that has kept root answers, 0 from ten seconds after its last answer. Not there if the agent is not divided."
+    );
     describe_counter!(
         "argosy_agent_reconnects_total",
         "Streams to a master that were opened."

@@ -56,7 +56,7 @@ impl Sources {
             stats: group.stats(),
             // Tasks of a group have one link.
             network: self.broker.traffic(view.group.unwrap_or(name)),
-            disk: key.and_then(|key| self.broker.disk_usage(&key, name)),
+            disk: key.and_then(|key| self.broker.shown_disk_usage(&key, name)),
         })
     }
 }

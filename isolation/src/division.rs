@@ -75,17 +75,21 @@ impl HostUser {
     }
 }
 
+/// A copy of a process, which is its child.
+#[derive(Debug)]
+pub struct Fork {
+    /// Its process id, as the caller sees it.
+    pub pid: u32,
+    /// A handle on it, for [`wait`].
+    pub handle: OwnedFd,
+}
+
 /// Makes a copy of this process, called `name`, that has no descriptors but the standard streams and `kept`, no signals and no terminal,
-/// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there. Returns a
-/// handle on the copy.
+/// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there.
 ///
 /// # Errors
 /// If this process has threads, or the host refuses it.
-pub fn fork(
-    name: &CStr,
-    kept: &[BorrowedFd<'_>],
-    serve: impl FnOnce() -> i32,
-) -> io::Result<OwnedFd> {
+pub fn fork(name: &CStr, kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<Fork> {
     one_thread()?;
     let copy = sys::clone_process(0, None, || {
         // None of these can fail in a way that would make it wrong to go on.
@@ -100,7 +104,10 @@ pub fn fork(
         }
         serve()
     })?;
-    Ok(copy.handle)
+    Ok(Fork {
+        pid: copy.pid.unsigned_abs(),
+        handle: copy.handle,
+    })
 }
 
 /// Waits for the end of a child and returns how it ended, in words that follow "it". `child` is a handle from [`fork`].

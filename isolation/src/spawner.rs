@@ -18,8 +18,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +40,9 @@ const RUNNING: usize = 256;
 const DESCRIPTORS: usize = 5;
 /// How long the end of a program may take to be told once it has ended.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long an order may take to be answered: executing a program takes milliseconds, but not of a spawner that is stopped.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The spawner of this process, set before its filter is put on.
 static SPAWNER: OnceLock<OwnedFd> = OnceLock::new();
@@ -185,6 +190,9 @@ pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd>
         0
     })?;
     let watched = ours.try_clone()?;
+    // One that is stopped takes no more orders once its socket is full.
+    let limit = TimeVal::seconds(RESPONSE_LIMIT.as_secs().cast_signed());
+    setsockopt(&ours, sockopt::SendTimeout, &limit)?;
     SPAWNER
         .set(ours)
         .map_err(|_| io::Error::other("this process has a spawner already"))?;
@@ -206,12 +214,17 @@ pub fn wait(watched: &OwnedFd) {
 /// Why it cannot be executed, as if this process had tried.
 pub(crate) fn spawn(execution: &Execution, streams: &Streams) -> io::Result<Option<Spawned>> {
     match SPAWNER.get() {
-        Some(spawner) => order(spawner.as_fd(), execution, streams).map(Some),
+        Some(spawner) => order(spawner.as_fd(), execution, streams, RESPONSE_LIMIT).map(Some),
         None => Ok(None),
     }
 }
 
-fn order(spawner: BorrowedFd<'_>, execution: &Execution, streams: &Streams) -> io::Result<Spawned> {
+fn order(
+    spawner: BorrowedFd<'_>,
+    execution: &Execution,
+    streams: &Streams,
+    limit: Duration,
+) -> io::Result<Spawned> {
     let bytes = serde_json::to_vec(execution)?;
     if bytes.len() > ORDER_LIMIT_BYTES {
         let why = "its arguments and environment are longer than 64 KiB";
@@ -236,9 +249,16 @@ fn order(spawner: BorrowedFd<'_>, execution: &Execution, streams: &Streams) -> i
         &rights,
         MsgFlags::MSG_NOSIGNAL,
         None,
-    )?;
+    )
+    .map_err(|errno| match errno {
+        Errno::EAGAIN => stopped(),
+        errno => errno.into(),
+    })?;
     // Or its end would not be seen.
     drop(theirs);
+    if !has_ended(&ours, limit)? {
+        return Err(stopped());
+    }
     match wire::receive_packet_with(&ours, Wait::Block)? {
         Received::Message((Answer::Started { pid }, mut handles)) => {
             let handle = handles.pop();
@@ -261,6 +281,10 @@ fn order(spawner: BorrowedFd<'_>, execution: &Execution, streams: &Streams) -> i
     }
 }
 
+fn stopped() -> io::Error {
+    io::Error::other("the spawner of this agent does not respond")
+}
+
 fn gone() -> io::Error {
     io::Error::other("the spawner of this agent has ended")
 }
@@ -272,7 +296,7 @@ impl Spawned {
             return Ok(None);
         }
         if !has_ended(&self.ended, TELL_LIMIT)? {
-            return Err(io::Error::other("the spawner of this agent is stopped"));
+            return Err(stopped());
         }
         match wire::receive_packet(&self.ended, Wait::Return)? {
             Received::Message(Answer::Ended { status }) => Ok(Some(ExitStatus::from_raw(status))),
@@ -306,6 +330,10 @@ fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
             return;
         };
         let [answers, namespace, input, output, error] = descriptors;
+        // Whoever asked has given it up while this process was stopped: nobody would own the program.
+        if has_ended(&answers, Duration::ZERO).unwrap_or(false) {
+            continue;
+        }
         let refuse = |why: String| {
             // Whoever asked may be gone.
             let _ = say(&answers, &Answer::Failed { errno: None, why });

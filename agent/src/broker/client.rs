@@ -18,9 +18,10 @@ use argosy_proto::v1;
 use argosy_state::ids::{GroupId, TaskKey};
 use tokio::sync::oneshot;
 
-use super::connections::Connections;
+use super::connections::{Connections, Patience};
 use super::link::{self, Control, Link};
 use super::operations::{Operations, Performed};
+use super::pulse;
 use super::request::{MeasureStep, Reply, Request, Target, TaskContainer, WantedPath};
 use super::server::Said;
 use crate::core::{ContainerName, Refusal};
@@ -71,16 +72,17 @@ impl Broker {
         };
         let (tell, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker".to_owned());
+        let connections = Arc::new(Connections::new(requests));
+        let asked = Arc::clone(&connections);
         let watch = move || {
-            // The control socket carries nothing more: it is readable when the broker exits.
-            let _ = link::receive::<Said>(&control);
-            let how = broker.and_then(|broker| division::wait(broker.as_fd()).ok());
+            let pid = broker.as_ref().map(|broker| broker.pid);
+            pulse::watch(&control, &asked, pid);
+            let how = broker.and_then(|broker| division::wait(broker.handle.as_fd()).ok());
             // The receiver may be gone.
             let _ = tell.send(how.unwrap_or_else(|| "has ended".to_owned()));
         };
         thread.spawn(watch).map_err(words)?;
-        let connections = Connections::new(requests);
-        Ok((Self::Elsewhere(Arc::new(connections)), host, ended))
+        Ok((Self::Elsewhere(connections), host, ended))
     }
 
     /// Whether the broker has ended, as far as requests have shown. What fails from then on fails for that alone.
@@ -91,19 +93,41 @@ impl Broker {
         }
     }
 
+    /// The agent ends: from now on no request waits for a broker that does not respond.
+    pub(crate) fn end(&self) {
+        if let Self::Elsewhere(connections) = self {
+            connections.end();
+        }
+    }
+
     pub(super) fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Performed {
+        self.ask_with(request, descriptors, Patience::Whole)
+    }
+
+    fn ask_with(
+        &self,
+        request: Request,
+        descriptors: &[BorrowedFd<'_>],
+        patience: Patience,
+    ) -> Performed {
         match self {
             Self::Here(operations) => {
                 let owned = descriptors.iter().map(|one| one.try_clone_to_owned());
                 let owned = owned.collect::<io::Result<_>>();
                 operations.perform(request, owned.map_err(|error| error.to_string())?)
             }
-            Self::Elsewhere(connections) => connections.ask(&request, descriptors),
+            Self::Elsewhere(connections) => connections.ask(&request, descriptors, patience),
         }
     }
 
     pub(super) fn plain(&self, request: Request) -> Done<Reply> {
         self.ask(request, &[]).map(|(reply, _)| reply)
+    }
+
+    /// Fails if the broker does not respond: for what is only shown.
+    pub(super) fn shown(&self, request: Request) -> Done<Reply> {
+        let asked = self.ask_with(request, &[], Patience::None);
+        asked.map(|(reply, _)| reply)
     }
 
     pub(super) fn done(&self, request: Request) -> Done {
@@ -297,10 +321,12 @@ impl Broker {
 
     /// Returns the usage of the task's disk; `None` if it has no limit or cannot be read.
     pub(crate) fn disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
-        match self.plain(Request::DiskUsage(TaskContainer::new(key, name))) {
-            Ok(Reply::Usage(usage)) => usage,
-            Ok(_) | Err(_) => None,
-        }
+        usage(self.plain(Request::DiskUsage(TaskContainer::new(key, name))))
+    }
+
+    /// The same; `None` also if the broker does not respond.
+    pub(crate) fn shown_disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
+        usage(self.shown(Request::DiskUsage(TaskContainer::new(key, name))))
     }
 
     pub(crate) fn disk_keeper(&self, key: &TaskKey, name: ContainerName) -> Done<Keeper> {
@@ -429,6 +455,13 @@ pub(super) fn one(descriptors: Vec<OwnedFd>) -> Done<OwnedFd> {
     descriptors.into_iter().next().ok_or_else(senseless)
 }
 
+fn usage(replied: Done<Reply>) -> Option<DiskUsage> {
+    match replied {
+        Ok(Reply::Usage(usage)) => usage,
+        Ok(_) | Err(_) => None,
+    }
+}
+
 fn number(reply: Reply) -> Done<u64> {
     match reply {
         Reply::Number(number) => Ok(number),
@@ -452,6 +485,10 @@ fn missing(reply: Reply) -> Done<Missing> {
 
 pub(super) fn senseless() -> String {
     "invalid reply from the broker of this agent".to_owned()
+}
+
+pub(super) fn unresponsive() -> String {
+    "the broker of this agent does not respond".to_owned()
 }
 
 pub(super) fn gone() -> String {

@@ -1,32 +1,70 @@
 //! Sockets from an agent to its broker.
 
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use argosy_isolation::service::Packets;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::client::gone;
+use super::client::{gone, unresponsive};
 use super::link;
 use super::operations::Performed;
 use super::request::Request;
 use super::server::Said;
 
+/// How often whoever waits looks whether to wait on.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// Sockets to a broker, each for one request at a time.
 pub(crate) struct Connections {
     /// A lock, since requests come from many blocking threads.
-    idle: Mutex<Vec<Packets>>,
+    idle: Mutex<Vec<Socket>>,
     returned: Condvar,
     /// Whether a request was not answered.
     is_lost: AtomicBool,
+    /// Whether the broker responds, as its pulse shows.
+    responds: AtomicBool,
+    /// Whether the agent ends: from then on nobody waits for a broker that does not respond.
+    is_ending: AtomicBool,
+}
+
+struct Socket {
+    packets: Packets,
+    /// Whether the broker has yet to reply to a request that nobody waits for any more.
+    owes: bool,
+}
+
+/// How long a request may wait for a broker that does not respond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Until it responds again, as long as the agent does not end.
+    Whole,
+    /// No longer than it takes to notice: for what is only shown.
+    None,
+}
+
+/// What a request waits for.
+enum Waited {
+    Readable,
+    GivenUp,
 }
 
 impl Connections {
     pub(super) fn new(idle: Vec<Packets>) -> Self {
+        let sockets = idle.into_iter().map(|packets| Socket {
+            packets,
+            owes: false,
+        });
         Self {
-            idle: Mutex::new(idle),
+            idle: Mutex::new(sockets.collect()),
             returned: Condvar::new(),
             is_lost: AtomicBool::new(false),
+            responds: AtomicBool::new(true),
+            is_ending: AtomicBool::new(false),
         }
     }
 
@@ -35,33 +73,169 @@ impl Connections {
         self.is_lost.load(Ordering::SeqCst)
     }
 
+    pub(super) fn set_responds(&self, responds: bool) {
+        self.responds.store(responds, Ordering::SeqCst);
+    }
+
+    /// The agent ends: what it learns is no longer acted on, and the next one finds out what was done.
+    pub(super) fn end(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
+    }
+
     /// Waits for a socket, and for the reply.
-    pub(super) fn ask(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Performed {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let packets = loop {
-            match idle.pop() {
-                Some(packets) => break packets,
-                None => {
-                    let waited = self.returned.wait(idle);
-                    idle = waited.unwrap_or_else(PoisonError::into_inner);
-                }
-            }
+    pub(super) fn ask(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        patience: Patience,
+    ) -> Performed {
+        let Some(mut socket) = self.take(patience) else {
+            return Err(unresponsive());
         };
-        drop(idle);
-        let answered = link::send(&packets, request, descriptors)
-            .and_then(|()| link::receive::<Said>(&packets));
-        if !matches!(answered, Ok(Some(_))) {
+        let answered = self.exchange(&mut socket, request, descriptors, patience);
+        if answered.is_err() {
             self.is_lost.store(true, Ordering::SeqCst);
         }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // One that is closed fails at once; and the agent ends as its broker has.
-        idle.push(packets);
-        drop(idle);
+        self.lock().push(socket);
         self.returned.notify_one();
         match answered {
             Ok(Some((said, descriptors))) => said.map(|reply| (reply, descriptors)),
-            Ok(None) => Err(gone()),
+            Ok(None) => Err(unresponsive()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(gone()),
             Err(error) => Err(format!("{}: {error}", gone())),
         }
+    }
+
+    /// `None` if it was given up.
+    fn take(&self, patience: Patience) -> Option<Socket> {
+        let mut idle = self.lock();
+        loop {
+            if let Some(socket) = idle.pop() {
+                return Some(socket);
+            }
+            if self.gives_up(patience) {
+                return None;
+            }
+            let waited = self.returned.wait_timeout(idle, LOOK_EVERY);
+            idle = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The reply; `None` if it was given up.
+    fn exchange(
+        &self,
+        socket: &mut Socket,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+        patience: Patience,
+    ) -> io::Result<Option<(Said, Vec<OwnedFd>)>> {
+        let receive = |socket: &mut Socket| {
+            if let Waited::GivenUp = self.wait(socket, patience)? {
+                return Ok(None);
+            }
+            let received = link::receive::<Said>(&socket.packets)?;
+            socket.owes = false;
+            received
+                .map(Some)
+                .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+        };
+        if socket.owes && receive(socket)?.is_none() {
+            return Ok(None);
+        }
+        link::send(&socket.packets, request, descriptors)?;
+        socket.owes = true;
+        receive(socket)
+    }
+
+    fn wait(&self, socket: &Socket, patience: Patience) -> io::Result<Waited> {
+        loop {
+            if is_readable(&socket.packets, LOOK_EVERY)? {
+                return Ok(Waited::Readable);
+            }
+            if self.gives_up(patience) {
+                return Ok(Waited::GivenUp);
+            }
+        }
+    }
+
+    fn gives_up(&self, patience: Patience) -> bool {
+        !self.responds.load(Ordering::SeqCst)
+            && (patience == Patience::None || self.is_ending.load(Ordering::SeqCst))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Socket>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether something can be read, or the other side is gone; waits so long for it.
+pub(super) fn is_readable(packets: &Packets, within: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut watched = [PollFd::new(packets.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, left) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::Reply;
+    use super::*;
+
+    #[test]
+    fn a_reply_that_nobody_waits_for_any_more_is_no_reply_to_the_next_request() {
+        let (ours, theirs) = Packets::pair().unwrap();
+        let connections = Connections::new(vec![ours]);
+        connections.set_responds(false);
+        let given_up = connections.ask(&Request::CountLaunchers, &[], Patience::None);
+        assert_eq!(given_up.unwrap_err(), unresponsive());
+        assert!(!connections.is_lost());
+        let serving = std::thread::spawn(move || {
+            for number in 1..=2 {
+                link::receive::<Request>(&theirs).unwrap().unwrap();
+                let said: Said = Ok(Reply::Number(number));
+                link::send(&theirs, &said, &[]).unwrap();
+            }
+        });
+        connections.set_responds(true);
+        let asked = connections.ask(&Request::CountLaunchers, &[], Patience::Whole);
+        let (reply, _) = asked.unwrap();
+        assert!(matches!(reply, Reply::Number(2)), "{reply:?}");
+        serving.join().unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_a_broker_that_does_not_respond_waits_on_until_the_agent_ends() {
+        let (ours, _theirs) = Packets::pair().unwrap();
+        let connections = Connections::new(vec![ours]);
+        connections.set_responds(false);
+        std::thread::scope(|scope| {
+            // The second one waits for the socket of the first.
+            let ask = || connections.ask(&Request::NetworkAlone, &[], Patience::Whole);
+            let asked = [scope.spawn(ask), scope.spawn(ask)];
+            std::thread::sleep(3 * LOOK_EVERY);
+            assert!(asked.iter().all(|asked| !asked.is_finished()));
+            connections.end();
+            for asked in asked {
+                assert_eq!(asked.join().unwrap().unwrap_err(), unresponsive());
+            }
+        });
+    }
+
+    #[test]
+    fn a_broker_that_has_ended_is_lost() {
+        let (ours, theirs) = Packets::pair().unwrap();
+        let connections = Connections::new(vec![ours]);
+        drop(theirs);
+        let asked = connections.ask(&Request::CountLaunchers, &[], Patience::Whole);
+        assert!(asked.unwrap_err().starts_with(&gone()));
+        assert!(connections.is_lost());
     }
 }

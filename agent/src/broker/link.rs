@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use argosy_isolation::division::Fork;
 use argosy_isolation::service::{Packet, Packets};
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde::de::DeserializeOwned;
@@ -23,7 +24,7 @@ pub struct Link {
     pub(super) control: Packets,
     pub(super) requests: Vec<Packets>,
     /// The broker's process, at the agent's end.
-    pub(super) broker: Option<OwnedFd>,
+    pub(super) broker: Option<Fork>,
 }
 
 /// What the first socket carries.
@@ -33,6 +34,8 @@ pub(super) enum Control {
     Map,
     /// With the lock of its directory: from now on the broker serves.
     Open,
+    /// Whether it responds.
+    Pulse,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

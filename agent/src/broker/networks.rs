@@ -46,7 +46,7 @@ impl Broker {
     }
 
     pub(crate) fn traffic(&self, name: ContainerName) -> Option<Traffic> {
-        match self.plain(Request::Traffic(name)) {
+        match self.shown(Request::Traffic(name)) {
             Ok(Reply::Traffic(traffic)) => traffic,
             Ok(_) | Err(_) => None,
         }

@@ -150,11 +150,21 @@ fn serve(
             }
         })?;
     }
-    // Nothing more is said here: what comes is the agent's end. What is being performed then breaks off as if the agent had
-    // died doing it; the next one begins at any point.
-    let ended = link::receive::<Control>(&link.control);
+    // Until the agent's end. What is being performed then breaks off as if the agent had died doing it; the next one begins
+    // at any point.
+    let ended = loop {
+        match link::receive::<Control>(&link.control) {
+            Ok(Some((Control::Pulse, _))) => {
+                let said: Said = Ok(Reply::Done);
+                // Fails only if the agent is gone, which the next look shows.
+                let _ = link::send(&link.control, &said, &[]);
+            }
+            Ok(Some((Control::Map | Control::Open, _)) | None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
     operations.end();
-    ended.map(drop)
+    ended
 }
 
 /// Serves one socket until it is closed, or something comes over it that is no request.

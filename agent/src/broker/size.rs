@@ -14,16 +14,17 @@ const OWN: [&str; 7] = [
     "broker/server.rs",
 ];
 /// The agent's end.
-const OF_THE_AGENT: [&str; 6] = [
+const OF_THE_AGENT: [&str; 7] = [
     "broker/client.rs",
     "broker/connections.rs",
     "broker/layers.rs",
     "broker/mod.rs",
     "broker/networks.rs",
+    "broker/pulse.rs",
     "broker/size.rs",
 ];
 /// Files of this crate with functions that requests call.
-const CALLED: [&str; 19] = [
+const CALLED: [&str; 21] = [
     "core/facts.rs",
     "disk/bounds.rs",
     "disk/mod.rs",
@@ -31,6 +32,7 @@ const CALLED: [&str; 19] = [
     "disk/pass.rs",
     "disk/walk.rs",
     "executors/place.rs",
+    "gc/mod.rs",
     "gc/removal.rs",
     "paths.rs",
     "reach.rs",
@@ -41,6 +43,7 @@ const CALLED: [&str; 19] = [
     "runner/launching.rs",
     "runner/plugged.rs",
     "runner/roots.rs",
+    "runner/volumes.rs",
     "sandbox.rs",
     "start.rs",
 ];

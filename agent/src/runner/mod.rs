@@ -413,6 +413,7 @@ impl Containers for Runner {
     /// Ends the launcher too, and removes the agent's cgroup if nothing lives in it.
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
+            self.shared.broker.end();
             self.stop.cancel();
             self.tasks.close();
             self.tasks.wait().await;

@@ -28,6 +28,7 @@ fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() 
 #[test]
 fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
     let (ours, theirs) = packet_pair().unwrap();
+    let limit = Duration::from_secs(60);
     let serving = std::thread::spawn(move || {
         let programs = Programs {
             files: vec!["/bin/sh".into(), "/nonexistent".into()],
@@ -47,9 +48,8 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
                 .into(),
             error: None,
         };
-        order(ours.as_fd(), &Execution::of(&command), &streams)
+        order(ours.as_fd(), &Execution::of(&command), &streams, limit)
     };
-    let limit = Duration::from_secs(60);
     let ended = ordered("/bin/sh", "exit 7").unwrap().reaped(limit).unwrap();
     assert_eq!(ended.unwrap().code(), Some(7));
     let hanging = ordered("/bin/sh", "exec sleep 1000").unwrap();
@@ -63,6 +63,43 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
         refused.contains("/bin/true is none of the programs"),
         "{refused}"
     );
+    drop(ours);
+    serving.join().unwrap();
+}
+
+/// Nothing reads the orders until they have been given up.
+#[test]
+fn what_is_given_up_while_a_spawner_is_stopped_is_never_executed() {
+    let (ours, theirs) = packet_pair().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ordered = |name: &str, limit: Duration| {
+        let mut command = Command::new("/usr/bin/touch");
+        command.arg(folder.path().join(name));
+        let null = || File::options().read(true).write(true).open("/dev/null");
+        let streams = Streams {
+            input: null().unwrap().into(),
+            output: null().unwrap().into(),
+            error: None,
+        };
+        order(ours.as_fd(), &Execution::of(&command), &streams, limit)
+    };
+    let given_up = ordered("given-up", Duration::from_millis(50)).unwrap_err();
+    assert!(
+        given_up.to_string().contains("does not respond"),
+        "{given_up}"
+    );
+    let serving = std::thread::spawn(move || {
+        let programs = Programs {
+            files: vec!["/usr/bin/touch".into()],
+            folders: Vec::new(),
+        };
+        serve(theirs.as_fd(), &programs);
+    });
+    let limit = Duration::from_secs(60);
+    let executed = ordered("executed", limit).unwrap();
+    assert!(executed.reaped(limit).unwrap().unwrap().success());
+    assert!(folder.path().join("executed").exists());
+    assert!(!folder.path().join("given-up").exists());
     drop(ours);
     serving.join().unwrap();
 }

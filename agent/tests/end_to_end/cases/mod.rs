@@ -118,6 +118,7 @@ cases![
     stopped::a_stopped_launcher_is_replaced_and_its_tasks_run_on,
     stopped::an_agent_stops_although_its_launcher_is_stopped,
     stopped::a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end,
+    stopped::an_agent_stops_although_its_broker_or_spawner_is_stopped,
     stopped::a_thousand_starts_that_are_killed_in_line_execute_nothing,
     stopped::a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops,
     stopped::the_same_tasks_are_killed_by_agents_that_are_not_root,

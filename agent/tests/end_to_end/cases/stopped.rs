@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use argosy_agent::journal::Lock;
 use argosy_isolation::crash;
 use argosy_proto::v1;
 use argosy_testing::skip;
@@ -15,7 +16,7 @@ use super::crashes::groups;
 use super::{code, on_a_host_of_its_own, runs, state};
 use crate::audit::{Audit, Scope};
 use crate::children::{child_of, launcher_of, launcher_with};
-use crate::host::{Agent, AnyAgent, Host, content};
+use crate::host::{Agent, AnyAgent, Host, Process, content};
 use crate::master::{Link, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
@@ -140,9 +141,9 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     finishes(&host, agent, &mut link, "t").await;
 }
 
-/// What is asked of a stopped broker waits until it is continued: starts, removals, kills past a stopped supervisor, the
-/// list of containers, metrics, and the end of the agent. Heartbeats, other kills and ends need no broker, and nothing of
-/// what waited is lost or done twice. A spawner is needed only to execute something.
+/// What a stopped broker is asked to do waits until it is continued: starts, removals, kills past a stopped supervisor.
+/// Heartbeats, other kills and ends need no broker, the list of containers and the metrics are answered without what it
+/// counts, and nothing of what waited is lost or done twice. A spawner is needed only to execute something.
 pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
@@ -160,7 +161,7 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
             "broker" => broker,
             _ => child_of(broker, "argosy-spawner"),
         };
-        stop(stopped);
+        let stopped = Stopped::of(stopped);
         let started = in_no_network(shell("started", "exit 3"));
         link.launch(4, started).await;
         link.order(5, kill("killed", 0)).await;
@@ -180,11 +181,93 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
             link.meanwhile(moment).await;
         }
         assert_eq!(agent.get("/healthz").await.0, 200, "{which}");
-        signal(Pid::from_raw(stopped as i32), Signal::SIGCONT).unwrap();
+        if which == "broker" {
+            link.meanwhile(broker_responds(&agent, false)).await;
+            let listed = agent.containers().await;
+            assert!(listed.iter().all(|one| one["state"] != "running"));
+        }
+        drop(stopped);
+        link.meanwhile(broker_responds(&agent, true)).await;
         let updates = link.end_of("started").await;
         let last = updates.last().unwrap();
         assert_eq!(code(last), Some(v1::exit::How::Code(3)), "{}", last.text);
         assert_eq!(host.sandboxes("started").len(), 1, "{which}");
+        agent.is_clear().await;
+        agent.stop().await;
+    }
+}
+
+/// A process that goes on when this is dropped, also if its test fails: it would stay for ever.
+struct Stopped(u32);
+
+impl Stopped {
+    fn of(pid: u32) -> Self {
+        stop(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have been killed.
+        let _ = signal(Pid::from_raw(self.0 as i32), Signal::SIGCONT);
+    }
+}
+
+/// Waits until the agent's metrics say so.
+async fn broker_responds(agent: &Process, wanted: bool) {
+    let name = "argosy_agent_broker_responds ";
+    loop {
+        let (_, metrics) = agent.get("/metrics").await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        if value == Some(if wanted { "1" } else { "0" }) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The next agent begins once what has stopped is gone, and says what keeps it from that.
+pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    for which in ["broker", "spawner"] {
+        let (host, mut master) = (Host::new(), Master::start().await);
+        let agent = host.divided(master.address);
+        let (mut link, _) = master.registered(true).await;
+        running(&mut link, &host, 1, "t", WAITS).await;
+        let mut stopped = agent.broker();
+        if which == "spawner" {
+            stopped = child_of(stopped, "argosy-spawner");
+            // Without a container there are networks to be removed, which takes a program.
+            std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+            link.end_of("t").await;
+            agent.is_clear().await;
+        }
+        let pid = u64::from(stopped);
+        let stopped = Stopped::of(stopped);
+        agent.stop().await;
+        assert!(lives(pid), "{which}");
+        let lock = Lock::take(&host.directory().join("lock"));
+        match which {
+            "broker" => {
+                let why = lock.unwrap_err().to_string();
+                assert!(why.contains("pgrep -a argosy-broker"), "{why}");
+            }
+            _ => drop(lock.unwrap()),
+        }
+        drop(stopped);
+        while lives(pid) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let agent = host.divided(master.address);
+        let (mut link, _) = master.registered(true).await;
+        if which == "broker" {
+            std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+            let updates = link.end_of("t").await;
+            assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+        }
         agent.is_clear().await;
         agent.stop().await;
     }

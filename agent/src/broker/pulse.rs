@@ -1,0 +1,49 @@
+//! Whether a broker responds. One that is stopped (SIGSTOP, a debugger) does not end, and answers nothing.
+
+use std::time::Duration;
+
+use argosy_isolation::service::Packets;
+
+use super::connections::{Connections, is_readable};
+use super::link::{self, Control};
+use super::server::Said;
+
+/// How often it is asked.
+const EVERY: Duration = Duration::from_secs(2);
+/// It has ten seconds to answer, in parts: whoever is stopped together with it for longer loses one of them.
+const PARTS: u32 = 20;
+const PART: Duration = Duration::from_millis(500);
+
+/// Asks the broker again and again, and returns when it is gone.
+pub(super) fn watch(control: &Packets, connections: &Connections, pid: Option<u32>) {
+    // Nothing comes unasked: what can be read is the end.
+    while let Ok(false) = is_readable(control, EVERY) {
+        if link::send(control, &Control::Pulse, &[]).is_err() {
+            return;
+        }
+        let mut parts = 0;
+        loop {
+            match is_readable(control, PART) {
+                Ok(true) => break,
+                Ok(false) => parts += 1,
+                Err(_) => return,
+            }
+            if parts == PARTS {
+                connections.set_responds(false);
+                ::metrics::gauge!("argosy_agent_broker_responds").set(0);
+                tracing::error!(
+                    pid,
+                    "the broker of this agent does not respond: starts and removals wait until it is continued (kill -CONT)"
+                );
+            }
+        }
+        if !matches!(link::receive::<Said>(control), Ok(Some(_))) {
+            return;
+        }
+        if parts >= PARTS {
+            connections.set_responds(true);
+            tracing::info!(pid, "the broker of this agent responds again");
+        }
+        ::metrics::gauge!("argosy_agent_broker_responds").set(1);
+    }
+}
