@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use argosy_state::buggify;
+use argosy_state::bugs::{Bug, is_on};
 use turmoil::Sim;
 
 use super::process::Processes;
@@ -20,6 +21,9 @@ const EPOCH_S: u64 = 1_700_000_000;
 pub(super) const LATENCY: Duration = Duration::from_millis(3);
 /// How long one step of the simulated network is: half as many steps as of 1 ms are a third faster.
 pub(super) const STEP: Duration = Duration::from_millis(2);
+
+/// So many violations are noted: what plays on may say the same at each step.
+const NOTED: usize = 200;
 
 thread_local! {
     /// The time between two steps, in nanoseconds: processes of their own run then.
@@ -108,9 +112,10 @@ impl Notes {
     /// Something is wrong.
     pub(super) fn violation(&self, words: String) {
         let at_ms = self.recorder.now_ns() / 1_000_000;
-        self.inner()
-            .violations
-            .push(format!("at {at_ms} ms: {words}"));
+        let violations = &mut self.inner().violations;
+        if violations.len() < NOTED {
+            violations.push(format!("at {at_ms} ms: {words}"));
+        }
     }
 
     pub(super) fn is_violated(&self) -> bool {
@@ -137,6 +142,8 @@ impl Notes {
 
 /// A simulation and its clock.
 pub(super) struct Stage<'a> {
+    /// Whether it plays on when something is wrong: with a planted bug, so that each rule has its chance to name it.
+    pub(super) plays_on: bool,
     pub(super) sim: Sim<'a>,
     pub(super) processes: Processes,
     pub(super) notes: Notes,
@@ -159,7 +166,12 @@ impl Stage<'_> {
             return false;
         }
         self.processes.step();
-        !self.notes.is_violated()
+        self.goes_on()
+    }
+
+    /// Whether nothing is wrong, or it plays on all the same.
+    pub(super) fn goes_on(&self) -> bool {
+        self.plays_on || !self.notes.is_violated()
     }
 
     /// From now on masters and agents take rare turns, as the seed wants it.
@@ -209,6 +221,7 @@ pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
     let mut simulated = Duration::ZERO;
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut stage = Stage {
+            plays_on: Bug::ALL.iter().any(|bug| is_on(*bug)),
             sim: builder.build(),
             processes: Processes::default(),
             notes: notes.clone(),

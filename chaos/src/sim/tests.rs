@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::{raft, system};
-use crate::history::FaultKind;
+use crate::history::{FaultKind, Observation};
 
 /// Tells a start of this test that it is one of the two that play.
 const CHILD: &str = "ARGOSY_CHAOS_SIM_CHILD";
@@ -60,4 +60,25 @@ fn a_seed_gives_the_same_history_in_another_process() {
     }
     let [one, other] = [start(), start()];
     assert_eq!(told(one), told(other));
+}
+
+/// Nothing comes to rest in no time at all: the rules see what is left all the same.
+#[test]
+fn a_cluster_that_does_not_come_to_rest_is_judged_by_its_end() {
+    let options = system::Options {
+        faults: Duration::from_secs(2),
+        healing: Duration::ZERO,
+        ..system::Options::default()
+    };
+    let verdict = system::run(SEED, &options);
+    let is_told = |violation: &String| violation.contains("after the last fault the cluster");
+    assert!(
+        verdict.violations.iter().any(is_told),
+        "{:#?}",
+        verdict.violations
+    );
+    let is_audit = |seen: &Observation| matches!(seen, Observation::Audit(_));
+    let seen = verdict.history.observations();
+    let audits = seen.filter(|(_, _, seen)| is_audit(seen)).count();
+    assert!(audits > 1, "the registry and the hosts are compared");
 }

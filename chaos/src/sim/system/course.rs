@@ -81,11 +81,16 @@ impl Course {
         self.pass(stage, ON_ITS_WAY)?;
         self.until(stage, "does not stay at rest", Audit::unsettled)?;
         stage.notes.count("came to rest");
+        self.note_end();
+        Some(())
+    }
+
+    /// From here on everything must be as it was promised.
+    fn note_end(&self) {
         self.expect(Expectation::Phase {
             phase: Phase::Final,
         });
         self.audit.note_end();
-        Some(())
     }
 
     fn expect(&self, expected: Expectation) {
@@ -131,7 +136,7 @@ impl Course {
             self.next_look = stage.now() + LOOK;
             self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
         }
-        (goes_on && !stage.notes.is_violated()).then_some(())
+        (goes_on && stage.goes_on()).then_some(())
     }
 
     fn pass(&mut self, stage: &mut Stage<'_>, time: Duration) -> Option<()> {
@@ -175,6 +180,8 @@ impl Course {
             "{:?} after the last fault the cluster {what}: {left:#?}",
             self.options.healing
         ));
+        // The rules judge what is left after all this time as they judge what came to rest.
+        self.note_end();
         None
     }
 
