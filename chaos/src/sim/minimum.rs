@@ -42,7 +42,7 @@ const WHOLE_SYSTEM: Hundred = Hundred {
         (T5, 2_000),
         (T6, 900),
         (T7, 80),
-        (T8, 80),
+        (T8, 1_000),
         (T9, 30),
         (T10, 80),
         (F1, 600),

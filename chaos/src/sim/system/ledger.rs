@@ -63,6 +63,13 @@ impl Story {
     }
 }
 
+fn end_from(how: v1::exit::How) -> End {
+    match how {
+        v1::exit::How::Code(code) => End::Code(code),
+        v1::exit::How::Signal(signal) => End::Signal(signal),
+    }
+}
+
 impl Ledger {
     pub(super) fn new(notes: Notes) -> Self {
         let stories = Arc::default();
@@ -144,7 +151,7 @@ impl Ledger {
                 task: key.clone(),
                 update: convert::revision_from(status.revision),
                 state,
-                end: None,
+                end: status.exit.as_ref().and_then(|exit| exit.how).map(end_from),
             };
             self.notes.recorder.observe(framework, fact);
         }
