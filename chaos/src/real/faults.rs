@@ -89,6 +89,22 @@ faults! {
     ReconnectStorm "reconnect-storm" 2 Need::Nothing, "1,000 agents come at once while the leader dies";
 }
 
+impl FaultName {
+    /// Whether it waits on its way until the cluster is in health, or a master has done what a healthy one does. While
+    /// another fault holds, that may never come, and the other one would hold for as long as it waits.
+    pub(crate) fn waits_for_health(self) -> bool {
+        matches!(
+            self,
+            Self::RollingRestart
+                | Self::FullDisk
+                | Self::FailingSync
+                | Self::ClockJump
+                | Self::ReplaceMaster
+                | Self::ReconnectStorm
+        )
+    }
+}
+
 /// A word that is no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("there is no fault {word:?}; {advice}")]

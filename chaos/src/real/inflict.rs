@@ -20,7 +20,7 @@ use super::tampering::{Limit, SmallDisk, Tracer};
 use crate::chance::Chance;
 use crate::history::{Fault, FaultKind, Recorder};
 
-/// How long a leader is looked for before a fault that needs one.
+/// How long a leader is looked for before a fault that needs one, if no other fault holds.
 pub(super) const FINDING: Duration = Duration::from_secs(10);
 
 /// A fault in force.
@@ -53,6 +53,8 @@ pub(crate) struct Hand<'a> {
     pub(crate) cluster: &'a mut Cluster,
     pub(crate) chance: &'a mut Chance,
     pub(crate) recorder: &'a Recorder,
+    /// How long a leader is looked for.
+    finding: Duration,
     undo: Vec<Undo>,
 }
 
@@ -61,11 +63,13 @@ impl<'a> Hand<'a> {
         cluster: &'a mut Cluster,
         chance: &'a mut Chance,
         recorder: &'a Recorder,
+        finding: Duration,
     ) -> Self {
         Self {
             cluster,
             chance,
             recorder,
+            finding,
             undo: Vec::new(),
         }
     }

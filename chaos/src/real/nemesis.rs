@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::Pace;
 use super::cluster::{Cluster, Kind};
 use super::faults::{FaultName, Mix};
-use super::inflict::{Hand, Held, name_of};
+use super::inflict::{FINDING, Hand, Held, name_of};
 use super::processes::describe;
 use super::report::{FaultLine, Violation};
 use super::screen::Screen;
@@ -57,6 +57,37 @@ pub(crate) struct Nemesis<'a> {
     pub(crate) violations: Vec<Violation>,
     /// What the live line tells beside the faults.
     pub(crate) pulse: &'a dyn Fn() -> String,
+}
+
+/// One part of a round, once its first fault has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Wait(Duration),
+    /// The second fault, and how long a leader is looked for if it needs one.
+    Begin {
+        fault: FaultName,
+        finding: Duration,
+    },
+    EndFirst,
+}
+
+/// A round with a fault that lasts so long, and perhaps a second one that comes so long after it. The first one holds no
+/// longer than it lasts, whatever the second one waits for.
+fn parts(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<Part> {
+    match second {
+        None => vec![Part::Wait(lasts), Part::EndFirst],
+        Some((fault, _)) if fault.waits_for_health() => {
+            let finding = FINDING;
+            let begin = Part::Begin { fault, finding };
+            vec![Part::Wait(lasts), Part::EndFirst, begin]
+        }
+        Some((fault, after)) => {
+            let rest = lasts.saturating_sub(after);
+            let finding = FINDING.min(rest);
+            let begin = Part::Begin { fault, finding };
+            vec![Part::Wait(after), begin, Part::Wait(rest), Part::EndFirst]
+        }
+    }
 }
 
 impl Nemesis<'_> {
@@ -128,24 +159,27 @@ impl Nemesis<'_> {
         second: Option<FaultName>,
         lasts: Option<Duration>,
     ) -> Result<bool> {
-        let Some(held) = self.begin(fault).await else {
+        let Some(held) = self.begin(fault, FINDING).await else {
             self.recover().await?;
             return Ok(false);
         };
         let lasts = lasts.unwrap_or_else(|| self.pace.of(held.lasts));
-        let mut over = None;
-        if let Some(second) = second {
-            let until = Duration::from_millis(
-                self.chance
-                    .below(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)),
-            );
-            self.wait(until).await?;
-            over = self.begin(second).await;
-            self.wait(lasts.saturating_sub(until)).await?;
-        } else {
-            self.wait(lasts).await?;
+        let second = second.map(|second| {
+            let whole = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+            (second, Duration::from_millis(self.chance.below(whole)))
+        });
+        let (mut held, mut over) = (Some(held), None);
+        for part in parts(lasts, second) {
+            match part {
+                Part::Wait(time) => self.wait(time).await?,
+                Part::Begin { fault, finding } => over = self.begin(fault, finding).await,
+                Part::EndFirst => {
+                    if let Some(held) = held.take() {
+                        self.end(held).await?;
+                    }
+                }
+            }
         }
-        self.end(held).await?;
         if let Some(over) = over {
             let more = self.pace.of(over.lasts / 2);
             self.wait(more).await?;
@@ -160,9 +194,9 @@ impl Nemesis<'_> {
         Ok(true)
     }
 
-    async fn begin(&mut self, fault: FaultName) -> Option<Held> {
+    async fn begin(&mut self, fault: FaultName, finding: Duration) -> Option<Held> {
         let at = self.recorder.now_ns();
-        let hand = Hand::new(self.cluster, &mut self.chance, self.recorder);
+        let hand = Hand::new(self.cluster, &mut self.chance, self.recorder, finding);
         match hand.begin(fault).await {
             Ok(held) => {
                 self.screen.say(&format!("{fault}: {}", held.target));
@@ -276,5 +310,35 @@ impl Nemesis<'_> {
             what,
             time_ns: Some(self.recorder.now_ns()),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in the run of seed 292792766: a rolling restart was chosen while all masters were frozen, and waited 40 s for
+    /// their health, for which they stayed frozen.
+    #[test]
+    fn no_second_fault_makes_the_first_one_last_longer() {
+        let lasts = Duration::from_secs(7);
+        for fault in FaultName::ALL.iter().copied() {
+            for after in [0, 3, 6].map(Duration::from_secs) {
+                let mut held = Duration::ZERO;
+                for part in parts(lasts, Some((fault, after))) {
+                    match part {
+                        Part::Wait(time) => held += time,
+                        Part::Begin { finding, .. } => {
+                            assert!(!fault.waits_for_health(), "{fault} waits");
+                            assert!(finding <= lasts - after, "{fault}");
+                        }
+                        Part::EndFirst => break,
+                    }
+                }
+                assert_eq!(held, lasts, "{fault}");
+            }
+        }
+        let waits = parts(lasts, Some((FaultName::RollingRestart, Duration::ZERO)));
+        assert!(matches!(waits.last(), Some(Part::Begin { .. })), "it comes");
     }
 }

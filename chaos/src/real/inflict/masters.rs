@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use tokio::time::Instant;
 
-use super::{FINDING, Hand, Undo};
+use super::{Hand, Undo};
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::real::cluster::Cluster;
 use crate::real::cuts::{Cuts, Place};
@@ -28,7 +28,7 @@ type Begun = Result<(String, Duration)>;
 
 impl Hand<'_> {
     async fn leader(&self) -> Result<Place> {
-        self.cluster.leader(FINDING).await
+        self.cluster.leader(self.finding).await
     }
 
     async fn follower(&mut self) -> Result<Place> {
