@@ -6,10 +6,11 @@ use super::Distance;
 use crate::real::host_tools;
 
 /// Whose changes make a line old: the code that runs in production.
-const PRODUCT: [&str; 10] = [
+const PRODUCT: [&str; 11] = [
     "agent",
     "cli",
     "client",
+    "content",
     "frameworks",
     "isolation",
     "master",
@@ -164,6 +165,25 @@ mod tests {
         assert_eq!(is_kept(old, "b\nb\na\nc\n"), Err("b"));
         assert_eq!(is_kept(old, "a\nb\nb\nC\n"), Err("c"));
         assert_eq!(is_kept("", ""), Ok(()));
+    }
+
+    /// Tools and tests: their changes make no line old.
+    const NO_PRODUCT: [&str; 3] = ["bench", "chaos", "testing"];
+
+    #[test]
+    fn every_crate_of_the_workspace_is_product_or_said_not_to_be() {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let manifest = std::fs::read_to_string(manifest).unwrap();
+        let members = manifest.lines().find(|line| line.starts_with("members"));
+        let mut members: Vec<_> = members.unwrap().split('"').skip(1).step_by(2).collect();
+        let known = PRODUCT.iter().chain(&NO_PRODUCT);
+        let mut known: Vec<_> = known
+            .filter(|name| !name.starts_with(':'))
+            .copied()
+            .collect();
+        members.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(members, known);
     }
 
     #[test]
