@@ -35,7 +35,7 @@ test: setup ## everything that must hold; includes verify
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out and attacks from outside in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
-	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- cycles
+	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- --each-matches cycles
 	scripts/test-arm64
 	scripts/test-vm cases --limit 600 walls-of-root
 	# Minutes of processor time, whatever else runs: no deadline passes because the host is busy.
@@ -72,7 +72,7 @@ attacks: setup ## ways out of containers, and attacks from outside of them; part
 	@$(ENV)
 	{
 	cargo test --locked --package argosy-isolation --test root -- way_out network_of_its_own a_service_ bomb filler flood zombies daemons_in storm term_goes deep_and
-	cargo test --locked --package argosy-agent --test end_to_end -- bombs
+	cargo test --locked --package argosy-agent --test end_to_end -- --each-matches bombs
 	cargo test --locked --package argosy-cli --test dev outside
 	} 2>&1 | scripts/techniques 250 | scripts/skips
 

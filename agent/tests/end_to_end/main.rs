@@ -1,7 +1,7 @@
 //! An agent with real containers against a master that says what each test wants.
 //!
 //! Its own harness: the same executable is the launcher, which must start before any thread. Runs one
-//! test after the other; a first argument picks those whose name holds it.
+//! test after the other; arguments pick those whose name holds one of them.
 
 #[path = "../../../isolation/tests/root/audit.rs"]
 mod audit;
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// How long one test may take, so that none that waits for ever holds up the rest.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// With this argument each filter must match a test: where tests are named in scripts.
+const EACH_MATCHES: &str = "--each-matches";
 
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
@@ -56,10 +59,18 @@ fn main() -> ExitCode {
             .for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    let picked = argument
-        .filter(|argument| !argument.starts_with('-'))
-        .unwrap_or_default();
-    for (name, case) in cases::ALL.iter().filter(|(name, _)| name.contains(&picked)) {
+    let (options, filters): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|argument| argument.starts_with('-'));
+    let is_vain = |filter: &&String| !cases::ALL.iter().any(|case| case.0.contains(*filter));
+    if options.iter().any(|option| option == EACH_MATCHES)
+        && let Some(filter) = filters.iter().find(is_vain)
+    {
+        println!("no test has a name with {filter}");
+        return ExitCode::FAILURE;
+    }
+    let is_picked = |name: &str| filters.is_empty() || filters.iter().any(|one| name.contains(one));
+    for (name, case) in cases::ALL.iter().filter(|(name, _)| is_picked(name)) {
         let begun = Instant::now();
         let _limit = limited(LIMIT * cases::length());
         // A panic names the failed test on the line before its message.
