@@ -14,7 +14,7 @@ use argosy_testing::skip;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, PATIENCE, wait_for};
-use crate::web::on_a_host;
+use crate::web::{on_a_host, port_of_examples};
 
 /// First a group that is too large for the agent, then one that fits, of which one task is killed.
 #[derive(Default)]
@@ -133,6 +133,7 @@ fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
+    let _port = port_of_examples();
     on_a_host(|| {
         let mut cluster = Cluster::start(44, "1x1", &[]);
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/site.json");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_for};
 use crate::registry::{self, Registry};
-use crate::web::{nothing_is_left, on_a_host, page};
+use crate::web::{nothing_is_left, on_a_host, page, port_of_examples};
 
 /// The pages that name how such images are run.
 const ISOLATION: &str = include_str!("../../../docs/isolation.md");
@@ -331,6 +331,7 @@ fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_read
         README.lines().any(|line| Some(line) == documented),
         "README names another command"
     );
+    let _port = port_of_examples();
     at_a_site(31, ALLOWED, |site| {
         site.serve(&NGINX, || {
             page(31080).as_deref() == Some("Welcome to nginx!\n")
@@ -408,6 +409,9 @@ fn on_the_defaults(words: &mut Vec<String>) {
         .position(|word| word == "--capability")
         .unwrap();
     words.drain(at..at + 2);
+    // Of ports that no other test publishes at the same time.
+    let published = words.iter().position(|word| word == "--publish").unwrap();
+    words[published + 1].replace_range(..3, "317");
     words.retain(|word| word != "--detach");
 }
 

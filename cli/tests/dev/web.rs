@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_testing::skip;
@@ -18,6 +19,13 @@ use crate::registry::{self, Registry};
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// The host of the test, in a network namespace of its own.
 const HOST: &str = "10.99.99.1";
+
+/// Held by tests that publish the port of our examples, 31080: networks of their own do not tell them apart, since all agents of a
+/// host write down in one place which ports are whose.
+pub(crate) fn port_of_examples() -> MutexGuard<'static, ()> {
+    static PORT: Mutex<()> = Mutex::new(());
+    PORT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `body` in a network namespace that goes with it: a thread's children are where it is.
 pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
@@ -180,13 +188,13 @@ fn serve(image: &str, folder: &Path) {
         cluster.ran(&[&words, more].concat())
     };
     let checked = ["--health-http", "80/index.html", "--health-delay", "0s"];
-    let detached = ["--detach", "--name", "web", "--publish", "31080:80"];
+    let detached = ["--detach", "--name", "web", "--publish", "31082:80"];
     let (code, _, stderr) = run(&[&detached[..], &checked].concat());
     assert_eq!(code, 0, "{stderr}");
     wait_for("the page", || {
         let (_, listed, _) = cluster.ran(&["ps", "--all", "-o", "json"]);
         assert!(!listed.contains("FAILED"), "{listed}");
-        page(31080).as_deref() == Some("hello from an image\n")
+        page(31082).as_deref() == Some("hello from an image\n")
     });
     wait_for("its log", || {
         cluster.ran(&["logs", "--stderr", "web"]).1.contains("200")
@@ -206,12 +214,12 @@ fn serve(image: &str, folder: &Path) {
 
     look_around(&run);
 
-    let second = ["--publish", "31080:80", "--timeout", "1s"];
+    let second = ["--publish", "31082:80", "--timeout", "1s"];
     let (code, _, stderr) = run(&second);
     assert_eq!(code, 6, "a port is one task's: {stderr}");
     let (code, _, stderr) = cluster.ran(&["task", "kill", "web"]);
     assert_eq!(code, 0, "{stderr}");
-    assert_eq!(page(31080), None);
+    assert_eq!(page(31082), None);
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
 }
