@@ -15,7 +15,7 @@ pub(crate) fn describe() {
     describe_gauge!("argosy_agent_epoch", "Highest epoch seen.");
     describe_gauge!(
         "argosy_agent_broker_responds",
-        "1 while the process that has kept root answers, 0 from ten seconds after its last answer. Not there if the agent is not divided."
+        "1 while the process that has kept root answers, 0 once a heartbeat has gone unanswered for ten seconds. Not there if the agent is not divided."
     );
     describe_counter!(
         "argosy_agent_reconnects_total",

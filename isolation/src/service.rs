@@ -26,6 +26,7 @@ use crate::cgroup::{CgroupError, Group};
 use crate::child;
 pub use crate::child::Process;
 use crate::confinement;
+use crate::process::has_ended;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::seccomp::Filter;
 use crate::spawner::{Execution, Streams};
@@ -113,6 +114,14 @@ impl Packets {
                 Received::Nothing => continue,
             };
         }
+    }
+
+    /// Waits for a message or for the end of the other side, up to `limit`; returns whether there is one.
+    ///
+    /// # Errors
+    /// If the socket cannot be polled.
+    pub fn is_readable(&self, limit: Duration) -> io::Result<bool> {
+        has_ended(&self.0, limit)
     }
 
     /// Ends the conversation, for both sides and for whoever waits in [`Packets::receive`].

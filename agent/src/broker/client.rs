@@ -19,9 +19,9 @@ use argosy_state::ids::{GroupId, TaskKey};
 use tokio::sync::oneshot;
 
 use super::connections::{Connections, Patience};
+use super::heartbeat;
 use super::link::{self, Control, Link};
 use super::operations::{Operations, Performed};
-use super::pulse;
 use super::request::{MeasureStep, Reply, Request, Target, TaskContainer, WantedPath};
 use super::server::Said;
 use crate::core::{ContainerName, Refusal};
@@ -76,7 +76,7 @@ impl Broker {
         let asked = Arc::clone(&connections);
         let watch = move || {
             let pid = broker.as_ref().map(|broker| broker.pid);
-            pulse::watch(&control, &asked, pid);
+            heartbeat::watch(&control, &asked, pid);
             let how = broker.and_then(|broker| division::wait(broker.handle.as_fd()).ok());
             // The receiver may be gone.
             let _ = tell.send(how.unwrap_or_else(|| "has ended".to_owned()));

@@ -1,14 +1,12 @@
 //! Sockets from an agent to its broker.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use argosy_isolation::service::Packets;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::client::{gone, unresponsive};
 use super::link;
@@ -16,7 +14,7 @@ use super::operations::Performed;
 use super::request::Request;
 use super::server::Said;
 
-/// How often whoever waits looks whether to wait on.
+/// The interval at which a waiting request checks whether to give up.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Sockets to a broker, each for one request at a time.
@@ -26,28 +24,28 @@ pub(crate) struct Connections {
     returned: Condvar,
     /// Whether a request was not answered.
     is_lost: AtomicBool,
-    /// Whether the broker responds, as its pulse shows.
+    /// Whether the broker answers heartbeats.
     responds: AtomicBool,
-    /// Whether the agent ends: from then on nobody waits for a broker that does not respond.
+    /// Set when the agent shuts down: requests then fail while the broker does not respond.
     is_ending: AtomicBool,
 }
 
 struct Socket {
     packets: Packets,
-    /// Whether the broker has yet to reply to a request that nobody waits for any more.
+    /// Whether the reply to an abandoned request is still to be read and discarded.
     owes: bool,
 }
 
-/// How long a request may wait for a broker that does not respond.
+/// What a request does while the broker does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
-    /// Until it responds again, as long as the agent does not end.
+    /// Waits, unless the agent is shutting down.
     Whole,
-    /// No longer than it takes to notice: for what is only shown.
+    /// Fails: for statistics.
     None,
 }
 
-/// What a request waits for.
+/// How waiting for a reply ended.
 enum Waited {
     Readable,
     GivenUp,
@@ -150,7 +148,7 @@ impl Connections {
 
     fn wait(&self, socket: &Socket, patience: Patience) -> io::Result<Waited> {
         loop {
-            if is_readable(&socket.packets, LOOK_EVERY)? {
+            if socket.packets.is_readable(LOOK_EVERY)? {
                 return Ok(Waited::Readable);
             }
             if self.gives_up(patience) {
@@ -166,21 +164,6 @@ impl Connections {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Socket>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether something can be read, or the other side is gone; waits so long for it.
-pub(super) fn is_readable(packets: &Packets, within: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + within;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut watched = [PollFd::new(packets.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut watched, left) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(errno.into()),
-        }
     }
 }
 

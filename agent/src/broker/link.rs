@@ -35,7 +35,7 @@ pub(super) enum Control {
     /// With the lock of its directory: from now on the broker serves.
     Open,
     /// Whether it responds.
-    Pulse,
+    Heartbeat,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

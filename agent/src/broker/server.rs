@@ -154,7 +154,7 @@ fn serve(
     // at any point.
     let ended = loop {
         match link::receive::<Control>(&link.control) {
-            Ok(Some((Control::Pulse, _))) => {
+            Ok(Some((Control::Heartbeat, _))) => {
                 let said: Said = Ok(Reply::Done);
                 // Fails only if the agent is gone, which the next look shows.
                 let _ = link::send(&link.control, &said, &[]);

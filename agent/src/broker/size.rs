@@ -17,10 +17,10 @@ const OWN: [&str; 7] = [
 const OF_THE_AGENT: [&str; 7] = [
     "broker/client.rs",
     "broker/connections.rs",
+    "broker/heartbeat.rs",
     "broker/layers.rs",
     "broker/mod.rs",
     "broker/networks.rs",
-    "broker/pulse.rs",
     "broker/size.rs",
 ];
 /// Files of this crate with functions that requests call.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use argosy_isolation::service::Packets;
 
-use super::connections::{Connections, is_readable};
+use super::connections::Connections;
 use super::link::{self, Control};
 use super::server::Said;
 
@@ -14,16 +14,16 @@ const EVERY: Duration = Duration::from_secs(2);
 const PARTS: u32 = 20;
 const PART: Duration = Duration::from_millis(500);
 
-/// Asks the broker again and again, and returns when it is gone.
+/// Sends heartbeats to the broker until it has exited.
 pub(super) fn watch(control: &Packets, connections: &Connections, pid: Option<u32>) {
     // Nothing comes unasked: what can be read is the end.
-    while let Ok(false) = is_readable(control, EVERY) {
-        if link::send(control, &Control::Pulse, &[]).is_err() {
+    while let Ok(false) = control.is_readable(EVERY) {
+        if link::send(control, &Control::Heartbeat, &[]).is_err() {
             return;
         }
         let mut parts = 0;
         loop {
-            match is_readable(control, PART) {
+            match control.is_readable(PART) {
                 Ok(true) => break,
                 Ok(false) => parts += 1,
                 Err(_) => return,
