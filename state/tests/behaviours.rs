@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 /// How many behaviours there are.
 const ALL: u32 = 132;
 
-/// Those that may not be open: what this release is about.
-const CLOSED: [std::ops::RangeInclusive<u32>; 6] =
-    [1..=28, 35..=36, 38..=49, 72..=88, 90..=90, 94..=94];
+/// The rows that are open. A row that is closed leaves this list and does not return to it.
+const OPEN: [u32; 21] = [
+    30, 31, 32, 34, 92, 93, 95, 102, 103, 104, 105, 106, 107, 108, 110, 111, 112, 113, 128, 129,
+    131,
+];
 
 #[derive(Debug, PartialEq)]
 enum Status {
@@ -40,14 +42,11 @@ fn every_named_test_exists() {
 }
 
 #[test]
-fn what_this_release_is_about_is_not_open() {
-    let behaviours = behaviours();
-    let open: Vec<_> = CLOSED
-        .into_iter()
-        .flatten()
-        .filter(|number| behaviours[number] == Status::Open)
-        .collect();
-    assert!(open.is_empty(), "open: {open:?}");
+fn every_row_that_was_closed_stays_closed() {
+    let behaviours = behaviours().into_iter();
+    let open = behaviours.filter(|(_, status)| *status == Status::Open);
+    let open: Vec<u32> = open.map(|(number, _)| number).collect();
+    assert_eq!(open, OPEN);
 }
 
 #[test]
