@@ -16,6 +16,7 @@ mod dice;
 mod witness;
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 
 use actor::Actor;
 use argosy_state::Registry;
@@ -277,4 +278,16 @@ fn whatever_is_proposed_the_facts_stay_sound() {
     for name in MUST_BE_MET {
         assert!(tally.contains_key(name), "nothing was ever answered {name}");
     }
+}
+
+#[test]
+fn one_more_life_whose_seed_is_random_stays_sound() {
+    let mut bytes = [0; 8];
+    let mut random = std::fs::File::open("/dev/urandom").unwrap();
+    random.read_exact(&mut bytes).unwrap();
+    let seed = u64::from_be_bytes(bytes);
+    eprintln!(
+        "random life, again with: ARGOSY_SEED={seed} cargo test -p argosy-state --test properties"
+    );
+    run(seed);
 }
