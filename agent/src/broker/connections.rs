@@ -24,7 +24,7 @@ pub(crate) struct Connections {
     returned: Condvar,
     /// Whether a request was not answered.
     is_lost: AtomicBool,
-    /// Whether the broker answers heartbeats.
+    /// False from a heartbeat timeout until the next reply.
     responds: AtomicBool,
     /// Set when the agent shuts down: requests then fail while the broker does not respond.
     is_ending: AtomicBool,
@@ -32,11 +32,11 @@ pub(crate) struct Connections {
 
 struct Socket {
     packets: Packets,
-    /// Whether the reply to an abandoned request is still to be read and discarded.
+    /// True while the reply to an abandoned request is pending.
     owes: bool,
 }
 
-/// What a request does while the broker does not respond.
+/// Timeout policy of a request to an unresponsive broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     /// Waits, unless the agent is shutting down.
@@ -45,7 +45,7 @@ pub(super) enum Patience {
     None,
 }
 
-/// How waiting for a reply ended.
+/// Outcome of waiting for a reply.
 enum Waited {
     Readable,
     GivenUp,
