@@ -26,6 +26,8 @@ fn executor_of(task: &Task) -> Option<TaskKey> {
 
 /// An agent that has a leader hears of it once a second.
 const LED_MS: u64 = 2_500;
+/// A master that has applied so many entries fewer than another one lags.
+const LAG: u64 = 8;
 
 /// What lasts of the cluster, held against the log, the machines and the frameworks.
 pub(super) struct Audit {
@@ -290,10 +292,28 @@ impl Audit {
         let machines = self.world.machines.iter();
         let unled = machines.filter(|machine| machine.obeyed_ms() + LED_MS < now_ms);
         open.extend(unled.map(|machine| format!("{} hears of no leader", machine.name)));
+        let former = self.agents_of_former_reigns().into_iter();
+        open.extend(former.map(|name| format!("{name} obeys a former leader")));
+        open.extend(self.lagging_masters());
         open.extend(self.left_behind(registry));
         let machines = self.world.machines.iter();
         open.extend(machines.flat_map(Machine::torn_groups));
         open
+    }
+
+    /// Masters without entries that another master applied: their leader does not reach them yet.
+    fn lagging_masters(&self) -> Vec<String> {
+        let absent = self.world.kept().absent.clone();
+        let stores = self.world.stores.iter().enumerate();
+        let present = stores.filter(|(place, _)| !absent.contains(place));
+        let applied: Vec<_> = present
+            .map(|(place, store)| (master_name(place), store.applied().unwrap_or(0)))
+            .collect();
+        let most = applied.iter().map(|(_, index)| *index).max().unwrap_or(0);
+        let lagging = applied.iter().filter(|(_, index)| index + LAG < most);
+        lagging
+            .map(|(name, index)| format!("{name} has applied {index} of {most} entries"))
+            .collect()
     }
 
     /// Offers that frameworks hold and their leader does not know.
