@@ -25,6 +25,9 @@ const DIAL_FIRST_MS: u64 = 10;
 const DIAL_LONGEST_MS: u64 = 1_000;
 /// The wait after a refusal, in milliseconds: only a person can change it.
 const DIAL_REFUSED_MS: u64 = 5_000;
+/// The code by which a leader refuses an agent that has seen a later reign. Mostly it was replaced and does not know it
+/// yet, so that another master is asked as soon as after a link that broke.
+const EPOCH_ABOVE: &str = "epoch-above";
 /// Unanswered pings remembered; older ones can no longer renew anything.
 const PINGS: usize = 64;
 /// Incarnations remembered until one is confirmed; the oldest is dropped.
@@ -258,7 +261,10 @@ impl Core {
             refused.code, refused.text
         );
         self.effects.push(Effect::Hangup { link: serial, why });
-        self.dial_after(DIAL_REFUSED_MS);
+        match refused.code == EPOCH_ABOVE {
+            true => self.redial(),
+            false => self.dial_after(DIAL_REFUSED_MS),
+        }
     }
 
     fn pong(&mut self, serial: u64, answered: u64) {

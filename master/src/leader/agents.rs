@@ -80,7 +80,7 @@ impl Leader {
         }
         if hello.highest_epoch > self.epoch {
             let text = format!(
-                "the agent has seen epoch {}, this cluster is at {}: its masters were set back",
+                "the agent has seen epoch {}, this master leads epoch {}: it was replaced, or its masters were set back",
                 hello.highest_epoch.0, self.epoch.0
             );
             return self.refuse_agent(link, "epoch-above", &text);

@@ -96,20 +96,34 @@ fn an_order_before_the_registration_ends_the_link() {
     );
 }
 
-#[test]
-fn a_refused_agent_tries_again_later() {
+/// A refused agent, and how long it waits before it dials again, in milliseconds.
+fn refused(code: &str) -> (World, u64) {
     let mut world = World::new();
     world.connect();
     world.quiet();
     world.hear(Say::Refused(v1::RefusedAgent {
-        code: "clone".into(),
-        text: "another has this id".into(),
+        code: code.into(),
+        text: "no".into(),
     }));
     world.sync();
-    world.expect(&[
-        "hang up: the master refuses this agent (clone): another has this id",
-        "dial",
-    ]);
+    let hang_up = format!("hang up: the master refuses this agent ({code}): no");
+    world.expect(&[&hang_up, "dial"]);
+    let after_ms = world.dialled_after_ms;
+    (world, after_ms)
+}
+
+#[test]
+fn a_refused_agent_tries_again_later() {
+    let (_, after_ms) = refused("clone");
+    assert_eq!(after_ms, 5_000);
+}
+
+/// As in seed 1200091 of the simulation: the agent came back to a leader that did not know yet that it was replaced, waited
+/// five seconds after its refusal, and was given up meanwhile.
+#[test]
+fn an_agent_that_a_former_leader_refuses_asks_another_master_at_once() {
+    let (_, after_ms) = refused("epoch-above");
+    assert!(after_ms <= 15, "{after_ms} ms");
 }
 
 #[test]

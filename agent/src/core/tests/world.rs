@@ -28,6 +28,8 @@ pub(super) struct World {
     durable: u64,
     appended: u64,
     pub(super) said: Vec<String>,
+    /// How long the newest dial waits.
+    pub(super) dialled_after_ms: u64,
     pub(super) epoch: u64,
     pub(super) link: u64,
 }
@@ -66,6 +68,7 @@ impl World {
             durable: 0,
             appended: 0,
             said: Vec::new(),
+            dialled_after_ms: 0,
             epoch: EPOCH,
             link: 0,
         };
@@ -150,6 +153,9 @@ impl World {
             self.written.push(((**record).clone(), *sync));
         }
         self.said.push(tell(&effect));
+        if let Effect::Dial { after_ms, .. } = &effect {
+            self.dialled_after_ms = *after_ms;
+        }
     }
 
     /// Everything appended is on disk.

@@ -335,7 +335,7 @@ fn an_agent_of_another_cluster_or_of_a_later_history_is_refused() {
     expect![[r#"
         link-3 <- refused foreign-cluster: this is cluster CLUSTER; the agent belongs to another one: empty its --data-dir, or give it the right --masters
         link-3 closed
-        link-4 <- refused epoch-above: the agent has seen epoch 1000, this cluster is at 1: its masters were set back
+        link-4 <- refused epoch-above: the agent has seen epoch 1000, this master leads epoch 1: it was replaced, or its masters were set back
         link-4 closed"#]].assert_eq(&said);
 }
 
