@@ -26,13 +26,14 @@ pub(crate) const SUPERVISORS: &str = "supervisors";
 /// How the name of the group ends that has what brings content from outside. It is beside the tree: tasks and it may not
 /// reach the same servers.
 const CONTENT: &str = ".content";
-/// What all of it may use together, whatever strangers send: 1 GiB of memory without swap, 128 threads, and half of the
-/// share of processor time that each container gets by default where these compete.
-const CONTENT_LIMITS: [(&str, &str); 4] = [
+/// What all of it may use together, whatever strangers send: 1 GiB of memory without swap, 128 threads, the time of one
+/// processor, and half of the share of processor time that each container gets by default where these compete.
+const CONTENT_LIMITS: [(&str, &str); 5] = [
     ("memory.max", "1073741824"),
     ("memory.swap.max", "0"),
     ("pids.max", "128"),
     ("cpu.weight", "50"),
+    ("cpu.max", "100000 100000"),
 ];
 /// Controllers that containers get where the host has them.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];

@@ -38,6 +38,9 @@ use crate::wire::{self, Received, Wait};
 pub const SERVICE_HOST_ID: u32 = END_HOST_ID + CONTAINER_IDS;
 /// How many files it may have open: connections for all that an agent brings at a time.
 const FILES_LIMIT: u64 = 4_096;
+/// The most writable memory of its own that it may map: as much as its control group may use, on hosts without the
+/// controller for that, too. Its stacks map less than 100 MiB of it.
+const MEMORY_LIMIT_BYTES: u64 = 1 << 30;
 /// How long it may take to end by itself once the agent has closed the socket.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
@@ -232,6 +235,8 @@ pub fn confine(readable: &[PathBuf], largest_bytes: u64) -> Result<(), String> {
     }
     for (resource, limit) in [
         (Resource::RLIMIT_CORE, 0),
+        // Not RLIMIT_AS: allocators reserve far more addresses than they use.
+        (Resource::RLIMIT_DATA, MEMORY_LIMIT_BYTES),
         (Resource::RLIMIT_FSIZE, largest_bytes),
         (Resource::RLIMIT_NOFILE, FILES_LIMIT),
     ] {

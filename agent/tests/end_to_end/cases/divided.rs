@@ -178,9 +178,14 @@ fn group(pid: u32) -> PathBuf {
 
 /// The soft and the hard limit of the size of core files.
 fn core_limits(pid: u32) -> [String; 2] {
+    limits(pid, "Max core file size")
+}
+
+/// The soft and the hard limit of this name in `/proc`.
+fn limits(pid: u32, name: &str) -> [String; 2] {
     let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = text.lines().find_map(|line| {
-        let rest = line.strip_prefix("Max core file size")?;
+        let rest = line.strip_prefix(name)?;
         Some(rest.split_whitespace().take(2).map(str::to_owned))
     });
     line.unwrap().collect::<Vec<_>>().try_into().unwrap()
@@ -243,6 +248,8 @@ pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is
         assert_eq!(core_limits(process), ["0", "unlimited"], "{name}");
     }
     assert_eq!(core_limits(service), ["0", "0"]);
+    let memory = limits(service, "Max data size");
+    assert_eq!(memory, ["1073741824", "1073741824"]);
     assert!(is_hidden(agent.pid()) && is_hidden(service));
     // The launcher's, not the service's, is the tree of the containers.
     let group = group(service);
@@ -254,6 +261,7 @@ pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is
         ("memory.swap.max", "0"),
         ("pids.max", "128"),
         ("cpu.weight", "50"),
+        ("cpu.max", "100000 100000"),
     ] {
         let (controller, _) = file.split_once('.').unwrap();
         match fs::read_to_string(group.join(file)) {
