@@ -1,8 +1,8 @@
 //! Files of this host that tasks may fetch: those below the operator's `--fetch-dir` that the task's own user can read.
 //!
-//! The agent opens them with its own rights, which are often root's, so both rules are checked on the descriptors that are
-//! opened, one component after another, and no symbolic link is followed. A path that changes during the check fails or
-//! leads to a file that was checked.
+//! The agent opens them with its own rights, which may exceed the task's and are root's if the agent stays root. So both
+//! rules are checked on the descriptors that are opened, one component after another, and no symbolic link is followed. A
+//! path that changes during the check fails or leads to a file that was checked.
 
 use std::ffi::OsStr;
 use std::fs::File;
