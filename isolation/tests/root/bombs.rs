@@ -59,11 +59,6 @@ const ANSWERS: u64 = 25;
 /// Answers each line that comes with the same. It opens both ends, so that it goes on when nobody asks for a while.
 const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
 
-/// Says that a bomb went off, as far as it can, and was contained. `scripts/techniques` counts.
-fn contained(name: &str) {
-    println!("technique of a bomb: {name}: open\ntechnique of a bomb: {name}: shut");
-}
-
 /// A world with somebody in it who serves, and whose host is to be as it is now.
 struct Street {
     world: World,
@@ -170,8 +165,10 @@ impl Street {
         })
     }
 
-    /// Removes what went off, and looks that it has left nothing; the neighbour is still there then.
-    fn clear(mut self, spec: &Spec, container: Container) {
+    /// Removes a bomb, and checks that it has left nothing; the neighbour is still there then. The caller has seen that the
+    /// bomb reached its limit, or did all of it where no limit stops it: this is its control. `scripts/techniques` counts.
+    fn contains(mut self, spec: &Spec, container: Container, name: &str) {
+        println!("technique of a bomb: {name}: open");
         self.beside(|_| container.destroy(PATIENCE).unwrap());
         drop(container);
         remove_folder(&spec.directory).unwrap();
@@ -187,6 +184,7 @@ impl Street {
         self.neighbour.wait(PATIENCE).unwrap();
         // Its supervisor ends a moment later; the next test's audit may not see it.
         self.neighbour.destroy(PATIENCE).unwrap();
+        println!("technique of a bomb: {name}: shut");
     }
 }
 
@@ -242,8 +240,7 @@ fn forks() {
         (50..=PROCESSES as usize + 2).contains(&count),
         "{count} processes"
     );
-    street.clear(&spec, container);
-    contained("processes");
+    street.contains(&spec, container, "processes");
 }
 
 fn threads() {
@@ -256,8 +253,7 @@ fn threads() {
         (50..=PROCESSES as usize + 2).contains(&count),
         "{count} threads"
     );
-    street.clear(&spec, container);
-    contained("threads");
+    street.contains(&spec, container, "threads");
 }
 
 fn memory() {
@@ -274,8 +270,7 @@ fn memory() {
     });
     assert_eq!(exit.outcome, Outcome::Signaled(9), "{exit:?}");
     assert_eq!(exit.memory_shortage.unwrap().of, ShortOf::Container);
-    street.clear(&spec, container);
-    contained("memory");
+    street.contains(&spec, container, "memory");
 }
 
 fn descriptors() {
@@ -283,8 +278,7 @@ fn descriptors() {
     let spec = street.bomb("descriptors");
     let (container, _) = street.go_off(&spec);
     assert!(stdout(&spec).starts_with("409"), "{}", stdout(&spec));
-    street.clear(&spec, container);
-    contained("descriptors");
+    street.contains(&spec, container, "descriptors");
 }
 
 fn files() {
@@ -294,8 +288,7 @@ fn files() {
         let (container, _) = street.go_off(&spec);
         // The smallest number, as its scratch places are small; one file is the folder itself.
         assert_eq!(figure(&spec), 1_023, "in {place}");
-        street.clear(&spec, container);
-        contained(&format!("files in {place}"));
+        street.contains(&spec, container, &format!("files in {place}"));
     }
 }
 
@@ -305,8 +298,7 @@ fn fillers() {
         let spec = street.bomb(&format!("fill {place}"));
         let (container, _) = street.go_off(&spec);
         assert_eq!(figure(&spec), MIB, "in {place}");
-        street.clear(&spec, container);
-        contained(&format!("bytes in {place}"));
+        street.contains(&spec, container, &format!("bytes in {place}"));
     }
 }
 
@@ -342,8 +334,7 @@ fn disk_filler() {
         system.remove(&spec.sandbox).unwrap();
     });
     remove_folder(&disks).unwrap();
-    street.clear(&spec, container);
-    contained("its own disk");
+    street.contains(&spec, container, "its own disk");
 }
 
 fn flood() {
@@ -366,8 +357,7 @@ fn flood() {
     let kept: u64 = kept.map(|file| file.len()).sum();
     // A rotation may be under way, and a note of what was dropped.
     assert!(kept <= 4 * MIB, "{kept} bytes");
-    street.clear(&spec, container);
-    contained("output");
+    street.contains(&spec, container, "output");
 }
 
 fn zombies() {
@@ -376,8 +366,7 @@ fn zombies() {
     spec.resource_limits.retain(|limit| limit.name != "nproc");
     spec.limits.pids_max = None;
     let (container, _) = street.go_off(&spec);
-    street.clear(&spec, container);
-    contained("zombies");
+    street.contains(&spec, container, "zombies");
 }
 
 fn daemons() {
@@ -393,8 +382,7 @@ fn daemons() {
         !spec.cgroup.as_ref().unwrap().exists(),
         "they went with their command"
     );
-    street.clear(&spec, container);
-    contained("daemons");
+    street.contains(&spec, container, "daemons");
 }
 
 fn storm_inside() {
@@ -406,8 +394,7 @@ fn storm_inside() {
         (container, exit)
     });
     assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
-    street.clear(&spec, container);
-    contained("signals from inside");
+    street.contains(&spec, container, "signals from inside");
 }
 
 fn storm_outside() {
@@ -430,8 +417,7 @@ fn storm_outside() {
         container.wait(PATIENCE).unwrap().outcome,
         Outcome::Signaled(15)
     );
-    street.clear(&spec, container);
-    contained("signals to its supervisor");
+    street.contains(&spec, container, "signals to its supervisor");
 }
 
 fn deaf() {
@@ -445,8 +431,7 @@ fn deaf() {
         container.wait(PATIENCE).unwrap().outcome,
         Outcome::Signaled(9)
     );
-    street.clear(&spec, container);
-    contained("ignored signals");
+    street.contains(&spec, container, "ignored signals");
 }
 
 fn deep() {
@@ -459,6 +444,5 @@ fn deep() {
     });
     assert_eq!(exit.outcome, Outcome::Exited(0), "{}", exit.reason);
     assert!(!Group::at(spec.cgroup.as_ref().unwrap()).path().exists());
-    street.clear(&spec, container);
-    contained("a deep sandbox");
+    street.contains(&spec, container, "a deep sandbox");
 }
