@@ -85,7 +85,12 @@ pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
         let updates = link.end_of("bomb").await;
         let end = updates.last().unwrap();
         assert_eq!(reason(end), v1::Reason::LimitMemory, "{}", end.text);
-        // Until then it had what it took.
+        // Less than the default is allowed.
+        let within = "head -c 8000000 /dev/zero | tail -c 8000000 > /dev/null";
+        link.launch(4, shell("control", within)).await;
+        let updates = link.end_of("control").await;
+        let end = updates.last().unwrap();
+        assert_eq!(state(end), v1::TaskState::Finished, "{}", end.text);
         refused("a task without limits", "take memory without an end");
     } else {
         skip("needs the cgroup controller memory");
