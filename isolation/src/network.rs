@@ -21,6 +21,7 @@ mod link;
 pub mod names;
 mod namespace;
 mod networks;
+mod published;
 mod records;
 mod rules;
 mod subnet;
@@ -36,9 +37,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::host::why_no_ipv6;
+pub use self::host::{is_own_address, why_no_ipv6};
 pub(crate) use self::link::raise_loopback;
 pub use self::networks::Networks;
+pub use self::published::PublishedPorts;
 pub use self::rules::DEVICES;
 pub use self::subnet::{Subnet, SubnetError};
 pub use self::subnet6::{Subnet6, Subnet6Error};

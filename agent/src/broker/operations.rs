@@ -319,6 +319,7 @@ impl Operations {
         let mut executed = Command::new(&self.content.program);
         executed.args(&self.content.arguments);
         let group = self.tree.as_ref().map(Tree::content);
+        self.bridges.prepare_records();
         let (process, packets) = service::spawn(&executed, NAME, &ENVIRONMENT, group.as_deref())
             .map_err(|error| sentence(&error))?;
         let pid = process.id();

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::network::{
-    self, Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic, why_no_ipv6,
+    self, Between, FOLDER, Joined, Protocol, Publication, PublishedPorts, Settings, Subnet,
+    Traffic, why_no_ipv6,
 };
 use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
@@ -124,6 +125,17 @@ impl Bridges {
             ipv6: subnet6,
         };
         self.cannot.is_none().then_some(subnets)
+    }
+
+    /// Makes the folder in which a process that fetches finds published ports. Blocks.
+    pub(crate) fn prepare_records(&self) {
+        if self.cannot.is_some() {
+            return;
+        }
+        if let Err(error) = PublishedPorts::prepare(&self.settings.folder) {
+            let folder = self.settings.folder.display();
+            tracing::warn!(%error, %folder, "nothing is fetched from ports of this host that tasks publish");
+        }
     }
 
     /// Why containers have IPv4 only, unless the operator wants that.

@@ -320,7 +320,7 @@ pub(crate) struct AgentStart {
     /// as its disk) or detect (copy where the host makes no overlays for containers)
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_ROOTS", value_name = "HOW", value_enum, default_value_t = ImageRootsName::Detect, hide_possible_values = true)]
     pub(crate) image_roots: ImageRootsName,
-    /// Registry that is asked without TLS, also on this host's loopback and at link-local and metadata addresses, where
+    /// Registry that is asked without TLS, also at this host's addresses and at link-local and metadata addresses, where
     /// others are not asked; may be repeated
     #[arg(
         long = "insecure-registry",

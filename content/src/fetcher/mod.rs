@@ -1,8 +1,9 @@
 //! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `draft`, `local`,
-//! `containers`, `reach`, `web`, `sink`, `download`, `origin`, `cache`.
+//! `containers`, `own_host`, `addresses`, `reach`, `web`, `sink`, `download`, `origin`, `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
+mod addresses;
 mod cache;
 mod containers;
 mod download;
@@ -10,6 +11,7 @@ mod draft;
 mod error;
 mod local;
 mod origin;
+mod own_host;
 mod progress;
 mod reach;
 mod sink;

@@ -6,10 +6,11 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use argosy_isolation::network::is_own_address;
 use argosy_isolation::reach_filter::METADATA;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use argosy_proto::CLUSTER_PORTS;
 
 use super::FetchSettings;
+use super::addresses::{is_link_local, kind, meant};
 use super::containers::Containers;
+use super::own_host::OwnHost;
 
 /// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,21 +258,26 @@ pub(crate) struct Policy {
     pub(super) api_port: Option<u16>,
     /// Of this host. They are reached by the ports that they publish.
     pub(super) containers: Containers,
+    pub(super) host: OwnHost,
 }
 
 /// What a container's address is called.
 const CONTAINER: &str = "an address of tasks of this host";
+/// What an address of the host is called.
+const HOST: &str = "an address of the agent's host";
 
 impl Policy {
     /// As the operator has it. Opens files.
     pub(crate) fn new(purpose: Purpose, settings: &FetchSettings) -> io::Result<Self> {
+        let subnets = settings.task_subnets;
         Ok(Self {
             purpose,
             allow: settings.allow.clone(),
             masters: settings.masters.clone(),
             api: settings.api.clone(),
             api_port: settings.api_port,
-            containers: Containers::open(settings.task_subnets)?,
+            containers: Containers::open(subnets)?,
+            host: OwnHost::open(subnets.is_some_and(|subnets| subnets.ipv6.is_some()))?,
         })
     }
 
@@ -315,11 +323,24 @@ impl Policy {
         let is_allowed = self.allow.iter().any(|allow| {
             allow.names(&host, port) || allow.covers(address, port) || allow.covers(meant, port)
         });
-        if is_allowed || !self.containers.hold(meant)? {
+        if is_allowed {
             return Ok(());
         }
-        let rule = Rule::Address(address, CONTAINER);
+        let what = if self.containers.hold(meant)? {
+            CONTAINER
+        } else if self.is_of_host(server)? {
+            HOST
+        } else {
+            return Ok(());
+        };
+        let rule = Rule::Address(address, what);
         Err(self.refusal(host, port, rule).into())
+    }
+
+    /// Whether the host answers there, by this address or by the one that it stands for.
+    fn is_of_host(&self, server: SocketAddr) -> io::Result<bool> {
+        let meant = SocketAddr::new(meant(server.ip()), server.port());
+        Ok(self.host.answers(server)? || self.host.answers(meant)?)
     }
 
     fn judge(
@@ -328,7 +349,7 @@ impl Policy {
         server: &SocketAddr,
         reach: Reach,
         known: &[IpAddr],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let (address, port) = (server.ip(), server.port());
         let meant = meant(address);
         let covered = |allow: &FetchAllow| allow.covers(address, port) || allow.covers(meant, port);
@@ -337,16 +358,16 @@ impl Policy {
         }
         let host = host.to_owned();
         if reach == Reach::Nothing {
-            return Err(self.no_network(host, port));
+            return Err(self.no_network(host, port).into());
         }
         let what = match kind(meant) {
             Some(kind) => Some(kind),
             None if known.contains(&meant) => Some("a master of this cluster"),
-            None if self.is_own_api(meant, port) => Some("the API of this agent"),
+            None if self.is_own_api(meant, port)? => Some("the API of this agent"),
             None => None,
         };
         let refused = |what| self.refusal(host, port, Rule::Address(address, what));
-        what.map_or(Ok(()), |what| Err(refused(what)))
+        what.map_or(Ok(()), |what| Err(refused(what).into()))
     }
 
     fn no_network(&self, host: String, port: u16) -> Refusal {
@@ -378,12 +399,12 @@ impl Policy {
     }
 
     /// The API may listen on each address of this host.
-    fn is_own_api(&self, address: IpAddr, port: u16) -> bool {
+    fn is_own_api(&self, address: IpAddr, port: u16) -> io::Result<bool> {
         let advertised = split(&self.api);
         let is_ours = advertised.is_some_and(|(_, own)| own == port) || self.api_port == Some(port);
         let is_advertised =
             || advertised.is_some_and(|(host, _)| host.parse::<IpAddr>() == Ok(address));
-        is_ours && (is_advertised() || is_of_this_host(address))
+        Ok(is_ours && (is_advertised() || is_own_address(address)?))
     }
 }
 
@@ -400,72 +421,6 @@ pub(super) fn bare(host: &str) -> &str {
 fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     Some((bare(host), port.parse().ok()?))
-}
-
-/// Only an address of this host can be bound to.
-fn is_of_this_host(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
-}
-
-/// The address of IPv4 that one of IPv6 stands for, if it does: mapped, translated (NAT64) or tunnelled (6to4).
-fn meant(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address.to_canonical() else {
-        return address.to_canonical();
-    };
-    let at = |first: usize| {
-        let octets = v6.octets();
-        let four = [
-            octets[first],
-            octets[first + 1],
-            octets[first + 2],
-            octets[first + 3],
-        ];
-        IpAddr::V4(Ipv4Addr::from(four))
-    };
-    match v6.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, ..] => at(12),
-        [0x2002, ..] => at(2),
-        // Compatible addresses, but for the unspecified one and loopback.
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 || low > 1 => at(12),
-        _ => IpAddr::V6(v6),
-    }
-}
-
-/// The kind of an address, if tasks may not fetch from such ones.
-fn kind(address: IpAddr) -> Option<&'static str> {
-    if METADATA.contains(&address) {
-        return Some("the address of a metadata service");
-    }
-    let is_unspecified = match address {
-        IpAddr::V4(address) => address.octets()[0] == 0,
-        IpAddr::V6(address) => address.is_unspecified(),
-    };
-    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    let kinds = [
-        (is_unspecified, "an unspecified address"),
-        (
-            address.is_loopback(),
-            "a loopback address of the agent's host",
-        ),
-        (
-            is_link_local(address),
-            "a link-local address, as those of metadata services are",
-        ),
-        (
-            address.is_multicast() || is_broadcast,
-            "a multicast address",
-        ),
-    ];
-    kinds
-        .into_iter()
-        .find_map(|(is_it, what)| is_it.then_some(what))
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
 }
 
 /// Resolves names for connections to one port.

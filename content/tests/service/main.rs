@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -274,6 +274,14 @@ async fn brought() {
     assert_eq!(service.pid(), Some(pid));
 }
 
+/// An address of this host that is not loopback, if it has one.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let own = socket.local_addr().ok()?.ip();
+    (!own.is_loopback()).then_some(own)
+}
+
 async fn judged() {
     let (address, _) = serve(|_, stream, head| {
         let size = if head.starts_with("GET /large") {
@@ -314,6 +322,12 @@ async fn judged() {
     )
     .await;
     assert!(why.unwrap_err().contains("--fetch-allow"));
+    // What the process cannot open any more it still knows of its host.
+    if let Some(own) = own_address() {
+        let url = format!("http://{own}:{}/f", address.port());
+        let why = fetch(&fetcher, folder.path(), url, "").await.unwrap_err();
+        assert!(why.contains("an address of the agent's host"), "{why}");
+    }
     assert_eq!(
         fs::read_dir(folder.path()).unwrap().count(),
         0,

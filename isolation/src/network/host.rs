@@ -90,6 +90,14 @@ pub(super) fn check_free(
     Ok(())
 }
 
+/// Whether processes of this host receive what the host sends to this address, whatever device has it. Needs no rights.
+///
+/// # Errors
+/// If the kernel does not answer.
+pub fn is_own_address(address: IpAddr) -> io::Result<bool> {
+    Links::open()?.is_local(address)
+}
+
 /// All devices of the host.
 pub(super) fn list_devices() -> Result<Vec<Link>, NetworkError> {
     let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
@@ -112,6 +120,27 @@ pub(super) fn remove_devices(devices: impl IntoIterator<Item = Link>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_knows_which_addresses_are_its_hosts() {
+        let is_own = |address: &str| is_own_address(address.parse().unwrap()).unwrap();
+        for address in ["127.0.0.1", "127.7.7.7"] {
+            assert!(is_own(address), "{address}");
+        }
+        for address in ["192.0.2.1", "2001:db8::1"] {
+            assert!(!is_own(address), "{address}");
+        }
+        // Which address a datagram would leave from.
+        for (from, to) in [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")] {
+            let socket = UdpSocket::bind(from).and_then(|socket| {
+                socket.connect(to)?;
+                socket.local_addr()
+            });
+            if let Ok(own) = socket {
+                assert!(is_own(&own.ip().to_string()), "{own}");
+            }
+        }
+    }
 
     #[test]
     fn a_host_without_ipv6_says_why() {

@@ -219,6 +219,25 @@ impl Links {
         Ok(answers.into_iter().filter_map(route).collect())
     }
 
+    /// Whether the host itself receives what it sends to this address. Needs no rights.
+    pub(super) fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
+        let mut wanted = RouteMessage::default();
+        wanted.header.address_family = family(address);
+        wanted.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        wanted.attributes = vec![RouteAttribute::Destination(address.into())];
+        let answers = match self.ask(RouteNetlinkMessage::GetRoute(wanted), NLM_F_ACK) {
+            Err(error) if error.raw_os_error().is_some_and(is_no_route) => return Ok(false),
+            answers => answers?,
+        };
+        let is_local = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewRoute(route) => {
+                matches!(route.header.kind, RouteType::Local | RouteType::Anycast)
+            }
+            _ => false,
+        };
+        Ok(answers.iter().any(is_local))
+    }
+
     /// Sends one request and collects its answers.
     fn ask(
         &mut self,
@@ -261,6 +280,20 @@ impl Links {
 /// Raises the loopback device of the calling thread's namespace.
 pub(crate) fn raise_loopback() -> io::Result<()> {
     Links::open()?.raise(LOOPBACK)
+}
+
+/// What the kernel answers about an address to which it has no route, or whose route refuses packets.
+fn is_no_route(errno: i32) -> bool {
+    [
+        libc::ENETUNREACH,
+        libc::EHOSTUNREACH,
+        libc::EACCES,
+        libc::EINVAL,
+        // Of IPv6, where the kernel has none.
+        libc::EOPNOTSUPP,
+        libc::EAFNOSUPPORT,
+    ]
+    .contains(&errno)
 }
 
 fn raise(link: &mut LinkMessage) {

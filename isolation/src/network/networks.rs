@@ -352,6 +352,8 @@ impl Shared {
                 mapping,
                 container: container.clone(),
             };
+            // Before there is a record: by that, others take the port for the container's.
+            host::check_free(publication, self.settings.subnet6)?;
             let claimed = self.records.claim_port(&wanted)?;
             if let Claimed::Theirs(holder) = claimed {
                 return Err(NetworkError::Published {
@@ -366,7 +368,6 @@ impl Shared {
                 given.mappings.push(mapping);
             }
             crash::passed("network.port-recorded");
-            host::check_free(publication, self.settings.subnet6)?;
         }
         rules::apply(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
         crash::passed("network.published");

@@ -29,7 +29,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::rules::Mapping;
-use super::{NetworkError, Protocol, Subnet};
+use super::{NetworkError, Protocol, Subnet, published};
 use crate::spec::ContainerId;
 
 /// How long one agent may keep the others of its host from coming and going.
@@ -285,8 +285,8 @@ impl Records {
     }
 
     fn port(&self, mapping: &Mapping) -> PathBuf {
-        let name = format!("{}-{}", mapping.protocol, mapping.host_port);
-        self.folder.join("ports").join(name)
+        let name = published::record(mapping.protocol, mapping.host_port);
+        published::ports(&self.folder).join(name)
     }
 
     fn target(&self, container: Option<&ContainerId>) -> String {

@@ -2,6 +2,7 @@
 //! file server. Each is refused for the reason that is named here, and the same succeeds to who may do it, so that a refusal
 //! for another reason shows. `scripts/techniques` counts them.
 
+mod fetches;
 mod files;
 mod pages;
 mod registries;

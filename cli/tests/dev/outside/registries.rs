@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::{Value, json};
 
 use super::servers::{Archive, page, redirect, serve, serve_at, typed};
+use super::tasks::HOST;
 use super::{Attempt, against_a_host, at_once, attack, run, used};
 use crate::cluster::Cluster;
 use crate::registry::{MANIFEST, descriptor, digest, image};
@@ -137,8 +138,13 @@ const LIES: &[(&str, &str, &str)] = &[
         "a link-local address",
     ),
     (
-        "a redirect of a layer to a server without TLS",
+        "a redirect of a layer to an address of the host",
         "to-host",
+        "an address of the agent's host",
+    ),
+    (
+        "a redirect of a layer to a server without TLS",
+        "to-server",
         "has no TLS",
     ),
     (
@@ -245,7 +251,8 @@ fn shelf() -> Shelf {
 fn redirects(shelf: &mut Shelf) {
     shelf.swap("to-agent", redirect("http://127.0.0.1:5051/v1/agent"));
     shelf.swap("to-metadata", redirect("http://169.254.169.254/latest"));
-    shelf.swap("to-host", redirect("http://10.99.99.1:8080/page"));
+    shelf.swap("to-host", redirect(&format!("https://{HOST}:8443/page")));
+    shelf.swap("to-server", redirect("http://192.0.2.1:8080/page"));
     shelf.swap("to-file", redirect("file:///etc/shadow"));
     let layer = digest(&base("round"));
     shelf.swap("round", redirect(&format!("/v2/round/blobs/{layer}")));
@@ -340,20 +347,25 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
     });
 }
 
-/// A registry on the host's loopback that the operator does not list. The control: the same image of one that is listed.
+/// Registries on the host that the operator does not list. The control: the same image of one that is listed.
 fn unlisted(cluster: &Cluster, listed: &str) {
-    let asked = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&asked);
-    let mut shelf = Shelf::default();
-    shelf.offer("unlisted", vec![base("unlisted")]);
-    let registry = serve(Box::new(move |path| {
-        count.fetch_add(1, Ordering::SeqCst);
-        shelf.0[path].clone()
-    }));
-    let pull = |image: &str| run(cluster, &["--image", image, "--", "/bin/busybox", "true"]);
-    let pulled = pull(&format!("{registry}/unlisted:1"));
-    let control = pull(&format!("{listed}/{}:1", honest("dots")));
-    let technique = "an image of a registry on the host's loopback";
-    attack(ATTACKER, technique, "--insecure-registry", pulled, control);
-    assert_eq!(asked.load(Ordering::SeqCst), 0, "it was asked");
+    for (address, technique) in [
+        ("127.0.0.1", "an image of a registry on the host's loopback"),
+        (HOST, "an image of a registry at an address of the host"),
+    ] {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let mut shelf = Shelf::default();
+        shelf.offer("unlisted", vec![base("unlisted")]);
+        let answer = move |path: &str| {
+            count.fetch_add(1, Ordering::SeqCst);
+            shelf.0[path].clone()
+        };
+        let registry = serve_at(&format!("{address}:0"), Box::new(answer));
+        let pull = |image: &str| run(cluster, &["--image", image, "--", "/bin/busybox", "true"]);
+        let pulled = pull(&format!("{registry}/unlisted:1"));
+        let control = pull(&format!("{listed}/{}:1", honest("dots")));
+        attack(ATTACKER, technique, "--insecure-registry", pulled, control);
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "it was asked");
+    }
 }

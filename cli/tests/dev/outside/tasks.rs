@@ -1,25 +1,28 @@
 //! Another task on the same host: by the network, by what the agent fetches and mounts for it, by what others read of it.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
+use super::fetches::{by_fetches, by_fetches_from_its_neighbour, fetch};
 use super::servers::{page, redirect, serve, serve_at};
 use super::{Attempt, against_a_host, api, attack, attempt, run, used, victim};
 use crate::cluster::{Cluster, wait_for};
 use crate::division::{gives_up_root, open_folder};
 
-const ATTACKER: &str = "another task";
+pub(super) const ATTACKER: &str = "another task";
 /// The address of this host, as `on_a_host` gives it.
-const HOST: &str = "10.99.99.1";
-const METADATA: &str = "169.254.169.254";
+pub(super) const HOST: &str = "10.99.99.1";
+/// An IPv6 address of this host.
+pub(super) const HOST6: &str = "fd99::1";
+pub(super) const METADATA: &str = "169.254.169.254";
 
 /// Opens a connection, from this host.
-fn reached(address: &str, port: u16) -> Attempt {
+pub(super) fn reached(address: &str, port: u16) -> Attempt {
     let line = format!("exec 3<>/dev/tcp/{address}/{port}");
     attempt(Command::new("timeout").args(["5", "bash", "-c", &line]))
 }
@@ -144,79 +147,6 @@ fn by_its_neighbour(cluster: &Cluster) {
     );
 }
 
-/// What the victim serves at a port that it has published as another one, by what agents fetch from the host's network.
-fn by_fetches_from_its_neighbour(cluster: &Cluster, port: u16) {
-    let address = |name: &str| {
-        let line = format!("echo ${name}");
-        let (code, address, stderr) = cluster.ran(&["exec", "victim", "--", "sh", "-c", &line]);
-        assert_eq!(code, 0, "{stderr}");
-        address.trim().to_owned()
-    };
-    let (four, six) = (address("ARGOSY_ADDRESS"), address("ARGOSY_ADDRESS6"));
-    let [a, b, c, d] = four.parse::<Ipv4Addr>().unwrap().octets();
-    // Nothing but a rule is in the way.
-    reached(&four, 8080).unwrap();
-    reached(&six, 8080).unwrap();
-    let (four, six) = (format!("{four}:8080"), format!("[{six}]:8080"));
-    for (technique, uri) in [
-        ("by its address", format!("http://{four}/page")),
-        ("by its IPv6 address", format!("http://{six}/page")),
-        (
-            "by an IPv6 address that stands for its address",
-            format!("http://[::ffff:{a}.{b}.{c}.{d}]:8080/page"),
-        ),
-        (
-            "by a number",
-            format!("http://{}:8080/page", u32::from_be_bytes([a, b, c, d])),
-        ),
-        (
-            "by a redirect",
-            format!("http://127.0.0.1:{port}/to/http://{four}/page"),
-        ),
-        (
-            "by a redirect to its IPv6 address",
-            format!("http://127.0.0.1:{port}/to/http://{six}/page"),
-        ),
-    ] {
-        attack(
-            ATTACKER,
-            &format!("fetch what another task has not published, {technique}"),
-            "an address of tasks of this host",
-            fetch(cluster, &uri),
-            fetch(cluster, &format!("http://{HOST}:31090/page")),
-        );
-    }
-    // A wire to a container appears while the answer is on its way.
-    let ip = |words: &str| attempt(Command::new("ip").args(words.split(' '))).unwrap();
-    let late = serve_at(
-        &format!("{HOST}:0"),
-        Box::new(move |path| {
-            if path == "/late" {
-                ip("link add argolate1 type veth peer name argolate2");
-                ip("link set argolate1 up");
-                ip(&format!("route add {HOST}/32 dev argolate1"));
-            }
-            page(b"late")
-        }),
-    );
-    let attacked = fetch(cluster, &format!("http://{late}/late"));
-    ip("link delete argolate1");
-    attack(
-        ATTACKER,
-        "fetch from an address that becomes a task's",
-        "an address of tasks of this host",
-        attacked,
-        fetch(cluster, &format!("http://{late}/page")),
-    );
-}
-
-fn fetch(cluster: &Cluster, uri: &str) -> Attempt {
-    run(
-        cluster,
-        &["--uri", &format!("got={uri}"), "--", "cat", "got"],
-    )
-}
-
 fn by_files(cluster: &Cluster, fetched: &Path) {
     let given = format!("file://{}/given", fetched.display());
     for (technique, uri, because) in [
@@ -269,108 +199,6 @@ fn by_files(cluster: &Cluster, fetched: &Path) {
         "Permission denied",
         attacked,
         fetch(cluster, &closed.display().to_string()),
-    );
-}
-
-/// Where the operator lets tasks fetch from each of the addresses: nothing but the rule is in the way of an attack.
-const OPEN: [&str; 10] = [
-    "--fetch-allow",
-    "127.0.0.0/8",
-    "--fetch-allow",
-    "::1",
-    "--fetch-allow",
-    "0.0.0.0",
-    "--fetch-allow",
-    METADATA,
-    "--agent-resources",
-    "cpus:2;mem:512",
-];
-
-/// What is fetched from a service at this port of its host, of its agent, of a metadata service, and by a redirect of the
-/// server that tasks may fetch from; and the rule that refuses it.
-fn fetches(agent: &str, other: u16, port: u16) -> [(&'static str, String, &'static str); 10] {
-    let loopback = "a loopback address of the agent's host";
-    [
-        (
-            "fetch from a service of its host",
-            format!("http://127.0.0.1:{other}/page"),
-            loopback,
-        ),
-        (
-            "fetch from a service of its host by its name",
-            format!("http://localhost:{other}/page"),
-            loopback,
-        ),
-        (
-            "fetch from a service of its host by IPv6",
-            format!("http://[::1]:{other}/page"),
-            loopback,
-        ),
-        (
-            "fetch from a service of its host by an address that stands for it",
-            format!("http://[::ffff:127.0.0.1]:{other}/page"),
-            loopback,
-        ),
-        (
-            "fetch from a service of its host by a number",
-            format!("http://2130706433:{other}/page"),
-            loopback,
-        ),
-        (
-            "fetch from a service of its host by no address",
-            format!("http://0.0.0.0:{other}/page"),
-            "an unspecified address",
-        ),
-        (
-            "fetch from a metadata service",
-            format!("http://{METADATA}/latest"),
-            "metadata service",
-        ),
-        (
-            "fetch from the API of its agent",
-            format!("http://{agent}/v1/agent"),
-            loopback,
-        ),
-        (
-            "fetch from a service of its host by a redirect",
-            format!("http://127.0.0.1:{port}/to/http://127.0.0.1:{other}/page"),
-            loopback,
-        ),
-        (
-            "fetch from a metadata service by a redirect",
-            format!("http://127.0.0.1:{port}/to/http://{METADATA}/latest"),
-            "metadata service",
-        ),
-    ]
-}
-
-fn by_fetches(cluster: &Cluster, port: u16) {
-    let other = serve(Box::new(|_| page(b"of this host"))).port();
-    serve_at(
-        &format!("[::1]:{other}"),
-        Box::new(|_| page(b"of this host")),
-    );
-    let agent = api(cluster, "agent");
-    let cases = fetches(&agent, other, port);
-    let refused = cases.each_ref().map(|(_, uri, _)| fetch(cluster, uri));
-    used(Cluster::start(49, "1x1", &OPEN), |open| {
-        for ((technique, uri, because), attacked) in cases.iter().zip(refused) {
-            attack(ATTACKER, technique, because, attacked, fetch(open, uri));
-        }
-    });
-    // No operator allows this one.
-    attack(
-        ATTACKER,
-        "fetch a file of its host by a redirect",
-        "redirects to neither http nor https",
-        fetch(
-            cluster,
-            &format!("http://127.0.0.1:{port}/to/file:///etc/shadow"),
-        ),
-        fetch(
-            cluster,
-            &format!("http://127.0.0.1:{port}/to/http://127.0.0.1:{port}/page"),
-        ),
     );
 }
 
@@ -593,9 +421,10 @@ impl Folders {
 #[test]
 fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs() {
     against_a_host(|| {
-        let address = format!("{METADATA}/32");
-        let words = ["address", "add", &address, "dev", "lo"];
-        attempt(Command::new("ip").args(words)).unwrap();
+        for address in [format!("{METADATA}/32"), format!("{HOST6}/128")] {
+            let words = ["address", "add", &address, "dev", "lo"];
+            attempt(Command::new("ip").args(words)).unwrap();
+        }
         let folders = Folders::make();
         let server = serve(Box::new(|path| match path.strip_prefix("/to/") {
             Some(target) => redirect(target),

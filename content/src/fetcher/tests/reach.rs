@@ -1,11 +1,13 @@
 //! Which servers tasks may fetch from: real servers on loopback, of which the operator allows some.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::symlink;
 
 use argosy_isolation::network::Subnet;
 use axum::response::Redirect;
 
 use super::super::containers::Containers;
+use super::super::own_host::OwnHost;
 use super::super::reach::{Policy, Purpose};
 use super::*;
 
@@ -236,11 +238,106 @@ fn what_the_operator_allows_may_be_a_task() {
             api: String::new(),
             api_port: None,
             containers: Containers::open(task_subnets()).unwrap(),
+            host: OwnHost::open(true).unwrap(),
         };
         for server in ["10.183.0.5:8080", "[::ffff:10.183.0.5]:8080"] {
             let judged = policy.judge_peer("Web.example.", server.parse().unwrap());
             assert_eq!(judged.is_ok(), is_allowed, "{allow}: {server}");
         }
+    }
+}
+
+/// The addresses of this host from which packets to elsewhere leave; none of a family that leads nowhere.
+fn own_addresses() -> Vec<IpAddr> {
+    let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let from = |(from, to): (&str, &str)| {
+        let socket = UdpSocket::bind(from)?;
+        socket.connect(to)?;
+        Ok::<_, std::io::Error>(socket.local_addr()?.ip())
+    };
+    let addresses = ways.into_iter().filter_map(|way| from(way).ok());
+    let addresses: Vec<_> = addresses.filter(|address| !address.is_loopback()).collect();
+    if addresses.is_empty() {
+        argosy_testing::skip("needs a host with an address other than loopback");
+    }
+    addresses
+}
+
+/// A server at each address of this host, its port, and how often it is asked for something.
+async fn at_all_addresses() -> (u16, Arc<AtomicU32>) {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let page = get(move || async move {
+        count.fetch_add(1, Ordering::SeqCst);
+        "text"
+    });
+    let listener = match TcpListener::bind("[::]:0").await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind("0.0.0.0:0").await.unwrap(),
+    };
+    let port = listener.local_addr().unwrap().port();
+    let served = axum::serve(listener, Router::new().route("/page", page));
+    tokio::spawn(async move { served.await.unwrap() });
+    (port, asked)
+}
+
+#[tokio::test]
+async fn no_port_of_the_host_is_asked_unless_the_operator_lists_it() {
+    let (port, asked) = at_all_addresses().await;
+    for address in own_addresses() {
+        let server = SocketAddr::new(address, port);
+        let target = format!("http://{server}/page");
+        let to = target.clone();
+        let away = get(move || async move { Redirect::temporary(&to) });
+        let (outer, _) = counting(Router::new().route("/away", away)).await;
+        let mut forms = vec![target.clone(), format!("http://{outer}/away")];
+        if let IpAddr::V4(address) = address {
+            let number = address.to_bits();
+            forms.extend([
+                format!("http://[::ffff:{address}]:{port}/page"),
+                format!("http://[64:ff9b::{address}]:{port}/page"),
+                format!("http://{number}:{port}/page"),
+            ]);
+        }
+        let fetcher = of(allowing(&[&outer]));
+        for form in forms {
+            let why = fetch(&fetcher, uri(form.clone())).await.1.expect_err(&form);
+            assert!(why.contains("an address of the agent's host"), "{why}");
+            assert!(why.contains("--fetch-allow "), "{why}");
+        }
+        assert_eq!(asked.swap(0, Ordering::SeqCst), 0);
+        // The controls: nothing but the rule is in the way.
+        let open = of(allowing(&[&outer, &server.to_string()]));
+        for form in [target, format!("http://{outer}/away")] {
+            fetch(&open, uri(form)).await.1.unwrap();
+        }
+        assert_eq!(asked.swap(0, Ordering::SeqCst), 2);
+    }
+}
+
+#[test]
+fn what_a_task_publishes_is_asked_at_an_address_of_its_host() {
+    let records = tempfile::tempdir().unwrap();
+    fs::create_dir(records.path().join("ports")).unwrap();
+    symlink("/a#c#10.183.0.5:80", records.path().join("ports/tcp-31090")).unwrap();
+    let of = |has_ipv6: bool| Policy {
+        purpose: Purpose::Files,
+        allow: Vec::new(),
+        masters: Vec::new(),
+        api: String::new(),
+        api_port: None,
+        containers: Containers::open(None).unwrap(),
+        host: OwnHost::listed(has_ipv6, records.path()).unwrap(),
+    };
+    for address in own_addresses() {
+        let may = |policy: &Policy, port: u16| {
+            let server = SocketAddr::new(address, port);
+            policy.judge_peer("host.example", server).is_ok()
+        };
+        assert!(may(&of(true), 31_090), "{address}");
+        assert!(!may(&of(true), 31_091), "{address}");
+        // A port is published over IPv6 only if tasks have such addresses.
+        assert_eq!(may(&of(false), 31_090), address.is_ipv4(), "{address}");
     }
 }
 

@@ -1,0 +1,39 @@
+//! Which addresses are those of this host, and which of its ports lead to tasks there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use argosy_isolation::network::{FOLDER, PublishedPorts, is_own_address};
+
+/// See the file's head.
+#[derive(Debug)]
+pub(super) struct OwnHost {
+    published: PublishedPorts,
+    /// Whether tasks publish their ports at IPv6 addresses, too.
+    has_ipv6: bool,
+}
+
+impl OwnHost {
+    /// The host on which this process runs. Opens a folder.
+    pub(super) fn open(has_ipv6: bool) -> io::Result<Self> {
+        Self::listed(has_ipv6, Path::new(FOLDER))
+    }
+
+    pub(super) fn listed(has_ipv6: bool, records: &Path) -> io::Result<Self> {
+        Ok(Self {
+            published: PublishedPorts::open(records)?,
+            has_ipv6,
+        })
+    }
+
+    /// Whether the host itself answers there, and not a task that has published the port.
+    pub(super) fn answers(&self, server: SocketAddr) -> io::Result<bool> {
+        let (address, port) = (server.ip(), server.port());
+        if !is_own_address(address)? {
+            return Ok(false);
+        }
+        let may_be_published = address.is_ipv4() || self.has_ipv6;
+        Ok(!(may_be_published && self.published.has_tcp(port)?))
+    }
+}
