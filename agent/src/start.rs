@@ -235,7 +235,14 @@ pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunEr
 
 pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
     let journal = paths.journal();
-    metrics::counter!("argosy_agent_journal_damages_total").increment(contents.damage.len() as u64);
+    let damages = contents.damage.len() + usize::from(contents.head_repaired);
+    metrics::counter!("argosy_agent_journal_damages_total").increment(damages as u64);
+    if contents.head_repaired {
+        tracing::error!(
+            journal = %journal.display(),
+            "one bit of the journal's head is wrong: the journal is written again with the right one, and nothing is lost"
+        );
+    }
     for damage in &contents.damage {
         tracing::error!(
             journal = %journal.display(),

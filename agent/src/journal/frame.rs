@@ -30,12 +30,23 @@ const MARK: [u8; 4] = [0xa7, b'j', 0x1e, 0xc5];
 /// What the first bytes of a file say.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// A journal of this format or an earlier one, with this salt.
-    Known { version: u32, salt: u64 },
+    /// A journal of this format or an earlier one.
+    Known(Known),
     /// A journal of a later format.
     Newer { version: u32 },
+    /// A journal whose head has more than one wrong bit.
+    Damaged,
     /// Something else.
     Foreign,
+}
+
+/// What the head of a journal says that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) version: u32,
+    pub(super) salt: u64,
+    /// Whether one bit of it was wrong.
+    pub(super) is_repaired: bool,
 }
 
 /// The head of a file; anything but the present version is for tests.
@@ -49,23 +60,48 @@ pub(super) fn head(version: u32, salt: u64) -> [u8; HEAD_BYTES] {
     head
 }
 
+/// Reads a head. The checksum is judged before the version, in which a wrong bit would pass for a later format: all
+/// formats have this head.
 pub(super) fn read_head(bytes: &[u8]) -> Head {
-    let Some(head) = bytes.get(..HEAD_BYTES) else {
+    let Some(found) = bytes.first_chunk::<HEAD_BYTES>() else {
         return Head::Foreign;
     };
+    let whole = match is_whole(found) {
+        true => Some((*found, false)),
+        false => repaired(found).map(|head| (head, true)),
+    };
+    let (head, is_repaired) = match whole {
+        Some(whole) => whole,
+        None if found[..8] == MAGIC[..] || bytes[HEAD_BYTES..].starts_with(&MARK) => {
+            return Head::Damaged;
+        }
+        None => return Head::Foreign,
+    };
     let version = word(&head[8..12]);
-    if head[..8] != MAGIC[..] {
-        return Head::Foreign;
-    }
-    // A later format may keep its checksum elsewhere, so that is looked at only in ours.
     if version > VERSION {
         return Head::Newer { version };
     }
-    if word(&head[20..]) != checksum(&[&head[..20]]) {
-        return Head::Foreign;
-    }
     let salt = u64::from_le_bytes(head[12..20].try_into().expect("the slice has 8 bytes"));
-    Head::Known { version, salt }
+    Head::Known(Known {
+        version,
+        salt,
+        is_repaired,
+    })
+}
+
+fn is_whole(head: &[u8; HEAD_BYTES]) -> bool {
+    head[..8] == MAGIC[..] && word(&head[20..]) == checksum(&[&head[..20]])
+}
+
+/// The whole head from which this one differs by one bit. There is one at most: two heads with right checksums differ by
+/// more than two bits.
+fn repaired(head: &[u8; HEAD_BYTES]) -> Option<[u8; HEAD_BYTES]> {
+    let flipped = |bit: usize| {
+        let mut head = *head;
+        head[bit / 8] ^= 1 << (bit % 8);
+        head
+    };
+    (0..HEAD_BYTES * 8).map(flipped).find(is_whole)
 }
 
 /// Appends one frame to `out`.

@@ -82,6 +82,16 @@ pub enum JournalError {
         /// Where the first damaged part begins, in bytes.
         offset: u64,
     },
+    /// It is damaged in its head, without which no record can be read.
+    #[error(
+        "the journal {path} is damaged in its first {} bytes, without which nothing in it can be read; nothing was changed or \
+         ended: restore it, or move it away and this agent starts as a new one, under another id, and ends what still runs here",
+        frame::HEAD_BYTES
+    )]
+    Head {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file does not begin as a journal does.
     #[error(
         "{path} does not begin as a journal does: restore it, or move it away and this agent starts anew, \

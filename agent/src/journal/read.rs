@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
+use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, Known};
 use super::place::MemoryDisk;
 use super::{JournalError, record};
 use crate::core::{ExecutorRecord, Facts, Instance, Record, Taken};
@@ -17,6 +17,8 @@ pub struct Contents {
     pub facts: Facts,
     /// How many there were.
     pub records: u64,
+    /// Whether one bit of the file's head was wrong, by which nothing was lost.
+    pub head_repaired: bool,
     /// What was lost in the middle.
     pub damage: Vec<Damage>,
     /// Tasks and executors of which there is no record but such as need an earlier one, which was lost.
@@ -51,7 +53,7 @@ impl Contents {
 
     /// Whether one more damaged record could cost more than its own task: then it is written anew at once.
     pub(super) fn is_fragile(&self) -> bool {
-        !self.damage.is_empty() || self.has_old_launches
+        self.head_repaired || !self.damage.is_empty() || self.has_old_launches
     }
 }
 
@@ -116,7 +118,7 @@ pub fn read_synced(disk: &MemoryDisk) -> Result<Contents, JournalError> {
 pub(super) fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     let path = path.to_owned();
     match frame::read_head(bytes) {
-        Head::Known { version, salt } => contents(bytes, version, salt).map_err(|why| match why {
+        Head::Known(head) => contents(bytes, head).map_err(|why| match why {
             Refused::Unknown { offset } => JournalError::Unknown { path, offset },
             Refused::NoIdentity { offset } => JournalError::NoIdentity { path, offset },
         }),
@@ -124,6 +126,7 @@ pub(super) fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError>
             path,
             found: version,
         }),
+        Head::Damaged => Err(JournalError::Head { path }),
         Head::Foreign => Err(JournalError::Foreign { path }),
     }
 }
@@ -170,8 +173,12 @@ impl Names {
     }
 }
 
-fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Refused> {
-    let mut contents = Contents::default();
+fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
+    let Known { version, salt, .. } = head;
+    let mut contents = Contents {
+        head_repaired: head.is_repaired,
+        ..Contents::default()
+    };
     let mut names = Names::default();
     let mut at = HEAD_BYTES;
     while at < bytes.len() {

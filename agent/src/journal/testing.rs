@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
+use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, Known};
 use super::place::MemoryDisk;
 use super::{Contents, Journal, JournalError, Request, read, record};
 use crate::core::{Facts, Record, Sync};
@@ -50,7 +50,7 @@ fn journal(requests: Vec<(Request, Option<u64>)>) -> Vec<u8> {
 
 /// Each frame of a whole journal, and the record in it.
 pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, Record)> {
-    let Head::Known { salt, .. } = frame::read_head(bytes) else {
+    let Head::Known(Known { salt, .. }) = frame::read_head(bytes) else {
         panic!("it does not begin as a journal does");
     };
     let mut frames = Vec::new();

@@ -137,3 +137,66 @@ fn a_damaged_journal_is_written_anew_when_it_is_opened() {
     let again = folder.read();
     assert_eq!((again.facts, again.damage), (contents.facts, Vec::new()));
 }
+
+#[test]
+fn a_wrong_bit_anywhere_in_the_head_is_put_right_and_told() {
+    let folder = Folder::new();
+    folder.write(&story(3));
+    let whole = fs::read(folder.path()).unwrap();
+    let expected = format!(
+        "ERROR message=one bit of the journal's head is wrong: the journal is written again with the right one, and \
+         nothing is lost journal={}",
+        folder.path().display()
+    );
+    for bit in 0..frame::HEAD_BYTES * 8 {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(told(&folder, &bytes), [expected.as_str()], "bit {bit}");
+        let contents = folder.read();
+        assert_eq!(contents.facts, facts(&story(3)), "bit {bit}");
+        assert!(contents.damage.is_empty() && contents.is_fragile());
+        // Only now is the file changed.
+        assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+        folder.write(&[launch(4)]);
+        let again = folder.read();
+        assert_eq!(again.facts, facts(&story(4)), "bit {bit}");
+        assert!(!again.is_fragile());
+    }
+}
+
+#[test]
+fn a_head_with_more_wrong_bits_is_told_as_damage_and_left_alone() {
+    let folder = Folder::new();
+    folder.write(&story(3));
+    let whole = fs::read(folder.path()).unwrap();
+    let changed = |change: &dyn Fn(&mut [u8])| {
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        bytes
+    };
+    let version = |bytes: &mut [u8]| bytes[11] ^= 0xff;
+    let zeroes = |bytes: &mut [u8]| bytes[..frame::HEAD_BYTES].fill(0);
+    let two_bits = |bytes: &mut [u8]| {
+        bytes[3] ^= 1;
+        bytes[20] ^= 1;
+    };
+    for bytes in [changed(&version), changed(&zeroes), changed(&two_bits)] {
+        fs::write(folder.path(), &bytes).unwrap();
+        let refused = read(&folder.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("is damaged in its first 24 bytes"),
+            "{refused}"
+        );
+        assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn one_wrong_bit_does_not_hide_a_newer_format() {
+    let folder = Folder::new();
+    let mut bytes = frame::head(frame::VERSION + 1, 42).to_vec();
+    bytes[12] ^= 1;
+    fs::write(folder.path(), &bytes).unwrap();
+    let refused = read(&folder.path()).unwrap_err();
+    assert!(matches!(refused, JournalError::Newer { found, .. } if found == frame::VERSION + 1));
+}

@@ -106,7 +106,7 @@ fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy_and_left_alone() 
     let folder = Folder::new();
     folder.write(&story(1));
     let mut bytes = fs::read(folder.path()).unwrap();
-    bytes[8] = 3;
+    bytes[..frame::HEAD_BYTES].copy_from_slice(&frame::head(3, 42));
     fs::write(folder.path(), &bytes).unwrap();
     let newer = read(&folder.path()).unwrap_err().to_string();
     assert!(
