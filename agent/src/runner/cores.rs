@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use argosy_isolation::{Group, Limits, MissingPolicy, Tree};
 use argosy_proto::v1;
+use tokio::sync::Semaphore;
 
 use super::limits::amount_milli;
 use crate::broker::{Broker, CORES};
@@ -67,8 +68,11 @@ pub(super) struct Cores {
     tree: Option<Tree>,
     /// Writes what is the host's. `None` where there is nothing to write to.
     broker: Option<Broker>,
-    /// A lock, since containers are made and removed by many blocking threads.
+    /// A lock, since containers are made and removed by many blocking threads. Held while the broker is asked, which may take
+    /// long: only threads that may block wait for it.
     book: Mutex<Book>,
+    /// One start at a time waits for the book, so that a broker that hangs holds one thread.
+    turn: Semaphore,
 }
 
 impl Cores {
@@ -85,6 +89,7 @@ impl Cores {
                 all,
                 ..Book::default()
             }),
+            turn: Semaphore::new(1),
         }
     }
 
@@ -149,8 +154,33 @@ impl Cores {
         book.shared().into_iter().collect()
     }
 
-    /// A container has started: what changed meanwhile holds for it, too.
-    pub(super) fn started(&self, name: ContainerName) {
+    /// A container has started: what changed meanwhile holds for it, too. Returns at once; a later change of the book is never
+    /// undone, since the book is read when it is applied.
+    pub(super) fn started(self: &Arc<Self>, name: ContainerName) {
+        if self.tree.is_none() || self.is_idle() {
+            return;
+        }
+        let cores = Arc::clone(self);
+        tokio::spawn(async move {
+            let _turn = cores.turn.acquire().await.expect("turns are never closed");
+            let book = Arc::clone(&cores);
+            let applied = tokio::task::spawn_blocking(move || book.apply(name));
+            applied.await.expect("applying the book never panics");
+        });
+    }
+
+    /// Whether nobody has processors alone; if the book is in use, it is not known. A container that has a group when that
+    /// changes is told then.
+    fn is_idle(&self) -> bool {
+        match self.book.try_lock() {
+            Ok(book) => book.taken.is_empty(),
+            Err(TryLockError::Poisoned(book)) => book.into_inner().taken.is_empty(),
+            Err(TryLockError::WouldBlock) => false,
+        }
+    }
+
+    /// Writes what the book says of one container.
+    fn apply(&self, name: ContainerName) {
         let book = self.lock();
         if let Some(tree) = self.tree.as_ref().filter(|_| !book.taken.is_empty()) {
             self.set(&group_of(tree, name), name, &book.of(name));
@@ -282,10 +312,37 @@ mod tests {
             tree: None,
             broker: None,
             book: Mutex::new(book("0-3")),
+            turn: Semaphore::new(1),
         };
         cores.resume(&paths, &[name(1), name(2), name(3)].into());
         assert_eq!(cores.shared(), [0, 2, 3]);
         cores.give_back(name(1));
         assert_eq!(cores.shared(), [0; 0], "all of them");
+    }
+
+    #[tokio::test]
+    async fn a_start_does_not_wait_for_a_broker_that_hangs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book("0-3");
+        book.take(name(1), 1).unwrap();
+        let cores = Arc::new(Cores {
+            tree: Some(Tree::at(folder.path())),
+            broker: None,
+            book: Mutex::new(book),
+            turn: Semaphore::new(1),
+        });
+        // As a thread holds it that waits for the broker.
+        let hanging = cores.lock();
+        for order in 2..10 {
+            cores.started(name(order));
+        }
+        assert_eq!(Arc::strong_count(&cores), 9, "each is still to be applied");
+        drop(hanging);
+        while Arc::strong_count(&cores) > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        cores.give_back(name(1));
+        cores.started(name(2));
+        assert_eq!(Arc::strong_count(&cores), 1, "nobody has any alone");
     }
 }

@@ -124,7 +124,7 @@ pub(super) struct Shared {
     /// Does what needs root.
     pub(super) broker: Broker,
     imaged: Imaged,
-    cores: Cores,
+    cores: Arc<Cores>,
     plugged: Arc<Plugged>,
     groups: groups::Groups,
     enforcement: DiskEnforcement,
@@ -208,7 +208,7 @@ impl Runner {
             groups: groups::Groups::default(),
             enforcement: config.disk_enforcement,
             imaged: Imaged::new(images.clone()),
-            cores: Cores::of(tree.clone(), Some(broker.clone())),
+            cores: Arc::new(Cores::of(tree.clone(), Some(broker.clone()))),
             counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
             settings,
             paths,

@@ -46,7 +46,6 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                 // Only a start that was called off had a time to end; the kill that follows has its own.
                 due.force = None;
                 let fact = started_fact(Some(&handle));
-                // Few small writes, and only while somebody has processors alone.
                 shared.cores.started(name);
                 shared.tell(Input::Started { instance, fact }).await;
                 continue;

@@ -141,6 +141,24 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     finishes(&host, agent, &mut link, "t").await;
 }
 
+/// A task that waits to be told to end, and has a processor alone where the host has processors for that: then each start and
+/// each removal changes what others run on.
+async fn has_a_processor_alone(link: &mut Link, host: &Host, task: &str) {
+    let mut spec = shell(task, &format!("echo up > up; {WAITS}"));
+    let is_possible = groups(host).join("cpuset.cpus.effective").exists()
+        && std::thread::available_parallelism().is_ok_and(|count| count.get() > 1);
+    if is_possible {
+        spec.resources = argosy_client::resources::resources("cpus:1;mem:32").unwrap();
+        spec.limits = Some(v1::Limits {
+            exclusive_cpus: true,
+            ..v1::Limits::default()
+        });
+    }
+    link.launch(1, spec).await;
+    link.until(task, runs).await;
+    content(&host.sandbox(task).join("up")).await;
+}
+
 /// What a stopped broker is asked to do waits until it is continued: starts, removals, kills past a stopped supervisor.
 /// Heartbeats, other kills and ends need no broker, the list of containers and the metrics are answered without what it
 /// counts, and nothing of what waited is lost or done twice. A spawner is needed only to execute something.
@@ -152,7 +170,7 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
         let (host, mut master) = (Host::new(), Master::start().await);
         let agent = host.divided(master.address);
         let (mut link, _) = master.registered(true).await;
-        running(&mut link, &host, 1, "ended", WAITS).await;
+        has_a_processor_alone(&mut link, &host, "ended").await;
         running(&mut link, &host, 2, "killed", "sleep 1000").await;
         let stubborn = "trap '' TERM; while :; do sleep 0.1; done";
         running(&mut link, &host, 3, "stubborn", stubborn).await;
