@@ -29,7 +29,7 @@ use crate::output::{self, note};
 use crate::{containers, listen};
 
 use members::Members;
-use opened::{IMAGE_FOLDERS, opened};
+use opened::opened;
 use plan::{Kind, Plan};
 use record::Record;
 
@@ -84,7 +84,7 @@ async fn cluster(
     stop: &Stop,
 ) -> Ended {
     members.start(plan, home.keeps())?;
-    let opened = opened(plan, std::env::var_os(IMAGE_FOLDERS.0));
+    let opened = opened(plan, std::env::var_os);
     let mut record = Record::new(plan, home.path(), opened);
     record.note_processes(members);
     record.write(arguments)?;

@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::groups;
+use super::opened::INHERITED;
 use super::plan::{Kind, Member, Plan};
 use crate::exit::Failure;
 use crate::pids;
@@ -26,14 +27,8 @@ use crate::pids;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the end of a process is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Variables that a member inherits; others of ours would contradict its command line.
-const INHERITED: [&str; 5] = [
-    "ARGOSY_LOG",
-    "ARGOSY_LOG_FORMAT",
-    "ARGOSY_AGENT_IMAGE_FOLDERS",
-    "ARGOSY_AGENT_CNI_CONFIG",
-    "ARGOSY_AGENT_CNI_PLUGINS",
-];
+/// Variables that a member inherits besides those that are reported as opened.
+const LOGS: [&str; 2] = ["ARGOSY_LOG", "ARGOSY_LOG_FORMAT"];
 /// How much of a log is shown when a member fails.
 const LINES: usize = 5;
 
@@ -221,7 +216,7 @@ fn start(member: &Member) -> anyhow::Result<Running> {
         .process_group(0);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("ARGOSY_") && !INHERITED.contains(&&*text) {
+        if text.starts_with("ARGOSY_") && !is_inherited(&text) {
             command.env_remove(&name);
         }
     }
@@ -263,4 +258,9 @@ async fn gone(processes: &mut Vec<Process>, patience: Duration) -> bool {
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Whether a member inherits this variable. Others of ours would contradict its command line.
+fn is_inherited(name: &str) -> bool {
+    LOGS.contains(&name) || INHERITED.iter().any(|(inherited, _)| *inherited == name)
 }

@@ -22,11 +22,18 @@ const OPENING: [&str; 15] = [
     "--secret-folder",
     "--task-allow",
 ];
-/// The variable that does so, which agents inherit, and its flag.
-pub(super) const IMAGE_FOLDERS: (&str, &str) = ("ARGOSY_AGENT_IMAGE_FOLDERS", "--image-folder");
+/// Variables that do so, which agents inherit, with their flags.
+pub(super) const INHERITED: [(&str, &str); 3] = [
+    ("ARGOSY_AGENT_IMAGE_FOLDERS", "--image-folder"),
+    ("ARGOSY_AGENT_CNI_CONFIG", "--cni-config"),
+    ("ARGOSY_AGENT_CNI_PLUGINS", "--cni-plugins"),
+];
 
-/// Flags with their values, as all agents of the cluster have them.
-pub(super) fn opened(plan: &Plan, image_folders: Option<OsString>) -> Vec<String> {
+/// Flags with their values, as all agents of the cluster have them. `variable` looks one up in the environment.
+pub(super) fn opened(
+    plan: &Plan,
+    variable: impl Fn(&'static str) -> Option<OsString>,
+) -> Vec<String> {
     let mut members = plan.members.iter();
     let agent = members.find(|member| member.kind == Kind::Agent);
     let words = agent.map_or(&[][..], |agent| &agent.argv);
@@ -43,8 +50,10 @@ pub(super) fn opened(plan: &Plan, image_folders: Option<OsString>) -> Vec<String
             None => opened.push(flag.clone()),
         }
     }
-    if let Some(folders) = image_folders {
-        opened.push(format!("{} {}", IMAGE_FOLDERS.1, folders.to_string_lossy()));
+    for (name, flag) in INHERITED {
+        if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
+            opened.push(format!("{flag} {}", value.to_string_lossy()));
+        }
     }
     opened
 }
@@ -56,7 +65,7 @@ mod tests {
 
     #[test]
     fn each_flag_that_opens_something_is_named_with_its_value_and_no_other() {
-        assert!(opened(&planned(&["--isolation", "full"]), None).is_empty());
+        assert!(opened(&planned(&["--isolation", "full"]), |_| None).is_empty());
         let mut plan = planned(&[
             "--isolation",
             "processes",
@@ -84,7 +93,14 @@ mod tests {
             "--allow-nested-user-namespaces",
         ]);
         plan.allow_host_network();
-        let mut opened = opened(&plan, Some("/srv/images".into()));
+        let mut opened = opened(&plan, |name| {
+            let value = match name {
+                "ARGOSY_AGENT_CNI_CONFIG" => "/etc/cni/net.d",
+                "ARGOSY_AGENT_CNI_PLUGINS" => "/opt/cni/bin",
+                _ => "/srv/images",
+            };
+            Some(value.into())
+        });
         opened.sort();
         assert_eq!(
             opened,
@@ -97,6 +113,8 @@ mod tests {
                 "--allow-new-privileges",
                 "--allow-unconfined-seccomp",
                 "--api-user 1001",
+                "--cni-config /etc/cni/net.d",
+                "--cni-plugins /opt/cni/bin",
                 "--fetch-allow 127.77.0.0/16",
                 "--fetch-dir /srv/files",
                 "--host-path /srv",

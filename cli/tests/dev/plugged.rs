@@ -10,6 +10,20 @@ use crate::web::{BUSYBOX, on_a_host, page};
 
 const PLUGINS: &str = "/usr/lib/cni";
 
+/// The cluster reports these folders as opened.
+fn is_reported(cluster: &Cluster, config: &Path) {
+    let opened = cluster.record["opened"].as_array().unwrap();
+    for flag in [
+        format!("--cni-config {}", config.display()),
+        format!("--cni-plugins {PLUGINS}"),
+    ] {
+        assert!(
+            opened.iter().any(|word| *word == flag),
+            "{flag}: {opened:?}"
+        );
+    }
+}
+
 #[test]
 fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
     if !nix::unistd::geteuid().is_root() {
@@ -39,6 +53,7 @@ fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
             ("ARGOSY_AGENT_CNI_PLUGINS", PLUGINS),
         ];
         let mut cluster = Cluster::start_with(33, "1x1", &resources, &variables);
+        is_reported(&cluster, folder.path());
         let line = "echo plugged > index.html; exec busybox httpd -f -p 80";
         let words = ["run", "--detach", "--name", "web", "--network", "cni:blue"];
         let words = [&words[..], &["-p", "31083:80", "--", "sh", "-c", line]].concat();
