@@ -4,6 +4,7 @@ use argosy_agent::Config;
 use argosy_proto::v1;
 use argosy_testing::{refused, skip};
 
+use super::crashes::audit;
 use super::volumes::with_disk;
 use super::{code, reason, runs, state};
 use crate::host::{Agent, Host};
@@ -142,9 +143,11 @@ pub(super) async fn a_task_without_limits_meets_the_agents_defaults_and_its_neig
         return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
+    let audit = audit(&host);
     let (agent, mut link) = with_a_neighbour(&host, &mut master).await;
     for (order, bomb) in (2..).step_by(2).zip(&BOMBS) {
         goes_off(bomb, order, &agent, &mut link).await;
     }
     end(agent).await;
+    audit.expect_nothing_left("after the bombs");
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use argosy_agent::RunError;
 use argosy_proto::v1;
 
+use super::crashes::audit;
 use super::{code, runs, state};
 use crate::host::{Agent, Host, Process, content};
 use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
@@ -219,6 +220,7 @@ pub(super) async fn a_damaged_record_of_the_newest_launch_starts_nothing_twice()
 /// Launches these tasks, damages the launch of that named "damaged", and sees what becomes of all.
 async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     let (host, mut master) = (Host::new(), Master::start().await);
+    let audit = audit(&host);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     for (order, task) in (1..).zip(tasks) {
@@ -265,6 +267,7 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     assert_eq!(host.sandboxes("damaged").len(), 1, "it was started once");
     agent.is_clear().await;
     agent.stop().await;
+    audit.expect_nothing_left("after the damage");
 }
 
 pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothing() {
