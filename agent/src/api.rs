@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::server::callers::{Access, Part};
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -63,6 +63,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/agent", get(standing))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
+        .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .with_state(shared)
 }
@@ -105,7 +106,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 async fn health(State(shared): State<Shared>) -> Response {
     match shared.asker.standing().await {
         Some(_) => "ok\n".into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+        None => files::FilesError::Stopping.into_response(),
     }
 }
 
@@ -113,4 +114,10 @@ async fn unknown() -> Response {
     let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/exec, \
                    /v1/attach, /v1/containers, /v1/agent, /metrics, /healthz";
     files::problem(StatusCode::NOT_FOUND, message)
+}
+
+/// A path that is there, and another method.
+async fn wrong_method(request: Request) -> Response {
+    let message = format!("{} {}: use GET", request.method(), request.uri().path());
+    files::problem(StatusCode::METHOD_NOT_ALLOWED, &message)
 }

@@ -98,13 +98,13 @@ pub(crate) fn router(
 async fn ready(State(http): State<Http>) -> Response {
     match http.services.desk.ready().await {
         Ok(()) => "ready\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+        Err(why) => problem(&Status::unavailable(why)),
     }
 }
 
 async fn show_metrics(State(http): State<Http>) -> Response {
     let Some(metrics) = &http.metrics else {
-        return (StatusCode::NOT_FOUND, "this process records no metrics\n").into_response();
+        return problem(&Status::not_found("this process records no metrics"));
     };
     http.services.desk.counts.borrow().show();
     http.services.desk.reads.show();

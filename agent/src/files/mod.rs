@@ -68,6 +68,7 @@ pub(crate) fn problem(status: StatusCode, message: &str) -> Response {
         StatusCode::BAD_REQUEST => "InvalidArgument",
         StatusCode::FORBIDDEN => "PermissionDenied",
         StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::METHOD_NOT_ALLOWED => "Unimplemented",
         StatusCode::CONFLICT => "FailedPrecondition",
         StatusCode::UNPROCESSABLE_ENTITY => "Aborted",
         StatusCode::TOO_MANY_REQUESTS => "ResourceExhausted",

@@ -331,6 +331,29 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
 }
 
 #[tokio::test]
+async fn another_method_and_an_agent_that_stops_are_answered_in_json() {
+    // Its loop answers no question about the agent as a whole, as one that stops.
+    let server = Server::start().await;
+    let client = reqwest::Client::new();
+    for (method, path, status, code, says) in [
+        ("POST", "/v1/files/read", 405, "Unimplemented", "use GET"),
+        ("DELETE", "/v1/exec", 405, "Unimplemented", "use GET"),
+        ("POST", "/v1/containers", 405, "Unimplemented", "use GET"),
+        ("PUT", "/metrics", 405, "Unimplemented", "use GET"),
+        ("GET", "/healthz", 503, "Unavailable", "stopping"),
+        ("GET", "/v1/agent", 503, "Unavailable", "stopping"),
+    ] {
+        let asked = client.request(method.parse().unwrap(), format!("{}{path}", server.base));
+        let answer = asked.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{method} {path}");
+        let text = answer.text().await.unwrap();
+        let error: serde_json::Value = serde_json::from_str(&text).expect(path);
+        assert_eq!(error["code"], code, "{method} {path}");
+        assert!(error["message"].as_str().unwrap().contains(says), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_web_page_under_another_name_reads_nothing() {
     let server = Server::start().await;
     fs::write(server.sandbox("1-1-1").join("stdout"), "secret").unwrap();

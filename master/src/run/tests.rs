@@ -6,6 +6,7 @@ mod divergence;
 mod flood;
 mod front;
 mod lateness;
+mod routes;
 
 use std::time::Duration;
 

@@ -133,6 +133,8 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
             "InvalidArgument",
             "bogus",
         ),
+        // This process has no recorder of metrics.
+        ("/metrics", 404, "NotFound", "records no metrics"),
         (&long, 414, "InvalidArgument", "at most 65000"),
     ] {
         let answer = asked(client.get(format!("{base}{path}"))).await;
@@ -156,11 +158,12 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
     let mut there: Vec<_> = without_variables
         .filter(|path| !path.contains('{'))
         .collect();
-    // This process has no recorder of metrics.
     there.retain(|path| *path != "/metrics");
     there.extend([
         "/",
         "/v1",
+        "/healthz?from=prometheus",
+        "/readyz?from=prometheus",
         "/v1/tasks?state=TASK_STATE_RUNNING",
         "/v1/tasks?state=Running&include_ended=1",
     ]);

@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use argosy_proto::server::callers::Access;
-use argosy_proto::transport::Dialer;
 use argosy_proto::{convert, v1};
 use argosy_state::command::{Accept, Call, CallAction};
 use argosy_state::ids::{Epoch, FrameworkId, OrderIndex};
 use argosy_state::testing::{framework_info, registration, spec};
-use axum::middleware::from_fn_with_state;
 use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::routes::{routes, until};
 use super::*;
 use crate::leader::{Decline, Hello, Subscription};
 use crate::links::{self, LinkId, LinkStream};
@@ -217,13 +215,7 @@ async fn stall(address: String) -> TcpStream {
 async fn serve_reads(desk: &Desk) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let services = Services {
-        desk: desk.clone(),
-        peers: Peers::new(Dialer::tcp()),
-        tasks: TaskTracker::new(),
-    };
-    let bounded = from_fn_with_state(desk.reads.clone(), reads::bounded);
-    let router = http::router(services, None, exec::Door::new(1), Access::default()).layer(bounded);
+    let router = routes(desk, None);
     let limits = Connections::of_this_process("api");
     let listener = Listener::tcp(listener);
     tokio::spawn(server::serve(
@@ -233,14 +225,6 @@ async fn serve_reads(desk: &Desk) -> String {
         CancellationToken::new(),
     ));
     address
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
