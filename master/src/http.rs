@@ -32,6 +32,10 @@ pub(crate) use index::{bounded, unknown};
 use parameters::Parameters;
 pub(crate) use parameters::Segments;
 
+/// Room for the text of `/metrics`. A longer one takes more if there is room, and is shown in any case.
+const METRICS_BYTES: usize = 256 << 10;
+/// What it usually takes.
+const LIKELY_METRICS_BYTES: usize = 64 << 10;
 /// Answers of agents about files that one master passes on at a time; a further one is refused.
 const FILES: usize = 256;
 
@@ -106,14 +110,21 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     let Some(metrics) = &http.metrics else {
         return problem(&Status::not_found("this process records no metrics"));
     };
+    let reserved = http
+        .services
+        .desk
+        .reserve(METRICS_BYTES, LIKELY_METRICS_BYTES);
+    let mut share = match reserved.await {
+        Ok(share) => share,
+        Err(status) => return problem(&status),
+    };
     http.services.desk.counts.borrow().show();
     http.services.desk.reads.show();
     metrics.run_upkeep();
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-        metrics.render(),
-    )
-        .into_response()
+    let text = metrics.render();
+    share.fit(text.len());
+    share.leave_to_answer();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {

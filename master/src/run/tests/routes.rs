@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::Instant;
 use tonic::codegen::Service as _;
 
@@ -43,6 +44,45 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 async fn unread(mut routes: Router, path: &'static str) -> Response {
     let request = Request::get(path).body(Body::empty());
     routes.call(request.unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_that_are_not_read_take_a_share_of_the_reads_and_give_it_back() {
+    let mut alone = Alone::start().await;
+    let budget = 2 << 20;
+    alone.desk.reads = Reads::new(Bounds {
+        bytes: 8 << 20,
+        bytes_each: budget,
+        bytes_kept: 0,
+        patience: Duration::from_millis(50),
+        stalled: Duration::from_secs(2),
+        hurried: Duration::from_secs(2),
+        ..Bounds::default()
+    });
+    let recorder = PrometheusBuilder::new().build_recorder();
+    ::metrics::with_local_recorder(&recorder, || {
+        for kind in 0..2_000 {
+            ::metrics::counter!("argosy_test_total", "kind" => kind.to_string()).increment(1);
+        }
+    });
+    let bytes = recorder.handle().render().len();
+    let routes = routes(&alone.desk, Some(recorder.handle()));
+    let asked = (0..200).map(|_| unread(routes.clone(), "/metrics"));
+    let answers = join_all(asked).await;
+    let (shown, refused): (Vec<_>, Vec<_>) = answers
+        .into_iter()
+        .partition(|answer| answer.status() == 200);
+    let held = alone.desk.reads.held();
+    assert!(!shown.is_empty() && shown.len() * bytes <= held, "{held}");
+    assert!(held <= budget, "{held}");
+    assert!(refused.iter().all(|answer| answer.status() == 429));
+    // They are cut off, and hold nothing although they are not dropped.
+    let cutter = tokio::spawn(alone.desk.reads.clone().cut_off_slow_readers());
+    until("all memory is given back", || alone.desk.reads.held() == 0).await;
+    assert_eq!(unread(routes, "/metrics").await.status(), 200);
+    drop(shown);
+    cutter.abort();
+    alone.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
