@@ -379,13 +379,7 @@ async fn serve(
     (pages, hosts): (Router, Hosts),
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS)
-    };
-    // Many clients of reflection still speak the version before.
-    let former = reflection().build_v1alpha();
-    let reflection = reflection().build_v1().map_err(std::io::Error::other)?;
+    let reflection = service::reflection().map_err(std::io::Error::other)?;
     let bounds = services.desk.reads.clone();
     let mut routes = tonic::service::Routes::builder();
     routes
@@ -395,12 +389,11 @@ async fn serve(
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ReignsServer::new(services.clone()))
-        .add_service(health(services.desk.clone()))
-        .add_service(reflection)
-        .add_service(former.map_err(std::io::Error::other)?);
+        .add_service(health(services.desk.clone()));
     let router = routes
         .routes()
         .into_axum_router()
+        .merge(reflection)
         .merge(pages)
         .fallback(http::unknown)
         .layer(axum::middleware::from_fn_with_state(bounds, reads::bounded))

@@ -14,6 +14,7 @@ mod operator;
 mod pace;
 mod peers;
 mod reconcile;
+mod reflection;
 mod reigns;
 mod scheduler;
 mod views;
@@ -33,6 +34,7 @@ pub(crate) use health::health;
 use lists::{list_agents, list_frameworks, list_offers, list_tasks};
 pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::Peers;
+pub(crate) use reflection::reflection;
 
 /// Every service of `argosy.v1`; cheap to clone.
 #[derive(Clone)]

@@ -5,12 +5,17 @@ use std::pin::Pin;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
 use axum::body::HttpBody as _;
+use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::Service as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt as _;
 
 use super::distance::Masters;
@@ -36,7 +41,7 @@ fn framed(bytes: &[u8]) -> Vec<u8> {
 async fn called(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let status = called_once(channel, path, body.clone()).await;
+        let (status, _) = called_once(channel, path, body.clone()).await;
         if status.code() != Code::Unavailable || Instant::now() > deadline {
             return status;
         }
@@ -56,8 +61,8 @@ async fn asked(request: reqwest::RequestBuilder) -> reqwest::Response {
     }
 }
 
-/// The status of a call with this body, wherever in the answer it is.
-async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
+/// The status of a call with this body, wherever in the answer it is, and the messages before it.
+async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> (Status, Vec<u8>) {
     let request = axum::http::Request::post(path)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -71,16 +76,18 @@ async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status
         .expect("it answers")
         .unwrap();
     if let Some(status) = Status::from_header_map(response.headers()) {
-        return status;
+        return (status, Vec::new());
     }
     let mut body = response.into_body();
+    let mut messages = Vec::new();
     loop {
         let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let frame = timeout(PATIENCE, frame).await.expect("it ends");
         let frame = frame.expect("it ends with a status").unwrap();
         if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-            return status;
+            return (status, messages);
         }
+        messages.extend(frame.into_data().unwrap_or_default());
     }
 }
 
@@ -303,7 +310,7 @@ async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reflection_is_there_in_both_versions() {
+async fn reflection_lists_the_services_in_both_versions() {
     let masters = Masters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let mut channel = channel(&masters.api[leader]);
@@ -312,8 +319,60 @@ async fn reflection_is_there_in_both_versions() {
     for version in ["v1", "v1alpha"] {
         let method = format!("grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
         let path = format!("http://{}/{method}", masters.api[leader]);
-        let status = called(&mut channel, &path, list.clone()).await;
+        let (status, message) = called_once(&mut channel, &path, list.clone()).await;
         assert_eq!(status.code(), Code::Ok, "{version}: {status}");
+        // Both versions are the same on the wire.
+        let answer = ServerReflectionResponse::decode(&message[5..]).unwrap();
+        let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+            panic!("{version}: {answer:?}");
+        };
+        for service in ["Agents", "Operator", "Scheduler"] {
+            let name = format!("argosy.v1.{service}");
+            let is_named = list.service.iter().any(|found| found.name == name);
+            assert!(is_named, "{version}: {name} is not in {list:?}");
+        }
+    }
+    masters.end().await;
+}
+
+/// A stream of reflection that stays open until it is dropped.
+struct Reflection {
+    _requests: mpsc::Sender<ServerReflectionRequest>,
+    _answers: tonic::Streaming<ServerReflectionResponse>,
+}
+
+impl Reflection {
+    async fn open(api: &str) -> Result<Self, Status> {
+        let (requests, receiver) = mpsc::channel(1);
+        let mut client = ServerReflectionClient::new(channel(api));
+        let opened = client.server_reflection_info(ReceiverStream::new(receiver));
+        let answers = timeout(PATIENCE, opened).await.expect("it answers")?;
+        Ok(Self {
+            _requests: requests,
+            _answers: answers.into_inner(),
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_streams_of_reflection_than_a_master_keeps_are_refused_until_one_ends() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let api = &masters.api[leader];
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Reflection::open(api).await.unwrap());
+    }
+    let refused = Reflection::open(api)
+        .await
+        .err()
+        .expect("it is one too many");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    open.pop();
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(status) = Reflection::open(api).await {
+        assert!(Instant::now() < deadline, "{status}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     masters.end().await;
 }
