@@ -136,7 +136,7 @@ async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {
 }
 
 async fn agents(State(http): State<Http>, parameters: Parameters) -> Response {
-    match list(parameters) {
+    match list(parameters, History::None) {
         Ok(request) => json(answer(
             http.services.list_agents(Request::new(request)).await,
         )),
@@ -156,7 +156,7 @@ async fn agent(
 }
 
 async fn frameworks(State(http): State<Http>, parameters: Parameters) -> Response {
-    match list(parameters) {
+    match list(parameters, History::Kept) {
         Ok(request) => json(answer(
             http.services.list_frameworks(Request::new(request)).await,
         )),
@@ -211,7 +211,7 @@ fn explain_request(
 }
 
 async fn tasks(State(http): State<Http>, parameters: Parameters) -> Response {
-    match list(parameters) {
+    match list(parameters, History::Kept) {
         Ok(request) => json(answer(
             http.services.list_tasks(Request::new(request)).await,
         )),
@@ -235,7 +235,7 @@ async fn task(
 }
 
 async fn offers(State(http): State<Http>, parameters: Parameters) -> Response {
-    match list(parameters) {
+    match list(parameters, History::None) {
         Ok(request) => json(answer(
             http.services.list_offers(Request::new(request)).await,
         )),
@@ -336,8 +336,15 @@ fn one(id: String, parameters: &Parameters) -> Result<v1::GetRequest, Status> {
     })
 }
 
+/// Whether a list has records that have ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum History {
+    Kept,
+    None,
+}
+
 /// Known parameters steer the page; every other one is a field to filter by.
-fn list(parameters: Parameters) -> Result<v1::ListRequest, Status> {
+fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Status> {
     let mut request = v1::ListRequest {
         consistency: parameters.consistency()?,
         page_size: parameters.number("page_size")?.unwrap_or_default(),
@@ -348,7 +355,9 @@ fn list(parameters: Parameters) -> Result<v1::ListRequest, Status> {
         match name.as_str() {
             "consistency" | "page_size" | "min_revision" => {}
             "page_token" => request.page_token = value,
-            "include_ended" => request.include_ended = choices::flag(&name, &value)?,
+            "include_ended" if history == History::Kept => {
+                request.include_ended = choices::flag(&name, &value)?;
+            }
             _ => drop(request.filter.insert(name, value)),
         }
     }

@@ -28,6 +28,7 @@ const LOOK_LAST: Duration = Duration::from_millis(200);
 
 /// What can be asked.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Asked {
     #[serde(default)]
     path: String,

@@ -281,6 +281,12 @@ async fn nothing_outside_a_sandbox_is_served_by_any_name() {
     let (status, text) = server.text("/v1/files/read?path=tasks&offset=-1").await;
     assert_eq!(status, 400, "{text}");
     assert_eq!(server.text("/v1/files/browse?path=tasks/..").await.0, 400);
+    for call in ["browse", "read", "download"] {
+        let path = format!("/v1/files/{call}?path=tasks/framework-1/web/stdout&lenght=1");
+        let (status, text) = server.text(&path).await;
+        assert_eq!(status, 400, "{call}: {text}");
+        assert!(text.contains("`lenght`"), "{call}: {text}");
+    }
     let (status, text) = server.text("/nothing").await;
     assert!(
         status == 404 && text.contains("\"code\":\"NotFound\""),

@@ -1,19 +1,26 @@
 //! Words of closed sets in filters and parameters, strictly read: what is mistyped is refused, never ignored.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
 
-use argosy_proto::convert::Malformed;
+use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
+use argosy_state::ids::{AgentId, FrameworkId, InvalidId, TaskId};
 use tonic::Status;
 
 use super::malformed;
 
-/// A filter whose states and modes are written as records are compared: in lower case, without a prefix.
+/// A filter whose values are written as records are compared: states and modes in lower case, without a prefix. Refuses an
+/// id that no record can have.
 pub(super) fn filter(filter: HashMap<String, String>) -> Result<HashMap<String, String>, Status> {
     let chosen = filter.into_iter().map(|(field, value)| {
         let value = match field.as_str() {
             "state" => choice("state", &value, "TASK_STATE_", &task_states())?,
             "mode" => choice("mode", &value, "AGENT_MODE_", &agent_modes())?,
+            "agent_id" => id::<AgentId>(&field, &value)?,
+            "framework_id" => id::<FrameworkId>(&field, &value)?,
+            "task_id" => task_id(&value)?,
             _ => value,
         };
         Ok((field, value))
@@ -55,6 +62,16 @@ fn choice(field: &str, value: &str, prefix: &str, names: &[&str]) -> Result<Stri
     Err(malformed(&Malformed::new(field, text)))
 }
 
+fn id<T: FromStr<Err = InvalidId> + Display>(field: &str, value: &str) -> Result<String, Status> {
+    let id: Result<T, Malformed> = convert::id(field, value);
+    id.map(|id| id.to_string()).map_err(|why| malformed(&why))
+}
+
+fn task_id(value: &str) -> Result<String, Status> {
+    let wrong = |why: InvalidId| malformed(&Malformed::new("task_id", why.to_string()));
+    TaskId::new(value).map(|id| id.to_string()).map_err(wrong)
+}
+
 fn task_states() -> Vec<&'static str> {
     let states = (1..).map_while(|number| v1::TaskState::try_from(number).ok());
     states.map(|state| state.as_str_name()).collect()
@@ -94,6 +111,24 @@ mod tests {
             "RUNNING",
             "names are compared as they are"
         );
+    }
+
+    #[test]
+    fn an_id_is_compared_as_it_is_written_and_an_impossible_one_is_refused() {
+        assert_eq!(chosen("agent_id", "agent-07").unwrap(), "agent-7");
+        assert_eq!(chosen("task_id", "web.1").unwrap(), "web.1");
+        for (field, value, says) in [
+            ("agent_id", "x", "agent-N"),
+            ("agent_id", "framework-1", "agent-N"),
+            ("framework_id", "web", "framework-N"),
+            ("task_id", "a/b", "letters, digits"),
+        ] {
+            let refused = chosen(field, value).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            for word in [field, value, says] {
+                assert!(refused.message().contains(word), "{refused}");
+            }
+        }
     }
 
     #[test]

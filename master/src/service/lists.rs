@@ -36,10 +36,15 @@ const PAGE_BYTES: usize = 3 << 20;
 /// Overhead of a record in memory.
 const RECORD_BYTES: usize = 1_024;
 
-/// Makes what is read as fresh as was asked.
+/// Makes what is read as fresh as was asked. Refuses a consistency that this release does not know.
 pub(super) async fn settle(desk: &Desk, consistency: i32, min_revision: u64) -> Result<(), Status> {
-    if consistency != i32::from(v1::Consistency::Local) {
-        desk.confirm().await?;
+    match v1::Consistency::try_from(consistency) {
+        Ok(v1::Consistency::Local) => {}
+        Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => desk.confirm().await?,
+        Err(_) => {
+            let text = format!("{consistency} is unknown: 1 is linearizable, 2 is local");
+            return Err(malformed(&Malformed::new("consistency", text)));
+        }
     }
     desk.wait_applied(min_revision).await
 }
@@ -237,7 +242,7 @@ pub(crate) async fn list_frameworks(
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = size(&request)?;
-    let (filter, ended) = (request.filter, request.include_ended);
+    let (filter, ended) = (choices::filter(request.filter)?, request.include_ended);
     let id = request.page_token.trim_start_matches('~');
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
@@ -292,12 +297,13 @@ pub(crate) async fn list_offers(
     desk: &Desk,
     request: v1::ListRequest,
 ) -> Result<v1::OfferPage, Status> {
+    settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
     let size = size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let filter = request.filter;
+    let filter = choices::filter(request.filter)?;
     let look = move |view: &View<'_>, token: &str, room: Room| {
         let after = token.parse().unwrap_or_default();
         let book = view.leader.map(Leader::book);

@@ -140,6 +140,38 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
             "InvalidArgument",
             "bogus",
         ),
+        (
+            "/v1/agents?include_ended=true",
+            400,
+            "InvalidArgument",
+            "\"include_ended\" is none of agent_id, host_name, mode",
+        ),
+        (
+            "/v1/offers?include_ended=0",
+            400,
+            "InvalidArgument",
+            "\"include_ended\" is none of framework_id, agent_id, role",
+        ),
+        ("/v1/agents?agent_id=x", 400, "InvalidArgument", "agent-N"),
+        (
+            "/v1/frameworks?framework_id=web",
+            400,
+            "InvalidArgument",
+            "framework-N",
+        ),
+        (
+            "/v1/tasks?framework_id=web",
+            400,
+            "InvalidArgument",
+            "framework-N",
+        ),
+        (
+            "/v1/tasks?task_id=a/b",
+            400,
+            "InvalidArgument",
+            "letters, digits",
+        ),
+        ("/v1/offers?agent_id=x", 400, "InvalidArgument", "agent-N"),
         // This process has no recorder of metrics.
         ("/metrics", 404, "NotFound", "records no metrics"),
         (&long, 414, "InvalidArgument", "at most 65000"),
@@ -305,6 +337,34 @@ async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
             .expect("it ends")
             .expect_err("it ends as if the agent had ended it");
         assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    masters.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consistency_that_this_release_does_not_know_is_refused() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    // Field 1, or 3, is 7.
+    let (of_the_cluster, of_the_rest) = (framed(&[0x08, 7]), framed(&[0x18, 7]));
+    for place in [leader, (leader + 1) % 3] {
+        let mut channel = channel(&masters.api[place]);
+        for (call, body) in [
+            ("GetCluster", &of_the_cluster),
+            ("ListAgents", &of_the_rest),
+            ("ListFrameworks", &of_the_rest),
+            ("ListTasks", &of_the_rest),
+            ("ListOffers", &of_the_rest),
+            ("GetAgent", &of_the_rest),
+        ] {
+            let path = format!("http://{}/argosy.v1.Operator/{call}", masters.api[place]);
+            let status = called(&mut channel, &path, body.clone()).await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{call}: {status}");
+            assert!(
+                status.message().contains("consistency: 7"),
+                "{call}: {status}"
+            );
+        }
     }
     masters.end().await;
 }

@@ -2,12 +2,14 @@
 
 use argosy_proto::server::callers::Access;
 use argosy_proto::transport::Dialer;
+use argosy_proto::v1;
+use argosy_proto::v1::operator_server::Operator as _;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::codegen::Service as _;
 
 use super::*;
@@ -97,5 +99,27 @@ async fn a_master_that_is_not_ready_says_why_in_json() {
     assert_eq!(error["code"], "Unavailable");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("no leader is known"), "{message}");
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_offers_waits_until_the_revision_that_it_asks_for_is_applied() {
+    let alone = Alone::start().await;
+    alone.in_office().await;
+    // The digest that a new leader logs may come at any moment; not ten entries.
+    let min_revision = *alone.desk.applied.borrow() + 10;
+    let services = services(&alone.desk);
+    let listed = services.list_offers(tonic::Request::new(v1::ListRequest {
+        min_revision,
+        ..Default::default()
+    }));
+    tokio::pin!(listed);
+    let early = timeout(Duration::from_millis(200), &mut listed).await;
+    assert!(early.is_err(), "{early:?}");
+    for _ in 0..10 {
+        alone.operate(weight(2_000)).await;
+    }
+    let page = listed.await.unwrap().into_inner();
+    assert!(page.revision.unwrap().index >= min_revision);
     alone.end().await;
 }
