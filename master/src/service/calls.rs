@@ -129,7 +129,8 @@ pub(super) fn parts<T: Clone>(all: &[T], most: usize) -> Vec<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::testing::framework_info;
+    use argosy_state::testing::{framework_info, spec};
+    use tonic_types::StatusExt as _;
 
     use super::*;
 
@@ -161,6 +162,25 @@ mod tests {
             field(|wire| wire.framework_id = "web".into()),
             "framework_id"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_task_of_a_launch_is_named_by_its_path() {
+        let task = |id: &str| v1::TaskSpec {
+            task_id: id.to_owned(),
+            ..convert::spec(&spec("task", "cpus:1"))
+        };
+        let launch = v1::Launch {
+            tasks: vec![task("a"), task("b"), task("c/d")],
+        };
+        let operation = v1::Operation {
+            operation: Some(v1::operation::Operation::Launch(launch)),
+        };
+        let why = accept(Vec::new(), vec![operation], false, 0).unwrap_err();
+        assert_eq!(why.field, "operations[0].launch.tasks[2].task_id");
+        let status = malformed(&why);
+        let details = status.get_details_bad_request().unwrap();
+        assert_eq!(details.field_violations[0].field, why.field);
     }
 
     #[test]
