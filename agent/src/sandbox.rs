@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
 use argosy_isolation::{HostPath, Owners, User, crash};
-use argosy_proto::v1;
+use argosy_proto::{remedy, v1};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,10 @@ use crate::broker::Above;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
     /// The folder could not be made.
-    #[error("cannot make the sandbox {path}: {source}; mend the disk or make room")]
+    #[error(
+        "cannot make the sandbox {path}: {source}; {}",
+        remedy::of_failed_write(source)
+    )]
     Make { path: PathBuf, source: io::Error },
     /// A host path is not one that tasks may see.
     #[error("host_paths {path:?} is not allowed here: {rule}")]
@@ -151,7 +154,23 @@ fn place(
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
+
+    #[test]
+    fn a_sandbox_that_cannot_be_made_names_the_remedy_for_its_cause() {
+        for (errno, remedy) in [
+            (Errno::EMFILE, "raise the limit of open files"),
+            (Errno::ENOSPC, "make room"),
+            (Errno::EIO, "check the disk"),
+        ] {
+            let path = PathBuf::from("/data/sandbox");
+            let source = errno.into();
+            let text = SandboxError::Make { path, source }.to_string();
+            assert!(text.contains(remedy), "{text}");
+        }
+    }
 
     fn wanted(host: &Path, container: &str) -> v1::HostPath {
         v1::HostPath {

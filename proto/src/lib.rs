@@ -3,7 +3,8 @@
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
 //! (generated from `proto/argosy/v1`), then `convert`; `exec` are frames that are no gRPC; `transport` and
 //! `clock` are what a process is given by whoever starts it, so that all of it can be simulated; `server`
-//! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs.
+//! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs; `remedy` says
+//! what helps against errors of a host.
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -15,6 +16,7 @@ pub mod v1 {
 pub mod clock;
 pub mod convert;
 pub mod exec;
+pub mod remedy;
 pub mod server;
 pub mod transport;
 pub mod uri;

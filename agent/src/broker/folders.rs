@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use argosy_isolation::crash;
 use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::division::HostUser;
+use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 
 use super::guard::{is_digest, is_draft};
@@ -227,8 +228,8 @@ pub(super) fn make_container(paths: &Paths, name: ContainerName) -> Result<(), S
         .recursive(true)
         .create(&folder);
     made.map_err(|error| {
-        let folder = folder.display();
-        format!("cannot make {folder}: {error}; mend the disk or make room")
+        let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
+        format!("cannot make {folder}: {error}; {remedy}")
     })?;
     crash::passed("launch.folder-made");
     Ok(())

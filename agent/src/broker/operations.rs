@@ -15,6 +15,7 @@ use argosy_isolation::unpack::{Format, Job, Owner, Rules};
 use argosy_isolation::{
     Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, destroy, service, void,
 };
+use argosy_proto::remedy;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::guard::Guard;
@@ -232,8 +233,8 @@ impl Operations {
         let profile = self.host_ids.is_some();
         let above = if profile { above.closed() } else { above };
         groups::make(&folder, owner, profile, above).map_err(|error| {
-            let folder = folder.display();
-            format!("cannot make the group's folder {folder}: {error}; mend the disk or make room")
+            let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
+            format!("cannot make the group's folder {folder}: {error}; {remedy}")
         })?;
         if let Some(first) = first {
             self.bounds.share(&self.sandbox(first)?, &folder)?;

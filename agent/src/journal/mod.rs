@@ -22,6 +22,8 @@ mod writer;
 use std::io;
 use std::path::PathBuf;
 
+use argosy_proto::remedy;
+
 pub use lock::{Lock, LockError};
 pub use place::MemoryDisk;
 pub use read::{Contents, Damage, read, read_memory, read_synced};
@@ -40,7 +42,8 @@ pub enum JournalError {
     },
     /// It could not be written or synced: what was reported as done is on disk, nothing else is sure.
     #[error(
-        "cannot write the journal {path}; tasks run on: mend the disk or make room, then start this agent again"
+        "cannot write the journal {path}; tasks run on: {}, then start this agent again",
+        remedy::of_failed_write(source)
     )]
     Write {
         /// The file.

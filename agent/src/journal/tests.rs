@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex};
+use nix::errno::Errno;
 
 use super::*;
 use crate::core::{Facts, Identity, Instance, Record, Sync, Taken};
@@ -150,6 +151,20 @@ fn limited(instance: Instance) -> Taken {
     Taken::Limits {
         instance,
         limits: Some(limits),
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_names_the_remedy_for_its_cause() {
+    for (errno, remedy) in [
+        (Errno::ENFILE, "raise the limit of open files"),
+        (Errno::EDQUOT, "make room"),
+        (Errno::EIO, "check the disk"),
+    ] {
+        let path = PathBuf::from("/data/journal");
+        let source = errno.into();
+        let text = JournalError::Write { path, source }.to_string();
+        assert!(text.contains(remedy), "{text}");
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use argosy_proto::remedy;
+
 use super::digest::Digest;
 use crate::fetcher::Refusal;
 
@@ -46,7 +48,7 @@ pub enum Fault {
         rule: String,
     },
     /// The store cannot be written.
-    #[error("cannot write {path}; mend the disk or make room")]
+    #[error("cannot write {path}; {}", remedy::of_failed_write(source))]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -244,6 +246,25 @@ impl Fault {
         Self::Malformed {
             what: what.to_owned(),
             rule: crate::sentence(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_cannot_be_written_names_the_remedy_for_its_cause() {
+        for (errno, remedy) in [
+            (Errno::EMFILE, "raise the limit of open files"),
+            (Errno::ENOSPC, "make room"),
+            (Errno::EIO, "check the disk"),
+        ] {
+            let text = Fault::write(Path::new("/data/images"))(errno.into()).to_string();
+            assert!(text.contains(remedy), "{text}");
         }
     }
 }

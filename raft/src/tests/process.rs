@@ -36,7 +36,7 @@ fn last_words_are_said_and_the_process_is_gone_at_once() {
     let name = "last_words_are_said_and_the_process_is_gone_at_once";
     let output = this_test(name, "yes").output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
-    let expected = "argosy: cannot write to /data/master: No space left on device (os error 28); stopping at once: mend the disk or make room, then start this master again";
+    let expected = "argosy: cannot write to /data/master: No space left on device (os error 28); stopping at once: make room on the disk, then start this master again";
     assert!(words.contains(expected), "{words}");
     // SIGABRT.
     assert_eq!(output.status.signal(), Some(6));

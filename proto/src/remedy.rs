@@ -1,0 +1,51 @@
+//! What an operator can do about an error of a host.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// What helps against a failed write: of a file or a folder that cannot be made, written or synced.
+#[must_use]
+pub fn of_failed_write(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw) {
+        // Without descriptors a process fails as if its disk were broken.
+        Some(Errno::EMFILE | Errno::ENFILE) => OPEN_FILES,
+        Some(Errno::ENOSPC | Errno::EDQUOT) => ROOM,
+        Some(_) => DISK,
+        // RocksDB passes errors on as texts.
+        None => {
+            let text = source.to_string().to_lowercase();
+            let says = |words| text.contains(words);
+            if says("too many open files") {
+                OPEN_FILES
+            } else if says("no space left on device") || says("disk quota exceeded") {
+                ROOM
+            } else {
+                DISK
+            }
+        }
+    }
+}
+
+const OPEN_FILES: &str = "raise the limit of open files (LimitNOFILE in the unit, ulimit -n)";
+const ROOM: &str = "make room on the disk";
+const DISK: &str = "check the disk";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_and_a_full_disk_are_no_broken_disk() {
+        for (errno, text, remedy) in [
+            (Errno::EMFILE, "IO error: Too many open files", OPEN_FILES),
+            (Errno::ENFILE, "Too many open files in system", OPEN_FILES),
+            (Errno::ENOSPC, "IO error: No space left on device", ROOM),
+            (Errno::EDQUOT, "IO error: Disk quota exceeded", ROOM),
+            (Errno::EIO, "IO error: Input/output error", DISK),
+        ] {
+            assert_eq!(of_failed_write(&errno.into()), remedy, "{errno}");
+            assert_eq!(of_failed_write(&io::Error::other(text)), remedy, "{text}");
+        }
+    }
+}
