@@ -47,7 +47,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         Cell::new(MEDIAN, "ms", Goal::None),
         Cell::new(SLOW, "ms", Goal::None),
         Cell::new(SLOWEST, "ms", Goal::OwnAtMost(100.0)),
-        Cell::new(turns::LONG, "per 1,000", Goal::OwnAtMost(0.0)),
+        Cell::new(turns::LONG, "per 1,000", Goal::None),
+        Cell::new(turns::BUSY, "per 1,000", Goal::OwnAtMost(0.0)),
         Cell::new(RESIDENT, "MiB", Goal::None),
     ];
     let mut report = bench.report(Workload::Crowd, &[&about], cells);
@@ -77,8 +78,9 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     findings.note(MEDIAN, quantile(&times_ms, 0.5));
     findings.note(SLOW, quantile(&times_ms, 0.99));
     findings.note(SLOWEST, quantile(&times_ms, 1.0));
-    let long = Turns::of(&api).await?.long_per_thousand(turns);
+    let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
     findings.note(turns::LONG, long);
+    findings.note(turns::BUSY, busy);
     let leader = cluster.settled().await?;
     let resident = resident_bytes(cluster.pid(leader)?).context("the leader is gone")?;
     findings.note(RESIDENT, resident as f64 / f64::from(1 << 20));

@@ -53,7 +53,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         Cell::new(FRAMEWORK_GAP, "ms", Goal::OwnAtMost(2_000.0)),
         Cell::new(LOST, "agents", Goal::OwnAtMost(0.0)),
         Cell::new(EPOCHS, "", Goal::OwnAtMost(0.0)),
-        Cell::new(turns::LONG, "per 1,000", Goal::OwnAtMost(0.0)),
+        Cell::new(turns::LONG, "per 1,000", Goal::None),
+        Cell::new(turns::BUSY, "per 1,000", Goal::OwnAtMost(0.0)),
         Cell::new(ANSWERS, "pages/s", Goal::None),
         Cell::new(REFUSED, "calls/s", Goal::None),
         Cell::new(BEFORE, "MiB", Goal::None),
@@ -99,8 +100,9 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
         tokio::time::sleep(PROBE).await;
     }
     let (read, refused) = readers.end();
-    let long = Turns::of(&api).await?.long_per_thousand(turns);
+    let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
     findings.note(turns::LONG, long);
+    findings.note(turns::BUSY, busy);
     findings.note(LEADER_GAP, answers.longest().as_secs_f64() * 1e3);
     findings.note(FRAMEWORK_GAP, trickle.gaps().longest().as_secs_f64() * 1e3);
     let seconds = bench.extent.flood.as_secs_f64();

@@ -4,16 +4,21 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Name of the measurement in a report.
+/// Turns by the time from their beginning to their end.
 pub(crate) const LONG: &str = "turns of the leader above 5 ms";
+/// Turns by the CPU time of their thread: the rest of their time they waited for a processor.
+pub(crate) const BUSY: &str = "turns of the leader above 5 ms of CPU time";
 
-const METRIC: &str = "argosy_master_turn_seconds";
-/// The budget, which is a bound of the histogram: seconds.
+const METRICS: [&str; 2] = ["argosy_master_turn_seconds", "argosy_master_turn_cpu_seconds"];
+/// The budget, which is a bound of the histograms: seconds.
 const BUDGET: &str = "0.005";
 
-/// Turns so far.
+/// Turns so far, by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Turns {
+pub(crate) struct Turns([Counted; 2]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counted {
     all: u64,
     within: u64,
 }
@@ -22,7 +27,7 @@ impl Turns {
     /// Reads the metrics of a master.
     ///
     /// # Errors
-    /// If they cannot be read, or lack the histogram.
+    /// If they cannot be read, or lack a histogram.
     pub(crate) async fn of(api: &str) -> Result<Self> {
         let mut stream = TcpStream::connect(api).await?;
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
@@ -30,23 +35,39 @@ impl Turns {
         let mut text = Vec::new();
         stream.read_to_end(&mut text).await?;
         Self::read(&String::from_utf8_lossy(&text)).with_context(|| {
-            format!("the metrics of {api} have no {METRIC} with a bound of {BUDGET}")
+            format!("the metrics of {api} lack one of {METRICS:?} with a bound of {BUDGET}")
         })
     }
 
     fn read(text: &str) -> Option<Self> {
+        let [long, busy] = METRICS.map(|metric| Counted::read(text, metric));
+        Some(Self([long?, busy?]))
+    }
+
+    /// Of a thousand turns since `before`, how many took longer than the budget: [`LONG`] and [`BUSY`].
+    pub(crate) fn per_thousand(self, before: Self) -> [f64; 2] {
+        let Self([long, busy]) = self;
+        let Self([long_before, busy_before]) = before;
+        [
+            long.per_thousand(long_before),
+            busy.per_thousand(busy_before),
+        ]
+    }
+}
+
+impl Counted {
+    fn read(text: &str, metric: &str) -> Option<Self> {
         let value = |name: &str| {
             let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
             values.next()?.trim().parse().ok()
         };
         Some(Self {
-            all: value(&format!("{METRIC}_count"))?,
-            within: value(&format!("{METRIC}_bucket{{le=\"{BUDGET}\"}}"))?,
+            all: value(&format!("{metric}_count"))?,
+            within: value(&format!("{metric}_bucket{{le=\"{BUDGET}\"}}"))?,
         })
     }
 
-    /// Of a thousand turns since `before`, how many took longer than the budget.
-    pub(crate) fn long_per_thousand(self, before: Self) -> f64 {
+    fn per_thousand(self, before: Self) -> f64 {
         let all = self.all.saturating_sub(before.all);
         let within = self.within.saturating_sub(before.within);
         all.saturating_sub(within) as f64 * 1e3 / (all as f64).max(1.0)
@@ -59,20 +80,24 @@ mod tests {
 
     #[test]
     fn turns_above_the_budget_are_counted_since_a_moment() {
-        let text = |within, all| {
+        let histogram = |metric: &str, within, all| {
             format!(
-                "# TYPE argosy_master_turn_seconds histogram\n\
-                 argosy_master_turn_seconds_bucket{{le=\"0.0025\"}} 1\n\
-                 argosy_master_turn_seconds_bucket{{le=\"0.005\"}} {within}\n\
-                 argosy_master_turn_seconds_bucket{{le=\"+Inf\"}} {all}\n\
-                 argosy_master_turn_seconds_sum 1.5\n\
-                 argosy_master_turn_seconds_count {all}\n"
+                "# TYPE {metric} histogram\n\
+                 {metric}_bucket{{le=\"0.0025\"}} 1\n\
+                 {metric}_bucket{{le=\"0.005\"}} {within}\n\
+                 {metric}_bucket{{le=\"+Inf\"}} {all}\n\
+                 {metric}_sum 1.5\n\
+                 {metric}_count {all}\n"
             )
         };
-        let before = Turns::read(&text(90, 100)).unwrap();
-        let after = Turns::read(&text(1_085, 1_100)).unwrap();
-        assert_eq!(after.long_per_thousand(before), 5.0);
-        assert_eq!(before.long_per_thousand(before), 0.0);
-        assert_eq!(Turns::read("argosy_master_turn_seconds_count 3\n"), None);
+        let text = |long, busy, all| {
+            let [first, second] = METRICS;
+            histogram(first, long, all) + &histogram(second, busy, all)
+        };
+        let before = Turns::read(&text(90, 95, 100)).unwrap();
+        let after = Turns::read(&text(1_085, 1_095, 1_100)).unwrap();
+        assert_eq!(after.per_thousand(before), [5.0, 0.0]);
+        assert_eq!(before.per_thousand(before), [0.0, 0.0]);
+        assert_eq!(Turns::read(&histogram(METRICS[0], 1, 3)), None);
     }
 }

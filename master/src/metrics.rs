@@ -301,7 +301,7 @@ const COUNTERS: [(&str, &str); 5] = [
     ),
 ];
 
-const DURATIONS: [(&str, &str); 6] = [
+const DURATIONS: [(&str, &str); 7] = [
     (
         "argosy_raft_apply_duration_seconds",
         "Time to apply the entries of one request, their effects included",
@@ -313,6 +313,10 @@ const DURATIONS: [(&str, &str); 6] = [
     (
         "argosy_master_turn_seconds",
         "One turn of the loop that owns the registry: 5 ms at the most",
+    ),
+    (
+        "argosy_master_turn_cpu_seconds",
+        "CPU time of one such turn: the rest of its time it waited for a processor",
     ),
     (
         "argosy_master_inbox_lag_seconds",

@@ -128,6 +128,14 @@ pub(crate) struct Turns {
     /// The last turn left offers and orders to the next one.
     are_offers_owed: bool,
     took: Histogram,
+    cpu_began: Option<Duration>,
+    cpu_took: Histogram,
+}
+
+/// CPU time of this thread. A turn does not await, so that it stays on its thread.
+fn cpu() -> Option<Duration> {
+    let now = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID.now().ok()?;
+    Some(now.into())
 }
 
 impl Turns {
@@ -137,11 +145,14 @@ impl Turns {
             spent: Spent::default(),
             are_offers_owed: false,
             took: histogram!("argosy_master_turn_seconds"),
+            cpu_began: None,
+            cpu_took: histogram!("argosy_master_turn_cpu_seconds"),
         }
     }
 
     pub(crate) fn begin(&mut self) {
         self.began = Instant::now();
+        self.cpu_began = cpu();
         self.spent = Spent::default();
     }
 
@@ -174,6 +185,9 @@ impl Turns {
 
     pub(crate) fn end(&self) {
         self.took.record(self.began.elapsed());
+        if let Some((began, now)) = self.cpu_began.zip(cpu()) {
+            self.cpu_took.record(now.saturating_sub(began));
+        }
     }
 }
 
