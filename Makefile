@@ -36,7 +36,7 @@ test: setup ## everything that must hold; includes verify
 
 test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out and attacks from outside in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
 	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- --each-matches cycles
-	ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test speed
+	ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test speed --test memory
 	scripts/test-arm64
 	scripts/test-vm cases --limit 600 walls-of-root
 	# Minutes of processor time, whatever else runs: no deadline passes because the host is busy.

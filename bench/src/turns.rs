@@ -9,7 +9,10 @@ pub(crate) const LONG: &str = "turns of the leader above 5 ms";
 /// Turns by the CPU time of their thread: the rest of their time they waited for a processor.
 pub(crate) const BUSY: &str = "turns of the leader above 5 ms of CPU time";
 
-const METRICS: [&str; 2] = ["argosy_master_turn_seconds", "argosy_master_turn_cpu_seconds"];
+const METRICS: [&str; 2] = [
+    "argosy_master_turn_seconds",
+    "argosy_master_turn_cpu_seconds",
+];
 /// The budget, which is a bound of the histograms: seconds.
 const BUDGET: &str = "0.005";
 

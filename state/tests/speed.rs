@@ -7,6 +7,7 @@
 )]
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use argosy_state::Registry;
@@ -23,6 +24,9 @@ use argosy_state::testing::{World, key, spec};
 const FLOOR: f64 = 100_000.0;
 const AGENTS: usize = 200;
 const TASKS: usize = 20_000;
+/// The most tasks of one accept, and of one acknowledgement, that a leader proposes.
+const ACCEPTED: usize = 256;
+const ACKNOWLEDGED: usize = 250;
 
 /// Four commands a task: launch, running, finished, acknowledged; and where they were proposed.
 struct Lives {
@@ -46,13 +50,24 @@ impl Lives {
     }
 
     fn launch(&mut self, at: usize) -> Command {
+        self.accept(at, at..at + 1)
+    }
+
+    /// One call that launches all of these tasks on one agent.
+    fn accept(&mut self, at: usize, tasks: Range<usize>) -> Command {
         let agent = self.agents[at % AGENTS];
-        let offer = self.world.promise(self.framework, agent, "cpus:0.1;mem:32");
-        let mut task = spec(&format!("task-{at}"), "cpus:0.1;mem:32");
-        for name in ["HOME", "PATH", "LANG", "PORT"] {
-            let value = "/usr/local/bin:/usr/bin:/bin".to_owned();
-            task.environment.insert(name.to_owned(), value);
-        }
+        let count = tasks.len();
+        let offered = format!("cpus:{};mem:{}", count as f64 / 10.0, 32 * count);
+        let offer = self.world.promise(self.framework, agent, &offered);
+        let launches = tasks.map(|at| {
+            let mut task = spec(&format!("task-{at}"), "cpus:0.1;mem:32");
+            for name in ["HOME", "PATH", "LANG", "PORT"] {
+                let value = "/usr/local/bin:/usr/bin:/bin".to_owned();
+                task.environment.insert(name.to_owned(), value);
+            }
+            task
+        });
+        let launches = launches.collect();
         let number = at as u64 + 1;
         Command::Call(Call {
             framework: self.framework,
@@ -62,7 +77,7 @@ impl Lives {
             hash: number,
             action: CallAction::Accept(Accept {
                 offers: vec![offer],
-                launches: vec![task],
+                launches,
                 all_or_nothing: false,
                 wall_ms: 1_700_000_000_000,
             }),
@@ -91,14 +106,18 @@ impl Lives {
         })
     }
 
-    fn acknowledge(&self, at: usize) -> Command {
-        let key = self.key(at);
-        let task = self.world.registry.task(&key).unwrap();
+    fn acknowledge(&self, tasks: Range<usize>) -> Command {
+        let updates = tasks.map(|at| {
+            let key = self.key(at);
+            let task = self.world.registry.task(&key).unwrap();
+            (key.task, task.latest.revision)
+        });
+        let updates = updates.collect();
         let session = self.world.registry.framework(self.framework).unwrap();
         Command::Acknowledge(Acknowledge {
             framework: self.framework,
             session: session.session,
-            updates: vec![(key.task, task.latest.revision)],
+            updates,
         })
     }
 
@@ -178,6 +197,46 @@ fn check_in_slices(registry: &Registry, launches_per_s: f64) {
     assert!(mean < launches, "{mean:?}, and 200 launches {launches:?}");
 }
 
+/// The largest commands that a leader proposes fill a turn of its loop (ADR 42). They may take as long as their tasks do
+/// one by one, and as long again, however busy the machine is.
+#[test]
+fn the_largest_commands_take_no_longer_than_their_parts() {
+    if std::env::var_os("ARGOSY_LONG").is_none() {
+        return;
+    }
+    let mut lives = Lives::new();
+    let launches: Vec<Command> = (0..ACCEPTED).map(|at| lives.launch(at)).collect();
+    let single = lives.apply(launches);
+    let accepts = (0..20).map(|call| {
+        let first = ACCEPTED * (call + 1);
+        lives.accept(first, first..first + ACCEPTED)
+    });
+    let accepts: Vec<Command> = accepts.collect();
+    within_its_parts("accept", (lives.apply(accepts), ACCEPTED), single);
+    let ended = (0..ACCEPTED * 21).map(|at| lives.update(at, 1, TaskState::Finished));
+    let ended: Vec<Command> = ended.collect();
+    lives.apply(ended);
+    let one_by_one = (0..ACCEPTED).map(|at| lives.acknowledge(at..at + 1));
+    let one_by_one: Vec<Command> = one_by_one.collect();
+    let single = lives.apply(one_by_one);
+    let together = (0..20).map(|call| {
+        let first = ACCEPTED * (call + 1);
+        lives.acknowledge(first..first + ACKNOWLEDGED)
+    });
+    let together: Vec<Command> = together.collect();
+    within_its_parts("acknowledge", (lives.apply(together), ACKNOWLEDGED), single);
+}
+
+fn within_its_parts(name: &str, (commands_per_s, parts): (f64, usize), parts_per_s: f64) {
+    let took = Duration::from_secs_f64(1.0 / commands_per_s);
+    let alone = Duration::from_secs_f64(parts as f64 / parts_per_s);
+    eprintln!("{name:>12}: of {parts} in {took:.1?}, one by one {alone:.1?}");
+    assert!(
+        took < alone * 3 / 2,
+        "{name}: {took:?}, one by one {alone:?}"
+    );
+}
+
 #[test]
 fn commands_are_cheap() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
@@ -204,7 +263,7 @@ fn commands_are_cheap() {
     let finished = (0..TASKS).map(|at| lives.update(at, 2, TaskState::Finished));
     let finished = finished.collect();
     phase(&mut lives, "finished", finished);
-    let acknowledged = (0..TASKS).map(|at| lives.acknowledge(at)).collect();
+    let acknowledged = (0..TASKS).map(|at| lives.acknowledge(at..at + 1)).collect();
     phase(&mut lives, "acknowledged", acknowledged);
     assert_eq!(lives.world.registry.tasks().len(), 0);
     lives.world.registry.check().unwrap();
