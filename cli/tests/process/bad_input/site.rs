@@ -125,7 +125,8 @@ impl Site {
             (
                 "newer-agent",
                 "journal",
-                b"ARGOSYJ\n\x63\0\0\0 and what only that release knows",
+                // The head that all formats have: its name, format 99, a salt, and its CRC-32C.
+                b"ARGOSYJ\n\x63\0\0\0a salt..\x43\xa2\xdd\x2f and what only that release knows",
             ),
             (
                 "no-journal",
