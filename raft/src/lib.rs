@@ -53,7 +53,7 @@ pub use directory::OpenError;
 pub use disk::memory::Durable;
 pub use error::{MembershipError, ProposeError, ReadError, StartError};
 pub use machine::TURN_WORK;
-pub use node::{ListedMember, MemoryStore, Node, Records};
+pub use node::{ListedMember, MemoryStore, Node, Records, StoredVote};
 pub use proposer::{ENTRY_LIMIT_BYTES, Proposal};
 pub use rejoin::{Discarding, forbid_start};
 pub use settings::{NodeConfig, SnapshotPolicy, Surroundings, Timing};

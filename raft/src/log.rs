@@ -29,7 +29,7 @@ use crate::writer::Writer;
 use tail::{Budget, Tail};
 pub(crate) use verify::LogError;
 
-const VOTE: &[u8] = b"vote";
+pub(crate) const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 const TRUNCATIONS: &[u8] = b"truncations";

@@ -22,6 +22,7 @@ use crate::membership::{Change, Changes};
 use crate::network::Caller;
 use crate::proposer::{Proposal, Queue};
 use crate::reader::Reads;
+use crate::record::VoteRecord;
 use crate::settings::{NodeConfig, Surroundings, Timing};
 use crate::starting::start;
 use crate::status::{self, Phases, Status};
@@ -71,6 +72,27 @@ impl MemoryStore {
     #[must_use]
     pub fn last_entry(&self) -> Option<(u64, u64)> {
         self.0.last_entry()
+    }
+
+    /// The id of the node on this store, as a power cut would leave it. `None` until a group has given it one.
+    #[must_use]
+    pub fn node_id(&self) -> Option<u64> {
+        self.0.node_id()
+    }
+
+    /// The newest vote of the node on this store, as a power cut would leave it.
+    #[must_use]
+    pub fn vote(&self) -> Option<StoredVote> {
+        let VoteRecord {
+            term,
+            voted_for,
+            committed,
+        } = self.0.vote()?;
+        Some(StoredVote {
+            term,
+            voted_for,
+            is_granted: committed,
+        })
     }
 
     /// The last entry that is applied in the store. `None` before the first.
@@ -127,6 +149,17 @@ impl MemoryStore {
     pub fn slow_down(&self, delay: Duration) {
         self.0.slow_down(delay);
     }
+}
+
+/// A vote as it lies in a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredVote {
+    /// In which term.
+    pub term: u64,
+    /// For whom.
+    pub voted_for: u64,
+    /// A quorum has voted so: whoever it is for leads the term.
+    pub is_granted: bool,
 }
 
 /// A member of the group, as the list of masters shows it.

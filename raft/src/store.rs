@@ -22,7 +22,7 @@ use crate::shelf::{ImageWriter, Shelf};
 use crate::types::OwnerRequest;
 use crate::writer::Writer;
 
-const IDENTITY: &[u8] = b"identity";
+pub(crate) const IDENTITY: &[u8] = b"identity";
 
 /// Where a master keeps its data.
 #[derive(Clone, Debug)]

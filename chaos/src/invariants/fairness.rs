@@ -1,9 +1,18 @@
 //! O5: after healing, every framework with demand is offered something in time, and what is nobody's
 //! is in the pool: nothing leaks.
 
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{Epoch, OfferId};
+
 use super::Findings;
 use super::facts::{expectations, of_offers};
-use crate::history::{Expectation, History, OfferFact, Operation, What};
+use crate::history::{
+    Event, Expectation, History, Observation, OfferFact, Operation, RaftFact, What,
+};
+
+/// How old a list of open offers may be when it is recorded.
+const LATE_NS: u64 = 2_000_000_000;
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
@@ -46,7 +55,49 @@ pub(super) fn check(history: &History) -> Findings {
         }
     }
     pools(history, &mut findings);
+    void_offers(history, &mut findings);
     findings
+}
+
+/// What was withdrawn, or has lapsed, is free again: the leader that said so does not hold it any longer.
+fn void_offers(history: &History, findings: &mut Findings) {
+    let mut void: BTreeMap<OfferId, usize> = BTreeMap::new();
+    let mut newest = Epoch::default();
+    for (at, event, seen) in history.observations() {
+        match seen {
+            Observation::Raft(RaftFact::EpochOpened { epoch, .. }) => newest = newest.max(*epoch),
+            Observation::Offer(OfferFact::Rescinded { offer }) => {
+                void.entry(*offer).or_insert(at);
+            }
+            Observation::Offer(OfferFact::Listed { offers }) if is_of(event, newest) => {
+                findings.look();
+                for listed in offers {
+                    let offer = listed.offer;
+                    let since = void
+                        .get(&offer)
+                        .copied()
+                        .filter(|since| history.events[*since].time_ns + LATE_NS < event.time_ns);
+                    if let Some(since) = since {
+                        // Once, however often it is listed.
+                        void.remove(&offer);
+                        let (agent, resources) = (listed.agent, &listed.resources);
+                        findings.wrong(
+                            format!("offer {offer} is void, and its leader holds {resources} of {agent} for it all the same"),
+                            [since, at],
+                        );
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a list is of the newest reign: a leader that was replaced and does not know it lacks what the next one has
+/// withdrawn.
+fn is_of(list: &Event, newest: Epoch) -> bool {
+    list.revision
+        .is_some_and(|revision| revision.index >= newest.0)
 }
 
 fn pools(history: &History, findings: &mut Findings) {
@@ -76,10 +127,10 @@ mod tests {
     use argosy_state::ids::FrameworkId;
 
     use super::super::scene::{
-        Ending, FRAMEWORK, Scene, catches, offer, passes, resources, sees_nothing,
+        AGENT, Ending, FRAMEWORK, ONE, Scene, catches, offer, passes, resources, sees_nothing,
     };
     use super::*;
-    use crate::history::{FaultKind, Outcome, Phase};
+    use crate::history::{FaultKind, ListedOffer, Outcome, Phase};
 
     fn expected() -> Scene {
         let within_ns = 500_000_000;
@@ -119,6 +170,38 @@ mod tests {
         };
         sees_nothing(check, removed(FRAMEWORK));
         catches(check, removed(FrameworkId(9)), "framework-3 wants");
+    }
+
+    #[test]
+    fn a_void_offer_that_its_leader_still_holds_is_seen() {
+        let opened = RaftFact::EpochOpened {
+            node: ONE,
+            epoch: Epoch(12),
+            term: 2,
+            life: 7,
+        };
+        let offer = offer(12, 1);
+        let list = |scene: Scene, index| {
+            let listed = ListedOffer {
+                offer,
+                agent: AGENT,
+                resources: resources("cpus:1"),
+            };
+            let offers = vec![listed];
+            scene.saw_at("lister", index, OfferFact::Listed { offers })
+        };
+        let scene = list(Scene::new().saw("log", opened), 20);
+        let void = scene.saw("greedy", OfferFact::Rescinded { offer });
+        passes(check, list(void.clone().after_ms(1_500), 21));
+        let late = void.after_ms(2_500);
+        catches(check, list(list(late.clone(), 21), 22), "offer 12.1");
+        assert_eq!(
+            check(&list(list(late.clone(), 21), 22).history())
+                .wrong
+                .len(),
+            1
+        );
+        passes(check, list(late, 11));
     }
 
     #[test]

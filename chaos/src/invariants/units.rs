@@ -1,24 +1,25 @@
 //! O2: no unit (a port, a volume, a device) is in two live tasks, nor in two offers of one reign.
 //! Amounts are O1's.
 //!
-//! Tasks are judged by revisions. Offers are judged by what leaders record of their own books: a
-//! framework that is frozen, cut off or dead holds tokens that were given to others long ago, and hears
-//! of it when it hears of anything.
+//! Tasks are judged by revisions. Offers are judged by what leaders record of their own books, and by what
+//! they list as open at one moment: a framework that is frozen, cut off or dead holds tokens that were given
+//! to others long ago, and hears of it when it hears of anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::ids::{AgentId, Epoch, OfferId, Revision, TaskKey};
 use argosy_state::resources::Resources;
 
 use super::Findings;
 use super::facts::{changes, of_offers, of_tasks};
-use crate::history::{History, OfferFact, Operation, TaskFact};
+use crate::history::{History, ListedOffer, OfferFact, Operation, TaskFact};
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     tasks(history, &mut findings);
     offers(history, &mut findings);
+    lists(history, &mut findings);
     findings
 }
 
@@ -176,6 +177,35 @@ fn offers(history: &History, findings: &mut Findings) {
     }
 }
 
+/// What one leader has open at one moment. Two offers are reported once, however often they are listed.
+fn lists(history: &History, findings: &mut Findings) {
+    let mut known: BTreeSet<(OfferId, OfferId)> = BTreeSet::new();
+    for (at, _, fact) in of_offers(history) {
+        let OfferFact::Listed { offers } = fact else {
+            continue;
+        };
+        findings.look();
+        let mut open: BTreeMap<AgentId, Vec<&ListedOffer>> = BTreeMap::new();
+        for listed in offers {
+            let others = open.entry(listed.agent).or_default();
+            for other in others.iter() {
+                let overlap = other.resources.plus(&listed.resources).is_none();
+                if overlap && known.insert((other.offer, listed.offer)) {
+                    let (one, two) = (&other.resources, &listed.resources);
+                    findings.wrong(
+                        format!(
+                            "offers {} and {} of {} are open at once and promise the same: {one} and {two}",
+                            other.offer, listed.offer, listed.agent
+                        ),
+                        [at],
+                    );
+                }
+            }
+            others.push(listed);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::scene::{AGENT, FRAMEWORK, Scene, accept, catches, offer, passes, resources};
@@ -264,6 +294,30 @@ mod tests {
             },
         );
         catches(check, late, "offers 12.1 and 12.2");
+    }
+
+    #[test]
+    fn a_leader_that_lists_one_port_in_two_offers_is_seen_once() {
+        let listed = |serial, agent, text: &str| ListedOffer {
+            offer: offer(12, serial),
+            agent,
+            resources: resources(text),
+        };
+        let other = AgentId(6);
+        let list = |offers: Vec<ListedOffer>| Scene::new().saw("x", OfferFact::Listed { offers });
+        let apart = vec![
+            listed(1, AGENT, "ports:[1-3]"),
+            listed(2, AGENT, "ports:[4-5]"),
+            listed(3, other, "ports:[1-3]"),
+        ];
+        passes(check, list(apart));
+        let both = vec![
+            listed(1, AGENT, "ports:[1-3]"),
+            listed(2, AGENT, "ports:[3-4]"),
+        ];
+        let twice = list(both.clone()).saw("x", OfferFact::Listed { offers: both });
+        assert_eq!(check(&twice.clone().history()).wrong.len(), 1);
+        catches(check, twice, "offers 12.1 and 12.2");
     }
 
     #[test]

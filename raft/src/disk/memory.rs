@@ -14,8 +14,9 @@ use futures::future::{self, BoxFuture};
 use super::{
     Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, system_entropy,
 };
+use crate::record::{self, Identity, VoteRecord};
 use crate::snapshot::KeyValue;
-use crate::{entry, install, machine};
+use crate::{entry, install, log, machine, store};
 
 /// The disk of one memory-only master. A clone is the same disk: keep one, drop the store, open it again.
 #[derive(Clone, Debug, Default)]
@@ -152,6 +153,18 @@ impl MemoryDisk {
         drop(contents);
         let log_id = self.entry(index)?.entry.log_id;
         Some((log_id.leader_id.term, log_id.index))
+    }
+
+    /// The id that the group gave to the node on this disk, as a power cut would leave it.
+    pub(crate) fn node_id(&self) -> Option<u64> {
+        let bytes = self.contents().durable.get(Family::Meta, store::IDENTITY)?;
+        record::unseal::<Identity>(&bytes).ok()?.node_id
+    }
+
+    /// The newest vote, as a power cut would leave it.
+    pub(crate) fn vote(&self) -> Option<VoteRecord> {
+        let bytes = self.contents().durable.get(Family::Meta, log::VOTE)?;
+        record::unseal(&bytes).ok()
     }
 
     /// The last entry that is applied, as reads see it.

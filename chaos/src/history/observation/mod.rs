@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use agents::{AgentFact, OrderAction};
 pub use audit::{Audit, Expectation, FinalTask, Phase};
-pub use offers::OfferFact;
+pub use offers::{ListedOffer, OfferFact};
 pub use raft::{Origin, RaftFact};
 pub use tasks::{End, TaskFact};
 

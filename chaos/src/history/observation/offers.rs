@@ -7,6 +7,20 @@ use argosy_state::resources::Resources;
 
 use super::super::text;
 
+/// An offer on a leader's list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedOffer {
+    /// Its name.
+    #[serde(with = "text")]
+    pub offer: OfferId,
+    /// Of which agent.
+    #[serde(with = "text")]
+    pub agent: AgentId,
+    /// What.
+    #[serde(with = "text")]
+    pub resources: Resources,
+}
+
 /// A fact about an offer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
@@ -42,6 +56,12 @@ pub enum OfferFact {
         /// Which.
         #[serde(with = "text")]
         offer: OfferId,
+    },
+    /// All offers that a leader has open at one moment, as it lists them; the revision of the event says how far that
+    /// leader's registry was.
+    Listed {
+        /// All of them.
+        offers: Vec<ListedOffer>,
     },
     /// A committed acceptance used it; the revision of the event says when.
     Used {

@@ -237,6 +237,18 @@ impl Audit {
             .collect()
     }
 
+    /// Tasks that live and whose framework never comes back.
+    pub(super) fn tasks_of_retired(&self) -> Vec<TaskKey> {
+        let kept = self.world.kept();
+        let stored = kept.retired.and_then(|place| kept.frameworks.get(&place));
+        let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
+        let tasks = self.log.registry().tasks();
+        tasks
+            .filter(|task| Some(task.key.framework) == id && !task.is_terminal())
+            .map(|task| task.key.clone())
+            .collect()
+    }
+
     /// Agents that take no new work at present.
     pub(super) fn deactivated(&self) -> Vec<String> {
         let agents = self.log.registry().agents();

@@ -6,8 +6,10 @@ use argosy_state::buggify;
 
 use super::Options;
 use super::audit::Audit;
+use super::hosts::FRAMEWORK_GRACE_MS;
 use super::nemesis::Nemesis;
-use super::world::{Act, Order, World};
+use super::votes::Votes;
+use super::world::{Act, Order, SHORT_PATIENCE_MS, World};
 use crate::history::{Expectation, Phase};
 use crate::sim::run::{STEP, Stage};
 
@@ -38,6 +40,7 @@ pub(super) struct Course {
     world: World,
     options: Options,
     audit: Audit,
+    votes: Votes,
     nemesis: Nemesis,
     next_look: Duration,
 }
@@ -46,6 +49,7 @@ impl Course {
     pub(super) fn new(world: World, options: &Options) -> Self {
         Self {
             audit: Audit::new(world.clone()),
+            votes: Votes::new(world.clone()),
             nemesis: Nemesis::new(world.clone(), options.frameworks),
             options: options.clone(),
             world,
@@ -123,12 +127,22 @@ impl Course {
         }
     }
 
+    /// Who never comes back is removed when its time is over, and what it runs ends with it, whoever leads by then.
+    fn retired_end(&self) {
+        let patience = Duration::from_millis(SHORT_PATIENCE_MS + FRAMEWORK_GRACE_MS);
+        let within_ns = (patience + ENDS).as_nanos() as u64;
+        for task in self.audit.tasks_of_retired() {
+            self.expect(Expectation::Ends { task, within_ns });
+        }
+    }
+
     fn advance(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         let goes_on = stage.step();
         let now_ms = stage.now().as_millis() as u64;
         for machine in self.world.machines.iter() {
             machine.settle(now_ms);
         }
+        self.votes.look();
         self.audit.follow();
         self.world.forget_wiped();
         self.nemesis.follow_changes(stage);
@@ -229,6 +243,7 @@ impl Course {
                 self.nemesis.kill_leader(stage);
                 self.pass(stage, Duration::from_millis(700))?;
                 self.nemesis.heal(stage);
+                self.retired_end();
             }
             Act::Away => self.away(stage, false)?,
             Act::Still => self.away(stage, true)?,

@@ -3,7 +3,8 @@
 //! Safety is judged while faults come. Then everything is mended and must be as it should within a bound, one
 //! fault is followed closely, no new work begins, and all must come to rest. Reading order: `world` (what
 //! outlives processes), `ledger` (the truth about tasks), `log` (what was agreed), `machine`, `containers`,
-//! `conversation`, `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `hand`, `nemesis`, `audit`, `course` (one simulation).
+//! `conversation`, `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `lister`, `hand`, `nemesis`, `votes`,
+//! `audit`, `course` (one simulation).
 
 mod again;
 mod ask;
@@ -15,11 +16,13 @@ mod framework;
 mod hand;
 mod hosts;
 mod ledger;
+mod lister;
 mod log;
 mod machine;
 mod nemesis;
 mod onlooker;
 mod operator;
+mod votes;
 mod world;
 
 use std::time::Duration;
@@ -77,6 +80,10 @@ pub fn run(seed: u64, options: &Options) -> Verdict {
     perform(seed, |stage| {
         let world = World::new(stage, seed, options);
         people(stage, &world, options);
+        let own = world.clone();
+        stage
+            .sim
+            .host("lister", move || lister::lister(own.clone()));
         Course::new(world, options).run(stage);
     })
 }

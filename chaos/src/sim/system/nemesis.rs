@@ -347,7 +347,8 @@ impl Nemesis {
             // The agent whose attributes are read stays.
             2 if agent != "agent-1" => Order::MarkGone(agent.clone()),
             _ => {
-                self.lasting(stage, Broken::Deactivated(agent.clone()), 200, 4_000);
+                // Some for longer than an offer may be under way.
+                self.lasting(stage, Broken::Deactivated(agent.clone()), 200, 7_000);
                 Order::Deactivate(agent.clone())
             }
         };

@@ -24,6 +24,9 @@ pub(super) const AGENT_API: u16 = 5051;
 /// A group can grow to so many masters.
 const MOST_MASTERS: usize = 5;
 
+/// How long a framework may be away before it is removed, so that this comes about within a simulation, in milliseconds.
+pub(super) const SHORT_PATIENCE_MS: u64 = 4_000;
+
 /// The host that a copied disk is put into.
 pub(super) const COPY: &str = "copy";
 /// The host of a second scheduler.

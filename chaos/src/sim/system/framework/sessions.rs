@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Habit, Simulated};
 use crate::sim::network;
-use crate::sim::system::world::{Act, Held, RIVAL, World, framework_name};
+use crate::sim::system::world::{Act, Held, RIVAL, SHORT_PATIENCE_MS, World, framework_name};
 
-/// A patience that ends within a simulation, in milliseconds.
-const SHORT_PATIENCE_MS: u64 = 4_000;
+/// How long an offer may be held by who gives most of them back, in milliseconds: some lapse in each simulation.
+const SHORT_OFFER_MS: u64 = 3_000;
 
 /// How long a framework may be away before it is removed, in milliseconds: by its place, and by seed.
 fn patience_ms(world: &World, place: usize) -> u64 {
@@ -55,6 +55,9 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
     };
     config.session = chance.next().max(1);
     config.info.failover_timeout_ms = Some(patience_ms(world, place));
+    if Habit::of(place) == Habit::Decliner {
+        config.info.offer_timeout_ms = SHORT_OFFER_MS;
+    }
     config.tick = Duration::from_millis(300);
     config.first_subscription = None;
     config.framework_id = world

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use argosy_state::ids::NodeId;
+
 use super::{Broken, Nemesis};
 use crate::history::FaultKind;
 use crate::sim::run::Stage;
@@ -44,10 +46,21 @@ impl Nemesis {
         if self.is_down(&name) || !self.may_lose_one() {
             return;
         }
-        self.note(FaultKind::WipeDisk, &name, "");
+        self.note_wipe(place, "");
         self.down(stage, &name, 3_000);
         self.world.stores[place].wipe();
         self.take_in(place);
+    }
+
+    /// By the id that the group knows the master by, if it has one: no other may have this id again.
+    fn note_wipe(&self, place: usize, detail: &str) {
+        let name = master_name(place);
+        let target = match self.world.stores[place].node_id() {
+            Some(id) => NodeId(id).to_string(),
+            None => name.clone(),
+        };
+        let words = format!("{name} {detail}");
+        self.note(FaultKind::WipeDisk, &target, words.trim_end());
     }
 
     fn take_in(&self, place: usize) {
@@ -110,7 +123,7 @@ impl Nemesis {
         }
         self.leaves = None;
         let name = master_name(place);
-        self.note(FaultKind::WipeDisk, &name, "of a removed master");
+        self.note_wipe(place, "of a removed master");
         stage.crash(&name);
         self.world.stores[place].wipe();
         let is_this = |broken: &Broken| match broken {

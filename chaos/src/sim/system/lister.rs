@@ -1,0 +1,55 @@
+//! Lists the open offers of whoever leads, again and again: no framework sees all of them, and no registry has them.
+
+use std::time::Duration;
+
+use argosy_client::resources;
+use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::{convert, v1};
+
+use super::world::World;
+use crate::history::{ListedOffer, OfferFact};
+use crate::sim::network;
+
+/// How often.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long an answer may take: what is listed is at most so old.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Its process.
+pub(super) async fn lister(world: World) -> turmoil::Result {
+    let mut chance = world.new_life("lister");
+    let config = ConnectorConfig {
+        dialer: network::dialer("lister", &world.cuts),
+        seed: chance.next(),
+    };
+    let masters = Masters::new(world.masters())?;
+    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(PATIENCE);
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let request = v1::ListRequest {
+            page_size: 1_000,
+            ..Default::default()
+        };
+        // Without a leader there is nothing to list.
+        let Ok(page) = client.list_offers(request).await else {
+            continue;
+        };
+        let Some(offers) = page.offers.iter().map(listed).collect() else {
+            let words = format!("the leader lists an offer that cannot be read: {page:?}");
+            world.notes.violation(words);
+            continue;
+        };
+        world.notes.count("offers listed");
+        let revision = convert::revision_from(page.revision);
+        let fact = OfferFact::Listed { offers };
+        world.notes.recorder.observe_at("lister", fact, revision);
+    }
+}
+
+fn listed(offer: &v1::Offer) -> Option<ListedOffer> {
+    Some(ListedOffer {
+        offer: offer.offer_id.parse().ok()?,
+        agent: offer.agent_id.parse().ok()?,
+        resources: resources::from_wire(&offer.resources)?,
+    })
+}

@@ -1,0 +1,66 @@
+//! The votes on the disks of masters, noted as they change: who voted for whom, and who was elected.
+
+use argosy_raft::{MemoryStore, StoredVote};
+use argosy_state::ids::NodeId;
+
+use super::world::{World, master_name};
+use crate::history::RaftFact;
+
+/// A vote, and the id under which it was given.
+type Seen = Option<(u64, StoredVote)>;
+
+/// What was seen on each disk.
+pub(super) struct Votes {
+    world: World,
+    seen: Vec<Seen>,
+}
+
+impl Votes {
+    pub(super) fn new(world: World) -> Self {
+        let seen = vec![None; world.stores.len()];
+        Self { world, seen }
+    }
+
+    /// Called after each step, before anything happens to a disk.
+    pub(super) fn look(&mut self) {
+        for (place, store) in self.world.stores.iter().enumerate() {
+            let now = stored(store);
+            if self.seen[place] == now {
+                continue;
+            }
+            self.seen[place] = now;
+            let fact = now.and_then(|(node, vote)| fact(store, node, vote));
+            if let Some(fact) = fact {
+                let recorder = &self.world.notes.recorder;
+                recorder.observe(&*master_name(place), fact);
+            }
+        }
+    }
+}
+
+fn stored(store: &MemoryStore) -> Seen {
+    store.node_id().zip(store.vote())
+}
+
+/// `None` for the leader that somebody else's votes have made.
+fn fact(store: &MemoryStore, node: u64, vote: StoredVote) -> Option<RaftFact> {
+    let StoredVote {
+        term,
+        voted_for,
+        is_granted,
+    } = vote;
+    let is_own = voted_for == node;
+    match (is_granted, is_own) {
+        (true, true) => Some(RaftFact::Led {
+            node: NodeId(node),
+            term,
+            last_index: store.last_entry().map_or(0, |(_, index)| index),
+        }),
+        (true, false) => None,
+        (false, _) => Some(RaftFact::Voted {
+            node: NodeId(node),
+            term,
+            candidate: NodeId(voted_for),
+        }),
+    }
+}
