@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn bugs_are_chosen_by_name_and_an_unknown_one_is_refused() {
-        assert!(chosen(&[]).unwrap().len() >= 25);
+        assert!(chosen(&[]).unwrap().len() >= 39);
         let one = chosen(&["shared-order".to_owned()]).unwrap();
         assert_eq!(one.len(), 1);
         let error = chosen(&["x".to_owned()]).unwrap_err();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use argosy_state::bugs::{self, Bug};
 use sha2::{Digest, Sha256};
 
 use crate::error::StartError;
@@ -66,10 +67,11 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
     };
     // A group that knows this very directory: forming was interrupted here, after the others had finished it.
     for (answer, _, identity) in &heard.formed {
-        let known = answer
-            .members
-            .iter()
-            .find(|node| node.member.as_ref() == Some(own));
+        let known = answer.members.iter().find(|node| {
+            node.member
+                .as_ref()
+                .is_some_and(|known| is_same(known, own))
+        });
         if let Some(node) = known {
             let (cluster_key, id) = (identity.cluster_key, node.id);
             return Decision::Take(Identity { cluster_key, id }, None);
@@ -104,6 +106,12 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
         }
         None => Decision::Wait(heard.silent),
     }
+}
+
+/// The same directory at the same addresses, but for a defect that was planted.
+fn is_same(known: &Member, own: &Member) -> bool {
+    let has_address = known.raft_address == own.raft_address;
+    known == own || (has_address && bugs::is_on(Bug::NodeIdReused))
 }
 
 fn hear<'a>(own: &Member, peers: &[String], answers: &'a Answers) -> Result<Heard<'a>, StartError> {

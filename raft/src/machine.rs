@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
+use argosy_state::bugs::{self, Bug};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -33,6 +34,9 @@ pub(crate) const TURN_BYTES: usize = 256 << 10;
 pub const TURN_WORK: u32 = 4_096;
 
 pub(crate) const APPLIED: &[u8] = b"applied";
+
+/// A batch of more records is written in two parts by a defect that was planted.
+const LONG_BATCH: usize = 4;
 
 /// The parts of the store that the machine works on.
 #[derive(Clone)]
@@ -111,6 +115,11 @@ impl Machine {
         self.applied.last_log_id = turn.last;
         if let Some(membership) = turn.membership {
             self.applied.last_membership = membership;
+        }
+        if records.len() > LONG_BATCH && bugs::is_on(Bug::AppliedBeforeRecords) {
+            let mut first = Changes::default();
+            first.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
+            self.parts.writer.write(first, Durability::Buffered).await?;
         }
         let mut changes = Changes::default();
         for RecordWrite { key, value } in records {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_state::bugs::{self, Bug};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -179,7 +180,11 @@ impl Changes {
             info!(id, address, "a master joined as a learner");
         }
         if promote {
-            self.promote(id, formers).await?;
+            let left = match bugs::is_on(Bug::FormerVoterCounts) {
+                true => BTreeSet::new(),
+                false => formers,
+            };
+            self.promote(id, left).await?;
         }
         Ok(id)
     }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
+use argosy_state::bugs::{self, Bug};
 
 /// Ended and acknowledged tasks remembered, so that a late replay is known; the oldest are forgotten.
 const ENDED: usize = 10_000;
@@ -39,7 +40,9 @@ impl Updates {
             return true;
         };
         let progress = self.tasks.entry(status.task_id.clone()).or_default();
-        if revision > progress.seen {
+        let is_passed_over =
+            bugs::is_on(Bug::UpdatePassedOver) && self.in_flight.contains_key(&status.task_id);
+        if revision > progress.seen && !is_passed_over {
             progress.seen = revision;
             progress.is_terminal |= is_terminal;
             if is_terminal || revision.0 > progress.answered {

@@ -3,6 +3,7 @@
 //!
 //! Level-triggered: it does not matter why something is looked at, or how often.
 
+use argosy_state::bugs::{self, Bug};
 use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
 use argosy_state::limits;
@@ -10,6 +11,7 @@ use argosy_state::limits;
 use super::eligibility::{Minimum, Sight, agent_obstacle, framework_obstacle};
 use super::fair_share::{Account, ROOT};
 use super::mirrors::Client;
+use super::reason::Reason;
 use super::share::Moved;
 use super::turn::Turn;
 use super::{Allocator, Loaded};
@@ -129,7 +131,11 @@ impl Allocator {
         if is_new {
             self.filters.drop_agent(at);
         }
-        let free = if agent_obstacle(&turn.demand, agent).is_none() {
+        let obstacle = agent_obstacle(&turn.demand, agent);
+        let is_passed_over = obstacle == Some(Reason::Deactivated)
+            && bugs::is_on(Bug::DeactivatedOffered)
+            && turn.registry.free(id) != agent.info.resources;
+        let free = if obstacle.is_none() || is_passed_over {
             let free = turn.registry.free(id);
             if turn.book.has_offers_on(id) {
                 free.minus_saturating(&turn.book.offered_on(id))

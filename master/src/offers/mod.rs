@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use argosy_state::bugs::{self, Bug};
 use argosy_state::command::Promise;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::resources::Resources;
@@ -224,6 +225,11 @@ impl OfferBook {
             if at > now {
                 break;
             }
+            if id.serial.is_multiple_of(3) && bugs::is_on(Bug::LapsedOfferKept) {
+                self.expiries.remove(&(at, id));
+                lapsed.extend(self.get(id).map(|(promise, _)| Arc::clone(promise)));
+                continue;
+            }
             lapsed.extend(self.close(id));
         }
         lapsed
@@ -312,7 +318,11 @@ impl OfferBook {
     #[must_use]
     pub fn offered_on(&self, agent: AgentId) -> Resources {
         let mut sum = Resources::none();
-        for (promise, _) in self.offers_on(agent) {
+        let counted = match bugs::is_on(Bug::SecondOfferForgotten) {
+            true => 1,
+            false => usize::MAX,
+        };
+        for (promise, _) in self.offers_on(agent).take(counted) {
             for resource in &promise.resources {
                 // Offers of one agent never overlap; `check` proves it.
                 let added = sum.add(resource);

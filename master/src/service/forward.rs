@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use argosy_state::buggify::{self, Rare};
+use argosy_state::bugs::{self, Bug};
 use futures::{Stream, StreamExt, future, stream};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -84,8 +85,8 @@ impl Services {
                 let answered = asked(lease, office, address.clone(), answered);
                 let response = tokio::time::timeout_at(deadline, answered).await;
                 let mut response = response.unwrap_or_else(|_| {
-                    Err(unavailable(&format!(
-                        "the leader at {address} did not answer in time: the outcome of a call is unknown, repeat it with the same number"
+                    Err(unknown(&format!(
+                        "the leader at {address} did not answer in time"
                     )))
                 })?;
                 name_leader(response.metadata_mut(), &address);
@@ -129,8 +130,8 @@ async fn asked<T: Send + 'static>(
         let _place = place;
         tokio::select! {
             answer = answered => answer.map_err(|status| lost(status, &address)),
-            () = superseded(office, &address) => Err(unavailable(&format!(
-                "the leader at {address} was replaced before it answered: the outcome of a call is unknown, repeat it with the same number"
+            () = superseded(office, &address) => Err(unknown(&format!(
+                "the leader at {address} was replaced before it answered"
             ))),
         }
     });
@@ -242,8 +243,16 @@ pub(crate) fn lost(status: Status, address: &str) -> Status {
         return status;
     }
     debug!(%status, address, "a forwarded call or stream broke off");
+    unknown(&format!("the connection to the leader at {address} broke"))
+}
+
+/// The leader may have got the call, or not.
+fn unknown(why: &str) -> Status {
+    if bugs::is_on(Bug::LostHopRefused) {
+        return Status::aborted(why);
+    }
     unavailable(&format!(
-        "the connection to the leader at {address} broke: the outcome of a call is unknown, repeat it with the same number"
+        "{why}: the outcome of a call is unknown, repeat it with the same number"
     ))
 }
 

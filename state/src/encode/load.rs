@@ -85,8 +85,11 @@ impl Registry {
                 self.frameworks.insert(*id, framework);
             }
             RecordKey::Task(key) => {
-                let task: Task = read::<TaskRecord, _>("task record", value)?;
+                let mut task: Task = read::<TaskRecord, _>("task record", value)?;
                 named("task record", task.key == *key)?;
+                if bugs::is_on(Bug::StopAfterNotLoaded) {
+                    task.spec.stop_after_ms = 0;
+                }
                 self.tasks.insert(key.clone(), task);
             }
             RecordKey::Answer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
