@@ -1,7 +1,7 @@
-//! T8: a restarted agent adopts exactly its own processes, and tells the true end of those that ended
-//! meanwhile.
+//! T8: a restarted agent adopts exactly its own processes, ends none that it should have adopted, and tells the true end
+//! of those that ended meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
@@ -48,6 +48,7 @@ pub(super) fn check(history: &History) -> Findings {
             _ => {}
         }
     }
+    orphans(history, &mut findings);
     for (at, _, fact) in of_tasks(history) {
         if let TaskFact::Told {
             task,
@@ -65,9 +66,29 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
+/// An agent has let go of a task only when the registry had its end.
+fn orphans(history: &History, findings: &mut Findings) {
+    let mut over: BTreeSet<&TaskKey> = BTreeSet::new();
+    for (at, _, fact) in of_tasks(history) {
+        match fact {
+            TaskFact::Changed { task, state, .. } | TaskFact::Told { task, state, .. }
+                if state.is_terminal() =>
+            {
+                over.insert(task);
+            }
+            TaskFact::Orphaned { task, agent } => {
+                findings.must(over.contains(task), [at], || {
+                    format!("{agent} ended {task} as nobody's, and its end was never committed")
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes, revision};
+    use super::super::scene::{AGENT, Scene, catches, key, passes, revision, sees_nothing};
     use super::*;
 
     fn adopted(scene: Scene, pid: u32, start_time: u64) -> Scene {
@@ -109,6 +130,19 @@ mod tests {
     fn a_stranger_with_the_same_pid_that_is_adopted_is_seen() {
         let scene = adopted(Scene::new().alive("web", 4, 1), 4, 901);
         catches(check, scene, "was adopted as framework-3/web");
+    }
+
+    #[test]
+    fn a_task_that_its_agent_has_forgotten_is_seen() {
+        let orphaned = |scene: Scene| {
+            let (task, agent) = (key("web"), AGENT);
+            scene.saw("host-1", TaskFact::Orphaned { task, agent })
+        };
+        let ended = Scene::new().changed(9, "web", TaskState::Finished);
+        sees_nothing(check, ended.clone());
+        passes(check, orphaned(ended));
+        let running = Scene::new().changed(9, "web", TaskState::Running);
+        catches(check, orphaned(running), "framework-3/web as nobody's");
     }
 
     #[test]

@@ -32,9 +32,12 @@ pub enum Rule {
     T8,
     T9,
     T10,
+    T11,
+    T12,
     F1,
     F2,
     F3,
+    L1,
     C1,
 }
 
@@ -67,9 +70,12 @@ impl Rule {
             Self::T8 => "a restarted agent adopts its own tasks, and tells their true end",
             Self::T9 => "a reboot ends tasks once, and nothing of it is adopted",
             Self::T10 => "what is gone never runs again, and what was lost comes back by name",
+            Self::T11 => "tasks of a group start together or not at all, and end together",
+            Self::T12 => "an executor runs once under its name, and only while it has tasks",
             Self::F1 => "an agent never acts for a reign below the highest that it stored",
             Self::F2 => "nothing starts that was not committed",
             Self::F3 => "one identity has one holder",
+            Self::L1 => "limits that are said to be in force are in force",
             Self::C1 => "nothing is left behind",
         }
     }

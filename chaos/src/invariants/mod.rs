@@ -47,7 +47,7 @@ use crate::history::History;
 /// A checker: pure, and the same for every run.
 pub type Checker = fn(&History) -> Findings;
 
-/// Every rule with its checker.
+/// Every rule that histories are judged by, with its checker.
 pub const CHECKERS: [(Rule, Checker); 28] = [
     (Rule::R1, terms::check),
     (Rule::R2, logs::check),
@@ -78,3 +78,14 @@ pub const CHECKERS: [(Rule, Checker); 28] = [
     (Rule::F3, identities::check),
     (Rule::C1, leftovers::check),
 ];
+
+/// Rules that the simulation of the whole system judges while it runs, and that no history is judged by.
+pub const LIVE: [Rule; 3] = [Rule::T11, Rule::T12, Rule::L1];
+
+/// The rule with which these words begin: "T7: …".
+#[must_use]
+pub fn rule_named(words: &str) -> Option<Rule> {
+    let (name, _) = words.split_once(": ")?;
+    let mut rules = CHECKERS.iter().map(|(rule, _)| *rule).chain(LIVE);
+    rules.find(|rule| rule.to_string() == name)
+}

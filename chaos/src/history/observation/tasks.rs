@@ -176,6 +176,15 @@ pub enum TaskFact {
         /// Of the host's kernel.
         boot_id: String,
     },
+    /// A restarted agent ends a process of this task, because no task that it knows has it.
+    Orphaned {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// On the host of which agent.
+        #[serde(with = "text")]
+        agent: AgentId,
+    },
     /// How it truly ended, from whoever ended it or from itself.
     Ended {
         /// Which.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start, Unmet, checks};
 use argosy_agent::{Containers, Teller};
 use argosy_proto::v1;
-use argosy_state::ids::OrderIndex;
+use argosy_state::ids::{OrderIndex, TaskKey};
 use argosy_state::task::CheckKind;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
@@ -75,6 +75,14 @@ impl Scripted {
             );
             self.notes.violation(words);
         }
+    }
+
+    /// Its files are not here.
+    fn is_unprepared(&self, start: &Start) {
+        let (name, host) = (start.name, &self.machine.name);
+        let rule = if start.group.is_some() { "T11: " } else { "" };
+        let words = format!("{rule}{name} is started on {host} before its files are there");
+        self.notes.violation(words);
     }
 
     fn takes_launch(&self, instance: Instance, life: u64) {
@@ -206,6 +214,17 @@ impl Scripted {
         });
         self.fetches.insert(instance, fetching.abort_handle());
     }
+
+    /// With files to fetch it is acted upon since then.
+    fn start(&mut self, start: &Start) {
+        match self.fetches.get(&start.name.instance) {
+            None => self.takes(start),
+            Some(fetching) if !fetching.is_finished() => self.is_unprepared(start),
+            Some(_) => {}
+        }
+        self.machine.prepare(start, now_ms());
+        tokio::spawn(self.watcher(start.name).watch(false));
+    }
 }
 
 impl Containers for Scripted {
@@ -217,18 +236,11 @@ impl Containers for Scripted {
                     fetching.abort();
                 }
             }
-            Effect::Start(start) => {
-                // With files to fetch it is acted upon since then.
-                if !self.fetches.contains_key(&start.name.instance) {
-                    self.takes(&start);
-                }
-                self.machine.prepare(&start, now_ms());
-                tokio::spawn(self.watcher(start.name).watch(false));
-            }
+            Effect::Start(start) => self.start(&start),
             // Here a start is never late enough to be called off.
             Effect::CancelStart(_) => {}
-            Effect::Find { name, .. } => {
-                tokio::spawn(self.watcher(name).find());
+            Effect::Find { name, key } => {
+                tokio::spawn(self.watcher(name).find(key));
             }
             Effect::Kill { instance, grace_ms } => {
                 if let Some((name, wish)) = self.wishes.get(&instance) {
@@ -291,13 +303,13 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn find(self) {
+    async fn find(self, key: TaskKey) {
         let takes = Duration::from_millis(self.machine.between(0, 10));
         tokio::time::sleep(takes).await;
         let found = self.machine.find(self.name, now_ms());
         let runs = matches!(found, Found::Running(_));
         if runs {
-            self.machine.note_adopted(self.name);
+            self.machine.note_adopted(self.name, &key);
         }
         let instance = self.name.instance;
         self.teller.tell(Input::Found { instance, found }).await;

@@ -89,7 +89,7 @@ impl Ledger {
         let story = stories.entry(key.clone()).or_default();
         if let Some(former) = &story.start {
             self.notes.violation(format!(
-                "{key} is started twice: {start:?} after {former:?}"
+                "T1: {key} is started twice: {start:?} after {former:?}"
             ));
         }
         // An operator who declares a host gone is believed, also while an order is on its way there.
@@ -185,8 +185,10 @@ impl Ledger {
         };
         if !is_true {
             let Story { start, end, .. } = story.clone();
+            // An end that has not come, or another one than it was.
+            let rule = if end.is_none() { "T6" } else { "T8" };
             self.notes.violation(format!(
-                "{framework} was told {key} is {state:?} ({}), but in truth {start:?}, {end:?}",
+                "{rule}: {framework} was told {key} is {state:?} ({}), but in truth {start:?}, {end:?}",
                 status.message
             ));
         }

@@ -349,7 +349,7 @@ impl Log {
         for (group, (count, size)) in groups {
             if count != size {
                 self.violation(format!(
-                    "entry {index} launches {count} of {size} tasks of group {group}"
+                    "T11: entry {index} launches {count} of {size} tasks of group {group}"
                 ));
             }
         }

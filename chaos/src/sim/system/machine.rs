@@ -3,7 +3,7 @@
 //! What a container does is a function of time, looked at when somebody asks and after every step: no task
 //! of the agent's runtime carries it, so that none dies with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use argosy_agent::core::checks::Answer;
@@ -46,6 +46,8 @@ struct Inner {
     chance: Chance,
     containers: BTreeMap<ContainerName, Container>,
     groups: Groups,
+    /// Containers of earlier boots whose files are still there, though nobody answers for them.
+    remains: BTreeSet<ContainerName>,
     capacity: Resources,
     /// The reign that was last seen on its disk, and as whose.
     epoch: Epoch,
@@ -80,6 +82,8 @@ struct Container {
     /// `stop_after`, on the boot clock, and the grace behind it.
     stop_at: Option<Timestamp>,
     grace_ms: u64,
+    /// `max_completion_ms`, which its agent sees to; 0 for none.
+    complete_ms: u64,
     limited: Limited,
 }
 
@@ -150,6 +154,7 @@ impl Machine {
             chance,
             containers: BTreeMap::new(),
             groups: Groups::default(),
+            remains: BTreeSet::new(),
             capacity: CAPACITY.parse().expect("the text is constant"),
             epoch: Epoch::default(),
             epoch_of: None,
@@ -202,7 +207,7 @@ impl Machine {
             inner
                 .ledger
                 .notes
-                .violation(format!("{}: {words}", self.name));
+                .violation(format!("{words} on {}", self.name));
         }
         let grace = spec.and_then(|spec| spec.kill_policy);
         let container = Container {
@@ -215,13 +220,17 @@ impl Machine {
             stop: None,
             stop_at: start.stop_at,
             grace_ms: grace.map_or(0, |policy| policy.grace_ms),
+            complete_ms: spec.map_or(0, |spec| spec.max_completion_ms),
             limited: Limited {
                 pids: pids_limit(&start.launch),
                 order: start.name.instance.order,
             },
         };
         if inner.containers.insert(start.name, container).is_some() {
-            let words = format!("{}: container {} is started twice", self.name, start.name);
+            let words = format!(
+                "T1: container {} is started twice on {}",
+                start.name, self.name
+            );
             inner.ledger.notes.violation(words);
         }
     }
@@ -255,6 +264,7 @@ impl Machine {
             }
             Look::Running { fact, .. } => Found::Running(fact),
             Look::Ended(ended) => Found::Exited(ended),
+            Look::Gone if self.inner().remains.contains(&name) => Found::Unknown,
             Look::Gone => Found::NeverStarted,
         }
     }
@@ -295,13 +305,19 @@ impl Machine {
 
     /// Nothing is left of it, whatever it was.
     pub(super) fn destroy(&self, name: ContainerName, now_ms: u64) {
-        self.inner().clear(&self.name, now_ms, |one| *one == name);
+        let mut inner = self.inner();
+        inner.clear(&self.name, now_ms, |one| *one == name);
+        inner.remains.remove(&name);
     }
 
     /// Ends what the journal does not know.
     pub(super) fn end_orphans(&self, known: &[ContainerName], now_ms: u64) {
         let orphan = |one: &ContainerName| !known.contains(one);
-        self.inner().clear(&self.name, now_ms, orphan);
+        self.settle(now_ms);
+        self.note_orphans(orphan);
+        let mut inner = self.inner();
+        inner.clear(&self.name, now_ms, orphan);
+        inner.remains.retain(|one| known.contains(one));
     }
 
     /// The agent's process is gone. Whether the launcher goes on with what it was asked is chance.
@@ -319,6 +335,12 @@ impl Machine {
     pub(super) fn reboot(&self, now_ms: u64, kept_bytes: usize) {
         self.disk.cut_power(kept_bytes);
         let mut inner = self.inner();
+        let names: Vec<_> = inner.containers.keys().copied().collect();
+        for name in names {
+            if inner.chance.percent(50) {
+                inner.remains.insert(name);
+            }
+        }
         inner.clear(&self.name, now_ms, |_| true);
         inner.boots += 1;
         inner.booted_ms = now_ms;
@@ -366,12 +388,13 @@ impl Inner {
                 };
                 has_started = true;
                 if let Some(words) = self.groups.started(*name, container.group) {
-                    self.ledger.notes.violation(format!("{host}: {words}"));
+                    self.ledger.notes.violation(format!("{words} on {host}"));
                 }
                 if container.executor.is_none() {
                     let start = witness::Start {
                         order: Some(name.instance.order),
-                        nonce: format!("{host}/{name}"),
+                        // A container may wrongly be started again under its name.
+                        nonce: format!("{host}/{name}/{}", self.pids),
                         boot_id: format!("{host}-boot-{boots}"),
                         pid: self.pids.unsigned_abs(),
                         start_time: at_ms,

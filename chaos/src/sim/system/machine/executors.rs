@@ -171,7 +171,8 @@ impl Inner {
                 && !matches!(container.phase, Phase::Ended(_))
         });
         for (name, _) in others {
-            let words = format!("{host}: executor {key} is started beside {name}, which is it");
+            let words =
+                format!("T12: executor {key} is started on {host} beside {name}, which is it");
             self.ledger.notes.violation(words);
         }
     }

@@ -41,7 +41,7 @@ impl Groups {
             let begun = begun.find(|(_, member)| **member != Member::Prepared);
             wrong = begun.map(|(other, member)| {
                 format!(
-                    "{} of group {name} is started when {other} is {member:?} already",
+                    "T11: {} of group {name} is started when {other} is {member:?} already",
                     start.name
                 )
             });
@@ -64,7 +64,7 @@ impl Groups {
         let known = group.members.len();
         (known != group.size).then(|| {
             let size = group.size;
-            format!("{name} runs, and {known} of {size} tasks of group {own} are to")
+            format!("T11: {name} runs, and {known} of {size} tasks of group {own} are to")
         })
     }
 
@@ -75,25 +75,28 @@ impl Groups {
             *member = Member::Ended(how);
         }
     }
-}
 
-impl Machine {
     /// Tasks that run although one of their group has ended as it should not.
-    pub(in crate::sim::system) fn torn_groups(&self) -> Vec<String> {
-        let inner = self.inner();
-        let torn = inner.groups.0.iter().filter_map(|(name, group)| {
+    fn torn(&self, host: &str) -> Vec<String> {
+        let torn = self.0.iter().filter_map(|(name, group)| {
             let of = |wanted: &dyn Fn(Member) -> bool| {
                 let mut found = group.members.iter().filter(|(_, own)| wanted(**own));
                 found.next().map(|(name, _)| *name)
             };
             let failed = of(&|own| matches!(own, Member::Ended(how) if how != How::Code(0)))?;
             let runs = of(&|own| own == Member::Running)?;
-            let host = &self.name;
             Some(format!(
-                "{host}: {runs} runs, and {failed} of its group {name} has ended badly"
+                "T11: {runs} runs on {host}, and {failed} of its group {name} has ended badly"
             ))
         });
         torn.collect()
+    }
+}
+
+impl Machine {
+    /// Tasks that run although one of their group has ended as it should not.
+    pub(in crate::sim::system) fn torn_groups(&self) -> Vec<String> {
+        self.inner().groups.torn(&self.name)
     }
 
     /// What a group has in common is taken back: nothing of it may run.
@@ -103,10 +106,98 @@ impl Machine {
         let members = members.into_iter().flat_map(|group| &group.members);
         for (name, _) in members.filter(|(_, own)| **own == Member::Running) {
             let words = format!(
-                "{}: what group {group} shares is taken back, and {name} runs",
+                "T11: what group {group} shares is taken back, and {name} runs on {}",
                 self.name
             );
             inner.ledger.notes.violation(words);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_agent::core::GroupStart;
+    use argosy_proto::v1;
+    use argosy_state::ids::{FrameworkId, TaskId, TaskKey};
+
+    use super::*;
+    use crate::invariants::{Rule, rule_named};
+
+    fn name(order: u64, life: u64) -> ContainerName {
+        format!("5-{order}-{life}").parse().unwrap()
+    }
+
+    /// The start of one of two tasks.
+    fn start(order: u64) -> Start {
+        let group = v1::TaskGroup {
+            size: 2,
+            ..v1::TaskGroup::default()
+        };
+        let spec = v1::TaskSpec {
+            group: Some(group),
+            ..v1::TaskSpec::default()
+        };
+        let launch = v1::LaunchOrder {
+            spec: Some(spec),
+            ..v1::LaunchOrder::default()
+        };
+        Start {
+            name: name(order, 1),
+            key: TaskKey {
+                framework: FrameworkId(3),
+                task: TaskId::new("t").unwrap(),
+            },
+            launch: launch.into(),
+            stop_at: None,
+            group: Some(Box::new(GroupStart {
+                name: name(7, 0),
+                id: "g".to_owned(),
+                network: None,
+                first: None,
+            })),
+        }
+    }
+
+    fn prepared() -> Groups {
+        let mut groups = Groups::default();
+        assert_eq!(groups.prepare(&start(7), 40), None);
+        assert_eq!(groups.prepare(&start(8), 40), None);
+        groups
+    }
+
+    #[test]
+    fn a_group_that_starts_and_ends_together_is_fine() {
+        let mut groups = prepared();
+        let own = Some(name(7, 0));
+        for order in [7, 8] {
+            assert_eq!(groups.started(name(order, 1), own), None);
+        }
+        groups.ended(name(7, 1), own, How::Code(0));
+        assert_eq!(groups.torn("host-1"), [""; 0]);
+        groups.ended(name(8, 1), own, How::Code(3));
+        assert_eq!(groups.torn("host-1"), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_group_may_not_do_is_told_under_its_rule() {
+        let own = Some(name(7, 0));
+        let mut early = Groups::default();
+        assert_eq!(early.prepare(&start(7), 40), None);
+        let alone = early.started(name(7, 1), own).unwrap();
+        let late = early.prepare(&start(8), 90).unwrap();
+        let mut groups = prepared();
+        for order in [7, 8] {
+            assert_eq!(groups.started(name(order, 1), own), None);
+        }
+        groups.ended(name(7, 1), own, How::Code(3));
+        let torn = groups.torn("host-1").remove(0);
+        for (words, part) in [
+            (alone, "1 of 2 tasks"),
+            (late, "Running already"),
+            (torn, "has ended badly"),
+        ] {
+            assert_eq!(rule_named(&words), Some(Rule::T11), "{words}");
+            assert!(words.contains(part), "{words}");
         }
     }
 }

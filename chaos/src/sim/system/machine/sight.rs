@@ -3,11 +3,14 @@
 use argosy_agent::core::{ContainerName, Instance};
 use argosy_agent::journal;
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, Epoch, OrderIndex};
+use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey};
 
-use super::{Limited, Machine, Phase, pids_limit};
+use super::{Container, Limited, Machine, Phase, pids_limit};
 use crate::history::{AgentFact, TaskFact};
 use crate::sim::system::world::COPY;
+
+/// So much later than its time a task may still run: its agent may have been away until a moment ago.
+const LATE_MS: u64 = 1_500;
 
 impl Machine {
     /// What a power cut would leave of its journal.
@@ -147,13 +150,49 @@ impl Machine {
         own.next().map(|(_, container)| container.limited)
     }
 
-    /// Notes that an agent took over what runs in a container.
-    pub(in crate::sim::system) fn note_adopted(&self, name: ContainerName) {
+    /// Notes the tasks whose processes the agent of a new life ends as nobody's.
+    pub(super) fn note_orphans(&self, is_orphan: impl Fn(&ContainerName) -> bool) {
+        let Some(agent) = self.agent() else {
+            return;
+        };
         let inner = self.inner();
         let processes = inner.processes();
+        for process in processes.filter(|process| is_orphan(&process.container)) {
+            let task = process.key.clone();
+            let fact = TaskFact::Orphaned { task, agent };
+            inner.ledger.notes.recorder.observe(&*self.name, fact);
+        }
+    }
+
+    /// Tasks that run although the time in which they had to complete is over.
+    pub(in crate::sim::system) fn overdue(&self, now_ms: u64) -> Vec<String> {
+        let inner = self.inner();
+        let all = inner.containers.iter();
+        let overdue = all.filter(|(_, container)| match container.phase {
+            Phase::Running { since_ms, .. } if container.complete_ms > 0 => {
+                since_ms + container.complete_ms + container.grace_ms + LATE_MS < now_ms
+            }
+            Phase::Preparing { .. } | Phase::Running { .. } | Phase::Ended(_) => false,
+        });
+        let words = overdue.map(|(name, container)| {
+            let (key, ms) = (&container.key, container.complete_ms);
+            let host = &self.name;
+            format!("T6: {key} runs on {host} in {name}, and its max_completion_ms was {ms}")
+        });
+        words.collect()
+    }
+
+    /// Notes that an agent took over what runs in a container, as the task that the agent itself names; those of an
+    /// executor name themselves.
+    pub(in crate::sim::system) fn note_adopted(&self, name: ContainerName, key: &TaskKey) {
+        let inner = self.inner();
+        let is_executor = |one: &Container| one.executor.is_some();
+        let in_executor = inner.containers.get(&name).is_some_and(is_executor);
+        let processes = inner.processes();
         for process in processes.filter(|process| process.container == name) {
+            let task = if in_executor { process.key } else { key };
             let fact = TaskFact::Adopted {
-                task: process.key.clone(),
+                task: task.clone(),
                 agent: name.instance.agent,
                 pid: process.pid,
                 start_time: process.since_ms,
