@@ -108,7 +108,9 @@ fn tasks(findings: &mut Findings, history: &History) {
         .collect();
     for call in history.calls() {
         for task in accepted(&call) {
-            if torn_down.contains(&task.framework) {
+            // A run that ends early may have taken its last audit while work went on.
+            let is_later = call.ended.is_some_and(|(ended, _)| ended > audit);
+            if is_later || torn_down.contains(&task.framework) {
                 continue;
             }
             let is_there = known.contains(task) || ended.contains_key(task);
@@ -188,6 +190,10 @@ mod tests {
         passes(
             check,
             registry(scene.clone().told(9, "web", TaskState::Finished), &[]),
+        );
+        sees_nothing(
+            check,
+            registry(Scene::new(), &[]).accepted(1, offer(12, 1), "web"),
         );
         catches(
             check,

@@ -1,4 +1,4 @@
-//! T4: at the end, what the registry says runs on a host is what runs there, by the kernel.
+//! T4: whenever all is at rest, what the registry says runs on a host is what runs there, by the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,47 +9,67 @@ use super::Findings;
 use super::facts::audits;
 use crate::history::{Audit, FinalTask, History};
 
-/// Judges a history by its last audits.
+/// What was found at one moment, of the registry and of the hosts.
+#[derive(Default)]
+struct Moment<'a> {
+    registry: Option<(usize, &'a [FinalTask])>,
+    hosts: BTreeMap<AgentId, (usize, BTreeSet<&'a TaskKey>)>,
+}
+
+/// Judges a history by its audits. Those of one moment follow each other: with the second of a kind the next one begins.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    let mut registry: Option<(usize, &[FinalTask])> = None;
-    let mut hosts: BTreeMap<AgentId, (usize, BTreeSet<&TaskKey>)> = BTreeMap::new();
+    let mut moment = Moment::default();
     for (at, _, audit) in audits(history) {
         match audit {
-            Audit::Registry { tasks } => registry = Some((at, tasks)),
+            Audit::Registry { tasks } => {
+                if moment.registry.is_some() {
+                    std::mem::take(&mut moment).judge(&mut findings);
+                }
+                moment.registry = Some((at, tasks));
+            }
             Audit::Host { agent, tasks } => {
-                hosts.insert(*agent, (at, tasks.iter().collect()));
+                if moment.hosts.contains_key(agent) {
+                    std::mem::take(&mut moment).judge(&mut findings);
+                }
+                moment.hosts.insert(*agent, (at, tasks.iter().collect()));
             }
             Audit::Offers { .. } | Audit::Leftovers { .. } => {}
         }
     }
-    let Some((registered, tasks)) = registry else {
-        return findings;
-    };
-    for task in tasks {
-        let Some((at, running)) = hosts.get(&task.agent) else {
-            continue;
+    moment.judge(&mut findings);
+    findings
+}
+
+impl Moment<'_> {
+    fn judge(self, findings: &mut Findings) {
+        let Some((registered, tasks)) = self.registry else {
+            return;
         };
-        // One that was just accepted is on its way.
-        let is_there = task.state == TaskState::Staging || running.contains(&task.task);
-        findings.must(is_there, [registered, *at], || {
-            format!(
-                "{} is {:?} on {}, where it has no process",
-                task.task, task.state, task.agent
-            )
-        });
-    }
-    for (agent, (at, running)) in hosts {
-        for task in running {
-            let known = tasks
-                .iter()
-                .any(|known| known.task == *task && known.agent == agent);
-            findings.must(known, [registered, at], || {
-                format!("{task} runs on {agent}, and the registry does not know")
+        for task in tasks {
+            let Some((at, running)) = self.hosts.get(&task.agent) else {
+                continue;
+            };
+            // One that was just accepted is on its way.
+            let is_there = task.state == TaskState::Staging || running.contains(&task.task);
+            findings.must(is_there, [registered, *at], || {
+                format!(
+                    "{} is {:?} on {}, where it has no process",
+                    task.task, task.state, task.agent
+                )
             });
         }
+        for (agent, (at, running)) in self.hosts {
+            for task in running {
+                let known = tasks
+                    .iter()
+                    .any(|known| known.task == *task && known.agent == agent);
+                findings.must(known, [registered, at], || {
+                    format!("{task} runs on {agent}, and the registry does not know")
+                });
+            }
+        }
     }
-    findings
 }
 
 #[cfg(test)]
@@ -94,5 +114,30 @@ mod tests {
             host(one, &["web", "orphan"]),
             "framework-3/orphan runs on agent-5",
         );
+    }
+
+    #[test]
+    fn every_moment_is_judged_and_none_by_the_audits_of_another_one() {
+        let one = host(registry(&[("web", TaskState::Running)]), &["web"]);
+        let more = |scene: Scene, name: &str, runs: &[&str]| {
+            let task = FinalTask {
+                task: key(name),
+                agent: AGENT,
+                state: TaskState::Running,
+            };
+            let tasks = vec![task];
+            host(scene.saw("audit", Audit::Registry { tasks }), runs)
+        };
+        passes(check, more(one.clone(), "db", &["db"]));
+        let wrong = more(one, "db", &[]);
+        catches(check, wrong.clone(), "framework-3/db is Running");
+        catches(
+            check,
+            more(wrong, "web", &["web"]),
+            "framework-3/db is Running",
+        );
+        let after = host(Scene::new(), &["web"]);
+        sees_nothing(check, after.clone());
+        passes(check, more(after, "web", &[]));
     }
 }

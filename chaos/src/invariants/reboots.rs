@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::ids::{AgentId, TaskKey};
+use argosy_state::task::TaskState;
 
 use super::Findings;
-use super::facts::{final_phase, of_tasks, registered, struck};
-use crate::history::{FaultKind, History, TaskFact};
+use super::facts::{audits, final_phase, of_tasks, registered, struck};
+use crate::history::{Audit, FaultKind, History, TaskFact};
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
@@ -60,6 +61,7 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
             _ => {}
         }
     }
+    still_live(history, findings, fault, &before);
     if final_phase(history).is_none() {
         return;
     }
@@ -72,12 +74,41 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
     }
 }
 
+/// Whenever all is at rest, what ran before the reboot has ended. What is UNREACHABLE is judged once its agent is back.
+fn still_live(
+    history: &History,
+    findings: &mut Findings,
+    fault: usize,
+    before: &BTreeMap<&TaskKey, usize>,
+) {
+    let is_final = final_phase(history).unwrap_or(usize::MAX);
+    for (at, _, audit) in audits(history) {
+        let Audit::Registry { tasks } = audit else {
+            continue;
+        };
+        if at <= fault || at >= is_final {
+            continue;
+        }
+        let mut live = BTreeSet::new();
+        for task in tasks
+            .iter()
+            .filter(|task| task.state != TaskState::Unreachable)
+        {
+            live.insert(&task.task);
+        }
+        for (task, seen) in before {
+            findings.must(!live.contains(task), [*seen, fault, at], || {
+                format!("{task} ran before the reboot of its host, and is still said to live")
+            });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes};
+    use super::super::scene::{AGENT, Scene, catches, key, passes, sees_nothing};
     use super::*;
-    use crate::history::Phase;
-    use argosy_state::task::TaskState;
+    use crate::history::{FinalTask, Phase};
 
     fn rebooted() -> Scene {
         Scene::new()
@@ -124,5 +155,21 @@ mod tests {
     #[test]
     fn a_task_that_never_ends_is_seen() {
         catches(check, rebooted().phase(Phase::Final), "has not ended");
+    }
+
+    #[test]
+    fn a_task_of_the_boot_before_that_is_said_to_live_at_rest_is_seen() {
+        let audited = |scene: Scene, name: &str, state| {
+            let (task, agent) = (key(name), AGENT);
+            let tasks = vec![FinalTask { task, agent, state }];
+            scene.saw("audit", Audit::Registry { tasks })
+        };
+        let early = audited(Scene::new().alive("web", 4, 1), "web", TaskState::Running);
+        sees_nothing(check, early.clone());
+        let early = early.fault(FaultKind::HostReboot, "agent-5");
+        passes(check, audited(early.clone(), "db", TaskState::Running));
+        passes(check, audited(early.clone(), "web", TaskState::Unreachable));
+        let live = audited(early, "web", TaskState::Running);
+        catches(check, live, "is still said to live");
     }
 }

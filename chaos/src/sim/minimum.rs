@@ -40,6 +40,7 @@ const WHOLE_SYSTEM: Hundred = Hundred {
         (T1, 500),
         (T2, 5_000),
         (T3, 4_500),
+        (T4, 300),
         (T5, 2_000),
         (T6, 900),
         (T7, 80),

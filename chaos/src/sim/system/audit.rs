@@ -13,7 +13,11 @@ use argosy_state::task::{Task, TaskState};
 use super::log::Log;
 use super::machine::{Limited, Machine};
 use super::world::{Order, World, agent_name, framework_name, master_name};
-use crate::history::{self, AgentFact, FinalTask, Origin, RaftFact};
+use crate::history::{self, AgentFact, Origin, RaftFact};
+
+mod rest;
+
+pub(super) use rest::Work;
 
 /// The name of the executor that runs a task.
 fn executor_of(task: &Task) -> Option<TaskKey> {
@@ -270,6 +274,14 @@ impl Audit {
 
     /// What is not yet as it must be when nothing is broken; empty if all is.
     pub(super) fn unhealthy(&self) -> Vec<String> {
+        let mut open = self.unwell();
+        let machines = self.world.machines.iter();
+        open.extend(machines.flat_map(Machine::torn_groups));
+        open
+    }
+
+    /// The same without what tasks have to do with each other.
+    fn unwell(&self) -> Vec<String> {
         let mut open = Vec::new();
         let kept = self.world.kept();
         if let Some(wiped) = kept.wiped {
@@ -308,8 +320,6 @@ impl Audit {
         open.extend(former.map(|name| format!("{name} obeys a former leader")));
         open.extend(self.lagging_masters());
         open.extend(self.left_behind(registry));
-        let machines = self.world.machines.iter();
-        open.extend(machines.flat_map(Machine::torn_groups));
         open
     }
 
@@ -355,23 +365,9 @@ impl Audit {
 
     /// Writes down what there is at the end.
     pub(super) fn note_end(&self) {
+        self.note_running();
         let registry = self.log.registry();
-        let live = registry.tasks().filter(|task| !task.is_terminal());
-        let tasks = live
-            .map(|task| FinalTask {
-                task: task.key.clone(),
-                agent: task.agent,
-                state: task.state,
-            })
-            .collect();
         let recorder = &self.world.notes.recorder;
-        recorder.observe("audit", history::Audit::Registry { tasks });
-        for machine in self.world.machines.iter() {
-            if let Some(agent) = machine.agent() {
-                let tasks = machine.running();
-                recorder.observe("audit", history::Audit::Host { agent, tasks });
-            }
-        }
         let kept = self.world.kept();
         let open = kept.open.clone().unwrap_or_default();
         for (place, held) in &kept.held {
@@ -438,7 +434,7 @@ impl Audit {
             for key in executors.symmetric_difference(&kept) {
                 let (runs, needed) = (executors.contains(key), kept.contains(key));
                 open.push(format!(
-                    "executor {key} on {name}: runs {runs}, has tasks {needed}"
+                    "T12: executor {key} on {name}: runs {runs}, has tasks {needed}"
                 ));
             }
             for key in running.symmetric_difference(&wanted) {

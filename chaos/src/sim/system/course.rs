@@ -5,12 +5,13 @@ use std::time::Duration;
 use argosy_state::buggify;
 
 use super::Options;
-use super::audit::Audit;
+use super::audit::{Audit, Work};
 use super::hosts::FRAMEWORK_GRACE_MS;
 use super::nemesis::Nemesis;
 use super::votes::Votes;
 use super::world::{Act, Order, SHORT_PATIENCE_MS, World};
 use crate::history::{Expectation, Phase};
+use crate::invariants::rule_named;
 use crate::sim::run::{STEP, Stage};
 
 mod acts;
@@ -32,6 +33,12 @@ const LOOKED_FOR: Duration = Duration::from_secs(2);
 /// How soon agents must have left a leader that was cut from the other masters.
 const LEAVES: Duration = Duration::from_secs(8);
 
+/// How long frameworks hold still at most.
+const RESTS: Duration = Duration::from_secs(10);
+/// What has not changed for so long while all is well has come to rest.
+const RESTED: Duration = Duration::from_millis(700);
+/// How long frameworks may take to be at work again.
+const RESUMES: Duration = Duration::from_secs(2);
 /// How long a message may take that was sent when all had come to rest.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
@@ -77,7 +84,10 @@ impl Course {
         self.nemesis.heal(stage);
         self.mended();
         self.until(stage, "is not as it should be", Audit::unhealthy)?;
+        self.rest(stage)?;
+        self.pass(stage, RESUMES)?;
         self.follow(stage, self.world.act)?;
+        self.rest(stage)?;
         self.killed_end();
         self.world.kept().quiet = true;
         self.until(stage, "has not come to rest", Audit::unsettled)?;
@@ -194,9 +204,37 @@ impl Course {
             "{:?} after the last fault the cluster {what}: {left:#?}",
             self.options.healing
         ));
+        for words in left {
+            if rule_named(&words).is_some() {
+                stage.notes.violation(words);
+            }
+        }
         // The rules judge what is left after all this time as they judge what came to rest.
         self.note_end();
         None
+    }
+
+    /// Frameworks hold still until nothing has changed for a while: that is judged, though services run.
+    fn rest(&mut self, stage: &mut Stage<'_>) -> Option<()> {
+        self.world.kept().still = true;
+        let until = stage.now() + RESTS;
+        let mut work: Option<Work> = None;
+        let mut since = stage.now();
+        while stage.now() < until && (work.is_none() || stage.now() < since + RESTED) {
+            self.pass(stage, LOOK)?;
+            let now = self.audit.work();
+            if now != work {
+                since = stage.now();
+                work = now;
+            }
+        }
+        if work.is_some() && stage.now() >= since + RESTED {
+            let now_ms = stage.now().as_millis() as u64;
+            self.audit.judge_rest(now_ms);
+            stage.notes.count("rests judged");
+        }
+        self.world.kept().still = false;
+        stage.goes_on().then_some(())
     }
 
     fn nobody_is_lost(&self, stage: &Stage<'_>, what: &str) {

@@ -117,6 +117,7 @@ impl Simulated {
         stored.made += 1;
         let task_id = format!("t{}", stored.made);
         let is_checked = stored.made.is_multiple_of(3);
+        let is_timed = stored.made % 7 == 2;
         stored.tasks.insert(task_id.clone(), false);
         drop(kept);
         let shell = match self.chance.below(10) {
@@ -132,6 +133,7 @@ impl Simulated {
                 true => 4_000,
                 false => 0,
             },
+            max_completion_ms: if is_timed { 2_000 } else { 0 },
             kill_policy: Some(v1::KillPolicy {
                 grace_ms: 400,
                 ..v1::KillPolicy::default()

@@ -48,6 +48,7 @@ impl Form {
             Self::Executor(number) => v1::TaskSpec {
                 executor: Some(executor(number)),
                 stop_after_ms: 0,
+                max_completion_ms: 0,
                 health_check: None,
                 readiness_check: None,
                 ..task

@@ -1,0 +1,80 @@
+//! What must hold while services run, at a moment at which nothing is broken and nothing changes.
+
+use std::collections::BTreeSet;
+
+use argosy_state::ids::TaskKey;
+use argosy_state::task::TaskState;
+
+use super::{Audit, executor_of};
+use crate::history::{self, FinalTask};
+use crate::sim::system::machine::Machine;
+
+/// All that runs, and all that is said to.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::sim::system) struct Work {
+    registered: Vec<(TaskKey, TaskState)>,
+    running: Vec<Vec<TaskKey>>,
+    executors: Vec<Vec<TaskKey>>,
+}
+
+impl Audit {
+    /// All that runs now; `None` while something is broken.
+    pub(in crate::sim::system) fn work(&self) -> Option<Work> {
+        let live = self.log.registry().tasks();
+        let live = live.filter(|task| !task.is_terminal());
+        let machines = || self.world.machines.iter();
+        self.unwell().is_empty().then(|| Work {
+            registered: live.map(|task| (task.key.clone(), task.state)).collect(),
+            running: machines().map(Machine::running).collect(),
+            executors: machines().map(Machine::executors).collect(),
+        })
+    }
+
+    /// Nothing has changed for a while: what is left will stay so, and is judged.
+    pub(in crate::sim::system) fn judge_rest(&self, now_ms: u64) {
+        self.note_running();
+        let machines = self.world.machines.iter();
+        for machine in machines {
+            let torn = machine.torn_groups().into_iter();
+            let late = machine.overdue(now_ms);
+            torn.chain(late).for_each(|words| self.violation(words));
+            self.judge_executors(machine);
+        }
+    }
+
+    /// What an executor has not been given yet is no task of it: it may wait until that one has ended.
+    fn judge_executors(&self, machine: &Machine) {
+        let Some(agent) = machine.agent() else {
+            return;
+        };
+        let tasks = self.log.registry().tasks_on(agent);
+        let given = tasks.filter(|task| !task.is_terminal() && task.state != TaskState::Staging);
+        let needed: BTreeSet<_> = given.filter_map(executor_of).collect();
+        for key in machine.executors() {
+            if !needed.contains(&key) {
+                let host = &machine.name;
+                self.violation(format!("T12: executor {key} runs on {host} without a task"));
+            }
+        }
+    }
+
+    /// Writes down what the registry says runs, and what runs.
+    pub(super) fn note_running(&self) {
+        let live = self.log.registry().tasks();
+        let live = live.filter(|task| !task.is_terminal());
+        let tasks = live.map(|task| FinalTask {
+            task: task.key.clone(),
+            agent: task.agent,
+            state: task.state,
+        });
+        let tasks = tasks.collect();
+        let recorder = &self.world.notes.recorder;
+        recorder.observe("audit", history::Audit::Registry { tasks });
+        for machine in self.world.machines.iter() {
+            if let Some(agent) = machine.agent() {
+                let tasks = machine.running();
+                recorder.observe("audit", history::Audit::Host { agent, tasks });
+            }
+        }
+    }
+}
