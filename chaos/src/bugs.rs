@@ -35,7 +35,7 @@ pub fn planted() -> Vec<Planted> {
     Bug::ALL.iter().map(|bug| found_by(*bug)).collect()
 }
 
-#[allow(clippy::too_many_lines, reason = "a line a bug")]
+#[allow(clippy::too_many_lines, reason = "a table: one line a bug")]
 fn found_by(bug: Bug) -> Planted {
     use Place::{RaftSimulation as Raft, SystemSimulation as System};
     use Rule::*;
@@ -92,6 +92,32 @@ fn found_by(bug: Bug) -> Planted {
             "a leader that dies with a forwarded call",
         ),
         Bug::StopAfterNotLoaded => (System, &[R4], "a restart while such a task runs"),
+        Bug::CompactionLosesTask => (System, &[T8], "a restart after a compaction"),
+        Bug::SignalAsCode => (System, &[T8], "a task that is killed after a restart"),
+        Bug::AdoptedAsFirst => (System, &[T8], "a restart while a group runs"),
+        Bug::RebootForgotten => (System, &[T9, T4, T1], "a reboot while tasks run"),
+        Bug::GroupOutlives => (
+            System,
+            &[T11],
+            "a group whose first task fails before the others",
+        ),
+        Bug::GroupUnprepared => (
+            System,
+            &[T11],
+            "a group whose files come one after the other",
+        ),
+        Bug::ExecutorLeft => (System, &[T12], "a last task that ends between two streams"),
+        Bug::ExecutorTwice => (
+            System,
+            &[T12],
+            "a launch while the executor of its name ends",
+        ),
+        Bug::LimitsAgain => (System, &[L1], "a restart after limits were refused"),
+        Bug::CompletionForgotten => (
+            System,
+            &[T6],
+            "a restart before max_completion_ms has passed",
+        ),
     };
     Planted {
         bug,

@@ -79,6 +79,16 @@ bugs! {
     UpdatePassedOver "update-passed-over" "an update that comes while its task is acknowledged counts as a repeat";
     LostHopRefused "lost-hop-refused" "a call is refused whose hop to the leader broke after it was sent";
     StopAfterNotLoaded "stop-after-not-loaded" "a restarted master forgets after what silence a task stops itself";
+    CompactionLosesTask "compaction-loses-task" "a compacted journal lacks one of ten tasks";
+    SignalAsCode "signal-as-code" "a signal that ends an adopted task is told as an exit code";
+    AdoptedAsFirst "adopted-as-first" "a task of a group is adopted as the first task of its group";
+    RebootForgotten "reboot-forgotten" "an agent does not note that its host was rebooted";
+    GroupOutlives "group-outlives" "a group runs on when its first task has failed";
+    GroupUnprepared "group-unprepared" "a group is started when its last task is prepared";
+    ExecutorLeft "executor-left" "an executor without a stream is not ended behind its last task";
+    ExecutorTwice "executor-twice" "a second executor is begun while the first one ends";
+    LimitsAgain "limits-again" "limits that were refused are put in force after a restart";
+    CompletionForgotten "completion-forgotten" "a restarted agent forgets max_completion_ms";
 }
 
 impl fmt::Display for Bug {

@@ -3,9 +3,10 @@
 //! What is in here dies with the process; what must not is in `facts`.
 
 use argosy_proto::v1;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::task::TaskState;
 
-use super::end::{End, judge};
+use super::end::{End, as_shells_tell, judge};
 use super::executors::Hosted;
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
 use super::groups::{self, Turn};
@@ -263,7 +264,8 @@ impl Core {
             // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
             self.persist(Record::Started { instance, fact }, Sync::Lazy);
         }
-        if limit_ms > 0 {
+        let is_forgotten = bugs::is_on(Bug::CompletionForgotten) && was != Phase::Starting;
+        if limit_ms > 0 && !is_forgotten {
             self.overdue.insert((at.plus_ms(limit_ms), instance));
         }
         self.mark_dirty(instance);
@@ -302,7 +304,10 @@ impl Core {
         let failing = course.and_then(|course| course.failing.clone());
         let failing = failing.or_else(|| self.outgrown(instance, &ended));
         let killed = self.is_unwanted(instance);
-        let end = judge(ended, killed, failing.as_ref());
+        let mut end = judge(ended, killed, failing.as_ref());
+        if bugs::is_on(Bug::SignalAsCode) && self.is_adopted(instance) {
+            end.exit = end.exit.map(as_shells_tell);
+        }
         self.end(instance, end);
     }
 

@@ -74,6 +74,15 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
     }
 }
 
+/// As shells tell it: a signal is 128 and its number. For a planted defect alone.
+pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
+    let how = exit.how.map(|how| match how {
+        v1::exit::How::Signal(number) => v1::exit::How::Code(128 + number),
+        code @ v1::exit::How::Code(_) => code,
+    });
+    v1::Exit { how }
+}
+
 /// The end of an instance whose container cannot tell its own.
 pub(super) fn unknown_end(rebooted: bool) -> End {
     if rebooted {

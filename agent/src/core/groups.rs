@@ -4,13 +4,16 @@
 //! rules make the same of what its tasks have come to. Until the last of them has ended none is forgotten, so that what is
 //! missing was lost.
 
+mod cause;
 mod folder;
 
 use argosy_proto::v1;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
 use argosy_state::task::TaskState;
 
+use self::cause::{Cause, Rank, cause_in};
 use super::course::{Course, Phase};
 use super::end::End;
 use super::facts::{ContainerName, Instance, TaskFacts};
@@ -115,21 +118,6 @@ impl Turn {
             end.text = format!("{why}; {}", end.text);
         }
         end
-    }
-}
-
-/// Why a group ends.
-struct Cause {
-    /// For people.
-    words: String,
-    /// What those have failed of that were not started yet; `None` if somebody wants the group to end: they are killed.
-    failed: Option<v1::Reason>,
-}
-
-impl Cause {
-    fn new(what: &str, failed: Option<v1::Reason>) -> Self {
-        let words = format!("its group ended because {what}");
-        Self { words, failed }
     }
 }
 
@@ -242,9 +230,17 @@ impl Core {
             for member in group.members() {
                 self.fetch(member);
             }
-        } else if all(&|course| course.phase == Phase::Prepared) {
+        } else if all(&|course| course.phase == Phase::Prepared)
+            || (bugs::is_on(Bug::GroupUnprepared) && self.is_last_prepared(group))
+        {
             self.start_group(group);
         }
+    }
+
+    /// For a planted defect alone.
+    fn is_last_prepared(&self, group: Group) -> bool {
+        let last = group.members().next_back();
+        last.and_then(|last| self.phase(last)) == Some(Phase::Prepared)
     }
 
     /// Starts all, or none: what keeps one of them from being started is known before the first.
@@ -431,70 +427,4 @@ impl Core {
 fn group_id(task: &TaskFacts) -> Option<(FrameworkId, &str)> {
     let named = task.launch.spec.as_ref()?.group.as_ref()?;
     Some((task.key.framework, &named.group_id))
-}
-
-/// Which cause is told, if there are several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// One has failed.
-    Failure,
-    /// One was killed, is to be, or is missing.
-    Other,
-    /// What the others followed from has passed; an end that has begun goes on.
-    Begun,
-}
-
-/// Why the group of this task has to end, as far as it tells.
-fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause)> {
-    if let Some(why) = &course.turn.why {
-        let failed = course
-            .end
-            .as_ref()
-            .filter(|end| end.state == TaskState::Failed);
-        let cause = Cause {
-            words: why.clone(),
-            failed: failed.map(|end| end.reason),
-        };
-        return Some((Rank::Begun, cause));
-    }
-    let name = &task.key.task;
-    if course.has_ended() {
-        let (state, reason, text) = last_words(course, task);
-        return match state {
-            TaskState::Finished => None,
-            TaskState::Failed | TaskState::Error => {
-                let what = format!("task {name} failed: {text}");
-                Some((Rank::Failure, Cause::new(&what, Some(reason))))
-            }
-            TaskState::Staging
-            | TaskState::Starting
-            | TaskState::Running
-            | TaskState::Killing
-            | TaskState::Killed
-            | TaskState::Dropped
-            | TaskState::Gone
-            | TaskState::GoneByOperator
-            | TaskState::Unreachable
-            | TaskState::Unknown => {
-                let what = format!("task {name} was killed");
-                Some((Rank::Other, Cause::new(&what, None)))
-            }
-        };
-    }
-    let is_unwanted = !task.held || task.kill_grace_ms.is_some();
-    let what = format!("task {name} is to end");
-    is_unwanted.then(|| (Rank::Other, Cause::new(&what, None)))
-}
-
-/// How it ended, as far as this life or its newest update knows.
-fn last_words<'a>(course: &'a Course, task: &'a TaskFacts) -> (TaskState, v1::Reason, &'a str) {
-    match (&course.end, task.updates.back()) {
-        (Some(end), _) => (end.state, end.reason, &end.text),
-        (None, Some(update)) => (task.state, update.reason(), &update.text),
-        (None, None) => (
-            task.state,
-            v1::Reason::Unspecified,
-            "its last words are gone",
-        ),
-    }
 }

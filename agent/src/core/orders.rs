@@ -64,7 +64,9 @@ impl Core {
             self.take_nothing(order);
             return;
         };
+        let instance = Instance { agent, order };
         let former = self.facts.held.get(&key).copied();
+        let former = former.filter(|former| *former != instance);
         let what = Taken::Launch {
             agent: Some(agent),
             key,
@@ -74,7 +76,6 @@ impl Core {
         let is_lazy = bugs::is_on(Bug::OrderNotSynced);
         let sync = if is_lazy { Sync::Lazy } else { Sync::Awaited };
         self.persist(Record::Took { order, what }, sync);
-        let instance = Instance { agent, order };
         self.courses.insert(instance, Course::new(Phase::Waiting));
         self.gather(instance);
         if let Some(former) = former {

@@ -28,7 +28,8 @@ impl Core {
             given => given,
         };
         let life = former.life + 1;
-        let is_same_boot = former.boot_id == self.setup.boot_id;
+        let is_same_boot =
+            former.boot_id == self.setup.boot_id || bugs::is_on(Bug::RebootForgotten);
         let identity = Identity {
             nonce,
             life,
@@ -65,7 +66,12 @@ impl Core {
                     .facts
                     .container(instance)
                     .expect("the task was just listed");
-                let key = self.facts.tasks[&instance].key.clone();
+                let mut key = self.facts.tasks[&instance].key.clone();
+                if bugs::is_on(Bug::AdoptedAsFirst)
+                    && let Some((_, first)) = self.group_start(instance).and_then(|own| own.first)
+                {
+                    key = first;
+                }
                 self.effects.push(Effect::Find { name, key });
             }
         }
@@ -181,6 +187,12 @@ impl Core {
     pub(super) fn is_of_earlier_boot(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         task.is_some_and(|task| task.life < self.facts.identity.boot_life)
+    }
+
+    /// Its container was started by an earlier life of this agent.
+    pub(super) fn is_adopted(&self, instance: Instance) -> bool {
+        let task = self.facts.tasks.get(&instance);
+        task.is_some_and(|task| task.life < self.facts.identity.life)
     }
 
     /// Hand-off files may not outlive a power cut: that there are none proves nothing after one, and never anything

@@ -1,6 +1,7 @@
 //! The end of an executor: behind its last task, or before its tasks, which end with it.
 
 use argosy_proto::v1;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::task::TaskState;
 
 use super::{ExecutorFacts, ExecutorRecord};
@@ -99,7 +100,7 @@ impl Core {
                 let shutdown = v1::ExecutorShutdown { grace_ms };
                 if self.tell_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
                     self.kill_executor_at(instance, grace_ms);
-                } else {
+                } else if !bugs::is_on(Bug::ExecutorLeft) {
                     self.kill_executor(instance);
                 }
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use argosy_proto::convert::executor_as_task;
 use argosy_proto::v1;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{TaskId, TaskKey};
 use argosy_state::task::TaskState;
 
@@ -58,7 +59,9 @@ impl Core {
             self.end(instance, end);
             return;
         };
-        match self.facts.executor_named(&key) {
+        let is_over = |facts: &ExecutorFacts| bugs::is_on(Bug::ExecutorTwice) && facts.ending;
+        let named = self.facts.executor_named(&key);
+        match named.filter(|(_, facts)| !is_over(facts)) {
             Some((executor, facts)) if !facts.ending && self.lives(executor) => {
                 self.join(instance, executor);
             }

@@ -1,0 +1,97 @@
+//! Why a group ends: what its tasks have come to, or what is wanted of them.
+
+use argosy_proto::v1;
+use argosy_state::bugs::{self, Bug};
+use argosy_state::task::TaskState;
+
+use crate::core::course::Course;
+use crate::core::facts::TaskFacts;
+
+/// Why a group ends.
+pub(super) struct Cause {
+    /// For people.
+    pub(super) words: String,
+    /// What those have failed of that were not started yet; `None` if somebody wants the group to end: they are killed.
+    pub(super) failed: Option<v1::Reason>,
+}
+
+impl Cause {
+    pub(super) fn new(what: &str, failed: Option<v1::Reason>) -> Self {
+        let words = format!("its group ended because {what}");
+        Self { words, failed }
+    }
+}
+
+/// Which cause is told, if there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// One has failed.
+    Failure,
+    /// One was killed, is to be, or is missing.
+    Other,
+    /// What the others followed from has passed; an end that has begun goes on.
+    Begun,
+}
+
+/// Why the group of this task has to end, as far as it tells.
+pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause)> {
+    if let Some(why) = &course.turn.why {
+        let failed = course
+            .end
+            .as_ref()
+            .filter(|end| end.state == TaskState::Failed);
+        let cause = Cause {
+            words: why.clone(),
+            failed: failed.map(|end| end.reason),
+        };
+        return Some((Rank::Begun, cause));
+    }
+    let name = &task.key.task;
+    if course.has_ended() {
+        let (state, reason, text) = last_words(course, task);
+        return match state {
+            TaskState::Finished => None,
+            TaskState::Failed if bugs::is_on(Bug::GroupOutlives) && is_first(task) => None,
+            TaskState::Failed | TaskState::Error => {
+                let what = format!("task {name} failed: {text}");
+                Some((Rank::Failure, Cause::new(&what, Some(reason))))
+            }
+            TaskState::Staging
+            | TaskState::Starting
+            | TaskState::Running
+            | TaskState::Killing
+            | TaskState::Killed
+            | TaskState::Dropped
+            | TaskState::Gone
+            | TaskState::GoneByOperator
+            | TaskState::Unreachable
+            | TaskState::Unknown => {
+                let what = format!("task {name} was killed");
+                Some((Rank::Other, Cause::new(&what, None)))
+            }
+        };
+    }
+    let is_unwanted = !task.held || task.kill_grace_ms.is_some();
+    let what = format!("task {name} is to end");
+    is_unwanted.then(|| (Rank::Other, Cause::new(&what, None)))
+}
+
+/// How it ended, as far as this life or its newest update knows.
+fn last_words<'a>(course: &'a Course, task: &'a TaskFacts) -> (TaskState, v1::Reason, &'a str) {
+    match (&course.end, task.updates.back()) {
+        (Some(end), _) => (end.state, end.reason, &end.text),
+        (None, Some(update)) => (task.state, update.reason(), &update.text),
+        (None, None) => (
+            task.state,
+            v1::Reason::Unspecified,
+            "its last words are gone",
+        ),
+    }
+}
+
+/// For a planted defect alone.
+fn is_first(task: &TaskFacts) -> bool {
+    let spec = task.launch.spec.as_ref();
+    let place = spec.and_then(|spec| spec.group.as_ref());
+    place.is_some_and(|place| place.place == 0)
+}
