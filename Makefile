@@ -41,6 +41,8 @@ test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out
 	scripts/test-vm cases --limit 600 walls-of-root
 	# Minutes of processor time, whatever else runs: no deadline passes because the host is busy.
 	scripts/test-vm cases --clock instructions --limit 1800 outside
+	scripts/chaos-planted --patience 900
+	[ "$$(id -u)" != 0 ] || scripts/chaos-planted --place processes
 	cargo build --locked --release --package argosy-cli --package argosy-chaos
 	scripts/chaos-long
 
@@ -84,7 +86,7 @@ process: ## failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
 
-chaos: ## simulated clusters by seed, every fault once on real processes, five planted bugs; checkers judge
+chaos: ## simulated clusters by seed, every fault once on real processes, eight planted bugs; checkers judge
 	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
 	{ scripts/chaos-short && scripts/chaos-planted; } 2>&1 | scripts/skips
 

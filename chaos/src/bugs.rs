@@ -8,12 +8,19 @@ use argosy_state::bugs::Bug;
 use crate::invariants::Rule;
 
 /// Where a bug is found at the earliest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// In the simulation of raft alone.
     RaftSimulation,
     /// In the simulation of the whole system.
     SystemSimulation,
+    /// Under real processes, by so many rounds of these faults of `run`.
+    RealProcesses {
+        /// As after `--faults`.
+        faults: &'static str,
+        /// As after `--rounds`.
+        rounds: u64,
+    },
 }
 
 /// A planted bug and who finds it.
@@ -29,17 +36,132 @@ pub struct Planted {
     pub needs: &'static str,
 }
 
-/// Every planted bug, in the order of `Bug::ALL`.
+/// The bugs that simulations find, in the order of `Bug::ALL`.
 #[must_use]
-pub fn planted() -> Vec<Planted> {
-    Bug::ALL.iter().map(|bug| found_by(*bug)).collect()
+pub fn simulated() -> Vec<Planted> {
+    let found = Bug::ALL.iter().filter_map(|bug| found_by(*bug));
+    found.collect()
 }
 
+/// Bug, its rules, faults of `run`, and what it needs in words.
+const REAL: &[(Bug, &[Rule], &str, &str)] = &[
+    (
+        Bug::AnswersNotLoaded,
+        &[Rule::R4, Rule::R7],
+        "kill-follower,kill-leader",
+        "masters that are started again",
+    ),
+    (
+        Bug::AnswerBeforeCommit,
+        &[Rule::R6, Rule::R7, Rule::O3],
+        "kill-leader,pause-leader,partition-leader",
+        "a leader that dies with a call",
+    ),
+    (
+        Bug::ReadWithoutQuorum,
+        &[Rule::R5],
+        "partition-leader,pause-leader",
+        "a leader that was replaced and answers",
+    ),
+    (
+        Bug::FreedAtKill,
+        &[Rule::O1, Rule::O2],
+        "kill-leader,kill-agent-in-destroy",
+        "kills with a long grace",
+    ),
+    (
+        Bug::SharedOrder,
+        &[Rule::F2, Rule::R7, Rule::T4],
+        "kill-leader,kill-agent",
+        "two launches in one acceptance",
+    ),
+    (
+        Bug::KillLost,
+        &[Rule::T6],
+        "kill-leader,kill-agent",
+        "a kill right behind its launch",
+    ),
+    (
+        Bug::DigestIgnored,
+        &[Rule::T4, Rule::T10],
+        "partition-agent,kill-leader",
+        "an agent given up at rest",
+    ),
+    (
+        Bug::SettledBeforeCommit,
+        &[Rule::T3, Rule::T4],
+        "kill-leader,kill-minority",
+        "a leader that dies with a report",
+    ),
+    (
+        Bug::GraceLost,
+        &[Rule::T7],
+        "kill-leader",
+        "a failover with a scheduler of no timeout",
+    ),
+    (
+        Bug::UpdateForgotten,
+        &[Rule::T3, Rule::T4],
+        "kill-agent,kill-agent-in-launch",
+        "an agent that dies before its update settles",
+    ),
+    (
+        Bug::OrderNotSynced,
+        &[Rule::T1, Rule::F2],
+        "kill-agent-in-launch,kill-agent",
+        "an agent that dies after a launch",
+    ),
+    (
+        Bug::QuorumLossIgnored,
+        &[Rule::R9, Rule::O5, Rule::T6],
+        "partition-leader,cut-leader-from-masters",
+        "masters that lose each other",
+    ),
+    (
+        Bug::SessionNotChecked,
+        &[Rule::F3],
+        "pause-framework,kill-framework",
+        "a scheduler taken over while it calls",
+    ),
+    (
+        Bug::LaunchRepeated,
+        &[Rule::T1, Rule::F2],
+        "kill-leader,kill-agent",
+        "a change of leader with tasks running",
+    ),
+    (
+        Bug::CgroupLeaked,
+        &[Rule::C1],
+        "kill-leader,kill-follower",
+        "tasks that end",
+    ),
+];
+
+/// The bugs that are found under real processes, most of which simulations find, too.
+#[must_use]
+pub fn real() -> Vec<Planted> {
+    let planted = REAL.iter().map(|(bug, rules, faults, needs)| Planted {
+        bug: *bug,
+        place: Place::RealProcesses {
+            faults,
+            rounds: REAL_ROUNDS,
+        },
+        rules,
+        needs,
+    });
+    planted.collect()
+}
+
+/// How many faults a bug gets under real processes.
+const REAL_ROUNDS: u64 = 8;
+
 #[allow(clippy::too_many_lines, reason = "a table: one line a bug")]
-fn found_by(bug: Bug) -> Planted {
+fn found_by(bug: Bug) -> Option<Planted> {
     use Place::{RaftSimulation as Raft, SystemSimulation as System};
     use Rule::*;
     let (place, rules, needs): (Place, &'static [Rule], &'static str) = match bug {
+        // Simulated machines have no control groups.
+        Bug::CgroupLeaked => return None,
         Bug::VoteNotSynced => (Raft, &[R1, R8], "a power cut right after an election"),
         Bug::AppendNotSynced => (Raft, &[R3, R2, R5, R6, R8], "a power cut of a quorum"),
         Bug::SnapshotMetaEarly => (Raft, &[R4, R7], "a follower that needs a snapshot"),
@@ -119,12 +241,12 @@ fn found_by(bug: Bug) -> Planted {
             "a restart before max_completion_ms has passed",
         ),
     };
-    Planted {
+    Some(Planted {
         bug,
         place,
         rules,
         needs,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -132,9 +254,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_planted_bug_is_somebodys_to_find() {
-        let all = planted();
-        assert!(all.len() >= 39);
+    fn every_planted_bug_has_a_place_where_it_is_found() {
+        let all: Vec<Planted> = simulated().into_iter().chain(real()).collect();
+        for bug in Bug::ALL {
+            assert!(all.iter().any(|planted| planted.bug == *bug), "{bug}");
+        }
         for planted in all {
             assert!(
                 !planted.rules.is_empty() && !planted.needs.is_empty(),

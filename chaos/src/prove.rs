@@ -3,14 +3,30 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use argosy_state::bugs::{Bug, UnknownBug};
+use clap::{Args, ValueEnum};
+
+use crate::bugs::Planted;
+use crate::chance::Chance;
 
 /// Planted bugs, one after the other
 #[derive(Debug, Args)]
 pub struct ProveArguments {
-    /// Only these bugs; without it all
+    /// Where the bugs are to be found
+    #[arg(long, value_enum, value_name = "PLACE", default_value_t = Where::Simulation)]
+    pub place: Where,
+    /// Only these bugs; without it all of the place
     #[arg(long, value_name = "BUG", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Only so many of the bugs, chosen by chance
+    #[arg(long, value_name = "COUNT", conflicts_with = "only")]
+    pub random: Option<usize>,
+    /// Fixes which bugs --random chooses
+    #[arg(long, value_name = "NUMBER", requires = "random", default_value_t = 1)]
+    pub random_seed: u64,
+    /// The executable with the bugs, built with --features argosy-cli/testing [default: the argosy beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub argosy: Option<PathBuf>,
     /// How many seeds are to find each
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub times: u64,
@@ -31,11 +47,20 @@ pub struct ProveArguments {
     pub list: bool,
 }
 
+/// Where bugs are to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Where {
+    /// In simulations
+    Simulation,
+    /// Under real processes; needs root
+    Processes,
+}
+
 /// Plants and looks, printing as it goes. Returns the exit code: 1 if a bug was not found by one of its rules, 2 for
 /// what this executable cannot do.
 #[must_use]
 pub fn prove(arguments: &ProveArguments) -> u8 {
-    let planted = match chosen(&arguments.only) {
+    let planted = match chosen(arguments) {
         Ok(planted) => planted,
         Err(error) => {
             eprintln!("argosy-chaos: {error}: see argosy-chaos prove --list");
@@ -51,12 +76,22 @@ pub fn prove(arguments: &ProveArguments) -> u8 {
     look(arguments, &planted)
 }
 
-fn chosen(only: &[String]) -> Result<Vec<crate::bugs::Planted>, argosy_state::bugs::UnknownBug> {
-    let mut planted = crate::bugs::planted();
-    if !only.is_empty() {
-        let named = only.iter().map(|name| name.parse());
-        let named: Vec<argosy_state::bugs::Bug> = named.collect::<Result<_, _>>()?;
+fn chosen(arguments: &ProveArguments) -> Result<Vec<Planted>, UnknownBug> {
+    let mut planted = match arguments.place {
+        Where::Simulation => crate::bugs::simulated(),
+        Where::Processes => crate::bugs::real(),
+    };
+    if !arguments.only.is_empty() {
+        let named = arguments.only.iter().map(|name| name.parse());
+        let named: Vec<Bug> = named.collect::<Result<_, _>>()?;
         planted.retain(|planted| named.contains(&planted.bug));
+    }
+    if let Some(count) = arguments.random {
+        let mut chance = Chance::new(arguments.random_seed);
+        while planted.len() > count {
+            let out = chance.below(planted.len() as u64);
+            planted.remove(usize::try_from(out).unwrap_or(0));
+        }
     }
     Ok(planted)
 }
@@ -77,6 +112,8 @@ mod hunt;
     allow(dead_code, reason = "only `hunt` uses it")
 )]
 mod judges;
+#[cfg(feature = "testing")]
+mod real;
 
 #[cfg(feature = "testing")]
 use hunt::look;
@@ -85,12 +122,39 @@ use hunt::look;
 mod tests {
     use super::*;
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: ProveArguments,
+    }
+
+    fn choose(words: &[&str]) -> Result<Vec<Bug>, UnknownBug> {
+        let words = ["prove"].iter().chain(words);
+        let line: Line = clap::Parser::parse_from(words);
+        let chosen = chosen(&line.arguments)?;
+        Ok(chosen.into_iter().map(|planted| planted.bug).collect())
+    }
+
     #[test]
     fn bugs_are_chosen_by_name_and_an_unknown_one_is_refused() {
-        assert!(chosen(&[]).unwrap().len() >= 39);
-        let one = chosen(&["shared-order".to_owned()]).unwrap();
-        assert_eq!(one.len(), 1);
-        let error = chosen(&["x".to_owned()]).unwrap_err();
+        assert!(choose(&[]).unwrap().len() >= 49);
+        assert_eq!(
+            choose(&["--only", "shared-order"]),
+            Ok(vec![Bug::SharedOrder])
+        );
+        let error = choose(&["--only", "x"]).unwrap_err();
         assert_eq!(error.to_string(), "\"x\" is no planted bug");
+        let real = choose(&["--place", "processes"]).unwrap();
+        assert!(
+            real.contains(&Bug::CgroupLeaked) && !choose(&[]).unwrap().contains(&Bug::CgroupLeaked)
+        );
+    }
+
+    #[test]
+    fn bugs_that_are_chosen_by_chance_depend_on_the_seed_alone() {
+        let eight = |seed| choose(&["--random", "8", "--random-seed", seed]).unwrap();
+        assert_eq!((eight("7").len(), eight("7")), (8, eight("7")));
+        assert_ne!(eight("7"), eight("8"));
+        assert_eq!(choose(&["--random", "1000"]), choose(&[]));
     }
 }

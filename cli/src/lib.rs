@@ -43,6 +43,11 @@ use grammar::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
 
 /// The whole program: reads the command line, does it, returns the exit code.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "testing")]
+    if let Err(failure) = plant() {
+        output::failure(&failure, false);
+        return ExitCode::from(failure.code as u8);
+    }
     // First of all: an agent's helpers must begin as processes without threads.
     let first = std::env::args_os().nth(1).unwrap_or_default();
     if first == launcher::VERB {
@@ -61,6 +66,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code as u8)
         }
     }
+}
+
+/// Switches on the planted bugs that the environment names.
+#[cfg(feature = "testing")]
+fn plant() -> Result<(), Failure> {
+    use argosy_state::bugs;
+    let names = std::env::var(bugs::VARIABLE).unwrap_or_default();
+    bugs::plant_named(&names)
+        .map_err(|error| Failure::usage(format!("{}: {error}", bugs::VARIABLE)))
 }
 
 /// How a helper of an agent ended.

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argosy_state::bugs::Bug;
 
-use super::ProveArguments;
 use super::judges::{Judge, named_by};
+use super::{ProveArguments, Where, real};
 use crate::bugs::{Place, Planted};
 use crate::sim::alone;
 
@@ -46,8 +46,10 @@ struct Hunt<'a> {
     planted: &'a Planted,
     began: Instant,
     state: Mutex<State>,
-    /// What seeds show without any bug: the same for all bugs.
+    /// What seeds show without any bug.
     plain: &'a Plain,
+    /// The executable with the bugs, if real processes are to find them.
+    argosy: &'a Path,
 }
 
 #[derive(Default)]
@@ -58,17 +60,24 @@ struct State {
     error: Option<io::Error>,
 }
 
-type Plain = Mutex<BTreeMap<(bool, u64), Option<String>>>;
+type Plain = Mutex<BTreeMap<(Place, u64), Option<String>>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
+    let argosy = match executable(arguments) {
+        Ok(argosy) => argosy,
+        Err(error) => {
+            eprintln!("argosy-chaos: {error}");
+            return 2;
+        }
+    };
     let plain = Plain::default();
     let mut all = Vec::new();
     for planted in planted {
-        match hunt(arguments, planted, &plain) {
+        match hunt(arguments, planted, (&plain, &argosy)) {
             Ok(hunted) => all.push(hunted),
             Err(error) => {
                 eprintln!("argosy-chaos: {error}");
@@ -94,8 +103,25 @@ pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
     u8::from(!missed.is_empty())
 }
 
+/// The executable in which bugs can be planted; nothing is started of it for a simulation.
+fn executable(arguments: &ProveArguments) -> io::Result<PathBuf> {
+    if arguments.place == Where::Simulation {
+        return Ok(PathBuf::new());
+    }
+    let argosy = match &arguments.argosy {
+        Some(argosy) => argosy.clone(),
+        None => std::env::current_exe()?.with_file_name("argosy"),
+    };
+    real::check(&argosy)?;
+    Ok(argosy)
+}
+
 /// Plays seeds until enough of them have found the bug, or for too long.
-fn hunt(arguments: &ProveArguments, planted: &Planted, plain: &Plain) -> io::Result<Hunted> {
+fn hunt(
+    arguments: &ProveArguments,
+    planted: &Planted,
+    (plain, argosy): (&Plain, &Path),
+) -> io::Result<Hunted> {
     let hunt = Hunt {
         arguments,
         planted,
@@ -105,9 +131,14 @@ fn hunt(arguments: &ProveArguments, planted: &Planted, plain: &Plain) -> io::Res
             ..State::default()
         }),
         plain,
+        argosy,
     };
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-    let at_a_time = arguments.at_a_time.unwrap_or_else(processors).max(1);
+    let at_a_time = match planted.place {
+        // Two clusters at a time would keep each other waiting.
+        Place::RealProcesses { .. } => 1,
+        _ => arguments.at_a_time.unwrap_or_else(processors).max(1),
+    };
     std::thread::scope(|scope| {
         for _ in 0..at_a_time {
             scope.spawn(|| hunt.play_on());
@@ -201,7 +232,7 @@ impl Hunt<'_> {
 
     /// Without any bug, once.
     fn play_plain(&self, seed: u64) -> io::Result<Option<String>> {
-        let key = (self.planted.place == Place::RaftSimulation, seed);
+        let key = (self.planted.place, seed);
         if let Some(known) = lock(self.plain).get(&key) {
             return Ok(known.clone());
         }
@@ -213,8 +244,12 @@ impl Hunt<'_> {
     /// Everything that went wrong.
     fn play(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
         let mut words = Vec::new();
-        if self.planted.place == Place::RaftSimulation {
-            words.push("--raft-only".to_owned());
+        match self.planted.place {
+            Place::RaftSimulation => words.push("--raft-only".to_owned()),
+            Place::SystemSimulation => {}
+            Place::RealProcesses { faults, rounds } => {
+                return real::play(self.argosy, seed, (faults, rounds), bug);
+            }
         }
         words.extend(bug.map(|bug| format!("--plant={bug}")));
         let played = alone::play(seed, &words)?;

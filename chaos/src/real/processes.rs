@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use argosy_state::bugs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -126,7 +127,8 @@ impl Member {
             .process_group(0);
         for (name, _) in std::env::vars_os() {
             // Twins of flags would contradict the recipe.
-            if name.to_string_lossy().starts_with("ARGOSY_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("ARGOSY_") && name_text != bugs::VARIABLE {
                 command.env_remove(&name);
             }
         }

@@ -61,7 +61,7 @@ pub(crate) fn play(seed: u64, words: &[String]) -> io::Result<Played> {
 }
 
 /// What a process wrote, and how it ended.
-fn output(command: &mut Command, longest: Duration) -> io::Result<(String, String)> {
+pub(crate) fn output(command: &mut Command, longest: Duration) -> io::Result<(String, String)> {
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,0 +1,70 @@
+//! A run on real processes, with or without a planted bug, in a process of its own.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use argosy_state::bugs::{self, Bug};
+
+use crate::real::Report;
+use crate::sim::alone::{OWN, output};
+
+/// Eight faults take a minute; a run that takes so long hangs.
+const LONGEST: Duration = Duration::from_mins(10);
+
+/// Whether bugs can be planted in this executable.
+///
+/// # Errors
+/// They cannot, or there is no such executable.
+pub(super) fn check(argosy: &Path) -> io::Result<()> {
+    let name = argosy.display();
+    let mut command = Command::new(argosy);
+    command.arg("version").env(bugs::VARIABLE, "no-such-bug");
+    let asked = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = asked.map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+    if status.success() {
+        let advice = "build it with --features argosy-cli/testing";
+        let error = format!("{name}: no bug can be planted in this executable: {advice}");
+        return Err(io::Error::other(error));
+    }
+    Ok(())
+}
+
+/// Everything that went wrong.
+pub(super) fn play(
+    argosy: &Path,
+    seed: u64,
+    (faults, rounds): (&str, u64),
+    bug: Option<Bug>,
+) -> io::Result<Vec<String>> {
+    let folder = tempfile::tempdir()?;
+    let report = folder.path().join("report.json");
+    let mut command = Command::new(OWN);
+    command
+        .args(["run", "--pace", "quick", "--least-leader-changes", "0"])
+        .args(["--seed", &seed.to_string(), "--faults", faults])
+        .args(["--rounds", &rounds.to_string()])
+        .arg("--argosy")
+        .arg(argosy)
+        .arg("--report")
+        .arg(&report)
+        .arg("--findings")
+        .arg(folder.path())
+        .env(bugs::VARIABLE, bug.map_or("", Bug::name));
+    let (_, ended) = output(&mut command, LONGEST)?;
+    let Ok(bytes) = std::fs::read(&report) else {
+        return Ok(vec![format!("its process ended without a report: {ended}")]);
+    };
+    let report: Report = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
+    let violations = report.violations.into_iter();
+    Ok(violations
+        .map(|violation| {
+            format!(
+                "{}: {}",
+                violation.checker,
+                violation.what.replace('\n', " ")
+            )
+        })
+        .collect())
+}
