@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 
-.PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos test-vm test-arm64 bench
+.PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos ledger test-vm test-arm64 bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,9 @@ process: ## failover and bad input on real processes
 chaos: ## simulated clusters by seed, every fault once on real processes, eight planted bugs; checkers judge
 	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
 	{ scripts/chaos-short && scripts/chaos-planted; } 2>&1 | scripts/skips
+
+ledger: ## the batches that the harnesses have played here, added to the ledger of the project
+	@scripts/ledger
 
 test-vm: ## kernel limits, failing disks and cuts of power, in a virtual machine without KVM
 	@$(ENV)

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use argosy_chaos::ledger::{LedgerArguments, ledger};
 use argosy_chaos::prove::{ProveArguments, prove};
 use argosy_chaos::real::{
     self, FailoverArguments, FrameworkArguments, HoldArguments, ReportArguments, RunArguments,
@@ -42,6 +43,8 @@ enum Verb {
     Report(ReportArguments),
     /// List the faults that `run` knows
     Faults,
+    /// Check the ledger against the minimums of a release
+    Ledger(LedgerArguments),
     /// A scheduler of `run` (started by it only)
     #[command(hide = true)]
     Framework(Box<FrameworkArguments>),
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             print!("{}", real::faults());
             ExitCode::SUCCESS
         }
+        Verb::Ledger(arguments) => ExitCode::from(ledger(&arguments)),
         Verb::Framework(arguments) => ended(framework(&arguments)),
         Verb::Hold(arguments) => ended(real::hold(&arguments)),
     }

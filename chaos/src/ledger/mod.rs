@@ -2,10 +2,11 @@
 //! a sum can be audited. It uses no sum that a line states; it computes them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`, `age`.
+//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`, `age`, `command`.
 
 mod age;
 mod batch;
+mod command;
 mod git;
 mod page;
 mod sums;
@@ -16,8 +17,9 @@ use serde_json::Value;
 
 pub use age::{Distance, stale};
 pub(crate) use batch::{Batch, Details, Plan};
+pub use command::{LedgerArguments, ledger};
 pub use git::{Git, GitError, Version, is_kept};
-pub use page::render;
+pub use page::{render, shortfalls};
 pub use sums::{Newest, newest};
 
 /// The harness whose seeds play connectivity graphs: which ones follows from their numbers.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::sums::{Sum, Totals, totals};
-use super::{Found, Line, SYSTEM};
+use super::{Found, Line, RAFT, SYSTEM};
 use crate::sim::graphs;
 
 /// What must be reached in sum before a release.
@@ -14,10 +14,10 @@ struct Goal {
     reached: fn(&Totals) -> u64,
 }
 
-const GOALS: [Goal; 8] = [
+const GOALS: [Goal; 9] = [
     Goal {
         what: "simulated hours of the whole system",
-        least: 60,
+        least: 100,
         reached: |sums| sums.all.of(SYSTEM).seconds / 3600,
     },
     Goal {
@@ -36,13 +36,18 @@ const GOALS: [Goal; 8] = [
         reached: |sums| sums.all.graphs.len() as u64,
     },
     Goal {
+        what: "seeds of raft alone",
+        least: 20_000,
+        reached: |sums| sums.all.of(RAFT).seeds,
+    },
+    Goal {
         what: "leaders of real processes killed",
         least: 1_000,
         reached: |sums| sums.all.kills(),
     },
     Goal {
         what: "power cuts",
-        least: 200,
+        least: 300,
         reached: |sums| sums.all.cuts(),
     },
     Goal {
@@ -87,6 +92,28 @@ pub fn render(lines: &[Line]) -> String {
         }
     }
     page
+}
+
+/// Returns a sentence for each minimum of a release that the lines do not reach.
+#[must_use]
+pub fn shortfalls(lines: &[Line]) -> Vec<String> {
+    let totals = totals(lines);
+    let mut short = Vec::new();
+    for goal in &GOALS {
+        let reached = (goal.reached)(&totals);
+        if reached < goal.least {
+            let [reached, least] = [reached, goal.least].map(number);
+            short.push(format!("{}: {reached}, at least {least}", goal.what));
+        }
+    }
+    let violations = totals.since_fix.violations();
+    if violations > 0 {
+        let violations = number(violations);
+        short.push(format!(
+            "violations since the newest fix: {violations}, at most 0"
+        ));
+    }
+    short
 }
 
 fn reached(page: &mut String, totals: &Totals) {
@@ -269,7 +296,7 @@ mod tests {
         contains(
             &page,
             &[
-                "| simulated hours of the whole system | 60 | 3 |",
+                "| simulated hours of the whole system | 100 | 3 |",
                 "| faults in them, without repairs | 100,000 | 0 |",
                 "which do not separate them | – | 41,000 |",
                 "| leaders of real processes killed | 1,000 | 28 |",
@@ -298,7 +325,7 @@ mod tests {
             &page,
             &[
                 "| faults in them, without repairs | 100,000 | 300 |",
-                "| power cuts | 200 | 0 |",
+                "| power cuts | 300 | 0 |",
                 "| violations ever | – | 3 |",
                 "| real | ddd | 2 | 2026-01-01T00:00:03Z | interrupted: it has no last line |",
                 "| power | ddd | 3 | 2026-01-01T00:00:05Z | failed: no kernel |",
@@ -329,7 +356,7 @@ mod tests {
         contains(
             &page,
             &[
-                "| simulated hours of the whole system | 60 | 2 |",
+                "| simulated hours of the whole system | 100 | 2 |",
                 "| sim-system | aaa | 1 | 1,500 | 7,200 | 0 | broken history |",
                 "| aaa sim-system | 10 |",
             ],
@@ -346,6 +373,30 @@ mod tests {
             &page,
             &["| seeds of the whole system since the newest fix | 2,000 | 0 |"],
         );
+    }
+
+    #[test]
+    fn a_release_falls_short_of_each_minimum_that_is_not_reached_and_of_no_violations() {
+        let enough = r#"
+{"tier":"sim-system","seed":1,"seeds":2000,"seconds":360000,"faults":9}
+{"event":"end","batch":"b","tier":"sim-system","seed":1,"seeds":1,"faults":100000}
+{"tier":"sim-graphs","seed":1,"seeds":5120}
+{"tier":"sim-raft","seed":1,"seeds":20000}
+{"tier":"real","seed":1,"leader_kills":1000}
+{"tier":"power","seed":1,"power_cuts":300}
+"#;
+        let short = |text: &str| shortfalls(&read(text).unwrap());
+        assert_eq!(short(enough), [""; 0]);
+        assert_eq!(
+            short(&enough.replace("\"power_cuts\":300", "\"power_cuts\":299")),
+            ["power cuts: 299, at least 300"]
+        );
+        let violated = r#"{"tier":"real","seed":2,"violations":1}"#;
+        assert_eq!(
+            short(&format!("{enough}{violated}\n")),
+            ["violations since the newest fix: 1, at most 0"]
+        );
+        assert_eq!(short("").len(), GOALS.len());
     }
 
     #[test]

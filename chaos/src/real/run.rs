@@ -243,6 +243,10 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     let screen = Screen::new();
     for why in &prepared.absent {
         screen.say(why);
+        if arguments.each_once {
+            // As a test says it: the gate counts this, and fails where setup should have installed what is missing.
+            println!("test each fault once ... SKIPPED: {why}");
+        }
     }
     let folder = make_folder(&arguments.directory, &screen)?;
     screen.say(&format!(

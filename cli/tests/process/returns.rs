@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use argosy_client::OperatorClient;
 use argosy_proto::v1;
+use nix::sys::signal::Signal;
 
-use crate::cluster::{AGENT_RESOURCES, Cluster, sleepers, sleeping, until};
+use crate::cluster::{AGENT_RESOURCES, Cluster, Member, sleepers, sleeping, until};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -155,4 +157,44 @@ async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_s
         text.lines().any(|found| found == line).then_some(())
     })
     .await;
+}
+
+/// Tasks with their states, and agents, as an operator lists them.
+async fn listed(operator: &OperatorClient) -> Option<(BTreeMap<String, i32>, BTreeSet<String>)> {
+    let all = v1::ListRequest::default;
+    let tasks = operator.list_tasks(all()).await.ok()?.tasks.into_iter();
+    let agents = operator.list_agents(all()).await.ok()?.agents.into_iter();
+    Some((
+        tasks.map(|task| (task.task_id, task.state)).collect(),
+        agents.map(|agent| agent.agent_id).collect(),
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_who_asks_a_new_leader_before_any_agent_is_back_misses_no_task_and_no_agent() {
+    let mut cluster = Cluster::start(2).await;
+    let framework = Framework::start(cluster.masters_list(), "services").await;
+    let names: Vec<String> = (0..10).map(|number| format!("service-{number}")).collect();
+    framework.launch(names.iter().map(|name| task(name, "exec sleep 1000")));
+    for name in &names {
+        hear(&framework, name, v1::TaskState::Running).await;
+    }
+    let operator = cluster.operator();
+    let before = listed(&operator).await.expect("the leader answers");
+    assert_eq!((before.0.len(), before.1.len()), (10, 2));
+    for agent in &cluster.agents {
+        agent.signal(Signal::SIGSTOP);
+    }
+    until("the agents stand still", LONG, async || {
+        let mut agents = cluster.agents.iter();
+        agents.all(Member::stands_still).then_some(())
+    })
+    .await;
+    let leader = cluster.leader().await;
+    cluster.masters[leader].kill();
+    let after = until("the new leader answers", LONG, async || {
+        listed(&operator).await
+    });
+    assert_eq!(after.await, before);
+    assert_ne!(cluster.leader().await, leader);
 }
