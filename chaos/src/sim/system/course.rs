@@ -218,11 +218,12 @@ impl Course {
     fn rest(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         self.world.kept().still = true;
         let until = stage.now() + RESTS;
+        let began_ms = stage.now().as_millis() as u64;
         let mut work: Option<Work> = None;
         let mut since = stage.now();
         while stage.now() < until && (work.is_none() || stage.now() < since + RESTED) {
             self.pass(stage, LOOK)?;
-            let now = self.audit.work();
+            let now = self.audit.work(began_ms);
             if now != work {
                 since = stage.now();
                 work = now;

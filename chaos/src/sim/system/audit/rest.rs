@@ -18,12 +18,13 @@ pub(in crate::sim::system) struct Work {
 }
 
 impl Audit {
-    /// All that runs now; `None` while something is broken.
-    pub(in crate::sim::system) fn work(&self) -> Option<Work> {
+    /// All that runs now; `None` while something is broken, or an agent has not heard of its leader since then.
+    pub(in crate::sim::system) fn work(&self, since_ms: u64) -> Option<Work> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
         let machines = || self.world.machines.iter();
-        self.unwell().is_empty().then(|| Work {
+        let is_led = machines().all(|machine| machine.obeyed_ms() > since_ms);
+        (is_led && self.unwell().is_empty()).then(|| Work {
             registered: live.map(|task| (task.key.clone(), task.state)).collect(),
             running: machines().map(Machine::running).collect(),
             executors: machines().map(Machine::executors).collect(),
