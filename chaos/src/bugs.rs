@@ -214,7 +214,7 @@ fn found_by(bug: Bug) -> Option<Planted> {
             "a leader that dies with a forwarded call",
         ),
         Bug::StopAfterNotLoaded => (System, &[R4], "a restart while such a task runs"),
-        Bug::CompactionLosesTask => (System, &[T8], "a restart after a compaction"),
+        Bug::CompactionLosesTask => (System, &[T3, T8], "a restart after a compaction"),
         Bug::SignalAsCode => (System, &[T8], "a task that is killed after a restart"),
         Bug::AdoptedAsFirst => (System, &[T8], "a restart while a group runs"),
         Bug::RebootForgotten => (System, &[T9, T4, T1], "a reboot while tasks run"),

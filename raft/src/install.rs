@@ -4,6 +4,7 @@
 
 use std::io;
 
+use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 
 use crate::disk::{self, Changes, Disk, Durability, Family, Read};
@@ -17,6 +18,8 @@ const INSTALLING: &[u8] = b"installing";
 
 /// Records written in one batch, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
+/// The same where a simulation takes a rare turn.
+const FEW_BYTES: usize = 256;
 
 /// Installs the image and returns its records.
 pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyValue>> {
@@ -34,7 +37,9 @@ pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyVa
         let begun = begin(name);
         parts.writer.write(begun, Durability::Synced).await?;
     }
-    for changes in Swap::new(&records) {
+    let mut swap = Swap::new(&records);
+    swap.batch_bytes = buggify::or(Rare::SmallSwap, BATCH_BYTES, FEW_BYTES);
+    for changes in swap {
         parts.writer.write(changes, Durability::Buffered).await?;
     }
     parts.writer.write(end(&meta), Durability::Synced).await?;
@@ -93,12 +98,16 @@ fn end(meta: &SnapshotMeta) -> Changes {
 struct Swap<'a> {
     records: &'a [KeyValue],
     begun: bool,
+    batch_bytes: usize,
 }
 
 impl<'a> Swap<'a> {
     fn new(records: &'a [KeyValue]) -> Self {
-        let begun = false;
-        Self { records, begun }
+        Self {
+            records,
+            begun: false,
+            batch_bytes: BATCH_BYTES,
+        }
     }
 }
 
@@ -112,7 +121,7 @@ impl Iterator for Swap<'_> {
             changes.clear_registry();
         }
         let mut bytes = 0;
-        while bytes < BATCH_BYTES
+        while bytes < self.batch_bytes
             && let Some(((key, value), rest)) = self.records.split_first()
         {
             bytes += key.len() + value.len();

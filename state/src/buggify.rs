@@ -37,6 +37,7 @@ turns! {
     LinkLost "an agent's link ends just after an order was taken";
     EarlyCompaction "a journal is compacted after a few hundred bytes";
     OneRecordAGroup "a journal is synced after each record";
+    SmallSwap "a snapshot takes the place of the registry a few records at a time";
 }
 
 /// Of 16 simulations one turn is taken in 4.

@@ -121,6 +121,8 @@ impl Simulated {
         stored.tasks.insert(task_id.clone(), false);
         drop(kept);
         let shell = match self.chance.below(10) {
+            // Only its agent ends it, by the time that it has.
+            _ if is_timed => "sim for-ever".to_owned(),
             0..=5 => format!("sim {} 0", self.chance.between(10, 3_000)),
             6 => format!("sim {} 3", self.chance.between(1, 500)),
             _ => "sim for-ever".to_owned(),
