@@ -32,21 +32,24 @@ fn the_page_is_what_the_lines_add_up_to() {
     );
 }
 
-fn skip(why: &str) {
-    argosy_testing::skip(&format!("git history is not available: {why}"));
-}
-
-fn versions() -> Result<Vec<Version>, GitError> {
-    Git::open(&root())?.versions(LINES, APPEND_ONLY_SINCE)
+/// The whole history; `None` and a skip without one. Whatever else git refuses fails the test.
+fn history() -> Option<Git> {
+    match Git::open(&root()) {
+        Ok(git) => Some(git),
+        Err(GitError::Absent { why }) => {
+            argosy_testing::skip(&format!("git history is not available: {why}"));
+            None
+        }
+        Err(unknown @ GitError::Unknown { .. }) => panic!("{unknown}"),
+    }
 }
 
 #[test]
 fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
-    let versions = match versions() {
-        Ok(versions) => versions,
-        Err(GitError::Absent { why }) => return skip(&why),
-        Err(unknown @ GitError::Unknown { .. }) => return skip(&unknown.to_string()),
+    let Some(git) = history() else {
+        return;
     };
+    let versions = git.versions(LINES, APPEND_ONLY_SINCE).unwrap();
     let now = lines();
     for Version { commit, text } in versions {
         if let Err(line) = ledger::is_kept(&text, &now) {
@@ -57,10 +60,8 @@ fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
 
 #[test]
 fn every_harness_has_a_line_that_is_new_enough() {
-    let git = match Git::open(&root()) {
-        Ok(git) => git,
-        Err(GitError::Absent { why }) => return skip(&why),
-        Err(unknown @ GitError::Unknown { .. }) => return skip(&unknown.to_string()),
+    let Some(git) = history() else {
+        return;
     };
     let lines = ledger::read(&lines()).unwrap();
     let newest = ledger::newest(&lines, |commit| git.knows(commit));

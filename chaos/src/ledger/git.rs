@@ -29,7 +29,7 @@ pub enum GitError {
         /// The reason.
         why: String,
     },
-    /// The history has no such commit.
+    /// No such commit is HEAD or one of its ancestors.
     #[error("there is no commit {commit:?} in this history")]
     Unknown {
         /// The commit.
@@ -78,12 +78,9 @@ impl Git {
     fn verify(&self, commit: &str) -> Result<(), GitError> {
         // A word that begins with "-" would be an option.
         let is_name = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let name = format!("{commit}^{{commit}}");
-        match is_name
-            && self
-                .run(&["rev-parse", "--verify", "--quiet", &name])
-                .is_ok()
-        {
+        // A repository keeps abandoned commits for weeks: it is not enough that the commit exists.
+        let words = ["merge-base", "--is-ancestor", commit, "HEAD"];
+        match is_name && self.run(&words).is_ok() {
             true => Ok(()),
             false => Err(GitError::Unknown {
                 commit: commit.to_owned(),
@@ -91,7 +88,7 @@ impl Git {
         }
     }
 
-    /// Whether there is such a commit.
+    /// Whether HEAD or one of its ancestors is that commit.
     #[must_use]
     pub fn knows(&self, commit: &str) -> bool {
         self.verify(commit).is_ok()
@@ -246,6 +243,19 @@ mod tests {
             assert!(!git.knows(unknown), "{unknown}");
         }
         assert!(git.knows(first));
+    }
+
+    #[test]
+    fn an_abandoned_commit_is_not_part_of_the_history() {
+        let folder = repository();
+        let git = Git::open(folder.path()).unwrap();
+        let abandoned = git.run(&["rev-parse", "--short", "HEAD"]).unwrap();
+        git.run(&["reset", "--quiet", "--hard", "HEAD~1"]).unwrap();
+        let abandoned = abandoned.trim();
+        git.run(&["cat-file", "-e", abandoned]).unwrap();
+        assert!(!git.knows(abandoned));
+        let error = git.versions("docs/f", abandoned).unwrap_err();
+        assert!(matches!(error, GitError::Unknown { .. }), "{error}");
     }
 
     #[test]

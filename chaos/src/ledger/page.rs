@@ -349,6 +349,14 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_dirty_tree_counts_and_is_not_the_newest() {
+        let dirty = r#"{"tier":"sim-system","commit":"eee","seed":1,"seeds":10,"tree":"dirty"}"#;
+        let lines = read(&format!("{LINES}{dirty}\n")).unwrap();
+        assert_eq!(newest(&lines, |_| true)[SYSTEM].commit, "bbb");
+        contains(&render(&lines), &["| eee sim-system | 10 |"]);
+    }
+
+    #[test]
     fn lines_that_a_later_line_corrects_do_not_count_and_are_shown() {
         let correction = r#"{"event":"correction","tier":"sim-system","commit":"aaa","seed":1,"seeds":1500,"why":"broken history"}"#;
         let again = r#"{"tier":"sim-system","commit":"aaa","seed":1,"seeds":10,"seconds":3600}"#;

@@ -119,11 +119,11 @@ pub(super) struct Totals {
 }
 
 /// The newest line of each harness that proves something: neither corrected, unfinished nor too little, and of a commit
-/// that is known. Work that never became part of the history leaves lines of others.
+/// that is known and was tested without other changes. Work that never became part of the history leaves lines of others.
 #[must_use]
 pub fn newest(lines: &[Line], is_known: impl Fn(&str) -> bool) -> BTreeMap<String, Newest> {
     let counts = |line: &&Line| match line {
-        Line::Run(run) => is_known(&run.commit),
+        Line::Run(run) => is_known(&run.commit) && run.stamp.tree != "dirty",
         Line::Start(_) | Line::Correction(_) | Line::Found(_) => true,
     };
     let lines: Vec<Line> = lines.iter().filter(counts).cloned().collect();
