@@ -102,6 +102,9 @@ pub struct Run {
     /// Seeds whose process ended without a report.
     #[serde(default)]
     pub aborted_seeds: u64,
+    /// Seeds with a violation, aborted ones included. Older lines lack it.
+    #[serde(default)]
+    pub violating_seeds: u64,
     /// Whether the run missed its own minimum; one that proves too little adds nothing.
     #[serde(default)]
     pub proves_too_little: bool,
@@ -127,6 +130,16 @@ impl Run {
     /// Lines of the old form have no time, and neither a first line nor a batch.
     fn is_old(&self) -> bool {
         self.stamp.batch.is_empty()
+    }
+
+    /// Whether more than a tenth of the seeds, and at least two, violate a rule or abort: then the history itself is
+    /// broken, and what was compared proves nothing.
+    fn is_broken(&self) -> bool {
+        let violating = match self.violating_seeds {
+            0 => self.violations.min(self.seeds),
+            seeds => seeds,
+        };
+        violating >= 2 && violating.saturating_mul(10) > self.seeds
     }
 }
 
@@ -268,6 +281,30 @@ mod tests {
         assert_eq!(read("").unwrap(), []);
         for bad in [r#"{"event":"stop","tier":"real"}"#, r#"{"event":4}"#, "4"] {
             assert_eq!(read(bad).unwrap_err().number, 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_history_is_broken_when_more_than_a_tenth_of_at_least_two_seeds_violate() {
+        for (seeds, violating_seeds, violations, is_broken) in [
+            (1, 1, 4, false),
+            (2, 2, 2, true),
+            (20, 2, 9, false),
+            (19, 2, 2, true),
+            (100, 10, 10, false),
+            (100, 11, 11, true),
+            // Lines of the older form: a violation for each seed at most.
+            (1, 0, 4, false),
+            (100, 0, 10, false),
+            (100, 0, 11, true),
+        ] {
+            let run = Run {
+                seeds,
+                violating_seeds,
+                violations,
+                ..Run::default()
+            };
+            assert_eq!(run.is_broken(), is_broken, "{run:?}");
         }
     }
 

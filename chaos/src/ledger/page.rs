@@ -65,8 +65,8 @@ const GOALS: [Goal; 9] = [
 const TITLE: &str = "# Ledger of the chaos runs
 
 Made from `chaos-ledger.jsonl`, to which every batch appends its first and its last line. A batch that did not
-complete, or that proves too little, adds nothing but its violations. The line of a fixed bug stands after those of
-all runs that it was in.
+complete, that proves too little, or in which more than 10 % of the seeds (and at least two) violate a rule or abort,
+adds nothing but its violations. The line of a fixed bug stands after those of all runs that it was in.
 ";
 
 /// The page that the lines add up to.
@@ -277,8 +277,8 @@ mod tests {
 "#;
 
     const BATCHES: &str = r#"
-{"event":"start","batch":"b1","tier":"sim-system","commit":"ccc","seed":1,"seeds":9,"time":"2026-01-01T00:00:01Z"}
-{"event":"end","batch":"b1","tier":"sim-system","commit":"ccc","seed":1,"seeds":9,"faults":300,"violations":2,"aborted_seeds":1,"time":"2026-01-01T00:00:02Z","tree":"clean"}
+{"event":"start","batch":"b1","tier":"sim-system","commit":"ccc","seed":1,"seeds":20,"time":"2026-01-01T00:00:01Z"}
+{"event":"end","batch":"b1","tier":"sim-system","commit":"ccc","seed":1,"seeds":20,"faults":300,"violations":2,"aborted_seeds":1,"time":"2026-01-01T00:00:02Z","tree":"clean"}
 {"event":"start","batch":"b2","tier":"real","commit":"ddd","seed":2,"seeds":1,"time":"2026-01-01T00:00:03Z"}
 {"event":"start","batch":"b3","tier":"power","commit":"ddd","seed":3,"seeds":20,"time":"2026-01-01T00:00:04Z"}
 {"event":"end","batch":"b3","tier":"power","commit":"ddd","seed":3,"seeds":20,"power_cuts":20,"outcome":"failed","error":"no kernel","violations":1,"time":"2026-01-01T00:00:05Z"}
@@ -334,6 +334,20 @@ mod tests {
         );
         let newest = newest(&lines, |_| true);
         assert_eq!(newest.keys().collect::<Vec<_>>(), [SYSTEM]);
+    }
+
+    #[test]
+    fn a_batch_with_a_broken_history_adds_only_violations_and_is_not_the_newest() {
+        let broken = BATCHES.replace("\"seeds\":20,\"faults\"", "\"seeds\":19,\"faults\"");
+        let lines = read(&broken).unwrap();
+        contains(
+            &render(&lines),
+            &[
+                "| faults in them, without repairs | 100,000 | 0 |",
+                "| violations ever | – | 3 |",
+            ],
+        );
+        assert!(newest(&lines, |_| true).is_empty());
     }
 
     #[test]

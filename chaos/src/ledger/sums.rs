@@ -45,7 +45,7 @@ impl Sums {
         self.by_tier.values().map(|sum| sum.violations).sum()
     }
 
-    /// A violation counts in every run; all else only in one that is complete and proves enough.
+    /// A violation counts in every run; all else only in one that is complete, not broken, and proves enough.
     pub(super) fn add(&mut self, run: &Run) {
         let sum = self.by_tier.entry(run.tier.clone()).or_default();
         sum.violations += run.violations;
@@ -73,7 +73,7 @@ impl Sums {
 }
 
 fn proves(run: &Run) -> bool {
-    run.outcome == Outcome::Complete && !run.proves_too_little
+    run.outcome == Outcome::Complete && !run.proves_too_little && !run.is_broken()
 }
 
 /// Lines that a correction took out of the sums.

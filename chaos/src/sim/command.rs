@@ -108,6 +108,7 @@ impl Sum {
     /// Compares the whole batch with what it must show.
     fn finish(&mut self, tier: &str) {
         self.violated.sort_unstable();
+        self.run.violating_seeds = self.violated.len() as u64;
         let minimum = minimum::of(tier, self.run.seeds);
         self.too_little = self.judged.shortfalls(&minimum);
         self.run.proves_too_little = !self.too_little.is_empty();
@@ -419,6 +420,7 @@ mod tests {
             (sum.run.seeds, sum.run.violations, sum.run.aborted_seeds),
             (101, 1, 1)
         );
+        assert_eq!(sum.run.violating_seeds, 1);
         assert_eq!((sum.exit_code(), &sum.violated[..]), (1, &[7][..]));
     }
 }
