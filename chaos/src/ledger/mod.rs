@@ -11,6 +11,8 @@ mod git;
 mod page;
 mod sums;
 
+use std::collections::BTreeMap;
+
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -105,6 +107,13 @@ pub struct Run {
     /// Seeds with a violation, aborted ones included. Older lines lack it.
     #[serde(default)]
     pub violating_seeds: u64,
+    /// How many kinds of faults there were under real processes; zero in lines that do not record it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fault_kinds: u64,
+    /// Cuts of a whole machine, by the moment from which each was counted; the last boot of a series, without a cut, is
+    /// `Settled`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub moments: BTreeMap<String, u64>,
     /// Whether the run missed its own minimum; one that proves too little adds nothing.
     #[serde(default)]
     pub proves_too_little: bool,
@@ -126,10 +135,29 @@ fn one() -> u64 {
     1
 }
 
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Run {
     /// Lines of the old form have no time, and neither a first line nor a batch.
     fn is_old(&self) -> bool {
         self.stamp.batch.is_empty()
+    }
+
+    /// Whether leaders were killed and nothing else was done: each died in a cluster at rest.
+    fn kills_alone(&self) -> bool {
+        self.fault_kinds == 1 && self.leader_kills > 0 && self.faults == self.leader_kills
+    }
+
+    /// Power cuts that were counted from a moment before the load began.
+    fn cuts_before_load(&self) -> u64 {
+        let cuts = ["PowerOn", "Mounted"].map(|moment| self.moments.get(moment));
+        cuts.into_iter().flatten().sum()
     }
 
     /// Whether more than a tenth of the seeds, and at least two, violate a rule or abort: then the history itself is

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::sums::{Sum, Totals, totals};
-use super::{Found, Line, RAFT, SYSTEM};
+use super::{Found, Line, RAFT, REAL, SYSTEM};
 use crate::sim::graphs;
 
 /// What must be reached in sum before a release.
@@ -124,7 +124,34 @@ fn reached(page: &mut String, totals: &Totals) {
     }
     let excluded: u64 = totals.excluded.iter().map(|(_, sum)| sum.violations).sum();
     let mixed = totals.all.of(SYSTEM).mixed_faults;
+    let (kills, kills_at_rest) = (totals.all.kills(), totals.all.kills_at_rest());
+    let (cuts, cuts_before_load) = (totals.all.cuts(), totals.all.cuts_before_load());
     for (what, most, reached) in [
+        (
+            "leaders killed at rest: the only kind of fault of its batch",
+            "–",
+            kills_at_rest,
+        ),
+        (
+            "leaders killed among other faults",
+            "–",
+            kills - kills_at_rest,
+        ),
+        (
+            "power cuts before load (moments `PowerOn`, `Mounted`)",
+            "–",
+            cuts_before_load,
+        ),
+        (
+            "power cuts under load, those of single disks included",
+            "–",
+            cuts.saturating_sub(cuts_before_load),
+        ),
+        (
+            "minutes of real processes under several kinds of faults, which overlap at times",
+            "–",
+            totals.all.of(REAL).mixed_seconds / 60,
+        ),
         (
             "violations since the newest fix",
             "0 at most",
@@ -419,6 +446,26 @@ mod tests {
             ["violations since the newest fix: 1, at most 0"]
         );
         assert_eq!(short("").len(), GOALS.len());
+    }
+
+    #[test]
+    fn kills_at_rest_cuts_before_load_and_mixed_faults_are_shown_apart() {
+        let lines = r#"
+{"tier":"real","commit":"a","seed":1,"seconds":100,"faults":50,"leader_kills":50,"fault_kinds":1}
+{"tier":"real","commit":"a","seed":2,"seconds":605,"faults":174,"leader_kills":25,"fault_kinds":35}
+{"tier":"real","commit":"a","seed":3,"seconds":219,"faults":54,"leader_kills":7}
+{"tier":"power","commit":"a","seed":4,"seeds":20,"power_cuts":31,"machine_cuts":20,"moments":{"DiskBack":4,"DiskOff":4,"Loading":8,"Mounted":3,"PowerOn":1,"Settled":1}}
+"#;
+        contains(
+            &render(&read(lines).unwrap()),
+            &[
+                "| leaders killed at rest: the only kind of fault of its batch | – | 50 |",
+                "| leaders killed among other faults | – | 32 |",
+                "(moments `PowerOn`, `Mounted`) | – | 4 |",
+                "| power cuts under load, those of single disks included | – | 27 |",
+                "several kinds of faults, which overlap at times | – | 10 |",
+            ],
+        );
     }
 
     #[test]

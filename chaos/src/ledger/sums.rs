@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Correction, GRAPHS, Line, Outcome, Run, Stamp, Start};
+use super::{Correction, GRAPHS, Line, Outcome, REAL, Run, Stamp, Start};
 use crate::sim::graphs;
 
 /// The sum of the lines of one harness.
@@ -14,7 +14,13 @@ pub(super) struct Sum {
     /// Faults and repairs of simulations, from lines of the old form, which do not separate them.
     pub(super) mixed_faults: u64,
     pub(super) leader_kills: u64,
+    /// Of these, the ones in batches without another fault.
+    pub(super) kills_at_rest: u64,
     pub(super) power_cuts: u64,
+    /// Of these, the ones before the load began.
+    pub(super) cuts_before_load: u64,
+    /// Seconds of real processes under faults of several kinds.
+    pub(super) mixed_seconds: u64,
     pub(super) leader_changes: u64,
     pub(super) operations: u64,
     pub(super) violations: u64,
@@ -39,6 +45,14 @@ impl Sums {
 
     pub(super) fn cuts(&self) -> u64 {
         self.by_tier.values().map(|sum| sum.power_cuts).sum()
+    }
+
+    pub(super) fn kills_at_rest(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.kills_at_rest).sum()
+    }
+
+    pub(super) fn cuts_before_load(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.cuts_before_load).sum()
     }
 
     pub(super) fn violations(&self) -> u64 {
@@ -67,6 +81,13 @@ impl Sums {
         sum.seconds += run.seconds;
         sum.leader_kills += run.leader_kills;
         sum.power_cuts += run.power_cuts;
+        sum.cuts_before_load += run.cuts_before_load();
+        if run.kills_alone() {
+            sum.kills_at_rest += run.leader_kills;
+        }
+        if run.tier == REAL && run.fault_kinds > 1 {
+            sum.mixed_seconds += run.seconds;
+        }
         sum.leader_changes += run.leader_changes;
         sum.operations += run.operations;
     }

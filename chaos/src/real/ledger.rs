@@ -19,6 +19,7 @@ pub(super) fn run(report: &Report) -> Run {
         seconds: report.seconds,
         faults: done.values().sum(),
         leader_kills: KILLS.iter().filter_map(|kind| done.get(kind)).sum(),
+        fault_kinds: done.len() as u64,
         leader_changes: report.leader_changes(),
         operations: report.answered(),
         violations: report.violations.len() as u64,
@@ -36,7 +37,6 @@ pub(super) fn details(report: &Report) -> Details {
     Details::from_iter([
         ("version".to_owned(), report.version.as_str().into()),
         ("size".to_owned(), report.size.as_str().into()),
-        ("fault_kinds".to_owned(), report.done().len().into()),
         ("starts_witnessed".to_owned(), report.witnessed.into()),
         ("rules_judged".to_owned(), report.judging().len().into()),
         ("too_little".to_owned(), report.too_little.clone().into()),
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!((sums.faults, sums.leader_kills, sums.violations), (2, 1, 0));
         assert_eq!(sums.outcome, Outcome::Complete);
         assert!(!sums.proves_too_little);
-        assert_eq!(details(&report)["fault_kinds"], 2);
+        assert_eq!(sums.fault_kinds, 2);
         report.interrupted = true;
         report.too_little.push("no task".to_owned());
         report.violations.push(Violation {
