@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{GRAPHS, GitError, Newest, POWER, RAFT, REAL, SYSTEM};
+use super::{EVERY_FAULT, GRAPHS, GitError, Newest, POWER, RAFT, REAL, SYSTEM};
 
 /// How far HEAD is from the commit of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ const MOST: Distance = Distance {
 };
 
 /// Every harness, with a command that adds a line.
-const HARNESSES: [(&str, &str); 5] = [
+const HARNESSES: [(&str, &str); 6] = [
     (
         RAFT,
         "argosy-chaos sim --brief --raft-only --seeds 1000 --from $(date +%s)000",
@@ -37,6 +37,8 @@ const HARNESSES: [(&str, &str); 5] = [
         REAL,
         "argosy-chaos run --pace quick --faults kill-leader --rounds 100",
     ),
+    // Batches that only kill leaders keep the line above new.
+    (EVERY_FAULT, "argosy-chaos run --pace quick --each-once"),
     (
         POWER,
         "scripts/test-vm power-cuts --cuts 20 --seed $(date +%s)",
@@ -79,6 +81,7 @@ impl Distance {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{newest, read};
     use super::*;
 
     fn all(commit: &str) -> BTreeMap<String, Newest> {
@@ -127,6 +130,30 @@ mod tests {
             panic!("{stale:?}");
         };
         assert!(only.starts_with("power has no line that counts; add one: scripts/test-vm"));
+    }
+
+    #[test]
+    fn batches_that_only_kill_leaders_do_not_stand_for_every_fault() {
+        let line = |commit: &str, kinds: u64| {
+            format!("{{\"tier\":\"real\",\"commit\":\"{commit}\",\"fault_kinds\":{kinds}}}\n")
+        };
+        let every_fault = |text: &str| {
+            let newest = newest(&read(text).unwrap(), |_| true);
+            assert_eq!(newest[REAL].commit, "ccc");
+            newest.get(EVERY_FAULT).map(|line| line.commit.clone())
+        };
+        let few = [line("aaa", 19), line("ccc", 1)].concat();
+        assert_eq!(every_fault(&few), None);
+        let many = [line("aaa", 35), line("bbb", 20), line("ccc", 1)].concat();
+        assert_eq!(every_fault(&many).as_deref(), Some("bbb"));
+        let mut lines = all("aaa");
+        lines.remove(EVERY_FAULT);
+        let stale = stale(&lines, at(1, 1)).unwrap();
+        let [only] = &stale[..] else {
+            panic!("{stale:?}");
+        };
+        assert!(only.contains("every fault once has no line that counts"));
+        assert!(only.contains("--each-once --ledger docs/"), "{only}");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(crate) const SYSTEM: &str = "sim-system";
 pub(crate) const RAFT: &str = "sim-raft";
 /// Real processes.
 pub(crate) const REAL: &str = "real";
+/// Real processes under every kind of fault once. No tier: a line of real processes with many kinds is of both.
+pub(crate) const EVERY_FAULT: &str = "real, every fault once";
 /// Power cuts in a virtual machine.
 pub(crate) const POWER: &str = "power";
 
@@ -152,6 +154,11 @@ impl Run {
     /// Whether leaders were killed and nothing else was done: each died in a cluster at rest.
     fn kills_alone(&self) -> bool {
         self.fault_kinds == 1 && self.leader_kills > 0 && self.faults == self.leader_kills
+    }
+
+    /// Whether real processes met nearly every kind of fault. A host may lack the tools of a few.
+    fn has_every_fault(&self) -> bool {
+        self.tier == REAL && self.fault_kinds >= 20
     }
 
     /// Power cuts that were counted from a moment before the load began.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Correction, GRAPHS, Line, Outcome, REAL, Run, Stamp, Start};
+use super::{Correction, EVERY_FAULT, GRAPHS, Line, Outcome, REAL, Run, Stamp, Start};
 use crate::sim::graphs;
 
 /// The sum of the lines of one harness.
@@ -218,8 +218,11 @@ impl Totals {
         let Stamp { time, tree, .. } = run.stamp.clone();
         if proves(run) {
             let commit = run.commit.clone();
-            self.newest
-                .insert(run.tier.clone(), Newest { commit, time, tree });
+            let newest = Newest { commit, time, tree };
+            if run.has_every_fault() {
+                self.newest.insert(EVERY_FAULT.to_owned(), newest.clone());
+            }
+            self.newest.insert(run.tier.clone(), newest);
         }
         let why = match run.outcome {
             Outcome::Complete => return,
