@@ -1,5 +1,5 @@
-//! The ledger: its page is what its lines add up to (UPDATE_EXPECT=1 rewrites it), its lines stay, and each harness
-//! has one that is new enough.
+//! The ledger: its page is what its lines add up to (UPDATE_EXPECT=1 rewrites it), its lines stay, each harness has one
+//! that is new enough, and a release is recorded only when every minimum is reached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use argosy_chaos::ledger::{self, Git, GitError, Version};
 
 const LINES: &str = "docs/chaos-ledger.jsonl";
+const RELEASES: &str = "releases.txt";
 /// Lines were edited before this commit. Since then the file only grows.
 const APPEND_ONLY_SINCE: &str = "268ab4d";
 
@@ -67,4 +68,19 @@ fn every_harness_has_a_line_that_is_new_enough() {
     let newest = ledger::newest(&lines, |commit| git.knows(commit));
     let stale = ledger::stale(&newest, |commit| git.distance(commit)).unwrap();
     assert!(stale.is_empty(), "\n{}\n", stale.join("\n"));
+}
+
+#[test]
+fn every_release_was_recorded_with_a_ledger_that_reaches_every_minimum() {
+    let Some(git) = history() else {
+        return;
+    };
+    let releases = fs::read_to_string(root().join(RELEASES)).unwrap();
+    // A release that is not committed yet is recorded with the ledger of the working tree.
+    let ledger_of = |line: &str| {
+        let added = git.when_added(line, RELEASES, LINES)?;
+        Ok(added.unwrap_or_else(lines))
+    };
+    let early = ledger::early_releases(&releases, ledger_of).unwrap();
+    assert!(early.is_empty(), "\n{}\n", early.join("\n"));
 }

@@ -109,6 +109,20 @@ impl Git {
         })
     }
 
+    /// A file as it was when a line came to another file; `None` if the line is not committed.
+    ///
+    /// # Errors
+    /// The file was not there then.
+    pub fn when_added(&self, line: &str, to: &str, file: &str) -> Result<Option<String>, GitError> {
+        let search = format!("-S{line}");
+        let words = ["log", "--reverse", "--format=%H", search.as_str(), "--", to];
+        let commits = self.run(&words)?;
+        let Some(commit) = commits.lines().next() else {
+            return Ok(None);
+        };
+        self.run(&["show", &format!("{commit}:{file}")]).map(Some)
+    }
+
     /// A file as it was at every commit that changed it, from one commit on.
     ///
     /// # Errors
@@ -256,6 +270,16 @@ mod tests {
         assert!(!git.knows(abandoned));
         let error = git.versions("docs/f", abandoned).unwrap_err();
         assert!(matches!(error, GitError::Unknown { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_as_it_was_when_a_line_came_to_another() {
+        let folder = repository();
+        let git = Git::open(folder.path()).unwrap();
+        let when = |line| git.when_added(line, "master/code", "docs/f").unwrap();
+        assert_eq!(when("2").as_deref(), Some("1\n2\n"));
+        assert_eq!(when("4"), None);
+        assert!(git.when_added("2", "master/code", "docs/none").is_err());
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //! a sum can be audited. It uses no sum that a line states; it computes them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`, `age`, `command`.
+//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`, `age`, `release`, `command`.
 
 mod age;
 mod batch;
 mod command;
 mod git;
 mod page;
+mod release;
 mod sums;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(crate) use batch::{Batch, Details, Plan};
 pub use command::{LedgerArguments, ledger};
 pub use git::{Git, GitError, Version, is_kept};
 pub use page::{render, shortfalls};
+pub use release::early_releases;
 pub use sums::{Newest, newest};
 
 /// The harness whose seeds play connectivity graphs: which ones follows from their numbers.
