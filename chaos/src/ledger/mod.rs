@@ -233,6 +233,9 @@ pub struct Found {
     /// The commit that fixed it; empty while it is open.
     #[serde(default)]
     pub fix: String,
+    /// When it was fixed, if its line was added later, as "2026-11-22T12:00:00Z"; else empty.
+    #[serde(default)]
+    pub fixed_at: String,
     /// The test that keeps it.
     #[serde(default)]
     pub test: String,

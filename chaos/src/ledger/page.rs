@@ -66,7 +66,8 @@ const TITLE: &str = "# Ledger of the chaos runs
 
 Made from `chaos-ledger.jsonl`, to which every batch appends its first and its last line. A batch that did not
 complete, that proves too little, or in which more than 10 % of the seeds (and at least two) violate a rule or abort,
-adds nothing but its violations. The line of a fixed bug stands after those of all runs that it was in.
+adds nothing but its violations. The line of a fixed bug stands after those of all runs that it was in, or has the time
+of its fix.
 ";
 
 /// The page that the lines add up to.
@@ -259,6 +260,7 @@ fn bugs(page: &mut String, lines: &[Line]) {
             cause,
             fix,
             test,
+            ..
         } = newest[&key];
         let fix = if fix.is_empty() { "open" } else { fix };
         line(page, &[bug, seed, cause, fix, test].map(ToOwned::to_owned));

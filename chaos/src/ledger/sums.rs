@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Correction, EVERY_FAULT, GRAPHS, Line, Outcome, REAL, Run, Stamp, Start};
+use super::{Correction, EVERY_FAULT, Found, GRAPHS, Line, Outcome, REAL, Run, Stamp, Start};
 use crate::sim::graphs;
 
 /// The sum of the lines of one harness.
@@ -132,6 +132,8 @@ pub struct Newest {
 pub(super) struct Totals {
     pub(super) all: Sums,
     pub(super) since_fix: Sums,
+    /// Batches of `since_fix`; they begin with the times at which they began. Lines of the old form have none.
+    batches_since_fix: BTreeSet<String>,
     /// By commit, the newest last.
     pub(super) commits: Vec<(String, Sums)>,
     pub(super) newest: BTreeMap<String, Newest>,
@@ -171,8 +173,7 @@ pub(super) fn totals(lines: &[Line]) -> Totals {
                 totals.add(run, met);
             }
             Line::Correction(_) => met += 1,
-            Line::Found(found) if !found.fix.is_empty() => totals.since_fix = Sums::default(),
-            Line::Found(_) => {}
+            Line::Found(found) => totals.fixed(found),
         }
     }
     totals.unfinished.extend(open.into_iter().map(without_end));
@@ -193,6 +194,16 @@ fn without_end(start: &Start) -> Unfinished {
 }
 
 impl Totals {
+    /// Counts from here again, unless all that is counted began after the fix.
+    fn fixed(&mut self, found: &Found) {
+        let is_older = |batch: &String| *batch < found.fixed_at;
+        let is_late = !found.fixed_at.is_empty() && !self.batches_since_fix.iter().any(is_older);
+        if !found.fix.is_empty() && !is_late {
+            self.since_fix = Sums::default();
+            self.batches_since_fix.clear();
+        }
+    }
+
     fn add(&mut self, run: &Run, met: usize) {
         let correction = self.excluded.iter_mut().skip(met);
         let mut correction = correction.filter(|(correction, _)| correction.covers(run));
@@ -205,6 +216,7 @@ impl Totals {
         }
         self.all.add(run);
         self.since_fix.add(run);
+        self.batches_since_fix.insert(run.stamp.batch.clone());
         let place = self
             .commits
             .iter()
@@ -236,5 +248,49 @@ impl Totals {
             time: run.stamp.time.clone(),
             why,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{REAL, read};
+    use super::totals;
+
+    #[test]
+    fn a_fix_that_is_recorded_late_restarts_no_count_of_batches_after_it() {
+        let batch = |batch: &str| {
+            format!(
+                "{{\"event\":\"end\",\"batch\":\"{batch}\",\"tier\":\"real\",\"leader_kills\":3}}\n"
+            )
+        };
+        let fix = |fixed_at: &str| {
+            format!(
+                "{{\"bug\":\"b\",\"seed\":\"s\",\"cause\":\"c\",\"fix\":\"f\",\"fixed_at\":\"{fixed_at}\"}}\n"
+            )
+        };
+        let kills = |lines: &[String]| {
+            let totals = totals(&read(&lines.concat()).unwrap());
+            totals.since_fix.of(REAL).leader_kills
+        };
+        let (first, second) = (
+            batch("2026-11-24T10:00:00Z-1"),
+            batch("2026-11-25T10:00:00Z-1"),
+        );
+        let both = [first, second];
+        assert_eq!(kills(&both), 6);
+        for (fixed_at, left) in [
+            ("2026-11-23T10:00:00Z", 6),
+            // One of them began before the fix.
+            ("2026-11-24T12:00:00Z", 0),
+            ("", 0),
+        ] {
+            assert_eq!(
+                kills(&[&both[..], &[fix(fixed_at)]].concat()),
+                left,
+                "{fixed_at}"
+            );
+        }
+        let old = "{\"tier\":\"real\",\"leader_kills\":3}\n".to_owned();
+        assert_eq!(kills(&[old, fix("2026-11-23T10:00:00Z")]), 0);
     }
 }
