@@ -37,12 +37,9 @@ pub enum FaultKind {
     SyncFailure,
     SlowDisk,
     StalledDisk,
-    /// Files changed or cut behind the node's back.
-    CorruptFile,
     /// All files of a node are gone.
     WipeDisk,
     ClockJump,
-    ClockDrift,
     MemoryLimit,
     DescriptorLimit,
     AgentCrashInLaunch,
@@ -54,11 +51,9 @@ pub enum FaultKind {
     Teardown,
     LeaderTransfer,
     MembershipChange,
-    Snapshot,
     FreezeAllMasters,
     CutLeaderFromMasters,
     ReconnectStorm,
-    ReplayOldOrder,
     /// A switch of the code itself that makes rare orders of events frequent.
     Buggify,
 }

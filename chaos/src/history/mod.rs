@@ -11,7 +11,7 @@
 //! let (recorder, recording) = Recorder::in_memory(|| 7);
 //! let client = Process::new("operator-1");
 //! let call = recorder.invoke(&client, Operation::Read {
-//!     key: "weight/batch".into(),
+//!     key: "agent-1/zone".into(),
 //!     consistency: Consistency::Linearizable,
 //! });
 //! recorder.ok(call, Outcome::Value { value: None }, None);

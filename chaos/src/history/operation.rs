@@ -57,7 +57,7 @@ pub struct UpdateName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum Operation {
-    /// Asks for the value of a register: an attribute, a weight, a key of the raft-only simulation.
+    /// Asks for the value of a register: an attribute, or a key of the raft-only simulation.
     Read {
         /// Its name, unique in the cluster, as "attribute/agent-1/zone".
         key: String,
