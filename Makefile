@@ -35,16 +35,22 @@ test: setup ## everything that must hold; includes verify
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out and attacks from outside in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
-	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- --each-matches cycles
-	ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test speed --test memory
-	scripts/test-arm64
-	scripts/test-vm cases --limit 600 walls-of-root
+	@$(ENV)
+	# A part that fails does not keep the others from running; the target fails at the end.
+	failed=()
+	part() { "$$@" || failed+=("$$*"); }
+	part env ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- --each-matches cycles
+	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test speed --test memory
+	part scripts/test-arm64
+	part scripts/test-vm cases --limit 600 walls-of-root
 	# Minutes of processor time, whatever else runs: no deadline passes because the host is busy.
-	scripts/test-vm cases --clock instructions --limit 1800 outside
-	scripts/chaos-planted --patience 900
-	[ "$$(id -u)" != 0 ] || scripts/chaos-planted --place processes
-	cargo build --locked --release --package argosy-cli --package argosy-chaos
-	scripts/chaos-long
+	part scripts/test-vm cases --clock instructions --limit 1800 outside
+	part scripts/chaos-planted --patience 900
+	[ "$$(id -u)" != 0 ] || part scripts/chaos-planted --place processes
+	part cargo build --locked --release --package argosy-cli --package argosy-chaos
+	part scripts/chaos-long
+	part make ledger
+	[ "$${#failed[@]}" = 0 ] || { printf 'FAILED %s\n' "$${failed[@]}"; exit 1; }
 
 bare-root: ## the README's two commands three times in a row, in a bare Debian root; takes hours
 	@scripts/bare-root
