@@ -82,9 +82,11 @@ fn sweeps() {
     let (known, unknown) = (world.spec("exec sleep 1000"), world.spec("exec sleep 1000"));
     let (mut kept, _) = world.start(&known);
     let (mut swept, _) = world.start(&unknown);
+    let group = unknown.cgroup.clone().unwrap();
+    fs::create_dir_all(group.join("a/b")).unwrap();
     let removed = sweep(&world.tree, &BTreeSet::from([known.id.clone()]), PATIENCE).unwrap();
-    // Its supervisor may have been quicker with the group.
-    assert!(removed.is_empty() || removed == [unknown.id]);
+    assert_eq!(removed, [unknown.id]);
+    assert!(!group.exists(), "nor what the container made below it");
     assert_eq!(swept.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
     assert_eq!(kept.notice().unwrap(), None);
     assert_eq!(world.tree.containers().unwrap(), [known.id]);

@@ -209,7 +209,7 @@ pub(super) async fn an_agent_is_refused_disks_that_its_host_cannot_keep_small() 
         "{why}"
     );
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     if argosy_isolation::disk::project::supported(host.folder.path()).is_ok() {
         return skip("this kernel has no file system without quotas for temporary files");
