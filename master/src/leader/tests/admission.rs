@@ -197,6 +197,32 @@ fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
 }
 
 #[test]
+fn an_agent_that_never_lists_its_tasks_stays_and_is_offered_nothing() {
+    let mut world = World::new();
+    world.subscribe("web");
+    let link = world.link();
+    let mut hello = new_agent(1, "cpus:4;mem:4096");
+    hello.digest = 1;
+    world.hello(link, hello);
+    let asked = format!("link-{} <- list your tasks", link.0);
+    let mut said = world.take_said();
+    assert!(said.contains(&asked), "{said:?}");
+    world.pass_with(2 * LIMITS.agent_timeout_ms, &[link]);
+    said.extend(world.take_said());
+    assert!(
+        !said.iter().any(|line| line.contains("<- offers")),
+        "{said:?}"
+    );
+    assert_eq!(world.registry.agents_in(AgentMode::Registered), 1);
+    world.list(link, 0, &[]);
+    let said = world.take_said();
+    assert!(
+        said.iter().any(|line| line.contains("<- offers")),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn a_place_in_line_ends_with_its_link() {
     let agents = LISTS as u64 + 2;
     let mut world = many(agents);

@@ -47,6 +47,17 @@ fn any_word_of_an_agent_counts_as_a_sign_of_life() {
 }
 
 #[test]
+fn pings_before_a_hello_are_not_answered_and_keep_no_agent_alive() {
+    let mut world = World::with_running_task();
+    let link = world.link();
+    world.feed(Input::AgentPing { link, serial: 7 });
+    world.expect_silence();
+    world.pass_with(LIMITS.agent_timeout_ms, &[link]);
+    world.forget_said();
+    assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
+}
+
+#[test]
 fn a_new_leader_gives_every_agent_a_full_grace_and_a_return_ends_it() {
     let mut world = World::with_offer();
     world.agent("cpus:1;mem:1024");
