@@ -44,8 +44,8 @@ use argosy_state::ids::Revision;
 
 pub use fault::{Fault, FaultKind};
 pub use observation::{
-    AgentFact, Audit, End, Expectation, FinalTask, ListedOffer, Observation, OfferFact,
-    OrderAction, Origin, Phase, RaftFact, TaskFact,
+    AgentFact, Audit, End, Expectation, FinalTask, FrameworkFact, ListedOffer, Observation,
+    OfferFact, OrderAction, Origin, Phase, RaftFact, Removal, TaskFact,
 };
 pub use operation::{
     Answer, CallName, Consistency, Launch, Operation, Outcome, Refusal, UpdateName,

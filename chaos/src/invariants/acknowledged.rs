@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use argosy_state::ids::TaskKey;
 
 use super::Findings;
-use super::facts::{final_phase, of_tasks, registered};
+use super::facts::{final_phase, of_tasks, registered, removed};
 use crate::history::{CallView, History, Operation, Outcome, TaskFact};
 use crate::linearizability::{Action, Call, registers};
 
@@ -98,19 +98,12 @@ fn tasks(findings: &mut Findings, history: &History) {
             ended.insert(task, at);
         }
     }
-    let torn_down: BTreeSet<_> = history
-        .calls()
-        .iter()
-        .filter_map(|call| match call.operation {
-            Operation::Teardown { framework, .. } => Some(*framework),
-            _ => None,
-        })
-        .collect();
+    let removed = removed(history);
     for call in history.calls() {
         for task in accepted(&call) {
             // A run that ends early may have taken its last audit while work went on.
             let is_later = call.ended.is_some_and(|(ended, _)| ended > audit);
-            if is_later || torn_down.contains(&task.framework) {
+            if is_later || removed.contains(&task.framework) {
                 continue;
             }
             let is_there = known.contains(task) || ended.contains_key(task);
@@ -125,7 +118,7 @@ fn tasks(findings: &mut Findings, history: &History) {
 mod tests {
     use super::super::scene::{AGENT, Ending, Scene, catches, key, offer, passes, sees_nothing};
     use super::*;
-    use crate::history::{Audit, Consistency, FinalTask, Phase};
+    use crate::history::{Audit, Consistency, FinalTask, Phase, Removal};
     use argosy_state::task::TaskState;
 
     fn write(value: &str) -> Operation {
@@ -197,7 +190,14 @@ mod tests {
         );
         catches(
             check,
-            registry(scene, &["other"]),
+            registry(scene.clone(), &["other"]),
+            "framework-3/web was accepted",
+        );
+        let expired = scene.clone().removed(Removal::Deadline, 60_000);
+        sees_nothing(check, registry(expired, &[]));
+        catches(
+            check,
+            registry(scene.removed(Removal::Deadline, 1), &[]),
             "framework-3/web was accepted",
         );
     }

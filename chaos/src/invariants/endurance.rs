@@ -1,12 +1,13 @@
 //! T7: a running task goes on, in the same process and with growing progress, whatever happens to
-//! masters, networks and agents' processes around it.
+//! masters, networks and agents' processes around it; and its framework is removed only by a teardown that was asked
+//! for, or when its failover timeout is over.
 
 use std::collections::BTreeMap;
 
 use argosy_state::ids::{AgentId, TaskKey};
 
 use super::Findings;
-use super::facts::{expectations, final_phase, of_tasks};
+use super::facts::{Removed, expectations, final_phase, of_tasks, removals};
 use crate::history::{Event, Expectation, FaultKind, History, Operation, TaskFact, What};
 
 /// In so long, a task that runs makes progress.
@@ -16,9 +17,19 @@ const PROGRESS_NS: u64 = 10_000_000_000;
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     processes(history, &mut findings);
+    let removals = removals(history);
+    for removed in &removals {
+        match &removed.wrong {
+            None => findings.look(),
+            Some((shown, why)) => {
+                let words = format!("{} was removed {why}", removed.framework);
+                findings.must(false, [*shown, removed.at], || words);
+            }
+        }
+    }
     for (at, _, expected) in expectations(history) {
         if let Expectation::KeepsRunning { task } = expected {
-            keeps_running(history, &mut findings, at, task);
+            keeps_running(history, &mut findings, &removals, (at, task));
         }
     }
     findings
@@ -84,7 +95,12 @@ fn processes(history: &History, findings: &mut Findings) {
     }
 }
 
-fn keeps_running(history: &History, findings: &mut Findings, from: usize, task: &TaskKey) {
+fn keeps_running(
+    history: &History,
+    findings: &mut Findings,
+    removals: &[Removed],
+    (from, task): (usize, &TaskKey),
+) {
     let agent = of_tasks(history).find_map(|(_, _, fact)| match fact {
         TaskFact::Launched {
             task: of, agent, ..
@@ -95,8 +111,16 @@ fn keeps_running(history: &History, findings: &mut Findings, from: usize, task: 
         _ => None,
     });
     let later = &history.events[from..];
-    let excused = later.iter().position(|event| ends(event, task, agent));
-    let until = excused.map_or(history.events.len(), |place| from + place);
+    let ended = later.iter().position(|event| ends(event, task, agent));
+    let removed = removals.iter().find(|removed| {
+        removed.framework == task.framework && removed.at >= from && removed.wrong.is_none()
+    });
+    let ended = ended.map(|place| from + place);
+    let excused = ended
+        .into_iter()
+        .chain(removed.map(|removed| removed.at))
+        .min();
+    let until = excused.unwrap_or(history.events.len());
     let mut alive = None;
     for (at, _, fact) in of_tasks(history).take_while(|(at, _, _)| *at < until) {
         match fact {
@@ -133,7 +157,6 @@ fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
     match &event.what {
         What::Invoke { operation, .. } => match operation {
             Operation::Kill { task: of, .. } => of == task,
-            Operation::Teardown { framework, .. } => *framework == task.framework,
             Operation::MarkGone { agent: of } => Some(*of) == agent,
             _ => false,
         },
@@ -152,9 +175,9 @@ fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Scene, catches, key, passes};
+    use super::super::scene::{FRAMEWORK, Scene, catches, key, passes, sees_nothing};
     use super::*;
-    use crate::history::Phase;
+    use crate::history::{FrameworkFact, Phase, Removal};
     use argosy_state::task::TaskState;
 
     fn service() -> Scene {
@@ -177,6 +200,42 @@ mod tests {
         let rebooted = service().fault(FaultKind::HostReboot, "agent-5");
         let rebooted = rebooted.told(9, "web", TaskState::Failed);
         assert_eq!(check(&rebooted.phase(Phase::Final).history()).wrong, []);
+    }
+
+    #[test]
+    fn a_framework_that_was_torn_down_or_away_for_too_long_is_removed_with_its_tasks() {
+        let torn_down = Scene::new().torn_down().removed(Removal::Teardown, 0);
+        passes(check, torn_down);
+        passes(check, Scene::new().removed(Removal::Room, 0));
+        let expired = service().removed(Removal::Deadline, 60_000);
+        passes(check, expired.told(9, "web", TaskState::Killed));
+    }
+
+    #[test]
+    fn a_framework_that_was_removed_by_mistake_is_seen() {
+        catches(
+            check,
+            Scene::new().removed(Removal::Deadline, 59_999),
+            "framework-3 was removed 59999 ms after it was disconnected, and may be away for 60000 ms",
+        );
+        let later = Scene::new().removed(Removal::Teardown, 0).torn_down();
+        catches(check, later, "by a teardown that nobody asked for");
+        let ended = service().removed(Removal::Deadline, 9);
+        let ended = check(&ended.told(9, "web", TaskState::Killed).history());
+        assert_eq!(ended.wrong.len(), 2, "the end of its task is not excused");
+    }
+
+    #[test]
+    fn a_removal_whose_absence_is_not_recorded_is_not_judged() {
+        let framework = FRAMEWORK;
+        let removing = FrameworkFact::Removing {
+            framework,
+            by: Removal::Deadline,
+            at_ms: 1,
+        };
+        let found = check(&Scene::new().saw("log", removing).history());
+        assert_eq!(found.wrong, []);
+        sees_nothing(check, Scene::new());
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_state::ids::{AgentId, Revision, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskKey};
 use argosy_state::task::TaskState;
 
 use crate::history::{
-    AgentFact, Audit, Event, Expectation, FaultKind, History, Observation, OfferFact, Phase,
-    RaftFact, TaskFact,
+    AgentFact, Audit, Event, Expectation, FaultKind, FrameworkFact, History, Observation,
+    OfferFact, Operation, Phase, RaftFact, Removal, TaskFact,
 };
 
 /// What separate observers may be apart in saying when something happened. Within this, the order
@@ -32,6 +32,8 @@ walk! {
     of_masters: Raft(RaftFact);
     /// About agents.
     of_agents: Agent(AgentFact);
+    /// About frameworks.
+    of_frameworks: Framework(FrameworkFact);
     /// About offers.
     of_offers: Offer(OfferFact);
     /// About tasks.
@@ -88,6 +90,101 @@ pub(super) fn launches(history: &History) -> BTreeMap<&TaskKey, (usize, &TaskFac
         }
     }
     all
+}
+
+/// A framework whose removal a history records.
+pub(super) struct Removed {
+    /// Where its removal was asked for or, by a deadline, committed.
+    pub(super) at: usize,
+    pub(super) framework: FrameworkId,
+    /// Why nothing excuses it, and the event that shows that; `None` for a removal that had to come.
+    pub(super) wrong: Option<(usize, String)>,
+}
+
+/// Every removal that was committed; of a history that records no facts about frameworks, every teardown that was asked
+/// for. A teardown must have been asked for, and a deadline excuses a removal if the framework was disconnected for all
+/// of its failover timeout, by cluster time.
+pub(super) fn removals(history: &History) -> Vec<Removed> {
+    let calls = history.calls();
+    let asked: Vec<(usize, FrameworkId)> = calls
+        .iter()
+        .filter_map(|call| match call.operation {
+            Operation::Teardown { framework, .. } => Some((call.position, *framework)),
+            _ => None,
+        })
+        .collect();
+    if of_frameworks(history).next().is_none() {
+        let removed = |(at, framework)| Removed {
+            at,
+            framework,
+            wrong: None,
+        };
+        return asked.into_iter().map(removed).collect();
+    }
+    let mut removals = Vec::new();
+    let mut timeouts = BTreeMap::new();
+    let mut absences = BTreeMap::new();
+    for (at, _, fact) in of_frameworks(history) {
+        match fact {
+            FrameworkFact::Subscribed {
+                framework,
+                failover_timeout_ms,
+            } => {
+                timeouts.insert(*framework, *failover_timeout_ms);
+            }
+            FrameworkFact::Disconnected { framework, at_ms } => {
+                absences.insert(*framework, (at, *at_ms));
+            }
+            FrameworkFact::Removing {
+                framework,
+                by,
+                at_ms,
+            } => {
+                let was_asked = |(asked, of): &(usize, FrameworkId)| of == framework && *asked < at;
+                let wrong = match by {
+                    Removal::Teardown if asked.iter().any(was_asked) => None,
+                    Removal::Teardown => {
+                        Some((at, "by a teardown that nobody asked for".to_owned()))
+                    }
+                    Removal::Deadline => {
+                        early(timeouts.get(framework), absences.get(framework), *at_ms)
+                    }
+                    // It had no tasks.
+                    Removal::Room => None,
+                };
+                removals.push(Removed {
+                    at,
+                    framework: *framework,
+                    wrong,
+                });
+            }
+        }
+    }
+    removals
+}
+
+/// What is wrong with a removal by a deadline. A framework that was killed before it heard of its subscription, or
+/// whose disconnection no master could show, is not judged.
+fn early(
+    timeout_ms: Option<&u64>,
+    absence: Option<&(usize, u64)>,
+    at_ms: u64,
+) -> Option<(usize, String)> {
+    let (timeout_ms, (since, since_ms)) = (timeout_ms?, absence?);
+    let away_ms = at_ms.saturating_sub(*since_ms);
+    (away_ms < *timeout_ms).then(|| {
+        let words =
+            format!("{away_ms} ms after it was disconnected, and may be away for {timeout_ms} ms");
+        (*since, words)
+    })
+}
+
+/// Frameworks whose tasks may end because they were removed.
+pub(super) fn removed(history: &History) -> BTreeSet<FrameworkId> {
+    let excused = removals(history)
+        .into_iter()
+        .filter(|one| one.wrong.is_none());
+    excused.map(|one| one.framework).collect()
 }
 
 /// Names as "agent-3" of everything that a kind of fault was done to, with its position.

@@ -6,10 +6,8 @@ use std::collections::BTreeMap;
 use argosy_state::ids::{Epoch, OfferId};
 
 use super::Findings;
-use super::facts::{expectations, of_offers};
-use crate::history::{
-    Event, Expectation, History, Observation, OfferFact, Operation, RaftFact, What,
-};
+use super::facts::{expectations, of_offers, removals};
+use crate::history::{Event, Expectation, History, Observation, OfferFact, RaftFact, What};
 
 /// How old a list of open offers may be when it is recorded.
 const LATE_NS: u64 = 2_000_000_000;
@@ -17,6 +15,7 @@ const LATE_NS: u64 = 2_000_000_000;
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
+    let removals = removals(history);
     for (at, event, expected) in expectations(history) {
         let Expectation::Offer {
             framework,
@@ -38,10 +37,9 @@ pub(super) fn check(history: &History) -> Findings {
             .any(|event| is_fault(&event.what));
         // One that was just restarted may be back too late for the time that it has to return: whether it was removed too
         // early is for T7 to say.
-        let is_removed = history.calls().iter().any(|call| {
-            let removes = matches!(call.operation, Operation::Teardown { framework: removed, .. } if removed == framework);
-            removes && call.position < end
-        });
+        let is_removed = removals
+            .iter()
+            .any(|removed| removed.framework == *framework && removed.at < end);
         // A run that ended before its time, or was disturbed, shows nothing.
         if came {
             findings.look();
@@ -130,7 +128,7 @@ mod tests {
         AGENT, Ending, FRAMEWORK, ONE, Scene, catches, offer, passes, resources, sees_nothing,
     };
     use super::*;
-    use crate::history::{FaultKind, ListedOffer, Outcome, Phase};
+    use crate::history::{FaultKind, ListedOffer, Operation, Outcome, Phase};
 
     fn expected() -> Scene {
         let within_ns = 500_000_000;

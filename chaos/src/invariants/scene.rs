@@ -8,8 +8,8 @@ use argosy_state::task::TaskState;
 
 use super::Findings;
 use crate::history::{
-    CallName, Event, Expectation, Fault, FaultKind, History, Launch, Observation, OfferFact,
-    Operation, Outcome, Phase, Process, TaskFact, What, witness::Start,
+    CallName, Event, Expectation, Fault, FaultKind, FrameworkFact, History, Launch, Observation,
+    OfferFact, Operation, Outcome, Phase, Process, Removal, TaskFact, What, witness::Start,
 };
 
 pub(super) const FRAMEWORK: FrameworkId = FrameworkId(3);
@@ -155,6 +155,34 @@ impl Scene {
             resources: resources("cpus:4"),
         };
         self.saw("greedy", seen)
+    }
+
+    /// The framework may be away for a minute, was disconnected after ten seconds of cluster time, and is removed by a
+    /// command of this kind so much later.
+    pub(super) fn removed(self, by: Removal, away_ms: u64) -> Self {
+        let framework = FRAMEWORK;
+        let at_ms = 10_000;
+        let subscribed = FrameworkFact::Subscribed {
+            framework,
+            failover_timeout_ms: 60_000,
+        };
+        let removing = FrameworkFact::Removing {
+            framework,
+            by,
+            at_ms: at_ms + away_ms,
+        };
+        self.saw("greedy", subscribed)
+            .saw_at("log", 7, FrameworkFact::Disconnected { framework, at_ms })
+            .saw_at("log", 8, removing)
+    }
+
+    /// An operator asks for the end of the framework.
+    pub(super) fn torn_down(self) -> Self {
+        let teardown = Operation::Teardown {
+            name: None,
+            framework: FRAMEWORK,
+        };
+        self.call("hand", teardown, Ending::Info)
     }
 
     pub(super) fn launched(self, index: u64, task: &str, order: u64) -> Self {

@@ -7,8 +7,8 @@ use argosy_state::agent::AgentMode;
 use argosy_state::ids::{OrderIndex, Revision, TaskKey};
 
 use super::Findings;
-use super::facts::{changes, final_phase, launches, of_agents, of_tasks};
-use crate::history::{AgentFact, FaultKind, History, Operation, Process, TaskFact};
+use super::facts::{changes, final_phase, launches, of_agents, of_tasks, removed};
+use crate::history::{AgentFact, FaultKind, History, Process, TaskFact};
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
@@ -178,10 +178,8 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
             }
         }
     }
-    for call in history.calls() {
-        if let Operation::Teardown { framework, .. } = call.operation {
-            listening.remove(framework);
-        }
+    for framework in removed(history) {
+        listening.remove(&framework);
     }
     for (task, changes) in changes(history) {
         if let Some(end) = changes.iter().find(|change| change.state.is_terminal())
@@ -199,9 +197,9 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes, revision};
+    use super::super::scene::{AGENT, FRAMEWORK, Scene, catches, key, passes, revision};
     use super::*;
-    use crate::history::Phase;
+    use crate::history::{FrameworkFact, Phase, Removal};
     use argosy_state::task::TaskState;
 
     fn made(scene: Scene, number: u64) -> Scene {
@@ -358,6 +356,24 @@ mod tests {
                 .told(9, "web", TaskState::Failed)
                 .phase(Phase::Final),
         );
-        catches(check, scene.phase(Phase::Final), "ended as Failed");
+        catches(check, scene.clone().phase(Phase::Final), "ended as Failed");
+        for excused in [
+            scene.clone().torn_down(),
+            scene.clone().removed(Removal::Deadline, 60_000),
+        ] {
+            assert_eq!(check(&excused.phase(Phase::Final).history()).wrong, []);
+        }
+        let subscribed = FrameworkFact::Subscribed {
+            framework: FRAMEWORK,
+            failover_timeout_ms: 60_000,
+        };
+        for mistaken in [
+            scene.clone().removed(Removal::Deadline, 59_000),
+            scene.clone().removed(Removal::Teardown, 0),
+            // The teardown that was asked for did not take place.
+            scene.torn_down().saw("greedy", subscribed),
+        ] {
+            catches(check, mistaken.phase(Phase::Final), "ended as Failed");
+        }
     }
 }

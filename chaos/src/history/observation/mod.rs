@@ -5,6 +5,7 @@
 
 mod agents;
 mod audit;
+mod frameworks;
 mod offers;
 mod raft;
 mod tasks;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use agents::{AgentFact, OrderAction};
 pub use audit::{Audit, Expectation, FinalTask, Phase};
+pub use frameworks::{FrameworkFact, Removal};
 pub use offers::{ListedOffer, OfferFact};
 pub use raft::{Origin, RaftFact};
 pub use tasks::{End, TaskFact};
@@ -25,6 +27,8 @@ pub enum Observation {
     Raft(RaftFact),
     /// About an agent and its orders.
     Agent(AgentFact),
+    /// About a framework.
+    Framework(FrameworkFact),
     /// About an offer, or what roles were given.
     Offer(OfferFact),
     /// About a task.
@@ -46,5 +50,5 @@ macro_rules! from_fact {
     )*};
 }
 
-from_fact!(RaftFact => Raft, AgentFact => Agent, OfferFact => Offer, TaskFact => Task,
+from_fact!(RaftFact => Raft, AgentFact => Agent, FrameworkFact => Framework, OfferFact => Offer, TaskFact => Task,
     Expectation => Expect, Audit => Audit);

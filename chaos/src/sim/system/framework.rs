@@ -11,7 +11,9 @@ use argosy_state::resources::Resources;
 
 use super::world::World;
 use crate::chance::Chance;
-use crate::history::{self, CallId, CallName, Launch, OfferFact, Operation, Refusal};
+use crate::history::{
+    self, CallId, CallName, FrameworkFact, Launch, OfferFact, Operation, Refusal,
+};
 
 /// Tasks that a framework has at a time.
 const LIVE: usize = 12;
@@ -40,6 +42,7 @@ mod sessions;
 mod strays;
 
 use forms::Form;
+use sessions::patience_ms;
 pub(super) use sessions::{framework, rival};
 
 struct Simulated {
@@ -301,6 +304,14 @@ impl Scheduler for Simulated {
             .or_default()
             .framework = Some(id);
         self.world.notes.count("sessions begun");
+        if let Some(framework) = self.id {
+            let failover_timeout_ms = patience_ms(&self.world, self.place);
+            let fact = FrameworkFact::Subscribed {
+                framework,
+                failover_timeout_ms,
+            };
+            self.world.notes.recorder.observe(&*self.name, fact);
+        }
         {
             let mut kept = self.world.kept();
             let held = kept.held.entry(self.place).or_default();

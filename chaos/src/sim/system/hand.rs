@@ -9,6 +9,7 @@ use argosy_proto::v1::write_operation::Operation as Write;
 use argosy_state::ids::OfferId;
 
 use super::world::{Order, RAFT, World, master_name};
+use crate::history::{Operation, Outcome};
 use crate::sim::network;
 
 /// How often it looks for something to do.
@@ -188,20 +189,58 @@ async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: 
         }
         Order::Join(_) | Order::Remove(_) | Order::ListOffers => return false,
         Order::Teardown(framework_id) => {
-            Write::TeardownFramework(v1::TeardownFramework { framework_id })
+            return tear_down(world, client, framework_id, count).await;
         }
         Order::Deactivate(agent_id) => Write::DeactivateAgent(v1::DeactivateAgent { agent_id }),
         Order::Reactivate(agent_id) => Write::ReactivateAgent(v1::ReactivateAgent { agent_id }),
         Order::MarkGone(agent_id) => Write::MarkAgentGone(v1::MarkAgentGone { agent_id }),
     };
-    let batch = v1::WriteBatch {
+    client.write(batch(operation, count)).await.is_ok()
+}
+
+fn batch(operation: Write, count: u64) -> v1::WriteBatch {
+    v1::WriteBatch {
         request_id: format!("hand-{count}"),
         operations: vec![v1::WriteOperation {
             operation: Some(operation),
         }],
         ..Default::default()
+    }
+}
+
+/// Recorded as an operation: checkers excuse what a teardown ends only if it was asked for.
+async fn tear_down(
+    world: &World,
+    client: &OperatorClient,
+    framework_id: String,
+    count: u64,
+) -> bool {
+    let recorder = &world.notes.recorder;
+    let call = framework_id.parse().ok().map(|framework| {
+        let operation = Operation::Teardown {
+            name: None,
+            framework,
+        };
+        recorder.invoke("hand", operation)
+    });
+    let write = Write::TeardownFramework(v1::TeardownFramework { framework_id });
+    let answer = client.write(batch(write, count)).await;
+    let Some(call) = call else {
+        return answer.is_ok();
     };
-    client.write(batch).await.is_ok()
+    match &answer {
+        Ok(reply) => match reply.outcomes.first() {
+            Some(outcome) if outcome.done => {
+                let revision = argosy_proto::convert::revision_from(reply.revision);
+                recorder.ok(call, Outcome::Done, Some(revision));
+            }
+            Some(outcome) => recorder.fail(call, outcome.code.clone()),
+            None => recorder.info(call, "an answer without outcomes"),
+        },
+        Err(CallError::Unanswered { .. }) => recorder.info(call, "unanswered"),
+        Err(why) => recorder.fail(call, why.to_string()),
+    }
+    answer.is_ok()
 }
 
 #[cfg(test)]

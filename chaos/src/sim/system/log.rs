@@ -16,7 +16,9 @@ use argosy_state::{Registry, encode};
 
 use super::hosts::{AGENT_TIMEOUT_MS, FRAMEWORK_GRACE_MS};
 use super::world::World;
-use crate::history::{AgentFact, Observation, OfferFact, Operation, Outcome, RaftFact, TaskFact};
+use crate::history::{
+    AgentFact, FrameworkFact, Observation, OfferFact, RaftFact, Removal, TaskFact,
+};
 
 /// Whoever tells what was agreed: it is no process.
 const TELLER: &str = "log";
@@ -358,16 +360,22 @@ impl Log {
     fn event(&mut self, done: &Done<'_>, event: &Event) {
         match event {
             Event::EpochOpened(epoch) => self.epoch_opened(*epoch),
+            Event::FrameworkChanged(framework) => {
+                if matches!(done.command, Command::DisconnectFramework(_)) {
+                    let fact = FrameworkFact::Disconnected {
+                        framework: *framework,
+                        at_ms: self.registry.time().0,
+                    };
+                    self.note(fact, done.revision);
+                }
+            }
             Event::FrameworkRemoving(framework) => {
-                // By whoever wanted it, or because it stayed away: it is told nothing more.
-                let framework = *framework;
-                let operation = Operation::Teardown {
-                    name: None,
-                    framework,
+                let fact = FrameworkFact::Removing {
+                    framework: *framework,
+                    by: removal(done.command),
+                    at_ms: self.registry.time().0,
                 };
-                let recorder = &self.world.notes.recorder;
-                let call = recorder.invoke(TELLER, operation);
-                recorder.ok(call, Outcome::Done, None);
+                self.note(fact, done.revision);
             }
             Event::AgentChanged(id) | Event::AgentGone(id) => self.agent_changed(*id),
             Event::TaskKillWanted { key, .. } => {
@@ -435,6 +443,15 @@ impl Log {
                 .extend((mode == AgentMode::Unreachable).then_some(id));
             self.note(AgentFact::Mode { agent: id, mode }, now.revision);
         }
+    }
+}
+
+/// Which kind of removal a command is that removes a framework.
+fn removal(command: &Command) -> Removal {
+    match command {
+        Command::DisconnectFramework(_) | Command::ExpireFramework(_) => Removal::Deadline,
+        Command::Subscribe(_) => Removal::Room,
+        _ => Removal::Teardown,
     }
 }
 

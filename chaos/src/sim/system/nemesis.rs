@@ -352,11 +352,11 @@ impl Nemesis {
                 Order::Deactivate(agent.clone())
             }
         };
-        let kind = match &order {
-            Order::Teardown(_) => FaultKind::Teardown,
-            _ => FaultKind::MembershipChange,
+        let (kind, target) = match &order {
+            Order::Teardown(framework) => (FaultKind::Teardown, framework),
+            _ => (FaultKind::MembershipChange, &agent),
         };
-        self.note(kind, &agent, &format!("{order:?}"));
+        self.note(kind, target, &format!("{order:?}"));
         self.world.kept().orders.push_back(order);
     }
 

@@ -14,7 +14,7 @@ use crate::sim::system::world::{Act, Held, RIVAL, SHORT_PATIENCE_MS, World, fram
 const SHORT_OFFER_MS: u64 = 3_000;
 
 /// How long a framework may be away before it is removed, in milliseconds: by its place, and by seed.
-fn patience_ms(world: &World, place: usize) -> u64 {
+pub(super) fn patience_ms(world: &World, place: usize) -> u64 {
     const LONG: u64 = 3_600_000;
     match (Habit::of(place), world.seed % 3) {
         (Habit::Crasher, _) if world.act == Act::Retire => SHORT_PATIENCE_MS,
