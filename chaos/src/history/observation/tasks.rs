@@ -58,12 +58,12 @@ pub enum TaskFact {
         #[serde(with = "text")]
         task: TaskKey,
     },
-    /// An applied entry wants it dead.
+    /// An applied entry wants it dead; recorded once it is known whether its agent had been sent the launch before.
     KillCommitted {
         /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The launch had been delivered to its agent before.
+        /// The launch was delivered to its agent before, or may have been under way.
         delivered: bool,
     },
     /// An applied entry changed its state; recorded by a master, once or by each.

@@ -10,7 +10,7 @@ use super::hosts::FRAMEWORK_GRACE_MS;
 use super::nemesis::Nemesis;
 use super::votes::Votes;
 use super::world::{Act, Order, SHORT_PATIENCE_MS, World};
-use crate::history::{Expectation, Phase};
+use crate::history::{Expectation, Phase, TaskFact};
 use crate::invariants::rule_named;
 use crate::sim::run::{STEP, Stage};
 
@@ -104,6 +104,11 @@ impl Course {
         self.expect(Expectation::Phase {
             phase: Phase::Final,
         });
+        for task in self.world.deliveries.never_heard() {
+            let delivered = false;
+            let fact = TaskFact::KillCommitted { task, delivered };
+            self.world.notes.recorder.observe("harness", fact);
+        }
         self.audit.note_end();
     }
 

@@ -156,7 +156,7 @@ async fn work(
     config.executor_registration_timeout_ms = EXECUTOR_TIMEOUT_MS;
     let (clock, containers) = (machine.clone(), machine.clone());
     let (disk, notes) = (machine.disk.clone(), world.notes.clone());
-    let onlooker = Beside::new(machine.clone(), notes.clone());
+    let onlooker = Beside::new(machine.clone(), world.clone());
     let made_up = MadeUp {
         boot_id: machine.boot_id(),
         boot_clock: BootClock::new(move || clock.boot_now(now_ms())),

@@ -379,12 +379,14 @@ impl Log {
             }
             Event::AgentChanged(id) | Event::AgentGone(id) => self.agent_changed(*id),
             Event::TaskKillWanted { key, .. } => {
-                let fact = TaskFact::KillCommitted {
-                    task: key.clone(),
-                    // Nobody but its agent knows, and it does not say when.
-                    delivered: true,
-                };
-                self.world.notes.recorder.observe(TELLER, fact);
+                let index = done.revision.index;
+                // Otherwise the onlooker notes it when the launch arrives.
+                let delivered = self.world.deliveries.killed(key, self.epoch, index);
+                if let Some(delivered) = delivered {
+                    let task = key.clone();
+                    let fact = TaskFact::KillCommitted { task, delivered };
+                    self.note(fact, done.revision);
+                }
             }
             Event::TaskUpdated {
                 key,
@@ -416,6 +418,8 @@ impl Log {
         self.reign_began = self.registry.time();
         self.world.notes.count("reigns");
         let cluster = self.registry.cluster();
+        let place = self.world.place(cluster.leader.0);
+        self.world.kept().leader = place.map(|place| (epoch, place));
         let fact = RaftFact::EpochOpened {
             node: cluster.leader,
             epoch,

@@ -4,26 +4,29 @@ use argosy_agent::Onlooker;
 use argosy_agent::journal::Contents;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Said;
+use argosy_proto::v1::order::Order as Ordered;
 use argosy_proto::v1::to_agent::Message as Heard;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::containers::now_ms;
+use super::deliveries::Dialed;
 use super::machine::Machine;
-use super::world::COPY;
+use super::world::{COPY, World};
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
-use crate::sim::run::Notes;
 
 /// Of one life of an agent's process.
 pub(super) struct Beside {
     machine: Machine,
-    notes: Notes,
+    world: World,
     /// The reign of the link.
     epoch: Epoch,
+    /// What the leader had applied when the link was dialed.
+    dialed: Dialed,
 }
 
 impl Beside {
-    pub(super) fn new(machine: Machine, notes: Notes) -> Self {
+    pub(super) fn new(machine: Machine, world: World) -> Self {
         let contents = machine.synced();
         machine.stored_epoch(&contents);
         // What a former life had stored was delivered to that one, whenever this one acts on it; a copied disk had
@@ -33,13 +36,15 @@ impl Beside {
         }
         Self {
             machine,
-            notes,
+            world,
             epoch: Epoch::default(),
+            dialed: Dialed::default(),
         }
     }
 
     fn note(&self, fact: impl Into<Observation>) {
-        self.notes.recorder.observe(&*self.machine.name, fact);
+        let recorder = &self.world.notes.recorder;
+        recorder.observe(&*self.machine.name, fact);
     }
 
     /// It obeys or speaks in a reign that is not the highest on its disk.
@@ -81,6 +86,27 @@ impl Beside {
         }
     }
 
+    /// The first launch of a task that was killed shows whether the kill came first.
+    fn hears_order(&self, order: &v1::Order) {
+        let Some(Ordered::Launch(launch)) = &order.order else {
+            return;
+        };
+        let task = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
+        let task = task.and_then(|task| key(&launch.framework_id, task));
+        // The copy of a disk is not the agent.
+        let Some(task) = task.filter(|_| *self.machine.name != *COPY) else {
+            return;
+        };
+        let deliveries = &self.world.deliveries;
+        if let Some(delivered) = deliveries.heard(&task, self.epoch, self.dialed) {
+            self.world.notes.count(match delivered {
+                true => "kills after a launch was sent",
+                false => "kills before a launch was sent",
+            });
+            self.note(TaskFact::KillCommitted { task, delivered });
+        }
+    }
+
     fn note_made(&self, contents: &Contents) {
         for (instance, task) in &contents.facts.tasks {
             let known = self.machine.see_made(*instance, task.made);
@@ -92,7 +118,7 @@ impl Beside {
                     state: argosy_proto::convert::state_from(update.state)
                         .unwrap_or(TaskState::Unknown),
                 };
-                self.notes.recorder.observe(&*self.machine.name, fact);
+                self.note(fact);
             }
         }
     }
@@ -100,6 +126,7 @@ impl Beside {
 
 impl Onlooker for Beside {
     fn dials(&mut self) {
+        self.dialed = self.world.dialed();
         self.note_delivered(&self.machine.synced());
     }
 
@@ -130,6 +157,7 @@ impl Onlooker for Beside {
                     }
                 }
             }
+            Some(Heard::Order(order)) => self.hears_order(order),
             Some(Heard::KillStray(kill)) => {
                 if let Some(task) = key(&kill.framework_id, &kill.task_id) {
                     let order = OrderIndex(kill.order_index);

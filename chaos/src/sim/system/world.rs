@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use argosy_raft::MemoryStore;
-use argosy_state::ids::OfferId;
+use argosy_state::ids::{Epoch, OfferId};
 use tokio::sync::watch;
 
 use super::Options;
+use super::deliveries::{Deliveries, Dialed};
 use super::ledger::Ledger;
 use super::machine::Machine;
 use crate::chance::Chance;
@@ -92,6 +93,7 @@ pub(super) struct World {
     pub(super) act: Act,
     pub(super) notes: Notes,
     pub(super) ledger: Ledger,
+    pub(super) deliveries: Deliveries,
     pub(super) cuts: Cuts,
     pub(super) starts: Starts,
     pub(super) walls: WallClocks,
@@ -143,6 +145,8 @@ pub(super) struct Kept {
     pub(super) held: BTreeMap<usize, Held>,
     /// Offers that the leader has, as it said last.
     pub(super) open: Option<BTreeSet<OfferId>>,
+    /// The newest epoch, and the place of its leader.
+    pub(super) leader: Option<(Epoch, usize)>,
     /// The framework that never comes back.
     pub(super) retired: Option<usize>,
 }
@@ -247,6 +251,7 @@ impl World {
             freezes: watch::Sender::new(Duration::ZERO),
             notes,
             ledger,
+            deliveries: Deliveries::default(),
             cuts: Cuts::default(),
             starts: stage.processes.starts.clone(),
             walls: WallClocks::default(),
@@ -296,6 +301,15 @@ impl World {
     pub(super) fn place(&self, id: u64) -> Option<usize> {
         let kept = self.kept();
         (0..self.stores.len()).find(|place| kept.id(*place) == id)
+    }
+
+    /// What the newest leader has applied now, for an agent that dials.
+    pub(super) fn dialed(&self) -> Dialed {
+        let leader = self.kept().leader;
+        leader.map_or_else(Dialed::default, |(epoch, place)| Dialed {
+            epoch,
+            applied: self.stores[place].applied().unwrap_or(0),
+        })
     }
 
     /// The API addresses of all masters.

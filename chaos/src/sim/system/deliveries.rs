@@ -1,0 +1,116 @@
+//! Which launches had been delivered when the kill of their task was committed.
+//!
+//! Onlookers report launches as agents hear them, the log reports kills as they are committed. A launch that comes
+//! over a link which was dialed when the sender had applied the kill was not under way before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use argosy_state::ids::{Epoch, TaskKey};
+
+/// Cheap to clone; every clone is the same.
+#[derive(Clone, Default)]
+// One thread runs the simulation; the lock is for the types of asynchronous code.
+pub(super) struct Deliveries(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    heard: BTreeSet<TaskKey>,
+    /// Kills whose launch no agent has heard: the epoch and the index of the entry.
+    killed: BTreeMap<TaskKey, (Epoch, u64)>,
+}
+
+/// The newest epoch, and the last entry that its leader had applied when an agent dialed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Dialed {
+    pub(super) epoch: Epoch,
+    pub(super) applied: u64,
+}
+
+impl Deliveries {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The first kill of a task is committed. Returns whether its launch was delivered before, once that is known.
+    pub(super) fn killed(&self, task: &TaskKey, epoch: Epoch, index: u64) -> Option<bool> {
+        let mut known = self.known();
+        if known.heard.contains(task) {
+            return Some(true);
+        }
+        known.killed.entry(task.clone()).or_insert((epoch, index));
+        None
+    }
+
+    /// An agent hears a launch of this epoch over a link that was dialed then. Returns whether it was delivered before
+    /// the kill of its task, if there was one and this was open.
+    pub(super) fn heard(&self, task: &TaskKey, epoch: Epoch, dialed: Dialed) -> Option<bool> {
+        let mut known = self.known();
+        known.heard.insert(task.clone());
+        let (of, index) = known.killed.remove(task)?;
+        // A later leader begins with all that was committed before it.
+        let sender_knew =
+            epoch > of || epoch == of && dialed.epoch == of && dialed.applied >= index;
+        Some(!sender_knew)
+    }
+
+    /// Killed tasks whose launch no agent has heard until the end.
+    pub(super) fn never_heard(&self) -> Vec<TaskKey> {
+        self.known().killed.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::ids::{FrameworkId, TaskId};
+
+    use super::*;
+
+    const TWO: Epoch = Epoch(20);
+
+    fn task() -> TaskKey {
+        TaskKey {
+            framework: FrameworkId(3),
+            task: TaskId::new("web").unwrap(),
+        }
+    }
+
+    fn dialed(applied: u64) -> Dialed {
+        let epoch = TWO;
+        Dialed { epoch, applied }
+    }
+
+    /// The kill is entry 25, and its launch is heard afterwards.
+    fn heard(epoch: Epoch, dialed: Dialed) -> Option<bool> {
+        let deliveries = Deliveries::default();
+        assert_eq!(deliveries.killed(&task(), TWO, 25), None);
+        assert_eq!(deliveries.never_heard(), [task()]);
+        let delivered = deliveries.heard(&task(), epoch, dialed);
+        assert_eq!(deliveries.never_heard(), []);
+        delivered
+    }
+
+    #[test]
+    fn a_launch_that_was_heard_before_its_kill_was_delivered() {
+        let deliveries = Deliveries::default();
+        assert_eq!(deliveries.heard(&task(), TWO, dialed(21)), None);
+        assert_eq!(deliveries.killed(&task(), TWO, 25), Some(true));
+        assert_eq!(deliveries.heard(&task(), TWO, dialed(30)), None);
+        assert_eq!(deliveries.never_heard(), []);
+    }
+
+    #[test]
+    fn a_launch_on_a_link_that_is_older_than_the_kill_may_have_been_under_way() {
+        assert_eq!(heard(TWO, dialed(24)), Some(true));
+        assert_eq!(heard(TWO, Dialed::default()), Some(true));
+        assert_eq!(heard(Epoch(10), dialed(30)), Some(true));
+    }
+
+    #[test]
+    fn a_launch_of_a_leader_that_knew_of_the_kill_was_not_delivered_before() {
+        assert_eq!(heard(TWO, dialed(25)), Some(false));
+        assert_eq!(heard(Epoch(30), Dialed::default()), Some(false));
+    }
+}
