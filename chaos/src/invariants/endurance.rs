@@ -252,6 +252,9 @@ mod tests {
             scene.after_ms(6000).alive("web", 4, 1),
             "no progress in 12 s",
         );
+        let cut_off = service().fault(FaultKind::PartitionBoth, "host-1");
+        let cut_off = cut_off.after_ms(11_000).alive("web", 4, 1);
+        catches(check, cut_off, "no progress in 11 s");
     }
 
     #[test]

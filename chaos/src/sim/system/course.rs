@@ -19,7 +19,10 @@ mod tour;
 
 /// How often stored registries are looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// How soon a commit must come once everything is mended.
+/// How often the processes on all machines are noted.
+const SIGHT: Duration = Duration::from_secs(1);
+/// How soon a commit must come once everything is mended: less than twice the bar of the product, which is 3 s after
+/// a quorum is back.
 const COMMIT: Duration = Duration::from_secs(5);
 /// How soon every framework must be offered something once everything is mended.
 const OFFER: Duration = Duration::from_secs(15);
@@ -50,6 +53,7 @@ pub(super) struct Course {
     votes: Votes,
     nemesis: Nemesis,
     next_look: Duration,
+    next_sight: Duration,
 }
 
 impl Course {
@@ -61,6 +65,7 @@ impl Course {
             options: options.clone(),
             world,
             next_look: LOOK,
+            next_sight: SIGHT,
         }
     }
 
@@ -164,6 +169,12 @@ impl Course {
         if stage.now() >= self.next_look {
             self.next_look = stage.now() + LOOK;
             self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
+        }
+        if stage.now() >= self.next_sight {
+            self.next_sight = stage.now() + SIGHT;
+            for machine in self.world.machines.iter() {
+                machine.note_alive();
+            }
         }
         (goes_on && stage.goes_on()).then_some(())
     }

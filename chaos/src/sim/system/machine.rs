@@ -42,6 +42,8 @@ struct Inner {
     ledger: Ledger,
     boots: u64,
     booted_ms: u64,
+    /// Until when its containers have run.
+    settled_ms: u64,
     pids: i32,
     chance: Chance,
     containers: BTreeMap<ContainerName, Container>,
@@ -150,6 +152,7 @@ impl Machine {
             ledger,
             boots: 1,
             booted_ms: 0,
+            settled_ms: 0,
             pids: 100,
             chance,
             containers: BTreeMap::new(),
@@ -375,6 +378,7 @@ impl Inner {
     }
 
     fn settle(&mut self, host: &str, now_ms: u64) {
+        self.settled_ms = self.settled_ms.max(now_ms);
         let (boots, booted_ms) = (self.boots, self.booted_ms);
         let mut has_started = false;
         for (name, container) in &mut self.containers {

@@ -43,6 +43,8 @@ pub(super) struct Process<'a> {
     pub(super) container: ContainerName,
     pub(super) pid: u32,
     pub(super) since_ms: u64,
+    /// How long it has run: it counts the milliseconds.
+    pub(super) ran_ms: u64,
 }
 
 impl Executor {
@@ -140,17 +142,19 @@ impl Executor {
 impl Inner {
     /// The processes that are tasks, now.
     pub(super) fn processes(&self) -> impl Iterator<Item = Process<'_>> {
+        let settled_ms = self.settled_ms;
         let containers = self.containers.iter();
         let running = containers.filter_map(|(name, container)| match container.phase {
             Phase::Running { pid, since_ms } => Some((*name, container, pid, since_ms)),
             Phase::Preparing { .. } | Phase::Ended(_) => None,
         });
-        running.flat_map(|(name, container, pid, since_ms)| {
+        running.flat_map(move |(name, container, pid, since_ms)| {
             let own = container.executor.is_none().then_some(Process {
                 key: &container.key,
                 container: name,
                 pid: pid.unsigned_abs(),
                 since_ms,
+                ran_ms: settled_ms.saturating_sub(since_ms),
             });
             let works = container.executor.iter().flat_map(|one| one.works.values());
             let works = works.map(move |work| Process {
@@ -158,6 +162,7 @@ impl Inner {
                 container: name,
                 pid: work.pid.unsigned_abs(),
                 since_ms: work.since_ms,
+                ran_ms: settled_ms.saturating_sub(work.since_ms),
             });
             own.into_iter().chain(works)
         })

@@ -110,7 +110,7 @@ impl Machine {
                 pid: process.pid,
                 start_time: process.since_ms,
                 boot_id: boot_id.clone(),
-                progress: None,
+                progress: Some(process.ran_ms),
             };
             inner.ledger.notes.recorder.observe(&*self.name, fact);
         }
