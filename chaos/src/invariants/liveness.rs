@@ -1,42 +1,68 @@
-//! R9: whenever a majority is connected, commits go on in time. The harness says when that is so; a
-//! fault that comes before the time is over makes it unsaid.
+//! R9: whenever a majority is connected, commits go on in time, and a leader that is lost is replaced in time. The
+//! harness says when that is so; a fault that comes before the time is over makes it unsaid.
 
 use super::Findings;
 use super::facts::expectations;
 use crate::history::{
-    CallView, Event, Expectation, History, Observation, Operation, RaftFact, What,
+    CallView, Event, Expectation, Fault, History, Observation, Operation, RaftFact, What,
 };
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let calls = history.calls();
-    let commits: Vec<usize> = writes(&calls).chain(told(history)).collect();
-    let mut commits = commits;
+    let mut commits: Vec<usize> = writes(&calls).chain(told(history)).collect();
     commits.sort_unstable();
+    let epochs: Vec<usize> = epochs(history).collect();
     for (at, event, expected) in expectations(history) {
-        if let Expectation::Commit { within_ns } = expected {
-            let next = commits.get(commits.partition_point(|commit| *commit <= at));
-            judge(
-                &mut findings,
-                history,
-                (at, event),
-                *within_ns,
-                next.copied(),
-            );
-        }
+        let expected = match expected {
+            Expectation::Commit { within_ns } => Expected {
+                at,
+                within_ns: *within_ns,
+                came: after(&commits, at),
+                unsays: |_| true,
+                words: "nothing was committed, although a majority was connected",
+            },
+            Expectation::NextLeader { within_ns } => Expected {
+                at,
+                within_ns: *within_ns,
+                came: after(&epochs, at),
+                unsays: |fault| !fault.kind.is_repair(),
+                words: "no new leader took office, although a majority was connected",
+            },
+            _ => continue,
+        };
+        judge(&mut findings, history, event, &expected);
     }
     findings
 }
 
-/// Whether what was expected at an event came in time.
-fn judge(
-    findings: &mut Findings,
-    history: &History,
-    (at, event): (usize, &Event),
+/// What must follow an event.
+struct Expected {
+    at: usize,
     within_ns: u64,
+    /// Where it came first after the event.
     came: Option<usize>,
-) {
+    /// Whether this fault, if it comes before, makes it unsaid.
+    unsays: fn(&Fault) -> bool,
+    /// What is wrong if it does not come.
+    words: &'static str,
+}
+
+/// The first of these positions after another one.
+fn after(positions: &[usize], at: usize) -> Option<usize> {
+    let next = positions.partition_point(|position| *position <= at);
+    positions.get(next).copied()
+}
+
+/// Whether what was expected at an event came in time.
+fn judge(findings: &mut Findings, history: &History, event: &Event, expected: &Expected) {
+    let Expected {
+        at,
+        within_ns,
+        came,
+        ..
+    } = *expected;
     let until = event.time_ns.saturating_add(within_ns);
     let is_late = |place: usize| history.events[place].time_ns > until;
     let later = &history.events[at..];
@@ -45,7 +71,10 @@ fn judge(
         findings.look();
         return;
     }
-    let is_fault = |event: &Event| matches!(event.what, What::Fault(_));
+    let is_fault = |event: &Event| match &event.what {
+        What::Fault(fault) => (expected.unsays)(fault),
+        _ => false,
+    };
     // A run that ended before its time, or was disturbed, shows nothing.
     if end == history.events.len() || history.events[at..end].iter().any(is_fault) {
         return;
@@ -53,7 +82,7 @@ fn judge(
     findings.look();
     let waited_ms = within_ns / 1_000_000;
     findings.wrong(
-        format!("nothing was committed within {waited_ms} ms, although a majority was connected"),
+        format!("within {waited_ms} ms {}", expected.words),
         [at, end],
     );
 }
@@ -71,6 +100,13 @@ fn writes<'a>(calls: &'a [CallView<'_>]) -> impl Iterator<Item = usize> + 'a {
         .filter_map(|call| call.outcome().and(call.ended).map(|(at, _)| at))
 }
 
+fn epochs(history: &History) -> impl Iterator<Item = usize> {
+    history.observations().filter_map(|(at, _, seen)| {
+        let is_opened = matches!(seen, Observation::Raft(RaftFact::EpochOpened { .. }));
+        is_opened.then_some(at)
+    })
+}
+
 fn told(history: &History) -> impl Iterator<Item = usize> {
     history.observations().filter_map(|(at, _, seen)| {
         let is_commit = matches!(
@@ -86,11 +122,58 @@ mod tests {
     use super::super::scene::{Ending, ONE, Scene, catches, passes, sees_nothing};
     use super::*;
     use crate::history::{FaultKind, Outcome, Phase};
-    use argosy_state::ids::AgentId;
+    use argosy_state::ids::{AgentId, Epoch};
 
     fn expected() -> Scene {
         let within_ns = 500_000_000;
         Scene::new().saw("harness", Expectation::Commit { within_ns })
+    }
+
+    fn lost(scene: Scene) -> Scene {
+        let within_ns = 1_200_000_000;
+        let scene = scene.fault(FaultKind::Crash, "master-1");
+        scene.saw("harness", Expectation::NextLeader { within_ns })
+    }
+
+    fn opened(scene: Scene) -> Scene {
+        let opened = RaftFact::EpochOpened {
+            node: ONE,
+            epoch: Epoch(12),
+            term: 2,
+            life: 7,
+        };
+        scene.saw("log", opened)
+    }
+
+    #[test]
+    fn a_leader_that_is_lost_is_replaced_in_time() {
+        let scene = lost(Scene::new()).after_ms(1_100);
+        passes(check, opened(scene).after_ms(900).phase(Phase::Final));
+        sees_nothing(check, lost(Scene::new()));
+        let disturbed = lost(Scene::new()).fault(FaultKind::Crash, "master-2");
+        sees_nothing(check, opened(disturbed.after_ms(1_300)));
+    }
+
+    #[test]
+    fn a_leader_that_is_replaced_late_or_never_is_seen() {
+        let words = "within 1200 ms no new leader took office";
+        let late = lost(opened(Scene::new())).after_ms(1_300);
+        catches(check, opened(late), words);
+        catches(
+            check,
+            lost(Scene::new()).after_ms(1_300).phase(Phase::Final),
+            words,
+        );
+        let restarted = lost(Scene::new()).fault(FaultKind::Restart, "master-1");
+        catches(check, opened(restarted.after_ms(1_300)), words);
+        // A commit that the former leader had under way is no sign of the next one.
+        catches(
+            check,
+            commit(lost(Scene::new()))
+                .after_ms(1_300)
+                .phase(Phase::Final),
+            words,
+        );
     }
 
     fn commit(scene: Scene) -> Scene {

@@ -199,6 +199,7 @@ fn evidence(history: &History) -> Evidence {
             }
             What::Observation(Observation::Expect(
                 Expectation::Commit { .. }
+                | Expectation::NextLeader { .. }
                 | Expectation::Offer { .. }
                 | Expectation::Ends { .. }
                 | Expectation::KeepsRunning { .. },

@@ -42,6 +42,12 @@ pub enum Expectation {
         /// Nanoseconds.
         within_ns: u64,
     },
+    /// A new leader is in office within this time, since the leader of a healthy group was just lost. Another fault
+    /// before that makes it unsaid; the end of a fault does not.
+    NextLeader {
+        /// Nanoseconds.
+        within_ns: u64,
+    },
     /// A task ends within this time, because it was killed or its framework's time is over, unless a
     /// fault comes first.
     Ends {

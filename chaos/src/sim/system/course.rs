@@ -28,6 +28,11 @@ const COMMIT: Duration = Duration::from_secs(5);
 const OFFER: Duration = Duration::from_secs(15);
 /// How soon a task must have ended that was killed, once everything is mended.
 const ENDS: Duration = Duration::from_secs(15);
+/// How soon another master must be in office when the leader of a healthy group was killed: twice the longest that the
+/// product allows itself. In simulations followers notice a death by their timeout.
+const KILLED: Duration = Duration::from_millis(2 * 600);
+/// The same when its links to the other masters were cut: twice the bar of the 99th percentile.
+const SILENT: Duration = Duration::from_millis(2 * 1_500);
 /// How soon somebody else must lead who was handed over to.
 const HANDED_OVER: Duration = Duration::from_secs(4);
 /// How long the hand looks for one master of its list that is no member, removed or spare: as a client waits for a
@@ -254,6 +259,15 @@ impl Course {
         stage.goes_on().then_some(())
     }
 
+    /// The leader was just lost, and nothing else is broken.
+    fn replaced_within(&self, time: Duration) {
+        // Two masters have no majority without their leader.
+        if self.nemesis.members().len() > 2 {
+            let within_ns = time.as_nanos() as u64;
+            self.expect(Expectation::NextLeader { within_ns });
+        }
+    }
+
     fn nobody_is_lost(&self, stage: &Stage<'_>, what: &str) {
         let lost = self.audit.unreachable();
         if !lost.is_empty() {
@@ -282,6 +296,7 @@ impl Course {
             Act::Freeze => self.frozen(stage)?,
             Act::CutLeader => {
                 let former = self.nemesis.cut_leader(stage);
+                self.replaced_within(SILENT);
                 self.pass(stage, LEAVES)?;
                 let stayed = self.audit.agents_of_former_reigns();
                 if !stayed.is_empty() {
@@ -296,6 +311,7 @@ impl Course {
                 self.nemesis.retire(stage, self.options.frameworks - 1);
                 self.pass(stage, Duration::from_millis(2_600))?;
                 self.nemesis.kill_leader(stage);
+                self.replaced_within(KILLED);
                 self.pass(stage, Duration::from_millis(700))?;
                 self.nemesis.heal(stage);
                 self.retired_end();

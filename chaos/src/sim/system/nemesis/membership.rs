@@ -17,7 +17,7 @@ const MOST: usize = 5;
 
 impl Nemesis {
     /// Places of masters that are members, or may be.
-    pub(super) fn members(&self) -> Vec<usize> {
+    pub(in crate::sim::system) fn members(&self) -> Vec<usize> {
         let kept = self.world.kept();
         let all = 0..self.world.stores.len();
         all.filter(|place| !kept.absent.contains(place)).collect()
