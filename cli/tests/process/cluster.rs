@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::bars;
+
 /// One master or agent, and how it is started again.
 pub(crate) struct Member {
     pub(crate) name: String,
@@ -365,8 +367,8 @@ impl Cluster {
             .position(|member| member.api() == leader.api_address && member.is_up())
     }
 
-    /// Kills the leader, waits for the next one, and starts the dead one again.
-    pub(crate) async fn fail_over(&mut self) -> Duration {
+    /// Kills the leader, waits for the next one, judges how long that took, and starts the dead one again.
+    pub(crate) async fn fail_over(&mut self) {
         let leader = self.leader().await;
         let killed = Instant::now();
         self.masters[leader].kill();
@@ -375,7 +377,7 @@ impl Cluster {
         let took = killed.elapsed();
         self.masters[leader].start();
         self.wait_caught_up().await;
-        took
+        bars::judge(took);
     }
 
     /// Waits until three voters are up and none lags.

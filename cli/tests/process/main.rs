@@ -6,6 +6,7 @@
 
 mod absences;
 mod bad_input;
+mod bars;
 mod cluster;
 mod damage;
 mod divergence;
