@@ -8,11 +8,13 @@ use argosy_state::ids::{AgentId, Epoch, OfferId};
 use argosy_state::resources::Resources;
 
 use super::Findings;
-use super::facts::{APART_NS, of_agents, of_offers};
-use crate::history::{AgentFact, History, OfferFact};
+use super::delays::Delays;
+use super::facts::{of_agents, of_masters, of_offers};
+use crate::history::{AgentFact, History, OfferFact, Process, RaftFact};
 
-/// How long an offer may be on its way to who tells of it: a stream that is silent for three seconds is given up.
-const LATE_NS: u64 = 3_000_000_000;
+/// How long an offer may be on its way to who tells of it while nothing holds up its leader or their link: a round of
+/// the allocator and a few packets.
+const LATE_NS: u64 = 300_000_000;
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
@@ -20,6 +22,8 @@ pub(super) fn check(history: &History) -> Findings {
     let modes = modes(history);
     let made = made(history);
     let reigns = reigns(history);
+    let leaders = leaders(history);
+    let delays = Delays::of(history);
     for (at, event, fact) in of_offers(history) {
         match fact {
             OfferFact::RoleAccount {
@@ -40,6 +44,7 @@ pub(super) fn check(history: &History) -> Findings {
             OfferFact::Made { offer, agent, .. } => {
                 let by_a_leader = event.process.as_str().starts_with("master-");
                 let apart_ns = if by_a_leader { 0 } else { LATE_NS };
+                let leader = leaders.get(&offer.epoch).map_or("", |name| name.as_str());
                 let time_ns = made[offer];
                 let known = modes.get(agent).map_or(&[][..], Vec::as_slice);
                 let before =
@@ -54,11 +59,15 @@ pub(super) fn check(history: &History) -> Findings {
                 if next.is_some_and(|next| revision.is_some_and(|seen| seen.index >= next.0)) {
                     continue;
                 }
-                let since_ns = time_ns - history.events[seen].time_ns;
+                let process = event.process.as_str();
+                let way_ns = |from_ns: u64, until_ns: u64| {
+                    (until_ns - from_ns) - delays.held_up_ns(&(from_ns..until_ns), leader, process)
+                };
+                let since_ns = way_ns(history.events[seen].time_ns, time_ns);
                 // One that came into use just now may have been seen so by the leader already.
                 let soon = known[before..].first().is_some_and(|(next, mode)| {
-                    *mode == AgentMode::Registered
-                        && history.events[*next].time_ns <= time_ns + APART_NS
+                    let next_ns = history.events[*next].time_ns;
+                    *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= LATE_NS
                 });
                 let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
                 findings.must(is_in_use, [seen, at], || {
@@ -85,7 +94,31 @@ fn reigns(history: &History) -> BTreeSet<Epoch> {
         OfferFact::Made { offer, .. } => Some(offer.epoch),
         _ => None,
     });
-    obeyed.chain(offered).collect()
+    let opened = of_masters(history).filter_map(|(_, _, fact)| match fact {
+        RaftFact::EpochOpened { epoch, .. } => Some(*epoch),
+        _ => None,
+    });
+    obeyed.chain(offered).chain(opened).collect()
+}
+
+/// The process of the leader of each epoch.
+fn leaders(history: &History) -> BTreeMap<Epoch, &Process> {
+    let mut elected = BTreeMap::new();
+    let mut leaders = BTreeMap::new();
+    for (_, event, fact) in of_masters(history) {
+        match fact {
+            RaftFact::Led { term, .. } => {
+                elected.insert(*term, &event.process);
+            }
+            RaftFact::EpochOpened { epoch, term, .. } => {
+                if let Some(process) = elected.get(term) {
+                    leaders.insert(*epoch, *process);
+                }
+            }
+            _ => {}
+        }
+    }
+    leaders
 }
 
 /// When each offer had been made at the latest: a reign numbers its offers one after the other, so none is younger
@@ -130,12 +163,18 @@ fn modes(history: &History) -> BTreeMap<AgentId, Vec<(usize, AgentMode)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, offer, passes, resources};
+    use super::super::scene::{AGENT, ONE, Scene, catches, offer, passes, resources, sees_nothing};
     use super::*;
+    use crate::history::FaultKind;
     use argosy_state::ids::Role;
 
     fn mode(mode: AgentMode) -> AgentFact {
         AgentFact::Mode { agent: AGENT, mode }
+    }
+
+    #[test]
+    fn offers_of_agents_whose_modes_are_not_recorded_are_not_judged() {
+        sees_nothing(check, Scene::new().made(offer(12, 1)));
     }
 
     fn account(offered: &str) -> Scene {
@@ -171,13 +210,58 @@ mod tests {
                 .made(offer(12, 1)),
         );
         passes(check, lost.clone().made(offer(12, 1)));
-        passes(check, lost.clone().after_ms(2_500).made(offer(12, 1)));
-        let late = lost.after_ms(3_500).made(offer(12, 1));
+        passes(check, lost.clone().after_ms(290).made(offer(12, 1)));
+        let late = lost.after_ms(310).made(offer(12, 1));
         catches(
             check,
             late.after_ms(2000).saw("x", mode(AgentMode::Gone)),
             "which is Unreachable",
         );
+    }
+
+    #[test]
+    fn an_offer_may_be_late_by_as_much_as_its_way_was_held_up() {
+        let led = RaftFact::Led {
+            node: ONE,
+            term: 2,
+            last_index: 11,
+        };
+        let opened = RaftFact::EpochOpened {
+            node: ONE,
+            epoch: Epoch(12),
+            term: 2,
+            life: 7,
+        };
+        let late = |target, held_ms| {
+            Scene::new()
+                .saw("master-1", led.clone())
+                .saw("log", opened.clone())
+                .saw_at("log", 18, mode(AgentMode::Registered))
+                .fault(FaultKind::Delay, target)
+                .saw_at("log", 19, mode(AgentMode::Deactivated))
+                .after_ms(held_ms)
+                .fault(FaultKind::Heal, target)
+                .after_ms(250)
+                .made(offer(12, 1))
+        };
+        passes(check, late("greedy>master-1", 2_000));
+        for target in ["greedy>master-2", "other>master-1"] {
+            passes(check, late(target, 10));
+            catches(check, late(target, 2_000), "which is Deactivated");
+        }
+        let later = late("greedy>master-1", 10).after_ms(100);
+        catches(check, later.made(offer(12, 2)), "which is Deactivated");
+    }
+
+    #[test]
+    fn an_agent_that_comes_into_use_may_be_offered_a_little_earlier() {
+        let idle = Scene::new()
+            .saw_at("log", 8, mode(AgentMode::Unreachable))
+            .after_ms(500)
+            .made(offer(12, 1));
+        let used = |scene: Scene| scene.saw_at("log", 19, mode(AgentMode::Registered));
+        passes(check, used(idle.clone().after_ms(290)));
+        catches(check, used(idle.after_ms(310)), "which is Unreachable");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod adoption;
 mod agreement;
 mod amnesia;
 mod conservation;
+mod delays;
 mod deposed;
 mod digests;
 mod durability;

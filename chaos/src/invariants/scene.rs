@@ -94,7 +94,11 @@ impl Scene {
     }
 
     pub(super) fn fault(self, kind: FaultKind, target: &str) -> Self {
-        self.push("nemesis", None, What::Fault(Fault::new(kind, target)))
+        self.harm(Fault::new(kind, target))
+    }
+
+    pub(super) fn harm(self, fault: Fault) -> Self {
+        self.push("nemesis", None, What::Fault(fault))
     }
 
     pub(super) fn phase(self, phase: Phase) -> Self {

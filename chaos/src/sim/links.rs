@@ -18,6 +18,12 @@ pub(super) enum Link {
 }
 
 impl Link {
+    /// As a fault names it.
+    pub(super) fn target(&self) -> String {
+        let (Self::Cut(one, other) | Self::Held(one, other) | Self::Slow(one, other)) = self;
+        format!("{one}>{other}")
+    }
+
     fn touches(&self, one: &str, other: &str) -> bool {
         match self {
             // The two directions of a cut link are two cuts.

@@ -367,9 +367,16 @@ impl Nemesis {
                 self.note(FaultKind::Restart, &name, "");
                 stage.bounce(&name);
             }
-            Broken::Link(link) => self.links.mend(stage, &link),
-            Broken::SlowMaster(place) => self.world.stores[place].slow_down(Duration::ZERO),
+            Broken::Link(link) => {
+                self.note(FaultKind::Heal, &link.target(), "");
+                self.links.mend(stage, &link);
+            }
+            Broken::SlowMaster(place) => {
+                self.note(FaultKind::Heal, &master_name(place), "");
+                self.world.stores[place].slow_down(Duration::ZERO);
+            }
             Broken::SlowAgent(place) => {
+                self.note(FaultKind::Heal, &agent_name(place), "");
                 self.world.machines[place].disk.slow_down(Duration::ZERO);
             }
             Broken::Deactivated(agent) => {

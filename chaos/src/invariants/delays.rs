@@ -1,0 +1,169 @@
+//! Faults that hold up what a master sends to a process, and when each was in force.
+
+use std::ops::Range;
+
+use crate::history::{Fault, FaultKind, History};
+
+/// A fault while it was in force, in nanoseconds.
+struct Delay<'a> {
+    fault: &'a Fault,
+    from_ns: u64,
+    until_ns: u64,
+}
+
+/// All of a history.
+pub(super) struct Delays<'a>(Vec<Delay<'a>>);
+
+impl<'a> Delays<'a> {
+    pub(super) fn of(history: &'a History) -> Self {
+        let mut delays: Vec<Delay<'a>> = Vec::new();
+        for (_, event, fault) in history.faults() {
+            let now_ns = event.time_ns;
+            let open = delays.iter_mut().filter(|delay| delay.until_ns == u64::MAX);
+            for delay in open.filter(|delay| ends(fault, delay.fault)) {
+                delay.until_ns = now_ns.saturating_add(takes_ns(delay.fault));
+            }
+            let delaying = [
+                FaultKind::Delay,
+                FaultKind::SlowLink,
+                FaultKind::SlowDisk,
+                FaultKind::Pause,
+            ];
+            if delaying.contains(&fault.kind) {
+                delays.push(Delay {
+                    fault,
+                    from_ns: now_ns,
+                    until_ns: u64::MAX,
+                });
+            }
+        }
+        Self(delays)
+    }
+
+    /// For how much of this time the master, or the link between it and the process, was held up.
+    pub(super) fn held_up_ns(&self, time_ns: &Range<u64>, master: &str, process: &str) -> u64 {
+        let concerned = self.0.iter().filter(|delay| {
+            let target = delay.fault.target.as_str();
+            match target.split_once('>') {
+                Some(link) => link == (master, process) || link == (process, master),
+                None => target == master || target == "*",
+            }
+        });
+        let mut parts: Vec<(u64, u64)> = concerned
+            .map(|delay| {
+                let from_ns = delay.from_ns.max(time_ns.start);
+                (from_ns, delay.until_ns.min(time_ns.end))
+            })
+            .filter(|(from_ns, until_ns)| from_ns < until_ns)
+            .collect();
+        parts.sort_unstable();
+        let (mut sum, mut counted_ns) = (0, time_ns.start);
+        for (from_ns, until_ns) in parts {
+            sum += until_ns.saturating_sub(from_ns.max(counted_ns));
+            counted_ns = counted_ns.max(until_ns);
+        }
+        sum
+    }
+}
+
+/// How long a write or a packet takes under a fault with a detail as "120 ms": the last one begins just before its end.
+fn takes_ns(fault: &Fault) -> u64 {
+    let ms = fault
+        .detail
+        .strip_suffix(" ms")
+        .and_then(|ms| ms.parse().ok());
+    ms.unwrap_or(0_u64).saturating_mul(1_000_000)
+}
+
+/// Whether one fault is the end of another one.
+fn ends(end: &Fault, fault: &Fault) -> bool {
+    let is_same = end.target == fault.target;
+    match end.kind {
+        FaultKind::Heal => end.target == "*" || is_same && fault.kind != FaultKind::Pause,
+        // A process that is started again does not stand still.
+        FaultKind::Resume | FaultKind::Crash | FaultKind::PowerCut | FaultKind::WipeDisk => {
+            is_same && fault.kind == FaultKind::Pause
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::Scene;
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// In milliseconds, of the first ten seconds, for what master 1 sends to `greedy`.
+    fn held_up_ms(scene: Scene) -> u64 {
+        let history = scene.history();
+        let held_up_ns = Delays::of(&history).held_up_ns(&(0..10 * SECOND), "master-1", "greedy");
+        held_up_ns / 1_000_000
+    }
+
+    #[test]
+    fn a_link_or_a_master_is_held_up_until_its_fault_ends() {
+        for (kind, target, end) in [
+            (FaultKind::Delay, "greedy>master-1", FaultKind::Heal),
+            (FaultKind::SlowLink, "master-1>greedy", FaultKind::Heal),
+            (FaultKind::SlowDisk, "master-1", FaultKind::Heal),
+            (FaultKind::Pause, "master-1", FaultKind::Resume),
+        ] {
+            let begun = Scene::new().fault(kind, target).after_ms(499);
+            assert_eq!(held_up_ms(begun.clone().fault(end, target)), 500, "{kind}");
+            let other = begun.fault(end, "master-2").after_ms(498);
+            assert_eq!(held_up_ms(other.fault(FaultKind::Heal, "*")), 999, "{kind}");
+            assert_eq!(
+                held_up_ms(Scene::new().fault(kind, target)),
+                9_999,
+                "{kind}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_slow_write_outlasts_its_fault() {
+        let slow = Fault::new(FaultKind::SlowDisk, "master-1").with("120 ms");
+        let scene = Scene::new().harm(slow).after_ms(499);
+        assert_eq!(held_up_ms(scene.fault(FaultKind::Heal, "master-1")), 620);
+        let words = Fault::new(FaultKind::Delay, "greedy>master-1").with("held");
+        let scene = Scene::new().harm(words).after_ms(499);
+        assert_eq!(held_up_ms(scene.fault(FaultKind::Heal, "*")), 500);
+    }
+
+    #[test]
+    fn faults_of_others_hold_nothing_up() {
+        for (kind, target) in [
+            (FaultKind::Delay, "greedy>master-2"),
+            (FaultKind::Delay, "master-1>master-2"),
+            (FaultKind::SlowDisk, "host-1"),
+            (FaultKind::Crash, "master-1"),
+        ] {
+            assert_eq!(held_up_ms(Scene::new().fault(kind, target)), 0, "{kind}");
+        }
+        assert_eq!(held_up_ms(Scene::new()), 0);
+    }
+
+    #[test]
+    fn faults_at_the_same_time_count_once() {
+        let both = Scene::new()
+            .fault(FaultKind::SlowDisk, "master-1")
+            .after_ms(99)
+            .fault(FaultKind::Pause, "master-1")
+            .after_ms(99)
+            .fault(FaultKind::Heal, "master-1")
+            .after_ms(99)
+            .fault(FaultKind::Resume, "master-1");
+        assert_eq!(held_up_ms(both), 300);
+    }
+
+    #[test]
+    fn a_paused_master_that_is_killed_is_not_paused_any_more() {
+        let killed = Scene::new()
+            .fault(FaultKind::Pause, "master-1")
+            .after_ms(99)
+            .fault(FaultKind::Crash, "master-1");
+        assert_eq!(held_up_ms(killed), 100);
+    }
+}
