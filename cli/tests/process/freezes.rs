@@ -117,11 +117,11 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
         in_office().await.filter(|here| !*here)
     })
     .await;
+    let took = alone.elapsed();
     until("its agent is let go", Duration::from_secs(5), async || {
         registered().await.filter(|here| !*here)
     })
     .await;
-    let took = alone.elapsed();
     for place in &others {
         cluster.masters[*place].signal(Signal::SIGCONT);
     }
