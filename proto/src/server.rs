@@ -11,6 +11,7 @@ mod admission;
 mod arriving;
 pub mod callers;
 mod connection;
+mod holding;
 pub mod hosts;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::transport::{Connection, Listener};
 use activity::Watched;
 use admission::{Admission, Decision, Refusal};
 use connection::Door;
+pub use holding::Holding;
 
 /// Descriptors kept back from a port at least, for files and for connections to other hosts.
 const LEAST_RESERVE: u64 = 512;

@@ -36,7 +36,7 @@ const PAGE_BYTES: usize = 3 << 20;
 /// Overhead of a record in memory.
 const RECORD_BYTES: usize = 1_024;
 
-/// Makes what is read as fresh as was asked. Refuses a consistency that this release does not know.
+/// Waits until the read has the consistency and the revision that were asked for. Refuses an unknown consistency.
 pub(super) async fn settle(desk: &Desk, consistency: i32, min_revision: u64) -> Result<(), Status> {
     match v1::Consistency::try_from(consistency) {
         Ok(v1::Consistency::Local) => {}

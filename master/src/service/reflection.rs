@@ -1,19 +1,16 @@
 //! gRPC reflection, for tools such as grpcurl. A stream may hold two descriptors that its client does not read, so the number
 //! of streams is bounded.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
+use argosy_proto::server::Holding;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use metrics::counter;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
@@ -21,7 +18,7 @@ use tonic_reflection::server::{Builder, Error};
 /// Streams of reflection that are open at a time. Further ones are refused.
 const STREAMS: usize = 64;
 
-/// The services of reflection, in both versions: many clients still speak the former one.
+/// The services of reflection, in both versions: many clients still use v1alpha.
 ///
 /// # Errors
 /// If the descriptors of this release cannot be read.
@@ -47,36 +44,5 @@ async fn bounded(State(streams): State<Arc<Semaphore>>, request: Request, next: 
         return Status::resource_exhausted(text).into_http();
     };
     let response = next.run(request).await;
-    response.map(|body| {
-        Body::new(Held {
-            body,
-            _place: place,
-        })
-    })
-}
-
-/// A body that keeps its stream's place until it is sent or dropped.
-struct Held {
-    body: Body,
-    _place: OwnedSemaphorePermit,
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    response.map(|body| Body::new(Holding::new(body, place)))
 }

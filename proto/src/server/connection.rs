@@ -17,8 +17,9 @@ use tower::ServiceExt as _;
 use tracing::trace;
 
 use super::Limits;
-use super::activity::{Answering, Verdict, Watch, Watched};
+use super::activity::{Open, Verdict, Watch, Watched};
 use super::arriving::{Arriving, Room};
+use super::holding::Holding;
 use crate::transport::{Ends, Peer};
 
 /// How long a connection that is being closed may take to say goodbye.
@@ -120,10 +121,11 @@ struct Answers {
     ends: Option<Ends>,
 }
 
-type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Answering>, Infallible>> + Send>>;
+type Answered =
+    Pin<Box<dyn Future<Output = Result<http::Response<Holding<Open>>, Infallible>> + Send>>;
 
 impl hyper::service::Service<http::Request<Incoming>> for Answers {
-    type Response = http::Response<Answering>;
+    type Response = http::Response<Holding<Open>>;
     type Error = Infallible;
     type Future = Answered;
 
@@ -140,7 +142,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
         let router = self.router.clone();
         Box::pin(async move {
             let response = router.oneshot(request).await?;
-            Ok(response.map(|body| Answering::new(body, open)))
+            Ok(response.map(|body| Holding::new(body, open)))
         })
     }
 }
