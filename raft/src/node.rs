@@ -151,14 +151,14 @@ impl MemoryStore {
     }
 }
 
-/// A vote as it lies in a store.
+/// A vote as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredVote {
-    /// In which term.
+    /// The term.
     pub term: u64,
-    /// For whom.
+    /// Id of the candidate.
     pub voted_for: u64,
-    /// A quorum has voted so: whoever it is for leads the term.
+    /// A quorum has granted it: the candidate leads the term.
     pub is_granted: bool,
 }
 

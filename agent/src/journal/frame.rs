@@ -40,7 +40,7 @@ pub(super) enum Head {
     Foreign,
 }
 
-/// What the head of a journal says that can be read.
+/// The contents of a readable head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) version: u32,

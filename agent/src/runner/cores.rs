@@ -169,8 +169,8 @@ impl Cores {
         });
     }
 
-    /// Whether nobody has processors alone; if the book is in use, it is not known. A container that has a group when that
-    /// changes is told then.
+    /// Whether no task has exclusive processors; `false` if the book is locked. A change of the book is applied to every
+    /// container that has a cgroup by then.
     fn is_idle(&self) -> bool {
         match self.book.try_lock() {
             Ok(book) => book.taken.is_empty(),
@@ -179,7 +179,7 @@ impl Cores {
         }
     }
 
-    /// Writes what the book says of one container.
+    /// Writes the cpuset of one container as the book has it.
     fn apply(&self, name: ContainerName) {
         let book = self.lock();
         if let Some(tree) = self.tree.as_ref().filter(|_| !book.taken.is_empty()) {
@@ -250,6 +250,8 @@ fn list(cores: &Set) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn name(order: u64) -> ContainerName {
@@ -338,9 +340,13 @@ mod tests {
         }
         assert_eq!(Arc::strong_count(&cores), 9, "each is still to be applied");
         drop(hanging);
-        while Arc::strong_count(&cores) > 1 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+        let applied = async {
+            while Arc::strong_count(&cores) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(60), applied).await;
+        in_time.expect("each start is applied");
         cores.give_back(name(1));
         cores.started(name(2));
         assert_eq!(Arc::strong_count(&cores), 1, "nobody has any alone");

@@ -1,4 +1,4 @@
-//! Why a group ends: what its tasks have come to, or what is wanted of them.
+//! The cause for which a task group is ended: a failed or killed task, or a kill order.
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
@@ -7,11 +7,11 @@ use argosy_state::task::TaskState;
 use crate::core::course::Course;
 use crate::core::facts::TaskFacts;
 
-/// Why a group ends.
+/// The cause for which a task group is ended.
 pub(super) struct Cause {
-    /// For people.
+    /// For status messages.
     pub(super) words: String,
-    /// What those have failed of that were not started yet; `None` if somebody wants the group to end: they are killed.
+    /// The reason with which tasks that were not started yet become FAILED; `None` if they become KILLED.
     pub(super) failed: Option<v1::Reason>,
 }
 
@@ -22,18 +22,18 @@ impl Cause {
     }
 }
 
-/// Which cause is told, if there are several.
+/// The order of precedence when several tasks name a cause: the lowest is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// One has failed.
+    /// A task has failed.
     Failure,
-    /// One was killed, is to be, or is missing.
+    /// A task was killed, is to be killed, or is missing.
     Other,
-    /// What the others followed from has passed; an end that has begun goes on.
+    /// The group is being ended already.
     Begun,
 }
 
-/// Why the group of this task has to end, as far as it tells.
+/// The cause that this task gives for ending its group, if any.
 pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause)> {
     if let Some(why) = &course.turn.why {
         let failed = course
@@ -76,7 +76,7 @@ pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause
     is_unwanted.then(|| (Rank::Other, Cause::new(&what, None)))
 }
 
-/// How it ended, as far as this life or its newest update knows.
+/// State, reason and message of its end, from this run of the agent or from its newest update.
 fn last_words<'a>(course: &'a Course, task: &'a TaskFacts) -> (TaskState, v1::Reason, &'a str) {
     match (&course.end, task.updates.back()) {
         (Some(end), _) => (end.state, end.reason, &end.text),

@@ -43,7 +43,7 @@ const LEAVES: Duration = Duration::from_secs(8);
 
 /// How long frameworks hold still at most.
 const RESTS: Duration = Duration::from_secs(10);
-/// What has not changed for so long while all is well has come to rest.
+/// How long a healthy cluster must stay unchanged to count as at rest.
 const RESTED: Duration = Duration::from_millis(700);
 /// How long frameworks may take to be at work again.
 const RESUMES: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! Lists the open offers of whoever leads, again and again: no framework sees all of them, and no registry has them.
+//! Lists the open offers of the leader periodically: a framework sees only its own, and the registry has none.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::sim::network;
 
 /// How often.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long an answer may take: what is listed is at most so old.
+/// Deadline of a list, and so the greatest age of its contents.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Its process.

@@ -1,4 +1,4 @@
-//! The votes on the disks of masters, noted as they change: who voted for whom, and who was elected.
+//! Records each change of the votes that masters have on disk, and each election.
 
 use argosy_raft::{MemoryStore, StoredVote};
 use argosy_state::ids::NodeId;

@@ -9,7 +9,7 @@ use super::{Audit, executor_of};
 use crate::history::{self, FinalTask};
 use crate::sim::system::machine::Machine;
 
-/// All that runs, and all that is said to.
+/// Registered tasks, running tasks and running executors at one moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::sim::system) struct Work {
     registered: Vec<(TaskKey, TaskState)>,
@@ -18,7 +18,7 @@ pub(in crate::sim::system) struct Work {
 }
 
 impl Audit {
-    /// All that runs now; `None` while something is broken, or an agent has not heard of its leader since then.
+    /// The present state; `None` while the cluster is not healthy, or an agent has had no message of its leader since then.
     pub(in crate::sim::system) fn work(&self, since_ms: u64) -> Option<Work> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
@@ -31,7 +31,7 @@ impl Audit {
         })
     }
 
-    /// Nothing has changed for a while: what is left will stay so, and is judged.
+    /// Judges a cluster in which nothing has changed for a while.
     pub(in crate::sim::system) fn judge_rest(&self, now_ms: u64) {
         self.note_running();
         let machines = self.world.machines.iter();
@@ -59,7 +59,7 @@ impl Audit {
         }
     }
 
-    /// Writes down what the registry says runs, and what runs.
+    /// Records the tasks of the registry and the processes of each host.
     pub(super) fn note_running(&self) {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
