@@ -199,6 +199,7 @@ impl Unapplied {
 #[cfg(test)]
 mod tests {
     use argosy_state::apply::Applied;
+    use argosy_state::level::Level;
     use argosy_state::testing::World;
 
     use super::*;
@@ -313,7 +314,7 @@ mod tests {
         let mut proposed = Comparison::of(&world.registry)
             .due(&world.registry)
             .unwrap();
-        assert_eq!(readable(&encode::command(&proposed)), Ok(()));
+        assert_eq!(readable(&encode::command(&proposed, Level::NEWEST)), Ok(()));
         let task = argosy_state::ids::TaskId::unchecked("a/b");
         let kill = argosy_state::command::Operation::KillTask {
             key: argosy_state::ids::TaskKey {
@@ -331,7 +332,7 @@ mod tests {
                 wall_ms: 0,
             }),
         };
-        let why = readable(&encode::command(&proposed)).unwrap_err();
+        let why = readable(&encode::command(&proposed, Level::NEWEST)).unwrap_err();
         assert_eq!(why.to_string(), "the command has no valid task id");
     }
 }

@@ -344,13 +344,14 @@ impl Replica {
         use sha2::Digest;
         let entropy =
             sha2::Sha256::digest([&self.entropy[..], &term.to_be_bytes()].concat()).into();
+        let level = self.registry.level_to_lead();
         let open = OpenEpoch {
             node: NodeId(self.node.id()),
             process: self.process,
             term,
             entropy,
             wall_ms: self.node.wall().now_ms(),
-            format: encode::FORMAT,
+            level,
         };
         let proposed = Proposed {
             ticket: Ticket::default(),
@@ -358,7 +359,7 @@ impl Replica {
         };
         let proposal = Proposal {
             at_ms: self.registry.time().0,
-            command: encode::command(&proposed).into(),
+            command: encode::command(&proposed, level).into(),
             work: 1,
         };
         match self.node.try_propose(proposal) {
@@ -533,7 +534,7 @@ impl Replica {
         }
         let Ticket { serial, .. } = ticket;
         let work = turns::work(&command);
-        let command = encode::command(&Proposed { ticket, command });
+        let command = encode::command(&Proposed { ticket, command }, self.registry.level());
         if let Err(why) = readable(&command) {
             error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
             self.meters.unreadable.increment(1);

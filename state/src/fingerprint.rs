@@ -15,14 +15,13 @@ use crate::command::{Accept, Call, CallAction, Command, Operate, Operation, Prom
 use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, TaskKey, Ticket};
+use crate::level::Level;
 use crate::task::{Sizes, TaskSpec};
 use writer::Writer;
 
 /// Names the meaning of the bytes that follow.
 const CALL: &[u8] = b"argosy call 1";
 const BATCH: &[u8] = b"argosy batch 1";
-/// The storage format of release 0.1.0, which was part of what that release hashed.
-const FORMAT_OF_0_1_0: u32 = 2;
 
 /// The fingerprint of a numbered call. `filter_ms` of an acceptance is no part of the command, but of the request.
 #[must_use]
@@ -77,10 +76,8 @@ pub fn batch_of_0_1_0(operate: &Operate) -> u64 {
 
 fn hash_of_0_1_0(command: Command) -> u64 {
     let ticket = Ticket::default();
-    hash(&encode::command_in_format(
-        &Proposed { ticket, command },
-        FORMAT_OF_0_1_0,
-    ))
+    let proposed = Proposed { ticket, command };
+    hash(&encode::command(&proposed, Level::RELEASE_0_1))
 }
 
 fn hash(bytes: &[u8]) -> u64 {

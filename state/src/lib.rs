@@ -15,6 +15,7 @@ pub mod event;
 pub mod fingerprint;
 pub mod framework;
 pub mod ids;
+pub mod level;
 pub mod limits;
 pub mod registry;
 pub mod resources;

@@ -153,7 +153,7 @@ impl World {
             term: index,
             entropy: [7; 32],
             wall_ms: 0,
-            format: crate::encode::FORMAT,
+            level: crate::level::Level::NEWEST,
         }))
     }
 

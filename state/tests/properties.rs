@@ -23,6 +23,7 @@ use argosy_state::Registry;
 use argosy_state::apply::Applied;
 use argosy_state::command::{CallAction, Command, Entry, Outcome, Proposed, Reply};
 use argosy_state::encode;
+use argosy_state::level::Level;
 use argosy_state::registry::RecordWrite;
 use dice::Dice;
 use witness::Witness;
@@ -180,7 +181,7 @@ const MUST_BE_MET: [&str; 42] = [
 ];
 
 fn through_bytes(proposed: &Proposed) -> Proposed {
-    encode::read_command(&encode::command(proposed)).unwrap()
+    encode::read_command(&encode::command(proposed, Level::NEWEST)).unwrap()
 }
 
 /// Kinds of the records that were written, by the first byte of their keys, without cluster time.

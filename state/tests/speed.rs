@@ -17,6 +17,7 @@ use argosy_state::command::{
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
+use argosy_state::level::Level;
 use argosy_state::task::{Exit, Reason, Source, Standing, TaskState};
 use argosy_state::testing::{World, key, spec};
 
@@ -164,7 +165,10 @@ fn write_and_read(name: &str, commands: &[Command], ticket: &Proposed) -> f64 {
         })
         .collect();
     let started = Instant::now();
-    let bytes: Vec<Vec<u8>> = proposed.iter().map(encode::command).collect();
+    let bytes: Vec<Vec<u8>> = proposed
+        .iter()
+        .map(|one| encode::command(one, Level::NEWEST))
+        .collect();
     let written = proposed.len() as f64 / started.elapsed().as_secs_f64();
     let started = Instant::now();
     for bytes in &bytes {

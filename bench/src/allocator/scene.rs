@@ -47,7 +47,7 @@ impl Scene {
             term: 1,
             entropy: [1; 32],
             wall_ms: 0,
-            format: argosy_state::encode::FORMAT,
+            level: argosy_state::level::Level::NEWEST,
         }));
         (1..=agents).for_each(|nonce| apply(register(nonce)));
         (1..=frameworks).for_each(|session| apply(subscribe(session, roles)));

@@ -274,7 +274,7 @@ async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
-    let newer = argosy_state::encode::FORMAT + 1;
+    let newer = argosy_state::level::Level::NEWEST.0 + 1;
     // A format, then a field 90 that holds a message: a command that only a newer release knows.
     let commands = [
         (1, "the command has no valid kind"),

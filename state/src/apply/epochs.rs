@@ -24,8 +24,7 @@ impl Registry {
         self.cluster.leader = open.node;
         self.cluster.process = open.process;
         self.cluster.term = open.term;
-        // Not by what this master is of, which others are not: only by what the leader is of, which all agree on.
-        self.cluster.format = self.cluster.format.max(open.format);
+        self.cluster.level = self.cluster.level.max(open.level);
         self.changed.insert(RecordKey::Cluster);
         scene.say(Event::EpochOpened(self.cluster.epoch));
         if !self.cluster.sweeps.is_empty() {

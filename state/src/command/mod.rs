@@ -12,6 +12,7 @@ use crate::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
     TaskKey, Ticket, Timestamp,
 };
+use crate::level::Level;
 use crate::resources::Resources;
 use crate::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, TaskSpec, TaskState};
 
@@ -99,9 +100,8 @@ pub struct OpenEpoch {
     pub entropy: [u8; 32],
     /// Milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
-    /// The format of its release, [`crate::encode::FORMAT`]: from now on what is stored may be of it. 0 from releases that
-    /// only know the first one.
-    pub format: u32,
+    /// The feature level at which it leads. The registry's is at least this from now on. 0 from releases before 0.1.0.
+    pub level: Level,
 }
 
 /// See [`Command::RegisterAgent`].

@@ -8,6 +8,7 @@ use super::operate::SweepMessage;
 use super::{Read, Wrong};
 use crate::command::ClusterFacts;
 use crate::ids::{ClusterId, Epoch, NodeId, Revision, Timestamp};
+use crate::level::Level;
 use crate::registry::{Cluster, OperatorAnswer, SweepMark};
 
 #[derive(Clone, PartialEq, Message)]
@@ -95,7 +96,7 @@ impl From<&Cluster> for ClusterRecord {
     fn from(cluster: &Cluster) -> Self {
         let facts = &cluster.facts;
         Self {
-            format: cluster.format,
+            format: cluster.level.0,
             id: facts.id.0.to_be_bytes().to_vec(),
             offer_key: facts.offer_key.to_vec(),
             former_offer_key: facts.former_offer_key.map(|key| key.to_vec()),
@@ -142,7 +143,7 @@ impl TryFrom<ClusterRecord> for Cluster {
                 offer_key: offer_key(record.offer_key)?,
                 former_offer_key: record.former_offer_key.map(offer_key).transpose()?,
             },
-            format: record.format,
+            level: Level(record.format),
             epoch: Epoch(record.epoch),
             leader: NodeId(record.leader),
             process: record.process,

@@ -10,12 +10,13 @@ use super::call::CallMessage;
 use super::framework::FrameworkInfoMessage;
 use super::names::{self, RevisionMessage};
 use super::operate::{OperateMessage, SweepMessage};
-use super::{FORMAT, Read, Wrong};
+use super::{Read, Wrong};
 use crate::command::{
     Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, Proposed, RaiseLowWater,
     Subscribe,
 };
 use crate::ids::{Epoch, FrameworkId, NodeId, Ticket};
+use crate::level::Level;
 
 /// What every command begins with, whatever its format: read first, and alone.
 #[derive(Clone, PartialEq, Message)]
@@ -86,15 +87,9 @@ struct TickMessage {}
 struct MassLossMessage {}
 
 impl CommandMessage {
-    pub(super) fn of_format(self, format: u32) -> Self {
-        Self { format, ..self }
-    }
-}
-
-impl From<&Proposed> for CommandMessage {
-    fn from(proposed: &Proposed) -> Self {
+    pub(super) fn new(proposed: &Proposed, level: Level) -> Self {
         Self {
-            format: FORMAT,
+            format: level.0,
             epoch: proposed.ticket.epoch.0,
             serial: proposed.ticket.serial,
             kind: Some((&proposed.command).into()),
@@ -194,7 +189,7 @@ impl From<&OpenEpoch> for OpenEpochMessage {
             term: open.term,
             entropy: open.entropy.to_vec(),
             wall_ms: open.wall_ms,
-            format: open.format,
+            format: open.level.0,
         }
     }
 }
@@ -209,7 +204,7 @@ impl TryFrom<OpenEpochMessage> for OpenEpoch {
             term: message.term,
             entropy: message.entropy.try_into().map_err(|_| Wrong("entropy"))?,
             wall_ms: message.wall_ms,
-            format: message.format,
+            level: Level(message.format),
         })
     }
 }

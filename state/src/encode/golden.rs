@@ -9,9 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::{DecodeError, FIRST_FORMAT, FORMAT, command, key, read_command, record, samples};
+use super::{DecodeError, key, read_command, record, samples};
 use crate::Registry;
-use crate::command::Command;
+use crate::command::{Command, Proposed};
+use crate::level::Level;
+
+const NEWEST: u32 = Level::NEWEST.0;
+
+fn command(proposed: &Proposed) -> Vec<u8> {
+    super::command(proposed, Level::NEWEST)
+}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -30,7 +37,7 @@ fn unhex(text: &str) -> Vec<u8> {
 
 fn golden_path() -> String {
     format!(
-        "{}/tests/golden/format-{FORMAT}.txt",
+        "{}/tests/golden/format-{NEWEST}.txt",
         env!("CARGO_MANIFEST_DIR")
     )
 }
@@ -138,17 +145,17 @@ fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
         "written in format 9; this release reads up to 3: install a newer one"
     );
     let mut registry = samples::registry();
-    registry.cluster.format = FORMAT + 1;
+    registry.cluster.level = Level(NEWEST + 1);
     let name = crate::registry::RecordKey::Cluster;
     let records = [(key(&name), record(&registry, &name).unwrap())];
     let error = Registry::load(1, records).unwrap_err();
-    let found = FORMAT + 1;
+    let found = NEWEST + 1;
     assert_eq!(error, DecodeError::NewerFormat { found });
 }
 
 #[test]
 fn what_an_earlier_release_wrote_is_read_and_written_again_as_it_was() {
-    (FIRST_FORMAT..FORMAT).for_each(earlier_bytes_are_read);
+    (1..NEWEST).for_each(earlier_bytes_are_read);
 }
 
 fn earlier_bytes_are_read(format: u32) {
@@ -169,7 +176,7 @@ fn earlier_bytes_are_read(format: u32) {
         }
     }
     let loaded = Registry::load(1, records.clone()).unwrap();
-    assert_eq!(loaded.cluster.format, FIRST_FORMAT);
+    assert_eq!(loaded.level(), Level::FIRST);
     for name in samples::records() {
         let stored = records.iter().find(|(stored, _)| *stored == key(&name));
         let written = record(&loaded, &name);
@@ -178,20 +185,25 @@ fn earlier_bytes_are_read(format: u32) {
 }
 
 #[test]
-fn a_registry_is_of_the_highest_format_that_has_led_it() {
+fn a_registry_is_of_the_highest_level_that_has_led_it() {
     let mut world = crate::testing::World::empty();
-    assert_eq!(world.registry.cluster().format, FIRST_FORMAT);
-    for (format, expected) in [(0, FIRST_FORMAT), (FORMAT, FORMAT), (0, FORMAT)] {
+    assert_eq!(world.registry.level(), Level::FIRST);
+    let newest = Level::NEWEST;
+    for (level, expected) in [
+        (Level(0), Level::FIRST),
+        (newest, newest),
+        (Level(0), newest),
+    ] {
         world.apply(Command::OpenEpoch(crate::command::OpenEpoch {
             node: crate::ids::NodeId(1),
             process: 1,
             term: 1,
             entropy: [7; 32],
             wall_ms: 0,
-            format,
+            level,
         }));
-        assert_eq!(world.registry.cluster().format, expected);
-        assert_eq!(world.reloaded().cluster().format, expected);
+        assert_eq!(world.registry.level(), expected);
+        assert_eq!(world.reloaded().level(), expected);
     }
 }
 

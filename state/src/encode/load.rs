@@ -2,7 +2,7 @@
 
 use super::key::read_key;
 use super::{
-    DecodeError, FORMAT, agent::AgentRecord, cluster::ClusterRecord, cluster::OperatorAnswerRecord,
+    DecodeError, agent::AgentRecord, cluster::ClusterRecord, cluster::OperatorAnswerRecord,
     cluster::TimeRecord, cluster::WeightRecord, framework::AnswerRecord,
     framework::FinishedFrameworkRecord, framework::FrameworkRecord, read, task::FinishedTaskRecord,
     task::TaskRecord,
@@ -12,6 +12,7 @@ use crate::agent::Agent;
 use crate::bugs::{self, Bug};
 use crate::digest::record_mark;
 use crate::framework::Framework;
+use crate::level::Level;
 use crate::registry::{Cluster, RecordKey};
 use crate::task::Task;
 
@@ -118,9 +119,9 @@ impl Registry {
 
 fn read_cluster(value: &[u8]) -> Result<Cluster, DecodeError> {
     let cluster: Cluster = read::<ClusterRecord, _>("cluster record", value)?;
-    if cluster.format > FORMAT {
+    if cluster.level > Level::NEWEST {
         return Err(DecodeError::NewerFormat {
-            found: cluster.format,
+            found: cluster.level.0,
         });
     }
     Ok(cluster)

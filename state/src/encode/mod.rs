@@ -35,24 +35,19 @@ use prost::Message;
 
 use crate::Registry;
 use crate::command::Proposed;
+use crate::level::Level;
 use crate::registry::RecordKey;
 
 pub use key::key;
-
-/// Version of the format of stored bytes: it names every command and, once such a master leads, the registry. A release
-/// that only knows an earlier one reads neither, rather than losing what it does not know.
-///
-/// 2 adds limits that change, checks by HTTPS, and what is in force after a refusal. 3 adds digests of the registry, the
-/// end of `stop_after`, and bounds in bytes.
-pub const FORMAT: u32 = 3;
-/// What a registry is of until a leader says more.
-pub const FIRST_FORMAT: u32 = 1;
 
 /// Why stored bytes are none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A newer release wrote them.
-    #[error("written in format {found}; this release reads up to {FORMAT}: install a newer one")]
+    #[error(
+        "written in format {found}; this release reads up to {}: install a newer one",
+        Level::NEWEST
+    )]
     NewerFormat {
         /// The format that is named in the bytes.
         found: u32,
@@ -129,18 +124,11 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A command as it stands in the log.
+/// A command as it stands in the log of a cluster of this feature level, which it names: a release that does not know the
+/// level refuses the command before it reads the rest. What the level does not have must be absent.
 #[must_use]
-pub fn command(proposed: &Proposed) -> Vec<u8> {
-    command::CommandMessage::from(proposed).encode_to_vec()
-}
-
-/// The same as another format had it: as stored, but for the format that it names. What that format did not have must be
-/// absent.
-pub(crate) fn command_in_format(proposed: &Proposed, format: u32) -> Vec<u8> {
-    command::CommandMessage::from(proposed)
-        .of_format(format)
-        .encode_to_vec()
+pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
+    command::CommandMessage::new(proposed, level).encode_to_vec()
 }
 
 /// Reads what [`command`] wrote.
@@ -151,7 +139,7 @@ pub fn read_command(bytes: &[u8]) -> Result<Proposed, DecodeError> {
     let what = "command";
     let head = command::FormatMessage::decode(bytes)
         .map_err(|source| DecodeError::Malformed { what, source })?;
-    if head.format > FORMAT {
+    if Level(head.format) > Level::NEWEST {
         return Err(DecodeError::NewerFormat { found: head.format });
     }
     read::<command::CommandMessage, Proposed>(what, bytes)

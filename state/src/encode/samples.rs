@@ -20,6 +20,7 @@ use crate::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
     TaskKey, Ticket, Timestamp,
 };
+use crate::level::Level;
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
 use crate::task::{
     Exit, FinishedTask, OptOuts, Reason, Run, Sizes, Source, Standing, Task, TaskState,
@@ -153,7 +154,7 @@ fn cluster() -> Cluster {
             offer_key: [3; 32],
             former_offer_key: Some([4; 32]),
         },
-        format: 1,
+        level: Level::FIRST,
         epoch: Epoch(45),
         leader: NodeId(2),
         process: 0x55,
@@ -415,8 +416,8 @@ fn other_commands() -> Vec<(&'static str, Command)> {
         digest: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
     };
     vec![
-        ("open-epoch", open_epoch(0)),
-        ("open-epoch-format", open_epoch(2)),
+        ("open-epoch", open_epoch(Level(0))),
+        ("open-epoch-format", open_epoch(Level::RELEASE_0_1)),
         ("subscribe", subscribe(Some(FrameworkId(4)))),
         ("subscribe-first", subscribe(None)),
         (
@@ -450,14 +451,14 @@ fn other_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
-fn open_epoch(format: u32) -> Command {
+fn open_epoch(level: Level) -> Command {
     Command::OpenEpoch(OpenEpoch {
         node: NodeId(2),
         process: 0x55,
         term: 6,
         entropy: [5; 32],
         wall_ms: 64,
-        format,
+        level,
     })
 }
 

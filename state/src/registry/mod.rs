@@ -17,6 +17,7 @@ use crate::framework::{Answer, FinishedFramework, Framework};
 use crate::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
 };
+use crate::level::Level;
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
@@ -31,8 +32,8 @@ pub use usage::Usage;
 pub struct Cluster {
     /// Its id and keys.
     pub facts: ClusterFacts,
-    /// Version of the format of what is stored; 1.
-    pub format: u32,
+    /// The feature level: what commands may hold and how they are applied.
+    pub level: Level,
     /// The present reign.
     pub epoch: Epoch,
     /// Who reigns.
@@ -107,7 +108,7 @@ impl Registry {
     pub fn new() -> Self {
         Self {
             cluster: Cluster {
-                format: crate::encode::FIRST_FORMAT,
+                level: Level::FIRST,
                 ..Cluster::default()
             },
             ..Self::default()
@@ -124,6 +125,22 @@ impl Registry {
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// The feature level of the cluster: at it commands are encoded and applied.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.cluster.level
+    }
+
+    /// The level at which a leader of this release opens an epoch: a new cluster starts at its newest, and any other keeps
+    /// its own.
+    #[must_use]
+    pub fn level_to_lead(&self) -> Level {
+        match self.cluster.epoch == Epoch::default() {
+            true => Level::NEWEST,
+            false => self.cluster.level.max(Level::OLDEST),
+        }
     }
 
     /// Singletons and counters.

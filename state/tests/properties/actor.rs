@@ -295,7 +295,7 @@ fn open_epoch(dice: &mut Dice) -> Command {
         term: dice.next() % 9,
         entropy: [u8::try_from(dice.below(256)).unwrap(); 32],
         wall_ms: 1,
-        format: argosy_state::encode::FORMAT,
+        level: argosy_state::level::Level::NEWEST,
     })
 }
 

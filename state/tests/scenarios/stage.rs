@@ -336,7 +336,7 @@ fn open_epoch(line: &Line<'_>) -> Command {
         term: 1,
         entropy: [9; 32],
         wall_ms: 0,
-        format: argosy_state::encode::FORMAT,
+        level: argosy_state::level::Level::NEWEST,
     })
 }
 

@@ -78,7 +78,7 @@ impl World {
             term: 1,
             entropy: [3; 32],
             wall_ms: 0,
-            format: argosy_state::encode::FORMAT,
+            level: argosy_state::level::Level::NEWEST,
         }));
         self.book = OfferBook::new(self.registry.epoch());
         self.allocator = Allocator::new(settings);

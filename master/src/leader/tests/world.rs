@@ -15,6 +15,7 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
 };
+use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
 use argosy_state::testing::{amounts, framework_info, key, spec};
@@ -228,7 +229,7 @@ impl World {
             ticket: *ticket,
             command: command.clone(),
         });
-        all.map(|proposed| encode::command(&proposed).len())
+        all.map(|proposed| encode::command(&proposed, Level::NEWEST).len())
             .collect()
     }
 
@@ -677,7 +678,7 @@ fn open_epoch(registry: &mut Registry, now: Timestamp) {
         term,
         entropy: [7; 32],
         wall_ms: 0,
-        format: argosy_state::encode::FORMAT,
+        level: argosy_state::level::Level::NEWEST,
     };
     let entry = Entry {
         at: now,

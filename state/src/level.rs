@@ -1,0 +1,65 @@
+//! The feature level of the cluster: what every master encodes and applies, whatever its own release can do.
+//!
+//! The level is replicated. It starts at the newest level of the first leader, and an operator raises it when every master
+//! knows the next one. A command is encoded and applied at the level of the cluster, so that masters of two releases keep
+//! the same records, byte for byte.
+
+use std::fmt;
+
+/// A feature level. Levels are ordered: each one includes all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Level(pub u32);
+
+impl Level {
+    /// The level of a registry that no leader has opened.
+    pub const FIRST: Self = Self(1);
+    /// What release 0.1.0 does: limits that change, checks by HTTPS, what is in force after a refusal.
+    pub const RELEASE_0_1: Self = Self(2);
+    /// What release 0.2.0 adds: digests in the log, the end of `stop_after`, bounds in bytes, sizes of containers, refusals
+    /// stored as codes.
+    pub const RELEASE_0_2: Self = Self(3);
+    /// The oldest level at which this release leads and follows.
+    pub const OLDEST: Self = Self::RELEASE_0_1;
+    /// The newest level that this release knows.
+    pub const NEWEST: Self = Self::RELEASE_0_2;
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// The levels at which a master can work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Levels {
+    /// The oldest.
+    pub oldest: Level,
+    /// The newest.
+    pub newest: Level,
+}
+
+impl Levels {
+    /// Those of this release.
+    pub const OWN: Self = Self {
+        oldest: Level::OLDEST,
+        newest: Level::NEWEST,
+    };
+    /// Those of release 0.1.0, which does not report any.
+    pub const OF_0_1_0: Self = Self {
+        oldest: Level::FIRST,
+        newest: Level::RELEASE_0_1,
+    };
+
+    /// Whether a master with these can work at `level`.
+    #[must_use]
+    pub fn include(self, level: Level) -> bool {
+        (self.oldest..=self.newest).contains(&level)
+    }
+}
+
+impl fmt::Display for Levels {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}-{}", self.oldest, self.newest)
+    }
+}
