@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::encode::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
 use crate::resources::Resources;
@@ -123,3 +124,48 @@ impl Agent {
         all
     }
 }
+
+stored!(message Agent as (Agent {
+    id,
+    nonce,
+    incarnation,
+    boot_id,
+    info,
+    set_attributes,
+    mode,
+    mode_when_heard,
+    since,
+    orders,
+    promise,
+    used_offers: UsedOffers { floor, ids },
+    revision,
+}) {
+    1 id: Number,
+    2 nonce: Fixed,
+    3 incarnation: Fixed,
+    4 boot_id: Text,
+    5 info: Part,
+    6 set_attributes: TextMap,
+    7 mode: Number or "agent mode",
+    8 since: Number,
+    9 orders: Number,
+    10 promise: Part or "revision",
+    11 floor: Part or "floor of used offers",
+    12 ids: PartList,
+    13 revision: Part,
+    14 mode_when_heard: Number or "agent mode",
+});
+
+stored!(message AgentInfo {
+    1 host_name: Text,
+    2 address: Text,
+    3 resources: Part,
+    4 attributes: TextMap,
+    5 version: Text,
+    6 missing_controllers: TextList,
+    7 isolation: Text,
+    13 allowed_opt_outs: PartOrDefault,
+    14 largest_sizes: PartOrDefault,
+    40 changes_limits: Number,
+    50 order_kinds: TextList,
+});

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::encode::codec::{Codec, Fault, Read};
+use crate::encode::scalars::{AsNumber, AsPair, MaybeNumber, Number};
+use crate::encode::stored::stored;
+use crate::encode::wire::Slot;
 use crate::ids::{FrameworkId, Revision, Role, Timestamp};
 
 /// What a framework says of itself.
@@ -115,4 +119,86 @@ pub enum AnswerOutcome {
         /// The sentence.
         message: String,
     },
+}
+
+stored!(message FrameworkInfo {
+    1 name: Text,
+    2 user: Text,
+    3 roles: TextList or "role",
+    4 failover_timeout_ms: Number,
+    5 principal: Text,
+    6 labels: TextMap,
+    7 detached: Number,
+    8 offer_timeout_ms: Number,
+    9 web_url: Text,
+});
+
+stored!(message Framework {
+    1 id: Number,
+    2 info: Part,
+    3 session: Fixed,
+    4 past_sessions: FixedList,
+    5 connection: DisconnectedSince,
+    6 low_water: Number,
+    7 suppressed: TextList or "role",
+    8 removing: Number,
+    9 revision: Part,
+});
+
+/// Cluster time of the disconnection; absent while connected.
+enum DisconnectedSince {}
+
+impl Codec<Connection> for DisconnectedSince {
+    fn is_absent(connection: &Connection) -> bool {
+        *connection == Connection::Connected
+    }
+
+    fn write(number: u32, connection: &Connection, out: &mut Vec<u8>) {
+        match connection {
+            Connection::Connected => {}
+            Connection::Disconnected { since } => Number::write(number, since, out),
+        }
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Connection> {
+        let since = MaybeNumber::read(slot, wrong)?;
+        Ok(match since {
+            None => Connection::Connected,
+            Some(since) => Connection::Disconnected { since },
+        })
+    }
+}
+
+stored!(message FinishedFramework {
+    1 id: Number,
+    2 info: Part,
+    3 revision: Part,
+    4 reason: Text,
+});
+
+stored!(message Answer {
+    1 hash: Fixed,
+    2 revision: Part,
+    3 | 4 outcome: OneOf,
+});
+
+stored!(oneof AnswerOutcome {
+    3 Done { 1 refused: PairList or "refused positions" },
+    4 Refused {
+        1 code: Number or "code of a refusal",
+        2 message: Text,
+    },
+});
+
+/// A refused launch: its position, and the code.
+impl AsPair for (u32, u8) {
+    fn pair(&self) -> [u64; 2] {
+        [self.0.into(), self.1.into()]
+    }
+
+    fn of([position, code]: [u64; 2]) -> Read<Self> {
+        let code = AsNumber::of(code).ok_or(Fault::Wrong("code of a refusal"))?;
+        // Of a longer number the low bits count, as everywhere.
+        Ok((position as u32, code))
+    }
 }

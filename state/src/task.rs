@@ -20,6 +20,8 @@ pub use self::spec::{
     PublishedPort, Run, Scheme, TaskSpec, Uri,
 };
 pub use self::volume::{TaskVolume, VolumeSource};
+use crate::encode::codec::{Fault, Read};
+use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
 /// The state of a task, named as Mesos names them.
@@ -262,6 +264,66 @@ pub struct FinishedTask {
     /// The task as it was.
     pub task: Task,
 }
+
+stored!(message Task where describes_itself {
+    1 key: Part,
+    2 agent: Number,
+    3 role: Text,
+    4 order: Number,
+    5 spec: Part or "description",
+    6 kill: MaybePart,
+    7 state: Number or "task state",
+    8 agent_state: Number or "task state",
+    9 reported: Number,
+    10 latest: Part or "latest update",
+    11 unacknowledged: PartList,
+    12 revision: Part,
+    13 standing: PartOrDefault,
+    40 limits_change: MaybePart,
+});
+
+fn describes_itself(task: &Task) -> Read<()> {
+    if task.spec.task == task.key.task {
+        Ok(())
+    } else {
+        Err(Fault::Wrong("task id in its description"))
+    }
+}
+
+stored!(message Update {
+    1 revision: Part,
+    2 state: Number or "task state",
+    3 source: Number,
+    4 reason: Number,
+    5 message: Text,
+    6 exit: MaybePart,
+    7 wall_ms: Number,
+    8 standing: PartOrDefault,
+    20 stopped: Number,
+});
+
+stored!(message Standing {
+    1 healthy: MaybeNumber,
+    2 ready: MaybeNumber,
+});
+
+stored!(message Kill {
+    1 order: Number,
+    2 grace_ms: Number,
+});
+
+stored!(message Exit as (exit) {
+    1 | 2 exit: OneOf,
+});
+
+stored!(oneof Exit {
+    1 Code(Zigzag),
+    2 Signal(Zigzag),
+});
+
+stored!(message FinishedTask {
+    1 task: Part,
+});
 
 #[cfg(test)]
 mod tests {

@@ -1,12 +1,7 @@
 //! A registry from its stored records.
 
 use super::key::read_key;
-use super::{
-    DecodeError, agent::AgentRecord, cluster::ClusterRecord, cluster::OperatorAnswerRecord,
-    cluster::TimeRecord, cluster::WeightRecord, framework::AnswerRecord,
-    framework::FinishedFrameworkRecord, framework::FrameworkRecord, read, task::FinishedTaskRecord,
-    task::TaskRecord,
-};
+use super::{DecodeError, read};
 use crate::Registry;
 use crate::agent::Agent;
 use crate::bugs::{self, Bug};
@@ -69,24 +64,24 @@ impl Registry {
 
     fn load_record(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
         match name {
-            RecordKey::Time => self.time = read::<TimeRecord, _>("time record", value)?,
+            RecordKey::Time => self.time = read("time record", value)?,
             RecordKey::Cluster => self.cluster = read_cluster(value)?,
             RecordKey::Agent(id) => {
-                let agent: Agent = read::<AgentRecord, _>("agent record", value)?;
+                let agent: Agent = read("agent record", value)?;
                 named("agent record", agent.id == *id)?;
                 self.agents.insert(*id, agent);
             }
             RecordKey::Weight(role) => {
-                let weight = read::<WeightRecord, _>("weight record", value)?;
+                let weight = read("weight record", value)?;
                 self.weights.insert(role.clone(), weight);
             }
             RecordKey::Framework(id) => {
-                let framework: Framework = read::<FrameworkRecord, _>("framework record", value)?;
+                let framework: Framework = read("framework record", value)?;
                 named("framework record", framework.id == *id)?;
                 self.frameworks.insert(*id, framework);
             }
             RecordKey::Task(key) => {
-                let mut task: Task = read::<TaskRecord, _>("task record", value)?;
+                let mut task: Task = read("task record", value)?;
                 named("task record", task.key == *key)?;
                 if bugs::is_on(Bug::StopAfterNotLoaded) {
                     task.spec.stop_after_ms = 0;
@@ -95,21 +90,20 @@ impl Registry {
             }
             RecordKey::Answer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
             RecordKey::Answer(framework, session, number) => {
-                let answer = read::<AnswerRecord, _>("answer record", value)?;
+                let answer = read("answer record", value)?;
                 self.answers.insert((*framework, *session, *number), answer);
             }
             RecordKey::OperatorAnswer(principal, request) => {
-                let answer = read::<OperatorAnswerRecord, _>("operator's answer record", value)?;
+                let answer = read("operator's answer record", value)?;
                 self.operator_answers
                     .insert((principal.clone(), request.clone()), answer);
             }
             RecordKey::FinishedTask(serial) => {
-                let finished = read::<FinishedTaskRecord, _>("finished task record", value)?;
+                let finished = read("finished task record", value)?;
                 self.finished_tasks.insert(*serial, finished);
             }
             RecordKey::FinishedFramework(serial) => {
-                let finished =
-                    read::<FinishedFrameworkRecord, _>("removed framework record", value)?;
+                let finished = read("removed framework record", value)?;
                 self.finished_frameworks.insert(*serial, finished);
             }
         }
@@ -118,7 +112,7 @@ impl Registry {
 }
 
 fn read_cluster(value: &[u8]) -> Result<Cluster, DecodeError> {
-    let cluster: Cluster = read::<ClusterRecord, _>("cluster record", value)?;
+    let cluster: Cluster = read("cluster record", value)?;
     if cluster.level > Level::NEWEST {
         return Err(DecodeError::NewerFormat {
             found: cluster.level.0,

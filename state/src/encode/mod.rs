@@ -4,41 +4,37 @@
 //! by key), fixed by golden files, because records are hashed. A field is added, never renumbered and
 //! never given another meaning. Decoding is total: no bytes make it panic.
 
-mod agent;
 mod agent_commands;
 mod call;
-mod checks;
 mod cluster;
+pub(crate) mod codec;
 mod command;
-mod container;
-mod executor;
-mod framework;
 #[cfg(test)]
 mod golden;
-mod group;
 mod key;
-mod limits;
 mod load;
 mod names;
 mod numbers;
 mod operate;
-mod opt_outs;
+pub(crate) mod parts;
 mod resources;
 #[cfg(test)]
 mod samples;
-mod sizes;
-mod task;
-mod task_spec;
-mod volume;
-
-use prost::Message;
+pub(crate) mod scalars;
+pub(crate) mod stored;
+pub(crate) mod wire;
 
 use crate::Registry;
 use crate::command::Proposed;
 use crate::level::Level;
 use crate::registry::RecordKey;
+use codec::{Fault, Stored};
 
 pub use key::key;
+pub use wire::Malformed;
+
+/// Most messages have fewer.
+const USUAL_BYTES: usize = 512;
 
 /// Why stored bytes are none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +54,7 @@ pub enum DecodeError {
         /// What was expected, as "task record".
         what: &'static str,
         /// What is wrong with it.
-        source: prost::DecodeError,
+        source: Malformed,
     },
     /// The message says something impossible, or something that only a newer release understands.
     #[error("the {what} has no valid {field}")]
@@ -73,62 +69,49 @@ pub enum DecodeError {
     Key(Vec<u8>),
 }
 
-/// The part of a message that is missing or impossible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wrong(&'static str);
+/// Reads all of a message.
+fn read<T: Stored>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
+    T::read(bytes).map_err(|fault| match fault {
+        Fault::Malformed(source) => DecodeError::Malformed { what, source },
+        Fault::Wrong(field) => DecodeError::Invalid { what, field },
+    })
+}
 
-type Read<T> = Result<T, Wrong>;
-
-/// Reads a message and turns it into what it stands for.
-fn read<M, T>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError>
-where
-    M: Message + Default + TryInto<T, Error = Wrong>,
-{
-    let message = M::decode(bytes).map_err(|source| DecodeError::Malformed { what, source })?;
-    message
-        .try_into()
-        .map_err(|Wrong(field)| DecodeError::Invalid { what, field })
+fn written(message: &impl Stored) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    message.write(&mut bytes);
+    bytes
 }
 
 /// The present record called `name`, as it is stored; `None` if there is none.
 #[must_use]
 pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
-    let bytes = match name {
-        RecordKey::Time => cluster::TimeRecord::from(registry.time).encode_to_vec(),
-        RecordKey::Cluster => cluster::ClusterRecord::from(&registry.cluster).encode_to_vec(),
-        RecordKey::Agent(id) => agent::AgentRecord::from(registry.agents.get(id)?).encode_to_vec(),
-        RecordKey::Weight(role) => {
-            cluster::WeightRecord::from(*registry.weights.get(role)?).encode_to_vec()
-        }
-        RecordKey::Framework(id) => {
-            framework::FrameworkRecord::from(registry.frameworks.get(id)?).encode_to_vec()
-        }
-        RecordKey::Task(key) => task::TaskRecord::from(registry.tasks.get(key)?).encode_to_vec(),
+    Some(match name {
+        RecordKey::Time => written(&registry.time),
+        RecordKey::Cluster => written(&registry.cluster),
+        RecordKey::Agent(id) => written(registry.agents.get(id)?),
+        RecordKey::Weight(role) => written(registry.weights.get(role)?),
+        RecordKey::Framework(id) => written(registry.frameworks.get(id)?),
+        RecordKey::Task(key) => written(registry.tasks.get(key)?),
         RecordKey::Answer(framework, session, number) => {
-            let answer = registry.answers.get(&(*framework, *session, *number))?;
-            framework::AnswerRecord::from(answer).encode_to_vec()
+            written(registry.answers.get(&(*framework, *session, *number))?)
         }
         RecordKey::OperatorAnswer(principal, request) => {
             let key = (principal.clone(), request.clone());
-            cluster::OperatorAnswerRecord::from(registry.operator_answers.get(&key)?)
-                .encode_to_vec()
+            written(registry.operator_answers.get(&key)?)
         }
-        RecordKey::FinishedTask(serial) => {
-            task::FinishedTaskRecord::from(registry.finished_tasks.get(serial)?).encode_to_vec()
-        }
-        RecordKey::FinishedFramework(serial) => {
-            let finished = registry.finished_frameworks.get(serial)?;
-            framework::FinishedFrameworkRecord::from(finished).encode_to_vec()
-        }
-    };
-    Some(bytes)
+        RecordKey::FinishedTask(serial) => written(registry.finished_tasks.get(serial)?),
+        RecordKey::FinishedFramework(serial) => written(registry.finished_frameworks.get(serial)?),
+    })
 }
 
 /// A command as it stands in the log of a cluster of this feature level, which it names: a release that does not know the
 /// level refuses the command before it reads the rest. What the level does not have must be absent.
 #[must_use]
 pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
-    command::CommandMessage::new(proposed, level).encode_to_vec()
+    let mut bytes = written(&command::Head { level });
+    proposed.write(&mut bytes);
+    bytes
 }
 
 /// Reads what [`command`] wrote.
@@ -137,10 +120,11 @@ pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
 /// [`DecodeError`] if the bytes are damaged, or of a newer release.
 pub fn read_command(bytes: &[u8]) -> Result<Proposed, DecodeError> {
     let what = "command";
-    let head = command::FormatMessage::decode(bytes)
-        .map_err(|source| DecodeError::Malformed { what, source })?;
-    if Level(head.format) > Level::NEWEST {
-        return Err(DecodeError::NewerFormat { found: head.format });
+    let head: command::Head = read(what, bytes)?;
+    if head.level > Level::NEWEST {
+        return Err(DecodeError::NewerFormat {
+            found: head.level.0,
+        });
     }
-    read::<command::CommandMessage, Proposed>(what, bytes)
+    read(what, bytes)
 }

@@ -1,98 +1,67 @@
-//! Ids and revisions inside of messages.
+//! Ids, keys and revisions as stored.
 
-use prost::Message;
+use std::borrow::Cow;
 
-use super::{Read, Wrong};
-use crate::ids::{Epoch, FrameworkId, OfferId, Revision, Role, TaskId, TaskKey};
+use super::scalars::{AsBytes, AsNumber, AsText};
+use super::stored::stored;
+use crate::ids::{
+    AgentId, ClusterId, Epoch, FrameworkId, GroupId, NodeId, OfferId, OrderIndex, Revision, Role,
+    TaskId, TaskKey, Timestamp,
+};
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct RevisionMessage {
-    #[prost(uint64, tag = "1")]
-    index: u64,
-    #[prost(uint32, tag = "2")]
-    position: u32,
-}
+macro_rules! number {
+    ($($name:ident),+) => {$(
+        impl AsNumber for $name {
+            fn number(&self) -> u64 {
+                self.0
+            }
 
-impl From<Revision> for RevisionMessage {
-    fn from(revision: Revision) -> Self {
-        Self {
-            index: revision.index,
-            position: revision.position,
+            fn of(number: u64) -> Option<Self> {
+                Some(Self(number))
+            }
         }
-    }
+    )+};
 }
 
-impl From<RevisionMessage> for Revision {
-    fn from(message: RevisionMessage) -> Self {
-        Self {
-            index: message.index,
-            position: message.position,
+number!(AgentId, FrameworkId, NodeId, Epoch, Timestamp, OrderIndex);
+
+macro_rules! text {
+    ($($name:ident),+) => {$(
+        impl AsText for $name {
+            fn text(&self) -> &str {
+                self.as_str()
+            }
+
+            fn of(text: &str) -> Option<Self> {
+                Self::new(text).ok()
+            }
         }
+    )+};
+}
+
+text!(TaskId, Role, GroupId);
+
+impl AsBytes for ClusterId {
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.0.to_be_bytes().to_vec())
+    }
+
+    fn of(bytes: &[u8]) -> Option<Self> {
+        AsBytes::of(bytes).map(Self)
     }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct OfferIdMessage {
-    #[prost(uint64, tag = "1")]
-    epoch: u64,
-    #[prost(uint64, tag = "2")]
-    serial: u64,
-}
+stored!(message Revision {
+    1 index: Number,
+    2 position: Number,
+});
 
-impl From<OfferId> for OfferIdMessage {
-    fn from(id: OfferId) -> Self {
-        Self {
-            epoch: id.epoch.0,
-            serial: id.serial,
-        }
-    }
-}
+stored!(message OfferId {
+    1 epoch: Number,
+    2 serial: Number,
+});
 
-impl From<OfferIdMessage> for OfferId {
-    fn from(message: OfferIdMessage) -> Self {
-        Self {
-            epoch: Epoch(message.epoch),
-            serial: message.serial,
-        }
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct TaskKeyMessage {
-    #[prost(uint64, tag = "1")]
-    framework: u64,
-    #[prost(string, tag = "2")]
-    task: String,
-}
-
-impl From<&TaskKey> for TaskKeyMessage {
-    fn from(key: &TaskKey) -> Self {
-        Self {
-            framework: key.framework.0,
-            task: key.task.as_str().to_owned(),
-        }
-    }
-}
-
-impl TryFrom<TaskKeyMessage> for TaskKey {
-    type Error = Wrong;
-
-    fn try_from(message: TaskKeyMessage) -> Read<Self> {
-        Ok(Self {
-            framework: FrameworkId(message.framework),
-            task: task_id(&message.task)?,
-        })
-    }
-}
-
-pub(super) fn task_id(text: &str) -> Read<TaskId> {
-    TaskId::new(text).map_err(|_| Wrong("task id"))
-}
-
-pub(super) fn role(text: &str) -> Read<Role> {
-    Role::new(text).map_err(|_| Wrong("role"))
-}
-
-pub(super) fn revision(message: Option<RevisionMessage>) -> Read<Revision> {
-    message.map(Into::into).ok_or(Wrong("revision"))
-}
+stored!(message TaskKey {
+    1 framework: Number,
+    2 task: Text or "task id",
+});

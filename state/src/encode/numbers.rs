@@ -1,30 +1,23 @@
-//! Enumerations as stored: each variant has one number for ever, 0 is never used.
+//! Enumerations as stored: each variant has one number for ever. 0 is what is left out, and no variant but of a flag.
 
-use super::{Read, Wrong};
+use super::scalars::AsNumber;
 use crate::agent::AgentMode;
-use crate::task::{Reason, Source, TaskState};
-
-/// An enumeration with stored numbers.
-pub(super) trait Numbered: Sized {
-    /// The stored number.
-    fn number(self) -> u32;
-    /// The variant of a stored number.
-    fn of(number: u32) -> Read<Self>;
-}
+use crate::level::Level;
+use crate::task::{Capability, ImagePull, KillSignal, Reason, Scheme, Source, TaskState};
 
 macro_rules! numbered {
-    ($name:ident, $field:literal, $($variant:ident = $number:literal),+ $(,)?) => {
-        impl Numbered for $name {
-            fn number(self) -> u32 {
+    ($name:ident, $($variant:ident = $number:literal),+ $(,)?) => {
+        impl AsNumber for $name {
+            fn number(&self) -> u64 {
                 match self {
                     $(Self::$variant => $number,)+
                 }
             }
 
-            fn of(number: u32) -> Read<Self> {
-                match number {
-                    $($number => Ok(Self::$variant),)+
-                    _ => Err(Wrong($field)),
+            fn of(number: u64) -> Option<Self> {
+                match number as u32 {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
                 }
             }
         }
@@ -33,7 +26,6 @@ macro_rules! numbered {
 
 numbered!(
     TaskState,
-    "task state",
     Staging = 1,
     Starting = 2,
     Running = 3,
@@ -49,11 +41,10 @@ numbered!(
     Unknown = 13,
 );
 
-numbered!(Source, "source", Master = 1, Agent = 2, Task = 3);
+numbered!(Source, Master = 1, Agent = 2, Task = 3);
 
 numbered!(
     Reason,
-    "reason",
     None = 1,
     TaskInvalid = 2,
     InvalidOffers = 3,
@@ -88,7 +79,6 @@ numbered!(
 
 numbered!(
     AgentMode,
-    "agent mode",
     Registered = 1,
     Unreachable = 2,
     Draining = 3,
@@ -96,3 +86,52 @@ numbered!(
     Deactivated = 5,
     Gone = 6,
 );
+
+numbered!(ImagePull, IfAbsent = 1, Always = 2);
+
+impl AsNumber for KillSignal {
+    fn number(&self) -> u64 {
+        (*self).number().into()
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Self::of(number as u32)
+    }
+}
+
+impl AsNumber for Capability {
+    fn number(&self) -> u64 {
+        (*self).number().into()
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Self::of(number as u32)
+    }
+}
+
+/// Whether it is over TLS: a flag.
+impl AsNumber for Scheme {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Http => 0,
+            Self::Https => 1,
+        }
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Http,
+            _ => Self::Https,
+        })
+    }
+}
+
+impl AsNumber for Level {
+    fn number(&self) -> u64 {
+        self.0.into()
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Some(Self(number as u32))
+    }
+}

@@ -1,188 +1,70 @@
 //! Resources as stored; read back only in normal form, whatever their size.
 
-use std::collections::BTreeMap;
-
-use prost::{Message, Oneof};
-
-use super::{Read, Wrong, names};
+use super::codec::{Codec, Fault, Read};
+use super::parts::{Part, PartList};
+use super::scalars::AsPair;
+use super::stored::stored;
+use super::wire::Slot;
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct ResourcesMessage {
-    #[prost(message, repeated, tag = "1")]
-    entries: Vec<ResourceMessage>,
-}
+stored!(message Resources as (entries) {
+    1 entries: Entries or "resources",
+});
 
-#[derive(Clone, PartialEq, Message)]
-struct ResourceMessage {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(oneof = "ValueMessage", tags = "2, 3, 4")]
-    value: Option<ValueMessage>,
-    #[prost(message, repeated, tag = "5")]
-    reservations: Vec<ReservationMessage>,
-    #[prost(message, optional, tag = "6")]
-    volume: Option<VolumeMessage>,
-    #[prost(bool, tag = "7")]
-    revocable: bool,
-    #[prost(bool, tag = "8")]
-    shared: bool,
-}
+/// Resources in normal form.
+enum Entries {}
 
-#[derive(Clone, PartialEq, Oneof)]
-enum ValueMessage {
-    #[prost(int64, tag = "2")]
-    Scalar(i64),
-    #[prost(message, tag = "3")]
-    Ranges(RangesMessage),
-    #[prost(message, tag = "4")]
-    Set(SetMessage),
-}
+impl Codec<Resources> for Entries {
+    fn is_absent(resources: &Resources) -> bool {
+        resources.is_empty()
+    }
 
-#[derive(Clone, PartialEq, Message)]
-struct RangesMessage {
-    /// Begin, end, begin, end …
-    #[prost(uint64, repeated, tag = "1")]
-    bounds: Vec<u64>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct SetMessage {
-    #[prost(string, repeated, tag = "1")]
-    items: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ReservationMessage {
-    #[prost(string, tag = "1")]
-    role: String,
-    #[prost(string, tag = "2")]
-    principal: String,
-    #[prost(btree_map = "string, string", tag = "3")]
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct VolumeMessage {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(string, tag = "2")]
-    container_path: String,
-}
-
-impl From<&Resources> for ResourcesMessage {
-    fn from(resources: &Resources) -> Self {
-        Self {
-            entries: resources.iter().map(Into::into).collect(),
+    fn write(number: u32, resources: &Resources, out: &mut Vec<u8>) {
+        for resource in resources {
+            Part::write(number, resource, out);
         }
     }
-}
 
-impl From<&Resource> for ResourceMessage {
-    fn from(resource: &Resource) -> Self {
-        let identity = &resource.identity;
-        Self {
-            name: identity.name.to_string(),
-            value: Some((&resource.value).into()),
-            reservations: identity.reservations.iter().map(Into::into).collect(),
-            volume: identity.volume.as_ref().map(|volume| VolumeMessage {
-                id: volume.id.clone(),
-                container_path: volume.container_path.clone(),
-            }),
-            revocable: identity.revocable,
-            shared: identity.shared,
-        }
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Resources> {
+        Resources::from_normal(PartList::read(slot, wrong)?).ok_or(Fault::Wrong(wrong))
     }
 }
 
-impl From<&Value> for ValueMessage {
-    fn from(value: &Value) -> Self {
-        match value {
-            Value::Scalar(milli) => Self::Scalar(*milli),
-            Value::Ranges(ranges) => {
-                let bounds = ranges.iter().flat_map(|range| [range.begin, range.end]);
-                Self::Ranges(RangesMessage {
-                    bounds: bounds.collect(),
-                })
-            }
-            Value::Set(items) => Self::Set(SetMessage {
-                items: items.iter().map(ToString::to_string).collect(),
-            }),
-        }
+stored!(message Resource as (Resource {
+    identity: Identity { name, reservations, volume, revocable, shared },
+    value,
+}) {
+    1 name: Text,
+    2 | 3 | 4 value: OneOf or "amount",
+    5 reservations: PartList,
+    6 volume: MaybePart,
+    7 revocable: Number,
+    8 shared: Number,
+});
+
+stored!(oneof Value {
+    2 Scalar(Number),
+    3 Ranges(Inner<PairList>) or "range",
+    4 Set(Inner<TextList>),
+});
+
+impl AsPair for Range {
+    fn pair(&self) -> [u64; 2] {
+        [self.begin, self.end]
+    }
+
+    fn of([begin, end]: [u64; 2]) -> Read<Self> {
+        Ok(Self { begin, end })
     }
 }
 
-impl From<&Reservation> for ReservationMessage {
-    fn from(reservation: &Reservation) -> Self {
-        Self {
-            role: reservation.role.as_str().to_owned(),
-            principal: reservation.principal.clone(),
-            labels: reservation.labels.clone(),
-        }
-    }
-}
+stored!(message Reservation {
+    1 role: Text,
+    2 principal: Text,
+    3 labels: TextMap,
+});
 
-impl TryFrom<ResourcesMessage> for Resources {
-    type Error = Wrong;
-
-    fn try_from(message: ResourcesMessage) -> Read<Self> {
-        let entries: Read<Vec<Resource>> =
-            message.entries.into_iter().map(TryInto::try_into).collect();
-        Self::from_normal(entries?).ok_or(Wrong("resources"))
-    }
-}
-
-impl TryFrom<ResourceMessage> for Resource {
-    type Error = Wrong;
-
-    fn try_from(message: ResourceMessage) -> Read<Self> {
-        let reservations: Read<Vec<_>> = message
-            .reservations
-            .into_iter()
-            .map(|level| {
-                Ok(Reservation {
-                    role: names::role(&level.role)?,
-                    principal: level.principal,
-                    labels: level.labels,
-                })
-            })
-            .collect();
-        Ok(Self {
-            identity: Identity {
-                name: message.name.into(),
-                reservations: reservations?,
-                volume: message.volume.map(|volume| Volume {
-                    id: volume.id,
-                    container_path: volume.container_path,
-                }),
-                revocable: message.revocable,
-                shared: message.shared,
-            },
-            value: value(message.value)?,
-        })
-    }
-}
-
-fn value(message: Option<ValueMessage>) -> Read<Value> {
-    match message.ok_or(Wrong("amount"))? {
-        ValueMessage::Scalar(milli) => Ok(Value::Scalar(milli)),
-        ValueMessage::Ranges(RangesMessage { bounds }) => {
-            let (pairs, rest) = bounds.as_chunks::<2>();
-            if !rest.is_empty() {
-                return Err(Wrong("range"));
-            }
-            let range = |[begin, end]: &[u64; 2]| Range {
-                begin: *begin,
-                end: *end,
-            };
-            Ok(Value::Ranges(pairs.iter().map(range).collect()))
-        }
-        ValueMessage::Set(SetMessage { items }) => {
-            Ok(Value::Set(items.into_iter().map(Into::into).collect()))
-        }
-    }
-}
-
-pub(super) fn required(message: Option<ResourcesMessage>) -> Read<Resources> {
-    message.ok_or(Wrong("resources"))?.try_into()
-}
+stored!(message Volume {
+    1 id: Text,
+    2 container_path: Text,
+});

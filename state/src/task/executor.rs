@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Container, Run, TaskSpec, Uri};
+use crate::encode::stored::stored;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -58,3 +59,15 @@ impl ExecutorSpec {
         }
     }
 }
+
+// The fields that a task's description has, too, have the numbers of that.
+stored!(message ExecutorSpec {
+    1 executor: Text or "task id",
+    3 resources: Part,
+    4 | 5 | 14 run: OneOf or "command to run",
+    6 environment: TextMap,
+    7 user: Text,
+    8 uris: PartList,
+    10 grace_ms: Number,
+    15 container: PartOrDefault,
+});

@@ -3,6 +3,7 @@
 //! A group has no record of its own: it is what its tasks say of it.
 
 use super::TaskSpec;
+use crate::encode::stored::stored;
 use crate::ids::{GroupId, OrderIndex};
 
 /// The place of a task in its group.
@@ -35,3 +36,9 @@ impl TaskGroup {
         OrderIndex(order.0.saturating_sub(self.place.into()))
     }
 }
+
+stored!(message TaskGroup {
+    1 id: Text or "group id",
+    2 place: Number,
+    3 size: Number,
+});

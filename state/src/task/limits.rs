@@ -1,5 +1,9 @@
 //! The most that a task may use, where that is not what it asks for, and what became of a change of it.
 
+use crate::encode::codec::{Codec, Read, put};
+use crate::encode::scalars::{MaybeText, Number, Text};
+use crate::encode::stored::stored;
+use crate::encode::wire::Slot;
 use crate::ids::{OrderIndex, Revision};
 
 /// Limits of a task beside its resources, which are what is kept for it. The default is what an agent gives by itself:
@@ -58,4 +62,81 @@ pub struct LimitsReport {
     pub outcome: Result<(), String>,
     /// What is in force in the place of what was refused, if the agent knows better than the registry.
     pub held: Option<Box<Limits>>,
+}
+
+stored!(message Limits {
+    1 cpu_millis: MaybeNumber,
+    2 memory_bytes: MaybeNumber,
+    3 pids: MaybeNumber,
+    4 io_weight: MaybeNumber,
+    5 io: PartList,
+    6 exclusive_cpus: Number,
+});
+
+stored!(message DiskLimit {
+    1 disk: Text,
+    2 read_bytes: MaybeNumber,
+    3 write_bytes: MaybeNumber,
+    4 read_operations: MaybeNumber,
+    5 write_operations: MaybeNumber,
+});
+
+stored!(message LimitsReport {
+    1 order: Number,
+    2 outcome: Refusal,
+    3 held: MaybePart,
+});
+
+stored!(message LimitsChange {
+    1 order: Number,
+    2 revision: Part,
+    3 | 4 outcome: Settled,
+    5 before: MaybePart,
+});
+
+/// An outcome as the text of its refusal; absent if there is none.
+enum Refusal {}
+
+impl Codec<Result<(), String>> for Refusal {
+    fn is_absent(outcome: &Result<(), String>) -> bool {
+        outcome.is_ok()
+    }
+
+    fn write(number: u32, outcome: &Result<(), String>, out: &mut Vec<u8>) {
+        if let Err(refusal) = outcome {
+            Text::write(number, refusal, out);
+        }
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Result<(), String>> {
+        let refusal: Option<String> = MaybeText::read(slot, wrong)?;
+        Ok(refusal.map_or(Ok(()), Err))
+    }
+}
+
+/// An outcome, once there is one: that there is one, and then as [`Refusal`] has it.
+enum Settled {}
+
+impl Codec<Option<Result<(), String>>> for Settled {
+    fn is_absent(outcome: &Option<Result<(), String>>) -> bool {
+        outcome.is_none()
+    }
+
+    fn write(number: u32, outcome: &Option<Result<(), String>>, out: &mut Vec<u8>) {
+        if let Some(outcome) = outcome {
+            Number::write(number, &true, out);
+            put::<Refusal, _>(number + 1, outcome, out);
+        }
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<Result<(), String>>> {
+        let [settled, refusal] = slot.split([3, 4]);
+        let settled: bool = Number::read(settled, wrong)?;
+        let outcome = Refusal::read(refusal, wrong)?;
+        Ok(settled.then_some(outcome))
+    }
+
+    fn has_numbers(numbers: &[u32]) -> bool {
+        numbers == [3, 4]
+    }
 }

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::encode::stored::stored;
+
 /// A capability that a task may have in its container's own user namespace, never on its host. Named and numbered as in
 /// `capabilities(7)`; what is not here does nothing there, or too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,6 +242,14 @@ impl OptOuts {
             .map(|(_, what, flag)| (what.to_owned(), flag.to_owned()))
     }
 }
+
+stored!(message OptOuts {
+    1 capabilities: NumberList or "capability of a container",
+    2 unconfined_seccomp: Number,
+    3 new_privileges: Number,
+    4 nested_user_namespaces: Number,
+    5 host_network: Number,
+});
 
 #[cfg(test)]
 mod tests {

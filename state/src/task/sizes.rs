@@ -1,5 +1,7 @@
 //! Sizes of a container that its agent bounds.
 
+use crate::encode::stored::stored;
+
 /// What a task asks for instead of its agent's usual sizes, or what an agent gives at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sizes {
@@ -61,6 +63,12 @@ impl Sizes {
         })
     }
 }
+
+stored!(message Sizes {
+    1 open_files: MaybeNumber,
+    2 shm_bytes: MaybeNumber,
+    3 tmp_bytes: MaybeNumber,
+});
 
 #[cfg(test)]
 mod tests {

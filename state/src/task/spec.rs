@@ -7,6 +7,7 @@ use super::KillSignal;
 use super::TaskGroup;
 use super::volume::TaskVolume;
 use super::{Limits, OptOuts, Sizes};
+use crate::encode::stored::stored;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -251,3 +252,100 @@ impl TaskSpec {
         Some(lived.saturating_add(lived.div_ceil(20)))
     }
 }
+
+// Numbers 18, 19, 21, 23, 25 and 27 are free.
+stored!(message TaskSpec {
+    1 task: Text or "task id",
+    2 name: Text,
+    3 resources: Part,
+    4 | 5 | 14 run: OneOf or "command to run",
+    6 environment: TextMap,
+    7 user: Text,
+    8 uris: PartList,
+    9 host_paths: PartList,
+    10 grace_ms: Number,
+    11 labels: TextMap,
+    12 max_completion_ms: Number,
+    13 stop_after_ms: Number,
+    15 container: PartOrDefault,
+    16 health_check: MaybePart,
+    17 readiness_check: MaybePart,
+    20 volumes: PartList,
+    22 group: MaybePart,
+    24 executor: MaybePart,
+    26 limits: MaybePart,
+    28 tty: Number,
+    29 stdin: Number,
+    30 kill_signal: NumberOrNone or "signal of a kill",
+});
+
+stored!(oneof Run {
+    4 Shell(Text),
+    5 Argv(Inner<TextList>),
+    14 Image,
+});
+
+stored!(message Uri {
+    1 value: Text,
+    2 executable: Number,
+    3 output_file: Text,
+    4 extract: Number,
+    5 sha256: Text,
+    6 cache: Number,
+});
+
+stored!(message HostPath {
+    1 host_path: Text,
+    2 container_path: Text,
+    3 read_only: Number,
+});
+
+stored!(message Container {
+    1 image: Text,
+    2 | 3 | 20 network: OneOf,
+    10 opt_outs: PartOrDefault,
+    11 sizes: PartOrDefault,
+    12 pull: NumberOrNone or "pull of an image",
+});
+
+stored!(oneof Network else Unnamed {
+    2 None,
+    3 Bridge(Inner<PartList>),
+    20 Cni(Part),
+});
+
+stored!(message CniNetwork {
+    1 name: Text,
+    2 published: PartList,
+});
+
+stored!(message PublishedPort {
+    1 host: Number or "published port",
+    2 container: Number or "published port",
+    3 udp: Number,
+});
+
+stored!(message Check {
+    1 | 2 | 3 | 4 kind: OneOf or "kind of a check",
+    5 delay_ms: Number,
+    6 interval_ms: Number,
+    7 timeout_ms: Number,
+});
+
+stored!(oneof CheckKind {
+    1 Shell(Text),
+    2 Argv(Inner<TextList>),
+    3 Http {
+        1 port: Number or "port of a check",
+        2 path: Text,
+        3 statuses: NumberList or "status of a check",
+        4 scheme: Number,
+    },
+    4 Tcp { port } as Number or "port of a check",
+});
+
+stored!(message HealthCheck {
+    1 check: Part or "health check",
+    2 grace_ms: Number,
+    3 failures: Number,
+});

@@ -1,5 +1,7 @@
 //! What a container sees beside its root and its sandbox.
 
+use crate::encode::stored::stored;
+
 /// A place of a container with contents of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskVolume {
@@ -24,3 +26,15 @@ pub enum VolumeSource {
     /// A file with what an agent's operator keeps under this name for the task's role. The registry never has the value.
     Secret(String),
 }
+
+stored!(message TaskVolume {
+    1 container_path: Text,
+    2 read_only: Number,
+    3 | 4 | 5 source: OneOf or "source of a volume",
+});
+
+stored!(oneof VolumeSource {
+    3 Sandbox(Text),
+    4 Tmpfs { 1 bytes: Number },
+    5 Secret(Text),
+});

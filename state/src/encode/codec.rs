@@ -1,0 +1,88 @@
+//! What it takes to be a stored message, one of its fields, or a kind of field.
+//!
+//! The kinds are in `scalars` and `parts`.
+
+use super::wire::{Malformed, Slot};
+
+/// Why a message cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is no message.
+    Malformed(Malformed),
+    /// This part of it is missing, impossible, or of a newer release.
+    Wrong(&'static str),
+}
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+pub(crate) type Read<T> = Result<T, Fault>;
+
+/// A message. Implemented by [`stored!`](super::stored::stored).
+pub(crate) trait Stored: Sized {
+    /// Appends the fields.
+    fn write(&self, out: &mut Vec<u8>);
+    /// Reads all of `bytes`.
+    fn read(bytes: &[u8]) -> Read<Self>;
+}
+
+/// One of several fields. Implemented by [`stored!`](super::stored::stored).
+pub(crate) trait Variants: Sized {
+    /// The numbers of all.
+    const NUMBERS: &'static [u32];
+    /// Appends the field; nothing for a variant that has none.
+    fn write(&self, out: &mut Vec<u8>);
+    /// The variant of the field `number`; `None` if it is unknown.
+    fn read(number: u32, slot: Slot<'_>) -> Read<Option<Self>>;
+    /// What it means that there is none of the fields.
+    fn absent() -> Option<Self>;
+}
+
+/// A kind of field with contents of type `T`.
+pub(crate) trait Codec<T> {
+    /// Whether `value` is the default, which is left out of a message.
+    fn is_absent(value: &T) -> bool;
+    /// Appends the field.
+    fn write(number: u32, value: &T, out: &mut Vec<u8>);
+    /// Reads the field from what the message has of it; `wrong` names it in errors.
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T>;
+    /// Whether a field of this kind has these numbers in a definition.
+    fn has_numbers(numbers: &[u32]) -> bool {
+        numbers.len() == 1
+    }
+}
+
+/// Appends a field, unless it has its default value.
+pub(crate) fn put<C: Codec<T>, T>(number: u32, value: &T, out: &mut Vec<u8>) {
+    if !C::is_absent(value) {
+        C::write(number, value, out);
+    }
+}
+
+/// Reads a field that has these numbers in the definition of its message.
+pub(crate) fn field<C: Codec<T>, T>(
+    slot: Slot<'_>,
+    numbers: &[u32],
+    wrong: &'static str,
+) -> Read<T> {
+    debug_assert!(
+        C::has_numbers(numbers),
+        "{wrong}: the numbers of its kind are not {numbers:?}"
+    );
+    C::read(slot, wrong)
+}
+
+/// Whether each number is above the one before.
+pub(crate) const fn ascend(numbers: &[u32]) -> bool {
+    let mut at = 1;
+    while at < numbers.len() {
+        if numbers[at - 1] >= numbers[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}

@@ -1,0 +1,147 @@
+//! Kinds of fields that are messages, lists of these, or one of several fields.
+//!
+//! Names are short, since [`stored!`](super::stored::stored) brings them into scope for definitions.
+
+use super::codec::{Codec, Fault, Read, Stored, Variants, put};
+use super::scalars::Items;
+use super::wire::{self, Slot};
+
+impl<T: Stored> Stored for Box<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        T::write(self, out);
+    }
+
+    fn read(bytes: &[u8]) -> Read<Self> {
+        T::read(bytes).map(Box::new)
+    }
+}
+
+/// A message that is always there.
+pub(crate) enum Part {}
+
+impl<T: Stored> Codec<T> for Part {
+    fn is_absent(_: &T) -> bool {
+        false
+    }
+
+    fn write(number: u32, value: &T, out: &mut Vec<u8>) {
+        wire::put_message(number, out, |out| value.write(out));
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
+        T::read(&slot.message()?.ok_or(Fault::Wrong(wrong))?)
+    }
+}
+
+/// A message that may be absent.
+pub(crate) enum MaybePart {}
+
+impl<T: Stored> Codec<Option<T>> for MaybePart {
+    fn is_absent(value: &Option<T>) -> bool {
+        value.is_none()
+    }
+
+    fn write(number: u32, value: &Option<T>, out: &mut Vec<u8>) {
+        if let Some(value) = value {
+            Part::write(number, value, out);
+        }
+    }
+
+    fn read(slot: Slot<'_>, _: &'static str) -> Read<Option<T>> {
+        slot.message()?.map(|bytes| T::read(&bytes)).transpose()
+    }
+}
+
+/// A message that is left out if it is the default.
+pub(crate) enum PartOrDefault {}
+
+impl<T: Stored + Default + PartialEq> Codec<T> for PartOrDefault {
+    fn is_absent(value: &T) -> bool {
+        *value == T::default()
+    }
+
+    fn write(number: u32, value: &T, out: &mut Vec<u8>) {
+        Part::write(number, value, out);
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
+        Ok(MaybePart::read(slot, wrong)?.unwrap_or_default())
+    }
+}
+
+/// Messages.
+pub(crate) enum PartList {}
+
+impl<C: Items<Item: Stored>> Codec<C> for PartList {
+    fn is_absent(value: &C) -> bool {
+        value.items().next().is_none()
+    }
+
+    fn write(number: u32, value: &C, out: &mut Vec<u8>) {
+        for item in value.items() {
+            Part::write(number, item, out);
+        }
+    }
+
+    fn read(slot: Slot<'_>, _: &'static str) -> Read<C> {
+        slot.iter()
+            .map(|(_, raw)| Stored::read(raw.bytes()?))
+            .collect()
+    }
+}
+
+/// One of several fields of the message. Its numbers are those of the definition of its type.
+pub(crate) enum OneOf {}
+
+impl<T: Variants> Codec<T> for OneOf {
+    fn is_absent(_: &T) -> bool {
+        false
+    }
+
+    fn write(_: u32, value: &T, out: &mut Vec<u8>) {
+        value.write(out);
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
+        if let Some((number, _)) = slot.only() {
+            return T::read(number, slot)?.ok_or(Fault::Wrong(wrong));
+        }
+        let mut found = Ok(T::absent());
+        for (number, slot) in slot.variants() {
+            found = T::read(number, slot);
+            // One that does not count must be well-formed, too.
+            if let Err(Fault::Malformed(malformed)) = found {
+                return Err(malformed.into());
+            }
+        }
+        found?.ok_or(Fault::Wrong(wrong))
+    }
+
+    fn has_numbers(numbers: &[u32]) -> bool {
+        numbers == T::NUMBERS
+    }
+}
+
+/// A message with one field of this kind, number 1.
+pub(crate) struct Inner<C>(std::marker::PhantomData<C>);
+
+impl<T, C: Codec<T>> Codec<T> for Inner<C> {
+    fn is_absent(_: &T) -> bool {
+        false
+    }
+
+    fn write(number: u32, value: &T, out: &mut Vec<u8>) {
+        wire::put_message(number, out, |out| put::<C, T>(1, value, out));
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
+        let bytes = slot.message()?.ok_or(Fault::Wrong(wrong))?;
+        let mut inner = Slot::default();
+        wire::scan(&bytes, |number, raw| {
+            if number == 1 {
+                inner.push(number, raw);
+            }
+        })?;
+        C::read(inner, wrong)
+    }
+}
