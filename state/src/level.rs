@@ -4,7 +4,11 @@
 //! knows the next one. A command is encoded and applied at the level of the cluster, so that masters of two releases keep
 //! the same records, byte for byte.
 
+mod need;
+
 use std::fmt;
+
+pub use need::{Need, beyond, reported};
 
 /// A feature level. Levels are ordered: each one includes all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

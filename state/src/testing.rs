@@ -17,6 +17,7 @@ use crate::framework::FrameworkInfo;
 use crate::ids::{
     AgentId, FrameworkId, NodeId, OfferId, OrderIndex, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
+use crate::level::Level;
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
@@ -34,6 +35,10 @@ pub struct World {
     pub stored: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The leader's clock.
     pub now: Timestamp,
+    /// The level at which leaders open epochs.
+    pub level: Level,
+    /// The entries that were applied, if they are to be kept.
+    pub log: Option<Vec<Entry>>,
     /// Number of the next proposal and offer.
     serial: u64,
     calls: BTreeMap<(FrameworkId, u64), u64>,
@@ -63,6 +68,8 @@ impl World {
             registry: Registry::new(),
             stored: BTreeMap::new(),
             now: Timestamp(1_000),
+            level: Level::NEWEST,
+            log: None,
             serial: 0,
             calls: BTreeMap::new(),
             round: Round::default(),
@@ -113,6 +120,9 @@ impl World {
 
     /// Applies an entry as it is; also returns what storage is given.
     pub fn feed(&mut self, entry: &Entry) -> (Vec<Applied>, Vec<RecordWrite>) {
+        if let Some(log) = &mut self.log {
+            log.push(entry.clone());
+        }
         let applied = self.registry.apply(self.registry.applied() + 1, entry);
         let writes = self.registry.take_changes();
         for write in &writes {
@@ -153,7 +163,7 @@ impl World {
             term: index,
             entropy: [7; 32],
             wall_ms: 0,
-            level: crate::level::Level::NEWEST,
+            level: self.level,
         }))
     }
 

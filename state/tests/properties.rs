@@ -197,7 +197,7 @@ fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
 fn play(seed: u64) -> Tally {
     let mut life = Life::new();
     let mut dice = Dice::new(seed);
-    let mut actor = Actor::new(&mut dice);
+    let mut actor = Actor::new(&mut dice, Level::NEWEST);
     let mut commands = 0;
     while commands < LIFE {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };

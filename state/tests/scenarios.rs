@@ -18,6 +18,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use argosy_state::level::Level;
 use stage::Stage;
 
 #[test]
@@ -53,7 +54,7 @@ fn the_registry_answers_as_every_scenario_says() {
 
 /// The same file with the outputs that are true now.
 fn play(text: &str) -> String {
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(Level::NEWEST);
     let mut played = String::new();
     for block in text.trim_end().split("\n\n") {
         let script = block.split("\n----").next().unwrap_or_default();

@@ -1,11 +1,13 @@
 //! What tests of several rooms share: they say in one way that they cannot run on a host.
 
 mod captured_log;
+mod release;
 
 use std::io::Write;
 use std::panic::Location;
 
 pub use captured_log::Log;
+pub use release::{Release, ReleaseError};
 
 /// Says that the present test cannot run on this host, and why. `scripts/skips` counts what is said so, and knows which
 /// reasons a host may have, and how often.

@@ -15,6 +15,7 @@ use crate::bugs::{self, Bug};
 use crate::command::{Accept, Call, Promise, Rejection};
 use crate::event::Event;
 use crate::ids::{AgentId, GroupId, Role, TaskId, TaskKey};
+use crate::level::Level;
 use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Reason, Standing, Task, TaskSpec, TaskState};
@@ -192,7 +193,8 @@ impl Registry {
         spec: &'a TaskSpec,
         room: &mut Room<'a>,
     ) -> Result<(), Rejection> {
-        check_spec(spec)?;
+        let level = self.level();
+        check_spec(spec, level)?;
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
@@ -214,7 +216,9 @@ impl Registry {
         };
         let minus = |of: &Resources| of.minus(&taken.resources).ok_or_else(|| too_large(of));
         let (left, free) = (minus(&room.left)?, minus(&room.free)?);
-        room.bytes.take(call.framework, spec)?;
+        if self.has_bounds() {
+            room.bytes.take(call.framework, spec)?;
+        }
         (room.left, room.free) = (left, free);
         room.names.insert(&spec.task);
         let brings = taken.brings.map(|executor| (&executor.executor, executor));
@@ -296,7 +300,7 @@ pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
     let mut positions = 0_usize..;
     for together in accept.launches.chunk_by(groups::are_together) {
         let mut tasks = together.iter().zip(positions.by_ref());
-        let wrong = tasks.find_map(|(spec, at)| Some((at, check_spec(spec).err()?)));
+        let wrong = tasks.find_map(|(spec, at)| Some((at, check_spec(spec, Level::NEWEST).err()?)));
         tasks.for_each(drop);
         match wrong {
             None if accept.all_or_nothing => {}
@@ -314,7 +318,7 @@ pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
 }
 
 /// Judges what no agent could run.
-pub(super) fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
+pub(super) fn check_spec(spec: &TaskSpec, level: Level) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {
         Err(Rejection::Invalid {
             field: field.into(),
@@ -327,16 +331,16 @@ pub(super) fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     if let Err(why) = check_resources(&spec.resources) {
         return invalid("resources", &why);
     }
-    if let Err((field, text)) = check_parts(spec) {
+    if let Err((field, text)) = check_parts(spec, level) {
         return invalid(&field, &text);
     }
     if let Some(executor) = &spec.executor {
-        check_spec(&executor.as_task()).map_err(|why| inside("executor", why))?;
+        check_spec(&executor.as_task(), level).map_err(|why| inside("executor", why))?;
     }
-    if let Err((field, text)) = command_line::check(spec) {
+    if let Err((field, text)) = command_line::check(spec, level) {
         return invalid(&field, &text);
     }
-    let size = size::of(spec);
+    let size = size::of(spec, level);
     if size > limits::TASK_SPEC_BYTES {
         return invalid(
             "task",
@@ -350,12 +354,12 @@ pub(super) fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
 }
 
 /// The parts that have rules of their own: the field that is wrong, and what to do about it.
-fn check_parts(spec: &TaskSpec) -> Result<(), (String, String)> {
+fn check_parts(spec: &TaskSpec, level: Level) -> Result<(), (String, String)> {
     let named = |(field, text): (&str, String)| (field.to_owned(), text);
     container::check(spec).map_err(named)?;
-    confinement::check(spec).map_err(named)?;
+    confinement::check(spec, level).map_err(named)?;
     checks::check(spec)?;
-    volumes::check(spec)?;
+    volumes::check(spec, level)?;
     executors::check(spec).map_err(named)
 }
 

@@ -6,6 +6,7 @@ use crate::agent::Agent;
 use crate::command::Rejection;
 use crate::framework::{Connection, Framework};
 use crate::ids::{FrameworkId, TaskKey};
+use crate::level::Level;
 use crate::limits;
 use crate::registry::usage;
 use crate::task::{Limits, TaskSpec};
@@ -47,6 +48,11 @@ impl TaskBytes {
 }
 
 impl Registry {
+    /// Whether the registry as a whole is bounded, as since level 3.
+    pub(super) fn has_bounds(&self) -> bool {
+        self.level() >= Level::RELEASE_0_2
+    }
+
     pub(super) fn task_bytes_left(&self, framework: FrameworkId) -> TaskBytes {
         let of_framework = self.task_bytes_of(framework);
         TaskBytes {
@@ -57,12 +63,18 @@ impl Registry {
 
     /// Whether a task may get other limits: the former ones are kept until the agent has answered.
     pub(super) fn check_limits_bytes(&self, key: &TaskKey, new: &Limits) -> Result<(), Rejection> {
+        if !self.has_bounds() {
+            return Ok(());
+        }
         let mut left = self.task_bytes_left(key.framework);
         left.take_bytes(key.framework, usage::of_limits(new))
     }
 
     /// Judges a new framework, or a new description of one.
     pub(super) fn check_framework_bytes(&self, framework: &Framework) -> Result<(), Rejection> {
+        if !self.has_bounds() {
+            return Ok(());
+        }
         let former = self.frameworks.get(&framework.id);
         if former.is_none() && self.frameworks.len() >= limits::FRAMEWORKS {
             return Err(Rejection::Full(format!(
@@ -84,6 +96,9 @@ impl Registry {
 
     /// Judges a new agent, or a new description of one.
     pub(super) fn check_agent_bytes(&self, agent: &Agent) -> Result<(), Rejection> {
+        if !self.has_bounds() {
+            return Ok(());
+        }
         let former = self.agents.get(&agent.id);
         if former.is_none() && self.agents.len() >= limits::AGENTS {
             return Err(Rejection::Full(format!(
@@ -112,7 +127,7 @@ impl Registry {
     ) -> Result<(), Rejection> {
         let all = self.index.principals.get(principal);
         let count = all.map_or(0, std::collections::BTreeSet::len);
-        if count < limits::FRAMEWORKS_PER_PRINCIPAL {
+        if count < limits::FRAMEWORKS_PER_PRINCIPAL || !self.has_bounds() {
             return Ok(());
         }
         let idle = all.into_iter().flatten().filter_map(|id| {

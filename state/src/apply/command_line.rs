@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::level::Level;
 use crate::limits;
 use crate::task::{Run, TaskSpec};
 
@@ -12,12 +13,17 @@ use crate::task::{Run, TaskSpec};
 type Wrong = (String, String);
 
 /// Judges what a task runs, and with what environment.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
-    check_run(&spec.run)?;
-    check_environment(&spec.environment)
+pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
+    // Release 0.1.0 left the longest argument to the kernel.
+    let most = match level >= Level::RELEASE_0_2 {
+        true => limits::ARGUMENT_BYTES,
+        false => usize::MAX,
+    };
+    check_run(&spec.run, most)?;
+    check_environment(&spec.environment, most)
 }
 
-fn check_run(run: &Run) -> Result<(), Wrong> {
+fn check_run(run: &Run, most: usize) -> Result<(), Wrong> {
     let (empty, words) = match run {
         Run::Image => return Ok(()),
         Run::Shell(line) => (line.trim().is_empty(), std::slice::from_ref(line)),
@@ -27,7 +33,6 @@ fn check_run(run: &Run) -> Result<(), Wrong> {
         let text = "it is empty or contains NUL: give shell a line or argv a program";
         return Err(("command".to_owned(), text.to_owned()));
     }
-    let most = limits::ARGUMENT_BYTES;
     match words.iter().position(|word| word.len() > most) {
         None => Ok(()),
         Some(at) => {
@@ -44,8 +49,7 @@ fn check_run(run: &Run) -> Result<(), Wrong> {
     }
 }
 
-fn check_environment(environment: &BTreeMap<String, String>) -> Result<(), Wrong> {
-    let most = limits::ARGUMENT_BYTES;
+fn check_environment(environment: &BTreeMap<String, String>, most: usize) -> Result<(), Wrong> {
     for (name, value) in environment {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             let text = "a name is empty or contains = or NUL, or a value contains NUL";
@@ -70,11 +74,12 @@ mod tests {
 
     fn judged(run: Run, variable: Option<(&str, usize)>) -> Result<(), Wrong> {
         let environment = variable.map(|(name, bytes)| (name.to_owned(), "v".repeat(bytes)));
-        check(&TaskSpec {
+        let spec = TaskSpec {
             run,
             environment: environment.into_iter().collect(),
             ..testing::spec("t", "cpus:1")
-        })
+        };
+        check(&spec, Level::NEWEST)
     }
 
     fn field(run: Run, variable: Option<(&str, usize)>) -> Option<String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::agent::Agent;
+use crate::level::Level;
 use crate::limits;
 use crate::task::{Beyond, Limits, Network, TaskSpec};
 
@@ -10,10 +11,19 @@ use crate::task::{Beyond, Limits, Network, TaskSpec};
 type Wrong = (&'static str, String);
 
 /// Judges a description, whatever agent is to run it.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
-    let writes = spec.host_paths.iter().any(|path| !path.read_only);
+pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
+    let takes_read_only = level >= Level::RELEASE_0_2;
+    let mut host_paths = spec.host_paths.iter();
+    let writes = host_paths.any(|path| !(takes_read_only && path.read_only));
     if spec.container.opt_outs.changes_users() && writes {
-        let text = "with capabilities or new privileges it could write to host_paths as any user of the host: have them read_only, or leave one out";
+        let text = match takes_read_only {
+            true => {
+                "with capabilities or new privileges it could write to host_paths as any user of the host: have them read_only, or leave one out"
+            }
+            false => {
+                "with capabilities or new privileges it could write to host_paths as any user of the host: leave one out"
+            }
+        };
         return Err(("container.opt_outs", text.to_owned()));
     }
     if spec.container.opt_outs.host_network && spec.container.network != Network::Unnamed {
@@ -171,7 +181,7 @@ mod tests {
             limits: Some(Box::new(limits)),
             ..testing::spec("t", resources)
         };
-        check(&spec).err().map(|(field, _)| field)
+        check(&spec, Level::NEWEST).err().map(|(field, _)| field)
     }
 
     #[test]
@@ -319,10 +329,13 @@ mod tests {
     fn nobody_is_in_the_hosts_network_and_in_another_one() {
         let mut spec = testing::spec("t", "mem:1");
         spec.container.opt_outs.host_network = true;
-        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(check(&spec, Level::NEWEST), Ok(()));
         for other in [Network::None, Network::Bridge(Vec::new())] {
             spec.container.network = other;
-            assert_eq!(check(&spec).unwrap_err().0, "container.network");
+            assert_eq!(
+                check(&spec, Level::NEWEST).unwrap_err().0,
+                "container.network"
+            );
         }
     }
 
@@ -334,15 +347,18 @@ mod tests {
             container_path: "/srv".into(),
             read_only: false,
         }];
-        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(check(&spec, Level::NEWEST), Ok(()));
         spec.container.opt_outs = OptOuts {
             capabilities: [Capability::Setuid].into(),
             ..OptOuts::default()
         };
-        assert_eq!(check(&spec).unwrap_err().0, "container.opt_outs");
+        assert_eq!(
+            check(&spec, Level::NEWEST).unwrap_err().0,
+            "container.opt_outs"
+        );
         spec.host_paths[0].read_only = true;
-        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(check(&spec, Level::NEWEST), Ok(()));
         spec.host_paths.clear();
-        assert_eq!(check(&spec), Ok(()));
+        assert_eq!(check(&spec, Level::NEWEST), Ok(()));
     }
 }

@@ -8,6 +8,7 @@ use crate::command::{
 use crate::event::Event;
 use crate::framework::{Connection, FinishedFramework, Framework, FrameworkInfo};
 use crate::ids::FrameworkId;
+use crate::level::Level;
 use crate::limits;
 use crate::registry::RecordKey;
 
@@ -199,7 +200,9 @@ impl Registry {
         self.changed.insert(RecordKey::Cluster);
         self.changed.insert(RecordKey::FinishedFramework(serial));
         let mut info = framework.info;
-        info.labels.clear();
+        if self.level() >= Level::RELEASE_0_2 {
+            info.labels.clear();
+        }
         let finished = FinishedFramework {
             id,
             info,

@@ -10,6 +10,7 @@ use crate::Registry;
 use crate::command::{HeldTask, Rejection};
 use crate::event::Event;
 use crate::ids::{Revision, TaskKey};
+use crate::level::Level;
 use crate::limits::MESSAGE_BYTES;
 use crate::registry::OrderKind;
 use crate::task::{Limits, LimitsChange, LimitsReport, Reason, Task, TaskSpec};
@@ -35,7 +36,7 @@ impl Registry {
             }
         };
         let spec = limited(&task.spec, limits)?;
-        check_spec(&spec)?;
+        check_spec(&spec, self.level())?;
         let agent = self.agents.get(&task.agent);
         if !agent.is_some_and(|agent| agent.info.takes(OrderKind::Limits)) {
             let text = format!(
@@ -98,7 +99,7 @@ fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
 
 /// What an agent says of an order that a later one has voided counts no more. After a refusal the description says again
 /// what is in force: by the agent's word, if that makes sense, else as it was before.
-pub(super) fn settle(task: &mut Task, report: LimitsReport) {
+pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     let wanted = task.limits_change.as_mut();
     let Some(change) = wanted.filter(|change| change.order == report.order) else {
         return;
@@ -110,20 +111,20 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport) {
     change.outcome = Some(outcome);
     if is_refused && was_open {
         let held = report.held.map(|held| *held);
-        let held = held.and_then(|held| sensible(&task.spec, held));
+        let held = held.and_then(|held| sensible(&task.spec, held, level));
         task.spec.limits = held.unwrap_or(before);
     }
 }
 
 /// Limits as an agent names them, unless no task like this could have them.
-fn sensible(spec: &TaskSpec, held: Limits) -> Option<Option<Box<Limits>>> {
+fn sensible(spec: &TaskSpec, held: Limits, level: Level) -> Option<Option<Box<Limits>>> {
     let own = spec.limits.as_ref();
     let held = Limits {
         exclusive_cpus: own.is_some_and(|limits| limits.exclusive_cpus),
         ..held
     };
     let spec = limited(spec, &held).ok()?;
-    check_spec(&spec).ok()?;
+    check_spec(&spec, level).ok()?;
     Some(spec.limits)
 }
 
@@ -151,7 +152,8 @@ impl Registry {
                 outcome: Ok(()),
                 held: None,
             };
-            return self.change_task(key, |task| settle(task, report));
+            let level = self.level();
+            return self.change_task(key, |task| settle(task, report, level));
         }
         let text = format!(
             "{} is of a release that cannot change limits of a task: upgrade it, and ask again",

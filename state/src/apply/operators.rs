@@ -7,6 +7,7 @@ use crate::agent::AgentMode;
 use crate::command::{Operate, Operation, Outcome, Rejection, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, Revision, Role, Timestamp};
+use crate::level::Level;
 use crate::limits;
 use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey, usage};
 
@@ -34,9 +35,8 @@ impl Registry {
             self.drop_old_requests(scene);
             let bytes = self.index.bytes.operator_answers;
             let most = usage::most_of_answer(operate.operations.len());
-            if self.operator_answers.len() >= limits::OPERATOR_ANSWERS
-                || bytes + most > limits::OPERATOR_ANSWER_BYTES
-            {
+            let is_full = self.has_bounds() && bytes + most > limits::OPERATOR_ANSWER_BYTES;
+            if self.operator_answers.len() >= limits::OPERATOR_ANSWERS || is_full {
                 return Err(Rejection::TooManyRequests);
             }
         }
@@ -59,7 +59,11 @@ impl Registry {
             let answer = OperatorAnswer {
                 hash: operate.hash,
                 at: scene.at,
-                revision,
+                // Release 0.1.0 did not store it.
+                revision: match self.level() >= Level::RELEASE_0_2 {
+                    true => revision,
+                    false => Revision::default(),
+                },
                 outcomes: kept.collect(),
             };
             self.put_operator_answer(key.clone(), answer);
@@ -144,7 +148,7 @@ impl Registry {
             return Ok(());
         }
         let is_new = weight_milli != DEFAULT_WEIGHT_MILLI && !self.weights.contains_key(role);
-        if is_new && self.weights.len() >= limits::WEIGHTS {
+        if is_new && self.has_bounds() && self.weights.len() >= limits::WEIGHTS {
             return Err(Rejection::Full(format!(
                 "{} roles have a weight, which is the most: set one of them to the default of {DEFAULT_WEIGHT_MILLI}",
                 limits::WEIGHTS

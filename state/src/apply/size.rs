@@ -1,14 +1,24 @@
 //! What descriptions cost in log and memory, roughly.
 
 use super::{checks, confinement, container, volumes};
+use crate::level::Level;
 use crate::task::{Run, TaskSpec};
 
 /// What each part of a description costs beside its text.
 const PART_BYTES: usize = 16;
 
 /// Bytes of a description without its resources, roughly: what it costs in log and memory.
-pub(super) fn of(spec: &TaskSpec) -> usize {
-    described(spec) + confinement::size(spec, PART_BYTES)
+pub(super) fn of(spec: &TaskSpec, level: Level) -> usize {
+    // Release 0.1.0 counted the opt-outs of executors, too.
+    let executor = spec
+        .executor
+        .as_ref()
+        .filter(|_| level < Level::RELEASE_0_2);
+    described(spec)
+        + confinement::size(spec, PART_BYTES)
+        + executor.map_or(0, |executor| {
+            confinement::size(&executor.as_task(), PART_BYTES)
+        })
 }
 
 /// The same without what may change later, its limits.

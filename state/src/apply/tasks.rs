@@ -187,6 +187,7 @@ impl Registry {
     pub(super) fn set_state(&mut self, scene: &mut Scene, key: &TaskKey, change: Change) {
         let revision = scene.next_revision();
         let reported = change.reported;
+        let level = self.level();
         let limits = change.limits.clone();
         let update = change.into_update(revision);
         let state = update.state;
@@ -199,7 +200,7 @@ impl Registry {
                 task.standing = update.standing;
             }
             if let Some(limits) = limits {
-                settle(task, limits);
+                settle(task, limits, level);
             }
             task.latest = update.clone();
             task.revision = revision;

@@ -5,6 +5,7 @@
 use std::path::{Component, Path};
 
 use super::host_paths;
+use crate::level::Level;
 use crate::limits;
 use crate::resources::{Resources, Value};
 use crate::task::{Sizes, TaskSpec, TaskVolume, VolumeSource};
@@ -18,19 +19,30 @@ pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/g
 const MIB: i128 = 1024 * 1024;
 
 /// Judges the volumes of a description.
-pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
     let volumes = &spec.volumes;
     if volumes.len() > limits::VOLUMES {
         let most = limits::VOLUMES;
         let text = format!("{} are asked for; at most {most}", volumes.len());
         return Err(("volumes".to_owned(), text));
     }
+    let knows_places = level >= Level::RELEASE_0_2;
+    let placed: Vec<&str> = match knows_places {
+        true => spec.host_paths.iter().map(host_paths::place).collect(),
+        false => spec
+            .host_paths
+            .iter()
+            .map(|path| path.host_path.as_str())
+            .collect(),
+    };
     for (at, volume) in volumes.iter().enumerate() {
         check_one(volume)
-            .and_then(|()| check_beside(volume, volumes.iter().skip(at + 1), spec))
+            .and_then(|()| check_beside(volume, volumes.iter().skip(at + 1), &placed))
             .map_err(|(field, text)| (format!("volumes[{at}].{field}"), text))?;
     }
-    host_paths::check(spec)?;
+    if knows_places {
+        host_paths::check(spec)?;
+    }
     check_memory(spec)
 }
 
@@ -88,7 +100,7 @@ fn check_one(volume: &TaskVolume) -> Result<(), (&'static str, String)> {
 fn check_beside<'a>(
     volume: &TaskVolume,
     later: impl Iterator<Item = &'a TaskVolume>,
-    spec: &TaskSpec,
+    placed: &[&str],
 ) -> Result<(), (&'static str, String)> {
     let own = volume.container_path.as_str();
     for other in later {
@@ -116,8 +128,7 @@ fn check_beside<'a>(
         return Err(("container_path", text));
     }
     let meets = |path: &str| Path::new(own).starts_with(path) || Path::new(path).starts_with(own);
-    let mut host_paths = spec.host_paths.iter().map(host_paths::place);
-    if let Some(path) = host_paths.find(|path| meets(path)) {
+    if let Some(path) = placed.iter().find(|path| meets(path)) {
         let text = format!("{own:?} meets the host path {path:?}: put them beside each other");
         return Err(("container_path", text));
     }
@@ -217,7 +228,7 @@ mod tests {
             volumes: volumes.to_vec(),
             ..testing::spec("t", "cpus:1;mem:64")
         };
-        check(&spec).err()
+        check(&spec, Level::NEWEST).err()
     }
 
     fn field(volumes: &[TaskVolume]) -> Option<String> {
@@ -325,7 +336,7 @@ mod tests {
                 }],
                 ..testing::spec("t", "cpus:1")
             };
-            assert!(check(&spec).is_err(), "{path}");
+            assert!(check(&spec, Level::NEWEST).is_err(), "{path}");
         }
     }
 
@@ -349,7 +360,7 @@ mod tests {
                 tmp_bytes: Some(tmp_bytes),
                 ..Sizes::default()
             };
-            check(&spec)
+            check(&spec, Level::NEWEST)
         };
         assert_eq!(sized(16 << 20), Ok(()));
         assert!(sized((16 << 20) + 1).unwrap_err().1.contains("of mem"));

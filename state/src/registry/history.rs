@@ -6,6 +6,7 @@ use super::index::Sign;
 use super::usage;
 use super::{Indexes, RecordKey, Registry};
 use crate::ids::{FrameworkId, TaskKey};
+use crate::level::Level;
 use crate::limits;
 use crate::task::{FinishedTask, Run, Task};
 
@@ -70,20 +71,41 @@ impl Registry {
         let serial = self.cluster.last_finished;
         self.changed.insert(RecordKey::Cluster);
         self.changed.insert(RecordKey::FinishedTask(serial));
-        let finished = FinishedTask { task: kept(task) };
+        let is_bounded = self.level() >= Level::RELEASE_0_2;
+        let task = match is_bounded {
+            true => kept(task),
+            false => task,
+        };
+        let finished = FinishedTask { task };
         self.index.finished(serial, &finished, Sign::Add);
         self.finished_tasks.insert(serial, finished);
+        if !is_bounded {
+            return self.drop_oldest();
+        }
         for _ in 0..DROPPED {
             let is_full = self.finished_tasks.len() > limits::FINISHED_TASKS
                 || self.index.bytes.history > limits::FINISHED_TASK_BYTES;
             let Some(oldest) = self.index.history.next_to_go().filter(|_| is_full) else {
                 return;
             };
-            let dropped = self.finished_tasks.remove(&oldest);
-            let dropped = dropped.expect("the index names records that are there");
-            self.index.finished(oldest, &dropped, Sign::Remove);
-            self.changed.insert(RecordKey::FinishedTask(oldest));
+            self.drop_finished(oldest);
         }
+    }
+
+    /// As release 0.1.0 did: the oldest of all is dropped.
+    fn drop_oldest(&mut self) {
+        while self.finished_tasks.len() > limits::FINISHED_TASKS
+            && let Some(oldest) = self.finished_tasks.keys().next().copied()
+        {
+            self.drop_finished(oldest);
+        }
+    }
+
+    fn drop_finished(&mut self, serial: u64) {
+        let dropped = self.finished_tasks.remove(&serial);
+        let dropped = dropped.expect("the serial is that of a record");
+        self.index.finished(serial, &dropped, Sign::Remove);
+        self.changed.insert(RecordKey::FinishedTask(serial));
     }
 }
 

@@ -13,6 +13,7 @@ use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, OfferId, Revision, Role, TaskId, TaskKey, Ticket,
     Timestamp,
 };
+use argosy_state::level::Level;
 use argosy_state::task::{Limits, Task, TaskGroup, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
@@ -28,10 +29,12 @@ pub(crate) struct Actor {
     past: Vec<Proposed>,
     /// Whether agents of this life may lose what they had.
     shrinking: bool,
+    /// The level of its leaders.
+    level: Level,
 }
 
 impl Actor {
-    pub(crate) fn new(dice: &mut Dice) -> Self {
+    pub(crate) fn new(dice: &mut Dice, level: Level) -> Self {
         Self {
             now: Timestamp(1),
             serial: 0,
@@ -39,6 +42,7 @@ impl Actor {
             numbers: BTreeMap::new(),
             past: Vec::new(),
             shrinking: dice.percent(50),
+            level,
         }
     }
 
@@ -85,7 +89,7 @@ impl Actor {
 
     fn command(&mut self, dice: &mut Dice, registry: &Registry) -> Command {
         if registry.epoch() == Epoch(0) || dice.percent(1) {
-            return open_epoch(dice);
+            return open_epoch(dice, self.level);
         }
         let agents: Vec<AgentId> = registry.agents().map(|agent| agent.id).collect();
         let frameworks: Vec<FrameworkId> = registry.frameworks().map(|known| known.id).collect();
@@ -288,14 +292,14 @@ impl Actor {
     }
 }
 
-fn open_epoch(dice: &mut Dice) -> Command {
+fn open_epoch(dice: &mut Dice, level: Level) -> Command {
     Command::OpenEpoch(OpenEpoch {
         node: NodeId(1 + dice.next() % 3),
         process: dice.next(),
         term: dice.next() % 9,
         entropy: [u8::try_from(dice.below(256)).unwrap(); 32],
         wall_ms: 1,
-        level: argosy_state::level::Level::NEWEST,
+        level,
     })
 }
 

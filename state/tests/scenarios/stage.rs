@@ -6,11 +6,13 @@ use argosy_state::apply::Applied;
 use argosy_state::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CompareDigest,
     Entry, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
-    RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe, SweepTarget, UpdateTasks,
+    RaiseLowWater, ReconcileAgent, RegisterAgent, Rejection, Stopped, Subscribe, SweepTarget,
+    UpdateTasks,
 };
 use argosy_state::ids::{
     Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
 };
+use argosy_state::level::{self, Level};
 use argosy_state::task::{
     DiskLimit, Limits, LimitsReport, Reason, Source, Standing, TaskGroup, TaskSpec, TaskState,
 };
@@ -20,15 +22,18 @@ use crate::line::Line;
 use crate::print;
 
 pub(crate) struct Stage {
-    world: World,
+    pub(crate) world: World,
     offers: BTreeMap<String, Promise>,
     former_epoch: Epoch,
 }
 
 impl Stage {
-    pub(crate) fn new() -> Self {
+    /// A stage whose leaders are at this level.
+    pub(crate) fn new(level: Level) -> Self {
+        let mut world = World::empty();
+        world.level = level;
         Self {
-            world: World::empty(),
+            world,
             offers: BTreeMap::new(),
             former_epoch: Epoch(0),
         }
@@ -77,6 +82,13 @@ impl Stage {
 
     fn propose(&mut self, epoch: Epoch, command: Command) -> Applied {
         let ticket = Ticket { epoch, serial: 1 };
+        if level::beyond(self.world.level, &command).is_some() {
+            return Applied {
+                ticket,
+                outcome: Err(Rejection::Moved),
+                events: Vec::new(),
+            };
+        }
         let entry = Entry {
             at: self.world.now,
             commands: vec![Proposed { ticket, command }],
@@ -136,7 +148,7 @@ impl Stage {
 
     fn command(&self, line: &Line<'_>) -> Command {
         match line.word(0) {
-            "epoch" => open_epoch(line),
+            "epoch" => open_epoch(line, self.world.level),
             "agent" => register(line),
             "unreachable" => Command::AgentUnreachable(self.agent_decision(line)),
             "prune" => Command::PruneAgent(self.agent_decision(line)),
@@ -329,14 +341,14 @@ fn group(text: &str) -> Vec<TaskSpec> {
     TaskGroup::of(&GroupId::new(id).unwrap(), tasks.collect())
 }
 
-fn open_epoch(line: &Line<'_>) -> Command {
+fn open_epoch(line: &Line<'_>, level: Level) -> Command {
     Command::OpenEpoch(OpenEpoch {
         node: NodeId(line.number("node").unwrap_or(1)),
         process: 1,
         term: 1,
         entropy: [9; 32],
         wall_ms: 0,
-        level: argosy_state::level::Level::NEWEST,
+        level,
     })
 }
 

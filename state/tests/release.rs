@@ -1,0 +1,218 @@
+//! Release 0.1.0 and this one apply the same entries at level 2: the records must be the same, byte for byte.
+//!
+//! The former release is built from its commit (`releases.txt`) and run as a process (`release/driver.rs`). `ARGOSY_LONG=1`
+//! plays 500 lives instead of 20; `ARGOSY_SEED=N` plays one again.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test runs programs and reads its switches from the environment"
+)]
+
+#[path = "properties/actor.rs"]
+mod actor;
+#[path = "properties/agents.rs"]
+mod agents;
+#[path = "properties/dice.rs"]
+mod dice;
+#[path = "release/former.rs"]
+mod former;
+#[path = "scenarios/line.rs"]
+mod line;
+#[path = "scenarios/print.rs"]
+mod print;
+#[path = "release/specs.rs"]
+mod specs;
+#[path = "scenarios/stage.rs"]
+mod stage;
+
+use std::path::Path;
+
+use actor::Actor;
+use argosy_state::Registry;
+use argosy_state::command::{Acknowledge, AgentUpdate, Command, Entry, Proposed, UpdateTasks};
+use argosy_state::encode;
+use argosy_state::ids::{AgentId, FrameworkId, NodeId};
+use argosy_state::level::{self, Level};
+use argosy_state::limits;
+use argosy_state::task::{Reason, Source, Standing, TaskState};
+use argosy_state::testing::{World, spec};
+use dice::Dice;
+use former::Former;
+use stage::Stage;
+
+/// The level of release 0.1.0.
+const LEVEL: Level = Level::RELEASE_0_1;
+/// Commands in one life of a cluster.
+const LIFE: usize = 1_000;
+/// Tasks that are launched together.
+const WAVE: usize = 250;
+
+/// What a leader at level 2 would propose: what the level does not have is left out or refused before.
+fn as_proposed(mut proposed: Proposed) -> Option<Proposed> {
+    if let Command::RegisterAgent(register) = &mut proposed.command {
+        register.info = level::reported(LEVEL, &register.info);
+    }
+    match level::beyond(LEVEL, &proposed.command) {
+        None => Some(proposed),
+        Some(_) => None,
+    }
+}
+
+/// Applies an entry to both; they must write the same records.
+fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) {
+    let commands: Vec<Vec<u8>> = entry
+        .commands
+        .iter()
+        .map(|proposed| encode::command(proposed, LEVEL))
+        .collect();
+    let theirs = former.apply(entry.at.0, &commands);
+    let index = registry.applied() + 1;
+    let applied = registry.apply(index, entry);
+    let writes = registry.take_changes();
+    let ours: Vec<_> = writes
+        .into_iter()
+        .map(|write| (write.key, write.value))
+        .collect();
+    if registry.digest() != theirs.digest || ours != theirs.writes {
+        let difference = former::difference(&ours, &theirs.writes);
+        panic!(
+            "at index {index} the records differ:\n{difference}\nafter {entry:?}\nanswered {applied:?}"
+        );
+    }
+}
+
+fn play(executable: &Path, seed: u64) -> usize {
+    let mut former = Former::start(executable);
+    let mut registry = Registry::new();
+    let mut dice = Dice::new(seed);
+    let mut actor = Actor::new(&mut dice, LEVEL);
+    let mut commands = 0;
+    while commands < LIFE {
+        let count = if dice.percent(70) { 1 } else { dice.below(4) };
+        let mut entry = actor.entry(&mut dice, &registry, count);
+        for proposed in &mut entry.commands {
+            specs::vary(&mut dice, &mut proposed.command);
+        }
+        entry.commands = entry.commands.into_iter().filter_map(as_proposed).collect();
+        commands += entry.commands.len().max(1);
+        feed(&mut registry, &mut former, &entry);
+    }
+    assert_eq!(registry.level(), LEVEL);
+    commands
+}
+
+#[test]
+fn at_level_2_the_records_are_those_of_release_0_1_0() {
+    let Some(executable) = former::executable() else {
+        return;
+    };
+    let run = |seed: u64| {
+        let played = std::panic::catch_unwind(|| play(&executable, seed));
+        played.unwrap_or_else(|panic| {
+            eprintln!("play it again with ARGOSY_SEED={seed}");
+            std::panic::resume_unwind(panic)
+        })
+    };
+    if let Ok(seed) = std::env::var("ARGOSY_SEED") {
+        run(seed.parse().unwrap());
+        return;
+    }
+    let lives = match std::env::var_os("ARGOSY_LONG") {
+        Some(_) => 500,
+        None => 20,
+    };
+    let commands: usize = (0..lives).map(run).sum();
+    eprintln!("{commands} commands in {lives} lives, seeds 0 and up");
+}
+
+/// The entries of a scenario file, played at level 2.
+fn scenario(text: &str) -> Vec<Entry> {
+    let mut stage = Stage::new(LEVEL);
+    stage.world.log = Some(Vec::new());
+    for block in text.trim_end().split("\n\n") {
+        let script = block.split("\n----").next().unwrap_or_default();
+        let lines = script.lines().filter(|line| !line.starts_with('#'));
+        for line in lines.filter(|line| !line.trim().is_empty()) {
+            stage.play(line);
+        }
+    }
+    stage.world.log.take().unwrap_or_default()
+}
+
+#[test]
+fn the_scenarios_leave_the_same_records_at_level_2() {
+    let Some(executable) = former::executable() else {
+        return;
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut entries = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "txt") {
+            continue;
+        }
+        eprintln!("{}", path.display());
+        let mut former = Former::start(&executable);
+        let mut registry = Registry::new();
+        for entry in scenario(&std::fs::read_to_string(&path).unwrap()) {
+            feed(&mut registry, &mut former, &entry);
+            entries += 1;
+        }
+    }
+    assert!(entries > 300, "{entries} entries");
+}
+
+/// Launches, ends and acknowledges so many tasks together.
+fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) {
+    let launches = (0..WAVE).map(|at| {
+        let mut spec = spec(&format!("t{wave}-{at}"), "cpus:0.001");
+        spec.environment.insert("A".to_owned(), "v".repeat(at));
+        spec
+    });
+    let offer = world.promise(framework, agent, "cpus:1");
+    world.accept(framework, vec![offer], launches.collect());
+    let ends = world.registry.tasks_of(framework).map(|task| AgentUpdate {
+        key: task.key.clone(),
+        order: task.order,
+        number: 1,
+        state: TaskState::Finished,
+        source: Source::Agent,
+        reason: Reason::None,
+        message: String::new(),
+        exit: None,
+        standing: Standing::default(),
+        limits: None,
+        wall_ms: 0,
+    });
+    let updates = ends.collect();
+    world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));
+    let ends = world.registry.tasks_of(framework);
+    let updates = ends.map(|task| (task.key.task.clone(), task.latest.revision));
+    world.apply(Command::Acknowledge(Acknowledge {
+        framework,
+        session: world.registry.framework(framework).unwrap().session,
+        updates: updates.collect(),
+    }));
+}
+
+/// More tasks of two frameworks end than the history keeps.
+#[test]
+fn the_history_is_that_of_release_0_1_0() {
+    let Some(executable) = former::executable() else {
+        return;
+    };
+    let mut world = World::empty();
+    (world.level, world.log) = (LEVEL, Some(Vec::new()));
+    world.open_epoch(NodeId(1));
+    let agent = world.register("cpus:1000");
+    let frameworks = [world.subscribe("a"), world.subscribe("b")];
+    for at in 0..limits::FINISHED_TASKS / WAVE + 8 {
+        wave(&mut world, frameworks[usize::from(at % 3 == 0)], agent, at);
+    }
+    let mut former = Former::start(&executable);
+    let mut registry = Registry::new();
+    for entry in world.log.take().unwrap_or_default() {
+        feed(&mut registry, &mut former, &entry);
+    }
+    assert_eq!(registry.finished_tasks_after(0).count(), limits::FINISHED_TASKS);
+}
