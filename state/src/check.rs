@@ -5,6 +5,7 @@
 
 mod executors;
 mod groups;
+mod roles;
 mod slices;
 
 pub use slices::{Round, Slice};
@@ -428,6 +429,7 @@ impl Registry {
                 "no two orders share a number",
             )?;
         }
+        self.check_roles()?;
         let nonces = kept.nonces.len();
         must(
             nonces == self.agents.len(),

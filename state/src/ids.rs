@@ -233,7 +233,10 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// A role: `*`, or 1 to 128 letters, digits and `._-`, not starting with `-` or `.`.
+/// A role: `*`, or a path of components joined by `/`, as `eng/backend`, of at most 128 bytes in all.
+///
+/// The rules are those of Mesos (`docs/roles.md` there): no component is empty, `.`, `..` or `*`, or starts with `-`; none
+/// holds white space or a backslash. Beyond them no component holds a control character.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(Arc<str>);
 
@@ -243,13 +246,10 @@ impl Role {
     /// # Errors
     /// [`InvalidId`] names the text and the rule.
     pub fn new(text: &str) -> Result<Self, InvalidId> {
-        let rule = "use * or 1 to 128 letters, digits and ._-, not starting with - or .";
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let plain = !text.is_empty()
-            && text.len() <= limits::ROLE_BYTES
-            && !text.starts_with(['-', '.'])
-            && text.bytes().all(known);
-        if plain || text == "*" {
+        let rule = "use * or a path as eng/backend, at most 128 bytes: no part is empty, ., .. or *, starts with - or \
+                    holds white space, a backslash or a control character";
+        let is_plain = text.len() <= limits::ROLE_BYTES && text.split('/').all(is_component);
+        if is_plain || text == "*" {
             Ok(Self(text.into()))
         } else {
             Err(InvalidId::new("role", text, rule))
@@ -261,6 +261,38 @@ impl Role {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The role that this one is part of, `None` for one of the top level.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let (parent, _) = self.0.rsplit_once('/')?;
+        Some(Self(parent.into()))
+    }
+
+    /// The roles that this one is part of, the nearest first.
+    pub fn ancestors(&self) -> impl Iterator<Item = Self> + use<> {
+        std::iter::successors(self.parent(), Self::parent)
+    }
+
+    /// Whether this is `other` or one of its ancestors.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        let rest = other.0.strip_prefix(&*self.0);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Whether release 0.1.0 takes it for a role, too: one component of letters, digits and `._-`, not starting with `.`.
+    #[must_use]
+    pub fn is_of_level_2(&self) -> bool {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        &*self.0 == "*" || (!self.0.starts_with('.') && self.0.bytes().all(known))
+    }
+}
+
+/// Whether `text` may be a part of a role's path.
+fn is_component(text: &str) -> bool {
+    let is_foreign = |c: char| c.is_whitespace() || c.is_control() || c == '\\';
+    !["", ".", "..", "*"].contains(&text) && !text.starts_with('-') && !text.contains(is_foreign)
 }
 
 impl Default for Role {
@@ -314,7 +346,72 @@ mod tests {
             assert!(TaskId::new(bad).is_err(), "{bad:?}");
         }
         assert!(TaskId::new("web-1.a_b:c@d").is_ok());
-        assert!(Role::new("-a").is_err() && Role::new("*").is_ok() && Role::new("a/b").is_err());
+    }
+
+    #[test]
+    fn roles_are_paths_by_the_rules_of_mesos() {
+        let longest = format!("a/{}", "x".repeat(126));
+        for good in [
+            "*",
+            "ops",
+            "eng/backend",
+            "a/b/c",
+            ".a",
+            "a*",
+            "r\u{f6}le",
+            "a/_b",
+            &longest,
+        ] {
+            assert!(Role::new(good).is_ok(), "{good:?}");
+        }
+        let too_long = format!("{longest}x");
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            ".",
+            "..",
+            "a/.",
+            "a/..",
+            "../a",
+            "-a",
+            "a/-b",
+            "a/*",
+            "*/a",
+            "a b",
+            "a\tb",
+            "a\\b",
+            "a\u{a0}b",
+            "a\u{1b}[2J",
+            "a\u{7f}",
+            "a\0",
+            &too_long,
+        ] {
+            assert!(Role::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_role_is_part_of_each_prefix_of_its_path() {
+        let role = |text: &str| Role::new(text).unwrap();
+        let deep = role("eng/web/front");
+        assert_eq!(
+            deep.ancestors().collect::<Vec<_>>(),
+            [role("eng/web"), role("eng")]
+        );
+        assert_eq!(role("eng").parent(), None);
+        assert!(role("eng").contains(&deep) && deep.contains(&deep));
+        assert!(!deep.contains(&role("eng")) && !role("en").contains(&deep));
+        assert!(!role("eng/we").contains(&deep) && !role("*").contains(&deep));
+    }
+
+    #[test]
+    fn what_release_0_1_0_takes_for_a_role_is_known() {
+        let is_known = |text: &str| Role::new(text).unwrap().is_of_level_2();
+        assert!(is_known("*") && is_known("a.b_c-1"));
+        assert!(!is_known("a/b") && !is_known(".a") && !is_known("r\u{f6}le") && !is_known("a:b"));
     }
 
     #[test]

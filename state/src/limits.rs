@@ -112,6 +112,8 @@ pub const UNACKNOWLEDGED_TASKS: usize = 100_000;
 pub const USED_OFFERS: usize = 64;
 /// Resources, ranges and set items of one agent or task, counted together. More are refused.
 pub const RESOURCE_PARTS: usize = 4_096;
+/// Names of scalar resources that all registered agents have together. Registrations that would bring more are refused.
+pub const RESOURCE_KINDS: usize = 64;
 /// Kinds of orders that one agent announces. More are refused.
 pub const ORDER_KINDS: usize = 64;
 /// Disks of which one task limits the use. More are refused.

@@ -214,5 +214,8 @@ fn the_history_is_that_of_release_0_1_0() {
     for entry in world.log.take().unwrap_or_default() {
         feed(&mut registry, &mut former, &entry);
     }
-    assert_eq!(registry.finished_tasks_after(0).count(), limits::FINISHED_TASKS);
+    assert_eq!(
+        registry.finished_tasks_after(0).count(),
+        limits::FINISHED_TASKS
+    );
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use argosy_isolation::{Secret, Volume, VolumeSource};
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
+use argosy_state::ids::Role;
 
 use super::description::{failed, invalid};
 use crate::broker::Broker;
@@ -60,11 +61,13 @@ pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Se
             "{which}: this agent has no secrets; ask another agent, or start it with --secret-folder"
         ));
     };
-    if [name, role]
-        .iter()
-        .any(|part| part.is_empty() || part.contains('/') || part.starts_with('.'))
-    {
-        return Err(format!("{which}: neither name is a path; give plain names"));
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Err(format!(
+            "{which}: a secret's name is no path; give a plain name"
+        ));
+    }
+    if let Err(wrong) = Role::new(role) {
+        return Err(format!("{which}: {wrong}"));
     }
     let secret = Secret {
         folder: folder.to_owned(),
@@ -95,14 +98,23 @@ mod tests {
     fn a_secret_is_its_roles_alone_and_its_absence_is_told() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        for role in ["web", "*"] {
-            fs::create_dir(folder.path().join(role)).unwrap();
+        for role in ["web", "*", "eng/backend"] {
+            fs::create_dir_all(folder.path().join(role)).unwrap();
             fs::write(folder.path().join(role).join("db"), "x").unwrap();
         }
         let of = |role: &str, name: &str| secret(name, role, Some(folder.path()));
         assert_eq!(of("web", "db").unwrap().name, Path::new("web/db"));
         assert_eq!(of("*", "db").unwrap().name, Path::new("*/db"));
-        for (role, name) in [("web", "none"), ("ops", "db")] {
+        let nested = of("eng/backend", "db").unwrap();
+        assert_eq!(nested.name, Path::new("eng/backend/db"));
+        // A role's secrets are not those of the roles above it or below it.
+        for (role, name) in [
+            ("web", "none"),
+            ("ops", "db"),
+            ("eng", "db"),
+            ("eng/backend/db", "db"),
+            ("eng", "backend"),
+        ] {
             let text = of(role, name).unwrap_err();
             let file = folder.path().join(role).join(name);
             assert!(
@@ -114,16 +126,13 @@ mod tests {
                 "{text}"
             );
         }
-        for (role, name) in [
-            ("web", "../web/db"),
-            ("..", "db"),
-            ("web/..", "db"),
-            ("web", ""),
-        ] {
-            assert!(
-                of(role, name).unwrap_err().contains("plain names"),
-                "{role} {name}"
-            );
+        for (role, name) in [("web", "../web/db"), ("web", ""), ("eng", "backend/db")] {
+            let text = of(role, name).unwrap_err();
+            assert!(text.contains("give a plain name"), "{text}");
+        }
+        for role in ["..", "web/..", "/web", "web/", "eng//backend", ""] {
+            let text = of(role, "db").unwrap_err();
+            assert!(text.contains("use * or a path"), "{text}");
         }
         let none = secret("db", "web", None).unwrap_err();
         assert!(none.contains("--secret-folder"), "{none}");

@@ -75,6 +75,7 @@ impl Registry {
             revision,
         };
         self.check_agent_bytes(&agent)?;
+        self.check_resource_kinds(&agent.info)?;
         self.cluster.last_agent = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_agent(agent);
@@ -120,6 +121,7 @@ impl Registry {
         agent.info = register.info.clone();
         agent.boot_id.clone_from(&register.boot_id);
         self.check_agent_bytes(&agent)?;
+        self.check_resource_kinds(&agent.info)?;
         if back {
             agent.mode = agent.mode_when_heard;
             agent.since = scene.at;

@@ -1,14 +1,17 @@
 //! Bounds of the registry as a whole: what is refused when there is no more room, and who makes room.
 
+use std::collections::BTreeSet;
+
 use super::Scene;
 use crate::Registry;
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentInfo};
 use crate::command::Rejection;
 use crate::framework::{Connection, Framework};
 use crate::ids::{FrameworkId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::registry::usage;
+use crate::resources::Value;
 use crate::task::{Limits, TaskSpec};
 
 /// What a bound leaves for tasks.
@@ -113,6 +116,28 @@ impl Registry {
             return Err(Rejection::Full(format!(
                 "the descriptions of agents take {} MiB, which is the most: give fewer attributes",
                 most >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    /// Judges the kinds of resources that a new agent, or a new description of one, brings: fairness counts each of them.
+    pub(super) fn check_resource_kinds(&self, info: &AgentInfo) -> Result<(), Rejection> {
+        if self.cluster.level < Level::RELEASE_0_2 {
+            return Ok(());
+        }
+        let known = self.index.total.iter();
+        let brought = info.resources.iter();
+        let brought = brought.filter(|resource| matches!(resource.value, Value::Scalar(_)));
+        let kinds: BTreeSet<&str> = known
+            .chain(brought)
+            .map(|resource| &*resource.identity.name)
+            .collect();
+        if kinds.len() > limits::RESOURCE_KINDS {
+            return Err(Rejection::Full(format!(
+                "the agents would have {} kinds of countable resources; at most {}: use names that other agents use",
+                kinds.len(),
+                limits::RESOURCE_KINDS
             )));
         }
         Ok(())

@@ -5,7 +5,9 @@
 
 use super::Level;
 use crate::agent::AgentInfo;
-use crate::command::{CallAction, Command};
+use crate::command::{CallAction, Command, Operation};
+use crate::ids::Role;
+use crate::resources::Resources;
 use crate::task::{Container, TaskSpec};
 
 /// What a command needs that not every level has.
@@ -20,6 +22,9 @@ pub struct Need {
 /// What a command needs beyond the level of its cluster; `None` if the level has all of it.
 #[must_use]
 pub fn beyond(level: Level, command: &Command) -> Option<Need> {
+    if level >= Level::NEWEST {
+        return None;
+    }
     let need = |need: Level, what| (need > level).then_some(Need { level: need, what });
     match command {
         Command::Stopped(_) => need(Level::RELEASE_0_2, "the end of stop_after_ms"),
@@ -30,32 +35,66 @@ pub fn beyond(level: Level, command: &Command) -> Option<Need> {
                 let what = of_spec(spec)?;
                 need(Level::RELEASE_0_2, what)
             }),
-            CallAction::Kill { .. }
-            | CallAction::UpdateLimits { .. }
-            | CallAction::Suppress(_)
-            | CallAction::Revive(_)
-            | CallAction::Update(_)
-            | CallAction::Teardown => None,
+            CallAction::Kill { .. } | CallAction::UpdateLimits { .. } | CallAction::Teardown => {
+                None
+            }
+            CallAction::Suppress(roles) | CallAction::Revive(roles) => role(roles),
+            CallAction::Update(info) => role(&info.roles),
         },
+        Command::Subscribe(subscribe) => role(&subscribe.info.roles),
+        Command::RegisterAgent(register) => role(reserved_for(&register.info.resources)),
+        Command::Operate(operate) => role(operate.operations.iter().filter_map(of_operation)),
         Command::OpenEpoch(_)
-        | Command::RegisterAgent(_)
         | Command::AgentUnreachable(_)
         | Command::PruneAgent(_)
         | Command::ReconcileAgent(_)
         | Command::UpdateTasks(_)
-        | Command::Subscribe(_)
         | Command::DisconnectFramework(_)
         | Command::ExpireFramework(_)
         | Command::Acknowledge(_)
         | Command::RaiseLowWater(_)
-        | Command::Operate(_)
         | Command::Sweep(_)
         | Command::Tick => None,
     }
 }
 
+/// Whether one of these roles is none by the rules of release 0.1.0.
+fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<Need> {
+    let is_new = roles.into_iter().any(|role| !role.is_of_level_2());
+    is_new.then_some(Need {
+        level: Level::RELEASE_0_2,
+        what: "a role that is a path",
+    })
+}
+
+/// The roles that resources are reserved for.
+fn reserved_for(resources: &Resources) -> impl Iterator<Item = &Role> {
+    let levels = resources
+        .iter()
+        .flat_map(|resource| &resource.identity.reservations);
+    levels.map(|level| &level.role)
+}
+
+fn of_operation(operation: &Operation) -> Option<&Role> {
+    match operation {
+        Operation::SetWeight { role, .. } => Some(role),
+        Operation::SetAttribute { .. }
+        | Operation::KillTask { .. }
+        | Operation::UpdateLimits { .. }
+        | Operation::Teardown(_)
+        | Operation::Deactivate(_)
+        | Operation::Reactivate(_)
+        | Operation::MarkGone(_) => None,
+    }
+}
+
 /// A field of a task that release 0.1.0 does not have.
 fn of_spec(spec: &TaskSpec) -> Option<&'static str> {
+    let executor = spec.executor.as_ref().map(|executor| &executor.resources);
+    let resources = [Some(&spec.resources), executor].into_iter().flatten();
+    if role(resources.flat_map(reserved_for)).is_some() {
+        return Some("a role that is a path");
+    }
     if spec.kill_signal.is_some() {
         return Some("kill_policy.signal");
     }
@@ -89,4 +128,62 @@ pub fn reported(level: Level, info: &AgentInfo) -> AgentInfo {
         info.allowed_opt_outs.host_network = false;
     }
     info
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::command::{Operate, Subscribe};
+    use crate::resources::{Identity, Reservation, Resource, Value};
+    use crate::testing::{framework_info, registration};
+
+    #[test]
+    fn a_role_that_release_0_1_0_cannot_read_needs_level_3() {
+        let role = |text: &str| Role::new(text).unwrap();
+        let commands = |name: &str| {
+            let mut info = framework_info("demo");
+            info.roles = [role("*"), role(name)].into();
+            let operations = vec![Operation::SetWeight {
+                role: role(name),
+                weight_milli: 2_000,
+            }];
+            let mut register = registration(1, "cpus:8");
+            let mut identity = Identity::plain("cpus");
+            identity.reservations.push(Reservation {
+                role: role(name),
+                principal: String::new(),
+                labels: BTreeMap::new(),
+            });
+            let value = Value::Scalar(8_000);
+            register
+                .info
+                .resources
+                .add(&Resource { identity, value })
+                .unwrap();
+            [
+                Command::Subscribe(Subscribe {
+                    framework: None,
+                    session: 1,
+                    info,
+                }),
+                Command::Operate(Operate {
+                    request: None,
+                    hash: 0,
+                    operations,
+                    wall_ms: 0,
+                }),
+                Command::RegisterAgent(register),
+            ]
+        };
+        for command in commands("eng/backend") {
+            let need = beyond(Level::RELEASE_0_1, &command).unwrap();
+            assert_eq!(need.level, Level::RELEASE_0_2, "{command:?}");
+            assert_eq!(beyond(Level::RELEASE_0_2, &command), None);
+        }
+        for command in commands("eng") {
+            assert_eq!(beyond(Level::RELEASE_0_1, &command), None, "{command:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
+use super::roles::{self, RoleUse};
 use super::usage::{self, Bytes};
 use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
@@ -87,7 +88,7 @@ pub struct FrameworkIndex {
 pub(crate) struct Indexes {
     pub(crate) agents: BTreeMap<AgentId, AgentIndex>,
     pub(crate) frameworks: BTreeMap<FrameworkId, FrameworkIndex>,
-    pub(crate) roles: BTreeMap<Role, Resources>,
+    pub(crate) roles: BTreeMap<Role, RoleUse>,
     pub(crate) nonces: BTreeMap<u64, AgentId>,
     /// Present and past sessions of live frameworks, by principal.
     pub(crate) sessions: BTreeSet<(String, u64, FrameworkId)>,
@@ -180,7 +181,7 @@ impl Indexes {
         if facet.live && !facet.unreachable {
             let scalars = task.spec.resources.scalars();
             sign.shared(&mut framework.used, &task.role, &scalars)?;
-            sign.shared(&mut self.roles, &task.role, &scalars)?;
+            roles::count(&mut self.roles, &task.role, &scalars, sign)?;
         }
         if facet.live {
             self.executor(task, facet, sign)?;
@@ -203,7 +204,7 @@ impl Indexes {
             let framework = self.frameworks.entry(task.key.framework).or_default();
             let scalars = executor.resources.scalars();
             sign.shared(&mut framework.used, &task.role, &scalars)?;
-            sign.shared(&mut self.roles, &task.role, &scalars)?;
+            roles::count(&mut self.roles, &task.role, &scalars, sign)?;
         }
         Some(())
     }
@@ -335,7 +336,7 @@ impl Sign {
         };
     }
 
-    fn resources(self, sum: &mut Resources, part: &Resources) -> Option<()> {
+    pub(super) fn resources(self, sum: &mut Resources, part: &Resources) -> Option<()> {
         *sum = match self {
             Self::Add => sum.plus(part)?,
             Self::Remove => sum.minus(part)?,

@@ -7,6 +7,7 @@ mod changes;
 mod executors;
 mod history;
 mod index;
+mod roles;
 pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ pub use changes::{RecordKey, RecordWrite};
 pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex, OrderKind};
+pub use roles::RoleUse;
 pub use usage::Usage;
 
 /// The cluster itself: singletons and counters.
@@ -247,19 +249,6 @@ impl Registry {
     #[must_use]
     pub fn framework_index(&self, id: FrameworkId) -> Option<&FrameworkIndex> {
         self.index.frameworks.get(&id)
-    }
-
-    /// What tasks use on account of `role`, without those on unreachable agents.
-    #[must_use]
-    pub fn role_used(&self, role: &Role) -> Option<&Resources> {
-        self.index.roles.get(role)
-    }
-
-    /// What tasks use in all roles together, without those on unreachable agents.
-    #[must_use]
-    pub fn role_totals(&self) -> Resources {
-        let parts = self.index.roles.values();
-        parts.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum))
     }
 
     /// All that registered agents give, whatever is used of it.

@@ -320,7 +320,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "ROLE_BYTES: usize = 128",
-        "| role | 1 to 128 letters",
+        "of at most 128 bytes: no part is empty",
     ),
     (
         "state/src/limits.rs",
@@ -431,6 +431,11 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "state/src/limits.rs",
         "RESOURCE_PARTS: usize = 4_096",
         "of one agent or task, together | 4,096 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "RESOURCE_KINDS: usize = 64",
+        "| names of countable resources of all registered agents | 64 |",
     ),
     (
         "state/src/limits.rs",

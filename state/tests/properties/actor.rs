@@ -345,7 +345,7 @@ fn resubscribe(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command
 }
 
 fn role(dice: &mut Dice) -> Role {
-    Role::new(["*", "web", "db"][dice.below(3)]).unwrap()
+    Role::new(["*", "web", "db", "web/front"][dice.below(4)]).unwrap()
 }
 
 pub(crate) fn task_id(dice: &mut Dice) -> TaskId {

@@ -305,6 +305,25 @@ fn agents_and_what_they_say_of_themselves_are_bounded() {
 }
 
 #[test]
+fn kinds_of_resources_are_bounded() {
+    let mut world = World::new();
+    let kinds = |numbers: std::ops::Range<usize>| {
+        let names = numbers.map(|number| format!(";kind-{number}:1"));
+        format!("cpus:8{}", names.collect::<String>())
+    };
+    world.register(&kinds(0..40));
+    let beyond = registration(98, &kinds(20..limits::RESOURCE_KINDS));
+    let outcome = world.apply(Command::RegisterAgent(beyond)).outcome;
+    let text = full(&outcome);
+    assert!(
+        text.contains("65 kinds of countable resources; at most 64"),
+        "{text}"
+    );
+    let most = registration(99, &kinds(20..limits::RESOURCE_KINDS - 1));
+    assert!(world.apply(Command::RegisterAgent(most)).outcome.is_ok());
+}
+
+#[test]
 fn weights_are_bounded_and_a_default_one_makes_room() {
     let mut world = World::new();
     let weight = |at: usize, weight_milli| Operation::SetWeight {

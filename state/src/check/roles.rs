@@ -1,0 +1,29 @@
+//! What is counted for roles follows from what is counted below them.
+
+use std::collections::BTreeMap;
+
+use super::{Broken, must};
+use crate::Registry;
+use crate::ids::Role;
+use crate::resources::Resources;
+
+impl Registry {
+    /// What an account's ancestors count is the sum of what is below them.
+    pub(super) fn check_roles(&self) -> Result<(), Broken> {
+        let mut sums: BTreeMap<Role, Resources> = BTreeMap::new();
+        for (role, used) in &self.index.roles {
+            for above in role.ancestors() {
+                let sum = sums.entry(above).or_default();
+                *sum = sum.plus(&used.own).unwrap_or_default();
+            }
+        }
+        for (role, used) in &self.index.roles {
+            must(
+                used.descendants == sums.remove(role).unwrap_or_default(),
+                role,
+                "a role counts what the roles below it use",
+            )?;
+        }
+        must(sums.is_empty(), &"the roles", "each ancestor is counted")
+    }
+}

@@ -1,0 +1,114 @@
+//! What is used on account of roles: each role's own use, and that of the roles below it.
+//!
+//! Kept at every change, so that a limit of a role holds for everything below it at the cost of its depth.
+
+use std::collections::BTreeMap;
+
+use super::Registry;
+use super::index::Sign;
+use crate::ids::Role;
+use crate::resources::Resources;
+
+/// What tasks and executors use on account of one role, without those on unreachable agents: scalars only.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoleUse {
+    /// On its own account.
+    pub own: Resources,
+    /// On account of the roles below it, at any depth.
+    pub descendants: Resources,
+}
+
+/// Counts `part` on account of a role, and so for its ancestors. `None` if it cannot be added up.
+pub(super) fn count(
+    roles: &mut BTreeMap<Role, RoleUse>,
+    role: &Role,
+    part: &Resources,
+    sign: Sign,
+) -> Option<()> {
+    let used = roles.entry(role.clone()).or_default();
+    sign.resources(&mut used.own, part)?;
+    drop_if_unused(roles, role);
+    for above in role.ancestors() {
+        let used = roles.entry(above.clone()).or_default();
+        sign.resources(&mut used.descendants, part)?;
+        drop_if_unused(roles, &above);
+    }
+    Some(())
+}
+
+fn drop_if_unused(roles: &mut BTreeMap<Role, RoleUse>, role: &Role) {
+    let used = roles.get(role);
+    if used.is_some_and(|used| used.own.is_empty() && used.descendants.is_empty()) {
+        roles.remove(role);
+    }
+}
+
+impl Registry {
+    /// What tasks use on account of `role` itself, without those on unreachable agents.
+    #[must_use]
+    pub fn role_used(&self, role: &Role) -> Option<&Resources> {
+        self.index.roles.get(role).map(|used| &used.own)
+    }
+
+    /// What tasks use on account of `role` and of the roles below it, without those on unreachable agents.
+    #[must_use]
+    pub fn role_tree_used(&self, role: &Role) -> Resources {
+        let used = self.index.roles.get(role);
+        used.map_or_else(Resources::none, |used| {
+            let sum = used.own.plus(&used.descendants);
+            sum.unwrap_or_else(|| used.descendants.clone())
+        })
+    }
+
+    /// What tasks use in all roles together, without those on unreachable agents.
+    #[must_use]
+    pub fn role_totals(&self) -> Resources {
+        let parts = self.index.roles.values().map(|used| &used.own);
+        parts.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::TaskState;
+    use crate::testing::{World, framework_info, key, spec};
+
+    #[test]
+    fn what_a_role_uses_counts_for_each_role_above_it() {
+        let mut world = World::new();
+        let agents = [world.register("cpus:8"), world.register("cpus:8")];
+        let role = |text: &str| Role::new(text).unwrap();
+        let names = ["eng", "eng/web", "eng/web/front", "ops"];
+        let mut info = framework_info("demo");
+        info.roles = names.into_iter().map(role).collect();
+        let framework = world.subscribe_as(info);
+        let launch = |world: &mut World, name: &str, on: usize, account: &str, cpus: &str| {
+            let mut offer = world.promise(framework, agents[on], cpus);
+            offer.role = role(account);
+            let outcome = world.accept(framework, vec![offer], vec![spec(name, cpus)]);
+            outcome.outcome.unwrap();
+        };
+        launch(&mut world, "a", 0, "eng", "cpus:1");
+        launch(&mut world, "b", 0, "eng/web/front", "cpus:2");
+        launch(&mut world, "c", 1, "eng/web/front", "cpus:3");
+        launch(&mut world, "d", 0, "ops", "cpus:0.5");
+        let trees = |world: &World| {
+            names.map(|name| world.registry.role_tree_used(&role(name)).to_string())
+        };
+        assert_eq!(trees(&world), ["cpus:6", "cpus:5", "cpus:5", "cpus:0.5"]);
+        assert_eq!(
+            world.registry.role_used(&role("eng")),
+            Some(&"cpus:1".parse().unwrap())
+        );
+        assert_eq!(world.registry.role_totals().to_string(), "cpus:6.5");
+        // What runs on an unreachable agent counts for no role; what has ended counts nowhere.
+        world.lose(agents[1]);
+        world.update(&key(framework, "a"), TaskState::Finished);
+        assert_eq!(trees(&world), ["cpus:2", "cpus:2", "cpus:2", "cpus:0.5"]);
+        assert_eq!(world.reloaded().index.roles, world.registry.index.roles);
+        world.update(&key(framework, "b"), TaskState::Finished);
+        world.update(&key(framework, "d"), TaskState::Finished);
+        assert!(world.registry.index.roles.is_empty());
+    }
+}
