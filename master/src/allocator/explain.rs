@@ -269,7 +269,7 @@ impl Scene<'_> {
         };
         let amounts = allocator.kinds.amounts(wanted);
         let limit = allocator.limits.get(&eyes.role)?;
-        (!allocator.tree.has_room(client, amounts))
+        (!allocator.tree.has_room(client, &amounts))
             .then(|| format!("role {} is limited to {limit}", eyes.role))
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use argosy_state::registry::DEFAULT_WEIGHT_MILLI;
 
-use super::share::{Amounts, Kinds, Share};
+use super::share::{Amounts, Kinds, Limit, Share};
 
 /// The root of all roles.
 pub(super) const ROOT: u32 = 0;
@@ -33,7 +33,7 @@ struct Node {
     weight_milli: u64,
     served: u64,
     active: bool,
-    limit: Option<Amounts>,
+    limit: Option<Limit>,
     /// Under which share its parent lists it.
     listed: Option<Share>,
     stale: bool,
@@ -142,25 +142,26 @@ impl Tree {
         }
     }
 
-    pub(super) fn set_limit(&mut self, at: u32, limit: Option<Amounts>) {
+    pub(super) fn set_limit(&mut self, at: u32, limit: Option<Limit>) {
         self.node_mut(at).limit = limit;
     }
 
     /// What a node has by itself, as the facts and the book say now.
     pub(super) fn set_own(&mut self, at: u32, own: Amounts) {
-        let former = std::mem::replace(&mut self.node_mut(at).own, own);
-        if former != own {
-            self.move_allocated(at, own.minus(former));
+        if self.node(at).own != own {
+            let by = own.minus(&self.node(at).own);
+            self.node_mut(at).own = own;
+            self.move_allocated(at, &by);
         }
     }
 
     /// A client is offered `amounts`: it and its roles have more, and were served last.
-    pub(super) fn charge(&mut self, client: u32, amounts: Amounts) {
+    pub(super) fn charge(&mut self, client: u32, amounts: &Amounts) {
         self.served += 1;
         let role = self.parent(client);
         for at in [client, role] {
             let node = self.node_mut(at);
-            node.own = node.own.plus(amounts);
+            node.own.add(amounts);
             self.move_allocated(at, amounts);
         }
         let mut at = client;
@@ -172,14 +173,12 @@ impl Tree {
     }
 
     /// Whether all roles above a client have room for `amounts` more.
-    pub(super) fn has_room(&self, client: u32, amounts: Amounts) -> bool {
+    pub(super) fn has_room(&self, client: u32, amounts: &Amounts) -> bool {
         let mut at = self.parent(client);
         while at != ROOT {
             let node = self.node(at);
-            if node
-                .limit
-                .is_some_and(|limit| !node.allocated.plus(amounts).within(limit))
-            {
+            let limit = node.limit.as_ref();
+            if limit.is_some_and(|limit| !limit.allows(&node.allocated, amounts)) {
                 return false;
             }
             at = node.parent;
@@ -237,11 +236,11 @@ impl Tree {
         }
     }
 
-    fn move_allocated(&mut self, from: u32, by: Amounts) {
+    fn move_allocated(&mut self, from: u32, by: &Amounts) {
         let mut at = from;
         while at != ROOT {
             let node = self.node_mut(at);
-            node.allocated = node.allocated.plus(by);
+            node.allocated.add(by);
             let (account, parent) = (node.account, node.parent);
             self.mark(at);
             if account == Account::Client {
@@ -279,6 +278,6 @@ impl Tree {
 #[cfg(test)]
 impl Tree {
     pub(super) fn own(&self, at: u32) -> Amounts {
-        self.node(at).own
+        self.node(at).own.clone()
     }
 }

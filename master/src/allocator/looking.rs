@@ -12,7 +12,7 @@ use super::eligibility::{Minimum, Sight, agent_obstacle, framework_obstacle};
 use super::fair_share::{Account, ROOT};
 use super::mirrors::Client;
 use super::reason::Reason;
-use super::share::Moved;
+use super::share::{Amounts, Moved};
 use super::turn::Turn;
 use super::{Allocator, Loaded};
 
@@ -29,6 +29,11 @@ impl Allocator {
             Moved::Totals => self.tree.mark_all(),
             Moved::Kinds => {
                 self.tree.mark_all();
+                for (role, limit) in &self.limits {
+                    if let Some(at) = self.roles.get(role) {
+                        self.tree.set_limit(*at, Some(self.kinds.limit(limit)));
+                    }
+                }
                 self.loaded = Loaded::Nothing;
             }
         }
@@ -104,6 +109,11 @@ impl Allocator {
         }
     }
 
+    fn set_own(&mut self, at: u32, mut used: Amounts, offered: &Amounts) {
+        used.add(offered);
+        self.tree.set_own(at, used);
+    }
+
     /// Follows one role, if anyone is in it.
     pub(super) fn look_at_role(&mut self, turn: &Turn<'_>, role: &Role) {
         let Some(at) = self.roles.get(role).copied() else {
@@ -114,7 +124,7 @@ impl Allocator {
             .map(|used| self.kinds.amounts(used))
             .unwrap_or_default();
         let offered = self.kinds.tallied(turn.book.offered_in(role));
-        self.tree.set_own(at, used.plus(offered));
+        self.set_own(at, used, &offered);
         self.tree.set_weight(at, turn.registry.weight_milli(role));
     }
 
@@ -227,8 +237,8 @@ impl Allocator {
             .map(|used| self.kinds.amounts(used))
             .unwrap_or_default();
         let offered = turn.book.offered_to(framework.id, role);
-        self.tree
-            .set_own(at, used.plus(self.kinds.tallied(offered)));
+        let offered = self.kinds.tallied(offered);
+        self.set_own(at, used, &offered);
         let mirror = self.clients.frameworks.get(&framework.id);
         if mirror.is_some_and(|mirror| mirror.revision == framework.revision) {
             return;

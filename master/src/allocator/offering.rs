@@ -90,11 +90,11 @@ impl Allocator {
                 None => self.agents.ample.contains(agent),
                 Some(minimum) => minimum.is_met(&mirror.free),
             };
-            let fits = ample && self.tree.has_room(client, mirror.amounts);
+            let fits = ample && self.tree.has_room(client, &mirror.amounts);
             return fits.then_some(Part::Whole);
         }
         let part = facts.sight.part(&mirror.free);
-        let fits = minimum.is_met(&part) && self.tree.has_room(client, self.kinds.amounts(&part));
+        let fits = minimum.is_met(&part) && self.tree.has_room(client, &self.kinds.amounts(&part));
         fits.then_some(Part::Some(part))
     }
 
@@ -110,7 +110,7 @@ impl Allocator {
                 (part, amounts)
             }
         };
-        self.tree.charge(client, amounts);
+        self.tree.charge(client, &amounts);
         let joined = self.to_join(turn.book, client, agent).unwrap_or_default();
         let facts = self.clients.get_mut(client);
         facts.unmet = false;

@@ -9,36 +9,83 @@ use argosy_state::resources::{Resources, Value};
 
 use crate::offers::Tally;
 
-/// Kinds of resources that count for fairness: the four well-known ones, then custom scalars in the
-/// order in which agents brought them. Further ones are offered but not counted.
-pub(super) const KINDS: usize = 8;
+/// So many kinds of resources are kept in place; clusters with more pay an allocation for the rest.
+const IN_PLACE: usize = 8;
 
-/// Thousandths by kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Amounts(pub(super) [i64; KINDS]);
+/// Thousandths by kind, in the order of [`Kinds`]; kinds behind the last one that is named have nothing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Amounts {
+    first: [i64; IN_PLACE],
+    /// Empty as long as all kinds fit in place.
+    more: Vec<i64>,
+}
 
 impl Amounts {
-    pub(super) fn plus(self, other: Self) -> Self {
-        let mut sum = self;
-        for (to, from) in sum.0.iter_mut().zip(other.0) {
-            *to = to.saturating_add(from);
+    fn get(&self, at: usize) -> i64 {
+        match at.checked_sub(IN_PLACE) {
+            None => self.first[at],
+            Some(at) => self.more.get(at).copied().unwrap_or(0),
         }
-        sum
     }
 
-    pub(super) fn minus(self, other: Self) -> Self {
-        let mut rest = self;
-        for (to, from) in rest.0.iter_mut().zip(other.0) {
-            *to = to.saturating_sub(from);
+    fn get_mut(&mut self, at: usize) -> &mut i64 {
+        let Some(at) = at.checked_sub(IN_PLACE) else {
+            return &mut self.first[at];
+        };
+        if self.more.len() <= at {
+            self.more.resize(at + 1, 0);
         }
+        &mut self.more[at]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = i64> {
+        self.first.iter().chain(&self.more).copied()
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.merge(other, i64::saturating_add);
+    }
+
+    pub(super) fn minus(&self, other: &Self) -> Self {
+        let mut rest = self.clone();
+        rest.merge(other, i64::saturating_sub);
         rest
     }
 
-    /// Whether no kind is above `limit`.
-    pub(super) fn within(self, limit: Self) -> bool {
-        self.0.iter().zip(limit.0).all(|(have, most)| *have <= most)
+    fn merge(&mut self, other: &Self, with: impl Fn(i64, i64) -> i64) {
+        for (to, from) in self.first.iter_mut().zip(other.first) {
+            *to = with(*to, from);
+        }
+        for (at, from) in other.more.iter().enumerate() {
+            let to = self.get_mut(IN_PLACE + at);
+            *to = with(*to, *from);
+        }
     }
 }
+
+impl PartialEq for Amounts {
+    fn eq(&self, other: &Self) -> bool {
+        let kinds = IN_PLACE + self.more.len().max(other.more.len());
+        (0..kinds).all(|at| self.get(at) == other.get(at))
+    }
+}
+
+impl Eq for Amounts {}
+
+/// The most of some kinds, by place; every other kind is unlimited.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Limit(Vec<(usize, i64)>);
+
+impl Limit {
+    /// Whether `have` and `more` together are not above it.
+    pub(super) fn allows(&self, have: &Amounts, more: &Amounts) -> bool {
+        let mut limits = self.0.iter();
+        limits.all(|(at, most)| have.get(*at).saturating_add(more.get(*at)) <= *most)
+    }
+}
+
+/// The kinds that every cluster counts.
+const WELL_KNOWN: [&str; 4] = ["cpus", "mem", "disk", "gpus"];
 
 /// What has become of the cluster's totals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +101,7 @@ pub(super) enum Moved {
 /// The kinds that count, and how much of each the cluster has.
 #[derive(Debug)]
 pub(super) struct Kinds {
+    /// The four well-known ones, then custom scalars in the order in which agents brought them.
     names: Vec<Arc<str>>,
     totals: Amounts,
     seen: Resources,
@@ -62,7 +110,7 @@ pub(super) struct Kinds {
 impl Kinds {
     pub(super) fn new() -> Self {
         Self {
-            names: ["cpus", "mem", "disk", "gpus"].map(Arc::from).to_vec(),
+            names: WELL_KNOWN.map(Arc::from).to_vec(),
             totals: Amounts::default(),
             seen: Resources::none(),
         }
@@ -75,30 +123,39 @@ impl Kinds {
             return Moved::No;
         }
         self.seen = total.clone();
-        let mut moved = Moved::Totals;
-        for resource in total {
-            let name = &resource.identity.name;
-            let is_new = self.position(name).is_none();
-            if is_new && self.names.len() < KINDS && matches!(resource.value, Value::Scalar(_)) {
-                self.names.push(Arc::clone(name));
-                moved = Moved::Kinds;
+        let scalars = total
+            .iter()
+            .filter(|resource| matches!(resource.value, Value::Scalar(_)));
+        let names: Vec<&Arc<str>> = scalars.map(|resource| &resource.identity.name).collect();
+        let has_new = names.iter().any(|name| self.position(name).is_none());
+        if has_new {
+            // Kinds of which nothing is left give their places back.
+            let is_known = |name: &Arc<str>| WELL_KNOWN.contains(&&**name);
+            self.names
+                .retain(|name| is_known(name) || names.contains(&name));
+            for name in names {
+                if self.position(name).is_none() {
+                    self.names.push(Arc::clone(name));
+                }
             }
         }
         self.totals = self.amounts(total);
-        moved
+        if has_new { Moved::Kinds } else { Moved::Totals }
     }
 
     fn has_drifted(&self, total: &Resources) -> bool {
         let now = self.amounts(total);
-        let far = |(now, known): (&i64, i64)| now.abs_diff(known) > known.unsigned_abs() / 100;
-        now.0.iter().zip(self.totals.0).any(far)
+        let far = |(now, known): (i64, i64)| now.abs_diff(known) > known.unsigned_abs() / 100;
+        let kinds = 0..self.names.len();
+        kinds.map(|at| (now.get(at), self.totals.get(at))).any(far)
     }
 
     pub(super) fn amounts(&self, resources: &Resources) -> Amounts {
         let mut amounts = Amounts::default();
         for resource in resources {
             if let Some(at) = self.position(&resource.identity.name) {
-                amounts.0[at] = amounts.0[at].saturating_add(resource.value.scalar_milli());
+                let amount = amounts.get_mut(at);
+                *amount = amount.saturating_add(resource.value.scalar_milli());
             }
         }
         amounts
@@ -108,21 +165,20 @@ impl Kinds {
         let mut amounts = Amounts::default();
         for (name, milli) in tally.into_iter().flat_map(Tally::iter) {
             if let Some(at) = self.position(name) {
-                amounts.0[at] = milli;
+                *amounts.get_mut(at) = milli;
             }
         }
         amounts
     }
 
-    /// A limit: kinds that it does not name are unlimited.
-    pub(super) fn limit(&self, resources: &Resources) -> Amounts {
-        let mut limit = Amounts([i64::MAX; KINDS]);
-        for resource in resources {
-            if let Some(at) = self.position(&resource.identity.name) {
-                limit.0[at] = resource.value.scalar_milli();
-            }
-        }
-        limit
+    /// A limit: kinds that it does not name are unlimited. One that the cluster does not have counts once an agent brings
+    /// it: every limit is made anew then.
+    pub(super) fn limit(&self, resources: &Resources) -> Limit {
+        let named = resources.iter().filter_map(|resource| {
+            let at = self.position(&resource.identity.name)?;
+            Some((at, resource.value.scalar_milli()))
+        });
+        Limit(named.collect())
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -132,10 +188,11 @@ impl Kinds {
     /// The largest part of any kind: how much of it, and how much there is.
     fn dominant(&self, amounts: &Amounts) -> (u64, u64) {
         let (mut most, mut whole) = (0_u64, 1_u64);
-        for (amount, total) in amounts.0.iter().zip(self.totals.0).take(self.names.len()) {
-            if *amount <= 0 {
+        for (at, amount) in amounts.iter().enumerate().take(self.names.len()) {
+            if amount <= 0 {
                 continue;
             }
+            let total = self.totals.get(at);
             let (amount, total) = (amount.unsigned_abs(), total.max(1).unsigned_abs());
             if u128::from(amount) * u128::from(whole) > u128::from(most) * u128::from(total) {
                 (most, whole) = (amount, total);
@@ -236,8 +293,12 @@ mod tests {
     fn shares_that_floats_cannot_tell_apart_are_told_apart() {
         let largest = i64::MAX;
         let mut kinds = Kinds::new();
-        kinds.totals = Amounts([largest; KINDS]);
-        let of = |amount, weight| kinds.share(&Amounts([amount; KINDS]), weight, 0);
+        let all = |amount| Amounts {
+            first: [amount; IN_PLACE],
+            more: Vec::new(),
+        };
+        kinds.totals = all(largest);
+        let of = |amount, weight| kinds.share(&all(amount), weight, 0);
         assert!(of(largest - 1, 1_000_000_000) < of(largest, 1_000_000_000));
         assert!(of(largest, 1_000_000_000) < of(largest, 999_999_999));
         assert!(of(1, 1_000_000_000) > of(0, 1));
@@ -262,12 +323,38 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_scalar_counts_and_the_ninth_kind_does_not() {
+    fn every_custom_scalar_counts_however_many_there_are() {
         let mut kinds = Kinds::new();
-        let total = "cpus:1;a:1;b:1;c:1;d:1;e:1".parse().unwrap();
+        let names = (0..60).map(|number| format!(";kind-{number}:2"));
+        let total = format!("cpus:1{}", names.collect::<String>())
+            .parse()
+            .unwrap();
         assert_eq!(kinds.update(&total, true), Moved::Kinds);
         assert_eq!(kinds.update(&total, true), Moved::No);
-        assert!(share(&kinds, "d:1", 1_000) > share(&kinds, "a:0.5", 1_000));
-        assert_eq!(share(&kinds, "e:1", 1_000), share(&kinds, "", 1_000));
+        assert!(share(&kinds, "kind-59:2", 1_000) > share(&kinds, "kind-3:1", 1_000));
+        assert_eq!(
+            share(&kinds, "kind-59:1", 1_000),
+            share(&kinds, "cpus:0.5", 1_000)
+        );
+        let limit = kinds.limit(&"kind-59:1".parse().unwrap());
+        let amounts = |text: &str| kinds.amounts(&text.parse().unwrap());
+        assert!(limit.allows(&amounts("kind-59:0.5;cpus:9"), &amounts("kind-59:0.5")));
+        assert!(!limit.allows(&amounts("kind-59:0.5"), &amounts("kind-59:0.501")));
+        assert_eq!(
+            amounts("kind-59:1").minus(&amounts("kind-59:1")),
+            amounts("")
+        );
+    }
+
+    #[test]
+    fn a_kind_that_is_gone_gives_its_place_to_the_next_new_one() {
+        let mut kinds = kinds("cpus:1;a:1");
+        let update = |kinds: &mut Kinds, total: &str| kinds.update(&total.parse().unwrap(), true);
+        for number in 0..1_000 {
+            update(&mut kinds, &format!("cpus:1;kind-{number}:1"));
+        }
+        assert_eq!(kinds.names.len(), 5);
+        assert!(share(&kinds, "kind-999:1", 1_000) > share(&kinds, "cpus:0.9", 1_000));
+        assert_eq!(share(&kinds, "a:1", 1_000), share(&kinds, "", 1_000));
     }
 }

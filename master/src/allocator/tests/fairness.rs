@@ -283,6 +283,38 @@ fn a_role_at_its_limit_is_offered_nothing_more() {
 }
 
 #[test]
+fn a_limit_of_a_kind_that_no_agent_had_counts_once_one_has_it() {
+    let mut world = World::new();
+    world
+        .allocator
+        .set_limit(&role("a"), Some(&parse("licences:1")));
+    let a = world.framework(&["a"]);
+    let plain = world.agent("cpus:2;mem:64");
+    assert_eq!(world.offered(), [(a, plain)]);
+    world.agent("cpus:2;mem:64;licences:2");
+    assert_eq!(world.offered(), [], "two licences are above the limit");
+    let fits = world.agent("cpus:2;mem:64;licences:1");
+    assert_eq!(world.offered(), [(a, fits)]);
+}
+
+#[test]
+fn a_kind_behind_the_eighth_counts_for_fairness() {
+    let mut world = World::new();
+    let kinds: String = (0..11).map(|number| format!(";kind-{number}:1")).collect();
+    let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
+    world.agent(&format!("cpus:1{kinds};kind-11:10"));
+    let [(first, _)] = world.offered()[..] else {
+        panic!("one agent is one offer");
+    };
+    let other = if first == a { b } else { a };
+    // Of everything else both would have as much after the first of these.
+    for _ in 0..4 {
+        world.agent(&format!("cpus:1{kinds};kind-11:1"));
+    }
+    assert_eq!(counts(&world.offered()), [(other, 4)].into());
+}
+
+#[test]
 fn a_round_looks_at_a_part_of_the_roles_and_the_next_one_at_the_rest() {
     let mut world = World::new();
     let names: Vec<String> = (0..700).map(|at| format!("r{at:03}")).collect();
