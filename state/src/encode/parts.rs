@@ -84,9 +84,12 @@ impl<C: Items<Item: Stored>> Codec<C> for PartList {
     }
 
     fn read(slot: Slot<'_>, _: &'static str) -> Read<C> {
-        slot.iter()
-            .map(|(_, raw)| Stored::read(raw.bytes()?))
-            .collect()
+        let mut items = Vec::new();
+        slot.each(|raw| {
+            items.push(Stored::read(raw.bytes()?)?);
+            Ok(())
+        })?;
+        Ok(items.into_iter().collect())
     }
 }
 
@@ -103,11 +106,11 @@ impl<T: Variants> Codec<T> for OneOf {
     }
 
     fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
-        if let Some((number, _)) = slot.only() {
+        if let Some(number) = slot.only() {
             return T::read(number, slot)?.ok_or(Fault::Wrong(wrong));
         }
         let mut found = Ok(T::absent());
-        for (number, slot) in slot.variants() {
+        for (number, slot) in slot.variants(T::NUMBERS)? {
             found = T::read(number, slot);
             // One that does not count must be well-formed, too.
             if let Err(Fault::Malformed(malformed)) = found {
@@ -137,9 +140,9 @@ impl<T, C: Codec<T>> Codec<T> for Inner<C> {
     fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T> {
         let bytes = slot.message()?.ok_or(Fault::Wrong(wrong))?;
         let mut inner = Slot::default();
-        wire::scan(&bytes, |number, raw| {
-            if number == 1 {
-                inner.push(number, raw);
+        wire::scan(&bytes, |found| {
+            if found.number == 1 {
+                inner.push(found);
             }
         })?;
         C::read(inner, wrong)

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::codec::{Codec, Fault, Read, put};
-use super::wire::{self, Malformed, Slot};
+use super::wire::{self, Slot};
 
 /// What is stored as a number.
 pub(crate) trait AsNumber: Sized {
@@ -354,9 +354,12 @@ impl<C: Items<Item: AsText>> Codec<C> for TextList {
     }
 
     fn read(slot: Slot<'_>, wrong: &'static str) -> Read<C> {
-        slot.iter()
-            .map(|(_, raw)| text(raw.text()?, wrong))
-            .collect()
+        let mut items = Vec::new();
+        slot.each(|raw| {
+            items.push(text(raw.text()?, wrong)?);
+            Ok(())
+        })?;
+        Ok(items.into_iter().collect())
     }
 }
 
@@ -378,16 +381,18 @@ impl Codec<BTreeMap<String, String>> for TextMap {
     }
 
     fn read(slot: Slot<'_>, wrong: &'static str) -> Read<BTreeMap<String, String>> {
-        let entry = |(_, raw): (u32, wire::Raw<'_>)| {
+        let mut texts = BTreeMap::new();
+        slot.each(|raw| {
             let (mut name, mut value) = (Slot::default(), Slot::default());
-            wire::scan(raw.bytes()?, |number, raw| match number {
-                1 => name.push(number, raw),
-                2 => value.push(number, raw),
+            wire::scan(raw.bytes()?, |found| match found.number {
+                1 => name.push(found),
+                2 => value.push(found),
                 _ => {}
             })?;
-            Ok((Text::read(name, wrong)?, Text::read(value, wrong)?))
-        };
-        slot.iter().map(entry).collect()
+            texts.insert(Text::read(name, wrong)?, Text::read(value, wrong)?);
+            Ok(())
+        })?;
+        Ok(texts)
     }
 }
 
@@ -413,11 +418,9 @@ impl<C: Items<Item: AsNumber>> Codec<C> for NumberList {
     }
 }
 
-fn numbers(slot: &Slot<'_>) -> Result<Vec<u64>, Malformed> {
+fn numbers(slot: &Slot<'_>) -> Read<Vec<u64>> {
     let mut numbers = Vec::new();
-    for (_, raw) in slot.iter() {
-        raw.varints(|number| numbers.push(number))?;
-    }
+    slot.each(|raw| Ok(raw.varints(|number| numbers.push(number))?))?;
     Ok(numbers)
 }
 
@@ -465,9 +468,7 @@ impl<C: Items<Item = u64>> Codec<C> for FixedList {
 
     fn read(slot: Slot<'_>, _: &'static str) -> Read<C> {
         let mut numbers = Vec::new();
-        for (_, raw) in slot.iter() {
-            raw.fixed64s(|number| numbers.push(number))?;
-        }
+        slot.each(|raw| Ok(raw.fixed64s(|number| numbers.push(number))?))?;
         Ok(numbers.into_iter().collect())
     }
 }

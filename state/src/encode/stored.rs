@@ -99,8 +99,8 @@ macro_rules! fields {
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
         use $crate::encode::{codec::*, parts::*, scalars::*};
         $(let mut $field = $crate::encode::wire::Slot::default();)+
-        $crate::encode::wire::scan($bytes, |number, raw| match number {
-            $($number $(| $more)* => $field.push(number, raw),)+
+        $crate::encode::wire::scan($bytes, |found| match found.number {
+            $($number $(| $more)* => $field.push(found),)+
             _ => {}
         })?;
         $(let $field = field::<$codec $(<$inner>)?, _>(
@@ -169,7 +169,7 @@ macro_rules! put_variant {
 macro_rules! read_variant {
     ($variant:ident, $slot:ident,) => {{
         let bytes = $slot.message()?.unwrap_or_default();
-        $crate::encode::wire::scan(&bytes, |_, _| {})?;
+        $crate::encode::wire::scan(&bytes, |_| {})?;
         Self::$variant
     }};
     ($variant:ident, $slot:ident, ($codec:ident $(<$inner:ident>)?) $(or $wrong:literal)?) => {{

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::codec::Fault;
+
 /// Why bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -48,6 +50,7 @@ pub(crate) enum Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
+    #[inline]
     pub(crate) fn varint(self) -> Result<u64, Malformed> {
         match self {
             Self::Varint(number) => Ok(number),
@@ -55,6 +58,7 @@ impl<'a> Raw<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn fixed64(self) -> Result<u64, Malformed> {
         match self {
             Self::Fixed64(number) => Ok(number),
@@ -62,6 +66,7 @@ impl<'a> Raw<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
@@ -69,6 +74,7 @@ impl<'a> Raw<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn text(self) -> Result<&'a str, Malformed> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::Utf8)
     }
@@ -102,101 +108,153 @@ impl<'a> Raw<'a> {
 }
 
 /// What a message has under the numbers of one field, in the order of the bytes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Slot<'a> {
-    /// Most fields have one.
     first: Option<(u32, Raw<'a>)>,
-    more: Vec<(u32, Raw<'a>)>,
+    /// The message from the second on. Most fields have one, and of a list only that reads its items.
+    more: Option<&'a [u8]>,
 }
 
 impl<'a> Slot<'a> {
-    pub(crate) fn push(&mut self, number: u32, raw: Raw<'a>) {
+    /// Takes in what [`scan`] has found.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, found: Found<'a>) {
         if self.first.is_none() {
-            self.first = Some((number, raw));
-        } else {
-            self.more.push((number, raw));
+            self.first = Some((found.number, found.raw));
+        } else if self.more.is_none() {
+            self.more = Some(found.from);
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, Raw<'a>)> {
-        self.first.iter().chain(&self.more).copied()
-    }
-
-    /// What the message has of it, if it is there once.
-    pub(crate) fn only(&self) -> Option<(u32, Raw<'a>)> {
-        self.first.filter(|_| self.more.is_empty())
+    /// The contents of each, where all have one number.
+    #[inline(always)]
+    pub(crate) fn each(
+        &self,
+        mut each: impl FnMut(Raw<'a>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let Some((number, first)) = self.first else {
+            return Ok(());
+        };
+        each(first)?;
+        let Some(more) = self.more else {
+            return Ok(());
+        };
+        let mut reader = Reader { rest: more };
+        while let Some(found) = reader.next()? {
+            if found.number == number {
+                each(found.raw)?;
+            }
+        }
+        Ok(())
     }
 
     /// The value of a field that is no list: of several, the last counts, and all must be well-formed.
+    #[inline(always)]
     pub(crate) fn last<T>(
         &self,
         read: impl Fn(Raw<'a>) -> Result<T, Malformed>,
-    ) -> Result<Option<T>, Malformed> {
+    ) -> Result<Option<T>, Fault> {
         let mut last = None;
-        for (_, raw) in self.iter() {
+        self.each(|raw| {
             last = Some(read(raw)?);
-        }
+            Ok(())
+        })?;
         Ok(last)
     }
 
     /// The bytes of an embedded message: the pieces of one that is written in several are one message.
-    pub(crate) fn message(&self) -> Result<Option<Cow<'a, [u8]>>, Malformed> {
-        let Some((_, first)) = self.first else {
-            return Ok(None);
-        };
-        let first = first.bytes()?;
-        if self.more.is_empty() {
-            return Ok(Some(Cow::Borrowed(first)));
+    #[inline]
+    pub(crate) fn message(&self) -> Result<Option<Cow<'a, [u8]>>, Fault> {
+        match (self.first, self.more) {
+            (None, _) => Ok(None),
+            (Some((_, first)), None) => Ok(Some(Cow::Borrowed(first.bytes()?))),
+            (Some(_), Some(_)) => self.pieces().map(Some),
         }
-        scan(first, |_, _| {})?;
-        let mut bytes = first.to_vec();
-        for (_, raw) in &self.more {
+    }
+
+    #[cold]
+    fn pieces(&self) -> Result<Cow<'a, [u8]>, Fault> {
+        let mut bytes = Vec::new();
+        self.each(|raw| {
             let piece = raw.bytes()?;
-            scan(piece, |_, _| {})?;
+            scan(piece, |_| {})?;
             bytes.extend(piece);
-        }
-        Ok(Some(Cow::Owned(bytes)))
+            Ok(())
+        })?;
+        Ok(Cow::Owned(bytes))
     }
 
-    /// What the message has of each of these numbers.
-    pub(crate) fn split<const N: usize>(self, numbers: [u32; N]) -> [Self; N] {
-        numbers.map(|wanted| {
-            let mut part = Self::default();
-            for (number, raw) in self.iter() {
-                if number == wanted {
-                    part.push(number, raw);
-                }
+    /// What the message has of one of the numbers of the field.
+    pub(crate) fn part(&self, number: u32) -> Result<Self, Fault> {
+        let mut part = Self {
+            first: self.first.filter(|(first, _)| *first == number),
+            more: None,
+        };
+        let rest = self.more.unwrap_or_default();
+        scan(rest, |found| {
+            if found.number == number {
+                part.push(found);
             }
-            part
-        })
+        })?;
+        Ok(part)
     }
 
-    /// What the message has of the variants of a `oneof`, by number. Of several the last one counts.
-    pub(crate) fn variants(self) -> Vec<(u32, Self)> {
-        let mut variants: Vec<(u32, Self)> = Vec::with_capacity(1);
-        for (number, raw) in self.iter() {
-            match variants.last_mut() {
-                Some((last, slot)) if *last == number => slot.push(number, raw),
-                _ => {
-                    let mut slot = Self::default();
-                    slot.push(number, raw);
-                    variants.push((number, slot));
-                }
+    /// What the message has of the variants of a `oneof`, whose numbers these are. The last one counts.
+    pub(crate) fn variants(&self, numbers: &[u32]) -> Result<Vec<(u32, Self)>, Fault> {
+        let mut variants: Vec<(u32, Self)> = Vec::new();
+        let Some((number, raw)) = self.first else {
+            return Ok(variants);
+        };
+        let first = Found {
+            number,
+            raw,
+            from: &[],
+        };
+        let mut push = |found: Found<'a>| match variants.last_mut() {
+            Some((last, slot)) if *last == found.number => slot.push(found),
+            _ => {
+                let mut slot = Self::default();
+                slot.push(found);
+                variants.push((found.number, slot));
+            }
+        };
+        push(first);
+        let mut reader = Reader {
+            rest: self.more.unwrap_or_default(),
+        };
+        while let Some(found) = reader.next()? {
+            if numbers.contains(&found.number) {
+                push(found);
             }
         }
-        variants
+        Ok(variants)
+    }
+
+    /// What the message has of it, if it is there once.
+    #[inline]
+    pub(crate) fn only(&self) -> Option<u32> {
+        match self.more {
+            None => self.first.map(|(number, _)| number),
+            Some(_) => None,
+        }
     }
 }
 
+/// A field of a message.
+#[derive(Clone, Copy)]
+pub(crate) struct Found<'a> {
+    pub(crate) number: u32,
+    raw: Raw<'a>,
+    /// The message from this field on.
+    from: &'a [u8],
+}
+
 /// Gives `each` the fields of a message.
-pub(crate) fn scan<'a>(
-    bytes: &'a [u8],
-    mut each: impl FnMut(u32, Raw<'a>),
-) -> Result<(), Malformed> {
+#[inline]
+pub(crate) fn scan<'a>(bytes: &'a [u8], mut each: impl FnMut(Found<'a>)) -> Result<(), Malformed> {
     let mut reader = Reader { rest: bytes };
-    while !reader.rest.is_empty() {
-        let (number, wire_type) = reader.key()?;
-        each(number, reader.contents(number, wire_type, 0)?);
+    while let Some(found) = reader.next()? {
+        each(found);
     }
     Ok(())
 }
@@ -206,7 +264,29 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline(always)]
+    fn next(&mut self) -> Result<Option<Found<'a>>, Malformed> {
+        let from = self.rest;
+        if from.is_empty() {
+            return Ok(None);
+        }
+        let (number, wire_type) = self.key()?;
+        let raw = self.contents(number, wire_type, 0)?;
+        Ok(Some(Found { number, raw, from }))
+    }
+
+    #[inline(always)]
     fn varint(&mut self) -> Result<u64, Malformed> {
+        match self.rest {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut number = 0;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * at);
@@ -222,6 +302,7 @@ impl<'a> Reader<'a> {
         Err(Malformed::Varint)
     }
 
+    #[inline(always)]
     fn take(&mut self, count: u64) -> Result<&'a [u8], Malformed> {
         let split = usize::try_from(count).ok();
         let split = split.and_then(|count| self.rest.split_at_checked(count));
@@ -230,6 +311,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    #[inline]
     fn fixed64(&mut self) -> Result<u64, Malformed> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(Malformed::Truncated)?;
         self.rest = rest;
@@ -237,6 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Number and wire type of the next field.
+    #[inline(always)]
     fn key(&mut self) -> Result<(u32, u8), Malformed> {
         let key = u32::try_from(self.varint()?).map_err(|_| Malformed::Key)?;
         let number = key >> 3;
@@ -246,6 +329,7 @@ impl<'a> Reader<'a> {
         Ok((number, (key & 7) as u8))
     }
 
+    #[inline(always)]
     fn contents(&mut self, number: u32, wire_type: u8, depth: u32) -> Result<Raw<'a>, Malformed> {
         Ok(match wire_type {
             VARINT => Raw::Varint(self.varint()?),
@@ -267,6 +351,7 @@ impl<'a> Reader<'a> {
         })
     }
 
+    #[cold]
     fn skip_group(&mut self, group: u32, depth: u32) -> Result<(), Malformed> {
         if depth > DEEPEST_GROUP {
             return Err(Malformed::Group);

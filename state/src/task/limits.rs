@@ -130,9 +130,8 @@ impl Codec<Option<Result<(), String>>> for Settled {
     }
 
     fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Option<Result<(), String>>> {
-        let [settled, refusal] = slot.split([3, 4]);
-        let settled: bool = Number::read(settled, wrong)?;
-        let outcome = Refusal::read(refusal, wrong)?;
+        let settled: bool = Number::read(slot.part(3)?, wrong)?;
+        let outcome = Refusal::read(slot.part(4)?, wrong)?;
         Ok(settled.then_some(outcome))
     }
 
