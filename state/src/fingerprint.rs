@@ -6,7 +6,6 @@
 //!
 //! What changes between repeats (`lowest_unanswered`, wall time, the hash itself) is never part of it.
 
-mod task;
 mod writer;
 
 use sha2::{Digest, Sha256};
@@ -16,8 +15,8 @@ use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, TaskKey, Ticket};
 use crate::level::Level;
-use crate::task::{Sizes, TaskSpec};
-use writer::Writer;
+use crate::task::TaskSpec;
+pub(crate) use writer::Writer;
 
 /// Names the meaning of the bytes that follow.
 const CALL: &[u8] = b"argosy call 1";
@@ -46,22 +45,10 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
     };
     if let CallAction::Accept(accept) = &mut same.action {
         accept.wall_ms = 0;
-        accept.launches.iter_mut().for_each(as_0_1_0_read_it);
+        let launches = accept.launches.iter_mut();
+        launches.for_each(TaskSpec::reduce_to_0_1_0);
     }
     hash_of_0_1_0(Command::Call(same))
-}
-
-/// Without the fields that release 0.1.0 did not read. To ask for the host's network was then to ask for nothing.
-fn as_0_1_0_read_it(spec: &mut TaskSpec) {
-    spec.kill_signal = None;
-    let executor = spec.executor.as_mut();
-    let containers = std::iter::once(&mut spec.container)
-        .chain(executor.map(|executor| &mut executor.container));
-    for container in containers {
-        container.opt_outs.host_network = false;
-        container.sizes = Sizes::default();
-        container.pull = None;
-    }
 }
 
 /// The hash that release 0.1.0 stored for the same batch. Accepted for one release.
@@ -106,7 +93,7 @@ fn call_bytes(call: &Call, filter_ms: u64) -> Vec<u8> {
         }),
         CallAction::UpdateLimits { task, limits } => out.chosen(6, |out| {
             out.text(1, task.as_str());
-            out.part(2, |out| task::limits(out, limits));
+            out.part(2, |out| limits.fingerprint(out));
         }),
         CallAction::Suppress(names) => out.chosen(7, |out| roles(out, 1, names)),
         CallAction::Revive(names) => out.chosen(8, |out| roles(out, 1, names)),
@@ -124,7 +111,7 @@ fn accept_fields(out: &mut Writer, accept: &Accept, filter_ms: u64) {
         wall_ms: _,
     } = accept;
     out.list(1, offers, promise);
-    out.list(2, launches, task::spec);
+    out.list(2, launches, |out, spec: &TaskSpec| spec.fingerprint(out));
     out.flag(3, *all_or_nothing);
     out.number(4, filter_ms);
 }
@@ -215,7 +202,7 @@ fn operation(out: &mut Writer, operation: &Operation) {
         }),
         Operation::UpdateLimits { key: task, limits } => out.chosen(3, |out| {
             key(out, task);
-            out.part(3, |out| task::limits(out, limits));
+            out.part(3, |out| limits.fingerprint(out));
         }),
         Operation::Teardown(id) => out.chosen(4, |out| out.number(1, id.0)),
         Operation::SetWeight { role, weight_milli } => out.chosen(5, |out| {

@@ -1,5 +1,7 @@
 //! Tasks: what has been observed of them, and the one table of transitions.
 
+mod check;
+mod container;
 mod executor;
 mod group;
 mod kill_signal;
@@ -9,16 +11,16 @@ mod sizes;
 mod spec;
 mod volume;
 
+pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
+pub use self::container::{CniNetwork, Container, ImagePull, Network, PublishedPort};
 pub use self::executor::ExecutorSpec;
 pub use self::group::TaskGroup;
 pub use self::kill_signal::KillSignal;
 pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::sizes::{Beyond, Sizes};
-pub use self::spec::{
-    Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, ImagePull, Network,
-    PublishedPort, Run, Scheme, TaskSpec, Uri,
-};
+pub(crate) use self::spec::RESTRICTIONS;
+pub use self::spec::{HostPath, Run, TaskSpec, Uri};
 pub use self::volume::{TaskVolume, VolumeSource};
 use crate::encode::codec::{Fault, Read};
 use crate::encode::stored::stored;

@@ -21,7 +21,7 @@ use crate::level::Level;
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
-use crate::task::{Container, ExecutorSpec, Reason, Run, Source, Standing, TaskSpec, TaskState};
+use crate::task::{ExecutorSpec, Reason, Run, Source, Standing, TaskSpec, TaskState};
 
 /// Records in a slice of checks, few so that a round takes several entries.
 const SLICE: usize = 5;
@@ -409,29 +409,12 @@ pub fn key(framework: FrameworkId, name: &str) -> TaskKey {
 /// A task that runs `sleep 1000`.
 #[must_use]
 pub fn spec(name: &str, resources: &str) -> TaskSpec {
+    let task = TaskId::new(name).expect("a test writes valid task ids");
     TaskSpec {
-        task: TaskId::new(name).expect("a test writes valid task ids"),
         name: name.to_owned(),
         resources: amounts(resources),
-        limits: None,
-        run: Run::Shell("sleep 1000".to_owned()),
-        container: Container::default(),
-        environment: BTreeMap::new(),
-        user: String::new(),
-        uris: Vec::new(),
-        host_paths: Vec::new(),
         grace_ms: 3_000,
-        kill_signal: None,
-        labels: BTreeMap::new(),
-        max_completion_ms: 0,
-        stop_after_ms: 0,
-        health_check: None,
-        readiness_check: None,
-        volumes: Vec::new(),
-        tty: false,
-        stdin: false,
-        executor: None,
-        group: None,
+        ..TaskSpec::new(task, Run::Shell("sleep 1000".to_owned()))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::command::Rejection;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId};
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Container, ExecutorSpec, OptOuts, TaskSpec};
+use crate::task::{ExecutorSpec, OptOuts, RESTRICTIONS, TaskSpec};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (&'static str, String);
@@ -17,26 +17,6 @@ pub(super) type Brought<'a> = BTreeMap<&'a TaskId, &'a ExecutorSpec>;
 
 /// Judges what a task asks for that has no container of its own; the executor is judged as a task is.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
-    let wrong = |field: &'static str| {
-        let text = "a task of an executor has no container of its own: ask for it in executor, or have no executor";
-        Err((field, text.to_owned()))
-    };
-    let asked = [
-        ("group", spec.group.is_some()),
-        ("container", spec.container != Container::default()),
-        ("user", !spec.user.is_empty()),
-        ("uris", !spec.uris.is_empty()),
-        ("host_paths", !spec.host_paths.is_empty()),
-        ("volumes", !spec.volumes.is_empty()),
-        ("limits", spec.limits.is_some()),
-        ("kill_policy.signal", spec.kill_signal.is_some()),
-        ("tty", spec.tty),
-        ("stdin", spec.stdin),
-        ("health_check", spec.health_check.is_some()),
-        ("readiness_check", spec.readiness_check.is_some()),
-        ("max_completion_ms", spec.max_completion_ms > 0),
-        ("stop_after_ms", spec.stop_after_ms > 0),
-    ];
     let opt_outs = spec
         .executor
         .as_ref()
@@ -54,8 +34,12 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         let text = format!("{grace_ms} is too long: give at most {most}");
         return Err(("executor.grace_ms", text));
     }
-    match asked.iter().find(|(_, is_asked)| *is_asked) {
-        Some((field, _)) if spec.executor.is_some() => wrong(field),
+    let restricted = RESTRICTIONS.iter().find_map(|restriction| {
+        let why = restriction.in_executor?;
+        (restriction.is_used)(spec).then_some((restriction.field, why))
+    });
+    match restricted {
+        Some((field, why)) if spec.executor.is_some() => Err((field, why.to_owned())),
         Some(_) | None => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use super::accept::Room;
 use crate::Registry;
 use crate::command::{Call, Rejection};
 use crate::limits;
-use crate::task::{Network, TaskGroup, TaskSpec};
+use crate::task::{Network, RESTRICTIONS, TaskGroup, TaskSpec};
 
 /// Whether two launches that follow each other are of one group.
 pub(super) fn are_together(one: &TaskSpec, next: &TaskSpec) -> bool {
@@ -37,7 +37,7 @@ impl Registry {
         }
         check_places(tasks).map_err(invalid)?;
         check_networks(tasks).map_err(invalid)?;
-        check_host_paths(tasks).map_err(invalid)?;
+        check_restrictions(tasks).map_err(invalid)?;
         let (left, free, bytes) = (room.left.clone(), room.free.clone(), room.bytes);
         for (at, spec) in tasks.iter().enumerate() {
             if let Err(why) = self.check_launch(call, spec, room) {
@@ -100,14 +100,16 @@ fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
 
 /// The tasks of a group have their users in common: one who is root of its container would be the owner of what another
 /// one shows it of the host's.
-fn check_host_paths(tasks: &[TaskSpec]) -> Result<(), String> {
-    match tasks.iter().find(|spec| !spec.host_paths.is_empty()) {
-        None => Ok(()),
-        Some(spec) => Err(format!(
-            "task {}: host_paths: tasks of a group see none, as they share their users; use the group's folder",
-            spec.task
-        )),
+fn check_restrictions(tasks: &[TaskSpec]) -> Result<(), String> {
+    for spec in tasks {
+        for restriction in RESTRICTIONS {
+            if let Some(why) = restriction.in_group.filter(|_| (restriction.is_used)(spec)) {
+                let field = restriction.field;
+                return Err(format!("task {}: {field}: {why}", spec.task));
+            }
+        }
     }
+    Ok(())
 }
 
 fn is_plugged(spec: &TaskSpec) -> bool {
@@ -146,13 +148,13 @@ mod tests {
     #[test]
     fn no_task_of_a_group_sees_host_paths() {
         let mut tasks = group(&[Network::Unnamed, Network::Unnamed]);
-        assert_eq!(check_host_paths(&tasks), Ok(()));
+        assert_eq!(check_restrictions(&tasks), Ok(()));
         tasks[1].host_paths.push(HostPath {
             host_path: "/srv".to_owned(),
             container_path: "/srv".to_owned(),
             read_only: false,
         });
-        let why = check_host_paths(&tasks).unwrap_err();
+        let why = check_restrictions(&tasks).unwrap_err();
         assert!(why.starts_with("task t1: host_paths"), "{why}");
     }
 

@@ -8,14 +8,14 @@ use crate::resources::{Identity, Reservation, Resource, Resources, Value};
 const LENGTH_BYTES: usize = 8;
 
 /// Canonical bytes in the making. Numbers are big-endian, fields ascend.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
     /// The field before, in the same part; 0 for none.
     last: u16,
 }
 
 impl Writer {
-    pub(super) fn new(layout: &[u8]) -> Self {
+    pub(crate) fn new(layout: &[u8]) -> Self {
         let mut out = Self {
             bytes: Vec::with_capacity(1024),
             last: 0,
@@ -24,7 +24,7 @@ impl Writer {
         out
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.bytes
     }
 
@@ -48,7 +48,7 @@ impl Writer {
     }
 
     /// A field of any contents. Empty contents are the default: the field is left out.
-    pub(super) fn part(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn part(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.name(field);
         if self.behind_length(write) == 0 {
@@ -57,35 +57,35 @@ impl Writer {
     }
 
     /// A field that is present whatever its contents: one of several kinds, or a part that may be absent.
-    pub(super) fn chosen(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
+    pub(crate) fn chosen(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
         self.name(field);
         self.behind_length(write);
     }
 
-    pub(super) fn text(&mut self, field: u16, text: &str) {
+    pub(crate) fn text(&mut self, field: u16, text: &str) {
         self.part(field, |out| out.bytes.extend(text.as_bytes()));
     }
 
-    pub(super) fn number(&mut self, field: u16, number: u64) {
+    pub(crate) fn number(&mut self, field: u16, number: u64) {
         if number != 0 {
             self.part(field, |out| out.bytes.extend(number.to_be_bytes()));
         }
     }
 
-    pub(super) fn optional(&mut self, field: u16, number: Option<u64>) {
+    pub(crate) fn optional(&mut self, field: u16, number: Option<u64>) {
         if let Some(number) = number {
             self.part(field, |out| out.bytes.extend(number.to_be_bytes()));
         }
     }
 
-    pub(super) fn flag(&mut self, field: u16, flag: bool) {
+    pub(crate) fn flag(&mut self, field: u16, flag: bool) {
         if flag {
             self.part(field, |out| out.bytes.push(1));
         }
     }
 
     /// A list; an item may be empty, and counts all the same.
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         field: u16,
         items: impl IntoIterator<Item = T>,
@@ -98,14 +98,19 @@ impl Writer {
         });
     }
 
-    pub(super) fn texts(&mut self, field: u16, texts: &BTreeMap<String, String>) {
+    /// Texts one after the other.
+    pub(crate) fn words(&mut self, field: u16, words: &[String]) {
+        self.list(field, words, |out, word| out.text(1, word));
+    }
+
+    pub(crate) fn texts(&mut self, field: u16, texts: &BTreeMap<String, String>) {
         self.list(field, texts, |out, (name, value)| {
             out.text(1, name);
             out.text(2, value);
         });
     }
 
-    pub(super) fn resources(&mut self, field: u16, resources: &Resources) {
+    pub(crate) fn resources(&mut self, field: u16, resources: &Resources) {
         self.list(field, resources, |out, resource: &Resource| {
             let Resource { identity, value } = resource;
             out.part(1, |out| out.identity(identity));

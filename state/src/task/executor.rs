@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Container, Run, TaskSpec, Uri};
 use crate::encode::stored::stored;
+use crate::fingerprint::Writer;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -34,28 +35,13 @@ impl ExecutorSpec {
     #[must_use]
     pub fn as_task(&self) -> TaskSpec {
         TaskSpec {
-            task: self.executor.clone(),
-            name: String::new(),
             resources: self.resources.clone(),
-            run: self.run.clone(),
             container: self.container.clone(),
             environment: self.environment.clone(),
             user: self.user.clone(),
             uris: self.uris.clone(),
-            host_paths: Vec::new(),
             grace_ms: self.grace_ms,
-            kill_signal: None,
-            labels: BTreeMap::new(),
-            max_completion_ms: 0,
-            stop_after_ms: 0,
-            health_check: None,
-            readiness_check: None,
-            executor: None,
-            group: None,
-            volumes: Vec::new(),
-            limits: None,
-            tty: false,
-            stdin: false,
+            ..TaskSpec::new(self.executor.clone(), self.run.clone())
         }
     }
 }
@@ -71,3 +57,27 @@ stored!(message ExecutorSpec {
     10 grace_ms: Number,
     15 container: PartOrDefault,
 });
+
+impl ExecutorSpec {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let ExecutorSpec {
+            executor,
+            resources,
+            run,
+            container,
+            environment,
+            user,
+            uris,
+            grace_ms,
+        } = self;
+        out.text(1, executor.as_str());
+        out.resources(2, resources);
+        out.part(3, |out| run.fingerprint(out));
+        out.part(4, |out| container.fingerprint(out));
+        out.texts(5, environment);
+        out.text(6, user);
+        out.list(7, uris, |out, one: &Uri| one.fingerprint(out));
+        out.number(8, *grace_ms);
+    }
+}

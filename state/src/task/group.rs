@@ -4,6 +4,7 @@
 
 use super::TaskSpec;
 use crate::encode::stored::stored;
+use crate::fingerprint::Writer;
 use crate::ids::{GroupId, OrderIndex};
 
 /// The place of a task in its group.
@@ -42,3 +43,13 @@ stored!(message TaskGroup {
     2 place: Number,
     3 size: Number,
 });
+
+impl TaskGroup {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let TaskGroup { id, place, size } = self;
+        out.text(1, id.as_str());
+        out.number(2, (*place).into());
+        out.number(3, (*size).into());
+    }
+}

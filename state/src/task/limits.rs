@@ -4,6 +4,7 @@ use crate::encode::codec::{Codec, Read, put};
 use crate::encode::scalars::{MaybeText, Number, Text};
 use crate::encode::stored::stored;
 use crate::encode::wire::Slot;
+use crate::fingerprint::Writer;
 use crate::ids::{OrderIndex, Revision};
 
 /// Limits of a task beside its resources, which are what is kept for it. The default is what an agent gives by itself:
@@ -80,6 +81,39 @@ stored!(message DiskLimit {
     4 read_operations: MaybeNumber,
     5 write_operations: MaybeNumber,
 });
+
+impl Limits {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let Limits {
+            cpu_millis,
+            memory_bytes,
+            pids,
+            io_weight,
+            io,
+            exclusive_cpus,
+        } = self;
+        out.optional(1, *cpu_millis);
+        out.optional(2, *memory_bytes);
+        out.optional(3, *pids);
+        out.optional(4, *io_weight);
+        out.list(5, io, |out, limit: &DiskLimit| {
+            let DiskLimit {
+                disk,
+                read_bytes,
+                write_bytes,
+                read_operations,
+                write_operations,
+            } = limit;
+            out.text(1, disk);
+            out.optional(2, *read_bytes);
+            out.optional(3, *write_bytes);
+            out.optional(4, *read_operations);
+            out.optional(5, *write_operations);
+        });
+        out.flag(6, *exclusive_cpus);
+    }
+}
 
 stored!(message LimitsReport {
     1 order: Number,

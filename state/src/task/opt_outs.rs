@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::encode::stored::stored;
+use crate::fingerprint::Writer;
 
 /// A capability that a task may have in its container's own user namespace, never on its host. Named and numbered as in
 /// `capabilities(7)`; what is not here does nothing there, or too much.
@@ -250,6 +251,26 @@ stored!(message OptOuts {
     4 nested_user_namespaces: Number,
     5 host_network: Number,
 });
+
+impl OptOuts {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let OptOuts {
+            capabilities,
+            unconfined_seccomp,
+            new_privileges,
+            nested_user_namespaces,
+            host_network,
+        } = self;
+        out.list(1, capabilities, |out, capability| {
+            out.optional(1, Some(capability.number().into()));
+        });
+        out.flag(2, *unconfined_seccomp);
+        out.flag(3, *new_privileges);
+        out.flag(4, *nested_user_namespaces);
+        out.flag(5, *host_network);
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Sizes of a container that its agent bounds.
 
 use crate::encode::stored::stored;
+use crate::fingerprint::Writer;
 
 /// What a task asks for instead of its agent's usual sizes, or what an agent gives at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,6 +70,20 @@ stored!(message Sizes {
     2 shm_bytes: MaybeNumber,
     3 tmp_bytes: MaybeNumber,
 });
+
+impl Sizes {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let Sizes {
+            open_files,
+            shm_bytes,
+            tmp_bytes,
+        } = self;
+        out.optional(1, *open_files);
+        out.optional(2, *shm_bytes);
+        out.optional(3, *tmp_bytes);
+    }
+}
 
 #[cfg(test)]
 mod tests {

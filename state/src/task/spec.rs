@@ -1,13 +1,11 @@
 //! What frameworks ask for: a task's description.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::ExecutorSpec;
-use super::KillSignal;
-use super::TaskGroup;
 use super::volume::TaskVolume;
-use super::{Limits, OptOuts, Sizes};
+use super::{Check, Container, ExecutorSpec, HealthCheck, KillSignal, Limits, Sizes, TaskGroup};
 use crate::encode::stored::stored;
+use crate::fingerprint::Writer;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -39,64 +37,6 @@ pub struct HostPath {
     pub read_only: bool,
 }
 
-/// What a container is made of beside the agent's default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Container {
-    /// Name of the image that is its root; empty means the programs of the agent's host.
-    pub image: String,
-    /// What it reaches, and by what it is reached.
-    pub network: Network,
-    /// What it is let off of its agent's profile.
-    pub opt_outs: OptOuts,
-    /// Sizes that differ from its agent's usual ones.
-    pub sizes: Sizes,
-    /// When the image's registry is asked; `None`: as its agent does for all.
-    pub pull: Option<ImagePull>,
-}
-
-/// When a registry is asked for an image that its agent has already. It is never asked for one that is named by its digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImagePull {
-    /// Never: a tag means what it meant when it was pulled.
-    IfAbsent,
-    /// At each start; what has not changed is not pulled again.
-    Always,
-}
-
-/// The network of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Network {
-    /// What its agent gives tasks: one of its own, or the host's if it is let into that.
-    #[default]
-    Unnamed,
-    /// Nothing but itself.
-    None,
-    /// An address of its own behind the host's; these ports of the host lead to it.
-    Bridge(Vec<PublishedPort>),
-    /// What a CNI network of the agent's host makes of it.
-    Cni(CniNetwork),
-}
-
-/// A network that plugins of the agent's host make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CniNetwork {
-    /// As the operator of the host has named it.
-    pub name: String,
-    /// Ports of the host that lead to it, where its plugins can do that.
-    pub published: Vec<PublishedPort>,
-}
-
-/// A port of the host that leads into a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublishedPort {
-    /// The host's; one of the task's `ports`.
-    pub host: u16,
-    /// The container's.
-    pub container: u16,
-    /// UDP, not TCP.
-    pub udp: bool,
-}
-
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
@@ -106,89 +46,6 @@ pub enum Run {
     Shell(String),
     /// A program and its arguments; never empty.
     Argv(Vec<String>),
-}
-
-/// What is asked of a running task, again and again, from inside its namespaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// From the task's start to the first time, in milliseconds.
-    pub delay_ms: u64,
-    /// From one answer to the next time, in milliseconds; at least [`crate::limits::CHECK_INTERVAL_MS`].
-    pub interval_ms: u64,
-    /// How long an answer may take before it counts as a failure, in milliseconds; at least 1.
-    pub timeout_ms: u64,
-}
-
-impl Check {
-    /// With the times that Mesos gives to one that names none.
-    #[must_use]
-    pub fn of(kind: CheckKind) -> Self {
-        Self {
-            kind,
-            delay_ms: 15_000,
-            interval_ms: 10_000,
-            timeout_ms: 20_000,
-        }
-    }
-}
-
-/// What is asked of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// That `/bin/sh -c` with this line exits with 0, beside the task's own command and as that runs.
-    Shell(String),
-    /// The same for a program and its arguments; never empty.
-    Argv(Vec<String>),
-    /// That a port of the task's loopback address answers a GET by HTTP.
-    Http {
-        /// Plainly, or over TLS.
-        scheme: Scheme,
-        /// Which port.
-        port: u16,
-        /// For what; begins with `/`.
-        path: String,
-        /// Which statuses mean that all is well; empty means 200 to 399.
-        statuses: BTreeSet<u16>,
-    },
-    /// That a port of the task's loopback address takes a connection.
-    Tcp {
-        /// Which port.
-        port: u16,
-    },
-}
-
-/// How HTTP is spoken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// As it is.
-    Http,
-    /// Over TLS, whoever the other side says that it is.
-    Https,
-}
-
-/// A check that ends its task when it fails too often.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What is asked, and when.
-    pub check: Check,
-    /// For so long after the task's start failures count for nothing, until one answer was good; in milliseconds.
-    pub grace_ms: u64,
-    /// How many failures in a row end the task; at least 1.
-    pub failures: u32,
-}
-
-impl HealthCheck {
-    /// With Mesos' patience.
-    #[must_use]
-    pub fn of(check: Check) -> Self {
-        Self {
-            check,
-            grace_ms: 10_000,
-            failures: 3,
-        }
-    }
 }
 
 /// What a framework asks for.
@@ -241,6 +98,35 @@ pub struct TaskSpec {
 }
 
 impl TaskSpec {
+    /// A task that runs this with no resources, and with nothing else that it could ask for.
+    #[must_use]
+    pub fn new(task: TaskId, run: Run) -> Self {
+        Self {
+            task,
+            name: String::new(),
+            resources: Resources::none(),
+            limits: None,
+            run,
+            container: Container::default(),
+            environment: BTreeMap::new(),
+            user: String::new(),
+            uris: Vec::new(),
+            host_paths: Vec::new(),
+            grace_ms: 0,
+            kill_signal: None,
+            labels: BTreeMap::new(),
+            max_completion_ms: 0,
+            stop_after_ms: 0,
+            health_check: None,
+            readiness_check: None,
+            volumes: Vec::new(),
+            tty: false,
+            stdin: false,
+            executor: None,
+            group: None,
+        }
+    }
+
     /// How long after the last heartbeat that a leader has answered nothing of the task runs any more, in
     /// milliseconds: `stop_after_ms`, the grace, and 5 % for clocks that differ. `None` if it never stops itself.
     #[must_use]
@@ -252,6 +138,50 @@ impl TaskSpec {
         Some(lived.saturating_add(lived.div_ceil(20)))
     }
 }
+
+/// A field of a description that not every task may use.
+pub(crate) struct Restriction {
+    /// Its name on the wire.
+    pub(crate) field: &'static str,
+    pub(crate) is_used: fn(&TaskSpec) -> bool,
+    /// Why a task of an executor may not, if it may not.
+    pub(crate) in_executor: Option<&'static str>,
+    /// Why a task of a group may not, if it may not.
+    pub(crate) in_group: Option<&'static str>,
+}
+
+const fn own_container(field: &'static str, is_used: fn(&TaskSpec) -> bool) -> Restriction {
+    let why = "a task of an executor has no container of its own: ask for it in executor, or have no executor";
+    Restriction {
+        field,
+        is_used,
+        in_executor: Some(why),
+        in_group: None,
+    }
+}
+
+/// The fields that not every task may use. The first one that is used is named.
+pub(crate) const RESTRICTIONS: &[Restriction] = &[
+    own_container("group", |spec| spec.group.is_some()),
+    own_container("container", |spec| spec.container != Container::default()),
+    own_container("user", |spec| !spec.user.is_empty()),
+    own_container("uris", |spec| !spec.uris.is_empty()),
+    Restriction {
+        in_group: Some(
+            "tasks of a group see none, as they share their users; use the group's folder",
+        ),
+        ..own_container("host_paths", |spec| !spec.host_paths.is_empty())
+    },
+    own_container("volumes", |spec| !spec.volumes.is_empty()),
+    own_container("limits", |spec| spec.limits.is_some()),
+    own_container("kill_policy.signal", |spec| spec.kill_signal.is_some()),
+    own_container("tty", |spec| spec.tty),
+    own_container("stdin", |spec| spec.stdin),
+    own_container("health_check", |spec| spec.health_check.is_some()),
+    own_container("readiness_check", |spec| spec.readiness_check.is_some()),
+    own_container("max_completion_ms", |spec| spec.max_completion_ms > 0),
+    own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
+];
 
 // Numbers 18, 19, 21, 23, 25 and 27 are free.
 stored!(message TaskSpec {
@@ -279,11 +209,97 @@ stored!(message TaskSpec {
     30 kill_signal: NumberOrNone or "signal of a kill",
 });
 
+impl TaskSpec {
+    /// Removes the fields that release 0.1.0 did not read. To ask for the host's network was then to ask for nothing.
+    pub(crate) fn reduce_to_0_1_0(&mut self) {
+        self.kill_signal = None;
+        let executor = self.executor.as_mut();
+        let containers = std::iter::once(&mut self.container)
+            .chain(executor.map(|executor| &mut executor.container));
+        for container in containers {
+            container.opt_outs.host_network = false;
+            container.sizes = Sizes::default();
+            container.pull = None;
+        }
+    }
+
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let TaskSpec {
+            task,
+            name,
+            resources,
+            limits,
+            run,
+            container,
+            environment,
+            user,
+            uris,
+            host_paths,
+            grace_ms,
+            kill_signal,
+            labels,
+            max_completion_ms,
+            stop_after_ms,
+            health_check,
+            readiness_check,
+            volumes,
+            tty,
+            stdin,
+            executor,
+            group,
+        } = self;
+        out.text(1, task.as_str());
+        out.text(2, name);
+        out.resources(3, resources);
+        out.part(4, |out| run.fingerprint(out));
+        out.part(5, |out| container.fingerprint(out));
+        out.texts(6, environment);
+        out.text(7, user);
+        out.list(8, uris, |out, one: &Uri| one.fingerprint(out));
+        out.list(9, host_paths, |out, one: &HostPath| one.fingerprint(out));
+        out.number(10, *grace_ms);
+        out.texts(11, labels);
+        out.number(12, *max_completion_ms);
+        out.number(13, *stop_after_ms);
+        out.flag(14, *tty);
+        out.flag(15, *stdin);
+        out.list(16, volumes, |out, one: &TaskVolume| one.fingerprint(out));
+        if let Some(limits) = limits {
+            out.chosen(17, |out| limits.fingerprint(out));
+        }
+        if let Some(health) = health_check {
+            out.chosen(18, |out| health.fingerprint(out));
+        }
+        if let Some(readiness) = readiness_check {
+            out.chosen(19, |out| readiness.fingerprint(out));
+        }
+        if let Some(executor) = executor {
+            out.chosen(20, |out| executor.fingerprint(out));
+        }
+        if let Some(group) = group {
+            out.chosen(21, |out| group.fingerprint(out));
+        }
+        out.optional(22, kill_signal.map(|signal| signal.number().into()));
+    }
+}
+
 stored!(oneof Run {
     4 Shell(Text),
     5 Argv(Inner<TextList>),
     14 Image,
 });
+
+impl Run {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        match self {
+            Run::Image => out.chosen(1, |_| ()),
+            Run::Shell(line) => out.chosen(2, |out| out.text(1, line)),
+            Run::Argv(words) => out.chosen(3, |out| out.words(1, words)),
+        }
+    }
+}
 
 stored!(message Uri {
     1 value: Text,
@@ -294,58 +310,58 @@ stored!(message Uri {
     6 cache: Number,
 });
 
+impl Uri {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let Uri {
+            value,
+            executable,
+            output_file,
+            extract,
+            sha256,
+            cache,
+        } = self;
+        out.text(1, value);
+        out.flag(2, *executable);
+        out.text(3, output_file);
+        out.flag(4, *extract);
+        out.text(5, sha256);
+        out.flag(6, *cache);
+    }
+}
+
 stored!(message HostPath {
     1 host_path: Text,
     2 container_path: Text,
     3 read_only: Number,
 });
 
-stored!(message Container {
-    1 image: Text,
-    2 | 3 | 20 network: OneOf,
-    10 opt_outs: PartOrDefault,
-    11 sizes: PartOrDefault,
-    12 pull: NumberOrNone or "pull of an image",
-});
+impl HostPath {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let HostPath {
+            host_path,
+            container_path,
+            read_only,
+        } = self;
+        out.text(1, host_path);
+        out.text(2, container_path);
+        out.flag(3, *read_only);
+    }
+}
 
-stored!(oneof Network else Unnamed {
-    2 None,
-    3 Bridge(Inner<PartList>),
-    20 Cni(Part),
-});
-
-stored!(message CniNetwork {
-    1 name: Text,
-    2 published: PartList,
-});
-
-stored!(message PublishedPort {
-    1 host: Number or "published port",
-    2 container: Number or "published port",
-    3 udp: Number,
-});
-
-stored!(message Check {
-    1 | 2 | 3 | 4 kind: OneOf or "kind of a check",
-    5 delay_ms: Number,
-    6 interval_ms: Number,
-    7 timeout_ms: Number,
-});
-
-stored!(oneof CheckKind {
-    1 Shell(Text),
-    2 Argv(Inner<TextList>),
-    3 Http {
-        1 port: Number or "port of a check",
-        2 path: Text,
-        3 statuses: NumberList or "status of a check",
-        4 scheme: Number,
-    },
-    4 Tcp { port } as Number or "port of a check",
-});
-
-stored!(message HealthCheck {
-    1 check: Part or "health check",
-    2 grace_ms: Number,
-    3 failures: Number,
-});
+#[cfg(test)]
+impl TaskSpec {
+    /// A description for each field that release 0.1.0 does not have, by the name of its golden bytes.
+    pub(crate) fn samples(base: &Self) -> Vec<(&'static str, Self)> {
+        let with = |change: fn(&mut Self)| {
+            let mut spec = base.clone();
+            change(&mut spec);
+            spec
+        };
+        vec![(
+            "call-accept-kill-signal",
+            with(|spec| spec.kill_signal = Some(KillSignal::Quit)),
+        )]
+    }
+}

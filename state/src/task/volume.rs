@@ -1,6 +1,7 @@
 //! What a container sees beside its root and its sandbox.
 
 use crate::encode::stored::stored;
+use crate::fingerprint::Writer;
 
 /// A place of a container with contents of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,24 @@ stored!(message TaskVolume {
     2 read_only: Number,
     3 | 4 | 5 source: OneOf or "source of a volume",
 });
+
+impl TaskVolume {
+    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    pub(crate) fn fingerprint(&self, out: &mut Writer) {
+        let TaskVolume {
+            container_path,
+            read_only,
+            source,
+        } = self;
+        out.text(1, container_path);
+        out.flag(2, *read_only);
+        match source {
+            VolumeSource::Sandbox(path) => out.chosen(3, |out| out.text(1, path)),
+            VolumeSource::Tmpfs { bytes } => out.chosen(4, |out| out.number(1, *bytes)),
+            VolumeSource::Secret(name) => out.chosen(5, |out| out.text(1, name)),
+        }
+    }
+}
 
 stored!(oneof VolumeSource {
     3 Sandbox(Text),

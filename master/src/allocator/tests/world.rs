@@ -15,7 +15,7 @@ use argosy_state::ids::{
     AgentId, FrameworkId, NodeId, Revision, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::resources::Resources;
-use argosy_state::task::{Container, Reason, Run, Source, Standing, TaskSpec, TaskState};
+use argosy_state::task::{Reason, Run, Source, Standing, TaskSpec, TaskState};
 
 use crate::allocator::{
     Allocator, Because, Budget, Declined, Demand, Explanation, Question, Round, Settings, Stream,
@@ -219,28 +219,8 @@ impl World {
     pub(crate) fn accept(&mut self, offer: &Promise, tasks: &[(&str, &str)]) {
         self.book.take(&[offer.id]).unwrap();
         let launches = tasks.iter().map(|(id, resources)| TaskSpec {
-            task: TaskId::new(id).unwrap(),
-            name: String::new(),
             resources: parse(resources),
-            run: Run::Shell("true".to_owned()),
-            container: Container::default(),
-            environment: BTreeMap::new(),
-            user: String::new(),
-            uris: Vec::new(),
-            host_paths: Vec::new(),
-            grace_ms: 0,
-            kill_signal: None,
-            labels: BTreeMap::new(),
-            max_completion_ms: 0,
-            stop_after_ms: 0,
-            health_check: None,
-            readiness_check: None,
-            volumes: Vec::new(),
-            limits: None,
-            tty: false,
-            stdin: false,
-            executor: None,
-            group: None,
+            ..TaskSpec::new(TaskId::new(id).unwrap(), Run::Shell("true".to_owned()))
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],

@@ -8,8 +8,8 @@ use crate::command::{
 };
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
-    Capability, Container, DiskLimit, ImagePull, KillSignal, Limits, LimitsChange, LimitsReport,
-    OptOuts, Reason, Run, Sizes, Task, TaskSpec, TaskState,
+    Capability, Container, DiskLimit, ImagePull, Limits, LimitsChange, LimitsReport, OptOuts,
+    Reason, Run, Sizes, Task, TaskSpec, TaskState,
 };
 
 /// Every opt-out there is.
@@ -92,10 +92,16 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     if let CallAction::Accept(accept) = &mut in_hosts.action {
         accept.launches[0].container.opt_outs = with_host_network();
     }
-    let mut signalled = call.clone();
-    if let CallAction::Accept(accept) = &mut signalled.action {
-        accept.launches[0].kill_signal = Some(KillSignal::Quit);
-    }
+    let newer = TaskSpec::samples(&limited())
+        .into_iter()
+        .map(|(name, spec)| {
+            let mut call = call.clone();
+            if let CallAction::Accept(accept) = &mut call.action {
+                accept.launches = vec![spec];
+            }
+            (name, Command::Call(call))
+        });
+    let newer: Vec<_> = newer.collect();
     let sizes = Sizes {
         open_files: Some(65_536),
         shm_bytes: Some(1 << 30),
@@ -123,7 +129,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     });
     let [pulled_once, pulled_always] = pulled;
     let registration = registration(info);
-    vec![
+    let mut all = vec![
         ("call-accept-limits", Command::Call(call)),
         (
             "register-agent-opt-outs",
@@ -147,12 +153,15 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             "register-agent-host-network",
             Command::RegisterAgent(hosting),
         ),
-        ("call-accept-kill-signal", Command::Call(signalled)),
+    ];
+    all.extend(newer);
+    all.extend([
         ("call-accept-sizes", Command::Call(sized)),
         ("register-agent-sizes", Command::RegisterAgent(sizing)),
         ("call-accept-pull-if-absent", Command::Call(pulled_once)),
         ("call-accept-pull-always", Command::Call(pulled_always)),
-    ]
+    ]);
+    all
 }
 
 /// An agent that allows them all.

@@ -42,12 +42,8 @@ pub(super) fn resources() -> Resources {
 
 pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
     TaskSpec {
-        task: TaskId::new(task).unwrap(),
         name: "the web".to_owned(),
         resources: resources(),
-        limits: None,
-        run,
-        container: Container::default(),
         environment: texts("PATH", "/bin"),
         user: "nobody".to_owned(),
         uris: vec![Uri {
@@ -64,17 +60,10 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
             read_only: true,
         }],
         grace_ms: 3_001,
-        kill_signal: None,
         labels: texts("tier", "front"),
         max_completion_ms: 3_002,
         stop_after_ms: 3_003,
-        health_check: None,
-        readiness_check: None,
-        volumes: Vec::new(),
-        tty: false,
-        stdin: false,
-        executor: None,
-        group: None,
+        ..TaskSpec::new(TaskId::new(task).unwrap(), run)
     }
 }
 
