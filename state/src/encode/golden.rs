@@ -101,6 +101,17 @@ fn golden_bytes_are_read_as_what_was_written() {
     assert_eq!(loaded.finished_frameworks, wanted.finished_frameworks);
 }
 
+#[test]
+fn stored_bytes_keep_no_room_to_spare() {
+    for (name, proposed) in samples::commands() {
+        let bytes = command(&proposed);
+        assert_eq!(bytes.capacity(), bytes.len(), "{name}");
+    }
+    for (key, value) in stored() {
+        assert_eq!(value.capacity(), value.len(), "{key:?}");
+    }
+}
+
 /// Which kind a command is; a new one has to be given a sample.
 fn kind(command: &Command) -> u32 {
     match command {

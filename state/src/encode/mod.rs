@@ -78,8 +78,14 @@ fn read<T: Stored>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 fn written(message: &impl Stored) -> Vec<u8> {
+    collected(|bytes| message.write(bytes))
+}
+
+/// What is written, without room to spare: it may be kept for long.
+fn collected(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(USUAL_BYTES);
-    message.write(&mut bytes);
+    write(&mut bytes);
+    bytes.shrink_to_fit();
     bytes
 }
 
@@ -109,9 +115,10 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 /// level refuses the command before it reads the rest. What the level does not have must be absent.
 #[must_use]
 pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
-    let mut bytes = written(&command::Head { level });
-    proposed.write(&mut bytes);
-    bytes
+    collected(|bytes| {
+        command::Head { level }.write(bytes);
+        proposed.write(bytes);
+    })
 }
 
 /// Reads what [`command`] wrote.
