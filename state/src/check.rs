@@ -417,7 +417,7 @@ impl Registry {
         if let Some((name, _)) = parts.iter().find(|(_, same)| !same) {
             return Err(Broken::Index(name));
         }
-        for (id, index) in &kept.agents {
+        for (id, index) in kept.agents.iter() {
             let tasks = self.tasks_on(*id).filter(|task| !task.is_terminal());
             let wanted = tasks.fold(0, |sum, task| {
                 let changes = [task.kill.is_some(), task.limits_change.is_some()];

@@ -1,7 +1,7 @@
 //! The facts that every master must agree on, and the one function that changes them.
 //!
 //! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `resources`,
-//! `task`, `agent`, `framework`, `command`, `event`, `registry`, `apply`, `check`, `digest`, `encode`, `fingerprint`.
+//! `task`, `agent`, `framework`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`, `fingerprint`.
 
 pub mod agent;
 pub mod apply;
@@ -17,6 +17,7 @@ pub mod framework;
 pub mod ids;
 pub mod level;
 pub mod limits;
+pub mod persistent;
 pub mod registry;
 pub mod resources;
 pub mod task;

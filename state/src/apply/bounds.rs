@@ -151,7 +151,7 @@ impl Registry {
         principal: &str,
     ) -> Result<(), Rejection> {
         let all = self.index.principals.get(principal);
-        let count = all.map_or(0, std::collections::BTreeSet::len);
+        let count = all.map_or(0, crate::persistent::Set::len);
         if count < limits::FRAMEWORKS_PER_PRINCIPAL || !self.has_bounds() {
             return Ok(());
         }

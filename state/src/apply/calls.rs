@@ -152,11 +152,7 @@ impl Registry {
             },
         );
         self.changed.insert(RecordKey::Answer(key.0, key.1, key.2));
-        self.index
-            .frameworks
-            .entry(call.framework)
-            .or_default()
-            .answers += 1;
+        self.index.frameworks.or_default(call.framework).answers += 1;
     }
 
     fn answers_of(&self, id: FrameworkId) -> usize {

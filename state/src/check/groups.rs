@@ -32,7 +32,7 @@ impl Registry {
         for name in history.filter_map(|finished| name(&finished.task)) {
             *past.entry(name).or_default() += 1;
         }
-        for (framework, index) in indexes {
+        for (framework, index) in indexes.iter() {
             for id in index.groups.keys() {
                 self.check_whole_group(*framework, id, &past)?;
             }

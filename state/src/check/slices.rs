@@ -5,7 +5,6 @@
 //! roles use), and whether all tasks of a group are there or in the history, are checked by
 //! [`Registry::check`] alone.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::{Broken, must};
@@ -82,28 +81,28 @@ impl Registry {
                 self.check_history()?;
                 Next::Sweeps(None)
             }
-            Next::Sweeps(after) => match behind(&self.cluster.sweeps, after.as_ref()) {
+            Next::Sweeps(after) => match self.cluster.sweeps.range(behind(after)).next() {
                 Some((target, _)) => {
                     self.check_sweep(target)?;
                     Next::Sweeps(Some(*target))
                 }
                 None => Next::Agents(None),
             },
-            Next::Agents(after) => match behind(&self.agents, after.as_ref()) {
+            Next::Agents(after) => match self.agents.range(behind(after)).next() {
                 Some((id, agent)) => {
                     self.check_agent_alone(agent, slice)?;
                     Next::Agents(Some(*id))
                 }
                 None => Next::Frameworks(None),
             },
-            Next::Frameworks(after) => match behind(&self.frameworks, after.as_ref()) {
+            Next::Frameworks(after) => match self.frameworks.range(behind(after)).next() {
                 Some((id, framework)) => {
                     self.check_framework_alone(framework, slice)?;
                     Next::Frameworks(Some(*id))
                 }
                 None => Next::Tasks(None),
             },
-            Next::Tasks(after) => match behind(&self.tasks, after.as_ref()) {
+            Next::Tasks(after) => match self.tasks.range(behind(after)).next() {
                 Some((key, task)) => {
                     self.check_task_alone(task, slice)?;
                     Next::Tasks(Some(key.clone()))
@@ -116,7 +115,8 @@ impl Registry {
 
     fn check_past(&self, past: &Past) -> Result<Option<Past>, Broken> {
         Ok(Some(match past {
-            Past::OperatorAnswers(after) => match behind(&self.operator_answers, after.as_ref()) {
+            Past::OperatorAnswers(after) => match self.operator_answers.range(behind(after)).next()
+            {
                 Some((key, answer)) => {
                     let is_listed = self.index.requests.contains(&(answer.at, key.clone()));
                     must(is_listed, &key.1, "an answer to an operator is listed")?;
@@ -124,7 +124,7 @@ impl Registry {
                 }
                 None => Past::FinishedTasks(None),
             },
-            Past::FinishedTasks(after) => match behind(&self.finished_tasks, after.as_ref()) {
+            Past::FinishedTasks(after) => match self.finished_tasks.range(behind(after)).next() {
                 Some((serial, finished)) => {
                     self.check_finished_task(finished)?;
                     let key = &finished.task.key;
@@ -135,7 +135,7 @@ impl Registry {
                 None => Past::FinishedFrameworks(None),
             },
             Past::FinishedFrameworks(after) => {
-                let Some((serial, finished)) = behind(&self.finished_frameworks, after.as_ref())
+                let Some((serial, finished)) = self.finished_frameworks.range(behind(after)).next()
                 else {
                     return Ok(None);
                 };
@@ -240,10 +240,10 @@ impl Registry {
     }
 }
 
-/// The first entry behind `after`, or of all.
-fn behind<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, after: Option<&K>) -> Option<(&'a K, &'a V)> {
-    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    map.range((from, Bound::Unbounded)).next()
+/// Everything behind `after`, or all.
+fn behind<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
+    let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    (from, Bound::Unbounded)
 }
 
 #[cfg(test)]
@@ -321,21 +321,21 @@ mod tests {
                 registry.index.lost.insert(entry);
             }),
             ("counts", |registry| {
-                let index = registry.index.agents.values_mut().next().unwrap();
+                let index = registry.index.agents.first_mut().unwrap();
                 index.used = Resources::none();
             }),
             ("its index is what its tasks say", |registry| {
-                registry.index.agents.values_mut().next().unwrap().held += 1;
+                registry.index.agents.first_mut().unwrap().held += 1;
             }),
             ("its answers are counted", |registry| {
-                let index = registry.index.frameworks.values_mut().next().unwrap();
+                let index = registry.index.frameworks.first_mut().unwrap();
                 index.answers += 1;
             }),
             ("found by its session", |registry| {
                 registry.index.sessions.clear()
             }),
             ("whether something waits", |registry| {
-                let index = registry.index.frameworks.values_mut().next().unwrap();
+                let index = registry.index.frameworks.first_mut().unwrap();
                 index.unacknowledged.clear();
             }),
             ("what is history is listed", |registry| {
@@ -343,11 +343,11 @@ mod tests {
             }),
             ("its mode began in the past", |registry| {
                 registry.time = Timestamp(0);
-                let agent = registry.agents.values_mut().next().unwrap();
+                let agent = registry.agents.first_mut().unwrap();
                 agent.since = Timestamp(1);
             }),
             ("live or have ended", |registry| {
-                registry.index.frameworks.values_mut().next().unwrap().live += 1;
+                registry.index.frameworks.first_mut().unwrap().live += 1;
             }),
         ];
         for (words, damage) in damages {

@@ -2,11 +2,10 @@
 //!
 //! There is no record of an executor: it follows from its tasks, all of which describe it alike.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::Registry;
 use super::index::Sign;
 use crate::ids::{AgentId, FrameworkId, TaskId, TaskKey};
+use crate::persistent::{Map, Set};
 use crate::task::{ExecutorSpec, Task};
 
 /// Names an executor on its agent: whose it is, and its id there.
@@ -16,7 +15,7 @@ pub type ExecutorKey = (FrameworkId, TaskId);
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecutorIndex {
     /// Its tasks that have not ended; never empty. As long as there are any, its agent counts its own resources as used.
-    pub tasks: BTreeSet<TaskKey>,
+    pub tasks: Set<TaskKey>,
     /// How many of them are not UNREACHABLE. As long as there are any, its role and framework count them too.
     pub reachable: usize,
 }
@@ -32,14 +31,14 @@ pub(super) struct Turned {
 
 /// Counts a task that has not ended in or out.
 pub(super) fn count(
-    executors: &mut BTreeMap<ExecutorKey, ExecutorIndex>,
+    executors: &mut Map<ExecutorKey, ExecutorIndex>,
     executor: &ExecutorSpec,
     key: &TaskKey,
     reachable: bool,
     sign: Sign,
 ) -> Turned {
     let name = (key.framework, executor.executor.clone());
-    let index = executors.entry(name.clone()).or_default();
+    let index = executors.or_default(name.clone());
     let former = (!index.tasks.is_empty(), index.reachable > 0);
     sign.set(&mut index.tasks, key.clone());
     if reachable {

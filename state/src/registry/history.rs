@@ -1,13 +1,12 @@
 //! The history of ended tasks: what is kept of one, and whose oldest goes when there is no more room.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::index::Sign;
 use super::usage;
 use super::{Indexes, RecordKey, Registry};
 use crate::ids::{FrameworkId, TaskKey};
 use crate::level::Level;
 use crate::limits;
+use crate::persistent::{Map, Set, Table};
 use crate::task::{FinishedTask, Run, Task};
 
 /// Dropped for one that is added: enough to come below a bound that a release has lowered, and few enough for a turn.
@@ -17,16 +16,16 @@ const DROPPED: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct HistoryIndex {
     /// Serials by task.
-    pub(crate) by_key: BTreeMap<TaskKey, u64>,
-    frameworks: BTreeMap<FrameworkId, Part>,
+    pub(crate) by_key: Map<TaskKey, u64>,
+    frameworks: Table<FrameworkId, Part>,
     /// Frameworks by what their history takes.
-    by_bytes: BTreeSet<(u64, FrameworkId)>,
+    by_bytes: Set<(u64, FrameworkId)>,
 }
 
 /// The history of one framework.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Part {
-    serials: BTreeSet<u64>,
+    serials: Set<u64>,
     bytes: u64,
 }
 
@@ -51,7 +50,7 @@ impl Indexes {
             Sign::Add => drop(history.by_key.insert(key.clone(), serial)),
             Sign::Remove => drop(history.by_key.remove(key)),
         }
-        let part = history.frameworks.entry(key.framework).or_default();
+        let part = history.frameworks.or_default(key.framework);
         history.by_bytes.remove(&(part.bytes, key.framework));
         sign.set(&mut part.serials, serial);
         sign.bytes(&mut part.bytes, bytes);
@@ -95,7 +94,10 @@ impl Registry {
     /// As release 0.1.0 did: the oldest of all is dropped.
     fn drop_oldest(&mut self) {
         while self.finished_tasks.len() > limits::FINISHED_TASKS
-            && let Some(oldest) = self.finished_tasks.keys().next().copied()
+            && let Some(oldest) = self
+                .finished_tasks
+                .first_key_value()
+                .map(|(serial, _)| *serial)
         {
             self.drop_finished(oldest);
         }

@@ -1,6 +1,6 @@
 //! What follows from the records: kept up to date at every change, verified by `check`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
@@ -12,6 +12,7 @@ use crate::bugs::{self, Bug};
 use crate::digest::task_mark;
 use crate::framework::Framework;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey, Timestamp};
+use crate::persistent::{Map, Set, Table};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 
@@ -45,20 +46,20 @@ impl OrderKind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AgentIndex {
     /// Its tasks, ended or not.
-    pub tasks: BTreeSet<TaskKey>,
+    pub tasks: Set<TaskKey>,
     /// Orders that still mean something.
-    pub orders: BTreeMap<OrderIndex, (OrderKind, TaskKey)>,
+    pub orders: Map<OrderIndex, (OrderKind, TaskKey)>,
     /// What tasks that have not ended use, and their executors, each once.
     pub used: Resources,
     /// Executors with a task that has not ended.
-    pub executors: BTreeMap<ExecutorKey, ExecutorIndex>,
+    pub executors: Map<ExecutorKey, ExecutorIndex>,
     /// Tasks that have not ended.
     pub live: usize,
     /// Tasks in state UNREACHABLE: as long as there are any, an equal sum of marks is not enough.
     pub unreachable: usize,
     /// Those of them that stop themselves and are not known to have done so, by the silence after which they have, in
     /// milliseconds.
-    pub stopping: BTreeSet<(u64, TaskKey)>,
+    pub stopping: Set<(u64, TaskKey)>,
     /// Sum of the marks of what the agent should hold: see [`crate::digest::task_mark`].
     pub held: u128,
 }
@@ -67,40 +68,40 @@ pub struct AgentIndex {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FrameworkIndex {
     /// Its tasks, ended or not.
-    pub tasks: BTreeSet<TaskId>,
+    pub tasks: Set<TaskId>,
     /// Tasks that have not ended.
     pub live: usize,
     /// Ended tasks whose end is not acknowledged.
     pub ended: usize,
     /// What its tasks and executors use, by role, without those on unreachable agents.
-    pub used: BTreeMap<Role, Resources>,
+    pub used: Map<Role, Resources>,
     /// Tasks with something to acknowledge.
-    pub unacknowledged: BTreeSet<TaskId>,
+    pub unacknowledged: Set<TaskId>,
     /// Remembered answers.
     pub answers: usize,
     /// What its tasks take in memory, roughly.
     pub task_bytes: u64,
     /// Its groups, each with those of its tasks that are in the registry.
-    pub groups: BTreeMap<GroupId, BTreeSet<TaskId>>,
+    pub groups: Map<GroupId, Set<TaskId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Indexes {
-    pub(crate) agents: BTreeMap<AgentId, AgentIndex>,
-    pub(crate) frameworks: BTreeMap<FrameworkId, FrameworkIndex>,
-    pub(crate) roles: BTreeMap<Role, RoleUse>,
-    pub(crate) nonces: BTreeMap<u64, AgentId>,
+    pub(crate) agents: Table<AgentId, AgentIndex>,
+    pub(crate) frameworks: Table<FrameworkId, FrameworkIndex>,
+    pub(crate) roles: Table<Role, RoleUse>,
+    pub(crate) nonces: Map<u64, AgentId>,
     /// Present and past sessions of live frameworks, by principal.
-    pub(crate) sessions: BTreeSet<(String, u64, FrameworkId)>,
+    pub(crate) sessions: Set<(String, u64, FrameworkId)>,
     /// Answers to operators, oldest first.
-    pub(crate) requests: BTreeSet<(Timestamp, (String, String))>,
+    pub(crate) requests: Set<(Timestamp, (String, String))>,
     pub(crate) history: HistoryIndex,
     /// Live frameworks by principal, without those that are being removed.
-    pub(crate) principals: BTreeMap<String, BTreeSet<FrameworkId>>,
+    pub(crate) principals: Map<String, Set<FrameworkId>>,
     pub(crate) bytes: Bytes,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
     /// Agents that are unreachable or gone, the longest lost first.
-    pub(crate) lost: BTreeSet<(Timestamp, AgentId)>,
+    pub(crate) lost: Set<(Timestamp, AgentId)>,
     pub(crate) total: Resources,
     pub(crate) live_tasks: usize,
 }
@@ -142,7 +143,7 @@ impl Indexes {
     /// Counts a task with `facet`, which is or was its own. `None` if what tasks use cannot be added
     /// up; records that `apply` made always can.
     fn task(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
-        let agent = self.agents.entry(task.agent).or_default();
+        let agent = self.agents.or_default(task.agent);
         sign.set(&mut agent.tasks, task.key.clone());
         if facet.live {
             sign.order(agent, task.order, OrderKind::Launch, &task.key);
@@ -165,7 +166,7 @@ impl Indexes {
         if let Some(after_ms) = facet.stops_after_ms {
             sign.set(&mut agent.stopping, (after_ms, task.key.clone()));
         }
-        let framework = self.frameworks.entry(task.key.framework).or_default();
+        let framework = self.frameworks.or_default(task.key.framework);
         sign.set(&mut framework.tasks, task.key.task.clone());
         if let Some(group) = &task.spec.group {
             sign.grouped(&mut framework.groups, &group.id, &task.key.task);
@@ -194,14 +195,14 @@ impl Indexes {
         let Some(executor) = &task.spec.executor else {
             return Some(());
         };
-        let agent = self.agents.entry(task.agent).or_default();
+        let agent = self.agents.or_default(task.agent);
         let reachable = !facet.unreachable;
         let turned = executors::count(&mut agent.executors, executor, &task.key, reachable, sign);
         if turned.agent {
             sign.resources(&mut agent.used, &executor.resources)?;
         }
         if turned.role {
-            let framework = self.frameworks.entry(task.key.framework).or_default();
+            let framework = self.frameworks.or_default(task.key.framework);
             let scalars = executor.resources.scalars();
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             roles::count(&mut self.roles, &task.role, &scalars, sign)?;
@@ -227,12 +228,12 @@ impl Indexes {
             return;
         }
         if present.live && present.reported != former.reported {
-            let agent = self.agents.entry(task.agent).or_default();
+            let agent = self.agents.or_default(task.agent);
             Sign::Remove.mark(agent, task, former.reported);
             Sign::Add.mark(agent, task, present.reported);
         }
         if present.waits != former.waits {
-            let framework = self.frameworks.entry(task.key.framework).or_default();
+            let framework = self.frameworks.or_default(task.key.framework);
             let sign = if present.waits {
                 Sign::Add
             } else {
@@ -271,7 +272,7 @@ impl Indexes {
         sign.bytes(&mut self.bytes.frameworks, usage::of_framework(framework));
         if !framework.removing {
             let principal = framework.info.principal.clone();
-            let all = self.principals.entry(principal).or_default();
+            let all = self.principals.or_default(principal);
             sign.set(all, framework.id);
             if all.is_empty() {
                 self.principals.remove(&framework.info.principal);
@@ -301,20 +302,15 @@ impl Sign {
         }
     }
 
-    pub(super) fn set<T: Ord>(self, set: &mut BTreeSet<T>, item: T) {
+    pub(super) fn set<T: Ord + Clone>(self, set: &mut Set<T>, item: T) {
         match self {
             Self::Add => drop(set.insert(item)),
             Self::Remove => drop(set.remove(&item)),
         }
     }
 
-    fn grouped(
-        self,
-        groups: &mut BTreeMap<GroupId, BTreeSet<TaskId>>,
-        group: &GroupId,
-        task: &TaskId,
-    ) {
-        let tasks = groups.entry(group.clone()).or_default();
+    fn grouped(self, groups: &mut Map<GroupId, Set<TaskId>>, group: &GroupId, task: &TaskId) {
+        let tasks = groups.or_default(group.clone());
         self.set(tasks, task.clone());
         if tasks.is_empty() {
             groups.remove(group);
@@ -346,11 +342,11 @@ impl Sign {
 
     fn shared(
         self,
-        by_role: &mut BTreeMap<Role, Resources>,
+        by_role: &mut Map<Role, Resources>,
         role: &Role,
         part: &Resources,
     ) -> Option<()> {
-        let sum = by_role.entry(role.clone()).or_default();
+        let sum = by_role.or_default(role.clone());
         self.resources(sum, part)?;
         if sum.is_empty() {
             by_role.remove(role);
@@ -408,7 +404,7 @@ impl Registry {
             self.index.agent(former, Sign::Remove).expect(TOTALS_FIT);
         }
         self.index.agent(&agent, Sign::Add).expect(TOTALS_FIT);
-        self.index.agents.entry(agent.id).or_default();
+        self.index.agents.or_default(agent.id);
         self.changed.insert(RecordKey::Agent(agent.id));
         self.agents.insert(agent.id, agent);
     }
@@ -438,7 +434,7 @@ impl Registry {
             self.index.framework(former, Sign::Remove);
         }
         self.index.framework(&framework, Sign::Add);
-        self.index.frameworks.entry(framework.id).or_default();
+        self.index.frameworks.or_default(framework.id);
         self.changed.insert(RecordKey::Framework(framework.id));
         self.frameworks.insert(framework.id, framework);
     }
@@ -457,7 +453,7 @@ impl Registry {
     /// The index of one agent from those tasks that it names; `None` if what they use cannot be added up.
     pub(crate) fn fresh_agent_index(&self, id: AgentId) -> Option<AgentIndex> {
         let mut fresh = Indexes::default();
-        fresh.agents.entry(id).or_default();
+        fresh.agents.or_default(id);
         for task in self.tasks_on(id) {
             fresh.task(task, Facet::of(task), Sign::Add)?;
         }
@@ -469,24 +465,24 @@ impl Registry {
         let mut index = Indexes::default();
         for agent in self.agents.values() {
             index.agent(agent, Sign::Add)?;
-            index.agents.entry(agent.id).or_default();
+            index.agents.or_default(agent.id);
         }
         for framework in self.frameworks.values() {
             index.framework(framework, Sign::Add);
-            index.frameworks.entry(framework.id).or_default();
+            index.frameworks.or_default(framework.id);
         }
         for task in self.tasks.values() {
             index.task(task, Facet::of(task), Sign::Add)?;
             index.weigh_task(task, Sign::Add);
         }
         for (framework, _, _) in self.answers.keys() {
-            index.frameworks.entry(*framework).or_default().answers += 1;
+            index.frameworks.or_default(*framework).answers += 1;
         }
-        for (request, answer) in &self.operator_answers {
+        for (request, answer) in self.operator_answers.iter() {
             index.requests.insert((answer.at, request.clone()));
             index.weigh_answer(request, answer, Sign::Add);
         }
-        for (serial, finished) in &self.finished_tasks {
+        for (serial, finished) in self.finished_tasks.iter() {
             index.finished(*serial, finished, Sign::Add);
         }
         Some(index)

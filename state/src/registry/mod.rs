@@ -8,6 +8,7 @@ mod executors;
 mod history;
 mod index;
 mod roles;
+mod snapshot;
 pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use crate::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
 };
 use crate::level::Level;
+use crate::persistent::{Map, Table};
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
@@ -27,6 +29,7 @@ pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex, OrderKind};
 pub use roles::RoleUse;
+pub use snapshot::Snapshot;
 pub use usage::Usage;
 
 /// The cluster itself: singletons and counters.
@@ -87,14 +90,14 @@ pub struct Registry {
     pub(crate) applied: u64,
     pub(crate) time: Timestamp,
     pub(crate) cluster: Cluster,
-    pub(crate) agents: BTreeMap<AgentId, Agent>,
-    pub(crate) weights: BTreeMap<Role, u64>,
-    pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
-    pub(crate) tasks: BTreeMap<TaskKey, Task>,
-    pub(crate) answers: BTreeMap<AnswerKey, Answer>,
-    pub(crate) operator_answers: BTreeMap<(String, String), OperatorAnswer>,
-    pub(crate) finished_tasks: BTreeMap<u64, FinishedTask>,
-    pub(crate) finished_frameworks: BTreeMap<u64, FinishedFramework>,
+    pub(crate) agents: Table<AgentId, Agent>,
+    pub(crate) weights: Map<Role, u64>,
+    pub(crate) frameworks: Table<FrameworkId, Framework>,
+    pub(crate) tasks: Table<TaskKey, Task>,
+    pub(crate) answers: Table<AnswerKey, Answer>,
+    pub(crate) operator_answers: Table<(String, String), OperatorAnswer>,
+    pub(crate) finished_tasks: Table<u64, FinishedTask>,
+    pub(crate) finished_frameworks: Table<u64, FinishedFramework>,
     pub(crate) index: Indexes,
     pub(crate) changed: BTreeSet<RecordKey>,
     pub(crate) marks: BTreeMap<RecordKey, u128>,

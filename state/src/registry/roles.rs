@@ -2,11 +2,10 @@
 //!
 //! Kept at every change, so that a limit of a role holds for everything below it at the cost of its depth.
 
-use std::collections::BTreeMap;
-
 use super::Registry;
 use super::index::Sign;
 use crate::ids::Role;
+use crate::persistent::Table;
 use crate::resources::Resources;
 
 /// What tasks and executors use on account of one role, without those on unreachable agents: scalars only.
@@ -20,23 +19,23 @@ pub struct RoleUse {
 
 /// Counts `part` on account of a role, and so for its ancestors. `None` if it cannot be added up.
 pub(super) fn count(
-    roles: &mut BTreeMap<Role, RoleUse>,
+    roles: &mut Table<Role, RoleUse>,
     role: &Role,
     part: &Resources,
     sign: Sign,
 ) -> Option<()> {
-    let used = roles.entry(role.clone()).or_default();
+    let used = roles.or_default(role.clone());
     sign.resources(&mut used.own, part)?;
     drop_if_unused(roles, role);
     for above in role.ancestors() {
-        let used = roles.entry(above.clone()).or_default();
+        let used = roles.or_default(above.clone());
         sign.resources(&mut used.descendants, part)?;
         drop_if_unused(roles, &above);
     }
     Some(())
 }
 
-fn drop_if_unused(roles: &mut BTreeMap<Role, RoleUse>, role: &Role) {
+fn drop_if_unused(roles: &mut Table<Role, RoleUse>, role: &Role) {
     let used = roles.get(role);
     if used.is_some_and(|used| used.own.is_empty() && used.descendants.is_empty()) {
         roles.remove(role);

@@ -108,7 +108,7 @@ impl Indexes {
     /// Counts what a task takes.
     pub(super) fn weigh_task(&mut self, task: &Task, sign: Sign) {
         let bytes = of_task(task);
-        let framework = self.frameworks.entry(task.key.framework).or_default();
+        let framework = self.frameworks.or_default(task.key.framework);
         sign.bytes(&mut framework.task_bytes, bytes);
         sign.bytes(&mut self.bytes.tasks, bytes);
     }
@@ -119,7 +119,7 @@ impl Indexes {
         if present == former {
             return;
         }
-        let framework = self.frameworks.entry(task.key.framework).or_default();
+        let framework = self.frameworks.or_default(task.key.framework);
         for bytes in [&mut framework.task_bytes, &mut self.bytes.tasks] {
             Sign::Remove.bytes(bytes, former);
             Sign::Add.bytes(bytes, present);

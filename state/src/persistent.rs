@@ -1,0 +1,421 @@
+//! Ordered maps and sets whose copies share what is equal: a copy takes constant time and stays as it is.
+//!
+//! The API is the part of `BTreeMap` and `BTreeSet` that the registry needs. A change copies the path from the root to
+//! the changed entry if a copy of the map still holds it, and nothing otherwise.
+
+mod tree;
+
+use std::borrow::Borrow;
+use std::ops::{Index, RangeBounds};
+use std::sync::Arc;
+
+use tree::{Iter, Tree};
+
+/// A map of small values, which are copied with their neighbours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map<K: Ord, V>(Tree<K, V>);
+
+/// A map of records. Each is behind an `Arc`: a change of one copies that record alone, and only if a copy of the table
+/// holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table<K: Ord, V>(Tree<K, Arc<V>>);
+
+/// A set of small items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set<T: Ord>(Tree<T, ()>);
+
+impl<K: Ord, V> Default for Map<K, V> {
+    fn default() -> Self {
+        Self(Tree::default())
+    }
+}
+
+impl<K: Ord, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self(Tree::default())
+    }
+}
+
+impl<T: Ord> Default for Set<T> {
+    fn default() -> Self {
+        Self(Tree::default())
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Map<K, V> {
+    /// The value of a key.
+    #[must_use]
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key)
+    }
+
+    /// Whether the key has a value.
+    #[must_use]
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).is_some()
+    }
+
+    /// The first entry.
+    #[must_use]
+    pub fn first_key_value(&self) -> Option<(&K, &V)> {
+        self.0.first()
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    /// All entries, ascending.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &V)> + DoubleEndedIterator {
+        self.0.iter()
+    }
+
+    /// All keys, ascending.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> + DoubleEndedIterator {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    /// All values, ascending by key.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &V> + DoubleEndedIterator {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    /// Entries in a range, ascending.
+    pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(
+        &self,
+        range: R,
+    ) -> impl DoubleEndedIterator<Item = (&K, &V)> + use<'_, K, V, Q, R>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.range(range)
+    }
+
+    /// The value of a key, to be changed.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get_mut(key)
+    }
+
+    /// Sets the value of a key; returns the former one.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        self.0.insert(key, value)
+    }
+
+    /// Removes a key; returns its value.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.remove(key)
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        self.0 = Tree::default();
+    }
+}
+
+impl<K: Ord + Clone, V: Clone + Default> Map<K, V> {
+    /// The value of a key, to be changed; a default one if there was none.
+    pub fn or_default(&mut self, key: K) -> &mut V {
+        self.0.or_default(key)
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Table<K, V> {
+    /// The record of a key.
+    #[must_use]
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).map(Arc::as_ref)
+    }
+
+    /// Whether the key has a record.
+    #[must_use]
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).is_some()
+    }
+
+    /// The first entry.
+    #[must_use]
+    pub fn first_key_value(&self) -> Option<(&K, &V)> {
+        self.0.first().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// The last entry.
+    #[must_use]
+    pub fn last_key_value(&self) -> Option<(&K, &V)> {
+        self.0.last().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    /// All entries, ascending.
+    pub fn iter(&self) -> Records<'_, K, V> {
+        Records(self.0.iter())
+    }
+
+    /// All keys, ascending.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> + DoubleEndedIterator {
+        self.0.iter().map(|(key, _)| key)
+    }
+
+    /// All records, ascending by key.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &V> + DoubleEndedIterator {
+        self.0.iter().map(|(_, value)| value.as_ref())
+    }
+
+    /// Entries in a range, ascending.
+    pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(&self, range: R) -> Records<'_, K, V>
+    where
+        K: Borrow<Q>,
+    {
+        Records(self.0.range(range))
+    }
+
+    /// The record of a key, to be changed.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get_mut(key).map(Arc::make_mut)
+    }
+
+    /// The first record, to be damaged.
+    #[cfg(test)]
+    pub(crate) fn first_mut(&mut self) -> Option<&mut V> {
+        let key = self.0.first()?.0.clone();
+        self.get_mut(&key)
+    }
+
+    /// Sets the record of a key.
+    pub fn insert(&mut self, key: K, value: V) {
+        self.0.insert(key, Arc::new(value));
+    }
+
+    /// Removes a key; returns its record.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.remove(key).map(Arc::unwrap_or_clone)
+    }
+
+    /// Removes and returns the first entry.
+    pub fn pop_first(&mut self) -> Option<(K, V)> {
+        let key = self.0.first()?.0.clone();
+        let value = self.remove(&key)?;
+        Some((key, value))
+    }
+}
+
+impl<K: Ord + Clone, V: Clone + Default> Table<K, V> {
+    /// The record of a key, to be changed; a default one if there was none.
+    pub fn or_default(&mut self, key: K) -> &mut V {
+        Arc::make_mut(self.0.or_default(key))
+    }
+}
+
+impl<K: Ord + Clone, V: Clone, Q: Ord + ?Sized> Index<&Q> for Table<K, V>
+where
+    K: Borrow<Q>,
+{
+    type Output = V;
+
+    fn index(&self, key: &Q) -> &V {
+        self.get(key).expect("the key has a record")
+    }
+}
+
+impl<T: Ord + Clone> Set<T> {
+    /// Whether the item is there.
+    #[must_use]
+    pub fn contains<Q: Ord + ?Sized>(&self, item: &Q) -> bool
+    where
+        T: Borrow<Q>,
+    {
+        self.0.get(item).is_some()
+    }
+
+    /// The first item.
+    #[must_use]
+    pub fn first(&self) -> Option<&T> {
+        self.0.first().map(|(item, ())| item)
+    }
+
+    /// The last item.
+    #[must_use]
+    pub fn last(&self) -> Option<&T> {
+        self.0.last().map(|(item, ())| item)
+    }
+
+    /// How many items there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    /// All items, ascending.
+    pub fn iter(&self) -> Items<'_, T> {
+        Items(self.0.iter())
+    }
+
+    /// Items in a range, ascending.
+    pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(
+        &self,
+        range: R,
+    ) -> impl DoubleEndedIterator<Item = &T> + use<'_, T, Q, R>
+    where
+        T: Borrow<Q>,
+    {
+        Items(self.0.range(range))
+    }
+
+    /// Adds an item; returns whether it was not there.
+    pub fn insert(&mut self, item: T) -> bool {
+        self.0.insert(item, ()).is_none()
+    }
+
+    /// Removes an item; returns whether it was there.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, item: &Q) -> bool
+    where
+        T: Borrow<Q>,
+    {
+        self.0.remove(item).is_some()
+    }
+
+    /// Removes and returns the first item.
+    pub fn pop_first(&mut self) -> Option<T> {
+        let first = self.first()?.clone();
+        self.0.remove(&first)?;
+        Some(first)
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        self.0 = Tree::default();
+    }
+}
+
+impl<'a, T: Ord> IntoIterator for &'a Set<T> {
+    type Item = &'a T;
+    type IntoIter = Items<'a, T>;
+
+    fn into_iter(self) -> Items<'a, T> {
+        Items(self.0.iter())
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Extend<(K, V)> for Table<K, V> {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
+        for (key, value) in entries {
+            self.insert(key, value);
+        }
+    }
+}
+
+impl<T: Ord + Clone> FromIterator<T> for Set<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
+        let mut set = Self::default();
+        for item in items {
+            set.insert(item);
+        }
+        set
+    }
+}
+
+/// Records of a table with their keys, ascending.
+#[derive(Debug)]
+pub struct Records<'a, K, V>(Iter<'a, K, Arc<V>>);
+
+impl<'a, K, V> Iterator for Records<'a, K, V> {
+    type Item = (&'a K, &'a V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, record)| (key, record.as_ref()))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<K, V> DoubleEndedIterator for Records<'_, K, V> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let (key, record) = self.0.next_back()?;
+        Some((key, record.as_ref()))
+    }
+}
+
+impl<K, V> ExactSizeIterator for Records<'_, K, V> {}
+
+impl<'a, K: Ord, V> IntoIterator for &'a Table<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Records<'a, K, V>;
+
+    fn into_iter(self) -> Records<'a, K, V> {
+        Records(self.0.iter())
+    }
+}
+
+/// Items of a set, ascending.
+#[derive(Debug)]
+pub struct Items<'a, T>(Iter<'a, T, ()>);
+
+impl<'a, T> Iterator for Items<'a, T> {
+    type Item = &'a T;
+
+    fn next(&mut self) -> Option<&'a T> {
+        self.0.next().map(|(item, ())| item)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<T> DoubleEndedIterator for Items<'_, T> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back().map(|(item, ())| item)
+    }
+}
+
+impl<T> ExactSizeIterator for Items<'_, T> {}
