@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+pub(crate) use emulated::Life;
+
 use emulated::Emulated;
 use tonic::transport::Channel;
 use way::{Link, Way};
@@ -43,6 +45,19 @@ impl Agents {
     /// # Errors
     /// If they are not registered in time.
     pub(crate) async fn start(masters: &Masters, count: u32, resources: &str) -> Result<Self> {
+        Self::start_with(masters, count, resources, Life::Ends).await
+    }
+
+    /// The same, with tasks that get as far as `life` says.
+    ///
+    /// # Errors
+    /// If they are not registered in time.
+    pub(crate) async fn start_with(
+        masters: &Masters,
+        count: u32,
+        resources: &str,
+        life: Life,
+    ) -> Result<Self> {
         let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
         let ways = (0..count).map(|number| {
             if number > 0 && number % PER_CONNECTION == 0 {
@@ -50,7 +65,7 @@ impl Agents {
             }
             Way::ToTheLeader(AgentUplink::new(connector.clone()))
         });
-        Self::start_by(ways.collect(), resources).await
+        Self::start_by(ways.collect(), resources, life).await
     }
 
     /// The same, through these connections in turn, to whichever masters they lead.
@@ -64,10 +79,10 @@ impl Agents {
     ) -> Result<Self> {
         let ways = ways.iter().cycle().take(count as usize);
         let ways = ways.cloned().map(Way::Through);
-        Self::start_by(ways.collect(), resources).await
+        Self::start_by(ways.collect(), resources, Life::Ends).await
     }
 
-    async fn start_by(ways: Vec<Way>, resources: &str) -> Result<Self> {
+    async fn start_by(ways: Vec<Way>, resources: &str, life: Life) -> Result<Self> {
         let resources = Arc::new(argosy_client::resources::resources(resources)?);
         let count = ways.len();
         // Room for all of them: nobody waits.
@@ -75,7 +90,7 @@ impl Agents {
         let mut links = JoinSet::new();
         let closed = Arc::new(AtomicU64::new(0));
         for (number, way) in (0..).zip(ways) {
-            let agent = Emulated::new(number, &resources);
+            let agent = Emulated::new(number, &resources, life);
             links.spawn(live(agent, way, registered.clone(), closed.clone()));
         }
         let mut ids = Vec::new();

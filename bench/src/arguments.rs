@@ -47,6 +47,12 @@ pub struct Arguments {
     /// Where data of all members is kept while it runs: a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
+    /// Agents of state-read [default: 10,000, short: 500]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub(crate) agents: Option<u32>,
+    /// Tasks of each of these agents
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) tasks_per_agent: u32,
     /// Leave data and logs of members in that directory
     #[arg(long)]
     pub(crate) keep: bool,
@@ -81,6 +87,8 @@ pub(crate) enum Workload {
     Flood,
     /// 10,000 agents and 1,000 schedulers, spread over the masters
     Crowd,
+    /// Readers page through lists of all agents and all tasks while others write
+    StateRead,
     /// One after the other
     All,
 }
@@ -102,6 +110,7 @@ impl Workload {
             Self::Idle => "idle",
             Self::Flood => "flood",
             Self::Crowd => "crowd",
+            Self::StateRead => "state-read",
             Self::All => "all",
         }
     }
@@ -151,6 +160,12 @@ pub(crate) struct Extent {
     pub(crate) crowd_agents: u32,
     /// Schedulers of the crowd.
     pub(crate) crowd_schedulers: u32,
+    /// Agents that are listed.
+    pub(crate) state_agents: u32,
+    /// Tasks of each of them.
+    pub(crate) tasks_per_agent: u32,
+    /// How often writers are measured alone and beside readers.
+    pub(crate) state_rounds: u32,
 }
 
 impl Arguments {
@@ -173,6 +188,9 @@ impl Arguments {
                 crowd: seconds(8.0),
                 crowd_agents: 600,
                 crowd_schedulers: 120,
+                state_agents: self.agents.unwrap_or(500),
+                tasks_per_agent: self.tasks_per_agent,
+                state_rounds: 1,
             };
         }
         Extent {
@@ -191,6 +209,9 @@ impl Arguments {
             crowd: seconds(30.0),
             crowd_agents: 10_000,
             crowd_schedulers: 1_000,
+            state_agents: self.agents.unwrap_or(10_000),
+            tasks_per_agent: self.tasks_per_agent,
+            state_rounds: 3,
         }
     }
 }

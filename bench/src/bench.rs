@@ -18,7 +18,7 @@ use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
 use crate::tasks::hyperqueue_version;
 use crate::{
     allocator, containers, crowd, failover, flood, idle, latency, registry, slow_disk, stall,
-    start, tasks,
+    start, state_read, tasks,
 };
 
 /// In the order of `all`.
@@ -36,6 +36,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::Idle,
     Workload::Flood,
     Workload::Crowd,
+    Workload::StateRead,
 ];
 
 /// What workloads need to run.
@@ -218,6 +219,7 @@ impl Bench {
             Workload::Idle => idle::measure(self).await,
             Workload::Flood => flood::measure(self).await,
             Workload::Crowd => crowd::measure(self).await,
+            Workload::StateRead => state_read::measure(self).await,
             Workload::Allocator | Workload::All => {
                 bail!("{} needs no cluster of its own", workload.name())
             }
@@ -286,6 +288,7 @@ fn beside_etcd(workload: Workload) -> bool {
         | Workload::Allocator
         | Workload::Flood
         | Workload::Crowd
+        | Workload::StateRead
         | Workload::All => false,
     }
 }

@@ -24,6 +24,7 @@ mod report;
 mod slow_disk;
 mod stall;
 mod start;
+mod state_read;
 mod tasks;
 mod turns;
 mod writer;

@@ -32,6 +32,8 @@ pub(crate) struct Client {
 pub(crate) struct Window {
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
+    /// From one write of a client to the next, at the least; a client that is late waits for nothing.
+    pub(crate) pace: Duration,
 }
 
 /// What a closed loop did.
@@ -52,7 +54,7 @@ pub(crate) async fn closed_loop(clients: Vec<Client>, window: Window) -> Result<
     let end = begin + window.measured;
     let mut loops = JoinSet::new();
     for client in clients {
-        loops.spawn(one_loop(client, begin, end));
+        loops.spawn(one_loop(client, (begin, end), window));
     }
     let mut times_ms = Vec::new();
     let limit = tokio::time::Instant::from_std(end + LATE);
@@ -73,7 +75,11 @@ pub(crate) async fn closed_loop(clients: Vec<Client>, window: Window) -> Result<
 }
 
 /// Milliseconds of each write answered in the window.
-async fn one_loop(client: Client, begin: Instant, end: Instant) -> Result<Vec<f64>> {
+async fn one_loop(
+    client: Client,
+    (begin, end): (Instant, Instant),
+    window: Window,
+) -> Result<Vec<f64>> {
     let mut times_ms = Vec::new();
     let mut serial = 0;
     let mut now = Instant::now();
@@ -84,7 +90,8 @@ async fn one_loop(client: Client, begin: Instant, end: Instant) -> Result<Vec<f6
         if answered >= begin && answered < end {
             times_ms.push((answered - now).as_secs_f64() * 1e3);
         }
-        now = answered;
+        tokio::time::sleep_until((now + window.pace).into()).await;
+        now = Instant::now();
     }
     Ok(times_ms)
 }

@@ -1,6 +1,7 @@
 //! Small changes: closed-loop clients, one by one and in batches.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use argosy_client::Masters;
@@ -75,6 +76,7 @@ fn window(bench: &Bench) -> Window {
     Window {
         warm_up: bench.extent.warm_up,
         measured: bench.extent.measured,
+        pace: Duration::ZERO,
     }
 }
 
@@ -153,7 +155,7 @@ fn keys(client: usize) -> Target {
     }
 }
 
-async fn connections_to(
+pub(crate) async fn connections_to(
     cluster: &Cluster,
     leader: usize,
     count: usize,
@@ -168,7 +170,11 @@ async fn connections_to(
     Ok(writers)
 }
 
-fn clients_of(writers: &[Writer], count: usize, target: impl Fn(usize) -> Target) -> Vec<Client> {
+pub(crate) fn clients_of(
+    writers: &[Writer],
+    count: usize,
+    target: impl Fn(usize) -> Target,
+) -> Vec<Client> {
     let client = |number: usize| Client {
         writer: writers[number % writers.len()].clone(),
         target: target(number),

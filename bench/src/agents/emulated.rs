@@ -10,8 +10,24 @@ use argosy_proto::{PROTOCOL_VERSION, v1};
 use argosy_state::digest::task_mark;
 use argosy_state::ids::{OrderIndex, TaskKey};
 
-/// Updates of every task: running, finished.
-const UPDATES: u64 = 2;
+/// How far a task gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It runs and finishes at once.
+    Ends,
+    /// It runs as long as the agent is there.
+    RunsOn,
+}
+
+impl Life {
+    /// Updates of every task: running, and finished if it ends.
+    fn updates(self) -> u64 {
+        match self {
+            Self::Ends => 2,
+            Self::RunsOn => 1,
+        }
+    }
+}
 
 /// A task that was launched and not yet released.
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +47,12 @@ pub(super) struct Emulated {
     boot_id: String,
     highest_epoch: u64,
     floor: u64,
+    life: Life,
     held: BTreeMap<TaskKey, Held>,
 }
 
 impl Emulated {
-    pub(super) fn new(number: u32, resources: &Arc<Vec<v1::Resource>>) -> Self {
+    pub(super) fn new(number: u32, resources: &Arc<Vec<v1::Resource>>, life: Life) -> Self {
         let nonce = chance();
         Self {
             info: v1::AgentInfo {
@@ -54,6 +71,7 @@ impl Emulated {
             boot_id: format!("{nonce:016x}"),
             highest_epoch: 0,
             floor: 0,
+            life,
             held: BTreeMap::new(),
         }
     }
@@ -160,7 +178,7 @@ impl Emulated {
             .iter()
             .filter_map(|key| Some((key, self.held.get(key)?)));
         let updates = held.flat_map(|(key, held)| {
-            (held.committed + 1..=UPDATES).map(|number| update(key, *held, number))
+            (held.committed + 1..=self.life.updates()).map(|number| update(key, *held, number))
         });
         let updates: Vec<_> = updates.collect();
         (!updates.is_empty()).then_some(v1::from_agent::Message::Report(v1::Report { updates }))
@@ -175,7 +193,7 @@ impl Emulated {
             .get_mut(&key)
             .filter(|held| held.order == update.order_index)
         {
-            held.committed = held.committed.max(update.number.min(UPDATES));
+            held.committed = held.committed.max(update.number.min(self.life.updates()));
             if update.released {
                 self.held.remove(&key);
             }
@@ -188,7 +206,11 @@ impl Emulated {
             task_id: key.task.to_string(),
             order_index: held.order,
             committed_number: held.committed,
-            state: v1::TaskState::Finished.into(),
+            state: match self.life {
+                Life::Ends => v1::TaskState::Finished,
+                Life::RunsOn => v1::TaskState::Running,
+            }
+            .into(),
         };
         v1::TaskList {
             floor: self.floor,
@@ -206,7 +228,7 @@ fn key(framework_id: &str, task_id: &str) -> Option<TaskKey> {
 }
 
 fn update(key: &TaskKey, held: Held, number: u64) -> v1::NumberedUpdate {
-    let is_last = number == UPDATES;
+    let is_last = number == Life::Ends.updates();
     let exit = v1::Exit {
         how: Some(v1::exit::How::Code(0)),
     };
@@ -238,7 +260,7 @@ mod tests {
     use super::*;
 
     fn agent() -> Emulated {
-        Emulated::new(0, &Arc::new(Vec::new()))
+        Emulated::new(0, &Arc::new(Vec::new()), Life::Ends)
     }
 
     fn said(epoch: u64, message: v1::to_agent::Message) -> v1::ToAgent {
@@ -302,6 +324,15 @@ mod tests {
         assert_ne!(agent.digest(), 0);
         agent.take(said(1, committed(2, true)));
         assert_eq!((agent.digest(), agent.floor), (0, 1));
+    }
+
+    #[test]
+    fn a_task_that_runs_on_never_ends() {
+        let mut agent = Emulated::new(0, &Arc::new(Vec::new()), Life::RunsOn);
+        assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 1);
+        agent.take(said(1, committed(1, false)));
+        assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 0);
+        assert_ne!(agent.digest(), 0);
     }
 
     #[test]

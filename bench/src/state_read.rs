@@ -1,0 +1,190 @@
+//! Full lists of a large cluster beside writers: what readers cost those who write.
+//!
+//! Writers are measured alone and beside the readers, in turn, at the same masters in the same run.
+
+mod pollers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::Instant;
+
+use crate::agents::{Agents, Life};
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::Cluster;
+use crate::cpu::{process_seconds, resident_bytes};
+use crate::framework::sleepers;
+use crate::load::{Rate, Window, closed_loop};
+use crate::registry::{clients_of, connections_to, masters};
+use crate::report::{Cell, Goal, Report, Side, median, quantile};
+use crate::turns::{self, Turns};
+use crate::writer::{Target, Writer};
+
+use pollers::{Lists, Pollers};
+
+/// Pollers, spread over the masters.
+const POLLERS: usize = 20;
+/// From the beginning of one full list of a poller to the next, at the least.
+const EVERY: Duration = Duration::from_secs(10);
+/// Writers, and connections to the leader that they share.
+const WRITERS: usize = 32;
+const CONNECTIONS: usize = 4;
+/// Writes a second of all paced writers together.
+const PACED: u32 = 1_000;
+
+const LOADED: &str = "all agents and tasks known after";
+const ALONE: &str = "writes/s alone";
+const BESIDE: &str = "writes/s beside pollers";
+const COST: &str = "cost of pollers in writes/s";
+const PACED_ALONE: &str = "paced writes alone, p99";
+const PACED_BESIDE: &str = "paced writes beside pollers, p99";
+const PACED_COST: &str = "cost of pollers in paced writes/s";
+const LISTS: &str = "full lists";
+const MEAN: &str = "a full list, mean";
+const PAGE: &str = "a page of 1,000 tasks, p50";
+const PAGE_SLOW: &str = "a page of 1,000 tasks, p99";
+const RECORDS: &str = "records read";
+const CPU_ALONE: &str = "leader's cores alone, paced";
+const CPU_BESIDE: &str = "leader's cores beside pollers, paced";
+const BEFORE: &str = "leader before, resident";
+const AFTER: &str = "leader after, resident";
+
+/// Measures writers without and with pollers.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
+    let about = format!(
+        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {EVERY:?} after they began. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
+        bench.extent.state_rounds
+    );
+    let cells = vec![
+        Cell::new(LOADED, "s", Goal::None),
+        Cell::new(ALONE, "op/s", Goal::None),
+        Cell::new(BESIDE, "op/s", Goal::None),
+        Cell::new(COST, "%", Goal::None),
+        Cell::new(PACED_COST, "%", Goal::OwnAtMost(5.0)),
+        Cell::new(PACED_ALONE, "ms", Goal::None),
+        Cell::new(PACED_BESIDE, "ms", Goal::None),
+        Cell::new(CPU_ALONE, "cores", Goal::None),
+        Cell::new(CPU_BESIDE, "cores", Goal::None),
+        Cell::new(LISTS, "1/s", Goal::None),
+        Cell::new(MEAN, "ms", Goal::OwnAtMost(100.0)),
+        Cell::new(PAGE, "ms", Goal::OwnAtMost(10.0)),
+        Cell::new(PAGE_SLOW, "ms", Goal::None),
+        Cell::new(RECORDS, "1/s", Goal::None),
+        Cell::new(turns::LONG, "per 1,000", Goal::None),
+        Cell::new(turns::BUSY, "per 1,000", Goal::OwnAtMost(0.0)),
+        Cell::new(BEFORE, "MiB", Goal::None),
+        Cell::new(AFTER, "MiB", Goal::None),
+    ];
+    let mut report = bench.report(Workload::StateRead, &[&about], cells);
+    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+/// What writers did in one condition, round by round.
+#[derive(Default)]
+struct Written {
+    fast: Vec<f64>,
+    paced: Vec<f64>,
+    p99_ms: Vec<f64>,
+    cores: Vec<f64>,
+}
+
+impl Written {
+    /// The part of a rate that is missing beside `alone`, in per cent; of what was written in all rounds.
+    fn missing(beside: &[f64], alone: &[f64]) -> f64 {
+        let all = |rates: &[f64]| rates.iter().sum::<f64>();
+        100.0 * (1.0 - all(beside) / all(alone))
+    }
+}
+
+async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let masters = masters(&cluster)?;
+    let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
+    let begun = Instant::now();
+    let resources = format!("cpus:{each};mem:{}", 32 * each);
+    let all = Agents::start_with(&masters, agents, &resources, Life::RunsOn).await?;
+    let _asleep = sleepers(&masters, agents * each).await?;
+    findings.note(LOADED, begun.elapsed().as_secs_f64());
+    let leader = cluster.settled().await?;
+    let pid = cluster.pid(leader)?;
+    let api = cluster.members[leader].api.clone();
+    let resident = || {
+        let bytes = resident_bytes(pid).context("the leader is gone")?;
+        Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
+    };
+    findings.note(BEFORE, resident()?);
+    let writers = connections_to(&cluster, leader, CONNECTIONS, Writer::one).await?;
+    let ids = all.ids();
+    let target = |client: usize| Target {
+        client,
+        agents: Arc::new([ids[client % ids.len()].clone()]),
+    };
+    let (mut alone, mut beside) = (Written::default(), Written::default());
+    let mut lists = Lists::default();
+    let turns = Turns::of(&api).await?;
+    for _ in 0..bench.extent.state_rounds {
+        write(bench, (&writers, &target, pid), &mut alone).await?;
+        let apis = cluster.members.iter().map(|member| member.api.as_str());
+        let expected = (agents as usize, (agents * each) as usize);
+        let pollers = Pollers::start(apis, POLLERS, EVERY, expected)?;
+        write(bench, (&writers, &target, pid), &mut beside).await?;
+        lists.extend(pollers.end().await?);
+    }
+    let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
+    findings.note(turns::LONG, long);
+    findings.note(turns::BUSY, busy);
+    findings.note(AFTER, resident()?);
+    note(findings, &alone, &beside, &lists);
+    Ok(())
+}
+
+/// Lets writers write as fast as they can, then at a pace.
+async fn write(
+    bench: &Bench,
+    (writers, target, pid): (&[Writer], &impl Fn(usize) -> Target, u32),
+    written: &mut Written,
+) -> Result<()> {
+    let clients = || clients_of(writers, WRITERS, target);
+    let window = Window {
+        warm_up: bench.extent.warm_up,
+        // Long enough for each poller to begin a list.
+        measured: bench.extent.measured.max(EVERY),
+        pace: Duration::ZERO,
+    };
+    let Rate { per_second, .. } = closed_loop(clients(), window).await?;
+    written.fast.push(per_second);
+    let pace = Duration::from_secs(1) * u32::try_from(WRITERS)? / PACED;
+    let (began, cpu) = (Instant::now(), process_seconds(pid).unwrap_or_default());
+    let rate = closed_loop(clients(), Window { pace, ..window }).await?;
+    let took = began.elapsed().as_secs_f64();
+    let cpu = process_seconds(pid).unwrap_or_default() - cpu;
+    written.cores.push(cpu / took);
+    written.paced.push(rate.per_second);
+    written.p99_ms.push(rate.p99_ms);
+    Ok(())
+}
+
+fn note(findings: &mut Findings, alone: &Written, beside: &Written, lists: &Lists) {
+    findings.note(ALONE, median(&alone.fast));
+    findings.note(BESIDE, median(&beside.fast));
+    findings.note(COST, Written::missing(&beside.fast, &alone.fast));
+    findings.note(PACED_COST, Written::missing(&beside.paced, &alone.paced));
+    findings.note(PACED_ALONE, median(&alone.p99_ms));
+    findings.note(PACED_BESIDE, median(&beside.p99_ms));
+    findings.note(CPU_ALONE, median(&alone.cores));
+    findings.note(CPU_BESIDE, median(&beside.cores));
+    let seconds = lists.seconds.max(1e-9);
+    findings.note(LISTS, lists.list_ms.len() as f64 / seconds);
+    findings.note(RECORDS, lists.records as f64 / seconds);
+    let mean = lists.list_ms.iter().sum::<f64>() / lists.list_ms.len() as f64;
+    findings.note(MEAN, mean);
+    findings.note(PAGE, quantile(&lists.page_ms, 0.5));
+    findings.note(PAGE_SLOW, quantile(&lists.page_ms, 0.99));
+}

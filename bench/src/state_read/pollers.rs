@@ -1,0 +1,180 @@
+//! Pollers: each reads all agents and all tasks, page by page, and begins again at its pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use argosy_proto::v1;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::cluster::{Wire, channel};
+
+/// Records of a page.
+const PAGE: u32 = 1_000;
+/// Pause after a read that was refused because others wait.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the lists that were begun may take to end.
+const ENDING: Duration = Duration::from_secs(60);
+
+/// What pollers read.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    /// Milliseconds of each full list.
+    pub(super) list_ms: Vec<f64>,
+    /// Milliseconds of each full page of tasks.
+    pub(super) page_ms: Vec<f64>,
+    pub(super) records: u64,
+    pub(super) seconds: f64,
+}
+
+impl Lists {
+    pub(super) fn extend(&mut self, other: Self) {
+        self.list_ms.extend(other.list_ms);
+        self.page_ms.extend(other.page_ms);
+        self.records += other.records;
+        self.seconds += other.seconds;
+    }
+}
+
+/// Running pollers; they end with the value.
+pub(super) struct Pollers {
+    tasks: JoinSet<Result<Lists>>,
+    /// Nothing is begun any more once it is true.
+    ending: watch::Sender<bool>,
+    begun: Instant,
+}
+
+impl Pollers {
+    /// Starts pollers at these masters in turn, spread over the time from one list to the next. Each list must hold at
+    /// least so many agents and tasks.
+    ///
+    /// # Errors
+    /// If an address is malformed.
+    pub(super) fn start<'a>(
+        apis: impl Iterator<Item = &'a str> + Clone,
+        count: usize,
+        every: Duration,
+        expected: (usize, usize),
+    ) -> Result<Self> {
+        let mut tasks = JoinSet::new();
+        let (ending, seen) = watch::channel(false);
+        let spread = every / u32::try_from(count)?;
+        let expected = Arc::new(expected);
+        for (number, api) in (0..).zip(apis.cycle().take(count)) {
+            let client = Wire::new(channel(api)?.connect_lazy()).max_decoding_message_size(8 << 20);
+            let poller = Poller {
+                client,
+                expected: Arc::clone(&expected),
+                lists: Lists::default(),
+            };
+            tasks.spawn(poller.poll((spread * number, every), seen.clone()));
+        }
+        Ok(Self {
+            tasks,
+            ending,
+            begun: Instant::now(),
+        })
+    }
+
+    /// Waits until the lists that were begun are read.
+    ///
+    /// # Errors
+    /// The first error of a poller, or a list that is not whole.
+    pub(super) async fn end(mut self) -> Result<Lists> {
+        self.ending.send_replace(true);
+        let mut all = Lists::default();
+        let end = Instant::now() + ENDING;
+        while let Some(joined) = tokio::time::timeout_at(end, self.tasks.join_next())
+            .await
+            .context("lists that were begun do not end")?
+        {
+            all.extend(joined.context("a poller panicked")??);
+        }
+        all.seconds = self.begun.elapsed().as_secs_f64();
+        Ok(all)
+    }
+}
+
+struct Poller {
+    client: Wire,
+    expected: Arc<(usize, usize)>,
+    lists: Lists,
+}
+
+impl Poller {
+    async fn poll(
+        mut self,
+        (first, every): (Duration, Duration),
+        mut ending: watch::Receiver<bool>,
+    ) -> Result<Lists> {
+        let mut due = Instant::now() + first;
+        loop {
+            tokio::select! {
+                _ = ending.wait_for(|ending| *ending) => return Ok(self.lists),
+                () = tokio::time::sleep_until(due) => {}
+            }
+            let begun = Instant::now();
+            let agents = self.agents().await?;
+            let tasks = self.tasks().await?;
+            let (some_agents, some_tasks) = *self.expected;
+            ensure!(
+                agents >= some_agents && tasks >= some_tasks,
+                "a list of {agents} agents and {tasks} tasks lacks some"
+            );
+            self.lists.records += (agents + tasks) as u64;
+            self.lists.list_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+            due = (begun + every).max(Instant::now());
+        }
+    }
+
+    async fn agents(&mut self) -> Result<usize> {
+        let (mut count, mut token) = (0, String::new());
+        loop {
+            let page = match self.client.list_agents(request(&token)).await {
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                page => page?.into_inner(),
+            };
+            count += page.agents.len();
+            if page.next_page_token.is_empty() {
+                return Ok(count);
+            }
+            token = page.next_page_token;
+        }
+    }
+
+    async fn tasks(&mut self) -> Result<usize> {
+        let (mut count, mut token) = (0, String::new());
+        loop {
+            let begun = Instant::now();
+            let page = match self.client.list_tasks(request(&token)).await {
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                page => page?.into_inner(),
+            };
+            count += page.tasks.len();
+            if page.tasks.len() == PAGE as usize {
+                self.lists.page_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(count);
+            }
+            token = page.next_page_token;
+        }
+    }
+}
+
+fn request(token: &str) -> v1::ListRequest {
+    v1::ListRequest {
+        page_size: PAGE,
+        page_token: token.to_owned(),
+        ..Default::default()
+    }
+}
