@@ -189,8 +189,8 @@ impl Unapplied {
         let applied = registry.apply(self.index, &self.entry);
         let changes = registry.take_changes();
         writes.extend(changes.into_iter().map(|write| RecordWrite {
-            key: write.key,
-            value: write.value,
+            key: write.key.into(),
+            value: write.value.map(Into::into),
         }));
         applied
     }

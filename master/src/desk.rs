@@ -9,11 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::inbox::{Look, Message, Office, View};
+use crate::change_ring::ChangeRing;
+use crate::inbox::{Facts, Look, Message, Office, View};
 use crate::leader::{Answer, Input};
 use crate::links::{LinkId, RequestId};
 use crate::metrics::Counts;
 use crate::reads::{Bounds, Reads, Share};
+use crate::views::Views;
 
 /// The way to the owner of the registry; cheap to clone.
 #[derive(Clone)]
@@ -23,6 +25,9 @@ pub(crate) struct Desk {
     pub(crate) inbox: mpsc::Sender<Message>,
     /// Full means that readers wait; each has one look in it at most, so they take turns.
     looks: mpsc::Sender<Look>,
+    views: Views,
+    /// The newest changes of the registry.
+    pub(crate) changes: ChangeRing,
     pub(crate) reads: Reads,
     /// Frameworks have a budget of their own: readers of lists cannot use it up.
     pub(crate) reconciliations: Reads,
@@ -37,9 +42,9 @@ impl Desk {
     pub(crate) fn new(
         node: Node,
         (inbox, looks): (mpsc::Sender<Message>, mpsc::Sender<Look>),
+        (views, changes): (Views, ChangeRing),
         reads: Reads,
-        office: watch::Receiver<Office>,
-        applied: watch::Receiver<u64>,
+        (office, applied): (watch::Receiver<Office>, watch::Receiver<u64>),
         counts: watch::Receiver<Counts>,
         own_address: String,
     ) -> Self {
@@ -47,6 +52,8 @@ impl Desk {
             node,
             inbox,
             looks,
+            views,
+            changes,
             reads,
             reconciliations: Reads::new(Bounds {
                 bytes: 32 << 20,
@@ -109,15 +116,25 @@ impl Desk {
         answer.await.map_err(|_| unavailable(MOVED))
     }
 
-    /// Looks at the facts; `look` must touch only a bounded number of records.
-    pub(crate) async fn read<T: Send + 'static>(
+    /// The facts as they are at log index `index` or later, for reads outside of the owner's turns. What is at `index`
+    /// must be applied here already.
+    pub(crate) async fn view(&self, index: u64) -> Result<Arc<View>, Status> {
+        if let Some(view) = self.views.recent(index, Instant::now()) {
+            return Ok(view);
+        }
+        let views = self.views.clone();
+        self.look(move |facts| views.renewed(facts, index)).await
+    }
+
+    /// Looks at what the owner has, within a turn of it; `look` must touch only a bounded number of records.
+    pub(crate) async fn look<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&View<'_>) -> T + Send + 'static,
+        look: impl FnOnce(&Facts<'_>) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
-        let read = move |view: &View<'_>| {
+        let read = move |facts: &Facts<'_>| {
             // A reader that has gone away needs no answer.
-            let _ = sender.send(look(view));
+            let _ = sender.send(look(facts));
         };
         let sent = self.looks.send(Box::new(read)).await;
         sent.map_err(|_| stopping())?;
@@ -129,27 +146,29 @@ impl Desk {
         self.reads.reserve(bytes, likely).await
     }
 
-    /// One record, or a summary: a look that holds its share until the answer is sent.
-    pub(crate) async fn read_one<T: Send + 'static>(
+    /// One record, or a summary, at log index `index` or later: it holds its share until the answer is sent.
+    pub(crate) async fn read_one<T>(
         &self,
-        look: impl FnOnce(&View<'_>) -> T + Send + 'static,
+        index: u64,
+        read: impl FnOnce(&View) -> T,
         bytes: impl FnOnce(&T) -> usize,
     ) -> Result<T, Status> {
         let mut share = self.reserve(RECORD_BYTES, LIKELY_BYTES).await?;
-        let found = self.read(look).await?;
+        let found = read(&*self.view(index).await?);
         share.fit(2 * bytes(&found));
         share.leave_to_answer();
         Ok(found)
     }
 
-    /// Waits until what is applied here covers everything that was committed before this call.
-    pub(crate) async fn confirm(&self) -> Result<(), Status> {
+    /// Waits until what is applied here covers everything that was committed before this call; returns the log index.
+    pub(crate) async fn confirm(&self) -> Result<u64, Status> {
         let index = self
             .node
             .confirm_read()
             .await
             .map_err(|why| unavailable(&why.to_string()))?;
-        self.wait_applied(index).await
+        self.wait_applied(index).await?;
+        Ok(index)
     }
 
     /// Whether this master can answer: it knows a leader, and a quorum has confirmed that just now. One
@@ -160,7 +179,7 @@ impl Desk {
             return Err("no leader is known: fewer than half of the masters are up, or they cannot reach each other".to_owned());
         }
         match tokio::time::timeout(CONFIRMED, self.confirm()).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(status.message().to_owned()),
             Err(_) => Err("the leader does not answer".to_owned()),
         }

@@ -120,6 +120,7 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     };
     http.services.desk.counts.borrow().show();
     http.services.desk.reads.show();
+    http.services.desk.changes.show();
     metrics.run_upkeep();
     let text = metrics.render();
     share.fit(text.len());

@@ -2,9 +2,10 @@
 //! at the rim decide nothing.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `comparison`, `checks`, `clock`, `failovers`,
-//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `reads`, `service`, `http`, `exec`, `metrics`.
+//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `views`, `change_ring`, `reads`, `service`, `http`, `exec`, `metrics`.
 
 pub mod allocator;
+mod change_ring;
 mod checks;
 mod clock;
 mod comparison;
@@ -25,6 +26,7 @@ mod replica;
 mod run;
 mod service;
 mod turns;
+mod views;
 mod watchdog;
 
 pub use comparison::Divergence;

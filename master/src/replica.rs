@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::change_ring::ChangeRing;
 use crate::checks::{Checks, Load};
 use crate::clock::Clock;
 use crate::comparison::{Comparison, readable};
@@ -37,6 +38,7 @@ use crate::links::{Outbox, Sent};
 use crate::metrics::{Counts, Meters};
 use crate::run::RunError;
 use crate::turns::{self, LookShare, Turns};
+use crate::views::Views;
 use crate::watchdog::Pulse;
 use applying::Applying;
 
@@ -45,6 +47,8 @@ pub(crate) struct Published {
     pub(crate) office: watch::Sender<Office>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) counts: watch::Sender<Counts>,
+    pub(crate) views: Views,
+    pub(crate) changes: ChangeRing,
     pub(crate) pulse: Arc<Pulse>,
 }
 
@@ -378,6 +382,7 @@ impl Replica {
         self.meters
             .tick(self.ticked.elapsed(), TICK, waiting + self.taken.len());
         self.ticked = Instant::now();
+        self.published.views.expire(self.ticked);
         let (is_leader, term) = {
             let status = self.status.borrow();
             (status.is_leader, status.term)

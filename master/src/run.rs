@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
+use crate::change_ring::{self, ChangeRing};
 use crate::comparison::{self, Comparison, Divergence};
 use crate::config::{Config, Limits};
 use crate::desk::Desk;
@@ -32,6 +33,7 @@ use crate::metrics::Counts;
 use crate::reads::{self, Bounds, Reads};
 use crate::replica::{self, Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
+use crate::views::Views;
 use crate::watchdog::{self, Pulse};
 use crate::{exec, http, lag, metrics, service};
 
@@ -198,6 +200,8 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
     let (counts, counts_seen) = watch::channel(Counts::default());
     let (inbox, messages) = mpsc::channel(INBOX);
     let (look, looks) = mpsc::channel(LOOKS);
+    let views = Views::default();
+    let changes = ChangeRing::new(change_ring::Bounds::default(), registry.applied());
     let (hand_over, handing) = mpsc::channel(1);
     let limits = Limits {
         agent_timeout_ms: config.agent_timeout_ms,
@@ -212,6 +216,8 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         office,
         applied,
         counts,
+        views: views.clone(),
+        changes: changes.clone(),
         pulse: Arc::clone(&pulse),
     };
     let lease = config.office_lease();
@@ -227,9 +233,9 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
     let desk = Desk::new(
         node.clone(),
         (inbox, look),
+        (views, changes),
         Reads::new(Bounds::default()),
-        office_seen,
-        applied_seen,
+        (office_seen, applied_seen),
         counts_seen,
         config.api_address.clone(),
     );

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use argosy_raft::RecordWrite;
 use argosy_state::command::{CallAction, Command};
+use bytes::Bytes;
 use metrics::{Histogram, histogram};
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ pub(crate) struct Spent {
 impl Spent {
     /// An entry of this work has changed these records.
     pub(crate) fn add(&mut self, work: u32, writes: &[RecordWrite]) {
-        let bytes = |write: &RecordWrite| write.value.as_ref().map_or(0, Vec::len);
+        let bytes = |write: &RecordWrite| write.value.as_ref().map_or(0, Bytes::len);
         self.work = self.work.saturating_add(work);
         self.records += writes.len();
         self.bytes += writes.iter().map(bytes).sum::<usize>();
@@ -210,8 +211,8 @@ mod tests {
 
     fn write(bytes: usize) -> RecordWrite {
         RecordWrite {
-            key: vec![1],
-            value: Some(vec![0; bytes]),
+            key: vec![1].into(),
+            value: Some(vec![0; bytes].into()),
         }
     }
 

@@ -128,7 +128,7 @@ impl Machine {
                 "keys begin with the kind of a record"
             );
             match value {
-                Some(value) => changes.put(Family::Registry, key, value),
+                Some(value) => changes.put_shared(Family::Registry, key, value),
                 None => changes.delete(Family::Registry, key),
             }
         }

@@ -107,9 +107,9 @@ pub struct Committed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordWrite {
     /// The key of the record. Its first byte, the kind of the record, is below 0xff.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// The new value; `None` deletes the record.
-    pub value: Option<Vec<u8>>,
+    pub value: Option<Bytes>,
 }
 
 /// What consensus asks of the one task that owns the registry. It answers each request once, in order.

@@ -73,8 +73,13 @@ pub(super) fn framework_obstacle(
 
 /// Why nothing of an agent is offered to anyone; `None` if it may be.
 pub(super) fn agent_obstacle(demand: &Demand<'_>, agent: &Agent) -> Option<Reason> {
+    mode_obstacle(agent, || (demand.linked)(agent.id))
+}
+
+/// The same, of an agent whose link is known.
+pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Option<Reason> {
     match agent.mode {
-        AgentMode::Registered if (demand.linked)(agent.id) => None,
+        AgentMode::Registered if linked() => None,
         AgentMode::Registered => Some(Reason::NoLink),
         AgentMode::Unreachable => Some(Reason::Unreachable),
         AgentMode::Draining | AgentMode::Drained => Some(Reason::Draining),

@@ -1,16 +1,19 @@
 //! Why a framework is not offered agents: each judged once, under the first check that fails.
 //!
-//! Computed when asked, from the facts, the book and the filters; a bounded number of agents a call.
+//! Computed when asked: from a copy of the facts, and from what the leader alone knows (streams, offers, filters, limits),
+//! which is copied out of its memory, so that agents are judged outside of its loop.
 
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::framework::Framework;
-use argosy_state::ids::{AgentId, FrameworkId, Role};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role};
 use argosy_state::resources::{Resource, Resources};
 
 use super::Allocator;
-use super::eligibility::{Demand, Minimum, Sight, agent_obstacle, framework_obstacle};
-use super::reason::{Explanation, Reason, Verdict};
+use super::eligibility::{Demand, Minimum, Sight, framework_obstacle, mode_obstacle};
+use super::fair_share::Room;
+use super::reason::{Explanation, LastDecline, Reason, Verdict};
+use super::share::Kinds;
 use crate::offers::OfferBook;
 
 /// What is to be explained.
@@ -24,14 +27,14 @@ pub struct Question {
     pub wanted: Option<Resources>,
     /// Agents behind this one; the default is from the first.
     pub after: AgentId,
-    /// Agents judged at most; about a microsecond each, and the leader's loop waits for them.
+    /// Agents judged at most; about a microsecond each. Whoever asks within the leader's loop sets it.
     pub agents: usize,
-    /// Verdicts kept at most; beyond them only the counts go on.
+    /// Verdicts kept at most; beyond them, and beyond 128 KiB of them, only the counts go on.
     pub verdicts: usize,
 }
 
 impl Question {
-    /// Why `framework` is not offered `wanted`: 2,000 agents a call, 100 verdicts.
+    /// Why `framework` is not offered `wanted`: all agents, 100 verdicts.
     #[must_use]
     pub fn new(framework: FrameworkId, wanted: Option<Resources>) -> Self {
         Self {
@@ -39,29 +42,60 @@ impl Question {
             role: None,
             wanted,
             after: AgentId(0),
-            agents: 2_000,
+            agents: usize::MAX,
             verdicts: 100,
         }
     }
 }
 
-/// Everything that one question is judged on.
-struct Scene<'a> {
-    allocator: &'a Allocator,
-    registry: &'a Registry,
-    book: &'a OfferBook,
-    demand: Demand<'a>,
-    framework: Option<&'a Framework>,
-    obstacle: Option<Reason>,
+/// Bytes of verdicts that are kept.
+const VERDICT_BYTES: usize = 128 << 10;
+
+/// What a leader alone knows of a question, copied out of its memory. With it, agents are judged on any copy of the
+/// registry.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    wanted: Resources,
+    verdicts: usize,
+    /// Why the framework takes no offers at all, in words too.
+    obstacle: Option<(Reason, String)>,
     roles: Vec<Eyes>,
-    wanted: &'a Resources,
+    kinds: Kinds,
+    last_decline: Option<LastDecline>,
+    /// Of a filtered agent.
+    declined: String,
+    round: u64,
 }
 
 /// A role with what it can see and is content with.
+#[derive(Debug, Clone)]
 struct Eyes {
     role: Role,
+    suppressed: bool,
     sight: Sight,
     minimum: Minimum,
+    client: Option<u32>,
+    limit: Option<Limit>,
+}
+
+/// The limit of a role, and what is left below it and the limits of the roles above.
+#[derive(Debug, Clone)]
+struct Limit {
+    text: String,
+    room: Room,
+}
+
+/// What a leader alone knows of one agent, as far as the question needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentInputs {
+    linked: bool,
+    offered: Resources,
+    /// An open offer to the framework itself.
+    own: Option<OfferId>,
+    /// Open offers, all of them to others if none is its own.
+    offers: usize,
+    /// The roles, by place, from which a filter hides it.
+    hidden: Vec<usize>,
 }
 
 impl Allocator {
@@ -74,45 +108,12 @@ impl Allocator {
         demand: Demand<'_>,
         question: &Question,
     ) -> Explanation {
-        let framework = registry.framework(question.framework);
-        let nothing = Resources::none();
-        let scene = Scene {
-            allocator: self,
-            registry,
-            book,
-            demand,
-            framework,
-            obstacle: framework.map_or(Some(Reason::NotActive), |framework| {
-                framework_obstacle(registry, &demand, framework)
-            }),
-            roles: framework.map_or_else(Vec::new, |framework| self.eyes(framework, question)),
-            wanted: question.wanted.as_ref().unwrap_or(&nothing),
-        };
-        let mut explanation = Explanation {
-            wanted: scene.wanted.clone(),
-            last_decline: self.last_decline(question),
-            round: self.rounds,
-            ..Explanation::default()
-        };
+        let inputs = self.inputs(registry, demand, question);
+        let mut explanation = inputs.begin();
         let mut agents = registry.agents_after(question.after);
         for agent in agents.by_ref().take(question.agents.max(1)) {
-            let (reason, detail) = scene.judge(agent);
-            *explanation.counts.entry(reason).or_default() += 1;
-            if reason == Reason::TooSmall {
-                let this = (agent.id, agent.info.resources.clone());
-                explanation.nearest = Some(match explanation.nearest.take() {
-                    Some(best) => nearer(scene.wanted, best, this),
-                    None => this,
-                });
-            }
-            if explanation.verdicts.len() < question.verdicts {
-                explanation.verdicts.push(Verdict {
-                    agent: agent.id,
-                    reason,
-                    detail,
-                });
-            }
-            explanation.next = Some(agent.id);
+            let known = self.agent_inputs(&inputs, book, demand, (question.framework, agent.id));
+            inputs.judge(&mut explanation, registry, agent, &known);
         }
         if agents.next().is_none() {
             explanation.next = None;
@@ -120,20 +121,83 @@ impl Allocator {
         explanation
     }
 
+    /// What this leader knows of a question, but for agents.
+    #[must_use]
+    pub fn inputs(&self, registry: &Registry, demand: Demand<'_>, question: &Question) -> Inputs {
+        let framework = registry.framework(question.framework);
+        let obstacle = framework.map_or(Some(Reason::NotActive), |framework| {
+            framework_obstacle(registry, &demand, framework)
+        });
+        Inputs {
+            wanted: question.wanted.clone().unwrap_or_default(),
+            verdicts: question.verdicts,
+            obstacle: obstacle.map(|reason| (reason, framework_detail(framework, reason))),
+            roles: framework.map_or_else(Vec::new, |framework| self.eyes(framework, question)),
+            kinds: self.kinds.clone(),
+            last_decline: self.last_decline(question),
+            declined: self.decline_detail(question.framework),
+            round: self.rounds,
+        }
+    }
+
+    /// What this leader knows of an agent.
+    #[must_use]
+    pub fn agent_inputs(
+        &self,
+        inputs: &Inputs,
+        book: &OfferBook,
+        demand: Demand<'_>,
+        (framework, agent): (FrameworkId, AgentId),
+    ) -> AgentInputs {
+        let mut known = AgentInputs {
+            linked: (demand.linked)(agent),
+            ..AgentInputs::default()
+        };
+        if book.has_offers_on(agent) {
+            known.offered = book.offered_on(agent);
+            known.offers = book.offers_on(agent).count();
+            let mut own = book.offers_on(agent).map(|(promise, _)| promise);
+            known.own = own
+                .find(|promise| promise.framework == framework)
+                .map(|promise| promise.id);
+        }
+        if let Some(place) = self.agents.place(agent) {
+            let hides = |eyes: &Eyes| {
+                eyes.client
+                    .is_some_and(|client| self.filters.hides(client, place))
+            };
+            let roles = inputs.roles.iter().enumerate();
+            known.hidden = roles
+                .filter_map(|(at, eyes)| hides(eyes).then_some(at))
+                .collect();
+        }
+        known
+    }
+
     fn eyes(&self, framework: &Framework, question: &Question) -> Vec<Eyes> {
         let roles = framework.info.roles.iter();
         let asked = roles.filter(|role| question.role.as_ref().is_none_or(|asked| asked == *role));
         let own = Minimum::of(&framework.info);
         asked
-            .map(|role| Eyes {
-                role: role.clone(),
-                sight: Sight::new(&framework.info, role),
-                minimum: own.clone().unwrap_or_else(|| self.settings.minimum.clone()),
+            .map(|role| {
+                let client = self.clients.place(framework.id, role);
+                let limit = self.limits.get(role).zip(client);
+                Eyes {
+                    role: role.clone(),
+                    suppressed: framework.suppressed.contains(role),
+                    sight: Sight::new(&framework.info, role),
+                    minimum: own.clone().unwrap_or_else(|| self.settings.minimum.clone()),
+                    client,
+                    limit: limit.map(|(limit, client)| Limit {
+                        text: limit.to_string(),
+                        room: self.tree.room(client),
+                    }),
+                }
             })
             .collect()
     }
 
-    fn last_decline(&self, question: &Question) -> Option<super::LastDecline> {
+    fn last_decline(&self, question: &Question) -> Option<LastDecline> {
         let known = self.clients.frameworks.get(&question.framework)?;
         let asked = known
             .clients
@@ -142,18 +206,94 @@ impl Allocator {
         let declines = asked.filter_map(|(_, at)| self.clients.get(*at).last_decline.clone());
         declines.max_by_key(|last| last.at)
     }
+
+    fn decline_detail(&self, framework: FrameworkId) -> String {
+        let known = self.clients.frameworks.get(&framework);
+        let last = known.and_then(|known| {
+            let clients = known.clients.values();
+            clients
+                .filter_map(|at| self.clients.get(*at).last_decline.as_ref())
+                .max_by_key(|last| last.at)
+        });
+        match last {
+            Some(last) if !last.text.is_empty() && !last.code.is_empty() => {
+                format!("the framework declined it: {} ({})", last.text, last.code)
+            }
+            Some(last) if !last.text.is_empty() || !last.code.is_empty() => {
+                format!("the framework declined it: {}{}", last.text, last.code)
+            }
+            Some(_) | None => "the framework declined it without a reason".to_owned(),
+        }
+    }
 }
 
-impl Scene<'_> {
+fn framework_detail(framework: Option<&Framework>, reason: Reason) -> String {
+    if reason == Reason::Unacknowledged {
+        let limit = argosy_state::limits::UNACKNOWLEDGED_TASKS;
+        format!("{limit} ended tasks are not acknowledged")
+    } else if reason == Reason::Behind {
+        "the framework reads its events too slowly".to_owned()
+    } else if framework.is_some_and(|framework| framework.removing) {
+        "the framework is being removed".to_owned()
+    } else {
+        "the framework is not connected".to_owned()
+    }
+}
+
+impl Inputs {
+    /// An explanation without agents.
+    #[must_use]
+    pub fn begin(&self) -> Explanation {
+        Explanation {
+            wanted: self.wanted.clone(),
+            last_decline: self.last_decline.clone(),
+            round: self.round,
+            ..Explanation::default()
+        }
+    }
+
+    /// Judges one more agent, as `registry` and `known` have it.
+    pub fn judge(
+        &self,
+        explanation: &mut Explanation,
+        registry: &Registry,
+        agent: &Agent,
+        known: &AgentInputs,
+    ) {
+        let (reason, detail) = self.best(registry, agent, known);
+        *explanation.counts.entry(reason).or_default() += 1;
+        if reason == Reason::TooSmall {
+            let this = (agent.id, agent.info.resources.clone());
+            explanation.nearest = Some(match explanation.nearest.take() {
+                Some(best) => nearer(&self.wanted, best, this),
+                None => this,
+            });
+        }
+        let bytes = explanation.verdict_bytes + detail.len();
+        if explanation.verdicts.len() < self.verdicts && bytes <= VERDICT_BYTES {
+            explanation.verdict_bytes = bytes;
+            explanation.verdicts.push(Verdict {
+                agent: agent.id,
+                reason,
+                detail,
+            });
+        }
+        explanation.next = Some(agent.id);
+    }
+
     /// The best that any of the roles gets: the later a check fails, the nearer the agent was.
-    fn judge(&self, agent: &Agent) -> (Reason, String) {
-        if let Some(reason) = self.obstacle {
-            return (reason, self.framework_detail(reason));
+    fn best(&self, registry: &Registry, agent: &Agent, known: &AgentInputs) -> (Reason, String) {
+        if let Some((reason, detail)) = &self.obstacle {
+            return (*reason, detail.clone());
         }
         let judged = self
             .roles
             .iter()
-            .map(|eyes| self.judge_role(agent, eyes))
+            .enumerate()
+            .map(|(at, eyes)| {
+                let is_hidden = known.hidden.contains(&at);
+                self.judge_role(registry, agent, eyes, (known, is_hidden))
+            })
             .max_by_key(|(reason, _)| *reason);
         judged.unwrap_or_else(|| {
             (
@@ -163,15 +303,18 @@ impl Scene<'_> {
         })
     }
 
-    fn judge_role(&self, agent: &Agent, eyes: &Eyes) -> (Reason, String) {
-        let suppressed = self
-            .framework
-            .is_some_and(|framework| framework.suppressed.contains(&eyes.role));
-        if suppressed {
+    fn judge_role(
+        &self,
+        registry: &Registry,
+        agent: &Agent,
+        eyes: &Eyes,
+        (known, is_hidden): (&AgentInputs, bool),
+    ) -> (Reason, String) {
+        if eyes.suppressed {
             let detail = format!("the framework has suppressed offers in role {}", eyes.role);
             return (Reason::Suppressed, detail);
         }
-        if let Some(reason) = agent_obstacle(&self.demand, agent) {
+        if let Some(reason) = mode_obstacle(agent, || known.linked) {
             return (reason, format!("it is {reason}"));
         }
         let total = &agent.info.resources;
@@ -179,33 +322,35 @@ impl Scene<'_> {
             if self.wanted.is_empty() {
                 eyes.minimum.is_met(part)
             } else {
-                part.contains(self.wanted)
+                part.contains(&self.wanted)
             }
         };
-        if !has(total, self.wanted, enough(total)) {
+        if !has(total, &self.wanted, enough(total)) {
             return (Reason::TooSmall, self.lack("it has", total));
         }
         if !enough(&eyes.sight.part(total)) {
             let detail = "what would do is reserved, or of a kind that was not asked for";
             return (Reason::NotVisible, detail.to_owned());
         }
-        self.judge_free(agent, eyes, &enough)
+        self.judge_free(registry, agent.id, eyes, (known, is_hidden), &enough)
     }
 
     fn judge_free(
         &self,
-        agent: &Agent,
+        registry: &Registry,
+        agent: AgentId,
         eyes: &Eyes,
+        (known, is_hidden): (&AgentInputs, bool),
         enough: &dyn Fn(&Resources) -> bool,
     ) -> (Reason, String) {
-        let free = self.registry.free(agent.id);
-        let left = free.minus_saturating(&self.book.offered_on(agent.id));
+        let free = registry.free(agent);
+        let left = free.minus_saturating(&known.offered);
         let visible = eyes.sight.part(&left);
         if let Some(detail) = self.over_limit(eyes, &visible) {
             return (Reason::OverLimit, detail);
         }
-        if self.is_filtered(agent.id, &eyes.role) && !left.is_empty() {
-            return (Reason::Filtered, self.decline_detail());
+        if is_hidden && !left.is_empty() {
+            return (Reason::Filtered, self.declined.clone());
         }
         if enough(&visible) {
             return if eyes.minimum.is_met(&visible) {
@@ -219,9 +364,9 @@ impl Scene<'_> {
             };
         }
         if enough(&eyes.sight.part(&free)) {
-            return self.judge_offered(agent);
+            return offered(known);
         }
-        let tasks = self.registry.agent_index(agent.id);
+        let tasks = registry.agent_index(agent);
         let tasks = tasks.map_or(0, |index| index.live);
         if self.wanted.is_empty() && !visible.is_empty() {
             let detail = format!("{visible} is free, less than {}", eyes.minimum);
@@ -231,80 +376,16 @@ impl Scene<'_> {
         (Reason::Busy, detail)
     }
 
-    /// Enough is free, but it is on offer.
-    fn judge_offered(&self, agent: &Agent) -> (Reason, String) {
-        let mut others = 0;
-        for (promise, _) in self.book.offers_on(agent.id) {
-            if self
-                .framework
-                .is_some_and(|framework| framework.id == promise.framework)
-            {
-                let detail = format!("offer {} awaits the framework's answer", promise.id);
-                return (Reason::Offered, detail);
-            }
-            others += 1;
-        }
-        let detail = format!("{others} open offers to other frameworks hold it");
-        (Reason::OfferedElsewhere, detail)
-    }
-
-    fn is_filtered(&self, agent: AgentId, role: &Role) -> bool {
-        let allocator = self.allocator;
-        let client = self
-            .framework
-            .and_then(|framework| allocator.clients.place(framework.id, role));
-        let agent = allocator.agents.place(agent);
-        client
-            .zip(agent)
-            .is_some_and(|(client, agent)| allocator.filters.hides(client, agent))
-    }
-
     fn over_limit(&self, eyes: &Eyes, visible: &Resources) -> Option<String> {
-        let allocator = self.allocator;
-        let client = allocator.clients.place(self.framework?.id, &eyes.role)?;
+        let limit = eyes.limit.as_ref()?;
         let wanted = if self.wanted.is_empty() {
             visible
         } else {
-            self.wanted
+            &self.wanted
         };
-        let amounts = allocator.kinds.amounts(wanted);
-        let limit = allocator.limits.get(&eyes.role)?;
-        (!allocator.tree.has_room(client, &amounts))
-            .then(|| format!("role {} is limited to {limit}", eyes.role))
-    }
-
-    fn decline_detail(&self) -> String {
-        let known = self
-            .framework
-            .and_then(|framework| self.allocator.clients.frameworks.get(&framework.id));
-        let last = known.and_then(|known| {
-            let clients = known.clients.values();
-            clients
-                .filter_map(|at| self.allocator.clients.get(*at).last_decline.as_ref())
-                .max_by_key(|last| last.at)
-        });
-        match last {
-            Some(last) if !last.text.is_empty() && !last.code.is_empty() => {
-                format!("the framework declined it: {} ({})", last.text, last.code)
-            }
-            Some(last) if !last.text.is_empty() || !last.code.is_empty() => {
-                format!("the framework declined it: {}{}", last.text, last.code)
-            }
-            Some(_) | None => "the framework declined it without a reason".to_owned(),
-        }
-    }
-
-    fn framework_detail(&self, reason: Reason) -> String {
-        if reason == Reason::Unacknowledged {
-            let limit = argosy_state::limits::UNACKNOWLEDGED_TASKS;
-            format!("{limit} ended tasks are not acknowledged")
-        } else if reason == Reason::Behind {
-            "the framework reads its events too slowly".to_owned()
-        } else if self.framework.is_some_and(|framework| framework.removing) {
-            "the framework is being removed".to_owned()
-        } else {
-            "the framework is not connected".to_owned()
-        }
+        let amounts = self.kinds.amounts(wanted);
+        (!limit.room.has(&amounts))
+            .then(|| format!("role {} is limited to {}", eyes.role, limit.text))
     }
 
     /// The first thing asked for that `have` falls short of: "asked cpus:64; it has cpus:2".
@@ -325,6 +406,20 @@ impl Scene<'_> {
         };
         let asked = Resources::collect([asked.clone()]).unwrap_or_default();
         format!("asked {asked}; {verb} {same}")
+    }
+}
+
+/// Enough is free, but it is on offer.
+fn offered(known: &AgentInputs) -> (Reason, String) {
+    match known.own {
+        Some(id) => {
+            let detail = format!("offer {id} awaits the framework's answer");
+            (Reason::Offered, detail)
+        }
+        None => {
+            let detail = format!("{} open offers to other frameworks hold it", known.offers);
+            (Reason::OfferedElsewhere, detail)
+        }
     }
 }
 

@@ -70,6 +70,20 @@ pub(super) struct Tree {
     served: u64,
 }
 
+/// What is left below some limits; see [`Tree::room`].
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    /// Each with what is allocated below it.
+    limits: Vec<(Limit, Amounts)>,
+}
+
+impl Room {
+    pub(super) fn has(&self, amounts: &Amounts) -> bool {
+        let mut limits = self.limits.iter();
+        limits.all(|(limit, allocated)| limit.allows(allocated, amounts))
+    }
+}
+
 impl Tree {
     pub(super) fn new() -> Self {
         Self {
@@ -184,6 +198,19 @@ impl Tree {
             at = node.parent;
         }
         true
+    }
+
+    /// What is left below the limits above a client: a copy.
+    pub(super) fn room(&self, client: u32) -> Room {
+        let mut limits = Vec::new();
+        let mut at = self.parent(client);
+        while at != ROOT {
+            let node = self.node(at);
+            let limit = node.limit.clone();
+            limits.extend(limit.map(|limit| (limit, node.allocated.clone())));
+            at = node.parent;
+        }
+        Room { limits }
     }
 
     /// Every share is another: lists all anew.

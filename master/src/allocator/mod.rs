@@ -40,7 +40,7 @@ use sweep::Sweep;
 use turn::Turn;
 
 pub use eligibility::{Demand, GPUS_LABEL, MINIMUM_LABEL, Minimum, REVOCABLE_LABEL, Stream};
-pub use explain::Question;
+pub use explain::{AgentInputs, Inputs, Question};
 pub use reason::{Explanation, LastDecline, Outlook, Reason, Verdict};
 pub use turn::{Budget, Round};
 

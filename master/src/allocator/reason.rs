@@ -182,6 +182,8 @@ pub struct Explanation {
     pub round: u64,
     /// There are more agents: go on behind this one.
     pub next: Option<AgentId>,
+    /// Bytes of the words of all verdicts.
+    pub(super) verdict_bytes: usize,
 }
 
 impl Explanation {
@@ -203,6 +205,7 @@ impl Explanation {
             *self.counts.entry(reason).or_default() += agents;
         }
         self.verdicts.extend(later.verdicts);
+        self.verdict_bytes += later.verdict_bytes;
         self.nearest = match (self.nearest.take(), later.nearest) {
             (Some(a), Some(b)) => Some(super::explain::nearer(&self.wanted, a, b)),
             (a, b) => a.or(b),

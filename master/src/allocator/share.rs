@@ -99,7 +99,7 @@ pub(super) enum Moved {
 }
 
 /// The kinds that count, and how much of each the cluster has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Kinds {
     /// The four well-known ones, then custom scalars in the order in which agents brought them.
     names: Vec<Arc<str>>,

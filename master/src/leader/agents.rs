@@ -16,6 +16,7 @@ use argosy_state::command::{
 };
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::limits;
+use argosy_state::persistent::Map;
 
 use super::{Effect, Hello, Leader, Now, Route};
 use crate::links::LinkId;
@@ -52,7 +53,7 @@ pub(super) struct AgentLink {
 
 /// Whether what the agent holds is known to be what it should: only then is it offered.
 pub(super) fn is_ready(
-    linked: &BTreeMap<AgentId, LinkId>,
+    linked: &Map<AgentId, LinkId>,
     links: &BTreeMap<LinkId, AgentLink>,
     id: AgentId,
 ) -> bool {

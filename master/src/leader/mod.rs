@@ -28,6 +28,7 @@ use argosy_state::apply::Applied;
 use argosy_state::command::{Command, Outcome, Rejection};
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
+use argosy_state::persistent::Map;
 
 use crate::allocator::{Allocator, Settings};
 use crate::config::Limits;
@@ -87,9 +88,9 @@ pub(crate) struct Leader {
     routes: BTreeMap<u64, Route>,
     agent_links: BTreeMap<LinkId, AgentLink>,
     admission: admission::Admission,
-    linked_agents: BTreeMap<AgentId, LinkId>,
+    linked_agents: Map<AgentId, LinkId>,
     framework_links: BTreeMap<LinkId, FrameworkLink>,
-    linked_frameworks: BTreeMap<FrameworkId, LinkId>,
+    linked_frameworks: Map<FrameworkId, LinkId>,
     pending_calls: BTreeMap<(FrameworkId, u64, u64), u64>,
     /// A piece of a sweep is on its way; one at a time.
     sweeping: bool,
@@ -108,6 +109,27 @@ pub(crate) struct Leader {
     out: Vec<Effect>,
 }
 
+/// What readers see of a leader.
+#[derive(Debug)]
+pub(crate) struct LeaderSight {
+    linked_agents: Map<AgentId, LinkId>,
+    linked_frameworks: Map<FrameworkId, LinkId>,
+    /// Open and pending offers.
+    pub(crate) offers: usize,
+}
+
+impl LeaderSight {
+    /// Whether the leader had a stream of the agent that was ready for orders.
+    pub(crate) fn agent_is_linked(&self, agent: AgentId) -> bool {
+        self.linked_agents.contains_key(&agent)
+    }
+
+    /// Whether the leader had a stream of the framework.
+    pub(crate) fn framework_is_linked(&self, framework: FrameworkId) -> bool {
+        self.linked_frameworks.contains_key(&framework)
+    }
+}
+
 impl Leader {
     /// Takes office: every deadline gets a full grace, and nothing is offered until the frameworks
     /// recorded as connected have resumed, or a short time has passed.
@@ -120,9 +142,9 @@ impl Leader {
             routes: BTreeMap::new(),
             agent_links: BTreeMap::new(),
             admission: admission::Admission::default(),
-            linked_agents: BTreeMap::new(),
+            linked_agents: Map::default(),
             framework_links: BTreeMap::new(),
-            linked_frameworks: BTreeMap::new(),
+            linked_frameworks: Map::default(),
             pending_calls: BTreeMap::new(),
             sweeping: false,
             orders_due: BTreeSet::new(),
@@ -212,14 +234,13 @@ impl Leader {
         &self.book
     }
 
-    /// Whether this leader has a stream of the agent that is ready for orders.
-    pub(crate) fn agent_is_linked(&self, agent: AgentId) -> bool {
-        self.linked_agents.contains_key(&agent)
-    }
-
-    /// Whether this leader has a stream of the framework.
-    pub(crate) fn framework_is_linked(&self, framework: FrameworkId) -> bool {
-        self.linked_frameworks.contains_key(&framework)
+    /// What readers see of this leader, in constant time.
+    pub(crate) fn sight(&self) -> LeaderSight {
+        LeaderSight {
+            linked_agents: self.linked_agents.clone(),
+            linked_frameworks: self.linked_frameworks.clone(),
+            offers: self.book.len(),
+        }
     }
 
     /// How many frameworks have a stream.

@@ -14,12 +14,15 @@ use argosy_state::command::Promise;
 use argosy_state::framework::Connection;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::limits;
+use argosy_state::persistent::Map;
 use prost::Message as _;
 
 use super::agents::is_ready;
 use super::frameworks::FrameworkLink;
 use super::{Decline, Effect, HeldFilter, Leader, Now};
-use crate::allocator::{Because, Budget, Declined, Demand, Explanation, Question, Round, Stream};
+use crate::allocator::{
+    AgentInputs, Because, Budget, Declined, Demand, Explanation, Inputs, Question, Round, Stream,
+};
 use crate::links::LinkId;
 use crate::offers::{Standing, readopt, sign, verify};
 
@@ -389,19 +392,44 @@ impl Leader {
     }
 
     /// Why a framework is not offered something, agent by agent: a part of the answer.
-    pub(crate) fn explain(&self, registry: &Registry, question: &Question) -> Explanation {
+    fn explain(&self, registry: &Registry, question: &Question) -> Explanation {
+        let explain = |demand: Demand<'_>| {
+            self.allocator
+                .explain(registry, &self.book, demand, question)
+        };
+        self.demanded(explain)
+    }
+
+    /// What this leader alone knows of a question, but for agents.
+    pub(crate) fn explain_inputs(&self, registry: &Registry, question: &Question) -> Inputs {
+        self.demanded(|demand| self.allocator.inputs(registry, demand, question))
+    }
+
+    /// What it knows of these agents: a microsecond each.
+    pub(crate) fn agent_inputs(
+        &self,
+        inputs: &Inputs,
+        framework: FrameworkId,
+        agents: &[AgentId],
+    ) -> Vec<AgentInputs> {
+        self.demanded(|demand| {
+            let known = agents.iter().map(|agent| {
+                let about = (framework, *agent);
+                self.allocator
+                    .agent_inputs(inputs, &self.book, demand, about)
+            });
+            known.collect()
+        })
+    }
+
+    fn demanded<T>(&self, ask: impl FnOnce(Demand<'_>) -> T) -> T {
         let linked = |agent| is_ready(&self.linked_agents, &self.agent_links, agent);
         let (linked_frameworks, framework_links) = (&self.linked_frameworks, &self.framework_links);
         let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
-        self.allocator.explain(
-            registry,
-            &self.book,
-            Demand {
-                linked: &linked,
-                stream: &stream,
-            },
-            question,
-        )
+        ask(Demand {
+            linked: &linked,
+            stream: &stream,
+        })
     }
 }
 
@@ -429,7 +457,7 @@ fn events(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
 
 /// How far a framework is reached.
 fn stream_of(
-    linked: &BTreeMap<FrameworkId, LinkId>,
+    linked: &Map<FrameworkId, LinkId>,
     links: &BTreeMap<LinkId, FrameworkLink>,
     framework: FrameworkId,
 ) -> Stream {

@@ -54,6 +54,7 @@ impl Replica {
                     (Comparison::of(&self.registry), Checks::default());
                 self.clock = Clock::new(self.registry.time());
                 self.failovers.reign(self.registry.cluster().term);
+                self.published.changes.restart(self.registry.applied());
                 let _ = done.send(());
             }
             OwnerRequest::Apply { entries, done } => {
@@ -107,7 +108,10 @@ impl Replica {
     }
 
     fn apply(&mut self, entry: &Unapplied, writes: &mut Vec<RecordWrite>) -> Result<(), RunError> {
+        let before = writes.len();
         let all = entry.apply(&mut self.registry, writes);
+        let changes = &self.published.changes;
+        changes.add(self.registry.applied(), &writes[before..]);
         metrics::compared(&self.comparison.applied(&self.registry, &all)?);
         if let Some(leader) = &mut self.leader {
             leader.settle(&all);

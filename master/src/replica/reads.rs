@@ -3,14 +3,14 @@
 use tokio::time::Instant;
 
 use super::Replica;
-use crate::inbox::{Look, View};
+use crate::inbox::{Facts, Look};
 
 impl Replica {
     /// Shows a reader the facts.
     pub(super) fn show(&mut self, look: Look) {
         self.turns.begin();
         let began = Instant::now();
-        look(&View {
+        look(&Facts {
             registry: &self.registry,
             leader: self.leader.as_ref(),
             // Only a leader's clock runs.

@@ -6,6 +6,7 @@ mod divergence;
 mod flood;
 mod front;
 mod lateness;
+mod readers;
 mod routes;
 
 use std::time::Duration;
@@ -35,9 +36,29 @@ struct Alone {
 impl Alone {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_among(listener, Vec::new(), 1).await
+    }
+
+    /// Three that are a group.
+    async fn start_three() -> Vec<Self> {
+        let mut listeners = Vec::new();
+        for _ in 0..3 {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let peers: Vec<String> = listeners.iter().map(address).collect();
+        let starting = (1..)
+            .zip(listeners)
+            .map(|(seed, listener)| Self::start_among(listener, peers.clone(), seed));
+        join_all(starting).await
+    }
+
+    /// One alone, if there are no peers.
+    async fn start_among(listener: TcpListener, peers: Vec<String>, seed: u64) -> Self {
         let address = listener.local_addr().unwrap().to_string();
+        let bootstrap = peers.is_empty();
         let config = Config {
-            bootstrap: true,
+            bootstrap,
             timing: Timing::testing(),
             ..Config::new(Default::default(), address.clone(), address.clone())
         };
@@ -45,11 +66,11 @@ impl Alone {
             directory: None,
             raft_address: address.clone(),
             api_address: address,
-            peers: Vec::new(),
-            bootstrap: true,
+            peers,
+            bootstrap,
             timing: config.timing,
             snapshot: SnapshotPolicy::default(),
-            seed: 1,
+            seed,
         };
         let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
         let memory = MemoryStore::default();
@@ -75,7 +96,7 @@ impl Alone {
             messages,
             looks,
             ..
-        } = owner_of(&config, &node, registry, [3; 32]);
+        } = owner_of(&config, &node, registry, [seed as u8 + 2; 32]);
         let stop = CancellationToken::new();
         let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
         Self {

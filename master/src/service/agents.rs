@@ -86,8 +86,8 @@ impl Services {
 
     /// Tells an agent whose message has not the shape it should have, so that its log says why.
     async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, text: &str) {
-        let facts = self.desk.read(|view| {
-            let cluster = view.registry.cluster();
+        let facts = self.desk.look(|facts| {
+            let cluster = facts.registry.cluster();
             (cluster.epoch.0, cluster.facts.id.to_string())
         });
         let (Ok((epoch, cluster_id)), Some(sender)) = (facts.await, refusals.upgrade()) else {

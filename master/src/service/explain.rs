@@ -1,19 +1,21 @@
 //! Why something does not run: a task by how far it came, a framework by what it is not offered.
 
+use std::sync::Arc;
+
 use argosy_proto::convert;
 use argosy_proto::v1;
-use argosy_state::ids::FrameworkId;
+use argosy_state::ids::{AgentId, FrameworkId};
 use prost::Message as _;
 use tonic::Status;
 
 use super::operator::one_task;
 use super::{Services, malformed, not_found};
 use crate::allocator::{Explanation, Question};
-use crate::inbox::View;
+use crate::inbox::Facts;
 
 impl Services {
     /// At the leader, who alone knows what is offered.
-    pub(super) async fn explain_here(
+    pub(crate) async fn explain_here(
         &self,
         question: v1::ExplainRequest,
     ) -> Result<v1::Explanation, Status> {
@@ -43,50 +45,57 @@ impl Services {
         Ok(explanation)
     }
 
-    /// The whole answer, from looks at some agents each; `None` if there is no such framework.
-    async fn judged(&self, whole: Question) -> Result<Option<Explanation>, Status> {
-        let mut known: Option<Explanation> = None;
-        loop {
-            let (agents, verdicts) = known.as_ref().map_or((0, 0), |known| {
-                (known.agents() as usize, known.verdicts.len())
+    /// All agents of a copy of the registry, judged outside of the owner's turns; `None` if there is no such framework.
+    /// What the leader alone knows of them comes from short looks, so it may be some milliseconds newer.
+    async fn judged(&self, question: Question) -> Result<Option<Explanation>, Status> {
+        let framework = question.framework;
+        let first = move |facts: &Facts<'_>| {
+            facts.registry.framework(framework)?;
+            let leader = facts.leader.map(|leader| {
+                let inputs = leader.explain_inputs(facts.registry, &question);
+                (Arc::new(inputs), leader.book().epoch())
             });
-            let question = Question {
-                after: known
-                    .as_ref()
-                    .and_then(|known| known.next)
-                    .unwrap_or(whole.after),
-                agents: (whole.agents - agents).min(AGENTS_A_LOOK),
-                verdicts: whole.verdicts - verdicts,
-                ..whole.clone()
-            };
-            let look = move |view: &View<'_>| {
-                view.registry.framework(question.framework)?;
-                Some(
-                    view.leader
-                        .map(|leader| leader.explain(view.registry, &question)),
-                )
-            };
-            let part = match self.desk.read(look).await? {
-                None => return Ok(None),
-                Some(None) => return Err(crate::desk::unavailable("leadership has just moved")),
-                Some(Some(part)) => part,
-            };
-            let explanation = match known.take() {
-                Some(mut known) => {
-                    known.extend(part);
-                    known
-                }
-                None => part,
-            };
-            if explanation.next.is_none() || explanation.agents() as usize >= whole.agents {
+            Some(leader.map(|(inputs, epoch)| (inputs, epoch, facts.registry.snapshot())))
+        };
+        let Some(known) = self.desk.look(first).await? else {
+            return Ok(None);
+        };
+        let (inputs, epoch, registry) = known.ok_or_else(moved)?;
+        let mut explanation = inputs.begin();
+        let mut after = AgentId(0);
+        loop {
+            let agents = registry.agents_after(after).take(AGENTS_A_LOOK);
+            let ids: Vec<AgentId> = agents.map(|agent| agent.id).collect();
+            let Some(last) = ids.last() else {
                 return Ok(Some(explanation));
+            };
+            after = *last;
+            let of_agents = {
+                let (inputs, ids) = (Arc::clone(&inputs), ids.clone());
+                move |facts: &Facts<'_>| {
+                    // Another leader counts frameworks in another way.
+                    let leader = facts
+                        .leader
+                        .filter(|leader| leader.book().epoch() == epoch)?;
+                    Some(leader.agent_inputs(&inputs, framework, &ids))
+                }
+            };
+            let known = self.desk.look(of_agents).await?.ok_or_else(moved)?;
+            for (id, known) in ids.into_iter().zip(known) {
+                if let Some(agent) = registry.agent(id) {
+                    inputs.judge(&mut explanation, &registry, agent, &known);
+                }
             }
-            known = Some(explanation);
         }
     }
 }
 
-/// Agents that one look judges, each in a microsecond and with a sentence.
+fn moved() -> Status {
+    crate::desk::unavailable("leadership has just moved")
+}
+
+/// Agents that one look asks the leader about, a microsecond each, and that are judged before other work of the thread
+/// takes its turn.
 const AGENTS_A_LOOK: usize = 200;
 /// Room for an explanation: a hundred sentences.
 const EXPLANATION_BYTES: usize = 256 << 10;

@@ -1,6 +1,8 @@
-//! Pages of records: collected in bounded looks, so that no list holds up the owner.
+//! Pages of records: read from a copy of the facts, outside of the owner's turns.
 //!
-//! A page is bounded in records and in bytes; records are filtered before they are converted.
+//! A page is bounded in records and in bytes; records are filtered before they are converted. A page is made in parts, and
+//! between two parts other work of the same thread takes its turn. Open offers, which the leader alone has, are read in
+//! looks of such a part each.
 
 mod tasks;
 
@@ -16,17 +18,18 @@ use tonic::Status;
 
 use super::{choices, malformed, views};
 use crate::desk::{Desk, unavailable};
-use crate::inbox::View;
+use crate::inbox::{Facts, View};
 use crate::leader::Leader;
+use crate::reads::Share;
 
 pub(crate) use tasks::list_tasks;
 
-/// Records that one look goes through.
-const LOOK: usize = 500;
-/// Bytes that one look converts, unless a single record takes more.
-const LOOK_BYTES: usize = 256 << 10;
-/// Looks of one page: a filter that few records pass goes on with the next page.
-const LOOKS: usize = 200;
+/// Records that one part of a page goes through.
+const PART: usize = 500;
+/// Bytes that one part converts, unless a single record takes more.
+const PART_BYTES: usize = 256 << 10;
+/// Parts of one page: a filter that few records pass goes on with the next page.
+const PARTS: usize = 200;
 /// Records of a page unless asked otherwise.
 const PAGE: usize = 1_000;
 /// Records of the largest page.
@@ -36,17 +39,24 @@ const PAGE_BYTES: usize = 3 << 20;
 /// Overhead of a record in memory.
 const RECORD_BYTES: usize = 1_024;
 
-/// Waits until the read has the consistency and the revision that were asked for. Refuses an unknown consistency.
-pub(super) async fn settle(desk: &Desk, consistency: i32, min_revision: u64) -> Result<(), Status> {
-    match v1::Consistency::try_from(consistency) {
-        Ok(v1::Consistency::Local) => {}
+/// Waits until the read has the consistency and the revision that were asked for. Returns the log index that a view needs
+/// to have. Refuses an unknown consistency.
+pub(super) async fn settle(
+    desk: &Desk,
+    consistency: i32,
+    min_revision: u64,
+) -> Result<u64, Status> {
+    let index = match v1::Consistency::try_from(consistency) {
+        // What was answered here before is seen.
+        Ok(v1::Consistency::Local) => *desk.applied.borrow(),
         Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => desk.confirm().await?,
         Err(_) => {
             let text = format!("{consistency} is unknown: 1 is linearizable, 2 is local");
             return Err(malformed(&Malformed::new("consistency", text)));
         }
-    }
-    desk.wait_applied(min_revision).await
+    };
+    desk.wait_applied(min_revision).await?;
+    Ok(index.max(min_revision))
 }
 
 fn size(request: &v1::ListRequest) -> Result<usize, Status> {
@@ -87,7 +97,7 @@ fn plain(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_ascii_lowercase()
 }
 
-/// What a look may still add to its page.
+/// What a part may still add to its page.
 #[derive(Debug, Clone, Copy)]
 struct Room {
     records: usize,
@@ -116,7 +126,7 @@ fn cost(record: &impl Message) -> usize {
     RECORD_BYTES + record.encoded_len()
 }
 
-/// Goes through records until the look is over. Each says where it stands and, if it is wanted,
+/// Goes through records until the part is over. Each says where it stands and, if it is wanted,
 /// what it is: only then is it converted.
 fn gather<R, T: Message>(
     records: impl Iterator<Item = R>,
@@ -127,9 +137,9 @@ fn gather<R, T: Message>(
     let mut part = Part::default();
     let mut last = None;
     for (seen, record) in records.enumerate() {
-        let is_full = seen == LOOK
+        let is_full = seen == PART
             || part.found.len() >= room.records
-            || part.bytes >= room.bytes.min(LOOK_BYTES);
+            || part.bytes >= room.bytes.min(PART_BYTES);
         if is_full {
             part.next = last.as_ref().map(&place);
             return part;
@@ -146,41 +156,76 @@ fn gather<R, T: Message>(
 /// A page and where the next one begins.
 type Page<T> = (Vec<T>, String, v1::Revision);
 
-/// Looks until the page is full or the end is reached.
-async fn collect<T: Send + 'static>(
-    desk: &Desk,
+/// A page that is being made.
+struct Making<T> {
+    page: Part<T>,
     size: usize,
     token: String,
-    look: impl Fn(&View<'_>, &str, Room) -> Part<T> + Clone + Send + Sync + 'static,
-) -> Result<Page<T>, Status> {
-    // The records, and once more what they are encoded to.
-    let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
-    let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
-    let mut page = Part::default();
-    let mut token = token;
-    let mut first = None;
-    for _ in 0..LOOKS {
-        let room = Room {
-            records: size - page.found.len(),
-            bytes: PAGE_BYTES - page.bytes,
-        };
-        let look = look.clone();
-        let (mut part, revision) = desk
-            .read(move |view| (look(view, &token, room), here(view.registry)))
-            .await?;
-        first.get_or_insert(revision);
-        page.found.append(&mut part.found);
-        page.bytes += part.bytes;
-        page.next = part.next;
-        token = match &page.next {
-            Some(next) if page.found.len() < size && page.bytes < PAGE_BYTES => next.clone(),
-            Some(_) | None => break,
-        };
+    parts: usize,
+    share: Share,
+}
+
+impl<T> Making<T> {
+    async fn begin(desk: &Desk, size: usize, token: String) -> Result<Self, Status> {
+        // The records, and once more what they are encoded to.
+        let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
+        let share = desk.reserve(2 * PAGE_BYTES, likely).await?;
+        Ok(Self {
+            page: Part::default(),
+            size,
+            token,
+            parts: 0,
+            share,
+        })
     }
-    share.fit(2 * page.bytes);
-    share.leave_to_answer();
-    let revision = convert::revision(first.unwrap_or_default());
-    Ok((page.found, page.next.unwrap_or_default(), revision))
+
+    fn room(&self) -> Room {
+        Room {
+            records: self.size - self.page.found.len(),
+            bytes: PAGE_BYTES - self.page.bytes,
+        }
+    }
+
+    /// Takes up the next part; returns whether the page goes on.
+    fn add(&mut self, mut part: Part<T>) -> bool {
+        self.parts += 1;
+        self.page.found.append(&mut part.found);
+        self.page.bytes += part.bytes;
+        self.page.next = part.next;
+        let has_room = self.page.found.len() < self.size && self.page.bytes < PAGE_BYTES;
+        match &self.page.next {
+            Some(next) if has_room && self.parts < PARTS => {
+                self.token.clone_from(next);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn end(mut self, revision: Revision) -> Page<T> {
+        self.share.fit(2 * self.page.bytes);
+        self.share.leave_to_answer();
+        let next = self.page.next.unwrap_or_default();
+        (self.page.found, next, convert::revision(revision))
+    }
+}
+
+/// Reads parts of a view, which has what is at `index`, until the page is full or the end is reached.
+async fn collect<T>(
+    desk: &Desk,
+    index: u64,
+    (size, token): (usize, String),
+    part: impl Fn(&View, &str, Room) -> Part<T>,
+) -> Result<Page<T>, Status> {
+    let mut making = Making::begin(desk, size, token).await?;
+    let view = desk.view(index).await?;
+    loop {
+        let found = part(&view, &making.token, making.room());
+        if !making.add(found) {
+            return Ok(making.end(here(&view.registry)));
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 fn here(registry: &Registry) -> Revision {
@@ -201,14 +246,14 @@ pub(crate) async fn list_agents(
     desk: &Desk,
     request: v1::ListRequest,
 ) -> Result<v1::AgentPage, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
     let size = size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
     let filter = choices::filter(request.filter)?;
-    let look = move |view: &View<'_>, token: &str, room: Room| {
+    let part = |view: &View, token: &str, room: Room| {
         let after = token.parse().unwrap_or(AgentId(0));
         let agents = view.registry.agents_after(after);
         gather(
@@ -225,7 +270,8 @@ pub(crate) async fn list_agents(
             },
         )
     };
-    let (agents, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
+    let (agents, next_page_token, revision) =
+        collect(desk, index, (size, request.page_token), part).await?;
     Ok(v1::AgentPage {
         agents,
         next_page_token,
@@ -239,7 +285,7 @@ pub(crate) async fn list_frameworks(
     desk: &Desk,
     request: v1::ListRequest,
 ) -> Result<v1::FrameworkPage, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = size(&request)?;
     let (filter, ended) = (choices::filter(request.filter)?, request.include_ended);
@@ -247,7 +293,7 @@ pub(crate) async fn list_frameworks(
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let look = move |view: &View<'_>, token: &str, room: Room| {
+    let part = |view: &View, token: &str, room: Room| {
         let is_wanted = |id: FrameworkId, name: &str| {
             is(&filter, "framework_id", &id) && matches(&filter, "name", name)
         };
@@ -284,7 +330,7 @@ pub(crate) async fn list_frameworks(
         part
     };
     let (frameworks, next_page_token, revision) =
-        collect(desk, size, request.page_token, look).await?;
+        collect(desk, index, (size, request.page_token), part).await?;
     Ok(v1::FrameworkPage {
         frameworks,
         next_page_token,
@@ -304,9 +350,9 @@ pub(crate) async fn list_offers(
         return Err(bad_token(&request.page_token));
     }
     let filter = choices::filter(request.filter)?;
-    let look = move |view: &View<'_>, token: &str, room: Room| {
+    let part = move |facts: &Facts<'_>, token: &str, room: Room| {
         let after = token.parse().unwrap_or_default();
-        let book = view.leader.map(Leader::book);
+        let book = facts.leader.map(Leader::book);
         let offers = book.into_iter().flat_map(|book| book.after(after));
         gather(
             offers,
@@ -317,12 +363,23 @@ pub(crate) async fn list_offers(
                     && is(&filter, "agent_id", &promise.agent)
                     && is(&filter, "role", &promise.role);
                 is_wanted
-                    .then(|| views::offer(view.registry, promise))
+                    .then(|| views::offer(facts.registry, promise))
                     .flatten()
             },
         )
     };
-    let (offers, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
+    let mut making = Making::begin(desk, size, request.page_token).await?;
+    let mut first = None;
+    loop {
+        let (part, token, room) = (part.clone(), making.token.clone(), making.room());
+        let look = move |facts: &Facts<'_>| (part(facts, &token, room), here(facts.registry));
+        let (found, revision) = desk.look(look).await?;
+        first.get_or_insert(revision);
+        if !making.add(found) {
+            break;
+        }
+    }
+    let (offers, next_page_token, revision) = making.end(first.unwrap_or_default());
     if !desk.office.borrow().here {
         // The last looks may have seen no book any more.
         return Err(unavailable("leadership has just moved"));

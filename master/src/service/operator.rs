@@ -395,23 +395,23 @@ fn bytes<T: Message>(found: &Option<T>) -> usize {
 }
 
 pub(crate) async fn cluster(desk: &Desk, consistency: i32) -> Result<v1::Cluster, Status> {
-    settle(desk, consistency, 0).await?;
-    let node = desk.node.clone();
+    let index = settle(desk, consistency, 0).await?;
     desk.read_one(
-        move |view| views::cluster(view, &node),
+        index,
+        |view| views::cluster(view, &desk.node),
         Message::encoded_len,
     )
     .await
 }
 
 pub(crate) async fn one_agent(desk: &Desk, request: v1::GetRequest) -> Result<v1::Agent, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(desk, request.consistency, request.min_revision).await?;
     let id: Option<AgentId> = request.id.parse().ok();
-    let look = move |view: &View<'_>| {
+    let read = |view: &View| {
         id.and_then(|id| view.registry.agent(id))
             .map(|agent| views::agent(view, agent))
     };
-    let found = desk.read_one(look, bytes);
+    let found = desk.read_one(index, read, bytes);
     found
         .await?
         .ok_or_else(|| not_found("agent", &request.id, &[]))
@@ -421,9 +421,9 @@ pub(crate) async fn one_framework(
     desk: &Desk,
     request: v1::GetRequest,
 ) -> Result<v1::Framework, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(desk, request.consistency, request.min_revision).await?;
     let id: Option<FrameworkId> = request.id.parse().ok();
-    let look = move |view: &View<'_>| {
+    let read = |view: &View| {
         let live = id
             .and_then(|id| view.registry.framework(id))
             .map(|framework| views::framework(view, framework));
@@ -434,7 +434,7 @@ pub(crate) async fn one_framework(
                 .map(views::finished_framework)
         })
     };
-    let found = desk.read_one(look, bytes);
+    let found = desk.read_one(index, read, bytes);
     found
         .await?
         .ok_or_else(|| not_found("framework", &request.id, &[]))
@@ -442,14 +442,14 @@ pub(crate) async fn one_framework(
 
 /// By id within a framework; without one, the id must be used by a single framework.
 pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1::Task, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(desk, request.consistency, request.min_revision).await?;
     let framework: FrameworkId =
         convert::id("framework_id", &request.framework_id).map_err(|why| malformed(&why))?;
     let Ok(task) = TaskId::new(&request.id) else {
         return Err(not_found("task", &request.id, &[]));
     };
     let key = TaskKey { framework, task };
-    let look = move |view: &View<'_>| {
+    let read = |view: &View| {
         let finished = view
             .registry
             .finished_task(&key)
@@ -457,9 +457,9 @@ pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1:
         view.registry
             .task(&key)
             .or(finished)
-            .map(|task| views::task(view.registry, task))
+            .map(|task| views::task(&view.registry, task))
     };
-    let found = desk.read_one(look, bytes);
+    let found = desk.read_one(index, read, bytes);
     found
         .await?
         .ok_or_else(|| not_found("task", &request.id, &[]))

@@ -11,7 +11,7 @@ use argosy_state::task::Task;
 
 use crate::inbox::View;
 
-pub(super) fn agent(view: &View<'_>, agent: &Agent) -> v1::Agent {
+pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
     let index = view.registry.agent_index(agent.id);
     let info = v1::AgentInfo {
         attributes: agent.attributes().into_iter().collect(),
@@ -23,6 +23,7 @@ pub(super) fn agent(view: &View<'_>, agent: &Agent) -> v1::Agent {
         mode: convert::mode_from(agent.mode).into(),
         connected: view
             .leader
+            .as_ref()
             .is_some_and(|leader| leader.agent_is_linked(agent.id)),
         used: index
             .map(|index| convert::resources(&index.used))
@@ -33,11 +34,11 @@ pub(super) fn agent(view: &View<'_>, agent: &Agent) -> v1::Agent {
     }
 }
 
-pub(super) fn framework(view: &View<'_>, framework: &Framework) -> v1::Framework {
+pub(super) fn framework(view: &View, framework: &Framework) -> v1::Framework {
     let index = view.registry.framework_index(framework.id);
     let used = index.into_iter().flat_map(|index| index.used.values());
     let used = used.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum));
-    let connected = match view.leader {
+    let connected = match &view.leader {
         Some(leader) => leader.framework_is_linked(framework.id),
         None => framework.connection == Connection::Connected,
     };
@@ -87,8 +88,8 @@ pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer>
     })
 }
 
-pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
-    let registry = view.registry;
+pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
+    let registry = &view.registry;
     // A copy: `masters` reads the same watch, and a second read of one thread can wait for a writer
     // that waits for the first.
     let status = node.status().borrow().clone();
@@ -122,7 +123,7 @@ pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
         digest: registry.digest().to_be_bytes().to_vec(),
         answered_by: format!("master-{}", node.id()),
         protocol: Some(crate::leader::protocol()),
-        offers: count(view.leader.map_or(0, |leader| leader.book().len())),
+        offers: count(view.leader.as_ref().map_or(0, |leader| leader.offers)),
         without_leader_ms: without_leader_ms(in_office, &status, node),
         failovers: view.failovers.iter().copied().collect(),
     }

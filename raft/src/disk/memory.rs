@@ -238,11 +238,10 @@ impl Families {
         for change in &changes.0 {
             match change {
                 Change::Put { family, key, value } => {
-                    let value = Bytes::from(value.clone());
                     self.0
                         .entry(*family)
                         .or_default()
-                        .insert(key.clone(), value);
+                        .insert(key.to_vec(), value.clone());
                 }
                 Change::Delete { family, key } => {
                     self.0.entry(*family).or_default().remove(key);

@@ -32,6 +32,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::fatal::Fatal;
@@ -64,8 +65,8 @@ impl Family {
 pub(crate) enum Change {
     Put {
         family: Family,
-        key: Vec<u8>,
-        value: Vec<u8>,
+        key: Bytes,
+        value: Bytes,
     },
     Delete {
         family: Family,
@@ -85,7 +86,11 @@ pub(crate) struct Changes(pub(crate) Vec<Change>);
 
 impl Changes {
     pub(crate) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: Vec<u8>) {
-        let key = key.into();
+        self.put_shared(family, Bytes::from(key.into()), Bytes::from(value));
+    }
+
+    /// As [`Self::put`], of bytes that others hold as well.
+    pub(crate) fn put_shared(&mut self, family: Family, key: Bytes, value: Bytes) {
         self.0.push(Change::Put { family, key, value });
     }
 

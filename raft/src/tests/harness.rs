@@ -79,8 +79,8 @@ impl Owner {
                             None => seen.records.remove(key),
                         };
                         writes.push(RecordWrite {
-                            key: key.into(),
-                            value: value.map(String::into_bytes),
+                            key: key.to_owned().into(),
+                            value: value.map(Into::into),
                         });
                     }
                     seen.applied.push(entry);

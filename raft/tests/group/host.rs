@@ -71,8 +71,8 @@ impl Registry {
             ] {
                 self.records.insert(key.clone(), value.clone());
                 writes.push(RecordWrite {
-                    key,
-                    value: Some(value),
+                    key: key.into(),
+                    value: Some(value.into()),
                 });
             }
         }

@@ -97,8 +97,8 @@ impl Owner {
             let (key, value) = text.split_once('=').unwrap_or((&text, ""));
             registry.registers.insert(key.to_owned(), value.to_owned());
             writes.push(RecordWrite {
-                key: key.as_bytes().to_vec(),
-                value: Some(value.as_bytes().to_vec()),
+                key: key.as_bytes().to_vec().into(),
+                value: Some(value.as_bytes().to_vec().into()),
             });
             if let Some(waiter) = registry.waiting.remove(&text) {
                 // Whoever proposed it may have given up.

@@ -14,7 +14,7 @@ use tonic::codegen::Service as _;
 
 use super::*;
 
-fn services(desk: &Desk) -> Services {
+pub(super) fn services(desk: &Desk) -> Services {
     Services {
         desk: desk.clone(),
         peers: Peers::new(Dialer::tcp()),

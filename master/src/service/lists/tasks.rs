@@ -22,7 +22,7 @@ pub(crate) async fn list_tasks(
     desk: &Desk,
     request: v1::ListRequest,
 ) -> Result<v1::TaskPage, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(
         &request.filter,
         &["framework_id", "agent_id", "task_id", "state", "name"],
@@ -33,19 +33,19 @@ pub(crate) async fn list_tasks(
     }
     let wanted = Wanted::new(choices::filter(request.filter)?);
     let ended = request.include_ended;
-    let look = move |view: &View<'_>, token: &str, room: Room| match Place::read(token)
-        .unwrap_or(Place::Start)
-    {
-        Place::History(serial) => history(view.registry, serial, room, &wanted),
-        place => {
-            let mut part = live(view.registry, &place, room, &wanted);
-            if ended && part.next.is_none() {
-                part.next = Some("~0".to_owned());
+    let part =
+        |view: &View, token: &str, room: Room| match Place::read(token).unwrap_or(Place::Start) {
+            Place::History(serial) => history(&view.registry, serial, room, &wanted),
+            place => {
+                let mut part = live(&view.registry, &place, room, &wanted);
+                if ended && part.next.is_none() {
+                    part.next = Some("~0".to_owned());
+                }
+                part
             }
-            part
-        }
-    };
-    let (tasks, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
+        };
+    let (tasks, next_page_token, revision) =
+        collect(desk, index, (size, request.page_token), part).await?;
     Ok(v1::TaskPage {
         tasks,
         next_page_token,
@@ -175,7 +175,7 @@ fn history(registry: &Registry, serial: u64, room: Room, wanted: &Wanted) -> Par
 mod tests {
     use argosy_state::testing::{World, spec};
 
-    use super::super::{LOOK, LOOK_BYTES};
+    use super::super::{PART, PART_BYTES};
     use super::*;
 
     const ROOM: Room = Room {
@@ -203,48 +203,48 @@ mod tests {
         world.registry
     }
 
-    /// All that a filter finds, by looks; how many there were, and the bytes of the largest.
+    /// All that a filter finds, by parts; how many there were, and the bytes of the largest.
     fn all(registry: &Registry, filter: &[(&str, &str)]) -> (Vec<String>, usize, usize) {
         let pairs = filter
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         let wanted = Wanted::new(pairs.collect());
-        let (mut found, mut looks, mut largest) = (Vec::new(), 0, 0);
+        let (mut found, mut parts, mut largest) = (Vec::new(), 0, 0);
         let mut place = Place::Start;
         loop {
             let part = live(registry, &place, ROOM, &wanted);
-            looks += 1;
+            parts += 1;
             largest = largest.max(part.bytes);
             found.extend(part.found.into_iter().map(|task| task.task_id));
             match part.next {
                 Some(next) => place = Place::read(&next).unwrap(),
-                None => return (found, looks, largest),
+                None => return (found, parts, largest),
             }
         }
     }
 
     #[test]
-    fn a_look_is_bounded_in_records_and_in_bytes_and_misses_nothing() {
+    fn a_part_is_bounded_in_records_and_in_bytes_and_misses_nothing() {
         let many = registry(600, 0);
-        let (found, looks, _) = all(&many, &[("state", "running")]);
-        assert_eq!((found.len(), looks), (0, 1_200_usize.div_ceil(LOOK)));
-        let (found, looks, largest) = all(&many, &[]);
+        let (found, parts, _) = all(&many, &[("state", "running")]);
+        assert_eq!((found.len(), parts), (0, 1_200_usize.div_ceil(PART)));
+        let (found, parts, largest) = all(&many, &[]);
         assert_eq!(found.len(), 1_200);
-        assert!(found.is_sorted() && looks > 4, "{looks}");
-        assert!(largest < LOOK_BYTES + 4_096, "{largest}");
+        assert!(found.is_sorted() && parts > 4, "{parts}");
+        assert!(largest < PART_BYTES + 4_096, "{largest}");
         let (found, _, largest) = all(&registry(8, 100_000), &[]);
         assert_eq!(found.len(), 16);
-        assert!(largest < LOOK_BYTES + 110_000, "{largest}");
+        assert!(largest < PART_BYTES + 110_000, "{largest}");
     }
 
     #[test]
     fn filters_by_agent_and_framework_go_by_their_index() {
         let registry = registry(300, 0);
-        let (found, looks, _) = all(
+        let (found, parts, _) = all(
             &registry,
             &[("framework_id", "framework-2"), ("state", "lost")],
         );
-        assert_eq!((found.len(), looks), (0, 1));
+        assert_eq!((found.len(), parts), (0, 1));
         let filter = [("framework_id", "framework-2"), ("agent_id", "agent-1")];
         let (found, _, _) = all(&registry, &filter);
         assert_eq!(found.len(), 150);

@@ -1,0 +1,289 @@
+//! The newest changes of the registry: a bounded ring, the same on every master.
+//!
+//! Every entry that is applied adds the records that it changed, as they are stored. The position of a change is its
+//! place among those of its entry, so (log index, position) names the same key and bytes on every master, and a reader
+//! that has read up to an index goes on at any of them. The ring begins empty at a start and when a snapshot is installed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use argosy_raft::RecordWrite;
+use argosy_state::ids::Revision;
+use bytes::Bytes;
+use metrics::gauge;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Changes.
+    pub(crate) records: usize,
+    /// Bytes of keys and records, and [`OVERHEAD`] each.
+    pub(crate) bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            records: 100_000,
+            bytes: 64 << 20,
+        }
+    }
+}
+
+/// What a change takes besides its bytes.
+const OVERHEAD: usize = 128;
+
+/// A record that was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) revision: Revision,
+    /// As it is stored: [`argosy_state::encode::key`].
+    pub(crate) key: Bytes,
+    /// As it is stored; `None` if the record was removed.
+    pub(crate) value: Option<Bytes>,
+}
+
+/// The changes of one entry, in the order of their positions. Never empty.
+type OfEntry = Arc<[Change]>;
+
+/// Changes behind a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Page {
+    /// Whole entries, in the order of the log.
+    pub(crate) entries: Vec<OfEntry>,
+    /// The log index up to which nothing is missing: where the next page begins.
+    pub(crate) upto: u64,
+}
+
+/// Changes that were asked for are no longer kept, or never were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("changes up to log index {oldest} are no longer kept here")]
+pub(crate) struct HistoryLost {
+    /// A reader that has everything up to here may go on.
+    pub(crate) oldest: u64,
+}
+
+/// The ring itself.
+#[derive(Debug)]
+struct Ring {
+    bounds: Bounds,
+    entries: VecDeque<OfEntry>,
+    records: usize,
+    bytes: usize,
+    /// Everything up to this log index is not here.
+    floor: u64,
+    /// Everything behind the floor and up to this log index is here.
+    newest: u64,
+}
+
+impl Ring {
+    fn new(bounds: Bounds, floor: u64) -> Self {
+        Self {
+            bounds,
+            entries: VecDeque::new(),
+            records: 0,
+            bytes: 0,
+            floor,
+            newest: floor,
+        }
+    }
+
+    /// Adds what the entry at `index` changed. An entry that is not behind the newest one adds nothing.
+    fn add(&mut self, index: u64, writes: &[RecordWrite]) {
+        if index <= self.newest {
+            return;
+        }
+        self.newest = index;
+        if writes.is_empty() {
+            return;
+        }
+        let changes = (0..).zip(writes).map(|(position, write)| Change {
+            revision: Revision { index, position },
+            key: write.key.clone(),
+            value: write.value.clone(),
+        });
+        let entry: OfEntry = changes.collect();
+        self.records += entry.len();
+        self.bytes += size(&entry);
+        self.entries.push_back(entry);
+        while self.records > self.bounds.records || self.bytes > self.bounds.bytes {
+            let Some(oldest) = self.entries.pop_front() else {
+                return;
+            };
+            self.records -= oldest.len();
+            self.bytes -= size(&oldest);
+            self.floor = oldest[0].revision.index;
+        }
+    }
+
+    fn since(&self, after: u64, most: usize) -> Result<Page, HistoryLost> {
+        if after < self.floor {
+            return Err(HistoryLost { oldest: self.floor });
+        }
+        let first = self
+            .entries
+            .partition_point(|entry| entry[0].revision.index <= after);
+        let entries: Vec<OfEntry> = self
+            .entries
+            .range(first..)
+            .take(most.max(1))
+            .cloned()
+            .collect();
+        let is_last = first + entries.len() == self.entries.len();
+        let upto = match entries.last() {
+            Some(last) if !is_last => last[0].revision.index,
+            Some(_) | None => self.newest.max(after),
+        };
+        Ok(Page { entries, upto })
+    }
+}
+
+fn size(entry: &[Change]) -> usize {
+    let bytes =
+        |change: &Change| OVERHEAD + change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
+    entry.iter().map(bytes).sum()
+}
+
+/// The ring, shared by the owner, which adds, and readers. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangeRing(
+    // A lock, since readers are many and the owner must not wait for their turns: it is held to add one entry, or to
+    // count up references to the entries of a page.
+    Arc<Mutex<Ring>>,
+);
+
+impl ChangeRing {
+    /// An empty one of a registry in which everything up to `floor` is applied.
+    pub(crate) fn new(bounds: Bounds, floor: u64) -> Self {
+        Self(Arc::new(Mutex::new(Ring::new(bounds, floor))))
+    }
+
+    /// Adds what the entry at `index` changed, in the order in which the registry reports it.
+    pub(crate) fn add(&self, index: u64, writes: &[RecordWrite]) {
+        self.ring().add(index, writes);
+    }
+
+    /// Begins again, empty, with a registry in which everything up to `floor` is applied.
+    pub(crate) fn restart(&self, floor: u64) {
+        let mut ring = self.ring();
+        let empty = Ring::new(ring.bounds, floor);
+        let former = std::mem::replace(&mut *ring, empty);
+        drop(ring);
+        // Freed without the lock.
+        drop(former);
+    }
+
+    /// Changes behind the log index `after`, of at most so many entries. An index that is not applied yet has none.
+    ///
+    /// # Errors
+    /// [`HistoryLost`] if some of them are no longer kept: the reader needs a snapshot.
+    #[allow(
+        dead_code,
+        reason = "the ring is there before the public feed; its tests read it"
+    )]
+    pub(crate) fn since(&self, after: u64, most: usize) -> Result<Page, HistoryLost> {
+        self.ring().since(after, most)
+    }
+
+    /// Sets the gauges.
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    pub(crate) fn show(&self) {
+        let (records, bytes, floor) = {
+            let ring = self.ring();
+            (ring.records, ring.bytes, ring.floor)
+        };
+        gauge!("argosy_change_ring_records").set(records as f64);
+        gauge!("argosy_change_ring_bytes").set(bytes as f64);
+        gauge!("argosy_change_ring_oldest_revision").set(floor as f64);
+    }
+
+    /// The ring is whole between two calls.
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(key: &str, value: Option<&str>) -> RecordWrite {
+        RecordWrite {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())),
+        }
+    }
+
+    fn changes(records: usize, bytes: usize, floor: u64) -> ChangeRing {
+        ChangeRing::new(Bounds { records, bytes }, floor)
+    }
+
+    /// Each change as "index.position key=value", a removal without a value.
+    fn read(page: &Page) -> Vec<String> {
+        let changes = page.entries.iter().flat_map(|entry| entry.iter());
+        let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+        changes
+            .map(|change| {
+                let Revision { index, position } = change.revision;
+                let value = change.value.as_ref().map(text).unwrap_or_default();
+                format!("{index}.{position} {}={value}", text(&change.key))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn changes_are_read_in_the_order_of_the_log_with_removals() {
+        let changes = changes(100, 1 << 20, 5);
+        changes.add(6, &[write("a", Some("1")), write("b", Some("2"))]);
+        changes.add(7, &[]);
+        changes.add(9, &[write("a", None)]);
+        let all = changes.since(5, 10).unwrap();
+        assert_eq!(read(&all), ["6.0 a=1", "6.1 b=2", "9.0 a="]);
+        assert_eq!(all.upto, 9);
+        // An entry is never split, and a page ends where the next one begins.
+        let first = changes.since(5, 1).unwrap();
+        assert_eq!((read(&first).len(), first.upto), (2, 6));
+        let second = changes.since(first.upto, 1).unwrap();
+        assert_eq!((read(&second), second.upto), (vec!["9.0 a=".to_owned()], 9));
+        for caught_up in [9, 20] {
+            let nothing = changes.since(caught_up, 10).unwrap();
+            assert_eq!((read(&nothing).len(), nothing.upto), (0, caught_up));
+        }
+    }
+
+    #[test]
+    fn what_overflows_is_lost_entry_by_entry_and_said_to_be_lost() {
+        let changes = changes(3, 1 << 20, 0);
+        for index in 1..=3 {
+            changes.add(index, &[write("a", Some("1")), write("b", Some("1"))]);
+        }
+        // Two entries of two changes are more than three.
+        assert_eq!(changes.since(1, 10), Err(HistoryLost { oldest: 2 }));
+        assert_eq!(read(&changes.since(2, 10).unwrap()).len(), 2);
+        let large = "x".repeat(1_000);
+        let bounded = self::changes(100, 3 * (1_001 + OVERHEAD), 0);
+        for index in 1..=10 {
+            bounded.add(index, &[write("a", Some(&large))]);
+        }
+        assert_eq!(bounded.since(6, 10), Err(HistoryLost { oldest: 7 }));
+        assert_eq!(bounded.since(7, 10).unwrap().entries.len(), 3);
+        // One that is larger than the ring leaves nothing.
+        bounded.add(11, &[write("a", Some(&large.repeat(9)))]);
+        assert_eq!(bounded.since(10, 10), Err(HistoryLost { oldest: 11 }));
+        assert_eq!(read(&bounded.since(11, 10).unwrap()).len(), 0);
+    }
+
+    #[test]
+    fn a_snapshot_leaves_nothing_but_its_index() {
+        let changes = changes(100, 1 << 20, 0);
+        changes.add(1, &[write("a", Some("1"))]);
+        changes.restart(40);
+        assert_eq!(changes.since(1, 10), Err(HistoryLost { oldest: 40 }));
+        assert_eq!(changes.since(40, 10).unwrap().upto, 40);
+        // What comes twice is there once.
+        changes.add(40, &[write("a", Some("1"))]);
+        changes.add(41, &[write("a", Some("2"))]);
+        changes.add(41, &[write("a", Some("2"))]);
+        assert_eq!(read(&changes.since(40, 10).unwrap()), ["41.0 a=2"]);
+    }
+}

@@ -1,0 +1,169 @@
+//! Readers outside of the owner's turns: the ring of changes on every master, and explanations of many agents.
+
+use argosy_proto::v1;
+use argosy_state::command::{Proposed, Subscribe};
+use argosy_state::encode;
+use argosy_state::ids::{Epoch, Revision, Ticket};
+use argosy_state::level::Level;
+use argosy_state::registry::RecordKey;
+use argosy_state::testing::{framework_info, registration};
+
+use super::routes::services;
+use super::*;
+use crate::change_ring::{Change, HistoryLost};
+
+/// More than any reader here wants at once.
+const ALL: usize = 1_000_000;
+
+/// All changes that a master has behind a log index.
+fn changes(desk: &Desk, after: u64) -> Vec<Change> {
+    let page = desk.changes.since(after, ALL).unwrap();
+    let entries = page.entries.iter().flat_map(|entry| entry.iter());
+    entries.cloned().collect()
+}
+
+/// Writes the weight of a role at whichever of these leads; returns the log index.
+async fn write(masters: &[&Alone], weight_milli: u64) -> u64 {
+    loop {
+        for alone in masters {
+            if !alone.desk.office.borrow().here {
+                continue;
+            }
+            let operate = Operate {
+                request: None,
+                hash: 0,
+                operations: vec![weight(weight_milli)],
+                wall_ms: 0,
+            };
+            let asked = alone
+                .desk
+                .ask(|request| Input::Operate { request, operate });
+            if let Ok(Answer::Operated { revision, .. }) = asked.await {
+                return revision.index;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() {
+    let masters = Alone::start_three().await;
+    let mut all: Vec<&Alone> = masters.iter().collect();
+    let first = write(&all, 2_000).await;
+    let mut last = first;
+    for step in 1..40 {
+        // Every fourth write removes the record: it is what holds unless something is set.
+        let weight = if step % 4 == 0 { 1_000 } else { 1_000 + step };
+        last = write(&all, weight).await;
+    }
+    for master in &all {
+        master.desk.wait_applied(last).await.unwrap();
+    }
+    let seen = changes(&all[0].desk, first);
+    let role = encode::key(&RecordKey::Weight(Role::new("ops").unwrap()));
+    let of_role = |change: &&Change| change.key == role;
+    // A write whose answer a change of leader has taken is repeated.
+    assert!(seen.iter().filter(of_role).count() >= 39);
+    let removed = seen
+        .iter()
+        .filter(of_role)
+        .filter(|change| change.value.is_none());
+    assert!(removed.count() >= 9);
+    assert!(seen.is_sorted_by_key(|change| change.revision));
+    for other in &all[1..] {
+        let up_to_last = |changes: Vec<Change>| {
+            let known = changes.into_iter();
+            known
+                .filter(|change| change.revision.index <= last)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            up_to_last(changes(&other.desk, first)),
+            up_to_last(seen.clone())
+        );
+    }
+    // The leader ends; a reader of it goes on where it stood.
+    let leader = all.iter().position(|one| one.desk.office.borrow().here);
+    let leader = all.swap_remove(leader.expect("one leads"));
+    let read = leader.desk.changes.since(first, ALL).unwrap();
+    leader.stop.cancel();
+    leader.node.stop().await;
+    let newest = write(&all, 7_000).await;
+    for master in &all {
+        master.desk.wait_applied(newest).await.unwrap();
+        let rest = changes(&master.desk, read.upto);
+        assert!(rest[0].revision.index > read.upto);
+        let changed = rest.iter().rev().find(of_role).unwrap();
+        assert_eq!(
+            changed.revision,
+            Revision {
+                index: newest,
+                ..changed.revision
+            }
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_changed_before_a_master_started_is_said_to_be_lost() {
+    let alone = Alone::start().await;
+    alone.in_office().await;
+    let before = alone.desk.changes.since(0, ALL).map(|page| page.upto);
+    alone.operate(weight(2_000)).await;
+    // What was applied before its loop ran is not there, and everything since is.
+    match before {
+        Err(HistoryLost { oldest }) => assert!(!changes(&alone.desk, oldest).is_empty()),
+        Ok(_) => assert!(!changes(&alone.desk, 0).is_empty()),
+    }
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_agents_are_judged_however_many_there_are() {
+    const AGENTS: u64 = 2_345;
+    let alone = Alone::start().await;
+    let epoch = Epoch(alone.in_office().await.epoch);
+    let subscribe = Subscribe {
+        framework: None,
+        session: 7,
+        info: framework_info("waiting"),
+    };
+    let registered = (0..AGENTS).map(|nonce| {
+        let agent = registration(nonce + 1, "cpus:1;mem:64");
+        Command::RegisterAgent(agent)
+    });
+    let commands = registered.chain([Command::Subscribe(subscribe)]);
+    for (serial, command) in (1 << 40..).zip(commands) {
+        let ticket = Ticket { epoch, serial };
+        let proposed = Proposed { ticket, command };
+        let proposal = argosy_raft::Proposal {
+            at_ms: 1,
+            command: encode::command(&proposed, Level::NEWEST).into(),
+            work: 1,
+        };
+        // The queue of proposals has room again as soon as some are applied.
+        while alone.node.try_propose(proposal.clone()).is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let question = v1::ExplainRequest {
+        framework_id: "framework-1".to_owned(),
+        ..Default::default()
+    };
+    let services = services(&alone.desk);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let explained = loop {
+        match services.explain_here(question.clone()).await {
+            Ok(explained) => break explained,
+            Err(why) => assert!(tokio::time::Instant::now() < deadline, "{why}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let judged = explained.counts.iter().map(|count| u64::from(count.agents));
+    assert_eq!(judged.sum::<u64>(), AGENTS);
+    // However many there are, the answer stays small.
+    assert_eq!(explained.verdicts.len(), 100);
+    assert_eq!(explained.verdicts[99].agent_id, "agent-100");
+    alone.end().await;
+}

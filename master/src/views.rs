@@ -1,0 +1,106 @@
+//! The newest copy of the facts, shared by readers who come at the same time.
+//!
+//! It is made when a reader asks for it, within a turn of the owner, and dropped when it is old: what is shared with a
+//! copy is copied when it is changed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::inbox::{Facts, View};
+
+/// A view is given to further readers for so long. Each has the revision that its reader needs; what a leader alone
+/// knows, as links, may be so old.
+const SHARED: Duration = Duration::from_millis(10);
+
+/// Clones share the view.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Views(
+    // A lock, since the owner makes the view and readers take it: it is held to copy or to set a reference.
+    Arc<Mutex<Option<Arc<View>>>>,
+);
+
+impl Views {
+    /// A view of the registry at log index `index` or later, if there is a recent one.
+    pub(crate) fn recent(&self, index: u64, now: Instant) -> Option<Arc<View>> {
+        let view = self.view().clone();
+        view.filter(|view| view.registry.applied() >= index && !view.is_older_than(SHARED, now))
+    }
+
+    /// A recent one, or a new one of these facts, in which `index` is applied.
+    pub(crate) fn renewed(&self, facts: &Facts<'_>, index: u64) -> Arc<View> {
+        if let Some(view) = self.recent(index, Instant::now()) {
+            return view;
+        }
+        let view = Arc::new(facts.view());
+        let former = self.view().replace(Arc::clone(&view));
+        // Freed without the lock.
+        drop(former);
+        view
+    }
+
+    /// Drops the view if it is too old to be shared.
+    pub(crate) fn expire(&self, now: Instant) {
+        let former = {
+            let mut view = self.view();
+            let is_old = |view: &Arc<View>| view.is_older_than(SHARED, now);
+            view.take_if(|view| is_old(view))
+        };
+        drop(former);
+    }
+
+    fn view(&self) -> MutexGuard<'_, Option<Arc<View>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View {
+    fn is_older_than(&self, age: Duration, now: Instant) -> bool {
+        now.duration_since(self.taken) > age
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::testing::World;
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_is_shared_as_long_as_it_is_recent_and_new_enough() {
+        let mut world = World::new();
+        world.register("cpus:1");
+        let views = Views::default();
+        let failovers = VecDeque::new();
+        let view = |world: &World, index| {
+            let facts = Facts {
+                registry: &world.registry,
+                leader: None,
+                now: world.now,
+                failovers: &failovers,
+            };
+            views.renewed(&facts, index)
+        };
+        let applied = world.registry.applied();
+        let first = view(&world, applied);
+        world.register("cpus:1");
+        // A reader that needs no more than the first one has takes it.
+        assert!(Arc::ptr_eq(&first, &view(&world, applied)));
+        assert_eq!(first.registry.agents().len(), 1);
+        let second = view(&world, world.registry.applied());
+        assert_eq!(second.registry.agents().len(), 2);
+        assert!(views.recent(applied, Instant::now()).is_some());
+        tokio::time::advance(SHARED * 2).await;
+        assert!(views.recent(applied, Instant::now()).is_none());
+        let third = view(&world, applied);
+        assert!(!Arc::ptr_eq(&second, &third));
+        // Nothing holds a copy that nobody reads.
+        views.expire(Instant::now());
+        assert_eq!(Arc::strong_count(&third), 2);
+        tokio::time::advance(SHARED * 2).await;
+        views.expire(Instant::now());
+        assert_eq!(Arc::strong_count(&third), 1);
+    }
+}
