@@ -35,6 +35,9 @@ pub struct Arguments {
     /// Shorter runs and fewer of them: for a gate, not for a table
     #[arg(long)]
     pub(crate) short: bool,
+    /// The largest number of clients of `registry`
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
+    pub(crate) clients: usize,
     /// Write everything measured to this file too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -47,7 +50,7 @@ pub struct Arguments {
     /// Where data of all members is kept while it runs: a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
-    /// Agents of state-read [default: 10,000, short: 500]
+    /// Agents of `idle` [default: 1,000, short: 200] and of `state-read` [default: 10,000, short: 500]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub(crate) agents: Option<u32>,
     /// Tasks of each of these agents
@@ -136,6 +139,8 @@ pub(crate) struct Extent {
     pub(crate) warm_up: Duration,
     /// Measured, of a closed loop.
     pub(crate) measured: Duration,
+    /// Clients at most, of a closed loop of single changes.
+    pub(crate) clients: usize,
     /// Kills of a leader, for each side and load.
     pub(crate) kills: u32,
     /// Tasks that do nothing.
@@ -176,13 +181,14 @@ impl Arguments {
                 runs: self.runs.unwrap_or(1),
                 warm_up: seconds(0.5),
                 measured: seconds(2.0),
+                clients: self.clients,
                 kills: 5,
                 tasks: 2_000,
                 starts: 50,
                 containers: 200,
                 stall: seconds(10.0),
                 idle: seconds(10.0),
-                idle_agents: 200,
+                idle_agents: self.agents.unwrap_or(200),
                 flood: seconds(8.0),
                 flood_connections: 60,
                 crowd: seconds(8.0),
@@ -197,13 +203,14 @@ impl Arguments {
             runs: self.runs.unwrap_or(5),
             warm_up: seconds(1.0),
             measured: seconds(6.0),
+            clients: self.clients,
             kills: 30,
             tasks: 10_000,
             starts: 200,
             containers: 1_000,
             stall: seconds(60.0),
             idle: seconds(60.0),
-            idle_agents: 1_000,
+            idle_agents: self.agents.unwrap_or(1_000),
             flood: seconds(20.0),
             flood_connections: 200,
             crowd: seconds(30.0),

@@ -41,6 +41,51 @@ pub(crate) fn process_seconds(pid: u32) -> Option<f64> {
     Some(ticks as f64 * tick_seconds())
 }
 
+/// What processes have used since they began.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// Seconds of a core.
+    pub(crate) seconds: f64,
+    /// Context switches, voluntary or not, of the threads that are still there.
+    pub(crate) switches: u64,
+}
+
+impl Usage {
+    /// What these processes have used; one that is gone counts nothing.
+    pub(crate) fn of(pids: &[u32]) -> Self {
+        Self {
+            seconds: pids.iter().copied().filter_map(process_seconds).sum(),
+            switches: pids.iter().copied().map(switches).sum(),
+        }
+    }
+
+    /// What was used since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            seconds: self.seconds - earlier.seconds,
+            switches: self.switches.saturating_sub(earlier.switches),
+        }
+    }
+}
+
+/// Context switches of all threads of one process.
+fn switches(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let statuses =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    statuses.map(|status| switches_in(&status)).sum()
+}
+
+fn switches_in(status: &str) -> u64 {
+    let counted = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        name.ends_with("voluntary_ctxt_switches")
+            .then(|| value.trim().parse::<u64>().ok())?
+    };
+    status.lines().filter_map(counted).sum()
+}
+
 /// Bytes that one process has caused to be written to a disk; `None` if it is gone.
 pub(crate) fn written_bytes(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
@@ -149,6 +194,26 @@ mod tests {
             (stat.parent, stat.own_ticks, stat.reaped_ticks),
             (7, 30, 70)
         );
+    }
+
+    #[test]
+    fn switches_of_both_kinds_count() {
+        let status = "Name:\ta\nvoluntary_ctxt_switches:\t40\nnonvoluntary_ctxt_switches:\t2\n";
+        assert_eq!(switches_in(status), 42);
+    }
+
+    #[test]
+    fn a_process_that_works_and_waits_uses_seconds_and_switches() {
+        let own = [std::process::id()];
+        let begun = Usage::of(&own);
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
+        while std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_micros(100));
+            std::hint::black_box((0..100_000).sum::<u64>());
+        }
+        let used = Usage::of(&own).since(begun);
+        assert!(used.seconds > 0.0 && used.switches > 10, "{used:?}");
+        assert_eq!(Usage::of(&[u32::MAX]), Usage::default());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::agents::Agents;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Findings};
 use crate::cluster::Cluster;
-use crate::cpu::{process_seconds, written_bytes};
+use crate::cpu::{process_seconds, resident_bytes, written_bytes};
 use crate::registry::masters;
 use crate::report::{Cell, Goal, Report, Side};
 
@@ -39,6 +39,11 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
             format!("written by a member{with}"),
             "bytes",
             Goal::OwnAtMost(0.0),
+        ));
+        cells.push(Cell::new(
+            format!("memory of the largest member{with}"),
+            "MiB",
+            Goal::None,
         ));
     }
     let mut report = bench.report(Workload::Idle, &[&about], cells);
@@ -98,6 +103,11 @@ async fn watch(
             (after - before) as f64,
         );
     }
+    let resident = cluster.pids().into_iter().filter_map(resident_bytes);
+    findings.note(
+        format!("memory of the largest member{with}"),
+        resident.max().unwrap_or(0) as f64 / f64::from(1 << 20),
+    );
     findings.note(
         format!("log entries{with}"),
         (cluster.applied().await? - entries_before) as f64,

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::cpu::Usage;
 use crate::report::quantile;
 use crate::writer::{Target, Writer};
 
@@ -43,19 +45,28 @@ pub(crate) struct Rate {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
+    /// Microseconds of a core that the members used for each write.
+    pub(crate) cpu_us: f64,
+    /// Context switches of the members for each write.
+    pub(crate) switches: f64,
 }
 
-/// Every client writes, awaits the answer, and writes again.
+/// Every client writes, awaits the answer, and writes again. `members` are the processes whose usage is counted.
 ///
 /// # Errors
 /// The first error of a client: a healthy cluster refuses nothing here.
-pub(crate) async fn closed_loop(clients: Vec<Client>, window: Window) -> Result<Rate> {
+pub(crate) async fn closed_loop(
+    clients: Vec<Client>,
+    window: Window,
+    members: Vec<u32>,
+) -> Result<Rate> {
     let begin = Instant::now() + window.warm_up;
     let end = begin + window.measured;
     let mut loops = JoinSet::new();
     for client in clients {
         loops.spawn(one_loop(client, (begin, end), window));
     }
+    let used = AbortOnDropHandle::new(tokio::spawn(usage(members, begin, end)));
     let mut times_ms = Vec::new();
     let limit = tokio::time::Instant::from_std(end + LATE);
     while let Some(joined) = tokio::time::timeout_at(limit, loops.join_next())
@@ -67,11 +78,23 @@ pub(crate) async fn closed_loop(clients: Vec<Client>, window: Window) -> Result<
     if times_ms.is_empty() {
         bail!("nothing was answered within {:?}", window.measured);
     }
+    let used = used.await.context("the count of what was used ended")?;
+    let writes = times_ms.len() as f64;
     Ok(Rate {
-        per_second: times_ms.len() as f64 / window.measured.as_secs_f64(),
+        per_second: writes / window.measured.as_secs_f64(),
         p50_ms: quantile(&times_ms, 0.5),
         p99_ms: quantile(&times_ms, 0.99),
+        cpu_us: used.seconds * 1e6 / writes,
+        switches: used.switches as f64 / writes,
     })
+}
+
+/// What the processes use from `begin` to `end`.
+async fn usage(pids: Vec<u32>, begin: Instant, end: Instant) -> Usage {
+    tokio::time::sleep_until(begin.into()).await;
+    let begun = Usage::of(&pids);
+    tokio::time::sleep_until(end.into()).await;
+    Usage::of(&pids).since(begun)
 }
 
 /// Milliseconds of each write answered in the window.

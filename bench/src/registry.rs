@@ -10,13 +10,19 @@ use crate::agents::Agents;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Findings};
 use crate::cluster::{Cluster, channel};
-use crate::load::{Client, Window, closed_loop};
+use crate::load::{Client, Rate, Window, closed_loop};
 use crate::report::{Cell, Goal, Report, Side};
 use crate::writer::{Lane, Target, Writer};
 
-/// Clients, connections, and the goal.
-const CLIENTS: [(usize, usize, f64); 4] =
-    [(1, 1, 1.0), (32, 4, 2.0), (256, 8, 2.5), (1_000, 16, 2.5)];
+/// Clients, connections, and the goals: messages on streams, and unary calls.
+const CLIENTS: [(usize, usize, f64, f64); 4] = [
+    (1, 1, 1.2, 1.0),
+    (32, 4, 2.5, 1.8),
+    (256, 8, 3.0, 2.0),
+    (1_000, 16, 3.0, 2.0),
+];
+/// Context switches of all members for a commit, at one client.
+const SWITCHES: f64 = 22.0;
 /// Streams of the batched workload, and batches on their way on each.
 const STREAMS: usize = 8;
 const AHEAD: usize = 4;
@@ -33,16 +39,13 @@ pub(crate) async fn single(bench: &Bench) -> Result<Report> {
         "Closed-loop clients, each changes a value of 128 bytes: an attribute of an agent of its own, or a key of its own.",
         "argosy: messages on streams (Operator.Write), one stream a connection, shared by clients. etcd: unary Put.",
         "unary: Operator.WriteOne instead. Connections to the leader, both sides: 1, 4, 8, 16.",
+        "CPU and switches: core time and context switches of the three members for each write.",
     ];
     let mut cells = Vec::new();
-    for (clients, _, goal) in CLIENTS {
-        cells.push(Cell::new(rate(clients), "op/s", Goal::AtLeast(goal)));
-        cells.push(Cell::new(p50(clients), "ms", Goal::None));
-        cells.push(Cell::new(p99(clients), "ms", Goal::AtMost(0.5)));
-    }
-    for (clients, _, _) in CLIENTS {
-        cells.push(Cell::new(unary(rate(clients)), "op/s", Goal::None));
-        cells.push(Cell::new(unary(p99(clients)), "ms", Goal::None));
+    for (clients, _, goal, unary_goal) in wanted(bench) {
+        for (name, goal) in [(rate(clients), goal), (unary(&rate(clients)), unary_goal)] {
+            cells.extend(cells_of(&name, clients, goal));
+        }
     }
     let mut report = bench.report(Workload::Registry, &about, cells);
     let work = async |side, findings: &mut Findings| match side {
@@ -60,16 +63,36 @@ fn rate(clients: usize) -> String {
     format!("{clients} client{}", if clients == 1 { "" } else { "s" })
 }
 
-fn p50(clients: usize) -> String {
-    format!("{}, p50", rate(clients))
+fn unary(name: &str) -> String {
+    format!("{name}, unary")
 }
 
-fn p99(clients: usize) -> String {
-    format!("{}, p99", rate(clients))
+fn cells_of(name: &str, clients: usize, goal: f64) -> [Cell; 5] {
+    let switches = match clients {
+        1 => Goal::OwnAtMost(SWITCHES),
+        _ => Goal::None,
+    };
+    [
+        Cell::new(name, "op/s", Goal::AtLeast(goal)),
+        Cell::new(format!("{name}, p50"), "ms", Goal::None),
+        Cell::new(format!("{name}, p99"), "ms", Goal::AtMost(0.5)),
+        Cell::new(format!("{name}, CPU"), "us/op", Goal::None),
+        Cell::new(format!("{name}, switches"), "1/op", switches),
+    ]
 }
 
-fn unary(cell: String) -> String {
-    format!("{cell}, unary")
+fn note(findings: &mut Findings, name: &str, found: Rate) {
+    findings.note(name, found.per_second);
+    findings.note(format!("{name}, p50"), found.p50_ms);
+    findings.note(format!("{name}, p99"), found.p99_ms);
+    findings.note(format!("{name}, CPU"), found.cpu_us);
+    findings.note(format!("{name}, switches"), found.switches);
+}
+
+/// The rows that the command line asks for.
+fn wanted(bench: &Bench) -> impl Iterator<Item = (usize, usize, f64, f64)> {
+    let most = bench.extent.clients;
+    CLIENTS.into_iter().filter(move |row| row.0 <= most)
 }
 
 fn window(bench: &Bench) -> Window {
@@ -93,7 +116,7 @@ async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
     // Agents are added and never leave: nobody is to be found absent while others are measured.
     let mut groups = Vec::new();
     let mut ids: Vec<String> = Vec::new();
-    for (clients, connections, _) in CLIENTS {
+    for (clients, connections, ..) in wanted(bench) {
         let missing = u32::try_from(clients - ids.len())?;
         let group = Agents::start(&masters, missing, RESOURCES).await?;
         ids.extend_from_slice(group.ids());
@@ -108,15 +131,14 @@ async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
                 Lane::open(&masters, &target(0)).await?,
             )));
         }
-        let streamed = closed_loop(clients_of(&writers, clients, target), window(bench)).await?;
-        findings.note(rate(clients), streamed.per_second);
-        findings.note(p50(clients), streamed.p50_ms);
-        findings.note(p99(clients), streamed.p99_ms);
+        let load = clients_of(&writers, clients, target);
+        let streamed = closed_loop(load, window(bench), cluster.pids()).await?;
+        note(findings, &rate(clients), streamed);
         let leader = cluster.settled().await?;
         let writers = connections_to(&cluster, leader, connections, Writer::one).await?;
-        let one = closed_loop(clients_of(&writers, clients, target), window(bench)).await?;
-        findings.note(unary(rate(clients)), one.per_second);
-        findings.note(unary(p99(clients)), one.p99_ms);
+        let load = clients_of(&writers, clients, target);
+        let one = closed_loop(load, window(bench), cluster.pids()).await?;
+        note(findings, &unary(&rate(clients)), one);
         cluster.settled().await?;
     }
     Ok(())
@@ -124,14 +146,10 @@ async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
 
 async fn single_etcd(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
-    for (clients, connections, _) in CLIENTS {
+    for (clients, connections, ..) in wanted(bench) {
         let found = puts(bench, &mut cluster, clients, connections).await?;
-        for name in [rate(clients), unary(rate(clients))] {
-            findings.note(name, found.per_second);
-        }
-        findings.note(p50(clients), found.p50_ms);
-        for name in [p99(clients), unary(p99(clients))] {
-            findings.note(name, found.p99_ms);
+        for name in [rate(clients), unary(&rate(clients))] {
+            note(findings, &name, found);
         }
     }
     Ok(())
@@ -142,10 +160,11 @@ async fn puts(
     cluster: &mut Cluster,
     clients: usize,
     connections: usize,
-) -> Result<crate::load::Rate> {
+) -> Result<Rate> {
     let leader = cluster.settled().await?;
     let writers = connections_to(cluster, leader, connections, Writer::put).await?;
-    closed_loop(clients_of(&writers, clients, keys), window(bench)).await
+    let load = clients_of(&writers, clients, keys);
+    closed_loop(load, window(bench), cluster.pids()).await
 }
 
 fn keys(client: usize) -> Target {
@@ -224,7 +243,8 @@ async fn batched_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
             Lane::open(&masters, &target(0)).await?,
         )));
     }
-    let found = closed_loop(clients_of(&writers, STREAMS * AHEAD, target), window(bench)).await?;
+    let load = clients_of(&writers, STREAMS * AHEAD, target);
+    let found = closed_loop(load, window(bench), cluster.pids()).await?;
     for cell in [AGAINST_SINGLE, AGAINST_BATCHED] {
         findings.note(cell, found.per_second * BATCH as f64);
     }
@@ -243,7 +263,8 @@ async fn batched_etcd(bench: &Bench, findings: &mut Findings) -> Result<()> {
         other => other,
     };
     let writers = connections_to(&cluster, leader, STREAMS, transaction).await?;
-    let found = closed_loop(clients_of(&writers, STREAMS * AHEAD, keys), window(bench)).await?;
+    let load = clients_of(&writers, STREAMS * AHEAD, keys);
+    let found = closed_loop(load, window(bench), cluster.pids()).await?;
     findings.note(AGAINST_BATCHED, found.per_second * TRANSACTION as f64);
     findings.note(BATCH_P50, found.p50_ms);
     Ok(())

@@ -158,11 +158,11 @@ async fn write(
         measured: bench.extent.measured.max(EVERY),
         pace: Duration::ZERO,
     };
-    let Rate { per_second, .. } = closed_loop(clients(), window).await?;
+    let Rate { per_second, .. } = closed_loop(clients(), window, vec![pid]).await?;
     written.fast.push(per_second);
     let pace = Duration::from_secs(1) * u32::try_from(WRITERS)? / PACED;
     let (began, cpu) = (Instant::now(), process_seconds(pid).unwrap_or_default());
-    let rate = closed_loop(clients(), Window { pace, ..window }).await?;
+    let rate = closed_loop(clients(), Window { pace, ..window }, vec![pid]).await?;
     let took = began.elapsed().as_secs_f64();
     let cpu = process_seconds(pid).unwrap_or_default() - cpu;
     written.cores.push(cpu / took);
