@@ -7,7 +7,7 @@ mod tests;
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_raft::{ProposeError, Status};
+use argosy_raft::{Progress, ProposeError, Status};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::registry::Usage;
@@ -52,12 +52,12 @@ pub(crate) struct Counts {
 }
 
 /// How many entries every other member lacks; all, as long as this leader has not heard it.
-fn lag(status: &Status) -> Vec<(u64, u64)> {
+fn lag(status: &Status, progress: &Progress) -> Vec<(u64, u64)> {
     let members = status.voters.iter().chain(&*status.learners);
     let others = members.filter(|(id, _)| status.is_leader && *id != status.id);
-    let lag = |id| status.lag.get(id).copied();
+    let lag = |id| progress.lag.get(id).copied();
     others
-        .map(|(id, _)| (*id, lag(id).unwrap_or(status.last_log_index)))
+        .map(|(id, _)| (*id, lag(id).unwrap_or(progress.last_log_index)))
         .collect()
 }
 
@@ -74,7 +74,7 @@ impl Counts {
     pub(crate) fn of(
         registry: &Registry,
         leader: Option<&Leader>,
-        status: &Status,
+        (status, progress): (&Status, &Progress),
         links: &Outbox,
     ) -> Self {
         let linked = leader.map_or(0, Leader::linked_frameworks);
@@ -89,11 +89,11 @@ impl Counts {
             term: status.term,
             epoch: registry.epoch().0,
             voters: status.voters.len(),
-            last_index: status.last_log_index,
-            commit_index: status.committed_index,
+            last_index: progress.last_log_index,
+            commit_index: progress.committed_index,
             applied_index: registry.applied(),
-            snapshot_index: status.snapshot_index,
-            lag: lag(status),
+            snapshot_index: progress.snapshot_index,
+            lag: lag(status, progress),
             agents: MODES.map(|(mode, _)| registry.agents_in(mode)),
             frameworks: [linked, registry.frameworks().len().saturating_sub(linked)],
             tasks: registry.tasks().len(),

@@ -592,7 +592,7 @@ impl Replica {
         let counts = Counts::of(
             &self.registry,
             self.leader.as_ref(),
-            &self.status.borrow(),
+            (&self.status.borrow(), &self.node.progress()),
             &self.outbox,
         );
         self.published.counts.send_replace(counts);

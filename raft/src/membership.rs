@@ -26,6 +26,7 @@ use crate::forwarding::forward;
 use crate::liveness::Liveness;
 use crate::network::Caller;
 use crate::node::{Consensus, Group};
+use crate::progress::Progress;
 use crate::settings::Timing;
 use crate::status::Status;
 use crate::types::{Member, TypeConfig};
@@ -252,15 +253,18 @@ impl Changes {
         Ok(())
     }
 
+    fn progress(&self) -> Progress {
+        Progress::of(&self.raft.metrics().borrow_watched())
+    }
+
     async fn catch_up(&self, id: u64) -> Result<(), MembershipError> {
-        let mut status = self.status.clone();
+        let mut changes = self.raft.data_metrics();
         let mut best = None;
         let mut deadline = Instant::now() + STALLED;
         loop {
-            let (leads, lag) = {
-                let status = status.borrow_and_update();
-                (status.is_leader, status.lag.get(&id).copied())
-            };
+            changes.borrow_and_update();
+            let lag = self.progress().lag.get(&id).copied();
+            let leads = self.status.borrow().is_leader;
             if !leads {
                 return Err(MembershipError::Unfinished {
                     reason: "the leader has changed".to_owned(),
@@ -272,7 +276,7 @@ impl Changes {
             if lag.is_some_and(|lag| best.is_none_or(|best| lag < best)) {
                 (best, deadline) = (lag, Instant::now() + STALLED);
             }
-            match tokio::time::timeout_at(deadline, status.changed()).await {
+            match tokio::time::timeout_at(deadline, changes.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_closed)) => return Err(MembershipError::Stopped),
                 Err(_elapsed) => return Err(MembershipError::Lagging { id, lag }),
@@ -332,10 +336,10 @@ impl Changes {
             return Ok(self.caller.id);
         }
         let furthest = || {
-            let status = self.status.borrow();
+            let progress = self.progress();
             let others = voters.iter().filter(|id| **id != self.caller.id);
             others
-                .min_by_key(|id| (status.lag.get(id).copied().unwrap_or(u64::MAX), **id))
+                .min_by_key(|id| (progress.lag.get(id).copied().unwrap_or(u64::MAX), **id))
                 .copied()
         };
         let Some(to) = to.or_else(furthest).filter(|to| voters.contains(to)) else {

@@ -20,6 +20,7 @@ use crate::liveness::Liveness;
 use crate::machine::Machine;
 use crate::membership::{Change, Changes};
 use crate::network::Caller;
+use crate::progress::Progress;
 use crate::proposer::{Proposal, Queue};
 use crate::reader::Reads;
 use crate::record::VoteRecord;
@@ -288,6 +289,11 @@ impl Node {
         self.inner.parts.status.clone()
     }
 
+    /// How far this node is, now.
+    pub fn progress(&self) -> Progress {
+        Progress::of(&self.inner.parts.raft.metrics().borrow_watched())
+    }
+
     /// How long ago a message was sent that a quorum has answered as followers of this leader; `None` while it does not lead,
     /// or when a voter has answered with a newer term. The answers wait for no disk. Beyond the election maximum another
     /// master may lead.
@@ -389,13 +395,14 @@ impl Node {
     pub fn members(&self) -> Vec<ListedMember> {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let progress = Progress::of(&metrics);
         let status = self.inner.parts.status.borrow();
         let leader = status.leader.as_ref().map(|(id, _)| *id);
         let list = |(id, member): &(u64, Member), is_voter| {
             let lag = if status.is_leader && *id == status.id {
                 Some(0)
             } else {
-                status.lag.get(id).copied()
+                progress.lag.get(id).copied()
             };
             ListedMember {
                 id: *id,

@@ -1,4 +1,4 @@
-//! What a node knows about itself and its group, as a watch that costs nothing to read.
+//! What a node knows about itself and its group, as a watch that changes rarely. Figures of each entry are in `progress`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use argosy_proto::clock::WallClock;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -36,16 +37,6 @@ pub struct Status {
     pub voters: Arc<[(u64, Member)]>,
     /// The members without a vote.
     pub learners: Arc<[(u64, Member)]>,
-    /// The index of the last entry in the log, committed or not.
-    pub last_log_index: u64,
-    /// The index of the last entry that this node knows to be committed.
-    pub committed_index: u64,
-    /// The index of the last entry that the owner of the registry has applied.
-    pub applied_index: u64,
-    /// The index of the last entry up to which the log may be cut, since it is applied and synced; 0 before the first time.
-    pub snapshot_index: u64,
-    /// While leading: how many entries each other member lacks, as last heard; without those not heard in this term.
-    pub lag: BTreeMap<u64, u64>,
     /// When the last change of leader went through which phase, as far as this node saw it.
     pub phases: Phases,
     /// Consensus has ended for this reason, and the process must end too: its log can no longer be trusted to be written.
@@ -122,25 +113,18 @@ pub(crate) struct Reporter {
 impl Reporter {
     /// Reports until the node stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut metrics = self.raft.metrics();
+        // openraft's other metrics change with every entry.
+        let mut metrics = self.raft.server_metrics();
         let mut phases = self.phases.subscribe();
         let mut voice = self.hearing.watch();
         let mut votes = self.votes.clone();
         let mut shown: Option<Arc<StoredMembership>> = None;
         loop {
-            let failure = {
+            let waits = {
                 let metrics = metrics.borrow_and_update();
                 self.report(&metrics, &mut shown);
-                metrics
-                    .running_state
-                    .as_ref()
-                    .err()
-                    .map(ToString::to_string)
+                self.waits_for_first_commit(&metrics)
             };
-            if let Some(reason) = failure {
-                self.fail(reason, stop.is_cancelled());
-                return;
-            }
             tokio::select! {
                 () = stop.cancelled() => {
                     self.step_down();
@@ -154,12 +138,65 @@ impl Reporter {
                 // The sender is here: it is never closed.
                 _ = voice.changed() => {}
                 Ok(()) = votes.changed() => {}
+                () = self.first_commit(waits) => {}
                 changed = metrics.changed() => if changed.is_err() {
-                    self.fail("openraft has ended".to_owned(), stop.is_cancelled());
+                    self.fail(self.reason(), stop.is_cancelled());
                     return;
                 },
             }
         }
+    }
+
+    /// Why consensus has ended.
+    fn reason(&self) -> String {
+        let metrics = self.raft.metrics();
+        let ended = metrics.borrow_watched().running_state.clone();
+        ended.err().map_or_else(
+            || "openraft has ended".to_owned(),
+            |error| error.to_string(),
+        )
+    }
+
+    /// The term that this node leads, as long as no entry of it is applied.
+    fn waits_for_first_commit(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
+        let phases = *self.phases.borrow();
+        let term = metrics.vote.leader_id.term;
+        let leads = metrics.state == ServerState::Leader && phases.elected_term == term;
+        (leads && phases.first_commit_us == 0).then_some(term)
+    }
+
+    /// Notes when the first entry of this term is applied.
+    async fn first_commit(&self, term: Option<u64>) {
+        let Some(term) = term else {
+            return std::future::pending().await;
+        };
+        let mut metrics = self.raft.data_metrics();
+        loop {
+            let applied = {
+                let metrics = metrics.borrow_and_update();
+                metrics.last_applied.as_ref().map(|id| id.leader_id.term)
+            };
+            if applied == Some(term) {
+                break;
+            }
+            if metrics.changed().await.is_err() {
+                // Consensus has ended: the other metrics say so.
+                return std::future::pending().await;
+            }
+        }
+        let now = self.wall.now_us();
+        self.phases.send_if_modified(|phases| {
+            let first = phases.elected_term == term && phases.first_commit_us == 0;
+            if first {
+                phases.first_commit_us = now;
+                info!(
+                    term,
+                    at_us = now,
+                    "the first entry of the term is committed"
+                );
+            }
+            first
+        });
     }
 
     fn fail(&self, reason: String, stopping: bool) {
@@ -196,7 +233,7 @@ impl Reporter {
 
     /// Who leads according to openraft, if it is this node or was heard of late: without an election openraft remembers a
     /// leader for ever.
-    fn audible(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
+    fn audible(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
         let leader = metrics.current_leader?;
         let heard = self
             .hearing
@@ -205,12 +242,19 @@ impl Reporter {
         (leader == metrics.id || heard).then_some(leader)
     }
 
-    fn report(&self, metrics: &RaftMetrics<TypeConfig>, shown: &mut Option<Arc<StoredMembership>>) {
+    fn report(
+        &self,
+        metrics: &RaftServerMetrics<TypeConfig>,
+        shown: &mut Option<Arc<StoredMembership>>,
+    ) {
         let is_leader = metrics.state == ServerState::Leader;
-        let term = metrics.current_term;
+        // A candidate has saved its vote before it is elected: this is the term that it leads.
+        let term = metrics.vote.leader_id.term;
         self.leading_term
             .store(if is_leader { term } else { 0 }, Ordering::Relaxed);
-        self.report_phases(metrics, is_leader);
+        if is_leader {
+            self.note_election(term);
+        }
         let leader = self.audible(metrics);
         let saved = self.votes.borrow().map(|vote| vote.leader_id.term);
         // Either may be ahead: openraft's before it is saved, what is saved before its metrics tell.
@@ -220,26 +264,9 @@ impl Reporter {
             .as_ref()
             .is_some_and(|shown| Arc::ptr_eq(shown, membership));
         self.status.send_if_modified(|status| {
-            let mut modified = false;
-            let mut set = |place: &mut u64, value: Option<u64>| {
-                let value = value.unwrap_or(0);
-                modified |= *place != value;
-                *place = value;
-            };
-            set(&mut status.term, told);
-            set(&mut status.last_log_index, metrics.last_log_index);
-            set(
-                &mut status.committed_index,
-                metrics.local_committed.as_ref().map(|id| id.index),
-            );
-            set(
-                &mut status.applied_index,
-                metrics.last_applied.as_ref().map(|id| id.index),
-            );
-            set(
-                &mut status.snapshot_index,
-                metrics.snapshot.as_ref().map(|id| id.index),
-            );
+            let told = told.unwrap_or(0);
+            let mut modified = status.term != told;
+            status.term = told;
             modified |= status.is_leader != is_leader;
             status.is_leader = is_leader;
             if regrouped {
@@ -254,22 +281,14 @@ impl Reporter {
                 }
                 modified = true;
             }
-            modified | report_lag(status, metrics)
+            modified
         });
         if regrouped {
             *shown = Some(membership.clone());
         }
     }
 
-    fn report_phases(&self, metrics: &RaftMetrics<TypeConfig>, is_leader: bool) {
-        if !is_leader {
-            return;
-        }
-        let term = metrics.current_term;
-        let committed = metrics
-            .last_applied
-            .as_ref()
-            .is_some_and(|id| id.leader_id.term == term);
+    fn note_election(&self, term: u64) {
         let now = self.wall.now_us();
         self.phases.send_if_modified(|phases| {
             let elected = phases.elected_term != term;
@@ -287,16 +306,7 @@ impl Reporter {
                     "this master was elected"
                 );
             }
-            let first = committed && phases.first_commit_us == 0;
-            if first {
-                phases.first_commit_us = now;
-                info!(
-                    term,
-                    at_us = now,
-                    "the first entry of the term is committed"
-                );
-            }
-            elected || first
+            elected
         });
     }
 }
@@ -315,21 +325,6 @@ fn members(membership: &StoredMembership) -> (Members, Members) {
         .filter(|(id, _)| !voters.contains_key(id));
     let learners = learners.map(|(id, member)| (*id, member.clone())).collect();
     (voters.into_iter().collect(), learners)
-}
-
-fn report_lag(status: &mut Status, metrics: &RaftMetrics<TypeConfig>) -> bool {
-    let Some(replication) = &metrics.replication else {
-        let had = !status.lag.is_empty();
-        status.lag.clear();
-        return had;
-    };
-    let last = metrics.last_log_index.unwrap_or(0);
-    let others = replication.iter().filter(|(id, _)| **id != metrics.id);
-    // Who has not answered yet may lack everything, or not be there at all.
-    let heard = others.filter_map(|(id, matched)| Some((*id, matched.as_ref()?.index)));
-    let lag = heard.map(|(id, index)| (id, last.saturating_sub(index)));
-    let lag = lag.collect();
-    std::mem::replace(&mut status.lag, lag) != status.lag
 }
 
 /// How long ago a message was sent that a quorum has answered as followers of this leader: an append, a heartbeat, or an

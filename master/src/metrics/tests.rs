@@ -14,7 +14,12 @@ use super::*;
 /// What `/metrics` shows of the registry: by name without `argosy_registry_`, and by kind.
 fn shown(registry: &Registry) -> BTreeMap<(String, String), u64> {
     let recorder = PrometheusBuilder::new().build_recorder();
-    let counts = Counts::of(registry, None, &Status::default(), &Outbox::default());
+    let counts = Counts::of(
+        registry,
+        None,
+        (&Status::default(), &Progress::default()),
+        &Outbox::default(),
+    );
     metrics::with_local_recorder(&recorder, || counts.show());
     let text = recorder.handle().render();
     let lines = text.lines().filter_map(|line| {

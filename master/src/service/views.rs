@@ -116,7 +116,7 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
         frameworks: count(registry.frameworks().len()),
         tasks_live: count(registry.live_tasks()),
         applied_index: registry.applied(),
-        committed_index: status.committed_index,
+        committed_index: node.progress().committed_index,
         cluster_time_ms: registry.time().0,
         total: convert::resources(registry.total()),
         used: convert::resources(&used),

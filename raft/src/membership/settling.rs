@@ -106,7 +106,7 @@ mod tests {
             Node::start_in_memory(config, &memory, surroundings, owner, stop.clone()).await;
         let node = started.unwrap();
         let mut status = node.status();
-        let leads = status.wait_for(|status| status.is_leader && status.applied_index > 0);
+        let leads = status.wait_for(|status| status.phases.first_commit_us > 0);
         tokio::time::timeout(PATIENCE, leads)
             .await
             .expect("it leads")

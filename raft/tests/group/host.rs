@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argosy_raft::{
-    Committed, MemoryStore, Node, NodeConfig, OwnerRequest, Proposal, ProposeError, RecordWrite,
-    SnapshotPolicy, StartError, Status, Surroundings, Timing,
+    Committed, MemoryStore, Node, NodeConfig, OwnerRequest, Progress, Proposal, ProposeError,
+    RecordWrite, SnapshotPolicy, StartError, Status, Surroundings, Timing,
 };
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -274,6 +274,20 @@ impl Host {
                 self.plan.address,
                 self.status()
             ),
+        }
+    }
+
+    /// Waits until the node is as far as described. Its figures are polled: nothing wakes for them.
+    pub(crate) async fn until_progress(&self, what: &str, condition: impl Fn(&Progress) -> bool) {
+        let end = tokio::time::Instant::now() + DEADLINE;
+        while !condition(&self.node.progress()) {
+            let progress = self.node.progress();
+            let address = &self.plan.address;
+            assert!(
+                tokio::time::Instant::now() < end,
+                "{address}: {what} did not come: {progress:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

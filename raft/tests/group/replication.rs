@@ -26,16 +26,46 @@ async fn three_masters_commit_the_same_commands_in_the_same_order() {
         "500 commands took {} entries",
         registry.index
     );
-    let status = hosts[lead]
-        .until("everything applied", |status| {
-            status.applied_index == registry.index
+    hosts[lead]
+        .until_progress("everything applied", |progress| {
+            progress.applied_index == registry.index
         })
         .await;
-    assert_eq!(status.voters.len(), 3);
+    assert_eq!(hosts[lead].status().voters.len(), 3);
     assert!(hosts[lead].node.quorum_acked_ago().unwrap() < Duration::from_secs(5));
     let follower = &hosts[(lead + 1) % 3];
     assert_eq!(follower.propose("x"), Err(ProposeError::NotLeader));
     assert_eq!(follower.node.quorum_acked_ago(), None);
+}
+
+/// Whatever watches the status has nothing to do with a commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_changes_no_status() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("first").await;
+    equal(&hosts).await;
+    hosts[lead]
+        .until("the first commit", |status| {
+            status.phases.first_commit_us > 0
+        })
+        .await;
+    let mut watched: Vec<_> = hosts.iter().map(|host| host.node.status()).collect();
+    let before: Vec<_> = watched
+        .iter_mut()
+        .map(|one| one.borrow_and_update().clone())
+        .collect();
+    let applied = hosts[lead].node.progress().applied_index;
+    for number in 0..50 {
+        hosts[lead].commit(&number.to_string()).await;
+    }
+    equal(&hosts).await;
+    for (one, before) in watched.iter().zip(before) {
+        // A busy machine may have had an election.
+        let same_term = one.borrow().term == before.term;
+        assert!(!(same_term && one.has_changed().unwrap()), "{before:?}");
+    }
+    assert!(hosts[lead].node.progress().applied_index > applied);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +120,7 @@ async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
         hosts[lead].commit(&format!("command-{number}")).await;
     }
     hosts[lead]
-        .until("a snapshot", |status| status.snapshot_index > 100)
+        .until_progress("a snapshot", |progress| progress.snapshot_index > 100)
         .await;
 
     let back = Starting::begin(away).finish().await.unwrap();
@@ -100,7 +130,7 @@ async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
         back.registry().loads >= 2,
         "it was loaded once at start, and once by the snapshot"
     );
-    back.until("the snapshot", |status| status.snapshot_index > 100)
+    back.until_progress("the snapshot", |progress| progress.snapshot_index > 100)
         .await;
     hosts.push(back);
     assert_eq!(equal(&hosts).await.count(), 201);
@@ -140,7 +170,9 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
         .until_registry("all commands", |registry| registry.count() == 24)
         .await;
     hosts[lead]
-        .until("a snapshot by bytes", |status| status.snapshot_index > 0)
+        .until_progress("a snapshot by bytes", |progress| {
+            progress.snapshot_index > 0
+        })
         .await;
     hosts.push(Starting::begin(away).finish().await.unwrap());
     hosts[2]

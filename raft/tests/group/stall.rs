@@ -76,7 +76,7 @@ async fn masters_that_cut_their_logs_write_no_images() {
         hosts[lead].commit(&format!("command-{number}")).await;
     }
     for host in &hosts {
-        host.until("a log that is cut", |status| status.snapshot_index > 60)
+        host.until_progress("a log that is cut", |progress| progress.snapshot_index > 60)
             .await;
     }
     let written = |host: &Host| host.plan.memory.image_bytes();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use argosy_raft::{Node, NodeConfig, Proposal, SnapshotPolicy, Status, Surroundings, Timing};
+use argosy_raft::{Node, NodeConfig, Progress, Proposal, SnapshotPolicy, Surroundings, Timing};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +85,7 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
         if let Some(failure) = status.failure {
             return Err(format!("{}: {failure}", name(place)).into());
         }
-        told.tell(group, place, &status);
+        told.tell(group, place, status.term, &started.progress());
         group.seen(place, |seen| {
             seen.is_leader = status.is_leader;
             seen.term = seen.term.max(status.term);
@@ -96,7 +96,7 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
             let fact = RaftFact::Led {
                 node: node(place),
                 term,
-                last_index: status.last_log_index,
+                last_index: started.progress().last_log_index,
             };
             group.notes.recorder.observe(&*name(place), fact);
         }
@@ -127,19 +127,18 @@ struct Told {
 
 impl Told {
     /// The first word of a life is what its disk held; then every term, and commits now and then.
-    fn tell(&mut self, group: &Group, place: usize, status: &Status) {
-        let Status { term, .. } = *status;
+    fn tell(&mut self, group: &Group, place: usize, term: u64, progress: &Progress) {
         if term == 0 {
             // Nothing has been read yet, or nothing was ever there.
             return;
         }
-        let committed = status.committed_index;
-        let applied = status.applied_index;
+        let committed = progress.committed_index;
+        let applied = progress.applied_index;
         let fact = match self.term {
             0 => RaftFact::Started {
                 node: node(place),
                 term,
-                last_index: status.last_log_index,
+                last_index: progress.last_log_index,
                 committed,
             },
             told if told != term || committed >= self.committed + COMMITS => RaftFact::Progress {
