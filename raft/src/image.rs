@@ -60,7 +60,8 @@ async fn written(parts: &Parts, least: Option<LogId>) -> io::Result<Image> {
     {
         return Ok(image);
     }
-    // What is applied is queued before it is announced: the view below holds it.
+    // What is applied is kept before it is announced: the view below holds it.
+    parts.unwritten.flush().await?;
     parts.writer.drain().await?;
     let pinned = Arc::clone(&parts.disk).pin().await?;
     let shelf = parts.shelf.clone();

@@ -3,8 +3,8 @@
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
 //! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`,
 //! `shipping`), how it keeps and loses a
-//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `snapshot`,
-//! `image`).
+//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `unwritten`,
+//! `snapshot`, `image`).
 
 mod campaign;
 mod codec;
@@ -47,6 +47,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unwritten;
 mod wire;
 mod writer;
 

@@ -24,6 +24,7 @@ use crate::entry::{self, EntryError, Link};
 use crate::fatal::{Fatal, FatalError};
 use crate::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::unwritten::Unwritten;
 use crate::writer::Writer;
 
 use tail::{Budget, Tail};
@@ -44,6 +45,7 @@ pub(crate) struct LogStore(Arc<Inner>);
 struct Inner {
     disk: Arc<dyn Disk>,
     writer: Writer,
+    unwritten: Unwritten,
     fatal: Fatal,
     /// Apart, because writes that wait know of it: they must not keep the writer itself alive.
     state: Arc<Mutex<State>>,
@@ -86,13 +88,14 @@ impl LogStore {
     /// Reads the log from front to end and checks every entry of it.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
-        writer: Writer,
+        unwritten: Unwritten,
         fatal: Fatal,
     ) -> Result<Self, LogError> {
         let state = verify::read(disk.as_ref())?;
         Ok(Self(Arc::new(Inner {
             disk,
-            writer,
+            writer: unwritten.writer().clone(),
+            unwritten,
             fatal,
             state: Arc::new(Mutex::new(state)),
         })))
@@ -447,6 +450,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             (state.first, state.last, state.base)
         };
         let held = last.is_some_and(|last| purged.index <= last.index);
+        // A snapshot has done this for all that it covers. A log that is cut further than the registry is applied is beyond
+        // repair, so this does not rely on it.
+        self.0.unwritten.flush().await?;
         self.0.writer.drain().await?;
         let base = match held {
             true if purged.index < first => base,

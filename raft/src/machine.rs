@@ -1,17 +1,16 @@
-//! The registry as openraft drives it: committed entries go to its owner, the records that it changed go to the disk.
+//! The registry as openraft drives it: committed entries go to its owner, the records that it changed go to the disk by `unwritten`.
 //!
 //! Knows nothing of what a record means. Entries that are not committed never reach the owner.
 
 use std::io;
 use std::sync::Arc;
 
-use argosy_state::bugs::{self, Bug};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::disk::{self, Changes, Disk, Durability, Family, Read};
+use crate::disk::{self, Disk, Family, Read};
 use crate::fatal::Fatal;
 use crate::image::{self, Source};
 use crate::install;
@@ -19,9 +18,9 @@ use crate::record::{self, SnapshotMetaRecord};
 use crate::shelf::{Image, Shelf};
 use crate::snapshot::ImageError;
 use crate::types::{
-    Committed, Entry, LogId, OwnerRequest, Payload, RecordWrite, SnapshotMeta, StoredMembership,
-    TypeConfig,
+    Committed, Entry, LogId, OwnerRequest, Payload, SnapshotMeta, StoredMembership, TypeConfig,
 };
+use crate::unwritten::{Reached, Unwritten};
 use crate::writer::Writer;
 
 /// Commands, and bytes of commands, that one request to the owner carries, and one entry: its turn must stay short, and one
@@ -35,14 +34,12 @@ pub const TURN_WORK: u32 = 4_096;
 
 pub(crate) const APPLIED: &[u8] = b"applied";
 
-/// A batch of more records is written in two parts by a defect that was planted.
-const LONG_BATCH: usize = 4;
-
 /// The parts of the store that the machine works on.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) writer: Writer,
+    pub(crate) unwritten: Unwritten,
     pub(crate) shelf: Shelf,
     pub(crate) fatal: Fatal,
     /// One image is written at a time.
@@ -54,7 +51,6 @@ pub(crate) struct Machine {
     /// The log holds at least so many applied entries.
     kept_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
-    applied: SnapshotMeta,
 }
 
 impl Machine {
@@ -75,11 +71,11 @@ impl Machine {
             Ok((applied, records))
         };
         let (applied, records) = disk::run(parts.disk.may_block(), read).await?;
+        parts.unwritten.reset(applied);
         let machine = Machine {
             parts,
             kept_entries,
             owner,
-            applied,
         };
         machine.load(records).await?;
         Ok(machine)
@@ -87,7 +83,7 @@ impl Machine {
 
     async fn load(&self, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), OwnerGone> {
         let (done, answer) = oneshot::channel();
-        let last_index = self.applied.last_log_id.map_or(0, |id| id.index);
+        let last_index = self.parts.unwritten.last().map_or(0, |id| id.index);
         let request = OwnerRequest::Load {
             last_index,
             records,
@@ -98,12 +94,12 @@ impl Machine {
     }
 
     fn snapshot_of_registry(&self) -> Snapshot {
-        let meta = image::described(self.applied.clone());
+        let meta = image::described(self.parts.unwritten.applied());
         let snapshot = Source::Registry(self.parts.clone(), meta.last_log_id);
         Snapshot { meta, snapshot }
     }
 
-    /// One turn of the owner, and the one batch that keeps it: changed records and how far they go.
+    /// One turn of the owner.
     async fn perform(&mut self, turn: Turn) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         let request = OwnerRequest::Apply {
@@ -112,29 +108,11 @@ impl Machine {
         };
         self.owner.send(request).await.map_err(|_| OwnerGone)?;
         let records = answer.await.map_err(|_| OwnerGone)?;
-        self.applied.last_log_id = turn.last;
-        if let Some(membership) = turn.membership {
-            self.applied.last_membership = membership;
-        }
-        if records.len() > LONG_BATCH && bugs::is_on(Bug::AppliedBeforeRecords) {
-            let mut first = Changes::default();
-            first.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
-            self.parts.writer.write(first, Durability::Buffered).await?;
-        }
-        let mut changes = Changes::default();
-        for RecordWrite { key, value } in records {
-            debug_assert!(
-                key.first() < Some(&0xff),
-                "keys begin with the kind of a record"
-            );
-            match value {
-                Some(value) => changes.put_shared(Family::Registry, key, value),
-                None => changes.delete(Family::Registry, key),
-            }
-        }
-        changes.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
-        // Not waited for: what a crash loses is applied again from the log, which is synced.
-        self.parts.writer.queue(changes).await?;
+        let reached = Reached {
+            last: turn.last,
+            members: turn.membership,
+        };
+        self.parts.unwritten.add(records, reached).await?;
         for responder in turn.responders {
             responder.send(());
         }
@@ -199,7 +177,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let SnapshotMeta {
             last_log_id,
             last_membership,
-        } = self.applied.clone();
+        } = self.parts.unwritten.applied();
         Ok((last_log_id, last_membership))
     }
 
@@ -224,17 +202,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
     /// Up to here the log may go once this is synced, and with it all that is applied: the registry in the store is the state
     /// on disk. Queued here, before anything more is applied, and waited for by the builder.
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let mut changes = Changes::default();
-        changes.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
         let (done, synced) = oneshot::channel();
         let written = move |result| {
             // The builder may have gone with the node.
             let _ = done.send(result);
         };
-        let writer = &self.parts.writer;
-        let queued = writer
-            .write_then(changes, Durability::Synced, written)
-            .await;
+        let queued = self.parts.unwritten.sync(Box::new(written)).await;
         Builder {
             snapshot: self.snapshot_of_registry(),
             synced: Some(queued.map(|()| synced)),
@@ -251,8 +224,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let text = format!("the snapshot is of {} and not of {meta}", image.meta());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        // Queued before the install begins, or it would be written over what is installed.
+        self.parts.unwritten.flush().await?;
         let records = install::install(&self.parts, image).await?;
-        self.applied = meta.clone();
+        self.parts.unwritten.reset(meta.clone());
         self.load(records).await?;
         Ok(())
     }
@@ -260,7 +235,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     /// For a follower that lacks entries which the log no longer holds. Reads and writes nothing: the image is written when
     /// it is sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let Some(applied) = self.applied.last_log_id else {
+        let Some(applied) = self.parts.unwritten.last() else {
             return Ok(None);
         };
         // In the older half of what the log keeps it is too old: the log may lose what follows it while it is being sent.

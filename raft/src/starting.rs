@@ -251,7 +251,7 @@ impl Starting {
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
         let reader = Reader::new(group.clone());
-        let tasks: [BoxFuture<'static, ()>; 8] = [
+        let tasks: [BoxFuture<'static, ()>; 9] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(reader.run(requests, stop.clone())),
@@ -259,6 +259,7 @@ impl Starting {
             Box::pin(prober.run(stop.clone())),
             Box::pin(changes.clone().settle_always(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
+            Box::pin(store.unwritten().run(stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         for task in tasks {

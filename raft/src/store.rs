@@ -20,6 +20,7 @@ use crate::machine::{Machine, MachineError, Parts};
 use crate::record::{self, Identity, RecordError};
 use crate::shelf::{ImageWriter, Shelf};
 use crate::types::OwnerRequest;
+use crate::unwritten::Unwritten;
 use crate::writer::Writer;
 
 pub(crate) const IDENTITY: &[u8] = b"identity";
@@ -53,13 +54,15 @@ impl Store {
         install::finish_interrupted(disk.as_ref(), &shelf).map_err(|error| refuse(error.into()))?;
         let writer = Writer::start(Arc::clone(&disk), Arc::clone(&fatal));
         let writer = writer.map_err(OpenError::io("start a writer for", &path))?;
-        let log = LogStore::open(Arc::clone(&disk), writer.clone(), Arc::clone(&fatal));
+        let unwritten = Unwritten::new(writer.clone());
+        let log = LogStore::open(Arc::clone(&disk), unwritten.clone(), Arc::clone(&fatal));
         let log = log.map_err(|error| refuse(error.into()))?;
         keep_high_water(disk.as_ref(), &log, &fatal).map_err(refuse)?;
         // A lagging master that was sent an older one could not go on from there: the next one is built at once.
         shelf.forget_before(log.purged());
         let parts = Parts {
             disk,
+            unwritten,
             writer,
             shelf,
             fatal,
@@ -114,8 +117,15 @@ impl Store {
         self.parts.shelf.receive()
     }
 
-    /// Writes what is queued and ends the writer. The directory is free when the log and machine handles are gone too.
+    /// What is applied and not written yet.
+    pub(crate) fn unwritten(&self) -> Unwritten {
+        self.parts.unwritten.clone()
+    }
+
+    /// Writes what is applied or queued and ends the writer. The directory is free when the log and machine handles are gone too.
     pub(crate) async fn close(&self) {
+        // A store that cannot be written any more has reported why.
+        let _ = self.parts.unwritten.flush().await;
         self.parts.writer.close().await;
     }
 }

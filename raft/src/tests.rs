@@ -11,3 +11,4 @@ mod images;
 mod process;
 mod reads;
 mod suite;
+mod unwritten;

@@ -20,7 +20,7 @@ const QUEUE: usize = 64;
 const MERGED: usize = 32;
 
 /// What is done when a write is done, at the writer's place: it must neither wait nor panic.
-type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 #[derive(Clone)]
 pub(crate) struct Writer(Arc<Inner>);
@@ -53,6 +53,21 @@ struct Hand {
     broken: Option<io::ErrorKind>,
 }
 
+/// A place in the queue.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Job>);
+
+impl Place<'_> {
+    /// Queues the changes; `done` is called when they, and all before them, are written as asked. Without `done` and unsynced: for
+    /// what a restart can do again, which needs order, not durability.
+    pub(crate) fn queue(self, changes: Changes, durability: Durability, done: Option<Done>) {
+        self.0.send(Job::Write {
+            changes,
+            durability,
+            done,
+        });
+    }
+}
+
 impl Writer {
     /// Starts a thread if the disk may block, else a task of the runtime around it.
     pub(crate) fn start(disk: Arc<dyn Disk>, fatal: Fatal) -> io::Result<Writer> {
@@ -75,20 +90,15 @@ impl Writer {
         })))
     }
 
-    /// Returns when the changes are queued; `done` is called when they, and all before them, are written as asked. Without `done`
-    /// and unsynced: for what a restart can do again, which needs order, not durability.
+    /// Returns when the changes are queued; `done` is called when they, and all before them, are written as asked.
     async fn submit(
         &self,
         changes: Changes,
         durability: Durability,
         done: Option<Done>,
     ) -> io::Result<()> {
-        let job = Job::Write {
-            changes,
-            durability,
-            done,
-        };
-        self.0.jobs.send(job).await.map_err(|_| ended())
+        self.place().await?.queue(changes, durability, done);
+        Ok(())
     }
 
     /// Returns when the changes, and all before them, are written as asked.
@@ -114,9 +124,9 @@ impl Writer {
         self.submit(changes, durability, Some(done)).await
     }
 
-    /// Returns when the changes are queued. For what a restart can do again: it needs order, not durability.
-    pub(crate) async fn queue(&self, changes: Changes) -> io::Result<()> {
-        self.submit(changes, Durability::Buffered, None).await
+    /// A place in the queue, once there is one.
+    pub(crate) async fn place(&self) -> io::Result<Place<'_>> {
+        Ok(Place(self.0.jobs.reserve().await.map_err(|_| ended())?))
     }
 
     /// Returns when all that was queued before is written.

@@ -158,6 +158,7 @@ async fn deleted_records_stay_deleted() {
             .commit(vec![entry(3, &["00001=", "00002=new"])])
             .await;
         let expected = opened.owner.records();
+        opened.store.unwritten().flush().await.unwrap();
         // Synced, so that memory keeps what was applied.
         opened.append(entries(4..5)).await;
         let ground = kill(opened, ground).await;

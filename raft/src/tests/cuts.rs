@@ -146,6 +146,7 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
             let (fatal, _words) = observed();
             let mut opened = try_open(&place, fatal).await.unwrap();
             opened.commit(entries(0..10)).await;
+            opened.store.unwritten().flush().await.unwrap();
             opened.append(entries(10..11)).await;
             assert_eq!(disk.unsynced(), 0);
             disk.break_after(cut);

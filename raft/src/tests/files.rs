@@ -95,9 +95,11 @@ fn long_entries(range: std::ops::Range<u64>) -> Vec<Entry> {
     range.map(one).collect()
 }
 
+/// What each entry changes is a write.
 async fn commit_each(opened: &mut Opened, range: std::ops::Range<u64>) {
     for entry in long_entries(range) {
         opened.commit(vec![entry]).await;
+        opened.store.unwritten().flush().await.unwrap();
     }
 }
 
@@ -352,6 +354,7 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
     let synced = fs::read(&log).unwrap();
     for entry in long_entries(20..50) {
         opened.apply(vec![entry]).await;
+        opened.store.unwritten().flush().await.unwrap();
     }
     // The writer takes them from a queue.
     let deadline = Instant::now() + Duration::from_secs(20);
