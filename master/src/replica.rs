@@ -212,7 +212,10 @@ impl Replica {
             if self.turns.has_time_for_offers() {
                 self.offer();
             }
-            self.turns.end();
+            if self.turns.end() {
+                // Consensus has this thread as well.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
