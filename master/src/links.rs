@@ -36,6 +36,10 @@ const BACKLOG_BYTES: usize = 1 << 20;
 /// comes back with a higher floor.
 pub(crate) const LINK_BYTES: usize = 64 << 20;
 
+/// A message in a link, and its length in bytes. Boxed: a channel keeps some 30 to 100 places once messages have passed
+/// through it, and a place inside of it would be as large as the largest kind of message.
+type Queued<T> = Box<(usize, T)>;
+
 /// A stream to a peer: the owner's end, and the connection's.
 pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
     // Full, the peer is not draining: the link is closed.
@@ -54,7 +58,7 @@ pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
 /// The owner's end of a stream to a peer.
 #[derive(Debug)]
 pub(crate) struct LinkSender<T> {
-    sender: mpsc::Sender<(usize, T)>,
+    sender: mpsc::Sender<Queued<T>>,
     /// Bytes sent and not read.
     backlog: Arc<AtomicUsize>,
 }
@@ -80,7 +84,7 @@ impl<T: prost::Message> LinkSender<T> {
         }
         // Before the reader can take them off.
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
-        let queued = self.sender.try_send((bytes, message));
+        let queued = self.sender.try_send(Box::new((bytes, message)));
         queued.map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NotSent::Full,
             mpsc::error::TrySendError::Closed(_) => NotSent::Gone,
@@ -108,7 +112,7 @@ impl<T: prost::Message> LinkSender<T> {
 /// See [`LinkSender::weak`].
 #[derive(Debug)]
 pub(crate) struct WeakLinkSender<T> {
-    sender: mpsc::WeakSender<(usize, T)>,
+    sender: mpsc::WeakSender<Queued<T>>,
     backlog: Arc<AtomicUsize>,
 }
 
@@ -125,7 +129,7 @@ impl<T> WeakLinkSender<T> {
 /// The connection's end of a stream to a peer.
 #[derive(Debug)]
 pub(crate) struct LinkStream<T> {
-    receiver: mpsc::Receiver<(usize, T)>,
+    receiver: mpsc::Receiver<Queued<T>>,
     backlog: Arc<AtomicUsize>,
 }
 
@@ -134,7 +138,8 @@ impl<T> Stream for LinkStream<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         let next = std::task::ready!(self.receiver.poll_recv(context));
-        Poll::Ready(next.map(|(bytes, message)| {
+        Poll::Ready(next.map(|queued| {
+            let (bytes, message) = *queued;
             self.backlog.fetch_sub(bytes, Ordering::Relaxed);
             message
         }))
@@ -289,6 +294,18 @@ mod tests {
         for _ in 0..count {
             events.next().now_or_never().flatten().unwrap();
         }
+    }
+
+    /// What an idle link keeps is some places, and not some messages: 10,000 agents are 10,000 links.
+    #[test]
+    fn a_place_in_a_link_is_a_pointer() {
+        fn place<T>(_sender: &mpsc::Sender<T>) -> usize {
+            size_of::<T>()
+        }
+        let (agent, _stream) = link::<v1::ToAgent>();
+        let (framework, _stream) = link::<v1::Event>();
+        assert_eq!(place(&agent.sender), size_of::<usize>());
+        assert_eq!(place(&framework.sender), size_of::<usize>());
     }
 
     #[test]
