@@ -129,6 +129,7 @@ fn masters(master: &Master) -> Ended {
         Master::Join(arguments) => asking()?.block_on(verbs::masters::join(arguments)),
         Master::Remove(arguments) => asking()?.block_on(verbs::masters::remove(arguments)),
         Master::Transfer(arguments) => asking()?.block_on(verbs::masters::transfer(arguments)),
+        Master::RaiseLevel(arguments) => asking()?.block_on(verbs::masters::raise_level(arguments)),
         Master::Rejoin(arguments) => rejoin::rejoin(arguments),
     }
 }
@@ -207,6 +208,7 @@ fn wants_json(verb: &Verb) -> bool {
             Master::Join(arguments) => Some(arguments.show),
             Master::Remove(arguments) => Some(arguments.show),
             Master::Transfer(arguments) => Some(arguments.show),
+            Master::RaiseLevel(arguments) => Some(arguments.show),
             Master::Rejoin(arguments) => Some(arguments.show),
         },
         Verb::Agent(agent) => match &**agent {

@@ -357,15 +357,19 @@ impl Operator {
             .map_err(change_failure)
     }
 
+    pub(crate) async fn raise_level(&self, level: u32) -> Result<v1::RaiseLevelReply, Failure> {
+        let request = v1::RaiseLevelRequest { level };
+        let reply = self.client.raise_level(request).await;
+        reply.map_err(change_failure)
+    }
+
     pub(crate) async fn transfer_leader(
         &self,
         node_id: String,
     ) -> Result<v1::MembershipReply, Failure> {
         let request = v1::TransferLeaderRequest { node_id };
-        self.client
-            .transfer_leader(request)
-            .await
-            .map_err(change_failure)
+        let reply = self.client.transfer_leader(request).await;
+        reply.map_err(change_failure)
     }
 }
 

@@ -115,6 +115,8 @@ impl OperatorClient {
         remove_master(v1::RemoveMasterRequest) -> v1::MembershipReply;
         /// Hands leadership to another master.
         transfer_leader(v1::TransferLeaderRequest) -> v1::MembershipReply;
+        /// Raises the feature level of the cluster.
+        raise_level(v1::RaiseLevelRequest) -> v1::RaiseLevelReply;
     }
 
     /// A request id that no other batch has.

@@ -12,6 +12,7 @@ use argosy_state::command::{Command, CompareDigest, Entry, Proposed};
 use argosy_state::encode::{self, DecodeError};
 use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, Ticket, Timestamp};
+use argosy_state::level::Level;
 
 /// The leader logs a digest in each epoch, and again when so many entries have been applied since. An idle cluster
 /// applies none, so it logs none.
@@ -115,7 +116,8 @@ impl Comparison {
     /// it is now.
     pub(crate) fn due(&mut self, registry: &Registry) -> Option<Proposed> {
         let (index, epoch) = (registry.applied(), registry.epoch());
-        let is_due = epoch != self.logged_in || index >= self.logged_at + EVERY;
+        let has_digests = registry.level() >= Level::RELEASE_0_2;
+        let is_due = has_digests && (epoch != self.logged_in || index >= self.logged_at + EVERY);
         is_due.then(|| {
             (self.logged_at, self.logged_in) = (index, epoch);
             let digest = registry.digest();
@@ -199,7 +201,6 @@ impl Unapplied {
 #[cfg(test)]
 mod tests {
     use argosy_state::apply::Applied;
-    use argosy_state::level::Level;
     use argosy_state::testing::World;
 
     use super::*;

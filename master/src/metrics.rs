@@ -34,6 +34,7 @@ pub(crate) struct Counts {
     has_leader: bool,
     term: u64,
     epoch: u64,
+    level: u32,
     voters: usize,
     last_index: u64,
     commit_index: u64,
@@ -88,6 +89,7 @@ impl Counts {
             },
             term: status.term,
             epoch: registry.epoch().0,
+            level: registry.level().0,
             voters: status.voters.len(),
             last_index: progress.last_log_index,
             commit_index: progress.committed_index,
@@ -118,6 +120,7 @@ impl Counts {
         gauge!("argosy_raft_has_leader").set(flag(self.has_leader));
         gauge!("argosy_raft_term").set(self.term as f64);
         gauge!("argosy_raft_epoch").set(self.epoch as f64);
+        gauge!("argosy_feature_level").set(f64::from(self.level));
         gauge!("argosy_raft_voters").set(self.voters as f64);
         gauge!("argosy_raft_log_last_index").set(self.last_index as f64);
         gauge!("argosy_raft_commit_index").set(self.commit_index as f64);
@@ -349,6 +352,10 @@ const GAUGES: &[(&str, &str)] = &[
     (
         "argosy_raft_epoch",
         "Newest reign applied: the log index of its OpenEpoch entry",
+    ),
+    (
+        "argosy_feature_level",
+        "Feature level of the cluster, as applied by this master",
     ),
     ("argosy_raft_voters", "Masters with a vote"),
     ("argosy_raft_log_last_index", "Index of the last log entry"),

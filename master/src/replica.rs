@@ -19,6 +19,7 @@ use argosy_state::command::{Command, OpenEpoch, Proposed};
 use argosy_state::encode;
 use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, NodeId, Ticket};
+use argosy_state::level;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -541,8 +542,12 @@ impl Replica {
             return;
         }
         let Ticket { serial, .. } = ticket;
+        let level = self.registry.level();
+        if let Some(need) = level::beyond(level, &command) {
+            return self.step(Input::BeyondLevel { serial, need });
+        }
         let work = turns::work(&command);
-        let command = encode::command(&Proposed { ticket, command }, self.registry.level());
+        let command = encode::command(&Proposed { ticket, command }, level);
         if let Err(why) = readable(&command) {
             error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
             self.meters.unreadable.increment(1);

@@ -88,6 +88,7 @@ pub(crate) fn work(command: &Command) -> u32 {
         Command::OpenEpoch(_)
         | Command::Tick
         | Command::MassLoss
+        | Command::RaiseLevel { .. }
         | Command::CompareDigest(_)
         | Command::RegisterAgent(_)
         | Command::Subscribe(_)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::settings::Timing;
+use crate::versions::{self, Versions};
 use crate::wire::{self, proto};
 
 pub(crate) type Client = proto::raft_client::RaftClient<Channel>;
@@ -50,7 +52,8 @@ pub(crate) fn client(channel: Channel) -> Client {
 /// A question without more in it.
 pub(crate) fn question() -> proto::AskRequest {
     proto::AskRequest {
-        format: wire::FORMAT,
+        format: versions::OWN.first_format(),
+        versions: Some(versions::OWN.message()),
         ..proto::AskRequest::default()
     }
 }
@@ -76,6 +79,22 @@ pub(crate) struct Connections {
     /// For what must never wait behind entries: heartbeats, votes, questions.
     pub(crate) control: Channel,
     pub(crate) snapshots: Channel,
+    /// The format of the messages on them.
+    format: AtomicU32,
+}
+
+impl Connections {
+    /// The format of the next message: the oldest until the other master has reported more.
+    pub(crate) fn format(&self) -> u32 {
+        self.format.load(Ordering::Relaxed)
+    }
+
+    /// From now on messages are of the newest format that both know.
+    pub(crate) fn reported(&self, theirs: Versions) {
+        if let Some(format) = versions::OWN.common_format(theirs) {
+            self.format.store(format, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The connections to all peers, shared inside the node. Cheap to clone.
@@ -122,13 +141,15 @@ impl Peers {
         let asking = async {
             let channel = self.connect(address).await?;
             let answer = client(channel).ask(question).await?.into_inner();
-            if answer.format == wire::FORMAT {
-                return Ok(answer);
+            let theirs = Versions::of(answer.versions);
+            match versions::OWN.common_format(theirs) {
+                Some(_) => Ok(answer),
+                None => Err(Status::failed_precondition(format!(
+                    "{address} speaks {} of the raft transport, this build {}",
+                    theirs.formats(),
+                    versions::OWN.formats()
+                ))),
             }
-            let (theirs, ours) = (answer.format, wire::FORMAT);
-            Err(Status::failed_precondition(format!(
-                "{address} speaks raft transport format {theirs}, this build {ours}"
-            )))
         };
         match tokio::time::timeout(patience, asking).await {
             Ok(answer) => answer,
@@ -157,6 +178,7 @@ impl Peers {
             entries: lazy(),
             control: lazy(),
             snapshots: lazy(),
+            format: AtomicU32::new(versions::OWN.first_format()),
         });
         open.insert(address.to_owned(), connections.clone());
         Ok(connections)

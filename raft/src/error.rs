@@ -1,5 +1,7 @@
 //! What can go wrong between a master and its group, one enum an operation.
 
+use argosy_state::level::{Level, Levels};
+
 use crate::directory::OpenError;
 
 /// Why a node does not start.
@@ -173,6 +175,18 @@ pub enum MembershipError {
     ForeignCluster {
         /// Its raft address.
         address: String,
+    },
+    /// The master to join does not know the feature level of the cluster.
+    #[error(
+        "{address} knows the feature levels {levels}, and the cluster is at level {level}: install the release of the other masters there"
+    )]
+    Level {
+        /// Its raft address.
+        address: String,
+        /// What it has reported.
+        levels: Levels,
+        /// That of the cluster.
+        level: Level,
     },
     /// A master with an empty directory asked to join under the address of a member.
     #[error(

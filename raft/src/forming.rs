@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::connections::Peers;
+use crate::connections::{self, Peers};
 use crate::error::{MembershipError, StartError};
 use crate::forwarding;
 use crate::founding::{Answers, Decision, Identity, compute, decide};
@@ -19,7 +19,7 @@ use crate::membership::Change;
 use crate::service::{Door, Invitation};
 use crate::settings::Timing;
 use crate::types::Member;
-use crate::wire::{self, proto};
+use crate::wire::proto;
 
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,9 +43,9 @@ async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
     let others = door.peers.iter().filter(|address| *address != own);
     let questions = others.map(async |address| {
         let question = proto::AskRequest {
-            format: wire::FORMAT,
             raft_address: own.clone(),
             peers: door.peers.clone(),
+            ..connections::question()
         };
         let answer = peers.ask(address, question, patience).await;
         if let Err(status) = &answer

@@ -9,7 +9,7 @@ use crate::connections::{self, Peers};
 use crate::error::MembershipError;
 use crate::membership::Change;
 use crate::types::Member;
-use crate::wire::{self, proto};
+use crate::wire::proto;
 
 /// How long the leader may take for a whole change: a learner may have to be sent a snapshot first.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(600);
@@ -35,10 +35,10 @@ pub(crate) async fn forward(
             id: to.unwrap_or(0),
         }),
     };
-    let request = proto::ChangeRequest {
-        format: wire::FORMAT,
+    let request = |format| proto::ChangeRequest {
+        format,
         cluster_key,
-        change: Some(wire),
+        change: Some(wire.clone()),
         forwarded: cluster_key != 0,
     };
     let failed = |status: Refusal| match status.code() {
@@ -54,7 +54,12 @@ pub(crate) async fn forward(
     };
     let connections = peers.to(&to.raft_address).map_err(failed)?;
     let mut client = connections::client(connections.control.clone());
-    match tokio::time::timeout(CHANGE_PATIENCE, client.change(request)).await {
+    match tokio::time::timeout(
+        CHANGE_PATIENCE,
+        client.change(request(connections.format())),
+    )
+    .await
+    {
         Ok(Ok(answer)) => Ok(answer.into_inner().id),
         Ok(Err(status)) => Err(failed(status)),
         Err(_elapsed) => Err(MembershipError::Unfinished {
@@ -77,6 +82,7 @@ pub(crate) fn refusal(error: &MembershipError) -> Refusal {
         | MembershipError::QuorumLost { .. }
         | MembershipError::Unreachable { .. }
         | MembershipError::ForeignCluster { .. }
+        | MembershipError::Level { .. }
         | MembershipError::Stranger { .. }
         | MembershipError::Lagging { .. }
         | MembershipError::NotTransferred { .. }

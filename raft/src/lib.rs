@@ -48,6 +48,7 @@ mod store;
 mod tests;
 mod types;
 mod unwritten;
+mod versions;
 mod wire;
 mod writer;
 
@@ -55,6 +56,7 @@ pub use directory::OpenError;
 pub use disk::memory::Durable;
 pub use error::{MembershipError, ProposeError, ReadError, StartError};
 pub use machine::TURN_WORK;
+pub use membership::HeldMembers;
 pub use node::{ListedMember, MemoryStore, Node, Records, StoredVote};
 pub use progress::Progress;
 pub use proposer::{ENTRY_LIMIT_BYTES, Proposal};

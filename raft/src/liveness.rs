@@ -5,17 +5,19 @@
 //! time of sending. Nothing here is needed for safety: it decides whether a leader stays in office and whether it goes
 //! silent for an election, and never whether an entry is committed or a read is confirmed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use argosy_state::level::Levels;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tracing::warn;
 
 use crate::connections;
@@ -24,6 +26,7 @@ use crate::node::Group;
 use crate::settings::Timing;
 use crate::status::{self, Phases};
 use crate::types::{LeaderId, TypeConfig, Vote};
+use crate::versions::Versions;
 use crate::wire::{self, proto};
 
 /// What voters have answered this leader. Cheap to clone; all clones are the same.
@@ -48,6 +51,8 @@ struct Heard {
     followed: BTreeMap<u64, Instant>,
     /// A voter has answered with the vote of a newer term.
     is_deposed: bool,
+    /// The feature levels that members have reported to this leader.
+    levels: BTreeMap<u64, Levels>,
 }
 
 impl Liveness {
@@ -55,16 +60,12 @@ impl Liveness {
         self.0.heard.lock().expect("no holder of the lock panics")
     }
 
-    /// Notes the vote with which `voter` answered a request that `leader` sent at `sent`. Answers to an earlier leader
-    /// change nothing.
-    fn answered(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
+    /// What was heard as this leader; `None` if a later one leads by now. Nothing is left of an earlier one.
+    fn heard_by(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, Heard>> {
         let mut heard = self.heard();
-        if heard
-            .leader
-            .as_ref()
-            .is_some_and(|known| known.term > leader.term)
-        {
-            return;
+        let known = heard.leader.as_ref();
+        if known.is_some_and(|known| known.term > leader.term) {
+            return None;
         }
         if heard.leader != Some(leader) {
             *heard = Heard {
@@ -72,6 +73,15 @@ impl Liveness {
                 ..Heard::default()
             };
         }
+        Some(heard)
+    }
+
+    /// Notes the vote with which `voter` answered a request that `leader` sent at `sent`. Answers to an earlier leader
+    /// change nothing.
+    fn answered(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
+        let Some(mut heard) = self.heard_by(leader) else {
+            return;
+        };
         if vote.leader_id == leader {
             let newest = heard.followed.entry(voter).or_insert(sent);
             *newest = sent.max(*newest);
@@ -86,6 +96,20 @@ impl Liveness {
         let heard = self.heard();
         let followed = (heard.leader.as_ref() == Some(leader)).then_some(&heard.followed);
         followed?.get(&voter).copied()
+    }
+
+    /// Notes the feature levels that a member has reported to `leader`.
+    fn reported(&self, leader: LeaderId, member: u64, levels: Levels) {
+        if let Some(mut heard) = self.heard_by(leader) {
+            heard.levels.insert(member, levels);
+        }
+    }
+
+    /// The feature levels that a member has reported to `leader`; `None` before its first answer.
+    pub(crate) fn levels(&self, leader: &LeaderId, member: u64) -> Option<Levels> {
+        let heard = self.heard();
+        let levels = (heard.leader.as_ref() == Some(leader)).then_some(&heard.levels);
+        levels?.get(&member).copied()
     }
 
     /// Whether a voter has told `leader` of a newer term.
@@ -137,13 +161,13 @@ impl Prober {
                 _ = ticks.tick() => {}
             }
             while requests.try_join_next().is_some() {}
-            let voters = self.look();
-            places.retain(|id, _| voters.iter().any(|(_, voter, _)| voter == id));
-            for (leader, voter, address) in voters {
-                let free = places.entry(voter).or_insert_with(|| self.places());
-                // A voter that leaves so many unanswered is asked again when the oldest of them is given up.
+            let members = self.look();
+            places.retain(|id, _| members.iter().any(|member| member.id == *id));
+            for member in members {
+                let free = places.entry(member.id).or_insert_with(|| self.places());
+                // A member that leaves so many unanswered is asked again when the oldest of them is given up.
                 if let Ok(place) = free.clone().try_acquire_owned() {
-                    self.probe(&mut requests, place, leader, voter, address);
+                    self.probe(&mut requests, place, member);
                 }
             }
         }
@@ -156,8 +180,8 @@ impl Prober {
         Arc::new(Semaphore::new(usize::try_from(requests).unwrap_or(1)))
     }
 
-    /// The voters to ask: none while this node does not lead. Turns heartbeats off and on.
-    fn look(&self) -> Vec<(Vote, u64, String)> {
+    /// The members to ask: none while this node does not lead. Turns heartbeats off and on.
+    fn look(&self) -> Vec<Asked> {
         let metrics = self.group.raft.metrics();
         let metrics = metrics.borrow_watched();
         let age = status::quorum_heard_ago(&metrics, *self.phases.borrow(), &self.group.liveness);
@@ -172,17 +196,16 @@ impl Prober {
         {
             self.group.raft.runtime_config().heartbeat(!silent);
         }
-        voters(&metrics)
+        members(&metrics)
     }
 
-    fn probe(
-        &self,
-        requests: &mut JoinSet<()>,
-        place: OwnedSemaphorePermit,
-        leader: Vote,
-        voter: u64,
-        address: String,
-    ) {
+    fn probe(&self, requests: &mut JoinSet<()>, place: OwnedSemaphorePermit, member: Asked) {
+        let Asked {
+            leader,
+            id,
+            is_voter,
+            address,
+        } = member;
         let Ok(connections) = self.group.peers.to(&address) else {
             return;
         };
@@ -192,7 +215,7 @@ impl Prober {
             self.group.timing,
         );
         let request = proto::AliveRequest {
-            header: Some(self.group.caller.header(voter)),
+            header: Some(self.group.caller.header(id, &connections)),
             vote: Some(wire::vote(&leader)),
         };
         requests.spawn(async move {
@@ -202,31 +225,57 @@ impl Prober {
             let patience = Duration::from_millis(timing.append_deadline_ms);
             let mut client = connections::client(connections.control.clone());
             let answer = tokio::time::timeout(patience, client.alive(request)).await;
-            // A master of release 0.1 does not know the request: its heartbeats count, as openraft reports them.
-            let Ok(Ok(answer)) = answer else { return };
-            let Ok(vote) = wire::vote_from(answer.into_inner().vote) else {
+            let answer = match answer {
+                Ok(Ok(answer)) => answer.into_inner(),
+                // A master of release 0.1 does not know the request: its heartbeats count, as openraft reports them.
+                Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                    let levels = Versions::of(None).levels;
+                    return liveness.reported(leader.leader_id, id, levels);
+                }
+                Ok(Err(_)) | Err(_) => return,
+            };
+            let versions = Versions::of(answer.versions);
+            connections.reported(versions);
+            liveness.reported(leader.leader_id, id, versions.levels);
+            let Ok(vote) = wire::vote_from(answer.vote) else {
                 return;
             };
-            liveness.answered(leader.leader_id, voter, &vote, sent);
-            if let Some(far) = distances.answered(voter, sent.elapsed(), timing) {
-                warn!(peer = voter, "{far}");
+            if !is_voter {
+                return;
+            }
+            liveness.answered(leader.leader_id, id, &vote, sent);
+            if let Some(far) = distances.answered(id, sent.elapsed(), timing) {
+                warn!(peer = id, "{far}");
             }
         });
     }
 }
 
-/// The other voters and their addresses, and the vote by which this node leads.
-fn voters(metrics: &RaftMetrics<TypeConfig>) -> Vec<(Vote, u64, String)> {
+/// A member that is asked.
+struct Asked {
+    /// The vote by which this node leads.
+    leader: Vote,
+    id: u64,
+    /// A learner only reports its versions.
+    is_voter: bool,
+    address: String,
+}
+
+/// The other members.
+fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<Asked> {
     if metrics.state != ServerState::Leader {
         return Vec::new();
     }
     let membership = &metrics.membership_config;
-    let others = membership.voter_ids().filter(|id| *id != metrics.id);
-    let addressed = others.filter_map(|id| {
-        let member = membership.get_node(&id)?;
-        Some((metrics.vote, id, member.raft_address.clone()))
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
+    let asked = others.map(|(id, member)| Asked {
+        leader: metrics.vote,
+        id: *id,
+        is_voter: voters.contains(id),
+        address: member.raft_address.clone(),
     });
-    addressed.collect()
+    asked.collect()
 }
 
 #[cfg(test)]

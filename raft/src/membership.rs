@@ -4,11 +4,15 @@
 //! are refused. Even sizes are let through, since masters join and go one by one and every way from one odd size to the next
 //! passes an even one: such a group is as safe, it only bears no more failures than the odd size below it.
 
+mod levels;
 mod living;
 mod settling;
 
+pub use levels::HeldMembers;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use argosy_state::bugs::{self, Bug};
@@ -30,7 +34,7 @@ use crate::progress::Progress;
 use crate::settings::Timing;
 use crate::status::Status;
 use crate::types::{Member, TypeConfig};
-use crate::wire::{self, proto};
+use crate::wire::proto;
 
 /// A group has at most this many voters.
 const MOST_VOTERS: usize = 5;
@@ -67,7 +71,9 @@ pub(crate) struct Changes {
     status: watch::Receiver<Status>,
     liveness: Liveness,
     /// Held through a change. A second one waits a little and is refused then.
-    changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
+    /// The feature level of the cluster.
+    level: AtomicU32,
 }
 
 impl Changes {
@@ -80,7 +86,7 @@ impl Changes {
             status,
             liveness,
         } = group;
-        let changing = Mutex::new(());
+        let changing = Arc::default();
         Changes {
             raft,
             caller,
@@ -89,6 +95,7 @@ impl Changes {
             status,
             liveness,
             changing,
+            level: AtomicU32::new(0),
         }
     }
 
@@ -132,6 +139,7 @@ impl Changes {
             address: address.to_owned(),
             reason: status.message().to_owned(),
         })?;
+        self.check_levels(address, &answer)?;
         let (voters, members) = self.members();
         let Some(member) = answer.member else {
             let reason = "it does not say who it is".to_owned();
@@ -209,15 +217,15 @@ impl Changes {
             address: member.raft_address.clone(),
             reason: status.message().to_owned(),
         };
+        let connections = self.peers.to(&member.raft_address).map_err(unreachable)?;
         let request = proto::InviteRequest {
-            format: wire::FORMAT,
+            format: connections.format(),
             identity: Some(proto::Identity {
                 cluster_key: self.caller.cluster_key,
                 id,
             }),
             incarnation: member.incarnation,
         };
-        let connections = self.peers.to(&member.raft_address).map_err(unreachable)?;
         let mut client = connections::client(connections.control.clone());
         let invited = tokio::time::timeout(PATIENCE, client.invite(request)).await;
         invited

@@ -34,9 +34,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn header(self, to: u64) -> proto::Header {
+    /// The head of a message to this master, by connections to it.
+    pub(crate) fn header(self, to: u64, connections: &Connections) -> proto::Header {
         proto::Header {
-            format: wire::FORMAT,
+            format: connections.format(),
             cluster_key: self.cluster_key,
             from: self.id,
             to,
@@ -111,6 +112,10 @@ impl Network {
             .map_err(|status| RPCError::Unreachable(Unreachable::new(status)))
     }
 
+    fn header(&self) -> Result<proto::Header, RPCError<TypeConfig>> {
+        Ok(self.caller.header(self.target, self.connections()?))
+    }
+
     async fn exchange(
         &mut self,
         request: proto::AppendRequest,
@@ -180,7 +185,7 @@ impl Network {
         request: VoteRequest<TypeConfig>,
         pre_vote: bool,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let message = wire::vote_request(self.caller.header(self.target), &request, pre_vote);
+        let message = wire::vote_request(self.header()?, &request, pre_vote);
         let answer = client(self.connections()?.control.clone())
             .vote(message)
             .await;
@@ -200,7 +205,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         // The deadline is the transport's own: openraft's is the heartbeat interval, shorter than a disk's stall.
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
-        let (message, taken) = wire::append(self.caller.header(self.target), &request);
+        let (message, taken) = wire::append(self.header()?, &request);
         let answer = match tokio::time::timeout(deadline, self.exchange(message)).await {
             Ok(answer) => answer.and_then(wire::append_answer_from),
             Err(_elapsed) => Err(Status::deadline_exceeded("no answer to an append")),
@@ -264,7 +269,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let client = client(connections.snapshots.clone());
         let sending = shipping::send(
             client,
-            self.caller.header(self.target),
+            self.caller.header(self.target, connections),
             vote,
             snapshot,
             self.timing,
@@ -283,7 +288,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: TransferLeaderRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let message = wire::transfer(self.caller.header(self.target), &request);
+        let message = wire::transfer(self.header()?, &request);
         let answer = client(self.connections()?.control.clone())
             .transfer(message)
             .await;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::clock::WallClock;
-use openraft::Raft;
-use openraft::ServerState;
+use argosy_state::level::{Level, Levels};
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::{Raft, RaftMetrics, ServerState};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -18,7 +18,7 @@ use crate::error::{MembershipError, ProposeError, ReadError, StartError};
 use crate::founding::Identity;
 use crate::liveness::Liveness;
 use crate::machine::Machine;
-use crate::membership::{Change, Changes};
+use crate::membership::{Change, Changes, HeldMembers};
 use crate::network::Caller;
 use crate::progress::Progress;
 use crate::proposer::{Proposal, Queue};
@@ -178,6 +178,8 @@ pub struct ListedMember {
     pub lag: Option<u64>,
     /// How long ago it last answered. Known at the leader only, and not of itself.
     pub heard_ago: Option<Duration>,
+    /// The feature levels that it has reported. Known at the leader only.
+    pub levels: Option<Levels>,
 }
 
 /// A running node. Cheap to clone; all clones are the same node.
@@ -411,12 +413,47 @@ impl Node {
                 is_leader: leader == Some(*id),
                 lag,
                 heard_ago: status::heard_ago(&metrics, &self.inner.parts.liveness, *id),
+                levels: self.reported_levels(&metrics, *id),
             }
         };
         let voters = status.voters.iter().map(|one| list(one, true));
         voters
             .chain(status.learners.iter().map(|one| list(one, false)))
             .collect()
+    }
+
+    fn reported_levels(&self, metrics: &RaftMetrics<TypeConfig>, id: u64) -> Option<Levels> {
+        let leads = metrics.state == ServerState::Leader;
+        match id == metrics.id {
+            true => Some(Levels::OWN),
+            false => {
+                let levels = self
+                    .inner
+                    .parts
+                    .liveness
+                    .levels(&metrics.vote.leader_id, id);
+                levels.filter(|_| leads)
+            }
+        }
+    }
+
+    /// The feature level of the cluster: a master that does not know it cannot join.
+    pub fn set_level(&self, level: Level) {
+        self.inner.parts.changes.set_level(level);
+    }
+
+    /// Holds the group as it is until the result is dropped, and asks each member which feature levels it knows.
+    ///
+    /// # Errors
+    /// If this node does not lead, or another change of the group is under way.
+    pub async fn hold_members(&self) -> Result<HeldMembers, MembershipError> {
+        let changes = self.inner.parts.changes.clone();
+        let holding = self
+            .inner
+            .parts
+            .tasks
+            .spawn_on(async move { changes.hold().await }, &self.inner.runtime);
+        holding.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
     /// The id of this node in the group.

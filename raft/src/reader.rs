@@ -120,7 +120,7 @@ impl Reader {
         let connections = self.peers.to(&member.raft_address).map_err(not_confirmed)?;
         let mut client = connections::client(connections.control.clone());
         let request = proto::ReadIndexRequest {
-            header: Some(self.caller.header(id)),
+            header: Some(self.caller.header(id, &connections)),
         };
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
         match tokio::time::timeout(deadline, client.read_index(request)).await {

@@ -31,6 +31,7 @@ use crate::membership::{Change, Changes};
 use crate::node::{Consensus, Group};
 use crate::store::Store;
 use crate::types::{Member, TypeConfig, Vote};
+use crate::versions::{self, Versions};
 use crate::wire::{self, proto};
 use crate::{reader, shipping};
 
@@ -174,7 +175,8 @@ impl Door {
         }
         let identity = self.identity.get();
         proto::AskResponse {
-            format: wire::FORMAT,
+            format: versions::OWN.first_format(),
+            versions: Some(versions::OWN.message()),
             process_incarnation: self.process_incarnation,
             member: Some(self.member.clone()),
             peers: self.peers.clone(),
@@ -189,12 +191,24 @@ impl Door {
 }
 
 fn check_format(format: u32) -> Result<(), Status> {
-    if format == wire::FORMAT {
+    if versions::OWN.reads(format) {
         return Ok(());
     }
-    let ours = wire::FORMAT;
+    let ours = versions::OWN.formats();
     Err(Status::failed_precondition(format!(
         "raft transport format {format} came in, this build speaks {ours}"
+    )))
+}
+
+/// A question is read in whatever format, since it is how two masters find the one that both know.
+fn check_versions(question: &proto::AskRequest) -> Result<(), Status> {
+    let theirs = Versions::of(question.versions);
+    if versions::OWN.common_format(theirs).is_some() {
+        return Ok(());
+    }
+    let (ours, theirs) = (versions::OWN.formats(), theirs.formats());
+    Err(Status::failed_precondition(format!(
+        "the other master speaks {theirs} of the raft transport, this build {ours}"
     )))
 }
 
@@ -343,7 +357,7 @@ impl proto::raft_server::Raft for Service {
         request: Request<proto::AskRequest>,
     ) -> Result<Response<proto::AskResponse>, Status> {
         let question = request.into_inner();
-        check_format(question.format)?;
+        check_versions(&question)?;
         self.0.compare(question);
         Ok(Response::new(self.0.answer()))
     }
@@ -352,7 +366,7 @@ impl proto::raft_server::Raft for Service {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::PresenceStream>, Status> {
-        check_format(request.into_inner().format)?;
+        check_versions(request.get_ref())?;
         let answer = stream::iter([Ok(self.0.answer())]);
         Ok(self.until_stopped(answer.chain(stream::pending())))
     }
@@ -365,7 +379,8 @@ impl proto::raft_server::Raft for Service {
         let formed = self.0.admit(message.header.as_ref())?;
         wire::vote_from(message.vote)?;
         let vote = Some(wire::vote(&newest_vote(formed)));
-        Ok(Response::new(proto::AliveResponse { vote }))
+        let versions = Some(versions::OWN.message());
+        Ok(Response::new(proto::AliveResponse { vote, versions }))
     }
 
     async fn read_index(

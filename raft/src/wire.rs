@@ -28,9 +28,6 @@ pub(crate) mod proto {
     tonic::include_proto!("argosy.raft.v1");
 }
 
-/// The format of the transport that this build speaks.
-pub(crate) const FORMAT: u32 = 1;
-
 /// No message of the transport is larger.
 pub(crate) const MESSAGE_LIMIT_BYTES: usize = 4 << 20;
 

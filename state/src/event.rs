@@ -3,6 +3,7 @@
 //! An event carries what the registry can no longer tell.
 
 use crate::ids::{AgentId, Epoch, FrameworkId, OrderIndex, Revision, Role, TaskKey};
+use crate::level::Level;
 use crate::task::TaskState;
 
 /// A fact that has just become true.
@@ -106,6 +107,8 @@ pub enum Event {
     AgentUsageChanged(AgentId),
     /// A larger change waits for sweeps.
     SweepNeeded,
+    /// The feature level of the cluster was raised.
+    LevelRaised(Level),
     /// The leader's digest of the registry after an entry is in the log.
     DigestLogged {
         /// The log index of that entry.

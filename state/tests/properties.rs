@@ -130,12 +130,13 @@ fn name(command: &Command, outcome: &Outcome) -> &'static str {
         (Command::Sweep(_), Ok(_)) => "Sweep",
         (Command::Tick, Ok(_)) => "Tick",
         (Command::MassLoss, Ok(_)) => "MassLoss",
+        (Command::RaiseLevel { .. }, Ok(_)) => "RaiseLevel",
         (Command::CompareDigest(_), Ok(_)) => "Compare",
     }
 }
 
 /// What a run must have met, or it proves too little.
-const MUST_BE_MET: [&str; 42] = [
+const MUST_BE_MET: [&str; 43] = [
     "Accept",
     "Acknowledge",
     "Compare",
@@ -147,6 +148,7 @@ const MUST_BE_MET: [&str; 42] = [
     "Operate",
     "Prune",
     "Raise",
+    "RaiseLevel",
     "Reconcile",
     "Register",
     "Revive",
@@ -197,11 +199,21 @@ fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
 fn play(seed: u64) -> Tally {
     let mut life = Life::new();
     let mut dice = Dice::new(seed);
-    let mut actor = Actor::new(&mut dice, Level::NEWEST);
+    // Every other cluster is of an earlier release, until its level is raised.
+    let level = match seed % 2 {
+        0 => Level::NEWEST,
+        _ => Level::OLDEST,
+    };
+    let mut actor = Actor::new(&mut dice, level);
     let mut commands = 0;
     while commands < LIFE {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };
-        let entry = actor.entry(&mut dice, &life.first, count);
+        let mut entry = actor.entry(&mut dice, &life.first, count);
+        let level = life.first.level().max(level);
+        let proposed = entry.commands.into_iter();
+        entry.commands = proposed
+            .filter_map(|proposed| Actor::at_level(level, proposed))
+            .collect();
         commands += entry.commands.len().max(1);
         let (writes, refused) = life.feed(&entry);
         if let [only] = &entry.commands[..] {

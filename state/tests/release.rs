@@ -32,7 +32,7 @@ use argosy_state::Registry;
 use argosy_state::command::{Acknowledge, AgentUpdate, Command, Entry, Proposed, UpdateTasks};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId};
-use argosy_state::level::{self, Level};
+use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{Reason, Source, Standing, TaskState};
 use argosy_state::testing::{World, spec};
@@ -47,15 +47,10 @@ const LIFE: usize = 1_000;
 /// Tasks that are launched together.
 const WAVE: usize = 250;
 
-/// What a leader at level 2 would propose: what the level does not have is left out or refused before.
-fn as_proposed(mut proposed: Proposed) -> Option<Proposed> {
-    if let Command::RegisterAgent(register) = &mut proposed.command {
-        register.info = level::reported(LEVEL, &register.info);
-    }
-    match level::beyond(LEVEL, &proposed.command) {
-        None => Some(proposed),
-        Some(_) => None,
-    }
+/// What a leader at level 2 proposes, and nobody raises it.
+fn as_proposed(proposed: Proposed) -> Option<Proposed> {
+    let proposed = Actor::at_level(LEVEL, proposed)?;
+    (!matches!(proposed.command, Command::RaiseLevel { .. })).then_some(proposed)
 }
 
 /// Applies an entry to both; they must write the same records.
@@ -65,8 +60,8 @@ fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) {
         .iter()
         .map(|proposed| encode::command(proposed, LEVEL))
         .collect();
-    let theirs = former.apply(entry.at.0, &commands);
     let index = registry.applied() + 1;
+    let theirs = former.apply(index, entry.at.0, &commands);
     let applied = registry.apply(index, entry);
     let writes = registry.take_changes();
     let ours: Vec<_> = writes

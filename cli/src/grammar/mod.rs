@@ -27,8 +27,8 @@ pub(crate) use exec::Exec;
 pub(crate) use group::{Group, GroupKill, GroupList, GroupRun};
 pub(crate) use nouns::{
     Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
-    MasterJoin, MasterRejoin, MasterRemove, MasterTransfer, Named, Offer, Ps, Status, Task,
-    TaskKill, TaskList,
+    MasterJoin, MasterRaiseLevel, MasterRejoin, MasterRemove, MasterTransfer, Named, Offer, Ps,
+    Status, Task, TaskKill, TaskList,
 };
 pub(crate) use run::{NetworkMode, Run};
 pub(crate) use service::{

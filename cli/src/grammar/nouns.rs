@@ -37,6 +37,19 @@ pub(crate) enum Master {
   argosy master transfer                     to the master that is furthest along
   argosy master transfer master-2")]
     Transfer(MasterTransfer),
+    /// Raise the feature level of the cluster after an upgrade
+    #[command(
+        name = "raise-level",
+        long_about = "Raise the feature level of the cluster after an upgrade
+
+Masters of two releases work together at the level of the older one. When every master is of the new release, this
+command makes the cluster use what that release adds. It is refused while a master does not report that it knows the
+new level. There is no way back: a master of the older release ends, and refuses its data directory.",
+        after_help = "Examples:
+  argosy master raise-level                  to the newest level that all masters know
+  argosy master raise-level --to 3 --yes"
+    )]
+    RaiseLevel(MasterRaiseLevel),
     /// Replace the data of a stopped master of this host by that of the group
     #[command(
         long_about = "Replace the data of a stopped master of this host by that of the group
@@ -95,6 +108,26 @@ pub(crate) struct MasterRemove {
 pub(crate) struct MasterTransfer {
     /// Id or address of the next leader
     pub(crate) master: Option<String>,
+    #[command(flatten)]
+    pub(crate) show: Show,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// Raise the feature level.
+#[derive(Debug, Args)]
+pub(crate) struct MasterRaiseLevel {
+    /// The level; by default the newest that all masters know
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) to: u32,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) show: Show,
     #[command(flatten)]

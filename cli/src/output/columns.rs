@@ -276,8 +276,9 @@ impl Row for v1::Offer {
 }
 
 impl Row for v1::Master {
-    const HEADINGS: &'static [&'static str] =
-        &["MASTER", "STATE", "API", "RAFT", "VOTER", "BEHIND", "HEARD"];
+    const HEADINGS: &'static [&'static str] = &[
+        "MASTER", "STATE", "API", "RAFT", "VOTER", "BEHIND", "HEARD", "LEVELS",
+    ];
     const WIDE: &'static [&'static str] = &[];
 
     fn cells(&self) -> Vec<String> {
@@ -297,6 +298,10 @@ impl Row for v1::Master {
                 .map(|lag| lag.to_string())
                 .unwrap_or_default(),
             if leads { String::new() } else { heard },
+            match (self.oldest_level, self.newest_level) {
+                (Some(oldest), Some(newest)) => format!("{oldest}-{newest}"),
+                (Some(_) | None, _) => String::new(),
+            },
         ]
     }
 

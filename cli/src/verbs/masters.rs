@@ -1,10 +1,10 @@
-//! `master list|join|remove|transfer`.
+//! `master list|join|remove|transfer|raise-level`.
 
 use argosy_proto::v1;
 
 use super::confirm;
 use crate::exit::{DONE, Ended, Failure};
-use crate::grammar::{Listing, MasterJoin, MasterRemove, MasterTransfer};
+use crate::grammar::{Listing, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
 use crate::lookup::{self, Candidate};
 use crate::operator::Operator;
 use crate::output::{self, note};
@@ -58,6 +58,21 @@ pub(crate) async fn transfer(arguments: &MasterTransfer) -> Ended {
         None => String::new(),
     };
     let reply = operator.transfer_leader(node_id).await?;
+    output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    confirm(
+        "this raises the feature level of the cluster; no master of an earlier release can return",
+        arguments.yes,
+    )?;
+    let reply = operator.raise_level(arguments.to).await?;
+    let level = reply.level;
+    note(&match level == reply.former_level {
+        true => format!("the cluster is at feature level {level} already"),
+        false => format!("the cluster is at feature level {level} now"),
+    });
     output::list(arguments.show.output, &reply, &reply.masters)
 }
 

@@ -73,6 +73,7 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
     let failover = cluster.failovers.last().map(failover_in_words);
     vec![
         ("cluster", cluster.cluster_id.clone()),
+        ("feature level", feature_level(cluster)),
         ("leader", leader.unwrap_or_default()),
         (
             "agents",
@@ -88,6 +89,17 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
         ("mem (MiB)", amount("mem")),
         ("last failover", failover.unwrap_or_default()),
     ]
+}
+
+/// The level, and the one that it can be raised to.
+fn feature_level(cluster: &v1::Cluster) -> String {
+    let level = cluster.feature_level;
+    let known = cluster.masters.iter().map(|master| master.newest_level);
+    let newest = known.min().flatten().unwrap_or(0);
+    match newest > level {
+        true => format!("{level}; all masters know {newest}: argosy master raise-level"),
+        false => level.to_string(),
+    }
 }
 
 /// Counted from when the old leader was found dead; an election without a death from its own beginning.

@@ -20,6 +20,8 @@ use crate::bars;
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
+    /// The executable of another release, if it is of one.
+    executable: Option<PathBuf>,
     /// What starts the executable, if something does, and its arguments.
     prefix: Vec<String>,
     arguments: Vec<String>,
@@ -70,6 +72,11 @@ impl Member {
         self
     }
 
+    /// From its next start on, it is of this release; `None`: of the present one.
+    pub(crate) fn run_by(&mut self, executable: Option<&Path>) {
+        self.executable = executable.map(Path::to_owned);
+    }
+
     /// The words that start it, without the executable.
     pub(crate) fn arguments(&self) -> &[String] {
         &self.arguments
@@ -87,11 +94,12 @@ impl Member {
             .append(true)
             .open(&self.log)
             .expect("the log opens");
+        let executable = self.executable.clone().unwrap_or_else(argosy);
         let mut command = match self.prefix.split_first() {
-            None => Command::new(argosy()),
+            None => Command::new(executable),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
-                command.args(arguments).arg(argosy());
+                command.args(arguments).arg(executable);
                 command
             }
         };
@@ -258,6 +266,20 @@ impl Cluster {
     /// The same, with each master started by another program, as [`Member::within`] says.
     pub(crate) async fn start_within(agents: usize, prefix: &[&str]) -> Self {
         Self::start_as(agents, &[], |master| master.within(prefix)).await
+    }
+
+    /// The same, with every member of another release.
+    pub(crate) async fn start_by(agents: usize, executable: &Path) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let network = Network::new();
+        let masters = (1..=3).map(|host| network.master(directory.path(), host, &[]));
+        let agents = (1..=agents).map(|number| network.agent(directory.path(), number));
+        let of_release = |mut member: Member| {
+            member.run_by(Some(executable));
+            member
+        };
+        let (masters, agents) = (masters.map(of_release), agents.map(of_release));
+        Self::of(masters.collect(), agents.collect(), directory).await
     }
 
     async fn start_as(agents: usize, more: &[&str], change: impl Fn(Member) -> Member) -> Self {
@@ -497,6 +519,7 @@ pub(crate) fn member(
     Member {
         name,
         address,
+        executable: None,
         prefix: Vec::new(),
         arguments,
         log,

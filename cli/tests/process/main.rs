@@ -24,4 +24,5 @@ mod singletons;
 mod standstill;
 mod subscriptions;
 mod synced;
+mod upgrade;
 mod work;

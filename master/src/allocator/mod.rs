@@ -205,6 +205,7 @@ impl Allocator {
             | Event::Stray { .. }
             | Event::AgentReconciled { .. }
             | Event::SweepNeeded
+            | Event::LevelRaised(_)
             | Event::DigestLogged { .. } => {}
         }
     }

@@ -15,6 +15,7 @@ use argosy_state::command::{
     UpdateTasks,
 };
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
+use argosy_state::level;
 use argosy_state::limits;
 use argosy_state::persistent::Map;
 
@@ -67,8 +68,9 @@ impl Leader {
         registry: &Registry,
         now: Now,
         link: LinkId,
-        hello: Hello,
+        mut hello: Hello,
     ) {
+        hello.info = level::reported(self.level, &hello.info);
         if self.agent_links.contains_key(&link) {
             return self.refuse_agent(link, "malformed", "a second hello on one stream");
         }

@@ -11,6 +11,7 @@ use argosy_state::command::{
 use argosy_state::fingerprint;
 use argosy_state::framework::{Answer as Stored, AnswerOutcome};
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
+use argosy_state::level::Level;
 use argosy_state::limits;
 
 use super::{Answer, Decline, Leader, Now, Refused, Route, refused};
@@ -86,6 +87,11 @@ impl Leader {
             }
             return;
         }
+        let hash = call.hash;
+        if self.level < Level::RELEASE_0_2 {
+            // A leader of release 0.1.0 may get the repeat.
+            call.hash = fingerprint::call_of_0_1_0(&call);
+        }
         let mut used = None;
         if let CallAction::Accept(accept) = &call.action {
             match self.judge(registry, now, &call, accept, tokens) {
@@ -113,7 +119,7 @@ impl Leader {
         }
         let pending = PendingCall {
             requests,
-            hash: call.hash,
+            hash,
             key,
             used,
         };
@@ -294,6 +300,10 @@ impl Leader {
             }
             let outcome = answer.repeated(&operate);
             return self.operated(registry, request, outcome);
+        }
+        if self.level < Level::RELEASE_0_2 {
+            // As for calls.
+            operate.hash = fingerprint::batch_of_0_1_0(&operate);
         }
         self.propose(Command::Operate(operate), Route::Operate(request));
     }

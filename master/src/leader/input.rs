@@ -12,6 +12,7 @@ use argosy_state::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Ticket,
     Timestamp,
 };
+use argosy_state::level::{Level, Need};
 use argosy_state::resources::Resources;
 
 use super::messages::FrameworkMessage;
@@ -98,7 +99,17 @@ pub(crate) enum Input {
         request: RequestId,
         operate: Operate,
     },
+    /// Raises the feature level; every member knows it.
+    RaiseLevel {
+        request: RequestId,
+        level: Level,
+    },
     Applied(Applied),
+    /// The proposal with this serial holds what the level of the cluster does not have.
+    BeyondLevel {
+        serial: u64,
+        need: Need,
+    },
     /// The proposal with this serial is larger than an entry of the log.
     TooLarge {
         serial: u64,

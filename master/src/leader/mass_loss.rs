@@ -6,6 +6,7 @@
 use argosy_state::Registry;
 use argosy_state::command::Command;
 use argosy_state::ids::Timestamp;
+use argosy_state::level::Level;
 
 use super::{Effect, Leader, Now, Route};
 
@@ -31,6 +32,8 @@ pub(super) struct MassLoss {
     next_mark: Timestamp,
     /// A record of it is on its way through the log.
     recording: bool,
+    /// Before level 3: leadership was handed over for one.
+    handed_over: bool,
 }
 
 impl Leader {
@@ -83,12 +86,24 @@ impl Leader {
         if self.mass_loss.recording || !is_due {
             return;
         }
+        if self.level < Level::RELEASE_0_2 {
+            return self.hand_over_once(now);
+        }
         self.mass_loss.recording = true;
         let hand_over = since_ms.is_none();
         if hand_over {
             self.mass_loss.next_mark = now.at.plus_ms(HAND_OVER_MS);
         }
         self.propose(Command::MassLoss, Route::MassLoss { hand_over });
+    }
+
+    /// Before level 3 a mass loss is not recorded: each leader hands over once, as release 0.1.0 does.
+    fn hand_over_once(&mut self, now: Now) {
+        let state = &mut self.mass_loss;
+        if !std::mem::replace(&mut state.handed_over, true) {
+            state.next_mark = now.at.plus_ms(HAND_OVER_MS);
+            self.out.push(Effect::HandOver);
+        }
     }
 
     /// Leadership is handed over only once the next leader can know why.

@@ -28,6 +28,7 @@ use argosy_state::apply::Applied;
 use argosy_state::command::{Command, Outcome, Rejection};
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
+use argosy_state::level::Level;
 use argosy_state::persistent::Map;
 
 use crate::allocator::{Allocator, Settings};
@@ -75,6 +76,8 @@ enum Route {
     Reconcile(RequestId, input::Reconcile),
     /// An operator waits.
     Operate(RequestId),
+    /// An operator waits for a higher feature level.
+    RaiseLevel(RequestId),
 }
 
 /// A leader in office.
@@ -82,6 +85,8 @@ enum Route {
 pub(crate) struct Leader {
     epoch: Epoch,
     cluster: ClusterId,
+    /// The feature level of the cluster. It rises between epochs only.
+    level: Level,
     limits: Limits,
     /// The last serial of a ticket.
     serial: u64,
@@ -137,6 +142,7 @@ impl Leader {
         let mut leader = Self {
             epoch: registry.epoch(),
             cluster: registry.cluster().facts.id,
+            level: registry.level(),
             limits,
             serial: 0,
             routes: BTreeMap::new(),
@@ -206,6 +212,17 @@ impl Leader {
             }
             Input::Operate { request, operate } => self.operate(registry, request, operate),
             Input::Applied(applied) => self.applied(registry, now, applied),
+            Input::RaiseLevel { request, level } => {
+                self.propose(Command::RaiseLevel { level }, Route::RaiseLevel(request));
+            }
+            Input::BeyondLevel { serial, need } => {
+                let why = Rejection::NeedsLevel {
+                    what: need.what,
+                    needed: need.level,
+                    level: self.level,
+                };
+                self.not_proposed(registry, now, serial, why);
+            }
             Input::TooLarge { serial, bytes } => self.too_large(registry, now, serial, bytes),
             Input::Unreadable { serial, why } => {
                 let why = Rejection::Internal(why.to_string());
@@ -227,6 +244,11 @@ impl Leader {
                 self.book.settle(pending.used_offers());
             }
         }
+    }
+
+    /// The feature level that it leads at.
+    pub(crate) fn level(&self) -> Level {
+        self.level
     }
 
     /// Open and pending offers.
@@ -324,6 +346,10 @@ impl Leader {
                 self.reconciled(registry, now, request, &reconcile, outcome)
             }
             Route::Operate(request) => self.operated(registry, request, outcome),
+            Route::RaiseLevel(request) => {
+                let answer = outcome.map_or_else(|why| refused(&why), |_| Answer::Acknowledged);
+                self.answer(request, answer);
+            }
         }
     }
 
@@ -331,7 +357,7 @@ impl Leader {
     fn happened(&mut self, registry: &Registry, now: Now, event: &Event) {
         match event {
             // Digests are compared by every master, leading or not.
-            Event::EpochOpened(_) | Event::DigestLogged { .. } => {}
+            Event::EpochOpened(_) | Event::LevelRaised(_) | Event::DigestLogged { .. } => {}
             Event::TaskForgotten(key) => self.task_forgotten(registry, key),
             Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
             Event::AgentGone(agent) => self.agent_gone(*agent),

@@ -9,6 +9,7 @@ use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::command::{Command, Outcome, Stopped};
 use argosy_state::ids::{AgentId, Timestamp};
+use argosy_state::level::Level;
 
 use super::{Leader, Now, Route};
 
@@ -82,6 +83,10 @@ impl Leader {
     }
 
     pub(super) fn stop_tasks(&mut self, registry: &Registry, now: Now) {
+        // Earlier levels do not have it. When the level is raised, the next epoch begins with all agents again.
+        if self.level < Level::RELEASE_0_2 {
+            return;
+        }
         for _ in 0..AGENTS_PER_TICK {
             let Some((due, id)) = self.stops.timers.first().copied() else {
                 return;

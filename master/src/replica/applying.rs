@@ -7,6 +7,7 @@ use argosy_state::Registry;
 use argosy_state::event::Event;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::info;
 
 use super::Replica;
 use crate::checks::Checks;
@@ -52,6 +53,7 @@ impl Replica {
                     .map_err(|why| RunError::unreadable(&why))?;
                 (self.comparison, self.checks) =
                     (Comparison::of(&self.registry), Checks::default());
+                self.node.set_level(self.registry.level());
                 self.clock = Clock::new(self.registry.time());
                 self.failovers.reign(self.registry.cluster().term);
                 self.published.changes.restart(self.registry.applied());
@@ -109,6 +111,7 @@ impl Replica {
 
     fn apply(&mut self, entry: &Unapplied, writes: &mut Vec<RecordWrite>) -> Result<(), RunError> {
         let before = writes.len();
+        let former = self.registry.level();
         let all = entry.apply(&mut self.registry, writes);
         let changes = &self.published.changes;
         changes.add(self.registry.applied(), &writes[before..]);
@@ -122,6 +125,18 @@ impl Replica {
             } else if self.leader.is_some() {
                 self.note_launch(&applied.events);
                 self.step(Input::Applied(applied));
+            }
+        }
+        self.node.set_level(self.registry.level());
+        if self.registry.level() != former {
+            info!(level = %self.registry.level(), "the feature level of the cluster has changed");
+            // The next epoch begins at the new level with everything that links report.
+            if self
+                .leader
+                .as_ref()
+                .is_some_and(|leader| leader.level() != self.registry.level())
+            {
+                self.leave_office("the feature level was raised");
             }
         }
         Ok(())

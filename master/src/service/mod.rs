@@ -9,6 +9,7 @@ mod codes;
 mod explain;
 mod forward;
 mod health;
+mod level;
 mod lists;
 mod operator;
 mod pace;

@@ -244,10 +244,18 @@ impl Operator for Services {
             .map_err(|why| unchanged(&why))?;
         Ok(Response::new(self.members()))
     }
+
+    async fn raise_level(
+        &self,
+        request: Request<v1::RaiseLevelRequest>,
+    ) -> Result<Response<v1::RaiseLevelReply>, Status> {
+        routed!(self, request, raise_level, |wanted| self
+            .raise_level_here(wanted))
+    }
 }
 
 /// Why the group was not changed. A master that knows no leader may have been removed: others are to be asked.
-fn unchanged(why: &MembershipError) -> Status {
+pub(super) fn unchanged(why: &MembershipError) -> Status {
     let code = match why {
         MembershipError::NoLeader | MembershipError::Stopped => "no-leader",
         _ => "membership",

@@ -126,6 +126,7 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
         offers: count(view.leader.as_ref().map_or(0, |leader| leader.offers)),
         without_leader_ms: without_leader_ms(in_office, &status, node),
         failovers: view.failovers.iter().copied().collect(),
+        feature_level: registry.level().0,
     }
 }
 
@@ -159,6 +160,8 @@ pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
         last_contact_ms: member
             .heard_ago
             .map(|ago| ago.as_millis().try_into().unwrap_or(u64::MAX)),
+        oldest_level: member.levels.map(|levels| levels.oldest.0),
+        newest_level: member.levels.map(|levels| levels.newest.0),
     });
     listed.collect()
 }

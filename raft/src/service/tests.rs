@@ -151,7 +151,7 @@ async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
     let own = answer.identity.expect("it belongs to a group");
     let head = proto::SnapshotHead {
         header: Some(proto::Header {
-            format: wire::FORMAT,
+            format: 1,
             cluster_key: own.cluster_key,
             from: own.id + 1,
             to: own.id,

@@ -1,4 +1,4 @@
-//! Reigns: who leads since when.
+//! Epochs: who leads since when, and at which feature level.
 
 use sha2::{Digest, Sha256};
 
@@ -7,6 +7,7 @@ use crate::Registry;
 use crate::command::{OpenEpoch, Outcome, Reply};
 use crate::event::Event;
 use crate::ids::{ClusterId, Epoch};
+use crate::level::Level;
 use crate::registry::RecordKey;
 
 impl Registry {
@@ -31,5 +32,15 @@ impl Registry {
             scene.say(Event::SweepNeeded);
         }
         Ok(Reply::Epoch(self.cluster.epoch))
+    }
+
+    /// What follows in the log is applied at the new level. There is no way back: a lower one changes nothing.
+    pub(super) fn raise_level(&mut self, scene: &mut Scene, level: Level) -> Reply {
+        if level > self.cluster.level {
+            self.cluster.level = level;
+            self.changed.insert(RecordKey::Cluster);
+            scene.say(Event::LevelRaised(level));
+        }
+        Reply::Done
     }
 }

@@ -76,6 +76,11 @@ pub enum Command {
     MassLoss,
     /// The leader logs the digest of its registry, for every master to compare with its own.
     CompareDigest(CompareDigest),
+    /// An operator raises the feature level of the cluster, since all its masters know the next one.
+    RaiseLevel {
+        /// The new level.
+        level: Level,
+    },
 }
 
 /// See [`Command::CompareDigest`]. It changes no record: each master compares outside of `apply`.

@@ -1,6 +1,7 @@
 //! Refusals: replicated like any other answer, with a code for machines.
 
 use crate::ids::{AgentId, FrameworkId, GroupId, OfferId, TaskId, TaskKey};
+use crate::level::Level;
 
 /// Why something was refused. The text says what, with names and numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +85,14 @@ pub enum Rejection {
     TaskGroupInvalid { group: GroupId, text: String },
     #[error("{0}")]
     Full(String),
+    #[error(
+        "{what} needs feature level {needed}, and the cluster is at {level}: run `argosy master raise-level` when all masters are of a release that has it"
+    )]
+    NeedsLevel {
+        what: &'static str,
+        needed: Level,
+        level: Level,
+    },
     #[error("{text}")]
     AsBefore { code: u8, text: String },
     #[error("internal error: {0}; nothing was changed; please report it")]
@@ -146,13 +155,14 @@ impl Rejection {
             Self::WrongMode(..) => 30,
             Self::TaskGroupInvalid { .. } => 31,
             Self::Full(_) => 32,
+            Self::NeedsLevel { .. } => 33,
             Self::AsBefore { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }
 }
 
-const CODES: [&str; 33] = [
+const CODES: [&str; 34] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -186,4 +196,5 @@ const CODES: [&str; 33] = [
     "wrong-mode",
     "task-group-invalid",
     "registry-full",
+    "feature-level",
 ];

@@ -21,7 +21,7 @@ stored!(message Head {
 stored!(message Proposed as (Proposed { ticket: Ticket { epoch, serial }, command }) {
     2 epoch: Number,
     3 serial: Number,
-    4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 19 | 20 | 21 command: OneOf or "kind",
+    4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 19 | 20 | 21 | 22 command: OneOf or "kind",
 });
 
 stored!(oneof Command {
@@ -43,6 +43,9 @@ stored!(oneof Command {
     19 CompareDigest(Part),
     20 Stopped(Part),
     21 MassLoss,
+    22 RaiseLevel {
+        1 level: Number,
+    },
 });
 
 stored!(message OpenEpoch {

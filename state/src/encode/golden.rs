@@ -133,6 +133,7 @@ fn kind(command: &Command) -> u32 {
         Command::MassLoss => 16,
         Command::CompareDigest(_) => 15,
         Command::Stopped(_) => 17,
+        Command::RaiseLevel { .. } => 18,
     }
 }
 
@@ -142,7 +143,7 @@ fn every_kind_of_command_and_record_has_golden_bytes() {
         .iter()
         .map(|(_, proposed)| kind(&proposed.command))
         .collect();
-    assert_eq!(commands, (0..=17).collect());
+    assert_eq!(commands, (0..=18).collect());
     let records: BTreeSet<u8> = stored().iter().map(|(key, _)| key[0]).collect();
     assert_eq!(records, (1..=10).collect());
 }

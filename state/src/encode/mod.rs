@@ -25,7 +25,7 @@ pub(crate) mod stored;
 pub(crate) mod wire;
 
 use crate::Registry;
-use crate::command::Proposed;
+use crate::command::{Command, Proposed};
 use crate::level::Level;
 use crate::registry::RecordKey;
 use codec::{Fault, Stored};
@@ -115,8 +115,13 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 /// level refuses the command before it reads the rest. What the level does not have must be absent.
 #[must_use]
 pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
+    // A release that does not know the new level must not apply what follows.
+    let mut head = command::Head { level };
+    if let Command::RaiseLevel { level } = proposed.command {
+        head.level = head.level.max(level);
+    }
     collected(|bytes| {
-        command::Head { level }.write(bytes);
+        head.write(bytes);
         proposed.write(bytes);
     })
 }

@@ -447,6 +447,12 @@ fn other_commands() -> Vec<(&'static str, Command)> {
         ("sweep-pruned-agent", Command::Sweep(pruned)),
         ("tick", Command::Tick),
         ("mass-loss", Command::MassLoss),
+        (
+            "raise-level",
+            Command::RaiseLevel {
+                level: Level::RELEASE_0_2,
+            },
+        ),
         ("compare-digest", Command::CompareDigest(compare)),
     ]
 }

@@ -44,7 +44,9 @@ pub fn beyond(level: Level, command: &Command) -> Option<Need> {
         Command::Subscribe(subscribe) => role(&subscribe.info.roles),
         Command::RegisterAgent(register) => role(reserved_for(&register.info.resources)),
         Command::Operate(operate) => role(operate.operations.iter().filter_map(of_operation)),
-        Command::OpenEpoch(_)
+        // The level that it names is in its head.
+        Command::RaiseLevel { .. }
+        | Command::OpenEpoch(_)
         | Command::AgentUnreachable(_)
         | Command::PruneAgent(_)
         | Command::ReconcileAgent(_)

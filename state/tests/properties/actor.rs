@@ -13,7 +13,7 @@ use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, OfferId, Revision, Role, TaskId, TaskKey, Ticket,
     Timestamp,
 };
-use argosy_state::level::Level;
+use argosy_state::level::{self, Level};
 use argosy_state::task::{Limits, Task, TaskGroup, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
@@ -43,6 +43,17 @@ impl Actor {
             past: Vec::new(),
             shrinking: dice.percent(50),
             level,
+        }
+    }
+
+    /// What a leader proposes at the level of the cluster: what the level does not have is left out, or refused before.
+    pub(crate) fn at_level(level: Level, mut proposed: Proposed) -> Option<Proposed> {
+        if let Command::RegisterAgent(register) = &mut proposed.command {
+            register.info = level::reported(level, &register.info);
+        }
+        match level::beyond(level, &proposed.command) {
+            None => Some(proposed),
+            Some(_) => None,
         }
     }
 
@@ -116,6 +127,9 @@ impl Actor {
             90..91 => raise(dice, registry, framework),
             91..96 => operate(dice, registry, framework, agent),
             96..97 => sweep(dice, registry, framework, agent),
+            97..98 if dice.percent(20) => Command::RaiseLevel {
+                level: Level::NEWEST,
+            },
             97..98 => Command::MassLoss,
             98..99 => Command::CompareDigest(CompareDigest {
                 index: registry.applied(),

@@ -1,6 +1,6 @@
 //! A master of a former release without its rim: applies the entries that come in, and reports what it stores.
 //!
-//! Built against the `state` crate of that release. In: cluster time, the number of commands, each with its length. Out:
+//! Built against the `state` crate of that release. In: the log index, cluster time, the number of commands, each with its length. Out:
 //! the digest, the number of records written, each with its key and its value. All numbers are little endian.
 
 use std::io::{self, Read, Write};
@@ -29,15 +29,15 @@ fn main() -> io::Result<()> {
     let mut input = io::BufReader::new(io::stdin().lock());
     let mut output = io::BufWriter::new(io::stdout().lock());
     let mut registry = Registry::new();
-    while let Ok(at) = number(&mut input) {
+    while let Ok(index) = number(&mut input) {
+        let at = Timestamp(u64::from_le_bytes(number(&mut input)?));
         let mut commands = Vec::new();
         for _ in 0..length(&mut input)? {
             let mut bytes = vec![0; length(&mut input)?];
             input.read_exact(&mut bytes)?;
             commands.push(encode::read_command(&bytes).map_err(io::Error::other)?);
         }
-        let at = Timestamp(u64::from_le_bytes(at));
-        registry.apply(registry.applied() + 1, &Entry { at, commands });
+        registry.apply(u64::from_le_bytes(index), &Entry { at, commands });
         let writes = registry.take_changes();
         output.write_all(&registry.digest().to_le_bytes())?;
         output.write_all(&(writes.len() as u32).to_le_bytes())?;

@@ -15,18 +15,23 @@ pub(crate) struct Applied {
     pub(crate) writes: Vec<Written>,
 }
 
-/// The driver, built against the `state` crate of release 0.1.0; `None` if this clone has no history.
-pub(crate) fn executable() -> Option<PathBuf> {
+/// Release 0.1.0; `None` if this clone has no history.
+pub(crate) fn release() -> Option<Release> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let release = match Release::unpacked("0.1.0", root, temporary) {
-        Ok(release) => release,
+    match Release::unpacked("0.1.0", root, temporary) {
+        Ok(release) => Some(release),
         Err(error @ ReleaseError::NoHistory(_)) => {
             argosy_testing::skip(&error.to_string());
-            return None;
+            None
         }
         Err(error) => panic!("{error}"),
-    };
+    }
+}
+
+/// The driver, built against the `state` crate of release 0.1.0; `None` if this clone has no history.
+pub(crate) fn executable() -> Option<PathBuf> {
+    let release = release()?;
     let main = Path::new("state/src/bin/driver.rs");
     let source = Some((main, include_str!("driver.rs")));
     match release.executable("argosy-state", "driver", source) {
@@ -56,8 +61,9 @@ impl Former {
         }
     }
 
-    pub(crate) fn apply(&mut self, at: u64, commands: &[Vec<u8>]) -> Applied {
+    pub(crate) fn apply(&mut self, index: u64, at: u64, commands: &[Vec<u8>]) -> Applied {
         let count = u32::try_from(commands.len()).unwrap();
+        self.input.write_all(&index.to_le_bytes()).unwrap();
         self.input.write_all(&at.to_le_bytes()).unwrap();
         self.input.write_all(&count.to_le_bytes()).unwrap();
         for command in commands {

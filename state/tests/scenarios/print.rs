@@ -136,6 +136,7 @@ fn event(event: &Event) -> String {
         Event::TaskForgotten(key) => format!("{key} to history"),
         Event::AgentUsageChanged(id) => format!("{id} usage changed"),
         Event::SweepNeeded => "sweep needed".to_owned(),
+        Event::LevelRaised(level) => format!("level raised to {level}"),
         Event::DigestLogged { index, digest } => format!("digest {digest:x} of {index} logged"),
     }
 }
@@ -151,6 +152,7 @@ pub(crate) fn facts(registry: &Registry, what: &str) -> String {
         "tasks" => registry.tasks().map(task).collect(),
         "history" => history(registry),
         "cluster" => cluster(registry),
+        "level" => format!("level {}\n", registry.level()),
         other => panic!("nothing called {other:?} can be shown"),
     }
 }

@@ -183,6 +183,9 @@ impl Stage {
             "sweep" => Command::Sweep(SweepTarget::Framework(line.framework(1))),
             "tick" => Command::Tick,
             "mass-loss" => Command::MassLoss,
+            "raise-level" => Command::RaiseLevel {
+                level: Level(line.read(line.word(1))),
+            },
             "digest" => Command::CompareDigest(CompareDigest {
                 index: line.read(line.word(1)),
                 digest: u128::from_str_radix(line.word(2), 16).unwrap(),
@@ -342,6 +345,9 @@ fn group(text: &str) -> Vec<TaskSpec> {
 }
 
 fn open_epoch(line: &Line<'_>, level: Level) -> Command {
+    let level = line
+        .number("level")
+        .map_or(level, |level| Level(level as u32));
     Command::OpenEpoch(OpenEpoch {
         node: NodeId(line.number("node").unwrap_or(1)),
         process: 1,

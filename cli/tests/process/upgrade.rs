@@ -1,0 +1,276 @@
+//! Masters of release 0.1.0 and of this one in one group: a rolling upgrade under load, and the way back.
+//!
+//! The former release is built from its commit (`releases.txt`). Digests that masters report are compared with those that
+//! both releases compute from the log of one of them, after each entry.
+
+#[path = "../../../state/tests/release/former.rs"]
+mod former;
+#[path = "upgrade/history.rs"]
+mod history;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_client::{Connector, ConnectorConfig, OperatorClient};
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Cluster, until, write};
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(120);
+/// Debug builds of the former release are slow to elect.
+const TASKS: usize = 60;
+
+/// Digests that masters have reported, by log index.
+type Reported = Arc<Mutex<BTreeMap<u64, Vec<u8>>>>;
+
+fn argosy_0_1_0() -> Option<PathBuf> {
+    let release = former::release()?;
+    match release.executable("argosy-cli", "argosy", None) {
+        Ok(executable) => Some(executable),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What one master says of itself.
+async fn local(api: &str) -> Option<v1::Cluster> {
+    let one = OperatorClient::new(Connector::new(
+        api.parse().ok()?,
+        ConnectorConfig::default(),
+    ));
+    let request = v1::GetClusterRequest {
+        consistency: v1::Consistency::Local.into(),
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(2), one.get_cluster(request));
+    asked.await.ok()?.ok()
+}
+
+/// Notes what all masters report until it is cancelled; no two may report different digests of one index.
+async fn watch(apis: Vec<String>, reported: Reported, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        for api in &apis {
+            let Some(cluster) = local(api).await else {
+                continue;
+            };
+            let mut reported = reported.lock().unwrap();
+            let known = reported
+                .entry(cluster.applied_index)
+                .or_insert_with(|| cluster.digest.clone());
+            assert_eq!(*known, cluster.digest, "at index {}", cluster.applied_index);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Writes until it is cancelled; how many were acknowledged.
+async fn load(operator: OperatorClient, stop: CancellationToken) -> usize {
+    let mut written = 0;
+    while !stop.is_cancelled() {
+        if write(&operator, format!("v{written}")).await.is_some() {
+            written += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    written
+}
+
+/// Stops a master in order, and starts it by another release.
+async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>) {
+    let master = &mut cluster.masters[place];
+    master.signal(Signal::SIGTERM);
+    until("it stops", LONG, async || master.has_ended().then_some(())).await;
+    master.kill();
+    master.run_by(executable);
+    master.start();
+    cluster.wait_caught_up().await;
+}
+
+/// Has this master lead, and kills it while it does.
+async fn kill_leading(cluster: &mut Cluster, place: usize) {
+    let api = cluster.masters[place].api();
+    until("it leads", LONG, async || {
+        let known = cluster.operator();
+        let listed = known.get_cluster(v1::GetClusterRequest::default()).await;
+        let masters = listed.ok()?.masters;
+        let node_id = masters.iter().find(|one| one.api_address == api)?;
+        let request = v1::TransferLeaderRequest {
+            node_id: node_id.node_id.clone(),
+        };
+        // Refused while the group is busy with something else.
+        let _ = known.transfer_leader(request).await;
+        (cluster.leader().await == place).then_some(())
+    })
+    .await;
+    cluster.masters[place].kill();
+    let next = cluster.leader().await;
+    assert_ne!(next, place, "a dead master leads");
+    cluster.masters[place].start();
+    cluster.wait_caught_up().await;
+}
+
+async fn level(cluster: &Cluster) -> u32 {
+    until("the level is known", LONG, async || {
+        let request = v1::GetClusterRequest::default();
+        let found = cluster.operator().get_cluster(request).await;
+        found.ok().map(|cluster| cluster.feature_level)
+    })
+    .await
+}
+
+/// Runs tasks, ends some, and waits until the framework has heard of all.
+async fn run_tasks(framework: &Framework, name: &str) {
+    let before = framework.heard.lock().unwrap().ended();
+    framework.launch((0..TASKS).map(|at| task(&format!("{name}-{at}"), "true")));
+    framework
+        .hear("all tasks have ended", LONG, |heard| {
+            (heard.ended() >= before + TASKS).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_and_the_level_is_raised()
+ {
+    let Some(executable) = argosy_0_1_0() else {
+        return;
+    };
+    let mut cluster = Cluster::start_by(2, &executable).await;
+    let (stop, reported) = (CancellationToken::new(), Reported::default());
+    let apis = cluster.masters.iter().map(|master| master.api()).collect();
+    let watching = tokio::spawn(watch(apis, Arc::clone(&reported), stop.clone()));
+    let loading = tokio::spawn(load(cluster.operator(), stop.clone()));
+    let framework = Framework::start(cluster.masters_list(), "steady").await;
+    run_tasks(&framework, "before").await;
+
+    replace(&mut cluster, 0, None).await;
+    for (round, place) in [0, 1, 0, 2].into_iter().enumerate() {
+        kill_leading(&mut cluster, place).await;
+        run_tasks(&framework, &format!("mixed-{round}")).await;
+    }
+    assert_refused(&cluster, "knows the feature levels 1-2, not 3").await;
+    replace(&mut cluster, 1, None).await;
+    // What level 2 does not have is refused in words.
+    assert_needs_level(&framework).await;
+    kill_leading(&mut cluster, 2).await;
+    run_tasks(&framework, "two-new").await;
+    replace(&mut cluster, 2, None).await;
+    for agent in &mut cluster.agents {
+        agent.kill();
+        agent.run_by(None);
+        agent.start();
+    }
+    cluster.wait_registered().await;
+    assert_eq!(level(&cluster).await, 2);
+
+    let raised = raise(&cluster).await;
+    assert_eq!((raised.former_level, raised.level), (2, 3));
+    assert_eq!(raise(&cluster).await.former_level, 3, "a repeat");
+    assert_eq!(level(&cluster).await, 3);
+    run_tasks(&framework, "after").await;
+    kill_leading(&mut cluster, 1).await;
+    run_tasks(&framework, "last").await;
+    stop.cancel();
+    watching.await.expect("no two masters differ");
+    assert!(loading.await.unwrap() > 100, "there was load");
+
+    refuses_the_directory(&mut cluster, &executable).await;
+    let folder = cluster.directory.path().join("master-2");
+    for master in &mut cluster.masters {
+        master.kill();
+    }
+    let replayed = history::replay(&folder.join("store"));
+    let reported = reported.lock().unwrap();
+    let compared = reported.iter().filter(|(index, digest)| {
+        let known = replayed.get(index);
+        known.is_some_and(|known| known.to_be_bytes() == digest[..])
+    });
+    let known = reported.keys().filter(|index| replayed.contains_key(index));
+    assert_eq!(compared.count(), known.count(), "digests of the processes");
+    assert!(replayed.len() > 500, "{} entries", replayed.len());
+}
+
+async fn raise(cluster: &Cluster) -> v1::RaiseLevelReply {
+    until("the level is raised", LONG, async || {
+        let request = v1::RaiseLevelRequest { level: 3 };
+        cluster.operator().raise_level(request).await.ok()
+    })
+    .await
+}
+
+async fn assert_refused(cluster: &Cluster, words: &str) {
+    let request = v1::RaiseLevelRequest { level: 3 };
+    let refused = cluster.operator().raise_level(request).await.unwrap_err();
+    assert!(refused.to_string().contains(words), "{refused}");
+}
+
+async fn assert_needs_level(framework: &Framework) {
+    framework.hold_offers(true);
+    let offer = framework
+        .hear("an offer", LONG, |heard| {
+            heard.offers.values().next().cloned()
+        })
+        .await;
+    let mut signalled = task("signalled", "sleep 600");
+    signalled.kill_policy = Some(v1::KillPolicy {
+        signal: v1::KillSignal::Int.into(),
+        ..Default::default()
+    });
+    let answer = framework
+        .driver
+        .accept(&offer, vec![signalled])
+        .answer()
+        .await;
+    let text = format!("{answer:?}");
+    // A leader of the former release does not know the field, and ignores it.
+    assert!(
+        text.contains("feature level 3") || answer.is_done(),
+        "{text}"
+    );
+    framework.hold_offers(false);
+}
+
+/// A master of the former release ends, having changed nothing, and this one goes on from there.
+async fn refuses_the_directory(cluster: &mut Cluster, executable: &Path) {
+    let place = (cluster.leader().await + 1) % 3;
+    let master = &mut cluster.masters[place];
+    master.signal(Signal::SIGTERM);
+    until("it stops", LONG, async || master.has_ended().then_some(())).await;
+    master.kill();
+    master.run_by(Some(executable));
+    master.start();
+    until("it refuses", LONG, async || {
+        master.has_ended().then_some(())
+    })
+    .await;
+    let words = "written in format 3; this release reads up to 2";
+    assert!(master.log().contains(words), "{}", master.log());
+    master.kill();
+    master.run_by(None);
+    master.start();
+    cluster.wait_caught_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_masters_return_to_the_former_release_before_the_level_is_raised() {
+    let Some(executable) = argosy_0_1_0() else {
+        return;
+    };
+    let mut cluster = Cluster::start_by(1, &executable).await;
+    let framework = Framework::start(cluster.masters_list(), "steady").await;
+    run_tasks(&framework, "before").await;
+    for place in 0..3 {
+        replace(&mut cluster, place, None).await;
+    }
+    run_tasks(&framework, "upgraded").await;
+    assert_eq!(level(&cluster).await, 2);
+    for place in 0..3 {
+        replace(&mut cluster, place, Some(&executable)).await;
+    }
+    run_tasks(&framework, "returned").await;
+    kill_leading(&mut cluster, 0).await;
+    run_tasks(&framework, "last").await;
+}

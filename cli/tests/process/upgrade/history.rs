@@ -1,0 +1,80 @@
+//! The log of a master that has ended, applied again by both releases.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use argosy_state::Registry;
+use argosy_state::command::Entry;
+use argosy_state::encode;
+use argosy_state::ids::Timestamp;
+use argosy_state::level::Level;
+use prost::Message;
+use rocksdb::{DB, DBCompressionType, IteratorMode, Options};
+
+use super::former::{self, Former};
+
+/// Families of a store, which are all opened.
+const FAMILIES: [&str; 4] = ["log", "meta", "registry", "registry_meta"];
+/// In front of an entry: a checksum, the format, the link of the entry before it.
+const HEAD: usize = 4 + 1 + 32;
+
+/// An entry as it is stored, as far as it holds commands.
+#[derive(Clone, PartialEq, Message)]
+struct Stored {
+    #[prost(message, optional, tag = "3")]
+    batch: Option<Batch>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Batch {
+    #[prost(uint64, tag = "1")]
+    at_ms: u64,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    commands: Vec<Vec<u8>>,
+}
+
+/// The digest after each entry of the log, which begins with the first one. Up to the raise of the level both releases
+/// must write the same records.
+pub(super) fn replay(store: &Path) -> BTreeMap<u64, u128> {
+    let mut options = Options::default();
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    let store = DB::open_cf(&options, store, FAMILIES).expect("the store opens");
+    let log = store.cf_handle("log").expect("it was opened");
+    let driver = former::executable().expect("it was built");
+    let mut former = Some(Former::start(&driver));
+    let mut registry = Registry::new();
+    let mut digests = BTreeMap::new();
+    for item in store.iterator_cf(log, IteratorMode::Start) {
+        let (key, value) = item.expect("the log can be read");
+        let index = u64::from_be_bytes(key[..].try_into().expect("an index"));
+        let stored = Stored::decode(&value[HEAD..]).expect("an entry");
+        let Some(batch) = stored.batch else { continue };
+        let read = batch
+            .commands
+            .iter()
+            .map(|bytes| encode::read_command(bytes));
+        let entry = Entry {
+            at: Timestamp(batch.at_ms),
+            commands: read.collect::<Result<_, _>>().expect("commands"),
+        };
+        registry.apply(index, &entry);
+        let writes = registry.take_changes();
+        if registry.level() > Level::RELEASE_0_1 {
+            former = None;
+        }
+        if let Some(former) = &mut former {
+            let theirs = former.apply(index, batch.at_ms, &batch.commands);
+            let ours: Vec<_> = writes.into_iter().map(|one| (one.key, one.value)).collect();
+            let difference = former::difference(&ours, &theirs.writes);
+            assert_eq!(
+                registry.digest(),
+                theirs.digest,
+                "at {index}:\n{difference}"
+            );
+        }
+        digests.insert(index, registry.digest());
+    }
+    assert!(former.is_none(), "the level was raised");
+    digests
+}

@@ -1,0 +1,84 @@
+//! Feature levels of members: who may join, and what all of them know.
+
+use std::sync::atomic::Ordering;
+
+use argosy_state::level::{Level, Levels};
+use futures::future::join_all;
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Changes, PATIENCE};
+use crate::connections;
+use crate::error::MembershipError;
+use crate::types::Member;
+use crate::versions::Versions;
+use crate::wire::proto;
+
+/// The members of a group that does not change until this is dropped.
+#[derive(Debug)]
+pub struct HeldMembers {
+    /// Each member with its levels; `None`: it does not answer.
+    pub members: Vec<(u64, Member, Option<Levels>)>,
+    _changing: OwnedMutexGuard<()>,
+}
+
+impl Changes {
+    pub(crate) fn set_level(&self, level: Level) {
+        self.level.store(level.0, Ordering::Relaxed);
+    }
+
+    /// Refuses a master that could not apply what is in the log.
+    pub(super) fn check_levels(
+        &self,
+        address: &str,
+        answer: &proto::AskResponse,
+    ) -> Result<(), MembershipError> {
+        let level = Level(self.level.load(Ordering::Relaxed));
+        let levels = Versions::of(answer.versions).levels;
+        match level == Level::default() || levels.include(level) {
+            true => Ok(()),
+            false => Err(MembershipError::Level {
+                address: address.to_owned(),
+                levels,
+                level,
+            }),
+        }
+    }
+
+    /// See [`crate::Node::hold_members`].
+    pub(crate) async fn hold(&self) -> Result<HeldMembers, MembershipError> {
+        self.leads()?;
+        let locked = self.changing.clone().lock_owned();
+        let Ok(changing) = tokio::time::timeout(PATIENCE, locked).await else {
+            return Err(MembershipError::Busy);
+        };
+        self.settle().await?;
+        let (_, members) = self.members();
+        let asked = members.into_iter().map(async |(id, member)| {
+            let levels = match id == self.caller.id {
+                true => Some(Levels::OWN),
+                false => self.ask_levels(id, &member).await,
+            };
+            (id, member, levels)
+        });
+        let members = join_all(asked).await;
+        self.leads()?;
+        Ok(HeldMembers {
+            members,
+            _changing: changing,
+        })
+    }
+
+    /// What the process at this address reports now, if it is the member.
+    async fn ask_levels(&self, id: u64, member: &Member) -> Option<Levels> {
+        let question = connections::question();
+        let asked = self
+            .peers
+            .ask(&member.raft_address, question, PATIENCE)
+            .await;
+        let answer = asked.ok()?;
+        let is_member = answer.identity.is_some_and(|identity| {
+            identity.id == id && identity.cluster_key == self.caller.cluster_key
+        });
+        is_member.then(|| Versions::of(answer.versions).levels)
+    }
+}
