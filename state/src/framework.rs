@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::command::Refusal;
 use crate::encode::codec::{Codec, Fault, Read};
 use crate::encode::scalars::{AsNumber, AsPair, MaybeNumber, Number};
 use crate::encode::stored::stored;
@@ -112,13 +113,8 @@ pub enum AnswerOutcome {
         /// Position among the tasks of the call, and the code of the refusal.
         refused: Vec<(u32, u8)>,
     },
-    /// Refused as a whole, in words (cut to [`crate::limits::REFUSAL_BYTES`]) and by code.
-    Refused {
-        /// [`crate::command::Rejection::number`].
-        code: u8,
-        /// The sentence.
-        message: String,
-    },
+    /// Refused as a whole.
+    Refused(Refusal),
 }
 
 stored!(message FrameworkInfo {
@@ -184,10 +180,13 @@ stored!(message Answer {
 
 stored!(oneof AnswerOutcome {
     3 Done { 1 refused: PairList or "refused positions" },
-    4 Refused {
-        1 code: Number or "code of a refusal",
-        2 message: Text,
-    },
+    4 Refused(Part),
+});
+
+stored!(message Refusal {
+    1 code: Number or "code of a refusal",
+    2 message: Text,
+    3 arguments: TextList,
 });
 
 /// A refused launch: its position, and the code.

@@ -10,6 +10,7 @@ mod opt_outs;
 mod sizes;
 mod spec;
 mod volume;
+pub(crate) mod words;
 
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
 pub use self::container::{CniNetwork, Container, ImagePull, Network, PublishedPort};
@@ -22,6 +23,7 @@ pub use self::sizes::{Beyond, Sizes};
 pub(crate) use self::spec::RESTRICTIONS;
 pub use self::spec::{HostPath, Run, TaskSpec, Uri};
 pub use self::volume::{TaskVolume, VolumeSource};
+pub use self::words::LIMITS_NOT_CHANGED;
 use crate::encode::codec::{Fault, Read};
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};

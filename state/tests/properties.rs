@@ -12,6 +12,8 @@ mod actor;
 mod agents;
 #[path = "properties/dice.rs"]
 mod dice;
+#[path = "properties/tally.rs"]
+mod tally;
 #[path = "properties/witness.rs"]
 mod witness;
 
@@ -21,11 +23,12 @@ use std::io::Read as _;
 use actor::Actor;
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
-use argosy_state::command::{CallAction, Command, Entry, Outcome, Proposed, Reply};
+use argosy_state::command::{Command, Entry, Proposed};
 use argosy_state::encode;
 use argosy_state::level::Level;
 use argosy_state::registry::RecordWrite;
 use dice::Dice;
+use tally::{Tally, name};
 use witness::Witness;
 
 /// Commands in one life of a cluster.
@@ -41,9 +44,6 @@ struct Life {
     witness: Witness,
     tally: Tally,
 }
-
-/// How often something was answered, by its name.
-type Tally = BTreeMap<&'static str, usize>;
 
 impl Life {
     fn new() -> Self {
@@ -97,41 +97,6 @@ impl Life {
         );
         // From here on a restarted master goes along.
         self.second = loaded;
-    }
-}
-
-/// The code of a refusal, or what was done.
-fn name(command: &Command, outcome: &Outcome) -> &'static str {
-    match (command, outcome) {
-        (_, Err(why)) => why.code(),
-        (_, Ok(Reply::Repeated(_))) => "repeated",
-        (Command::OpenEpoch(_), Ok(_)) => "Open",
-        (Command::RegisterAgent(_), Ok(_)) => "Register",
-        (Command::AgentUnreachable(_), Ok(_)) => "Unreachable",
-        (Command::PruneAgent(_), Ok(_)) => "Prune",
-        (Command::Stopped(_), Ok(_)) => "Stopped",
-        (Command::ReconcileAgent(_), Ok(_)) => "Reconcile",
-        (Command::UpdateTasks(_), Ok(_)) => "UpdateTasks",
-        (Command::Subscribe(_), Ok(_)) => "Subscribe",
-        (Command::DisconnectFramework(_), Ok(_)) => "Disconnect",
-        (Command::ExpireFramework(_), Ok(_)) => "Expire",
-        (Command::Call(call), Ok(_)) => match &call.action {
-            CallAction::Accept(_) => "Accept",
-            CallAction::Kill { .. } => "Kill",
-            CallAction::UpdateLimits { .. } => "UpdateLimits",
-            CallAction::Suppress(_) => "Suppress",
-            CallAction::Revive(_) => "Revive",
-            CallAction::Update(_) => "Update",
-            CallAction::Teardown => "Teardown",
-        },
-        (Command::Acknowledge(_), Ok(_)) => "Acknowledge",
-        (Command::RaiseLowWater(_), Ok(_)) => "Raise",
-        (Command::Operate(_), Ok(_)) => "Operate",
-        (Command::Sweep(_), Ok(_)) => "Sweep",
-        (Command::Tick, Ok(_)) => "Tick",
-        (Command::MassLoss, Ok(_)) => "MassLoss",
-        (Command::RaiseLevel { .. }, Ok(_)) => "RaiseLevel",
-        (Command::CompareDigest(_), Ok(_)) => "Compare",
     }
 }
 

@@ -24,6 +24,8 @@ mod print;
 mod specs;
 #[path = "scenarios/stage.rs"]
 mod stage;
+#[path = "properties/tally.rs"]
+mod tally;
 
 use std::path::Path;
 
@@ -39,11 +41,35 @@ use argosy_state::testing::{World, spec};
 use dice::Dice;
 use former::Former;
 use stage::Stage;
+use tally::{Tally, name};
 
 /// The level of release 0.1.0.
 const LEVEL: Level = Level::RELEASE_0_1;
 /// Commands in one life of a cluster.
 const LIFE: usize = 1_000;
+/// What the lives must have met, or they prove too little.
+const MUST_BE_MET: [&str; 20] = [
+    "Accept",
+    "Acknowledge",
+    "Disconnect",
+    "Expire",
+    "Kill",
+    "Operate",
+    "Prune",
+    "Reconcile",
+    "Register",
+    "Subscribe",
+    "Sweep",
+    "Teardown",
+    "Unreachable",
+    "Update",
+    "UpdateTasks",
+    "invalid",
+    "moved",
+    "offer-used",
+    "repeated",
+    "unknown-task",
+];
 /// Tasks that are launched together.
 const WAVE: usize = 250;
 
@@ -53,8 +79,8 @@ fn as_proposed(proposed: Proposed) -> Option<Proposed> {
     (!matches!(proposed.command, Command::RaiseLevel { .. })).then_some(proposed)
 }
 
-/// Applies an entry to both; they must write the same records.
-fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) {
+/// Applies an entry to both; they must write the same records. Returns what was answered.
+fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
     let commands: Vec<Vec<u8>> = entry
         .commands
         .iter()
@@ -74,14 +100,19 @@ fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) {
             "at index {index} the records differ:\n{difference}\nafter {entry:?}\nanswered {applied:?}"
         );
     }
+    let mut tally = Tally::new();
+    for (Proposed { command, .. }, applied) in entry.commands.iter().zip(&applied) {
+        *tally.entry(name(command, &applied.outcome)).or_default() += 1;
+    }
+    tally
 }
 
-fn play(executable: &Path, seed: u64) -> usize {
+fn play(executable: &Path, seed: u64) -> Tally {
     let mut former = Former::start(executable);
     let mut registry = Registry::new();
     let mut dice = Dice::new(seed);
     let mut actor = Actor::new(&mut dice, LEVEL);
-    let mut commands = 0;
+    let (mut commands, mut tally) = (0, Tally::new());
     while commands < LIFE {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };
         let mut entry = actor.entry(&mut dice, &registry, count);
@@ -90,10 +121,12 @@ fn play(executable: &Path, seed: u64) -> usize {
         }
         entry.commands = entry.commands.into_iter().filter_map(as_proposed).collect();
         commands += entry.commands.len().max(1);
-        feed(&mut registry, &mut former, &entry);
+        for (name, count) in feed(&mut registry, &mut former, &entry) {
+            *tally.entry(name).or_default() += count;
+        }
     }
     assert_eq!(registry.level(), LEVEL);
-    commands
+    tally
 }
 
 #[test]
@@ -116,8 +149,15 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
         Some(_) => 500,
         None => 20,
     };
-    let commands: usize = (0..lives).map(run).sum();
-    eprintln!("{commands} commands in {lives} lives, seeds 0 and up");
+    let mut tally = Tally::new();
+    for (name, count) in (0..lives).flat_map(run) {
+        *tally.entry(name).or_default() += count;
+    }
+    let commands: usize = tally.values().sum();
+    eprintln!("{commands} commands in {lives} lives, seeds 0 and up: {tally:?}");
+    for name in MUST_BE_MET {
+        assert!(tally.contains_key(name), "nothing was ever answered {name}");
+    }
 }
 
 /// The entries of a scenario file, played at level 2.
@@ -131,7 +171,11 @@ fn scenario(text: &str) -> Vec<Entry> {
             stage.play(line);
         }
     }
-    stage.world.log.take().unwrap_or_default()
+    let log = stage.world.log.take().unwrap_or_default().into_iter();
+    // From there on release 0.1.0 applies nothing.
+    let is_raise = |one: &Proposed| matches!(one.command, Command::RaiseLevel { .. });
+    log.take_while(|entry| !entry.commands.iter().any(is_raise))
+        .collect()
 }
 
 #[test]
@@ -150,7 +194,7 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
         let mut former = Former::start(&executable);
         let mut registry = Registry::new();
         for entry in scenario(&std::fs::read_to_string(&path).unwrap()) {
-            feed(&mut registry, &mut former, &entry);
+            drop(feed(&mut registry, &mut former, &entry));
             entries += 1;
         }
     }
@@ -207,7 +251,7 @@ fn the_history_is_that_of_release_0_1_0() {
     let mut former = Former::start(&executable);
     let mut registry = Registry::new();
     for entry in world.log.take().unwrap_or_default() {
-        feed(&mut registry, &mut former, &entry);
+        drop(feed(&mut registry, &mut former, &entry));
     }
     assert_eq!(
         registry.finished_tasks_after(0).count(),

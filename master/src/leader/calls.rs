@@ -354,7 +354,7 @@ fn used_offers(accept: &Accept, filter_ms: u64) -> Option<UsedOffers> {
     })
 }
 
-/// A stored answer, in the words of its codes: the sentences are gone.
+/// A stored answer, in the words of its codes.
 fn repeated(stored: &Stored) -> Answer {
     match &stored.outcome {
         AnswerOutcome::Done { refused } => {
@@ -371,9 +371,9 @@ fn repeated(stored: &Stored) -> Answer {
                 refused: refused.collect(),
             }
         }
-        AnswerOutcome::Refused { code, message } => Answer::Refused {
-            code: Rejection::code_of(*code),
-            message: message.clone(),
+        AnswerOutcome::Refused(refusal) => Answer::Refused {
+            code: Rejection::code_of(refusal.code),
+            message: refusal.sentence(),
         },
     }
 }

@@ -269,7 +269,7 @@ impl Registry {
             framework: call.framework,
             task: spec.task.clone(),
         };
-        let staging = Change::by_master(TaskState::Staging, Reason::None, "", wall_ms);
+        let staging = Change::by_master(TaskState::Staging, Reason::None, wall_ms);
         self.put_task(Task {
             key: key.clone(),
             agent,

@@ -2,10 +2,9 @@
 
 use super::Scene;
 use super::frameworks::check_info;
-use super::tasks::cut;
 use crate::Registry;
 use crate::bugs::{self, Bug};
-use crate::command::{Call, CallAction, Outcome, Rejection, Reply};
+use crate::command::{Call, CallAction, Outcome, Refusal, Rejection, Reply};
 use crate::event::Event;
 use crate::framework::{Answer, AnswerOutcome, FrameworkInfo};
 use crate::ids::{FrameworkId, Revision, Role, TaskId, TaskKey};
@@ -137,10 +136,7 @@ impl Registry {
                     refused: kept.collect(),
                 }
             }
-            Err(why) => AnswerOutcome::Refused {
-                code: why.number(),
-                message: cut(&why.to_string(), limits::REFUSAL_BYTES),
-            },
+            Err(why) => AnswerOutcome::Refused(Refusal::of(why, self.level())),
         };
         let key = (call.framework, call.session, call.number);
         self.answers.insert(

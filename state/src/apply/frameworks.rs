@@ -190,6 +190,8 @@ impl Registry {
         }
         let reason = if framework.removing {
             "removed"
+        } else if self.level() >= Level::RELEASE_0_2 {
+            "detached"
         } else {
             "detached; its last task ended"
         };

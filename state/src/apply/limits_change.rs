@@ -155,15 +155,19 @@ impl Registry {
             let level = self.level();
             return self.change_task(key, |task| settle(task, report, level));
         }
-        let text = format!(
-            "{} is of a release that cannot change limits of a task: upgrade it, and ask again",
-            task.agent
-        );
-        let change = Change::by_master(task.state, Reason::LimitsUpdated, &text, wall_ms)
+        let text = match self.level() >= Level::RELEASE_0_2 {
+            true => String::new(),
+            false => format!(
+                "{} is of a release that cannot change limits of a task: upgrade it, and ask again",
+                task.agent
+            ),
+        };
+        let change = Change::by_master(task.state, Reason::LimitsUpdated, wall_ms)
+            .saying(&text)
             .with_standing(task.standing)
             .with_limits(LimitsReport {
                 order,
-                outcome: Err(text.clone()),
+                outcome: Err(text),
                 held: None,
             });
         self.set_state(scene, key, change);

@@ -1,10 +1,9 @@
 //! Changes by operators, in batches.
 
 use super::Scene;
-use super::tasks::cut;
 use crate::Registry;
 use crate::agent::AgentMode;
-use crate::command::{Operate, Operation, Outcome, Rejection, Reply, SweepTarget};
+use crate::command::{Operate, Operation, Outcome, Refusal, Rejection, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, Revision, Role, Timestamp};
 use crate::level::Level;
@@ -50,12 +49,9 @@ impl Registry {
             .map(|operation| self.operation(scene, operation, operate.wall_ms))
             .collect();
         if let Some(key) = &operate.request {
-            let kept = outcomes.iter().map(|outcome| {
-                outcome
-                    .as_ref()
-                    .err()
-                    .map(|why| (why.number(), cut(&why.to_string(), limits::REFUSAL_BYTES)))
-            });
+            let level = self.level();
+            let refusals = outcomes.iter().map(|outcome| outcome.as_ref().err());
+            let kept = refusals.map(|why| why.map(|why| Refusal::of(why, level)));
             let answer = OperatorAnswer {
                 hash: operate.hash,
                 at: scene.at,
@@ -262,11 +258,11 @@ impl OperatorAnswer {
             let request = operate.request.as_ref().map(|(_, id)| id.clone());
             return Err(Rejection::RequestReused(request.unwrap_or_default()));
         }
-        let again = |kept: &Option<(u8, String)>| match kept {
+        let again = |kept: &Option<Refusal>| match kept {
             None => Ok(()),
-            Some((code, text)) => Err(Rejection::AsBefore {
-                code: *code,
-                text: text.clone(),
+            Some(refusal) => Err(Rejection::AsBefore {
+                code: refusal.code,
+                text: refusal.sentence(),
             }),
         };
         Ok(Reply::Operated {

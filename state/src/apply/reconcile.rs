@@ -94,27 +94,18 @@ impl Registry {
             return;
         }
         let change = match held.filter(|held| held.order == task.order) {
-            Some(_) if task.state == TaskState::Unreachable => Change::by_master(
-                task.agent_state,
-                Reason::AgentReregistered,
-                "its agent is back",
-                list.wall_ms,
-            )
-            .with_standing(task.standing),
+            Some(_) if task.state == TaskState::Unreachable => {
+                Change::by_master(task.agent_state, Reason::AgentReregistered, list.wall_ms)
+                    .with_standing(task.standing)
+            }
             Some(_) => return,
-            None if task.order <= list.floor => Change::by_master(
-                TaskState::Gone,
-                Reason::TaskMissingOnAgent,
-                "its agent does not have it any more",
-                list.wall_ms,
-            ),
+            None if task.order <= list.floor => {
+                Change::by_master(TaskState::Gone, Reason::TaskMissingOnAgent, list.wall_ms)
+            }
             None if bugs::is_on(Bug::LaunchAfterUnreachable) => return,
-            None if task.state == TaskState::Unreachable => Change::by_master(
-                TaskState::Dropped,
-                Reason::LaunchVoided,
-                "it was not delivered before its agent became unreachable; it never started",
-                list.wall_ms,
-            ),
+            None if task.state == TaskState::Unreachable => {
+                Change::by_master(TaskState::Dropped, Reason::LaunchVoided, list.wall_ms)
+            }
             None => return,
         };
         debug_assert_eq!(change.source, Source::Master);

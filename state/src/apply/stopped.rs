@@ -43,7 +43,6 @@ impl Registry {
             let change = Change::by_master(
                 TaskState::Unreachable,
                 Reason::StoppedWithoutLeader,
-                "its agent is not heard of, and its stop_after_ms has passed: it does not run any more",
                 stopped.wall_ms,
             );
             self.set_state(scene, key, change.stopped());

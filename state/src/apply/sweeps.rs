@@ -126,16 +126,10 @@ impl Registry {
             Change::by_master(
                 TaskState::GoneByOperator,
                 Reason::AgentRemovedByOperator,
-                "an operator declared its agent gone",
                 wall_ms,
             )
         } else {
-            Change::by_master(
-                TaskState::Unreachable,
-                Reason::AgentUnreachable,
-                "its agent is not heard of; it may run",
-                wall_ms,
-            )
+            Change::by_master(TaskState::Unreachable, Reason::AgentUnreachable, wall_ms)
         };
         self.set_state(scene, key, change);
     }
@@ -145,12 +139,7 @@ impl Registry {
         if self.tasks.get(key).is_none_or(Task::is_terminal) {
             return;
         }
-        let change = Change::by_master(
-            TaskState::Gone,
-            Reason::AgentRemoved,
-            "its agent was lost for so long that the cluster has forgotten it",
-            wall_ms,
-        );
+        let change = Change::by_master(TaskState::Gone, Reason::AgentRemoved, wall_ms);
         self.set_state(scene, key, change);
     }
 

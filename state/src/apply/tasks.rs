@@ -7,8 +7,9 @@ use crate::agent::AgentMode;
 use crate::command::{Acknowledge, AgentUpdate, Outcome, Rejection, Reply, UpdateTasks};
 use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
+use crate::level::Level;
 use crate::limits;
-use crate::task::{Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update};
+use crate::task::{Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update, words};
 
 /// A new state of a task, before it has a revision.
 pub(super) struct Change {
@@ -26,12 +27,12 @@ pub(super) struct Change {
 }
 
 impl Change {
-    pub(super) fn by_master(state: TaskState, reason: Reason, message: &str, wall_ms: i64) -> Self {
+    pub(super) fn by_master(state: TaskState, reason: Reason, wall_ms: i64) -> Self {
         Self {
             state,
             source: Source::Master,
             reason,
-            message: message.to_owned(),
+            message: words::of_master(reason).to_owned(),
             exit: None,
             standing: Standing::default(),
             stopped: false,
@@ -44,6 +45,14 @@ impl Change {
     /// The same, with what an agent has said of the task's checks.
     pub(super) fn with_standing(self, standing: Standing) -> Self {
         Self { standing, ..self }
+    }
+
+    /// The same with another text, below level 3.
+    pub(super) fn saying(self, text: &str) -> Self {
+        Self {
+            message: text.to_owned(),
+            ..self
+        }
     }
 
     /// The same, of a task that has stopped itself.
@@ -189,7 +198,11 @@ impl Registry {
         let reported = change.reported;
         let level = self.level();
         let limits = change.limits.clone();
-        let update = change.into_update(revision);
+        let mut update = change.into_update(revision);
+        if level >= Level::RELEASE_0_2 && reported.is_none() {
+            // The reason says it: see `Update::text`.
+            update.message.clear();
+        }
         let state = update.state;
         let mut agent = None;
         self.change_task(key, |task| {

@@ -2,6 +2,7 @@
 //!
 //! A command carries everything that `apply` needs: ids, times and random bytes come in with it.
 
+mod refusal;
 mod rejection;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::level::Level;
 use crate::resources::Resources;
 use crate::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, TaskSpec, TaskState};
 
+pub use refusal::Refusal;
 pub use rejection::Rejection;
 
 /// One log entry: commands proposed together, tried in order.

@@ -6,7 +6,7 @@ use super::codec::{Codec, Read};
 use super::parts::PartList;
 use super::stored::stored;
 use super::wire::Slot;
-use crate::command::{ClusterFacts, SweepTarget};
+use crate::command::{ClusterFacts, Refusal, SweepTarget};
 use crate::ids::Timestamp;
 use crate::registry::{Cluster, OperatorAnswer, SweepMark};
 
@@ -80,11 +80,6 @@ stored!(message OperatorAnswer {
 });
 
 // One of the changes; absent for done.
-stored!(message Option<(u8, String)> as (refusal) {
+stored!(message Option<Refusal> as (refusal) {
     1 refusal: MaybePart,
-});
-
-stored!(message (u8, String) as (code, message) {
-    1 code: Number or "code of a refusal",
-    2 message: Text,
 });

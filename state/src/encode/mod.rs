@@ -138,5 +138,12 @@ pub fn read_command(bytes: &[u8]) -> Result<Proposed, DecodeError> {
             found: head.level.0,
         });
     }
-    read(what, bytes)
+    let proposed: Proposed = read(what, bytes)?;
+    if let Command::RaiseLevel { level } = proposed.command
+        && level > head.level
+    {
+        let field = "level";
+        return Err(DecodeError::Invalid { what, field });
+    }
+    Ok(proposed)
 }

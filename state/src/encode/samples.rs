@@ -104,11 +104,9 @@ pub(super) fn registry() -> Registry {
     let done = AnswerOutcome::Done {
         refused: vec![(1, 22), (300, 23)],
     };
-    let refused = AnswerOutcome::Refused {
-        code: 14,
-        message: "no offer was given".to_owned(),
-    };
-    for (number, outcome) in [(8, done), (9, refused)] {
+    let refused = AnswerOutcome::Refused(limits::refusal(14, "no offer was given", &[]));
+    let by_code = AnswerOutcome::Refused(limits::refusal(26, "", &["framework-4", "web-9"]));
+    for (number, outcome) in [(8, done), (9, refused), (10, by_code)] {
         let answer = Answer {
             hash: 0xabcd,
             revision: revision(30, 4),
@@ -124,7 +122,7 @@ pub(super) fn registry() -> Registry {
             hash: 0x1234,
             at: Timestamp(999),
             revision: revision(31, 0),
-            outcomes: vec![None, Some((2, "no agent-9".to_owned()))],
+            outcomes: vec![None, Some(limits::refusal(2, "no agent-9", &[]))],
         },
     );
     let finished = FinishedTask {
@@ -225,6 +223,7 @@ pub(super) fn records() -> Vec<RecordKey> {
         RecordKey::Task(key(4, "web-84")),
         RecordKey::Answer(FrameworkId(4), 77, 8),
         RecordKey::Answer(FrameworkId(4), 77, 9),
+        RecordKey::Answer(FrameworkId(4), 77, 10),
         RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
         RecordKey::FinishedTask(6),
         RecordKey::FinishedFramework(7),

@@ -14,7 +14,7 @@ pub(crate) mod usage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::{Agent, AgentMode};
-use crate::command::{ClusterFacts, SweepTarget};
+use crate::command::{ClusterFacts, Refusal, SweepTarget};
 use crate::framework::{Answer, FinishedFramework, Framework};
 use crate::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
@@ -77,8 +77,8 @@ pub struct OperatorAnswer {
     pub at: Timestamp,
     /// The revision at which it was applied; 0 of one that an earlier release remembered.
     pub revision: Revision,
-    /// One an operation: `None` for done, else the code and the sentence.
-    pub outcomes: Vec<Option<(u8, String)>>,
+    /// One an operation: `None` for done.
+    pub outcomes: Vec<Option<Refusal>>,
 }
 
 /// Names an answer to a numbered call: framework, session, number.

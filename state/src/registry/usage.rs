@@ -133,7 +133,7 @@ impl Indexes {
         sign: Sign,
     ) {
         let texts = answer.outcomes.iter().map(|outcome| {
-            let text = outcome.as_ref().map_or(0, |(_, text)| text.len() as u64);
+            let text = outcome.as_ref().map_or(0, |refusal| refusal.bytes() as u64);
             PART_BYTES + text
         });
         let bytes = RECORD_BYTES + (name.0.len() + name.1.len()) as u64 + texts.sum::<u64>();

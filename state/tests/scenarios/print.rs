@@ -62,10 +62,11 @@ fn outcome(outcome: &Outcome) -> String {
                         .collect();
                     format!("repeated: called at {at}{}\n", refused.concat())
                 }
-                AnswerOutcome::Refused { code, message } => {
+                AnswerOutcome::Refused(refusal) => {
                     format!(
-                        "repeated: refused at {at}: {message} ({})\n",
-                        Rejection::code_of(*code)
+                        "repeated: refused at {at}: {} ({})\n",
+                        refusal.sentence(),
+                        Rejection::code_of(refusal.code)
                     )
                 }
             }

@@ -140,7 +140,7 @@ fn an_agent_that_has_become_one_of_an_earlier_release_gets_a_void_order() {
     world.expect(&expect![[r#"
         link-3 <- registered agent-1, different
         link-3 <- list your tasks
-        link-1 <- update a RUNNING at 9.0 (LIMITS_UPDATED), limits of 7.0 refused: agent-1 is of a release that cannot change limits of a task: upgrade it, and ask again
+        link-1 <- update a RUNNING at 9.0 (LIMITS_UPDATED), limits of 7.0 refused: its agent is of a release that cannot change limits of a task: upgrade it, and ask again
         link-3 <- order 2 void
     "#]]);
     world.call(change("a", 8));

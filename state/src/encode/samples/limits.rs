@@ -4,7 +4,8 @@ use super::tasks::{spec, task};
 use super::{agent_update, key, revision};
 use crate::agent::AgentInfo;
 use crate::command::{
-    Accept, AgentUpdate, Call, CallAction, Command, Operate, Operation, RegisterAgent, UpdateTasks,
+    Accept, AgentUpdate, Call, CallAction, Command, Operate, Operation, Refusal, RegisterAgent,
+    UpdateTasks,
 };
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
@@ -250,4 +251,13 @@ pub(super) fn changed() -> Vec<Task> {
         ..task(name)
     });
     tasks.collect()
+}
+
+/// A refusal as an answer keeps it.
+pub(super) fn refusal(code: u8, message: &str, arguments: &[&str]) -> Refusal {
+    Refusal {
+        code,
+        message: message.to_owned(),
+        arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+    }
 }

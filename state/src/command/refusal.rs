@@ -1,0 +1,296 @@
+//! Refusals as answers keep them: a code and what its sentence names, never the sentence.
+//!
+//! A sentence may be reworded, and masters of two releases must store the same. So it is made where it is shown.
+
+use std::str::FromStr;
+
+use super::Rejection;
+use crate::agent::AgentMode;
+use crate::ids::{GroupId, TaskId, TaskKey};
+use crate::level::Level;
+use crate::limits;
+
+/// A refusal in an answer that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Refusal {
+    /// [`Rejection::number`].
+    pub code: u8,
+    /// The sentence, cut to [`limits::REFUSAL_BYTES`], of what was refused before level 3; empty since.
+    pub message: String,
+    /// Names and numbers of the sentence, together of at most [`limits::REFUSAL_BYTES`]; none before level 3.
+    pub arguments: Vec<String>,
+}
+
+impl Refusal {
+    /// What is kept of a refusal at this level.
+    #[must_use]
+    pub fn of(why: &Rejection, level: Level) -> Self {
+        let code = why.number();
+        if level < Level::RELEASE_0_2 {
+            let message = cut(&why.to_string(), limits::REFUSAL_BYTES);
+            return Self {
+                code,
+                message,
+                arguments: Vec::new(),
+            };
+        }
+        let mut left = limits::REFUSAL_BYTES;
+        let mut arguments = arguments(why);
+        for argument in &mut arguments {
+            *argument = cut(argument, left);
+            left -= argument.len();
+        }
+        Self {
+            code,
+            message: String::new(),
+            arguments,
+        }
+    }
+
+    /// What is shown: the sentence of this release.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        if !self.message.is_empty() {
+            return self.message.clone();
+        }
+        match restored(self.code, &self.arguments) {
+            Some(why) => why.to_string(),
+            None => format!("refused before: {}", Rejection::code_of(self.code)),
+        }
+    }
+
+    /// Bytes of its texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.message.len() + self.arguments.iter().map(String::len).sum::<usize>()
+    }
+}
+
+/// The longest beginning of at most so many bytes.
+fn cut(text: &str, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// What the sentence of a refusal names, unless that is a sentence itself.
+fn arguments(why: &Rejection) -> Vec<String> {
+    let mode = |mode: &AgentMode| format!("{mode:?}");
+    match why {
+        Rejection::UnknownAgent(id) | Rejection::AgentGone(id) | Rejection::Clone(id) => {
+            vec![id.to_string()]
+        }
+        Rejection::AgentNotActive(id, known) | Rejection::WrongMode(id, known) => {
+            vec![id.to_string(), mode(known)]
+        }
+        Rejection::UnknownFramework(id)
+        | Rejection::FrameworkRemoved(id)
+        | Rejection::Superseded(id) => vec![id.to_string()],
+        Rejection::Late { number, low_water } => vec![number.to_string(), low_water.to_string()],
+        Rejection::CallReused(number) => vec![number.to_string()],
+        Rejection::PrincipalChanged(text) | Rejection::RequestReused(text) => vec![text.clone()],
+        Rejection::Invalid { field, .. } => vec![field.clone()],
+        Rejection::OfferTwice(id)
+        | Rejection::OfferForeign(id)
+        | Rejection::OfferMixed(id)
+        | Rejection::OfferExpired(id)
+        | Rejection::OfferUsed(id)
+        | Rejection::OfferForged(id) => vec![id.to_string()],
+        Rejection::OfferOutdated(offer, agent) => vec![offer.to_string(), agent.to_string()],
+        Rejection::TooLarge { asked, left } => {
+            vec![cut(asked, limits::REFUSAL_BYTES / 2), left.clone()]
+        }
+        Rejection::TaskExists(task) => vec![task.to_string()],
+        Rejection::UnknownTask(key) => vec![key.framework.to_string(), key.task.to_string()],
+        Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
+        Rejection::StaleEpoch
+        | Rejection::Moved
+        | Rejection::TooManyAnswers
+        | Rejection::NoOffers
+        | Rejection::NotAlone
+        | Rejection::TooManyUnacknowledged
+        | Rejection::TooManyOperations
+        | Rejection::TooManyRequests
+        | Rejection::Full(_)
+        | Rejection::NeedsLevel { .. }
+        | Rejection::AsBefore { .. }
+        | Rejection::Internal(_) => Vec::new(),
+    }
+}
+
+/// What is said of a field whose sentence is not kept.
+const WRONG_BEFORE: &str = "it was refused when this call was first made; a new call is told why";
+
+/// The refusal with these arguments; `None` if this release does not know it, or an argument was cut.
+fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
+    fn read<T: FromStr>(arguments: &[String], at: usize) -> Option<T> {
+        arguments.get(at)?.parse().ok()
+    }
+    let text = |at: usize| arguments.get(at).cloned();
+    let agent = || read(arguments, 0);
+    let framework = || read(arguments, 0);
+    let offer = || read(arguments, 0);
+    Some(match Rejection::code_of(code) {
+        "stale-epoch" => Rejection::StaleEpoch,
+        "moved" => Rejection::Moved,
+        "unknown-agent" => Rejection::UnknownAgent(agent()?),
+        "agent-gone" => Rejection::AgentGone(agent()?),
+        "clone" => Rejection::Clone(agent()?),
+        "agent-not-active" => Rejection::AgentNotActive(agent()?, mode(&text(1)?)?),
+        "unknown-framework" => Rejection::UnknownFramework(framework()?),
+        "framework-removed" => Rejection::FrameworkRemoved(framework()?),
+        "superseded" => Rejection::Superseded(framework()?),
+        "late" => Rejection::Late {
+            number: read(arguments, 0)?,
+            low_water: read(arguments, 1)?,
+        },
+        "call-reused" => Rejection::CallReused(read(arguments, 0)?),
+        "too-many-answers" => Rejection::TooManyAnswers,
+        "principal-changed" => Rejection::PrincipalChanged(text(0)?),
+        "invalid" => Rejection::Invalid {
+            field: text(0)?,
+            text: WRONG_BEFORE.to_owned(),
+        },
+        "no-offers" => Rejection::NoOffers,
+        "offer-twice" => Rejection::OfferTwice(offer()?),
+        "offer-foreign" => Rejection::OfferForeign(offer()?),
+        "offer-mixed" => Rejection::OfferMixed(offer()?),
+        "offer-expired" => Rejection::OfferExpired(offer()?),
+        "offer-used" => Rejection::OfferUsed(offer()?),
+        "offer-outdated" => Rejection::OfferOutdated(offer()?, read(arguments, 1)?),
+        "offer-forged" => Rejection::OfferForged(offer()?),
+        "too-large" => Rejection::TooLarge {
+            asked: text(0)?,
+            left: text(1)?,
+        },
+        "task-exists" => Rejection::TaskExists(TaskId::new(&text(0)?).ok()?),
+        "not-alone" => Rejection::NotAlone,
+        "too-many-unacknowledged" => Rejection::TooManyUnacknowledged,
+        "unknown-task" => Rejection::UnknownTask(TaskKey {
+            framework: framework()?,
+            task: TaskId::new(&text(1)?).ok()?,
+        }),
+        "too-many-operations" => Rejection::TooManyOperations,
+        "request-reused" => Rejection::RequestReused(text(0)?),
+        "too-many-requests" => Rejection::TooManyRequests,
+        "wrong-mode" => Rejection::WrongMode(agent()?, mode(&text(1)?)?),
+        "task-group-invalid" => Rejection::TaskGroupInvalid {
+            group: GroupId::new(&text(0)?).ok()?,
+            text: WRONG_BEFORE.to_owned(),
+        },
+        "registry-full" => {
+            Rejection::Full("a bound of the registry was reached; a new call is told which".into())
+        }
+        _ => return None,
+    })
+}
+
+/// The mode with this name.
+fn mode(name: &str) -> Option<AgentMode> {
+    let modes = [
+        AgentMode::Registered,
+        AgentMode::Unreachable,
+        AgentMode::Draining,
+        AgentMode::Drained,
+        AgentMode::Deactivated,
+        AgentMode::Gone,
+    ];
+    modes.into_iter().find(|mode| format!("{mode:?}") == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{AgentId, Epoch, FrameworkId, OfferId};
+
+    fn all() -> Vec<Rejection> {
+        let (agent, framework) = (AgentId(3), FrameworkId(4));
+        let offer = OfferId {
+            epoch: Epoch(7),
+            serial: 9,
+        };
+        let task = TaskId::new("web-1").unwrap();
+        vec![
+            Rejection::StaleEpoch,
+            Rejection::Moved,
+            Rejection::UnknownAgent(agent),
+            Rejection::AgentGone(agent),
+            Rejection::Clone(agent),
+            Rejection::AgentNotActive(agent, AgentMode::Draining),
+            Rejection::UnknownFramework(framework),
+            Rejection::FrameworkRemoved(framework),
+            Rejection::Superseded(framework),
+            Rejection::Late {
+                number: 5,
+                low_water: 6,
+            },
+            Rejection::CallReused(5),
+            Rejection::TooManyAnswers,
+            Rejection::PrincipalChanged("alice".to_owned()),
+            Rejection::NoOffers,
+            Rejection::OfferTwice(offer),
+            Rejection::OfferForeign(offer),
+            Rejection::OfferMixed(offer),
+            Rejection::OfferExpired(offer),
+            Rejection::OfferUsed(offer),
+            Rejection::OfferOutdated(offer, agent),
+            Rejection::OfferForged(offer),
+            Rejection::TooLarge {
+                asked: "cpus:9".to_owned(),
+                left: "nothing".to_owned(),
+            },
+            Rejection::TaskExists(task.clone()),
+            Rejection::NotAlone,
+            Rejection::TooManyUnacknowledged,
+            Rejection::UnknownTask(TaskKey { framework, task }),
+            Rejection::TooManyOperations,
+            Rejection::RequestReused("r".to_owned()),
+            Rejection::TooManyRequests,
+            Rejection::WrongMode(agent, AgentMode::Gone),
+        ]
+    }
+
+    #[test]
+    fn the_sentence_of_a_kept_refusal_is_that_of_the_first_answer() {
+        for why in all() {
+            let kept = Refusal::of(&why, Level::RELEASE_0_2);
+            assert_eq!(kept.message, "", "{why}");
+            assert_eq!(kept.sentence(), why.to_string());
+        }
+    }
+
+    #[test]
+    fn a_sentence_in_a_refusal_is_not_kept() {
+        let invalid = Rejection::Invalid {
+            field: "command".to_owned(),
+            text: "a secret".to_owned(),
+        };
+        let group = Rejection::TaskGroupInvalid {
+            group: GroupId::new("g").unwrap(),
+            text: "a secret".to_owned(),
+        };
+        for why in [invalid, group, Rejection::Full("a secret".to_owned())] {
+            let kept = Refusal::of(&why, Level::RELEASE_0_2);
+            assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+            let sentence = kept.sentence();
+            assert!(sentence.contains("a new call is told"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn at_level_2_a_refusal_is_its_sentence_as_release_0_1_0_kept_it() {
+        let why = Rejection::PrincipalChanged("ä".repeat(1_000));
+        let kept = Refusal::of(&why, Level::RELEASE_0_1);
+        assert!(why.to_string().starts_with(&kept.message));
+        assert!(kept.message.len() >= limits::REFUSAL_BYTES - 1);
+        assert_eq!(kept.sentence(), kept.message);
+        let kept = Refusal::of(&why, Level::RELEASE_0_2);
+        assert!(kept.bytes() <= limits::REFUSAL_BYTES);
+        let unknown = Refusal {
+            code: 250,
+            ..Refusal::default()
+        };
+        assert_eq!(unknown.sentence(), "refused before: refused");
+    }
+}

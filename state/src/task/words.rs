@@ -1,0 +1,58 @@
+//! What updates that masters make say, by their reasons: made where it is shown, and stored below level 3 only.
+
+use super::{Reason, Source, Update};
+
+/// Why a change of limits was refused that no agent has answered.
+pub const LIMITS_NOT_CHANGED: &str =
+    "its agent is of a release that cannot change limits of a task: upgrade it, and ask again";
+
+impl Update {
+    /// The text for people.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self.message.is_empty() && self.source == Source::Master {
+            true => of_master(self.reason),
+            false => &self.message,
+        }
+    }
+}
+
+/// What a master says with this reason.
+pub(crate) fn of_master(reason: Reason) -> &'static str {
+    match reason {
+        Reason::AgentUnreachable => "its agent is not heard of; it may run",
+        Reason::AgentRemoved => "its agent was lost for so long that the cluster has forgotten it",
+        Reason::AgentRemovedByOperator => "an operator declared its agent gone",
+        Reason::AgentReregistered => "its agent is back",
+        Reason::TaskMissingOnAgent => "its agent does not have it any more",
+        Reason::LaunchVoided => {
+            "it was not delivered before its agent became unreachable; it never started"
+        }
+        Reason::StoppedWithoutLeader => {
+            "its agent is not heard of, and its stop_after_ms has passed: it does not run any more"
+        }
+        Reason::LimitsUpdated => LIMITS_NOT_CHANGED,
+        Reason::None
+        | Reason::TaskInvalid
+        | Reason::InvalidOffers
+        | Reason::AgentRestarted
+        | Reason::AgentRebooted
+        | Reason::ContainerLaunchFailed
+        | Reason::FetchFailed
+        | Reason::CommandExited
+        | Reason::CommandNotStarted
+        | Reason::TaskKilled
+        | Reason::KilledDuringLaunch
+        | Reason::FrameworkRemoved
+        | Reason::Reconciliation
+        | Reason::LimitMemory
+        | Reason::MaxCompletionTime
+        | Reason::TaskUnknown
+        | Reason::HealthCheckStatusUpdated
+        | Reason::ReadinessCheckStatusUpdated
+        | Reason::HealthCheckFailed
+        | Reason::LimitDisk
+        | Reason::ExecutorTerminated
+        | Reason::ExecutorRegistrationTimeout => "",
+    }
+}
