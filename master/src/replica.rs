@@ -17,7 +17,6 @@ use argosy_state::Registry;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Command, OpenEpoch, Proposed};
 use argosy_state::encode;
-use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, NodeId, Ticket};
 use argosy_state::level;
 use tokio::sync::{mpsc, watch};
@@ -333,7 +332,7 @@ impl Replica {
         if self.leader.is_some() && (!is_leader || term != self.registry.cluster().term) {
             self.leave_office("the term is over");
         }
-        if is_leader && self.opened != term && self.is_heard() {
+        if is_leader && self.opened != term && self.is_heard() && self.knows_level() {
             self.open_epoch(term);
         }
         self.publish_office();
@@ -401,6 +400,7 @@ impl Replica {
         } else if is_leader
             && heard
             && self.leader.is_none()
+            && self.knows_level()
             && (self.opened != term || self.opened_at.elapsed() > REOPEN)
         {
             self.open_epoch(term);
@@ -584,15 +584,6 @@ impl Replica {
                     self.leave_office("its commands are not taken");
                 }
             }
-        }
-    }
-
-    fn note_launch(&mut self, events: &[Event]) {
-        if events
-            .iter()
-            .any(|event| matches!(event, Event::TaskLaunched { .. }))
-        {
-            self.failovers.first_launch(self.node.wall().now_ms());
         }
     }
 

@@ -177,7 +177,7 @@ fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bo
             }
             OrderKind::Kill => {}
             // The comparison settles what an agent of an earlier release cannot answer.
-            OrderKind::Limits if !agent.info.changes_limits => return false,
+            OrderKind::Limits if !agent.info.takes(kind) => return false,
             OrderKind::Limits => {}
         }
     }

@@ -9,6 +9,7 @@ mod calls;
 mod checks;
 mod deadlines;
 mod frameworks;
+mod level;
 mod limits;
 mod mass_loss;
 mod messages;

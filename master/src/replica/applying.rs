@@ -5,6 +5,7 @@ use std::time::Duration;
 use argosy_raft::{Committed, OwnerRequest, RecordWrite};
 use argosy_state::Registry;
 use argosy_state::event::Event;
+use argosy_state::ids::Epoch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::info;
@@ -107,6 +108,25 @@ impl Replica {
         // Raft stops with the process; whoever waited is gone with it.
         let _ = applying.done.send(applying.writes);
         Ok(())
+    }
+
+    /// Whether it is known at which level an epoch is to be opened. A new cluster starts at the newest one, and whether this
+    /// one is new shows only once all of the log is applied.
+    pub(super) fn knows_level(&self) -> bool {
+        if self.registry.epoch() != Epoch::default() {
+            return true;
+        }
+        let progress = self.node.progress();
+        progress.applied_index >= progress.last_log_index
+    }
+
+    fn note_launch(&mut self, events: &[Event]) {
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::TaskLaunched { .. }))
+        {
+            self.failovers.first_launch(self.node.wall().now_ms());
+        }
     }
 
     fn apply(&mut self, entry: &Unapplied, writes: &mut Vec<RecordWrite>) -> Result<(), RunError> {

@@ -6,5 +6,6 @@ mod disk;
 mod failover;
 mod forming;
 mod host;
+mod levels;
 mod replication;
 mod stall;

@@ -1,0 +1,206 @@
+//! What a leader proposes at a level below its own.
+
+use argosy_state::agent::AgentInfo;
+use argosy_state::command::{
+    Accept, Call, CallAction, Command, Operate, Operation, Proposed, RegisterAgent,
+};
+use argosy_state::fingerprint;
+use argosy_state::ids::{AgentId, NodeId, Timestamp};
+use argosy_state::level::{self, Level};
+use argosy_state::task::{KillSignal, Sizes};
+use argosy_state::testing::{self, spec};
+
+use super::world::{LIMITS, new_agent};
+use crate::leader::{Answer, Effect, Input, Leader, Now};
+use crate::links::{LinkId, RequestId};
+
+/// A leader and its registry, of which each effect is looked at.
+struct Office {
+    world: testing::World,
+    leader: Leader,
+}
+
+fn at(world: &testing::World) -> Now {
+    Now {
+        at: world.now,
+        wall_ms: 0,
+    }
+}
+
+impl Office {
+    fn new(level: Level) -> Self {
+        let mut world = testing::World::empty();
+        world.level = level;
+        world.open_epoch(NodeId(1));
+        let leader = Leader::new(&world.registry, at(&world), LIMITS);
+        Self { world, leader }
+    }
+
+    /// The next epoch, at the level that the registry has by now.
+    fn again(&mut self) {
+        self.world.level = self.world.registry.level();
+        self.world.open_epoch(NodeId(1));
+        self.leader = Leader::new(&self.world.registry, at(&self.world), LIMITS);
+    }
+
+    /// What is proposed for an input.
+    fn proposed(&mut self, input: Input) -> Vec<Command> {
+        let now = at(&self.world);
+        let effects = self.leader.step(&self.world.registry, now, input);
+        let proposals = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Propose(_, command) => Some(*command),
+            _ => None,
+        });
+        proposals.collect()
+    }
+
+    /// The agent says this, and what is proposed for it is applied.
+    fn registered(&mut self, link: u64, agent: Option<AgentId>, info: AgentInfo) -> Vec<Command> {
+        let mut hello = new_agent(7, "cpus:4");
+        (hello.agent, hello.info) = (agent, info);
+        let hello = Box::new(hello);
+        let link = LinkId(link);
+        let commands = self.proposed(Input::AgentHello { link, hello });
+        for command in commands.clone() {
+            drop(self.world.apply(command));
+        }
+        commands
+    }
+}
+
+fn info() -> AgentInfo {
+    AgentInfo {
+        order_kinds: ["kill".to_owned(), "limits".to_owned()].into(),
+        largest_sizes: Sizes {
+            open_files: Some(4_096),
+            ..Sizes::default()
+        },
+        ..new_agent(7, "cpus:4").info
+    }
+}
+
+fn stored(office: &Office) -> AgentInfo {
+    let agent = office.world.registry.agent(AgentId(1));
+    agent.expect("it is registered").info.clone()
+}
+
+#[test]
+fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise() {
+    let mut office = Office::new(Level::RELEASE_0_1);
+    let first = office.registered(1, None, info());
+    assert!(matches!(
+        first[..],
+        [Command::RegisterAgent(RegisterAgent { .. })]
+    ));
+    assert_eq!(
+        stored(&office),
+        level::reported(Level::RELEASE_0_1, &info())
+    );
+    assert!(stored(&office).order_kinds.is_empty());
+    office.again();
+    let again = office.registered(2, Some(AgentId(1)), info());
+    assert_eq!(again, [], "nothing is new at this level");
+    let level = Level::RELEASE_0_2;
+    drop(office.world.apply(Command::RaiseLevel { level }));
+    office.again();
+    assert_eq!(office.registered(3, Some(AgentId(1)), info()).len(), 1);
+    assert_eq!(stored(&office), info());
+}
+
+#[test]
+fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
+    let mut office = Office::new(Level::RELEASE_0_1);
+    let framework = office.world.subscribe("web");
+    let mut signalled = spec("a", "cpus:1");
+    signalled.kill_signal = Some(KillSignal::Int);
+    let accept = Accept {
+        offers: Vec::new(),
+        launches: vec![signalled],
+        all_or_nothing: false,
+        wall_ms: 0,
+    };
+    let call = Call {
+        framework,
+        session: office.world.registry.framework(framework).unwrap().session,
+        number: 1,
+        lowest_unanswered: 1,
+        hash: 1,
+        action: CallAction::Accept(accept),
+    };
+    let command = Command::Call(call);
+    assert_eq!(level::beyond(Level::RELEASE_0_2, &command), None);
+    let need = level::beyond(Level::RELEASE_0_1, &command).expect("a field of 0.2.0");
+    assert_eq!(need.what, "kill_policy.signal");
+    // As the owner of the log returns it: the proposal was not taken.
+    let level = Level::RELEASE_0_2;
+    let request = RequestId(9);
+    drop(office.proposed(Input::RaiseLevel { request, level }));
+    let now = at(&office.world);
+    let input = Input::BeyondLevel { serial: 1, need };
+    let effects = office.leader.step(&office.world.registry, now, input);
+    let [Effect::Answer(_, Answer::Refused { code, message })] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(*code, "feature-level");
+    let words = "kill_policy.signal needs feature level 3, and the cluster is at 2";
+    assert!(message.starts_with(words), "{message}");
+}
+
+#[test]
+fn requests_have_the_hash_of_release_0_1_0_until_the_raise() {
+    let batch = Operate {
+        request: Some(("alice".to_owned(), "r-1".to_owned())),
+        hash: 5,
+        operations: vec![Operation::Deactivate(AgentId(1))],
+        wall_ms: 0,
+    };
+    let hash_at = |level| {
+        let mut office = Office::new(level);
+        let (request, operate) = (RequestId(1), batch.clone());
+        match &office.proposed(Input::Operate { request, operate })[..] {
+            [Command::Operate(operate)] => operate.hash,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(hash_at(Level::RELEASE_0_2), 5);
+    let theirs = fingerprint::batch_of_0_1_0(&batch);
+    assert_eq!(hash_at(Level::RELEASE_0_1), theirs);
+}
+
+#[test]
+fn a_mass_loss_is_recorded_since_level_3_and_handed_over_for_once_before() {
+    let lose = |level| {
+        let mut office = Office::new(level);
+        for nonce in 0..40 {
+            let mut register = testing::registration(1_000 + nonce, "cpus:1");
+            register.info = level::reported(level, &register.info);
+            drop(office.world.apply(Command::RegisterAgent(register)));
+        }
+        office.again();
+        let (mut recorded, mut handed_over) = (0, 0);
+        for _ in 0..600 {
+            office.world.now = Timestamp(office.world.now.0 + 100);
+            let now = at(&office.world);
+            let effects = office.leader.step(&office.world.registry, now, Input::Tick);
+            for effect in effects {
+                match effect {
+                    Effect::HandOver => handed_over += 1,
+                    Effect::Propose(_, command) if *command == Command::MassLoss => recorded += 1,
+                    Effect::Propose(ticket, command) => {
+                        let command = *command;
+                        let entry = argosy_state::command::Entry {
+                            at: office.world.now,
+                            commands: vec![Proposed { ticket, command }],
+                        };
+                        drop(office.world.feed(&entry));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        (recorded, handed_over)
+    };
+    assert_eq!(lose(Level::RELEASE_0_1), (0, 1));
+    let (recorded, handed_over) = lose(Level::RELEASE_0_2);
+    assert_eq!((recorded, handed_over), (1, 0), "it waits for its record");
+}
