@@ -40,7 +40,9 @@ test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out
 	failed=()
 	part() { "$$@" || failed+=("$$*"); }
 	part env ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- --each-matches cycles
-	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test speed --test memory
+	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-state --test properties --test release --test speed --test memory
+	# Masters of release 0.1.0, built from its commit, in one group with those of this tree.
+	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-cli --test process upgrade -- --test-threads=1
 	part scripts/test-arm64
 	part scripts/test-vm cases --limit 600 walls-of-root
 	# Minutes of processor time, whatever else runs: no deadline passes because the host is busy.

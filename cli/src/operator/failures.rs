@@ -7,6 +7,11 @@ use crate::exit::{Code, Failure};
 /// A failed read, in words.
 pub(crate) fn read_failure(error: CallError) -> Failure {
     match error {
+        CallError::Refused(refusal) if refusal.code == tonic::Code::Unimplemented => Failure::new(
+            Code::Failed,
+            "the master that was asked is of an earlier release, which cannot do this",
+        )
+        .advise("upgrade all masters first; argosy master list shows what each one knows"),
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
         CallError::NoMaster(causes) => nobody(causes.to_string()),
         CallError::Unanswered { after_ms, causes } => Failure::new(

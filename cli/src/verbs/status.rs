@@ -94,6 +94,9 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
 /// The level, and the one that it can be raised to.
 fn feature_level(cluster: &v1::Cluster) -> String {
     let level = cluster.feature_level;
+    if level == 0 {
+        return "unknown to the master that answers, which is of release 0.1".to_owned();
+    }
     let known = cluster.masters.iter().map(|master| master.newest_level);
     let newest = known.min().flatten().unwrap_or(0);
     match newest > level {
