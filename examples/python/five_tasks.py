@@ -232,18 +232,19 @@ class FiveTasks:
             self.gone = True
         else:
             for refused in reply.refused:
-                self.launch_later(request, refused.message)
+                launch = request.operations[refused.operation].launch
+                self.launch_later(launch.tasks[refused.task : refused.task + 1], refused.message)
 
     def refused(self, method, request, code, message):
         if method == "Teardown" and code in ("framework-removed", "unknown-framework"):
             self.gone = True  # its first answer got lost
         elif method == "Accept" and code.startswith("offer-"):
-            self.launch_later(request, message)
+            self.launch_later(request.operations[0].launch.tasks, message)
         else:
             raise Refused(code, message)
 
-    def launch_later(self, request, why):
-        tasks = [task.task_id for task in request.operations[0].launch.tasks]
+    def launch_later(self, tasks, why):
+        tasks = [task.task_id for task in tasks]
         say(f"{' '.join(tasks)} with the next offer: {why}")
         self.to_launch = tasks + self.to_launch
 

@@ -68,7 +68,7 @@ pub(crate) fn work(command: &Command) -> u32 {
     const UPDATE: usize = 8;
     let work = match command {
         Command::Call(call) => match &call.action {
-            CallAction::Accept(accept) => LAUNCH * accept.launches.len(),
+            CallAction::Accept(accept) => LAUNCH * accept.tasks().count() + accept.operations.len(),
             CallAction::Kill { .. }
             | CallAction::UpdateLimits { .. }
             | CallAction::Suppress(_)

@@ -10,7 +10,9 @@ mod writer;
 
 use sha2::{Digest, Sha256};
 
-use crate::command::{Accept, Call, CallAction, Command, Operate, Operation, Promise, Proposed};
+use crate::command::{
+    Accept, Call, CallAction, Command, OfferOperation, Operate, Operation, Promise, Proposed,
+};
 use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, TaskKey, Ticket};
@@ -45,8 +47,9 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
     };
     if let CallAction::Accept(accept) = &mut same.action {
         accept.wall_ms = 0;
-        let launches = accept.launches.iter_mut();
-        launches.for_each(TaskSpec::reduce_to_0_1_0);
+        let operations = accept.operations.iter_mut();
+        let tasks = operations.flat_map(OfferOperation::tasks_mut);
+        tasks.for_each(TaskSpec::reduce_to_0_1_0);
     }
     hash_of_0_1_0(Command::Call(same))
 }
@@ -106,14 +109,34 @@ fn call_bytes(call: &Call, filter_ms: u64) -> Vec<u8> {
 fn accept_fields(out: &mut Writer, accept: &Accept, filter_ms: u64) {
     let Accept {
         offers,
-        launches,
+        operations,
         all_or_nothing,
         wall_ms: _,
     } = accept;
     out.list(1, offers, promise);
-    out.list(2, launches, |out, spec: &TaskSpec| spec.fingerprint(out));
+    let is_one_launch = match operations.as_slice() {
+        [OfferOperation::Launch(tasks)] if !tasks.is_empty() => {
+            out.list(2, tasks, task);
+            true
+        }
+        _ => false,
+    };
     out.flag(3, *all_or_nothing);
     out.number(4, filter_ms);
+    if !is_one_launch {
+        out.list(5, operations, offer_operation);
+    }
+}
+
+fn offer_operation(out: &mut Writer, operation: &OfferOperation) {
+    match operation {
+        OfferOperation::Launch(tasks) => out.chosen(1, |out| out.list(1, tasks, task)),
+        OfferOperation::LaunchGroup(tasks) => out.chosen(2, |out| out.list(1, tasks, task)),
+    }
+}
+
+fn task(out: &mut Writer, spec: &TaskSpec) {
+    spec.fingerprint(out);
 }
 
 fn promise(out: &mut Writer, promise: &Promise) {

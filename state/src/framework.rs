@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::command::Refusal;
-use crate::encode::codec::{Codec, Fault, Read};
+use crate::command::{Position, Refusal};
+use crate::encode::codec::{Codec, Fault, Read, Stored};
+use crate::encode::parts::Part;
 use crate::encode::scalars::{AsNumber, AsPair, MaybeNumber, Number};
 use crate::encode::stored::stored;
 use crate::encode::wire::Slot;
@@ -110,8 +111,9 @@ pub struct Answer {
 pub enum AnswerOutcome {
     /// Done, but for these positions, with a code each; only the first 64 are kept by position.
     Done {
-        /// Position among the tasks of the call, and the code of the refusal.
-        refused: Vec<(u32, u8)>,
+        /// Which part of the call, ascending, and the code of the refusal. If it was applied from format 2 the tasks of all
+        /// operations count as those of the first: [`crate::command::Shape::place`] finds them.
+        refused: Vec<(Position, u8)>,
     },
     /// Refused as a whole.
     Refused(Refusal),
@@ -179,7 +181,7 @@ stored!(message Answer {
 });
 
 stored!(oneof AnswerOutcome {
-    3 Done { 1 refused: PairList or "refused positions" },
+    3 Done { refused } as RefusedPositions or "refused positions",
     4 Refused(Part),
 });
 
@@ -189,15 +191,157 @@ stored!(message Refusal {
     3 arguments: TextList,
 });
 
-/// A refused launch: its position, and the code.
+/// Refused parts with their codes.
+enum RefusedPositions {}
+
+/// Refused parts of an acceptance as they are stored.
+struct RefusedFields {
+    /// Of the first operation: task and code. Format 2 has no other operation.
+    first: Vec<(u32, u8)>,
+    /// Of the others: operation, task, code, operation, task, code … The operation is the distance to the former one's, and
+    /// so is the task if that is 0: nearly all of them take one byte.
+    later: Vec<u32>,
+}
+
+stored!(message RefusedFields {
+    1 first: PairList or "refused positions",
+    2 later: NumberList or "refused positions",
+});
+
+impl Codec<Vec<(Position, u8)>> for RefusedPositions {
+    fn is_absent(_: &Vec<(Position, u8)>) -> bool {
+        false
+    }
+
+    fn write(number: u32, refused: &Vec<(Position, u8)>, out: &mut Vec<u8>) {
+        Part::write(number, &RefusedFields::of(refused), out);
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<Vec<(Position, u8)>> {
+        let bytes = slot.message()?.unwrap_or_default();
+        RefusedFields::read(&bytes)?.positions(wrong)
+    }
+}
+
+impl RefusedFields {
+    fn of(refused: &[(Position, u8)]) -> Self {
+        let first = refused.partition_point(|(at, _)| at.operation == 0);
+        let (first, later) = refused.split_at(first);
+        let mut former = Position::default();
+        let triples = later.iter().flat_map(|(at, code)| {
+            let operation = at.operation - former.operation;
+            let task = match operation {
+                0 => at.task - former.task,
+                _ => at.task,
+            };
+            former = *at;
+            [operation, task, u32::from(*code)]
+        });
+        Self {
+            first: first.iter().map(|(at, code)| (at.task, *code)).collect(),
+            later: triples.collect(),
+        }
+    }
+
+    fn positions(self, wrong: &'static str) -> Read<Vec<(Position, u8)>> {
+        let wrong = Fault::Wrong(wrong);
+        let (triples, rest) = self.later.as_chunks::<3>();
+        if !rest.is_empty() {
+            return Err(wrong);
+        }
+        let operation = 0;
+        let first = self.first.into_iter();
+        let mut all: Vec<_> = first
+            .map(|(task, code)| (Position { operation, task }, code))
+            .collect();
+        let mut former = Position::default();
+        for [distance, task, code] in triples {
+            let operation = former.operation.checked_add(*distance).ok_or(wrong)?;
+            let task = match distance {
+                0 => former.task.checked_add(*task).ok_or(wrong)?,
+                _ => *task,
+            };
+            former = Position { operation, task };
+            let code = u8::try_from(*code).map_err(|_| Fault::Wrong("code of a refusal"))?;
+            all.push((former, code));
+        }
+        // What does not ascend would be written in another way.
+        match all.is_sorted_by(|(one, _), (next, _)| one < next) {
+            true => Ok(all),
+            false => Err(wrong),
+        }
+    }
+}
+
+/// A refused task of the first operation: its place there, and the code.
 impl AsPair for (u32, u8) {
     fn pair(&self) -> [u64; 2] {
         [self.0.into(), self.1.into()]
     }
 
-    fn of([position, code]: [u64; 2]) -> Read<Self> {
+    fn of([task, code]: [u64; 2]) -> Read<Self> {
         let code = AsNumber::of(code).ok_or(Fault::Wrong("code of a refusal"))?;
         // Of a longer number the low bits count, as everywhere.
-        Ok((position as u32, code))
+        Ok((task as u32, code))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(refused: Vec<(Position, u8)>) -> Answer {
+        Answer {
+            hash: u64::MAX,
+            revision: Revision {
+                index: 1 << 48,
+                position: 1 << 20,
+            },
+            outcome: AnswerOutcome::Done { refused },
+        }
+    }
+
+    /// However a call of 256 tasks is divided.
+    #[test]
+    fn an_answer_with_64_refused_positions_takes_at_most_256_bytes() {
+        let mut longest = 0;
+        for tasks_each in [1, 2, 3, 4, 16, 100, 255, 256] {
+            for first in 0..=(256 - 64) {
+                let positions = (first..first + 64).map(|at| Position {
+                    operation: at / tasks_each,
+                    task: at % tasks_each,
+                });
+                let all = answer(positions.map(|at| (at, 127)).collect());
+                let mut bytes = Vec::new();
+                all.write(&mut bytes);
+                longest = longest.max(bytes.len());
+                assert_eq!(Answer::read(&bytes), Ok(all));
+            }
+        }
+        assert!(longest <= 256, "{longest}");
+    }
+
+    #[test]
+    fn positions_that_do_not_ascend_or_do_not_fit_are_refused() {
+        let read = |first: &[(u32, u8)], later: &[u32]| {
+            let fields = RefusedFields {
+                first: first.to_vec(),
+                later: later.to_vec(),
+            };
+            fields.positions("positions")
+        };
+        assert!(read(&[(3, 22), (4, 22)], &[1, 0, 22, 0, 2, 22]).is_ok());
+        let wrong: [(&[_], &[_]); 7] = [
+            (&[(3, 22), (3, 22)], &[]),
+            (&[], &[1, 0]),
+            (&[], &[1, 0, 256]),
+            (&[(3, 22)], &[0, 3, 22]),
+            (&[], &[1, 0, 22, 0, 0, 22]),
+            (&[], &[1, 0, 22, u32::MAX, 0, 22]),
+            (&[], &[1, 9, 22, 0, u32::MAX, 22]),
+        ];
+        for (first, later) in wrong {
+            assert!(read(first, later).is_err(), "{first:?} {later:?}");
+        }
     }
 }

@@ -46,6 +46,8 @@ pub const CHECK_STATUSES: usize = 64;
 pub const EXECUTOR_MESSAGE_BYTES: usize = 64 * 1024;
 /// Tasks in one `Accept` of the log. More are refused.
 pub const TASKS_PER_ACCEPT: usize = 1_000;
+/// Operations in one `Accept`. More are refused.
+pub const OPERATIONS_PER_ACCEPT: usize = 256;
 /// Tasks in one group. More are refused.
 pub const TASKS_PER_GROUP: usize = 16;
 /// Records that one command touches at most; the rest is left to sweeps.

@@ -10,8 +10,8 @@ use crate::apply::Applied;
 use crate::check::Round;
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
-    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Outcome, Promise, Proposed,
-    ReconcileAgent, RegisterAgent, Reply, Subscribe, UpdateTasks,
+    FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation, Outcome, Promise,
+    Proposed, ReconcileAgent, RegisterAgent, Reply, Subscribe, UpdateTasks,
 };
 use crate::framework::FrameworkInfo;
 use crate::ids::{
@@ -313,7 +313,7 @@ impl World {
     ) -> Applied {
         let accept = Accept {
             offers,
-            launches,
+            operations: vec![OfferOperation::Launch(launches)],
             all_or_nothing: false,
             wall_ms: 0,
         };

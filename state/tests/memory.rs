@@ -7,7 +7,7 @@
 
 use std::fs;
 
-use argosy_state::command::{Accept, Call, CallAction, Command, Entry, Proposed};
+use argosy_state::command::{Accept, Call, CallAction, Command, Entry, OfferOperation, Proposed};
 use argosy_state::ids::{AgentId, FrameworkId};
 use argosy_state::limits;
 use argosy_state::task::TaskSpec;
@@ -52,7 +52,7 @@ fn accepts(
         hash: call,
         action: CallAction::Accept(Accept {
             offers: vec![offer],
-            launches,
+            operations: vec![OfferOperation::Launch(launches)],
             all_or_nothing: true,
             wall_ms: 0,
         }),

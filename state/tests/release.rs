@@ -88,7 +88,15 @@ fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
         .collect();
     let index = registry.applied() + 1;
     let theirs = former.apply(index, entry.at.0, &commands);
-    let applied = registry.apply(index, entry);
+    // What stands in the log: the operations of an acceptance are one launch there.
+    let logged = commands
+        .iter()
+        .map(|bytes| encode::read_command(bytes).expect("it was just written"));
+    let entry = Entry {
+        at: entry.at,
+        commands: logged.collect(),
+    };
+    let applied = registry.apply(index, &entry);
     let writes = registry.take_changes();
     let ours: Vec<_> = writes
         .into_iter()

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use argosy_state::Registry;
 use argosy_state::command::{
-    Accept, AgentUpdate, Call, CallAction, Command, Entry, Proposed, UpdateTasks,
+    Accept, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Proposed, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
 use argosy_state::registry::Snapshot;
@@ -72,7 +72,7 @@ fn filled() -> (World, FrameworkId) {
             hash: number,
             action: CallAction::Accept(Accept {
                 offers: vec![offer],
-                launches: specs.collect(),
+                operations: vec![OfferOperation::Launch(specs.collect())],
                 all_or_nothing: true,
                 wall_ms: 0,
             }),

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use argosy_state::Registry;
 use argosy_state::check::Round;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, Proposed, UpdateTasks,
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Proposed,
+    UpdateTasks,
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
@@ -78,7 +79,7 @@ impl Lives {
             hash: number,
             action: CallAction::Accept(Accept {
                 offers: vec![offer],
-                launches,
+                operations: vec![OfferOperation::Launch(launches)],
                 all_or_nothing: false,
                 wall_ms: 1_700_000_000_000,
             }),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use argosy_client::resources::{from_wire, to_wire};
+use argosy_client::scheduler::Operation;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{GroupId, Role, TaskId};
@@ -84,6 +85,18 @@ impl Job {
     /// The id of the group that the tasks are; empty if there is one task.
     pub(crate) fn group(&self) -> &str {
         &self.group
+    }
+
+    /// What launches it.
+    pub(crate) fn operation(&self) -> Operation {
+        let tasks = self.tasks.clone();
+        match self.group.is_empty() {
+            true => Operation::Launch(tasks),
+            false => Operation::LaunchGroup {
+                group_id: self.group.clone(),
+                tasks,
+            },
+        }
     }
 
     pub(crate) fn tasks(&self) -> &[v1::TaskSpec] {

@@ -111,10 +111,9 @@ impl Scheduler for Placer {
             } else if self.job.fits(&offer) {
                 let call = driver.accept_with(Accept {
                     offer_ids: vec![offer.offer_id],
-                    tasks: self.job.tasks().to_vec(),
+                    operations: vec![self.job.operation()],
                     filter_ms: Some(NOT_AGAIN_MS),
                     all_or_nothing: true,
-                    group_id: self.job.group().to_owned(),
                 });
                 self.step = Step::Asked {
                     call: call.key,

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
+use argosy_state::command::Position;
 use argosy_state::resources::Resources;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -457,8 +458,9 @@ impl Brain {
             v1::operation::Operation::Launch(launch) => &launch.tasks,
             v1::operation::Operation::LaunchGroup(launch) => &launch.tasks,
         });
+        let shape = convert::shape(&request.operations).unwrap_or_default();
         let mut refused = Vec::new();
-        for (position, task) in (0..).zip(tasks) {
+        for (number, task) in (0..).zip(tasks) {
             let wanted = from_wire(&task.resources).unwrap_or_default();
             let Some(rest) = left
                 .minus(&wanted)
@@ -468,12 +470,8 @@ impl Brain {
                     "task {} asks for too much, or is there already",
                     task.task_id
                 );
-                let code = "too-large".to_owned();
-                refused.push(v1::Refused {
-                    position,
-                    message,
-                    code,
-                });
+                let position = shape.place(Position::counted(number));
+                refused.push(convert::refused(&shape, position, "too-large", message));
                 continue;
             };
             *left = rest;

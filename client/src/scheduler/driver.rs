@@ -29,14 +29,50 @@ impl fmt::Display for CallKey {
 pub struct Accept {
     /// Their ids.
     pub offer_ids: Vec<String>,
-    /// Tasks to launch, tried in order.
-    pub tasks: Vec<v1::TaskSpec>,
+    /// What to do with them, tried in order; each sees what the former ones left.
+    pub operations: Vec<Operation>,
     /// For how many milliseconds what is left is not offered again; `None` means 5,000.
     pub filter_ms: Option<u64>,
-    /// Refuse all if one is refused.
+    /// Refuse all if one part is refused.
     pub all_or_nothing: bool,
-    /// Launch the tasks as a group of this id, which is all or nothing of itself; empty means that they are none.
-    pub group_id: String,
+}
+
+/// Something that is done with the resources of offers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operation {
+    /// Launches tasks, each for itself.
+    Launch(Vec<v1::TaskSpec>),
+    /// Launches 1 to 16 tasks as a group: all of them, or none.
+    LaunchGroup {
+        /// Names the group within its framework.
+        group_id: String,
+        /// In the order of their start.
+        tasks: Vec<v1::TaskSpec>,
+    },
+}
+
+impl Operation {
+    /// The tasks that it launches.
+    #[must_use]
+    pub fn tasks(&self) -> &[v1::TaskSpec] {
+        match self {
+            Self::Launch(tasks) | Self::LaunchGroup { tasks, .. } => tasks,
+        }
+    }
+}
+
+impl From<Operation> for v1::Operation {
+    fn from(operation: Operation) -> Self {
+        let operation = match operation {
+            Operation::Launch(tasks) => v1::operation::Operation::Launch(v1::Launch { tasks }),
+            Operation::LaunchGroup { group_id, tasks } => {
+                v1::operation::Operation::LaunchGroup(v1::LaunchGroup { group_id, tasks })
+            }
+        };
+        Self {
+            operation: Some(operation),
+        }
+    }
 }
 
 /// A call on its way. Dropping it changes nothing; the answer also comes as a callback.
@@ -129,10 +165,9 @@ impl Driver {
     pub fn accept(&self, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) -> Call {
         self.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],
-            tasks,
+            operations: vec![Operation::Launch(tasks)],
             filter_ms: Some(0),
             all_or_nothing: false,
-            group_id: String::new(),
         })
     }
 
@@ -146,20 +181,23 @@ impl Driver {
     ) -> Call {
         self.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],
-            tasks,
+            operations: vec![Operation::LaunchGroup {
+                group_id: group_id.to_owned(),
+                tasks,
+            }],
             filter_ms: Some(0),
             all_or_nothing: false,
-            group_id: group_id.to_owned(),
         })
     }
 
-    /// Launches tasks on offers of one agent and role. Of more than
-    /// [`TASKS_PER_CALL`](argosy_state::limits::TASKS_PER_CALL) the first are launched, and the others answered as
-    /// not launched, unless it is all or nothing.
+    /// Does operations with offers of one agent and role. Of more than
+    /// [`TASKS_PER_CALL`](argosy_state::limits::TASKS_PER_CALL) tasks the first are launched, and the others answered as
+    /// not launched, unless it is all or nothing. A group is never divided.
     pub fn accept_with(&self, accept: Accept) -> Call {
         let task_ids = accept
-            .tasks
+            .operations
             .iter()
+            .flat_map(Operation::tasks)
             .map(|task| task.task_id.clone())
             .collect();
         self.call(task_ids, |key| Command::Accept(key, accept))

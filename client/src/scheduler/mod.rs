@@ -22,7 +22,7 @@ use crate::connector::{ConnectorConfig, chance};
 use crate::failure::{CallError, Refusal};
 use crate::masters::Masters;
 
-pub use driver::{Accept, Call, CallKey, Driver};
+pub use driver::{Accept, Call, CallKey, Driver, Operation};
 pub use run::{Runner, run};
 
 /// What a framework does with what the cluster tells it.
@@ -92,7 +92,7 @@ pub struct Subscription {
 pub struct Answer {
     /// Which call.
     pub call: CallKey,
-    /// For an accept: the tasks in it, in order.
+    /// For an accept: the tasks of all its operations, in order.
     pub task_ids: Vec<String>,
     /// How it ended.
     pub outcome: Outcome,
@@ -105,7 +105,8 @@ pub enum Outcome {
     Done {
         /// When.
         revision: v1::Revision,
-        /// Tasks that were refused, by position.
+        /// Which parts of an accept were refused. `operation` and `task` are always there, also from masters that leave
+        /// them out; `position` is the place in [`Answer::task_ids`].
         refused: Vec<v1::Refused>,
     },
     /// It was refused as a whole and changed nothing.

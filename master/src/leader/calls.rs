@@ -6,7 +6,7 @@ use argosy_state::Registry;
 use argosy_state::apply::check_descriptions;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
-    Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply,
+    Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply, Shape,
 };
 use argosy_state::fingerprint;
 use argosy_state::framework::{Answer as Stored, AnswerOutcome};
@@ -28,6 +28,8 @@ pub(super) struct PendingCall {
     pub(super) requests: VecDeque<RequestId>,
     hash: u64,
     key: (FrameworkId, u64, u64),
+    /// Of its operations: the log may hold them in one.
+    shape: Shape,
     /// The offers that it uses, all of one agent and role.
     used: Option<UsedOffers>,
 }
@@ -63,7 +65,7 @@ impl Leader {
             // Release 0.1.0 may have answered the first one.
             let same = stored.hash == call.hash || stored.hash == fingerprint::call_of_0_1_0(&call);
             let answer = if same {
-                repeated(stored)
+                repeated(stored, &shape_of(&call))
             } else {
                 refused(&Rejection::CallReused(call.number))
             };
@@ -121,6 +123,7 @@ impl Leader {
             requests,
             hash,
             key,
+            shape: shape_of(&call),
             used,
         };
         let serial = self.propose(Command::Call(call), Route::Call(Box::new(pending)));
@@ -172,15 +175,7 @@ impl Leader {
                 ),
             });
         }
-        if accept.launches.len() > limits::TASKS_PER_CALL {
-            let text = format!(
-                "{} tasks; at most {} in one accept: launch the others on what comes back",
-                accept.launches.len(),
-                limits::TASKS_PER_CALL
-            );
-            let field = "operations".to_owned();
-            return Err(Rejection::Invalid { field, text });
-        }
+        check_size(accept)?;
         let facts = &registry.cluster().facts;
         let mut seen = BTreeSet::new();
         let first = accept.offers.first();
@@ -243,7 +238,7 @@ impl Leader {
         let answer = match outcome {
             Ok(Reply::Called { revision, refused }) => {
                 let refused = refused.into_iter().map(|(position, why)| Refused {
-                    position,
+                    position: pending.shape.place(position),
                     code: why.code(),
                     message: why.to_string(),
                 });
@@ -252,7 +247,7 @@ impl Leader {
                     refused: refused.collect(),
                 }
             }
-            Ok(Reply::Repeated(stored)) => repeated(&stored),
+            Ok(Reply::Repeated(stored)) => repeated(&stored, &pending.shape),
             Ok(_) => done(registry),
             Err(why) => refused(&why),
         };
@@ -331,6 +326,39 @@ impl Leader {
     }
 }
 
+/// What a turn has time for.
+fn check_size(accept: &Accept) -> Result<(), Rejection> {
+    let counts = [
+        (accept.tasks().count(), "tasks", limits::TASKS_PER_CALL),
+        (
+            accept.operations.len(),
+            "operations",
+            limits::OPERATIONS_PER_ACCEPT,
+        ),
+    ];
+    match counts.iter().find(|(count, _, most)| count > most) {
+        None => Ok(()),
+        Some((count, what, most)) => Err(Rejection::Invalid {
+            field: "operations".to_owned(),
+            text: format!(
+                "{count} {what}; at most {most} in one accept: launch the others on what comes back"
+            ),
+        }),
+    }
+}
+
+fn shape_of(call: &Call) -> Shape {
+    match &call.action {
+        CallAction::Accept(accept) => accept.shape(),
+        CallAction::Kill { .. }
+        | CallAction::UpdateLimits { .. }
+        | CallAction::Suppress(_)
+        | CallAction::Revive(_)
+        | CallAction::Update(_)
+        | CallAction::Teardown => Shape::default(),
+    }
+}
+
 /// A call that was applied whole, by now.
 fn done(registry: &Registry) -> Answer {
     let revision = Revision {
@@ -355,13 +383,13 @@ fn used_offers(accept: &Accept, filter_ms: u64) -> Option<UsedOffers> {
 }
 
 /// A stored answer, in the words of its codes.
-fn repeated(stored: &Stored) -> Answer {
+fn repeated(stored: &Stored, shape: &Shape) -> Answer {
     match &stored.outcome {
         AnswerOutcome::Done { refused } => {
             let refused = refused.iter().map(|(position, number)| {
                 let code = Rejection::code_of(*number);
                 Refused {
-                    position: *position,
+                    position: shape.place(*position),
                     code,
                     message: format!("refused before: {code}"),
                 }

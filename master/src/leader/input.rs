@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use argosy_state::agent::AgentInfo;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, Command, HeldTask, Operate, Promise, Rejection,
+    Acknowledge, AgentUpdate, Call, Command, HeldTask, Operate, Position, Promise, Rejection,
 };
 use argosy_state::encode::DecodeError;
 use argosy_state::framework::FrameworkInfo;
@@ -225,7 +225,7 @@ pub(crate) enum Answer {
 /// A refused part of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
-    pub(crate) position: u32,
+    pub(crate) position: Position,
     pub(crate) code: &'static str,
     pub(crate) message: String,
 }

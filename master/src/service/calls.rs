@@ -30,21 +30,9 @@ pub(super) fn accept(
         promises.push(promise);
         tokens.push(token);
     }
-    let mut launches = Vec::new();
-    for (at, operation) in operations.into_iter().enumerate() {
-        let field = format!("operations[{at}]");
-        let tasks = match operation.operation {
-            Some(v1::operation::Operation::Launch(launch)) => convert::launch_from(launch),
-            Some(v1::operation::Operation::LaunchGroup(launch)) => {
-                convert::launch_group_from(launch)
-            }
-            None => return Err(Malformed::new(field, "it is empty, or of a newer release")),
-        };
-        launches.extend(tasks.map_err(|why| why.inside(&field))?);
-    }
     let accept = Accept {
         offers: promises,
-        launches,
+        operations: convert::operations_from(operations)?,
         all_or_nothing,
         wall_ms,
     };

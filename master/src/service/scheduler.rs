@@ -196,14 +196,13 @@ impl Services {
         let filter_ms = wire.filter_ms.unwrap_or(FILTER_MS);
         let wall_ms = self.desk.node.wall().now_ms();
         let (offers, operations) = (wire.offers, wire.operations);
+        let shape = convert::shape(&operations).unwrap_or_default();
         let (action, tokens) = accept(offers, operations, wire.all_or_nothing, wall_ms)
             .map_err(|why| malformed(&why))?;
         let (revision, refused) = self.call(wire.call, action, tokens, filter_ms).await?;
-        let refused = refused.into_iter().map(|one| v1::Refused {
-            position: one.position,
-            message: one.message,
-            code: one.code.to_owned(),
-        });
+        let refused = refused
+            .into_iter()
+            .map(|one| convert::refused(&shape, one.position, one.code, one.message));
         Ok(v1::AcceptReply {
             revision,
             refused: refused.collect(),

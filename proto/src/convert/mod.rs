@@ -1,6 +1,6 @@
 //! Translation between wire messages and `state`: shape is judged here, meaning in `state::apply`.
 //!
-//! Reading order: `resources`, `tasks`, `agents`, `frameworks`.
+//! Reading order: `resources`, `tasks`, `operations`, `agents`, `frameworks`.
 
 mod agents;
 mod checks;
@@ -9,6 +9,7 @@ mod executors;
 mod frameworks;
 mod groups;
 mod kill_policy;
+mod operations;
 mod opt_outs;
 mod resources;
 mod tasks;
@@ -29,8 +30,9 @@ pub use checks::{check_from, health_check_from};
 pub use containers::image_pull_from;
 pub use executors::executor_as_task;
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
-pub use groups::{group_from, launch_from, launch_group_from};
+pub use groups::group_from;
 pub use kill_policy::{kill_signal, kill_signal_from};
+pub use operations::{operations_from, refused, refused_position, shape};
 pub use opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};

@@ -2,83 +2,56 @@
 //!
 //! An offer is a hint; everything it promises is judged here again, against the facts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Scene;
 use super::agents::check_resources;
-use super::bounds::TaskBytes;
+use super::overlay::{Overlay, Supply};
 use super::tasks::Change;
 use super::{checks, command_line, confinement, container, executors, groups, size, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
-use crate::command::{Accept, Call, Promise, Rejection};
+use crate::command::{Accept, Call, OfferOperation, Position, Promise, Rejection};
 use crate::event::Event;
-use crate::ids::{AgentId, GroupId, Role, TaskId, TaskKey};
+use crate::ids::{AgentId, Role, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Reason, Standing, Task, TaskSpec, TaskState};
 
-/// What the launches before have left to the next one.
-pub(super) struct Room<'a> {
-    /// Where they go.
+/// Where and on whose account operations are done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) call: &'a Call,
     agent: AgentId,
-    /// On whose account.
     role: &'a Role,
-    /// Of the offers.
-    pub(super) left: Resources,
-    /// Of the agent.
-    pub(super) free: Resources,
-    /// Of the bytes that tasks may take.
-    pub(super) bytes: TaskBytes,
-    /// Ids that were given.
-    pub(super) names: BTreeSet<&'a TaskId>,
-    /// The same of groups.
-    pub(super) groups: BTreeSet<&'a GroupId>,
-    /// Executors that came with them.
-    brought: executors::Brought<'a>,
 }
 
 impl Registry {
-    /// Launches what fits; answers with the positions of what was refused.
+    /// Does what fits; answers with the positions of what was refused.
     pub(super) fn accept(
         &mut self,
         scene: &mut Scene,
         call: &Call,
         accept: &Accept,
-    ) -> Result<Vec<(u32, Rejection)>, Rejection> {
+    ) -> Result<Vec<(Position, Rejection)>, Rejection> {
         let (agent, role, promised) = self.check_offers(scene, call, accept)?;
-        if accept.launches.len() > limits::TASKS_PER_ACCEPT {
-            let text = format!(
-                "{} tasks; at most {} in one accept",
-                accept.launches.len(),
-                limits::TASKS_PER_ACCEPT
-            );
-            return Err(Rejection::Invalid {
-                field: "operations".into(),
-                text,
-            });
-        }
+        check_size(accept)?;
         let index = self.index.frameworks.get(&call.framework);
         if index.is_some_and(|index| index.ended >= limits::UNACKNOWLEDGED_TASKS) {
             return Err(Rejection::TooManyUnacknowledged);
         }
-        let mut refused = self.check_launches(call, accept, (agent, &role), promised);
+        let mut refused = self.check_operations(call, accept, (agent, &role), promised);
         if accept.all_or_nothing && !refused.is_empty() {
-            let known: BTreeSet<u32> = refused.iter().map(|(position, _)| *position).collect();
-            let rest =
-                (0..accept.launches.len() as u32).filter(|position| !known.contains(position));
-            refused.extend(
-                rest.map(|position| (position, Rejection::NotAlone))
-                    .collect::<Vec<_>>(),
-            );
-            refused.sort_by_key(|(position, _)| *position);
+            let alone = accept.positions().map(|at| (at, Rejection::NotAlone));
+            let whole: BTreeMap<_, _> = alone.chain(refused).collect();
+            refused = whole.into_iter().collect();
         }
         // From here on nothing is refused.
         self.use_offers(agent, accept);
-        let skipped: BTreeSet<u32> = refused.iter().map(|(position, _)| *position).collect();
-        for (position, spec) in (0_u32..).zip(&accept.launches) {
+        let skipped: BTreeSet<_> = refused.iter().map(|(position, _)| *position).collect();
+        for (position, spec) in accept.launches() {
             if !skipped.contains(&position) {
                 self.launch(scene, call, agent, &role, spec, accept.wall_ms);
             }
@@ -152,78 +125,86 @@ impl Registry {
         Ok(())
     }
 
-    /// Which launches are refused, each judged behind the ones before it.
-    fn check_launches(
+    /// Which parts are refused, each operation judged behind the ones before it.
+    fn check_operations(
         &self,
         call: &Call,
         accept: &Accept,
         (agent, role): (AgentId, &Role),
         promised: Resources,
-    ) -> Vec<(u32, Rejection)> {
-        let mut room = Room {
-            agent,
-            role,
+    ) -> Vec<(Position, Rejection)> {
+        let known = self.agents.get(&agent);
+        let known = known.expect("its offers were found good");
+        let supply = Supply {
             left: promised,
             free: self.free(agent),
-            bytes: self.task_bytes_left(call.framework),
-            names: BTreeSet::new(),
-            groups: BTreeSet::new(),
-            brought: executors::Brought::new(),
+            total: known.info.resources.clone(),
         };
+        let bytes = self
+            .has_bounds()
+            .then(|| self.task_bytes_left(call.framework));
+        let mut overlay = Overlay::new(supply, bytes);
+        let site = Site { call, agent, role };
         let mut refused = Vec::new();
-        let mut positions = 0_u32..;
-        for together in accept.launches.chunk_by(groups::are_together) {
-            let positions = positions.by_ref().take(together.len());
+        for (operation, wanted) in (0..).zip(&accept.operations) {
+            let refused_tasks = match wanted {
+                OfferOperation::Launch(tasks) => self.check_launches(site, tasks, &mut overlay),
+                OfferOperation::LaunchGroup(tasks) => {
+                    let why = self.check_group(site, tasks, &mut overlay).err();
+                    let each = |why: Rejection| (0..).zip(std::iter::repeat_n(why, tasks.len()));
+                    why.into_iter().flat_map(each).collect()
+                }
+            };
+            let at = |(task, why)| (Position { operation, task }, why);
+            refused.extend(refused_tasks.into_iter().map(at));
+        }
+        refused
+    }
+
+    /// Which tasks of a launch are refused. Format 2 has groups in it.
+    fn check_launches<'a>(
+        &self,
+        site: Site<'_>,
+        tasks: &'a [TaskSpec],
+        overlay: &mut Overlay<'a>,
+    ) -> Vec<(u32, Rejection)> {
+        let mut refused = Vec::new();
+        let mut numbers = 0_u32..;
+        for together in tasks.chunk_by(groups::are_together) {
+            let numbers = numbers.by_ref().take(together.len());
             let judged = match (&together[0].group, together) {
-                (None, [spec]) => self.check_launch(call, spec, &mut room),
-                (Some(_), _) | (None, _) => self.check_group(call, together, &mut room),
+                (None, [spec]) => self.check_launch(site, spec, overlay),
+                (Some(_), _) | (None, _) => self.check_group(site, together, overlay),
             };
             match judged {
-                Ok(()) => positions.for_each(drop),
-                Err(why) => refused.extend(positions.map(|position| (position, why.clone()))),
+                Ok(()) => numbers.for_each(drop),
+                Err(why) => refused.extend(numbers.map(|number| (number, why.clone()))),
             }
         }
         refused
     }
 
-    /// Takes its part of the room, if it may; else nothing of it.
+    /// Takes its part of the overlay, if it may; else nothing of it.
     pub(super) fn check_launch<'a>(
         &self,
-        call: &Call,
+        site: Site<'_>,
         spec: &'a TaskSpec,
-        room: &mut Room<'a>,
+        overlay: &mut Overlay<'a>,
     ) -> Result<(), Rejection> {
-        let level = self.level();
-        check_spec(spec, level)?;
+        check_spec(spec, self.level())?;
+        let Site { call, agent, role } = site;
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
         };
         let is_known = self.tasks.contains_key(&key) || self.index.history.contains_key(&key);
-        if is_known || room.names.contains(&spec.task) {
+        if is_known || overlay.has_task(&spec.task) {
             return Err(Rejection::TaskExists(key.task));
         }
-        let Room { agent, role, .. } = *room;
         self.check_allowed(spec, agent)?;
-        let taken = executors::taken(self, agent, call.framework, role, spec, &room.brought)?;
-        let too_large = |of: &Resources| Rejection::TooLarge {
-            asked: taken.resources.to_string(),
-            left: if of.is_empty() {
-                "nothing".to_owned()
-            } else {
-                of.to_string()
-            },
-        };
-        let minus = |of: &Resources| of.minus(&taken.resources).ok_or_else(|| too_large(of));
-        let (left, free) = (minus(&room.left)?, minus(&room.free)?);
-        if self.has_bounds() {
-            room.bytes.take(call.framework, spec)?;
-        }
-        (room.left, room.free) = (left, free);
-        room.names.insert(&spec.task);
-        let brings = taken.brings.map(|executor| (&executor.executor, executor));
-        room.brought.extend(brings);
-        Ok(())
+        let brought = overlay.brought();
+        let taken = executors::taken(self, agent, call.framework, role, spec, brought)?;
+        overlay.launch(call.framework, spec, &taken)
     }
 
     fn check_allowed(&self, spec: &TaskSpec, agent: AgentId) -> Result<(), Rejection> {
@@ -290,6 +271,23 @@ impl Registry {
     }
 }
 
+fn check_size(accept: &Accept) -> Result<(), Rejection> {
+    let (tasks, most) = (accept.tasks().count(), limits::TASKS_PER_ACCEPT);
+    let operations = accept.operations.len();
+    let text = if tasks > most {
+        format!("{tasks} tasks; at most {most} in one accept")
+    } else if operations > limits::OPERATIONS_PER_ACCEPT {
+        let most = limits::OPERATIONS_PER_ACCEPT;
+        format!("{operations} operations; at most {most} in one accept")
+    } else {
+        return Ok(());
+    };
+    Err(Rejection::Invalid {
+        field: "operations".into(),
+        text,
+    })
+}
+
 /// Refuses an acceptance of which no task can be launched on any offer, for its description alone. The first such
 /// description is named by its position.
 ///
@@ -297,20 +295,30 @@ impl Registry {
 /// Names the task and its field.
 pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
     let mut first = None;
-    let mut positions = 0_usize..;
-    for together in accept.launches.chunk_by(groups::are_together) {
-        let mut tasks = together.iter().zip(positions.by_ref());
-        let wrong = tasks.find_map(|(spec, at)| Some((at, check_spec(spec, Level::NEWEST).err()?)));
-        tasks.for_each(drop);
-        match wrong {
-            None if accept.all_or_nothing => {}
-            None => return Ok(()),
-            Some((at, why)) => {
-                let why = inside(&format!("tasks[{at}]"), why);
-                if accept.all_or_nothing {
-                    return Err(why);
+    for (at, operation) in accept.operations.iter().enumerate() {
+        type Together = fn(&TaskSpec, &TaskSpec) -> bool;
+        let (name, are_together): (_, Together) = match operation {
+            OfferOperation::Launch(_) => ("launch", groups::are_together),
+            // Of a group, one such task is enough.
+            OfferOperation::LaunchGroup(_) => ("launch_group", |_, _| true),
+        };
+        let mut number = 0_usize..;
+        for together in operation.tasks().chunk_by(are_together) {
+            let mut tasks = together.iter().zip(number.by_ref());
+            let wrong =
+                tasks.find_map(|(spec, task)| Some((task, check_spec(spec, Level::NEWEST).err()?)));
+            tasks.for_each(drop);
+            match wrong {
+                None if accept.all_or_nothing => {}
+                None => return Ok(()),
+                Some((task, why)) => {
+                    let field = format!("operations[{at}].{name}.tasks[{task}]");
+                    let why = inside(&field, why);
+                    if accept.all_or_nothing {
+                        return Err(why);
+                    }
+                    first.get_or_insert(why);
                 }
-                first.get_or_insert(why);
             }
         }
     }

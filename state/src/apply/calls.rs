@@ -4,7 +4,7 @@ use super::Scene;
 use super::frameworks::check_info;
 use crate::Registry;
 use crate::bugs::{self, Bug};
-use crate::command::{Call, CallAction, Outcome, Refusal, Rejection, Reply};
+use crate::command::{Call, CallAction, Outcome, Position, Refusal, Rejection, Reply};
 use crate::event::Event;
 use crate::framework::{Answer, AnswerOutcome, FrameworkInfo};
 use crate::ids::{FrameworkId, Revision, Role, TaskId, TaskKey};
@@ -90,7 +90,7 @@ impl Registry {
         scene: &mut Scene,
         call: &Call,
         revision: Revision,
-    ) -> Result<Vec<(u32, Rejection)>, Rejection> {
+    ) -> Result<Vec<(Position, Rejection)>, Rejection> {
         match &call.action {
             CallAction::Accept(accept) => self.accept(scene, call, accept),
             CallAction::Kill { task, grace_ms } => {
@@ -124,7 +124,7 @@ impl Registry {
         &mut self,
         call: &Call,
         revision: Revision,
-        outcome: &Result<Vec<(u32, Rejection)>, Rejection>,
+        outcome: &Result<Vec<(Position, Rejection)>, Rejection>,
     ) {
         let outcome = match outcome {
             Ok(refused) => {

@@ -2,9 +2,10 @@
 
 use std::mem::discriminant;
 
-use super::accept::Room;
+use super::accept::Site;
+use super::overlay::Overlay;
 use crate::Registry;
-use crate::command::{Call, Rejection};
+use crate::command::Rejection;
 use crate::limits;
 use crate::task::{Network, RESTRICTIONS, TaskGroup, TaskSpec};
 
@@ -15,40 +16,42 @@ pub(super) fn are_together(one: &TaskSpec, next: &TaskSpec) -> bool {
 }
 
 impl Registry {
-    /// Takes the group's part of the room, if all of its tasks may be launched; else nothing of it.
+    /// Takes the group's part of the overlay, if all of its tasks may be launched; else nothing of it.
     pub(super) fn check_group<'a>(
         &self,
-        call: &Call,
+        site: Site<'_>,
         tasks: &'a [TaskSpec],
-        room: &mut Room<'a>,
+        overlay: &mut Overlay<'a>,
     ) -> Result<(), Rejection> {
-        let Some(group) = tasks.first().and_then(|spec| spec.group.as_deref()) else {
+        let Some(first) = tasks.first() else {
             return Ok(());
+        };
+        let Some(group) = first.group.as_deref() else {
+            return Err(Rejection::Invalid {
+                field: "group".into(),
+                text: "the tasks of a group name it, each with its place".into(),
+            });
         };
         let invalid = |text: String| Rejection::TaskGroupInvalid {
             group: group.id.clone(),
             text,
         };
-        let index = self.index.frameworks.get(&call.framework);
+        let index = self.index.frameworks.get(&site.call.framework);
         let is_known = index.is_some_and(|index| index.groups.contains_key(&group.id));
-        if is_known || room.groups.contains(&group.id) {
+        if is_known || overlay.has_group(&group.id) {
             let text = "its id is in use until the ends of all its tasks are acknowledged";
             return Err(invalid(format!("{text}; give another one")));
         }
         check_places(tasks).map_err(invalid)?;
         check_networks(tasks).map_err(invalid)?;
         check_restrictions(tasks).map_err(invalid)?;
-        let (left, free, bytes) = (room.left.clone(), room.free.clone(), room.bytes);
-        for (at, spec) in tasks.iter().enumerate() {
-            if let Err(why) = self.check_launch(call, spec, room) {
-                (room.left, room.free, room.bytes) = (left, free, bytes);
-                for former in &tasks[..at] {
-                    room.names.remove(&former.task);
-                }
-                return Err(invalid(format!("task {}: {why}", spec.task)));
-            }
-        }
-        room.groups.insert(&group.id);
+        overlay.whole(|overlay| {
+            tasks.iter().try_for_each(|spec| {
+                let judged = self.check_launch(site, spec, overlay);
+                judged.map_err(|why| invalid(format!("task {}: {why}", spec.task)))
+            })
+        })?;
+        overlay.name_group(&group.id);
         Ok(())
     }
 }
@@ -59,9 +62,14 @@ fn check_places(tasks: &[TaskSpec]) -> Result<(), String> {
     if tasks.len() > most {
         return Err(format!("it has {} tasks; at most {most}", tasks.len()));
     }
+    let id = tasks
+        .first()
+        .and_then(|spec| Some(&spec.group.as_deref()?.id));
     let fits = |(place, spec): (usize, &TaskSpec)| {
         spec.group.as_deref().is_some_and(|group: &TaskGroup| {
-            group.place as usize == place && group.size as usize == tasks.len()
+            Some(&group.id) == id
+                && group.place as usize == place
+                && group.size as usize == tasks.len()
         })
     };
     if tasks.iter().enumerate().all(fits) {

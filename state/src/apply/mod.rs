@@ -2,7 +2,7 @@
 //!
 //! Total and deterministic: every command gets an outcome, none fails half-way. All checks come
 //! before the first change. Reading order: `epochs`, `agents`, `reconcile`, `frameworks`, `calls`,
-//! `accept`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`.
+//! `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`.
 
 mod accept;
 mod agents;
@@ -19,6 +19,7 @@ mod groups;
 mod host_paths;
 mod limits_change;
 mod operators;
+mod overlay;
 mod reconcile;
 pub(crate) mod size;
 mod stopped;

@@ -2,6 +2,7 @@
 //!
 //! A command carries everything that `apply` needs: ids, times and random bytes come in with it.
 
+mod accept;
 mod refusal;
 mod rejection;
 
@@ -10,13 +11,13 @@ use std::collections::BTreeMap;
 use crate::agent::AgentInfo;
 use crate::framework::FrameworkInfo;
 use crate::ids::{
-    AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
-    TaskKey, Ticket, Timestamp,
+    AgentId, ClusterId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, Role, TaskId, TaskKey,
+    Ticket, Timestamp,
 };
 use crate::level::Level;
-use crate::resources::Resources;
-use crate::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, TaskSpec, TaskState};
+use crate::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, TaskState};
 
+pub use accept::{Accept, OfferOperation, Position, Promise, Shape};
 pub use refusal::Refusal;
 pub use rejection::Rejection;
 
@@ -315,40 +316,6 @@ pub enum CallAction {
     Teardown,
 }
 
-/// Uses offers of one agent and one role.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accept {
-    /// The whole promises, verified by the leader that proposes this.
-    pub offers: Vec<Promise>,
-    /// Tried in order, each seeing the result of the former.
-    pub launches: Vec<TaskSpec>,
-    /// One refused launch refuses all.
-    pub all_or_nothing: bool,
-    /// Milliseconds of the Unix epoch, for display.
-    pub wall_ms: i64,
-}
-
-/// Everything that an offer promises.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Promise {
-    /// Its name.
-    pub id: OfferId,
-    /// To whom.
-    pub framework: FrameworkId,
-    /// In which session.
-    pub session: u64,
-    /// Of which agent.
-    pub agent: AgentId,
-    /// In which role.
-    pub role: Role,
-    /// What.
-    pub resources: Resources,
-    /// The agent's promise revision.
-    pub promise: Revision,
-    /// Cluster time at which it lapses.
-    pub expires: Timestamp,
-}
-
 /// See [`Command::Acknowledge`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledge {
@@ -452,12 +419,12 @@ pub enum Reply {
     Agent(AgentId),
     /// A framework is subscribed.
     Framework(FrameworkId),
-    /// A numbered call was applied, but for these launches.
+    /// A numbered call was applied, but for these parts.
     Called {
         /// When.
         revision: Revision,
-        /// Position among the launches, and why.
-        refused: Vec<(u32, Rejection)>,
+        /// Which parts, ascending, and why.
+        refused: Vec<(Position, Rejection)>,
     },
     /// A numbered call was applied before, with this outcome.
     Repeated(crate::framework::Answer),

@@ -112,7 +112,8 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 }
 
 /// A command as it stands in the log of a cluster of this feature level, which it names: a release that does not know the
-/// level refuses the command before it reads the rest. What the level does not have must be absent.
+/// level refuses the command before it reads the rest. What the level does not have must be absent, but for the operations
+/// of an acceptance, which are one launch before level 3.
 #[must_use]
 pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
     // A release that does not know the new level must not apply what follows.
@@ -120,9 +121,10 @@ pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
     if let Command::RaiseLevel { level } = proposed.command {
         head.level = head.level.max(level);
     }
+    let older = call::at_level(proposed, level);
     collected(|bytes| {
         head.write(bytes);
-        proposed.write(bytes);
+        older.as_ref().unwrap_or(proposed).write(bytes);
     })
 }
 

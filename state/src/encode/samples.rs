@@ -1,6 +1,7 @@
 //! One of each record and command, every field set to something that shows.
 
 mod limits;
+mod operations;
 mod tasks;
 mod volumes;
 
@@ -10,8 +11,9 @@ use crate::Registry;
 use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
-    CompareDigest, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
-    RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe, SweepTarget, UpdateTasks,
+    CompareDigest, FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation,
+    Position, Promise, Proposed, RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe,
+    SweepTarget, UpdateTasks,
 };
 use crate::framework::{
     Answer, AnswerOutcome, Connection, FinishedFramework, Framework, FrameworkInfo,
@@ -32,6 +34,10 @@ use tasks::{
 
 fn revision(index: u64, position: u32) -> Revision {
     Revision { index, position }
+}
+
+fn position(operation: u32, task: u32) -> Position {
+    Position { operation, task }
 }
 
 fn texts(name: &str, value: &str) -> BTreeMap<String, String> {
@@ -102,7 +108,7 @@ pub(super) fn registry() -> Registry {
         registry.tasks.insert(task.key.clone(), task);
     }
     let done = AnswerOutcome::Done {
-        refused: vec![(1, 22), (300, 23)],
+        refused: vec![(position(0, 1), 22), (position(0, 300), 23)],
     };
     let refused = AnswerOutcome::Refused(limits::refusal(14, "no offer was given", &[]));
     let by_code = AnswerOutcome::Refused(limits::refusal(26, "", &["framework-4", "web-9"]));
@@ -116,6 +122,8 @@ pub(super) fn registry() -> Registry {
             .answers
             .insert((FrameworkId(4), 77, number), answer);
     }
+    let key = (FrameworkId(4), 77, 10);
+    registry.answers.insert(key, operations::answer());
     registry.operator_answers.insert(
         ("alice".to_owned(), "r-1".to_owned()),
         OperatorAnswer {
@@ -222,6 +230,7 @@ pub(super) fn records() -> Vec<RecordKey> {
         RecordKey::Task(key(4, "web-83")),
         RecordKey::Task(key(4, "web-84")),
         RecordKey::Answer(FrameworkId(4), 77, 8),
+        RecordKey::Answer(FrameworkId(4), 77, 10),
         RecordKey::Answer(FrameworkId(4), 77, 9),
         RecordKey::Answer(FrameworkId(4), 77, 10),
         RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
@@ -237,6 +246,7 @@ pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
     all.extend(other_commands());
     all.extend(volumes::commands());
     all.extend(limits::commands(agent_info()));
+    all.extend(operations::commands());
     let propose = |(name, command): (&'static str, Command)| {
         let ticket = Ticket {
             epoch: Epoch(45),
@@ -360,14 +370,14 @@ fn calls() -> Vec<(&'static str, Command)> {
     let argv = Run::Argv(vec!["sleep".to_owned(), "1".to_owned()]);
     let accept = Accept {
         offers: vec![promise],
-        launches: vec![spec("web-2", argv)],
+        operations: vec![OfferOperation::Launch(vec![spec("web-2", argv)])],
         all_or_nothing: true,
         wall_ms: 68,
     };
     let launching = |launches| {
         call(CallAction::Accept(Accept {
             offers: Vec::new(),
-            launches,
+            operations: vec![OfferOperation::Launch(launches)],
             all_or_nothing: false,
             wall_ms: 69,
         }))

@@ -92,7 +92,7 @@ fn acceptance() -> Call {
         hash: 0,
         action: CallAction::Accept(Accept {
             offers: vec![offer],
-            launches: vec![spec],
+            operations: vec![OfferOperation::Launch(vec![spec])],
             all_or_nothing: false,
             wall_ms: 99,
         }),
@@ -127,7 +127,10 @@ fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
     let CallAction::Accept(accept) = &mut named.action else {
         unreachable!("it was just made one")
     };
-    accept.launches[0].container.opt_outs.host_network = true;
+    accept.operations[0].tasks_mut()[0]
+        .container
+        .opt_outs
+        .host_network = true;
     assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
     assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
 }
@@ -144,7 +147,7 @@ fn release_0_1_0_read_no_signal_no_sizes_and_no_pull() {
         let CallAction::Accept(accept) = &mut named.action else {
             unreachable!("it was just made one")
         };
-        change(&mut accept.launches[0]);
+        change(&mut accept.operations[0].tasks_mut()[0]);
         assert_eq!(call_of_0_1_0(&named), call_of_0_1_0(&acceptance()));
         assert_ne!(call(&named, 5_000), call(&acceptance(), 5_000));
     }

@@ -31,7 +31,7 @@ pub fn beyond(level: Level, command: &Command) -> Option<Need> {
         Command::MassLoss => need(Level::RELEASE_0_2, "the record of a mass loss of agents"),
         Command::CompareDigest(_) => need(Level::RELEASE_0_2, "a digest in the log"),
         Command::Call(call) => match &call.action {
-            CallAction::Accept(accept) => accept.launches.iter().find_map(|spec| {
+            CallAction::Accept(accept) => accept.tasks().find_map(|spec| {
                 let what = of_spec(spec)?;
                 need(Level::RELEASE_0_2, what)
             }),

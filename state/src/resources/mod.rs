@@ -118,6 +118,15 @@ impl Resources {
         }
     }
 
+    /// The same amounts by name alone: what an exchange of identities keeps. `None` if ranges or sets of one name overlap.
+    pub(crate) fn amounts(&self) -> Option<Self> {
+        let mut all = Self::none();
+        for entry in &self.entries {
+            all.merge(&Identity::plain(&entry.identity.name), entry.value.clone())?;
+        }
+        Some(all)
+    }
+
     /// The entries, ascending by identity.
     pub fn iter(&self) -> std::slice::Iter<'_, Resource> {
         self.entries.iter()

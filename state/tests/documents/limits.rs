@@ -134,6 +134,11 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "OPERATIONS_PER_ACCEPT: usize = 256",
+        "| tasks in an `Accept`; operations | 256; 256 |",
+    ),
+    (
+        "state/src/limits.rs",
         "TASKS_PER_CALL: usize = 256",
         "At most 256 tasks a call",
     ),

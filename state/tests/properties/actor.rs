@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use argosy_state::Registry;
 use argosy_state::command::{
     Accept, Acknowledge, Call, CallAction, Command, CompareDigest, Entry, FrameworkDecision,
-    OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater, RegisterAgent, Subscribe,
-    SweepTarget,
+    OfferOperation, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater, RegisterAgent,
+    Subscribe, SweepTarget,
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
@@ -253,17 +253,17 @@ impl Actor {
         if self.offers.len() > 50 {
             self.offers.drain(..10);
         }
-        let mut launches: Vec<_> = (0..dice.below(4)).map(|_| task_spec(dice)).collect();
-        if dice.percent(25) {
-            let group = format!("g{}", dice.below(4));
-            launches = TaskGroup::of(&GroupId::new(&group).unwrap(), launches);
-        }
-        Accept {
+        let mut accept = Accept {
             offers,
-            launches,
+            operations: (0..dice.below(4)).map(|_| operation(dice)).collect(),
             all_or_nothing: dice.percent(20),
             wall_ms: 5,
+        };
+        if dice.percent(30) {
+            // As format 2 has it.
+            accept = accept.in_one_launch();
         }
+        accept
     }
 
     fn offer(
@@ -303,6 +303,17 @@ impl Actor {
             promise: known.promise,
             expires: self.now.plus_ms(dice.next() % 100_000),
         }
+    }
+}
+
+fn operation(dice: &mut Dice) -> OfferOperation {
+    let tasks: Vec<_> = (0..dice.below(3)).map(|_| task_spec(dice)).collect();
+    let group = format!("g{}", dice.below(4));
+    match dice.below(8) {
+        0..5 => OfferOperation::Launch(tasks),
+        5..7 => OfferOperation::LaunchGroup(TaskGroup::of(&GroupId::new(&group).unwrap(), tasks)),
+        // No leader proposes it.
+        _ => OfferOperation::LaunchGroup(tasks),
     }
 }
 

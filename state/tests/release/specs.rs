@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use argosy_state::command::{CallAction, Command};
+use argosy_state::command::{CallAction, Command, OfferOperation};
 use argosy_state::limits;
 use argosy_state::task::{
     Capability, Check, CheckKind, CniNetwork, HealthCheck, HostPath, ImagePull, KillSignal,
@@ -16,7 +16,11 @@ pub(crate) fn vary(dice: &mut Dice, command: &mut Command) {
     match command {
         Command::Call(call) => match &mut call.action {
             CallAction::Accept(accept) => {
-                for spec in &mut accept.launches {
+                for spec in accept
+                    .operations
+                    .iter_mut()
+                    .flat_map(OfferOperation::tasks_mut)
+                {
                     for _ in 0..dice.below(3) {
                         vary_spec(dice, spec);
                     }

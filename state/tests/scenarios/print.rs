@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::apply::Applied;
-use argosy_state::command::{Outcome, Rejection, Reply};
+use argosy_state::command::{Outcome, Position, Rejection, Reply};
 use argosy_state::event::Event;
 use argosy_state::framework::{AnswerOutcome, Connection};
 use argosy_state::ids::Revision;
@@ -34,6 +34,11 @@ fn refusal(why: &Rejection) -> String {
     format!("{why} ({})", why.code())
 }
 
+/// Operation and task.
+fn position(position: Position) -> String {
+    format!("{}.{}", position.operation, position.task)
+}
+
 fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Ok(Reply::Done) => "ok\n".to_owned(),
@@ -46,7 +51,13 @@ fn outcome(outcome: &Outcome) -> String {
         }) => {
             let mut text = format!("called at {}\n", revision(*at));
             for (position, why) in refused {
-                writeln!(text, "  task {position} refused: {}", refusal(why)).unwrap();
+                writeln!(
+                    text,
+                    "  task {} refused: {}",
+                    self::position(*position),
+                    refusal(why)
+                )
+                .unwrap();
             }
             text
         }
@@ -57,7 +68,11 @@ fn outcome(outcome: &Outcome) -> String {
                     let refused: Vec<_> = refused
                         .iter()
                         .map(|(position, code)| {
-                            format!(" {position} {}", Rejection::code_of(*code))
+                            format!(
+                                " {} {}",
+                                self::position(*position),
+                                Rejection::code_of(*code)
+                            )
                         })
                         .collect();
                     format!("repeated: called at {at}{}\n", refused.concat())

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CompareDigest,
-    Entry, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
-    RaiseLowWater, ReconcileAgent, RegisterAgent, Rejection, Stopped, Subscribe, SweepTarget,
-    UpdateTasks,
+    Entry, FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation, Promise,
+    Proposed, RaiseLowWater, ReconcileAgent, RegisterAgent, Rejection, Stopped, Subscribe,
+    SweepTarget, UpdateTasks,
 };
 use argosy_state::ids::{
     Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
@@ -281,8 +281,10 @@ impl Stage {
         let offers = names
             .filter(|name| !name.is_empty())
             .map(|name| self.offers[name].clone());
-        let mut launches: Vec<TaskSpec> = Vec::new();
-        for word in line.words_from(4).iter().filter(|word| **word != "all") {
+        // Tasks that follow each other are one launch, unless `then` is between them; a group is an operation.
+        let mut operations: Vec<OfferOperation> = Vec::new();
+        let words = line.words_from(4).iter();
+        for word in words.filter(|word| !["all", "flat"].contains(word)) {
             // `name@executor/own/cpus:1` is a task of an executor that uses `own` itself.
             let (word, executor) = match word.split_once('@') {
                 None => ((*word).to_owned(), None),
@@ -294,9 +296,19 @@ impl Stage {
                 }
             };
             if let Some(group) = word.strip_prefix("group:") {
-                launches.extend(self::group(group));
+                operations.push(OfferOperation::LaunchGroup(self::group(group)));
                 continue;
             }
+            if word == "then" {
+                operations.push(OfferOperation::Launch(Vec::new()));
+                continue;
+            }
+            if !matches!(operations.last(), Some(OfferOperation::Launch(_))) {
+                operations.push(OfferOperation::Launch(Vec::new()));
+            }
+            let Some(OfferOperation::Launch(launches)) = operations.last_mut() else {
+                unreachable!("one was just pushed")
+            };
             let (name, resources) = word.split_once(':').unwrap();
             // `name*3:cpus:1` stands for name1, name2 and name3.
             match name.split_once('*') {
@@ -309,14 +321,20 @@ impl Stage {
                 ),
             }
         }
-        for launch in &mut launches {
+        let tasks = operations.iter_mut().flat_map(OfferOperation::tasks_mut);
+        for launch in tasks {
             launch.stop_after_ms = line.number("stop_after").unwrap_or(0);
         }
-        Accept {
+        let accept = Accept {
             offers: offers.collect(),
-            launches,
+            operations,
             all_or_nothing: line.has("all"),
             wall_ms: 0,
+        };
+        // As format 2 has it.
+        match line.has("flat") {
+            true => accept.in_one_launch(),
+            false => accept,
         }
     }
 

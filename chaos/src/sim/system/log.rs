@@ -302,7 +302,7 @@ impl Log {
         let CallAction::Accept(accept) = &call.action else {
             return;
         };
-        if accept.launches.len() <= refused {
+        if accept.tasks().count() <= refused {
             return;
         }
         let offers: Vec<OfferId> = accept.offers.iter().map(|offer| offer.id).collect();

@@ -1,6 +1,6 @@
 //! What masters answer: done, refused, or nothing, which means "unknown" and never "no".
 
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
 
 use super::{Notice, Reply, Session, task_ids};
 use crate::failure::CallError;
@@ -16,6 +16,29 @@ fn is_forgotten(reason: &str) -> bool {
     )
 }
 
+/// The refused parts of a call with their operations, which masters of release 0.1.0 do not name.
+fn placed(request: &Request, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
+    let operations = match request {
+        Request::Accept(accept) => accept.operations.as_slice(),
+        Request::Kill(_)
+        | Request::UpdateLimits(_)
+        | Request::Suppress(_)
+        | Request::Revive(_)
+        | Request::UpdateFramework(_)
+        | Request::Teardown(_) => &[],
+    };
+    let shape = convert::shape(operations).unwrap_or_default();
+    let each = refused.into_iter().map(|one| {
+        let position = convert::refused_position(&shape, &one);
+        v1::Refused {
+            operation: Some(position.operation),
+            task: Some(position.task),
+            ..one
+        }
+    });
+    each.collect()
+}
+
 impl Session {
     pub(super) fn answered(&mut self, number: u64, result: Result<Reply, CallError>) {
         let refusal = match result {
@@ -26,7 +49,7 @@ impl Session {
                 if let Some(call) = self.calls.answered(number) {
                     let done = Outcome::Done {
                         revision: reply.revision,
-                        refused: reply.refused,
+                        refused: placed(&call.request, reply.refused),
                     };
                     self.concluded(call, done);
                 }

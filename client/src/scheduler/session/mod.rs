@@ -1,18 +1,19 @@
 //! One session of a framework: what is held, what is unanswered, what comes next.
 //!
 //! Pure: inputs in, effects out; the time is an argument and the rim performs. Here is the whole in
-//! one view; `stream` holds what masters tell, `requests` what the scheduler asks for, `answers` what
-//! masters answer.
+//! one view; `stream` holds what masters tell, `requests` what the scheduler asks for (`surplus` what of it
+//! is too much for one call), `answers` what masters answer.
 
 mod answers;
 mod requests;
 mod stream;
+mod surplus;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
 use argosy_state::limits::TASKS_PER_CALL;
 
 use super::calls::{Calls, Request};
@@ -21,6 +22,7 @@ use super::offers::Offers;
 use super::updates::Updates;
 use super::{Acknowledge, Answer, Outcome, SchedulerError, Subscription};
 use crate::failure::{CallError, Refusal};
+use surplus::Surplus;
 
 /// What came in.
 #[derive(Debug)]
@@ -140,7 +142,7 @@ pub(crate) struct Session {
     questions: VecDeque<Question>,
     last_question: u64,
     /// Tasks beyond what one call launches, by call: they are answered with it, as not launched.
-    surplus: BTreeMap<CallKey, Vec<String>>,
+    surplus: BTreeMap<CallKey, Surplus>,
     is_stopping: bool,
     is_over: bool,
     effects: Vec<Effect>,
@@ -304,20 +306,18 @@ impl Session {
 /// The answer to a call, with the tasks that were left out of it.
 fn with_surplus(
     mut task_ids: Vec<String>,
-    surplus: Vec<String>,
+    surplus: Surplus,
     mut outcome: Outcome,
 ) -> (Vec<String>, Outcome) {
     if let Outcome::Done { refused, .. } = &mut outcome {
-        let positions = task_ids.len()..task_ids.len() + surplus.len();
-        refused.extend(positions.map(|position| v1::Refused {
-            position: position.try_into().unwrap_or(u32::MAX),
-            message: format!(
-                "one call launches {TASKS_PER_CALL} tasks: launch it on the next offer"
-            ),
-            code: "too-many-tasks".to_owned(),
+        let positions = surplus.tasks.iter().map(|(position, _)| *position);
+        refused.extend(positions.map(|position| {
+            let message =
+                format!("one call launches {TASKS_PER_CALL} tasks: launch it on the next offer");
+            convert::refused(&surplus.shape, position, "too-many-tasks", message)
         }));
     }
-    task_ids.extend(surplus);
+    task_ids.extend(surplus.tasks.into_iter().map(|(_, task)| task));
     (task_ids, outcome)
 }
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use argosy_proto::v1;
-use argosy_state::limits::TASKS_PER_CALL;
 
+use super::surplus::Surplus;
 use super::{Effect, Question, Session, local};
 use crate::scheduler::Outcome;
 use crate::scheduler::calls::Request;
-use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS};
+use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS, Operation};
 
 impl Session {
     pub(super) fn asked(&mut self, now_ms: u64, command: Command) {
@@ -69,11 +69,8 @@ impl Session {
     }
 
     fn accept(&mut self, key: CallKey, mut accept: Accept) {
-        let ids = accept
-            .tasks
-            .iter()
-            .map(|task| task.task_id.clone())
-            .collect();
+        let tasks = accept.operations.iter().flat_map(Operation::tasks);
+        let ids = tasks.map(|task| task.task_id.clone()).collect();
         let refused = if accept.offer_ids.is_empty() {
             Some(local(
                 "no-offers",
@@ -99,25 +96,15 @@ impl Session {
                 return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
             }
         };
-        // A group, and tasks that are all or nothing, go whole: the masters say what is wrong with too many.
-        if accept.group_id.is_empty()
-            && !accept.all_or_nothing
-            && accept.tasks.len() > TASKS_PER_CALL
+        // What is all or nothing goes whole: the masters say what is wrong with too many.
+        if !accept.all_or_nothing
+            && let Some(surplus) = Surplus::take(&mut accept.operations)
         {
-            let surplus = accept.tasks.split_off(TASKS_PER_CALL);
-            let surplus = surplus.into_iter().map(|task| task.task_id);
-            self.surplus.insert(key, surplus.collect());
+            self.surplus.insert(key, surplus);
             // What is left of the offers is wanted.
             accept.filter_ms = Some(0);
         }
-        let (group_id, tasks) = (accept.group_id, accept.tasks);
-        let launch = match group_id.is_empty() {
-            true => v1::operation::Operation::Launch(v1::Launch { tasks }),
-            false => v1::operation::Operation::LaunchGroup(v1::LaunchGroup { group_id, tasks }),
-        };
-        let operations = vec![v1::Operation {
-            operation: Some(launch),
-        }];
+        let operations = accept.operations.into_iter().map(Into::into).collect();
         self.calls.add(
             key,
             Request::Accept(v1::AcceptRequest {

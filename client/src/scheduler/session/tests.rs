@@ -5,7 +5,7 @@ use tonic::Code;
 
 use super::*;
 use crate::leader::NoMaster;
-use crate::scheduler::driver::Accept;
+use crate::scheduler::driver::{Accept, Operation};
 
 struct World {
     session: Session,
@@ -441,7 +441,7 @@ fn messages_of_executors_are_told_and_those_to_them_go_at_once() {
 }
 
 #[test]
-fn tasks_with_a_group_id_are_launched_as_a_group() {
+fn a_group_is_launched_as_a_group() {
     let mut world = World::subscribed();
     let task = |id: &str| v1::TaskSpec {
         task_id: id.into(),
@@ -449,8 +449,10 @@ fn tasks_with_a_group_id_are_launched_as_a_group() {
     };
     let accept = Accept {
         offer_ids: vec!["1.1".into()],
-        tasks: vec![task("a"), task("b")],
-        group_id: "pod".into(),
+        operations: vec![Operation::LaunchGroup {
+            group_id: "pod".into(),
+            tasks: vec![task("a"), task("b")],
+        }],
         ..Default::default()
     };
     let effects = world.ask(|key| Command::Accept(key, accept));
@@ -534,7 +536,7 @@ fn more_tasks_than_a_call_launches_are_answered_as_not_launched() {
     });
     let accept = Accept {
         offer_ids: vec!["1.1".into()],
-        tasks: tasks.collect(),
+        operations: vec![Operation::Launch(tasks.collect())],
         ..Default::default()
     };
     let effects = world.ask(|key| Command::Accept(key, accept));
@@ -554,10 +556,60 @@ fn more_tasks_than_a_call_launches_are_answered_as_not_launched() {
         _ => None,
     });
     let answer = answer.unwrap();
+    let Outcome::Done { refused, .. } = &answer.outcome else {
+        panic!("{answer:?}")
+    };
+    let places = refused
+        .iter()
+        .map(|one| (one.position as usize, one.operation, one.task));
+    let expected = [most, most + 1].map(|at| (at, Some(0), u32::try_from(at).ok()));
+    assert_eq!(places.collect::<Vec<_>>(), expected);
     let left: Vec<&str> = answer
         .not_launched()
         .iter()
         .map(|(task, _)| *task)
         .collect();
     assert_eq!(left, [format!("t{most}"), format!("t{}", most + 1)]);
+}
+
+#[test]
+fn a_refused_task_is_named_by_its_operation_also_by_masters_that_only_count() {
+    let task = |id: &str| v1::TaskSpec {
+        task_id: id.into(),
+        ..Default::default()
+    };
+    for says in [true, false] {
+        let mut world = World::subscribed();
+        let accept = Accept {
+            offer_ids: vec!["1.1".into()],
+            operations: vec![
+                Operation::Launch(vec![task("a"), task("b")]),
+                Operation::Launch(vec![task("c"), task("d")]),
+            ],
+            ..Default::default()
+        };
+        world.ask(|key| Command::Accept(key, accept));
+        let refused = v1::Refused {
+            position: 3,
+            code: "too-large".into(),
+            operation: says.then_some(1),
+            task: says.then_some(1),
+            ..Default::default()
+        };
+        let result = Ok(Reply {
+            refused: vec![refused],
+            ..Reply::default()
+        });
+        let effects = world.feed(Input::Answered { number: 1, result });
+        let answer = effects.iter().find_map(|effect| match effect {
+            Effect::Tell(Notice::Answered(answer)) => Some(answer.clone()),
+            _ => None,
+        });
+        let answer = answer.unwrap();
+        assert_eq!(answer.not_launched(), [("d", "")]);
+        let Outcome::Done { refused, .. } = answer.outcome else {
+            panic!("{says}")
+        };
+        assert_eq!((refused[0].operation, refused[0].task), (Some(1), Some(1)));
+    }
 }

@@ -7,8 +7,9 @@ use argosy_state::Registry;
 use argosy_state::agent::AgentInfo;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry, OpenEpoch,
-    Operate, Operation, Promise, Proposed, RegisterAgent, Reply, Subscribe, UpdateTasks,
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
+    OfferOperation, OpenEpoch, Operate, Operation, Promise, Proposed, RegisterAgent, Reply,
+    Subscribe, UpdateTasks,
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
@@ -224,7 +225,7 @@ impl World {
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],
-            launches: launches.collect(),
+            operations: vec![OfferOperation::Launch(launches.collect())],
             all_or_nothing: false,
             wall_ms: 0,
         });

@@ -1,8 +1,9 @@
 //! Numbered calls: each happens once, whatever is repeated, lost or late.
 
-use argosy_state::command::{Call, CallAction, Operate, Operation};
+use argosy_state::command::{Accept, Call, CallAction, OfferOperation, Operate, Operation};
 use argosy_state::fingerprint;
 use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, TaskId};
+use argosy_state::level::Level;
 use argosy_state::task::{Run, TaskGroup, TaskSpec, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
@@ -36,18 +37,18 @@ fn a_repeat_gets_the_answer_that_was_given_from_any_leader() {
     world.send(call.clone(), tokens.clone());
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/a
-        call-1: called at 4.0, task 1 refused too-large
+        call-1: called at 4.0, task 0.1 refused too-large
     "#]]);
     let entries = world.entries();
     world.send(call.clone(), tokens.clone());
     world.expect(&expect![[r#"
-        call-2: called at 4.0, task 1 refused too-large
+        call-2: called at 4.0, task 0.1 refused too-large
     "#]]);
     assert_eq!(world.entries(), entries);
     world.new_leader();
     world.send(call, tokens);
     world.expect(&expect![[r#"
-        call-3: called at 4.0, task 1 refused too-large
+        call-3: called at 4.0, task 0.1 refused too-large
     "#]]);
     assert_eq!(world.registry.tasks_of(FRAMEWORK).count(), 1);
 }
@@ -67,6 +68,38 @@ fn a_call_that_was_lost_with_its_leader_happens_when_it_is_repeated() {
         link-3 <- subscribed framework-1 session 101 epoch 4, kept 1.1
         call-2: called at 5.0
     "#]]);
+}
+
+/// Before level 3 the log has the operations in one launch.
+#[test]
+fn refused_tasks_are_named_by_operation_and_task_whatever_the_log_holds() {
+    for level in [Level::RELEASE_0_1, Level::RELEASE_0_2] {
+        let mut world = World::with_offer();
+        let (accept, tokens) = world.acceptance("1.1", Vec::new());
+        let launch = |tasks: &[(&str, &str)]| {
+            let specs = tasks.iter().map(|(task, resources)| spec(task, resources));
+            OfferOperation::Launch(specs.collect())
+        };
+        let accept = Accept {
+            operations: vec![
+                launch(&[("a", "cpus:1"), ("b", "cpus:9")]),
+                launch(&[("c", "cpus:9"), ("d", "cpus:1"), ("e", "cpus:9")]),
+            ],
+            ..accept
+        };
+        let call = world.call_of(CallAction::Accept(accept));
+        world.slow_log();
+        world.send(call.clone(), tokens.clone());
+        world.log_at(level);
+        world.commit();
+        world.send(call, tokens);
+        world.expect(&expect![[r#"
+            link-2 <- order 1 launch framework-1/a
+            link-2 <- order 2 launch framework-1/d
+            call-1: called at 4.0, task 0.1 refused too-large, task 1.0 refused too-large, task 1.2 refused too-large
+            call-2: called at 4.0, task 0.1 refused too-large, task 1.0 refused too-large, task 1.2 refused too-large
+        "#]]);
+    }
 }
 
 #[test]
@@ -347,9 +380,9 @@ fn a_call_whose_tasks_no_agent_can_run_costs_no_offer() {
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
     world.expect(&expect![[r#"
-        call-1: refused invalid: tasks[0].command.shell: it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris
-        call-2: refused invalid: tasks[1].command.shell: it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris
-        call-3: refused invalid: tasks[1].resources: ask for something, as cpus:0.1;mem:32
+        call-1: refused invalid: operations[0].launch.tasks[0].command.shell: it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris
+        call-2: refused invalid: operations[0].launch.tasks[1].command.shell: it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris
+        call-3: refused invalid: operations[0].launch.tasks[1].resources: ask for something, as cpus:0.1;mem:32
     "#]]);
     assert_eq!(world.entries(), entries);
     // The offer is open: one task that can be launched uses it.
@@ -358,6 +391,6 @@ fn a_call_whose_tasks_no_agent_can_run_costs_no_offer() {
     world.send(call, tokens);
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/fine
-        call-4: called at 4.0, task 0 refused invalid
+        call-4: called at 4.0, task 0.0 refused invalid
     "#]]);
 }

@@ -115,7 +115,9 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
     signalled.kill_signal = Some(KillSignal::Int);
     let accept = Accept {
         offers: Vec::new(),
-        launches: vec![signalled],
+        operations: vec![argosy_state::command::OfferOperation::Launch(vec![
+            signalled,
+        ])],
         all_or_nothing: false,
         wall_ms: 0,
     };

@@ -217,7 +217,7 @@ fn what_a_refused_task_asked_for_is_offered_again() {
     world.send(call, tokens);
     world.pass_with(6_500, &[LinkId(2)]);
     world.expect(&expect![[r#"
-        call-1: called at 4.0, task 0 refused too-large
+        call-1: called at 4.0, task 0.0 refused too-large
         link-1 <- unmet in *: 1 filtered
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);

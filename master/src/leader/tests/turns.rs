@@ -1,6 +1,6 @@
 //! What one turn does at most, and that what is left follows.
 
-use argosy_state::command::{Accept, CallAction};
+use argosy_state::command::{Accept, CallAction, OfferOperation};
 use argosy_state::ids::OrderIndex;
 use argosy_state::limits;
 use argosy_state::testing::spec;
@@ -52,7 +52,9 @@ fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still
         .collect();
     let (accept, tokens) = world.acceptance("1.1", specs);
     let fewer = Accept {
-        launches: accept.launches[..most].to_vec(),
+        operations: vec![OfferOperation::Launch(
+            accept.tasks().take(most).cloned().collect(),
+        )],
         ..accept.clone()
     };
     let entries = world.entries();

@@ -1,6 +1,7 @@
 //! Effects in words, one line each.
 
 use argosy_proto::{convert, v1};
+use argosy_state::command::Position;
 use argosy_state::ids::Revision;
 
 use crate::leader::Answer;
@@ -166,9 +167,10 @@ fn limits(status: &v1::LimitsStatus) -> String {
 pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Called { revision, refused } => {
-            let refused = refused
-                .iter()
-                .map(|one| format!(", task {} refused {}", one.position, one.code));
+            let refused = refused.iter().map(|one| {
+                let Position { operation, task } = one.position;
+                format!(", task {operation}.{task} refused {}", one.code)
+            });
             format!("called at {}{}", at(*revision), refused.collect::<String>())
         }
         Answer::Acknowledged => "acknowledged".to_owned(),

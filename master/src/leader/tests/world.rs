@@ -1,14 +1,16 @@
 //! A leader with its registry: what comes in is fed, proposals are committed at once (or when asked
 //! for), and everything that goes out is a line.
 
+mod levels;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentInfo;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OpenEpoch,
-    Operate, Operation, Promise, Proposed,
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OfferOperation,
+    OpenEpoch, Operate, Operation, Promise, Proposed,
 };
 use argosy_state::encode;
 use argosy_state::framework::FrameworkInfo;
@@ -442,16 +444,12 @@ impl World {
         self.send(call, tokens);
     }
 
-    pub(super) fn acceptance(
-        &self,
-        offers: &str,
-        launches: Vec<TaskSpec>,
-    ) -> (Accept, Vec<Vec<u8>>) {
+    pub(super) fn acceptance(&self, offers: &str, tasks: Vec<TaskSpec>) -> (Accept, Vec<Vec<u8>>) {
         let held = offers.split(' ').map(|id| self.held(id));
         let (offers, tokens) = held.unzip();
         let accept = Accept {
             offers,
-            launches,
+            operations: vec![OfferOperation::Launch(tasks)],
             all_or_nothing: false,
             wall_ms: 0,
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use argosy_proto::{convert, v1};
-use argosy_state::command::{Accept, Call, CallAction};
+use argosy_state::command::{Accept, Call, CallAction, OfferOperation};
 use argosy_state::ids::{Epoch, FrameworkId, OrderIndex};
 use argosy_state::testing::{framework_info, registration, spec};
 use futures::StreamExt;
@@ -104,7 +104,7 @@ impl Links {
         });
         let action = CallAction::Accept(Accept {
             offers: vec![promise],
-            launches: launches.collect(),
+            operations: vec![OfferOperation::Launch(launches.collect())],
             all_or_nothing: false,
             wall_ms: 0,
         });

@@ -5,8 +5,8 @@
 
 use crate::Registry;
 use crate::command::{
-    AgentUpdate, Command, Entry, FrameworkDecision, Operate, Operation, Outcome, Proposed,
-    Rejection, Reply, Subscribe, UpdateTasks,
+    AgentUpdate, Command, Entry, FrameworkDecision, Operate, Operation, Outcome, Position,
+    Proposed, Rejection, Reply, Subscribe, UpdateTasks,
 };
 use crate::framework::{Answer, AnswerOutcome};
 use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
@@ -61,7 +61,7 @@ fn large(name: &str, kib: usize) -> TaskSpec {
 }
 
 /// The positions of a call's launches that were refused, and why.
-fn refused(outcome: Outcome) -> Vec<(u32, Rejection)> {
+fn refused(outcome: Outcome) -> Vec<(Position, Rejection)> {
     match outcome {
         Ok(Reply::Called { refused, .. }) => refused,
         other => panic!("not called: {other:?}"),
@@ -110,7 +110,7 @@ fn a_launch_that_the_framework_has_no_bytes_for_is_refused_and_the_others_stand(
     let launches = vec![spec("small", "cpus:0.1"), large("large", 400)];
     let accept = crate::command::Accept {
         offers: vec![offer],
-        launches,
+        operations: vec![crate::command::OfferOperation::Launch(launches)],
         all_or_nothing: false,
         wall_ms: 0,
     };
@@ -128,7 +128,7 @@ fn a_launch_that_the_framework_has_no_bytes_for_is_refused_and_the_others_stand(
         index.task_bytes = limits::TASK_BYTES_PER_FRAMEWORK - room;
     };
     let judged = refused(answered(&mut world, fill_framework, call.clone()));
-    let [(1, Rejection::Full(text))] = &judged[..] else {
+    let [(Position { task: 1, .. }, Rejection::Full(text))] = &judged[..] else {
         panic!("{judged:?}");
     };
     assert!(
@@ -137,7 +137,7 @@ fn a_launch_that_the_framework_has_no_bytes_for_is_refused_and_the_others_stand(
     );
     let fill_all = |registry: &mut Registry| registry.index.bytes.tasks = limits::TASK_BYTES - room;
     let judged = refused(answered(&mut world, fill_all, call.clone()));
-    let [(1, Rejection::Full(text))] = &judged[..] else {
+    let [(Position { task: 1, .. }, Rejection::Full(text))] = &judged[..] else {
         panic!("{judged:?}");
     };
     assert!(

@@ -4,8 +4,8 @@ use super::tasks::{spec, task};
 use super::{agent_update, key, revision};
 use crate::agent::AgentInfo;
 use crate::command::{
-    Accept, AgentUpdate, Call, CallAction, Command, Operate, Operation, Refusal, RegisterAgent,
-    UpdateTasks,
+    Accept, AgentUpdate, Call, CallAction, Command, OfferOperation, Operate, Operation, Refusal,
+    RegisterAgent, UpdateTasks,
 };
 use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
 use crate::task::{
@@ -37,7 +37,7 @@ fn with_host_network() -> OptOuts {
 pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     let accept = Accept {
         offers: Vec::new(),
-        launches: vec![limited()],
+        operations: vec![OfferOperation::Launch(vec![limited()])],
         all_or_nothing: false,
         wall_ms: 70,
     };
@@ -91,14 +91,14 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     };
     let mut in_hosts = call.clone();
     if let CallAction::Accept(accept) = &mut in_hosts.action {
-        accept.launches[0].container.opt_outs = with_host_network();
+        accept.operations[0].tasks_mut()[0].container.opt_outs = with_host_network();
     }
     let newer = TaskSpec::samples(&limited())
         .into_iter()
         .map(|(name, spec)| {
             let mut call = call.clone();
             if let CallAction::Accept(accept) = &mut call.action {
-                accept.launches = vec![spec];
+                accept.operations = vec![OfferOperation::Launch(vec![spec])];
             }
             (name, Command::Call(call))
         });
@@ -117,12 +117,12 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     };
     let mut sized = call.clone();
     if let CallAction::Accept(accept) = &mut sized.action {
-        accept.launches[0].container.sizes = sizes;
+        accept.operations[0].tasks_mut()[0].container.sizes = sizes;
     }
     let pulled = [ImagePull::IfAbsent, ImagePull::Always].map(|pull| {
         let mut call = call.clone();
         if let CallAction::Accept(accept) = &mut call.action {
-            let container = &mut accept.launches[0].container;
+            let container = &mut accept.operations[0].tasks_mut()[0].container;
             container.image = "web:1".to_owned();
             container.pull = Some(pull);
         }

@@ -1,7 +1,7 @@
 //! A task with volumes, and the end of one that had too much on its disk.
 
 use super::{agent_update, tasks::spec};
-use crate::command::{Accept, Call, CallAction, Command, UpdateTasks};
+use crate::command::{Accept, Call, CallAction, Command, OfferOperation, UpdateTasks};
 use crate::ids::{AgentId, FrameworkId};
 use crate::task::{Reason, Run, TaskSpec, TaskVolume, VolumeSource};
 
@@ -20,7 +20,7 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
         hash: 0xfeed,
         action: CallAction::Accept(Accept {
             offers: Vec::new(),
-            launches: vec![task()],
+            operations: vec![OfferOperation::Launch(vec![task()])],
             all_or_nothing: false,
             wall_ms: 69,
         }),

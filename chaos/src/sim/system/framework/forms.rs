@@ -2,7 +2,7 @@
 //! made, so that no other choice depends on it.
 
 use argosy_client::resources::{self, Remainder};
-use argosy_client::scheduler::{Accept, Call, Driver};
+use argosy_client::scheduler::{Accept, Call, Driver, Operation};
 use argosy_proto::v1;
 
 use super::Simulated;
@@ -85,9 +85,18 @@ impl Simulated {
             Form::Group(_) => "launches of groups",
             Form::Executor(_) => "launches in executors",
         });
-        let group_id = match form {
-            Form::Group(number) => format!("g{number}"),
-            Form::Alone | Form::Executor(_) => String::new(),
+        let operations = match form {
+            Form::Group(number) => {
+                let group_id = format!("g{number}");
+                vec![Operation::LaunchGroup { group_id, tasks }]
+            }
+            // Every task but the first is in a second operation.
+            Form::Alone if tasks.len() > 1 => {
+                let mut first = tasks;
+                let rest = first.split_off(1);
+                vec![Operation::Launch(first), Operation::Launch(rest)]
+            }
+            Form::Alone | Form::Executor(_) => vec![Operation::Launch(tasks)],
         };
         if let Form::Executor(number) = form
             && let Some(framework) = self.id
@@ -99,10 +108,9 @@ impl Simulated {
         }
         driver.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],
-            tasks,
+            operations,
             filter_ms: Some(0),
             all_or_nothing: false,
-            group_id,
         })
     }
 

@@ -1,0 +1,130 @@
+//! What one call cannot hold, and is answered as not launched.
+
+use argosy_state::command::{Position, Shape};
+use argosy_state::limits::{OPERATIONS_PER_ACCEPT, TASKS_PER_CALL};
+
+use crate::scheduler::driver::Operation;
+
+/// Tasks behind those that one call launches.
+#[derive(Debug, PartialEq)]
+pub(super) struct Surplus {
+    /// Of the whole call.
+    pub(super) shape: Shape,
+    /// With their places in the whole call.
+    pub(super) tasks: Vec<(Position, String)>,
+}
+
+impl Surplus {
+    /// Takes away what is beyond the first tasks and operations that one call may have; `None` if there is nothing. A group
+    /// is never divided, and one that is first stays: only its masters can say what is wrong with one that is too large.
+    pub(super) fn take(operations: &mut Vec<Operation>) -> Option<Self> {
+        let shape: Shape = operations.iter().map(|one| one.tasks().len()).collect();
+        let mut room = TASKS_PER_CALL;
+        let beyond = operations.iter().enumerate().position(|(at, operation)| {
+            let tasks = operation.tasks().len();
+            let is_first = room == TASKS_PER_CALL;
+            match operation {
+                _ if at >= OPERATIONS_PER_ACCEPT => return true,
+                Operation::LaunchGroup { .. } if is_first => room = room.saturating_sub(tasks),
+                Operation::LaunchGroup { .. } | Operation::Launch(_) if tasks > room => {
+                    return true;
+                }
+                Operation::LaunchGroup { .. } | Operation::Launch(_) => room -= tasks,
+            }
+            false
+        })?;
+        let mut left = operations.split_off(beyond);
+        let mut skipped = 0;
+        if beyond < OPERATIONS_PER_ACCEPT
+            && room > 0
+            && let Some(Operation::Launch(tasks)) = left.first_mut()
+        {
+            skipped = room;
+            let rest = tasks.split_off(room);
+            operations.push(Operation::Launch(std::mem::replace(tasks, rest)));
+        }
+        let number = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let tasks = left.into_iter().enumerate().flat_map(|(at, operation)| {
+            let first = if at == 0 { skipped } else { 0 };
+            let (Operation::Launch(tasks) | Operation::LaunchGroup { tasks, .. }) = operation;
+            tasks.into_iter().zip(first..).map(move |(task, place)| {
+                let position = Position {
+                    operation: number(beyond + at),
+                    task: number(place),
+                };
+                (position, task.task_id)
+            })
+        });
+        Some(Self {
+            shape,
+            tasks: tasks.collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_proto::v1;
+
+    use super::*;
+
+    fn tasks(count: usize) -> Vec<v1::TaskSpec> {
+        let named = |at| v1::TaskSpec {
+            task_id: format!("t{at}"),
+            ..Default::default()
+        };
+        (0..count).map(named).collect()
+    }
+
+    fn launch(count: usize) -> Operation {
+        Operation::Launch(tasks(count))
+    }
+
+    fn group(count: usize) -> Operation {
+        Operation::LaunchGroup {
+            group_id: "pod".into(),
+            tasks: tasks(count),
+        }
+    }
+
+    /// How many tasks each operation that goes has, and which places the others have.
+    fn taken(mut operations: Vec<Operation>) -> (Vec<usize>, Vec<(u32, u32)>) {
+        let surplus = Surplus::take(&mut operations);
+        let kept = operations.iter().map(|one| one.tasks().len()).collect();
+        let left = surplus.into_iter().flat_map(|surplus| surplus.tasks);
+        let places = left.map(|(place, _)| (place.operation, place.task));
+        (kept, places.collect())
+    }
+
+    #[test]
+    fn what_fits_goes_whole() {
+        let fits = [launch(200), group(16), launch(40)];
+        assert_eq!(taken(fits.to_vec()), (vec![200, 16, 40], vec![]));
+        assert_eq!(taken(vec![]), (vec![], vec![]));
+    }
+
+    #[test]
+    fn the_first_tasks_go_and_the_others_keep_their_places() {
+        let divided = vec![launch(255), launch(3), launch(1)];
+        let left = vec![(1, 1), (1, 2), (2, 0)];
+        assert_eq!(taken(divided), (vec![255, 1], left));
+        let full = vec![launch(256), launch(1)];
+        assert_eq!(taken(full), (vec![256], vec![(1, 0)]));
+    }
+
+    #[test]
+    fn a_group_is_never_divided() {
+        let behind = vec![launch(255), group(2), launch(1)];
+        let left = vec![(1, 0), (1, 1), (2, 0)];
+        assert_eq!(taken(behind), (vec![255], left));
+        // Its masters say what is wrong with it.
+        assert_eq!(taken(vec![group(300)]), (vec![300], vec![]));
+    }
+
+    #[test]
+    fn operations_beyond_the_most_of_one_call_stay_here() {
+        let many = (0..258).map(|_| launch(usize::from(true))).collect();
+        let (kept, left) = taken(many);
+        assert_eq!((kept.len(), left), (256, vec![(256, 0), (257, 0)]));
+    }
+}

@@ -1,0 +1,322 @@
+//! What an acceptance would change, while its operations are judged one after the other.
+//!
+//! Nothing here touches the registry. An operation that is refused leaves the overlay as it was, so that a later one which
+//! needs its result finds that missing and is refused, too.
+
+use std::collections::BTreeSet;
+
+use super::bounds::TaskBytes;
+use super::executors::{Brought, Taken};
+use crate::command::Rejection;
+use crate::ids::{FrameworkId, GroupId, TaskId};
+use crate::resources::Resources;
+use crate::task::TaskSpec;
+
+/// Resources by their identities, from three points of view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Supply {
+    /// What is left of the offers.
+    pub(super) left: Resources,
+    /// What the agent has and no task holds.
+    pub(super) free: Resources,
+    /// What the agent has, whoever holds it: its reservations and volumes are identities in it.
+    pub(super) total: Resources,
+}
+
+impl Supply {
+    /// See [`Overlay::exchange`].
+    fn exchanged(&self, from: &Resources, into: &Resources) -> Result<Self, Rejection> {
+        let free_of = |of: &Resources| of.minus(from).ok_or_else(|| too_large(from, of));
+        let (left, free) = (free_of(&self.left)?, free_of(&self.free)?);
+        if into.is_empty() {
+            let total = self.total.clone();
+            return Ok(Self { left, free, total });
+        }
+        let impossible = || Rejection::Invalid {
+            field: "resources".into(),
+            text: format!("{from} cannot become {into}: only identities may differ"),
+        };
+        if from
+            .amounts()
+            .is_none_or(|amounts| Some(amounts) != into.amounts())
+        {
+            return Err(impossible());
+        }
+        let total = self.total.minus(from);
+        let given = |of: Resources| of.plus(into).ok_or_else(impossible);
+        Ok(Self {
+            left: given(left)?,
+            free: given(free)?,
+            total: given(total.ok_or_else(impossible)?)?,
+        })
+    }
+}
+
+fn too_large(asked: &Resources, left: &Resources) -> Rejection {
+    Rejection::TooLarge {
+        asked: asked.to_string(),
+        left: match left.is_empty() {
+            true => "nothing".to_owned(),
+            false => left.to_string(),
+        },
+    }
+}
+
+/// A launch that was not refused, as far as a later refusal has to undo it.
+#[derive(Debug)]
+struct Launched<'a> {
+    task: &'a TaskId,
+    /// The executor that came with it.
+    executor: Option<&'a TaskId>,
+}
+
+/// The facts behind the operations that were not refused.
+#[derive(Debug)]
+pub(super) struct Overlay<'a> {
+    supply: Supply,
+    /// What bounds leave for tasks, where there are bounds.
+    bytes: Option<TaskBytes>,
+    /// In order.
+    launched: Vec<Launched<'a>>,
+    /// The ids in `launched`.
+    tasks: BTreeSet<&'a TaskId>,
+    groups: BTreeSet<&'a GroupId>,
+    /// Executors that came with tasks.
+    brought: Brought<'a>,
+}
+
+impl<'a> Overlay<'a> {
+    pub(super) fn new(supply: Supply, bytes: Option<TaskBytes>) -> Self {
+        Self {
+            supply,
+            bytes,
+            launched: Vec::new(),
+            tasks: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            brought: Brought::new(),
+        }
+    }
+
+    pub(super) fn has_task(&self, task: &TaskId) -> bool {
+        self.tasks.contains(task)
+    }
+
+    pub(super) fn has_group(&self, group: &GroupId) -> bool {
+        self.groups.contains(group)
+    }
+
+    pub(super) fn brought(&self) -> &Brought<'a> {
+        &self.brought
+    }
+
+    /// Takes `from` and gives `into` back: the same amounts under other identities. Of what gives nothing back, a task holds
+    /// all until it ends, and the agent has it still.
+    pub(super) fn exchange(&mut self, from: &Resources, into: &Resources) -> Result<(), Rejection> {
+        self.supply = self.supply.exchanged(from, into)?;
+        Ok(())
+    }
+
+    /// A task takes what it needs.
+    pub(super) fn launch(
+        &mut self,
+        framework: FrameworkId,
+        spec: &'a TaskSpec,
+        taken: &Taken<'a>,
+    ) -> Result<(), Rejection> {
+        self.whole(|overlay| {
+            overlay.exchange(&taken.resources, &Resources::none())?;
+            let bytes = overlay.bytes.as_mut();
+            bytes.map_or(Ok(()), |bytes| bytes.take(framework, spec))
+        })?;
+        let brings = taken.brings.map(|executor| (&executor.executor, executor));
+        self.launched.push(Launched {
+            task: &spec.task,
+            executor: brings.map(|(id, _)| id),
+        });
+        self.tasks.insert(&spec.task);
+        self.brought.extend(brings);
+        Ok(())
+    }
+
+    /// The tasks of a group were launched, all of them.
+    pub(super) fn name_group(&mut self, group: &'a GroupId) {
+        self.groups.insert(group);
+    }
+
+    /// Does all that `parts` does, or nothing of it if they are refused.
+    pub(super) fn whole<E>(
+        &mut self,
+        parts: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (supply, bytes) = (self.supply.clone(), self.bytes);
+        let launched = self.launched.len();
+        let done = parts(self);
+        if done.is_err() {
+            (self.supply, self.bytes) = (supply, bytes);
+            for undone in self.launched.drain(launched..) {
+                self.tasks.remove(undone.task);
+                if let Some(executor) = undone.executor {
+                    self.brought.remove(executor);
+                }
+            }
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Role;
+    use crate::resources::{Reservation, Resource, Volume};
+
+    fn parse(text: &str) -> Resources {
+        text.parse().unwrap()
+    }
+
+    /// The same with every identity changed.
+    fn with(text: &str, change: impl Fn(&mut Resource)) -> Resources {
+        let plain = parse(text);
+        let changed = plain.iter().cloned().map(|mut resource| {
+            change(&mut resource);
+            resource
+        });
+        Resources::collect(changed).unwrap()
+    }
+
+    fn reserved(text: &str) -> Resources {
+        with(text, |resource| {
+            resource.identity.reservations.push(Reservation {
+                role: Role::new("ops").unwrap(),
+                principal: "alice".to_owned(),
+                labels: Default::default(),
+            });
+        })
+    }
+
+    fn volume(text: &str) -> Resources {
+        with(text, |resource| {
+            resource.identity.volume = Some(Volume {
+                id: "v1".to_owned(),
+                container_path: "data".to_owned(),
+            });
+        })
+    }
+
+    /// An agent that has more than it offers here: its total is `cpus:8;mem:512;disk:100`.
+    fn overlay(left: &str, free: &str) -> Overlay<'static> {
+        let registry = crate::Registry::default();
+        let supply = Supply {
+            left: parse(left),
+            free: parse(free),
+            total: parse("cpus:8;mem:512;disk:100;ports:[1-9]"),
+        };
+        Overlay::new(supply, Some(registry.task_bytes_left(FrameworkId(1))))
+    }
+
+    fn plus(one: &str, other: &Resources) -> Resources {
+        parse(one).plus(other).unwrap()
+    }
+
+    #[test]
+    fn what_a_launch_takes_is_neither_offered_nor_free_and_still_the_agents() {
+        let mut overlay = overlay("cpus:4;mem:64", "cpus:6;mem:256");
+        let all = overlay.supply.total.clone();
+        overlay
+            .exchange(&parse("cpus:1;mem:64"), &Resources::none())
+            .unwrap();
+        assert_eq!(overlay.supply.left, parse("cpus:3"));
+        assert_eq!(overlay.supply.free, parse("cpus:5;mem:192"));
+        assert_eq!(overlay.supply.total, all);
+    }
+
+    #[test]
+    fn a_reservation_changes_identities_everywhere_and_no_amount() {
+        let mut overlay = overlay("cpus:4", "cpus:6");
+        overlay
+            .exchange(&parse("cpus:3"), &reserved("cpus:3"))
+            .unwrap();
+        assert_eq!(overlay.supply.left, plus("cpus:1", &reserved("cpus:3")));
+        assert_eq!(overlay.supply.free, plus("cpus:3", &reserved("cpus:3")));
+        let total = plus("cpus:5;mem:512;disk:100;ports:[1-9]", &reserved("cpus:3"));
+        assert_eq!(overlay.supply.total, total);
+        // What was reserved can be used, and what was taken for that cannot.
+        let none = Resources::none();
+        assert!(overlay.exchange(&parse("cpus:2"), &none).is_err());
+        overlay.exchange(&reserved("cpus:2"), &none).unwrap();
+        assert_eq!(overlay.supply.left, plus("cpus:1", &reserved("cpus:1")));
+        assert_eq!(overlay.supply.total, total);
+        // The rest of the reservation can be given up.
+        overlay
+            .exchange(&reserved("cpus:1"), &parse("cpus:1"))
+            .unwrap();
+        assert_eq!(overlay.supply.left, parse("cpus:2"));
+    }
+
+    #[test]
+    fn a_volume_is_made_of_a_disk_that_was_reserved_just_before() {
+        let mut overlay = overlay("disk:50;ports:[1-3]", "disk:50;ports:[1-3]");
+        let (bare, on_volume) = (parse("disk:20"), volume("disk:20"));
+        overlay.exchange(&bare, &on_volume).unwrap();
+        overlay
+            .exchange(&parse("ports:[2-2]"), &reserved("ports:[2-2]"))
+            .unwrap();
+        let left = plus("disk:30;ports:[1-1,3-3]", &on_volume);
+        assert_eq!(
+            overlay.supply.left,
+            left.plus(&reserved("ports:[2-2]")).unwrap()
+        );
+        // A volume that a task holds is not there to be destroyed.
+        overlay.exchange(&on_volume, &Resources::none()).unwrap();
+        assert!(overlay.exchange(&on_volume, &bare).is_err());
+        assert!(overlay.supply.total.contains(&on_volume));
+    }
+
+    #[test]
+    fn a_refused_exchange_changes_nothing_and_refuses_what_needs_its_result() {
+        let mut overlay = overlay("cpus:4;mem:64", "cpus:2;mem:64");
+        let before = overlay.supply.clone();
+        let cases = [
+            // Not offered, not free, of another amount, of another kind.
+            ("cpus:5", reserved("cpus:5")),
+            ("cpus:3", reserved("cpus:3")),
+            ("cpus:1", reserved("cpus:2")),
+            ("cpus:1", reserved("mem:1")),
+            ("cpus:1", reserved("cpus:1;mem:1")),
+        ];
+        for (from, into) in &cases {
+            assert!(
+                overlay.exchange(&parse(from), into).is_err(),
+                "{from} {into}"
+            );
+            assert_eq!(overlay.supply, before);
+            assert!(overlay.exchange(into, &Resources::none()).is_err());
+            assert_eq!(overlay.supply, before);
+        }
+    }
+
+    #[test]
+    fn a_whole_is_done_or_leaves_nothing_behind() {
+        let mut overlay = overlay("cpus:4", "cpus:4");
+        let before = overlay.supply.clone();
+        let (first, second) = (
+            crate::testing::spec("a", "cpus:3"),
+            crate::testing::spec("b", "cpus:3"),
+        );
+        let of = |spec: &TaskSpec| Taken {
+            resources: spec.resources.clone(),
+            brings: None,
+        };
+        let both = overlay.whole(|overlay| {
+            overlay.launch(FrameworkId(1), &first, &of(&first))?;
+            overlay.launch(FrameworkId(1), &second, &of(&second))
+        });
+        assert!(matches!(both, Err(Rejection::TooLarge { .. })));
+        assert_eq!(overlay.supply, before);
+        assert!(!overlay.has_task(&first.task));
+        overlay
+            .launch(FrameworkId(1), &second, &of(&second))
+            .unwrap();
+        assert!(overlay.has_task(&second.task));
+    }
+}

@@ -1,0 +1,231 @@
+//! Acceptances: what a framework does with offers, and how the parts of that are named.
+//!
+//! A kind of operation is a variant of [`OfferOperation`]: every `match` on it names what else the new kind needs.
+
+use crate::ids::{AgentId, FrameworkId, OfferId, Revision, Role, Timestamp};
+use crate::resources::Resources;
+use crate::task::TaskSpec;
+
+/// Uses offers of one agent and one role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accept {
+    /// The whole promises, verified by the leader that proposes this.
+    pub offers: Vec<Promise>,
+    /// Tried in order, each seeing the result of the former.
+    pub operations: Vec<OfferOperation>,
+    /// One refused position refuses all.
+    pub all_or_nothing: bool,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// One thing that is done with the resources of offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OfferOperation {
+    /// Starts tasks, each for itself. Format 2 has no other operation: there, tasks of one group that follow each other are
+    /// launched as [`OfferOperation::LaunchGroup`] launches them.
+    Launch(Vec<TaskSpec>),
+    /// Starts the tasks of one group: all of them, or none.
+    LaunchGroup(Vec<TaskSpec>),
+}
+
+impl OfferOperation {
+    /// The tasks that it starts.
+    #[must_use]
+    pub fn tasks(&self) -> &[TaskSpec] {
+        match self {
+            Self::Launch(tasks) | Self::LaunchGroup(tasks) => tasks,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn tasks_mut(&mut self) -> &mut [TaskSpec] {
+        match self {
+            Self::Launch(tasks) | Self::LaunchGroup(tasks) => tasks,
+        }
+    }
+
+    /// How many parts of it can be refused: its tasks. An operation without tasks would be one part.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        match self {
+            Self::Launch(tasks) | Self::LaunchGroup(tasks) => tasks.len(),
+        }
+    }
+}
+
+/// A part of an acceptance that can be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position {
+    /// Counts from 0 over the operations of the call.
+    pub operation: u32,
+    /// Counts from 0 over the tasks of that operation; 0 for an operation without tasks.
+    pub task: u32,
+}
+
+impl Position {
+    /// A position that counts over the parts of all operations: see [`Shape::place`].
+    #[must_use]
+    pub fn counted(task: u32) -> Self {
+        let operation = 0;
+        Self { operation, task }
+    }
+}
+
+impl Accept {
+    /// Every part that can be refused, in order.
+    pub fn positions(&self) -> impl Iterator<Item = Position> {
+        let operations = (0..).zip(&self.operations);
+        operations.flat_map(|(operation, of)| {
+            (0..)
+                .take(of.parts())
+                .map(move |task| Position { operation, task })
+        })
+    }
+
+    /// The tasks that it starts, in order, each with its position.
+    pub fn launches(&self) -> impl Iterator<Item = (Position, &TaskSpec)> {
+        let operations = (0..).zip(&self.operations);
+        operations.flat_map(|(operation, of)| {
+            let tasks = (0..).zip(of.tasks());
+            tasks.map(move |(task, spec)| (Position { operation, task }, spec))
+        })
+    }
+
+    /// The tasks that it starts, in order.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskSpec> {
+        self.launches().map(|(_, spec)| spec)
+    }
+
+    /// How many parts each operation has.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.operations.iter().map(OfferOperation::parts).collect()
+    }
+
+    /// The same call as format 2 has it: with all tasks in one launch.
+    #[must_use]
+    pub fn in_one_launch(self) -> Self {
+        let mut tasks = Vec::new();
+        for operation in self.operations {
+            match operation {
+                OfferOperation::Launch(of) | OfferOperation::LaunchGroup(of) => tasks.extend(of),
+            }
+        }
+        let launch = (!tasks.is_empty()).then_some(OfferOperation::Launch(tasks));
+        Self {
+            operations: launch.into_iter().collect(),
+            ..self
+        }
+    }
+}
+
+/// How many parts each operation of a call has: what a number that counts over all operations refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shape(Vec<usize>);
+
+impl FromIterator<usize> for Shape {
+    fn from_iter<I: IntoIterator<Item = usize>>(parts: I) -> Self {
+        Self(parts.into_iter().collect())
+    }
+}
+
+impl Shape {
+    /// The operation and task of a position whose `task` may count on into the operations that follow. Commands and answers of
+    /// format 2 know one operation, so their positions do.
+    #[must_use]
+    pub fn place(&self, position: Position) -> Position {
+        let mut task = position.task as usize;
+        for (operation, parts) in (0..).zip(&self.0).skip(position.operation as usize) {
+            match task.checked_sub(*parts) {
+                Some(further) => task = further,
+                None => {
+                    let task = u32::try_from(task).expect("it is at most what it was");
+                    return Position { operation, task };
+                }
+            }
+        }
+        position
+    }
+
+    /// How many parts of all operations stand before a position.
+    #[must_use]
+    pub fn count(&self, position: Position) -> u32 {
+        let before = self.0.iter().take(position.operation as usize);
+        let count = before.sum::<usize>() + position.task as usize;
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+}
+
+/// Everything that an offer promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise {
+    /// Its name.
+    pub id: OfferId,
+    /// To whom.
+    pub framework: FrameworkId,
+    /// In which session.
+    pub session: u64,
+    /// Of which agent.
+    pub agent: AgentId,
+    /// In which role.
+    pub role: Role,
+    /// What.
+    pub resources: Resources,
+    /// The agent's promise revision.
+    pub promise: Revision,
+    /// Cluster time at which it lapses.
+    pub expires: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::spec;
+
+    fn launch(count: usize) -> OfferOperation {
+        let tasks = (0..count).map(|at| spec(&format!("t{at}"), "cpus:1"));
+        OfferOperation::Launch(tasks.collect())
+    }
+
+    fn accept(counts: &[usize]) -> Accept {
+        Accept {
+            offers: Vec::new(),
+            operations: counts.iter().map(|count| launch(*count)).collect(),
+            all_or_nothing: false,
+            wall_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_position_is_counted_over_all_operations_and_found_again() {
+        for counts in [&[3][..], &[0, 2, 0, 0, 1, 3, 0], &[1, 1, 1]] {
+            let call = accept(counts);
+            let shape = call.shape();
+            for (at, position) in (0_u32..).zip(call.positions()) {
+                assert_eq!(shape.count(position), at);
+                assert_eq!(shape.place(position), position);
+                assert_eq!(shape.place(Position::counted(at)), position);
+            }
+            assert_eq!(call.positions().count(), call.tasks().count());
+        }
+    }
+
+    #[test]
+    fn a_position_behind_all_operations_stays_what_it_is() {
+        let far = Position::counted(9);
+        assert_eq!(accept(&[2, 1]).shape().place(far), far);
+        assert_eq!(Shape::default().place(far), far);
+    }
+
+    #[test]
+    fn one_launch_has_all_tasks_in_order() {
+        let call = accept(&[1, 0, 2]);
+        let names =
+            |call: &Accept| -> Vec<_> { call.tasks().map(|task| task.task.clone()).collect() };
+        let one = call.clone().in_one_launch();
+        assert_eq!(one.operations.len(), 1);
+        assert_eq!(names(&one), names(&call));
+        assert_eq!(accept(&[0]).in_one_launch().operations, []);
+    }
+}
