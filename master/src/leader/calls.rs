@@ -89,11 +89,7 @@ impl Leader {
             }
             return;
         }
-        let hash = call.hash;
-        if self.level < Level::RELEASE_0_2 {
-            // A leader of release 0.1.0 may get the repeat.
-            call.hash = fingerprint::call_of_0_1_0(&call);
-        }
+        let hash = self.hash_of_level(&mut call);
         let mut used = None;
         if let CallAction::Accept(accept) = &call.action {
             match self.judge(registry, now, &call, accept, tokens) {
@@ -111,9 +107,7 @@ impl Leader {
                 Err(why) => return self.answer(request, refused(&why)),
             }
         }
-        if let Some(used) = &used {
-            self.take(used);
-        }
+        used.iter().for_each(|used| self.take(used));
         let mut requests = VecDeque::from([request]);
         if bugs::is_on(Bug::AnswerBeforeCommit) {
             requests.clear();
@@ -128,6 +122,15 @@ impl Leader {
         };
         let serial = self.propose(Command::Call(call), Route::Call(Box::new(pending)));
         self.pending_calls.insert(key, serial);
+    }
+
+    /// Has the call remembered by the hash of the level: a leader of release 0.1.0 may get its repeat. Returns the former hash.
+    fn hash_of_level(&self, call: &mut Call) -> u64 {
+        let hash = call.hash;
+        if self.level < Level::RELEASE_0_2 {
+            call.hash = fingerprint::call_of_0_1_0(call);
+        }
+        hash
     }
 
     /// Refuses a call for what only the book and the clock of this leader say. If another master leads by now, the call may
