@@ -1,17 +1,22 @@
-//! How fast containers start and end: p50 and p99 of one at a time, and the rate with several in flight.
+//! How fast containers start and end: p50, p99 and processor time of one at a time, and the rate with several in flight.
 //!
-//! `cargo run --release -p argosy-isolation --example starts -- [COUNT [MODE]]` as root; MODE is the beginning
-//! of one line of the table.
+//! `cargo run --release -p argosy-isolation --example starts -- [COUNT [MODE [SLOTS,…]]]` as root; MODE is the beginning
+//! of one line of the table, SLOTS are numbers in flight (2,16; an empty list: none).
+//!
+//! Processor time is what the tree of control groups has used: launcher, supervisors, inits and commands. It does not
+//! contain the agent's side, nor work that the kernel does in threads of its own.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID, Walls};
 use argosy_isolation::{
-    Container, ContainerId, Isolation, Launcher, Namespaces, Outcome, Profile, Program, Root, Spec,
-    Tree, User, View, cgroup, launcher,
+    Container, ContainerId, Group, Isolation, Launcher, Namespaces, Network, Outcome, Profile,
+    Program, Root, Spec, Tree, User, View, cgroup, launcher,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +28,9 @@ fn main() -> Result<()> {
     }
     let count = argument.map_or(Ok(2000), |text| text.parse())?;
     let only = std::env::args().nth(2).unwrap_or_default();
+    let slots = std::env::args().nth(3).unwrap_or("2,16".to_owned());
+    let slots = slots.split(',').filter(|text| !text.is_empty());
+    let slots: Vec<usize> = slots.map(str::parse).collect::<Result<_, _>>()?;
     let agent = ContainerId::new(format!("starts-{}", std::process::id()))?;
     let tree = Tree::create(&cgroup::default_parent()?, &agent)?;
     let work = std::env::temp_dir().join(agent.as_str());
@@ -35,20 +43,25 @@ fn main() -> Result<()> {
         next: 0,
     };
     println!(
-        "{:28} {:>9} {:>9} {:>10}",
-        "/bin/true", "p50 ms", "p99 ms", "starts/s"
+        "{:32} {:>9} {:>9} {:>10} {:>10}",
+        "/bin/true", "p50 ms", "p99 ms", "starts/s", "core-us"
     );
     for kind in KINDS {
         let name = kind.name;
         if !name.starts_with(&only) {
             continue;
         }
+        let used = bench.used_us()?;
         let (p50, p99) = bench.one_by_one(count, kind)?;
-        println!("{:28} {p50:>9.2} {p99:>9.2} {:>10.0}", name, 1000.0 / p50);
-        for slots in [2, 16] {
+        let used = (bench.used_us()? - used) / count as u64;
+        let rate = 1000.0 / p50;
+        println!("{name:32} {p50:>9.2} {p99:>9.2} {rate:>10.0} {used:>10}");
+        for &slots in &slots {
+            let used = bench.used_us()?;
             let rate = bench.in_flight(count, slots, kind)?;
+            let used = (bench.used_us()? - used) / count as u64;
             let name = format!("{name}, {slots} slots");
-            println!("{name:28} {:>9} {:>9} {rate:>10.0}", "", "");
+            println!("{name:32} {:>9} {:>9} {rate:>10.0} {used:>10}", "", "");
         }
     }
     bench.report_memory()?;
@@ -66,32 +79,45 @@ struct Kind {
     isolation: Isolation,
     namespaces: Namespaces,
     profile: bool,
+    /// In a network namespace that was made before the start, as those that an agent keeps ready.
+    joins_network: bool,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "full profile",
         isolation: Isolation::Full,
         namespaces: Namespaces::ALL,
         profile: true,
+        joins_network: false,
+    },
+    Kind {
+        name: "networked full profile",
+        isolation: Isolation::Full,
+        namespaces: Namespaces::ALL,
+        profile: true,
+        joins_network: true,
     },
     Kind {
         name: "5 namespaces + cgroup",
         isolation: Isolation::Full,
         namespaces: Namespaces::ALL,
         profile: false,
+        joins_network: false,
     },
     Kind {
         name: "cgroup only",
         isolation: Isolation::Full,
         namespaces: Namespaces::NONE,
         profile: false,
+        joins_network: false,
     },
     Kind {
         name: "plain processes",
         isolation: Isolation::Processes,
         namespaces: Namespaces::NONE,
         profile: false,
+        joins_network: false,
     },
 ];
 
@@ -103,6 +129,12 @@ struct Bench {
 }
 
 impl Bench {
+    /// Processor time of the whole tree so far.
+    fn used_us(&self) -> Result<u64> {
+        let used = Group::at(self.tree.root()).stats().cpu_us;
+        used.context("the tree's group does not count processor time")
+    }
+
     fn launch(&mut self, program: &str, kind: Kind) -> Result<(Container, Instant)> {
         self.next += 1;
         let id = ContainerId::new(format!("c{}", self.next))?;
@@ -136,8 +168,15 @@ impl Bench {
         if kind.isolation == Isolation::Full {
             spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
         }
+        if !kind.joins_network {
+            let start = Instant::now();
+            return Ok((self.launcher.launch(&spec)?, start));
+        }
+        spec.network = Network::Joined;
+        let namespace = new_network()?;
         let start = Instant::now();
-        Ok((self.launcher.launch(&spec)?, start))
+        let launched = self.launcher.launch_joined(&spec, namespace.as_fd())?;
+        Ok((launched, start))
     }
 
     fn one_by_one(&mut self, count: usize, kind: Kind) -> Result<(f64, f64)> {
@@ -185,6 +224,16 @@ impl Bench {
         container.destroy(PATIENCE)?;
         Ok(())
     }
+}
+
+/// A network namespace without devices.
+fn new_network() -> Result<File> {
+    let make = || -> Result<File> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        Ok(File::open("/proc/thread-self/ns/net")?)
+    };
+    // By a thread that ends: this process stays in the host's.
+    std::thread::scope(|scope| scope.spawn(make).join()).expect("making one does not panic")
 }
 
 fn finish(container: &mut Container) -> Result<()> {
