@@ -202,9 +202,8 @@ impl RootParts {
     }
 
     /// The root itself, not attached. `scaffold` is an empty file system that is attached below the old root and becomes the
-    /// working directory. It goes with the old root, and with it what is mounted there for the overlay, which has mounts of
-    /// its own of that: to detach each by itself would have the kernel wait for all processors each time. Where the old root
-    /// can only be covered, all this stays below it.
+    /// working directory. What is mounted there for the overlay, which has mounts of its own of that, is to be covered: to detach
+    /// each by itself would have the kernel wait for all processors each time.
     pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
         fchdir(scaffold).map_err(failed("enter the scaffold"))?;
         match self {

@@ -29,7 +29,7 @@ use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
 use crate::spec::Spec;
 use crate::sys;
-use crate::view::{Gift, Parts, SANDBOX};
+use crate::view::{Clones, Gift, Parts, SANDBOX};
 use crate::wire::{
     Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
     send_packet_with,
@@ -55,11 +55,11 @@ pub(crate) struct Inherited<'a> {
 }
 
 /// Runs in the new process; returns its exit code. The command's status goes over the channel.
-pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
+pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
     let channel = inherited.channel;
     // What is known only inside is filled in: who the image's user is.
     let mut spec = inherited.spec.clone();
-    match start(inherited, &mut spec) {
+    match start(inherited, clones, &mut spec) {
         Ok(Some(command)) => {
             // A supervisor that is gone is noticed below.
             let _ = send_packet(channel, &Report::Started, Wait::Block);
@@ -87,7 +87,11 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
 }
 
 /// `None` if the supervisor went away before it gave leave.
-fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refusal> {
+fn start(
+    inherited: &Inherited<'_>,
+    clones: Option<&Clones>,
+    spec: &mut Spec,
+) -> Result<Option<i32>, Refusal> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     for (source, target) in [
         (inherited.stdin.unwrap_or(inherited.null), 0),
@@ -110,7 +114,7 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     }
     // Before the view is made: its folders are for all users of the container, whatever the agent's mask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let gifts = enter_namespaces(inherited)?;
+    let gifts = enter_namespaces(inherited, clones)?;
     crash::passed("init.view-entered");
     if let Some(name) = spec.image_user.take() {
         become_user_of_image(spec, &name)?;
@@ -266,7 +270,10 @@ fn expect(channel: &OwnedFd) -> Option<Instruction> {
 }
 
 /// Returns what the command's user is to be given.
-fn enter_namespaces(inherited: &Inherited<'_>) -> Result<Vec<Gift>, Refusal> {
+fn enter_namespaces(
+    inherited: &Inherited<'_>,
+    clones: Option<&Clones>,
+) -> Result<Vec<Gift>, Refusal> {
     let spec = inherited.spec;
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let namespaces = spec.namespaces;
@@ -288,9 +295,9 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<Vec<Gift>, Refusal> {
             .map_err(|errno| words("make mounts private", errno))?;
     }
     let mut gifts = Vec::new();
-    if let Some((profile, parts)) = spec.profile.as_ref().zip(inherited.parts) {
-        let view = &profile.view;
-        gifts = crate::view::enter(view, parts, &spec.files, profile.walls, namespaces.cgroup)
+    if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, inherited.parts, clones) {
+        let (view, files, walls) = (&profile.view, &spec.files, profile.walls);
+        gifts = crate::view::enter(view, parts, clones, files, walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::sentence(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

@@ -35,6 +35,7 @@ use crate::spec::{ContainerId, Spec, SpecError};
 use crate::supervisor::{self, Host};
 use crate::sys;
 use crate::unpack::{self, Job, Unpacking};
+use crate::view::Template;
 use crate::wire::{LAUNCH_LIMIT_BYTES, packet_pair};
 
 /// How long the launcher may leave a request unread before it counts as stuck.
@@ -387,6 +388,8 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         // Where the host refuses it, the other walls stand; the agent tells.
         device_filter: DeviceFilter::load(&[]).ok(),
         port_filter: PortFilter::load().ok(),
+        // Only containers with a profile need it: they are refused with the reason.
+        template: Template::make().map_err(|error| supervisor::sentence(&error)),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     match sys::join_new_session_keyring() {

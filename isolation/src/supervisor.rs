@@ -35,6 +35,7 @@ use crate::process::{BootTime, kill_descendants};
 use crate::seccomp::Filter;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
+use crate::view::Template;
 use crate::wire::{
     Instruction, Notice, Order, Received, Report, Wait, receive_packet_with, send_packet,
     send_packet_with,
@@ -57,6 +58,8 @@ pub(crate) struct Host {
     pub(crate) device_filter: Option<DeviceFilter>,
     /// For all commands in the host's network; `None` if this host allows no such filter.
     pub(crate) port_filter: Option<PortFilter>,
+    /// What the views of all containers share; why not, in words, where this process may not make it.
+    pub(crate) template: Result<Template, String>,
 }
 
 /// Runs in the new process; returns its exit code, which nobody reads.

@@ -11,38 +11,42 @@
 //! ├── tmp           its own, emptied with it
 //! └── ...           host paths that the operator allows, at their own names, and volumes where they are asked for
 //! ```
-//! Two steps. The supervisor, who may see all of the host, opens the sandbox and each host path once and takes a
-//! mount of it that is attached nowhere (`Parts`). Init, who is root of nothing but the container, attaches them
-//! and the rest (`enter`): it looks up no path that a container could have made.
+//! Three steps. The launcher makes what all containers share (`template`). The supervisor, who may see all of the host,
+//! opens the sandbox and each host path once and takes a mount of it that is attached nowhere (`Parts`). Init, who is root
+//! of nothing but the container and begins in an empty root, attaches them and the rest (`enter`): it looks up no path that a
+//! container could have made.
 
+mod change_root;
 mod devices;
 mod host_paths;
 mod nesting;
-mod own_devices;
 mod own_files;
 mod proc;
 mod secrets;
+mod template;
 mod volumes;
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-    open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
-use rustix::process::{chdir, chroot, fchdir, pivot_root};
+use rustix::process::chdir;
 
-use self::devices::make_devices;
+pub(crate) use self::change_root::leave_for_nothing;
+use self::change_root::{enter_root, hide_base};
+pub(crate) use self::devices::OwnDevices;
+use self::devices::show_own;
 pub use self::host_paths::{HostPath, Owners};
-use self::own_devices::OwnDevices;
 use self::own_files::show_own_files;
 use self::proc::make_proc;
 pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
+use self::template::show_programs;
+pub(crate) use self::template::{Clones, Template};
 pub(crate) use self::volumes::{Gift, check as check_volumes};
 pub use self::volumes::{Volume, VolumeSource};
 use crate::breach::{self, Wall};
@@ -61,9 +65,10 @@ pub const SHARED: &str = "/group";
 /// The host's folders that a command sees. Neither homes nor `/var`, `/run`, `/srv`, `/mnt`: data are not programs.
 const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
 /// Some of what is not shown, but where tests take that wall away.
-const HOST_DATA: [&str; 4] = ["root", "run", "var", "sys/firmware"];
+const HOST_DATA: [&str; 3] = ["root", "run", "var"];
+const SYSTEM_DATA: [&str; 1] = ["firmware"];
 /// Of `/sys` only what libraries ask for the number of processors.
-const SYSTEM_FOLDERS: [&str; 2] = ["sys/devices/system/cpu", "sys/devices/system/node"];
+const SYSTEM_FOLDERS: [&str; 2] = ["devices/system/cpu", "devices/system/node"];
 
 /// For how many bytes of a scratch place it may have one more file.
 const BYTES_A_FILE: u64 = 4_096;
@@ -196,13 +201,14 @@ impl Parts {
 pub(crate) fn enter(
     view: &View,
     parts: &Parts,
+    clones: &Clones,
     files: &[OwnFile],
     walls: Walls,
     cgroups: bool,
 ) -> Result<Vec<Gift>, ViewError> {
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
-    // The root itself lies over the old root, which only those see who look for it later: nobody. What an image's root is
-    // laid from has to lie below that, to go with it: where a new file system comes in any case, and all hosts have a folder.
+    // The root itself lies over that of the base. What an image's root is laid from has to lie below that, where it is covered
+    // later.
     let covered = match (&parts.root, breach::stands(Wall::Root)) {
         (None, true) => "/",
         (Some(_), true) => "/proc",
@@ -214,35 +220,28 @@ pub(crate) fn enter(
         Some(own) => Some(own.assemble(scaffold.as_fd())?),
     };
     let root = own.as_ref().unwrap_or(&scaffold).as_fd();
-    let system = if own.is_some() {
+    if own.is_some() {
         attach(root, CWD, "/")?;
-        // What is made for it is not to be left in the container's files.
-        let system = file_system("tmpfs", &[("mode", "555"), ("size", "64k")], TAME)?;
-        attach(
-            system.as_fd(),
-            make_folder(root, Path::new("sys"))?.as_fd(),
-            "",
-        )?;
-        system
-    } else {
-        let data: &[&str] = match breach::stands(Wall::Files) {
-            true => &[],
-            false => &HOST_DATA,
-        };
-        for folder in HOST_FOLDERS.iter().chain(data) {
-            show_host_folder(root, folder)?;
-        }
-        scaffold.try_clone().map_err(failed("keep the root"))?
-    };
-    make_devices(root, view, parts.devices.as_ref())?;
-    make_proc(root, walls)?;
-    show_system(root, cgroups)?;
+    }
+    show_programs(root, &clones.programs)?;
+    let own_devices = parts.devices.as_ref().map(|own| &own.tree);
+    let devices = own_devices.or(clones.devices.as_ref());
+    let devices = devices.expect("a container has its own devices, or the usual ones");
+    let devices = devices.as_fd();
+    attach_in(devices, root, Path::new("dev"))?;
+    make_proc(root, devices, walls)?;
+    show_own(devices, view)?;
+    show_system(root, clones, cgroups)?;
     show_own_files(root, files)?;
     let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
     crash::passed("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
     for Place { tree, to, .. } in &parts.places {
         let path = to.strip_prefix("/").expect("it was checked to be absolute");
+        if to == Path::new(SANDBOX) {
+            attach_in(tree.as_fd(), root, path)?;
+            continue;
+        }
         let made = match is_folder(tree.as_fd())? {
             true => make_folder(root, path),
             false => make_file(root, path),
@@ -253,20 +252,15 @@ pub(crate) fn enter(
     gifts.extend(volumes::show(root, &view.volumes, secrets)?);
     crash::passed("init.volumes-shown");
     crash::passed("init.root-laid");
-    // Of the host's programs that is the root itself; an image's root is the container's to change.
-    restrict_one(system.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    leave_host(root)?;
+    if own.is_none() {
+        // An image's root is the container's to change.
+        restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    }
+    hide_base(root)?;
+    enter_root(root)?;
     crash::passed("init.host-left");
     chdir(SANDBOX).map_err(failed("enter the sandbox"))?;
     Ok(gifts)
-}
-
-/// Goes into a root with nothing in it. For a process in namespaces of its own that needs no file by name.
-pub(crate) fn leave_for_nothing() -> Result<(), ViewError> {
-    let settings = [("mode", "555"), ("size", "4k")];
-    let nothing = file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    attach(nothing.as_fd(), CWD, "/")?;
-    leave_host(nothing.as_fd())
 }
 
 /// A mount of one folder alone, attached nowhere.
@@ -277,69 +271,21 @@ pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> 
     Ok(tree)
 }
 
-/// The old root is gone afterwards, with all that was mounted below it.
-fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
-    fchdir(root).map_err(failed("enter the view"))?;
-    if !breach::stands(Wall::Root) {
-        return chroot(".").map_err(failed("make the view the root"));
-    }
-    match pivot_root(".", ".") {
-        // The old root lies on top of the new one now.
-        Ok(()) => {
-            unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the host's root"))?
-        }
-        // The host runs from its initial memory file system, which can only be covered, as switch_root does.
-        Err(rustix::io::Errno::INVAL) => chroot(".").map_err(failed("make the view the root"))?,
-        Err(errno) => return Err(failed("make the view the root")(errno)),
-    }
-    chdir("/").map_err(failed("enter the view's root"))
-}
-
-fn show_host_folder(root: BorrowedFd<'_>, name: &str) -> Result<(), ViewError> {
-    let from = Path::new("/").join(name);
-    let found = match fs::symlink_metadata(&from) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(format!("look at {}", from.display()))(error)),
-    };
-    if found.is_symlink() {
-        let to =
-            fs::read_link(&from).map_err(failed(format!("read the link {}", from.display())))?;
-        return symlinkat(&to, root, name).map_err(failed(format!("link /{name}")));
-    }
-    let place = make_folder(root, Path::new(name))?;
-    let tree = take_all(CWD, &from)?;
-    restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    attach(tree.as_fd(), place.as_fd(), "")
-}
-
-fn show_system(root: BorrowedFd<'_>, cgroups: bool) -> Result<(), ViewError> {
-    for folder in SYSTEM_FOLDERS.map(Path::new) {
-        if Path::new("/").join(folder).is_dir() {
-            let place = make_folder(root, folder)?;
-            let tree = take(CWD, &Path::new("/").join(folder))?;
-            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-            attach(tree.as_fd(), place.as_fd(), "")?;
-        }
-    }
+fn show_system(root: BorrowedFd<'_>, clones: &Clones, cgroups: bool) -> Result<(), ViewError> {
+    let system = clones.system.as_fd();
+    attach_in(system, root, Path::new("sys"))?;
     if cgroups {
         let attributes =
             TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
         let groups = file_system("cgroup2", &[], attributes)?;
-        let place = make_folder(root, Path::new("sys/fs/cgroup"))?;
-        attach(groups.as_fd(), place.as_fd(), "")?;
+        attach(groups.as_fd(), system, template::GROUPS)?;
     }
     Ok(())
 }
 
 /// A small writable place of the container's own, for all its users.
 fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewError> {
-    let made = writable_memory(bytes)?;
-    attach(
-        made.as_fd(),
-        make_folder(parent, Path::new(name))?.as_fd(),
-        "",
-    )
+    attach_in(writable_memory(bytes)?.as_fd(), parent, Path::new(name))
 }
 
 /// A file system in memory for all users of the container, mounted nowhere yet.
@@ -384,6 +330,25 @@ pub(crate) fn attach(
     move_mount(tree, "", place, path, flags).map_err(failed(format!("attach a mount at {path:?}")))
 }
 
+/// Attaches a mount of a folder at one of this name in `parent`, which is made if it is not there. What is a link is not
+/// followed.
+fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Result<(), ViewError> {
+    let words = || format!("make the folder {}", name.display());
+    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(failed(words())(errno)),
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    match move_mount(tree, "", parent, name, flags) {
+        Ok(()) => Ok(()),
+        // The kernel's answer to a folder over a file or a link.
+        Err(rustix::io::Errno::INVAL) => Err(failed(words())(in_its_place())),
+        Err(errno) => Err(failed(format!("attach a mount at {}", name.display()))(
+            errno,
+        )),
+    }
+}
+
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// A mount of one folder or file, without what is mounted below it.
@@ -426,25 +391,29 @@ fn is_folder(file: BorrowedFd<'_>) -> Result<bool, ViewError> {
 /// A folder to mount on, with those above it. Never leaves `parent`, never follows a link.
 pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     let words = || format!("make the folder {}", path.display());
-    let mut folder = parent.try_clone_to_owned().map_err(failed(words()))?;
+    let mut made: Option<OwnedFd> = None;
     for part in path.components() {
         let Component::Normal(part) = part else {
             return Err(failed(words())(io::Error::other("its path is not plain")));
         };
-        match mkdirat(&folder, part, Mode::from_raw_mode(0o755)) {
+        let above = made.as_ref().map_or(parent, AsFd::as_fd);
+        match mkdirat(above, part, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(failed(words())(errno)),
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        folder = match openat(&folder, part, flags, Mode::empty()) {
-            Ok(folder) => folder,
+        made = match openat(above, part, flags, Mode::empty()) {
+            Ok(folder) => Some(folder),
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
                 return Err(failed(words())(in_its_place()));
             }
             Err(errno) => return Err(failed(words())(errno)),
         };
     }
-    Ok(folder)
+    match made {
+        Some(folder) => Ok(folder),
+        None => parent.try_clone_to_owned().map_err(failed(words())),
+    }
 }
 
 /// A file to mount on, open for writing if it is new.

@@ -30,7 +30,7 @@ use crate::process::{BootTime, Process};
 use crate::profile::CONTAINER_IDS;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
-use crate::view::{Parts, ViewError};
+use crate::view::{Clones, Parts, ViewError};
 use crate::wire::{Instruction, Wait, packet_pair, send_packet};
 
 /// How long a group may take to empty when a start is undone.
@@ -72,6 +72,8 @@ pub(super) enum StartError {
     Channel { source: Errno },
     #[error(transparent)]
     View(#[from] ViewError),
+    #[error("{why}")]
+    Template { why: String },
     #[error("cannot map the user into the user namespace")]
     MapUser { source: io::Error },
     #[error("cannot make the container the first to go when the host is out of memory")]
@@ -170,16 +172,8 @@ fn start_in(
     missing
         .controllers
         .extend(unfiltered.into_iter().map(str::to_owned));
-    let flags = spec.clone_flags();
-    let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
-        // Or it would wait for leave for ever, should we end before we give it: it would hold our end open itself.
-        channel = None;
-        init::run(&inherited)
-    })
-    .map_err(|source| StartError::Clone {
-        namespaces: format!("{} isolation", spec.isolation.name()),
-        source,
-    })?;
+    let group_fd = group_fd.as_ref().map(AsFd::as_fd);
+    let init = make_init(&inherited, host, group_fd, &mut channel)?;
     let channel = channel.expect("only init lets go of it");
     crash::passed("start.init-made");
     let prepared = Prepared {
@@ -205,6 +199,35 @@ fn start_in(
             Err(error)
         }
     }
+}
+
+/// `channel` is the supervisor's end of init's own.
+fn make_init(
+    inherited: &init::Inherited<'_>,
+    host: &Host,
+    group: Option<BorrowedFd<'_>>,
+    channel: &mut Option<OwnedFd>,
+) -> Result<Child, StartError> {
+    let spec = inherited.spec;
+    let mut make = |clones: Option<&Clones>| {
+        sys::clone_process(spec.clone_flags(), group, || {
+            // Or it would wait for leave for ever, should we end before we give it: it would hold our end open itself.
+            *channel = None;
+            init::run(inherited, clones)
+        })
+    };
+    let made = match inherited.parts {
+        None => make(None),
+        Some(parts) => {
+            let template = host.template.as_ref();
+            let template = template.map_err(|why| StartError::Template { why: why.clone() })?;
+            template.below(parts, |clones| make(Some(&clones)))?
+        }
+    };
+    made.map_err(|source| StartError::Clone {
+        namespaces: format!("{} isolation", spec.isolation.name()),
+        source,
+    })
 }
 
 /// Init's mount namespace, if it has one of its own. Where it cannot be had, init's own end takes longer.

@@ -1,20 +1,22 @@
-//! A container's `/dev`: six devices of the host, terminals, queues and shared memory of its own.
+//! A container's `/dev`: six devices that every program may expect, those that it has beside them, and places for terminals,
+//! queues and shared memory of its own.
+//!
+//! Nodes of its own: those of the host belong to users that the container does not have, and stay as they are. Who may,
+//! root of the host, makes them in a small file system that is attached nowhere yet.
 
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, symlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, mknodat, openat, symlinkat,
+};
 use rustix::mount::MountAttrFlags;
 
-use super::own_devices::OwnDevices;
 use super::{
-    TAME, View, ViewError, attach, failed, file_system, make_file, make_folder, restrict,
-    restrict_one, scratch, take,
+    TAME, View, ViewError, attach, failed, file_system, make_folder, restrict_one, writable_memory,
 };
 use crate::breach::{self, Wall};
+use crate::device_filter::{Device, Kind};
 
 /// Devices that every program may expect and that tell nothing of the host: name, major and minor number.
 const DEVICES: [(&str, u32, u32); 6] = [
@@ -33,65 +35,120 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
+/// The first of them: what is written there is gone, and nothing is read.
+pub(super) const NULL: &str = DEVICES[0].0;
+/// Where a container's own file systems go.
+const TERMINALS: &str = "pts";
+pub(super) const QUEUES: &str = "mqueue";
+const MEMORY: &str = "shm";
 
-pub(super) fn make_devices(
-    root: BorrowedFd<'_>,
-    view: &View,
-    own: Option<&OwnDevices>,
-) -> Result<(), ViewError> {
-    let devices = file_system(
-        "tmpfs",
-        &[("mode", "755"), ("size", "64k")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )?;
-    let devices = devices.as_fd();
-    let place = make_folder(root, Path::new("dev"))?;
-    attach(devices, place.as_fd(), "")?;
-    for (name, major, minor) in DEVICES {
-        let from = Path::new("/dev").join(name);
-        let tree = take(CWD, &from)?;
-        let found = fs::File::from(tree.try_clone().map_err(failed("keep a device"))?);
-        let found = found
-            .metadata()
-            .map_err(failed(format!("look at {}", from.display())))?;
-        let right =
-            found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
-        if !right {
-            let not_it = io::Error::other("it is another file");
-            return Err(failed(format!("use {}", from.display()))(not_it));
+/// A `/dev` of devices beside the usual ones.
+pub(crate) struct OwnDevices {
+    pub(super) tree: OwnedFd,
+    /// What they are, for the filter.
+    pub(crate) devices: Vec<Device>,
+}
+
+impl OwnDevices {
+    /// With nodes of the devices at these paths of the host, for the container whose root is the host's user `owner`.
+    /// `None` if there are none.
+    pub(crate) fn make(paths: &[PathBuf], owner: u32) -> Result<Option<Self>, ViewError> {
+        if paths.is_empty() {
+            return Ok(None);
         }
-        restrict(
-            tree.as_fd(),
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )?;
-        let place = make_file(devices, Path::new(name))?;
-        attach(tree.as_fd(), place.as_fd(), "")?;
+        let found = paths.iter().map(|path| Ok((path.as_path(), look(path)?)));
+        let found: Vec<_> = found.collect::<Result<_, ViewError>>()?;
+        Ok(Some(Self {
+            tree: make_devices(&found, owner)?,
+            devices: found.into_iter().map(|(_, device)| device).collect(),
+        }))
     }
-    if let Some(own) = own {
-        own.attach_in(devices)?;
+}
+
+/// The usual devices, and these, which the host's user `owner` gets. As root of the host; attached nowhere.
+pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedFd, ViewError> {
+    let settings = [("mode", "755"), ("size", "64k")];
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let made = file_system("tmpfs", &settings, quiet)?;
+    for (name, major, minor) in DEVICES {
+        let device = Device {
+            kind: Kind::Character,
+            major,
+            minor,
+        };
+        make_node(made.as_fd(), Path::new(name), &device)?;
+    }
+    for (path, device) in own {
+        let place = path
+            .strip_prefix("/dev")
+            .expect("it was checked to be there");
+        if let Some(folder) = place.parent() {
+            make_folder(made.as_fd(), folder)?;
+        }
+        make_node(made.as_fd(), place, device)?;
+        let (user, group) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
+        chownat(&made, place, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(failed(format!(
+            "give {} to the container's root",
+            path.display()
+        )))?;
     }
     for (name, to) in DEVICE_LINKS {
-        symlinkat(to, devices, name).map_err(failed(format!("link /dev/{name}")))?;
+        symlinkat(to, &made, name).map_err(failed(format!("link /dev/{name}")))?;
     }
-    let terminals = file_system(
-        "devpts",
-        &[("mode", "620"), ("ptmxmode", "666")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )?;
-    attach(
-        terminals.as_fd(),
-        make_folder(devices, Path::new("pts"))?.as_fd(),
-        "",
-    )?;
+    for folder in [TERMINALS, QUEUES, MEMORY] {
+        make_folder(made.as_fd(), Path::new(folder))?;
+    }
+    restrict_one(made.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    Ok(made)
+}
+
+/// For all users of its containers: nobody else sees it.
+fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<(), ViewError> {
+    let kind = match device.kind {
+        Kind::Block => FileType::BlockDevice,
+        Kind::Character => FileType::CharacterDevice,
+    };
+    let (mode, which) = (
+        Mode::from_raw_mode(0o666),
+        libc::makedev(device.major, device.minor),
+    );
+    let made = mknodat(folder, place, kind, mode, which);
+    // Whatever the agent's mask is.
+    made.and_then(|()| chmodat(folder, place, mode, AtFlags::empty()))
+        .map_err(failed(format!("make a node of /dev/{}", place.display())))
+}
+
+/// Attaches what a container has of its own in such a file system. By init, once that is attached.
+pub(super) fn show_own(devices: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let settings = [("mode", "620"), ("ptmxmode", "666")];
+    let terminals = file_system("devpts", &settings, quiet)?;
+    attach(terminals.as_fd(), devices, TERMINALS)?;
     // Only who owns an ipc namespace has a view of it.
     if breach::stands(Wall::Queues) {
         let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
-        attach(
-            queues.as_fd(),
-            make_folder(devices, Path::new("mqueue"))?.as_fd(),
-            "",
-        )?;
+        attach(queues.as_fd(), devices, QUEUES)?;
     }
-    scratch(devices, "shm", view.shm_bytes)?;
-    restrict_one(devices, MountAttrFlags::MOUNT_ATTR_RDONLY)
+    attach(writable_memory(view.shm_bytes)?.as_fd(), devices, MEMORY)
+}
+
+/// What the host has at a path: a device itself, no link to one.
+fn look(path: &Path) -> Result<Device, ViewError> {
+    let words = || format!("use the device {}", path.display());
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(failed(words()))?;
+    let found = rustix::fs::fstat(&file).map_err(failed(words()))?;
+    let kind = match FileType::from_raw_mode(found.st_mode) {
+        FileType::BlockDevice => Kind::Block,
+        FileType::CharacterDevice => Kind::Character,
+        _ => {
+            let other = std::io::Error::other("it is no device; a link to one does not count");
+            return Err(failed(words())(other));
+        }
+    };
+    Ok(Device {
+        kind,
+        major: libc::major(found.st_rdev),
+        minor: libc::minor(found.st_rdev),
+    })
 }

@@ -1,15 +1,16 @@
 //! A container's `/proc`: of its own processes, and silent about the host.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, FileType, statat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
+use super::devices::{NULL, QUEUES};
 use super::nesting::forbid_user_namespaces;
 use super::{
-    TAME, ViewError, attach, failed, file_system, is_folder, make_folder, restrict, take, take_all,
+    TAME, ViewError, attach, attach_in, failed, file_system, restrict, take, take_all,
     take_if_there,
 };
 use crate::breach::{self, Wall};
@@ -32,18 +33,19 @@ const MASKED: [&str; 11] = [
 /// Settings of the kernel: to be read, not written.
 const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 
-pub(super) fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
+/// `devices` is attached at `/dev`, and nothing in it.
+pub(super) fn make_proc(
+    root: BorrowedFd<'_>,
+    devices: BorrowedFd<'_>,
+    walls: Walls,
+) -> Result<(), ViewError> {
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let processes = match breach::stands(Wall::Processes) {
         true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
         // One of its own shows who is in its own pid namespace.
         false => take_all(CWD, Path::new("/proc"))?,
     };
-    attach(
-        processes.as_fd(),
-        make_folder(root, Path::new("proc"))?.as_fd(),
-        "",
-    )?;
+    attach_in(processes.as_fd(), root, Path::new("proc"))?;
     if walls.user_namespaces && breach::stands(Wall::Nesting) && breach::stands(Wall::Users) {
         forbid_user_namespaces(root)?;
     }
@@ -57,27 +59,24 @@ pub(super) fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewEr
         }
     }
     for path in MASKED {
-        let Some(shown) = look(root, path)? else {
+        let Some(is_folder) = look(root, path)? else {
             continue;
         };
-        let mask = if is_folder(shown.as_fd())? {
-            let nothing = [("mode", "555"), ("size", "4k")];
-            file_system("tmpfs", &nothing, TAME)?
-        } else {
-            take(root, Path::new("dev/null"))?
+        // Both are as read-only as `/dev`.
+        let mask = match is_folder {
+            true => take(devices, Path::new(QUEUES))?,
+            false => take(devices, Path::new(NULL))?,
         };
-        restrict(mask.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
         attach(mask.as_fd(), root, path)?;
     }
     Ok(())
 }
 
-/// Opened and not mounted: the kernel frees a mount that was never attached after all its processors have taken note,
-/// which would cost more than all else that is done for one mask.
-fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, ViewError> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(root, path, flags, Mode::empty()) {
-        Ok(found) => Ok(Some(found)),
+/// Whether it is a folder, if it is there. Not through a mount: the kernel frees one that was never attached after all its
+/// processors have taken note, which would cost more than all else that is done for one mask.
+fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<bool>, ViewError> {
+    match statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode).is_dir())),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(failed(format!("look at {path}"))(errno)),
     }

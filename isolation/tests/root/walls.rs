@@ -233,13 +233,11 @@ const HELD: &Table = &[
         ],
     ),
     (&[FILES, USERS, User], &["the homes of the host"]),
-    (
-        &[READ_ONLY, Landlock, User],
-        &["a file in /", "a file in /dev"],
-    ),
+    (&[READ_ONLY, Landlock, User], &["a file in /"]),
     (
         &[READ_ONLY, Landlock, USERS, User],
         &[
+            "a file in /dev",
             "a file in /etc",
             "a file in /usr",
             "a link that leads out",
