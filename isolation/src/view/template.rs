@@ -170,16 +170,26 @@ fn namespace_of(
     })
     .map_err(failed(words))?;
     drop(theirs);
+    let told = heard(&mut ours).map_err(failed(words));
+    let namespace = told
+        .and_then(|()| File::open(format!("/proc/{}/ns/mnt", child.pid)).map_err(failed(words)));
+    // It ends when it sees our end closed, and is not to stay as a zombie. Where the kernel reaps children there is none.
+    drop(ours);
+    let _ = sys::wait_child(child.pid, true);
+    Ok(namespace?.into())
+}
+
+/// What the child says.
+fn heard(from: &mut UnixStream) -> io::Result<()> {
     let mut told = [0; 512];
-    let length = ours.read(&mut told).map_err(failed(words))?;
-    let (first, rest) = told[..length].split_at_checked(1).unwrap_or_default();
-    if first != [0] {
-        let why = io::Error::other(String::from_utf8_lossy(rest).into_owned());
-        return Err(failed(words)(why));
+    let length = from.read(&mut told)?;
+    match told[..length].split_first() {
+        Some((0, _)) => Ok(()),
+        Some((_, why)) => Err(io::Error::other(String::from_utf8_lossy(why).into_owned())),
+        None => Err(io::Error::other(
+            "the process that was to fill it has ended",
+        )),
     }
-    let namespace = File::open(format!("/proc/{}/ns/mnt", child.pid));
-    // It ends when it sees our end of the socket closed.
-    Ok(namespace.map_err(failed(words))?.into())
 }
 
 /// Says how it went (0, or 1 and the reason), and waits until it was heard.
