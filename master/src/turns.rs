@@ -11,8 +11,8 @@ use bytes::Bytes;
 use metrics::{Histogram, histogram};
 use tokio::time::Instant;
 
-/// Records that a turn changes before the entries that are left wait for the next one.
-pub(crate) const TURN_RECORDS: usize = 512;
+/// Records that a turn changes before the entries that are left wait for the next one. A launched task has two or three.
+pub(crate) const TURN_RECORDS: usize = 1_024;
 /// Bytes of records, likewise.
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 

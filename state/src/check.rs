@@ -15,7 +15,9 @@ use crate::agent::{Agent, AgentMode};
 use crate::command::SweepTarget;
 use crate::framework::{Connection, Framework};
 use crate::ids::{AgentId, FrameworkId, Revision, TaskKey};
+use crate::level::Level;
 use crate::limits;
+use crate::registry::Layout;
 use crate::task::{FinishedTask, Task, TaskState};
 
 /// A fact that must never be: a defect of `apply`, or damaged storage.
@@ -107,6 +109,11 @@ impl Registry {
             what,
             "its reign began in the past",
         )?;
+        must(
+            (self.level() < Level::RELEASE_0_2) == (self.cluster.layout == Layout::Whole),
+            what,
+            "its records are laid out as its level has them",
+        )?;
         let answers = self.operator_answers.len();
         must(
             answers <= limits::OPERATOR_ANSWERS,
@@ -116,6 +123,7 @@ impl Registry {
     }
 
     fn check_sweep(&self, target: &SweepTarget) -> Result<(), Broken> {
+        let what = &"a sweep";
         match target {
             SweepTarget::Agent(id) => {
                 let mode = self.agents.get(id).map(|agent| agent.mode);
@@ -127,6 +135,7 @@ impl Registry {
                 let fits = mode == Some(AgentMode::Gone);
                 must(fits, id, "an agent that is forgotten is gone first")
             }
+            SweepTarget::Layout => must(false, what, "the layout has a mark of its own"),
             SweepTarget::Framework(id) => {
                 let is_known = self.frameworks.contains_key(id);
                 must(is_known, id, "only live frameworks are swept")

@@ -24,6 +24,9 @@ pub(crate) use self::spec::RESTRICTIONS;
 pub use self::spec::{HostPath, Run, TaskSpec, Uri};
 pub use self::volume::{TaskVolume, VolumeSource};
 pub use self::words::LIMITS_NOT_CHANGED;
+
+use std::sync::Arc;
+
 use crate::encode::codec::{Fault, Read};
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
@@ -218,8 +221,8 @@ pub struct Task {
     pub role: Role,
     /// The order that launched it: with the key, one instance.
     pub order: OrderIndex,
-    /// What was asked for.
-    pub spec: TaskSpec,
+    /// What was asked for. Shared with all copies of the task: only its limits ever change.
+    pub spec: Arc<TaskSpec>,
     /// Set once it is wanted dead.
     pub kill: Option<Kill>,
     /// Set once its limits were changed.

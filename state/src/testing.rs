@@ -125,12 +125,7 @@ impl World {
         }
         let applied = self.registry.apply(self.registry.applied() + 1, entry);
         let writes = self.registry.take_changes();
-        for write in &writes {
-            match &write.value {
-                Some(value) => drop(self.stored.insert(write.key.clone(), value.clone())),
-                None => drop(self.stored.remove(&write.key)),
-            }
-        }
+        self.store(&writes);
         if let Err(broken) = self.registry.check() {
             panic!("after {entry:?}: {broken}");
         }
@@ -138,6 +133,16 @@ impl World {
             panic!("in a slice after {entry:?}: {broken}");
         }
         (applied, writes)
+    }
+
+    /// Stores what storage is given.
+    pub(crate) fn store(&mut self, writes: &[RecordWrite]) {
+        for write in writes {
+            match &write.value {
+                Some(value) => drop(self.stored.insert(write.key.clone(), value.clone())),
+                None => drop(self.stored.remove(&write.key)),
+            }
+        }
     }
 
     /// Applies one command.

@@ -3,6 +3,7 @@
 //! An offer is a hint; everything it promises is judged here again, against the facts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Scene;
 use super::agents::check_resources;
@@ -221,7 +222,7 @@ impl Registry {
     }
 
     fn use_offers(&mut self, id: AgentId, accept: &Accept) {
-        let window = &mut self.touch_agent(id).used_offers;
+        let window = &mut self.count_agent(id).used_offers;
         // One at or below the floor counts as used already; the floor never sinks.
         let floor = window.floor;
         let ids = accept.offers.iter().map(|offer| offer.id);
@@ -256,7 +257,7 @@ impl Registry {
             agent,
             role: role.clone(),
             order,
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             kill: None,
             limits_change: None,
             state: TaskState::Staging,

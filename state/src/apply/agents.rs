@@ -125,8 +125,7 @@ impl Registry {
         if back {
             agent.mode = agent.mode_when_heard;
             agent.since = scene.at;
-            self.cluster.sweeps.remove(&SweepTarget::Agent(id));
-            self.changed.insert(RecordKey::Cluster);
+            self.remove_sweep(SweepTarget::Agent(id));
         }
         self.put_agent(agent);
         scene.say(Event::AgentChanged(id));
@@ -186,9 +185,9 @@ impl Registry {
         let swept = [SweepTarget::Agent(id), SweepTarget::PrunedAgent(id)];
         let is_swept = |target| self.cluster.sweeps.contains_key(target);
         if index.is_none_or(|index| index.tasks.is_empty()) {
-            swept.iter().for_each(|target| {
-                self.cluster.sweeps.remove(target);
-            });
+            for target in swept {
+                self.remove_sweep(target);
+            }
             self.remove_agent(id);
             scene.say(Event::AgentForgotten(id));
         } else if agent.mode == AgentMode::Unreachable && !swept.iter().any(is_swept) {

@@ -25,10 +25,10 @@ impl Registry {
         self.cluster.leader = open.node;
         self.cluster.process = open.process;
         self.cluster.term = open.term;
-        self.cluster.level = self.cluster.level.max(open.level);
         self.changed.insert(RecordKey::Cluster);
         scene.say(Event::EpochOpened(self.cluster.epoch));
-        if !self.cluster.sweeps.is_empty() {
+        self.set_level(self.cluster.level.max(open.level));
+        if self.sweeps().next().is_some() {
             scene.say(Event::SweepNeeded);
         }
         Ok(Reply::Epoch(self.cluster.epoch))
@@ -37,9 +37,12 @@ impl Registry {
     /// What follows in the log is applied at the new level. There is no way back: a lower one changes nothing.
     pub(super) fn raise_level(&mut self, scene: &mut Scene, level: Level) -> Reply {
         if level > self.cluster.level {
-            self.cluster.level = level;
+            self.set_level(level);
             self.changed.insert(RecordKey::Cluster);
             scene.say(Event::LevelRaised(level));
+            if self.sweeps().next().is_some() {
+                scene.say(Event::SweepNeeded);
+            }
         }
         Reply::Done
     }

@@ -197,9 +197,7 @@ impl Registry {
         };
         self.drop_answers(id, limits::ANSWERS_PER_FRAMEWORK, |_| true);
         let framework = self.remove_framework(id);
-        self.cluster.last_finished += 1;
-        let serial = self.cluster.last_finished;
-        self.changed.insert(RecordKey::Cluster);
+        let serial = self.next_finished();
         self.changed.insert(RecordKey::FinishedFramework(serial));
         let mut info = framework.info;
         if self.level() >= Level::RELEASE_0_2 {

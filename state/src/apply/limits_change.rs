@@ -3,6 +3,8 @@
 //! The description holds what is wanted, and once a change is refused again what is in force; resources, by which tasks
 //! are placed and counted, never change here.
 
+use std::sync::Arc;
+
 use super::Scene;
 use super::accept::check_spec;
 use super::tasks::{Change, cut};
@@ -59,7 +61,7 @@ impl Registry {
         let agent = task.agent;
         let order = self.next_order(agent);
         self.change_task(key, |task| {
-            task.spec = spec;
+            task.spec = Arc::new(spec);
             task.revision = revision;
             task.limits_change = Some(LimitsChange {
                 order,
@@ -112,7 +114,7 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     if is_refused && was_open {
         let held = report.held.map(|held| *held);
         let held = held.and_then(|held| sensible(&task.spec, held, level));
-        task.spec.limits = held.unwrap_or(before);
+        Arc::make_mut(&mut task.spec).limits = held.unwrap_or(before);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Total and deterministic: every command gets an outcome, none fails half-way. All checks come
 //! before the first change. Reading order: `epochs`, `agents`, `reconcile`, `frameworks`, `calls`,
-//! `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`.
+//! `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`, `conversion`.
 
 mod accept;
 mod agents;
@@ -12,6 +12,7 @@ mod checks;
 mod command_line;
 mod confinement;
 mod container;
+mod conversion;
 mod epochs;
 mod executors;
 mod frameworks;

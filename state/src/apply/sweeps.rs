@@ -9,7 +9,7 @@ use crate::agent::AgentMode;
 use crate::command::{Outcome, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
-use crate::registry::{RecordKey, SweepMark};
+use crate::registry::SweepMark;
 use crate::task::{Reason, Task, TaskState};
 
 impl Registry {
@@ -19,13 +19,14 @@ impl Registry {
             after: None,
             wall_ms,
         };
-        self.cluster.sweeps.insert(target, mark);
-        self.changed.insert(RecordKey::Cluster);
+        self.put_sweep(target, mark);
         self.sweep_piece(scene, target);
     }
 
     pub(super) fn sweep(&mut self, scene: &mut Scene, target: SweepTarget) -> Outcome {
-        if self.cluster.sweeps.contains_key(&target) {
+        if target == SweepTarget::Layout {
+            self.split_records(scene);
+        } else if self.cluster.sweeps.contains_key(&target) {
             self.sweep_piece(scene, target);
         }
         Ok(Reply::Done)
@@ -44,6 +45,7 @@ impl Registry {
                 self.agent_keys(id, after.clone(), most)
             }
             SweepTarget::Framework(id) => self.framework_keys(id, after.clone(), most),
+            SweepTarget::Layout => Vec::new(),
         };
         scene.sweep_budget -= keys.len();
         for key in &keys {
@@ -51,17 +53,17 @@ impl Registry {
                 SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key, wall_ms),
                 SweepTarget::PrunedAgent(_) => self.give_up_task(scene, key, wall_ms),
                 SweepTarget::Framework(_) => self.sweep_framework_task(scene, key),
+                SweepTarget::Layout => {}
             }
         }
-        self.changed.insert(RecordKey::Cluster);
         if keys.len() == most {
             let after = keys.last().cloned().or(after);
             let mark = SweepMark { after, wall_ms };
-            self.cluster.sweeps.insert(target, mark);
+            self.put_sweep(target, mark);
             scene.say(Event::SweepNeeded);
             return;
         }
-        self.cluster.sweeps.remove(&target);
+        self.remove_sweep(target);
         if let SweepTarget::Framework(id) = target {
             self.forget_framework_if_done(scene, id);
         }

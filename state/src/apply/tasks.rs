@@ -272,7 +272,7 @@ impl Registry {
     }
 
     pub(super) fn next_order(&mut self, agent: crate::ids::AgentId) -> OrderIndex {
-        let agent = self.touch_agent(agent);
+        let agent = self.count_agent(agent);
         agent.orders.0 += 1;
         agent.orders
     }
@@ -318,8 +318,7 @@ impl Registry {
     /// Moves an ended task to the history, and with the last task of a framework that nobody
     /// listens for, the framework.
     pub(super) fn finish_task(&mut self, scene: &mut Scene, key: &TaskKey) {
-        let mut task = self.remove_task(key);
-        task.unacknowledged.clear();
+        let task = self.remove_task(key);
         self.put_finished(task);
         scene.say(Event::TaskForgotten(key.clone()));
         self.forget_framework_if_done(scene, key.framework);

@@ -403,6 +403,9 @@ pub enum SweepTarget {
     Framework(FrameworkId),
     /// Tasks of an agent that is being forgotten.
     PrunedAgent(AgentId),
+    /// Records that are to be split, since the level of the cluster was raised: see
+    /// [`Layout`](crate::registry::Layout).
+    Layout,
 }
 
 /// How a command was answered.

@@ -31,6 +31,8 @@ stored!(message Cluster as (Cluster {
     last_finished,
     sweeps,
     mass_loss,
+    layout,
+    last_whole,
 }) {
     1 level: Number,
     2 id: Bytes or "cluster id",
@@ -45,6 +47,8 @@ stored!(message Cluster as (Cluster {
     11 last_finished: Number,
     12 sweeps: Sweeps,
     13 mass_loss: MaybeNumber,
+    14 layout: PartOrDefault,
+    15 last_whole: Number,
 });
 
 /// Sweeps by their target.

@@ -4,6 +4,7 @@
 //! are neighbours, and bytes are in the same order as [`RecordKey`].
 
 use super::DecodeError;
+use crate::command::SweepTarget;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 use crate::registry::RecordKey;
 
@@ -17,6 +18,22 @@ const ANSWER: u8 = 7;
 const OPERATOR_ANSWER: u8 = 8;
 const FINISHED_TASK: u8 = 9;
 const FINISHED_FRAMEWORK: u8 = 10;
+const TASK_FACTS: u8 = 11;
+const TASK_SPEC: u8 = 12;
+const TASK_STATUS: u8 = 13;
+const TASK_MESSAGE: u8 = 14;
+const TASK_END_MESSAGE: u8 = 15;
+const TASK_LIMITS: u8 = 16;
+const LIMITS_CHANGE: u8 = 17;
+const AGENT_COUNTERS: u8 = 18;
+const SWEEP: u8 = 19;
+const HISTORY: u8 = 20;
+
+/// What a sweep works off: behind its kind, before the id.
+const SWEPT_AGENT: u8 = 1;
+const SWEPT_FRAMEWORK: u8 = 2;
+const SWEPT_PRUNED_AGENT: u8 = 3;
+const SWEPT_LAYOUT: u8 = 4;
 
 /// Ends a text that is followed by another one. A zero byte in the text is written as `0, 255`,
 /// which is above it, so that order is kept.
@@ -31,7 +48,7 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::Agent(id) => numbers(AGENT, &[id.0]),
         RecordKey::Weight(role) => with_text(vec![WEIGHT], role.as_str()),
         RecordKey::Framework(id) => numbers(FRAMEWORK, &[id.0]),
-        RecordKey::Task(key) => with_text(numbers(TASK, &[key.framework.0]), key.task.as_str()),
+        RecordKey::Task(key) => of_task(TASK, key),
         RecordKey::Answer(framework, session, number) => {
             numbers(ANSWER, &[framework.0, *session, *number])
         }
@@ -48,7 +65,31 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         }
         RecordKey::FinishedTask(serial) => numbers(FINISHED_TASK, &[*serial]),
         RecordKey::FinishedFramework(serial) => numbers(FINISHED_FRAMEWORK, &[*serial]),
+        RecordKey::TaskFacts(key) => of_task(TASK_FACTS, key),
+        RecordKey::TaskSpec(key) => of_task(TASK_SPEC, key),
+        RecordKey::TaskStatus(key) => of_task(TASK_STATUS, key),
+        RecordKey::TaskMessage(key) => of_task(TASK_MESSAGE, key),
+        RecordKey::TaskEndMessage(key) => of_task(TASK_END_MESSAGE, key),
+        RecordKey::TaskLimits(key) => of_task(TASK_LIMITS, key),
+        RecordKey::LimitsChange(key) => of_task(LIMITS_CHANGE, key),
+        RecordKey::AgentCounters(id) => numbers(AGENT_COUNTERS, &[id.0]),
+        RecordKey::Sweep(target) => {
+            let (target, id) = match target {
+                SweepTarget::Agent(id) => (SWEPT_AGENT, id.0),
+                SweepTarget::Framework(id) => (SWEPT_FRAMEWORK, id.0),
+                SweepTarget::PrunedAgent(id) => (SWEPT_PRUNED_AGENT, id.0),
+                SweepTarget::Layout => (SWEPT_LAYOUT, 0),
+            };
+            let mut bytes = vec![SWEEP];
+            bytes.extend(numbers(target, &[id]));
+            bytes
+        }
+        RecordKey::History => vec![HISTORY],
     }
+}
+
+fn of_task(kind: u8, key: &TaskKey) -> Vec<u8> {
+    with_text(numbers(kind, &[key.framework.0]), key.task.as_str())
 }
 
 fn numbers(kind: u8, numbers: &[u64]) -> Vec<u8> {
@@ -78,14 +119,7 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         AGENT => RecordKey::Agent(AgentId(only_number(rest)?)),
         WEIGHT => RecordKey::Weight(Role::new(std::str::from_utf8(rest).ok()?).ok()?),
         FRAMEWORK => RecordKey::Framework(FrameworkId(only_number(rest)?)),
-        TASK => {
-            let (framework, text) = number(rest)?;
-            let task = TaskId::new(std::str::from_utf8(text).ok()?).ok()?;
-            RecordKey::Task(TaskKey {
-                framework: FrameworkId(framework),
-                task,
-            })
-        }
+        TASK => RecordKey::Task(task(rest)?),
         ANSWER => {
             let (framework, rest) = number(rest)?;
             let (session, rest) = number(rest)?;
@@ -98,7 +132,36 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         }
         FINISHED_TASK => RecordKey::FinishedTask(only_number(rest)?),
         FINISHED_FRAMEWORK => RecordKey::FinishedFramework(only_number(rest)?),
+        TASK_FACTS => RecordKey::TaskFacts(task(rest)?),
+        TASK_SPEC => RecordKey::TaskSpec(task(rest)?),
+        TASK_STATUS => RecordKey::TaskStatus(task(rest)?),
+        TASK_MESSAGE => RecordKey::TaskMessage(task(rest)?),
+        TASK_END_MESSAGE => RecordKey::TaskEndMessage(task(rest)?),
+        TASK_LIMITS => RecordKey::TaskLimits(task(rest)?),
+        LIMITS_CHANGE => RecordKey::LimitsChange(task(rest)?),
+        AGENT_COUNTERS => RecordKey::AgentCounters(AgentId(only_number(rest)?)),
+        SWEEP => {
+            let (target, rest) = rest.split_first()?;
+            let id = only_number(rest)?;
+            RecordKey::Sweep(match *target {
+                SWEPT_AGENT => SweepTarget::Agent(AgentId(id)),
+                SWEPT_FRAMEWORK => SweepTarget::Framework(FrameworkId(id)),
+                SWEPT_PRUNED_AGENT => SweepTarget::PrunedAgent(AgentId(id)),
+                // Its mark is in the record of the cluster.
+                _ => return None,
+            })
+        }
+        HISTORY => end(rest, RecordKey::History)?,
         _ => return None,
+    })
+}
+
+fn task(rest: &[u8]) -> Option<TaskKey> {
+    let (framework, text) = number(rest)?;
+    let task = TaskId::new(std::str::from_utf8(text).ok()?).ok()?;
+    Some(TaskKey {
+        framework: FrameworkId(framework),
+        task,
     })
 }
 
@@ -151,10 +214,30 @@ mod tests {
             "[a-c]{1,3}".prop_map(|role| RecordKey::Weight(Role::new(&role).unwrap())),
             id.clone()
                 .prop_map(|id| RecordKey::Framework(FrameworkId(id))),
-            (id.clone(), "[a-c]{1,3}").prop_map(|(id, task)| RecordKey::Task(TaskKey {
-                framework: FrameworkId(id),
-                task: TaskId::new(&task).unwrap()
+            (id.clone(), "[a-c]{1,3}", 0..8).prop_map(|(id, task, kind)| {
+                let task = TaskKey {
+                    framework: FrameworkId(id),
+                    task: TaskId::new(&task).unwrap(),
+                };
+                match kind {
+                    0 => RecordKey::Task(task),
+                    1 => RecordKey::TaskSpec(task),
+                    2 => RecordKey::TaskStatus(task),
+                    3 => RecordKey::TaskLimits(task),
+                    4 => RecordKey::TaskFacts(task),
+                    5 => RecordKey::TaskMessage(task),
+                    6 => RecordKey::TaskEndMessage(task),
+                    _ => RecordKey::LimitsChange(task),
+                }
+            }),
+            (id.clone(), 0..3).prop_map(|(id, target)| RecordKey::Sweep(match target {
+                0 => SweepTarget::Agent(AgentId(id)),
+                1 => SweepTarget::Framework(FrameworkId(id)),
+                _ => SweepTarget::PrunedAgent(AgentId(id)),
             })),
+            id.clone()
+                .prop_map(|id| RecordKey::AgentCounters(AgentId(id))),
+            Just(RecordKey::History),
             (id.clone(), id.clone(), id.clone()).prop_map(|(a, b, c)| RecordKey::Answer(
                 FrameworkId(a),
                 b,
@@ -174,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_refused_or_canonical(bytes in prop::collection::vec(0_u8..12, 0..30)) {
+        fn other_bytes_are_refused_or_canonical(bytes in prop::collection::vec(0_u8..22, 0..30)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }

@@ -1,6 +1,9 @@
 //! A registry from its stored records.
 
+use std::sync::Arc;
+
 use super::key::read_key;
+use super::split::Parts;
 use super::{DecodeError, read};
 use crate::Registry;
 use crate::agent::Agent;
@@ -23,12 +26,22 @@ impl Registry {
     ) -> Result<Self, DecodeError> {
         let mut registry = Self::new();
         registry.applied = applied;
+        let mut parts = Parts::default();
         for (key, value) in records {
             let name = read_key(&key)?;
             let mark = record_mark(&key, &value);
-            registry.load_record(&name, &value)?;
+            registry.load_record(&name, &value, &mut parts)?;
             let former = registry.marks.insert(name, mark).unwrap_or(0);
             registry.digest = registry.digest.wrapping_add(mark).wrapping_sub(former);
+        }
+        parts.join(&mut registry)?;
+        if bugs::is_on(Bug::StopAfterNotLoaded) {
+            let keys: Vec<_> = registry.tasks.keys().cloned().collect();
+            for key in keys {
+                if let Some(task) = registry.tasks.get_mut(&key) {
+                    Arc::make_mut(&mut task.spec).stop_after_ms = 0;
+                }
+            }
         }
         registry.check_references()?;
         registry.index = registry.indexes().ok_or(DecodeError::Invalid {
@@ -62,7 +75,12 @@ impl Registry {
         Ok(())
     }
 
-    fn load_record(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+    fn load_record(
+        &mut self,
+        name: &RecordKey,
+        value: &[u8],
+        parts: &mut Parts,
+    ) -> Result<(), DecodeError> {
         match name {
             RecordKey::Time => self.time = read("time record", value)?,
             RecordKey::Cluster => self.cluster = read_cluster(value)?,
@@ -81,11 +99,8 @@ impl Registry {
                 self.frameworks.insert(*id, framework);
             }
             RecordKey::Task(key) => {
-                let mut task: Task = read("task record", value)?;
+                let task: Task = read("task record", value)?;
                 named("task record", task.key == *key)?;
-                if bugs::is_on(Bug::StopAfterNotLoaded) {
-                    task.spec.stop_after_ms = 0;
-                }
                 self.tasks.insert(key.clone(), task);
             }
             RecordKey::Answer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
@@ -106,6 +121,16 @@ impl Registry {
                 let finished = read("removed framework record", value)?;
                 self.finished_frameworks.insert(*serial, finished);
             }
+            RecordKey::TaskFacts(_)
+            | RecordKey::TaskSpec(_)
+            | RecordKey::TaskStatus(_)
+            | RecordKey::TaskMessage(_)
+            | RecordKey::TaskEndMessage(_)
+            | RecordKey::TaskLimits(_)
+            | RecordKey::LimitsChange(_)
+            | RecordKey::AgentCounters(_)
+            | RecordKey::Sweep(_)
+            | RecordKey::History => parts.read(name, value)?,
         }
         Ok(())
     }

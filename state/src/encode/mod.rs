@@ -21,13 +21,14 @@ mod resources;
 #[cfg(test)]
 mod samples;
 pub(crate) mod scalars;
+mod split;
 pub(crate) mod stored;
 pub(crate) mod wire;
 
 use crate::Registry;
 use crate::command::{Command, Proposed};
 use crate::level::Level;
-use crate::registry::RecordKey;
+use crate::registry::{Layout, RecordKey};
 use codec::{Fault, Stored};
 
 pub use key::key;
@@ -92,12 +93,18 @@ fn collected(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 /// The present record called `name`, as it is stored; `None` if there is none.
 #[must_use]
 pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
+    let layout = &registry.cluster.layout;
     Some(match name {
         RecordKey::Time => written(&registry.time),
-        RecordKey::Cluster => written(&registry.cluster),
+        RecordKey::Cluster if *layout == Layout::Whole => written(&registry.cluster),
+        RecordKey::Cluster => written(&split::cluster(&registry.cluster)),
+        RecordKey::Agent(id) if layout.splits_agent(*id) => {
+            written(&split::facts(registry.agents.get(id)?))
+        }
         RecordKey::Agent(id) => written(registry.agents.get(id)?),
         RecordKey::Weight(role) => written(registry.weights.get(role)?),
         RecordKey::Framework(id) => written(registry.frameworks.get(id)?),
+        RecordKey::Task(key) if layout.splits_task(key) => return None,
         RecordKey::Task(key) => written(registry.tasks.get(key)?),
         RecordKey::Answer(framework, session, number) => {
             written(registry.answers.get(&(*framework, *session, *number))?)
@@ -106,8 +113,59 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
             let key = (principal.clone(), request.clone());
             written(registry.operator_answers.get(&key)?)
         }
+        RecordKey::FinishedTask(serial) if split::has_parts(registry, *serial) => return None,
         RecordKey::FinishedTask(serial) => written(registry.finished_tasks.get(serial)?),
         RecordKey::FinishedFramework(serial) => written(registry.finished_frameworks.get(serial)?),
+        RecordKey::TaskFacts(_)
+        | RecordKey::TaskSpec(_)
+        | RecordKey::TaskStatus(_)
+        | RecordKey::TaskMessage(_)
+        | RecordKey::TaskEndMessage(_)
+        | RecordKey::TaskLimits(_)
+        | RecordKey::LimitsChange(_)
+        | RecordKey::AgentCounters(_)
+        | RecordKey::Sweep(_)
+        | RecordKey::History => return split_record(registry, name),
+    })
+}
+
+/// A record that there is only in the layout of level 3.
+fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
+    let layout = &registry.cluster.layout;
+    let task = |key| split::parted(registry, key);
+    Some(match name {
+        RecordKey::TaskFacts(key) => written(&split::Facts::of(task(key)?.0)),
+        RecordKey::TaskSpec(key) => written(&split::description(task(key)?.0)?),
+        RecordKey::TaskStatus(key) => {
+            let (task, serial) = task(key)?;
+            written(&split::Status::of(task, serial))
+        }
+        RecordKey::TaskMessage(key) => written(&split::message(task(key)?.0, 0)?),
+        RecordKey::TaskEndMessage(key) => written(&split::message(task(key)?.0, 1)?),
+        RecordKey::TaskLimits(key) => written(task(key)?.0.spec.limits.as_ref()?),
+        RecordKey::LimitsChange(key) => written(task(key)?.0.limits_change.as_ref()?),
+        RecordKey::AgentCounters(id) if layout.splits_agent(*id) => {
+            written(&split::Counters::of(registry.agents.get(id)?))
+        }
+        RecordKey::Sweep(target) if layout.splits_sweep(*target) => {
+            written(registry.cluster.sweeps.get(target)?)
+        }
+        RecordKey::History if *layout != Layout::Whole => written(&split::History {
+            last: registry.cluster.last_finished,
+        }),
+        RecordKey::AgentCounters(_)
+        | RecordKey::Sweep(_)
+        | RecordKey::History
+        | RecordKey::Time
+        | RecordKey::Cluster
+        | RecordKey::Agent(_)
+        | RecordKey::Weight(_)
+        | RecordKey::Framework(_)
+        | RecordKey::Task(_)
+        | RecordKey::Answer(..)
+        | RecordKey::OperatorAnswer(..)
+        | RecordKey::FinishedTask(_)
+        | RecordKey::FinishedFramework(_) => return None,
     })
 }
 

@@ -45,11 +45,12 @@ stored!(oneof Operation {
 });
 
 stored!(message SweepTarget as (sweep) {
-    1 | 2 | 3 sweep: OneOf,
+    1 | 2 | 3 | 4 sweep: OneOf,
 });
 
 stored!(oneof SweepTarget {
     1 Agent(Number),
     2 Framework(Number),
     3 PrunedAgent(Number),
+    4 Layout,
 });

@@ -2,6 +2,8 @@
 //!
 //! Names are short, since [`stored!`](super::stored::stored) brings them into scope for definitions.
 
+use std::sync::Arc;
+
 use super::codec::{Codec, Fault, Read, Stored, Variants, put};
 use super::scalars::Items;
 use super::wire::{self, Slot};
@@ -13,6 +15,16 @@ impl<T: Stored> Stored for Box<T> {
 
     fn read(bytes: &[u8]) -> Read<Self> {
         T::read(bytes).map(Box::new)
+    }
+}
+
+impl<T: Stored> Stored for Arc<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        T::write(self, out);
+    }
+
+    fn read(bytes: &[u8]) -> Read<Self> {
+        T::read(bytes).map(Arc::new)
     }
 }
 

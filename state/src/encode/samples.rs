@@ -1,11 +1,13 @@
 //! One of each record and command, every field set to something that shows.
 
 mod limits;
+pub(super) mod names;
 mod operations;
 mod tasks;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::Registry;
 use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
@@ -15,15 +17,13 @@ use crate::command::{
     Position, Promise, Proposed, RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe,
     SweepTarget, UpdateTasks,
 };
-use crate::framework::{
-    Answer, AnswerOutcome, Connection, FinishedFramework, Framework, FrameworkInfo,
-};
+use crate::framework::{Connection, FinishedFramework, Framework, FrameworkInfo};
 use crate::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
     TaskKey, Ticket, Timestamp,
 };
 use crate::level::Level;
-use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
+use crate::registry::{Cluster, Layout, OperatorAnswer, SweepMark, kept_spec};
 use crate::task::{
     Exit, FinishedTask, OptOuts, Reason, Run, Sizes, Source, Standing, Task, TaskState,
 };
@@ -107,23 +107,7 @@ pub(super) fn registry() -> Registry {
     for task in limits::changed() {
         registry.tasks.insert(task.key.clone(), task);
     }
-    let done = AnswerOutcome::Done {
-        refused: vec![(position(0, 1), 22), (position(0, 300), 23)],
-    };
-    let refused = AnswerOutcome::Refused(limits::refusal(14, "no offer was given", &[]));
-    let by_code = AnswerOutcome::Refused(limits::refusal(26, "", &["framework-4", "web-9"]));
-    for (number, outcome) in [(8, done), (9, refused), (10, by_code)] {
-        let answer = Answer {
-            hash: 0xabcd,
-            revision: revision(30, 4),
-            outcome,
-        };
-        registry
-            .answers
-            .insert((FrameworkId(4), 77, number), answer);
-    }
-    let key = (FrameworkId(4), 77, 10);
-    registry.answers.insert(key, operations::answer());
+    operations::add_answers(&mut registry);
     registry.operator_answers.insert(
         ("alice".to_owned(), "r-1".to_owned()),
         OperatorAnswer {
@@ -149,7 +133,28 @@ pub(super) fn registry() -> Registry {
             reason: "removed".to_owned(),
         },
     );
+    add_long_messages(&mut registry);
+    registry.index = registry.indexes().unwrap();
     registry
+}
+
+/// A task whose newest update has a long message, and one in the history whose end has one.
+fn add_long_messages(registry: &mut Registry) {
+    let mut talking = checked_task();
+    talking.key = key(4, "web-9");
+    let spec = Arc::make_mut(&mut talking.spec);
+    spec.task = talking.key.task.clone();
+    // Nothing of what the other tasks that run have.
+    spec.resources = "cpus:0.25".parse().unwrap();
+    talking.latest.message = "a long message ".repeat(3);
+    talking.unacknowledged = vec![talking.latest.clone()];
+    registry.tasks.insert(talking.key.clone(), talking);
+    let mut recent = task("recent");
+    recent.latest.message = "a long message ".repeat(3);
+    recent.unacknowledged.clear();
+    kept_spec(Arc::make_mut(&mut recent.spec));
+    let finished = FinishedTask { task: recent };
+    registry.finished_tasks.insert(8, finished);
 }
 
 fn cluster() -> Cluster {
@@ -160,20 +165,22 @@ fn cluster() -> Cluster {
             offer_key: [3; 32],
             former_offer_key: Some([4; 32]),
         },
-        level: Level::FIRST,
+        level: Level::NEWEST,
         epoch: Epoch(45),
         leader: NodeId(2),
         process: 0x55,
         term: 6,
         last_agent: 3,
         last_framework: 4,
-        last_finished: 7,
+        last_finished: 8,
+        last_whole: 6,
         sweeps: [
             (SweepTarget::Agent(AgentId(3)), sweep(Some(key(4, "web-0")))),
             (SweepTarget::Framework(FrameworkId(4)), sweep(None)),
         ]
         .into(),
         mass_loss: Some(Timestamp(89)),
+        layout: Layout::Split,
     }
 }
 
@@ -212,31 +219,6 @@ fn framework() -> Framework {
         removing: true,
         revision: revision(43, 1),
     }
-}
-
-/// The names of the records of [`registry`].
-pub(super) fn records() -> Vec<RecordKey> {
-    vec![
-        RecordKey::Time,
-        RecordKey::Cluster,
-        RecordKey::Agent(AgentId(3)),
-        RecordKey::Weight(role("web")),
-        RecordKey::Framework(FrameworkId(4)),
-        RecordKey::Task(key(4, "web-1")),
-        RecordKey::Task(key(4, "web-6")),
-        RecordKey::Task(key(4, "web-8")),
-        RecordKey::Task(key(4, "web-81")),
-        RecordKey::Task(key(4, "web-82")),
-        RecordKey::Task(key(4, "web-83")),
-        RecordKey::Task(key(4, "web-84")),
-        RecordKey::Answer(FrameworkId(4), 77, 8),
-        RecordKey::Answer(FrameworkId(4), 77, 10),
-        RecordKey::Answer(FrameworkId(4), 77, 9),
-        RecordKey::Answer(FrameworkId(4), 77, 10),
-        RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
-        RecordKey::FinishedTask(6),
-        RecordKey::FinishedFramework(7),
-    ]
 }
 
 /// At least one of each command, by name.
@@ -454,6 +436,7 @@ fn other_commands() -> Vec<(&'static str, Command)> {
         ("sweep-agent", Command::Sweep(agent)),
         ("sweep-framework", Command::Sweep(framework)),
         ("sweep-pruned-agent", Command::Sweep(pruned)),
+        ("sweep-layout", Command::Sweep(SweepTarget::Layout)),
         ("tick", Command::Tick),
         ("mass-loss", Command::MassLoss),
         (

@@ -5,7 +5,7 @@
 
 use super::Level;
 use crate::agent::AgentInfo;
-use crate::command::{CallAction, Command, Operation};
+use crate::command::{CallAction, Command, Operation, SweepTarget};
 use crate::ids::Role;
 use crate::resources::Resources;
 use crate::task::{Container, TaskSpec};
@@ -29,6 +29,9 @@ pub fn beyond(level: Level, command: &Command) -> Option<Need> {
     match command {
         Command::Stopped(_) => need(Level::RELEASE_0_2, "the end of stop_after_ms"),
         Command::MassLoss => need(Level::RELEASE_0_2, "the record of a mass loss of agents"),
+        Command::Sweep(SweepTarget::Layout) => {
+            need(Level::RELEASE_0_2, "the conversion of its records")
+        }
         Command::CompareDigest(_) => need(Level::RELEASE_0_2, "a digest in the log"),
         Command::Call(call) => match &call.action {
             CallAction::Accept(accept) => accept.tasks().find_map(|spec| {
@@ -55,7 +58,9 @@ pub fn beyond(level: Level, command: &Command) -> Option<Need> {
         | Command::ExpireFramework(_)
         | Command::Acknowledge(_)
         | Command::RaiseLowWater(_)
-        | Command::Sweep(_)
+        | Command::Sweep(
+            SweepTarget::Agent(_) | SweepTarget::Framework(_) | SweepTarget::PrunedAgent(_),
+        )
         | Command::Tick => None,
     }
 }

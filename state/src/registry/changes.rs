@@ -1,6 +1,7 @@
 //! Which records an entry has changed, for storage and for the digest.
 
 use super::Registry;
+use crate::command::SweepTarget;
 use crate::digest::record_mark;
 use crate::ids::{AgentId, FrameworkId, Role, TaskKey};
 
@@ -11,13 +12,13 @@ pub enum RecordKey {
     Time,
     /// Singletons and counters.
     Cluster,
-    /// One agent.
+    /// One agent; without its counters, if these are split off.
     Agent(AgentId),
     /// The weight of one role.
     Weight(Role),
     /// One framework.
     Framework(FrameworkId),
-    /// One task.
+    /// One task that is not split.
     Task(TaskKey),
     /// One answer: framework, session, number.
     Answer(FrameworkId, u64, u64),
@@ -27,6 +28,26 @@ pub enum RecordKey {
     FinishedTask(u64),
     /// One removed framework, by serial.
     FinishedFramework(u64),
+    /// What never changes of a task, and what its history keeps of its description.
+    TaskFacts(TaskKey),
+    /// The description of a task that has not ended, if its history does not keep all of it.
+    TaskSpec(TaskKey),
+    /// What updates and acknowledgements change of a task.
+    TaskStatus(TaskKey),
+    /// The message of its newest update but its end, if it is long.
+    TaskMessage(TaskKey),
+    /// The message of its end, if it is long.
+    TaskEndMessage(TaskKey),
+    /// The limits of a task.
+    TaskLimits(TaskKey),
+    /// The newest change of its limits.
+    LimitsChange(TaskKey),
+    /// Orders and used offers of an agent.
+    AgentCounters(AgentId),
+    /// How far a sweep has come.
+    Sweep(SweepTarget),
+    /// The counter of the histories.
+    History,
 }
 
 /// A record as it is stored. No value deletes it.

@@ -1,13 +1,15 @@
 //! The history of ended tasks: what is kept of one, and whose oldest goes when there is no more room.
 
+use std::sync::Arc;
+
 use super::index::Sign;
 use super::usage;
-use super::{Indexes, RecordKey, Registry};
+use super::{Indexes, Registry};
 use crate::ids::{FrameworkId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::persistent::{Map, Set, Table};
-use crate::task::{FinishedTask, Run, Task};
+use crate::task::{FinishedTask, Run, Task, TaskSpec};
 
 /// Dropped for one that is added: enough to come below a bound that a release has lowered, and few enough for a turn.
 const DROPPED: usize = 8;
@@ -65,16 +67,14 @@ impl Indexes {
 
 impl Registry {
     /// Adds an ended task to the history, and drops what is too much.
-    pub(crate) fn put_finished(&mut self, task: Task) {
-        self.cluster.last_finished += 1;
-        let serial = self.cluster.last_finished;
-        self.changed.insert(RecordKey::Cluster);
-        self.changed.insert(RecordKey::FinishedTask(serial));
+    pub(crate) fn put_finished(&mut self, mut task: Task) {
+        let serial = self.next_finished();
+        self.note_finished(&task, serial);
+        task.unacknowledged.clear();
         let is_bounded = self.level() >= Level::RELEASE_0_2;
-        let task = match is_bounded {
-            true => kept(task),
-            false => task,
-        };
+        if is_bounded && !keeps_all(&task.spec) {
+            kept_spec(Arc::make_mut(&mut task.spec));
+        }
         let finished = FinishedTask { task };
         self.index.finished(serial, &finished, Sign::Add);
         self.finished_tasks.insert(serial, finished);
@@ -107,14 +107,24 @@ impl Registry {
         let dropped = self.finished_tasks.remove(&serial);
         let dropped = dropped.expect("the serial is that of a record");
         self.index.finished(serial, &dropped, Sign::Remove);
-        self.changed.insert(RecordKey::FinishedTask(serial));
+        self.note_dropped(&dropped.task, serial);
     }
 }
 
+/// Whether the history keeps all of a description.
+pub(crate) fn keeps_all(spec: &TaskSpec) -> bool {
+    let is_short = spec.environment.is_empty() && spec.uris.is_empty();
+    let same = |spec: &TaskSpec| {
+        let mut kept = spec.clone();
+        kept_spec(&mut kept);
+        kept == *spec
+    };
+    is_short && same(spec)
+}
+
 /// What lists and explanations show of a task that has ended: neither its environment nor what it was brought or saw.
-fn kept(mut task: Task) -> Task {
+pub(crate) fn kept_spec(spec: &mut TaskSpec) {
     let most = limits::FINISHED_TEXT_BYTES;
-    let spec = &mut task.spec;
     spec.environment.clear();
     spec.uris.clear();
     spec.host_paths.clear();
@@ -135,7 +145,6 @@ fn kept(mut task: Task) -> Task {
         bytes += name.len() + value.len();
         bytes <= most
     });
-    task
 }
 
 fn shorten(run: &mut Run, most: usize) {

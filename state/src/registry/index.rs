@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
+use super::layout::Former;
 use super::roles::{self, RoleUse};
 use super::usage::{self, Bytes};
 use super::{Registry, changes::RecordKey};
@@ -368,7 +369,7 @@ impl Registry {
             .task(&task, facet, Sign::Add)
             .expect(LAUNCHES_FIT);
         self.index.weigh_task(&task, Sign::Add);
-        self.changed.insert(RecordKey::Task(task.key.clone()));
+        self.note_launched(&task);
         self.tasks.insert(task.key.clone(), task);
     }
 
@@ -380,12 +381,15 @@ impl Registry {
             .expect("the caller has just looked it up");
         let former = Facet::of(task);
         let bytes = usage::of_changes(task);
+        let parts = Former::of(task);
         change(task);
         self.index.changed(task, former);
         self.index.weigh_change(task, bytes);
-        self.changed.insert(RecordKey::Task(key.clone()));
+        let present = Former::of(task);
+        self.note_changed(key, &parts, &present);
     }
 
+    /// To become history.
     pub(crate) fn remove_task(&mut self, key: &TaskKey) -> Task {
         let task = self
             .tasks
@@ -395,13 +399,14 @@ impl Registry {
             .task(&task, Facet::of(&task), Sign::Remove)
             .expect(USE_IS_COVERED);
         self.index.weigh_task(&task, Sign::Remove);
-        self.changed.insert(RecordKey::Task(key.clone()));
         task
     }
 
     pub(crate) fn put_agent(&mut self, agent: Agent) {
         if let Some(former) = self.agents.get(&agent.id) {
             self.index.agent(former, Sign::Remove).expect(TOTALS_FIT);
+        } else {
+            self.note_counters(agent.id);
         }
         self.index.agent(&agent, Sign::Add).expect(TOTALS_FIT);
         self.index.agents.or_default(agent.id);
@@ -418,10 +423,11 @@ impl Registry {
         self.index.agent(&agent, Sign::Remove).expect(TOTALS_FIT);
         self.index.agents.remove(&id);
         self.changed.insert(RecordKey::Agent(id));
-        self.changed.insert(RecordKey::Cluster);
+        self.note_counters(id);
+        self.note_removed_agent();
     }
 
-    /// Changes an agent whose mode, `since`, totals, nonce and texts stay as they are.
+    /// Changes an agent whose mode, `since`, totals, nonce, texts and counters stay as they are.
     pub(crate) fn touch_agent(&mut self, id: AgentId) -> &mut Agent {
         self.changed.insert(RecordKey::Agent(id));
         self.agents

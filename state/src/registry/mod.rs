@@ -7,6 +7,7 @@ mod changes;
 mod executors;
 mod history;
 mod index;
+mod layout;
 mod roles;
 mod snapshot;
 pub(crate) mod usage;
@@ -26,8 +27,11 @@ use crate::task::{FinishedTask, Task};
 
 pub use changes::{RecordKey, RecordWrite};
 pub use executors::{ExecutorIndex, ExecutorKey};
+pub(crate) use history::{keeps_all, kept_spec};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex, OrderKind};
+pub use layout::Layout;
+pub(crate) use layout::{is_long, long_messages, records_of};
 pub use roles::RoleUse;
 pub use snapshot::Snapshot;
 pub use usage::Usage;
@@ -57,6 +61,10 @@ pub struct Cluster {
     pub sweeps: BTreeMap<SweepTarget, SweepMark>,
     /// When a leader last found very many agents silent at once, in cluster time.
     pub mass_loss: Option<Timestamp>,
+    /// The last serial of the histories whose task is one record.
+    pub last_whole: u64,
+    /// Which records hold what.
+    pub layout: Layout,
 }
 
 /// How far a sweep has come.
@@ -400,7 +408,9 @@ impl Registry {
 
     /// What waits for sweeps.
     pub fn sweeps(&self) -> impl Iterator<Item = SweepTarget> {
-        self.cluster.sweeps.keys().copied()
+        let converting = self.cluster.layout.is_converting();
+        let layout = converting.then_some(SweepTarget::Layout);
+        self.cluster.sweeps.keys().copied().chain(layout)
     }
 
     /// Tasks that have not ended.

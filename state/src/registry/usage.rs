@@ -157,7 +157,7 @@ pub(crate) fn of_spec(spec: &crate::task::TaskSpec) -> u64 {
         + spec.limits.as_deref().map_or(0, of_limits)
 }
 
-pub(super) fn of_task(task: &Task) -> u64 {
+pub(crate) fn of_task(task: &Task) -> u64 {
     let limits = task.spec.limits.as_deref().map_or(0, of_limits);
     of_spec(&task.spec) - limits + of_changes(task)
 }

@@ -30,7 +30,7 @@ pub(crate) struct Actor {
     /// Whether agents of this life may lose what they had.
     shrinking: bool,
     /// The level of its leaders.
-    level: Level,
+    pub(crate) level: Level,
 }
 
 impl Actor {

@@ -1,5 +1,7 @@
 //! A task with limits and opt-outs, and what an agent allows.
 
+use std::sync::Arc;
+
 use super::tasks::{spec, task};
 use super::{agent_update, key, revision};
 use crate::agent::AgentInfo;
@@ -238,10 +240,10 @@ pub(super) fn changed() -> Vec<Task> {
         ("web-83", None, Some(Box::new(limits()))),
     ];
     let tasks = changes.into_iter().map(|(name, outcome, before)| Task {
-        spec: TaskSpec {
+        spec: Arc::new(TaskSpec {
             task: TaskId::new(name).unwrap(),
             ..limited()
-        },
+        }),
         limits_change: Some(LimitsChange {
             order: OrderIndex(14),
             revision: revision(43, 2),

@@ -1,7 +1,9 @@
-//! An acceptance of several operations, and the answer to one.
+//! An acceptance of several operations, and answers to calls.
 
+use super::limits::refusal;
 use super::tasks::{group, spec};
 use super::{position, revision};
+use crate::Registry;
 use crate::command::{Accept, Call, CallAction, Command, OfferOperation};
 use crate::framework::{Answer, AnswerOutcome};
 use crate::ids::FrameworkId;
@@ -31,7 +33,28 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
     vec![("call-accept-operations", Command::Call(call))]
 }
 
-pub(super) fn answer() -> Answer {
+/// Answers to calls of each kind.
+pub(super) fn add_answers(registry: &mut Registry) {
+    let done = AnswerOutcome::Done {
+        refused: vec![(position(0, 1), 22), (position(0, 300), 23)],
+    };
+    let refused = AnswerOutcome::Refused(refusal(14, "no offer was given", &[]));
+    let by_code = AnswerOutcome::Refused(refusal(26, "", &["framework-4", "web-9"]));
+    for (number, outcome) in [(8, done), (9, refused), (10, by_code)] {
+        let answer = Answer {
+            hash: 0xabcd,
+            revision: revision(30, 4),
+            outcome,
+        };
+        registry
+            .answers
+            .insert((FrameworkId(4), 77, number), answer);
+    }
+    let key = (FrameworkId(4), 77, 11);
+    registry.answers.insert(key, answer());
+}
+
+fn answer() -> Answer {
     let refused = [
         (position(0, 1), 22),
         (position(1, 0), 31),

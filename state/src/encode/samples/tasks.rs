@@ -1,5 +1,7 @@
 //! Tasks and what they are made of, each part of them at least once.
 
+use std::sync::Arc;
+
 use super::{key, revision, role, texts};
 use crate::ids::{AgentId, GroupId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
@@ -88,7 +90,7 @@ pub(super) fn task(id: &str) -> Task {
         agent: AgentId(3),
         role: role("web"),
         order: OrderIndex(11),
-        spec: spec(id, Run::Shell("sleep 1".to_owned())),
+        spec: Arc::new(spec(id, Run::Shell("sleep 1".to_owned()))),
         kill: Some(Kill {
             order: OrderIndex(12),
             grace_ms: 600,
@@ -117,7 +119,7 @@ pub(super) fn checked_task() -> Task {
         ..update(revision(40, 4), TaskState::Running, None)
     };
     Task {
-        spec: checked,
+        spec: Arc::new(checked),
         kill: None,
         state: TaskState::Running,
         agent_state: TaskState::Running,
@@ -143,10 +145,10 @@ pub(super) fn stopped_task() -> Task {
         latest: latest.clone(),
         unacknowledged: vec![latest],
         // Nothing of what the task that runs has.
-        spec: TaskSpec {
+        spec: Arc::new(TaskSpec {
             resources: "cpus:0.5".parse().unwrap(),
-            ..task("web-84").spec
-        },
+            ..TaskSpec::clone(&task("web-84").spec)
+        }),
         ..task("web-84")
     }
 }

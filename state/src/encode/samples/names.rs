@@ -1,0 +1,76 @@
+//! The names of the records of the samples, in both layouts.
+
+use super::{key, role};
+use crate::command::SweepTarget;
+use crate::ids::{AgentId, FrameworkId, TaskKey};
+use crate::registry::RecordKey;
+
+/// The tasks of [`registry`](super::registry).
+const TASKS: [&str; 7] = [
+    "web-1", "web-6", "web-8", "web-81", "web-82", "web-83", "web-84",
+];
+
+/// The names of the records of [`registry`](super::registry).
+pub(in crate::encode) fn records() -> Vec<RecordKey> {
+    let mut names = vec![
+        RecordKey::Time,
+        RecordKey::Cluster,
+        RecordKey::Agent(AgentId(3)),
+        RecordKey::Weight(role("web")),
+        RecordKey::Framework(FrameworkId(4)),
+        RecordKey::Answer(FrameworkId(4), 77, 8),
+        RecordKey::Answer(FrameworkId(4), 77, 9),
+        RecordKey::Answer(FrameworkId(4), 77, 10),
+        RecordKey::Answer(FrameworkId(4), 77, 11),
+        RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
+        RecordKey::FinishedTask(6),
+        RecordKey::FinishedFramework(7),
+    ];
+    for (task, kinds) in PARTED {
+        let key = key(4, task);
+        names.extend(kinds.iter().map(|kind| kind(key.clone())));
+    }
+    names.extend([
+        RecordKey::AgentCounters(AgentId(3)),
+        RecordKey::Sweep(SweepTarget::Agent(AgentId(3))),
+        RecordKey::Sweep(SweepTarget::Framework(FrameworkId(4))),
+        RecordKey::History,
+    ]);
+    names
+}
+
+/// The names of the records of [`registry`](super::registry) as level 2 lays them out.
+pub(in crate::encode) fn whole_records() -> Vec<RecordKey> {
+    let split = records()
+        .into_iter()
+        .filter(|name| *name < RecordKey::TaskFacts(key(0, "0")));
+    let tasks = TASKS.map(|task| RecordKey::Task(key(4, task)));
+    split.chain(tasks).collect()
+}
+
+type Kind = fn(TaskKey) -> RecordKey;
+
+const FACTS: Kind = RecordKey::TaskFacts;
+const SPEC: Kind = RecordKey::TaskSpec;
+const STATUS: Kind = RecordKey::TaskStatus;
+
+/// The records of each task in the layout of level 3.
+const PARTED: [(&str, &[Kind]); 9] = [
+    ("recent", &[FACTS, STATUS, RecordKey::TaskEndMessage]),
+    ("web-1", &[FACTS, SPEC, STATUS]),
+    ("web-6", &[FACTS, SPEC, STATUS]),
+    ("web-8", LIMITED),
+    ("web-81", LIMITED),
+    ("web-82", LIMITED),
+    ("web-83", LIMITED),
+    ("web-84", &[FACTS, SPEC, STATUS]),
+    ("web-9", &[FACTS, SPEC, STATUS, RecordKey::TaskMessage]),
+];
+
+const LIMITED: &[Kind] = &[
+    FACTS,
+    SPEC,
+    STATUS,
+    RecordKey::TaskLimits,
+    RecordKey::LimitsChange,
+];

@@ -1,0 +1,473 @@
+//! Records of objects whose facts are stored by how often they change: see [`Layout`](crate::registry::Layout).
+//!
+//! What an object is made of is read in any order, and put together at the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::codec::{Codec, Fault, Read};
+use super::stored::stored;
+use super::wire::{self, Slot};
+use super::{DecodeError, read};
+use crate::Registry;
+use crate::agent::{Agent, UsedOffers};
+use crate::command::SweepTarget;
+use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision, Role, TaskKey};
+use crate::registry::{
+    Cluster, Layout, RecordKey, SweepMark, is_long, keeps_all, kept_spec, long_messages,
+};
+use crate::task::{
+    FinishedTask, Kill, Limits, LimitsChange, Standing, Task, TaskSpec, TaskState, Update,
+};
+
+/// What never changes of a task, and what its history keeps of its description.
+pub(super) struct Facts {
+    agent: AgentId,
+    role: Role,
+    order: OrderIndex,
+    /// Without limits.
+    spec: Arc<TaskSpec>,
+}
+
+stored!(message Facts {
+    1 agent: Number,
+    2 role: Text,
+    3 order: Number,
+    4 spec: Part or "description",
+});
+
+impl Facts {
+    pub(super) fn of(task: &Task) -> Self {
+        let mut spec = without_limits(task);
+        kept_spec(Arc::make_mut(&mut spec));
+        Self {
+            agent: task.agent,
+            role: task.role.clone(),
+            order: task.order,
+            spec,
+        }
+    }
+}
+
+/// Limits change; all else of a description does not.
+fn without_limits(task: &Task) -> Arc<TaskSpec> {
+    let mut spec = Arc::clone(&task.spec);
+    if spec.limits.is_some() {
+        Arc::make_mut(&mut spec).limits = None;
+    }
+    spec
+}
+
+/// All of the description of a task, if its history does not keep all of it.
+pub(super) fn description(task: &Task) -> Option<Arc<TaskSpec>> {
+    (!keeps_all(&task.spec)).then(|| without_limits(task))
+}
+
+/// What each update of a task and each acknowledgement changes.
+pub(super) struct Status {
+    state: TaskState,
+    agent_state: TaskState,
+    reported: u64,
+    unacknowledged: Vec<Update>,
+    /// The newest update, unless it is the last of those that are not acknowledged.
+    latest: Option<Update>,
+    revision: Revision,
+    standing: Standing,
+    kill: Option<Kill>,
+    /// Its serial in the history; 0 of a task that is not history.
+    finished: u64,
+}
+
+stored!(message Status {
+    1 state: Number or "task state",
+    2 agent_state: Number or "task state",
+    3 reported: Number,
+    4 unacknowledged: PartList,
+    5 latest: MaybePart,
+    6 revision: Part,
+    7 standing: PartOrDefault,
+    8 kill: MaybePart,
+    9 finished: Number,
+});
+
+impl Status {
+    pub(super) fn of(task: &Task, finished: u64) -> Self {
+        let waits = task.unacknowledged.last() == Some(&task.latest);
+        // A long message is in a record of its own.
+        let short = |update: &Update| Update {
+            message: match is_long(update) {
+                true => String::new(),
+                false => update.message.clone(),
+            },
+            ..update_without_message(update)
+        };
+        Self {
+            state: task.state,
+            agent_state: task.agent_state,
+            reported: task.reported,
+            unacknowledged: task.unacknowledged.iter().map(short).collect(),
+            latest: (!waits).then(|| short(&task.latest)),
+            revision: task.revision,
+            standing: task.standing,
+            kill: task.kill,
+            finished,
+        }
+    }
+}
+
+fn update_without_message(update: &Update) -> Update {
+    let Update {
+        revision,
+        state,
+        source,
+        reason,
+        message: _,
+        exit,
+        standing,
+        stopped,
+        wall_ms,
+    } = *update;
+    Update {
+        revision,
+        state,
+        source,
+        reason,
+        message: String::new(),
+        exit,
+        standing,
+        stopped,
+        wall_ms,
+    }
+}
+
+/// The long message of the newest update of a task but its end (0), or of its end (1).
+pub(super) struct Message {
+    text: String,
+}
+
+stored!(message Message {
+    1 text: Text,
+});
+
+pub(super) fn message(task: &Task, which: usize) -> Option<Message> {
+    let text = long_messages(task)[which]?.message.clone();
+    Some(Message { text })
+}
+
+/// A task whose records are split, and its serial in the history or 0.
+pub(super) fn parted<'a>(registry: &'a Registry, key: &TaskKey) -> Option<(&'a Task, u64)> {
+    if let Some(task) = registry.tasks.get(key) {
+        let is_split = registry.cluster.layout.splits_task(key);
+        return is_split.then_some((task, 0));
+    }
+    let serial = *registry.index.history.by_key.get(key)?;
+    let finished = registry.finished_tasks.get(&serial)?;
+    has_parts(registry, serial).then_some((&finished.task, serial))
+}
+
+/// Whether the records of a task in the history are split.
+pub(super) fn has_parts(registry: &Registry, serial: u64) -> bool {
+    registry.cluster.layout != Layout::Whole && serial > registry.cluster.last_whole
+}
+
+/// What each order for an agent and each launch on it changes.
+pub(super) struct Counters {
+    orders: OrderIndex,
+    used: UsedOffers,
+}
+
+stored!(message Counters as (Counters { orders, used: UsedOffers { floor, ids } }) {
+    1 orders: Number,
+    2 floor: Part or "floor of used offers",
+    3 ids: Offers,
+});
+
+impl Counters {
+    pub(super) fn of(agent: &Agent) -> Self {
+        Self {
+            orders: agent.orders,
+            used: agent.used_offers.clone(),
+        }
+    }
+}
+
+/// Offers, ascending: of each how many epochs and then how many serials it is behind the one before, the first behind 0.
+/// In another epoch serials are counted from 0.
+enum Offers {}
+
+type OfferIds = std::collections::BTreeSet<OfferId>;
+
+impl Codec<OfferIds> for Offers {
+    fn is_absent(offers: &OfferIds) -> bool {
+        offers.is_empty()
+    }
+
+    fn write(number: u32, offers: &OfferIds, out: &mut Vec<u8>) {
+        let mut former = OfferId::default();
+        wire::put_message(number, out, |out| {
+            for offer in offers {
+                let epochs = offer.epoch.0 - former.epoch.0;
+                let first = if epochs == 0 { former.serial } else { 0 };
+                wire::put_varint(epochs, out);
+                wire::put_varint(offer.serial - first, out);
+                former = *offer;
+            }
+        });
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<OfferIds> {
+        let mut numbers = Vec::new();
+        slot.each(|raw| {
+            raw.varints(|number| numbers.push(number))?;
+            Ok(())
+        })?;
+        let mut former = OfferId::default();
+        let mut offers = OfferIds::new();
+        let (pairs, rest) = numbers.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(Fault::Wrong(wrong));
+        }
+        for [epochs, serials] in pairs {
+            let first = if *epochs == 0 { former.serial } else { 0 };
+            let epoch = former.epoch.0.checked_add(*epochs);
+            let serial = first.checked_add(*serials);
+            let (Some(epoch), Some(serial)) = (epoch, serial) else {
+                return Err(Fault::Wrong(wrong));
+            };
+            let epoch = Epoch(epoch);
+            former = OfferId { epoch, serial };
+            offers.insert(former);
+        }
+        Ok(offers)
+    }
+}
+
+stored!(message SweepMark {
+    1 after: MaybePart,
+    2 wall_ms: Number,
+});
+
+/// The last serial in the histories.
+pub(super) struct History {
+    pub(super) last: u64,
+}
+
+stored!(message History {
+    1 last: Number,
+});
+
+/// The agent without what changes often.
+pub(super) fn facts(agent: &Agent) -> Agent {
+    Agent {
+        orders: OrderIndex::default(),
+        used_offers: UsedOffers::default(),
+        ..agent.clone()
+    }
+}
+
+/// The cluster without what other records hold.
+pub(super) fn cluster(cluster: &Cluster) -> Cluster {
+    let mut cluster = cluster.clone();
+    cluster.last_finished = 0;
+    let layout = &cluster.layout;
+    cluster
+        .sweeps
+        .retain(|target, _| !layout.splits_sweep(*target));
+    cluster
+}
+
+/// Parts of objects that were read before all of the object was.
+#[derive(Default)]
+pub(super) struct Parts {
+    tasks: BTreeMap<TaskKey, TaskParts>,
+    counters: BTreeMap<AgentId, Counters>,
+    sweeps: BTreeMap<SweepTarget, SweepMark>,
+    history: Option<History>,
+}
+
+#[derive(Default)]
+struct TaskParts {
+    facts: Option<Facts>,
+    description: Option<Arc<TaskSpec>>,
+    status: Option<Status>,
+    messages: [Option<Message>; 2],
+    limits: Option<Box<Limits>>,
+    change: Option<LimitsChange>,
+}
+
+impl Parts {
+    /// Reads a record of the layout of level 3.
+    pub(super) fn read(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            RecordKey::TaskFacts(key) => self.task(key).facts = Some(read(FACTS, value)?),
+            RecordKey::TaskSpec(key) => {
+                self.task(key).description = Some(read("record of a task's description", value)?);
+            }
+            RecordKey::TaskStatus(key) => self.task(key).status = Some(read(STATUS, value)?),
+            RecordKey::TaskMessage(key) => self.task(key).messages[0] = Some(read(MESSAGE, value)?),
+            RecordKey::TaskEndMessage(key) => {
+                self.task(key).messages[1] = Some(read(MESSAGE, value)?)
+            }
+            RecordKey::TaskLimits(key) => {
+                self.task(key).limits = Some(read("record of a task's limits", value)?);
+            }
+            RecordKey::LimitsChange(key) => {
+                self.task(key).change = Some(read("record of a change of limits", value)?);
+            }
+            RecordKey::AgentCounters(id) => {
+                self.counters.insert(*id, read(COUNTERS, value)?);
+            }
+            RecordKey::Sweep(target) => {
+                self.sweeps.insert(*target, read(SWEEP, value)?);
+            }
+            RecordKey::History => self.history = Some(read("history record", value)?),
+            RecordKey::Time
+            | RecordKey::Cluster
+            | RecordKey::Agent(_)
+            | RecordKey::Weight(_)
+            | RecordKey::Framework(_)
+            | RecordKey::Task(_)
+            | RecordKey::Answer(..)
+            | RecordKey::OperatorAnswer(..)
+            | RecordKey::FinishedTask(_)
+            | RecordKey::FinishedFramework(_) => unreachable!("whole records are read elsewhere"),
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, key: &TaskKey) -> &mut TaskParts {
+        self.tasks.entry(key.clone()).or_default()
+    }
+
+    /// Completes the registry. Each record must be one of the layout of the registry.
+    pub(super) fn join(mut self, registry: &mut Registry) -> Result<(), DecodeError> {
+        self.join_cluster(&mut registry.cluster)?;
+        let layout = registry.cluster.layout.clone();
+        let agents: Vec<AgentId> = registry.agents.keys().copied().collect();
+        for id in agents {
+            let counters = self.counters.remove(&id);
+            must(
+                "agent record",
+                LAYOUT,
+                counters.is_some() == layout.splits_agent(id),
+            )?;
+            let agent = registry.agents.get_mut(&id).zip(counters);
+            if let Some((agent, Counters { orders, used })) = agent {
+                (agent.orders, agent.used_offers) = (orders, used);
+            }
+        }
+        must(COUNTERS, "agent", self.counters.is_empty())?;
+        for key in registry.tasks.keys() {
+            must("task record", LAYOUT, !layout.splits_task(key))?;
+        }
+        for serial in registry.finished_tasks.keys() {
+            must(
+                "finished task record",
+                LAYOUT,
+                !has_parts(registry, *serial),
+            )?;
+        }
+        for (key, parts) in self.tasks {
+            let (task, serial) = parts.join(key)?;
+            if serial == 0 {
+                must(STATUS, LAYOUT, layout.splits_task(&task.key))?;
+                registry.tasks.insert(task.key.clone(), task);
+            } else {
+                must(STATUS, LAYOUT, has_parts(registry, serial))?;
+                registry
+                    .finished_tasks
+                    .insert(serial, FinishedTask { task });
+            }
+        }
+        Ok(())
+    }
+
+    fn join_cluster(&mut self, cluster: &mut Cluster) -> Result<(), DecodeError> {
+        let layout = &cluster.layout;
+        let is_whole = |target: &SweepTarget| !layout.splits_sweep(*target);
+        must(
+            "cluster record",
+            "sweep",
+            cluster.sweeps.keys().all(is_whole),
+        )?;
+        must(SWEEP, LAYOUT, !self.sweeps.keys().any(is_whole))?;
+        let has_history = *layout != Layout::Whole;
+        must(
+            "cluster record",
+            LAYOUT,
+            self.history.is_some() == has_history,
+        )?;
+        cluster.sweeps.append(&mut self.sweeps);
+        if let Some(history) = &self.history {
+            cluster.last_finished = history.last;
+        }
+        Ok(())
+    }
+}
+
+impl TaskParts {
+    /// The task, and its serial in the history or 0.
+    fn join(self, key: TaskKey) -> Result<(Task, u64), DecodeError> {
+        let Facts {
+            agent,
+            role,
+            order,
+            spec,
+        } = self.facts.ok_or(invalid(STATUS, "facts"))?;
+        let mut status = self.status.ok_or(invalid(FACTS, "status"))?;
+        for (which, message) in self.messages.into_iter().enumerate() {
+            if let Some(message) = message {
+                let updates = status.unacknowledged.iter_mut().chain(&mut status.latest);
+                let updates =
+                    updates.filter(|update| usize::from(update.state.is_terminal()) == which);
+                for update in updates {
+                    update.message.clone_from(&message.text);
+                }
+            }
+        }
+        let mut spec = self.description.unwrap_or(spec);
+        must(FACTS, "task id in its description", spec.task == key.task)?;
+        if self.limits.is_some() {
+            Arc::make_mut(&mut spec).limits = self.limits;
+        }
+        let latest = status
+            .latest
+            .or_else(|| status.unacknowledged.last().cloned());
+        let task = Task {
+            key,
+            agent,
+            role,
+            order,
+            spec,
+            kill: status.kill,
+            limits_change: self.change,
+            state: status.state,
+            agent_state: status.agent_state,
+            standing: status.standing,
+            reported: status.reported,
+            latest: latest.ok_or(invalid(STATUS, "latest update"))?,
+            unacknowledged: status.unacknowledged,
+            revision: status.revision,
+        };
+        Ok((task, status.finished))
+    }
+}
+
+const FACTS: &str = "record of a task's facts";
+const STATUS: &str = "record of a task's status";
+const MESSAGE: &str = "record of an update's message";
+const COUNTERS: &str = "record of an agent's counters";
+const SWEEP: &str = "record of a sweep";
+/// A record that is not one of the layout of its key.
+const LAYOUT: &str = "layout";
+
+fn invalid(what: &'static str, field: &'static str) -> DecodeError {
+    DecodeError::Invalid { what, field }
+}
+
+fn must(what: &'static str, field: &'static str, holds: bool) -> Result<(), DecodeError> {
+    match holds {
+        true => Ok(()),
+        false => Err(invalid(what, field)),
+    }
+}

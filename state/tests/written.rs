@@ -1,0 +1,247 @@
+//! How many bytes storage is given for a command: at most three times as many as the command has.
+//!
+//! What does not change with an update (descriptions, attributes) is in records of its own. `-- --nocapture` prints the
+//! figures, beside those of level 2, where an object is one record.
+
+use argosy_state::command::{
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Operate,
+    Operation, Proposed, Reply, UpdateTasks,
+};
+use argosy_state::encode;
+use argosy_state::ids::{AgentId, FrameworkId, NodeId, Revision, TaskKey};
+use argosy_state::level::Level;
+use argosy_state::limits;
+use argosy_state::task::{
+    DiskLimit, Exit, Limits, LimitsReport, Reason, Source, Standing, TaskState,
+};
+use argosy_state::testing::{World, key, registration, spec};
+
+/// What an entry of one command may write, for each byte of the command.
+const MOST: usize = 3;
+
+/// A cluster that makes the records large which an update does not change.
+struct Stage {
+    world: World,
+    agent: AgentId,
+    framework: FrameworkId,
+    calls: u64,
+    figures: Vec<(&'static str, usize, usize)>,
+}
+
+impl Stage {
+    fn new(level: Level) -> Self {
+        let mut world = World::empty();
+        world.level = level;
+        world.open_epoch(NodeId(1));
+        sweeps(&mut world);
+        let mut register = registration(77, "cpus:100000");
+        let value = "x".repeat(limits::ATTRIBUTE_BYTES - 10);
+        let attributes = (0..256).map(|at| (format!("name-{at}"), value.clone()));
+        register.info.attributes = attributes.collect();
+        register.info.changes_limits = true;
+        let registered = world.apply(Command::RegisterAgent(register));
+        let Ok(Reply::Agent(agent)) = registered.outcome else {
+            panic!("{registered:?}");
+        };
+        let framework = world.subscribe("measured");
+        for at in 0..limits::USED_OFFERS {
+            world.launch(framework, agent, &format!("other-{at}"), "cpus:0.001");
+        }
+        Self {
+            world,
+            agent,
+            framework,
+            calls: 1_000,
+            figures: Vec::new(),
+        }
+    }
+
+    /// Applies a command alone, and notes what it and its changes take.
+    fn measure(&mut self, name: &'static str, command: Command) {
+        self.world.pass(5);
+        let proposed = Proposed {
+            ticket: self.world.ticket(),
+            command,
+        };
+        let bytes = encode::command(&proposed, self.world.registry.level()).len();
+        let entry = Entry {
+            at: self.world.now,
+            commands: vec![proposed],
+        };
+        let (applied, writes) = self.world.feed(&entry);
+        assert!(applied[0].outcome.is_ok(), "{name}: {applied:?}");
+        let value = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        let written = writes
+            .iter()
+            .map(|write| write.key.len() + value(&write.value));
+        self.figures.push((name, bytes, written.sum()));
+    }
+
+    fn update(&mut self, name: &'static str, key: &TaskKey, change: impl FnOnce(&mut AgentUpdate)) {
+        let task = self.world.registry.task(key).unwrap();
+        let mut update = AgentUpdate {
+            key: key.clone(),
+            order: task.order,
+            number: task.reported + 1,
+            state: TaskState::Running,
+            source: Source::Agent,
+            reason: Reason::None,
+            message: String::new(),
+            exit: None,
+            standing: Standing::default(),
+            limits: None,
+            wall_ms: 1_700_000_000_000,
+        };
+        change(&mut update);
+        let report = UpdateTasks {
+            agent: self.agent,
+            updates: vec![update],
+        };
+        self.measure(name, Command::UpdateTasks(report));
+    }
+
+    fn call(&mut self, name: &'static str, action: CallAction) {
+        self.calls += 1;
+        let session = self.session();
+        let call = Call {
+            framework: self.framework,
+            session,
+            number: self.calls,
+            lowest_unanswered: self.calls,
+            hash: 0x0123_4567_89ab_cdef,
+            action,
+        };
+        self.measure(name, Command::Call(call));
+    }
+
+    /// The longest limits, and what the agent reports of them.
+    fn change_limits(&mut self, key: &TaskKey) {
+        let disk = |at| DiskLimit {
+            disk: format!("/dev/disk/by-id/{at}"),
+            read_bytes: Some(1 << 30),
+            ..DiskLimit::default()
+        };
+        let limits = Limits {
+            io: (0..limits::DISK_LIMITS).map(disk).collect(),
+            ..Limits::default()
+        };
+        let task = key.task.clone();
+        self.call("limits changed", CallAction::UpdateLimits { task, limits });
+        let change = self.world.registry.task(key).unwrap().limits_change.clone();
+        let order = change.unwrap().order;
+        self.update("limits in force", key, |update| {
+            update.reason = Reason::LimitsUpdated;
+            update.limits = Some(LimitsReport {
+                order,
+                outcome: Ok(()),
+                held: None,
+            });
+        });
+        self.update("unhealthy", key, |update| {
+            update.reason = Reason::HealthCheckStatusUpdated;
+            update.standing.healthy = Some(false);
+        });
+        self.acknowledge("acknowledged", key);
+    }
+
+    fn session(&self) -> u64 {
+        let framework = self.world.registry.framework(self.framework);
+        framework.unwrap().session
+    }
+
+    fn acknowledge(&mut self, name: &'static str, key: &TaskKey) {
+        let latest = self.world.registry.task(key).unwrap().latest.revision;
+        self.acknowledge_up_to(name, key, latest);
+    }
+
+    fn acknowledge_up_to(&mut self, name: &'static str, key: &TaskKey, revision: Revision) {
+        let session = self.session();
+        let updates = vec![(key.task.clone(), revision)];
+        let acknowledge = Acknowledge {
+            framework: self.framework,
+            session,
+            updates,
+        };
+        self.measure(name, Command::Acknowledge(acknowledge));
+    }
+}
+
+/// A hundred sweeps that wait: the first of a batch of teardowns uses up what a command may end.
+fn sweeps(world: &mut World) {
+    let agent = world.register("cpus:1000");
+    let frameworks: Vec<FrameworkId> = (0..100)
+        .map(|at| world.subscribe(&format!("removed-{at}")))
+        .collect();
+    for at in 0..limits::TASKS_PER_SWEEP {
+        world.launch(frameworks[0], agent, &format!("t-{at}"), "cpus:0.001");
+    }
+    for framework in &frameworks[1..] {
+        world.launch(*framework, agent, "t", "cpus:0.001");
+    }
+    world.apply(Command::Operate(Operate {
+        request: None,
+        hash: 0,
+        operations: frameworks.into_iter().map(Operation::Teardown).collect(),
+        wall_ms: 0,
+    }));
+    assert_eq!(world.registry.sweeps().count(), 100);
+}
+
+fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
+    let mut stage = Stage::new(level);
+    let mut spec = spec("web", "cpus:0.001");
+    let value = "x".repeat(16 * 1024);
+    spec.environment.insert("CONTENTS".to_owned(), value);
+    let offer = stage.world.promise(stage.framework, stage.agent, "cpus:1");
+    let accept = Accept {
+        offers: vec![offer],
+        operations: vec![OfferOperation::Launch(vec![spec])],
+        all_or_nothing: false,
+        wall_ms: 1_700_000_000_000,
+    };
+    stage.call("launched", CallAction::Accept(accept));
+    let key = key(stage.framework, "web");
+    stage.update("starting", &key, |update| {
+        update.state = TaskState::Starting
+    });
+    stage.update("running", &key, |_| ());
+    stage.acknowledge("acknowledged", &key);
+    stage.update("healthy", &key, |update| {
+        update.reason = Reason::HealthCheckStatusUpdated;
+        update.standing.healthy = Some(true);
+    });
+    stage.update("with a message", &key, |update| {
+        update.message = "m".repeat(limits::MESSAGE_BYTES);
+    });
+    stage.update("running again", &key, |_| ());
+    stage.acknowledge("acknowledged", &key);
+    stage.change_limits(&key);
+    stage.update("with a message", &key, |update| {
+        update.message = "m".repeat(limits::MESSAGE_BYTES);
+    });
+    let running = stage.world.registry.task(&key).unwrap().latest.revision;
+    stage.update("finished", &key, |update| {
+        update.state = TaskState::Finished;
+        update.source = Source::Task;
+        update.reason = Reason::CommandExited;
+        update.exit = Some(Exit::Code(0));
+        update.message = "m".repeat(limits::MESSAGE_BYTES);
+    });
+    stage.acknowledge_up_to("acknowledged", &key, running);
+    stage.acknowledge("end acknowledged", &key);
+    assert_eq!(stage.world.registry.task(&key), None);
+    stage.figures
+}
+
+#[test]
+fn an_update_writes_at_most_three_times_its_command() {
+    let before = life(Level::RELEASE_0_1);
+    let mut too_much = Vec::new();
+    for ((name, bytes, written), (_, _, before)) in life(Level::NEWEST).into_iter().zip(before) {
+        eprintln!("{name:>20}: {bytes} bytes, written {written}, at level 2 {before}");
+        if written > MOST * bytes {
+            too_much.push(format!("{name}: {written} of {bytes}"));
+        }
+    }
+    assert!(too_much.is_empty(), "{too_much:?}");
+}
