@@ -212,10 +212,7 @@ impl Replica {
             if self.turns.has_time_for_offers() {
                 self.offer();
             }
-            if self.turns.end() {
-                // Consensus has this thread as well.
-                tokio::task::yield_now().await;
-            }
+            self.turns.end();
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Parts {
     pub api: Listener,
     /// Where raft's connections come in, how other masters are reached, and what time it is.
     pub raft: Surroundings,
-    /// The runtime of raft and of the owner of the registry, best of one thread: a flood on the API cannot cost leadership.
+    /// Raft's own runtime: a flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
     /// Keeps log, registry and snapshots instead of the directory: for simulations.
     pub memory: Option<MemoryStore>,
@@ -143,11 +143,8 @@ async fn lead_or_follow(
     let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let watchdog = watched(&parts.raft_runtime, pulse, &node);
-    let inboxes = (requests, messages, looks);
-    let owner = own(replica, inboxes, node.clone(), stop.clone());
-    let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
-        ended = &mut owner => ended.unwrap_or_else(|why| Err(RunError::Failed(format!("the owner of the registry ended: {why}")))),
+        ended = own(replica, (requests, messages, looks), &node, &stop) => ended,
         // It ends when it is told to, and then the owner has ended before.
         ended = &mut server => Err(RunError::Failed(format!("the API ended: {ended:?}"))),
     };
@@ -164,15 +161,14 @@ async fn lead_or_follow(
     ended
 }
 
-/// On the API's threads, which go on when the owner's is blocked. Consensus has the owner's: a leader whose owner is blocked
-/// sends no heartbeats either, and another one is elected.
+/// On raft's threads, which go on when the owner's are blocked.
 fn watched(runtime: &Handle, pulse: Arc<Pulse>, node: &Node) -> JoinHandle<()> {
     let (node, on) = (node.clone(), runtime.clone());
     let give_up = move || {
         let node = node.clone();
         on.spawn(async move { hand_over_first(&node).await });
     };
-    tokio::spawn(watchdog::watch(pulse, give_up))
+    runtime.spawn(watchdog::watch(pulse, give_up))
 }
 
 /// The owner of the registry and the ends of its channels.
@@ -258,8 +254,8 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
 async fn own(
     replica: Replica,
     (requests, messages, looks): Inboxes,
-    node: Node,
-    stop: CancellationToken,
+    node: &Node,
+    stop: &CancellationToken,
 ) -> Result<(), RunError> {
     let owner_stop = CancellationToken::new();
     let owner = replica.run(requests, messages, looks, owner_stop.clone());
@@ -270,7 +266,7 @@ async fn own(
     }
     tokio::select! {
         ended = &mut owner => ended,
-        () = hand_over_first(&node) => {
+        () = hand_over_first(node) => {
             owner_stop.cancel();
             owner.await
         }
