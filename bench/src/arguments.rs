@@ -169,7 +169,7 @@ pub(crate) struct Extent {
     pub(crate) state_agents: u32,
     /// Tasks of each of them.
     pub(crate) tasks_per_agent: u32,
-    /// How often writers are measured alone and beside readers.
+    /// Rounds of `state-read`: writers alone, then beside readers.
     pub(crate) state_rounds: u32,
 }
 

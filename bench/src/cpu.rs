@@ -41,7 +41,7 @@ pub(crate) fn process_seconds(pid: u32) -> Option<f64> {
     Some(ticks as f64 * tick_seconds())
 }
 
-/// What processes have used since they began.
+/// Processor time and context switches of processes since their start.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Usage {
     /// Seconds of a core.
@@ -51,7 +51,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// What these processes have used; one that is gone counts nothing.
+    /// The sum over these processes; one that has ended adds nothing.
     pub(crate) fn of(pids: &[u32]) -> Self {
         Self {
             seconds: pids.iter().copied().filter_map(process_seconds).sum(),
@@ -59,7 +59,7 @@ impl Usage {
         }
     }
 
-    /// What was used since `earlier`.
+    /// The difference to an earlier sum.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             seconds: self.seconds - earlier.seconds,

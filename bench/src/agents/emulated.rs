@@ -10,7 +10,7 @@ use argosy_proto::{PROTOCOL_VERSION, v1};
 use argosy_state::digest::task_mark;
 use argosy_state::ids::{OrderIndex, TaskKey};
 
-/// How far a task gets.
+/// The last state that a task of an emulated agent reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     /// It runs and finishes at once.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::read_key;
-use super::split::Parts;
+use super::split::{Parts, must};
 use super::{DecodeError, read};
 use crate::Registry;
 use crate::agent::Agent;
@@ -13,6 +13,9 @@ use crate::framework::Framework;
 use crate::level::Level;
 use crate::registry::{Cluster, RecordKey};
 use crate::task::Task;
+
+/// What is wrong with a record under the key of another one.
+const NAME: &str = "name: it is stored under another one";
 
 impl Registry {
     /// The registry that was stored as `records` after the entry at log index `applied`; indexes,
@@ -86,7 +89,7 @@ impl Registry {
             RecordKey::Cluster => self.cluster = read_cluster(value)?,
             RecordKey::Agent(id) => {
                 let agent: Agent = read("agent record", value)?;
-                named("agent record", agent.id == *id)?;
+                must("agent record", NAME, agent.id == *id)?;
                 self.agents.insert(*id, agent);
             }
             RecordKey::Weight(role) => {
@@ -95,12 +98,12 @@ impl Registry {
             }
             RecordKey::Framework(id) => {
                 let framework: Framework = read("framework record", value)?;
-                named("framework record", framework.id == *id)?;
+                must("framework record", NAME, framework.id == *id)?;
                 self.frameworks.insert(*id, framework);
             }
             RecordKey::Task(key) => {
                 let task: Task = read("task record", value)?;
-                named("task record", task.key == *key)?;
+                must("task record", NAME, task.key == *key)?;
                 self.tasks.insert(key.clone(), task);
             }
             RecordKey::Answer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
@@ -144,15 +147,4 @@ fn read_cluster(value: &[u8]) -> Result<Cluster, DecodeError> {
         });
     }
     Ok(cluster)
-}
-
-fn named(what: &'static str, right: bool) -> Result<(), DecodeError> {
-    if right {
-        Ok(())
-    } else {
-        Err(DecodeError::Invalid {
-            what,
-            field: "name: it is stored under another one",
-        })
-    }
 }

@@ -465,7 +465,11 @@ fn invalid(what: &'static str, field: &'static str) -> DecodeError {
     DecodeError::Invalid { what, field }
 }
 
-fn must(what: &'static str, field: &'static str, holds: bool) -> Result<(), DecodeError> {
+pub(super) fn must(
+    what: &'static str,
+    field: &'static str,
+    holds: bool,
+) -> Result<(), DecodeError> {
     match holds {
         true => Ok(()),
         false => Err(invalid(what, field)),
