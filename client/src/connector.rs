@@ -15,7 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-pub use argosy_proto::transport::{Connection, Dialer};
+pub use argosy_proto::transport::{Connection, Dialer, Expected, PeerIdentity};
 
 use crate::failure::{CallError, Failed, judge};
 use crate::leader::{Cause, NoMaster, Search, Step, next_random};
@@ -415,7 +415,7 @@ fn open(address: &str, dialer: &Dialer) -> Result<Channel, Cause> {
         .http2_adaptive_window(false)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024);
-    Ok(endpoint.connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT)))
+    Ok(endpoint.connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT, Expected::MASTER)))
 }
 
 /// A number that no other process is likely to have drawn; never 0.

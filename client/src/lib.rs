@@ -16,7 +16,7 @@ pub mod resources;
 pub mod scheduler;
 pub mod uplink;
 
-pub use connector::{Connector, ConnectorConfig, Dialer};
+pub use connector::{Connector, ConnectorConfig, Dialer, Expected, PeerIdentity};
 pub use failure::{CallError, Refusal};
 pub use leader::NoMaster;
 pub use masters::{InvalidMasters, Masters};

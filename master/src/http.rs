@@ -1,6 +1,7 @@
 //! HTTP beside gRPC on the same port: health, metrics, the read side of the operator API as JSON,
 //! the files of agents and commands in their tasks. The JSON is the canonical mapping of `argosy.v1`.
 
+mod caller;
 mod index;
 mod parameters;
 
@@ -21,11 +22,12 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::service::{self, Services, choices};
 use crate::{exec, reads};
 
+use caller::Caller;
 #[cfg(test)]
 pub(crate) use index::PATHS;
 pub(crate) use index::{bounded, unknown};
@@ -136,10 +138,10 @@ async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {
     }
 }
 
-async fn agents(State(http): State<Http>, parameters: Parameters) -> Response {
+async fn agents(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
     match list(parameters, History::None) {
         Ok(request) => json(answer(
-            http.services.list_agents(Request::new(request)).await,
+            http.services.list_agents(caller.asks(request)).await,
         )),
         Err(status) => problem(&status),
     }
@@ -147,19 +149,20 @@ async fn agents(State(http): State<Http>, parameters: Parameters) -> Response {
 
 async fn agent(
     State(http): State<Http>,
+    caller: Caller,
     Segments(id): Segments<String>,
     parameters: Parameters,
 ) -> Response {
     match one(id, &parameters) {
-        Ok(request) => json(answer(http.services.get_agent(Request::new(request)).await)),
+        Ok(request) => json(answer(http.services.get_agent(caller.asks(request)).await)),
         Err(status) => problem(&status),
     }
 }
 
-async fn frameworks(State(http): State<Http>, parameters: Parameters) -> Response {
+async fn frameworks(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
     match list(parameters, History::Kept) {
         Ok(request) => json(answer(
-            http.services.list_frameworks(Request::new(request)).await,
+            http.services.list_frameworks(caller.asks(request)).await,
         )),
         Err(status) => problem(&status),
     }
@@ -167,12 +170,13 @@ async fn frameworks(State(http): State<Http>, parameters: Parameters) -> Respons
 
 async fn framework(
     State(http): State<Http>,
+    caller: Caller,
     Segments(id): Segments<String>,
     parameters: Parameters,
 ) -> Response {
     match one(id, &parameters) {
         Ok(request) => json(answer(
-            http.services.get_framework(Request::new(request)).await,
+            http.services.get_framework(caller.asks(request)).await,
         )),
         Err(status) => problem(&status),
     }
@@ -181,11 +185,12 @@ async fn framework(
 /// Why a framework's work does not run: for the smallest demand, or for `wanted=cpus:1;mem:64`.
 async fn explain(
     State(http): State<Http>,
+    caller: Caller,
     Segments(framework_id): Segments<String>,
     parameters: Parameters,
 ) -> Response {
     match explain_request(framework_id, &parameters) {
-        Ok(request) => json(answer(http.services.explain(Request::new(request)).await)),
+        Ok(request) => json(answer(http.services.explain(caller.asks(request)).await)),
         Err(status) => problem(&status),
     }
 }
@@ -211,17 +216,16 @@ fn explain_request(
     })
 }
 
-async fn tasks(State(http): State<Http>, parameters: Parameters) -> Response {
+async fn tasks(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
     match list(parameters, History::Kept) {
-        Ok(request) => json(answer(
-            http.services.list_tasks(Request::new(request)).await,
-        )),
+        Ok(request) => json(answer(http.services.list_tasks(caller.asks(request)).await)),
         Err(status) => problem(&status),
     }
 }
 
 async fn task(
     State(http): State<Http>,
+    caller: Caller,
     Segments((framework_id, id)): Segments<(String, String)>,
     parameters: Parameters,
 ) -> Response {
@@ -230,15 +234,15 @@ async fn task(
         ..request
     });
     match request {
-        Ok(request) => json(answer(http.services.get_task(Request::new(request)).await)),
+        Ok(request) => json(answer(http.services.get_task(caller.asks(request)).await)),
         Err(status) => problem(&status),
     }
 }
 
-async fn offers(State(http): State<Http>, parameters: Parameters) -> Response {
+async fn offers(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
     match list(parameters, History::None) {
         Ok(request) => json(answer(
-            http.services.list_offers(Request::new(request)).await,
+            http.services.list_offers(caller.asks(request)).await,
         )),
         Err(status) => problem(&status),
     }

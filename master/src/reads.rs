@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_proto::transport::Peer;
+use argosy_proto::transport::PeerIdentity;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -299,7 +299,8 @@ pub(crate) async fn apart<T>(read: impl Future<Output = T>) -> T {
 
 /// Keeps what an answer holds of the budget until its body is sent.
 pub(crate) async fn bounded(State(reads): State<Reads>, request: Request, next: Next) -> Response {
-    let caller = request.extensions().get().and_then(|Peer(peer)| *peer);
+    let peer = request.extensions().get::<PeerIdentity>();
+    let caller = peer.and_then(PeerIdentity::address);
     let answered = async {
         let response = next.run(request).await;
         (response, CALL.with(|call| call.shares.take()))

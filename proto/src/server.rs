@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::transport::{Connection, Listener};
+use crate::transport::{Identified, Listener};
 use activity::Watched;
 use admission::{Admission, Decision, Refusal};
 use connection::Door;
@@ -184,14 +184,14 @@ fn show(admission: &Admission, port: &'static str) {
 fn admit(
     admission: &Arc<Admission>,
     door: &Arc<Door>,
-    connection: Connection,
+    (connection, peer): Identified,
     reports: &mut Reports,
     connections: &mut JoinSet<()>,
 ) {
     let port = door.limits.port;
     let ends = connection.ends();
-    let peer = ends.map(|ends| ends.peer);
-    let (decision, evicted) = admission.admit(peer.map(|peer| peer.ip()));
+    let address = peer.address();
+    let (decision, evicted) = admission.admit(address.map(|address| address.ip()));
     if evicted {
         counter!("argosy_connections_closed_total", "port" => port, "reason" => "evicted")
             .increment(1);
@@ -200,7 +200,7 @@ fn admit(
     match decision {
         Decision::Admitted(seat) => {
             let (io, watch) = Watched::new(connection, seat);
-            connections.spawn(Arc::clone(door).drive(io, watch, ends));
+            connections.spawn(Arc::clone(door).drive(io, watch, (ends, peer)));
         }
         Decision::Refused(refusal) => {
             let reason = match refusal {
@@ -210,7 +210,7 @@ fn admit(
             counter!("argosy_connections_refused_total", "port" => port, "reason" => reason)
                 .increment(1);
             reports.report(port, reason);
-            debug!(port, ?peer, reason, "a connection is refused");
+            debug!(port, %peer, reason, "a connection is refused");
         }
     }
 }

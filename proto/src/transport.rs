@@ -1,6 +1,8 @@
 //! Streams of bytes between processes: TCP, or whatever a simulation puts in its place.
 //!
-//! Knows addresses as text, and nothing of what is said.
+//! Knows addresses as text, who is at the other end as far as that is proven, and nothing of what is said.
+
+mod identity;
 
 use std::fmt;
 use std::future::Future;
@@ -17,8 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tonic::transport::Uri;
-use tonic::transport::server::Connected;
 use tower::Service;
+
+pub use identity::{Expected, PeerIdentity};
 
 /// The pause after a connection could not be accepted, most likely because too many files are open. Those that wait
 /// are kept by the system.
@@ -69,10 +72,6 @@ pub struct Ends {
     pub own: SocketAddr,
 }
 
-/// Where a request comes from, among its extensions; unknown in a simulation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub Option<SocketAddr>);
-
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -113,52 +112,54 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
+/// A connection, and who is at its other end.
+pub type Identified = (Connection, PeerIdentity);
 
-    fn connect_info(&self) -> Peer {
-        Peer(self.ends.map(|ends| ends.peer))
-    }
-}
-
-type Dialing = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
+type Dialing = Pin<Box<dyn Future<Output = io::Result<Identified>> + Send>>;
 
 /// Opens byte streams to `host:port`. Cheap to clone.
 #[derive(Clone)]
-pub struct Dialer(Arc<dyn Fn(String) -> Dialing + Send + Sync>);
+pub struct Dialer(Arc<dyn Fn(String, Expected) -> Dialing + Send + Sync>);
 
 impl Dialer {
-    /// Plain TCP.
+    /// Plain TCP, which proves no identity.
     #[must_use]
     pub fn tcp() -> Self {
-        Self::new(|address| async move {
+        Self::new(|address, _| async move {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            Ok(Connection::new(stream))
+            let peer = PeerIdentity::unauthenticated(stream.peer_addr().ok());
+            Ok((Connection::new(stream), peer))
         })
     }
 
-    /// Anything that opens a stream to an address.
+    /// Anything that opens a stream to an address, and finds out who is there.
     pub fn new<F, Fut>(dial: F) -> Self
     where
-        F: Fn(String) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = io::Result<Connection>> + Send + 'static,
+        F: Fn(String, Expected) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<Identified>> + Send + 'static,
     {
-        Self(Arc::new(move |address| Box::pin(dial(address))))
+        Self(Arc::new(move |address, expected| {
+            Box::pin(dial(address, expected))
+        }))
     }
 
     /// Opens one stream.
     ///
     /// # Errors
-    /// As the operating system says it; `ConnectionRefused` means that no process listens there.
-    pub async fn dial(&self, address: &str) -> io::Result<Connection> {
-        (self.0)(address.to_owned()).await
+    /// As the operating system says it; `ConnectionRefused` means that no process listens there. `PermissionDenied` if
+    /// another one than expected has proven its identity.
+    pub async fn dial(&self, address: &str, expected: &Expected) -> io::Result<Connection> {
+        let (connection, peer) = (self.0)(address.to_owned(), expected.clone()).await?;
+        expected.admit(&peer, address)?;
+        Ok(connection)
     }
 
     /// What a gRPC channel opens its connections with; each may take as long as `patience`.
     pub fn connector(
         &self,
         patience: Duration,
+        expected: Expected,
     ) -> impl Service<
         Uri,
         Response = TokioIo<Connection>,
@@ -170,8 +171,9 @@ impl Dialer {
         let dialer = self.clone();
         tower::service_fn(move |uri: Uri| {
             let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-            let dialing = (dialer.0)(address);
+            let (dialer, expected) = (dialer.clone(), expected.clone());
             async move {
+                let dialing = dialer.dial(&address, &expected);
                 let dialed = tokio::time::timeout(patience, dialing).await;
                 let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
                 dialed.map_err(slow)?.map(TokioIo::new)
@@ -186,11 +188,11 @@ impl fmt::Debug for Dialer {
     }
 }
 
-/// Where connections come in.
-pub struct Listener(BoxStream<'static, io::Result<Connection>>);
+/// Where connections come in, each with who is at its other end.
+pub struct Listener(BoxStream<'static, io::Result<Identified>>);
 
 impl Listener {
-    /// Plain TCP. Never ends: what cannot be accepted is logged and passed over.
+    /// Plain TCP, which proves no identity. Never ends: what cannot be accepted is logged and passed over.
     #[must_use]
     pub fn tcp(listener: TcpListener) -> Self {
         let state = (listener, None);
@@ -201,12 +203,12 @@ impl Listener {
     }
 
     /// Any stream of connections.
-    pub fn new(connections: impl Stream<Item = io::Result<Connection>> + Send + 'static) -> Self {
+    pub fn new(connections: impl Stream<Item = io::Result<Identified>> + Send + 'static) -> Self {
         Self(connections.boxed())
     }
 
     /// The next connection. Waits for ever when no more will come.
-    pub async fn accept(&mut self) -> Connection {
+    pub async fn accept(&mut self) -> Identified {
         loop {
             match self.0.next().await {
                 Some(Ok(connection)) => return connection,
@@ -217,7 +219,7 @@ impl Listener {
     }
 }
 
-async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Connection {
+async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Identified {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -225,7 +227,8 @@ async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Conne
                 let _ = stream.set_nodelay(true);
                 // Without one it is gone already.
                 if let Ok(own) = stream.local_addr() {
-                    return Connection::new(stream).between(Ends { peer, own });
+                    let connection = Connection::new(stream).between(Ends { peer, own });
+                    return (connection, PeerIdentity::unauthenticated(Some(peer)));
                 }
             }
             // It was gone before it was accepted.
@@ -244,13 +247,5 @@ async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Conne
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-impl Stream for Listener {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next_unpin(context)
     }
 }

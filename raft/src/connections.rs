@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use argosy_proto::transport::Dialer;
+use argosy_proto::transport::{Dialer, Expected};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -121,12 +121,14 @@ impl Peers {
 
     /// Whether something listens at `address`: connects, says nothing, and hangs up.
     pub(crate) async fn knock(&self, address: &str) -> io::Result<()> {
-        self.dialer.dial(address).await.map(drop)
+        self.dialer.dial(address, &Expected::MASTER).await.map(drop)
     }
 
     /// A fresh connection that nobody else uses.
     pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
-        let connector = self.dialer.connector(self.connect_patience());
+        let connector = self
+            .dialer
+            .connector(self.connect_patience(), Expected::MASTER);
         let channel = endpoint(address)?.connect_with_connector(connector).await;
         channel.map_err(|error| Status::unavailable(chain(&error)))
     }
@@ -171,7 +173,9 @@ impl Peers {
         }
         let endpoint = endpoint(address)?;
         let lazy = || {
-            let connector = self.dialer.connector(self.connect_patience());
+            let connector = self
+                .dialer
+                .connector(self.connect_patience(), Expected::MASTER);
             endpoint.connect_with_connector_lazy(connector)
         };
         let connections = Arc::new(Connections {

@@ -1,8 +1,9 @@
 //! The facts that every master must agree on, and the one function that changes them.
 //!
-//! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `resources`,
-//! `task`, `agent`, `framework`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`, `fingerprint`.
+//! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `actor`, `resources`, `task`,
+//! `agent`, `framework`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`, `fingerprint`.
 
+pub mod actor;
 pub mod agent;
 pub mod apply;
 pub mod buggify;

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
 use argosy_proto::clock::WallClock;
-use argosy_proto::transport::{Connection, Dialer, Listener};
+use argosy_proto::transport::{Connection, Dialer, Identified, Listener, PeerIdentity};
+use argosy_state::actor::{Principal, PrincipalKind, PrincipalName};
 use futures::stream;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
@@ -45,26 +47,54 @@ impl Cuts {
     }
 }
 
+/// Who the simulated network says is at a host, as if a certificate had proven it: the host's name, and what it is.
+pub(super) fn identity_of(host: &str) -> PeerIdentity {
+    let kind = match host.split('-').next().unwrap_or_default() {
+        "master" => PrincipalKind::Master,
+        "host" | "copy" => PrincipalKind::Agent,
+        "framework" | "rival" => PrincipalKind::Framework,
+        "operator" | "hand" | "lister" => PrincipalKind::Operator,
+        // Its processes prove nothing.
+        _ => return PeerIdentity::unauthenticated(None),
+    };
+    let name = PrincipalName::new(host).expect("hosts have plain names");
+    PeerIdentity::authenticated(Principal { kind, name }, None)
+}
+
+fn identity_at(address: IpAddr) -> PeerIdentity {
+    let host = turmoil::reverse_lookup(address);
+    host.map_or(PeerIdentity::unauthenticated(None), |host| {
+        identity_of(&host)
+    })
+}
+
+/// The host of `host:port`.
+fn host_of(address: &str) -> &str {
+    address.split(':').next().unwrap_or_default()
+}
+
 /// Connections that come in at this host.
 pub(super) async fn listener(port: u16) -> io::Result<Listener> {
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
     Ok(Listener::new(stream::unfold(listener, async |listener| {
         let accepted = listener.accept().await;
-        Some((accepted.map(|(one, _)| Connection::new(one)), listener))
+        let accepted = accepted.map(|(one, from)| (Connection::new(one), identity_at(from.ip())));
+        Some((accepted, listener))
     })))
 }
 
 /// Opens connections from the host called `own`.
 pub(super) fn dialer(own: &str, cuts: &Cuts) -> Dialer {
     let (own, cuts) = (own.to_owned(), cuts.clone());
-    Dialer::new(move |address| {
+    Dialer::new(move |address, _| {
         let (own, cuts) = (own.clone(), cuts.clone());
-        async move { Ok(Connection::new(connect(&own, &cuts, address).await?)) }
+        let peer = identity_of(host_of(&address));
+        async move { Ok((Connection::new(connect(&own, &cuts, address).await?), peer)) }
     })
 }
 
 async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<TcpStream> {
-    let host = address.split(':').next().unwrap_or_default().to_owned();
+    let host = host_of(&address).to_owned();
     match TcpStream::connect(address).await {
         Ok(stream) => Ok(stream),
         // turmoil refuses what it has dropped; a network says nothing.
@@ -84,7 +114,7 @@ pub(super) struct Seat<const PORTS: usize> {
 pub(super) struct Card {
     own: String,
     cuts: Cuts,
-    ports: Vec<(u16, mpsc::Sender<io::Result<Connection>>)>,
+    ports: Vec<(u16, mpsc::Sender<io::Result<Identified>>)>,
     dials: mpsc::Receiver<Dial>,
 }
 
@@ -110,15 +140,16 @@ pub(super) fn card<const PORTS: usize>(
     });
     // When full, dialing waits.
     let (asks, dials) = mpsc::channel::<Dial>(64);
-    let dialer = Dialer::new(move |address| {
+    let dialer = Dialer::new(move |address, _| {
         let asks = asks.clone();
+        let peer = identity_of(host_of(&address));
         async move {
             let (answer, answered) = oneshot::channel();
             let gone = || io::Error::from(io::ErrorKind::NetworkDown);
             let asked = asks.send(Dial { address, answer }).await;
             asked.map_err(|_| gone())?;
             let stream = answered.await.map_err(|_| gone())??;
-            Ok(Connection::new(stream))
+            Ok((Connection::new(stream), peer))
         }
     });
     let card = Card {
@@ -144,8 +175,8 @@ impl Card {
         for (port, process) in self.ports {
             let listener = TcpListener::bind(("0.0.0.0", port)).await?;
             tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let connection = Connection::new(carry(stream));
+                while let Ok((stream, from)) = listener.accept().await {
+                    let connection = (Connection::new(carry(stream)), identity_at(from.ip()));
                     if process.send(Ok(connection)).await.is_err() {
                         return;
                     }

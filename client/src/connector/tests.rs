@@ -42,7 +42,7 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     let cluster = crate::kit::FakeCluster::start(2).await;
     let is_dead = Arc::new(watch::Sender::new(false));
     let dead = is_dead.clone();
-    let dialer = Dialer::new(move |address| {
+    let dialer = Dialer::new(move |address, _| {
         let mut dies = dead.subscribe();
         async move {
             let (near, mut far) = tokio::io::duplex(1 << 16);
@@ -54,7 +54,8 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
                     _ = &mut dead => std::future::pending().await,
                 }
             });
-            Ok(Connection::new(near))
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(near), peer))
         }
     });
     let config = ConnectorConfig { dialer, seed: 3 };
@@ -84,13 +85,14 @@ async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
     let mute = mute.local_addr().unwrap().to_string();
     let masters = format!("{mute},{}", cluster.masters().addresses()[0]);
     let config = ConnectorConfig {
-        dialer: Dialer::new(|address| async move {
+        dialer: Dialer::new(|address, _| async move {
             let stream = tokio::net::TcpStream::connect(address).await;
             // As a host that is not there.
             let Ok(stream) = stream else {
                 return std::future::pending().await;
             };
-            Ok(Connection::new(stream))
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(stream), peer))
         }),
         seed: 3,
     };
@@ -136,7 +138,7 @@ async fn garbage_for_an_answer_is_a_cause_and_no_panic() {
 async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try_again() {
     let dialed = std::sync::Arc::new(AtomicUsize::new(0));
     let count = dialed.clone();
-    let dialer = Dialer::new(move |_| {
+    let dialer = Dialer::new(move |_, _| {
         count.fetch_add(1, Ordering::Relaxed);
         async { Err(io::Error::from(io::ErrorKind::ConnectionRefused)) }
     });

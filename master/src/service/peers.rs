@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use argosy_proto::transport::Dialer;
+use argosy_proto::transport::{Dialer, Expected};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -173,7 +173,7 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(shape.stream_window)
             .initial_connection_window_size(shape.connection_window);
-        let connector = self.dialer.connector(CONNECT_PATIENCE);
+        let connector = self.dialer.connector(CONNECT_PATIENCE, Expected::MASTER);
         Ok(endpoint.connect_with_connector_lazy(connector))
     }
 }

@@ -20,7 +20,7 @@ use super::Limits;
 use super::activity::{Open, Verdict, Watch, Watched};
 use super::arriving::{Arriving, Room};
 use super::holding::Holding;
-use crate::transport::{Ends, Peer};
+use crate::transport::{Ends, PeerIdentity};
 
 /// How long a connection that is being closed may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -63,12 +63,18 @@ impl Door {
     }
 
     /// Serves a connection until it ends, is closed for what it does not do, or makes room for another.
-    pub(super) async fn drive(self: Arc<Self>, io: Watched, watch: Watch, ends: Option<Ends>) {
+    pub(super) async fn drive(
+        self: Arc<Self>,
+        io: Watched,
+        watch: Watch,
+        (ends, peer): (Option<Ends>, PeerIdentity),
+    ) {
         let answers = Answers {
             router: self.router.clone(),
             watch: watch.clone(),
             room: Room::new(&self.limits, &self.incomplete),
             ends,
+            peer,
         };
         let activity = Arc::clone(&watch.activity);
         let evicted = watch.evicted();
@@ -119,6 +125,7 @@ struct Answers {
     watch: Watch,
     room: Room,
     ends: Option<Ends>,
+    peer: PeerIdentity,
 }
 
 type Answered =
@@ -135,7 +142,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
         let body = Arriving::new(body, &parts.headers, self.room.clone());
         let mut request = http::Request::from_parts(parts, Body::new(body));
         let extensions = request.extensions_mut();
-        extensions.insert(Peer(self.ends.map(|ends| ends.peer)));
+        extensions.insert(self.peer.clone());
         if let Some(ends) = self.ends {
             extensions.insert(ends);
         }

@@ -5,13 +5,15 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::routing::{get, post};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::transport::{Connection, PeerIdentity};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -310,4 +312,39 @@ async fn a_message_of_which_a_part_has_come_holds_few_bytes_and_not_for_long() {
     );
     let whole = part_of_a_message(address, 20_000, 20_000).await;
     assert!(whole.ends_with("20005 bytes"), "{whole}");
+}
+
+/// What a router that shows the peer of its requests answers to two requests on one connection.
+async fn seen(listener: Listener, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Vec<String> {
+    let show = async |Extension(peer): Extension<PeerIdentity>| peer.to_string();
+    let router = Router::new().route("/", get(show));
+    let stop = CancellationToken::new();
+    tokio::spawn(serve(listener, router, limits(1), stop.clone()));
+    let request =
+        "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    let read = stream.read_to_string(&mut answers);
+    timeout(PATIENCE, read).await.expect("it answers").unwrap();
+    let bodies = answers.split("HTTP/1.1 200 OK").skip(1);
+    let body = |answer: &str| Some(answer.split_once("\r\n\r\n")?.1.to_owned());
+    bodies.filter_map(body).collect()
+}
+
+#[tokio::test]
+async fn each_request_has_the_identity_of_its_peer() {
+    let (near, far) = tokio::io::duplex(1 << 10);
+    let alice = PeerIdentity::authenticated("operator/alice".parse().unwrap(), None);
+    let connection = Ok((Connection::new(far), alice));
+    let listener = Listener::new(futures::stream::iter([connection]));
+    assert_eq!(seen(listener, near).await, ["operator/alice"; 2]);
+
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stream = TcpStream::connect(socket.local_addr().unwrap())
+        .await
+        .unwrap();
+    let own = stream.local_addr().unwrap();
+    let seen = seen(Listener::tcp(socket), stream).await;
+    let plain = format!("an unauthenticated peer at {own}");
+    assert_eq!(seen, [plain.clone(), plain]);
 }

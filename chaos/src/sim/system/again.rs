@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use argosy_proto::transport::Expected;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tonic::Code;
@@ -64,7 +65,8 @@ impl Again {
     async fn ask(&self) -> Result<v1::AcceptReply, Why> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.master));
         let endpoint = endpoint.map_err(Why::unknown)?.timeout(PATIENCE);
-        let connector = network::dialer(&self.host, &self.world.cuts).connector(PATIENCE);
+        let connector =
+            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, Expected::MASTER);
         let channel = endpoint.connect_with_connector(connector).await;
         let channel = channel.map_err(Why::unknown)?;
         let mut client = SchedulerClient::new(channel);

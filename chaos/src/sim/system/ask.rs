@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use argosy_proto::transport::Expected;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::{convert, v1};
 use argosy_state::ids::TaskKey;
@@ -43,7 +44,8 @@ impl Question {
     /// `None` if nobody answers.
     async fn send(self, master: String) -> Option<()> {
         let endpoint = Endpoint::from_shared(format!("http://{master}")).ok()?;
-        let connector = network::dialer(&self.host, &self.world.cuts).connector(PATIENCE);
+        let connector =
+            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, Expected::MASTER);
         let endpoint = endpoint.timeout(PATIENCE);
         let channel = endpoint.connect_with_connector(connector).await.ok()?;
         let mut client = SchedulerClient::new(channel);

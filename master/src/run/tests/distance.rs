@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use argosy_proto::clock::WallClock;
-use argosy_proto::transport::{Connection, Dialer};
+use argosy_proto::transport::{Connection, Dialer, PeerIdentity};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -154,7 +154,7 @@ impl Masters {
 /// Connections of the master at `own`: slow if it, or the one at the other end, is far away.
 fn dialer(own: usize, raft: &[String], far: &Arc<AtomicUsize>) -> Dialer {
     let (raft, far) = (raft.to_vec(), Arc::clone(far));
-    Dialer::new(move |address| {
+    Dialer::new(move |address, _| {
         let other = raft.iter().position(|raft| *raft == address);
         let far = Arc::clone(&far);
         let is_far = move || {
@@ -175,7 +175,8 @@ fn dialer(own: usize, raft: &[String], far: &Arc<AtomicUsize>) -> Dialer {
                     _ = carry(from_socket, to_near, is_far) => {}
                 }
             });
-            Ok(Connection::new(near))
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(near), peer))
         }
     })
 }

@@ -1,0 +1,49 @@
+//! Who asks by HTTP: passed on to the services with the question.
+
+use std::convert::Infallible;
+
+use argosy_proto::transport::PeerIdentity;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use tonic::Request;
+
+/// The peer of a request.
+pub(super) struct Caller(Option<PeerIdentity>);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get().cloned()))
+    }
+}
+
+impl Caller {
+    /// Its question. Headers stay behind: masters forward no HTTP.
+    pub(super) fn asks<T>(self, question: T) -> Request<T> {
+        let mut request = Request::new(question);
+        if let Some(peer) = self.0 {
+            request.extensions_mut().insert(peer);
+        }
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_has_the_peer_of_its_request_and_none_of_its_headers() {
+        let alice = PeerIdentity::authenticated("operator/alice".parse().unwrap(), None);
+        let request = axum::http::Request::get("/v1/agents")
+            .header("argosy-forwarded-actor", "operator/bob")
+            .extension(alice.clone())
+            .body(());
+        let (mut parts, ()) = request.unwrap().into_parts();
+        let Ok(caller) = Caller::from_request_parts(&mut parts, &()).await;
+        let question = caller.asks(());
+        assert_eq!(question.extensions().get(), Some(&alice));
+        assert!(question.metadata().is_empty());
+    }
+}

@@ -1,0 +1,197 @@
+//! Who asks for a command, as far as that is proven.
+//!
+//! Supplied at the rim by the master that accepts the call, never taken from the call itself: what a caller says of itself,
+//! as `WriteBatch.principal`, is a claim. `apply` decides nothing by it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::ids::InvalidId;
+use crate::limits;
+
+/// Who asks for a command.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Actor {
+    /// A caller that has proven no identity. Also the actor of every command of a log below level 3, which stores none.
+    #[default]
+    Unauthenticated,
+    /// The cluster itself: a decision of its leader.
+    Cluster,
+    /// A caller with a proven identity.
+    Principal(Principal),
+}
+
+/// A proven identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Principal {
+    /// What it is.
+    pub kind: PrincipalKind,
+    /// Which one, among those of its kind.
+    pub name: PrincipalName,
+}
+
+/// What a principal is to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PrincipalKind {
+    /// A master of this cluster.
+    Master,
+    /// An agent.
+    Agent,
+    /// A framework's scheduler.
+    Framework,
+    /// A person, or a program that acts for one.
+    Operator,
+}
+
+/// The name of a principal: part of a URI without any escape.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrincipalName(Arc<str>);
+
+impl Actor {
+    /// Longest text form, in bytes.
+    pub const TEXT_BYTES: usize = "framework/".len() + limits::NAME_BYTES;
+}
+
+impl PrincipalKind {
+    const ALL: [Self; 4] = [Self::Master, Self::Agent, Self::Framework, Self::Operator];
+
+    /// Its name in text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Agent => "agent",
+            Self::Framework => "framework",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl PrincipalName {
+    /// Judges `text`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] names the text and the rule.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@+".contains(&byte);
+        let is_path = matches!(text, "." | "..");
+        let is_long = text.is_empty() || text.len() > limits::NAME_BYTES;
+        if is_path || is_long || !text.bytes().all(known) {
+            let rule = "use 1 to 255 letters, digits and ._-:@+, not . or ..";
+            return Err(InvalidId::new("name of a principal", text, rule));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PrincipalKind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for PrincipalName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// `KIND/NAME`, as `operator/alice`.
+impl fmt::Display for Principal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.kind, self.name)
+    }
+}
+
+/// `unauthenticated`, `cluster` or a principal as `operator/alice`.
+impl fmt::Display for Actor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthenticated => out.write_str("unauthenticated"),
+            Self::Cluster => out.write_str("cluster"),
+            Self::Principal(principal) => principal.fmt(out),
+        }
+    }
+}
+
+impl FromStr for Principal {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let kind_of = |kind: &str| {
+            PrincipalKind::ALL
+                .into_iter()
+                .find(|one| one.as_str() == kind)
+        };
+        let parts = text.split_once('/');
+        let Some((kind, name)) = parts.and_then(|(kind, name)| Some((kind_of(kind)?, name))) else {
+            let rule = "write it as KIND/NAME, the kind as master, agent, framework or operator";
+            return Err(InvalidId::new("principal", text, rule));
+        };
+        let name = PrincipalName::new(name)?;
+        Ok(Self { kind, name })
+    }
+}
+
+/// The inverse of `Display`; no other text is read as the same actor.
+impl FromStr for Actor {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text {
+            "unauthenticated" => Ok(Self::Unauthenticated),
+            "cluster" => Ok(Self::Cluster),
+            principal => principal.parse().map(Self::Principal),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_actor_is_read_from_its_text_and_from_no_other() {
+        let longest = format!("framework/{}", "n".repeat(limits::NAME_BYTES));
+        for text in [
+            "unauthenticated",
+            "cluster",
+            "master/master-1",
+            "agent/agent-7.example:5051",
+            "framework/web_1",
+            "operator/alice+ops@example.com",
+            &longest,
+        ] {
+            let actor: Actor = text.parse().unwrap();
+            assert_eq!(actor.to_string(), text);
+            assert!(text.len() <= Actor::TEXT_BYTES);
+        }
+        let too_long = format!("{longest}n");
+        for text in [
+            "",
+            "Cluster",
+            "cluster ",
+            "cluster/",
+            "operator",
+            "operator/",
+            "operator/a/b",
+            "operator/..",
+            "operator/a b",
+            "operator/a%20b",
+            "operator/ä",
+            "root/alice",
+            "Operator/alice",
+            &too_long,
+        ] {
+            let refused = text.parse::<Actor>().unwrap_err();
+            assert!(refused.text.len() <= 64, "{refused}");
+        }
+    }
+}
