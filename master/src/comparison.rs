@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use argosy_raft::{Committed, RecordWrite};
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::apply::Applied;
 use argosy_state::command::{Command, CompareDigest, Entry, Proposed};
 use argosy_state::encode::{self, DecodeError};
@@ -124,7 +125,11 @@ impl Comparison {
             // Nobody waits for it.
             let ticket = Ticket { epoch, serial: 0 };
             let command = Command::CompareDigest(CompareDigest { index, digest });
-            Proposed { ticket, command }
+            Proposed {
+                ticket,
+                actor: Actor::Cluster,
+                command,
+            }
         })
     }
 }
@@ -326,6 +331,7 @@ mod tests {
         };
         proposed = Proposed {
             ticket,
+            actor: Actor::default(),
             command: Command::Operate(argosy_state::command::Operate {
                 request: None,
                 hash: 0,

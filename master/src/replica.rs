@@ -14,6 +14,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_raft::{Node, OwnerRequest, Proposal, ProposeError, Status};
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Command, OpenEpoch, Proposed};
 use argosy_state::encode;
@@ -359,6 +360,7 @@ impl Replica {
         };
         let proposed = Proposed {
             ticket: Ticket::default(),
+            actor: Actor::Cluster,
             command: Command::OpenEpoch(open),
         };
         let proposal = Proposal {
@@ -404,8 +406,8 @@ impl Replica {
         }
         if self.leader.is_some() {
             self.step(Input::Tick);
-            if let Some(Proposed { ticket, command }) = self.comparison.due(&self.registry) {
-                self.propose(ticket, command);
+            if let Some(proposed) = self.comparison.due(&self.registry) {
+                self.propose(&proposed);
             }
         }
         self.check_lag();
@@ -508,7 +510,7 @@ impl Replica {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Propose(ticket, command) => self.propose(ticket, *command),
+                Effect::Propose(proposed) => self.propose(&proposed),
                 Effect::ToAgent(link, message) => {
                     if !self.outbox.tell_agent(link, *message) {
                         self.step(Input::AgentClosed { link });
@@ -533,18 +535,18 @@ impl Replica {
     }
 
     /// In order behind what waits already.
-    fn propose(&mut self, ticket: Ticket, command: Command) {
+    fn propose(&mut self, proposed: &Proposed) {
         if self.leader.is_none() {
             // Lost with an effect before this one.
             return;
         }
-        let Ticket { serial, .. } = ticket;
+        let Ticket { serial, .. } = proposed.ticket;
         let level = self.registry.level();
-        if let Some(need) = level::beyond(level, &command) {
+        if let Some(need) = level::beyond(level, &proposed.command) {
             return self.step(Input::BeyondLevel { serial, need });
         }
-        let work = turns::work(&command);
-        let command = encode::command(&Proposed { ticket, command }, level);
+        let work = turns::work(&proposed.command);
+        let command = encode::command(proposed, level);
         if let Err(why) = readable(&command) {
             error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
             self.meters.unreadable.increment(1);

@@ -195,6 +195,7 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::actor::Actor;
     use argosy_state::command::{Acknowledge, Entry, Proposed};
     use argosy_state::ids::{AgentId, FrameworkId};
     use argosy_state::limits;
@@ -256,6 +257,7 @@ mod tests {
         assert!(work(&command) <= argosy_raft::TURN_WORK);
         let commands = vec![Proposed {
             ticket: world.ticket(),
+            actor: Actor::default(),
             command,
         }];
         let at = world.now;

@@ -10,6 +10,7 @@ mod writer;
 
 use sha2::{Digest, Sha256};
 
+use crate::actor::Actor;
 use crate::command::{
     Accept, Call, CallAction, Command, OfferOperation, Operate, Operation, Promise, Proposed,
 };
@@ -66,7 +67,11 @@ pub fn batch_of_0_1_0(operate: &Operate) -> u64 {
 
 fn hash_of_0_1_0(command: Command) -> u64 {
     let ticket = Ticket::default();
-    let proposed = Proposed { ticket, command };
+    let proposed = Proposed {
+        ticket,
+        actor: Actor::default(),
+        command,
+    };
     hash(&encode::command(&proposed, Level::RELEASE_0_1))
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::Registry;
+use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::apply::Applied;
 use crate::check::Round;
@@ -108,6 +109,7 @@ impl World {
             .into_iter()
             .map(|command| Proposed {
                 ticket: self.ticket(),
+                actor: Actor::default(),
                 command,
             })
             .collect();

@@ -7,6 +7,7 @@
 
 use std::fs;
 
+use argosy_state::actor::Actor;
 use argosy_state::command::{Accept, Call, CallAction, Command, Entry, OfferOperation, Proposed};
 use argosy_state::ids::{AgentId, FrameworkId};
 use argosy_state::limits;
@@ -61,6 +62,7 @@ fn accepts(
         at: world.now,
         commands: vec![Proposed {
             ticket: world.ticket(),
+            actor: Actor::default(),
             command: Command::Call(call),
         }],
     };

@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::command::{
     Accept, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Proposed, UpdateTasks,
 };
@@ -39,7 +40,11 @@ fn apply(world: &mut World, commands: Vec<Command>) {
     let mut proposed = Vec::with_capacity(commands.len());
     for command in commands {
         let ticket = world.ticket();
-        proposed.push(Proposed { ticket, command });
+        proposed.push(Proposed {
+            ticket,
+            actor: Actor::Unauthenticated,
+            command,
+        });
     }
     let entry = Entry {
         at: world.now,

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::check::Round;
 use argosy_state::command::{
     Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Proposed,
@@ -138,6 +139,7 @@ impl Lives {
                 .take(64)
                 .map(|command| Proposed {
                     ticket: self.world.ticket(),
+                    actor: Actor::default(),
                     command,
                 })
                 .collect();
@@ -250,6 +252,7 @@ fn commands_are_cheap() {
     let mut lives = Lives::new();
     let ticket = Proposed {
         ticket: lives.world.ticket(),
+        actor: Actor::default(),
         command: Command::Tick,
     };
     let mut slowest = f64::MAX;

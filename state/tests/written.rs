@@ -3,6 +3,7 @@
 //! What does not change with an update (descriptions, attributes) is in records of its own. `-- --nocapture` prints the
 //! figures, beside those of level 2, where an object is one record.
 
+use argosy_state::actor::Actor;
 use argosy_state::command::{
     Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Operate,
     Operation, Proposed, Reply, UpdateTasks,
@@ -61,6 +62,7 @@ impl Stage {
         self.world.pass(5);
         let proposed = Proposed {
             ticket: self.world.ticket(),
+            actor: Actor::Unauthenticated,
             command,
         };
         let bytes = encode::command(&proposed, self.world.registry.level()).len();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use argosy_master::allocator::{Allocator, Budget, Declined, Demand, Round, Settings, Stream};
 use argosy_master::offers::OfferBook;
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::command::{
     Command, Entry, OpenEpoch, Promise, Proposed, RegisterAgent, Subscribe,
@@ -36,7 +37,11 @@ impl Scene {
             };
             let entry = Entry {
                 at: Timestamp(1),
-                commands: vec![Proposed { ticket, command }],
+                commands: vec![Proposed {
+                    ticket,
+                    actor: Actor::default(),
+                    command,
+                }],
             };
             let applied = registry.apply(index, &entry);
             assert!(applied.iter().all(|one| one.outcome.is_ok()), "{applied:?}");

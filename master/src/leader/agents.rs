@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use argosy_proto::{PROTOCOL_VERSION, v1};
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::agent::AgentMode;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
@@ -45,6 +46,8 @@ pub(super) enum Stage {
 /// One connection of an agent.
 #[derive(Debug)]
 pub(super) struct AgentLink {
+    /// Who speaks on it.
+    actor: Actor,
     /// Known once it is registered.
     pub(super) agent: Option<AgentId>,
     /// When something last came in.
@@ -68,6 +71,7 @@ impl Leader {
         registry: &Registry,
         now: Now,
         link: LinkId,
+        actor: Actor,
         mut hello: Hello,
     ) {
         hello.info = level::reported(self.level, &hello.info);
@@ -115,6 +119,7 @@ impl Leader {
         self.agent_links.insert(
             link,
             AgentLink {
+                actor: actor.clone(),
                 agent: None,
                 heard: now.at,
                 stage: Stage::Registering(Box::new(hello)),
@@ -123,7 +128,7 @@ impl Leader {
         match agent {
             Some(agent) if nothing_new => self.admit(registry, now, link, agent),
             Some(_) | None => {
-                self.propose(Command::RegisterAgent(register), Route::Agent(link));
+                self.propose(actor, Command::RegisterAgent(register), Route::Agent(link));
             }
         }
     }
@@ -161,6 +166,7 @@ impl Leader {
     ) {
         self.hear(now, link);
         let Some(AgentLink {
+            actor,
             agent: Some(agent),
             stage:
                 Stage::Listing {
@@ -189,7 +195,8 @@ impl Leader {
             *listed = Some(floor);
         }
         self.admission.hear(link, now.at);
-        let (agent, incarnation, after) = (
+        let (actor, agent, incarnation, after) = (
+            actor.clone(),
             *agent,
             *incarnation,
             std::mem::replace(after, held.last().map(|task| task.key.clone())),
@@ -209,7 +216,11 @@ impl Leader {
             wall_ms: now.wall_ms,
         };
         for part in list.parts(registry) {
-            self.propose(Command::ReconcileAgent(part), Route::List(link));
+            self.propose(
+                actor.clone(),
+                Command::ReconcileAgent(part),
+                Route::List(link),
+            );
         }
     }
 
@@ -248,9 +259,15 @@ impl Leader {
 
     pub(super) fn agent_report(&mut self, now: Now, link: LinkId, updates: Vec<AgentUpdate>) {
         self.hear(now, link);
-        let Some(agent) = self.agent_links.get(&link).and_then(|state| state.agent) else {
+        let Some(AgentLink {
+            actor,
+            agent: Some(agent),
+            ..
+        }) = self.agent_links.get(&link)
+        else {
             return;
         };
+        let (actor, agent) = (actor.clone(), *agent);
         let mut updates = updates;
         for update in &mut updates {
             shorten(&mut update.message, limits::MESSAGE_BYTES);
@@ -269,6 +286,7 @@ impl Leader {
                 self.settled(agent, &update.key, update.order, update.number, false);
             }
             self.propose(
+                actor.clone(),
                 Command::UpdateTasks(UpdateTasks { agent, updates }),
                 Route::Events,
             );

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::apply::check_descriptions;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
@@ -55,7 +56,7 @@ impl Leader {
         &mut self,
         registry: &Registry,
         now: Now,
-        request: RequestId,
+        (request, actor): (RequestId, Actor),
         mut call: Call,
         tokens: &[Vec<u8>],
         filter_ms: u64,
@@ -120,7 +121,8 @@ impl Leader {
             shape: shape_of(&call),
             used,
         };
-        let serial = self.propose(Command::Call(call), Route::Call(Box::new(pending)));
+        let route = Route::Call(Box::new(pending));
+        let serial = self.propose(actor, Command::Call(call), route);
         self.pending_calls.insert(key, serial);
     }
 
@@ -136,7 +138,7 @@ impl Leader {
     /// Refuses a call for what only the book and the clock of this leader say. If another master leads by now, the call may
     /// have been answered there. So the refusal waits for an entry, which a replaced leader cannot commit.
     fn refuse_once_confirmed(&mut self, request: RequestId, why: Rejection) {
-        self.propose(Command::Tick, Route::Refusal(request, why));
+        self.decide(Command::Tick, Route::Refusal(request, why));
     }
 
     pub(super) fn refusal_confirmed(
@@ -288,6 +290,7 @@ impl Leader {
         &mut self,
         registry: &Registry,
         request: RequestId,
+        actor: Actor,
         mut operate: Operate,
     ) {
         let named = operate.request.as_ref();
@@ -303,7 +306,7 @@ impl Leader {
             // As for calls.
             operate.hash = fingerprint::batch_of_0_1_0(&operate);
         }
-        self.propose(Command::Operate(operate), Route::Operate(request));
+        self.propose(actor, Command::Operate(operate), Route::Operate(request));
     }
 
     pub(super) fn operated(&mut self, registry: &Registry, request: RequestId, outcome: Outcome) {

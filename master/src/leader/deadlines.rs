@@ -313,7 +313,7 @@ impl Leader {
             decided_on: agent.revision,
             wall_ms: now.wall_ms,
         };
-        self.propose(Command::AgentUnreachable(decision), Route::Events);
+        self.decide(Command::AgentUnreachable(decision), Route::Events);
     }
 
     fn stream_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
@@ -339,7 +339,7 @@ impl Leader {
             decided_on: framework.revision,
         };
         *self.deadlines.disconnecting.entry(id).or_default() += 1;
-        self.propose(
+        self.decide(
             Command::DisconnectFramework(decision),
             Route::Disconnect(id),
         );
@@ -362,7 +362,7 @@ impl Leader {
             framework: id,
             decided_on: framework.revision,
         };
-        self.propose(Command::ExpireFramework(decision), Route::Events);
+        self.decide(Command::ExpireFramework(decision), Route::Events);
     }
 
     /// While a deadline of the registry runs, cluster time is committed now and then, so that a
@@ -375,7 +375,7 @@ impl Leader {
         let step_ms = (deadline.since_ms(self.deadlines.last_entry) / 100).max(TICK_MS);
         if now.at.since_ms(self.deadlines.last_entry) >= step_ms {
             self.deadlines.last_entry = now.at;
-            self.propose(Command::Tick, Route::Events);
+            self.decide(Command::Tick, Route::Events);
         }
     }
 }

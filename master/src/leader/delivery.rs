@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Acknowledge, Command, Outcome, RaiseLowWater};
@@ -93,6 +94,7 @@ impl Leader {
         &mut self,
         registry: &Registry,
         request: RequestId,
+        actor: Actor,
         acknowledge: Acknowledge,
     ) {
         let framework = acknowledge.framework;
@@ -129,6 +131,7 @@ impl Leader {
             return self.answer(request, Answer::Acknowledged);
         }
         self.propose(
+            actor,
             Command::Acknowledge(acknowledge.clone()),
             Route::Acknowledge(request, acknowledge),
         );
@@ -170,6 +173,7 @@ impl Leader {
         registry: &Registry,
         now: Now,
         request: RequestId,
+        actor: Actor,
         reconcile: Reconcile,
     ) {
         let is_known = |task: &TaskId| {
@@ -203,6 +207,7 @@ impl Leader {
             to: reconcile.next_number,
         };
         self.propose(
+            actor,
             Command::RaiseLowWater(raise),
             Route::Reconcile(request, reconcile),
         );

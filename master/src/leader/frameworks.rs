@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::command::{Command, Outcome, Rejection, Reply, Subscribe};
 use argosy_state::framework::Connection;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
@@ -51,6 +52,7 @@ impl Leader {
         registry: &Registry,
         now: Now,
         link: LinkId,
+        actor: Actor,
         subscription: Subscription,
     ) {
         if subscription
@@ -94,7 +96,7 @@ impl Leader {
         match known {
             Some(id) if nothing_new => self.attach(registry, now, link, id),
             Some(_) | None => {
-                self.propose(Command::Subscribe(command), Route::Framework(link));
+                self.propose(actor, Command::Subscribe(command), Route::Framework(link));
             }
         }
     }

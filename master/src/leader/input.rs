@@ -1,16 +1,16 @@
 //! What comes in to a leader, and what it wants done.
 
 use argosy_proto::v1;
+use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, Command, HeldTask, Operate, Position, Promise, Rejection,
+    Acknowledge, AgentUpdate, Call, HeldTask, Operate, Position, Promise, Proposed, Rejection,
 };
 use argosy_state::encode::DecodeError;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
-    AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Ticket,
-    Timestamp,
+    AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Timestamp,
 };
 use argosy_state::level::{Level, Need};
 use argosy_state::resources::Resources;
@@ -27,11 +27,13 @@ pub(crate) struct Now {
     pub(crate) wall_ms: i64,
 }
 
-/// What came in.
+/// What came in. What may be proposed for it names its actor.
 #[derive(Debug)]
 pub(crate) enum Input {
     AgentHello {
         link: LinkId,
+        /// Whose stream it is.
+        actor: Actor,
         hello: Box<Hello>,
     },
     AgentReport {
@@ -57,6 +59,7 @@ pub(crate) enum Input {
     },
     Subscribe {
         link: LinkId,
+        actor: Actor,
         subscription: Box<Subscription>,
     },
     FrameworkClosed {
@@ -75,6 +78,7 @@ pub(crate) enum Input {
     },
     Call {
         request: RequestId,
+        actor: Actor,
         call: Box<Call>,
         tokens: Vec<Vec<u8>>,
         filter_ms: u64,
@@ -89,19 +93,23 @@ pub(crate) enum Input {
     },
     Acknowledge {
         request: RequestId,
+        actor: Actor,
         acknowledge: Acknowledge,
     },
     Reconcile {
         request: RequestId,
+        actor: Actor,
         reconcile: Reconcile,
     },
     Operate {
         request: RequestId,
+        actor: Actor,
         operate: Operate,
     },
     /// Raises the feature level; every member knows it.
     RaiseLevel {
         request: RequestId,
+        actor: Actor,
         level: Level,
     },
     Applied(Applied),
@@ -185,7 +193,7 @@ pub(crate) struct Reconcile {
 /// What is to be done; performed by the replica in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Propose(Ticket, Box<Command>),
+    Propose(Box<Proposed>),
     ToAgent(LinkId, Box<v1::ToAgent>),
     ToFramework(LinkId, Box<v1::Event>),
     CloseAgent(LinkId),

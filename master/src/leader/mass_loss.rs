@@ -94,7 +94,7 @@ impl Leader {
         if hand_over {
             self.mass_loss.next_mark = now.at.plus_ms(HAND_OVER_MS);
         }
-        self.propose(Command::MassLoss, Route::MassLoss { hand_over });
+        self.decide(Command::MassLoss, Route::MassLoss { hand_over });
     }
 
     /// Before level 3 a mass loss is not recorded: each leader hands over once, as release 0.1.0 does.

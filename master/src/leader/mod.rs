@@ -24,8 +24,9 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::apply::Applied;
-use argosy_state::command::{Command, Outcome, Rejection};
+use argosy_state::command::{Command, Outcome, Proposed, Rejection};
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 use argosy_state::level::Level;
@@ -171,10 +172,13 @@ impl Leader {
         leader
     }
 
-    /// The whole behaviour, one line an input.
+    /// The whole behaviour, a few lines for each kind of input.
+    #[expect(clippy::too_many_lines, reason = "a table of the kinds of input")]
     pub(crate) fn step(&mut self, registry: &Registry, now: Now, input: Input) -> Vec<Effect> {
         match input {
-            Input::AgentHello { link, hello } => self.agent_hello(registry, now, link, *hello),
+            Input::AgentHello { link, actor, hello } => {
+                self.agent_hello(registry, now, link, actor, *hello)
+            }
             Input::AgentReport { link, updates } => self.agent_report(now, link, updates),
             Input::AgentList {
                 link,
@@ -185,9 +189,11 @@ impl Leader {
             Input::AgentPing { link, serial } => self.agent_ping(now, link, serial),
             Input::AgentMessage { link, message } => self.agent_message(now, link, message),
             Input::AgentClosed { link } => self.agent_closed(link),
-            Input::Subscribe { link, subscription } => {
-                self.subscribe(registry, now, link, *subscription)
-            }
+            Input::Subscribe {
+                link,
+                actor,
+                subscription,
+            } => self.subscribe(registry, now, link, actor, *subscription),
             Input::FrameworkClosed { link } => self.framework_closed(now, link),
             Input::FrameworkHeartbeat {
                 request,
@@ -197,23 +203,36 @@ impl Leader {
             Input::FrameworkBehind { link, behind } => self.framework_behind(link, behind),
             Input::Call {
                 request,
+                actor,
                 call,
                 tokens,
                 filter_ms,
-            } => self.call(registry, now, request, *call, &tokens, filter_ms),
+            } => self.call(registry, now, (request, actor), *call, &tokens, filter_ms),
             Input::Decline { request, decline } => self.decline(registry, now, request, &decline),
             Input::Message { request, message } => self.message(registry, now, request, message),
             Input::Acknowledge {
                 request,
+                actor,
                 acknowledge,
-            } => self.acknowledge(registry, request, acknowledge),
-            Input::Reconcile { request, reconcile } => {
-                self.reconcile(registry, now, request, reconcile)
-            }
-            Input::Operate { request, operate } => self.operate(registry, request, operate),
+            } => self.acknowledge(registry, request, actor, acknowledge),
+            Input::Reconcile {
+                request,
+                actor,
+                reconcile,
+            } => self.reconcile(registry, now, request, actor, reconcile),
+            Input::Operate {
+                request,
+                actor,
+                operate,
+            } => self.operate(registry, request, actor, operate),
             Input::Applied(applied) => self.applied(registry, now, applied),
-            Input::RaiseLevel { request, level } => {
-                self.propose(Command::RaiseLevel { level }, Route::RaiseLevel(request));
+            Input::RaiseLevel {
+                request,
+                actor,
+                level,
+            } => {
+                let command = Command::RaiseLevel { level };
+                self.propose(actor, command, Route::RaiseLevel(request));
             }
             Input::BeyondLevel { serial, need } => {
                 let why = Rejection::NeedsLevel {
@@ -270,17 +289,24 @@ impl Leader {
         self.linked_frameworks.len()
     }
 
-    fn propose(&mut self, command: Command, route: Route) -> u64 {
+    /// Proposes what somebody has asked for.
+    fn propose(&mut self, actor: Actor, command: Command, route: Route) -> u64 {
         self.serial += 1;
         self.routes.insert(self.serial, route);
-        self.out.push(Effect::Propose(
-            Ticket {
+        self.out.push(Effect::Propose(Box::new(Proposed {
+            ticket: Ticket {
                 epoch: self.epoch,
                 serial: self.serial,
             },
-            Box::new(command),
-        ));
+            actor,
+            command,
+        })));
         self.serial
+    }
+
+    /// Proposes a decision of this leader.
+    fn decide(&mut self, command: Command, route: Route) -> u64 {
+        self.propose(Actor::Cluster, command, route)
     }
 
     fn answer(&mut self, request: RequestId, answer: Answer) {
@@ -403,7 +429,7 @@ impl Leader {
         }
         if let Some(target) = registry.sweeps().next() {
             self.sweeping = true;
-            self.propose(Command::Sweep(target), Route::Sweep);
+            self.decide(Command::Sweep(target), Route::Sweep);
         }
     }
 }

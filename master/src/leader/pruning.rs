@@ -53,7 +53,7 @@ impl Leader {
                 decided_on: agent.revision,
                 wall_ms: now.wall_ms,
             };
-            self.propose(Command::PruneAgent(decision), Route::Events);
+            self.decide(Command::PruneAgent(decision), Route::Events);
         }
         self.pruning.pass = Some(pass).filter(|pass| !pass.is_over);
     }

@@ -118,7 +118,7 @@ impl Leader {
             silent_ms,
             wall_ms: now.wall_ms,
         };
-        self.propose(Command::Stopped(stopped), Route::Stopped(id));
+        self.decide(Command::Stopped(stopped), Route::Stopped(id));
     }
 
     /// Goes on with the tasks that are left; looks again later if the record has moved.

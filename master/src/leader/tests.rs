@@ -3,6 +3,7 @@
 //! Every fact goes through the real `apply`; `UPDATE_EXPECT=1` rewrites the outputs, the difference
 //! is then read like any other. Reading order: `world`, `words`, then one file a subject.
 
+mod actors;
 mod admission;
 mod agents;
 mod calls;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use argosy_raft::{Committed, OwnerRequest, RecordWrite};
 use argosy_state::Registry;
+use argosy_state::apply::Applied;
 use argosy_state::event::Event;
 use argosy_state::ids::Epoch;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::Replica;
 use crate::checks::Checks;
@@ -36,6 +37,14 @@ impl Applying {
         }
         let next = self.entries.next().map(|entry| Unapplied::read(&entry));
         next.transpose().map_err(RunError::Failed)
+    }
+}
+
+/// Every master logs who was refused, leading or not.
+fn note_refusal(applied: &Applied) {
+    if let Err(why) = &applied.outcome {
+        let (actor, serial) = (&applied.actor, applied.ticket.serial);
+        debug!(%actor, serial, code = why.code(), "a command is refused");
     }
 }
 
@@ -140,6 +149,7 @@ impl Replica {
             leader.settle(&all);
         }
         for applied in all {
+            note_refusal(&applied);
             if let Some(Event::EpochOpened(epoch)) = applied.events.first() {
                 self.epoch_opened(*epoch);
             } else if self.leader.is_some() {

@@ -1,5 +1,6 @@
 //! One master alone, on a store in memory: the loop itself, with raft behind it. And three, far apart.
 
+mod actors;
 mod answers;
 mod distance;
 mod divergence;
@@ -12,6 +13,7 @@ mod routes;
 use std::time::Duration;
 
 use argosy_raft::{MemoryStore, SnapshotPolicy, Timing};
+use argosy_state::actor::Actor;
 use argosy_state::command::{Command, Operate, Operation};
 use argosy_state::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 use axum::routing::get;
@@ -126,9 +128,11 @@ impl Alone {
             operations: vec![operation],
             wall_ms: 0,
         };
-        let asked = self
-            .desk
-            .ask(move |request| Input::Operate { request, operate });
+        let asked = self.desk.ask(move |request| Input::Operate {
+            request,
+            actor: Actor::default(),
+            operate,
+        });
         tokio::time::timeout(PATIENCE, asked)
             .await
             .unwrap()
@@ -266,7 +270,11 @@ async fn a_refusal_of_another_reign_is_no_answer() {
             operations: vec![operation],
             wall_ms: 0,
         };
-        let asked = desk.ask(move |request| Input::Operate { request, operate });
+        let asked = desk.ask(move |request| Input::Operate {
+            request,
+            actor: Actor::default(),
+            operate,
+        });
         let answered = tokio::time::timeout(PATIENCE, asked).await.unwrap();
         let code = answered.map_or_else(|status| status.code(), |_| tonic::Code::Ok);
         // What was done is in the log, whoever leads.

@@ -7,6 +7,7 @@ use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
+use argosy_state::actor::Actor;
 use argosy_state::ids::{Epoch, OrderIndex};
 use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
@@ -32,9 +33,12 @@ impl Agents for Services {
         &self,
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<ToAgents>, Status> {
-        match self.place(request.metadata(), Use::Streams).await? {
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
+        match place {
             Place::Here => {
-                let mut response = Response::new(self.connect_here(request.into_inner()).await?);
+                let opened = self.connect_here(request.into_inner(), actor).await?;
+                let mut response = Response::new(opened);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
@@ -42,7 +46,8 @@ impl Agents for Services {
                 let mut client =
                     AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);
                 let (messages, unreadable) = readable(request.into_inner());
-                let opened = async move { client.connect(forwarded(paced(messages))).await };
+                let messages = forwarded(paced(messages), &actor);
+                let opened = async move { client.connect(messages).await };
                 let stream = self.hop(opened, &address, lease).await?;
                 let mut response: Response<ToAgents> = Response::new(unreadable.after(stream));
                 name_leader(response.metadata_mut(), &address);
@@ -53,7 +58,11 @@ impl Agents for Services {
 }
 
 impl Services {
-    async fn connect_here(&self, messages: Streaming<v1::FromAgent>) -> Result<ToAgents, Status> {
+    async fn connect_here(
+        &self,
+        messages: Streaming<v1::FromAgent>,
+        actor: Actor,
+    ) -> Result<ToAgents, Status> {
         let link = self.desk.new_link();
         let (sender, receiver) = links::link();
         // Weak: the stream ends when the owner drops its end.
@@ -64,7 +73,7 @@ impl Services {
         let ended = Arc::new(OnceLock::new());
         let over = Arc::clone(&ended);
         self.tasks.spawn(async move {
-            let read = services.read_agent(link, messages).await;
+            let read = services.read_agent(link, actor, messages).await;
             if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
                 if why.code() == tonic::Code::InvalidArgument {
@@ -110,6 +119,7 @@ impl Services {
     async fn read_agent(
         &self,
         link: LinkId,
+        actor: Actor,
         mut messages: Streaming<v1::FromAgent>,
     ) -> Result<(), Status> {
         while let Some(message) = messages.message().await.map_err(correct_status)? {
@@ -121,7 +131,7 @@ impl Services {
                 );
                 continue;
             }
-            let input = input(link, message).map_err(|why| malformed(&why))?;
+            let input = input(link, &actor, message).map_err(|why| malformed(&why))?;
             self.desk.send(Message::Input(input)).await?;
         }
         Ok(())
@@ -141,7 +151,7 @@ fn last_status(ended: Option<&Result<(), Status>>) -> Option<Status> {
     }
 }
 
-fn input(link: LinkId, message: v1::FromAgent) -> Result<Input, Malformed> {
+fn input(link: LinkId, actor: &Actor, message: v1::FromAgent) -> Result<Input, Malformed> {
     use v1::from_agent::Message as From;
     match message
         .message
@@ -149,6 +159,7 @@ fn input(link: LinkId, message: v1::FromAgent) -> Result<Input, Malformed> {
     {
         From::Hello(wire) => Ok(Input::AgentHello {
             link,
+            actor: actor.clone(),
             hello: Box::new(hello(wire)?),
         }),
         From::Report(report) => {

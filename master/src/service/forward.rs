@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use argosy_state::actor::Actor;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use futures::{Stream, StreamExt, future, stream};
@@ -12,17 +13,18 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::Services;
+use super::actor::{actor, name_actor};
 use super::codes::correct_status;
 use super::peers::{Lease, Use};
 use crate::desk::{Desk, LONGEST_WAIT, unavailable};
 use crate::inbox::Office;
 
 /// Marks a forwarded call: it is not passed on again.
-const FORWARDED: &str = "argosy-forwarded";
+pub(super) const FORWARDED: &str = "argosy-forwarded";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
 
@@ -42,11 +44,17 @@ pub(crate) enum Place {
 }
 
 impl Services {
-    /// Finds out where a call is served, waiting for a leader up to the call's deadline.
-    pub(crate) async fn place(&self, metadata: &MetadataMap, kind: Use) -> Result<Place, Status> {
+    /// Finds out where a call is served, waiting for a leader up to the call's deadline, and who asks.
+    pub(crate) async fn place(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        kind: Use,
+    ) -> Result<(Place, Actor), Status> {
+        let actor = actor(metadata, extensions)?;
         let office = self.desk.leader(deadline(metadata)).await?;
         if office.here {
-            return Ok(Place::Here);
+            return Ok((Place::Here, actor));
         }
         let address = office.leader.unwrap_or_default();
         if metadata.contains_key(FORWARDED) || buggify::takes(Rare::NotPassedOn) {
@@ -54,14 +62,15 @@ impl Services {
             name_leader(status.metadata_mut(), &address);
             return Err(status);
         }
-        Ok(Place::There(self.peers.lease(&address, kind)?, address))
+        let lease = self.peers.lease(&address, kind)?;
+        Ok((Place::There(lease, address), actor))
     }
 
     /// Serves a unary call here, or forwards it.
     pub(crate) async fn route<Q, A, Local, Remote>(
         &self,
         request: Request<Q>,
-        local: impl FnOnce(Q) -> Local,
+        local: impl FnOnce(Q, Actor) -> Local,
         remote: impl FnOnce(Channel, Request<Q>) -> Remote,
     ) -> Result<Response<A>, Status>
     where
@@ -69,16 +78,18 @@ impl Services {
         Local: Future<Output = Result<A, Status>>,
         Remote: Future<Output = Result<Response<A>, Status>> + Send + 'static,
     {
-        match self.place(request.metadata(), Use::Calls).await? {
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let (place, actor) = self.place(metadata, extensions, Use::Calls).await?;
+        match place {
             Place::Here => {
-                let mut response = Response::new(local(request.into_inner()).await?);
+                let mut response = Response::new(local(request.into_inner(), actor).await?);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
             Place::There(lease, address) => {
                 let deadline = deadline(request.metadata());
                 let rest = deadline.saturating_duration_since(Instant::now());
-                let mut forwarded = forwarded(request.into_inner());
+                let mut forwarded = forwarded(request.into_inner(), &actor);
                 forwarded.set_timeout(rest.max(ANSWERING));
                 let answered = remote(lease.channel(), forwarded);
                 let office = self.desk.office.clone();
@@ -227,12 +238,13 @@ async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
     }
 }
 
-/// The same message, marked.
-pub(crate) fn forwarded<Q>(message: Q) -> Request<Q> {
+/// The same message, marked, with who asks.
+pub(crate) fn forwarded<Q>(message: Q, actor: &Actor) -> Request<Q> {
     let mut request = Request::new(message);
     request
         .metadata_mut()
         .insert(FORWARDED, MetadataValue::from_static("1"));
+    name_actor(request.metadata_mut(), actor);
     request
 }
 

@@ -2,10 +2,11 @@
 
 use argosy_proto::v1;
 use argosy_raft::{HeldMembers, Member};
+use argosy_state::actor::Actor;
 use argosy_state::level::{Level, Levels};
 use tonic::Status;
 
-use super::operator::unchanged;
+use super::membership::unchanged;
 use super::{Services, accepted, refused};
 use crate::leader::Input;
 
@@ -14,6 +15,7 @@ impl Services {
     pub(super) async fn raise_level_here(
         &self,
         request: v1::RaiseLevelRequest,
+        actor: Actor,
     ) -> Result<v1::RaiseLevelReply, Status> {
         let wanted = (request.level != 0).then_some(Level(request.level));
         let held = self.desk.node.hold_members().await;
@@ -21,9 +23,11 @@ impl Services {
         let former = self.desk.look(|facts| facts.registry.level()).await?;
         let level =
             chosen(former, wanted, members).map_err(|text| refused("feature-level", &text))?;
-        let raised = self
-            .desk
-            .ask(move |request| Input::RaiseLevel { request, level });
+        let raised = self.desk.ask(move |request| Input::RaiseLevel {
+            request,
+            actor,
+            level,
+        });
         accepted(raised.await?)?;
         Ok(v1::RaiseLevelReply {
             level: level.0,

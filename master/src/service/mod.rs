@@ -2,6 +2,7 @@
 //!
 //! Any master serves any call: what only the leader can do is forwarded to it, one hop.
 
+mod actor;
 mod agents;
 mod calls;
 pub(crate) mod choices;
@@ -11,6 +12,7 @@ mod forward;
 mod health;
 mod level;
 mod lists;
+mod membership;
 mod operator;
 mod pace;
 mod peers;

@@ -7,7 +7,7 @@ use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
-use argosy_raft::MembershipError;
+use argosy_state::actor::Actor;
 use argosy_state::command::{Operate, Operation};
 use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
@@ -20,11 +20,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::codes::correct_status;
 use super::forward::{Place, forwarded, readable};
 use super::lists::settle;
+use super::membership::unchanged;
 use super::pace::taking_room;
 use super::peers::Use;
 use super::{
     MESSAGE_BYTES, Services, accepted, bounded, list_agents, list_frameworks, list_offers,
-    list_tasks, malformed, not_found, refused, views,
+    list_tasks, malformed, not_found, views,
 };
 use crate::desk::Desk;
 use crate::inbox::View;
@@ -69,12 +70,17 @@ impl Operator for Services {
         &self,
         request: Request<Streaming<v1::WriteBatch>>,
     ) -> Result<Response<Replies>, Status> {
-        match self.place(request.metadata(), Use::Streams).await? {
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
+        match place {
             Place::Here => {
                 let services = self.clone();
                 let replies = request.into_inner().map(move |batch| {
-                    let services = services.clone();
-                    async move { services.write_here(batch.map_err(correct_status)?).await }
+                    let (services, actor) = (services.clone(), actor.clone());
+                    async move {
+                        let batch = batch.map_err(correct_status)?;
+                        services.write_here(batch, actor).await
+                    }
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
@@ -84,7 +90,7 @@ impl Operator for Services {
                 let room = Arc::new(Semaphore::new(BATCHES));
                 let given_back = Arc::clone(&room);
                 let mut client = client(lease.channel());
-                let batches = forwarded(taking_room(batches, room));
+                let batches = forwarded(taking_room(batches, room), &actor);
                 let opened = async move { client.write(batches).await };
                 let replies = self.hop(opened, &address, lease).await?;
                 let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();
@@ -97,7 +103,8 @@ impl Operator for Services {
         &self,
         request: Request<v1::WriteBatch>,
     ) -> Result<Response<v1::WriteReply>, Status> {
-        routed!(self, request, write_one, |batch| self.write_here(batch))
+        routed!(self, request, write_one, |batch, actor| self
+            .write_here(batch, actor))
     }
 
     async fn get_cluster(
@@ -118,7 +125,7 @@ impl Operator for Services {
                 list_agents(&self.desk, request.into_inner()).await?,
             ));
         }
-        paged!(self, request, list_agents, |wanted| list_agents(
+        paged!(self, request, list_agents, |wanted, _| list_agents(
             &self.desk, wanted
         ))
     }
@@ -132,7 +139,7 @@ impl Operator for Services {
                 one_agent(&self.desk, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, get_agent, |wanted| one_agent(
+        routed!(self, request, get_agent, |wanted, _| one_agent(
             &self.desk, wanted
         ))
     }
@@ -146,7 +153,7 @@ impl Operator for Services {
                 list_frameworks(&self.desk, request.into_inner()).await?,
             ));
         }
-        paged!(self, request, list_frameworks, |wanted| list_frameworks(
+        paged!(self, request, list_frameworks, |wanted, _| list_frameworks(
             &self.desk, wanted
         ))
     }
@@ -160,7 +167,7 @@ impl Operator for Services {
                 one_framework(&self.desk, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, get_framework, |wanted| one_framework(
+        routed!(self, request, get_framework, |wanted, _| one_framework(
             &self.desk, wanted
         ))
     }
@@ -187,7 +194,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::OfferPage>, Status> {
-        paged!(self, request, list_offers, |list| list_offers(
+        paged!(self, request, list_offers, |list, _| list_offers(
             &self.desk, list
         ))
     }
@@ -196,7 +203,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::Explanation>, Status> {
-        routed!(self, request, explain, |question| self
+        routed!(self, request, explain, |question, _| self
             .explain_here(question))
     }
 
@@ -249,18 +256,9 @@ impl Operator for Services {
         &self,
         request: Request<v1::RaiseLevelRequest>,
     ) -> Result<Response<v1::RaiseLevelReply>, Status> {
-        routed!(self, request, raise_level, |wanted| self
-            .raise_level_here(wanted))
+        routed!(self, request, raise_level, |wanted, actor| self
+            .raise_level_here(wanted, actor))
     }
-}
-
-/// Why the group was not changed. A master that knows no leader may have been removed: others are to be asked.
-pub(super) fn unchanged(why: &MembershipError) -> Status {
-    let code = match why {
-        MembershipError::NoLeader | MembershipError::Stopped => "no-leader",
-        _ => "membership",
-    };
-    refused(code, &why.to_string())
 }
 
 impl Services {
@@ -270,13 +268,21 @@ impl Services {
         }
     }
 
-    async fn write_here(&self, batch: v1::WriteBatch) -> Result<v1::WriteReply, Status> {
+    async fn write_here(
+        &self,
+        batch: v1::WriteBatch,
+        actor: Actor,
+    ) -> Result<v1::WriteReply, Status> {
         bounded(batch.encoded_len())?;
         let mut operate = operate(batch).map_err(|why| malformed(&why))?;
         operate.wall_ms = self.desk.node.wall().now_ms();
         match accepted(
             self.desk
-                .ask(move |request| Input::Operate { request, operate })
+                .ask(move |request| Input::Operate {
+                    request,
+                    actor,
+                    operate,
+                })
                 .await?,
         )? {
             Answer::Operated { revision, outcomes } => {
@@ -471,18 +477,4 @@ pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1:
     found
         .await?
         .ok_or_else(|| not_found("task", &request.id, &[]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Found by simulation seed 2000054: an operator's client that had chosen a removed master was refused by it, and
-    /// asked nobody else.
-    #[test]
-    fn a_master_that_knows_no_leader_sends_the_caller_to_another() {
-        let code = |why| unchanged(&why).code();
-        assert_eq!(code(MembershipError::NoLeader), tonic::Code::Unavailable);
-        assert_eq!(code(MembershipError::Busy), tonic::Code::FailedPrecondition);
-    }
 }

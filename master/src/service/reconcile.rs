@@ -2,6 +2,7 @@
 
 use argosy_proto::convert::Malformed;
 use argosy_proto::v1;
+use argosy_state::actor::Actor;
 use argosy_state::ids::TaskId;
 use argosy_state::limits;
 use prost::Message as _;
@@ -19,22 +20,28 @@ impl Services {
     pub(super) async fn reconcile_here(
         &self,
         wire: v1::ReconcileRequest,
+        actor: Actor,
     ) -> Result<v1::ReconcileReply, Status> {
         let mut share = self
             .desk
             .reconciliations
             .reserve(2 * MESSAGE_BYTES, PAGE_BYTES)
             .await?;
-        let reply = page(wire, PAGE_BYTES, |part| self.reconcile_part(part)).await?;
+        let reply = page(wire, PAGE_BYTES, |part| {
+            self.reconcile_part(part, actor.clone())
+        })
+        .await?;
         share.fit(2 * reply.encoded_len());
         share.leave_to_answer();
         Ok(reply)
     }
 
-    async fn reconcile_part(&self, reconcile: Reconcile) -> Result<Part, Status> {
-        let asked = self
-            .desk
-            .ask(move |request| Input::Reconcile { request, reconcile });
+    async fn reconcile_part(&self, reconcile: Reconcile, actor: Actor) -> Result<Part, Status> {
+        let asked = self.desk.ask(move |request| Input::Reconcile {
+            request,
+            actor,
+            reconcile,
+        });
         match accepted(asked.await?)? {
             Answer::Reconciled { reply, more } => Ok((reply, more)),
             other => Err(Status::internal(format!(
@@ -199,7 +206,15 @@ mod tests {
         let mut leader = Leader::new(registry, NOW, limits);
         page(wire, PAGE, move |reconcile| {
             let request = RequestId(1);
-            let effects = leader.step(registry, NOW, Input::Reconcile { request, reconcile });
+            let effects = leader.step(
+                registry,
+                NOW,
+                Input::Reconcile {
+                    request,
+                    actor: Actor::default(),
+                    reconcile,
+                },
+            );
             let answers = effects.into_iter().filter_map(|effect| match effect {
                 Effect::Answer(_, Answer::Reconciled { reply, more }) => Some((reply, more)),
                 _ => None,

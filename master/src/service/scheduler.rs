@@ -6,6 +6,7 @@ use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
+use argosy_state::actor::Actor;
 use argosy_state::command::{Acknowledge, Call, CallAction};
 use argosy_state::fingerprint;
 use argosy_state::ids::OfferId;
@@ -39,7 +40,7 @@ macro_rules! routed {
         $self
             .route(
                 $request,
-                |message| $self.$local(message),
+                |message, actor| $self.$local(message, actor),
                 |channel, request| async move { client(channel).$method(request).await },
             )
             .await
@@ -54,15 +55,18 @@ impl Scheduler for Services {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Events>, Status> {
-        match self.place(request.metadata(), Use::Streams).await? {
+        let (metadata, extensions) = (request.metadata(), request.extensions());
+        let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
+        match place {
             Place::Here => {
-                let mut response = Response::new(self.subscribe_here(request.into_inner()).await?);
+                let events = self.subscribe_here(request.into_inner(), actor).await?;
+                let mut response = Response::new(events);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
             Place::There(lease, address) => {
                 let mut client = client(lease.channel());
-                let request = forwarded(request.into_inner());
+                let request = forwarded(request.into_inner(), &actor);
                 let opened = async move { client.subscribe(request).await };
                 let stream = self.hop(opened, &address, lease).await?;
                 let mut response: Response<Events> = Response::new(stream);
@@ -158,7 +162,11 @@ impl Scheduler for Services {
 }
 
 impl Services {
-    async fn subscribe_here(&self, wire: v1::SubscribeRequest) -> Result<Events, Status> {
+    async fn subscribe_here(
+        &self,
+        wire: v1::SubscribeRequest,
+        actor: Actor,
+    ) -> Result<Events, Status> {
         check_protocol(wire.protocol.as_ref())?;
         let subscription = subscription(wire).map_err(|why| malformed(&why))?;
         let link = self.desk.new_link();
@@ -185,13 +193,18 @@ impl Services {
         self.desk
             .send(Message::Input(Input::Subscribe {
                 link,
+                actor,
                 subscription: Box::new(subscription),
             }))
             .await?;
         Ok(Box::pin(events))
     }
 
-    async fn accept_here(&self, wire: v1::AcceptRequest) -> Result<v1::AcceptReply, Status> {
+    async fn accept_here(
+        &self,
+        wire: v1::AcceptRequest,
+        actor: Actor,
+    ) -> Result<v1::AcceptReply, Status> {
         bounded(wire.encoded_len())?;
         let filter_ms = wire.filter_ms.unwrap_or(FILTER_MS);
         let wall_ms = self.desk.node.wall().now_ms();
@@ -199,7 +212,9 @@ impl Services {
         let shape = convert::shape(&operations).unwrap_or_default();
         let (action, tokens) = accept(offers, operations, wire.all_or_nothing, wall_ms)
             .map_err(|why| malformed(&why))?;
-        let (revision, refused) = self.call(wire.call, action, tokens, filter_ms).await?;
+        let (revision, refused) = self
+            .call(wire.call, actor, action, tokens, filter_ms)
+            .await?;
         let refused = refused
             .into_iter()
             .map(|one| convert::refused(&shape, one.position, one.code, one.message));
@@ -209,7 +224,11 @@ impl Services {
         })
     }
 
-    async fn decline_here(&self, wire: v1::DeclineRequest) -> Result<v1::DeclineReply, Status> {
+    async fn decline_here(
+        &self,
+        wire: v1::DeclineRequest,
+        _: Actor,
+    ) -> Result<v1::DeclineReply, Status> {
         bounded(wire.encoded_len())?;
         let offers = wire
             .offer_ids
@@ -239,7 +258,11 @@ impl Services {
         Ok(v1::DeclineReply {})
     }
 
-    async fn message_here(&self, wire: v1::MessageRequest) -> Result<v1::MessageReply, Status> {
+    async fn message_here(
+        &self,
+        wire: v1::MessageRequest,
+        _: Actor,
+    ) -> Result<v1::MessageReply, Status> {
         if wire.data.len() > EXECUTOR_MESSAGE_BYTES {
             let text = format!(
                 "{} bytes; at most {EXECUTOR_MESSAGE_BYTES}",
@@ -266,6 +289,7 @@ impl Services {
     async fn heartbeat_here(
         &self,
         wire: v1::HeartbeatRequest,
+        _: Actor,
     ) -> Result<v1::HeartbeatReply, Status> {
         let (framework, session) = (framework(&wire.framework_id)?, wire.session);
         accepted(
@@ -280,32 +304,38 @@ impl Services {
         Ok(v1::HeartbeatReply {})
     }
 
-    async fn kill_here(&self, wire: v1::KillRequest) -> Result<v1::KillReply, Status> {
+    async fn kill_here(
+        &self,
+        wire: v1::KillRequest,
+        actor: Actor,
+    ) -> Result<v1::KillReply, Status> {
         bounded(wire.encoded_len())?;
         let action = CallAction::Kill {
             task: task(&wire.task_id)?,
             grace_ms: wire.grace_ms,
         };
-        let (revision, _) = self.call(wire.call, action, Vec::new(), 0).await?;
+        let (revision, _) = self.call(wire.call, actor, action, Vec::new(), 0).await?;
         Ok(v1::KillReply { revision })
     }
 
     async fn update_limits_here(
         &self,
         wire: v1::UpdateLimitsRequest,
+        actor: Actor,
     ) -> Result<v1::UpdateLimitsReply, Status> {
         bounded(wire.encoded_len())?;
         let action = CallAction::UpdateLimits {
             task: task(&wire.task_id)?,
             limits: convert::limits_from(wire.limits.unwrap_or_default()),
         };
-        let (revision, _) = self.call(wire.call, action, Vec::new(), 0).await?;
+        let (revision, _) = self.call(wire.call, actor, action, Vec::new(), 0).await?;
         Ok(v1::UpdateLimitsReply { revision })
     }
 
     async fn acknowledge_here(
         &self,
         wire: v1::AcknowledgeRequest,
+        actor: Actor,
     ) -> Result<v1::AcknowledgeReply, Status> {
         bounded(wire.encoded_len())?;
         let updates = wire.acknowledgements.into_iter().map(|one| {
@@ -327,8 +357,10 @@ impl Services {
                 session,
                 updates,
             };
+            let actor = actor.clone();
             let asked = self.desk.ask(move |request| Input::Acknowledge {
                 request,
+                actor,
                 acknowledge,
             });
             accepted(asked.await?)?;
@@ -336,20 +368,28 @@ impl Services {
         Ok(v1::AcknowledgeReply {})
     }
 
-    async fn suppress_here(&self, wire: v1::SuppressRequest) -> Result<v1::SuppressReply, Status> {
+    async fn suppress_here(
+        &self,
+        wire: v1::SuppressRequest,
+        actor: Actor,
+    ) -> Result<v1::SuppressReply, Status> {
         bounded(wire.encoded_len())?;
         let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
         let (revision, _) = self
-            .call(wire.call, CallAction::Suppress(roles), Vec::new(), 0)
+            .call(wire.call, actor, CallAction::Suppress(roles), Vec::new(), 0)
             .await?;
         Ok(v1::SuppressReply { revision })
     }
 
-    async fn revive_here(&self, wire: v1::ReviveRequest) -> Result<v1::ReviveReply, Status> {
+    async fn revive_here(
+        &self,
+        wire: v1::ReviveRequest,
+        actor: Actor,
+    ) -> Result<v1::ReviveReply, Status> {
         bounded(wire.encoded_len())?;
         let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
         let (revision, _) = self
-            .call(wire.call, CallAction::Revive(roles), Vec::new(), 0)
+            .call(wire.call, actor, CallAction::Revive(roles), Vec::new(), 0)
             .await?;
         Ok(v1::ReviveReply { revision })
     }
@@ -357,6 +397,7 @@ impl Services {
     async fn update_framework_here(
         &self,
         wire: v1::UpdateFrameworkRequest,
+        actor: Actor,
     ) -> Result<v1::UpdateFrameworkReply, Status> {
         bounded(wire.encoded_len())?;
         let info = wire
@@ -364,15 +405,19 @@ impl Services {
             .ok_or_else(|| malformed(&Malformed::new("info", "it is missing")))?;
         let info = convert::framework_info_from(info).map_err(|why| malformed(&why))?;
         let (revision, _) = self
-            .call(wire.call, CallAction::Update(info), Vec::new(), 0)
+            .call(wire.call, actor, CallAction::Update(info), Vec::new(), 0)
             .await?;
         Ok(v1::UpdateFrameworkReply { revision })
     }
 
-    async fn teardown_here(&self, wire: v1::TeardownRequest) -> Result<v1::TeardownReply, Status> {
+    async fn teardown_here(
+        &self,
+        wire: v1::TeardownRequest,
+        actor: Actor,
+    ) -> Result<v1::TeardownReply, Status> {
         bounded(wire.encoded_len())?;
         let (revision, _) = self
-            .call(wire.call, CallAction::Teardown, Vec::new(), 0)
+            .call(wire.call, actor, CallAction::Teardown, Vec::new(), 0)
             .await?;
         Ok(v1::TeardownReply { revision })
     }
@@ -380,6 +425,7 @@ impl Services {
     async fn call(
         &self,
         id: Option<v1::CallId>,
+        actor: Actor,
         action: CallAction,
         tokens: Vec<Vec<u8>>,
         filter_ms: u64,
@@ -412,6 +458,7 @@ impl Services {
             self.desk
                 .ask(move |request| Input::Call {
                     request,
+                    actor,
                     call,
                     tokens,
                     filter_ms,

@@ -250,6 +250,7 @@ mod tests {
             }
             let command = crate::command::Proposed {
                 ticket: world.ticket(),
+                actor: crate::actor::Actor::Cluster,
                 command: Command::Sweep(SweepTarget::Layout),
             };
             let entry = crate::command::Entry {

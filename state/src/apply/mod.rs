@@ -32,6 +32,7 @@ pub use accept::check_descriptions;
 pub use frameworks::check_subscription;
 
 use crate::Registry;
+use crate::actor::Actor;
 use crate::bugs::{self, Bug};
 use crate::command::{Command, Entry, Outcome, Proposed, Rejection, Reply};
 use crate::event::Event;
@@ -44,17 +45,20 @@ use crate::registry::RecordKey;
 pub struct Applied {
     /// Whose it was.
     pub ticket: Ticket,
+    /// Who asked for it.
+    pub actor: Actor,
     /// The answer.
     pub outcome: Outcome,
     /// What changed, in order.
     pub events: Vec<Event>,
 }
 
-/// Where in the log a command stands, the time there, and what it has changed so far.
+/// Where in the log a command stands, the time there, who asks for it, and what it has changed so far.
 struct Scene {
     at: Timestamp,
     index: u64,
     position: u32,
+    actor: Actor,
     events: Vec<Event>,
     /// How many tasks sweeps may still end in this command: a batch of teardowns shares one bound.
     sweep_budget: usize,
@@ -92,15 +96,23 @@ impl Registry {
             at: self.time,
             index,
             position: 0,
+            actor: Actor::default(),
             events: Vec::new(),
             sweep_budget: 0,
         };
         let mut all = Vec::with_capacity(entry.commands.len());
-        for Proposed { ticket, command } in &entry.commands {
+        for Proposed {
+            ticket,
+            actor,
+            command,
+        } in &entry.commands
+        {
+            scene.actor.clone_from(actor);
             scene.sweep_budget = limits::TASKS_PER_SWEEP;
             let outcome = self.command(&mut scene, *ticket, command);
             all.push(Applied {
                 ticket: *ticket,
+                actor: std::mem::take(&mut scene.actor),
                 outcome,
                 events: std::mem::take(&mut scene.events),
             });

@@ -8,6 +8,7 @@ mod rejection;
 
 use std::collections::BTreeMap;
 
+use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::framework::FrameworkInfo;
 use crate::ids::{
@@ -36,6 +37,8 @@ pub struct Entry {
 pub struct Proposed {
     /// Whose it is.
     pub ticket: Ticket,
+    /// Who asks for it.
+    pub actor: Actor,
     /// What is wanted.
     pub command: Command,
 }

@@ -5,8 +5,7 @@ use std::borrow::Cow;
 use super::codec::{Fault, Read, Stored};
 use super::scalars::Items;
 use super::stored::stored;
-use crate::command::{Accept, Call, CallAction, Command, OfferOperation, Promise, Proposed};
-use crate::level::Level;
+use crate::command::{Accept, Call, CallAction, OfferOperation, Promise};
 use crate::task::TaskSpec;
 
 stored!(message Call {
@@ -128,11 +127,8 @@ stored!(message Promise {
     8 expires: Number,
 });
 
-/// A command as a cluster of this level has it, if that differs: before level 3 an acceptance is one launch.
-pub(super) fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
-    let Command::Call(call) = &proposed.command else {
-        return None;
-    };
+/// A call as a cluster below level 3 has it, if that differs: an acceptance is one launch.
+pub(super) fn in_one_launch(call: &Call) -> Option<Call> {
     let CallAction::Accept(accept) = &call.action else {
         return None;
     };
@@ -141,16 +137,12 @@ pub(super) fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
         [OfferOperation::Launch(tasks)] => !tasks.is_empty(),
         _ => false,
     };
-    if level >= Level::RELEASE_0_2 || is_the_same {
+    if is_the_same {
         return None;
     }
     let action = CallAction::Accept(accept.clone().in_one_launch());
-    let call = Call {
+    Some(Call {
         action,
         ..call.clone()
-    };
-    Some(Proposed {
-        ticket: proposed.ticket,
-        command: Command::Call(call),
     })
 }

@@ -1,6 +1,7 @@
 //! Commands as they stand in the log.
 
 use super::stored::stored;
+use crate::actor::{Actor, Principal};
 use crate::command::{
     Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, Proposed, RaiseLowWater,
     Subscribe,
@@ -18,10 +19,23 @@ stored!(message Head {
 });
 
 // Behind its head.
-stored!(message Proposed as (Proposed { ticket: Ticket { epoch, serial }, command }) {
+stored!(message Proposed as (Proposed { ticket: Ticket { epoch, serial }, actor, command }) {
     2 epoch: Number,
     3 serial: Number,
     4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 19 | 20 | 21 | 22 command: OneOf or "kind",
+    // Numbers up to 99 are those of commands to come.
+    100 | 101 actor: OneOf,
+});
+
+// Nothing stands for what is not proven, so that bytes without an actor never grant anything.
+stored!(oneof Actor else Unauthenticated {
+    100 Cluster,
+    101 Principal(Part),
+});
+
+stored!(message Principal {
+    1 kind: Number or "kind of principal",
+    2 name: Text or "name of principal",
 });
 
 stored!(oneof Command {

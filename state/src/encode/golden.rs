@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use super::{DecodeError, key, read_command, record, samples};
 use crate::Registry;
+use crate::actor::Actor;
 use crate::command::{Command, Proposed};
 use crate::level::Level;
 
@@ -197,6 +198,47 @@ fn earlier_bytes_are_read(format: u32) {
         let stored = records.iter().find(|(stored, _)| *stored == key(&name));
         let written = record(&loaded, &name);
         assert_eq!(stored.map(|(_, value)| value), written.as_ref(), "{name:?}");
+    }
+}
+
+/// Release 0.1.0 does not know actors.
+#[test]
+fn below_level_3_no_actor_is_stored() {
+    let samples = samples::commands();
+    let unnamed = |proposed: &Proposed| Proposed {
+        actor: Actor::default(),
+        ..proposed.clone()
+    };
+    let mut named = 0;
+    for (name, proposed) in &samples {
+        let plain = unnamed(proposed);
+        let stored = super::command(proposed, Level::RELEASE_0_1);
+        assert_eq!(stored, super::command(&plain, Level::RELEASE_0_1), "{name}");
+        let actor = read_command(&stored).map(|read| read.actor);
+        assert_eq!(actor, Ok(Actor::default()), "{name}");
+        if plain != *proposed {
+            named += 1;
+            assert_ne!(command(proposed), command(&plain), "{name}");
+            assert_eq!(read_command(&command(proposed)).as_ref(), Ok(proposed));
+        }
+    }
+    assert_eq!(named, 5);
+}
+
+#[test]
+fn an_actor_that_no_rule_allows_is_no_command() {
+    // Level 3, a tick, and the principal of kind 9, of no kind, and of a name with a space.
+    let tick = [8, 3, 0x8a, 0x01, 0];
+    for principal in [
+        &b"\x08\x09\x12\x01a"[..],
+        b"\x12\x01a",
+        b"\x08\x04\x12\x03a b",
+    ] {
+        let mut bytes = tick.to_vec();
+        bytes.extend([0xaa, 0x06, u8::try_from(principal.len()).unwrap()]);
+        bytes.extend(principal);
+        let error = read_command(&bytes).unwrap_err().to_string();
+        assert!(error.contains("of principal"), "{error}");
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) mod stored;
 pub(crate) mod wire;
 
 use crate::Registry;
+use crate::actor::Actor;
 use crate::command::{Command, Proposed};
 use crate::level::Level;
 use crate::registry::{Layout, RecordKey};
@@ -171,7 +172,7 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 
 /// A command as it stands in the log of a cluster of this feature level, which it names: a release that does not know the
 /// level refuses the command before it reads the rest. What the level does not have must be absent, but for the operations
-/// of an acceptance, which are one launch before level 3.
+/// of an acceptance, which are one launch before level 3, and for the actor, which is left out below level 3.
 #[must_use]
 pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
     // A release that does not know the new level must not apply what follows.
@@ -179,10 +180,29 @@ pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
     if let Command::RaiseLevel { level } = proposed.command {
         head.level = head.level.max(level);
     }
-    let older = call::at_level(proposed, level);
+    let older = at_level(proposed, level);
     collected(|bytes| {
         head.write(bytes);
         older.as_ref().unwrap_or(proposed).write(bytes);
+    })
+}
+
+/// A command as a cluster of this level has it, if that differs.
+fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
+    if level >= Level::RELEASE_0_2 {
+        return None;
+    }
+    let older = match &proposed.command {
+        Command::Call(call) => call::in_one_launch(call).map(Command::Call),
+        _ => None,
+    };
+    if older.is_none() && proposed.actor == Actor::default() {
+        return None;
+    }
+    Some(Proposed {
+        ticket: proposed.ticket,
+        actor: Actor::default(),
+        command: older.unwrap_or_else(|| proposed.command.clone()),
     })
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::scalars::{AsBytes, AsNumber, AsText};
 use super::stored::stored;
+use crate::actor::PrincipalName;
 use crate::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, GroupId, NodeId, OfferId, OrderIndex, Revision, Role,
     TaskId, TaskKey, Timestamp,
@@ -39,7 +40,7 @@ macro_rules! text {
     )+};
 }
 
-text!(TaskId, Role, GroupId);
+text!(TaskId, Role, GroupId, PrincipalName);
 
 impl AsBytes for ClusterId {
     fn bytes(&self) -> Cow<'_, [u8]> {

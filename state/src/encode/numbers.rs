@@ -1,6 +1,7 @@
 //! Enumerations as stored: each variant has one number for ever. 0 is what is left out, and no variant but of a flag.
 
 use super::scalars::AsNumber;
+use crate::actor::PrincipalKind;
 use crate::agent::AgentMode;
 use crate::level::Level;
 use crate::task::{Capability, ImagePull, KillSignal, Reason, Scheme, Source, TaskState};
@@ -42,6 +43,14 @@ numbered!(
 );
 
 numbered!(Source, Master = 1, Agent = 2, Task = 3);
+
+numbered!(
+    PrincipalKind,
+    Master = 1,
+    Agent = 2,
+    Framework = 3,
+    Operator = 4,
+);
 
 numbered!(
     Reason,

@@ -1,5 +1,6 @@
 //! One of each record and command, every field set to something that shows.
 
+mod actors;
 mod limits;
 pub(super) mod names;
 mod operations;
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::Registry;
+use crate::actor::Actor;
 use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
@@ -234,9 +236,17 @@ pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
             epoch: Epoch(45),
             serial: 300,
         };
-        (name, Proposed { ticket, command })
+        let actor = Actor::default();
+        let proposed = Proposed {
+            ticket,
+            actor,
+            command,
+        };
+        (name, proposed)
     };
-    all.into_iter().map(propose).collect()
+    let mut all: Vec<_> = all.into_iter().map(propose).collect();
+    all.extend(actors::commands(&all));
+    all
 }
 
 fn agent_update() -> AgentUpdate {

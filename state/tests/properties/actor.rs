@@ -88,7 +88,11 @@ impl Actor {
             serial: self.serial,
         };
         let command = self.command(dice, registry);
-        let proposed = Proposed { ticket, command };
+        let proposed = Proposed {
+            ticket,
+            actor: asks(self.serial),
+            command,
+        };
         if self.past.len() < 100 {
             self.past.push(proposed.clone());
         } else {
@@ -490,6 +494,19 @@ fn operate(
         operations,
         wall_ms: 4,
     })
+}
+
+/// Whoever asks, the same is decided.
+fn asks(serial: u64) -> argosy_state::actor::Actor {
+    let asking = match serial % 6 {
+        0 => "cluster",
+        1 => "master/master-1",
+        2 => "agent/agent-1",
+        3 => "framework/web",
+        4 => "operator/alice",
+        _ => "unauthenticated",
+    };
+    asking.parse().unwrap()
 }
 
 /// Good ones mostly.

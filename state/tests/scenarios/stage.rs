@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use argosy_state::actor::Actor;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CompareDigest,
@@ -85,13 +86,18 @@ impl Stage {
         if level::beyond(self.world.level, &command).is_some() {
             return Applied {
                 ticket,
+                actor: Actor::default(),
                 outcome: Err(Rejection::Moved),
                 events: Vec::new(),
             };
         }
         let entry = Entry {
             at: self.world.now,
-            commands: vec![Proposed { ticket, command }],
+            commands: vec![Proposed {
+                ticket,
+                actor: Actor::default(),
+                command,
+            }],
         };
         let (mut applied, _) = self.world.feed(&entry);
         applied.pop().unwrap()

@@ -12,8 +12,10 @@ use argosy_state::command::{
 };
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskKey, Timestamp};
+use argosy_state::level::Level;
 use argosy_state::{Registry, encode};
 
+use super::actors;
 use super::hosts::{AGENT_TIMEOUT_MS, FRAMEWORK_GRACE_MS};
 use super::world::World;
 use crate::history::{
@@ -34,6 +36,8 @@ pub(super) struct Log {
     /// After every entry.
     digests: BTreeMap<u64, u128>,
     epoch: Epoch,
+    /// The newest epoch in which the cluster was at a level without actors.
+    unnamed: Option<Epoch>,
     /// Cluster time at which the reign began.
     reign_began: Timestamp,
     sessions: BTreeMap<FrameworkId, u64>,
@@ -66,6 +70,7 @@ impl Log {
             registry: Registry::new(),
             digests: BTreeMap::new(),
             epoch: Epoch::default(),
+            unnamed: None,
             reign_began: Timestamp(0),
             sessions: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -150,6 +155,10 @@ impl Log {
         };
         let at = Timestamp(committed.at_ms);
         let entry = Entry { at, commands };
+        let is_founded = self.registry.epoch() != Epoch::default();
+        if is_founded && self.registry.level() < Level::RELEASE_0_2 {
+            self.unnamed = Some(self.registry.epoch());
+        }
         let all = self.registry.apply(committed.index, &entry);
         // Nobody stores this registry.
         drop(self.registry.take_changes());
@@ -157,6 +166,9 @@ impl Log {
         self.judge_time();
         for (position, (proposed, applied)) in (0..).zip(entry.commands.iter().zip(&all)) {
             let index = committed.index;
+            if let Some(words) = actors::mistaken(proposed, self.unnamed) {
+                self.violation(format!("in entry {index} {words}"));
+            }
             let done = Done {
                 revision: Revision { index, position },
                 command: &proposed.command,

@@ -2,10 +2,11 @@
 //!
 //! Safety is judged while faults come. Then everything is mended and must be as it should within a bound, one
 //! fault is followed closely, no new work begins, and all must come to rest. Reading order: `world` (what
-//! outlives processes), `ledger` (the truth about tasks), `deliveries`, `log` (what was agreed), `machine`, `containers`,
+//! outlives processes), `ledger` (the truth about tasks), `deliveries`, `log` (what was agreed), `actors`, `machine`, `containers`,
 //! `conversation`, `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `lister`, `hand`, `nemesis`, `votes`,
 //! `audit`, `course` (one simulation).
 
+mod actors;
 mod again;
 mod ask;
 mod audit;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
@@ -93,7 +94,11 @@ impl World {
         };
         let entry = Entry {
             at: self.now,
-            commands: vec![Proposed { ticket, command }],
+            commands: vec![Proposed {
+                ticket,
+                actor: Actor::default(),
+                command,
+            }],
         };
         let applied = self.registry.apply(self.index, &entry).remove(0);
         for event in &applied.events {

@@ -1,9 +1,8 @@
 //! What a leader proposes at a level below its own.
 
+use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
-use argosy_state::command::{
-    Accept, Call, CallAction, Command, Operate, Operation, Proposed, RegisterAgent,
-};
+use argosy_state::command::{Accept, Call, CallAction, Command, Operate, Operation, RegisterAgent};
 use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, NodeId, Timestamp};
 use argosy_state::level::{self, Level};
@@ -48,7 +47,7 @@ impl Office {
         let now = at(&self.world);
         let effects = self.leader.step(&self.world.registry, now, input);
         let proposals = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Propose(_, command) => Some(*command),
+            Effect::Propose(proposed) => Some(proposed.command),
             _ => None,
         });
         proposals.collect()
@@ -59,8 +58,8 @@ impl Office {
         let mut hello = new_agent(7, "cpus:4");
         (hello.agent, hello.info) = (agent, info);
         let hello = Box::new(hello);
-        let link = LinkId(link);
-        let commands = self.proposed(Input::AgentHello { link, hello });
+        let (link, actor) = (LinkId(link), Actor::Unauthenticated);
+        let commands = self.proposed(Input::AgentHello { link, actor, hello });
         for command in commands.clone() {
             drop(self.world.apply(command));
         }
@@ -138,8 +137,11 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
     assert_eq!(need.what, "kill_policy.signal");
     // As the owner of the log returns it: the proposal was not taken.
     let level = Level::RELEASE_0_2;
-    let request = RequestId(9);
-    drop(office.proposed(Input::RaiseLevel { request, level }));
+    drop(office.proposed(Input::RaiseLevel {
+        request: RequestId(9),
+        actor: Actor::Unauthenticated,
+        level,
+    }));
     let now = at(&office.world);
     let input = Input::BeyondLevel { serial: 1, need };
     let effects = office.leader.step(&office.world.registry, now, input);
@@ -161,8 +163,12 @@ fn requests_have_the_hash_of_release_0_1_0_until_the_raise() {
     };
     let hash_at = |level| {
         let mut office = Office::new(level);
-        let (request, operate) = (RequestId(1), batch.clone());
-        match &office.proposed(Input::Operate { request, operate })[..] {
+        let input = Input::Operate {
+            request: RequestId(1),
+            actor: Actor::Unauthenticated,
+            operate: batch.clone(),
+        };
+        match &office.proposed(input)[..] {
             [Command::Operate(operate)] => operate.hash,
             other => panic!("{other:?}"),
         }
@@ -190,12 +196,13 @@ fn a_mass_loss_is_recorded_since_level_3_and_handed_over_for_once_before() {
             for effect in effects {
                 match effect {
                     Effect::HandOver => handed_over += 1,
-                    Effect::Propose(_, command) if *command == Command::MassLoss => recorded += 1,
-                    Effect::Propose(ticket, command) => {
-                        let command = *command;
+                    Effect::Propose(proposed) if proposed.command == Command::MassLoss => {
+                        recorded += 1;
+                    }
+                    Effect::Propose(proposed) => {
                         let entry = argosy_state::command::Entry {
                             at: office.world.now,
-                            commands: vec![Proposed { ticket, command }],
+                            commands: vec![*proposed],
                         };
                         drop(office.world.feed(&entry));
                     }

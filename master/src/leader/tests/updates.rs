@@ -1,5 +1,6 @@
 //! Updates, acknowledgements, questions about tasks.
 
+use argosy_state::actor::Actor;
 use argosy_state::command::Acknowledge;
 use argosy_state::ids::{FrameworkId, Revision, TaskId};
 use argosy_state::task::TaskState;
@@ -84,6 +85,7 @@ fn an_acknowledgement_of_an_update_that_is_not_known_here_waits_for_a_commit() {
     let request = world.request();
     world.feed(Input::Acknowledge {
         request,
+        actor: Actor::default(),
         acknowledge,
     });
     world.expect(&expect![[r#"
@@ -111,6 +113,7 @@ fn an_acknowledgement_of_another_session_or_of_too_many_is_refused() {
         let request = world.request();
         world.feed(Input::Acknowledge {
             request,
+            actor: Actor::default(),
             acknowledge,
         });
     }
@@ -119,6 +122,7 @@ fn an_acknowledgement_of_another_session_or_of_too_many_is_refused() {
     let request = world.request();
     world.feed(Input::Acknowledge {
         request,
+        actor: Actor::default(),
         acknowledge: nobody,
     });
     world.expect(&expect![[r#"
@@ -347,7 +351,11 @@ fn questions_of_strangers_are_refused_by_an_entry() {
             after: None,
             next_number: 1,
         };
-        world.feed(Input::Reconcile { request, reconcile });
+        world.feed(Input::Reconcile {
+            request,
+            actor: Actor::default(),
+            reconcile,
+        });
     }
     // Another leader may know them.
     world.expect_silence();
@@ -441,7 +449,11 @@ fn all_tasks_are_answered_a_bounded_part_at_a_time() {
         after: Some(TaskId::new("t0999").unwrap()),
         next_number: 9,
     };
-    world.feed(Input::Reconcile { request, reconcile });
+    world.feed(Input::Reconcile {
+        request,
+        actor: Actor::default(),
+        reconcile,
+    });
     world.expect(&expect![[r#"
         call-7: reconciled [zebra STAGING (RECONCILIATION)]
     "#]]);

@@ -2,22 +2,22 @@
 //! for), and everything that goes out is a line.
 
 mod levels;
+mod log;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
+use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
 use argosy_state::command::{
     Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OfferOperation,
     OpenEpoch, Operate, Operation, Promise, Proposed,
 };
-use argosy_state::encode;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
 };
-use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
 use argosy_state::testing::{amounts, framework_info, key, spec};
@@ -49,7 +49,9 @@ pub(super) struct World {
     requests: u64,
     numbers: BTreeMap<(FrameworkId, u64), u64>,
     /// Proposals that are not committed yet.
-    queue: VecDeque<(Ticket, Command)>,
+    pub(super) queue: VecDeque<Proposed>,
+    /// Who speaks on links and calls from now on.
+    pub(super) actor: Actor,
     /// Whether proposals wait for [`Self::commit`].
     slow_log: bool,
     /// Whether the registry is checked after each entry.
@@ -76,6 +78,7 @@ impl World {
             requests: 0,
             numbers: BTreeMap::new(),
             queue: VecDeque::new(),
+            actor: Actor::default(),
             slow_log: false,
             checks: true,
             received: BTreeMap::new(),
@@ -153,12 +156,12 @@ impl World {
 
     /// Commits the oldest proposal; false if there is none.
     pub(super) fn commit_oldest(&mut self) -> bool {
-        let Some((ticket, command)) = self.queue.pop_front() else {
+        let Some(proposed) = self.queue.pop_front() else {
             return false;
         };
         let entry = Entry {
             at: self.now,
-            commands: vec![Proposed { ticket, command }],
+            commands: vec![proposed],
         };
         let applied = self.registry.apply(self.registry.applied() + 1, &entry);
         drop(self.registry.take_changes());
@@ -174,65 +177,6 @@ impl World {
             self.perform(effects);
         }
         true
-    }
-
-    /// Another master leads, and what this leader proposed last is committed behind the new epoch.
-    pub(super) fn new_leader_before_proposals(&mut self) {
-        let late = std::mem::take(&mut self.queue);
-        self.new_leader();
-        self.queue.extend(late);
-    }
-
-    /// Commits what was proposed as one entry; its events are told when all of it is true.
-    pub(super) fn commit_together(&mut self) {
-        let commands = self.queue.drain(..);
-        let entry = Entry {
-            at: self.now,
-            commands: commands
-                .map(|(ticket, command)| Proposed { ticket, command })
-                .collect(),
-        };
-        let all = self.registry.apply(self.registry.applied() + 1, &entry);
-        drop(self.registry.take_changes());
-        self.leader.settle(&all);
-        for applied in all {
-            let input = Input::Applied(applied);
-            let effects = self.leader.step(&self.registry, clocks(self.now), input);
-            self.perform(effects);
-        }
-        self.commit();
-    }
-
-    /// Commits the oldest proposals, one entry each, and loses what follows from them.
-    pub(super) fn commit_first(&mut self, count: usize) {
-        self.queue.truncate(count);
-        while let Some((ticket, command)) = self.queue.pop_front() {
-            let entry = Entry {
-                at: self.now,
-                commands: vec![Proposed { ticket, command }],
-            };
-            drop(self.registry.apply(self.registry.applied() + 1, &entry));
-            drop(self.registry.take_changes());
-        }
-    }
-
-    /// The log has no entry that would hold the oldest proposal.
-    pub(super) fn too_large(&mut self) {
-        let (ticket, _) = self.queue.pop_front().expect("something was proposed");
-        self.feed(Input::TooLarge {
-            serial: ticket.serial,
-            bytes: 2_000_000,
-        });
-    }
-
-    /// The size of each proposal that waits, in bytes.
-    pub(super) fn proposed_bytes(&self) -> Vec<usize> {
-        let all = self.queue.iter().map(|(ticket, command)| Proposed {
-            ticket: *ticket,
-            command: command.clone(),
-        });
-        all.map(|proposed| encode::command(&proposed, Level::NEWEST).len())
-            .collect()
     }
 
     /// Lets cluster time pass, in steps of a tick; nobody says anything meanwhile.
@@ -280,6 +224,7 @@ impl World {
     pub(super) fn hello(&mut self, link: LinkId, hello: Hello) {
         self.feed(Input::AgentHello {
             link,
+            actor: self.actor.clone(),
             hello: Box::new(hello),
         });
     }
@@ -367,6 +312,7 @@ impl World {
     pub(super) fn subscribe_with(&mut self, link: LinkId, subscription: Subscription) {
         self.feed(Input::Subscribe {
             link,
+            actor: self.actor.clone(),
             subscription: Box::new(subscription),
         });
     }
@@ -429,6 +375,7 @@ impl World {
         let request = self.request();
         self.feed(Input::Call {
             request,
+            actor: self.actor.clone(),
             call: Box::new(call),
             tokens,
             filter_ms: 5_000,
@@ -490,6 +437,7 @@ impl World {
         let request = self.request();
         self.feed(Input::Acknowledge {
             request,
+            actor: self.actor.clone(),
             acknowledge,
         });
     }
@@ -506,7 +454,12 @@ impl World {
             after: None,
             next_number,
         };
-        self.feed(Input::Reconcile { request, reconcile });
+        let actor = self.actor.clone();
+        self.feed(Input::Reconcile {
+            request,
+            actor,
+            reconcile,
+        });
     }
 
     pub(super) fn operate(&mut self, operation: Operation) {
@@ -520,7 +473,12 @@ impl World {
 
     pub(super) fn send_batch(&mut self, operate: Operate) {
         let request = self.request();
-        self.feed(Input::Operate { request, operate });
+        let actor = self.actor.clone();
+        self.feed(Input::Operate {
+            request,
+            actor,
+            operate,
+        });
     }
 
     pub(super) fn request(&mut self) -> RequestId {
@@ -580,7 +538,7 @@ impl World {
         assert!(heartbeats <= 512, "{heartbeats} heartbeats in one turn");
         for effect in effects {
             match effect {
-                Effect::Propose(ticket, command) => self.queue.push_back((ticket, *command)),
+                Effect::Propose(proposed) => self.queue.push_back(*proposed),
                 Effect::ToAgent(link, message) => {
                     assert_eq!(Epoch(message.epoch), self.registry.epoch());
                     let message = message.message.expect("a message says something");
@@ -682,6 +640,7 @@ fn open_epoch(registry: &mut Registry, now: Timestamp) {
         at: now,
         commands: vec![Proposed {
             ticket: Ticket::default(),
+            actor: Actor::Cluster,
             command: Command::OpenEpoch(open),
         }],
     };

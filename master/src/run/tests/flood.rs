@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use argosy_proto::{convert, v1};
+use argosy_state::actor::Actor;
 use argosy_state::command::{Accept, Call, CallAction, OfferOperation};
 use argosy_state::ids::{Epoch, FrameworkId, OrderIndex};
 use argosy_state::testing::{framework_info, registration, spec};
@@ -49,6 +50,7 @@ impl Links {
         });
         let subscribe = Input::Subscribe {
             link: framework_link,
+            actor: Actor::default(),
             subscription,
         };
         desk.send(Message::Input(subscribe)).await.unwrap();
@@ -66,7 +68,11 @@ impl Links {
             floor: OrderIndex(0),
             digest: 0,
         });
-        let hello = Input::AgentHello { link: agent, hello };
+        let hello = Input::AgentHello {
+            link: agent,
+            actor: Actor::default(),
+            hello,
+        };
         desk.send(Message::Input(hello)).await.unwrap();
         let mut links = Self {
             desk,
@@ -118,6 +124,7 @@ impl Links {
         });
         let asked = self.desk.ask(move |request| Input::Call {
             request,
+            actor: Actor::default(),
             call,
             tokens: vec![token],
             filter_ms: 0,

@@ -1,6 +1,7 @@
 //! Readers outside of the owner's turns: the ring of changes on every master, and explanations of many agents.
 
 use argosy_proto::v1;
+use argosy_state::actor::Actor;
 use argosy_state::command::{Proposed, Subscribe};
 use argosy_state::encode;
 use argosy_state::ids::{Epoch, Revision, Ticket};
@@ -35,9 +36,11 @@ async fn write(masters: &[&Alone], weight_milli: u64) -> u64 {
                 operations: vec![weight(weight_milli)],
                 wall_ms: 0,
             };
-            let asked = alone
-                .desk
-                .ask(|request| Input::Operate { request, operate });
+            let asked = alone.desk.ask(|request| Input::Operate {
+                request,
+                actor: Actor::Unauthenticated,
+                operate,
+            });
             if let Ok(Answer::Operated { revision, .. }) = asked.await {
                 return revision.index;
             }
@@ -136,7 +139,11 @@ async fn all_agents_are_judged_however_many_there_are() {
     let commands = registered.chain([Command::Subscribe(subscribe)]);
     for (serial, command) in (1 << 40..).zip(commands) {
         let ticket = Ticket { epoch, serial };
-        let proposed = Proposed { ticket, command };
+        let proposed = Proposed {
+            ticket,
+            actor: Actor::Unauthenticated,
+            command,
+        };
         let proposal = argosy_raft::Proposal {
             at_ms: 1,
             command: encode::command(&proposed, Level::NEWEST).into(),

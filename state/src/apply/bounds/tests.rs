@@ -4,6 +4,7 @@
 //! after every step of every test.
 
 use crate::Registry;
+use crate::actor::Actor;
 use crate::command::{
     AgentUpdate, Command, Entry, FrameworkDecision, Operate, Operation, Outcome, Position,
     Proposed, Rejection, Reply, Subscribe, UpdateTasks,
@@ -25,6 +26,7 @@ fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Comman
         at: world.now,
         commands: vec![Proposed {
             ticket: world.ticket(),
+            actor: Actor::default(),
             command,
         }],
     };

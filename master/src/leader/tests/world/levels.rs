@@ -1,6 +1,5 @@
 //! The form that proposals have in the log of a cluster of an earlier level.
 
-use argosy_state::command::Proposed;
 use argosy_state::encode;
 use argosy_state::level::Level;
 
@@ -9,13 +8,9 @@ use super::World;
 impl World {
     /// What waits for the log, in the form that it has in the log of a cluster of this level.
     pub(crate) fn log_at(&mut self, level: Level) {
-        for (ticket, command) in &mut self.queue {
-            let proposed = Proposed {
-                ticket: *ticket,
-                command: command.clone(),
-            };
-            let bytes = encode::command(&proposed, level);
-            *command = encode::read_command(&bytes).unwrap().command;
+        for proposed in &mut self.queue {
+            let bytes = encode::command(proposed, level);
+            *proposed = encode::read_command(&bytes).unwrap();
         }
     }
 }

@@ -1,0 +1,94 @@
+//! Who asks for what a leader proposes.
+
+use argosy_state::actor::Actor;
+use argosy_state::command::{Command, Operation};
+use argosy_state::ids::Role;
+use argosy_state::task::TaskState;
+
+use super::world::World;
+use crate::leader::Input;
+use crate::links::LinkId;
+
+/// Who asks for the proposals that wait, and for what.
+fn proposed(world: &World) -> Vec<(String, &'static str)> {
+    let kind = |command: &Command| match command {
+        Command::RegisterAgent(_) => "register",
+        Command::ReconcileAgent(_) => "list",
+        Command::UpdateTasks(_) => "update",
+        Command::Subscribe(_) => "subscribe",
+        Command::Call(_) => "call",
+        Command::Acknowledge(_) => "acknowledge",
+        Command::RaiseLowWater(_) => "raise",
+        Command::Operate(_) => "operate",
+        Command::AgentUnreachable(_) => "unreachable",
+        Command::DisconnectFramework(_) => "disconnect",
+        Command::Sweep(_) => "sweep",
+        Command::Tick => "tick",
+        other => panic!("not part of this test: {other:?}"),
+    };
+    let all = world.queue.iter();
+    all.map(|one| (one.actor.to_string(), kind(&one.command)))
+        .collect()
+}
+
+fn speaks(world: &mut World, actor: &str) {
+    world.actor = actor.parse().unwrap();
+}
+
+/// Commits what waits, which is this.
+fn expect(world: &mut World, expected: &[(&str, &str)]) {
+    let found = proposed(world);
+    let found: Vec<_> = found
+        .iter()
+        .map(|(who, what)| (who.as_str(), *what))
+        .collect();
+    assert_eq!(found, expected);
+    world.commit();
+    world.forget_said();
+}
+
+#[test]
+fn what_is_asked_for_on_a_link_or_call_is_proposed_for_its_actor() {
+    let mut world = World::new();
+    world.slow_log();
+    speaks(&mut world, "framework/web");
+    world.subscribe("web");
+    expect(&mut world, &[("framework/web", "subscribe")]);
+    speaks(&mut world, "agent/host-1");
+    world.agent("cpus:4;mem:4096");
+    expect(&mut world, &[("agent/host-1", "register")]);
+    speaks(&mut world, "framework/web");
+    world.accept("1.1", &["a"]);
+    expect(&mut world, &[("framework/web", "call")]);
+    // Its link was opened by the agent, whoever calls now.
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    expect(&mut world, &[("agent/host-1", "update")]);
+    world.acknowledge(&["a"]);
+    expect(&mut world, &[("framework/web", "acknowledge")]);
+    speaks(&mut world, "operator/alice");
+    let role = Role::new("eng").unwrap();
+    world.operate(Operation::SetWeight {
+        role,
+        weight_milli: 2_000,
+    });
+    expect(&mut world, &[("operator/alice", "operate")]);
+    speaks(&mut world, "unauthenticated");
+    world.kill("a");
+    expect(&mut world, &[("unauthenticated", "call")]);
+}
+
+#[test]
+fn what_a_leader_decides_is_proposed_for_the_cluster() {
+    let mut world = World::with_running_task();
+    world.slow_log();
+    speaks(&mut world, "framework/web");
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass(30_000);
+    let found = proposed(&world);
+    assert!(found.iter().any(|(_, what)| *what == "disconnect"));
+    assert!(found.iter().any(|(_, what)| *what == "unreachable"));
+    let cluster = Actor::Cluster.to_string();
+    assert!(found.iter().all(|(who, _)| *who == cluster), "{found:?}");
+    world.commit();
+    world.forget_said();
+}

@@ -1,0 +1,321 @@
+//! Three masters on a network in memory that proves identities: who asks reaches the log, by way of any master.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Mutex;
+
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::{Connection, Dialer, Expected, Identified, PeerIdentity};
+use argosy_proto::v1::agents_client::AgentsClient;
+use argosy_proto::v1::operator_client::OperatorClient;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use argosy_proto::{convert, v1};
+use argosy_state::encode;
+use argosy_state::testing::{framework_info, registration};
+use tokio::time::Instant;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use super::*;
+
+const MASTERS: usize = 3;
+const PIPE_BYTES: usize = 1 << 20;
+const HEADER: &str = "argosy-forwarded-actor";
+
+/// Addresses, and the processes that listen there.
+#[derive(Clone, Default)]
+struct Network(Arc<Mutex<BTreeMap<String, Host>>>);
+
+/// Who listens, and where its connections go.
+type Host = (PeerIdentity, mpsc::UnboundedSender<Identified>);
+
+/// Whether the network proves who is at the ends of its connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    Of,
+    None,
+}
+
+impl Proof {
+    fn of(self, principal: &str) -> PeerIdentity {
+        match self {
+            Self::Of if !principal.is_empty() => {
+                PeerIdentity::authenticated(principal.parse().unwrap(), None)
+            }
+            Self::Of | Self::None => PeerIdentity::unauthenticated(None),
+        }
+    }
+}
+
+impl Network {
+    fn listen(&self, address: &str, own: PeerIdentity) -> Listener {
+        let (sender, connections) = mpsc::unbounded_channel();
+        let mut hosts = self.0.lock().unwrap();
+        hosts.insert(address.to_owned(), (own, sender));
+        Listener::new(tokio_stream::StreamExt::map(
+            UnboundedReceiverStream::new(connections),
+            Ok,
+        ))
+    }
+
+    fn dialer(&self, own: PeerIdentity) -> Dialer {
+        let network = self.clone();
+        Dialer::new(move |address, _| {
+            let hosts = network.0.lock().unwrap();
+            let dialed = hosts.get(&address).and_then(|(peer, listener)| {
+                let (near, far) = tokio::io::duplex(PIPE_BYTES);
+                let far = (Connection::new(far), own.clone());
+                listener.send(far).ok()?;
+                Some((Connection::new(near), peer.clone()))
+            });
+            let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+            std::future::ready(dialed.ok_or_else(refused))
+        })
+    }
+}
+
+struct Cluster {
+    network: Network,
+    proof: Proof,
+    stores: Vec<MemoryStore>,
+    stop: CancellationToken,
+    running: Vec<JoinHandle<Result<(), RunError>>>,
+}
+
+fn api(place: usize) -> String {
+    format!("m{place}:5050")
+}
+
+impl Cluster {
+    fn start(proof: Proof) -> Self {
+        let network = Network::default();
+        let raft = |place: usize| format!("m{place}:5052");
+        let stop = CancellationToken::new();
+        let (mut stores, mut running) = (Vec::new(), Vec::new());
+        for place in 0..MASTERS {
+            let own = proof.of(&format!("master/m{place}"));
+            let config = Config {
+                peers: (0..MASTERS).map(raft).collect(),
+                timing: Timing::testing(),
+                seed: place as u64,
+                ..Config::new(Default::default(), api(place), raft(place))
+            };
+            let store = MemoryStore::default();
+            let parts = Parts {
+                api: network.listen(&api(place), own.clone()),
+                raft: Surroundings {
+                    listener: network.listen(&raft(place), own.clone()),
+                    dialer: network.dialer(own),
+                    wall: WallClock::system(),
+                },
+                raft_runtime: Handle::current(),
+                memory: Some(store.clone()),
+                metrics: None,
+                entropy: [place as u8 + 1; 32],
+            };
+            stores.push(store);
+            running.push(tokio::spawn(run(config, parts, stop.clone())));
+        }
+        Self {
+            network,
+            proof,
+            stores,
+            stop,
+            running,
+        }
+    }
+
+    /// A connection of `principal` to the master at `place`.
+    fn channel(&self, principal: &str, place: usize) -> Channel {
+        let dialer = self.network.dialer(self.proof.of(principal));
+        let endpoint = Endpoint::from_shared(format!("http://{}", api(place))).unwrap();
+        endpoint.connect_with_connector_lazy(dialer.connector(PATIENCE, Expected::MASTER))
+    }
+
+    /// A master that leads and one that does not.
+    async fn places(&self) -> (usize, usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for place in 0..MASTERS {
+                let mut client = OperatorClient::new(self.channel("", place));
+                let consistency = v1::Consistency::Local.into();
+                let asked = client.get_cluster(v1::GetClusterRequest { consistency });
+                let asked = tokio::time::timeout(Duration::from_secs(1), asked);
+                if let Ok(Ok(seen)) = asked.await
+                    && let seen = seen.into_inner()
+                    && seen.epoch > 0
+                    && seen.leader == seen.answered_by
+                {
+                    return (place, (place + 1) % MASTERS);
+                }
+            }
+            assert!(Instant::now() < deadline, "no master leads");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Who has asked for the commands that `pick` names, in their order in the log of the master at `place`.
+    fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
+        let entries = (1..).map_while(|index| self.stores[place].entry(index));
+        let commands = entries.flat_map(|entry| entry.commands);
+        let read = commands.map(|bytes| encode::read_command(&bytes).unwrap());
+        read.filter(|proposed| pick(&proposed.command))
+            .map(|proposed| proposed.actor.to_string())
+            .collect()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        for master in self.running {
+            master.await.unwrap().unwrap();
+        }
+    }
+}
+
+/// A change by an operator, on a connection of its own. `headers` come with it.
+async fn write(
+    cluster: &Cluster,
+    (principal, place): (&str, usize),
+    headers: &[(&'static str, &str)],
+) -> Result<(), Status> {
+    let weight = v1::SetWeight {
+        role: "ops".to_owned(),
+        weight_milli: 2_000,
+    };
+    let operation = v1::write_operation::Operation::SetWeight(weight);
+    let mut request = Request::new(v1::WriteBatch {
+        // A claim, which proves nothing.
+        principal: "mallory".to_owned(),
+        request_id: String::new(),
+        operations: vec![v1::WriteOperation {
+            operation: Some(operation),
+        }],
+    });
+    for (name, value) in headers {
+        request.metadata_mut().insert(*name, value.parse().unwrap());
+    }
+    let mut client = OperatorClient::new(cluster.channel(principal, place));
+    let written = tokio::time::timeout(PATIENCE, client.write_one(request));
+    written.await.unwrap().map(drop)
+}
+
+async fn subscribe(cluster: &Cluster, principal: &str, place: usize) {
+    let mut client = SchedulerClient::new(cluster.channel(principal, place));
+    let request = v1::SubscribeRequest {
+        protocol: protocol(),
+        session: 7 + place as u64,
+        info: Some(convert::framework_info(&framework_info("web"))),
+        ..Default::default()
+    };
+    let mut events = client.subscribe(request).await.unwrap().into_inner();
+    let first = tokio::time::timeout(PATIENCE, events.message());
+    let first = first.await.unwrap().unwrap().unwrap().event;
+    assert!(
+        matches!(first, Some(v1::event::Event::Subscribed(_))),
+        "{first:?}"
+    );
+}
+
+async fn register(cluster: &Cluster, principal: &str, place: usize) {
+    let registration = registration(9 + place as u64, "cpus:4;mem:4096");
+    let hello = v1::Hello {
+        protocol: protocol(),
+        tried_incarnations: registration.tried,
+        nonce: registration.nonce,
+        boot_id: registration.boot_id,
+        info: Some(convert::agent_info(&registration.info)),
+        ..Default::default()
+    };
+    let hello = v1::FromAgent {
+        message: Some(v1::from_agent::Message::Hello(hello)),
+    };
+    let (sender, messages) = mpsc::unbounded_channel();
+    sender.send(hello).unwrap();
+    let mut client = AgentsClient::new(cluster.channel(principal, place));
+    let opened = client.connect(UnboundedReceiverStream::new(messages));
+    let mut answers = opened.await.unwrap().into_inner();
+    let first = tokio::time::timeout(PATIENCE, answers.message());
+    let first = first.await.unwrap().unwrap().unwrap().message;
+    assert!(
+        matches!(first, Some(v1::to_agent::Message::Registered(_))),
+        "{first:?}"
+    );
+}
+
+fn protocol() -> Option<v1::Protocol> {
+    Some(v1::Protocol {
+        version: argosy_proto::PROTOCOL_VERSION,
+        release: "test".to_owned(),
+    })
+}
+
+fn is_operate(command: &Command) -> bool {
+    matches!(command, Command::Operate(_))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_says_who_asked_by_way_of_any_master() {
+    let cluster = Cluster::start(Proof::Of);
+    let (leader, follower) = cluster.places().await;
+    for place in [leader, follower] {
+        write(&cluster, ("operator/alice", place), &[])
+            .await
+            .unwrap();
+        write(&cluster, ("", place), &[]).await.unwrap();
+        subscribe(&cluster, "framework/web", place).await;
+        register(&cluster, "agent/host-1", place).await;
+    }
+    let asked = |pick: fn(&Command) -> bool| cluster.asked(leader, pick);
+    let both = ["operator/alice", "unauthenticated"];
+    assert_eq!(asked(is_operate), both.repeat(2));
+    let subscriptions = asked(|command| matches!(command, Command::Subscribe(_)));
+    assert_eq!(subscriptions, ["framework/web"; 2]);
+    let registrations = asked(|command| matches!(command, Command::RegisterAgent(_)));
+    assert_eq!(registrations, ["agent/host-1"; 2]);
+    let reigns = asked(|command| matches!(command, Command::OpenEpoch(_)));
+    assert!(!reigns.is_empty() && reigns.iter().all(|who| who == "cluster"));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_names_an_actor_is_not_believed() {
+    let cluster = Cluster::start(Proof::Of);
+    let (leader, follower) = cluster.places().await;
+    let forged = [("argosy-forwarded", "1"), (HEADER, "operator/bob")];
+    for place in [leader, follower] {
+        for principal in ["operator/alice", "framework/web", ""] {
+            for headers in [&forged[..], &forged[1..]] {
+                let written = write(&cluster, (principal, place), headers).await;
+                let refused = written.unwrap_err();
+                assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+                assert!(refused.message().contains("operator/bob"), "{refused}");
+            }
+        }
+    }
+    assert_eq!(cluster.asked(leader, is_operate), [""; 0]);
+    // A master is.
+    write(&cluster, ("master/m7", leader), &forged)
+        .await
+        .unwrap();
+    assert_eq!(cluster.asked(leader, is_operate), ["operator/bob"]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_authentication_everybody_is_nobody() {
+    let cluster = Cluster::start(Proof::None);
+    let (leader, follower) = cluster.places().await;
+    for place in [leader, follower] {
+        write(&cluster, ("operator/alice", place), &[])
+            .await
+            .unwrap();
+        for named in ["operator/bob", "cluster", "master/m0"] {
+            let refused = write(&cluster, ("", place), &[(HEADER, named)]).await;
+            assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+        }
+    }
+    let asked = cluster.asked(leader, is_operate);
+    assert_eq!(asked, ["unauthenticated"; 2]);
+    cluster.end().await;
+}

@@ -1,0 +1,167 @@
+//! Who asks: the proven identity of the peer, or what a master says of a call that it forwards.
+//!
+//! What a message says of its sender is no part of it.
+
+use argosy_proto::transport::PeerIdentity;
+use argosy_state::actor::{Actor, Principal, PrincipalKind};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Extensions, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::forward::FORWARDED;
+
+/// Names the actor of a forwarded call, in the text form of [`Actor`].
+const FORWARDED_ACTOR: &str = "argosy-forwarded-actor";
+
+/// The actor of a call, by its metadata and by the identity of its peer.
+///
+/// # Errors
+/// If the call names an actor that its peer has no right to name.
+pub(super) fn actor(metadata: &MetadataMap, extensions: &Extensions) -> Result<Actor, Status> {
+    let peer = extensions.get::<PeerIdentity>();
+    let principal = peer.and_then(PeerIdentity::principal);
+    let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
+    let mut named = metadata.get_all(FORWARDED_ACTOR).iter();
+    let Some(first) = named.next() else {
+        // A master that does not name the actor does not ask for itself.
+        let is_passed_on = is_master && metadata.contains_key(FORWARDED);
+        let own = peer.filter(|_| !is_passed_on).map(PeerIdentity::actor);
+        return Ok(own.unwrap_or_default());
+    };
+    if named.next().is_some() {
+        return Err(malformed("it is there more than once"));
+    }
+    let actor = read(first.as_encoded_bytes())?;
+    match (principal, &actor) {
+        (_, Actor::Cluster) => Err(forged(principal, &actor)),
+        (Some(_), _) if is_master => Ok(actor),
+        // As between masters without authentication. It says no more than the connection does.
+        (None, Actor::Unauthenticated) => Ok(actor),
+        (_, Actor::Unauthenticated | Actor::Principal(_)) => Err(forged(principal, &actor)),
+    }
+}
+
+/// Names the actor of a call that is passed on.
+pub(super) fn name_actor(metadata: &mut MetadataMap, actor: &Actor) {
+    let text = actor.to_string();
+    let value = MetadataValue::try_from(text).expect("the text of an actor is plain ASCII");
+    metadata.insert(FORWARDED_ACTOR, value);
+}
+
+fn read(value: &[u8]) -> Result<Actor, Status> {
+    if value.len() > Actor::TEXT_BYTES {
+        let (length, most) = (value.len(), Actor::TEXT_BYTES);
+        return Err(malformed(&format!("it has {length} bytes; at most {most}")));
+    }
+    let text = std::str::from_utf8(value).map_err(|_| malformed("it is no text"))?;
+    text.parse().map_err(|why| malformed(&format!("{why}")))
+}
+
+fn malformed(why: &str) -> Status {
+    Status::invalid_argument(format!("{FORWARDED_ACTOR}: {why}"))
+}
+
+fn forged(peer: Option<&Principal>, actor: &Actor) -> Status {
+    let peer = match peer {
+        Some(principal) => principal.to_string(),
+        None => "this caller, who is not authenticated".to_owned(),
+    };
+    let text = format!(
+        "{FORWARDED_ACTOR} says that {actor} asks, which only a master may say for callers that it has authenticated, and {peer} may not"
+    );
+    let details = ErrorDetails::with_error_info("forwarded-actor", "argosy", []);
+    Status::with_error_details(Code::PermissionDenied, text, details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a leader takes for the actor of a call from `peer` with these metadata.
+    fn taken(peer: &str, metadata: &[(&'static str, &str)]) -> Result<String, Code> {
+        let mut map = MetadataMap::new();
+        for (name, value) in metadata {
+            map.append(*name, MetadataValue::try_from(*value).unwrap());
+        }
+        let peer = match peer {
+            "" => PeerIdentity::unauthenticated(None),
+            principal => PeerIdentity::authenticated(principal.parse().unwrap(), None),
+        };
+        let mut extensions = Extensions::new();
+        extensions.insert(peer);
+        let actor = actor(&map, &extensions);
+        actor
+            .map(|actor| actor.to_string())
+            .map_err(|status| status.code())
+    }
+
+    #[test]
+    fn a_caller_asks_for_itself() {
+        for peer in [
+            "operator/alice",
+            "agent/host-1",
+            "framework/web",
+            "master/m1",
+        ] {
+            assert_eq!(taken(peer, &[]), Ok(peer.to_owned()));
+        }
+        assert_eq!(taken("", &[]), Ok("unauthenticated".to_owned()));
+        let unknown = actor(&MetadataMap::new(), &Extensions::new());
+        assert_eq!(unknown.unwrap(), Actor::Unauthenticated);
+    }
+
+    #[test]
+    fn a_master_asks_for_others() {
+        for named in ["operator/alice", "unauthenticated", "master/m2"] {
+            let metadata = [(FORWARDED, "1"), (FORWARDED_ACTOR, named)];
+            assert_eq!(taken("master/m1", &metadata), Ok(named.to_owned()));
+        }
+        // A release that names no actor does not lend its own rights.
+        let unnamed = taken("master/m1", &[(FORWARDED, "1")]);
+        assert_eq!(unnamed, Ok("unauthenticated".to_owned()));
+        // Without authentication masters are not known; then nobody is.
+        let plain = [(FORWARDED, "1"), (FORWARDED_ACTOR, "unauthenticated")];
+        assert_eq!(taken("", &plain), Ok("unauthenticated".to_owned()));
+    }
+
+    #[test]
+    fn nobody_else_is_believed() {
+        for (peer, named) in [
+            ("", "operator/alice"),
+            ("", "master/m1"),
+            ("", "cluster"),
+            ("operator/alice", "operator/bob"),
+            ("operator/alice", "operator/alice"),
+            ("operator/alice", "unauthenticated"),
+            ("agent/host-1", "framework/web"),
+            ("framework/web", "agent/host-1"),
+            ("operator/alice", "cluster"),
+            ("master/m1", "cluster"),
+        ] {
+            for metadata in [
+                vec![(FORWARDED_ACTOR, named)],
+                vec![(FORWARDED, "1"), (FORWARDED_ACTOR, named)],
+            ] {
+                let taken = taken(peer, &metadata);
+                assert_eq!(taken, Err(Code::PermissionDenied), "{peer} as {named}");
+            }
+        }
+        // The mark alone hides nobody.
+        let marked = taken("operator/alice", &[(FORWARDED, "1")]);
+        assert_eq!(marked, Ok("operator/alice".to_owned()));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        let long = format!("operator/{}", "a".repeat(Actor::TEXT_BYTES));
+        for named in ["", "alice", "root/alice", "operator/a b", &long] {
+            let taken = taken("master/m1", &[(FORWARDED_ACTOR, named)]);
+            assert_eq!(taken, Err(Code::InvalidArgument), "{named}");
+        }
+        let both = [
+            (FORWARDED_ACTOR, "operator/alice"),
+            (FORWARDED_ACTOR, "operator/bob"),
+        ];
+        assert_eq!(taken("master/m1", &both), Err(Code::InvalidArgument));
+    }
+}
