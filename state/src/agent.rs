@@ -1,6 +1,12 @@
 //! Agents: one host each, as the registry holds them.
+//!
+//! What an agent reports ([`Reported`]) is separate from what the masters have agreed on ([`Agreed`]), and both from
+//! whether masters hear of it ([`Reachability`]). A registration replaces the first, and never changes the second.
+
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
@@ -8,20 +14,62 @@ use crate::registry::OrderKind;
 use crate::resources::Resources;
 use crate::task::{OptOuts, Sizes};
 
-/// What the cluster makes of an agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AgentMode {
-    /// In use.
-    Registered,
+pub(crate) use whole::WholeAgent;
+
+/// Whether masters hear of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reachability {
+    /// It is heard of, or a leader has not given up on it.
+    Reachable {
+        /// Cluster time of the registration that made it so.
+        since: Timestamp,
+    },
     /// Silent for longer than the timeout; its tasks may run.
-    Unreachable,
+    Unreachable {
+        /// Cluster time at which a leader gave up on it.
+        since: Timestamp,
+    },
+}
+
+impl Reachability {
+    /// Cluster time of the last change.
+    #[must_use]
+    pub fn since(self) -> Timestamp {
+        match self {
+            Self::Reachable { since } | Self::Unreachable { since } => since,
+        }
+    }
+}
+
+/// What the masters have agreed to do with an agent, reachable or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Administration {
+    /// In use.
+    Active,
     /// Its tasks are being ended; nothing is offered.
     Draining,
     /// Empty after draining; nothing is offered.
     Drained,
     /// Nothing is offered; its tasks run on.
     Deactivated,
-    /// Declared dead by an operator; refused for ever.
+    /// Declared dead; refused for ever.
+    Gone,
+}
+
+/// The state of an agent in one word, as operators and metrics have it. It follows from administration and reachability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AgentMode {
+    /// Active and reachable.
+    Registered,
+    /// Unreachable, whatever its administration, unless it is gone.
+    Unreachable,
+    /// Draining and reachable.
+    Draining,
+    /// Drained and reachable.
+    Drained,
+    /// Deactivated and reachable.
+    Deactivated,
+    /// Gone, reachable or not.
     Gone,
 }
 
@@ -84,6 +132,32 @@ pub struct UsedOffers {
     pub ids: BTreeSet<OfferId>,
 }
 
+/// What an agent reports. Each registration replaces it as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// One life of its process and disk; a stranger with the same id shows another.
+    pub incarnation: u64,
+    /// Of its host's kernel.
+    pub boot_id: String,
+    /// Addresses, resources, attributes and capabilities.
+    pub info: AgentInfo,
+}
+
+/// What the masters have agreed on about an agent. No registration changes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agreed {
+    /// Whether it is in use.
+    pub administration: Administration,
+    /// Cluster time at which `administration` was entered.
+    pub since: Timestamp,
+    /// Cluster time at which `administration` is over, if it ends by itself.
+    pub deadline: Option<Timestamp>,
+    /// Attributes set by operators; they win over reported ones.
+    pub attributes: BTreeMap<String, String>,
+    /// When one of these last changed. What release 0.1.0 wrote has none.
+    pub revision: Revision,
+}
+
 /// An agent in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
@@ -91,69 +165,70 @@ pub struct Agent {
     pub id: AgentId,
     /// The random number of its first registration.
     pub nonce: u64,
-    /// One life of its process and disk; a stranger with the same id shows another.
-    pub incarnation: u64,
-    /// Of its host's kernel.
-    pub boot_id: String,
-    /// What it says of itself; attributes set by operators are in `set_attributes`.
-    pub info: AgentInfo,
-    /// Set by operators; they win over those in `info`.
-    pub set_attributes: BTreeMap<String, String>,
-    /// What the cluster makes of it.
-    pub mode: AgentMode,
-    /// What an unreachable agent becomes when it is heard of again; else the same as `mode`.
-    pub mode_when_heard: AgentMode,
-    /// Cluster time at which `mode` was entered.
-    pub since: Timestamp,
+    /// What it reports; shared with copies of the registry.
+    pub reported: Arc<Reported>,
+    /// What the masters have agreed on.
+    pub agreed: Agreed,
+    /// Whether masters hear of it.
+    pub reachability: Reachability,
     /// The last order made for it.
     pub orders: OrderIndex,
     /// When totals or attributes last changed: offers made before promise something else.
     pub promise: Revision,
     /// Used offers.
     pub used_offers: UsedOffers,
-    /// When its mode or what it says of itself last changed; orders and used offers do not count.
+    /// When anything of it but orders and used offers last changed.
     pub revision: Revision,
 }
 
 impl Agent {
+    /// Its state in one word.
+    #[must_use]
+    pub fn mode(&self) -> AgentMode {
+        match (self.agreed.administration, self.reachability) {
+            (Administration::Gone, _) => AgentMode::Gone,
+            (_, Reachability::Unreachable { .. }) => AgentMode::Unreachable,
+            (Administration::Active, Reachability::Reachable { .. }) => AgentMode::Registered,
+            (Administration::Draining, Reachability::Reachable { .. }) => AgentMode::Draining,
+            (Administration::Drained, Reachability::Reachable { .. }) => AgentMode::Drained,
+            (Administration::Deactivated, Reachability::Reachable { .. }) => AgentMode::Deactivated,
+        }
+    }
+
+    /// Cluster time at which its mode was entered.
+    #[must_use]
+    pub fn mode_since(&self) -> Timestamp {
+        match self.mode() {
+            AgentMode::Gone => self.agreed.since,
+            AgentMode::Unreachable => self.reachability.since(),
+            AgentMode::Registered
+            | AgentMode::Draining
+            | AgentMode::Drained
+            | AgentMode::Deactivated => self.reachability.since().max(self.agreed.since),
+        }
+    }
+
+    /// All that it gives to tasks: what it reports, as what is agreed on shapes it.
+    #[must_use]
+    pub fn total(&self) -> &Resources {
+        &self.reported.info.resources
+    }
+
     /// Attributes as frameworks see them.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
-        let mut all = self.info.attributes.clone();
-        all.extend(self.set_attributes.clone());
+        let mut all = self.reported.info.attributes.clone();
+        all.extend(self.agreed.attributes.clone());
         all
     }
 }
 
-stored!(message Agent as (Agent {
-    id,
-    nonce,
-    incarnation,
-    boot_id,
-    info,
-    set_attributes,
-    mode,
-    mode_when_heard,
-    since,
-    orders,
-    promise,
-    used_offers: UsedOffers { floor, ids },
-    revision,
-}) {
-    1 id: Number,
-    2 nonce: Fixed,
-    3 incarnation: Fixed,
-    4 boot_id: Text,
-    5 info: Part,
-    6 set_attributes: TextMap,
-    7 mode: Number or "agent mode",
-    8 since: Number,
-    9 orders: Number,
-    10 promise: Part or "revision",
-    11 floor: Part or "floor of used offers",
-    12 ids: PartList,
-    13 revision: Part,
-    14 mode_when_heard: Number or "agent mode",
+stored!(message Agreed {
+    1 administration: Number,
+    2 since: Number,
+    3 deadline: MaybeNumber,
+    4 attributes: TextMap,
+    5 revision: Part,
 });
 
 stored!(message AgentInfo {

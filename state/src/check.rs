@@ -126,12 +126,12 @@ impl Registry {
         let what = &"a sweep";
         match target {
             SweepTarget::Agent(id) => {
-                let mode = self.agents.get(id).map(|agent| agent.mode);
+                let mode = self.agents.get(id).map(|agent| agent.mode());
                 let fits = matches!(mode, Some(AgentMode::Unreachable | AgentMode::Gone));
                 must(fits, id, "only silent or gone agents are swept")
             }
             SweepTarget::PrunedAgent(id) => {
-                let mode = self.agents.get(id).map(|agent| agent.mode);
+                let mode = self.agents.get(id).map(|agent| agent.mode());
                 let fits = mode == Some(AgentMode::Gone);
                 must(fits, id, "an agent that is forgotten is gone first")
             }
@@ -146,14 +146,26 @@ impl Registry {
     fn check_agent(&self, agent: &Agent) -> Result<(), Broken> {
         let id = &agent.id;
         must(id.0 <= self.cluster.last_agent, id, "its number was given")?;
-        must(agent.since <= self.time, id, "its mode began in the past")?;
+        let agreed = &agent.agreed;
         must(
-            self.past(agent.revision) && self.past(agent.promise),
+            agreed.since.max(agent.reachability.since()) <= self.time,
+            id,
+            "its mode began in the past",
+        )?;
+        must(
+            self.past(agent.revision) && agent.promise.max(agreed.revision) <= agent.revision,
             id,
             "its revisions are past",
         )?;
         must(
-            agent.incarnation != 0,
+            agreed
+                .deadline
+                .is_none_or(|deadline| deadline >= agreed.since),
+            id,
+            "what is agreed on ends after it began",
+        )?;
+        must(
+            agent.reported.incarnation != 0,
             id,
             "it is registered under an incarnation",
         )?;
@@ -168,15 +180,12 @@ impl Registry {
             id,
             "used offers lie above the floor",
         )?;
+        let mut reduced = agent.clone();
+        reduced.reduce_to_0_1_0();
         must(
-            agent.mode == AgentMode::Unreachable || agent.mode == agent.mode_when_heard,
+            self.cluster.layout.splits_agent(*id) || *agent == reduced,
             id,
-            "it is what it should be when heard of",
-        )?;
-        must(
-            agent.mode_when_heard != AgentMode::Unreachable,
-            id,
-            "nobody becomes unreachable by being heard of",
+            "its one record holds all of it",
         )
     }
 
@@ -343,7 +352,7 @@ impl Registry {
         if swept || task.is_terminal() {
             return Ok(());
         }
-        let mode = self.agents.get(&task.agent).map(|agent| agent.mode);
+        let mode = self.agents.get(&task.agent).map(|agent| agent.mode());
         must(
             mode != Some(AgentMode::Gone),
             &task.key,

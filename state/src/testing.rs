@@ -190,10 +190,10 @@ impl World {
         let register = RegisterAgent {
             agent: Some(id),
             nonce: agent.nonce,
-            confirmed: agent.incarnation,
+            confirmed: agent.reported.incarnation,
             tried: Vec::new(),
-            boot_id: agent.boot_id.clone(),
-            info: agent.info.clone(),
+            boot_id: agent.reported.boot_id.clone(),
+            info: agent.reported.info.clone(),
         };
         self.apply(Command::RegisterAgent(register))
     }
@@ -224,6 +224,7 @@ impl World {
             .registry
             .agent(agent)
             .expect("a known agent")
+            .reported
             .incarnation;
         self.apply(Command::ReconcileAgent(ReconcileAgent {
             agent,

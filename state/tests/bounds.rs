@@ -171,7 +171,7 @@ fn a_list_is_cut_into_parts_that_say_the_same() {
         .collect();
     let list = ReconcileAgent {
         agent,
-        incarnation: world.registry.agent(agent).unwrap().incarnation,
+        incarnation: world.registry.agent(agent).unwrap().reported.incarnation,
         floor: world.registry.last_order(agent),
         after: None,
         through: None,
@@ -217,7 +217,7 @@ fn commands_that_would_touch_too_much_are_refused_whole() {
     });
     let list = Command::ReconcileAgent(ReconcileAgent {
         agent,
-        incarnation: world.registry.agent(agent).unwrap().incarnation,
+        incarnation: world.registry.agent(agent).unwrap().reported.incarnation,
         floor: OrderIndex(1),
         after: None,
         through: None,

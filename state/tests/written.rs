@@ -5,8 +5,8 @@
 
 use argosy_state::actor::Actor;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, OfferOperation, Operate,
-    Operation, Proposed, Reply, UpdateTasks,
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
+    OfferOperation, Operate, Operation, Proposed, RegisterAgent, Reply, UpdateTasks,
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Revision, TaskKey};
@@ -146,6 +146,44 @@ impl Stage {
         self.acknowledge("acknowledged", key);
     }
 
+    /// An agent without tasks falls silent, and comes back as it was.
+    fn silence(&mut self) {
+        let mut register = registration(78, "cpus:1");
+        let info = self.world.registry.agent(self.agent).unwrap();
+        register.info = info.reported.info.clone();
+        let registered = self.world.apply(Command::RegisterAgent(register));
+        let Ok(Reply::Agent(agent)) = registered.outcome else {
+            panic!("{registered:?}");
+        };
+        let decided_on = self.world.registry.agent(agent).unwrap().revision;
+        let decision = AgentDecision {
+            agent,
+            decided_on,
+            wall_ms: 1_700_000_000_000,
+        };
+        self.measure("agent silent", Command::AgentUnreachable(decision));
+        let operate = |operation| {
+            Command::Operate(Operate {
+                request: None,
+                hash: 0,
+                operations: vec![operation],
+                wall_ms: 1_700_000_000_000,
+            })
+        };
+        self.measure("deactivated", operate(Operation::Deactivate(agent)));
+        let known = self.world.registry.agent(agent).unwrap();
+        let back = RegisterAgent {
+            agent: Some(agent),
+            nonce: known.nonce,
+            confirmed: known.reported.incarnation,
+            tried: Vec::new(),
+            boot_id: known.reported.boot_id.clone(),
+            info: known.reported.info.clone(),
+        };
+        self.measure("agent back", Command::RegisterAgent(back));
+        self.measure("reactivated", operate(Operation::Reactivate(agent)));
+    }
+
     fn session(&self) -> u64 {
         let framework = self.world.registry.framework(self.framework);
         framework.unwrap().session
@@ -232,6 +270,7 @@ fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
     stage.acknowledge_up_to("acknowledged", &key, running);
     stage.acknowledge("end acknowledged", &key);
     assert_eq!(stage.world.registry.task(&key), None);
+    stage.silence();
     stage.figures
 }
 

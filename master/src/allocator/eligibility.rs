@@ -78,7 +78,7 @@ pub(super) fn agent_obstacle(demand: &Demand<'_>, agent: &Agent) -> Option<Reaso
 
 /// The same, of an agent whose link is known.
 pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Option<Reason> {
-    match agent.mode {
+    match agent.mode() {
         AgentMode::Registered if linked() => None,
         AgentMode::Registered => Some(Reason::NoLink),
         AgentMode::Unreachable => Some(Reason::Unreachable),

@@ -263,7 +263,7 @@ impl Inputs {
         let (reason, detail) = self.best(registry, agent, known);
         *explanation.counts.entry(reason).or_default() += 1;
         if reason == Reason::TooSmall {
-            let this = (agent.id, agent.info.resources.clone());
+            let this = (agent.id, agent.total().clone());
             explanation.nearest = Some(match explanation.nearest.take() {
                 Some(best) => nearer(&self.wanted, best, this),
                 None => this,
@@ -317,7 +317,7 @@ impl Inputs {
         if let Some(reason) = mode_obstacle(agent, || known.linked) {
             return (reason, format!("it is {reason}"));
         }
-        let total = &agent.info.resources;
+        let total = agent.total();
         let enough = |part: &Resources| {
             if self.wanted.is_empty() {
                 eyes.minimum.is_met(part)

@@ -144,7 +144,7 @@ impl Allocator {
         let obstacle = agent_obstacle(&turn.demand, agent);
         let is_passed_over = obstacle == Some(Reason::Deactivated)
             && bugs::is_on(Bug::DeactivatedOffered)
-            && turn.registry.free(id) != agent.info.resources;
+            && turn.registry.free(id) != *agent.total();
         let free = if obstacle.is_none() || is_passed_over {
             let free = turn.registry.free(id);
             if turn.book.has_offers_on(id) {

@@ -93,7 +93,7 @@ impl Agents {
             return false;
         }
         mirror.promise = agent.promise;
-        mirror.plain = is_plain(&agent.info.resources);
+        mirror.plain = is_plain(agent.total());
         true
     }
 

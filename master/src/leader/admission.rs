@@ -89,7 +89,7 @@ impl Leader {
         } else {
             hello.floor
         };
-        let incarnation = agent.incarnation;
+        let incarnation = agent.reported.incarnation;
         state.agent = Some(id);
         state.heard = now.at;
         state.stage = if equal {
@@ -177,7 +177,7 @@ fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bo
             }
             OrderKind::Kill => {}
             // The comparison settles what an agent of an earlier release cannot answer.
-            OrderKind::Limits if !agent.info.takes(kind) => return false,
+            OrderKind::Limits if !agent.reported.info.takes(kind) => return false,
             OrderKind::Limits => {}
         }
     }

@@ -95,17 +95,17 @@ impl Leader {
         if hello.agent.is_some_and(|id| {
             registry
                 .agent(id)
-                .is_none_or(|agent| agent.mode == AgentMode::Gone)
+                .is_none_or(|agent| agent.mode() == AgentMode::Gone)
         }) {
             return self.shut_down(link, "this agent is not known here, or was declared gone");
         }
         let known = hello.agent.and_then(|id| registry.agent(id));
         let newest = hello.tried.last().copied().unwrap_or(hello.confirmed);
         let nothing_new = known.is_some_and(|agent| {
-            agent.mode != AgentMode::Unreachable
-                && agent.incarnation == newest
-                && agent.info == hello.info
-                && agent.boot_id == hello.boot_id
+            agent.mode() != AgentMode::Unreachable
+                && agent.reported.incarnation == newest
+                && agent.reported.info == hello.info
+                && agent.reported.boot_id == hello.boot_id
         });
         let register = RegisterAgent {
             agent: hello.agent,
@@ -325,7 +325,7 @@ impl Leader {
     /// Its record moved: links and offers follow.
     pub(super) fn agent_changed(&mut self, registry: &Registry, now: Now, id: AgentId) {
         self.outdated(registry, id);
-        match registry.agent(id).map(|agent| agent.mode) {
+        match registry.agent(id).map(|agent| agent.mode()) {
             Some(AgentMode::Unreachable) => {
                 if let Some(link) = self.linked_agents.get(&id).copied() {
                     self.out.push(Effect::CloseAgent(link));

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use argosy_state::Registry;
-use argosy_state::agent::AgentMode;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
 use argosy_state::framework::{Connection, Framework};
@@ -72,8 +71,7 @@ impl Deadlines {
         }
     }
 
-    /// How many agents are expected to be heard: those that are registered, in whatever mode, and neither unreachable
-    /// nor gone.
+    /// How many agents are expected to be heard: those that are neither unreachable nor gone.
     pub(super) fn watched(&self) -> usize {
         self.heard.len()
     }
@@ -111,7 +109,7 @@ impl Leader {
     pub(super) fn arm_all(&mut self, registry: &Registry, now: Now) {
         self.begin_mass_loss(registry, now);
         for agent in registry.agents() {
-            if is_watched(agent.mode) {
+            if !agent.mode().is_lost() {
                 self.arm_agent(now, agent.id);
             }
         }
@@ -290,7 +288,7 @@ impl Leader {
         let Some(heard) = self.deadlines.heard.get(&id).copied() else {
             return;
         };
-        let Some(agent) = registry.agent(id).filter(|agent| is_watched(agent.mode)) else {
+        let Some(agent) = registry.agent(id).filter(|agent| !agent.mode().is_lost()) else {
             self.deadlines.heard.remove(&id);
             return;
         };
@@ -388,15 +386,4 @@ const TICK_MS: u64 = 30_000;
 /// Whether a stream of this framework is expected.
 fn is_expected(framework: &Framework) -> bool {
     framework.connection == Connection::Connected && !framework.removing
-}
-
-/// Agents that are expected to be heard of.
-fn is_watched(mode: AgentMode) -> bool {
-    match mode {
-        AgentMode::Registered
-        | AgentMode::Draining
-        | AgentMode::Drained
-        | AgentMode::Deactivated => true,
-        AgentMode::Unreachable | AgentMode::Gone => false,
-    }
 }

@@ -191,7 +191,7 @@ impl Leader {
     pub(super) fn outdated(&mut self, registry: &Registry, id: AgentId) {
         let promise = registry
             .agent(id)
-            .filter(|agent| agent.mode == AgentMode::Registered)
+            .filter(|agent| agent.mode() == AgentMode::Registered)
             .map(|agent| agent.promise);
         let outdated: Vec<OfferId> = self
             .book

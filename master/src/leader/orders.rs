@@ -71,7 +71,7 @@ impl Leader {
             return;
         };
         let agent = registry.agent(id);
-        let takes = |kind| agent.is_some_and(|agent| agent.info.takes(kind));
+        let takes = |kind| agent.is_some_and(|agent| agent.reported.info.takes(kind));
         let last = registry.last_order(id).max(*sent);
         let mut next = *sent;
         let mut orders = Vec::new();

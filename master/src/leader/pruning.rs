@@ -84,18 +84,18 @@ impl Pass {
                 self.is_over = true;
                 break;
             };
-            let is_old = now.since_ms(agent.since) >= kept_ms;
+            let is_old = now.since_ms(agent.mode_since()) >= kept_ms;
             if self.left == 0 || !is_old && self.surplus == 0 {
                 self.is_over = true;
                 break;
             }
-            self.behind = (agent.since, agent.id);
+            self.behind = (agent.mode_since(), agent.id);
             if !is_old && has_live_tasks(registry, agent.id) {
                 continue;
             }
             self.surplus = self.surplus.saturating_sub(1);
             // What a framework has not acknowledged yet keeps the record; it goes when that has.
-            if agent.mode == AgentMode::Unreachable || !has_tasks(registry, agent.id) {
+            if agent.mode() == AgentMode::Unreachable || !has_tasks(registry, agent.id) {
                 self.left -= 1;
                 found.push(agent);
             }

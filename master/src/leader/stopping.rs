@@ -47,7 +47,7 @@ impl Leader {
     /// knows only that it is UNREACHABLE.
     pub(super) fn arm_stops(&mut self, registry: &Registry, now: Now) {
         for agent in registry.agents() {
-            if agent.mode == AgentMode::Unreachable {
+            if agent.mode() == AgentMode::Unreachable {
                 self.agent_is_silent(registry, now, agent.id);
             }
         }
@@ -104,7 +104,7 @@ impl Leader {
             return;
         };
         let agent = registry.agent(id);
-        let Some(agent) = agent.filter(|agent| agent.mode == AgentMode::Unreachable) else {
+        let Some(agent) = agent.filter(|agent| agent.mode() == AgentMode::Unreachable) else {
             return self.agent_is_not_silent(id);
         };
         // A deposed leader may have answered the agent for a moment after that.

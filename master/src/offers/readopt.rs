@@ -107,8 +107,8 @@ fn check_agent(registry: &Registry, promise: &Promise) -> Result<(), WhyNot> {
     let agent = registry
         .agent(promise.agent)
         .ok_or(WhyNot::UnknownAgent(promise.agent))?;
-    if agent.mode != AgentMode::Registered {
-        return Err(WhyNot::AgentNotActive(promise.agent, agent.mode));
+    if agent.mode() != AgentMode::Registered {
+        return Err(WhyNot::AgentNotActive(promise.agent, agent.mode()));
     }
     if agent.promise != promise.promise {
         return Err(WhyNot::Outdated(promise.agent));

@@ -261,9 +261,9 @@ pub(crate) async fn list_agents(
             room,
             |agent| agent.id.to_string(),
             |agent| {
-                let mode = || convert::mode_from(agent.mode).as_str_name();
+                let mode = || convert::mode_from(agent.mode()).as_str_name();
                 let is_wanted = is(&filter, "agent_id", &agent.id)
-                    && matches(&filter, "host_name", &agent.info.host_name)
+                    && matches(&filter, "host_name", &agent.reported.info.host_name)
                     && (!filter.contains_key("mode")
                         || matches(&filter, "mode", &plain(mode(), "AGENT_MODE_")));
                 is_wanted.then(|| views::agent(view, agent))

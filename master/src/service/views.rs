@@ -15,12 +15,12 @@ pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
     let index = view.registry.agent_index(agent.id);
     let info = v1::AgentInfo {
         attributes: agent.attributes().into_iter().collect(),
-        ..convert::agent_info(&agent.info)
+        ..convert::agent_info(&agent.reported.info)
     };
     v1::Agent {
         agent_id: agent.id.to_string(),
         info: Some(info),
-        mode: convert::mode_from(agent.mode).into(),
+        mode: convert::mode_from(agent.mode()).into(),
         connected: view
             .leader
             .as_ref()
@@ -30,7 +30,7 @@ pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
             .unwrap_or_default(),
         live_tasks: count(index.map_or(0, |index| index.live)),
         revision: Some(convert::revision(agent.revision)),
-        mode_since_ms: agent.since.0,
+        mode_since_ms: agent.mode_since().0,
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn finished_framework(framework: &FinishedFramework) -> v1::Framework
 pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
     let address = registry
         .agent(task.agent)
-        .map_or("", |agent| agent.info.address.as_str());
+        .map_or("", |agent| agent.reported.info.address.as_str());
     convert::task(task, address)
 }
 

@@ -71,15 +71,15 @@ pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
         offer_id: promise.id.to_string(),
         framework_id: promise.framework.to_string(),
         agent_id: promise.agent.to_string(),
-        host_name: agent.info.host_name.clone(),
+        host_name: agent.reported.info.host_name.clone(),
         role: promise.role.to_string(),
         resources: resources(&promise.resources),
         attributes: agent.attributes().into_iter().collect(),
         expires_ms: promise.expires.0,
         token: seal(promise, token).into(),
-        agent_address: agent.info.address.clone(),
-        allowed_opt_outs: opt_outs(&agent.info.allowed_opt_outs),
-        largest_sizes: sizes(agent.info.largest_sizes),
+        agent_address: agent.reported.info.address.clone(),
+        allowed_opt_outs: opt_outs(&agent.reported.info.allowed_opt_outs),
+        largest_sizes: sizes(agent.reported.info.largest_sizes),
     }
 }
 

@@ -108,10 +108,10 @@ impl Registry {
             .agents
             .get(&offer.agent)
             .ok_or(Rejection::UnknownAgent(offer.agent))?;
-        if agent.mode != AgentMode::Registered {
-            return Err(Rejection::AgentNotActive(offer.agent, agent.mode));
+        if agent.mode() != AgentMode::Registered {
+            return Err(Rejection::AgentNotActive(offer.agent, agent.mode()));
         }
-        if agent.promise != offer.promise || !agent.info.resources.contains(&offer.resources) {
+        if agent.promise != offer.promise || !agent.total().contains(&offer.resources) {
             return Err(Rejection::OfferOutdated(offer.id, offer.agent));
         }
         if agent.used_offers.ids.contains(&offer.id) && !bugs::is_on(Bug::UsedOfferHonoured) {
@@ -139,7 +139,7 @@ impl Registry {
         let supply = Supply {
             left: promised,
             free: self.free(agent),
-            total: known.info.resources.clone(),
+            total: known.total().clone(),
         };
         let bytes = self
             .has_bounds()

@@ -1,12 +1,16 @@
 //! Agents come, fall silent, and are declared gone.
 
+use std::sync::Arc;
+
 use super::Scene;
 use crate::Registry;
-use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
+use crate::agent::{
+    Administration, Agent, AgentInfo, AgentMode, Agreed, Reachability, Reported, UsedOffers,
+};
 use crate::bugs::{self, Bug};
 use crate::command::{AgentDecision, Outcome, RegisterAgent, Rejection, Reply, SweepTarget};
 use crate::event::Event;
-use crate::ids::{AgentId, OrderIndex};
+use crate::ids::{AgentId, OrderIndex, Timestamp};
 use crate::limits;
 use crate::registry::RecordKey;
 use crate::resources::{Resource, Resources, Value};
@@ -62,20 +66,22 @@ impl Registry {
         let agent = Agent {
             id,
             nonce: register.nonce,
-            incarnation,
-            boot_id: register.boot_id.clone(),
-            info: register.info.clone(),
-            set_attributes: Default::default(),
-            mode: AgentMode::Registered,
-            mode_when_heard: AgentMode::Registered,
-            since: scene.at,
+            reported: reported(incarnation, register),
+            agreed: Agreed {
+                administration: Administration::Active,
+                since: scene.at,
+                deadline: None,
+                attributes: Default::default(),
+                revision,
+            },
+            reachability: Reachability::Reachable { since: scene.at },
             orders: OrderIndex(0),
             promise: revision,
             used_offers: UsedOffers::default(),
             revision,
         };
         self.check_agent_bytes(&agent)?;
-        self.check_resource_kinds(&agent.info)?;
+        self.check_resource_kinds(&agent.reported.info)?;
         self.cluster.last_agent = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_agent(agent);
@@ -91,40 +97,39 @@ impl Registry {
         register: &RegisterAgent,
     ) -> Outcome {
         let known = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        if known.mode == AgentMode::Gone {
+        if known.agreed.administration == Administration::Gone {
             return Err(Rejection::AgentGone(id));
         }
-        if known.incarnation != register.confirmed
-            && !register.tried.contains(&known.incarnation)
+        let former = Arc::clone(&known.reported);
+        if former.incarnation != register.confirmed
+            && !register.tried.contains(&former.incarnation)
             && !bugs::is_on(Bug::CloneAccepted)
         {
             return Err(Rejection::Clone(id));
         }
-        let back = known.mode == AgentMode::Unreachable;
-        let same = !back
-            && known.incarnation == incarnation
-            && known.info == register.info
-            && known.boot_id == register.boot_id;
-        if same {
+        let back = known.mode() == AgentMode::Unreachable;
+        let same = former.incarnation == incarnation
+            && former.info == register.info
+            && former.boot_id == register.boot_id;
+        if same && !back {
             return Ok(Reply::Agent(id));
         }
         let mut agent = known.clone();
         agent.revision = scene.next_revision();
-        if agent.info.resources != register.info.resources
-            || agent.info.attributes != register.info.attributes
-            || agent.info.allowed_opt_outs != register.info.allowed_opt_outs
-            || agent.info.largest_sizes != register.info.largest_sizes
+        if former.info.resources != register.info.resources
+            || former.info.attributes != register.info.attributes
+            || former.info.allowed_opt_outs != register.info.allowed_opt_outs
+            || former.info.largest_sizes != register.info.largest_sizes
         {
             agent.promise = agent.revision;
         }
-        agent.incarnation = incarnation;
-        agent.info = register.info.clone();
-        agent.boot_id.clone_from(&register.boot_id);
+        if !same {
+            agent.reported = reported(incarnation, register);
+        }
         self.check_agent_bytes(&agent)?;
-        self.check_resource_kinds(&agent.info)?;
+        self.check_resource_kinds(&agent.reported.info)?;
         if back {
-            agent.mode = agent.mode_when_heard;
-            agent.since = scene.at;
+            agent.reachability = Reachability::Reachable { since: scene.at };
             self.remove_sweep(SweepTarget::Agent(id));
         }
         self.put_agent(agent);
@@ -144,14 +149,13 @@ impl Registry {
         if agent.revision != decision.decided_on && !bugs::is_on(Bug::MovedDecisionCommits) {
             return Err(Rejection::Moved);
         }
-        match agent.mode {
-            AgentMode::Unreachable | AgentMode::Gone => return Ok(Reply::Done),
-            AgentMode::Registered
-            | AgentMode::Draining
-            | AgentMode::Drained
-            | AgentMode::Deactivated => {}
+        if agent.mode().is_lost() {
+            return Ok(Reply::Done);
         }
-        self.set_mode(scene, decision.agent, AgentMode::Unreachable);
+        let since = scene.at;
+        self.change_agent(scene, decision.agent, |agent| {
+            agent.reachability = Reachability::Unreachable { since };
+        });
         self.begin_sweep(scene, SweepTarget::Agent(decision.agent), decision.wall_ms);
         Ok(Reply::Done)
     }
@@ -174,12 +178,8 @@ impl Registry {
         if agent.revision != decision.decided_on {
             return Err(Rejection::Moved);
         }
-        match agent.mode {
-            AgentMode::Unreachable | AgentMode::Gone => {}
-            AgentMode::Registered
-            | AgentMode::Draining
-            | AgentMode::Drained
-            | AgentMode::Deactivated => return Err(Rejection::WrongMode(id, agent.mode)),
+        if !agent.mode().is_lost() {
+            return Err(Rejection::WrongMode(id, agent.mode()));
         }
         let index = self.index.agents.get(&id);
         let swept = [SweepTarget::Agent(id), SweepTarget::PrunedAgent(id)];
@@ -190,38 +190,58 @@ impl Registry {
             }
             self.remove_agent(id);
             scene.say(Event::AgentForgotten(id));
-        } else if agent.mode == AgentMode::Unreachable && !swept.iter().any(is_swept) {
-            let since = agent.since;
-            self.set_mode(scene, id, AgentMode::Gone);
-            // Lost since then: it stays the one to forget.
-            let agent = self.agents.get(&id).expect("its mode was just set");
-            let agent = Agent {
-                since,
-                ..agent.clone()
-            };
-            self.put_agent(agent);
+        } else if agent.mode() == AgentMode::Unreachable && !swept.iter().any(is_swept) {
+            // Gone for as long as it has been unreachable: it stays the one to forget.
+            let since = agent.reachability.since();
+            self.set_administration(scene, id, Administration::Gone, since);
             scene.say(Event::AgentGone(id));
             self.begin_sweep(scene, SweepTarget::PrunedAgent(id), decision.wall_ms);
         }
         Ok(Reply::Done)
     }
 
-    /// Enters `mode`; the caller has checked that it may.
-    pub(super) fn set_mode(&mut self, scene: &mut Scene, id: AgentId, mode: AgentMode) {
+    /// Changes an agent that the caller has just looked up.
+    pub(super) fn change_agent(
+        &mut self,
+        scene: &mut Scene,
+        id: AgentId,
+        change: impl FnOnce(&mut Agent),
+    ) {
         let mut agent = self
             .agents
             .get(&id)
             .expect("the caller has just looked it up")
             .clone();
-        agent.mode = mode;
-        if mode != AgentMode::Unreachable {
-            agent.mode_when_heard = mode;
-        }
-        agent.since = scene.at;
         agent.revision = scene.next_revision();
+        change(&mut agent);
         self.put_agent(agent);
         scene.say(Event::AgentChanged(id));
     }
+
+    /// Agrees on the administration of an agent; the caller has checked that it may be this one.
+    pub(super) fn set_administration(
+        &mut self,
+        scene: &mut Scene,
+        id: AgentId,
+        administration: Administration,
+        since: Timestamp,
+    ) {
+        self.change_agent(scene, id, |agent| {
+            agent.agreed.administration = administration;
+            agent.agreed.since = since;
+            agent.agreed.deadline = None;
+            agent.agreed.revision = agent.revision;
+        });
+    }
+}
+
+/// What a registration reports.
+fn reported(incarnation: u64, register: &RegisterAgent) -> Arc<Reported> {
+    Arc::new(Reported {
+        incarnation,
+        boot_id: register.boot_id.clone(),
+        info: register.info.clone(),
+    })
 }
 
 fn check_info(info: &AgentInfo) -> Result<(), Rejection> {

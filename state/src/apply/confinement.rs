@@ -40,7 +40,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
 pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
     check_sizes(spec, agent)?;
     let asked = &spec.container.opt_outs;
-    match asked.beyond(&agent.info.allowed_opt_outs) {
+    match asked.beyond(&agent.reported.info.allowed_opt_outs) {
         None => Ok(()),
         Some((what, flag)) => {
             let agent = agent.id;
@@ -54,7 +54,11 @@ pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong>
 
 fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
     let id = agent.id;
-    match spec.container.sizes.beyond(&agent.info.largest_sizes) {
+    match spec
+        .container
+        .sizes
+        .beyond(&agent.reported.info.largest_sizes)
+    {
         None => Ok(()),
         Some(Beyond {
             field, most: None, ..
@@ -170,6 +174,8 @@ pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::agent::AgentInfo;
     use crate::command::{Command, RegisterAgent, Rejection, Reply};
@@ -283,12 +289,12 @@ mod tests {
         let allowing = RegisterAgent {
             agent: Some(agent),
             nonce: known.nonce,
-            confirmed: known.incarnation,
-            tried: vec![known.incarnation],
-            boot_id: known.boot_id,
+            confirmed: known.reported.incarnation,
+            tried: vec![known.reported.incarnation],
+            boot_id: known.reported.boot_id.clone(),
             info: AgentInfo {
                 allowed_opt_outs: asked.container.opt_outs.clone(),
-                ..known.info
+                ..known.reported.info.clone()
             },
         };
         world
@@ -316,12 +322,18 @@ mod tests {
         let (field, text) = check_allowed(&asked, &agent).unwrap_err();
         assert_eq!(field, "container.sizes");
         assert!(text.contains("takes no open_files"), "{text}");
-        agent.info.largest_sizes.open_files = Some(4_999);
+        Arc::make_mut(&mut agent.reported)
+            .info
+            .largest_sizes
+            .open_files = Some(4_999);
         let (_, text) = check_allowed(&asked, &agent).unwrap_err();
         let figures = "open_files: 5000 is more than the 4999 of agent-1";
         assert!(text.starts_with(figures), "{text}");
         assert!(text.ends_with("--max-open-files 5000"), "{text}");
-        agent.info.largest_sizes.open_files = Some(5_000);
+        Arc::make_mut(&mut agent.reported)
+            .info
+            .largest_sizes
+            .open_files = Some(5_000);
         assert_eq!(check_allowed(&asked, &agent), Ok(()));
     }
 

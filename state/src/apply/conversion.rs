@@ -94,9 +94,15 @@ impl Registry {
                     return Layout::Tasks { after: None };
                 };
                 let id = agent.id;
-                budget.spend(2, usage::of_agent(agent));
-                self.changed.insert(RecordKey::Agent(id));
-                self.changed.insert(RecordKey::AgentCounters(id));
+                let records = [
+                    RecordKey::Agent(id),
+                    RecordKey::AgentCounters(id),
+                    RecordKey::AgentReported(id),
+                    RecordKey::AgentAgreed(id),
+                    RecordKey::AgentStatus(id),
+                ];
+                budget.spend(records.len(), usage::of_agent(agent));
+                self.changed.extend(records);
                 Layout::Agents { after: id }
             }
             Layout::Tasks { after } => {

@@ -40,7 +40,7 @@ impl Registry {
         let spec = limited(&task.spec, limits)?;
         check_spec(&spec, self.level())?;
         let agent = self.agents.get(&task.agent);
-        if !agent.is_some_and(|agent| agent.info.takes(OrderKind::Limits)) {
+        if !agent.is_some_and(|agent| agent.reported.info.takes(OrderKind::Limits)) {
             let text = format!(
                 "{} is of a release that cannot change limits of a task: upgrade it, or launch the task anew",
                 task.agent

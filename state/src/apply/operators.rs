@@ -2,7 +2,7 @@
 
 use super::Scene;
 use crate::Registry;
-use crate::agent::AgentMode;
+use crate::agent::Administration;
 use crate::command::{Operate, Operation, Outcome, Refusal, Rejection, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, Revision, Role, Timestamp};
@@ -117,12 +117,18 @@ impl Registry {
             Operation::SetWeight { role, weight_milli } => {
                 self.set_weight(scene, role, *weight_milli)
             }
-            Operation::Deactivate(id) => {
-                self.move_mode(scene, *id, AgentMode::Registered, AgentMode::Deactivated)
-            }
-            Operation::Reactivate(id) => {
-                self.move_mode(scene, *id, AgentMode::Deactivated, AgentMode::Registered)
-            }
+            Operation::Deactivate(id) => self.move_administration(
+                scene,
+                *id,
+                Administration::Active,
+                Administration::Deactivated,
+            ),
+            Operation::Reactivate(id) => self.move_administration(
+                scene,
+                *id,
+                Administration::Deactivated,
+                Administration::Active,
+            ),
             Operation::MarkGone(id) => self.mark_gone(scene, *id, wall_ms),
         }
     }
@@ -185,24 +191,26 @@ impl Registry {
             ));
         }
         if !value.is_empty()
-            && agent.set_attributes.len() >= limits::ATTRIBUTES
-            && !agent.set_attributes.contains_key(name)
+            && agent.agreed.attributes.len() >= limits::ATTRIBUTES
+            && !agent.agreed.attributes.contains_key(name)
         {
             return invalid(format!("{id} has {} already", limits::ATTRIBUTES));
         }
-        if agent.set_attributes.get(name).map_or("", String::as_str) == value {
+        if agent.agreed.attributes.get(name).map_or("", String::as_str) == value {
             return Ok(());
         }
         let mut agent = agent.clone();
         let revision = scene.next_revision();
         if value.is_empty() {
-            agent.set_attributes.remove(name);
+            agent.agreed.attributes.remove(name);
         } else {
             agent
-                .set_attributes
+                .agreed
+                .attributes
                 .insert(name.to_owned(), value.to_owned());
         }
         agent.promise = revision;
+        agent.agreed.revision = revision;
         agent.revision = revision;
         self.check_agent_bytes(&agent)?;
         self.put_agent(agent);
@@ -210,37 +218,30 @@ impl Registry {
         Ok(())
     }
 
-    fn move_mode(
+    /// Whether the agent is reachable does not matter: what is agreed on is in force when it is heard of again.
+    fn move_administration(
         &mut self,
         scene: &mut Scene,
         id: AgentId,
-        from: AgentMode,
-        to: AgentMode,
+        from: Administration,
+        to: Administration,
     ) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        if agent.mode_when_heard == to {
+        let present = agent.agreed.administration;
+        if present == to {
             return Ok(());
         }
-        if agent.mode_when_heard != from {
-            return Err(Rejection::WrongMode(id, agent.mode));
+        if present != from {
+            return Err(Rejection::WrongMode(id, agent.mode()));
         }
-        if agent.mode == AgentMode::Unreachable {
-            // It takes effect when the agent is heard of again.
-            let revision = scene.next_revision();
-            let agent = self.touch_agent(id);
-            agent.mode_when_heard = to;
-            agent.revision = revision;
-            scene.say(Event::AgentChanged(id));
-        } else {
-            self.set_mode(scene, id, to);
-        }
+        self.set_administration(scene, id, to, scene.at);
         Ok(())
     }
 
     fn mark_gone(&mut self, scene: &mut Scene, id: AgentId, wall_ms: i64) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        if agent.mode != AgentMode::Gone {
-            self.set_mode(scene, id, AgentMode::Gone);
+        if agent.agreed.administration != Administration::Gone {
+            self.set_administration(scene, id, Administration::Gone, scene.at);
             scene.say(Event::AgentGone(id));
             self.begin_sweep(scene, SweepTarget::Agent(id), wall_ms);
         }

@@ -7,7 +7,6 @@ use std::ops::Bound;
 use super::Scene;
 use super::tasks::{Change, too_many};
 use crate::Registry;
-use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
 use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
 use crate::event::Event;
@@ -22,14 +21,11 @@ impl Registry {
             .agents
             .get(&list.agent)
             .ok_or(Rejection::UnknownAgent(list.agent))?;
-        if agent.incarnation != list.incarnation
-            || agent.mode == AgentMode::Unreachable
-            || agent.mode == AgentMode::Gone
-        {
+        if agent.reported.incarnation != list.incarnation || agent.mode().is_lost() {
             return Err(Rejection::Moved);
         }
         check_list(list)?;
-        let answers_limits = agent.info.takes(OrderKind::Limits);
+        let answers_limits = agent.reported.info.takes(OrderKind::Limits);
         for key in &self.known(list) {
             let held = list
                 .held

@@ -19,10 +19,10 @@ impl Registry {
         if agent.revision != stopped.decided_on {
             return Err(Rejection::Moved);
         }
-        if agent.mode != AgentMode::Unreachable {
-            return Err(Rejection::WrongMode(id, agent.mode));
+        if agent.mode() != AgentMode::Unreachable {
+            return Err(Rejection::WrongMode(id, agent.mode()));
         }
-        let unreachable_ms = scene.at.since_ms(agent.since);
+        let unreachable_ms = scene.at.since_ms(agent.mode_since());
         if stopped.silent_ms > unreachable_ms {
             return Err(Rejection::Invalid {
                 field: "silent_ms".to_owned(),

@@ -120,7 +120,7 @@ impl Registry {
         let gone = self
             .agents
             .get(&id)
-            .is_some_and(|agent| agent.mode == AgentMode::Gone);
+            .is_some_and(|agent| agent.mode() == AgentMode::Gone);
         if task.is_terminal() || (!gone && task.state == TaskState::Unreachable) {
             return;
         }

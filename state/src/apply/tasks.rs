@@ -3,7 +3,6 @@
 use super::Scene;
 use super::limits_change::settle;
 use crate::Registry;
-use crate::agent::AgentMode;
 use crate::command::{Acknowledge, AgentUpdate, Outcome, Rejection, Reply, UpdateTasks};
 use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
@@ -146,7 +145,7 @@ impl Registry {
             .agents
             .get(&report.agent)
             .ok_or(Rejection::UnknownAgent(report.agent))?;
-        if agent.mode == AgentMode::Unreachable || agent.mode == AgentMode::Gone {
+        if agent.mode().is_lost() {
             // It registers again, and repeats what nobody has committed.
             return Err(Rejection::Moved);
         }

@@ -150,9 +150,9 @@ impl Registry {
         let id = agent.id;
         let listed = self.index.nonces.get(&agent.nonce);
         must(listed == Some(&id), &id, "it is found by its nonce")?;
-        let is_listed = self.index.lost.contains(&(agent.since, id));
+        let is_listed = self.index.lost.contains(&(agent.mode_since(), id));
         must(
-            is_listed == agent.mode.is_lost(),
+            is_listed == agent.mode().is_lost(),
             &id,
             "it is listed while it is lost",
         )?;
@@ -317,7 +317,7 @@ mod tests {
             }),
             ("listed while it is lost", |registry| {
                 let agent = registry.agents().next().unwrap();
-                let entry = (agent.since, agent.id);
+                let entry = (agent.mode_since(), agent.id);
                 registry.index.lost.insert(entry);
             }),
             ("counts", |registry| {
@@ -344,7 +344,7 @@ mod tests {
             ("its mode began in the past", |registry| {
                 registry.time = Timestamp(0);
                 let agent = registry.agents.first_mut().unwrap();
-                agent.since = Timestamp(1);
+                agent.agreed.since = Timestamp(1);
             }),
             ("live or have ended", |registry| {
                 registry.index.frameworks.first_mut().unwrap().live += 1;

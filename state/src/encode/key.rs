@@ -28,6 +28,9 @@ const LIMITS_CHANGE: u8 = 17;
 const AGENT_COUNTERS: u8 = 18;
 const SWEEP: u8 = 19;
 const HISTORY: u8 = 20;
+const AGENT_REPORTED: u8 = 21;
+const AGENT_AGREED: u8 = 22;
+const AGENT_STATUS: u8 = 23;
 
 /// What a sweep works off: behind its kind, before the id.
 const SWEPT_AGENT: u8 = 1;
@@ -85,6 +88,9 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
             bytes
         }
         RecordKey::History => vec![HISTORY],
+        RecordKey::AgentReported(id) => numbers(AGENT_REPORTED, &[id.0]),
+        RecordKey::AgentAgreed(id) => numbers(AGENT_AGREED, &[id.0]),
+        RecordKey::AgentStatus(id) => numbers(AGENT_STATUS, &[id.0]),
     }
 }
 
@@ -152,6 +158,9 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
             })
         }
         HISTORY => end(rest, RecordKey::History)?,
+        AGENT_REPORTED => RecordKey::AgentReported(AgentId(only_number(rest)?)),
+        AGENT_AGREED => RecordKey::AgentAgreed(AgentId(only_number(rest)?)),
+        AGENT_STATUS => RecordKey::AgentStatus(AgentId(only_number(rest)?)),
         _ => return None,
     })
 }
@@ -210,7 +219,16 @@ mod tests {
         prop_oneof![
             Just(RecordKey::Time),
             Just(RecordKey::Cluster),
-            id.clone().prop_map(|id| RecordKey::Agent(AgentId(id))),
+            (id.clone(), 0..5).prop_map(|(id, kind)| {
+                let id = AgentId(id);
+                match kind {
+                    0 => RecordKey::Agent(id),
+                    1 => RecordKey::AgentCounters(id),
+                    2 => RecordKey::AgentReported(id),
+                    3 => RecordKey::AgentAgreed(id),
+                    _ => RecordKey::AgentStatus(id),
+                }
+            }),
             "[a-c]{1,3}".prop_map(|role| RecordKey::Weight(Role::new(&role).unwrap())),
             id.clone()
                 .prop_map(|id| RecordKey::Framework(FrameworkId(id))),
@@ -235,8 +253,6 @@ mod tests {
                 1 => SweepTarget::Framework(FrameworkId(id)),
                 _ => SweepTarget::PrunedAgent(AgentId(id)),
             })),
-            id.clone()
-                .prop_map(|id| RecordKey::AgentCounters(AgentId(id))),
             Just(RecordKey::History),
             (id.clone(), id.clone(), id.clone()).prop_map(|(a, b, c)| RecordKey::Answer(
                 FrameworkId(a),
@@ -257,7 +273,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_refused_or_canonical(bytes in prop::collection::vec(0_u8..22, 0..30)) {
+        fn other_bytes_are_refused_or_canonical(bytes in prop::collection::vec(0_u8..25, 0..30)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }

@@ -6,7 +6,7 @@ use super::key::read_key;
 use super::split::{Parts, must};
 use super::{DecodeError, read};
 use crate::Registry;
-use crate::agent::Agent;
+use crate::agent::WholeAgent;
 use crate::bugs::{self, Bug};
 use crate::digest::record_mark;
 use crate::framework::Framework;
@@ -88,7 +88,11 @@ impl Registry {
             RecordKey::Time => self.time = read("time record", value)?,
             RecordKey::Cluster => self.cluster = read_cluster(value)?,
             RecordKey::Agent(id) => {
-                let agent: Agent = read("agent record", value)?;
+                let agent: WholeAgent = read("agent record", value)?;
+                let agent = agent.agent().ok_or(DecodeError::Invalid {
+                    what: "agent record",
+                    field: "agent mode",
+                })?;
                 must("agent record", NAME, agent.id == *id)?;
                 self.agents.insert(*id, agent);
             }
@@ -133,7 +137,10 @@ impl Registry {
             | RecordKey::LimitsChange(_)
             | RecordKey::AgentCounters(_)
             | RecordKey::Sweep(_)
-            | RecordKey::History => parts.read(name, value)?,
+            | RecordKey::History
+            | RecordKey::AgentReported(_)
+            | RecordKey::AgentAgreed(_)
+            | RecordKey::AgentStatus(_) => parts.read(name, value)?,
         }
         Ok(())
     }

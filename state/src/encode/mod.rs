@@ -27,7 +27,9 @@ pub(crate) mod wire;
 
 use crate::Registry;
 use crate::actor::Actor;
+use crate::agent::WholeAgent;
 use crate::command::{Command, Proposed};
+use crate::ids::AgentId;
 use crate::level::Level;
 use crate::registry::{Layout, RecordKey};
 use codec::{Fault, Stored};
@@ -99,10 +101,8 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::Time => written(&registry.time),
         RecordKey::Cluster if *layout == Layout::Whole => written(&registry.cluster),
         RecordKey::Cluster => written(&split::cluster(&registry.cluster)),
-        RecordKey::Agent(id) if layout.splits_agent(*id) => {
-            written(&split::facts(registry.agents.get(id)?))
-        }
-        RecordKey::Agent(id) => written(registry.agents.get(id)?),
+        RecordKey::Agent(id) if layout.splits_agent(*id) => return None,
+        RecordKey::Agent(id) => written(&WholeAgent::from(registry.agents.get(id)?)),
         RecordKey::Weight(role) => written(registry.weights.get(role)?),
         RecordKey::Framework(id) => written(registry.frameworks.get(id)?),
         RecordKey::Task(key) if layout.splits_task(key) => return None,
@@ -126,7 +126,10 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::LimitsChange(_)
         | RecordKey::AgentCounters(_)
         | RecordKey::Sweep(_)
-        | RecordKey::History => return split_record(registry, name),
+        | RecordKey::History
+        | RecordKey::AgentReported(_)
+        | RecordKey::AgentAgreed(_)
+        | RecordKey::AgentStatus(_) => return split_record(registry, name),
     })
 }
 
@@ -134,6 +137,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     let layout = &registry.cluster.layout;
     let task = |key| split::parted(registry, key);
+    let agent = |id: &AgentId| registry.agents.get(id).filter(|_| layout.splits_agent(*id));
     Some(match name {
         RecordKey::TaskFacts(key) => written(&split::Facts::of(task(key)?.0)),
         RecordKey::TaskSpec(key) => written(&split::description(task(key)?.0)?),
@@ -145,17 +149,17 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::TaskEndMessage(key) => written(&split::message(task(key)?.0, 1)?),
         RecordKey::TaskLimits(key) => written(task(key)?.0.spec.limits.as_ref()?),
         RecordKey::LimitsChange(key) => written(task(key)?.0.limits_change.as_ref()?),
-        RecordKey::AgentCounters(id) if layout.splits_agent(*id) => {
-            written(&split::Counters::of(registry.agents.get(id)?))
-        }
+        RecordKey::AgentCounters(id) => written(&split::Counters::of(agent(id)?)),
+        RecordKey::AgentReported(id) => written(&split::AgentFacts::of(agent(id)?)),
+        RecordKey::AgentAgreed(id) => written(&agent(id)?.agreed),
+        RecordKey::AgentStatus(id) => written(&split::AgentStatus::of(agent(id)?)),
         RecordKey::Sweep(target) if layout.splits_sweep(*target) => {
             written(registry.cluster.sweeps.get(target)?)
         }
         RecordKey::History if *layout != Layout::Whole => written(&split::History {
             last: registry.cluster.last_finished,
         }),
-        RecordKey::AgentCounters(_)
-        | RecordKey::Sweep(_)
+        RecordKey::Sweep(_)
         | RecordKey::History
         | RecordKey::Time
         | RecordKey::Cluster

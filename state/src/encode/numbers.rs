@@ -2,7 +2,7 @@
 
 use super::scalars::AsNumber;
 use crate::actor::PrincipalKind;
-use crate::agent::AgentMode;
+use crate::agent::{Administration, AgentMode};
 use crate::level::Level;
 use crate::task::{Capability, ImagePull, KillSignal, Reason, Scheme, Source, TaskState};
 
@@ -94,6 +94,15 @@ numbered!(
     Drained = 4,
     Deactivated = 5,
     Gone = 6,
+);
+
+numbered!(
+    Administration,
+    Active = 1,
+    Draining = 2,
+    Drained = 3,
+    Deactivated = 4,
+    Gone = 5,
 );
 
 numbered!(ImagePull, IfAbsent = 1, Always = 2);

@@ -1,6 +1,7 @@
 //! One of each record and command, every field set to something that shows.
 
 mod actors;
+mod agents;
 mod limits;
 pub(super) mod names;
 mod operations;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use crate::Registry;
 use crate::actor::Actor;
-use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
+use crate::agent::AgentInfo;
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
     CompareDigest, FrameworkDecision, HeldTask, OfferOperation, OpenEpoch, Operate, Operation,
@@ -101,7 +102,7 @@ pub(super) fn registry() -> Registry {
     registry.time = Timestamp(123_456);
     registry.cluster = cluster();
     registry.weights.insert(role("web"), 2_500);
-    registry.agents.insert(AgentId(3), agent());
+    registry.agents.insert(AgentId(3), agents::agent());
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));
     registry.tasks.insert(key(4, "web-6"), checked_task());
@@ -183,27 +184,6 @@ fn cluster() -> Cluster {
         .into(),
         mass_loss: Some(Timestamp(89)),
         layout: Layout::Split,
-    }
-}
-
-fn agent() -> Agent {
-    Agent {
-        id: AgentId(3),
-        nonce: 0x11,
-        incarnation: 0x22,
-        boot_id: "boot".to_owned(),
-        info: agent_info(),
-        set_attributes: texts("zone", "z"),
-        mode: AgentMode::Unreachable,
-        mode_when_heard: AgentMode::Deactivated,
-        since: Timestamp(99),
-        orders: OrderIndex(12),
-        promise: revision(5, 1),
-        used_offers: UsedOffers {
-            floor: offer_id(45, 9),
-            ids: [offer_id(45, 10), offer_id(45, 12)].into(),
-        },
-        revision: revision(44, 2),
     }
 }
 

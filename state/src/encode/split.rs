@@ -2,17 +2,19 @@
 //!
 //! What an object is made of is read in any order, and put together at the end.
 
+mod agents;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::codec::{Codec, Fault, Read};
+use agents::AgentParts;
+pub(super) use agents::{AgentFacts, AgentStatus, Counters};
+
 use super::stored::stored;
-use super::wire::{self, Slot};
 use super::{DecodeError, read};
 use crate::Registry;
-use crate::agent::{Agent, UsedOffers};
 use crate::command::SweepTarget;
-use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision, Role, TaskKey};
+use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 use crate::registry::{
     Cluster, Layout, RecordKey, SweepMark, is_long, keeps_all, kept_spec, long_messages,
 };
@@ -170,78 +172,6 @@ pub(super) fn has_parts(registry: &Registry, serial: u64) -> bool {
     registry.cluster.layout != Layout::Whole && serial > registry.cluster.last_whole
 }
 
-/// What each order for an agent and each launch on it changes.
-pub(super) struct Counters {
-    orders: OrderIndex,
-    used: UsedOffers,
-}
-
-stored!(message Counters as (Counters { orders, used: UsedOffers { floor, ids } }) {
-    1 orders: Number,
-    2 floor: Part or "floor of used offers",
-    3 ids: Offers,
-});
-
-impl Counters {
-    pub(super) fn of(agent: &Agent) -> Self {
-        Self {
-            orders: agent.orders,
-            used: agent.used_offers.clone(),
-        }
-    }
-}
-
-/// Offers, ascending: of each how many epochs and then how many serials it is behind the one before, the first behind 0.
-/// In another epoch serials are counted from 0.
-enum Offers {}
-
-type OfferIds = std::collections::BTreeSet<OfferId>;
-
-impl Codec<OfferIds> for Offers {
-    fn is_absent(offers: &OfferIds) -> bool {
-        offers.is_empty()
-    }
-
-    fn write(number: u32, offers: &OfferIds, out: &mut Vec<u8>) {
-        let mut former = OfferId::default();
-        wire::put_message(number, out, |out| {
-            for offer in offers {
-                let epochs = offer.epoch.0 - former.epoch.0;
-                let first = if epochs == 0 { former.serial } else { 0 };
-                wire::put_varint(epochs, out);
-                wire::put_varint(offer.serial - first, out);
-                former = *offer;
-            }
-        });
-    }
-
-    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<OfferIds> {
-        let mut numbers = Vec::new();
-        slot.each(|raw| {
-            raw.varints(|number| numbers.push(number))?;
-            Ok(())
-        })?;
-        let mut former = OfferId::default();
-        let mut offers = OfferIds::new();
-        let (pairs, rest) = numbers.as_chunks::<2>();
-        if !rest.is_empty() {
-            return Err(Fault::Wrong(wrong));
-        }
-        for [epochs, serials] in pairs {
-            let first = if *epochs == 0 { former.serial } else { 0 };
-            let epoch = former.epoch.0.checked_add(*epochs);
-            let serial = first.checked_add(*serials);
-            let (Some(epoch), Some(serial)) = (epoch, serial) else {
-                return Err(Fault::Wrong(wrong));
-            };
-            let epoch = Epoch(epoch);
-            former = OfferId { epoch, serial };
-            offers.insert(former);
-        }
-        Ok(offers)
-    }
-}
-
 stored!(message SweepMark {
     1 after: MaybePart,
     2 wall_ms: Number,
@@ -255,15 +185,6 @@ pub(super) struct History {
 stored!(message History {
     1 last: Number,
 });
-
-/// The agent without what changes often.
-pub(super) fn facts(agent: &Agent) -> Agent {
-    Agent {
-        orders: OrderIndex::default(),
-        used_offers: UsedOffers::default(),
-        ..agent.clone()
-    }
-}
 
 /// The cluster without what other records hold.
 pub(super) fn cluster(cluster: &Cluster) -> Cluster {
@@ -280,7 +201,7 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
 #[derive(Default)]
 pub(super) struct Parts {
     tasks: BTreeMap<TaskKey, TaskParts>,
-    counters: BTreeMap<AgentId, Counters>,
+    agents: BTreeMap<AgentId, AgentParts>,
     sweeps: BTreeMap<SweepTarget, SweepMark>,
     history: Option<History>,
 }
@@ -315,7 +236,16 @@ impl Parts {
                 self.task(key).change = Some(read("record of a change of limits", value)?);
             }
             RecordKey::AgentCounters(id) => {
-                self.counters.insert(*id, read(COUNTERS, value)?);
+                self.agent(*id).counters = Some(read(agents::COUNTERS, value)?);
+            }
+            RecordKey::AgentReported(id) => {
+                self.agent(*id).facts = Some(read(agents::REPORTED, value)?);
+            }
+            RecordKey::AgentAgreed(id) => {
+                self.agent(*id).agreed = Some(read(agents::AGREED, value)?);
+            }
+            RecordKey::AgentStatus(id) => {
+                self.agent(*id).status = Some(read(agents::STATUS, value)?);
             }
             RecordKey::Sweep(target) => {
                 self.sweeps.insert(*target, read(SWEEP, value)?);
@@ -339,24 +269,21 @@ impl Parts {
         self.tasks.entry(key.clone()).or_default()
     }
 
+    fn agent(&mut self, id: AgentId) -> &mut AgentParts {
+        self.agents.entry(id).or_default()
+    }
+
     /// Completes the registry. Each record must be one of the layout of the registry.
     pub(super) fn join(mut self, registry: &mut Registry) -> Result<(), DecodeError> {
         self.join_cluster(&mut registry.cluster)?;
         let layout = registry.cluster.layout.clone();
-        let agents: Vec<AgentId> = registry.agents.keys().copied().collect();
-        for id in agents {
-            let counters = self.counters.remove(&id);
-            must(
-                "agent record",
-                LAYOUT,
-                counters.is_some() == layout.splits_agent(id),
-            )?;
-            let agent = registry.agents.get_mut(&id).zip(counters);
-            if let Some((agent, Counters { orders, used })) = agent {
-                (agent.orders, agent.used_offers) = (orders, used);
-            }
+        for id in registry.agents.keys() {
+            must("agent record", LAYOUT, !layout.splits_agent(*id))?;
         }
-        must(COUNTERS, "agent", self.counters.is_empty())?;
+        for (id, parts) in self.agents {
+            must(agents::COUNTERS, LAYOUT, layout.splits_agent(id))?;
+            registry.agents.insert(id, parts.join(id)?);
+        }
         for key in registry.tasks.keys() {
             must("task record", LAYOUT, !layout.splits_task(key))?;
         }
@@ -456,7 +383,6 @@ impl TaskParts {
 const FACTS: &str = "record of a task's facts";
 const STATUS: &str = "record of a task's status";
 const MESSAGE: &str = "record of an update's message";
-const COUNTERS: &str = "record of an agent's counters";
 const SWEEP: &str = "record of a sweep";
 /// A record that is not one of the layout of its key.
 const LAYOUT: &str = "layout";

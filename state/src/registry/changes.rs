@@ -12,7 +12,7 @@ pub enum RecordKey {
     Time,
     /// Singletons and counters.
     Cluster,
-    /// One agent; without its counters, if these are split off.
+    /// One agent that is not split.
     Agent(AgentId),
     /// The weight of one role.
     Weight(Role),
@@ -48,6 +48,12 @@ pub enum RecordKey {
     Sweep(SweepTarget),
     /// The counter of the histories.
     History,
+    /// What an agent reports.
+    AgentReported(AgentId),
+    /// What the masters have agreed on about an agent.
+    AgentAgreed(AgentId),
+    /// Whether masters hear of an agent, and its revisions.
+    AgentStatus(AgentId),
 }
 
 /// A record as it is stored. No value deletes it.

@@ -109,7 +109,7 @@ pub(crate) struct Indexes {
 
 /// Whether an agent's totals count for the cluster.
 fn counts(agent: &Agent) -> bool {
-    agent.mode == AgentMode::Registered
+    agent.mode() == AgentMode::Registered
 }
 
 /// All of a task that the indexes depend on and that may change in its life.
@@ -249,17 +249,18 @@ impl Indexes {
             Sign::Add => drop(self.nonces.insert(agent.nonce, agent.id)),
             Sign::Remove => drop(self.nonces.remove(&agent.nonce)),
         }
-        let mode = self.modes.entry(agent.mode).or_default();
-        sign.count(mode);
-        if *mode == 0 {
-            self.modes.remove(&agent.mode);
+        let mode = agent.mode();
+        let count = self.modes.entry(mode).or_default();
+        sign.count(count);
+        if *count == 0 {
+            self.modes.remove(&mode);
         }
-        if agent.mode.is_lost() {
-            sign.set(&mut self.lost, (agent.since, agent.id));
+        if mode.is_lost() {
+            sign.set(&mut self.lost, (agent.mode_since(), agent.id));
         }
         sign.bytes(&mut self.bytes.agents, usage::of_agent(agent));
         if counts(agent) {
-            sign.resources(&mut self.total, &agent.info.resources.scalars())?;
+            sign.resources(&mut self.total, &agent.total().scalars())?;
         }
         Some(())
     }
@@ -402,15 +403,22 @@ impl Registry {
         task
     }
 
-    pub(crate) fn put_agent(&mut self, agent: Agent) {
-        if let Some(former) = self.agents.get(&agent.id) {
-            self.index.agent(former, Sign::Remove).expect(TOTALS_FIT);
-        } else {
-            self.note_counters(agent.id);
+    pub(crate) fn put_agent(&mut self, mut agent: Agent) {
+        if !self.cluster.layout.splits_agent(agent.id) {
+            agent.reduce_to_0_1_0();
+        }
+        match self.agents.get(&agent.id).cloned() {
+            Some(former) => {
+                self.index.agent(&former, Sign::Remove).expect(TOTALS_FIT);
+                self.note_agent(agent.id, Some((&former, &agent)));
+            }
+            None => {
+                self.note_agent(agent.id, None);
+                self.note_counters(agent.id);
+            }
         }
         self.index.agent(&agent, Sign::Add).expect(TOTALS_FIT);
         self.index.agents.or_default(agent.id);
-        self.changed.insert(RecordKey::Agent(agent.id));
         self.agents.insert(agent.id, agent);
     }
 
@@ -422,17 +430,9 @@ impl Registry {
             .expect("the caller has just looked it up");
         self.index.agent(&agent, Sign::Remove).expect(TOTALS_FIT);
         self.index.agents.remove(&id);
-        self.changed.insert(RecordKey::Agent(id));
+        self.note_agent(id, None);
         self.note_counters(id);
         self.note_removed_agent();
-    }
-
-    /// Changes an agent whose mode, `since`, totals, nonce, texts and counters stay as they are.
-    pub(crate) fn touch_agent(&mut self, id: AgentId) -> &mut Agent {
-        self.changed.insert(RecordKey::Agent(id));
-        self.agents
-            .get_mut(&id)
-            .expect("the caller has just looked it up")
     }
 
     pub(crate) fn put_framework(&mut self, framework: Framework) {

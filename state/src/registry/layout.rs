@@ -55,7 +55,7 @@ impl Layout {
         }
     }
 
-    /// Whether the counters of this agent have a record of their own.
+    /// Whether this agent has several records.
     pub(crate) fn splits_agent(&self, id: AgentId) -> bool {
         match self {
             Self::Whole | Self::Sweeps { .. } => false,
@@ -202,6 +202,25 @@ impl Registry {
             true => drop(self.changed.insert(RecordKey::FinishedTask(serial))),
             false => self.changed.extend(records_of(task)),
         }
+    }
+
+    /// The records of an agent that a change concerns, or all of one that comes or goes.
+    pub(super) fn note_agent(&mut self, id: AgentId, change: Option<(&Agent, &Agent)>) {
+        if !self.cluster.layout.splits_agent(id) {
+            self.changed.insert(RecordKey::Agent(id));
+            return;
+        }
+        let differs = |differs: fn(&Agent, &Agent) -> bool| {
+            change.is_none_or(|(former, present)| differs(former, present))
+        };
+        let is_reported = differs(|former, present| former.reported != present.reported);
+        let is_agreed = differs(|former, present| former.agreed != present.agreed);
+        let records = [
+            is_reported.then_some(RecordKey::AgentReported(id)),
+            is_agreed.then_some(RecordKey::AgentAgreed(id)),
+            Some(RecordKey::AgentStatus(id)),
+        ];
+        self.changed.extend(records.into_iter().flatten());
     }
 
     /// The counters of an agent.

@@ -197,10 +197,8 @@ impl Registry {
     #[must_use]
     pub fn free(&self, id: AgentId) -> Resources {
         match (self.agents.get(&id), self.index.agents.get(&id)) {
-            (Some(agent), Some(index)) => {
-                agent.info.resources.minus(&index.used).unwrap_or_default()
-            }
-            (Some(agent), None) => agent.info.resources.clone(),
+            (Some(agent), Some(index)) => agent.total().minus(&index.used).unwrap_or_default(),
+            (Some(agent), None) => agent.total().clone(),
             (None, _) => Resources::none(),
         }
     }

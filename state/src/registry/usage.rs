@@ -186,13 +186,13 @@ pub(crate) fn of_limits(limits: &Limits) -> u64 {
 }
 
 pub(crate) fn of_agent(agent: &Agent) -> u64 {
-    let info = &agent.info;
+    let info = &agent.reported.info;
     let texts = [
         &info.host_name,
         &info.address,
         &info.version,
         &info.isolation,
-        &agent.boot_id,
+        &agent.reported.boot_id,
     ];
     let kinds = info.order_kinds.len() as u64 * PART_BYTES;
     let texts = texts
@@ -203,7 +203,7 @@ pub(crate) fn of_agent(agent: &Agent) -> u64 {
         + kinds
         + texts.map(|text| text.len() as u64).sum::<u64>()
         + of_texts(&info.attributes)
-        + of_texts(&agent.set_attributes)
+        + of_texts(&agent.agreed.attributes)
         + of_resources(&info.resources)
 }
 

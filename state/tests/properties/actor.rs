@@ -145,7 +145,7 @@ impl Actor {
 
     fn register(&self, dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
         let agent = registry.agent(id).unwrap();
-        let mut info = agent.info.clone();
+        let mut info = agent.reported.info.clone();
         if dice.percent(20) {
             let text = if self.shrinking && dice.percent(50) {
                 "cpus:2;mem:500;ports:[1-4]"
@@ -159,7 +159,7 @@ impl Actor {
             info.attributes.insert("rack".to_owned(), value);
         }
         let confirmed = if dice.percent(90) {
-            agent.incarnation
+            agent.reported.incarnation
         } else {
             dice.next() % 50
         };
@@ -174,7 +174,7 @@ impl Actor {
             nonce: agent.nonce,
             confirmed,
             tried,
-            boot_id: agent.boot_id.clone(),
+            boot_id: agent.reported.boot_id.clone(),
             info,
         })
     }
@@ -284,7 +284,7 @@ impl Actor {
         let resources = if dice.percent(80) {
             registry.free(agent)
         } else {
-            known.info.resources.clone()
+            known.total().clone()
         };
         let mut epoch = registry.epoch();
         if dice.percent(5) {

@@ -50,7 +50,7 @@ pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> Agen
 
 /// What a leader makes of a long silence, now and then too early or too late.
 pub(crate) fn stopped(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
-    let since = registry.agent(id).unwrap().since;
+    let since = registry.agent(id).unwrap().mode_since();
     let AgentDecision {
         agent,
         decided_on,
@@ -103,7 +103,7 @@ pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Co
     }
     Command::ReconcileAgent(ReconcileAgent {
         agent: id,
-        incarnation: agent.incarnation,
+        incarnation: agent.reported.incarnation,
         floor,
         after,
         through,

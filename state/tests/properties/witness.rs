@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use argosy_state::Registry;
+use argosy_state::agent::{Administration, Agreed};
+use argosy_state::command::{Command, Entry, SweepTarget};
+use argosy_state::encode;
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
+use argosy_state::level::Level;
+use argosy_state::registry::{RecordKey, RecordWrite};
 use argosy_state::resources::Resources;
 use argosy_state::task::{Task, TaskState};
 
@@ -18,6 +23,10 @@ pub(crate) struct Witness {
     /// The end of each instance that has ended.
     ends: BTreeMap<(TaskKey, AgentId, OrderIndex), TaskState>,
     seen: BTreeMap<TaskState, usize>,
+    /// What was agreed on about agents behind the newest entry.
+    agreed: BTreeMap<AgentId, Agreed>,
+    /// Registrations that replaced what an agent reports while something unusual was agreed on about it.
+    kept: usize,
 }
 
 impl Witness {
@@ -32,7 +41,7 @@ impl Witness {
         for agent in registry.agents() {
             let before = self.orders.insert(agent.id, agent.orders);
             assert!(before.is_none_or(|before| before <= agent.orders));
-            let total = &agent.info.resources;
+            let total = agent.total();
             let former = self.totals.insert(agent.id, total.clone());
             if former.is_some_and(|former| !total.contains(&former)) {
                 self.shrunk.insert(agent.id, true);
@@ -54,6 +63,39 @@ impl Witness {
         }
     }
 
+    /// No registration changes what is agreed on about an agent that is known.
+    pub(crate) fn look_at_agreements(
+        &mut self,
+        registry: &Registry,
+        entry: &Entry,
+        writes: &[RecordWrite],
+    ) {
+        let commands = &entry.commands;
+        let registers = |command: &Command| matches!(command, Command::RegisterAgent(_));
+        if commands.iter().all(|proposed| registers(&proposed.command)) {
+            for (id, former) in &self.agreed {
+                let agent = registry
+                    .agent(*id)
+                    .expect("no registration removes an agent");
+                assert_eq!(
+                    facts(&agent.agreed, registry),
+                    facts(former, registry),
+                    "{id}"
+                );
+                let name = encode::key(&RecordKey::AgentAgreed(*id));
+                assert!(writes.iter().all(|write| write.key != name), "{id}");
+                let is_usual =
+                    former.administration == Administration::Active && former.attributes.is_empty();
+                let is_new = agent.revision.index == registry.applied();
+                self.kept += usize::from(is_new && !is_usual);
+            }
+        }
+        let agents = registry.agents();
+        self.agreed = agents
+            .map(|agent| (agent.id, agent.agreed.clone()))
+            .collect();
+    }
+
     /// An instance ends once, in one way.
     fn look_at(&mut self, task: &Task) {
         let instance = (task.key.clone(), task.agent, task.order);
@@ -73,5 +115,23 @@ impl Witness {
             assert!(self.seen.contains_key(&state), "no task was ever {state:?}");
         }
         assert!(!self.ends.is_empty(), "no task has ended");
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+}
+
+/// What is agreed on about an agent. One record of release 0.1.0 has one time for it and for reachability.
+fn facts(agreed: &Agreed, registry: &Registry) -> Agreed {
+    let is_split = registry
+        .sweeps()
+        .all(|target| target != SweepTarget::Layout);
+    match registry.level() > Level::OLDEST && is_split {
+        true => agreed.clone(),
+        false => Agreed {
+            since: Timestamp::default(),
+            ..agreed.clone()
+        },
     }
 }

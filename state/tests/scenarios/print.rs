@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use argosy_state::Registry;
-use argosy_state::agent::AgentMode;
+use argosy_state::agent::{Administration, AgentMode};
 use argosy_state::apply::Applied;
 use argosy_state::command::{Outcome, Position, Rejection, Reply};
 use argosy_state::event::Event;
@@ -176,10 +176,14 @@ pub(crate) fn facts(registry: &Registry, what: &str) -> String {
 fn agents(registry: &Registry) -> String {
     let mut text = String::new();
     for agent in registry.agents() {
-        let mode = if agent.mode == AgentMode::Unreachable {
-            format!("{:?} (then {:?})", agent.mode, agent.mode_when_heard)
+        let mode = if agent.mode() == AgentMode::Unreachable {
+            let then = match agent.agreed.administration {
+                Administration::Active => "Registered".to_owned(),
+                other => format!("{other:?}"),
+            };
+            format!("{:?} (then {then})", agent.mode())
         } else {
-            format!("{:?}", agent.mode)
+            format!("{:?}", agent.mode())
         };
         let attributes: Vec<_> = agent
             .attributes()

@@ -241,7 +241,7 @@ impl Stage {
             agent,
             incarnation: line
                 .number("incarnation")
-                .unwrap_or_else(|| known.map_or(0, |agent| agent.incarnation)),
+                .unwrap_or_else(|| known.map_or(0, |agent| agent.reported.incarnation)),
             floor: OrderIndex(line.number("floor").unwrap_or(0)),
             after: line.pair("after").map(|text| line.key(text)),
             through: line.pair("through").map(|text| line.key(text)),

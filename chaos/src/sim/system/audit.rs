@@ -156,7 +156,7 @@ impl Audit {
             let fact = AgentFact::Account {
                 agent: agent.id,
                 index: registry.applied(),
-                total: agent.info.resources.clone(),
+                total: agent.total().clone(),
                 used,
                 offered: Resources::default(),
                 free: registry.free(agent.id),
@@ -178,7 +178,7 @@ impl Audit {
     pub(super) fn unreachable(&self) -> Vec<AgentId> {
         let agents = self.log.registry().agents();
         agents
-            .filter(|agent| agent.mode == AgentMode::Unreachable)
+            .filter(|agent| agent.mode() == AgentMode::Unreachable)
             .filter(|agent| {
                 self.world
                     .machines
@@ -200,7 +200,7 @@ impl Audit {
         let mut away = Vec::new();
         for machine in self.world.machines.iter() {
             let agent = machine.agent().and_then(|id| registry.agent(id));
-            let mode = agent.map(|agent| agent.mode);
+            let mode = agent.map(|agent| agent.mode());
             if mode.is_none_or(|mode| mode == AgentMode::Unreachable) {
                 away.push(format!("{} is {mode:?}", machine.name));
             }
@@ -215,7 +215,7 @@ impl Audit {
             .tasks()
             .filter(|task| task.state == TaskState::Unreachable);
         let behind = unreachable.filter(|task| {
-            let mode = registry.agent(task.agent).map(|agent| agent.mode);
+            let mode = registry.agent(task.agent).map(|agent| agent.mode());
             mode == Some(AgentMode::Registered)
         });
         let behind = behind.map(|task| {
@@ -257,7 +257,7 @@ impl Audit {
     pub(super) fn deactivated(&self) -> Vec<String> {
         let agents = self.log.registry().agents();
         agents
-            .filter(|agent| agent.mode == AgentMode::Deactivated)
+            .filter(|agent| agent.mode() == AgentMode::Deactivated)
             .map(|agent| agent.id.to_string())
             .collect()
     }
@@ -306,7 +306,7 @@ impl Audit {
         let registry = self.log.registry();
         for machine in self.world.machines.iter() {
             let agent = machine.agent().and_then(|id| registry.agent(id));
-            let mode = agent.map(|agent| agent.mode);
+            let mode = agent.map(|agent| agent.mode());
             if mode != Some(AgentMode::Registered) {
                 open.push(format!("{} is {mode:?}", machine.name));
             }
@@ -410,15 +410,15 @@ impl Audit {
         for (place, machine) in self.world.machines.iter().enumerate() {
             let name = agent_name(place);
             let mine = registry.agents().filter(|agent| {
-                agent.info.host_name == name
-                    && !matches!(agent.mode, AgentMode::Gone | AgentMode::Drained)
+                agent.reported.info.host_name == name
+                    && !matches!(agent.mode(), AgentMode::Gone | AgentMode::Drained)
             });
             let mine: Vec<_> = mine.collect();
             let reachable = mine
                 .iter()
-                .filter(|agent| agent.mode != AgentMode::Unreachable);
+                .filter(|agent| agent.mode() != AgentMode::Unreachable);
             if reachable.count() != 1 {
-                let modes: Vec<_> = mine.iter().map(|agent| (agent.id, agent.mode)).collect();
+                let modes: Vec<_> = mine.iter().map(|agent| (agent.id, agent.mode())).collect();
                 open.push(format!("{name} is registered as {modes:?}"));
             }
             let running: BTreeSet<TaskKey> = machine.running().into_iter().collect();

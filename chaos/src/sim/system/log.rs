@@ -121,7 +121,7 @@ impl Log {
                 self.registry = registry;
                 for (id, known) in &mut self.agents {
                     if let Some(agent) = self.registry.agent(*id) {
-                        known.incarnation = agent.incarnation;
+                        known.incarnation = agent.reported.incarnation;
                     }
                 }
             }
@@ -297,7 +297,7 @@ impl Log {
         };
         // The record tells of the end of its entry, which may register an agent twice.
         self.note(fact, at);
-        let (mode, revision) = (agent.mode, agent.revision);
+        let (mode, revision) = (agent.mode(), agent.revision);
         let known = self.agents.entry(id).or_insert(Known {
             incarnation: *incarnation,
             mode: AgentMode::Gone,
@@ -448,11 +448,11 @@ impl Log {
         // The registry is that after the whole entry: only a registration tells whose turn an incarnation is.
         let known = self.agents.get(&id);
         let now = Known {
-            incarnation: known.map_or(agent.incarnation, |known| known.incarnation),
-            mode: agent.mode,
+            incarnation: known.map_or(agent.reported.incarnation, |known| known.incarnation),
+            mode: agent.mode(),
             revision: agent.revision,
         };
-        let mode = agent.mode;
+        let mode = agent.mode();
         let before = self.agents.insert(id, now);
         if before.is_none_or(|before| before.mode != mode) {
             self.given_up

@@ -107,7 +107,7 @@ fn check_conservation(world: &World) {
                 sum = sum.plus(&promise.resources).expect("no unit is held twice");
             }
         }
-        let total = &agent.info.resources;
+        let total = agent.total();
         let is_smaller_now = !total.contains(used);
         assert!(is_smaller_now || total.contains(&sum), "{}", agent.id);
     }
@@ -241,7 +241,7 @@ impl Run {
             return;
         };
         let agent = self.world.registry.agent(task.agent).unwrap();
-        if agent.mode == argosy_state::agent::AgentMode::Registered {
+        if agent.mode() == argosy_state::agent::AgentMode::Registered {
             self.world.finish(framework, &id);
             self.tasks.swap_remove(at);
         }
@@ -258,7 +258,7 @@ impl Run {
         let Some(agent) = self.dice.pick(&self.agents) else {
             return;
         };
-        let mode = self.world.registry.agent(agent).unwrap().mode;
+        let mode = self.world.registry.agent(agent).unwrap().mode();
         let text = self.agent_text();
         match (self.dice.below(3), mode) {
             (0, argosy_state::agent::AgentMode::Registered) => self.world.lose(agent),

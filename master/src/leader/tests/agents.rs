@@ -257,7 +257,7 @@ fn an_agent_that_was_away_is_believed_again_and_its_frameworks_are_told() {
         link-1 <- update a UNREACHABLE at 7.1 (AGENT_UNREACHABLE)
     "#]]);
     assert_eq!(
-        world.registry.agent(AGENT).unwrap().mode,
+        world.registry.agent(AGENT).unwrap().mode(),
         AgentMode::Unreachable
     );
     // It holds exactly what it should, and still its tasks are compared: they are UNREACHABLE.
@@ -456,7 +456,7 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
     "#]]);
     world.pass(15_000);
     world.forget_said();
-    let mode = world.registry.agent(AGENT).unwrap().mode;
+    let mode = world.registry.agent(AGENT).unwrap().mode();
     assert_eq!(mode, AgentMode::Unreachable);
     assert_eq!(world.state_of("a"), TaskState::Finished);
     // Nobody has acknowledged it: whoever comes back is told the end, and nothing of the loss.

@@ -178,7 +178,7 @@ fn a_batch_that_release_0_1_0_answered_is_a_repeat_after_the_upgrade() {
         call-3: operated: done
         call-4: refused request-reused: request id "r-1" was already used for other operations
     "#]]);
-    let mode = world.registry.agent(AGENT).unwrap().mode;
+    let mode = world.registry.agent(AGENT).unwrap().mode();
     assert_eq!(mode, argosy_state::agent::AgentMode::Registered);
 }
 

@@ -12,7 +12,7 @@ use crate::leader::Input;
 use crate::links::LinkId;
 
 fn mode(world: &World, agent: AgentId) -> AgentMode {
-    world.registry.agent(agent).unwrap().mode
+    world.registry.agent(agent).unwrap().mode()
 }
 
 #[test]

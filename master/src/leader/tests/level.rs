@@ -80,7 +80,7 @@ fn info() -> AgentInfo {
 
 fn stored(office: &Office) -> AgentInfo {
     let agent = office.world.registry.agent(AgentId(1));
-    agent.expect("it is registered").info.clone()
+    agent.expect("it is registered").reported.info.clone()
 }
 
 #[test]

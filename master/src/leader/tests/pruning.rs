@@ -19,7 +19,7 @@ fn a_lost_agent_is_forgotten_when_its_time_is_over_and_registers_anew() {
     let mut world = World::with_offer();
     let hello = world.hello_of(AGENT);
     world.pass(FORGOTTEN_MS - 61_000);
-    let mode = world.registry.agent(AGENT).map(|agent| agent.mode);
+    let mode = world.registry.agent(AGENT).map(|agent| agent.mode());
     assert_eq!(mode, Some(AgentMode::Unreachable));
     world.pass(61_000);
     assert_eq!(world.registry.agent(AGENT), None);
@@ -47,7 +47,7 @@ fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
     assert_eq!(world.proposed_bytes().len(), 2);
     world.commit();
     world.forget_said();
-    let mode = world.registry.agent(AGENT).map(|agent| agent.mode);
+    let mode = world.registry.agent(AGENT).map(|agent| agent.mode());
     assert_eq!(mode, Some(AgentMode::Registered));
 }
 
@@ -101,7 +101,7 @@ fn three_lost() -> (Facts, Timestamp) {
         world.pass(1_000);
         world.lose(agents[place]);
     }
-    let first = world.registry.agent(agents[3]).unwrap().since;
+    let first = world.registry.agent(agents[3]).unwrap().mode_since();
     (world, first)
 }
 
@@ -155,7 +155,7 @@ fn an_agent_whose_tasks_were_given_up_waits_for_their_framework_and_is_still_the
         "it would be the second"
     );
     assert_eq!(
-        world.registry.agent(agent).unwrap().since,
+        world.registry.agent(agent).unwrap().mode_since(),
         first.plus_ms(1_000)
     );
 }

@@ -138,7 +138,7 @@ fn an_agent_that_returns_while_it_is_being_given_up_registers_again() {
     world.list(link, 1, &[("a", 1)]);
     world.commit();
     world.forget_said();
-    let mode = world.registry.agent(AGENT).map(|agent| agent.mode);
+    let mode = world.registry.agent(AGENT).map(|agent| agent.mode());
     assert_eq!(mode, Some(AgentMode::Registered));
     assert_eq!(world.state_of("a"), TaskState::Running);
 }

@@ -235,12 +235,12 @@ impl World {
         Hello {
             cluster: Some(self.registry.cluster().facts.id),
             agent: Some(agent),
-            confirmed: record.incarnation,
+            confirmed: record.reported.incarnation,
             tried: Vec::new(),
             nonce: record.nonce,
-            boot_id: record.boot_id.clone(),
+            boot_id: record.reported.boot_id.clone(),
             highest_epoch: self.registry.epoch(),
-            info: record.info.clone(),
+            info: record.reported.info.clone(),
             floor: record.orders,
             digest: self
                 .registry

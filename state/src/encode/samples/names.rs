@@ -15,7 +15,6 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
     let mut names = vec![
         RecordKey::Time,
         RecordKey::Cluster,
-        RecordKey::Agent(AgentId(3)),
         RecordKey::Weight(role("web")),
         RecordKey::Framework(FrameworkId(4)),
         RecordKey::Answer(FrameworkId(4), 77, 8),
@@ -35,6 +34,9 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::Sweep(SweepTarget::Agent(AgentId(3))),
         RecordKey::Sweep(SweepTarget::Framework(FrameworkId(4))),
         RecordKey::History,
+        RecordKey::AgentReported(AgentId(3)),
+        RecordKey::AgentAgreed(AgentId(3)),
+        RecordKey::AgentStatus(AgentId(3)),
     ]);
     names
 }
@@ -44,8 +46,9 @@ pub(in crate::encode) fn whole_records() -> Vec<RecordKey> {
     let split = records()
         .into_iter()
         .filter(|name| *name < RecordKey::TaskFacts(key(0, "0")));
+    let agent = RecordKey::Agent(AgentId(3));
     let tasks = TASKS.map(|task| RecordKey::Task(key(4, task)));
-    split.chain(tasks).collect()
+    split.chain([agent]).chain(tasks).collect()
 }
 
 type Kind = fn(TaskKey) -> RecordKey;

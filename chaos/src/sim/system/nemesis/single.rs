@@ -139,7 +139,8 @@ impl Nemesis {
             return;
         };
         let known = registry.agent(copied.agent);
-        if known.is_none_or(|known| copied.good.contains(&known.incarnation)) || self.is_down(COPY)
+        if known.is_none_or(|known| copied.good.contains(&known.reported.incarnation))
+            || self.is_down(COPY)
         {
             return;
         }

@@ -1,0 +1,36 @@
+//! An agent that is lost, and on which something was agreed.
+
+use std::sync::Arc;
+
+use super::{agent_info, offer_id, revision, texts};
+use crate::agent::{Administration, Agent, Agreed, Reachability, Reported, UsedOffers};
+use crate::ids::{AgentId, OrderIndex, Timestamp};
+
+pub(super) fn agent() -> Agent {
+    Agent {
+        id: AgentId(3),
+        nonce: 0x11,
+        reported: Arc::new(Reported {
+            incarnation: 0x22,
+            boot_id: "boot".to_owned(),
+            info: agent_info(),
+        }),
+        agreed: Agreed {
+            administration: Administration::Deactivated,
+            since: Timestamp(97),
+            deadline: Some(Timestamp(100)),
+            attributes: texts("zone", "z"),
+            revision: revision(41, 0),
+        },
+        reachability: Reachability::Unreachable {
+            since: Timestamp(99),
+        },
+        orders: OrderIndex(12),
+        promise: revision(5, 1),
+        used_offers: UsedOffers {
+            floor: offer_id(45, 9),
+            ids: [offer_id(45, 10), offer_id(45, 12)].into(),
+        },
+        revision: revision(44, 2),
+    }
+}

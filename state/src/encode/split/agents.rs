@@ -1,0 +1,174 @@
+//! Records of an agent: what it reports, what is agreed on, whether it is heard of, and what orders and launches count.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{DecodeError, invalid};
+use crate::agent::{Agent, Agreed, Reachability, Reported, UsedOffers};
+use crate::encode::codec::{Codec, Fault, Read};
+use crate::encode::stored::stored;
+use crate::encode::wire::{self, Slot};
+use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision};
+
+/// What an agent reports, and the number by which its first registration is known.
+pub(in crate::encode) struct AgentFacts {
+    nonce: u64,
+    reported: Arc<Reported>,
+}
+
+stored!(message AgentFacts {
+    1 nonce: Fixed,
+    2 reported: Part,
+});
+
+stored!(message Reported {
+    1 incarnation: Fixed,
+    2 boot_id: Text,
+    3 info: Part,
+});
+
+impl AgentFacts {
+    pub(in crate::encode) fn of(agent: &Agent) -> Self {
+        Self {
+            nonce: agent.nonce,
+            reported: Arc::clone(&agent.reported),
+        }
+    }
+}
+
+/// What changes of an agent as masters hear of it or not.
+pub(in crate::encode) struct AgentStatus {
+    reachability: Reachability,
+    promise: Revision,
+    revision: Revision,
+}
+
+stored!(message AgentStatus {
+    1 | 2 reachability: OneOf,
+    3 promise: Part or "revision",
+    4 revision: Part,
+});
+
+stored!(oneof Reachability {
+    1 Reachable { since } as Number,
+    2 Unreachable { since } as Number,
+});
+
+impl AgentStatus {
+    pub(in crate::encode) fn of(agent: &Agent) -> Self {
+        Self {
+            reachability: agent.reachability,
+            promise: agent.promise,
+            revision: agent.revision,
+        }
+    }
+}
+
+/// What each order for an agent and each launch on it changes.
+pub(in crate::encode) struct Counters {
+    orders: OrderIndex,
+    used: UsedOffers,
+}
+
+stored!(message Counters as (Counters { orders, used: UsedOffers { floor, ids } }) {
+    1 orders: Number,
+    2 floor: Part or "floor of used offers",
+    3 ids: Offers,
+});
+
+impl Counters {
+    pub(in crate::encode) fn of(agent: &Agent) -> Self {
+        Self {
+            orders: agent.orders,
+            used: agent.used_offers.clone(),
+        }
+    }
+}
+
+/// Offers, ascending: of each how many epochs and then how many serials it is behind the one before, the first behind 0.
+/// In another epoch serials are counted from 0.
+enum Offers {}
+
+type OfferIds = BTreeSet<OfferId>;
+
+impl Codec<OfferIds> for Offers {
+    fn is_absent(offers: &OfferIds) -> bool {
+        offers.is_empty()
+    }
+
+    fn write(number: u32, offers: &OfferIds, out: &mut Vec<u8>) {
+        let mut former = OfferId::default();
+        wire::put_message(number, out, |out| {
+            for offer in offers {
+                let epochs = offer.epoch.0 - former.epoch.0;
+                let first = if epochs == 0 { former.serial } else { 0 };
+                wire::put_varint(epochs, out);
+                wire::put_varint(offer.serial - first, out);
+                former = *offer;
+            }
+        });
+    }
+
+    fn read(slot: Slot<'_>, wrong: &'static str) -> Read<OfferIds> {
+        let mut numbers = Vec::new();
+        slot.each(|raw| {
+            raw.varints(|number| numbers.push(number))?;
+            Ok(())
+        })?;
+        let mut former = OfferId::default();
+        let mut offers = OfferIds::new();
+        let (pairs, rest) = numbers.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(Fault::Wrong(wrong));
+        }
+        for [epochs, serials] in pairs {
+            let first = if *epochs == 0 { former.serial } else { 0 };
+            let epoch = former.epoch.0.checked_add(*epochs);
+            let serial = first.checked_add(*serials);
+            let (Some(epoch), Some(serial)) = (epoch, serial) else {
+                return Err(Fault::Wrong(wrong));
+            };
+            let epoch = Epoch(epoch);
+            former = OfferId { epoch, serial };
+            offers.insert(former);
+        }
+        Ok(offers)
+    }
+}
+
+/// Parts of an agent that were read before all of them were.
+#[derive(Default)]
+pub(super) struct AgentParts {
+    pub(super) facts: Option<AgentFacts>,
+    pub(super) agreed: Option<Agreed>,
+    pub(super) status: Option<AgentStatus>,
+    pub(super) counters: Option<Counters>,
+}
+
+impl AgentParts {
+    pub(super) fn join(self, id: AgentId) -> Result<Agent, DecodeError> {
+        let AgentFacts { nonce, reported } = self.facts.ok_or(invalid(COUNTERS, REPORTED))?;
+        let AgentStatus {
+            reachability,
+            promise,
+            revision,
+        } = self.status.ok_or(invalid(REPORTED, STATUS))?;
+        let Counters { orders, used } = self.counters.ok_or(invalid(REPORTED, COUNTERS))?;
+        Ok(Agent {
+            id,
+            nonce,
+            reported,
+            agreed: self.agreed.ok_or(invalid(REPORTED, AGREED))?,
+            reachability,
+            orders,
+            promise,
+            used_offers: used,
+            revision,
+        })
+    }
+}
+
+pub(super) const COUNTERS: &str = "record of an agent's counters";
+pub(super) const REPORTED: &str = "record of what an agent reports";
+pub(super) const AGREED: &str = "record of what is agreed on about an agent";
+pub(super) const STATUS: &str = "record of an agent's status";
