@@ -1,7 +1,8 @@
 //! The facts that every master must agree on, and the one function that changes them.
 //!
 //! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `actor`, `resources`, `task`,
-//! `agent`, `framework`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`, `fingerprint`.
+//! `agent`, `framework`, `subject`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`,
+//! `fingerprint`.
 
 pub mod actor;
 pub mod agent;
@@ -21,6 +22,7 @@ pub mod limits;
 pub mod persistent;
 pub mod registry;
 pub mod resources;
+pub mod subject;
 pub mod task;
 #[cfg(any(test, feature = "builders"))]
 pub mod testing;

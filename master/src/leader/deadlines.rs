@@ -1,7 +1,8 @@
 //! Who is overdue.
 //!
-//! Deadlines are facts in the registry; these are timers. One ordered set, looked at each tick; a
-//! heartbeat only moves the moment at which its timer is found too early.
+//! Deadlines that masters agree on are in the index of the registry, and are read from there. What only this leader
+//! knows, as when something was last heard, has timers: one ordered set, looked at each tick; a heartbeat only moves the
+//! moment at which its timer is found too early.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,8 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
 use argosy_state::framework::{Connection, Framework};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
+use argosy_state::registry::DeadlineKind;
+use argosy_state::subject::Subject;
 
 use super::{Leader, Now, Route};
 use crate::links::LinkId;
@@ -40,14 +43,21 @@ impl Default for Steps {
     }
 }
 
+/// How far the leader has come with the deadlines of the registry that are due. Each is looked at once in a pass: it stays
+/// in the index until what was decided is applied, and the next pass finds it again if that was overtaken and refused.
+#[derive(Debug, Default)]
+struct Pass {
+    /// The deadline that was looked at last.
+    behind: Option<(Timestamp, Subject)>,
+    /// When the next pass may begin.
+    next: Timestamp,
+}
+
 /// Timers of a leader.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     timers: BTreeSet<(Timestamp, Timer)>,
-    /// Disconnected frameworks by when they are to be looked at; the earliest decides how often
-    /// cluster time is committed, so none stays here that has come back.
-    expiries: BTreeSet<(Timestamp, FrameworkId)>,
-    expiry_of: BTreeMap<FrameworkId, Timestamp>,
+    pass: Pass,
     /// Agents that are watched, and when something last came of them.
     heard: BTreeMap<AgentId, Timestamp>,
     /// Frameworks without a stream, since when.
@@ -91,16 +101,21 @@ impl Deadlines {
         }
     }
 
-    /// Looks at a framework at this time, and no longer at the one before.
-    fn expire_at(&mut self, id: FrameworkId, at: Option<Timestamp>) {
-        let former = match at {
-            Some(at) => self.expiry_of.insert(id, at),
-            None => self.expiry_of.remove(&id),
-        };
-        if let Some(former) = former {
-            self.expiries.remove(&(former, id));
+    /// The next deadline of the registry that is due, and not looked at in this pass.
+    fn due<'a>(&self, registry: &'a Registry, now: Now) -> Option<(Timestamp, &'a Subject)> {
+        let behind = self.pass.behind.as_ref();
+        let mut next = registry.deadlines().of(DeadlineKind::Failover, behind);
+        next.next().filter(|(at, _)| *at <= now.at)
+    }
+
+    /// Begins another pass once nothing is left of this one.
+    fn begin_pass(&mut self, registry: &Registry, now: Now) {
+        if now.at >= self.pass.next && self.due(registry, now).is_none() {
+            self.pass = Pass {
+                behind: None,
+                next: now.at.plus_ms(PASS_MS),
+            };
         }
-        self.expiries.extend(at.map(|at| (at, id)));
     }
 }
 
@@ -113,8 +128,8 @@ impl Leader {
                 self.arm_agent(now, agent.id);
             }
         }
-        let framework_deadlines = registry.frameworks();
-        for framework in framework_deadlines.filter(|_| !bugs::is_on(Bug::DeadlineLost)) {
+        let frameworks = registry.frameworks();
+        for framework in frameworks.filter(|_| !bugs::is_on(Bug::DeadlineLost)) {
             self.arm_framework(registry, now, framework.id);
         }
     }
@@ -156,8 +171,6 @@ impl Leader {
 
     pub(super) fn arm_framework(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
         let framework = registry.framework(id);
-        let deadline = framework.and_then(|framework| framework.deadline());
-        self.deadlines.expire_at(id, deadline);
         let listened = self.linked_frameworks.contains_key(&id);
         if framework.is_some_and(is_expected) && !listened {
             self.stream_gone(now, id);
@@ -208,6 +221,7 @@ impl Leader {
             deadlines.last_heartbeat = now.at;
             deadlines.next_beat = Some(LinkId(0));
         }
+        self.deadlines.begin_pass(registry, now);
         self.work_off_tick(registry);
         self.advance_time(registry, now);
         self.stop_tasks(registry, now);
@@ -235,7 +249,7 @@ impl Leader {
         while self.deadlines.steps.0 > 0 {
             // Timers come last: as many as there are agents may be due at each tick.
             let has_worked = self.beat()
-                || self.look_at_expiry(registry, now)
+                || self.look_at_deadline(registry, now)
                 || self.look_at_timer(registry, now);
             if !has_worked {
                 self.deadlines.unfinished = None;
@@ -259,13 +273,17 @@ impl Leader {
         next.is_some()
     }
 
-    /// Looks at the next disconnected framework that is due; false if there is none.
-    fn look_at_expiry(&mut self, registry: &Registry, now: Now) -> bool {
-        let next = self.deadlines.expiries.first().copied();
-        let Some((_, framework)) = next.filter(|(due, _)| *due <= now.at) else {
+    /// Looks at the next deadline of the registry that is due; false if there is none.
+    fn look_at_deadline(&mut self, registry: &Registry, now: Now) -> bool {
+        let Some((at, subject)) = self.deadlines.due(registry, now) else {
             return false;
         };
-        self.framework_due(registry, now, framework);
+        self.deadlines.pass.behind = Some((at, subject.clone()));
+        match subject {
+            Subject::Framework(id) => self.framework_due(registry, *id),
+            // They have no deadline of this kind.
+            Subject::Agent(_) | Subject::Task(_) | Subject::Request { .. } => {}
+        }
         true
     }
 
@@ -343,19 +361,14 @@ impl Leader {
         );
     }
 
-    fn framework_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
-        let framework = registry.framework(id);
-        let Some((framework, deadline)) =
-            framework.and_then(|framework| Some((framework, framework.deadline()?)))
-        else {
-            return self.deadlines.expire_at(id, None);
+    /// A framework has been away for too long.
+    fn framework_due(&mut self, registry: &Registry, id: FrameworkId) {
+        let Some(framework) = registry.framework(id) else {
+            return;
         };
-        if deadline > now.at {
-            return self.deadlines.expire_at(id, Some(deadline));
+        if framework.revision.index < self.epoch.0 && bugs::is_on(Bug::DeadlineLost) {
+            return;
         }
-        // Looked at again, in case this decision is overtaken and refused.
-        let again = now.at.plus_ms(1_000);
-        self.deadlines.expire_at(id, Some(again));
         let decision = FrameworkDecision {
             framework: id,
             decided_on: framework.revision,
@@ -367,7 +380,7 @@ impl Leader {
     /// change of leader costs little of it; else idle is silent.
     fn advance_time(&mut self, registry: &Registry, now: Now) {
         self.deadlines.last_entry = self.deadlines.last_entry.max(registry.time());
-        let Some((deadline, _)) = self.deadlines.expiries.first() else {
+        let Some(deadline) = registry.deadlines().next() else {
             return;
         };
         let step_ms = (deadline.since_ms(self.deadlines.last_entry) / 100).max(TICK_MS);
@@ -380,6 +393,8 @@ impl Leader {
 
 /// How often a framework's stream shows that it lives, in milliseconds.
 pub(crate) const HEARTBEAT_MS: u64 = 1_000;
+/// From the beginning of a pass over the deadlines that are due to that of the next, in milliseconds.
+const PASS_MS: u64 = 1_000;
 /// The shortest step in which cluster time is committed for its own sake, in milliseconds.
 const TICK_MS: u64 = 30_000;
 

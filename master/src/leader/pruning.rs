@@ -9,6 +9,8 @@ use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::command::{AgentDecision, Command};
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::limits::LOST_AGENTS;
+use argosy_state::registry::DeadlineKind;
+use argosy_state::subject::Subject;
 
 use super::{Leader, Now, Route};
 
@@ -29,8 +31,8 @@ pub(super) struct Pruning {
 /// A pass over the lost agents, the longest lost first.
 #[derive(Debug)]
 pub(super) struct Pass {
-    /// The agent that was examined last.
-    behind: (Timestamp, AgentId),
+    /// The agent that was examined last, and when it was lost.
+    behind: Option<(Timestamp, Subject)>,
     /// Lost agents beyond those that are kept, without those that the pass has chosen.
     surplus: usize,
     /// Agents that the pass may still return.
@@ -62,7 +64,7 @@ impl Leader {
 impl Pass {
     pub(super) fn new(registry: &Registry, kept: usize) -> Self {
         Self {
-            behind: (Timestamp(0), AgentId(0)),
+            behind: None,
             surplus: registry.lost_agents().saturating_sub(kept),
             left: AGENTS_PER_PASS,
             is_over: false,
@@ -78,18 +80,26 @@ impl Pass {
         most: usize,
     ) -> Vec<&'a Agent> {
         let mut found = Vec::new();
-        let mut lost = registry.lost_agents_after(self.behind);
+        let mut lost = registry
+            .deadlines()
+            .of(DeadlineKind::Lost, self.behind.as_ref());
         for _ in 0..most {
-            let Some(agent) = lost.next() else {
+            let Some((since, subject)) = lost.next() else {
                 self.is_over = true;
                 break;
             };
-            let is_old = now.since_ms(agent.mode_since()) >= kept_ms;
+            let is_old = now.since_ms(since) >= kept_ms;
             if self.left == 0 || !is_old && self.surplus == 0 {
                 self.is_over = true;
                 break;
             }
-            self.behind = (agent.mode_since(), agent.id);
+            self.behind = Some((since, subject.clone()));
+            let Subject::Agent(id) = subject else {
+                continue;
+            };
+            let Some(agent) = registry.agent(*id) else {
+                continue;
+            };
             if !is_old && has_live_tasks(registry, agent.id) {
                 continue;
             }

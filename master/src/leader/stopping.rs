@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::Registry;
-use argosy_state::agent::AgentMode;
+use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::command::{Command, Outcome, Stopped};
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::level::Level;
+use argosy_state::registry::DeadlineKind;
+use argosy_state::subject::Subject;
 
 use super::{Leader, Now, Route};
 
@@ -46,9 +48,12 @@ impl Leader {
     /// On taking office the whole time begins again: the former leader may have answered an agent of which this one
     /// knows only that it is UNREACHABLE.
     pub(super) fn arm_stops(&mut self, registry: &Registry, now: Now) {
-        for agent in registry.agents() {
-            if agent.mode() == AgentMode::Unreachable {
-                self.agent_is_silent(registry, now, agent.id);
+        let lost = registry.deadlines().of(DeadlineKind::Lost, None);
+        for (_, subject) in lost {
+            if let Subject::Agent(id) = subject
+                && registry.agent(*id).is_some_and(is_unreachable)
+            {
+                self.agent_is_silent(registry, now, *id);
             }
         }
     }
@@ -104,7 +109,7 @@ impl Leader {
             return;
         };
         let agent = registry.agent(id);
-        let Some(agent) = agent.filter(|agent| agent.mode() == AgentMode::Unreachable) else {
+        let Some(agent) = agent.filter(|agent| is_unreachable(agent)) else {
             return self.agent_is_not_silent(id);
         };
         // A deposed leader may have answered the agent for a moment after that.
@@ -137,4 +142,8 @@ impl Leader {
             Err(_) => {}
         }
     }
+}
+
+fn is_unreachable(agent: &Agent) -> bool {
+    agent.mode() == AgentMode::Unreachable
 }

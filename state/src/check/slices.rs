@@ -12,7 +12,9 @@ use crate::Registry;
 use crate::agent::Agent;
 use crate::command::SweepTarget;
 use crate::framework::Framework;
-use crate::ids::{AgentId, FrameworkId, TaskKey};
+use crate::ids::{AgentId, FrameworkId, TaskKey, Timestamp};
+use crate::registry::DeadlineKind;
+use crate::subject::Subject;
 use crate::task::Task;
 
 /// An agent, or a framework that is being removed, is compared with its tasks if it has at most this
@@ -32,6 +34,7 @@ enum Next {
     Agents(Option<AgentId>),
     Frameworks(Option<FrameworkId>),
     Tasks(Option<TaskKey>),
+    Deadlines(Option<(DeadlineKind, Timestamp, Subject)>),
     Past(Past),
 }
 
@@ -107,6 +110,13 @@ impl Registry {
                     self.check_task_alone(task, slice)?;
                     Next::Tasks(Some(key.clone()))
                 }
+                None => Next::Deadlines(None),
+            },
+            Next::Deadlines(after) => match self.deadlines().behind(after) {
+                Some(entry) => {
+                    self.check_deadline(entry)?;
+                    Next::Deadlines(Some(entry.clone()))
+                }
                 None => Next::Past(Past::OperatorAnswers(None)),
             },
             Next::Past(past) => return Ok(self.check_past(past)?.map(Next::Past)),
@@ -117,9 +127,9 @@ impl Registry {
         Ok(Some(match past {
             Past::OperatorAnswers(after) => match self.operator_answers.range(behind(after)).next()
             {
-                Some((key, answer)) => {
-                    let is_listed = self.index.requests.contains(&(answer.at, key.clone()));
-                    must(is_listed, &key.1, "an answer to an operator is listed")?;
+                Some((key, _)) => {
+                    let (principal, id) = key.clone();
+                    self.check_deadlines_of(&Subject::Request { principal, id }, &key.1)?;
                     Past::OperatorAnswers(Some(key.clone()))
                 }
                 None => Past::FinishedTasks(None),
@@ -145,17 +155,36 @@ impl Registry {
         }))
     }
 
+    /// A deadline of a record is in the index.
+    fn check_deadlines_of(&self, subject: &Subject, what: &impl ToString) -> Result<(), Broken> {
+        for kind in DeadlineKind::ALL {
+            if let Some(at) = self.deadline_of(kind, subject) {
+                let is_listed = self.deadlines().has(kind, at, subject);
+                must(is_listed, what, "its deadlines are listed")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry of the index is a deadline of a record.
+    fn check_deadline(
+        &self,
+        (kind, at, subject): &(DeadlineKind, Timestamp, Subject),
+    ) -> Result<(), Broken> {
+        let is_known = self.deadline_of(*kind, subject) == Some(*at);
+        must(
+            is_known,
+            &format!("{subject:?}"),
+            "its listed deadline is one of its record",
+        )
+    }
+
     fn check_agent_alone(&self, agent: &Agent, slice: &mut Slice) -> Result<(), Broken> {
         self.check_agent(agent)?;
         let id = agent.id;
         let listed = self.index.nonces.get(&agent.nonce);
         must(listed == Some(&id), &id, "it is found by its nonce")?;
-        let is_listed = self.index.lost.contains(&(agent.mode_since(), id));
-        must(
-            is_listed == agent.mode().is_lost(),
-            &id,
-            "it is listed while it is lost",
-        )?;
+        self.check_deadlines_of(&Subject::Agent(id), &id)?;
         let Some(kept) = self.index.agents.get(&id) else {
             return must(false, &id, "it has an index");
         };
@@ -199,6 +228,7 @@ impl Registry {
         let session = (name, framework.session, id);
         let is_listed = self.index.sessions.contains(&session);
         must(is_listed, &id, "it is found by its session")?;
+        self.check_deadlines_of(&Subject::Framework(id), &id)?;
         if framework.removing && kept.tasks.len() > MOST_TASKS {
             slice.left_out += 1;
             return Ok(());
@@ -249,7 +279,7 @@ fn behind<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Timestamp;
+    use crate::framework::Connection;
     use crate::resources::Resources;
     use crate::task::TaskState;
     use crate::testing::World;
@@ -311,14 +341,20 @@ mod tests {
     /// Each damage is one that a defect of `apply` could do.
     #[test]
     fn a_record_that_disagrees_with_an_index_is_found() {
-        let damages: [(&str, Damage); 10] = [
+        let damages: [(&str, Damage); 11] = [
             ("found by its nonce", |registry| {
                 registry.index.nonces.clear()
             }),
-            ("listed while it is lost", |registry| {
+            ("listed deadline is one of its record", |registry| {
                 let agent = registry.agents().next().unwrap();
-                let entry = (agent.mode_since(), agent.id);
-                registry.index.lost.insert(entry);
+                let (at, subject) = (agent.mode_since(), Subject::Agent(agent.id));
+                let deadlines = &mut registry.index.deadlines;
+                deadlines.damage(DeadlineKind::Lost, at, subject);
+            }),
+            ("deadlines are listed", |registry| {
+                let framework = registry.frameworks.first_mut().unwrap();
+                let since = Timestamp(1);
+                framework.connection = Connection::Disconnected { since };
             }),
             ("counts", |registry| {
                 let index = registry.index.agents.first_mut().unwrap();

@@ -1,13 +1,14 @@
 //! Remembered answers to operators' batches, with the indexes that follow from them.
 
 use super::index::Sign;
-use super::{OperatorAnswer, RecordKey, Registry};
+use super::{DeadlineKind, OperatorAnswer, RecordKey, Registry};
 use crate::ids::Timestamp;
+use crate::subject::Subject;
 
 impl Registry {
     pub(crate) fn put_operator_answer(&mut self, name: (String, String), answer: OperatorAnswer) {
         self.index.weigh_answer(&name, &answer, Sign::Add);
-        self.index.requests.insert((answer.at, name.clone()));
+        self.index.answer_deadline(&name, answer.at, Sign::Add);
         self.changed
             .insert(RecordKey::OperatorAnswer(name.0.clone(), name.1.clone()));
         self.operator_answers.insert(name, answer);
@@ -15,13 +16,13 @@ impl Registry {
 
     /// Forgets the oldest answer to operators, if it was given before this time.
     pub(crate) fn drop_operator_answer(&mut self, before: Timestamp) -> bool {
-        let Some((at, name)) = self.index.requests.first().cloned() else {
+        let oldest = self.index.deadlines.of(DeadlineKind::Answer, None).next();
+        let Some((at, Subject::Request { principal, id })) = oldest.filter(|(at, _)| *at < before)
+        else {
             return false;
         };
-        if at >= before {
-            return false;
-        }
-        self.index.requests.pop_first();
+        let name = (principal.clone(), id.clone());
+        self.index.answer_deadline(&name, at, Sign::Remove);
         if let Some(answer) = self.operator_answers.remove(&name) {
             self.index.weigh_answer(&name, &answer, Sign::Remove);
         }

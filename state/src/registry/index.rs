@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::deadlines::Deadlines;
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
 use super::layout::Former;
@@ -12,7 +13,7 @@ use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
 use crate::digest::task_mark;
 use crate::framework::Framework;
-use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey, Timestamp};
+use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey};
 use crate::persistent::{Map, Set, Table};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
@@ -94,15 +95,12 @@ pub(crate) struct Indexes {
     pub(crate) nonces: Map<u64, AgentId>,
     /// Present and past sessions of live frameworks, by principal.
     pub(crate) sessions: Set<(String, u64, FrameworkId)>,
-    /// Answers to operators, oldest first.
-    pub(crate) requests: Set<(Timestamp, (String, String))>,
+    pub(crate) deadlines: Deadlines,
     pub(crate) history: HistoryIndex,
     /// Live frameworks by principal, without those that are being removed.
     pub(crate) principals: Map<String, Set<FrameworkId>>,
     pub(crate) bytes: Bytes,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
-    /// Agents that are unreachable or gone, the longest lost first.
-    pub(crate) lost: Set<(Timestamp, AgentId)>,
     pub(crate) total: Resources,
     pub(crate) live_tasks: usize,
 }
@@ -255,9 +253,7 @@ impl Indexes {
         if *count == 0 {
             self.modes.remove(&mode);
         }
-        if mode.is_lost() {
-            sign.set(&mut self.lost, (agent.mode_since(), agent.id));
-        }
+        self.agent_deadlines(agent, sign);
         sign.bytes(&mut self.bytes.agents, usage::of_agent(agent));
         if counts(agent) {
             sign.resources(&mut self.total, &agent.total().scalars())?;
@@ -271,6 +267,7 @@ impl Indexes {
             let key = (framework.info.principal.clone(), *session, framework.id);
             sign.set(&mut self.sessions, key);
         }
+        self.framework_deadline(framework, sign);
         sign.bytes(&mut self.bytes.frameworks, usage::of_framework(framework));
         if !framework.removing {
             let principal = framework.info.principal.clone();
@@ -485,7 +482,7 @@ impl Registry {
             index.frameworks.or_default(*framework).answers += 1;
         }
         for (request, answer) in self.operator_answers.iter() {
-            index.requests.insert((answer.at, request.clone()));
+            index.answer_deadline(request, answer.at, Sign::Add);
             index.weigh_answer(request, answer, Sign::Add);
         }
         for (serial, finished) in self.finished_tasks.iter() {

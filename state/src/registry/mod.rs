@@ -4,6 +4,7 @@
 
 mod answers;
 mod changes;
+mod deadlines;
 mod executors;
 mod history;
 mod index;
@@ -26,6 +27,7 @@ use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
 pub use changes::{RecordKey, RecordWrite};
+pub use deadlines::{DeadlineKind, Deadlines};
 pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use history::{keeps_all, kept_spec};
 pub(crate) use index::Indexes;
@@ -206,14 +208,7 @@ impl Registry {
     /// How many agents are lost: unreachable or gone.
     #[must_use]
     pub fn lost_agents(&self) -> usize {
-        self.index.lost.len()
-    }
-
-    /// Lost agents behind this one, the longest lost first.
-    pub fn lost_agents_after(&self, after: (Timestamp, AgentId)) -> impl Iterator<Item = &Agent> {
-        let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        let lost = self.index.lost.range(behind);
-        lost.filter_map(|(_, id)| self.agents.get(id))
+        self.agents_in(AgentMode::Unreachable) + self.agents_in(AgentMode::Gone)
     }
 
     /// How many agents are in `mode`.

@@ -231,6 +231,53 @@ fn an_idle_cluster_writes_nothing() {
     assert_eq!(world.entries(), entries);
 }
 
+/// A lost agent is forgotten some day; nobody waits for it.
+#[test]
+fn an_idle_cluster_with_a_lost_agent_writes_nothing_until_it_is_forgotten() {
+    let mut world = World::new();
+    world.agent("cpus:1");
+    world.pass(LIMITS.agent_timeout_ms);
+    assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
+    let entries = world.entries();
+    world.pass(LIMITS.lost_agent_ms - 1_000);
+    assert_eq!(world.entries(), entries);
+    world.pass(61_000);
+    assert_eq!(world.registry.agent(AGENT), None);
+    assert_eq!(world.entries(), entries + 1);
+    world.forget_said();
+}
+
+/// One proposal a pass for each of them, however long the log takes.
+#[test]
+fn many_frameworks_that_are_due_together_are_each_looked_at_once_a_pass() {
+    let mut world = World::new();
+    world.check_at_the_end();
+    for number in 0..700 {
+        let info = FrameworkInfo {
+            failover_timeout_ms: 60_000,
+            ..framework_info("web")
+        };
+        let link = world.link();
+        world.subscribe_with(link, new_framework(7 + number, info));
+        world.feed(Input::FrameworkClosed { link });
+    }
+    world.pass(10_000);
+    assert_eq!(world.registry.frameworks().len(), 700);
+    world.pass(59_500);
+    world.slow_log();
+    // At most three passes begin in that time.
+    world.pass(2_000);
+    let mut proposed = 0;
+    while world.commit_oldest() {
+        proposed += 1;
+    }
+    // And cluster time.
+    assert!((700..=2_101).contains(&proposed), "{proposed}");
+    world.registry.check().unwrap();
+    assert_eq!(world.registry.frameworks().len(), 0);
+    world.forget_said();
+}
+
 #[test]
 fn time_is_committed_now_and_then_while_a_deadline_runs() {
     let mut world = World::with_running_task();
