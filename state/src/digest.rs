@@ -25,6 +25,56 @@ pub fn task_mark(key: &TaskKey, order: OrderIndex, number: u64) -> u128 {
     mark(&[b"task", key.task.as_str().as_bytes(), &numbers])
 }
 
+/// A kind of things that agents hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HeldKind {
+    /// Tasks: see [`task_mark`].
+    Task,
+}
+
+impl HeldKind {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Task];
+
+    /// As agents and masters call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// What an agent holds, or should hold: for each kind the wrapping sum of the marks of its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Digests([u128; HeldKind::ALL.len()]);
+
+impl Digests {
+    /// The sum of one kind.
+    #[must_use]
+    pub fn of(&self, kind: HeldKind) -> u128 {
+        self.0[kind as usize]
+    }
+
+    /// Adds a member.
+    pub fn add(&mut self, kind: HeldKind, mark: u128) {
+        let sum = &mut self.0[kind as usize];
+        *sum = sum.wrapping_add(mark);
+    }
+
+    /// Removes a member.
+    pub fn remove(&mut self, kind: HeldKind, mark: u128) {
+        let sum = &mut self.0[kind as usize];
+        *sum = sum.wrapping_sub(mark);
+    }
+}
+
 /// The first half of the SHA-256 of the parts, each behind its length.
 fn mark(parts: &[&[u8]]) -> u128 {
     let mut hash = Sha256::new();

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use argosy_proto::v1;
-use argosy_state::digest::task_mark;
+use argosy_state::digest::{Digests, HeldKind, task_mark};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::{Standing, TaskState};
 use serde::{Deserialize, Serialize};
@@ -278,8 +278,8 @@ pub struct Facts {
     pub executors: BTreeMap<Instance, ExecutorFacts>,
     /// The instance held under each name.
     pub held: BTreeMap<TaskKey, Instance>,
-    /// Wrapping sum of the marks of the held tasks.
-    pub digest: u128,
+    /// Hashes over what is held.
+    pub digests: Digests,
 }
 
 impl Facts {
@@ -432,7 +432,7 @@ impl Facts {
                 self.let_go(former);
             }
             self.held.insert(facts.key.clone(), instance);
-            self.digest = self.digest.wrapping_add(mark(instance, &facts));
+            self.digests.add(HeldKind::Task, mark(instance, &facts));
         }
         self.tasks.insert(instance, facts);
     }
@@ -442,7 +442,7 @@ impl Facts {
             return;
         };
         task.held = false;
-        self.digest = self.digest.wrapping_sub(mark(instance, task));
+        self.digests.remove(HeldKind::Task, mark(instance, task));
         if self.held.get(&task.key) == Some(&instance) {
             self.held.remove(&task.key);
         }
@@ -465,7 +465,8 @@ impl Facts {
         }
         if task.held {
             let after = mark(instance, task);
-            self.digest = self.digest.wrapping_sub(before).wrapping_add(after);
+            self.digests.remove(HeldKind::Task, before);
+            self.digests.add(HeldKind::Task, after);
         }
     }
 

@@ -7,7 +7,7 @@ use argosy_state::ids::OrderIndex;
 use super::course::Phase;
 use super::facts::{Instance, Record, Taken, TaskFacts};
 use super::input::Effect;
-use super::orders::key;
+use super::orders::{key, task_of};
 use super::{Core, Deferred, Sync};
 
 /// Why limits are not in force as they were wanted, and what is.
@@ -55,8 +55,14 @@ impl Limited {
 
 impl Core {
     /// A task of an executor has no limits of its own: no master orders any.
-    pub(super) fn take_limits(&mut self, order: OrderIndex, wanted: v1::LimitsOrder) {
-        let held = key(&wanted.framework_id, &wanted.task_id)
+    pub(super) fn take_limits(
+        &mut self,
+        order: OrderIndex,
+        subject: Option<v1::Subject>,
+        wanted: v1::LimitsOrder,
+    ) {
+        let held = task_of(subject)
+            .or_else(|| key(&wanted.framework_id, &wanted.task_id))
             .and_then(|key| self.facts.held.get(&key).copied())
             .filter(|instance| self.facts.container(*instance).is_some());
         let Some(instance) = held else {

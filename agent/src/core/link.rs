@@ -6,6 +6,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Say;
 use argosy_proto::v1::to_agent::Message as Said;
 use argosy_state::bugs::{self, Bug};
+use argosy_state::digest::HeldKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
 
 use super::facts::{Identity, Record};
@@ -126,7 +127,13 @@ impl Core {
             },
             info: Some(self.setup.info.clone()),
             floor: self.facts.floor.0,
-            digest: self.facts.digest.to_be_bytes().to_vec(),
+            digest: self.facts.digests.of(HeldKind::Task).to_be_bytes().to_vec(),
+            digests: HeldKind::ALL
+                .map(|kind| v1::HeldDigest {
+                    kind: kind.name().to_owned(),
+                    digest: self.facts.digests.of(kind).to_be_bytes().to_vec(),
+                })
+                .to_vec(),
         };
         self.dial.at = self.now;
         self.effects.push(Effect::Dial {

@@ -28,10 +28,13 @@ impl Core {
             self.hang_up(link, format!("order {} came after order {floor}", index.0));
             return;
         }
-        match order.order {
-            Some(What::Launch(launch)) => self.take_launch(index, launch),
-            Some(What::Kill(kill)) => self.take_kill(index, &kill),
-            Some(What::Limits(limits)) => self.take_limits(index, limits),
+        let subject = order.subject;
+        // Its variant is one that this release does not know.
+        let is_foreign = (subject.as_ref()).is_some_and(|subject| subject.subject.is_none());
+        match order.order.filter(|_| !is_foreign) {
+            Some(What::Launch(launch)) => self.take_launch(index, subject, launch),
+            Some(What::Kill(kill)) => self.take_kill(index, subject, &kill),
+            Some(What::Limits(limits)) => self.take_limits(index, subject, limits),
             Some(What::Void(v1::Void {})) => self.take_nothing(index),
             None => self.take_unknown(link, index),
         }
@@ -53,12 +56,18 @@ impl Core {
         self.say(link, Say::UnsupportedOrder(unsupported));
     }
 
-    fn take_launch(&mut self, order: OrderIndex, mut launch: v1::LaunchOrder) {
+    fn take_launch(
+        &mut self,
+        order: OrderIndex,
+        subject: Option<v1::Subject>,
+        mut launch: v1::LaunchOrder,
+    ) {
         if self.journal_is_full {
             space::strip(&mut launch);
         }
         let named = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
         let key = key(&launch.framework_id, named.unwrap_or_default());
+        let key = key.filter(|key| subject.is_none() || task_of(subject) == Some(key.clone()));
         let (Some(key), Some(agent)) = (key, self.facts.identity.agent) else {
             // Without a name nothing can be said of it; the masters find it missing.
             self.take_nothing(order);
@@ -84,8 +93,9 @@ impl Core {
         self.when_durable(Deferred::Launch(instance));
     }
 
-    fn take_kill(&mut self, order: OrderIndex, kill: &v1::KillOrder) {
-        let held = key(&kill.framework_id, &kill.task_id)
+    fn take_kill(&mut self, order: OrderIndex, subject: Option<v1::Subject>, kill: &v1::KillOrder) {
+        let held = task_of(subject)
+            .or_else(|| key(&kill.framework_id, &kill.task_id))
             .and_then(|key| self.facts.held.get(&key).copied());
         let Some(instance) = held else {
             self.take_nothing(order);
@@ -183,6 +193,12 @@ impl Core {
             format!("told to end everything and register anew: {reason}"),
         );
     }
+}
+
+/// The task that an order is about. Masters of release 0.1 send no subject.
+pub(super) fn task_of(subject: Option<v1::Subject>) -> Option<TaskKey> {
+    let v1::subject::Subject::Task(task) = subject?.subject?;
+    key(&task.framework_id, &task.task_id)
 }
 
 /// The name of a task, if it is one.

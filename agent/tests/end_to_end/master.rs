@@ -176,6 +176,7 @@ impl Link {
         let order = v1::Order {
             index,
             order: Some(order),
+            subject: None,
         };
         self.say(ToAgent::Order(order)).await;
     }

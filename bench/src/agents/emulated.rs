@@ -96,6 +96,7 @@ impl Emulated {
             info: Some(self.info.clone()),
             floor: self.floor,
             digest: self.digest().to_be_bytes().to_vec(),
+            digests: Vec::new(),
         }
     }
 
@@ -284,6 +285,7 @@ mod tests {
         v1::to_agent::Message::Order(v1::Order {
             index,
             order: Some(v1::order::Order::Launch(launch)),
+            subject: None,
         })
     }
 

@@ -10,10 +10,10 @@ use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::Rejection;
-use argosy_state::digest::task_mark;
+use argosy_state::digest::{Digests, HeldKind, task_mark};
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::limits;
-use argosy_state::registry::OrderKind;
+use argosy_state::registry::Order;
 
 use super::agents::{AgentLink, Stage, protocol};
 use super::{Effect, Hello, Leader, Now};
@@ -82,8 +82,7 @@ impl Leader {
         };
         let equal = holds_what_it_should(registry, agent, hello)
             || (hello.floor == agent.orders && bugs::is_on(Bug::DigestIgnored))
-            || (hello.digest == registry.agent_index(id).map_or(0, |index| index.held)
-                && bugs::is_on(Bug::EqualWithUnsentOrder));
+            || (is_equal(hello, &held_by(registry, id)) && bugs::is_on(Bug::EqualWithUnsentOrder));
         let sent = if bugs::is_on(Bug::EqualWithUnsentOrder) {
             agent.orders
         } else {
@@ -156,30 +155,43 @@ pub(super) fn interval_ms(watched: usize, timeout_ms: u64) -> u64 {
 /// Whether an agent with this floor and digest holds exactly what it should. Launches above its floor are still to be
 /// delivered, so their marks do not count. The cost follows the number of undelivered orders.
 fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
-    let (mut held, unreachable) = registry
-        .agent_index(agent.id)
-        .map_or((0, 0), |index| (index.held, index.unreachable));
+    let mut held = held_by(registry, agent.id);
+    let index = registry.agent_index(agent.id);
+    let unreachable = index.map_or(0, |index| index.unreachable);
     // Tasks that are UNREACHABLE wait for the comparison: it reports that they are back.
     if unreachable > 0 || hello.floor > agent.orders {
         return false;
     }
     let undelivered = registry.orders_after(agent.id, hello.floor);
-    for (count, (_, kind, task)) in undelivered.enumerate() {
+    for (count, (_, order)) in undelivered.enumerate() {
         // A longer list of orders costs as much as a comparison.
         if count == limits::RECORDS_PER_COMMAND {
             return false;
         }
-        match kind {
-            // A task that has reported was delivered: this agent has forgotten it.
-            OrderKind::Launch if task.reported > 0 => return false,
-            OrderKind::Launch => {
-                held = held.wrapping_sub(task_mark(&task.key, task.order, task.reported));
+        match order {
+            Order::Launch(key) => {
+                // A task that has reported was delivered: this agent has forgotten it.
+                let Some(task) = registry.task(key).filter(|task| task.reported == 0) else {
+                    return false;
+                };
+                held.remove(HeldKind::Task, task_mark(key, task.order, task.reported));
             }
-            OrderKind::Kill => {}
+            Order::Kill(_) => {}
             // The comparison settles what an agent of an earlier release cannot answer.
-            OrderKind::Limits if !agent.reported.info.takes(kind) => return false,
-            OrderKind::Limits => {}
+            Order::Limits(_) if !agent.reported.info.takes(order.kind()) => return false,
+            Order::Limits(_) => {}
         }
     }
-    hello.digest == held
+    is_equal(hello, &held)
+}
+
+fn held_by(registry: &Registry, id: AgentId) -> Digests {
+    let index = registry.agent_index(id);
+    index.map_or_else(Digests::default, |index| index.held)
+}
+
+/// Whether the agent holds this, as far as it reports it: of an agent of another release a kind may not be known.
+fn is_equal(hello: &Hello, held: &Digests) -> bool {
+    let mut reported = hello.digests.iter();
+    reported.all(|(kind, digest)| held.of(*kind) == *digest)
 }

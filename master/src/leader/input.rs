@@ -1,5 +1,7 @@
 //! What comes in to a leader, and what it wants done.
 
+use std::collections::BTreeMap;
+
 use argosy_proto::v1;
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
@@ -7,6 +9,7 @@ use argosy_state::apply::Applied;
 use argosy_state::command::{
     Acknowledge, AgentUpdate, Call, HeldTask, Operate, Position, Promise, Proposed, Rejection,
 };
+use argosy_state::digest::HeldKind;
 use argosy_state::encode::DecodeError;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
@@ -143,7 +146,8 @@ pub(crate) struct Hello {
     pub(crate) highest_epoch: Epoch,
     pub(crate) info: AgentInfo,
     pub(crate) floor: OrderIndex,
-    pub(crate) digest: u128,
+    /// By the kinds that it reports; of agents of release 0.1 tasks only.
+    pub(crate) digests: BTreeMap<HeldKind, u128>,
 }
 
 /// A scheduler's first message.

@@ -4,8 +4,8 @@ use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{AgentId, OrderIndex};
-use argosy_state::registry::OrderKind;
-use argosy_state::task::{Task, TaskState};
+use argosy_state::registry::Order;
+use argosy_state::task::TaskState;
 use prost::Message as _;
 
 use super::Leader;
@@ -76,7 +76,7 @@ impl Leader {
         let mut next = *sent;
         let mut orders = Vec::new();
         let mut is_cut = false;
-        for (index, kind, task) in registry.orders_after(id, *sent) {
+        for (index, order) in registry.orders_after(id, *sent) {
             if self.orders_left.is_spent() {
                 is_cut = true;
                 break;
@@ -84,11 +84,10 @@ impl Leader {
             if index.0 > next.0 + 1 {
                 orders.push(convert::order_void(OrderIndex(index.0 - 1)));
             }
-            let is_early = kind == OrderKind::Kill && task.agent_state == TaskState::Staging;
-            if is_early && bugs::is_on(Bug::KillLost) {
+            if is_early_kill(registry, order) && bugs::is_on(Bug::KillLost) {
                 continue;
             }
-            let order = order(registry, (index, kind, task), takes(kind));
+            let order = message(registry, index, order, takes(order.kind()));
             self.orders_left.spend(&order);
             orders.push(order);
             next = index;
@@ -106,18 +105,32 @@ impl Leader {
     }
 }
 
-fn order(
-    registry: &Registry,
-    (index, kind, task): (OrderIndex, OrderKind, &Task),
-    is_known: bool,
-) -> v1::Order {
-    let framework = registry.framework(task.key.framework);
-    let name = framework.map_or("", |framework| framework.info.name.as_str());
-    match kind {
-        // The agent's release is an earlier one than when this was ordered.
-        _ if !is_known => convert::order_void(index),
-        OrderKind::Launch => convert::order_launch(index, task, name),
-        OrderKind::Kill => convert::order_kill(index, task),
-        OrderKind::Limits => convert::order_limits(index, task),
+/// The order on the wire, or a void one in its place.
+fn message(registry: &Registry, index: OrderIndex, order: &Order, is_known: bool) -> v1::Order {
+    // The agent's release is an earlier one than when this was ordered.
+    if !is_known {
+        return convert::order_void(index);
+    }
+    let known = |key| registry.task(key);
+    let message = match order {
+        Order::Launch(key) => known(key).map(|task| {
+            let framework = registry.framework(key.framework);
+            let name = framework.map_or("", |framework| framework.info.name.as_str());
+            convert::order_launch(index, task, name)
+        }),
+        Order::Kill(key) => known(key).map(|task| convert::order_kill(index, task)),
+        Order::Limits(key) => known(key).map(|task| convert::order_limits(index, task)),
+    };
+    // The index names only tasks that are there.
+    message.unwrap_or_else(|| convert::order_void(index))
+}
+
+fn is_early_kill(registry: &Registry, order: &Order) -> bool {
+    match order {
+        Order::Kill(key) => {
+            let task = registry.task(key);
+            task.is_some_and(|task| task.agent_state == TaskState::Staging)
+        }
+        Order::Launch(_) | Order::Limits(_) => false,
     }
 }

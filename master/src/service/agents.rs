@@ -1,5 +1,6 @@
 //! `argosy.v1.Agents`: one stream an agent.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
@@ -8,6 +9,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
 use argosy_state::actor::Actor;
+use argosy_state::digest::HeldKind;
 use argosy_state::ids::{Epoch, OrderIndex};
 use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
@@ -196,14 +198,13 @@ fn input(link: LinkId, actor: &Actor, message: v1::FromAgent) -> Result<Input, M
 fn hello(wire: v1::Hello) -> Result<Hello, Malformed> {
     check_protocol(wire.protocol.as_ref())
         .map_err(|status| Malformed::new("protocol", status.message()))?;
-    let digest: [u8; 16] = match wire.digest.len() {
-        0 => [0; 16],
-        _ => wire
-            .digest
-            .as_slice()
-            .try_into()
-            .map_err(|_| Malformed::new("digest", "it has 16 bytes"))?,
-    };
+    let mut digests = BTreeMap::from([(HeldKind::Task, sum("digest", &wire.digest)?)]);
+    for named in &wire.digests {
+        // A kind that this master does not know is not compared.
+        if let Some(kind) = HeldKind::named(&named.kind) {
+            digests.insert(kind, sum("digests", &named.digest)?);
+        }
+    }
     let info = wire
         .info
         .ok_or_else(|| Malformed::new("info", "it is missing"))?;
@@ -225,6 +226,52 @@ fn hello(wire: v1::Hello) -> Result<Hello, Malformed> {
         highest_epoch: Epoch(wire.highest_epoch),
         info: convert::agent_info_from(info)?,
         floor: OrderIndex(wire.floor),
-        digest: u128::from_be_bytes(digest),
+        digests,
     })
+}
+
+/// A wrapping sum of marks; absent of nothing.
+fn sum(field: &str, bytes: &[u8]) -> Result<u128, Malformed> {
+    match bytes {
+        [] => Ok(0),
+        bytes => {
+            let bytes = bytes.try_into();
+            let bytes = bytes.map_err(|_| Malformed::new(field, "it has 16 bytes"))?;
+            Ok(u128::from_be_bytes(bytes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(digests: &[(&str, &[u8])]) -> v1::Hello {
+        let digests = digests.iter().map(|(kind, digest)| v1::HeldDigest {
+            kind: (*kind).to_owned(),
+            digest: digest.to_vec(),
+        });
+        v1::Hello {
+            protocol: Some(v1::Protocol {
+                version: argosy_proto::PROTOCOL_VERSION,
+                ..Default::default()
+            }),
+            info: Some(v1::AgentInfo::default()),
+            digest: 7_u128.to_be_bytes().to_vec(),
+            digests: digests.collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn digests_are_read_by_kind_and_those_of_an_unknown_kind_are_not_compared() {
+        let tasks = |digest: u128| BTreeMap::from([(HeldKind::Task, digest)]);
+        // Agents of release 0.1 report that of tasks alone.
+        assert_eq!(hello(wire(&[])).unwrap().digests, tasks(7));
+        let nine = 9_u128.to_be_bytes();
+        let later = wire(&[("volume", &[1, 2]), ("task", &nine)]);
+        assert_eq!(hello(later).unwrap().digests, tasks(9));
+        let wrong = hello(wire(&[("task", &[1, 2])])).unwrap_err();
+        assert!(wrong.to_string().contains("digests"), "{wrong}");
+    }
 }

@@ -122,6 +122,7 @@ pub fn order_launch(index: OrderIndex, task: &Task, framework_name: &str) -> v1:
     v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Launch(launch)),
+        subject: Some(subject(&task.key)),
     }
 }
 
@@ -136,6 +137,7 @@ pub fn order_kill(index: OrderIndex, task: &Task) -> v1::Order {
     v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Kill(kill)),
+        subject: Some(subject(&task.key)),
     }
 }
 
@@ -150,6 +152,7 @@ pub fn order_limits(index: OrderIndex, task: &Task) -> v1::Order {
     v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Limits(order)),
+        subject: Some(subject(&task.key)),
     }
 }
 
@@ -159,5 +162,17 @@ pub fn order_void(index: OrderIndex) -> v1::Order {
     v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Void(v1::Void {})),
+        subject: None,
+    }
+}
+
+/// A task as the subject of an order.
+fn subject(key: &TaskKey) -> v1::Subject {
+    let task = v1::TaskSubject {
+        framework_id: key.framework.to_string(),
+        task_id: key.task.to_string(),
+    };
+    v1::Subject {
+        subject: Some(v1::subject::Subject::Task(task)),
     }
 }

@@ -279,6 +279,7 @@ fn behind<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::HeldKind;
     use crate::framework::Connection;
     use crate::resources::Resources;
     use crate::task::TaskState;
@@ -361,7 +362,8 @@ mod tests {
                 index.used = Resources::none();
             }),
             ("its index is what its tasks say", |registry| {
-                registry.index.agents.first_mut().unwrap().held += 1;
+                let index = registry.index.agents.first_mut().unwrap();
+                index.held.add(HeldKind::Task, 1);
             }),
             ("its answers are counted", |registry| {
                 let index = registry.index.frameworks.first_mut().unwrap();

@@ -6,43 +6,18 @@ use super::deadlines::Deadlines;
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
 use super::layout::Former;
+use super::orders::Order;
 use super::roles::{self, RoleUse};
 use super::usage::{self, Bytes};
 use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
-use crate::digest::task_mark;
+use crate::digest::{Digests, HeldKind, task_mark};
 use crate::framework::Framework;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey};
 use crate::persistent::{Map, Set, Table};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
-
-/// What an order is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OrderKind {
-    /// Start the task.
-    Launch,
-    /// End it.
-    Kill,
-    /// Change its limits.
-    Limits,
-}
-
-impl OrderKind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Launch, Self::Kill, Self::Limits];
-
-    /// As agents announce it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Launch => "launch",
-            Self::Kill => "kill",
-            Self::Limits => "limits",
-        }
-    }
-}
 
 /// What is derived of one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,7 +25,7 @@ pub struct AgentIndex {
     /// Its tasks, ended or not.
     pub tasks: Set<TaskKey>,
     /// Orders that still mean something.
-    pub orders: Map<OrderIndex, (OrderKind, TaskKey)>,
+    pub orders: Map<OrderIndex, Order>,
     /// What tasks that have not ended use, and their executors, each once.
     pub used: Resources,
     /// Executors with a task that has not ended.
@@ -62,8 +37,8 @@ pub struct AgentIndex {
     /// Those of them that stop themselves and are not known to have done so, by the silence after which they have, in
     /// milliseconds.
     pub stopping: Set<(u64, TaskKey)>,
-    /// Sum of the marks of what the agent should hold: see [`crate::digest::task_mark`].
-    pub held: u128,
+    /// Hashes over what the agent should hold.
+    pub held: Digests,
 }
 
 /// What is derived of one framework.
@@ -145,12 +120,12 @@ impl Indexes {
         let agent = self.agents.or_default(task.agent);
         sign.set(&mut agent.tasks, task.key.clone());
         if facet.live {
-            sign.order(agent, task.order, OrderKind::Launch, &task.key);
+            sign.order(agent, task.order, Order::Launch(task.key.clone()));
             if let Some(order) = facet.kill {
-                sign.order(agent, order, OrderKind::Kill, &task.key);
+                sign.order(agent, order, Order::Kill(task.key.clone()));
             }
             if let Some(order) = facet.limits {
-                sign.order(agent, order, OrderKind::Limits, &task.key);
+                sign.order(agent, order, Order::Limits(task.key.clone()));
             }
             if facet.kill.is_none() || !bugs::is_on(Bug::FreedAtKill) {
                 sign.resources(&mut agent.used, &task.spec.resources)?;
@@ -316,19 +291,19 @@ impl Sign {
         }
     }
 
-    fn order(self, agent: &mut AgentIndex, order: OrderIndex, kind: OrderKind, key: &TaskKey) {
+    fn order(self, agent: &mut AgentIndex, index: OrderIndex, order: Order) {
         match self {
-            Self::Add => drop(agent.orders.insert(order, (kind, key.clone()))),
-            Self::Remove => drop(agent.orders.remove(&order)),
+            Self::Add => drop(agent.orders.insert(index, order)),
+            Self::Remove => drop(agent.orders.remove(&index)),
         }
     }
 
     fn mark(self, agent: &mut AgentIndex, task: &Task, reported: u64) {
         let mark = task_mark(&task.key, task.order, reported);
-        agent.held = match self {
-            Self::Add => agent.held.wrapping_add(mark),
-            Self::Remove => agent.held.wrapping_sub(mark),
-        };
+        match self {
+            Self::Add => agent.held.add(HeldKind::Task, mark),
+            Self::Remove => agent.held.remove(HeldKind::Task, mark),
+        }
     }
 
     pub(super) fn resources(self, sum: &mut Resources, part: &Resources) -> Option<()> {

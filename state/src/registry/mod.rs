@@ -9,6 +9,7 @@ mod executors;
 mod history;
 mod index;
 mod layout;
+mod orders;
 mod roles;
 mod snapshot;
 pub(crate) mod usage;
@@ -19,7 +20,7 @@ use crate::agent::{Agent, AgentMode};
 use crate::command::{ClusterFacts, Refusal, SweepTarget};
 use crate::framework::{Answer, FinishedFramework, Framework};
 use crate::ids::{
-    AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
+    AgentId, Epoch, FrameworkId, GroupId, NodeId, Revision, Role, TaskKey, Timestamp,
 };
 use crate::level::Level;
 use crate::persistent::{Map, Table};
@@ -31,9 +32,10 @@ pub use deadlines::{DeadlineKind, Deadlines};
 pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use history::{keeps_all, kept_spec};
 pub(crate) use index::Indexes;
-pub use index::{AgentIndex, FrameworkIndex, OrderKind};
+pub use index::{AgentIndex, FrameworkIndex};
 pub use layout::Layout;
 pub(crate) use layout::{is_long, long_messages, records_of};
+pub use orders::{Order, OrderKind};
 pub use roles::RoleUse;
 pub use snapshot::Snapshot;
 pub use usage::Usage;
@@ -334,35 +336,6 @@ impl Registry {
             .into_iter()
             .flatten();
         keys.filter_map(|key| self.tasks.get(key))
-    }
-
-    /// Orders of an agent above `floor` that still mean something, ascending. Numbers in between were voided.
-    pub fn orders_after(
-        &self,
-        agent: AgentId,
-        floor: OrderIndex,
-    ) -> impl Iterator<Item = (OrderIndex, OrderKind, &Task)> {
-        let orders = self
-            .index
-            .agents
-            .get(&agent)
-            .into_iter()
-            .flat_map(move |index| {
-                index
-                    .orders
-                    .range((std::ops::Bound::Excluded(floor), std::ops::Bound::Unbounded))
-            });
-        orders.filter_map(|(order, (kind, key))| {
-            self.tasks.get(key).map(|task| (*order, *kind, task))
-        })
-    }
-
-    /// The order that follows the last one made for an agent.
-    #[must_use]
-    pub fn last_order(&self, agent: AgentId) -> OrderIndex {
-        self.agents
-            .get(&agent)
-            .map_or(OrderIndex(0), |agent| agent.orders)
     }
 
     /// A finished task, as long as it is in the history.

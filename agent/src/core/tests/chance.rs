@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
-use argosy_state::digest::task_mark;
+use argosy_state::digest::{HeldKind, task_mark};
 use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
@@ -300,7 +300,11 @@ impl Chance {
                 facts.tasks[instance].committed,
             ))
         });
-        assert_eq!(sum, facts.digest, "the digest is that of what is held");
+        assert_eq!(
+            sum,
+            facts.digests.of(HeldKind::Task),
+            "the digest is that of what is held"
+        );
         for task in facts.tasks.values() {
             let numbers: Vec<_> = task.updates.iter().map(|update| update.number).collect();
             assert!(task.updates.len() <= 12, "{numbers:?}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use argosy_proto::v1;
+use argosy_state::digest::HeldKind;
 use argosy_state::ids::{OrderIndex, Timestamp};
 
 use super::world::{World, instance, spec};
@@ -397,7 +398,11 @@ fn an_id_that_was_given_up_stays_so_without_its_record() {
         let facts = contents.facts;
         assert_eq!(facts.identity, wanted.identity, "byte {offset}");
         assert_eq!(
-            (facts.floor, facts.held.len(), facts.digest),
+            (
+                facts.floor,
+                facts.held.len(),
+                facts.digests.of(HeldKind::Task)
+            ),
             (OrderIndex(0), 0, 0),
             "byte {offset}"
         );

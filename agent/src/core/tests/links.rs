@@ -2,6 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
+use argosy_state::digest::HeldKind;
 
 use super::world::World;
 use crate::core::{How, Input};
@@ -242,7 +243,10 @@ fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
         (former.epoch, former.cluster)
     );
     assert_eq!(
-        (world.core.facts().floor.0, world.core.facts().digest),
+        (
+            world.core.facts().floor.0,
+            world.core.facts().digests.of(HeldKind::Task)
+        ),
         (0, 0)
     );
 }

@@ -2,6 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
+use argosy_state::digest::HeldKind;
 
 use super::world::{World, ended, instance, spec};
 use crate::core::{Ended, How, Input, Refusal, StopCause};
@@ -64,7 +65,7 @@ fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
     let mut world = World::running();
     let unknown = v1::Order {
         index: 2,
-        order: None,
+        ..v1::Order::default()
     };
     world.hear(Say::Order(unknown.clone()));
     world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
@@ -74,6 +75,56 @@ fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
     world.launch(3, "next");
     world.sync();
     assert_eq!(world.core.facts().floor.0, 3);
+}
+
+/// The kind of subject is one that a later release has: its field is not read.
+#[test]
+fn an_order_about_an_unknown_kind_of_subject_is_answered_and_has_no_effect() {
+    let mut world = World::running();
+    let kill = v1::KillOrder {
+        framework_id: "framework-1".into(),
+        task_id: "web".into(),
+        grace_ms: 0,
+    };
+    world.hear(Say::Order(v1::Order {
+        index: 2,
+        order: Some(v1::order::Order::Kill(kill)),
+        subject: Some(v1::Subject { subject: None }),
+    }));
+    world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
+    world.launch(3, "next");
+    world.sync();
+    assert_eq!(world.core.facts().floor.0, 3);
+}
+
+#[test]
+fn the_subject_of_an_order_names_its_task() {
+    let subject = |task: &str| v1::Subject {
+        subject: Some(v1::subject::Subject::Task(v1::TaskSubject {
+            framework_id: "framework-1".into(),
+            task_id: task.into(),
+        })),
+    };
+    let mut world = World::running();
+    world.hear(Say::Order(v1::Order {
+        index: 2,
+        order: Some(v1::order::Order::Kill(v1::KillOrder::default())),
+        subject: Some(subject("web")),
+    }));
+    world.sync();
+    world.expect(&["kill 1 in 0"]);
+    // A launch that contradicts its subject starts nothing.
+    let launch = v1::LaunchOrder {
+        framework_id: "framework-1".into(),
+        spec: Some(spec("other")),
+        ..v1::LaunchOrder::default()
+    };
+    world.hear(Say::Order(v1::Order {
+        index: 3,
+        order: Some(v1::order::Order::Launch(launch)),
+        subject: Some(subject("next")),
+    }));
+    world.expect_all(&["persist order 3: nothing"]);
 }
 
 #[test]
@@ -420,7 +471,7 @@ fn a_released_task_is_forgotten_and_leaves_the_digest() {
     world.report();
     world.quiet();
     world.committed(1, "web", 2, true);
-    assert_eq!(world.core.facts().digest, 0);
+    assert_eq!(world.core.facts().digests.of(HeldKind::Task), 0);
     assert!(world.core.facts().held.is_empty());
     world.destroyed(1);
     assert!(world.core.facts().tasks.is_empty() && world.core.is_empty());

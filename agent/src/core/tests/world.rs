@@ -214,7 +214,11 @@ impl World {
 
     pub(super) fn order(&mut self, index: u64, order: v1::order::Order) {
         let order = Some(order);
-        self.hear(Say::Order(v1::Order { index, order }));
+        self.hear(Say::Order(v1::Order {
+            index,
+            order,
+            subject: None,
+        }));
     }
 
     pub(super) fn launch(&mut self, index: u64, task: &str) {

@@ -1,7 +1,9 @@
 //! Agents that return all at once, with orders on their way to them.
 
 use argosy_state::agent::AgentMode;
+use argosy_state::digest::HeldKind;
 use argosy_state::ids::{AgentId, OrderIndex};
+use argosy_state::registry::Order;
 use argosy_state::task::TaskState;
 use argosy_state::testing::spec;
 use expect_test::expect;
@@ -27,7 +29,10 @@ fn many(agents: u64) -> World {
 /// What an agent would say that has forgotten a task, or runs one that the registry does not know.
 fn different(world: &World, agent: u64) -> Hello {
     let mut hello = world.hello_of(AgentId(agent));
-    hello.digest = hello.digest.wrapping_add(1);
+    hello.digests.insert(
+        HeldKind::Task,
+        hello.digests[&HeldKind::Task].wrapping_add(1),
+    );
     hello
 }
 
@@ -39,7 +44,9 @@ fn at_floor(world: &World, floor: u64, held: &[&str]) -> Hello {
         let task = world.registry.task(&task_key(task)).unwrap();
         argosy_state::digest::task_mark(&task.key, task.order, task.reported)
     });
-    hello.digest = marks.fold(0, u128::wrapping_add);
+    hello
+        .digests
+        .insert(HeldKind::Task, marks.fold(0, u128::wrapping_add));
     hello
 }
 
@@ -89,9 +96,13 @@ fn a_failover_under_load_costs_no_list_and_no_entry() {
         let mut hello = world.hello_of(AgentId(number));
         let index = world.registry.agent_index(AgentId(number)).unwrap();
         let undelivered = index.orders.range(OrderIndex(floor + 1)..);
-        for (order, (_, key)) in undelivered {
-            let mark = argosy_state::digest::task_mark(key, *order, 0);
-            hello.digest = hello.digest.wrapping_sub(mark);
+        for (index, order) in undelivered {
+            let Order::Launch(key) = order else {
+                continue;
+            };
+            let mark = argosy_state::digest::task_mark(key, *index, 0);
+            let tasks = hello.digests.get_mut(&HeldKind::Task).unwrap();
+            *tasks = tasks.wrapping_sub(mark);
         }
         hello.floor = OrderIndex(floor);
         let link = world.link();
@@ -202,7 +213,7 @@ fn an_agent_that_never_lists_its_tasks_stays_and_is_offered_nothing() {
     world.subscribe("web");
     let link = world.link();
     let mut hello = new_agent(1, "cpus:4;mem:4096");
-    hello.digest = 1;
+    hello.digests.insert(HeldKind::Task, 1);
     world.hello(link, hello);
     let asked = format!("link-{} <- list your tasks", link.0);
     let mut said = world.take_said();

@@ -2,6 +2,7 @@
 
 use argosy_state::agent::AgentMode;
 use argosy_state::command::{CallAction, HeldTask, Operation};
+use argosy_state::digest::HeldKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, Role};
 use argosy_state::task::TaskState;
 use expect_test::expect;
@@ -57,7 +58,7 @@ fn what_got_lost_with_a_link_is_sent_again_from_the_floor_of_the_next() {
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
-    hello.digest = 0;
+    hello.digests.insert(HeldKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.expect(&expect![[r#"
@@ -80,7 +81,7 @@ fn a_task_killed_before_its_order_was_delivered_never_starts() {
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
-    hello.digest = 0;
+    hello.digests.insert(HeldKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.expect(&expect![[r#"
@@ -168,7 +169,7 @@ fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
     let mut hello = world.hello_of(AGENT);
-    hello.digest = 0;
+    hello.digests.insert(HeldKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[]);
@@ -187,7 +188,7 @@ fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
 fn a_task_that_nobody_wants_is_killed_without_an_order() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
-    hello.digest = 99;
+    hello.digests.insert(HeldKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 0, &[("stranger", 0)]);
@@ -235,7 +236,7 @@ fn a_list_in_chunks_is_judged_when_it_is_complete() {
 fn a_list_that_does_not_ascend_ends_the_link() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
-    hello.digest = 99;
+    hello.digests.insert(HeldKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
     world.forget_said();
@@ -284,7 +285,7 @@ fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
-    hello.digest = 0;
+    hello.digests.insert(HeldKind::Task, 0);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 0, &[]);
@@ -445,7 +446,7 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.forget_said();
     let mut hello = world.hello_of(AGENT);
-    hello.digest = 99;
+    hello.digests.insert(HeldKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[]);
@@ -485,7 +486,7 @@ fn a_list_of_another_incarnation_ends_its_link() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut first = world.hello_of(AGENT);
-    first.digest += 1;
+    *first.digests.get_mut(&HeldKind::Task).unwrap() += 1;
     world.hello(LinkId(3), first.clone());
     // It starts anew, and its stream breaks before its registration is committed.
     world.slow_log();

@@ -1,6 +1,7 @@
 //! What one turn does at most, and that what is left follows.
 
 use argosy_state::command::{Accept, CallAction, OfferOperation};
+use argosy_state::digest::HeldKind;
 use argosy_state::ids::OrderIndex;
 use argosy_state::limits;
 use argosy_state::testing::spec;
@@ -30,7 +31,8 @@ fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
     world.forget_said();
     let link = world.link();
     let mut hello = world.hello_of(AGENT);
-    (hello.floor, hello.digest) = (OrderIndex(0), 0);
+    hello.floor = OrderIndex(0);
+    hello.digests.insert(HeldKind::Task, 0);
     world.hello(link, hello);
     // No turn of it sends more than 256, which `World::perform` checks.
     world.list(link, 0, &[]);

@@ -14,6 +14,7 @@ use argosy_state::command::{
     Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OfferOperation,
     OpenEpoch, Operate, Operation, Promise, Proposed,
 };
+use argosy_state::digest::HeldKind;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
@@ -242,10 +243,11 @@ impl World {
             highest_epoch: self.registry.epoch(),
             info: record.reported.info.clone(),
             floor: record.orders,
-            digest: self
-                .registry
-                .agent_index(agent)
-                .map_or(0, |index| index.held),
+            digests: {
+                let index = self.registry.agent_index(agent);
+                let held = index.map(|index| index.held).unwrap_or_default();
+                HeldKind::ALL.map(|kind| (kind, held.of(kind))).into()
+            },
         }
     }
 
@@ -604,7 +606,7 @@ pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
             ..AgentInfo::default()
         },
         floor: OrderIndex::default(),
-        digest: 0,
+        digests: [(HeldKind::Task, 0)].into(),
     }
 }
 

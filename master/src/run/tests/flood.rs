@@ -66,7 +66,7 @@ impl Links {
             highest_epoch: Epoch(0),
             info: register.info,
             floor: OrderIndex(0),
-            digest: 0,
+            digests: Default::default(),
         });
         let hello = Input::AgentHello {
             link: agent,
