@@ -14,7 +14,7 @@ use argosy_isolation::{
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
-use argosy_state::registry::OrderKind;
+use argosy_state::capability::AgentCapability;
 use argosy_state::task::OptOuts;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -322,7 +322,7 @@ pub(crate) fn setup(
             missing_controllers: host.missing.clone(),
             isolation: host.isolation_name().to_owned(),
             changes_limits: true,
-            order_kinds: OrderKind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
+            capabilities: AgentCapability::announced().into_iter().collect(),
             allowed_opt_outs: argosy_proto::convert::opt_outs(&allowed(config, host.profile)),
             largest_sizes: argosy_proto::convert::sizes(largest(
                 config.largest_sizes,

@@ -28,7 +28,7 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     gauge!(
         "argosy_build_info",
         "version" => env!("CARGO_PKG_VERSION"),
-        "protocol" => argosy_proto::PROTOCOL_VERSION.to_string()
+        "protocol" => argosy_proto::versions::Versions::OWN.newest.to_string()
     )
     .set(1.0);
     describe_process();

@@ -18,7 +18,7 @@ pub(crate) fn show(arguments: &Version) -> Ended {
         text.push_str(&output::plain(&[
             (
                 "protocol",
-                format!("argosy.v1, version {}", argosy_proto::PROTOCOL_VERSION),
+                format!("argosy.v1, {}", argosy_proto::versions::Versions::OWN),
             ),
             ("features", FEATURES.join(", ")),
             ("build", build.to_owned()),

@@ -16,8 +16,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 pub use argosy_proto::transport::{Connection, Dialer, Expected, PeerIdentity};
+use argosy_proto::versions::{self, Versions};
 
-use crate::failure::{CallError, Failed, judge};
+use crate::failure::{CallError, Failed, Refusal, judge};
 use crate::leader::{Cause, NoMaster, Search, Step, next_random};
 use crate::masters::Masters;
 use crate::reigns::{Reign, Reigns};
@@ -263,6 +264,10 @@ impl Connector {
         };
         match outcome {
             Ok(response) => {
+                if let Err(why) = common_version(response.metadata()) {
+                    self.note_heard(address);
+                    return Err((Failed::Refused(why), None));
+                }
                 let leader = leader_of(response.metadata()).unwrap_or_else(|| address.to_owned());
                 self.note_heard(address);
                 self.note_leader(&leader);
@@ -398,6 +403,19 @@ fn out_of_time(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError 
 
 fn replaced(news: &Reign) -> String {
     format!("{} leads since epoch {}", news.leader, news.epoch)
+}
+
+/// Judges the versions that a master names; one of release 0.1.0 names none.
+fn common_version(metadata: &MetadataMap) -> Result<(), Refusal> {
+    let named = metadata.get(versions::HEADER);
+    let named = named.and_then(|named| named.to_str().ok()?.parse().ok());
+    let Some(theirs) = named else {
+        return Ok(());
+    };
+    match Versions::OWN.common(theirs, "the master") {
+        Ok(_) => Ok(()),
+        Err(why) => Err(Refusal::of_versions(&why)),
+    }
 }
 
 fn leader_of(metadata: &MetadataMap) -> Option<String> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
+use argosy_proto::versions::{self, NoCommonVersion};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -25,6 +26,16 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A master that speaks no version of this program's.
+    pub(crate) fn of_versions(why: &NoCommonVersion) -> Self {
+        Self {
+            code: Code::FailedPrecondition,
+            reason: versions::CODE.to_owned(),
+            message: why.to_string(),
+            details: BTreeMap::new(),
+        }
+    }
+
     /// Reads a status that a master sent.
     #[must_use]
     pub fn from_status(status: &Status) -> Self {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use argosy_proto::versions::{self, Versions};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -198,6 +199,9 @@ impl OperatorClient {
         let call = |channel, limit| {
             let mut request = Request::new(body.clone());
             request.set_timeout(limit);
+            let own = Versions::OWN.header();
+            let own = own.try_into().expect("digits and a hyphen are a value");
+            request.metadata_mut().insert(versions::HEADER, own);
             ask(stub(channel), request)
         };
         Ok(self.connector.call(self.deadline, repeat, call).await?.body)

@@ -99,12 +99,12 @@ class FiveTasks:
             self.stub = scheduler_pb2_grpc.SchedulerStub(channel)
             stream = self.stub.Subscribe(v1.SubscribeRequest(
                 protocol=PROTOCOL,
-                info=types_pb2.FrameworkInfo(name="five-tasks-python", roles=["*"], failover_timeout_ms=60_000),
+                info=types_pb2.FrameworkInfo(name="five-tasks-python", roles=["*"], failover_timeout_ms=60_000,
+                                             capabilities=["heartbeats"]),
                 framework_id=self.framework_id,
                 session=self.session,
                 cluster_id=self.cluster_id,
                 held=self.held(),
-                sends_heartbeats=True,
             ))
             self.pulse = None
             watch = Watch(stream, silence=5.0)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use argosy_proto::server::callers::Access;
 use argosy_proto::server::hosts::Hosts;
 use argosy_raft::{SnapshotPolicy, Timing};
+use argosy_state::level::Level;
 
 /// Settings of one master.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct Config {
     /// Nothing but promptness rests on it, as simulations of masters with a longer one show; `None`: the longest
     /// wait before an election.
     pub office_lease_ms: Option<u64>,
+    /// A new cluster begins at no newer feature level than this one. Simulations of upgrades begin at a former level.
+    pub founding_level: Level,
     /// Who may reach into tasks by its API, through the agents that have them.
     pub access: Access,
     /// Host names that its API answers to in requests that could be those of web pages, beside that of `api_address`,
@@ -64,6 +67,7 @@ impl Config {
             framework_grace_ms: 10_000,
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
             office_lease_ms: None,
+            founding_level: Level::NEWEST,
             access: Access::default(),
             host_names: Vec::new(),
             seed: 0,

@@ -41,7 +41,7 @@ use crate::run::RunError;
 use crate::turns::{self, LookShare, Turns};
 use crate::views::Views;
 use crate::watchdog::Pulse;
-use applying::Applying;
+use applying::{Applying, Founding};
 
 /// What the replica publishes.
 pub(crate) struct Published {
@@ -86,12 +86,12 @@ pub(crate) struct Replica {
     status: watch::Receiver<Status>,
     /// Inputs taken and not worked off.
     taken: VecDeque<Message>,
-    /// What raft's queue had no room for. As long as there is any nothing is taken from the inbox,
-    /// so that it grows by what follows from entries and time alone, and callers feel it.
+    /// What raft's queue had no room for. As long as there is any, nothing is taken from the inbox, and callers wait.
     unproposed: VecDeque<Unproposed>,
     /// The term for which an `OpenEpoch` was proposed.
     opened: u64,
     opened_at: Instant,
+    founding: Founding,
     clock: Clock,
     failovers: Failovers,
     /// Offers or orders are due that the last turn had no time for.
@@ -139,6 +139,7 @@ impl Replica {
             unproposed: VecDeque::new(),
             opened: 0,
             opened_at: Instant::now(),
+            founding: Founding::default(),
             more_to_send: false,
             falls: Falls::new(office_lease),
             distance: Distance::default(),
@@ -330,7 +331,7 @@ impl Replica {
         if self.leader.is_some() && (!is_leader || term != self.registry.cluster().term) {
             self.leave_office("the term is over");
         }
-        if is_leader && self.opened != term && self.is_heard() && self.knows_level() {
+        if is_leader && self.opened != term && self.is_heard() {
             self.open_epoch(term);
         }
         self.publish_office();
@@ -347,9 +348,11 @@ impl Replica {
     /// Proposed once a term; if it is lost with the term, the next term opens another one.
     fn open_epoch(&mut self, term: u64) {
         use sha2::Digest;
+        let Some(level) = self.level_to_open(term) else {
+            return;
+        };
         let entropy =
             sha2::Sha256::digest([&self.entropy[..], &term.to_be_bytes()].concat()).into();
-        let level = self.registry.level_to_lead();
         let open = OpenEpoch {
             node: NodeId(self.node.id()),
             process: self.process,
@@ -399,7 +402,6 @@ impl Replica {
         } else if is_leader
             && heard
             && self.leader.is_none()
-            && self.knows_level()
             && (self.opened != term || self.opened_at.elapsed() > REOPEN)
         {
             self.open_epoch(term);

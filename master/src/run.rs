@@ -230,6 +230,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         registry,
         entropy,
     );
+    let replica = replica.beginning_at(config.founding_level);
     let desk = Desk::new(
         node.clone(),
         (inbox, look),

@@ -267,7 +267,10 @@ mod tests {
             "{}",
             writes.len()
         );
-        assert_eq!(world.registry.tasks().len(), limits::TASKS_PER_CALL - 250);
+        assert_eq!(
+            world.registry.tasks().len(),
+            limits::TASKS_PER_CALL - limits::ACKNOWLEDGEMENTS_PER_COMMAND
+        );
     }
 
     #[test]

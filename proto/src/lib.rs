@@ -3,7 +3,7 @@
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
 //! (generated from `proto/argosy/v1`), then `convert`; `exec` are frames that are no gRPC; `transport` and
 //! `clock` are what a process is given by whoever starts it, so that all of it can be simulated; `server`
-//! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs; `remedy` says
+//! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs; `versions` negotiates; `remedy` says
 //! what helps against errors of a host.
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
@@ -20,12 +20,10 @@ pub mod remedy;
 pub mod server;
 pub mod transport;
 pub mod uri;
+pub mod versions;
 
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The ports on which masters and agents serve by default: API, agents and raft.
 pub const CLUSTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;
-
-/// Version of `argosy.v1` that this release speaks.
-pub const PROTOCOL_VERSION: u32 = 1;

@@ -8,6 +8,7 @@ mod whole;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::capability::{AgentCapability, Announced};
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
@@ -107,19 +108,29 @@ pub struct AgentInfo {
     pub largest_sizes: Sizes,
     /// It takes orders that change limits, as agents of release 0.1 announce it.
     pub changes_limits: bool,
-    /// Kinds of orders that it takes, by [`OrderKind::name`]; empty for agents of release 0.1.
-    pub order_kinds: BTreeSet<String>,
+    /// What it can do; empty for agents of release 0.1.
+    pub capabilities: Announced,
 }
 
 impl AgentInfo {
+    /// Whether the agent has this capability.
+    #[must_use]
+    pub fn can(&self, capability: AgentCapability) -> bool {
+        let is_announced = self.capabilities.contains(capability.name());
+        match capability {
+            // Agents of every release do.
+            AgentCapability::Launch | AgentCapability::Kill => true,
+            AgentCapability::Limits => self.changes_limits || is_announced,
+            AgentCapability::KillSignal
+            | AgentCapability::ImagePull
+            | AgentCapability::HostPathPlaces => is_announced,
+        }
+    }
+
     /// Whether the agent takes orders of this kind. It is sent no others.
     #[must_use]
     pub fn takes(&self, kind: OrderKind) -> bool {
-        match kind {
-            // Agents of every release do.
-            OrderKind::Launch | OrderKind::Kill => true,
-            OrderKind::Limits => self.changes_limits || self.order_kinds.contains(kind.name()),
-        }
+        self.can(kind.capability())
     }
 }
 
@@ -242,5 +253,5 @@ stored!(message AgentInfo {
     13 allowed_opt_outs: PartOrDefault,
     14 largest_sizes: PartOrDefault,
     40 changes_limits: Number,
-    50 order_kinds: TextList,
+    50 capabilities: TextList,
 });

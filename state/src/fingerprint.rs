@@ -46,11 +46,19 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
         hash: 0,
         ..call.clone()
     };
-    if let CallAction::Accept(accept) = &mut same.action {
-        accept.wall_ms = 0;
-        let operations = accept.operations.iter_mut();
-        let tasks = operations.flat_map(OfferOperation::tasks_mut);
-        tasks.for_each(TaskSpec::reduce_to_0_1_0);
+    match &mut same.action {
+        CallAction::Accept(accept) => {
+            accept.wall_ms = 0;
+            let operations = accept.operations.iter_mut();
+            let tasks = operations.flat_map(OfferOperation::tasks_mut);
+            tasks.for_each(TaskSpec::reduce_to_0_1_0);
+        }
+        CallAction::Update(info) => info.capabilities.clear(),
+        CallAction::Kill { .. }
+        | CallAction::UpdateLimits { .. }
+        | CallAction::Suppress(_)
+        | CallAction::Revive(_)
+        | CallAction::Teardown => {}
     }
     hash_of_0_1_0(Command::Call(same))
 }
@@ -178,6 +186,7 @@ fn framework_info(out: &mut Writer, info: &FrameworkInfo) {
         detached,
         offer_timeout_ms,
         web_url,
+        capabilities,
     } = info;
     out.text(1, name);
     out.text(2, user);
@@ -188,6 +197,7 @@ fn framework_info(out: &mut Writer, info: &FrameworkInfo) {
     out.flag(7, *detached);
     out.number(8, *offer_timeout_ms);
     out.text(9, web_url);
+    out.list(50, capabilities, |out, name: &String| out.text(1, name));
 }
 
 fn roles<'a>(out: &mut Writer, field: u16, names: impl IntoIterator<Item = &'a Role>) {

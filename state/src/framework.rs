@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::capability::{Announced, FrameworkCapability};
 use crate::command::{Position, Refusal};
 use crate::encode::codec::{Codec, Fault, Read, Stored};
 use crate::encode::parts::Part;
@@ -31,6 +32,18 @@ pub struct FrameworkInfo {
     pub offer_timeout_ms: u64,
     /// Where a person finds out more.
     pub web_url: String,
+    /// What it can take; empty for frameworks of release 0.1.
+    pub capabilities: Announced,
+}
+
+impl FrameworkInfo {
+    /// Whether the framework has this capability, by its name or by the label of release 0.1.0.
+    #[must_use]
+    pub fn can(&self, capability: FrameworkCapability) -> bool {
+        let label = capability.former_label();
+        let label = label.and_then(|label| self.labels.get(label));
+        self.capabilities.contains(capability.name()) || label.is_some_and(|value| value == "true")
+    }
 }
 
 /// Whether somebody listens.
@@ -129,6 +142,7 @@ stored!(message FrameworkInfo {
     7 detached: Number,
     8 offer_timeout_ms: Number,
     9 web_url: Text,
+    50 capabilities: TextList,
 });
 
 stored!(message Framework {

@@ -1,6 +1,6 @@
 //! The feature level of the cluster: what every master encodes and applies, whatever its own release can do.
 //!
-//! The level is replicated. It starts at the newest level of the first leader, and an operator raises it when every master
+//! The level is replicated. It starts at the newest level that all first members know, and an operator raises it when every master
 //! knows the next one. A command is encoded and applied at the level of the cluster, so that masters of two releases keep
 //! the same records, byte for byte.
 
@@ -8,7 +8,7 @@ mod need;
 
 use std::fmt;
 
-pub use need::{Need, beyond, reported};
+pub use need::{Need, announced, beyond, reduce, reported};
 
 /// A feature level. Levels are ordered: each one includes all before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -62,8 +62,37 @@ impl Levels {
     }
 }
 
+/// The level at which a cluster of these first members begins, by what each has reported: the newest that all know. `None`
+/// as long as one has not reported.
+#[must_use]
+pub fn of_founders(reported: impl IntoIterator<Item = Option<Levels>>) -> Option<Level> {
+    let newest = reported
+        .into_iter()
+        .map(|levels| Some(levels?.newest))
+        .try_fold(Level::NEWEST, |lowest, newest| Some(lowest.min(newest?)))?;
+    Some(newest.max(Level::OLDEST))
+}
+
 impl fmt::Display for Levels {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}-{}", self.oldest, self.newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_begins_at_the_newest_level_that_all_its_first_members_know() {
+        let (own, former) = (Some(Levels::OWN), Some(Levels::OF_0_1_0));
+        let later = Some(Levels {
+            oldest: Level::NEWEST,
+            newest: Level(Level::NEWEST.0 + 1),
+        });
+        assert_eq!(of_founders([own]), Some(Level::NEWEST));
+        assert_eq!(of_founders([own, later, own]), Some(Level::NEWEST));
+        assert_eq!(of_founders([own, former, own]), Some(Level::RELEASE_0_1));
+        assert_eq!(of_founders([own, None, former]), None);
     }
 }

@@ -1,14 +1,15 @@
 //! The facts that every master must agree on, and the one function that changes them.
 //!
 //! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `actor`, `resources`, `task`,
-//! `agent`, `framework`, `subject`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`,
-//! `fingerprint`.
+//! `capability`, `agent`, `framework`, `subject`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`,
+//! `encode`, `fingerprint`.
 
 pub mod actor;
 pub mod agent;
 pub mod apply;
 pub mod buggify;
 pub mod bugs;
+pub mod capability;
 pub mod check;
 pub mod command;
 pub mod digest;

@@ -55,11 +55,14 @@ pub const RECORDS_PER_COMMAND: usize = 1_000;
 /// Tasks that a leader launches by one `Accept`: each takes some 20 µs to apply, and a turn 5 ms. More are
 /// refused. `apply` takes [`TASKS_PER_ACCEPT`]: earlier releases have logged so many.
 pub const TASKS_PER_CALL: usize = 256;
-/// Acknowledgements in one command of a leader: an end that is acknowledged changes four records. `apply` takes
-/// [`RECORDS_PER_COMMAND`], likewise.
-pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 250;
-/// Tasks that one piece of a sweep ends: each touches up to four records, and a turn is short.
+/// Acknowledgements in one command of a leader, and updates: each changes up to four records of its task, and an end that
+/// becomes history drops one of up to six. `apply` takes [`RECORDS_PER_COMMAND`], likewise.
+pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 80;
+/// Tasks of one piece of a sweep, and the most that stop or are compared in one command: each touches up to four records, and
+/// a turn is short. Since level 3 a piece has a quarter of them where they become history.
 pub const TASKS_PER_SWEEP: usize = 250;
+/// Records of former tasks that the history drops in one command, beside one task for each that is added.
+pub const DROPPED_RECORDS: usize = 200;
 /// Answers to numbered calls kept for one framework. At the bound calls are refused until the
 /// caller's lowest unanswered number rises.
 pub const ANSWERS_PER_FRAMEWORK: usize = 1_024;
@@ -116,8 +119,16 @@ pub const USED_OFFERS: usize = 64;
 pub const RESOURCE_PARTS: usize = 4_096;
 /// Names of scalar resources that all registered agents have together. Registrations that would bring more are refused.
 pub const RESOURCE_KINDS: usize = 64;
-/// Kinds of orders that one agent announces. More are refused.
-pub const ORDER_KINDS: usize = 64;
+/// Causes of one update that are kept; of more the text is kept.
+pub const CAUSES: usize = 4;
+/// Arguments of one cause. Of more the text is kept.
+pub const CAUSE_ARGUMENTS: usize = 8;
+/// Bytes of one cause. Of a longer one the text is kept.
+pub const CAUSE_BYTES: usize = 256;
+/// Capabilities that one agent or framework announces. More are refused.
+pub const CAPABILITIES: usize = 64;
+/// Longest name of a capability, in bytes. Longer ones are refused.
+pub const CAPABILITY_BYTES: usize = 64;
 /// Disks of which one task limits the use. More are refused.
 pub const DISK_LIMITS: usize = 16;
 /// cgroup controllers that one agent may miss. More are refused.

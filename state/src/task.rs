@@ -1,5 +1,6 @@
 //! Tasks: what has been observed of them, and the one table of transitions.
 
+pub mod cause;
 mod check;
 mod container;
 mod executor;
@@ -12,6 +13,7 @@ mod spec;
 mod volume;
 pub(crate) mod words;
 
+pub use self::cause::Cause;
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
 pub use self::container::{CniNetwork, Container, ImagePull, Network, PublishedPort};
 pub use self::executor::ExecutorSpec;
@@ -189,7 +191,9 @@ pub struct Update {
     pub source: Source,
     /// Why.
     pub reason: Reason,
-    /// For people, at most [`crate::limits::MESSAGE_BYTES`].
+    /// What its agent reports beyond the reason; none before level 3.
+    pub causes: Vec<Cause>,
+    /// Free text behind that, at most [`crate::limits::MESSAGE_BYTES`]. Before level 3 the whole text.
     pub message: String,
     /// How the process ended, if it has.
     pub exit: Option<Exit>,
@@ -307,6 +311,7 @@ stored!(message Update {
     7 wall_ms: Number,
     8 standing: PartOrDefault,
     20 stopped: Number,
+    50 causes: PartList,
 });
 
 stored!(message Standing {

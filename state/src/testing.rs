@@ -8,6 +8,7 @@ use crate::Registry;
 use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::apply::Applied;
+use crate::capability::AgentCapability;
 use crate::check::Round;
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
@@ -18,7 +19,7 @@ use crate::framework::FrameworkInfo;
 use crate::ids::{
     AgentId, FrameworkId, NodeId, OfferId, OrderIndex, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
-use crate::level::Level;
+use crate::level::{self, Level};
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
@@ -107,10 +108,13 @@ impl World {
     pub fn apply_all(&mut self, commands: Vec<Command>) -> Vec<Applied> {
         let commands = commands
             .into_iter()
-            .map(|command| Proposed {
-                ticket: self.ticket(),
-                actor: Actor::default(),
-                command,
+            .map(|mut command| {
+                level::reduce(self.level, &mut command);
+                Proposed {
+                    ticket: self.ticket(),
+                    actor: Actor::default(),
+                    command,
+                }
             })
             .collect();
         self.feed(&Entry {
@@ -355,6 +359,7 @@ impl World {
             state,
             source: Source::Agent,
             reason: Reason::None,
+            causes: Vec::new(),
             message: String::new(),
             exit: None,
             standing: Standing::default(),
@@ -469,6 +474,7 @@ pub fn registration(nonce: u64, resources: &str) -> RegisterAgent {
             resources: amounts(resources),
             isolation: "full".to_owned(),
             changes_limits: true,
+            capabilities: AgentCapability::announced(),
             ..AgentInfo::default()
         },
     }

@@ -116,6 +116,7 @@ fn a_task_id_is_free_again_when_its_history_is_gone() {
                 state: TaskState::Finished,
                 source: Source::Task,
                 reason: Reason::CommandExited,
+                causes: Vec::new(),
                 message: String::new(),
                 exit: None,
                 standing: Standing::default(),

@@ -7,6 +7,7 @@ mod limits;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use argosy_state::capability::{AgentCapability, FrameworkCapability};
 use argosy_state::command::Rejection;
 
 use limits::LIMITS;
@@ -137,6 +138,27 @@ fn the_protocol_lists_every_code() {
 }
 
 #[test]
+fn the_protocol_lists_every_capability() {
+    let page = read("docs/protocol.md");
+    let section = page.split("\n## Capabilities\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let [agents, frameworks] = section.split("\nFrameworks.\n").collect::<Vec<_>>()[..] else {
+        panic!("two lists");
+    };
+    let named = |list: &str| {
+        let rows = list.lines().filter_map(|line| line.strip_prefix("| `"));
+        let names = rows.filter_map(|row| row.split('`').next());
+        names.map(ToOwned::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named(agents),
+        AgentCapability::ALL.map(AgentCapability::name)
+    );
+    let names = FrameworkCapability::ALL.map(FrameworkCapability::name);
+    assert_eq!(named(frameworks), names);
+}
+
+#[test]
 fn the_protocol_tells_of_every_call() {
     let page = read("docs/protocol.md");
     let mut wrong = Vec::new();
@@ -194,8 +216,9 @@ fn every_dependency_has_its_line_in_the_decision() {
 }
 
 /// Bounds of the registry that no client meets.
-const INNER_LIMITS: [&str; 3] = [
+const INNER_LIMITS: [&str; 4] = [
     "TASKS_PER_SWEEP",
+    "DROPPED_RECORDS",
     "TASKS_PER_ACCEPT",
     "ACKNOWLEDGEMENTS_PER_COMMAND",
 ];

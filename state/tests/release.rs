@@ -225,6 +225,7 @@ fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) 
         state: TaskState::Finished,
         source: Source::Agent,
         reason: Reason::None,
+        causes: Vec::new(),
         message: String::new(),
         exit: None,
         standing: Standing::default(),

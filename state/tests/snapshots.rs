@@ -97,6 +97,7 @@ fn update(registry: &Registry, key: TaskKey, number: u64) -> Command {
         state: TaskState::Running,
         source: Source::Task,
         reason: Reason::None,
+        causes: Vec::new(),
         message: String::new(),
         exit: None,
         standing: Standing::default(),

@@ -97,6 +97,7 @@ impl Lives {
             state,
             source: Source::Task,
             reason: Reason::CommandExited,
+            causes: Vec::new(),
             message: "exited with code 0".to_owned(),
             exit: Some(Exit::Code(0)),
             standing: Standing::default(),

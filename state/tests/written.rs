@@ -88,6 +88,7 @@ impl Stage {
             state: TaskState::Running,
             source: Source::Agent,
             reason: Reason::None,
+            causes: Vec::new(),
             message: String::new(),
             exit: None,
             standing: Standing::default(),
@@ -136,6 +137,28 @@ impl Stage {
             update.limits = Some(LimitsReport {
                 order,
                 outcome: Ok(()),
+                held: None,
+            });
+        });
+        let task = key.task.clone();
+        let small = Limits {
+            pids: Some(9),
+            ..Limits::default()
+        };
+        let action = CallAction::UpdateLimits {
+            task,
+            limits: small,
+        };
+        self.call("limits lowered", action);
+        // No update: an order writes the counters of its agent, and a call its answer, however short they are.
+        self.figures.pop();
+        let change = self.world.registry.task(key).unwrap().limits_change.clone();
+        let order = change.unwrap().order;
+        self.update("limits refused", key, |update| {
+            update.reason = Reason::LimitsUpdated;
+            update.limits = Some(LimitsReport {
+                order,
+                outcome: Err("memory".to_owned()),
                 held: None,
             });
         });

@@ -5,7 +5,7 @@
 //! from the task's last update what was told before, and so says nothing twice.
 
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{self, Standing};
+use argosy_state::task::{self, Standing, cause};
 
 /// When a check looks, and what its failures mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,8 +295,7 @@ impl Checks {
         let (failed, limit) = (check.failed, check.policy.failures.max(1));
         let mut effects = self.found(Kind::Health, false, reason);
         if failed >= limit {
-            let reason =
-                format!("its health check failed {failed} times in a row, at last: {reason}");
+            let reason = cause::sentence("health-check-failed", &[&failed.to_string()]) + reason;
             effects.push(Effect::Kill { reason });
             // Once is enough: what follows is the task's end.
             effects.extend(self.end());
@@ -310,12 +309,12 @@ impl Checks {
             (Kind::Health, true) => (&mut self.standing.healthy, "healthy"),
             (Kind::Health, false) => (&mut self.standing.healthy, "unhealthy"),
             (Kind::Readiness, true) => (&mut self.standing.ready, "ready"),
-            (Kind::Readiness, false) => (&mut self.standing.ready, "not ready"),
+            (Kind::Readiness, false) => (&mut self.standing.ready, "not-ready"),
         };
         if known.replace(is_well) == Some(is_well) {
             return Vec::new();
         }
-        let text = format!("{words}: {reason}");
+        let text = cause::sentence(words, &[]) + reason;
         let standing = self.standing;
         vec![Effect::Report {
             kind,

@@ -4,7 +4,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use super::end::{End, as_shells_tell, judge};
 use super::executors::Hosted;
@@ -397,7 +397,7 @@ impl Core {
         let end = End::by_agent(
             TaskState::Killed,
             v1::Reason::KilledDuringLaunch,
-            "killed before its command was started",
+            cause::sentence("killed-before-start", &[]),
         );
         self.end(instance, end);
     }

@@ -3,6 +3,7 @@
 //! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a restart of the agent.
 
 use argosy_proto::v1;
+use argosy_state::task::cause;
 use nix::sys::signal::Signal;
 
 use super::Core;
@@ -92,9 +93,7 @@ impl Core {
         };
         if let Some(task) = self.facts.tasks.get(&first).filter(|_| instance != first) {
             let name = &task.key.task;
-            why = format!(
-                "the group's folder is a part of the disk of {name}, which has ended: {why}"
-            );
+            why = cause::sentence("group-folder", &[name.as_str()]) + &why;
         }
         if let Some(course) = self.courses.get_mut(&instance) {
             course.failing.get_or_insert(Failing::OverDisk(why));
@@ -111,7 +110,7 @@ impl Core {
         if ended.how != How::Signal(Signal::SIGXFSZ as i32) {
             return None;
         }
-        let why = format!("one of its files reached the limit of its disk, {limit_bytes} bytes");
+        let why = cause::sentence("file-limit-reached", &[&limit_bytes.to_string()]);
         Some(Failing::OverDisk(why))
     }
 }

@@ -1,7 +1,7 @@
 //! What the end of an instance means to its framework: state, reason, words.
 
 use argosy_proto::v1;
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use super::course::Failing;
 use super::input::{Ended, How, StopCause};
@@ -86,9 +86,9 @@ pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
 /// The end of an instance whose container cannot tell its own.
 pub(super) fn unknown_end(rebooted: bool) -> End {
     if rebooted {
-        let text = "its host was rebooted";
+        let text = cause::sentence("agent-rebooted", &[]);
         return End::by_agent(TaskState::Failed, v1::Reason::AgentRebooted, text);
     }
-    let text = "its supervisor was gone when the agent came back; how it ended is not known";
+    let text = cause::sentence("supervisor-gone", &[]);
     End::by_agent(TaskState::Failed, v1::Reason::AgentRestarted, text)
 }

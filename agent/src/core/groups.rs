@@ -12,6 +12,7 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
 use argosy_state::task::TaskState;
+use argosy_state::task::cause::sentence;
 
 use self::cause::{Cause, Rank, cause_in};
 use super::course::{Course, Phase};
@@ -263,16 +264,16 @@ impl Core {
             let known = self.courses.get(&member).zip(self.facts.tasks.get(&member));
             let Some((course, task)) = known else {
                 if self.is_delivered(group) {
-                    let what = "one of its tasks is not on this agent";
+                    let what = sentence("group-task-missing", &[]);
                     let reason = v1::Reason::TaskMissingOnAgent;
-                    causes.push((Rank::Other, Cause::new(what, Some(reason))));
+                    causes.push((Rank::Other, Cause::new(&what, Some(reason))));
                 }
                 continue;
             };
             if Group::of(member, &task.launch) != Some(group) || group_id(task) != name {
                 // It may be the task of somebody else: what becomes of it says nothing of this group.
                 let task = &task.key.task;
-                let what = format!("{task} has its place, and is to be none of it");
+                let what = sentence("group-place-taken", &[task.as_str()]);
                 let reason = v1::Reason::TaskInvalid;
                 causes.push((Rank::Other, Cause::new(&what, Some(reason))));
                 continue;
@@ -285,9 +286,9 @@ impl Core {
             causes.extend(cause_in(course, task));
         }
         if has_started && is_unready {
-            let what = "the agent went away while its tasks were being started";
+            let what = sentence("group-agent-restarted", &[]);
             let reason = v1::Reason::AgentRestarted;
-            causes.push((Rank::Other, Cause::new(what, Some(reason))));
+            causes.push((Rank::Other, Cause::new(&what, Some(reason))));
         }
         let first = causes.into_iter().min_by_key(|(rank, _)| *rank);
         first.map(|(_, cause)| cause)

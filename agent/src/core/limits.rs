@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::OrderIndex;
+use argosy_state::task::cause;
 
 use super::course::Phase;
 use super::facts::{Instance, Record, Taken, TaskFacts};
@@ -47,8 +48,8 @@ impl Limited {
 
     pub(super) fn words(&self) -> String {
         match &self.outcome {
-            Ok(()) => "its limits are changed".to_owned(),
-            Err(Unmet { why, .. }) => format!("not all of its limits are in force: {why}"),
+            Ok(()) => cause::sentence("limits-changed", &[]),
+            Err(Unmet { why, .. }) => cause::sentence("limits-refused", &[]) + why,
         }
     }
 }

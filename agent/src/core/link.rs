@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Say;
 use argosy_proto::v1::to_agent::Message as Said;
+use argosy_proto::versions::{self, Versions};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::digest::HeldKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
@@ -108,10 +109,7 @@ impl Core {
     pub(super) fn dial_now(&mut self, after_ms: u64) {
         let identity = &self.facts.identity;
         let hello = v1::Hello {
-            protocol: Some(v1::Protocol {
-                version: argosy_proto::PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
+            protocol: Some(Versions::OWN.first()),
             cluster_id: identity
                 .cluster
                 .map(|id| id.to_string())
@@ -222,6 +220,12 @@ impl Core {
     }
 
     fn registered(&mut self, serial: u64, answer: &v1::Registered) {
+        let said = answer.protocol.as_ref();
+        let agreed = said.map(|said| Versions::OWN.negotiated("the master", said));
+        if let Some(Err(why)) = agreed {
+            let why = format!("this agent refuses the master ({}): {why}", versions::CODE);
+            return self.part(serial, why, versions::CODE);
+        }
         let Ok(agent) = answer.agent_id.parse::<AgentId>() else {
             self.hang_up(
                 serial,
@@ -262,13 +266,16 @@ impl Core {
     }
 
     fn refused(&mut self, serial: u64, refused: &v1::RefusedAgent) {
+        let v1::RefusedAgent { code, text } = refused;
+        let why = format!("the master refuses this agent ({code}): {text}");
+        self.part(serial, why, code);
+    }
+
+    /// Ends a link over which agent and master cannot work.
+    fn part(&mut self, serial: u64, why: String, code: &str) {
         self.link = None;
-        let why = format!(
-            "the master refuses this agent ({}): {}",
-            refused.code, refused.text
-        );
         self.effects.push(Effect::Hangup { link: serial, why });
-        match refused.code == EPOCH_ABOVE {
+        match code == EPOCH_ABOVE {
             true => self.redial(),
             false => self.dial_after(DIAL_REFUSED_MS),
         }

@@ -5,7 +5,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use super::course::{Course, Failing, Phase};
 use super::end::{End, unknown_end};
@@ -132,7 +132,7 @@ impl Core {
     /// Its container could not be asked. A task that is wanted runs on, if it does, until it can be; others need not wait.
     fn not_found(&mut self, instance: Instance) {
         if self.is_unwanted(instance) {
-            let text = "its container could not be asked, and was destroyed";
+            let text = cause::sentence("container-unknown", &[]);
             let end = End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, text);
             self.end(instance, end);
         } else {

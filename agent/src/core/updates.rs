@@ -3,7 +3,7 @@
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
 use argosy_state::buggify::{self, Rare};
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use super::course::{Course, Failing, Phase};
 use super::end::End;
@@ -87,6 +87,8 @@ impl Core {
         if !is_new || !task.state.may_become(draft.state) {
             return None;
         }
+        let text = cut(draft.text);
+        let (causes, detail_at) = cause::split(&text);
         Some(v1::NumberedUpdate {
             framework_id: task.key.framework.to_string(),
             task_id: task.key.task.to_string(),
@@ -95,7 +97,9 @@ impl Core {
             state: wire::number(draft.state),
             source: draft.source.into(),
             reason: draft.reason.into(),
-            text: cut(draft.text),
+            detail_bytes: u32::try_from(text.len() - detail_at).unwrap_or(u32::MAX),
+            causes: causes.into_iter().map(wire::cause).collect(),
+            text,
             exit: draft.exit,
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,

@@ -2,7 +2,7 @@
 
 use argosy_proto::convert::state_from;
 use argosy_proto::v1;
-use argosy_state::task::{Standing, TaskState};
+use argosy_state::task::{Cause, Standing, TaskState};
 
 /// The state behind a number; one that this release does not know counts as UNKNOWN.
 pub(crate) fn task_state(number: i32) -> TaskState {
@@ -12,6 +12,14 @@ pub(crate) fn task_state(number: i32) -> TaskState {
 /// The number of a state.
 pub(crate) fn number(state: TaskState) -> i32 {
     v1::TaskState::from(state).into()
+}
+
+/// A cause as masters are told it.
+pub(crate) fn cause(cause: Cause) -> v1::Cause {
+    v1::Cause {
+        code: cause.code,
+        arguments: cause.arguments,
+    }
 }
 
 /// What an update says of the checks of its task.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::executor_server::{Executor, ExecutorServer};
 use argosy_proto::v1::from_executor::Message as Said;
+use argosy_proto::versions::{NoCommonVersion, Versions};
 use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -93,6 +94,8 @@ impl Executor for Door {
             let text = "token: it is not this executor's; read the file that ARGOSY_EXECUTOR_TOKEN_FILE names";
             return Err(Status::unauthenticated(text));
         }
+        let agreed = negotiated(subscribe.protocol.as_ref());
+        let version = agreed.map_err(|why| Status::failed_precondition(why.to_string()))?;
         let service = self.service.clone();
         let connection = service.connections.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(OUTBOX);
@@ -103,6 +106,7 @@ impl Executor for Door {
             said: ExecutorSaid::Subscribed {
                 tasks: subscribe.tasks,
                 unacknowledged: subscribe.unacknowledged,
+                version,
             },
         };
         let stopping = |_| Status::unavailable("the agent is stopping; try again");
@@ -116,6 +120,15 @@ impl Executor for Door {
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
+}
+
+/// The version of the protocol that both sides speak. An executor that names none speaks the first one.
+fn negotiated(said: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
+    let first = v1::Protocol {
+        version: 1,
+        ..v1::Protocol::default()
+    };
+    Versions::OWN.negotiated("the executor", said.unwrap_or(&first))
 }
 
 async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {

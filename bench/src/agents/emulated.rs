@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use argosy_client::connector::chance;
-use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_proto::v1;
+use argosy_proto::versions::Versions;
+use argosy_state::capability::AgentCapability;
 use argosy_state::digest::task_mark;
 use argosy_state::ids::{OrderIndex, TaskKey};
 
@@ -61,6 +63,7 @@ impl Emulated {
                 resources: resources.to_vec(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 isolation: "processes".into(),
+                capabilities: AgentCapability::announced().into_iter().collect(),
                 ..Default::default()
             },
             cluster_id: String::new(),
@@ -82,10 +85,7 @@ impl Emulated {
             self.tried.push(chance());
         }
         v1::Hello {
-            protocol: Some(v1::Protocol {
-                version: PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
+            protocol: Some(Versions::OWN.first()),
             cluster_id: self.cluster_id.clone(),
             agent_id: self.agent_id.clone(),
             confirmed_incarnation: self.confirmed,

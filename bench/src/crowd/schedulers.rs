@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use argosy_client::connector::chance;
+use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
-use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_proto::versions::Versions;
+use argosy_state::capability::FrameworkCapability;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -83,18 +85,15 @@ impl One {
 
     fn subscription(&self) -> v1::SubscribeRequest {
         v1::SubscribeRequest {
-            protocol: Some(v1::Protocol {
-                version: PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
+            protocol: Some(Versions::OWN.first()),
             info: Some(v1::FrameworkInfo {
                 name: self.name.clone(),
                 roles: vec!["*".to_owned()],
+                capabilities: vec![FrameworkCapability::Heartbeats.name().to_owned()],
                 ..Default::default()
             }),
             framework_id: self.framework_id.clone(),
             session: self.session,
-            sends_heartbeats: true,
             ..Default::default()
         }
     }

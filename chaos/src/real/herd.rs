@@ -7,7 +7,8 @@ use std::time::Duration;
 use argosy_client::connector::chance;
 use argosy_client::uplink::Uplink;
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
-use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
@@ -76,10 +77,7 @@ impl Speaker {
             ..Default::default()
         };
         let hello = v1::Hello {
-            protocol: Some(v1::Protocol {
-                version: PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
+            protocol: Some(Versions::OWN.first()),
             nonce,
             tried_incarnations: vec![chance()],
             boot_id: format!("{nonce:016x}"),

@@ -10,6 +10,7 @@ use argosy_client::scheduler::{Driver, Scheduler, SchedulerConfig, Subscription,
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_master::Parts;
 use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use argosy_raft::{MemoryStore, Surroundings, Timing};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -110,10 +111,7 @@ async fn master(cuts: Cuts) -> Result {
 /// Registers with four processors, and lives.
 async fn agent(cuts: Cuts) -> Result {
     let hello = v1::Hello {
-        protocol: Some(v1::Protocol {
-            version: argosy_proto::PROTOCOL_VERSION,
-            release: "test".to_owned(),
-        }),
+        protocol: Some(Versions::OWN.first()),
         tried_incarnations: vec![7],
         nonce: 7,
         boot_id: "boot".to_owned(),

@@ -40,6 +40,7 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
         ("not enforced", info.missing_controllers.join(", ")),
         ("allows", allowed(info.allowed_opt_outs.unwrap_or_default())),
         ("largest sizes", sizes(info.largest_sizes)),
+        ("capabilities", info.capabilities.join(", ")),
         ("has", resources(&info.resources)),
         ("used", resources(&agent.used)),
         ("live tasks", agent.live_tasks.to_string()),

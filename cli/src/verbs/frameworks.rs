@@ -46,6 +46,7 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
         ),
         ("live tasks", framework.live_tasks.to_string()),
         ("uses", resources(&framework.used)),
+        ("capabilities", info.capabilities.join(", ")),
         ("more at", info.web_url),
     ];
     output::one(arguments.show.output, &framework, &details)

@@ -270,15 +270,23 @@ impl Cluster {
 
     /// The same, with every member of another release.
     pub(crate) async fn start_by(agents: usize, executable: &Path) -> Self {
+        Self::start_mixed(agents, executable, &[1, 2, 3]).await
+    }
+
+    /// The same, with the agents and these masters of another release, counted from 1.
+    pub(crate) async fn start_mixed(agents: usize, executable: &Path, masters: &[usize]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary folder");
         let network = Network::new();
-        let masters = (1..=3).map(|host| network.master(directory.path(), host, &[]));
-        let agents = (1..=agents).map(|number| network.agent(directory.path(), number));
-        let of_release = |mut member: Member| {
-            member.run_by(Some(executable));
+        let of_release = |mut member: Member, is_former: bool| {
+            member.run_by(is_former.then_some(executable));
             member
         };
-        let (masters, agents) = (masters.map(of_release), agents.map(of_release));
+        let masters = (1..=3).map(|host| {
+            let member = network.master(directory.path(), host, &[]);
+            of_release(member, masters.contains(&host))
+        });
+        let agents =
+            (1..=agents).map(|number| of_release(network.agent(directory.path(), number), true));
         Self::of(masters.collect(), agents.collect(), directory).await
     }
 

@@ -47,10 +47,7 @@ impl Scheduler {
             failover_timeout_ms: Some(600_000),
             ..Default::default()
         };
-        let protocol = v1::Protocol {
-            version: argosy_proto::PROTOCOL_VERSION,
-            ..Default::default()
-        };
+        let protocol = argosy_proto::versions::Versions::OWN.first();
         let request = v1::SubscribeRequest {
             protocol: Some(protocol),
             info: Some(info),

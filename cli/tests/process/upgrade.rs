@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, OperatorClient};
 use argosy_proto::v1;
+use argosy_state::level::Level;
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +90,8 @@ async fn load(operator: OperatorClient, stop: CancellationToken) -> usize {
         if operator.write(batch).await.is_ok() {
             written += 1;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // Few enough that no master purges its log.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     written
 }
@@ -168,10 +170,7 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
         return;
     };
     let mut cluster = Cluster::start_by(2, &executable).await;
-    let (stop, reported) = (CancellationToken::new(), Reported::default());
-    let apis = cluster.masters.iter().map(|master| master.api()).collect();
-    let watching = tokio::spawn(watch(apis, Arc::clone(&reported), stop.clone()));
-    let loading = tokio::spawn(load(cluster.operator(), stop.clone()));
+    let watched = Watched::begin(&cluster);
     let framework = Framework::start(cluster.masters_list(), "steady").await;
     run_tasks(&framework, "before").await;
 
@@ -202,24 +201,66 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
     run_tasks(&framework, "after").await;
     kill_leading(&mut cluster, 1).await;
     run_tasks(&framework, "last").await;
-    stop.cancel();
-    watching.await.expect("no two masters differ");
-    assert!(loading.await.unwrap() > 100, "there was load");
+    let reported = watched.end().await;
 
     refuses_the_directory(&mut cluster, &executable).await;
-    let folder = cluster.directory.path().join("master-2");
+    assert_same_history(&mut cluster, &reported, Level(3));
+}
+
+/// Ends the masters. The log of each must lead both releases to the digests that the masters have reported, at each index.
+fn assert_same_history(cluster: &mut Cluster, reported: &Reported, level: Level) {
     for master in &mut cluster.masters {
         master.kill();
     }
-    let replayed = history::replay(&folder.join("store"));
     let reported = reported.lock().unwrap();
-    let compared = reported.iter().filter(|(index, digest)| {
-        let known = replayed.get(index);
-        known.is_some_and(|known| known.to_be_bytes() == digest[..])
-    });
-    let known = reported.keys().filter(|index| replayed.contains_key(index));
-    assert_eq!(compared.count(), known.count(), "digests of the processes");
-    assert!(replayed.len() > 500, "{} entries", replayed.len());
+    for number in 1..=3 {
+        let folder = cluster.directory.path().join(format!("master-{number}"));
+        let replayed = history::replay(&folder.join("store"));
+        assert_eq!(replayed.level, level);
+        let digests = replayed.digests;
+        let known = reported.iter().filter_map(|(index, digest)| {
+            let computed = digests.get(index)?;
+            Some((index, digest, computed.to_be_bytes()))
+        });
+        let mut compared = 0;
+        for (index, digest, computed) in known {
+            assert_eq!(digest[..], computed, "master-{number} at index {index}");
+            compared += 1;
+        }
+        let entries = digests.len();
+        eprintln!("master-{number}: {entries} entries, {compared} digests of processes");
+        assert!(entries > 100 && compared > 20, "{entries}, {compared}");
+    }
+}
+
+/// Watches all masters, and writes, until it is ended.
+struct Watched {
+    stop: CancellationToken,
+    reported: Reported,
+    watching: tokio::task::JoinHandle<()>,
+    loading: tokio::task::JoinHandle<usize>,
+}
+
+impl Watched {
+    fn begin(cluster: &Cluster) -> Self {
+        let (stop, reported) = (CancellationToken::new(), Reported::default());
+        let apis = cluster.masters.iter().map(|master| master.api()).collect();
+        Self {
+            watching: tokio::spawn(watch(apis, Arc::clone(&reported), stop.clone())),
+            loading: tokio::spawn(load(cluster.operator(), stop.clone())),
+            stop,
+            reported,
+        }
+    }
+
+    /// No two masters have reported different digests of one index.
+    async fn end(self) -> Reported {
+        self.stop.cancel();
+        self.watching.await.expect("no two masters differ");
+        let written = self.loading.await.unwrap();
+        assert!(written > 20, "{written} writes");
+        self.reported
+    }
 }
 
 async fn raise(cluster: &Cluster) -> v1::RaiseLevelReply {
@@ -299,17 +340,42 @@ async fn all_masters_return_to_the_former_release_before_the_level_is_raised() {
         return;
     };
     let mut cluster = Cluster::start_by(1, &executable).await;
+    let watched = Watched::begin(&cluster);
     let framework = Framework::start(cluster.masters_list(), "steady").await;
     run_tasks(&framework, "before").await;
     for place in 0..3 {
         replace(&mut cluster, place, None).await;
     }
+    kill_leading(&mut cluster, 1).await;
     run_tasks(&framework, "upgraded").await;
     assert_eq!(level(&cluster).await, 2);
     for place in 0..3 {
         replace(&mut cluster, place, Some(&executable)).await;
+        run_tasks(&framework, &format!("returning-{place}")).await;
     }
     run_tasks(&framework, "returned").await;
     kill_leading(&mut cluster, 0).await;
     run_tasks(&framework, "last").await;
+    let reported = watched.end().await;
+    assert_same_history(&mut cluster, &reported, Level(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_of_two_releases_form_a_cluster_at_level_2_whichever_of_them_leads_first() {
+    let Some(executable) = argosy_0_1_0() else {
+        return;
+    };
+    // The first master of the list begins the group.
+    for former in [&[2, 3][..], &[1], &[3]] {
+        let mut cluster = Cluster::start_mixed(1, &executable, former).await;
+        let watched = Watched::begin(&cluster);
+        let framework = Framework::start(cluster.masters_list(), "steady").await;
+        run_tasks(&framework, "founded").await;
+        for place in 0..3 {
+            kill_leading(&mut cluster, place).await;
+            run_tasks(&framework, &format!("led-{place}")).await;
+        }
+        let reported = watched.end().await;
+        assert_same_history(&mut cluster, &reported, Level(2));
+    }
 }

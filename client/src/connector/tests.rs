@@ -155,3 +155,25 @@ async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try
         "more than one round was tried"
     );
 }
+
+#[test]
+fn a_reply_that_names_no_common_version_is_a_refusal_and_one_of_release_0_1_0_names_none() {
+    let named = |range: Option<Versions>| {
+        let mut metadata = MetadataMap::new();
+        if let Some(range) = range {
+            let value = range.header().try_into().unwrap();
+            metadata.insert(versions::HEADER, value);
+        }
+        common_version(&metadata)
+    };
+    let newest = Versions::OWN.newest;
+    let range = |oldest| Versions {
+        oldest,
+        newest: newest + 2,
+    };
+    assert_eq!(named(None), Ok(()));
+    assert_eq!(named(Some(range(newest))), Ok(()));
+    let refused = named(Some(range(newest + 1))).unwrap_err();
+    assert_eq!(refused.reason, "protocol-version");
+    assert!(refused.message.contains("the master speaks"), "{refused}");
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 
 use super::{News, TaskName};
 
@@ -82,10 +83,7 @@ impl Book {
         });
         let unacknowledged = self.tasks.values().flat_map(|held| &held.unacknowledged);
         v1::ExecutorSubscribe {
-            protocol: Some(v1::Protocol {
-                version: argosy_proto::PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
+            protocol: Some(Versions::OWN.first()),
             token,
             tasks: tasks.collect(),
             unacknowledged: unacknowledged.cloned().collect(),

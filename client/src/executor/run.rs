@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::executor_client::ExecutorClient;
 use argosy_proto::v1::from_executor::Message as Say;
 use argosy_proto::v1::to_executor::Message as Said;
+use argosy_proto::versions::Versions;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,7 +39,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// The agent does not take it for its executor.
-    #[error("the agent refuses this executor: {0}")]
+    #[error("the agent and this executor do not work together: {0}")]
     Refused(String),
 }
 
@@ -94,7 +95,7 @@ impl Runner {
             match self.connect().await? {
                 Some(stream) => {
                     wait = FIRST_WAIT;
-                    self.attend(stream, executor).await;
+                    self.attend(stream, executor).await?;
                 }
                 None => wait = LONGEST_WAIT.min(wait * 2),
             }
@@ -120,7 +121,12 @@ impl Runner {
         };
         match tokio::time::timeout(TRY_LIMIT, self.open(first)).await {
             Ok(Ok(stream)) => Ok(Some(stream)),
-            Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+            Ok(Err(status))
+                if matches!(
+                    status.code(),
+                    Code::Unauthenticated | Code::FailedPrecondition
+                ) =>
+            {
                 Err(RunError::Refused(status.message().to_owned()))
             }
             Ok(Err(status)) => {
@@ -150,22 +156,26 @@ impl Runner {
     }
 
     /// Until the stream ends, or the executor may.
-    async fn attend(&mut self, mut stream: Stream, executor: &mut impl Executor) {
+    async fn attend(
+        &mut self,
+        mut stream: Stream,
+        executor: &mut impl Executor,
+    ) -> Result<(), RunError> {
         loop {
             if self.end_by.is_some() && self.book.is_settled() {
-                return;
+                return Ok(());
             }
             let late = sleep_until(self.end_by);
             tokio::select! {
-                () = late => return,
+                () = late => return Ok(()),
                 message = stream.inbound.message() => match message {
-                    Ok(Some(message)) => self.hear(message, executor),
-                    Ok(None) | Err(_) => return,
+                    Ok(Some(message)) => self.hear(message, executor)?,
+                    Ok(None) | Err(_) => return Ok(()),
                 },
                 Some(data) = self.messages.recv() => {
                     let message = Some(Say::FrameworkMessage(data));
                     if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
-                        return;
+                        return Ok(());
                     }
                 }
                 // The runner holds a sender itself, so that it never ends.
@@ -173,17 +183,23 @@ impl Runner {
                     let Some(update) = self.book.note(news) else { continue };
                     let message = Some(Say::Update(update));
                     if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
-                        return;
+                        return Ok(());
                     }
                 }
             }
         }
     }
 
-    fn hear(&mut self, message: v1::ToExecutor, executor: &mut impl Executor) {
+    fn hear(
+        &mut self,
+        message: v1::ToExecutor,
+        executor: &mut impl Executor,
+    ) -> Result<(), RunError> {
         match message.message {
             Some(Said::Launch(launch)) => {
-                let Some(spec) = launch.spec else { return };
+                let Some(spec) = launch.spec else {
+                    return Ok(());
+                };
                 let name = TaskName {
                     task_id: spec.task_id.clone(),
                     order: launch.order_index,
@@ -215,9 +231,17 @@ impl Runner {
                 self.end_by = Some(Instant::now() + grace);
                 executor.shutdown(grace);
             }
+            Some(Said::Subscribed(subscribed)) => {
+                let said = subscribed.protocol.as_ref();
+                let agreed = said.map(|said| Versions::OWN.negotiated("the agent", said));
+                if let Some(Err(why)) = agreed {
+                    return Err(RunError::Refused(why.to_string()));
+                }
+            }
             // What a newer release says beyond this needs no answer.
-            Some(Said::Subscribed(_)) | None => {}
+            None => {}
         }
+        Ok(())
     }
 
     /// Meanwhile what happens is noted.

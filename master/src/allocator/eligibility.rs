@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use argosy_state::Registry;
 use argosy_state::agent::{Agent, AgentMode};
+use argosy_state::capability::FrameworkCapability;
 use argosy_state::framework::{Connection, Framework, FrameworkInfo};
 use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::limits;
@@ -14,11 +15,6 @@ use argosy_state::resources::{InvalidResources, Resource, Resources};
 
 use super::reason::Reason;
 
-/// A framework with this label set to "true" is offered gpus; without it they are left out of its
-/// offers, so that work that needs none does not hold them.
-pub const GPUS_LABEL: &str = "argosy.offers/gpus";
-/// A framework with this label set to "true" is offered resources that may be taken back.
-pub const REVOCABLE_LABEL: &str = "argosy.offers/revocable";
 /// A framework's own least bundle, written as in [`Minimum`]; empty means anything.
 pub const MINIMUM_LABEL: &str = "argosy.offers/minimum";
 
@@ -98,11 +94,10 @@ pub(super) struct Sight {
 
 impl Sight {
     pub(super) fn new(info: &FrameworkInfo, role: &Role) -> Self {
-        let says = |label: &str| info.labels.get(label).is_some_and(|value| value == "true");
         Self {
             role: role.clone(),
-            gpus: says(GPUS_LABEL),
-            revocable: says(REVOCABLE_LABEL),
+            gpus: info.can(FrameworkCapability::Gpus),
+            revocable: info.can(FrameworkCapability::Revocable),
         }
     }
 
@@ -238,21 +233,33 @@ mod tests {
         all.add(&revocable).unwrap();
         assert!(!is_plain(&all) && is_plain(&parse("cpus:4;ports:[1-2]")));
 
-        let sees = |role: &str, labels: &[&str]| {
-            let info = FrameworkInfo {
-                labels: labels
-                    .iter()
-                    .map(|label| ((*label).to_owned(), "true".to_owned()))
-                    .collect(),
+        let sees = |role: &str, announced: &[FrameworkCapability]| {
+            let names = announced.iter().map(|one| one.name().to_owned());
+            // Release 0.1.0 announces the same by labels.
+            let labels = announced.iter().filter_map(|one| one.former_label());
+            let labels = labels.map(|label| (label.to_owned(), "true".to_owned()));
+            let able = FrameworkInfo {
+                capabilities: names.collect(),
                 ..FrameworkInfo::default()
             };
-            Sight::new(&info, &Role::new(role).unwrap())
-                .part(&all)
-                .to_string()
+            let labelled = FrameworkInfo {
+                labels: labels.collect(),
+                ..FrameworkInfo::default()
+            };
+            let [seen, same] = [able, labelled].map(|info| sight(&info, role, &all));
+            assert_eq!(seen, same);
+            seen
         };
+        fn sight(info: &FrameworkInfo, role: &str, all: &Resources) -> String {
+            let sight = Sight::new(info, &Role::new(role).unwrap());
+            sight.part(all).to_string()
+        }
         assert_eq!(sees("web", &[]), "cpus:4");
         assert_eq!(sees("ops", &[]), "cpus:4;mem(ops):64");
-        assert_eq!(sees("opsy", &[GPUS_LABEL]), "cpus:4;gpus:2");
-        assert_eq!(sees("web", &[REVOCABLE_LABEL]), "cpus:4;cpus:1");
+        assert_eq!(sees("opsy", &[FrameworkCapability::Gpus]), "cpus:4;gpus:2");
+        assert_eq!(
+            sees("web", &[FrameworkCapability::Revocable]),
+            "cpus:4;cpus:1"
+        );
     }
 }

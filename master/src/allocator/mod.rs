@@ -39,7 +39,7 @@ use share::Kinds;
 use sweep::Sweep;
 use turn::Turn;
 
-pub use eligibility::{Demand, GPUS_LABEL, MINIMUM_LABEL, Minimum, REVOCABLE_LABEL, Stream};
+pub use eligibility::{Demand, MINIMUM_LABEL, Minimum, Stream};
 pub use explain::{AgentInputs, Inputs, Question};
 pub use reason::{Explanation, LastDecline, Outlook, Reason, Verdict};
 pub use turn::{Budget, Round};

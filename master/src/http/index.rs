@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -79,7 +80,7 @@ pub(super) async fn list() -> Response {
 }
 
 fn v1_release() -> String {
-    let v1::Protocol { release, .. } = crate::leader::protocol();
+    let v1::Protocol { release, .. } = Versions::OWN.first();
     release
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::bugs::{self, Bug};
@@ -15,7 +16,7 @@ use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::limits;
 use argosy_state::registry::Order;
 
-use super::agents::{AgentLink, Stage, protocol};
+use super::agents::{AgentLink, Stage};
 use super::{Effect, Hello, Leader, Now};
 use crate::links::LinkId;
 
@@ -88,7 +89,7 @@ impl Leader {
         } else {
             hello.floor
         };
-        let incarnation = agent.reported.incarnation;
+        let (incarnation, version) = (agent.reported.incarnation, hello.version);
         state.agent = Some(id);
         state.heard = now.at;
         state.stage = if equal {
@@ -111,7 +112,7 @@ impl Leader {
             incarnation,
             heartbeat_interval_ms: self.heartbeat_interval_ms(),
             equal,
-            protocol: Some(protocol()),
+            protocol: Some(Versions::OWN.answer(version)),
         };
         self.tell_agent(link, v1::to_agent::Message::Registered(registered));
         if equal {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentMode;
@@ -23,8 +23,8 @@ use argosy_state::persistent::Map;
 use super::{Effect, Hello, Leader, Now, Route};
 use crate::links::LinkId;
 
-/// Updates in one command, so that it fits into an entry however long their texts are.
-const UPDATES: usize = 500;
+/// Updates in one command: it fits into an entry however long their texts are, and changes at most 1,000 records.
+const UPDATES: usize = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
 
 /// How far a link has come.
 #[derive(Debug)]
@@ -285,11 +285,9 @@ impl Leader {
             for update in early {
                 self.settled(agent, &update.key, update.order, update.number, false);
             }
-            self.propose(
-                actor.clone(),
-                Command::UpdateTasks(UpdateTasks { agent, updates }),
-                Route::Events,
-            );
+            let mut report = Command::UpdateTasks(UpdateTasks { agent, updates });
+            level::reduce(self.level, &mut report);
+            self.propose(actor.clone(), report, Route::Events);
             updates = rest;
         }
     }
@@ -392,13 +390,5 @@ impl Leader {
 fn shorten(text: &mut String, bytes: usize) {
     if text.len() > bytes {
         text.truncate(text.floor_char_boundary(bytes));
-    }
-}
-
-/// What this release speaks.
-pub(crate) fn protocol() -> v1::Protocol {
-    v1::Protocol {
-        version: PROTOCOL_VERSION,
-        release: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

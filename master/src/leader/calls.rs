@@ -12,7 +12,7 @@ use argosy_state::command::{
 use argosy_state::fingerprint;
 use argosy_state::framework::{Answer as Stored, AnswerOutcome};
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
-use argosy_state::level::Level;
+use argosy_state::level::{self, Level};
 use argosy_state::limits;
 
 use super::{Answer, Decline, Leader, Now, Refused, Route, refused};
@@ -90,7 +90,7 @@ impl Leader {
             }
             return;
         }
-        let hash = self.hash_of_level(&mut call);
+        let hash = self.reduce_to_level(&mut call);
         let mut used = None;
         if let CallAction::Accept(accept) = &call.action {
             match self.judge(registry, now, &call, accept, tokens) {
@@ -127,10 +127,14 @@ impl Leader {
     }
 
     /// Has the call remembered by the hash of the level: a leader of release 0.1.0 may get its repeat. Returns the former hash.
-    fn hash_of_level(&self, call: &mut Call) -> u64 {
+    /// What the level does not have of a framework is left out.
+    fn reduce_to_level(&self, call: &mut Call) -> u64 {
         let hash = call.hash;
         if self.level < Level::RELEASE_0_2 {
             call.hash = fingerprint::call_of_0_1_0(call);
+        }
+        if let CallAction::Update(info) = &mut call.action {
+            *info = level::announced(self.level, info);
         }
         hash
     }

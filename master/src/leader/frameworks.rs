@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::command::{Command, Outcome, Rejection, Reply, Subscribe};
 use argosy_state::framework::Connection;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
+use argosy_state::level;
 
-use super::agents::protocol;
 use super::deadlines::HEARTBEAT_MS;
 use super::{Answer, Effect, Leader, Now, Route, Subscription};
 use crate::links::{LinkId, RequestId};
@@ -65,6 +66,7 @@ impl Leader {
             );
             return self.end_stream(link, "refused", &text);
         }
+        let info = level::announced(self.level, &subscription.info);
         let named = subscription.framework;
         let known = named.or_else(|| {
             registry.framework_by_session(&subscription.info.principal, subscription.session)
@@ -74,14 +76,14 @@ impl Leader {
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
                 && framework.connection == Connection::Connected
-                && framework.info == subscription.info
+                && framework.info == info
                 && !framework.removing
                 && !self.deadlines.is_disconnecting(framework.id)
         });
         let command = Subscribe {
             framework: known,
             session: subscription.session,
-            info: subscription.info.clone(),
+            info,
         };
         let state = FrameworkLink {
             framework: None,
@@ -140,6 +142,7 @@ impl Leader {
         let held = std::mem::take(&mut state.subscription.held);
         let filters = std::mem::take(&mut state.subscription.filters);
         let session = state.subscription.session;
+        let version = state.subscription.version;
         state.heard = now.at;
         if let Some(former) = self
             .linked_frameworks
@@ -169,7 +172,7 @@ impl Leader {
             cluster_id: self.cluster.to_string(),
             heartbeat_interval_ms: HEARTBEAT_MS,
             epoch: self.epoch.0,
-            protocol: Some(protocol()),
+            protocol: Some(Versions::OWN.answer(version)),
             leader_address: String::new(),
             scheduler_heartbeat_interval_ms,
         };

@@ -148,6 +148,8 @@ pub(crate) struct Hello {
     pub(crate) floor: OrderIndex,
     /// By the kinds that it reports; of agents of release 0.1 tasks only.
     pub(crate) digests: BTreeMap<HeldKind, u128>,
+    /// The version of the protocol that was agreed on.
+    pub(crate) version: u32,
 }
 
 /// A scheduler's first message.
@@ -159,6 +161,8 @@ pub(crate) struct Subscription {
     pub(crate) info: FrameworkInfo,
     pub(crate) held: Vec<(Promise, Vec<u8>)>,
     pub(crate) filters: Vec<HeldFilter>,
+    /// The version of the protocol that was agreed on.
+    pub(crate) version: u32,
     /// It sends heartbeats: silence ends its stream.
     pub(crate) sends_heartbeats: bool,
 }

@@ -38,7 +38,6 @@ use crate::links::{LinkId, RequestId};
 use crate::offers::OfferBook;
 
 use agents::AgentLink;
-pub(crate) use agents::protocol;
 use deadlines::Deadlines;
 use frameworks::FrameworkLink;
 pub(crate) use input::{

@@ -6,10 +6,10 @@ use argosy_raft::{Committed, OwnerRequest, RecordWrite};
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
 use argosy_state::event::Event;
-use argosy_state::ids::Epoch;
+use argosy_state::level::{self, Level};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Replica;
 use crate::checks::Checks;
@@ -45,6 +45,26 @@ fn note_refusal(applied: &Applied) {
     if let Err(why) = &applied.outcome {
         let (actor, serial) = (&applied.actor, applied.ticket.serial);
         debug!(%actor, serial, code = why.code(), "a command is refused");
+    }
+}
+
+/// How long the first leader of a cluster waits for the feature levels of its members.
+const FOUNDERS: Duration = Duration::from_secs(5);
+
+/// The level of a new cluster, as far as this master decides it.
+pub(super) struct Founding {
+    /// The newest at which it begins.
+    newest: Level,
+    /// Since when this master waits for what the members report, in which term.
+    waits: Option<(u64, Instant)>,
+}
+
+impl Default for Founding {
+    fn default() -> Self {
+        Self {
+            newest: Level::NEWEST,
+            waits: None,
+        }
     }
 }
 
@@ -119,14 +139,44 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether it is known at which level an epoch is to be opened. A new cluster starts at the newest one, and whether this
-    /// one is new shows only once all of the log is applied.
-    pub(super) fn knows_level(&self) -> bool {
-        if self.registry.epoch() != Epoch::default() {
-            return true;
+    /// A new cluster begins at no newer level than this one.
+    pub(crate) fn beginning_at(self, founding_level: Level) -> Self {
+        let founding = Founding {
+            newest: founding_level,
+            ..self.founding
+        };
+        Self { founding, ..self }
+    }
+
+    /// At which level an epoch is to be opened; `None` as long as it is not known. A new cluster starts at the newest level
+    /// that all its members report, and whether this one is new shows only once all of the log is applied.
+    pub(super) fn level_to_open(&mut self, term: u64) -> Option<Level> {
+        if let Some(level) = self.registry.level_to_lead() {
+            return Some(level);
         }
         let progress = self.node.progress();
-        progress.applied_index >= progress.last_log_index
+        if progress.applied_index < progress.last_log_index {
+            return None;
+        }
+        let members = self.node.members();
+        let reported = level::of_founders(members.iter().map(|one| one.levels));
+        if let Some(reported) = reported {
+            return Some(reported.min(self.founding.newest));
+        }
+        let since = match self.founding.waits {
+            Some((known, since)) if known == term => since,
+            Some(_) | None => Instant::now(),
+        };
+        self.founding.waits = Some((term, since));
+        let is_late = since.elapsed() > FOUNDERS;
+        is_late.then(|| {
+            let level = Level::OLDEST;
+            warn!(
+                level = level.0,
+                "not every member of this new cluster reports its feature levels: it begins at the oldest one; raise the level when all are up"
+            );
+            level
+        })
     }
 
     fn note_launch(&mut self, events: &[Event]) {

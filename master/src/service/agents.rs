@@ -8,6 +8,7 @@ use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
+use argosy_proto::versions;
 use argosy_state::actor::Actor;
 use argosy_state::digest::HeldKind;
 use argosy_state::ids::{Epoch, OrderIndex};
@@ -78,8 +79,13 @@ impl Services {
             let read = services.read_agent(link, actor, messages).await;
             if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
-                if why.code() == tonic::Code::InvalidArgument {
-                    services.refuse(&refusals, why.message()).await;
+                let code = match why.code() {
+                    tonic::Code::InvalidArgument => Some("malformed"),
+                    tonic::Code::FailedPrecondition => Some(versions::CODE),
+                    _ => None,
+                };
+                if let Some(code) = code {
+                    services.refuse(&refusals, code, why.message()).await;
                 }
             }
             // The only place that sets it.
@@ -95,8 +101,8 @@ impl Services {
         Ok(receiver.map(Ok).chain(last).boxed())
     }
 
-    /// Tells an agent whose message has not the shape it should have, so that its log says why.
-    async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, text: &str) {
+    /// Answers an agent whose message is malformed, or of another version, so that its log says why.
+    async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, code: &str, text: &str) {
         let facts = self.desk.look(|facts| {
             let cluster = facts.registry.cluster();
             (cluster.epoch.0, cluster.facts.id.to_string())
@@ -105,7 +111,7 @@ impl Services {
             return;
         };
         let refused = v1::RefusedAgent {
-            code: "malformed".to_owned(),
+            code: code.to_owned(),
             text: text.to_owned(),
         };
         let message = Some(v1::to_agent::Message::Refused(refused));
@@ -133,7 +139,13 @@ impl Services {
                 );
                 continue;
             }
-            let input = input(link, &actor, message).map_err(|why| malformed(&why))?;
+            let version = match &message.message {
+                Some(v1::from_agent::Message::Hello(hello)) => {
+                    check_protocol("the agent", hello.protocol.as_ref())?
+                }
+                Some(_) | None => 0,
+            };
+            let input = input(link, &actor, message, version).map_err(|why| malformed(&why))?;
             self.desk.send(Message::Input(input)).await?;
         }
         Ok(())
@@ -153,7 +165,13 @@ fn last_status(ended: Option<&Result<(), Status>>) -> Option<Status> {
     }
 }
 
-fn input(link: LinkId, actor: &Actor, message: v1::FromAgent) -> Result<Input, Malformed> {
+/// `version` is that of the protocol that was agreed on by a hello.
+fn input(
+    link: LinkId,
+    actor: &Actor,
+    message: v1::FromAgent,
+    version: u32,
+) -> Result<Input, Malformed> {
     use v1::from_agent::Message as From;
     match message
         .message
@@ -162,7 +180,7 @@ fn input(link: LinkId, actor: &Actor, message: v1::FromAgent) -> Result<Input, M
         From::Hello(wire) => Ok(Input::AgentHello {
             link,
             actor: actor.clone(),
-            hello: Box::new(hello(wire)?),
+            hello: Box::new(hello(wire, version)?),
         }),
         From::Report(report) => {
             let updates = report
@@ -195,9 +213,7 @@ fn input(link: LinkId, actor: &Actor, message: v1::FromAgent) -> Result<Input, M
     }
 }
 
-fn hello(wire: v1::Hello) -> Result<Hello, Malformed> {
-    check_protocol(wire.protocol.as_ref())
-        .map_err(|status| Malformed::new("protocol", status.message()))?;
+fn hello(wire: v1::Hello, version: u32) -> Result<Hello, Malformed> {
     let mut digests = BTreeMap::from([(HeldKind::Task, sum("digest", &wire.digest)?)]);
     for named in &wire.digests {
         // A kind that this master does not know is not compared.
@@ -227,6 +243,7 @@ fn hello(wire: v1::Hello) -> Result<Hello, Malformed> {
         info: convert::agent_info_from(info)?,
         floor: OrderIndex(wire.floor),
         digests,
+        version,
     })
 }
 
@@ -252,10 +269,7 @@ mod tests {
             digest: digest.to_vec(),
         });
         v1::Hello {
-            protocol: Some(v1::Protocol {
-                version: argosy_proto::PROTOCOL_VERSION,
-                ..Default::default()
-            }),
+            protocol: Some(versions::Versions::OWN.first()),
             info: Some(v1::AgentInfo::default()),
             digest: 7_u128.to_be_bytes().to_vec(),
             digests: digests.collect(),
@@ -267,11 +281,11 @@ mod tests {
     fn digests_are_read_by_kind_and_those_of_an_unknown_kind_are_not_compared() {
         let tasks = |digest: u128| BTreeMap::from([(HeldKind::Task, digest)]);
         // Agents of release 0.1 report that of tasks alone.
-        assert_eq!(hello(wire(&[])).unwrap().digests, tasks(7));
+        assert_eq!(hello(wire(&[]), 1).unwrap().digests, tasks(7));
         let nine = 9_u128.to_be_bytes();
         let later = wire(&[("volume", &[1, 2]), ("task", &nine)]);
-        assert_eq!(hello(later).unwrap().digests, tasks(9));
-        let wrong = hello(wire(&[("task", &[1, 2])])).unwrap_err();
+        assert_eq!(hello(later, 1).unwrap().digests, tasks(9));
+        let wrong = hello(wire(&[("task", &[1, 2])]), 1).unwrap_err();
         assert!(wrong.to_string().contains("digests"), "{wrong}");
     }
 }

@@ -3,6 +3,7 @@
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_state::apply::check_subscription;
+use argosy_state::capability::FrameworkCapability;
 use argosy_state::command::{Accept, CallAction, Rejection};
 use argosy_state::ids::{FrameworkId, TaskId};
 use prost::Message as _;
@@ -39,7 +40,11 @@ pub(super) fn accept(
     Ok((CallAction::Accept(accept), tokens))
 }
 
-pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, Malformed> {
+/// `version` is that of the protocol that was agreed on.
+pub(super) fn subscription(
+    wire: v1::SubscribeRequest,
+    version: u32,
+) -> Result<Subscription, Malformed> {
     let info = wire
         .info
         .ok_or_else(|| Malformed::new("info", "it is missing"))?;
@@ -75,6 +80,7 @@ pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, M
         })
     });
     let info = convert::framework_info_from(info)?;
+    let sends_heartbeats = info.can(FrameworkCapability::Heartbeats);
     check_subscription(wire.session, &info).map_err(|why| match why {
         Rejection::Invalid { field, text } => Malformed::new(field, text),
         other => Malformed::new("info", other.to_string()),
@@ -94,7 +100,8 @@ pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, M
         info,
         held: held.collect::<Result<_, Malformed>>()?,
         filters: filters.collect::<Result<_, Malformed>>()?,
-        sends_heartbeats: wire.sends_heartbeats,
+        version,
+        sends_heartbeats,
     })
 }
 
@@ -132,20 +139,20 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_subscription_itself_is_named_before_it_is_proposed() {
-        assert!(subscription(request()).is_ok());
+        assert!(subscription(request(), 1).is_ok());
         let field = |change: fn(&mut v1::SubscribeRequest)| {
             let mut wire = request();
             change(&mut wire);
-            subscription(wire).unwrap_err().field
+            subscription(wire, 1).unwrap_err().field
         };
         assert_eq!(field(|wire| wire.info = None), "info");
         assert_eq!(field(|wire| wire.session = 0), "session");
         let mut wire = request();
         wire.info.as_mut().unwrap().roles.clear();
-        assert_eq!(subscription(wire).unwrap_err().field, "info.roles");
+        assert_eq!(subscription(wire, 1).unwrap_err().field, "info.roles");
         let mut wire = request();
         wire.info.as_mut().unwrap().name.clear();
-        assert_eq!(subscription(wire).unwrap_err().field, "info.name");
+        assert_eq!(subscription(wire, 1).unwrap_err().field, "info.name");
         assert_eq!(
             field(|wire| wire.framework_id = "web".into()),
             "framework_id"
@@ -175,7 +182,7 @@ mod tests {
     fn more_offers_than_a_turn_can_judge_are_refused_with_a_remedy() {
         let mut wire = request();
         wire.held = vec![v1::HeldOffer::default(); HELD_OFFERS + 1];
-        let why = subscription(wire).unwrap_err();
+        let why = subscription(wire, 1).unwrap_err();
         assert_eq!(why.field, "held");
         assert!(why.text.contains("at most 10000: present those"), "{why}");
     }

@@ -5,9 +5,12 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use argosy_proto::convert::Malformed;
+use argosy_proto::versions::{self, Versions};
 use argosy_state::actor::Actor;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
+use axum::http::{HeaderMap, HeaderValue};
 use futures::{Stream, StreamExt, future, stream};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,10 +19,10 @@ use tonic::transport::Channel;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
-use super::Services;
 use super::actor::{actor, name_actor};
 use super::codes::correct_status;
 use super::peers::{Lease, Use};
+use super::{Services, malformed, refused};
 use crate::desk::{Desk, LONGEST_WAIT, unavailable};
 use crate::inbox::Office;
 
@@ -275,13 +278,32 @@ pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
     }
 }
 
-/// Every reply names the leader, reads and refusals included: also those that no service has made.
+/// Refuses a client that names versions of which this master speaks none.
+fn check_versions(headers: &HeaderMap) -> Result<(), Status> {
+    let Some(named) = headers.get(versions::HEADER) else {
+        return Ok(());
+    };
+    let named = named.to_str().unwrap_or_default().parse::<Versions>();
+    let theirs =
+        named.map_err(|why| malformed(&Malformed::new(versions::HEADER, why.to_string())))?;
+    let agreed = Versions::OWN.common(theirs, "the client");
+    agreed.map_err(|why| refused(versions::CODE, &why.to_string()))?;
+    Ok(())
+}
+
+/// Every reply names the leader and the versions of this master, reads and refusals included: also those that no service has made.
 pub(crate) async fn add_leader(
     axum::extract::State(desk): axum::extract::State<Desk>,
     request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> axum::response::Response {
-    let mut response = next.run(request).await;
+    let mut response = match check_versions(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(status) => status.into_http(),
+    };
+    let own = HeaderValue::try_from(Versions::OWN.header());
+    let own = own.expect("digits and a hyphen are a value");
+    response.headers_mut().insert(versions::HEADER, own);
     if response.headers().contains_key(LEADER) {
         return response;
     }

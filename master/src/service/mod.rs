@@ -24,6 +24,7 @@ mod views;
 
 use argosy_proto::convert::Malformed;
 use argosy_proto::v1;
+use argosy_proto::versions::{self, Versions};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -120,51 +121,58 @@ fn not_found(what: &str, id: &str, near: &[String]) -> Status {
     )
 }
 
-/// Judges the version of a peer's protocol.
-fn check_protocol(protocol: Option<&v1::Protocol>) -> Result<(), Status> {
-    match protocol {
-        Some(protocol) if protocol.version == argosy_proto::PROTOCOL_VERSION => Ok(()),
-        Some(protocol) => {
-            let text = format!(
-                "protocol version {} of release {:?} is not spoken here: this master speaks {}",
-                protocol.version,
-                protocol.release,
-                argosy_proto::PROTOCOL_VERSION
-            );
-            Err(refused("protocol-version", &text))
-        }
-        None => Err(malformed(&Malformed::new(
-            "protocol",
-            "say which version you speak",
-        ))),
-    }
+/// The newest version of the protocol that this master and a peer speak.
+fn check_protocol(peer: &str, protocol: Option<&v1::Protocol>) -> Result<u32, Status> {
+    let Some(protocol) = protocol else {
+        let why = Malformed::new("protocol", "say which version you speak");
+        return Err(malformed(&why));
+    };
+    let agreed = Versions::OWN.negotiated(peer, protocol);
+    agreed.map_err(|why| refused(versions::CODE, &why.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As release 0.1.0 says it, without a range.
     fn spoken(version: u32, release: &str) -> Option<v1::Protocol> {
         Some(v1::Protocol {
             version,
             release: release.to_owned(),
+            ..v1::Protocol::default()
         })
+    }
+
+    fn judged(protocol: Option<v1::Protocol>) -> Result<u32, Status> {
+        check_protocol("the scheduler", protocol.as_ref())
     }
 
     #[test]
     fn the_version_of_a_protocol_is_judged_and_its_release_may_be_any_or_none() {
-        let version = argosy_proto::PROTOCOL_VERSION;
+        let version = Versions::OWN.newest;
         for release in ["", "0.2.0", "0.1", "what my framework calls itself"] {
-            check_protocol(spoken(version, release).as_ref()).unwrap();
+            assert_eq!(judged(spoken(version, release)).unwrap(), version);
         }
-        let refused = check_protocol(spoken(version + 1, "9.9").as_ref()).unwrap_err();
+        let refused = judged(spoken(version + 1, "9.9")).unwrap_err();
         let text = refused.message();
         assert!(
             text.contains(&(version + 1).to_string()) && text.contains("\"9.9\""),
             "{text}"
         );
-        let absent = check_protocol(None).unwrap_err();
+        let absent = judged(None).unwrap_err();
         assert_eq!(absent.code(), tonic::Code::InvalidArgument);
         assert!(absent.message().contains("protocol"), "{absent}");
+    }
+
+    #[test]
+    fn a_range_of_versions_is_good_if_it_meets_that_of_this_master() {
+        let range = |oldest, newest| Some(Versions { oldest, newest }.first());
+        let newest = Versions::OWN.newest;
+        assert_eq!(judged(range(newest, newest + 5)).unwrap(), newest);
+        let refused = judged(range(newest + 1, newest + 5)).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        let text = refused.message();
+        assert!(text.contains("upgrade this program"), "{text}");
     }
 }

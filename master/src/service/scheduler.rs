@@ -167,8 +167,8 @@ impl Services {
         wire: v1::SubscribeRequest,
         actor: Actor,
     ) -> Result<Events, Status> {
-        check_protocol(wire.protocol.as_ref())?;
-        let subscription = subscription(wire).map_err(|why| malformed(&why))?;
+        let version = check_protocol("the scheduler", wire.protocol.as_ref())?;
+        let subscription = subscription(wire, version).map_err(|why| malformed(&why))?;
         let link = self.desk.new_link();
         let (sender, receiver) = links::link();
         // The stream is dropped with its connection, or with this call if its caller gives up while

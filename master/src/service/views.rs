@@ -1,5 +1,6 @@
 //! Facts as operators see them.
 
+use argosy_proto::versions::Versions;
 use argosy_proto::{convert, v1};
 use argosy_raft::{Node, Status};
 use argosy_state::Registry;
@@ -122,7 +123,7 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
         used: convert::resources(&used),
         digest: registry.digest().to_be_bytes().to_vec(),
         answered_by: format!("master-{}", node.id()),
-        protocol: Some(crate::leader::protocol()),
+        protocol: Some(Versions::OWN.answer(Versions::OWN.newest)),
         offers: count(view.leader.as_ref().map_or(0, |leader| leader.offers)),
         without_leader_ms: without_leader_ms(in_office, &status, node),
         failovers: view.failovers.iter().copied().collect(),

@@ -3,7 +3,8 @@
 use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
-use argosy_state::task::{LimitsReport, Standing, Task};
+use argosy_state::limits;
+use argosy_state::task::{Cause, LimitsReport, Standing, Task};
 
 use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 use super::{
@@ -25,7 +26,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
         allowed_opt_outs: opt_outs(&info.allowed_opt_outs),
         largest_sizes: sizes(info.largest_sizes),
         changes_limits: info.changes_limits,
-        order_kinds: info.order_kinds.iter().cloned().collect(),
+        capabilities: info.capabilities.iter().cloned().collect(),
     }
 }
 
@@ -46,7 +47,7 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
             .map_err(|why| why.inside("info.allowed_opt_outs"))?,
         largest_sizes: sizes_from(wire.largest_sizes),
         changes_limits: wire.changes_limits,
-        order_kinds: wire.order_kinds.into_iter().collect(),
+        capabilities: wire.capabilities.into_iter().collect(),
     })
 }
 
@@ -68,6 +69,7 @@ pub fn mode_from(mode: AgentMode) -> v1::AgentMode {
 /// # Errors
 /// Names the field.
 pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
+    let (causes, message) = causes_from(wire.causes, wire.text, wire.detail_bytes);
     Ok(AgentUpdate {
         key: key(&wire.framework_id, &wire.task_id)?,
         order: OrderIndex(wire.order_index),
@@ -75,7 +77,8 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
         state: state_from(wire.state)?,
         source: source_from(wire.source),
         reason: reason_from(wire.reason),
-        message: wire.text,
+        causes,
+        message,
         exit: exit_from(wire.exit),
         standing: Standing {
             healthy: wire.healthy,
@@ -88,6 +91,31 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
         }),
         wall_ms: wire.wall_ms,
     })
+}
+
+/// The causes, and the free text behind them. Where this release does not understand one, or they are no causes of the text,
+/// all of the text is free.
+fn causes_from(wire: Vec<v1::Cause>, text: String, detail_bytes: u32) -> (Vec<Cause>, String) {
+    let causes: Vec<Cause> = wire
+        .into_iter()
+        .map(|cause| Cause {
+            code: cause.code,
+            arguments: cause.arguments,
+        })
+        .collect();
+    let is_good = causes.len() <= limits::CAUSES
+        && causes
+            .iter()
+            .all(|cause| cause.is_known() && cause.is_bounded());
+    let begin = text.len().checked_sub(detail_bytes as usize);
+    let detail = begin.and_then(|begin| text.get(begin..));
+    match detail {
+        Some(detail) if is_good && !causes.is_empty() => {
+            let detail = detail.to_owned();
+            (causes, detail)
+        }
+        Some(_) | None => (Vec::new(), text),
+    }
 }
 
 /// Reads an entry of an agent's list.
@@ -174,5 +202,49 @@ fn subject(key: &TaskKey) -> v1::Subject {
     };
     v1::Subject {
         subject: Some(v1::subject::Subject::Task(task)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(code: &str, text: &str, detail_bytes: u32) -> (Vec<Cause>, String) {
+        let cause = v1::Cause {
+            code: code.to_owned(),
+            arguments: vec!["3".to_owned()],
+        };
+        let update = v1::NumberedUpdate {
+            framework_id: "framework-1".to_owned(),
+            task_id: "web".to_owned(),
+            state: v1::TaskState::Running.into(),
+            text: text.to_owned(),
+            causes: vec![cause],
+            detail_bytes,
+            ..v1::NumberedUpdate::default()
+        };
+        let update = update_from(update).unwrap();
+        (update.causes, update.message)
+    }
+
+    #[test]
+    fn of_a_text_with_causes_only_the_free_part_is_kept() {
+        let text = "its health check failed 3 times in a row, at last: refused";
+        let (causes, message) = reported("health-check-failed", text, 7);
+        assert_eq!(message, "refused");
+        assert_eq!(argosy_state::task::cause::text(&causes, &message), text);
+    }
+
+    #[test]
+    fn a_text_is_kept_whole_if_its_causes_are_not_understood() {
+        let free = |code: &str, text: &str, bytes| {
+            assert_eq!(reported(code, text, bytes), (Vec::new(), text.to_owned()));
+        };
+        free("of-a-later-release", "evicted: by its agent", 12);
+        // More than there is, and a place within a letter.
+        free("health-check-failed", "refused", 8);
+        free("health-check-failed", "ä", 1);
+        let long = "x".repeat(300);
+        free(&long, "refused", 7);
     }
 }

@@ -25,6 +25,7 @@ pub fn framework_info(info: &FrameworkInfo) -> v1::FrameworkInfo {
         detached: info.detached,
         offer_timeout_ms: info.offer_timeout_ms,
         web_url: info.web_url.clone(),
+        capabilities: info.capabilities.iter().cloned().collect(),
     }
 }
 
@@ -51,6 +52,7 @@ pub fn framework_info_from(wire: v1::FrameworkInfo) -> Result<FrameworkInfo, Mal
             wire.offer_timeout_ms
         },
         web_url: wire.web_url,
+        capabilities: wire.capabilities.into_iter().collect(),
     })
 }
 

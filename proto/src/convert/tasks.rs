@@ -325,7 +325,7 @@ pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
         state: v1::TaskState::from(update.state).into(),
         source: v1::Source::from(update.source).into(),
         reason: v1::Reason::from(update.reason).into(),
-        message: update.text().to_owned(),
+        message: update.text(),
         exit: update.exit.map(Into::into),
         revision: Some(revision(update.revision)),
         wall_ms: update.wall_ms,

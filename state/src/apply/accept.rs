@@ -13,6 +13,7 @@ use super::{checks, command_line, confinement, container, executors, groups, siz
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
+use crate::capability::AgentCapability;
 use crate::command::{Accept, Call, OfferOperation, Position, Promise, Rejection};
 use crate::event::Event;
 use crate::ids::{AgentId, Role, TaskKey};
@@ -215,6 +216,12 @@ impl Registry {
         }
         let agent = self.agents.get(&agent);
         let agent = agent.expect("its offers were found good");
+        if self.level() >= Level::RELEASE_0_2 {
+            let lacking = AgentCapability::needed(spec).find(|one| !agent.reported.info.can(*one));
+            if let Some(capability) = lacking {
+                return Err(Rejection::AgentIncapable(agent.id, capability));
+            }
+        }
         confinement::check_allowed(spec, agent).map_err(|(field, text)| Rejection::Invalid {
             field: field.into(),
             text,

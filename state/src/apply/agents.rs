@@ -8,6 +8,7 @@ use crate::agent::{
     Administration, Agent, AgentInfo, AgentMode, Agreed, Reachability, Reported, UsedOffers,
 };
 use crate::bugs::{self, Bug};
+use crate::capability;
 use crate::command::{AgentDecision, Outcome, RegisterAgent, Rejection, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex, Timestamp};
@@ -271,20 +272,20 @@ fn check_info(info: &AgentInfo) -> Result<(), Rejection> {
     if texts
         .into_iter()
         .chain(controllers)
-        .chain(&info.order_kinds)
         .any(|text| text.len() > limits::NAME_BYTES)
         || controllers.len() > limits::MISSING_CONTROLLERS
-        || info.order_kinds.len() > limits::ORDER_KINDS
     {
         return invalid(
             "info",
             format!(
-                "host name, address, version, isolation, each of {} missing controllers and each of {} kinds of orders take {} bytes at most",
+                "host name, address, version, isolation and each of {} missing controllers take {} bytes at most",
                 limits::MISSING_CONTROLLERS,
-                limits::ORDER_KINDS,
                 limits::NAME_BYTES
             ),
         );
+    }
+    if !capability::are_bounded(&info.capabilities) {
+        return invalid("info.capabilities", capability::bounds());
     }
     if let Err(why) = check_resources(&info.resources) {
         return invalid("info.resources", why);

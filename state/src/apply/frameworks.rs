@@ -2,6 +2,7 @@
 
 use super::Scene;
 use crate::Registry;
+use crate::capability;
 use crate::command::{
     FrameworkDecision, Outcome, RaiseLowWater, Rejection, Reply, Subscribe, SweepTarget,
 };
@@ -275,6 +276,9 @@ pub(super) fn check_info(info: &FrameworkInfo) -> Result<(), Rejection> {
             "info",
             "user, principal and web_url take 255 bytes each, labels 64 KiB together",
         );
+    }
+    if !capability::are_bounded(&info.capabilities) {
+        return invalid("info.capabilities", &capability::bounds());
     }
     Ok(())
 }

@@ -11,19 +11,6 @@ use crate::task::{HostPath, TaskSpec};
 /// The field that is wrong, and what to do about it.
 type Wrong = (String, String);
 
-/// Where a container has it. By a name in the sandbox it is reached at the host's path.
-pub(super) fn place(path: &HostPath) -> &str {
-    match path.container_path.starts_with('/') {
-        true => &path.container_path,
-        false => &path.host_path,
-    }
-}
-
-/// Whether it is where the host has it.
-fn is_at_home(path: &HostPath) -> bool {
-    Path::new(place(path)) == Path::new(&path.host_path)
-}
-
 /// Judges the host paths of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     let paths = &spec.host_paths;
@@ -33,18 +20,18 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
             return wrong(why);
         }
         for other in &paths[..at] {
-            let (own, theirs) = (Path::new(place(path)), Path::new(place(other)));
+            let (own, theirs) = (Path::new(path.place()), Path::new(other.place()));
             let are_alike = own == theirs
                 && path.host_path == other.host_path
                 && path.read_only == other.read_only;
             let are_nested = own.starts_with(theirs) || theirs.starts_with(own);
             // At home they lie in each other as they do on the host.
-            let is_fine = are_alike || (own != theirs && is_at_home(path) && is_at_home(other));
+            let is_fine = are_alike || (own != theirs && path.is_at_home() && other.is_at_home());
             if are_nested && !is_fine {
                 return wrong(format!(
                     "{:?} meets the host path at {:?}: put them beside each other",
-                    place(path),
-                    place(other)
+                    path.place(),
+                    other.place()
                 ));
             }
         }
@@ -54,11 +41,11 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
 
 /// Why a host path cannot be where it is wanted.
 fn misplaced(path: &HostPath) -> Option<String> {
-    if is_at_home(path) {
+    if path.is_at_home() {
         // Agents judge it with their operators' list.
         return None;
     }
-    let place = place(path);
+    let place = path.place();
     let parts = Path::new(place).components().skip(1);
     let is_plain = parts
         .clone()

@@ -41,6 +41,10 @@ impl Registry {
         check_spec(&spec, self.level())?;
         let agent = self.agents.get(&task.agent);
         if !agent.is_some_and(|agent| agent.reported.info.takes(OrderKind::Limits)) {
+            if self.level() >= Level::RELEASE_0_2 {
+                let capability = OrderKind::Limits.capability();
+                return Err(Rejection::AgentIncapable(task.agent, capability));
+            }
             let text = format!(
                 "{} is of a release that cannot change limits of a task: upgrade it, or launch the task anew",
                 task.agent
@@ -53,10 +57,13 @@ impl Registry {
             return Ok(());
         }
         self.check_limits_bytes(key, limits)?;
+        let has_two = self.level() >= Level::RELEASE_0_2;
         // Of a change that the agent has not answered nobody knows whether it ever held.
-        let before = match &task.limits_change {
-            Some(change) if change.outcome.is_none() => change.before.clone(),
-            Some(_) | None => task.spec.limits.clone(),
+        let (before, is_second) = match &task.limits_change {
+            Some(change) if change.outcome.is_none() => (change.before.clone(), change.is_second),
+            // What is in force stays where it is.
+            Some(change) => (task.spec.limits.clone(), has_two && !change.is_second),
+            None => (task.spec.limits.clone(), has_two),
         };
         let agent = task.agent;
         let order = self.next_order(agent);
@@ -68,6 +75,7 @@ impl Registry {
                 revision,
                 outcome: None,
                 before,
+                is_second,
             });
         });
         scene.say(Event::TaskLimitsWanted {
@@ -113,8 +121,13 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     change.outcome = Some(outcome);
     if is_refused && was_open {
         let held = report.held.map(|held| *held);
-        let held = held.and_then(|held| sensible(&task.spec, held, level));
-        Arc::make_mut(&mut task.spec).limits = held.unwrap_or(before);
+        match held.and_then(|held| sensible(&task.spec, held, level)) {
+            Some(held) => Arc::make_mut(&mut task.spec).limits = held,
+            None => {
+                change.is_second = level >= Level::RELEASE_0_2 && !change.is_second;
+                Arc::make_mut(&mut task.spec).limits = before;
+            }
+        }
     }
 }
 

@@ -62,6 +62,8 @@ struct Scene {
     events: Vec<Event>,
     /// How many tasks sweeps may still end in this command: a batch of teardowns shares one bound.
     sweep_budget: usize,
+    /// Records that the history may still drop in this command.
+    drop_budget: usize,
 }
 
 impl Scene {
@@ -99,6 +101,7 @@ impl Registry {
             actor: Actor::default(),
             events: Vec::new(),
             sweep_budget: 0,
+            drop_budget: 0,
         };
         let mut all = Vec::with_capacity(entry.commands.len());
         for Proposed {
@@ -109,6 +112,7 @@ impl Registry {
         {
             scene.actor.clone_from(actor);
             scene.sweep_budget = limits::TASKS_PER_SWEEP;
+            scene.drop_budget = limits::DROPPED_RECORDS;
             let outcome = self.command(&mut scene, *ticket, command);
             all.push(Applied {
                 ticket: *ticket,

@@ -9,6 +9,7 @@ use crate::agent::AgentMode;
 use crate::command::{Outcome, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
+use crate::level::Level;
 use crate::registry::SweepMark;
 use crate::task::{Reason, Task, TaskState};
 
@@ -39,7 +40,8 @@ impl Registry {
         if let SweepTarget::Framework(id) = target {
             self.sweep_answers(scene, id);
         }
-        let most = scene.sweep_budget;
+        let cost = self.sweep_cost(target);
+        let most = scene.sweep_budget / cost;
         let keys = match target {
             SweepTarget::Agent(id) | SweepTarget::PrunedAgent(id) => {
                 self.agent_keys(id, after.clone(), most)
@@ -47,7 +49,7 @@ impl Registry {
             SweepTarget::Framework(id) => self.framework_keys(id, after.clone(), most),
             SweepTarget::Layout => Vec::new(),
         };
-        scene.sweep_budget -= keys.len();
+        scene.sweep_budget -= keys.len() * cost;
         for key in &keys {
             match target {
                 SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key, wall_ms),
@@ -66,6 +68,22 @@ impl Registry {
         self.remove_sweep(target);
         if let SweepTarget::Framework(id) = target {
             self.forget_framework_if_done(scene, id);
+        }
+    }
+
+    /// What a task takes of the budget of a piece. One that becomes history, which drops another one for it, changes up to ten
+    /// records.
+    fn sweep_cost(&self, target: SweepTarget) -> usize {
+        match target {
+            SweepTarget::Framework(_) | SweepTarget::PrunedAgent(_)
+                if self.level() >= Level::RELEASE_0_2 =>
+            {
+                4
+            }
+            SweepTarget::Framework(_)
+            | SweepTarget::PrunedAgent(_)
+            | SweepTarget::Agent(_)
+            | SweepTarget::Layout => 1,
         }
     }
 

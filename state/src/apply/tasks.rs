@@ -8,13 +8,16 @@ use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
 use crate::level::Level;
 use crate::limits;
-use crate::task::{Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update, words};
+use crate::task::{
+    Cause, Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update, words,
+};
 
 /// A new state of a task, before it has a revision.
 pub(super) struct Change {
     pub(super) state: TaskState,
     pub(super) source: Source,
     reason: Reason,
+    causes: Vec<Cause>,
     message: String,
     exit: Option<Exit>,
     standing: Standing,
@@ -31,6 +34,7 @@ impl Change {
             state,
             source: Source::Master,
             reason,
+            causes: Vec::new(),
             message: words::of_master(reason).to_owned(),
             exit: None,
             standing: Standing::default(),
@@ -79,6 +83,7 @@ impl Change {
                 Source::Task => Source::Task,
             },
             reason: update.reason,
+            causes: update.causes.clone(),
             message: cut(&update.message, limits::MESSAGE_BYTES),
             exit: update.exit,
             standing: update.standing,
@@ -95,6 +100,7 @@ impl Change {
             state: self.state,
             source: self.source,
             reason: self.reason,
+            causes: self.causes,
             message: self.message,
             exit: self.exit,
             standing: self.standing,
@@ -318,7 +324,7 @@ impl Registry {
     /// listens for, the framework.
     pub(super) fn finish_task(&mut self, scene: &mut Scene, key: &TaskKey) {
         let task = self.remove_task(key);
-        self.put_finished(task);
+        self.put_finished(task, &mut scene.drop_budget);
         scene.say(Event::TaskForgotten(key.clone()));
         self.forget_framework_if_done(scene, key.framework);
     }

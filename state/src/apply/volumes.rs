@@ -8,7 +8,7 @@ use super::host_paths;
 use crate::level::Level;
 use crate::limits;
 use crate::resources::{Resources, Value};
-use crate::task::{Sizes, TaskSpec, TaskVolume, VolumeSource};
+use crate::task::{HostPath, Sizes, TaskSpec, TaskVolume, VolumeSource};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (String, String);
@@ -28,7 +28,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
     }
     let knows_places = level >= Level::RELEASE_0_2;
     let placed: Vec<&str> = match knows_places {
-        true => spec.host_paths.iter().map(host_paths::place).collect(),
+        true => spec.host_paths.iter().map(HostPath::place).collect(),
         false => spec
             .host_paths
             .iter()

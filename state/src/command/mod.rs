@@ -16,7 +16,7 @@ use crate::ids::{
     Ticket, Timestamp,
 };
 use crate::level::Level;
-use crate::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, TaskState};
+use crate::task::{Cause, Exit, Limits, LimitsReport, Reason, Source, Standing, TaskState};
 
 pub use accept::{Accept, OfferOperation, Position, Promise, Shape};
 pub use refusal::Refusal;
@@ -250,7 +250,9 @@ pub struct AgentUpdate {
     pub source: Source,
     /// Why.
     pub reason: Reason,
-    /// For people.
+    /// What the agent reports beyond the reason. Below level 3 it is part of the message.
+    pub causes: Vec<Cause>,
+    /// For people: free text behind the causes.
     pub message: String,
     /// How the process ended.
     pub exit: Option<Exit>,

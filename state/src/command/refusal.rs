@@ -102,6 +102,9 @@ fn arguments(why: &Rejection) -> Vec<String> {
             vec![cut(asked, limits::REFUSAL_BYTES / 2), left.clone()]
         }
         Rejection::TaskExists(task) => vec![task.to_string()],
+        Rejection::AgentIncapable(agent, capability) => {
+            vec![agent.to_string(), capability.to_string()]
+        }
         Rejection::UnknownTask(key) => vec![key.framework.to_string(), key.task.to_string()],
         Rejection::TaskGroupInvalid { group, .. } => vec![group.to_string()],
         Rejection::StaleEpoch
@@ -129,7 +132,6 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
     }
     let text = |at: usize| arguments.get(at).cloned();
     let agent = || read(arguments, 0);
-    let framework = || read(arguments, 0);
     let offer = || read(arguments, 0);
     Some(match Rejection::code_of(code) {
         "stale-epoch" => Rejection::StaleEpoch,
@@ -138,9 +140,9 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
         "agent-gone" => Rejection::AgentGone(agent()?),
         "clone" => Rejection::Clone(agent()?),
         "agent-not-active" => Rejection::AgentNotActive(agent()?, mode(&text(1)?)?),
-        "unknown-framework" => Rejection::UnknownFramework(framework()?),
-        "framework-removed" => Rejection::FrameworkRemoved(framework()?),
-        "superseded" => Rejection::Superseded(framework()?),
+        "unknown-framework" => Rejection::UnknownFramework(read(arguments, 0)?),
+        "framework-removed" => Rejection::FrameworkRemoved(read(arguments, 0)?),
+        "superseded" => Rejection::Superseded(read(arguments, 0)?),
         "late" => Rejection::Late {
             number: read(arguments, 0)?,
             low_water: read(arguments, 1)?,
@@ -168,7 +170,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
         "not-alone" => Rejection::NotAlone,
         "too-many-unacknowledged" => Rejection::TooManyUnacknowledged,
         "unknown-task" => Rejection::UnknownTask(TaskKey {
-            framework: framework()?,
+            framework: read(arguments, 0)?,
             task: TaskId::new(&text(1)?).ok()?,
         }),
         "too-many-operations" => Rejection::TooManyOperations,
@@ -179,6 +181,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
             group: GroupId::new(&text(0)?).ok()?,
             text: WRONG_BEFORE.to_owned(),
         },
+        "agent-incapable" => Rejection::AgentIncapable(agent()?, read(arguments, 1)?),
         "registry-full" => {
             Rejection::Full("a bound of the registry was reached; a new call is told which".into())
         }
@@ -202,6 +205,7 @@ fn mode(name: &str) -> Option<AgentMode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capability::AgentCapability;
     use crate::ids::{AgentId, Epoch, FrameworkId, OfferId};
 
     fn all() -> Vec<Rejection> {
@@ -248,6 +252,7 @@ mod tests {
             Rejection::RequestReused("r".to_owned()),
             Rejection::TooManyRequests,
             Rejection::WrongMode(agent, AgentMode::Gone),
+            Rejection::AgentIncapable(agent, AgentCapability::KillSignal),
         ]
     }
 

@@ -1,5 +1,6 @@
 //! Refusals: replicated like any other answer, with a code for machines.
 
+use crate::capability::AgentCapability;
 use crate::ids::{AgentId, FrameworkId, GroupId, OfferId, TaskId, TaskKey};
 use crate::level::Level;
 
@@ -93,6 +94,11 @@ pub enum Rejection {
         needed: Level,
         level: Level,
     },
+    #[error(
+        "{0} does not announce the capability {1}, which {what} needs: leave that out, use another agent, or upgrade this one",
+        what = .1.what()
+    )]
+    AgentIncapable(AgentId, AgentCapability),
     #[error("{text}")]
     AsBefore { code: u8, text: String },
     #[error("internal error: {0}; nothing was changed; please report it")]
@@ -156,13 +162,14 @@ impl Rejection {
             Self::TaskGroupInvalid { .. } => 31,
             Self::Full(_) => 32,
             Self::NeedsLevel { .. } => 33,
+            Self::AgentIncapable(..) => 34,
             Self::AsBefore { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }
 }
 
-const CODES: [&str; 34] = [
+const CODES: [&str; 35] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -197,4 +204,5 @@ const CODES: [&str; 34] = [
     "task-group-invalid",
     "registry-full",
     "feature-level",
+    "agent-incapable",
 ];

@@ -59,4 +59,5 @@ stored!(message AgentUpdate {
     9 wall_ms: Number,
     10 standing: PartOrDefault,
     40 limits: MaybePart,
+    50 causes: PartList,
 });

@@ -31,6 +31,7 @@ const HISTORY: u8 = 20;
 const AGENT_REPORTED: u8 = 21;
 const AGENT_AGREED: u8 = 22;
 const AGENT_STATUS: u8 = 23;
+const SECOND_LIMITS: u8 = 24;
 
 /// What a sweep works off: behind its kind, before the id.
 const SWEPT_AGENT: u8 = 1;
@@ -74,6 +75,7 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::TaskMessage(key) => of_task(TASK_MESSAGE, key),
         RecordKey::TaskEndMessage(key) => of_task(TASK_END_MESSAGE, key),
         RecordKey::TaskLimits(key) => of_task(TASK_LIMITS, key),
+        RecordKey::SecondLimits(key) => of_task(SECOND_LIMITS, key),
         RecordKey::LimitsChange(key) => of_task(LIMITS_CHANGE, key),
         RecordKey::AgentCounters(id) => numbers(AGENT_COUNTERS, &[id.0]),
         RecordKey::Sweep(target) => {
@@ -144,6 +146,7 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         TASK_MESSAGE => RecordKey::TaskMessage(task(rest)?),
         TASK_END_MESSAGE => RecordKey::TaskEndMessage(task(rest)?),
         TASK_LIMITS => RecordKey::TaskLimits(task(rest)?),
+        SECOND_LIMITS => RecordKey::SecondLimits(task(rest)?),
         LIMITS_CHANGE => RecordKey::LimitsChange(task(rest)?),
         AGENT_COUNTERS => RecordKey::AgentCounters(AgentId(only_number(rest)?)),
         SWEEP => {
@@ -232,7 +235,7 @@ mod tests {
             "[a-c]{1,3}".prop_map(|role| RecordKey::Weight(Role::new(&role).unwrap())),
             id.clone()
                 .prop_map(|id| RecordKey::Framework(FrameworkId(id))),
-            (id.clone(), "[a-c]{1,3}", 0..8).prop_map(|(id, task, kind)| {
+            (id.clone(), "[a-c]{1,3}", 0..9).prop_map(|(id, task, kind)| {
                 let task = TaskKey {
                     framework: FrameworkId(id),
                     task: TaskId::new(&task).unwrap(),
@@ -245,6 +248,7 @@ mod tests {
                     4 => RecordKey::TaskFacts(task),
                     5 => RecordKey::TaskMessage(task),
                     6 => RecordKey::TaskEndMessage(task),
+                    7 => RecordKey::SecondLimits(task),
                     _ => RecordKey::LimitsChange(task),
                 }
             }),

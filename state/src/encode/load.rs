@@ -134,6 +134,7 @@ impl Registry {
             | RecordKey::TaskMessage(_)
             | RecordKey::TaskEndMessage(_)
             | RecordKey::TaskLimits(_)
+            | RecordKey::SecondLimits(_)
             | RecordKey::LimitsChange(_)
             | RecordKey::AgentCounters(_)
             | RecordKey::Sweep(_)

@@ -31,7 +31,7 @@ use crate::agent::WholeAgent;
 use crate::command::{Command, Proposed};
 use crate::ids::AgentId;
 use crate::level::Level;
-use crate::registry::{Layout, RecordKey};
+use crate::registry::{Layout, RecordKey, limits_of};
 use codec::{Fault, Stored};
 
 pub use key::key;
@@ -123,6 +123,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::TaskMessage(_)
         | RecordKey::TaskEndMessage(_)
         | RecordKey::TaskLimits(_)
+        | RecordKey::SecondLimits(_)
         | RecordKey::LimitsChange(_)
         | RecordKey::AgentCounters(_)
         | RecordKey::Sweep(_)
@@ -147,8 +148,9 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         }
         RecordKey::TaskMessage(key) => written(&split::message(task(key)?.0, 0)?),
         RecordKey::TaskEndMessage(key) => written(&split::message(task(key)?.0, 1)?),
-        RecordKey::TaskLimits(key) => written(task(key)?.0.spec.limits.as_ref()?),
-        RecordKey::LimitsChange(key) => written(task(key)?.0.limits_change.as_ref()?),
+        RecordKey::TaskLimits(key) => written(limits_of(task(key)?.0)[0]?),
+        RecordKey::SecondLimits(key) => written(limits_of(task(key)?.0)[1]?),
+        RecordKey::LimitsChange(key) => written(&split::change(task(key)?.0)?),
         RecordKey::AgentCounters(id) => written(&split::Counters::of(agent(id)?)),
         RecordKey::AgentReported(id) => written(&split::AgentFacts::of(agent(id)?)),
         RecordKey::AgentAgreed(id) => written(&agent(id)?.agreed),

@@ -77,7 +77,7 @@ fn agent_info() -> AgentInfo {
         allowed_opt_outs: OptOuts::default(),
         largest_sizes: Sizes::default(),
         changes_limits: false,
-        order_kinds: BTreeSet::new(),
+        capabilities: BTreeSet::new(),
     }
 }
 
@@ -92,6 +92,14 @@ fn framework_info() -> FrameworkInfo {
         detached: true,
         offer_timeout_ms: 800,
         web_url: "http://web".to_owned(),
+        capabilities: BTreeSet::new(),
+    }
+}
+
+fn able() -> FrameworkInfo {
+    FrameworkInfo {
+        capabilities: ["gpus", "of-a-later-release"].map(ToOwned::to_owned).into(),
+        ..framework_info()
     }
 }
 
@@ -237,6 +245,7 @@ fn agent_update() -> AgentUpdate {
         state: TaskState::Killed,
         source: Source::Agent,
         reason: Reason::TaskKilled,
+        causes: Vec::new(),
         message: "killed".to_owned(),
         exit: Some(Exit::Signal(9)),
         standing: Standing::default(),
@@ -367,6 +376,7 @@ fn calls() -> Vec<(&'static str, Command)> {
         ),
         ("call-revive", call(CallAction::Revive(vec![role("*")]))),
         ("call-update", call(CallAction::Update(framework_info()))),
+        ("call-update-able", call(CallAction::Update(able()))),
         ("call-teardown", call(CallAction::Teardown)),
         ("call-accept-containers", launching(containers())),
         ("call-accept-checks", launching(checks().into())),

@@ -19,7 +19,7 @@ use crate::registry::{
     Cluster, Layout, RecordKey, SweepMark, is_long, keeps_all, kept_spec, long_messages,
 };
 use crate::task::{
-    FinishedTask, Kill, Limits, LimitsChange, Standing, Task, TaskSpec, TaskState, Update,
+    Cause, FinishedTask, Kill, Limits, LimitsChange, Standing, Task, TaskSpec, TaskState, Update,
 };
 
 /// What never changes of a task, and what its history keeps of its description.
@@ -96,12 +96,9 @@ impl Status {
     pub(super) fn of(task: &Task, finished: u64) -> Self {
         let waits = task.unacknowledged.last() == Some(&task.latest);
         // A long message is in a record of its own.
-        let short = |update: &Update| Update {
-            message: match is_long(update) {
-                true => String::new(),
-                false => update.message.clone(),
-            },
-            ..update_without_message(update)
+        let short = |update: &Update| match is_long(update) {
+            true => update_without_message(update),
+            false => update.clone(),
         };
         Self {
             state: task.state,
@@ -118,42 +115,39 @@ impl Status {
 }
 
 fn update_without_message(update: &Update) -> Update {
-    let Update {
-        revision,
-        state,
-        source,
-        reason,
-        message: _,
-        exit,
-        standing,
-        stopped,
-        wall_ms,
-    } = *update;
     Update {
-        revision,
-        state,
-        source,
-        reason,
+        causes: Vec::new(),
         message: String::new(),
-        exit,
-        standing,
-        stopped,
-        wall_ms,
+        ..update.clone()
     }
 }
 
 /// The long message of the newest update of a task but its end (0), or of its end (1).
 pub(super) struct Message {
     text: String,
+    causes: Vec<Cause>,
 }
 
 stored!(message Message {
     1 text: Text,
+    2 causes: PartList,
 });
 
 pub(super) fn message(task: &Task, which: usize) -> Option<Message> {
-    let text = long_messages(task)[which]?.message.clone();
-    Some(Message { text })
+    let update = long_messages(task)[which]?;
+    Some(Message {
+        text: update.message.clone(),
+        causes: update.causes.clone(),
+    })
+}
+
+/// The newest change of a task's limits, without limits.
+pub(super) fn change(task: &Task) -> Option<LimitsChange> {
+    let change = task.limits_change.as_ref()?;
+    Some(LimitsChange {
+        before: None,
+        ..change.clone()
+    })
 }
 
 /// A task whose records are split, and its serial in the history or 0.
@@ -212,7 +206,7 @@ struct TaskParts {
     description: Option<Arc<TaskSpec>>,
     status: Option<Status>,
     messages: [Option<Message>; 2],
-    limits: Option<Box<Limits>>,
+    limits: [Option<Box<Limits>>; 2],
     change: Option<LimitsChange>,
 }
 
@@ -230,7 +224,10 @@ impl Parts {
                 self.task(key).messages[1] = Some(read(MESSAGE, value)?)
             }
             RecordKey::TaskLimits(key) => {
-                self.task(key).limits = Some(read("record of a task's limits", value)?);
+                self.task(key).limits[0] = Some(read(LIMITS, value)?);
+            }
+            RecordKey::SecondLimits(key) => {
+                self.task(key).limits[1] = Some(read(LIMITS, value)?);
             }
             RecordKey::LimitsChange(key) => {
                 self.task(key).change = Some(read("record of a change of limits", value)?);
@@ -349,13 +346,26 @@ impl TaskParts {
                     updates.filter(|update| usize::from(update.state.is_terminal()) == which);
                 for update in updates {
                     update.message.clone_from(&message.text);
+                    update.causes.clone_from(&message.causes);
                 }
             }
         }
         let mut spec = self.description.unwrap_or(spec);
         must(FACTS, "task id in its description", spec.task == key.task)?;
-        if self.limits.is_some() {
-            Arc::make_mut(&mut spec).limits = self.limits;
+        let mut limits_change = self.change;
+        let [mut limits, mut before] = self.limits;
+        if limits_change
+            .as_ref()
+            .is_some_and(|change| change.is_second)
+        {
+            std::mem::swap(&mut limits, &mut before);
+        }
+        if limits.is_some() {
+            Arc::make_mut(&mut spec).limits = limits;
+        }
+        match &mut limits_change {
+            Some(change) => change.before = before,
+            None => must(LIMITS, "change", before.is_none())?,
         }
         let latest = status
             .latest
@@ -367,7 +377,7 @@ impl TaskParts {
             order,
             spec,
             kill: status.kill,
-            limits_change: self.change,
+            limits_change,
             state: status.state,
             agent_state: status.agent_state,
             standing: status.standing,
@@ -383,6 +393,7 @@ impl TaskParts {
 const FACTS: &str = "record of a task's facts";
 const STATUS: &str = "record of a task's status";
 const MESSAGE: &str = "record of an update's message";
+const LIMITS: &str = "record of a task's limits";
 const SWEEP: &str = "record of a sweep";
 /// A record that is not one of the layout of its key.
 const LAYOUT: &str = "layout";

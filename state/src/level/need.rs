@@ -5,10 +5,12 @@
 
 use super::Level;
 use crate::agent::AgentInfo;
+use crate::capability::FrameworkCapability;
 use crate::command::{CallAction, Command, Operation, SweepTarget};
+use crate::framework::FrameworkInfo;
 use crate::ids::Role;
 use crate::resources::Resources;
-use crate::task::{Container, TaskSpec};
+use crate::task::{Container, TaskSpec, cause};
 
 /// What a command needs that not every level has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,10 +133,61 @@ pub fn reported(level: Level, info: &AgentInfo) -> AgentInfo {
     let mut info = info.clone();
     if level < Level::RELEASE_0_2 {
         info.largest_sizes = crate::task::Sizes::default();
-        info.order_kinds.clear();
+        info.capabilities.clear();
         info.allowed_opt_outs.host_network = false;
     }
     info
+}
+
+/// What a framework announces, as far as the level has it: before level 3 by the labels of release 0.1.0.
+#[must_use]
+pub fn announced(level: Level, info: &FrameworkInfo) -> FrameworkInfo {
+    let mut info = info.clone();
+    if level < Level::RELEASE_0_2 {
+        for capability in FrameworkCapability::ALL {
+            let is_announced = info.capabilities.contains(capability.name());
+            if let Some(label) = capability.former_label().filter(|_| is_announced) {
+                info.labels.insert(label.to_owned(), "true".to_owned());
+            }
+        }
+        info.capabilities.clear();
+    }
+    info
+}
+
+/// Leaves out of a command what is reported and announced beyond the level, or has it in the form of that level.
+pub fn reduce(level: Level, command: &mut Command) {
+    match command {
+        Command::RegisterAgent(register) => register.info = reported(level, &register.info),
+        Command::Subscribe(subscribe) => subscribe.info = announced(level, &subscribe.info),
+        Command::Call(call) => {
+            if let CallAction::Update(info) = &mut call.action {
+                *info = announced(level, info);
+            }
+        }
+        Command::UpdateTasks(report) if level < Level::RELEASE_0_2 => {
+            for update in &mut report.updates {
+                let causes = std::mem::take(&mut update.causes);
+                update.message = cause::text(&causes, &update.message);
+            }
+        }
+        Command::RaiseLevel { .. }
+        | Command::OpenEpoch(_)
+        | Command::AgentUnreachable(_)
+        | Command::PruneAgent(_)
+        | Command::ReconcileAgent(_)
+        | Command::UpdateTasks(_)
+        | Command::DisconnectFramework(_)
+        | Command::ExpireFramework(_)
+        | Command::Acknowledge(_)
+        | Command::RaiseLowWater(_)
+        | Command::Operate(_)
+        | Command::Sweep(_)
+        | Command::Stopped(_)
+        | Command::MassLoss
+        | Command::CompareDigest(_)
+        | Command::Tick => {}
+    }
 }
 
 #[cfg(test)]
@@ -192,5 +245,45 @@ mod tests {
         for command in commands("eng") {
             assert_eq!(beyond(Level::RELEASE_0_1, &command), None, "{command:?}");
         }
+    }
+
+    #[test]
+    fn before_level_3_the_whole_text_of_an_update_is_stored() {
+        let text = "its health check failed 3 times in a row, at last: refused";
+        let (causes, at) = cause::split(text);
+        assert_eq!(causes.len(), 1);
+        let mut world = crate::testing::World::with_running_task("web");
+        let task = world.registry.tasks().next().unwrap().clone();
+        let update = crate::command::AgentUpdate {
+            key: task.key.clone(),
+            order: task.order,
+            number: task.reported + 1,
+            state: crate::task::TaskState::Running,
+            source: crate::task::Source::Agent,
+            reason: crate::task::Reason::HealthCheckFailed,
+            causes,
+            message: text[at..].to_owned(),
+            exit: None,
+            standing: crate::task::Standing::default(),
+            limits: None,
+            wall_ms: 0,
+        };
+        let report = Command::UpdateTasks(crate::command::UpdateTasks {
+            agent: task.agent,
+            updates: vec![update],
+        });
+        let mut former = report.clone();
+        reduce(Level::RELEASE_0_1, &mut former);
+        let Command::UpdateTasks(former) = former else {
+            panic!("it is a report");
+        };
+        assert_eq!(former.updates[0].message, text);
+        assert!(former.updates[0].causes.is_empty());
+        drop(world.apply(report));
+        let kept = &world.registry.task(&task.key).unwrap().latest;
+        assert_eq!(kept.message, "refused");
+        assert_eq!(kept.text(), text);
+        let loaded = world.reloaded();
+        assert_eq!(loaded.task(&task.key).unwrap().latest, *kept);
     }
 }

@@ -40,6 +40,8 @@ pub enum RecordKey {
     TaskEndMessage(TaskKey),
     /// The limits of a task.
     TaskLimits(TaskKey),
+    /// Its other limits: see [`LimitsChange::is_second`](crate::task::LimitsChange::is_second).
+    SecondLimits(TaskKey),
     /// The newest change of its limits.
     LimitsChange(TaskKey),
     /// Orders and used offers of an agent.

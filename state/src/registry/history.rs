@@ -13,6 +13,8 @@ use crate::task::{FinishedTask, Run, Task, TaskSpec};
 
 /// Dropped for one that is added: enough to come below a bound that a release has lowered, and few enough for a turn.
 const DROPPED: usize = 8;
+/// The most records of a task in the history.
+const RECORDS: usize = 6;
 
 /// What is derived of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,8 +68,9 @@ impl Indexes {
 }
 
 impl Registry {
-    /// Adds an ended task to the history, and drops what is too much.
-    pub(crate) fn put_finished(&mut self, mut task: Task) {
+    /// Adds an ended task to the history, and drops what is too much, but not much more than it adds: `budget` is what the
+    /// command may drop beyond that.
+    pub(crate) fn put_finished(&mut self, mut task: Task, budget: &mut usize) {
         let serial = self.next_finished();
         self.note_finished(&task, serial);
         task.unacknowledged.clear();
@@ -81,12 +84,17 @@ impl Registry {
         if !is_bounded {
             return self.drop_oldest();
         }
-        for _ in 0..DROPPED {
+        for at in 0..DROPPED {
             let is_full = self.finished_tasks.len() > limits::FINISHED_TASKS
                 || self.index.bytes.history > limits::FINISHED_TASK_BYTES;
-            let Some(oldest) = self.index.history.next_to_go().filter(|_| is_full) else {
+            // The first one makes room for the task that is added.
+            let may_drop = is_full && (at == 0 || *budget >= RECORDS);
+            let Some(oldest) = self.index.history.next_to_go().filter(|_| may_drop) else {
                 return;
             };
+            if at > 0 {
+                *budget -= RECORDS;
+            }
             self.drop_finished(oldest);
         }
     }

@@ -8,8 +8,8 @@ use super::{RecordKey, Registry};
 use crate::agent::Agent;
 use crate::command::SweepTarget;
 use crate::encode::stored::stored;
-use crate::ids::{AgentId, Revision, TaskKey};
-use crate::task::{Limits, LimitsChange, Task, Update};
+use crate::ids::{AgentId, OrderIndex, Revision, TaskKey};
+use crate::task::{Cause, Limits, Task, Update};
 
 /// How the records of the registry are laid out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -91,12 +91,13 @@ stored!(oneof Layout else Whole {
     4 Split,
 });
 
-/// A message of an update that is longer has a record of its own, so that later updates do not write it again.
+/// A message of an update that is longer, its causes included, has a record of its own, so that later updates do not write it again.
 const SHORT_BYTES: usize = 32;
 
 /// Whether the message of an update has a record of its own.
 pub(crate) fn is_long(update: &Update) -> bool {
-    update.message.len() > SHORT_BYTES
+    let causes = update.causes.iter().map(Cause::bytes);
+    update.message.len() + causes.sum::<usize>() > SHORT_BYTES
 }
 
 /// The newest update but the end, and the end, if their messages are long.
@@ -109,35 +110,54 @@ pub(crate) fn long_messages(task: &Task) -> [Option<&Update>; 2] {
     [long(false), long(true)]
 }
 
+/// What the two records of a task's limits hold: those of its description, and those before a change that is open.
+pub(crate) fn limits_of(task: &Task) -> [Option<&Limits>; 2] {
+    let change = task.limits_change.as_ref();
+    let before = change.and_then(|change| change.before.as_deref());
+    let mut both = [task.spec.limits.as_deref(), before];
+    if change.is_some_and(|change| change.is_second) {
+        both.reverse();
+    }
+    both
+}
+
 /// The records of a task that is split.
 pub(crate) fn records_of(task: &Task) -> impl Iterator<Item = RecordKey> {
     let key = &task.key;
     let [message, end] = long_messages(task);
+    let [limits, second] = limits_of(task);
     let records = [
         Some(RecordKey::TaskFacts(key.clone())),
         (!keeps_all(&task.spec)).then(|| RecordKey::TaskSpec(key.clone())),
         Some(RecordKey::TaskStatus(key.clone())),
         message.map(|_| RecordKey::TaskMessage(key.clone())),
         end.map(|_| RecordKey::TaskEndMessage(key.clone())),
-        (task.spec.limits.as_ref()).map(|_| RecordKey::TaskLimits(key.clone())),
+        limits.map(|_| RecordKey::TaskLimits(key.clone())),
+        second.map(|_| RecordKey::SecondLimits(key.clone())),
         (task.limits_change.as_ref()).map(|_| RecordKey::LimitsChange(key.clone())),
     ];
     records.into_iter().flatten()
 }
 
+/// What the record of a change of limits holds: its order, its outcome, and whether the second limits are the new ones.
+type KeptChange = (OrderIndex, Option<Result<(), String>>, bool);
+
 /// What of a task is in records that few changes concern, before a change.
 #[derive(PartialEq, Eq)]
 pub(super) struct Former {
-    limits: Option<Box<Limits>>,
-    change: Option<LimitsChange>,
+    limits: [Option<Limits>; 2],
+    change: Option<KeptChange>,
     messages: [Option<Revision>; 2],
 }
 
 impl Former {
     pub(super) fn of(task: &Task) -> Self {
         Self {
-            limits: task.spec.limits.clone(),
-            change: task.limits_change.clone(),
+            limits: limits_of(task).map(|limits| limits.cloned()),
+            change: task
+                .limits_change
+                .as_ref()
+                .map(|change| (change.order, change.outcome.clone(), change.is_second)),
             messages: long_messages(task).map(|update| Some(update?.revision)),
         }
     }
@@ -165,7 +185,8 @@ impl Registry {
         }
         let [message, end] = present.messages;
         let records = [
-            (former.limits != present.limits).then(|| RecordKey::TaskLimits(key.clone())),
+            (former.limits[0] != present.limits[0]).then(|| RecordKey::TaskLimits(key.clone())),
+            (former.limits[1] != present.limits[1]).then(|| RecordKey::SecondLimits(key.clone())),
             (former.change != present.change).then(|| RecordKey::LimitsChange(key.clone())),
             (former.messages[0] != message).then(|| RecordKey::TaskMessage(key.clone())),
             (former.messages[1] != end).then(|| RecordKey::TaskEndMessage(key.clone())),

@@ -34,7 +34,7 @@ pub(crate) use history::{keeps_all, kept_spec};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex};
 pub use layout::Layout;
-pub(crate) use layout::{is_long, long_messages, records_of};
+pub(crate) use layout::{is_long, limits_of, long_messages, records_of};
 pub use orders::{Order, OrderKind};
 pub use roles::RoleUse;
 pub use snapshot::Snapshot;
@@ -150,14 +150,11 @@ impl Registry {
         self.cluster.level
     }
 
-    /// The level at which a leader of this release opens an epoch: a new cluster starts at its newest, and any other keeps
-    /// its own.
+    /// The level at which a leader of this release opens an epoch; `None` for a new cluster, where its members decide.
     #[must_use]
-    pub fn level_to_lead(&self) -> Level {
-        match self.cluster.epoch == Epoch::default() {
-            true => Level::NEWEST,
-            false => self.cluster.level.max(Level::OLDEST),
-        }
+    pub fn level_to_lead(&self) -> Option<Level> {
+        let is_new = self.cluster.epoch == Epoch::default();
+        (!is_new).then(|| self.cluster.level.max(Level::OLDEST))
     }
 
     /// Singletons and counters.

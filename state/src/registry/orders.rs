@@ -1,6 +1,7 @@
 //! Orders of agents: what each is about.
 
 use super::Registry;
+use crate::capability::AgentCapability;
 use crate::ids::{AgentId, OrderIndex, TaskKey};
 use crate::subject::Subject;
 
@@ -16,16 +17,13 @@ pub enum OrderKind {
 }
 
 impl OrderKind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Launch, Self::Kill, Self::Limits];
-
-    /// As agents announce it.
+    /// What an agent must have announced to be sent one.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn capability(self) -> AgentCapability {
         match self {
-            Self::Launch => "launch",
-            Self::Kill => "kill",
-            Self::Limits => "limits",
+            Self::Launch => AgentCapability::Launch,
+            Self::Kill => AgentCapability::Kill,
+            Self::Limits => AgentCapability::Limits,
         }
     }
 }

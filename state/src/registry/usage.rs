@@ -172,7 +172,11 @@ pub(super) fn of_changes(task: &Task) -> u64 {
     limits.into_iter().flatten().map(of_limits).sum::<u64>()
         + refusal.map_or(0, |text| text.len() as u64)
         + updates
-            .map(|update| update.message.len() as u64)
+            .map(|update| {
+                let causes = update.causes.iter();
+                let causes = causes.map(|cause| PART_BYTES + cause.bytes() as u64);
+                update.message.len() as u64 + causes.sum::<u64>()
+            })
             .sum::<u64>()
 }
 
@@ -194,13 +198,12 @@ pub(crate) fn of_agent(agent: &Agent) -> u64 {
         &info.isolation,
         &agent.reported.boot_id,
     ];
-    let kinds = info.order_kinds.len() as u64 * PART_BYTES;
     let texts = texts
         .into_iter()
         .chain(&info.missing_controllers)
-        .chain(&info.order_kinds);
+        .chain(&info.capabilities);
     RECORD_BYTES
-        + kinds
+        + info.capabilities.len() as u64 * PART_BYTES
         + texts.map(|text| text.len() as u64).sum::<u64>()
         + of_texts(&info.attributes)
         + of_texts(&agent.agreed.attributes)
@@ -210,10 +213,12 @@ pub(crate) fn of_agent(agent: &Agent) -> u64 {
 pub(crate) fn of_framework(framework: &Framework) -> u64 {
     let info = &framework.info;
     let texts = [&info.name, &info.user, &info.principal, &info.web_url];
+    let texts = texts.into_iter().chain(&info.capabilities);
     let roles = info.roles.iter().chain(&framework.suppressed);
     let roles = roles.map(|role| PART_BYTES + role.as_str().len() as u64);
     RECORD_BYTES
-        + texts.into_iter().map(|text| text.len() as u64).sum::<u64>()
+        + texts.map(|text| text.len() as u64).sum::<u64>()
+        + info.capabilities.len() as u64 * PART_BYTES
         + of_texts(&info.labels)
         + roles.sum::<u64>()
         // Each is found by its principal.

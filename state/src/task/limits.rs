@@ -52,6 +52,9 @@ pub struct LimitsChange {
     /// What was in force when it was asked for, until the agent has said: a refusal leaves the task with it. `None`: no
     /// limits by name.
     pub before: Option<Box<Limits>>,
+    /// Since level 3 a task has two records for limits. Whether those of its description are in the second one, and
+    /// `before` in the first: so neither is written again when the other one comes into force.
+    pub is_second: bool,
 }
 
 /// What an agent has made of a change of limits.
@@ -126,6 +129,7 @@ stored!(message LimitsChange {
     2 revision: Part,
     3 | 4 outcome: Settled,
     5 before: MaybePart,
+    6 is_second: Number,
 });
 
 /// An outcome as the text of its refusal; absent if there is none.

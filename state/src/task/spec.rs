@@ -1,6 +1,7 @@
 //! What frameworks ask for: a task's description.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::volume::TaskVolume;
 use super::{Check, Container, ExecutorSpec, HealthCheck, KillSignal, Limits, Sizes, TaskGroup};
@@ -35,6 +36,21 @@ pub struct HostPath {
     pub container_path: String,
     /// Whether the task may not write to it.
     pub read_only: bool,
+}
+
+impl HostPath {
+    /// Where a container has it. By a name in the sandbox it is reached at the host's path.
+    pub(crate) fn place(&self) -> &str {
+        match self.container_path.starts_with('/') {
+            true => &self.container_path,
+            false => &self.host_path,
+        }
+    }
+
+    /// Whether it is where the host has it.
+    pub(crate) fn is_at_home(&self) -> bool {
+        Path::new(self.place()) == Path::new(&self.host_path)
+    }
 }
 
 /// What to run.

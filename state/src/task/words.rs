@@ -1,6 +1,6 @@
 //! What updates that masters make say, by their reasons: made where it is shown, and stored below level 3 only.
 
-use super::{Reason, Source, Update};
+use super::{Reason, Source, Update, cause};
 
 /// Why a change of limits was refused that no agent has answered.
 pub const LIMITS_NOT_CHANGED: &str =
@@ -9,10 +9,11 @@ pub const LIMITS_NOT_CHANGED: &str =
 impl Update {
     /// The text for people.
     #[must_use]
-    pub fn text(&self) -> &str {
-        match self.message.is_empty() && self.source == Source::Master {
-            true => of_master(self.reason),
-            false => &self.message,
+    pub fn text(&self) -> String {
+        let is_empty = self.message.is_empty() && self.causes.is_empty();
+        match is_empty && self.source == Source::Master {
+            true => of_master(self.reason).to_owned(),
+            false => cause::text(&self.causes, &self.message),
         }
     }
 }

@@ -549,7 +549,27 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
-        "ORDER_KINDS: usize = 64",
-        "| kinds of orders that an agent announces | 64 | `invalid` |",
+        "CAUSES: usize = 4",
+        "arguments of one; bytes of one | 4; 8; 256 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CAUSE_ARGUMENTS: usize = 8",
+        "arguments of one; bytes of one | 4; 8; 256 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CAUSE_BYTES: usize = 256",
+        "arguments of one; bytes of one | 4; 8; 256 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CAPABILITY_BYTES: usize = 64",
+        "a name | 64; 64 bytes | `invalid` |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CAPABILITIES: usize = 64",
+        "| capabilities that an agent or a framework announces; a name | 64; 64 bytes | `invalid` |",
     ),
 ];

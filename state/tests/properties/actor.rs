@@ -48,9 +48,7 @@ impl Actor {
 
     /// What a leader proposes at the level of the cluster: what the level does not have is left out, or refused before.
     pub(crate) fn at_level(level: Level, mut proposed: Proposed) -> Option<Proposed> {
-        if let Command::RegisterAgent(register) = &mut proposed.command {
-            register.info = level::reported(level, &register.info);
-        }
+        level::reduce(level, &mut proposed.command);
         match level::beyond(level, &proposed.command) {
             None => Some(proposed),
             Some(_) => None,

@@ -152,6 +152,7 @@ pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Comm
             },
             source: Source::Task,
             reason: Reason::CommandExited,
+            causes: Vec::new(),
             message: "x".repeat(dice.below(3) * 700),
             exit: dice.percent(50).then_some(Exit::Code(-1)),
             standing: Standing {

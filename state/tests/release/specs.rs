@@ -38,7 +38,7 @@ pub(crate) fn vary(dice: &mut Dice, command: &mut Command) {
         }
         Command::RegisterAgent(register) if dice.percent(30) => {
             let info = &mut register.info;
-            info.order_kinds.insert("limits".to_owned());
+            info.capabilities.insert("limits".to_owned());
             info.largest_sizes.open_files = Some(4_096);
             info.allowed_opt_outs.host_network = true;
             let allowed = &mut info.allowed_opt_outs.capabilities;

@@ -81,7 +81,7 @@ impl Stage {
         }
     }
 
-    fn propose(&mut self, epoch: Epoch, command: Command) -> Applied {
+    fn propose(&mut self, epoch: Epoch, mut command: Command) -> Applied {
         let ticket = Ticket { epoch, serial: 1 };
         if level::beyond(self.world.level, &command).is_some() {
             return Applied {
@@ -91,6 +91,7 @@ impl Stage {
                 events: Vec::new(),
             };
         }
+        level::reduce(self.world.level, &mut command);
         let entry = Entry {
             at: self.world.now,
             commands: vec![Proposed {
@@ -386,7 +387,10 @@ fn register(line: &Line<'_>) -> Command {
     let nonce = line.number("nonce").unwrap_or(0);
     let first = registration(nonce, line.word(1));
     let mut info = first.info;
-    info.changes_limits = !line.has("old");
+    if line.has("old") {
+        info.changes_limits = false;
+        info.capabilities.clear();
+    }
     for pair in line
         .pair("attributes")
         .into_iter()
@@ -424,6 +428,7 @@ fn update(line: &Line<'_>) -> Command {
             state: state_named(state),
             source: Source::Agent,
             reason: Reason::None,
+            causes: Vec::new(),
             message: line.pair("message").unwrap_or_default().to_owned(),
             exit: None,
             standing: standing(line),

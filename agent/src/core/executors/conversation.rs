@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Tell;
+use argosy_proto::versions::Versions;
 use argosy_state::ids::OrderIndex;
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use super::ending::terminated;
 use super::recall::is_unheard;
@@ -28,6 +29,8 @@ pub enum ExecutorSaid {
         tasks: Vec<v1::ExecutorTask>,
         /// What it was not acknowledged.
         unacknowledged: Vec<v1::ExecutorUpdate>,
+        /// The version of the protocol that was agreed on.
+        version: u32,
     },
     /// A task of its is in a new state.
     Update(Box<v1::ExecutorUpdate>),
@@ -53,9 +56,11 @@ impl Core {
             ExecutorSaid::Subscribed {
                 tasks,
                 unacknowledged,
+                version,
             } if executor.phase == Phase::Running => {
                 executor.connection = Some(connection);
                 executor.subscribe_by = None;
+                self.greet_executor(instance, version);
                 self.subscribed(instance, &tasks, unacknowledged);
             }
             ExecutorSaid::Update(update) if is_present => self.heard(instance, *update),
@@ -73,24 +78,24 @@ impl Core {
         }
     }
 
+    fn greet_executor(&mut self, instance: Instance, version: u32) {
+        let Some(facts) = self.facts.executors.get(&instance) else {
+            return;
+        };
+        let subscribed = v1::ExecutorSubscribed {
+            protocol: Some(Versions::OWN.answer(version)),
+            framework_id: facts.key.framework.to_string(),
+            executor_id: facts.key.task.to_string(),
+        };
+        self.tell_executor(instance, Tell::Subscribed(subscribed));
+    }
+
     fn subscribed(
         &mut self,
         instance: Instance,
         listed: &[v1::ExecutorTask],
         unacknowledged: Vec<v1::ExecutorUpdate>,
     ) {
-        let Some(facts) = self.facts.executors.get(&instance) else {
-            return;
-        };
-        let subscribed = v1::ExecutorSubscribed {
-            protocol: Some(v1::Protocol {
-                version: argosy_proto::PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
-            framework_id: facts.key.framework.to_string(),
-            executor_id: facts.key.task.to_string(),
-        };
-        self.tell_executor(instance, Tell::Subscribed(subscribed));
         for update in unacknowledged {
             self.heard(instance, update);
         }
@@ -125,7 +130,7 @@ impl Core {
             return;
         };
         if self.is_unwanted(instance) {
-            let text = "killed before its executor had it";
+            let text = cause::sentence("killed-before-executor", &[]);
             let reason = v1::Reason::KilledDuringLaunch;
             self.end(instance, End::by_agent(TaskState::Killed, reason, text));
         } else if is_unheard(task) {
@@ -134,7 +139,7 @@ impl Core {
             }
             self.hand(instance);
         } else {
-            let text = "its executor came back without it".to_owned();
+            let text = cause::sentence("executor-lost-task", &[]);
             self.end(instance, terminated(text));
         }
     }

@@ -6,7 +6,7 @@ use argosy_proto::convert::executor_as_task;
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{TaskId, TaskKey};
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use super::ending::terminated;
 use super::{Executor, ExecutorFacts, ExecutorRecord, Hosted};
@@ -259,14 +259,14 @@ impl Core {
                     v1::Reason::TaskInvalid => TaskState::Error,
                     _ => TaskState::Failed,
                 };
-                let text = format!("its executor: {}", refusal.text);
+                let text = cause::sentence("executor", &[]) + &refusal.text;
                 self.executor_ended(instance, End::by_agent(state, refusal.reason, text));
             }
             Input::Exited { instance, ended } if is_own(&instance) => {
                 self.executor_exited(instance, &ended);
             }
             Input::Lost { instance, why } if is_own(&instance) => {
-                let text = format!("its executor: {why}");
+                let text = cause::sentence("executor", &[]) + &why;
                 self.executor_ended(instance, terminated(text));
             }
             Input::OverDisk { instance, why } if is_own(&instance) => {
@@ -297,7 +297,7 @@ impl Core {
             }
             (Ok(()), None) => {}
             (Err(text), _) => {
-                let text = format!("its executor: {text}");
+                let text = cause::sentence("executor", &[]) + &text;
                 let end = End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, text);
                 self.executor_ended(instance, end);
             }
@@ -339,17 +339,17 @@ impl Core {
 
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &Ended) {
         let executor = self.executors.all.get(&instance);
-        let text = format!("its executor has ended: {}", ended.text);
+        let text = cause::sentence("executor-ended", &[]) + &ended.text;
         let over_disk = executor.and_then(|executor| executor.over_disk.as_ref());
         let end = match ended.how {
             _ if let Some(why) = over_disk => {
-                let text = format!("its executor: {why}");
+                let text = cause::sentence("executor", &[]) + why;
                 End::by_agent(TaskState::Failed, v1::Reason::LimitDisk, text)
             }
             _ if executor.is_some_and(|executor| executor.is_mute) => {
                 let waited = self.setup.executor_timeout_ms / 1_000;
                 let reason = v1::Reason::ExecutorRegistrationTimeout;
-                let text = format!("its executor did not subscribe in {waited} s, and was ended");
+                let text = cause::sentence("executor-silent", &[&waited.to_string()]);
                 End::by_agent(TaskState::Failed, reason, text)
             }
             _ if ended.out_of_memory => End {

@@ -2,7 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::TaskState;
+use argosy_state::task::{TaskState, cause};
 
 use crate::core::course::Course;
 use crate::core::facts::TaskFacts;
@@ -17,7 +17,7 @@ pub(super) struct Cause {
 
 impl Cause {
     pub(super) fn new(what: &str, failed: Option<v1::Reason>) -> Self {
-        let words = format!("its group ended because {what}");
+        let words = cause::sentence("group-ended", &[]) + what;
         Self { words, failed }
     }
 }

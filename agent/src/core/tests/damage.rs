@@ -147,6 +147,7 @@ fn host(world: &mut World, order: u64, spec: v1::TaskSpec) {
     let said = ExecutorSaid::Subscribed {
         tasks: Vec::new(),
         unacknowledged: Vec::new(),
+        version: 1,
     };
     executor(world, order, said);
 }

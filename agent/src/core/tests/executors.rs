@@ -61,6 +61,7 @@ impl World {
             ExecutorSaid::Subscribed {
                 tasks: tasks.to_vec(),
                 unacknowledged: unacknowledged.to_vec(),
+                version: 1,
             },
         );
     }

@@ -530,3 +530,29 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
         assert!(!world.core.facts().tasks.contains_key(&instance(1)));
     }
 }
+
+#[test]
+fn an_update_names_what_it_says_by_codes_and_what_comes_from_outside_by_its_length() {
+    let mut world = running();
+    world.exited(2, How::Code(1));
+    world.sync();
+    stopped(&mut world, 3);
+    stopped(&mut world, 1);
+    world.report();
+    let tasks = &world.core.facts().tasks;
+    let updates = tasks.values().flat_map(|task| &task.updates);
+    let named: Vec<_> = updates
+        .filter(|update| !update.causes.is_empty())
+        .map(|update| {
+            let cause = &update.causes[0];
+            let detail = &update.text[update.text.len() - update.detail_bytes as usize..];
+            (cause.code.clone(), cause.arguments.clone(), detail)
+        })
+        .collect();
+    let wanted = ("group-task-failed".to_owned(), vec!["b".to_owned()]);
+    assert!(!named.is_empty());
+    for (code, arguments, detail) in named {
+        assert_eq!((code, arguments), wanted);
+        assert!(detail.contains("it ended"), "{detail}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
+use argosy_proto::versions::Versions;
 use argosy_state::digest::HeldKind;
 
 use super::world::World;
@@ -47,6 +48,35 @@ fn a_higher_epoch_is_on_disk_before_anything_in_it_is_done() {
     world.expect_all(&["persist epoch 6 life 1", "persist order 2: kill 1"]);
     world.sync();
     world.expect(&["kill 1 in 0"]);
+}
+
+#[test]
+fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_range_is_not() {
+    let registered = |oldest, newest| {
+        let versions = Versions { oldest, newest };
+        let mut world = World::new();
+        world.connect();
+        world.quiet();
+        world.hear(Say::Registered(v1::Registered {
+            agent_id: "agent-1".into(),
+            incarnation: world.core.facts().identity.tried[0],
+            heartbeat_interval_ms: 1_000,
+            equal: true,
+            protocol: Some(versions.first()),
+        }));
+        world.sync();
+        world
+    };
+    let newest = Versions::OWN.newest;
+    let world = registered(newest + 1, newest + 2);
+    let release = env!("CARGO_PKG_VERSION");
+    let why = format!(
+        "hang up: this agent refuses the master (protocol-version): protocol: the master of release {release:?} speaks versions 2 to 3 of argosy.v1, and this program version 1: upgrade this program"
+    );
+    assert!(world.said.contains(&why), "{:?}", world.said);
+    assert_eq!(world.core.facts().identity.agent, None);
+    let world = registered(1, newest + 1);
+    assert!(world.core.facts().identity.agent.is_some());
 }
 
 #[test]

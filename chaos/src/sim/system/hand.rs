@@ -7,6 +7,7 @@ use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClie
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
 use argosy_state::ids::OfferId;
+use argosy_state::level::Level;
 
 use super::world::{Order, RAFT, World, master_name};
 use crate::history::{Operation, Outcome};
@@ -46,6 +47,7 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
         let done = match order {
             Order::Join(place) => join(&world, &client, place).await,
             Order::Remove(place) => remove(&world, &client, place).await,
+            Order::RaiseLevel => raise_level(&world, &client).await,
             order => carry_out(&world, &client, order, count).await,
         };
         world.kept().hand_works = false;
@@ -53,6 +55,27 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
             true => "orders of the hand done",
             false => "orders of the hand not done",
         });
+    }
+}
+
+/// Asked for again until it is done: a master that is down does not report which levels it knows.
+async fn raise_level(world: &World, client: &OperatorClient) -> bool {
+    let level = Level::NEWEST.0;
+    match client.raise_level(v1::RaiseLevelRequest { level }).await {
+        Ok(reply) if reply.level == level => {
+            world.notes.count("levels raised");
+            true
+        }
+        Ok(reply) => {
+            let words = format!("the level is {} after a raise to {level}", reply.level);
+            world.notes.violation(words);
+            true
+        }
+        Err(why) => {
+            note_reason(world, &why);
+            world.kept().orders.push_back(Order::RaiseLevel);
+            false
+        }
     }
 }
 
@@ -187,7 +210,7 @@ async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: 
             }
             return false;
         }
-        Order::Join(_) | Order::Remove(_) | Order::ListOffers => return false,
+        Order::Join(_) | Order::Remove(_) | Order::RaiseLevel | Order::ListOffers => return false,
         Order::Teardown(framework_id) => {
             return tear_down(world, client, framework_id, count).await;
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use argosy_agent::{BootClock, Ground, MadeUp};
 use argosy_client::ConnectorConfig;
 use argosy_raft::{SnapshotPolicy, Surroundings, Timing};
+use argosy_state::level::Level;
 use futures::future::{FutureExt as _, LocalBoxFuture};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -52,9 +53,8 @@ async fn live<const PORTS: usize>(
     Err(format!("{name} ended: {ended}").into())
 }
 
-/// Returns why it ended.
-async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> String {
-    let name = master_name(place);
+/// How a master is configured.
+fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Config {
     let address = |place, port| format!("{}:{port}", master_name(place));
     let mut config = argosy_master::Config::new(
         PathBuf::from("/nowhere"),
@@ -77,7 +77,16 @@ async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> 
     config.framework_timeout_ms = FRAMEWORK_TIMEOUT_MS;
     config.framework_grace_ms = FRAMEWORK_GRACE_MS;
     config.office_lease_ms = world.act.office_lease_ms();
+    if world.raise_at.is_some() {
+        config.founding_level = Level::RELEASE_0_1;
+    }
     config.seed = chance.next();
+    config
+}
+
+/// Returns why it ended.
+async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> String {
+    let config = config(&world, place, &mut chance);
     let mut entropy = [0; 32];
     for part in entropy.chunks_mut(8) {
         part.copy_from_slice(&chance.next().to_be_bytes());
@@ -88,7 +97,7 @@ async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> 
         raft: Surroundings {
             listener,
             dialer: seat.dialer,
-            wall: world.walls.of(&name),
+            wall: world.walls.of(&master_name(place)),
         },
         raft_runtime: Handle::current(),
         memory: Some(world.stores[place].clone()),

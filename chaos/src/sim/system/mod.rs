@@ -50,6 +50,8 @@ pub struct Options {
     pub faults: Duration,
     /// How long everything may take to be as it should when the faults have ended, and again to come to rest.
     pub healing: Duration,
+    /// The cluster begins at the feature level of release 0.1.0, and an operator raises it while faults come.
+    pub upgrade: bool,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             frameworks: 3,
             faults: Duration::from_secs(20),
             healing: Duration::from_secs(40),
+            upgrade: false,
         }
     }
 }
@@ -71,6 +74,7 @@ impl Options {
         Self {
             masters: if seed.is_multiple_of(4) { 5 } else { 3 },
             agents: 2 + (seed % 7) as usize,
+            upgrade: seed % 5 == 2,
             ..Self::default()
         }
     }

@@ -109,6 +109,8 @@ pub(super) struct Nemesis {
     frameworks: usize,
     chance: Chance,
     next: Duration,
+    /// When the feature level is to be raised, until it was asked for.
+    raise_at: Option<Duration>,
     links: Links,
     broken: Timetable<Broken>,
     /// Who was last seen to lead.
@@ -124,6 +126,7 @@ impl Nemesis {
         Self {
             chance: Chance::new(world.seed).fork(1),
             links: Links::new(world.cuts.clone()),
+            raise_at: world.raise_at,
             world,
             frameworks,
             next: Duration::from_secs(3),
@@ -141,6 +144,10 @@ impl Nemesis {
             self.mend(stage, broken);
         }
         self.world.forget_wiped();
+        if self.raise_at.is_some_and(|at| at <= now) {
+            self.raise_at = None;
+            self.world.kept().orders.push_back(Order::RaiseLevel);
+        }
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(30, 1_000));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);

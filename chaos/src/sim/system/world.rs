@@ -100,6 +100,8 @@ pub(super) struct World {
     /// Of all masters that there can be; the first are the founders.
     pub(super) stores: Arc<Vec<MemoryStore>>,
     pub(super) founders: usize,
+    /// When an operator raises the feature level of a cluster that begins at a former one.
+    pub(super) raise_at: Option<Duration>,
     pub(super) machines: Arc<Vec<Machine>>,
     /// How long all masters do not run, and then go on as if nothing had been.
     pub(super) freezes: watch::Sender<Duration>,
@@ -199,6 +201,8 @@ pub(super) enum Order {
     Deactivate(String),
     Reactivate(String),
     MarkGone(String),
+    /// Raises the feature level, until it is done.
+    RaiseLevel,
     /// Asks the leader which offers are open.
     ListOffers,
 }
@@ -237,6 +241,8 @@ impl World {
             let chance = chance.fork(place as u64 + 200);
             Machine::new(&agent_name(place), ledger.clone(), chance)
         };
+        let latest_ms = options.faults.as_millis() as u64;
+        let raise_at = Duration::from_millis(chance.fork(300).between(1_000, latest_ms.max(2_000)));
         let places = options.masters.max(MOST_MASTERS);
         let kept = Kept {
             absent: (options.masters..places).collect(),
@@ -247,6 +253,7 @@ impl World {
             act: Act::of(seed),
             stores: Arc::new((0..places).map(store).collect()),
             founders: options.masters,
+            raise_at: options.upgrade.then_some(raise_at),
             machines: Arc::new((0..options.agents).map(machine).collect()),
             freezes: watch::Sender::new(Duration::ZERO),
             notes,

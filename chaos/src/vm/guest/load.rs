@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use argosy_client::{AgentUplink, CallError, OperatorClient};
-use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use tokio::task::JoinSet;
 
 use super::super::judge;
@@ -36,10 +37,7 @@ async fn hello() -> anyhow::Result<String> {
         ..Default::default()
     };
     let hello = v1::Hello {
-        protocol: Some(v1::Protocol {
-            version: PROTOCOL_VERSION,
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-        }),
+        protocol: Some(Versions::OWN.first()),
         tried_incarnations: vec![nonce],
         nonce,
         boot_id: format!("{nonce:016x}"),

@@ -33,9 +33,16 @@ struct Batch {
     commands: Vec<Vec<u8>>,
 }
 
-/// The digest after each entry of the log, which begins with the first one. Up to the raise of the level both releases
-/// must write the same records.
-pub(super) fn replay(store: &Path) -> BTreeMap<u64, u128> {
+/// What was found in a log, which begins with the first entry.
+pub(super) struct Replayed {
+    /// The digest after each entry.
+    pub(super) digests: BTreeMap<u64, u128>,
+    /// The level in the end.
+    pub(super) level: Level,
+}
+
+/// Applies a log by both releases. Up to the raise of the level they must write the same records.
+pub(super) fn replay(store: &Path) -> Replayed {
     let mut options = Options::default();
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_compression_type(DBCompressionType::Lz4);
@@ -75,6 +82,6 @@ pub(super) fn replay(store: &Path) -> BTreeMap<u64, u128> {
         }
         digests.insert(index, registry.digest());
     }
-    assert!(former.is_none(), "the level was raised");
-    digests
+    let level = registry.level();
+    Replayed { digests, level }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use argosy_proto::v1;
 
+use super::stream::announcing;
 use super::surplus::Surplus;
 use super::{Effect, Question, Session, local};
 use crate::scheduler::Outcome;
@@ -191,7 +192,7 @@ impl Session {
         self.former_info = Some(std::mem::replace(&mut self.identity.info, info.clone()));
         let request = v1::UpdateFrameworkRequest {
             call: None,
-            info: Some(info),
+            info: Some(announcing(&info)),
         };
         self.calls.add(key, Request::UpdateFramework(request));
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_proto::v1;
+use argosy_proto::versions::Versions;
+use argosy_state::capability::FrameworkCapability;
 
 use super::{Effect, Notice, Session, local};
 use crate::failure::Refusal;
@@ -11,6 +13,16 @@ use crate::scheduler::{Outcome, SchedulerError, Subscription, is_terminal};
 
 /// Longest pause between two attempts to subscribe, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 1_000;
+
+/// What the scheduler says of itself, and what this SDK does for it.
+pub(super) fn announcing(info: &v1::FrameworkInfo) -> v1::FrameworkInfo {
+    let mut info = info.clone();
+    let heartbeats = FrameworkCapability::Heartbeats.name();
+    if !info.capabilities.iter().any(|name| name == heartbeats) {
+        info.capabilities.push(heartbeats.to_owned());
+    }
+    info
+}
 
 impl Session {
     pub(super) fn subscribe(&mut self, now_ms: u64) {
@@ -25,17 +37,13 @@ impl Session {
             });
         }
         let request = v1::SubscribeRequest {
-            protocol: Some(v1::Protocol {
-                version: PROTOCOL_VERSION,
-                release: env!("CARGO_PKG_VERSION").into(),
-            }),
-            info: Some(self.identity.info.clone()),
+            protocol: Some(Versions::OWN.first()),
+            info: Some(announcing(&self.identity.info)),
             framework_id: self.identity.framework_id.clone().unwrap_or_default(),
             session: self.identity.session,
             held,
             filters: self.offers.filters(now_ms),
             cluster_id: self.cluster_id.clone(),
-            sends_heartbeats: true,
         };
         // The first attempt goes at once; a master that takes streams and drops them is not hammered.
         let pause_ms = match self.failures {
@@ -145,6 +153,12 @@ impl Session {
     }
 
     fn subscribed(&mut self, subscribed: v1::Subscribed) {
+        let said = subscribed.protocol.as_ref();
+        let agreed = said.map(|said| Versions::OWN.negotiated("the master", said));
+        if let Some(Err(why)) = agreed {
+            let refusal = Refusal::of_versions(&why);
+            return self.end(Err(SchedulerError::Refused(refusal)));
+        }
         self.is_subscribed = true;
         self.failures = 0;
         self.identity.framework_id = Some(subscribed.framework_id.clone());

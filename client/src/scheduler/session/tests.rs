@@ -1,6 +1,7 @@
 //! The session core by itself: inputs in, effects compared.
 
 use argosy_proto::v1;
+use argosy_proto::versions::Versions;
 use tonic::Code;
 
 use super::*;
@@ -612,4 +613,53 @@ fn a_refused_task_is_named_by_its_operation_also_by_masters_that_only_count() {
         };
         assert_eq!((refused[0].operation, refused[0].task), (Some(1), Some(1)));
     }
+}
+
+#[test]
+fn a_master_of_other_versions_of_the_protocol_ends_the_session_and_one_of_a_wider_range_does_not() {
+    let newest = Versions::OWN.newest;
+    for (oldest, is_refused) in [(newest + 1, true), (newest, false)] {
+        let mut world = World::subscribed();
+        let versions = Versions {
+            oldest,
+            newest: newest + 1,
+        };
+        let effects = world.event(v1::event::Event::Subscribed(v1::Subscribed {
+            framework_id: "framework-1".into(),
+            protocol: Some(versions.first()),
+            ..Default::default()
+        }));
+        let ended = effects.iter().find_map(|effect| match effect {
+            Effect::End(Err(SchedulerError::Refused(refusal))) => Some(refusal),
+            _ => None,
+        });
+        assert_eq!(ended.is_some(), is_refused);
+        if let Some(refusal) = ended {
+            assert_eq!(refusal.reason, "protocol-version");
+            assert!(
+                refusal.message.ends_with("upgrade this program"),
+                "{refusal}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_sdk_announces_that_it_sends_heartbeats() {
+    let mut world = World::subscribed();
+    let info = v1::FrameworkInfo {
+        capabilities: vec!["gpus".into()],
+        ..Default::default()
+    };
+    let effects = world.ask(|key| Command::UpdateFramework(key, info));
+    let sent = format!("{effects:?}");
+    assert!(
+        sent.contains(r#"capabilities: ["gpus", "heartbeats"]"#),
+        "{sent}"
+    );
+    let subscribed = format!("{:?}", world.close());
+    assert!(
+        subscribed.contains(r#"capabilities: ["gpus", "heartbeats"]"#),
+        "{subscribed}"
+    );
 }

@@ -195,7 +195,7 @@ impl Run {
         let roles: &[&str] = [&["a"][..], &["b"], &["a", "b"], &["c"]][self.dice.below(4)];
         let labels: &[(&str, &str)] = [
             &[][..],
-            &[(crate::allocator::GPUS_LABEL, "true")],
+            &[("argosy.offers/gpus", "true")],
             &[(crate::allocator::MINIMUM_LABEL, "cpus:2")],
         ][self.dice.below(3)];
         self.frameworks

@@ -3,7 +3,7 @@
 use argosy_state::command::Operation;
 
 use super::world::{World, parse, role};
-use crate::allocator::{GPUS_LABEL, MINIMUM_LABEL, Settings, Stream};
+use crate::allocator::{MINIMUM_LABEL, Settings, Stream};
 
 #[test]
 fn only_registered_agents_with_a_link_are_offered() {
@@ -91,7 +91,10 @@ fn gpus_go_only_to_those_who_ask_for_them() {
     assert_eq!(offer.resources, parse("cpus:2;mem:64"));
     world.decline(&offer, Some(60_000));
     assert_eq!(world.offered(), [], "the gpu does not make it more");
-    let wants = world.framework_with(&["b"], &[(GPUS_LABEL, "true"), (MINIMUM_LABEL, "gpus:1")]);
+    let wants = world.framework_with(
+        &["b"],
+        &[("argosy.offers/gpus", "true"), (MINIMUM_LABEL, "gpus:1")],
+    );
     let offer = world.offers().remove(0);
     assert_eq!(
         (offer.framework, &offer.resources),

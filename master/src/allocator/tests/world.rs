@@ -255,6 +255,7 @@ impl World {
             state: TaskState::Finished,
             source: Source::Task,
             reason: Reason::CommandExited,
+            causes: Vec::new(),
             message: String::new(),
             exit: None,
             standing: Standing::default(),

@@ -69,7 +69,7 @@ impl Office {
 
 fn info() -> AgentInfo {
     AgentInfo {
-        order_kinds: ["kill".to_owned(), "limits".to_owned()].into(),
+        capabilities: ["kill".to_owned(), "of-a-later-release".to_owned()].into(),
         largest_sizes: Sizes {
             open_files: Some(4_096),
             ..Sizes::default()
@@ -95,7 +95,7 @@ fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise
         stored(&office),
         level::reported(Level::RELEASE_0_1, &info())
     );
-    assert!(stored(&office).order_kinds.is_empty());
+    assert!(stored(&office).capabilities.is_empty());
     office.again();
     let again = office.registered(2, Some(AgentId(1)), info());
     assert_eq!(again, [], "nothing is new at this level");

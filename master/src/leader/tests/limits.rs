@@ -113,7 +113,9 @@ fn an_agent_that_announces_the_kind_of_an_order_gets_it() {
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     hello.info.changes_limits = false;
-    hello.info.order_kinds = ["kill", "launch", "limits"].map(ToOwned::to_owned).into();
+    hello.info.capabilities = ["limits", "of-a-later-release"]
+        .map(ToOwned::to_owned)
+        .into();
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[("a", 1)]);
@@ -134,6 +136,7 @@ fn an_agent_that_has_become_one_of_an_earlier_release_gets_a_void_order() {
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     hello.info.changes_limits = false;
+    hello.info.capabilities.clear();
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[("a", 1)]);
@@ -145,6 +148,6 @@ fn an_agent_that_has_become_one_of_an_earlier_release_gets_a_void_order() {
     "#]]);
     world.call(change("a", 8));
     world.expect(&expect![[r#"
-        call-4: refused invalid: task_id: agent-1 is of a release that cannot change limits of a task: upgrade it, or launch the task anew
+        call-4: refused agent-incapable: agent-1 does not announce the capability limits, which a change of limits needs: leave that out, use another agent, or upgrade this one
     "#]]);
 }

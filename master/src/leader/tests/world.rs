@@ -248,6 +248,7 @@ impl World {
                 let held = index.map(|index| index.held).unwrap_or_default();
                 HeldKind::ALL.map(|kind| (kind, held.of(kind))).into()
             },
+            version: 1,
         }
     }
 
@@ -295,6 +296,7 @@ impl World {
             state,
             source: Source::Agent,
             reason: Reason::None,
+            causes: Vec::new(),
             message: String::new(),
             exit: None,
             standing: Standing::default(),
@@ -325,11 +327,8 @@ impl World {
         Subscription {
             cluster: Some(self.registry.cluster().facts.id),
             framework: Some(framework),
-            session: record.session,
-            info: record.info.clone(),
             held: held.iter().map(|id| self.held(id)).collect(),
-            filters: Vec::new(),
-            sends_heartbeats: false,
+            ..new_framework(record.session, record.info.clone())
         }
     }
 
@@ -607,6 +606,7 @@ pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
         },
         floor: OrderIndex::default(),
         digests: [(HeldKind::Task, 0)].into(),
+        version: 1,
     }
 }
 
@@ -619,6 +619,7 @@ pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> Subscription {
         info,
         held: Vec::new(),
         filters: Vec::new(),
+        version: 1,
         sends_heartbeats: false,
     }
 }

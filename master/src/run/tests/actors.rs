@@ -244,10 +244,7 @@ async fn register(cluster: &Cluster, principal: &str, place: usize) {
 }
 
 fn protocol() -> Option<v1::Protocol> {
-    Some(v1::Protocol {
-        version: argosy_proto::PROTOCOL_VERSION,
-        release: "test".to_owned(),
-    })
+    Some(argosy_proto::versions::Versions::OWN.first())
 }
 
 fn is_operate(command: &Command) -> bool {

@@ -4,6 +4,8 @@ use std::pin::Pin;
 
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::operator_client::OperatorClient;
+use argosy_proto::v1::{Consistency, FromAgent, GetClusterRequest, Hello, from_agent, to_agent};
+use argosy_proto::versions::{self, Versions};
 use axum::body::HttpBody as _;
 use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -301,6 +303,68 @@ async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() 
             assert!(status.message().contains(says), "{call}: {status}");
         }
     }
+    masters.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_other_versions_is_refused_and_each_reply_names_those_of_its_master() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let own = Versions::OWN;
+    for place in [leader, (leader + 1) % 3] {
+        let ask = async |range: Option<&str>| {
+            let mut operator = OperatorClient::new(channel(&masters.api[place]));
+            let mut request = tonic::Request::new(GetClusterRequest {
+                consistency: Consistency::Local.into(),
+            });
+            if let Some(range) = range {
+                let range = range.try_into().unwrap();
+                request.metadata_mut().insert(versions::HEADER, range);
+            }
+            let answer = operator.get_cluster(request).await;
+            answer.map(|answer| answer.metadata().get(versions::HEADER).unwrap().clone())
+        };
+        // As a client of release 0.1.0, of this one and of a later one.
+        let later = format!("1-{}", own.newest + 1);
+        for range in [None, Some(own.header()), Some(later)] {
+            let named = ask(range.as_deref()).await.unwrap();
+            assert_eq!(named, own.header());
+        }
+        let status = ask(Some("7-9")).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, versions::CODE);
+        let text = status.message();
+        assert!(
+            text.contains("versions 7 to 9") && text.ends_with("upgrade this program"),
+            "{text}"
+        );
+        let status = ask(Some("new")).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
+    masters.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_of_other_versions_is_refused_with_the_code_and_both_ranges() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let (oldest, newest) = (7, 9);
+    let hello = Hello {
+        protocol: Some(Versions { oldest, newest }.first()),
+        ..Hello::default()
+    };
+    let message = Some(from_agent::Message::Hello(hello));
+    let mut agent = AgentsClient::new(channel(&masters.api[leader]));
+    let said = futures::stream::iter([FromAgent { message }]);
+    let said = futures::StreamExt::chain(said, futures::stream::pending());
+    let mut stream = agent.connect(said).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    let Some(to_agent::Message::Refused(refused)) = first.message else {
+        panic!("{first:?}");
+    };
+    assert_eq!(refused.code, versions::CODE);
+    assert!(refused.text.contains("versions 7 to 9"), "{}", refused.text);
     masters.end().await;
 }
 

@@ -46,6 +46,7 @@ impl Links {
             info: framework_info("load"),
             held: Vec::new(),
             filters: Vec::new(),
+            version: 1,
             sends_heartbeats: false,
         });
         let subscribe = Input::Subscribe {
@@ -67,6 +68,7 @@ impl Links {
             info: register.info,
             floor: OrderIndex(0),
             digests: Default::default(),
+            version: 1,
         });
         let hello = Input::AgentHello {
             link: agent,

@@ -20,7 +20,7 @@ fn channel(address: &str) -> Channel {
 
 async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Event>, String> {
     let request = v1::SubscribeRequest {
-        protocol: Some(crate::leader::protocol()),
+        protocol: Some(argosy_proto::versions::Versions::OWN.first()),
         // A framework without an id is known by it.
         session,
         info: Some(v1::FrameworkInfo {

@@ -6,15 +6,15 @@
 use crate::Registry;
 use crate::actor::Actor;
 use crate::command::{
-    AgentUpdate, Command, Entry, FrameworkDecision, Operate, Operation, Outcome, Position,
-    Proposed, Rejection, Reply, Subscribe, UpdateTasks,
+    Acknowledge, AgentUpdate, CallAction, Command, Entry, FrameworkDecision, Operate, Operation,
+    Outcome, Position, Proposed, Rejection, Reply, Subscribe, UpdateTasks,
 };
 use crate::framework::{Answer, AnswerOutcome};
 use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
 use crate::limits;
 use crate::task::{
-    Check, CheckKind, HealthCheck, Reason, Run, Source, Standing, TaskSpec, TaskState, TaskVolume,
-    Uri, VolumeSource,
+    Check, CheckKind, HealthCheck, Limits, Reason, Run, Source, Standing, TaskSpec, TaskState,
+    TaskVolume, Uri, VolumeSource,
 };
 use crate::testing::{World, framework_info, key, registration, spec};
 
@@ -418,6 +418,7 @@ fn end_all(world: &mut World, id: FrameworkId, agent: AgentId) {
         state: TaskState::Finished,
         source: Source::Task,
         reason: Reason::CommandExited,
+        causes: Vec::new(),
         message: String::new(),
         exit: None,
         standing: Standing::default(),
@@ -537,8 +538,91 @@ fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
         key: key(id, "e"),
         ..last
     };
-    registry.put_finished(last);
+    registry.put_finished(last, &mut limits::DROPPED_RECORDS.clone());
     assert!(registry.index.bytes.history <= limits::FINISHED_TASK_BYTES);
     assert!(registry.finished_task(&key(id, "heavy")).is_none());
     assert!(registry.finished_task(&key(id, "e")).is_some());
+}
+
+/// Tasks with as many records as there can be: limits and their change, and long messages.
+fn laden(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String]) {
+    for name in names {
+        let mut task = spec(name, "cpus:0.001");
+        task.environment.insert("A".to_owned(), "v".to_owned());
+        let offer = world.promise(id, agent, "cpus:0.001");
+        world.accept(id, vec![offer], vec![task.clone()]);
+        let limits = Limits {
+            pids: Some(50),
+            ..Limits::default()
+        };
+        world.call(
+            id,
+            CallAction::UpdateLimits {
+                task: task.task,
+                limits,
+            },
+        );
+        let key = key(id, name);
+        for state in [TaskState::Running, TaskState::Finished] {
+            let task = world.registry.task(&key).unwrap();
+            let update = AgentUpdate {
+                key: key.clone(),
+                order: task.order,
+                number: task.reported + 1,
+                state,
+                source: Source::Agent,
+                reason: Reason::None,
+                causes: Vec::new(),
+                message: "m".repeat(100),
+                exit: None,
+                standing: Standing::default(),
+                limits: None,
+                wall_ms: 0,
+            };
+            let updates = vec![update];
+            world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));
+        }
+    }
+}
+
+#[test]
+fn acknowledged_ends_change_at_most_a_thousand_records_however_full_the_history_is() {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000");
+    let id = world.subscribe("many");
+    let most = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
+    let acknowledge = |world: &World| {
+        let ends = world.registry.tasks_of(id);
+        Command::Acknowledge(Acknowledge {
+            framework: id,
+            session: world.registry.framework(id).unwrap().session,
+            updates: ends
+                .map(|task| (task.key.task.clone(), task.latest.revision))
+                .collect(),
+        })
+    };
+    let mut changed = 0;
+    for round in 0..3 {
+        let names: Vec<String> = (0..most).map(|at| format!("t{round}-{at}")).collect();
+        laden(&mut world, id, agent, &names);
+        let command = acknowledge(&world);
+        if round < 2 {
+            assert_eq!(world.apply(command).outcome, Ok(Reply::Done));
+            continue;
+        }
+        // As if the histories were far beyond their bytes: each end that comes drops all that it may.
+        let mut registry = world.registry.clone();
+        registry.index.bytes.history = 4 * limits::FINISHED_TASK_BYTES;
+        let commands = vec![Proposed {
+            ticket: world.ticket(),
+            actor: Actor::default(),
+            command,
+        }];
+        let at = world.now;
+        registry.apply(registry.applied() + 1, &Entry { at, commands });
+        changed = registry.take_changes().len();
+        assert!(registry.finished_tasks.len() < 3 * most);
+    }
+    assert!(changed <= limits::RECORDS_PER_COMMAND, "{changed}");
+    assert!(changed > limits::RECORDS_PER_COMMAND / 2, "{changed}");
 }

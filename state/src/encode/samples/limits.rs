@@ -77,7 +77,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         ..registration(info.clone())
     };
     let announcing = AgentInfo {
-        order_kinds: ["kill", "launch", "limits"].map(ToOwned::to_owned).into(),
+        capabilities: ["kill", "launch", "limits"].map(ToOwned::to_owned).into(),
         ..able.info.clone()
     };
     let announcing = RegisterAgent {
@@ -249,6 +249,7 @@ pub(super) fn changed() -> Vec<Task> {
             revision: revision(43, 2),
             outcome,
             before,
+            is_second: false,
         }),
         ..task(name)
     });

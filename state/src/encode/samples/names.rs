@@ -65,7 +65,17 @@ const PARTED: [(&str, &[Kind]); 9] = [
     ("web-8", LIMITED),
     ("web-81", LIMITED),
     ("web-82", LIMITED),
-    ("web-83", LIMITED),
+    (
+        "web-83",
+        &[
+            FACTS,
+            SPEC,
+            STATUS,
+            RecordKey::TaskLimits,
+            RecordKey::SecondLimits,
+            RecordKey::LimitsChange,
+        ],
+    ),
     ("web-84", &[FACTS, SPEC, STATUS]),
     ("web-9", &[FACTS, SPEC, STATUS, RecordKey::TaskMessage]),
 ];

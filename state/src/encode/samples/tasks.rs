@@ -75,6 +75,7 @@ pub(super) fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> Upda
         state,
         source: Source::Task,
         reason: Reason::CommandExited,
+        causes: Vec::new(),
         message: "done".to_owned(),
         exit,
         standing: Standing::default(),

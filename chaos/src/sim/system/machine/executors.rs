@@ -207,6 +207,7 @@ impl Machine {
         Some(ExecutorSaid::Subscribed {
             tasks: first.tasks,
             unacknowledged: first.unacknowledged,
+            version: argosy_proto::versions::Versions::OWN.newest,
         })
     }
 

@@ -1,0 +1,208 @@
+//! Versions of `argosy.v1`: the range that each program speaks, and the newest version that two of them share.
+//!
+//! A stream negotiates with its first message and the answer to it ([`v1::Protocol`]); other calls and their replies name
+//! the range in the header [`HEADER`]. A program of release 0.1.0 names no range: it speaks version 1.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::v1;
+
+/// Names the range of its sender, as "1-2", in requests and in all replies of a master.
+pub const HEADER: &str = "argosy-protocol";
+
+/// The code with which a peer is refused that has no version in common.
+pub const CODE: &str = "protocol-version";
+
+/// A range of versions, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest.
+    pub oldest: u32,
+    /// The newest.
+    pub newest: u32,
+}
+
+/// Two programs that do not understand each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "protocol: {peer} speaks {theirs} of argosy.v1, and this program {own}: upgrade {}",
+    if theirs.newest < own.oldest { peer } else { "this program" }
+)]
+pub struct NoCommonVersion {
+    /// The other program, with its release if it names one.
+    pub peer: String,
+    /// What it speaks.
+    pub theirs: Versions,
+    /// What this program speaks.
+    pub own: Versions,
+}
+
+/// A text that names no range of versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("name the oldest and the newest version, as 1-2")]
+pub struct NoVersions;
+
+impl Versions {
+    /// Those of this release.
+    pub const OWN: Self = Self {
+        oldest: 1,
+        newest: 1,
+    };
+
+    /// Those that a message reports.
+    #[must_use]
+    pub fn of(protocol: &v1::Protocol) -> Self {
+        match protocol.newest_version {
+            0 => Self {
+                oldest: protocol.version,
+                newest: protocol.version,
+            },
+            newest => Self {
+                oldest: protocol.oldest_version,
+                newest,
+            },
+        }
+    }
+
+    /// The newest version that both sides speak.
+    ///
+    /// # Errors
+    /// [`NoCommonVersion`], which names the peer and what helps.
+    pub fn common(self, theirs: Self, peer: &str) -> Result<u32, NoCommonVersion> {
+        let (oldest, newest) = (
+            self.oldest.max(theirs.oldest),
+            self.newest.min(theirs.newest),
+        );
+        if oldest <= newest {
+            return Ok(newest);
+        }
+        let peer = peer.to_owned();
+        Err(NoCommonVersion {
+            peer,
+            theirs,
+            own: self,
+        })
+    }
+
+    /// The newest version that both sides of a stream speak, by what the peer has said first.
+    ///
+    /// # Errors
+    /// [`NoCommonVersion`].
+    pub fn negotiated(self, peer: &str, said: &v1::Protocol) -> Result<u32, NoCommonVersion> {
+        let peer = match said.release.as_str() {
+            "" => peer.to_owned(),
+            release => format!("{peer} of release {release:?}"),
+        };
+        self.common(Self::of(said), &peer)
+    }
+
+    /// What the side says that begins: in the oldest version, which the other one is most likely to read.
+    #[must_use]
+    pub fn first(self) -> v1::Protocol {
+        self.answer(self.oldest)
+    }
+
+    /// What the other side answers once a version is agreed on.
+    #[must_use]
+    pub fn answer(self, version: u32) -> v1::Protocol {
+        v1::Protocol {
+            version,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            oldest_version: self.oldest,
+            newest_version: self.newest,
+        }
+    }
+
+    /// The value of [`HEADER`].
+    #[must_use]
+    pub fn header(self) -> String {
+        format!("{}-{}", self.oldest, self.newest)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.oldest == self.newest {
+            true => write!(out, "version {}", self.newest),
+            false => write!(out, "versions {} to {}", self.oldest, self.newest),
+        }
+    }
+}
+
+impl FromStr for Versions {
+    type Err = NoVersions;
+
+    fn from_str(text: &str) -> Result<Self, NoVersions> {
+        let (oldest, newest) = text.split_once('-').ok_or(NoVersions)?;
+        let number = |text: &str| text.parse::<u32>().map_err(|_| NoVersions);
+        let (oldest, newest) = (number(oldest)?, number(newest)?);
+        match oldest <= newest {
+            true => Ok(Self { oldest, newest }),
+            false => Err(NoVersions),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(oldest: u32, newest: u32) -> Versions {
+        Versions { oldest, newest }
+    }
+
+    #[test]
+    fn two_programs_speak_the_newest_version_that_both_know() {
+        let common = |one: (u32, u32), other: (u32, u32)| {
+            let (one, other) = (range(one.0, one.1), range(other.0, other.1));
+            let newest = one.common(other, "a master").ok();
+            assert_eq!(newest, other.common(one, "a client").ok());
+            newest
+        };
+        assert_eq!(common((1, 1), (1, 1)), Some(1));
+        assert_eq!(common((1, 3), (2, 4)), Some(3));
+        assert_eq!(common((1, 4), (1, 2)), Some(2));
+        assert_eq!(common((1, 2), (3, 4)), None);
+    }
+
+    #[test]
+    fn a_refusal_names_both_ranges_and_the_one_to_upgrade() {
+        let text = |own: Versions, theirs: Versions| {
+            let said = theirs.first();
+            let refused = own.negotiated("the client", &said).unwrap_err();
+            refused.to_string()
+        };
+        let release = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            text(range(2, 3), range(1, 1)),
+            format!(
+                "protocol: the client of release {release:?} speaks version 1 of argosy.v1, and this program versions 2 to 3: upgrade the client of release {release:?}"
+            )
+        );
+        assert!(text(range(1, 1), range(2, 3)).ends_with("upgrade this program"));
+    }
+
+    #[test]
+    fn release_0_1_0_speaks_version_1_and_reads_what_this_one_says_first() {
+        let theirs = v1::Protocol {
+            version: 1,
+            release: "0.1.0".to_owned(),
+            ..v1::Protocol::default()
+        };
+        assert_eq!(Versions::OWN.negotiated("a master", &theirs), Ok(1));
+        assert_eq!(range(2, 3).negotiated("a master", &theirs).ok(), None);
+        // It compares the one number that it knows.
+        assert_eq!(Versions::OWN.first().version, theirs.version);
+    }
+
+    #[test]
+    fn a_header_reads_back() {
+        for versions in [Versions::OWN, range(1, 1), range(2, 30)] {
+            assert_eq!(versions.header().parse(), Ok(versions));
+        }
+        for text in ["", "1", "2-1", "a-b", "1-2-3", "-1"] {
+            assert_eq!(text.parse::<Versions>(), Err(NoVersions), "{text}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Capabilities: what agents and frameworks announce that not every release of them has.
+//!
+//! Names, so that a master keeps those that it does not know and ignores them. The list is in `docs/protocol.md`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::limits;
+use crate::task::TaskSpec;
+
+/// The names that one agent or framework announces, those of later releases included.
+pub type Announced = BTreeSet<String>;
+
+/// A name that this release does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no capability of this name is known")]
+pub struct UnknownCapability;
+
+/// What an agent can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AgentCapability {
+    /// It takes launches. Every release does, announced or not.
+    Launch,
+    /// It takes kills. Every release does, announced or not.
+    Kill,
+    /// It takes orders that change the limits of tasks. Agents of release 0.1 announce it by a field of its own.
+    Limits,
+    /// It ends tasks by the signal of their kill policy.
+    KillSignal,
+    /// It asks the registry of an image when the task says.
+    ImagePull,
+    /// It shows host paths at other paths than the host's, and without the right to write.
+    HostPathPlaces,
+}
+
+impl AgentCapability {
+    /// All that this release knows, in the order of the documentation.
+    pub const ALL: [Self; 6] = [
+        Self::Launch,
+        Self::Kill,
+        Self::Limits,
+        Self::KillSignal,
+        Self::ImagePull,
+        Self::HostPathPlaces,
+    ];
+
+    /// As it is announced.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Launch => "launch",
+            Self::Kill => "kill",
+            Self::Limits => "limits",
+            Self::KillSignal => "kill-signal",
+            Self::ImagePull => "image-pull",
+            Self::HostPathPlaces => "host-path-places",
+        }
+    }
+
+    /// The part of a request that needs it.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Launch => "a launch",
+            Self::Kill => "a kill",
+            Self::Limits => "a change of limits",
+            Self::KillSignal => "kill_policy.signal",
+            Self::ImagePull => "container.pull",
+            Self::HostPathPlaces => {
+                "host_paths with another container_path than the host's, or read_only"
+            }
+        }
+    }
+
+    /// All names that this release announces.
+    #[must_use]
+    pub fn announced() -> Announced {
+        Self::ALL.map(|one| one.name().to_owned()).into()
+    }
+
+    /// What the agent of a task must be able to do.
+    pub fn needed(spec: &TaskSpec) -> impl Iterator<Item = Self> {
+        let has_places = spec
+            .host_paths
+            .iter()
+            .any(|path| path.read_only || !path.is_at_home());
+        let needed = [
+            (Self::KillSignal, spec.kill_signal.is_some()),
+            (Self::ImagePull, spec.container.pull.is_some()),
+            (Self::HostPathPlaces, has_places),
+        ];
+        needed
+            .into_iter()
+            .filter_map(|(capability, is_needed)| is_needed.then_some(capability))
+    }
+}
+
+impl fmt::Display for AgentCapability {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl FromStr for AgentCapability {
+    type Err = UnknownCapability;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCapability> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|one| one.name() == name).ok_or(UnknownCapability)
+    }
+}
+
+/// What a framework can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrameworkCapability {
+    /// It wants `gpus`, which are left out of the offers of others.
+    Gpus,
+    /// It takes resources that may be taken back.
+    Revocable,
+    /// Its scheduler sends heartbeats.
+    Heartbeats,
+}
+
+impl FrameworkCapability {
+    /// All that this release knows, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::Gpus, Self::Revocable, Self::Heartbeats];
+
+    /// As it is announced.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gpus => "gpus",
+            Self::Revocable => "revocable",
+            Self::Heartbeats => "heartbeats",
+        }
+    }
+
+    /// The label by which release 0.1.0 was told the same, with the value "true". Read for one more release.
+    #[must_use]
+    pub fn former_label(self) -> Option<&'static str> {
+        match self {
+            Self::Gpus => Some("argosy.offers/gpus"),
+            Self::Revocable => Some("argosy.offers/revocable"),
+            Self::Heartbeats => None,
+        }
+    }
+}
+
+/// Whether these names are few and short enough to be kept.
+pub(crate) fn are_bounded(announced: &Announced) -> bool {
+    announced.len() <= limits::CAPABILITIES
+        && announced
+            .iter()
+            .all(|name| !name.is_empty() && name.len() <= limits::CAPABILITY_BYTES)
+}
+
+/// These bounds in words.
+pub(crate) fn bounds() -> String {
+    let (most, bytes) = (limits::CAPABILITIES, limits::CAPABILITY_BYTES);
+    format!("announce at most {most}, of 1 to {bytes} bytes each")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{CallAction, Command, Rejection, Reply, Subscribe};
+    use crate::ids::{AgentId, FrameworkId, NodeId};
+    use crate::level::{self, Level};
+    use crate::task::{HostPath, ImagePull, KillSignal, Limits};
+    use crate::testing::{World, framework_info, registration, spec};
+
+    #[test]
+    fn a_name_reads_back_and_an_unknown_one_is_none() {
+        for one in AgentCapability::ALL {
+            assert_eq!(one.name().parse(), Ok(one));
+        }
+        assert_eq!(
+            "teleport".parse::<AgentCapability>(),
+            Err(UnknownCapability)
+        );
+        let names = FrameworkCapability::ALL.map(FrameworkCapability::name);
+        assert_eq!(BTreeSet::from(names).len(), names.len());
+    }
+
+    #[test]
+    fn a_task_needs_what_release_0_1_0_would_ignore() {
+        let needed = |spec: &TaskSpec| AgentCapability::needed(spec).collect::<Vec<_>>();
+        let mut task = spec("t", "cpus:1");
+        task.host_paths = vec![HostPath {
+            host_path: "/srv/data".to_owned(),
+            container_path: "data".to_owned(),
+            read_only: false,
+        }];
+        assert_eq!(needed(&task), []);
+        task.host_paths[0].container_path = "/data".to_owned();
+        assert_eq!(needed(&task), [AgentCapability::HostPathPlaces]);
+        task.kill_signal = Some(KillSignal::Int);
+        task.container.pull = Some(ImagePull::Always);
+        assert_eq!(needed(&task), AgentCapability::ALL[3..]);
+    }
+
+    /// A cluster with one agent that announces these names, and a framework.
+    fn world(level: Level, announced: &[&str]) -> (World, AgentId, FrameworkId) {
+        let mut world = World::empty();
+        world.level = level;
+        world.open_epoch(NodeId(1));
+        let mut register = registration(7, "cpus:4");
+        register.info.changes_limits = false;
+        register.info.capabilities = announced.iter().map(|name| (*name).to_owned()).collect();
+        let registered = world.apply(Command::RegisterAgent(register));
+        let Ok(Reply::Agent(agent)) = registered.outcome else {
+            panic!("{registered:?}");
+        };
+        let framework = world.subscribe("web");
+        (world, agent, framework)
+    }
+
+    /// Why the launch of this task is refused.
+    fn refused(
+        (world, agent, framework): &mut (World, AgentId, FrameworkId),
+        task: &TaskSpec,
+    ) -> Option<Rejection> {
+        let offer = world.promise(*framework, *agent, "cpus:1");
+        let applied = world.accept(*framework, vec![offer], vec![task.clone()]);
+        match applied.outcome {
+            Ok(Reply::Called { refused, .. }) => refused.into_iter().next().map(|(_, why)| why),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn placed() -> TaskSpec {
+        let mut task = spec("placed", "cpus:1");
+        task.host_paths = vec![HostPath {
+            host_path: "/srv/data".to_owned(),
+            container_path: "/data".to_owned(),
+            read_only: true,
+        }];
+        task
+    }
+
+    #[test]
+    fn what_an_agent_does_not_announce_is_refused_with_its_name_and_the_capability() {
+        let mut signalled = spec("signalled", "cpus:1");
+        signalled.kill_signal = Some(KillSignal::Int);
+        for (task, capability) in [
+            (signalled, AgentCapability::KillSignal),
+            (placed(), AgentCapability::HostPathPlaces),
+        ] {
+            let mut unable = world(Level::NEWEST, &["launch", "kill"]);
+            let why = refused(&mut unable, &task);
+            assert_eq!(why, Some(Rejection::AgentIncapable(unable.1, capability)));
+            let text = why.unwrap().to_string();
+            for part in ["agent-1", capability.name(), capability.what()] {
+                assert!(text.contains(part), "{text}");
+            }
+            let mut able = world(Level::NEWEST, &[capability.name()]);
+            assert_eq!(refused(&mut able, &task), None);
+        }
+    }
+
+    #[test]
+    fn at_level_2_the_agent_judges_as_in_release_0_1_0() {
+        assert_eq!(
+            refused(&mut world(Level::RELEASE_0_1, &[]), &placed()),
+            None
+        );
+    }
+
+    #[test]
+    fn limits_are_not_changed_where_the_agent_does_not_announce_it() {
+        for (announced, is_refused) in [("limits", false), ("kill", true)] {
+            let (mut world, agent, framework) = world(Level::NEWEST, &[announced]);
+            let key = world.launch(framework, agent, "a", "cpus:1");
+            let limits = Limits {
+                pids: Some(50),
+                ..Limits::default()
+            };
+            let task = key.task;
+            let applied = world.call(framework, CallAction::UpdateLimits { task, limits });
+            let incapable = Rejection::AgentIncapable(agent, AgentCapability::Limits);
+            assert_eq!(applied.outcome.err(), is_refused.then_some(incapable));
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_known_are_kept_within_bounds() {
+        let names = ["kill", "of-a-later-release"];
+        let (world, agent, _) = world(Level::NEWEST, &names);
+        let stored = world.reloaded();
+        let stored = &stored.agent(agent).unwrap().reported.info.capabilities;
+        assert_eq!(*stored, Announced::from(names.map(ToOwned::to_owned)));
+        let many = (0..=limits::CAPABILITIES)
+            .map(|at| at.to_string())
+            .collect();
+        let long = "x".repeat(limits::CAPABILITY_BYTES + 1);
+        for wrong in [
+            many,
+            Announced::from([long]),
+            Announced::from([String::new()]),
+        ] {
+            assert!(!are_bounded(&wrong));
+            let mut world = World::new();
+            let mut register = registration(7, "cpus:4");
+            register.info.capabilities.clone_from(&wrong);
+            let agent = world.apply(Command::RegisterAgent(register));
+            let mut info = framework_info("web");
+            info.capabilities = wrong;
+            let subscribe = Command::Subscribe(Subscribe {
+                framework: None,
+                session: 1,
+                info,
+            });
+            for refused in [agent, world.apply(subscribe)] {
+                let text = refused.outcome.unwrap_err().to_string();
+                assert!(text.starts_with("info.capabilities: "), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn before_level_3_a_framework_announces_by_the_labels_of_release_0_1_0() {
+        let mut info = framework_info("web");
+        info.capabilities = ["gpus", "heartbeats", "new"].map(ToOwned::to_owned).into();
+        assert_eq!(level::announced(Level::NEWEST, &info), info);
+        let former = level::announced(Level::RELEASE_0_1, &info);
+        assert_eq!(former.capabilities, Announced::new());
+        let label = ("argosy.offers/gpus".to_owned(), "true".to_owned());
+        assert_eq!(former.labels, [label].into());
+        assert!(former.can(FrameworkCapability::Gpus));
+        assert!(!former.can(FrameworkCapability::Revocable));
+    }
+}
