@@ -74,25 +74,32 @@ fn seal(message: &impl Message) -> Vec<u8> {
     message
         .encode(&mut sealed)
         .expect("a vector grows as it must");
-    let checksum = crc_fast::crc32_iscsi(&sealed);
+    let checksum = checksum(&sealed);
     sealed.put_u32_le(checksum);
     sealed
 }
 
+/// CRC-32C.
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(bytes)
+}
+
+/// A message that is not what was sent.
+pub(crate) fn damaged(what: &str) -> Status {
+    let text = format!(
+        "a message of another master was damaged on its way and is refused: {what}; if this comes again, look \
+         for a host, link or proxy that changes what passes through it"
+    );
+    warn!("{text}");
+    Status::data_loss(text)
+}
+
 fn open<U: Message + Default>(mut sealed: bytes::Bytes) -> Result<U, Status> {
-    let damaged = |what: &str| {
-        let text = format!(
-            "a message of another master was damaged on its way and is refused: {what}; if this comes again, look \
-             for a host, link or proxy that changes what passes through it"
-        );
-        warn!("{text}");
-        Status::data_loss(text)
-    };
     let Some(length) = sealed.len().checked_sub(CHECKSUM_BYTES) else {
         return Err(damaged("it is shorter than its checksum"));
     };
-    let mut checksum = sealed.split_off(length);
-    if crc_fast::crc32_iscsi(&sealed) != checksum.get_u32_le() {
+    let mut sent = sealed.split_off(length);
+    if checksum(&sealed) != sent.get_u32_le() {
         return Err(damaged("its checksum is wrong"));
     }
     U::decode(sealed).map_err(|error| Status::internal(error.to_string()))

@@ -10,6 +10,7 @@ use argosy_proto::transport::{Dialer, Expected};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::frames::pool::Pool;
 use crate::settings::Timing;
 use crate::versions::{self, Versions};
 use crate::wire::{self, proto};
@@ -75,6 +76,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// The connections to one address, shared by everything in this node that talks to it.
 #[derive(Debug)]
 pub(crate) struct Connections {
+    /// For appends.
+    pub(crate) frames: Pool,
+    /// For appends to a peer that does not know frames.
     pub(crate) entries: Channel,
     /// For what must never wait behind entries: heartbeats, votes, questions.
     pub(crate) control: Channel,
@@ -89,11 +93,12 @@ impl Connections {
         self.format.load(Ordering::Relaxed)
     }
 
-    /// From now on messages are of the newest format that both know.
+    /// From now on messages are of the newest format that both know, and appends travel in frames if both know them.
     pub(crate) fn reported(&self, theirs: Versions) {
         if let Some(format) = versions::OWN.common_format(theirs) {
             self.format.store(format, Ordering::Relaxed);
         }
+        self.frames.reported(theirs.knows_frames());
     }
 }
 
@@ -179,6 +184,7 @@ impl Peers {
             endpoint.connect_with_connector_lazy(connector)
         };
         let connections = Arc::new(Connections {
+            frames: Pool::new(self.dialer.clone(), address, self.timing),
             entries: lazy(),
             control: lazy(),
             snapshots: lazy(),

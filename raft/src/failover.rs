@@ -26,6 +26,7 @@ use crate::node::Consensus;
 use crate::settings::Timing;
 use crate::status::Phases;
 use crate::types::{Member, TypeConfig, Vote};
+use crate::versions::Versions;
 use crate::wire::proto;
 
 /// How long a port is asked that gives no clear answer: a dying process may still accept, or reset, for a while.
@@ -134,14 +135,15 @@ impl Watch {
             if *id == self.id {
                 continue;
             }
-            for channel in [connections.control.clone(), connections.entries.clone()] {
-                self.tasks.spawn(async move {
-                    let question = connections::question();
-                    // Whether it answers does not matter: the connection is open now, or cannot be opened.
-                    let _ = tokio::time::timeout(DOUBT, connections::client(channel).ask(question))
-                        .await;
-                });
-            }
+            self.tasks.spawn(async move {
+                let mut client = connections::client(connections.control.clone());
+                let asking = client.ask(connections::question());
+                // Without an answer no connection can be opened.
+                if let Ok(Ok(answer)) = tokio::time::timeout(DOUBT, asking).await {
+                    connections.reported(Versions::of(answer.into_inner().versions));
+                    connections.frames.warm().await;
+                }
+            });
         }
     }
 

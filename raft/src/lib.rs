@@ -1,7 +1,7 @@
 //! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
-//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`,
+//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `frames`, `network`, `held`, `distance`, `service`,
 //! `shipping`), how it keeps and loses a
 //! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `unwritten`,
 //! `snapshot`, `image`).
@@ -19,6 +19,7 @@ mod fatal;
 mod forming;
 mod forwarding;
 mod founding;
+mod frames;
 mod growth;
 mod hearing;
 mod held;

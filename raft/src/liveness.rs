@@ -219,7 +219,6 @@ impl Prober {
             vote: Some(wire::vote(&leader)),
         };
         requests.spawn(async move {
-            let _place = place;
             let sent = Instant::now();
             // Longer than the lease: a stream that is given up costs more than an answer that comes too late.
             let patience = Duration::from_millis(timing.append_deadline_ms);
@@ -229,8 +228,9 @@ impl Prober {
                 Ok(Ok(answer)) => answer.into_inner(),
                 // A master of release 0.1 does not know the request: its heartbeats count, as openraft reports them.
                 Ok(Err(status)) if status.code() == Code::Unimplemented => {
-                    let levels = Versions::of(None).levels;
-                    return liveness.reported(leader.leader_id, id, levels);
+                    let versions = Versions::of(None);
+                    connections.reported(versions);
+                    return liveness.reported(leader.leader_id, id, versions.levels);
                 }
                 Ok(Err(_)) | Err(_) => return,
             };
@@ -240,13 +240,14 @@ impl Prober {
             let Ok(vote) = wire::vote_from(answer.vote) else {
                 return;
             };
-            if !is_voter {
-                return;
+            if is_voter {
+                liveness.answered(leader.leader_id, id, &vote, sent);
+                if let Some(far) = distances.answered(id, sent.elapsed(), timing) {
+                    warn!(peer = id, "{far}");
+                }
             }
-            liveness.answered(leader.leader_id, id, &vote, sent);
-            if let Some(far) = distances.answered(id, sent.elapsed(), timing) {
-                warn!(peer = id, "{far}");
-            }
+            drop(place);
+            connections.frames.replace().await;
         });
     }
 }

@@ -1,6 +1,6 @@
 //! The caller's side of the raft transport: what openraft sends to the other masters.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::RPCTypes;
@@ -18,6 +18,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::error;
 
 use crate::connections::{Connections, Peers, client};
+use crate::frames::pool::FrameConnection;
 use crate::held::Held;
 use crate::image::Source;
 use crate::machine::Snapshot;
@@ -68,7 +69,7 @@ impl Factory {
             timing: self.timing,
             connections,
             lane,
-            open: None,
+            open: Mutex::default(),
             held: Held::default(),
         }
     }
@@ -86,7 +87,25 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     }
 }
 
-/// A stream of appends and its answers. It is kept only between complete exchanges.
+/// What carries appends. It is kept only between complete exchanges.
+#[derive(Debug)]
+enum Carrier {
+    Frames(FrameConnection),
+    Stream(OpenAppend),
+}
+
+impl Carrier {
+    /// Itself, unless the peer is known to have closed it.
+    fn usable(mut self) -> Option<Carrier> {
+        let usable = match &mut self {
+            Carrier::Frames(connection) => connection.is_usable(),
+            Carrier::Stream(_) => true,
+        };
+        usable.then_some(self)
+    }
+}
+
+/// A stream of appends and its answers, to a peer that does not know frames.
 #[derive(Debug)]
 struct OpenAppend {
     requests: mpsc::Sender<proto::AppendRequest>,
@@ -101,11 +120,17 @@ pub(crate) struct Network {
     timing: Timing,
     connections: Result<Arc<Connections>, Status>,
     lane: Lane,
-    open: Option<OpenAppend>,
+    // Never locked but by tests: openraft wants to share what it holds, and a connection cannot be.
+    open: Mutex<Option<Carrier>>,
     held: Held,
 }
 
 impl Network {
+    #[cfg(test)]
+    pub(crate) fn uses_frames(&self) -> bool {
+        matches!(*self.open.lock().unwrap(), Some(Carrier::Frames(_)))
+    }
+
     fn connections(&self) -> Result<&Arc<Connections>, RPCError<TypeConfig>> {
         self.connections
             .as_ref()
@@ -116,23 +141,54 @@ impl Network {
         Ok(self.caller.header(self.target, self.connections()?))
     }
 
+    fn kept(&mut self) -> &mut Option<Carrier> {
+        self.open.get_mut().expect("no holder of the lock panics")
+    }
+
+    /// The carrier that is open already. A stream gives way to frames as soon as there is a connection for them.
+    fn take_open(&mut self) -> Option<Carrier> {
+        let open = self.kept().take().and_then(Carrier::usable)?;
+        let frames = match (&open, self.lane, &self.connections) {
+            (Carrier::Stream(_), Lane::Entries, Ok(connections)) => connections.frames.spare(),
+            _ => None,
+        };
+        Some(frames.map_or(open, Carrier::Frames))
+    }
+
     async fn exchange(
         &mut self,
         request: proto::AppendRequest,
     ) -> Result<proto::AppendResponse, Status> {
-        let ended = || Status::unavailable("the peer ended the stream");
-        // Taken out first: openraft cancels requests in the middle, and a stream with an answer outstanding would give
-        // that answer to the next request.
-        let mut open = match self.open.take() {
-            Some(open) => {
-                open.requests.send(request).await.map_err(|_| ended())?;
-                open
+        // Taken out first: openraft cancels requests in the middle, and a carrier with an answer outstanding would give that
+        // answer to the next request.
+        let (carrier, answer) = match self.take_open() {
+            Some(Carrier::Frames(connection)) => over_frames(connection, &request).await?,
+            Some(Carrier::Stream(open)) => {
+                let sent = open.requests.send(request).await;
+                sent.map_err(|_| ended())?;
+                over_stream(open).await?
             }
-            None => self.open_append(request).await?,
+            None => self.open(request).await?,
         };
-        let answer = open.answers.message().await?.ok_or_else(ended)?;
-        self.open = Some(open);
+        *self.kept() = Some(carrier);
         Ok(answer)
+    }
+
+    /// The first exchange on a carrier that is opened for it.
+    async fn open(
+        &self,
+        request: proto::AppendRequest,
+    ) -> Result<(Carrier, proto::AppendResponse), Status> {
+        let connections = self.connections.as_ref().map_err(Clone::clone)?;
+        let frames = match self.lane {
+            Lane::Entries => connections.frames.open().await?,
+            // openraft drops a heartbeat that is late, and with it the carrier. A stream is opened again without a round trip.
+            Lane::Control => None,
+        };
+        match frames {
+            Some(connection) => over_frames(connection, &request).await,
+            None => over_stream(self.open_append(request).await?).await,
+        }
     }
 
     /// Opens the stream with its first request in it, so that this costs no round trip of its own.
@@ -193,6 +249,34 @@ impl Network {
             .and_then(|answer| wire::vote_answer_from(answer.into_inner()))
             .map_err(|status| self.error(RPCTypes::Vote, &status))
     }
+}
+
+/// A connection of frames is kept for the next client of this peer.
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(Carrier::Frames(connection)) = self.kept().take()
+            && let Ok(connections) = &self.connections
+        {
+            connections.frames.put(connection);
+        }
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the peer ended the stream")
+}
+
+async fn over_frames(
+    connection: FrameConnection,
+    request: &proto::AppendRequest,
+) -> Result<(Carrier, proto::AppendResponse), Status> {
+    let (connection, answer) = connection.exchange(request).await?;
+    Ok((Carrier::Frames(connection), answer))
+}
+
+async fn over_stream(mut open: OpenAppend) -> Result<(Carrier, proto::AppendResponse), Status> {
+    let answer = open.answers.message().await?.ok_or_else(ended)?;
+    Ok((Carrier::Stream(open), answer))
 }
 
 impl RaftNetworkV2<TypeConfig> for Network {

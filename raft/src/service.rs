@@ -4,7 +4,7 @@
 //! forgotten data directory or a reused address must not speak for somebody else. Nothing that comes in can panic.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use tracing::debug;
 
 use crate::forwarding;
 use crate::founding::Identity;
+use crate::frames::port;
 use crate::growth::Growth;
 use crate::hearing::Hearing;
 use crate::liveness::Liveness;
@@ -39,7 +40,7 @@ use crate::{reader, shipping};
 const GOODBYE: Duration = Duration::from_millis(300);
 const WINDOW_BYTES: u32 = 8 << 20;
 /// How long a connection of another master may have nothing to carry.
-const IDLE: Duration = Duration::from_secs(3_600);
+pub(crate) const IDLE: Duration = Duration::from_secs(3_600);
 
 /// Connections at a time. Each of at most nine other masters holds four, and opens others for single questions. One more is
 /// closed at once, or takes the place of a silent one; a master connects again.
@@ -219,6 +220,7 @@ fn ended(error: impl std::error::Error) -> Status {
 /// Serves the port until the node stops, and closes it then.
 pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     let stop = door.stop.clone();
+    let (listener, framed) = port::divide(door.clone(), listener);
     let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
@@ -238,6 +240,8 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     };
     tokio::select! {
         () = serving => {}
+        // It ends with the node, and the connections of HTTP/2 after it.
+        () = async { framed.await; std::future::pending().await } => {}
         () = late => debug!("connections that did not end in time are dropped"),
     }
 }
@@ -258,7 +262,7 @@ impl Service {
     }
 }
 
-async fn append(
+pub(crate) async fn append(
     door: &Door,
     message: proto::AppendRequest,
 ) -> Result<proto::AppendResponse, Status> {

@@ -1,4 +1,4 @@
-//! The formats of the raft transport and the feature levels that a master reports, and which format two masters share.
+//! The formats of the raft transport, the frames and the feature levels that a master reports, and which format two masters share.
 //!
 //! A master of release 0.1.0 reports neither: it speaks format 1, and works at levels 1 and 2.
 
@@ -11,6 +11,8 @@ use crate::wire::proto;
 pub(crate) struct Versions {
     oldest_format: u32,
     newest_format: u32,
+    /// The newest frames (`frames`); 0: none.
+    newest_frames: u32,
     pub(crate) levels: Levels,
 }
 
@@ -18,6 +20,7 @@ pub(crate) struct Versions {
 pub(crate) const OWN: Versions = Versions {
     oldest_format: 1,
     newest_format: 1,
+    newest_frames: 1,
     levels: Levels::OWN,
 };
 
@@ -25,6 +28,7 @@ impl Versions {
     const OF_0_1_0: Self = Self {
         oldest_format: 1,
         newest_format: 1,
+        newest_frames: 0,
         levels: Levels::OF_0_1_0,
     };
 
@@ -33,6 +37,7 @@ impl Versions {
         message.map_or(Self::OF_0_1_0, |message| Self {
             oldest_format: message.oldest_format,
             newest_format: message.newest_format,
+            newest_frames: message.newest_frames,
             levels: Levels {
                 oldest: Level(message.oldest_level),
                 newest: Level(message.newest_level),
@@ -44,6 +49,7 @@ impl Versions {
         proto::Versions {
             oldest_format: self.oldest_format,
             newest_format: self.newest_format,
+            newest_frames: self.newest_frames,
             oldest_level: self.levels.oldest.0,
             newest_level: self.levels.newest.0,
         }
@@ -58,6 +64,11 @@ impl Versions {
     pub(crate) fn common_format(self, theirs: Self) -> Option<u32> {
         let newest = self.newest_format.min(theirs.newest_format);
         (self.reads(newest) && theirs.reads(newest)).then_some(newest)
+    }
+
+    /// Whether appends may travel in frames of format 1, the only one so far.
+    pub(crate) fn knows_frames(self) -> bool {
+        self.newest_frames >= 1
     }
 
     /// The formats in words.
@@ -82,6 +93,7 @@ mod tests {
         Versions {
             oldest_format,
             newest_format,
+            newest_frames: 0,
             levels: Levels::OWN,
         }
     }
@@ -105,6 +117,7 @@ mod tests {
         let theirs = Versions::of(None);
         assert!(theirs.levels.include(Level::RELEASE_0_1));
         assert!(!theirs.levels.include(Level::RELEASE_0_2));
+        assert!(!theirs.knows_frames() && OWN.knows_frames());
         assert_eq!(OWN.common_format(theirs), Some(1));
         assert_eq!(Versions::of(Some(OWN.message())), OWN);
     }

@@ -22,13 +22,13 @@ const WAITING: Duration = Duration::from_millis(500);
 type Presence = Streaming<proto::AskResponse>;
 
 /// A group of one master.
-struct Port {
-    address: String,
-    node: Node,
+pub(crate) struct Port {
+    pub(crate) address: String,
+    pub(crate) node: Node,
 }
 
 impl Port {
-    async fn start() -> Port {
+    pub(crate) async fn start() -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let config = NodeConfig {

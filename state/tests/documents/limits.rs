@@ -35,12 +35,17 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "agent/src/ground.rs",
         "API_CONNECTIONS: usize = 4_096",
-        "Of agents 4,096,",
+        "Of agents 4,096;",
     ),
     (
         "raft/src/service.rs",
         "CONNECTIONS: usize = 128",
-        "of raft's port 128 |",
+        "of raft's port 128,",
+    ),
+    (
+        "raft/src/frames/port.rs",
+        "FRAMED: usize = 64",
+        "and 64 that carry log entries |",
     ),
     (
         "proto/src/server.rs",
@@ -50,12 +55,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "proto/src/server.rs",
         "idle: Duration::from_secs(60)",
-        "the answer to a ping | 60 s; 20 s |",
+        "the answer to a ping | 60 s (of raft's port an hour); 20 s |",
     ),
     (
         "proto/src/server.rs",
         "ping_timeout: Duration::from_secs(20)",
-        "the answer to a ping | 60 s; 20 s |",
+        "the answer to a ping | 60 s (of raft's port an hour); 20 s |",
     ),
     (
         "proto/src/server.rs",

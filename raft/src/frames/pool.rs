@@ -1,0 +1,202 @@
+//! The caller's end: connections of frames to one address.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use argosy_proto::transport::{Dialer, Expected};
+use tokio::time::Instant;
+use tonic::Status;
+use tracing::debug;
+
+use super::{Frames, Kind, Refusal, broken, decoded, proto};
+use crate::settings::Timing;
+
+/// How long a peer that did not answer the greeting gets appends over HTTP/2 before it is greeted again.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// Connections that are kept for the next caller.
+const SPARE: usize = 4;
+/// A connection that was used within this time is used again without a check.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// Connections of frames to one address. An append takes one out, and its caller keeps it for the next append.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    dialer: Dialer,
+    address: String,
+    patience: Duration,
+    // A plain lock, never held over an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The peer has reported that it knows frames.
+    is_known: bool,
+    /// Until then it is not greeted.
+    refused_until: Option<Instant>,
+    /// A caller had to use HTTP/2.
+    is_wanted: bool,
+    spare: Vec<FrameConnection>,
+}
+
+impl State {
+    fn may_greet(&self) -> bool {
+        let is_refused = self.refused_until.is_some_and(|end| Instant::now() < end);
+        self.is_known && !is_refused
+    }
+
+    fn take_spare(&mut self) -> Option<FrameConnection> {
+        while let Some(mut spare) = self.spare.pop() {
+            if spare.is_usable() {
+                return Some(spare);
+            }
+        }
+        None
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(dialer: Dialer, address: &str, timing: Timing) -> Pool {
+        Pool {
+            dialer,
+            address: address.to_owned(),
+            // The rest of the deadline of an append is for HTTP/2.
+            patience: Duration::from_millis(timing.append_deadline_ms / 2),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the lock panics")
+    }
+
+    /// The peer has reported whether it knows frames. It is another program after an upgrade, or a return to the former release.
+    pub(crate) fn reported(&self, knows_frames: bool) {
+        let mut state = self.state();
+        if state.is_known != knows_frames {
+            *state = State {
+                is_known: knows_frames,
+                is_wanted: state.is_wanted,
+                ..State::default()
+            };
+        }
+    }
+
+    /// A connection that is open already.
+    pub(crate) fn spare(&self) -> Option<FrameConnection> {
+        self.state().take_spare()
+    }
+
+    /// A connection; `None` if the peer is to get this append over HTTP/2.
+    pub(crate) async fn open(&self) -> Result<Option<FrameConnection>, Status> {
+        {
+            let mut state = self.state();
+            if let Some(spare) = state.take_spare() {
+                return Ok(Some(spare));
+            }
+            if !state.may_greet() {
+                state.is_wanted = true;
+                return Ok(None);
+            }
+        }
+        self.greet().await
+    }
+
+    async fn greet(&self) -> Result<Option<FrameConnection>, Status> {
+        let end = Instant::now() + self.patience;
+        let expected = Expected::MASTER;
+        let dialing = self.dialer.dial(&self.address, &expected);
+        let dialed = tokio::time::timeout_at(end, dialing).await;
+        let dialed = dialed.map_err(|_| Status::unavailable("no connection in time"))?;
+        let mut frames = Frames::new(dialed.map_err(|error| broken(&error))?);
+        let greeting = async {
+            frames.greet().await?;
+            frames.is_greeted().await
+        };
+        // A peer that does not know the greeting closes the connection in the middle of it; a proxy may leave it unanswered.
+        let answered = tokio::time::timeout_at(end, greeting).await;
+        if matches!(answered, Ok(Ok(true))) {
+            return Ok(Some(FrameConnection {
+                frames,
+                used: Instant::now(),
+            }));
+        }
+        debug!(address = self.address, "this peer takes no frames");
+        let mut state = self.state();
+        state.refused_until = Some(Instant::now() + REFUSED_FOR);
+        state.is_wanted = true;
+        Ok(None)
+    }
+
+    /// Keeps a connection for the next caller.
+    pub(crate) fn put(&self, connection: FrameConnection) {
+        let mut state = self.state();
+        if state.spare.len() < SPARE {
+            state.spare.push(connection);
+        }
+    }
+
+    /// Opens a connection before it is needed.
+    pub(crate) async fn warm(&self) {
+        {
+            let state = self.state();
+            if !state.spare.is_empty() || !state.may_greet() {
+                return;
+            }
+        }
+        // A peer that is away is found out by the append that needs it.
+        if let Ok(Some(connection)) = self.greet().await {
+            self.put(connection);
+        }
+    }
+
+    /// Opens a connection if a caller uses HTTP/2 for want of one; it changes over with its next append.
+    pub(crate) async fn replace(&self) {
+        {
+            let mut state = self.state();
+            if !state.is_wanted || !state.may_greet() {
+                return;
+            }
+            state.is_wanted = false;
+        }
+        self.warm().await;
+    }
+}
+
+/// A connection between two exchanges.
+pub(crate) struct FrameConnection {
+    frames: Frames,
+    used: Instant,
+}
+
+impl std::fmt::Debug for FrameConnection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("FrameConnection")
+    }
+}
+
+impl FrameConnection {
+    /// Whether the peer has not closed it, as far as is known here.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        self.used.elapsed() < FRESH || self.frames.is_quiet()
+    }
+
+    /// Sends a request and waits for its answer. An error ends the connection, and so does a caller that does not wait.
+    pub(crate) async fn exchange(
+        mut self,
+        request: &proto::AppendRequest,
+    ) -> Result<(FrameConnection, proto::AppendResponse), Status> {
+        let sent = self.frames.write(Kind::Append, request).await;
+        sent.map_err(|error| broken(&error))?;
+        match self.frames.read().await? {
+            Some((Kind::Answer, body)) => {
+                let answer = decoded(body)?;
+                self.used = Instant::now();
+                Ok((self, answer))
+            }
+            Some((Kind::Refusal, body)) => Err(decoded::<Refusal>(body)?.into()),
+            Some((Kind::Append, _)) => Err(Status::internal("a request where an answer was due")),
+            None => Err(Status::unavailable("the peer closed the connection")),
+        }
+    }
+}
