@@ -15,7 +15,7 @@ use openraft::raft::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::connections::{Connections, Peers, client};
 use crate::frames::pool::FrameConnection;
@@ -362,7 +362,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
-                Err(status) => Err(unreachable(&status)),
+                Err(status) => {
+                    debug!(peer = self.target, %status, "a snapshot is given up, and sent again");
+                    Err(unreachable(&status))
+                }
             },
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Patient, so that a master that waits long for a busy processor is not replaced: where a replacement is meant, it is for a
 /// death that was seen.
@@ -179,7 +179,8 @@ impl Starting {
             .with_test_writer();
         let _ = said.try_init();
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
+            // As raft's runtime has: pings are answered while a snapshot is verified, which takes a second here.
+            .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();

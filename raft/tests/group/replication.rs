@@ -154,7 +154,7 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })));
     let away = hosts.remove((lead + 1) % 3).kill();
     let lead = leader(&hosts).await;
-    for number in 0..24_u8 {
+    for number in 0..16_u8 {
         let command = Bytes::from(vec![number; 700 << 10]);
         hosts[lead]
             .node
@@ -167,7 +167,7 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
             .unwrap();
     }
     hosts[lead]
-        .until_registry("all commands", |registry| registry.count() == 24)
+        .until_registry("all commands", |registry| registry.count() == 16)
         .await;
     hosts[lead]
         .until_progress("a snapshot by bytes", |progress| {
@@ -176,7 +176,7 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
         .await;
     hosts.push(Starting::begin(away).finish().await.unwrap());
     hosts[2]
-        .until_registry("all commands", |registry| registry.count() == 24)
+        .until_registry("all commands", |registry| registry.count() == 16)
         .await;
     equal(&hosts).await;
 }
