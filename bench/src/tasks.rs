@@ -3,6 +3,7 @@
 mod hyperqueue;
 
 use anyhow::{Context, Result};
+use argosy_isolation::{Group, cgroup};
 
 use crate::arguments::Workload;
 use crate::bench::{Bench, Findings};
@@ -47,6 +48,8 @@ const CASES: [(u32, AgentKind, Goal, Option<&str>); 5] = [
         Some("HyperQueue 0.26.2: 924 (another run)"),
     ),
 ];
+/// Counted by control groups, since supervisors are not children of the agent. The launcher is in the agent's share, too.
+const CONTAINERS: &str = "launcher, supervisors and tasks";
 const WHO: [&str; 4] = [
     "the leader",
     "both followers",
@@ -73,6 +76,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         cells.push(Cell::new(refused(slots, kind), "tasks", Goal::None));
         cells.push(Cell::new(entries(slots, kind), "entries/task", Goal::None));
         cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
+        let containers = share(slots, kind, CONTAINERS);
+        cells.push(Cell::new(containers, "core-ms/task", Goal::None));
         cells.push(Cell::new(whole(slots, kind), "core-ms/task", Goal::None));
     }
     let mut report = bench.report(Workload::Tasks, &about, cells);
@@ -165,8 +170,13 @@ async fn one_case(
         Ok([leading, masters - leading, tree_seconds(agent.pid()), own])
     };
     let (before, applied) = (seconds()?, cluster.applied().await?);
+    let used = containers_us();
     let flooded = flood(&masters(&cluster)?, bench.extent.tasks).await?;
     let (after, tasks) = (seconds()?, f64::from(bench.extent.tasks));
+    if let (Some(before), Some(after)) = (used, containers_us()) {
+        let each_ms = (after - before) as f64 / 1e3 / tasks;
+        findings.note(share(slots, kind, CONTAINERS), each_ms);
+    }
     findings.note(name(slots, kind), tasks / flooded.took.as_secs_f64());
     findings.note(refused(slots, kind), f64::from(flooded.refused));
     findings.note(
@@ -179,4 +189,10 @@ async fn one_case(
         findings.note(share(slots, kind, who), (after - before) * 1e3 / tasks);
     }
     Ok(())
+}
+
+/// What the groups of all agents of this host have used so far, in microseconds; `None` where there are none.
+fn containers_us() -> Option<u64> {
+    let parent = cgroup::default_parent().ok()?;
+    Group::at(&parent.join("argosy")).stats().cpu_us
 }

@@ -1,6 +1,7 @@
 //! Our containers, as an agent makes them: by a launcher, with the default profile.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,10 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, END_HOST_ID, Walls};
 use argosy_isolation::{
-    Container, ContainerId, Image, Launcher, Limits, MissingPolicy, Network, Outcome, Profile,
-    Program, Root, Spec, Tree, User, View, cgroup, destroy,
+    Container, ContainerId, Group, Image, Launcher, Limits, MissingPolicy, Network, Outcome,
+    Profile, Program, Root, Spec, Tree, User, View, cgroup, destroy,
 };
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use nix::unistd::{Gid, Uid};
+
+use super::Net;
 
 /// How long any step may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +33,8 @@ pub(super) struct Took {
     pub(super) until_reaped_ms: f64,
     /// Until all of it is removed, its supervisor and its control group too.
     pub(super) until_removed_ms: f64,
+    /// Processor time in microseconds, of all who work for it.
+    pub(super) core_us: f64,
 }
 
 /// A launcher, and where its containers are.
@@ -83,15 +91,24 @@ impl Ours {
     }
 
     /// One container, from the request until nothing of it is left but its folder.
-    pub(super) fn time(&mut self, of_image: bool, own_network: bool) -> Result<Took> {
-        let spec = self.spec(of_image, own_network)?;
+    pub(super) fn time(&mut self, of_image: bool, net: Net) -> Result<Took> {
+        let spec = self.spec(of_image, net)?;
+        let namespace = match net {
+            Net::Host | Net::Own => None,
+            Net::Ready => Some(new_network()?),
+        };
+        let used = self.used_us()?;
         let begun = Instant::now();
-        let mut container = self.launcher.launch(&spec)?;
+        let mut container = match &namespace {
+            Some(namespace) => self.launcher.launch_joined(&spec, namespace.as_fd())?,
+            None => self.launcher.launch(&spec)?,
+        };
         let until_exec_ms = until_exec(&mut container, begun)?;
         let exit = container.wait(PATIENCE)?;
         let until_reaped_ms = begun.elapsed().as_secs_f64() * 1e3;
         destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE)?;
         let until_removed_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let core_us = self.used_us()? - used;
         if exit.outcome != Outcome::Exited(0) {
             bail!("a container ended with {}", exit.reason);
         }
@@ -99,11 +116,19 @@ impl Ours {
             until_exec_ms,
             until_reaped_ms,
             until_removed_ms,
+            core_us,
         })
     }
 
+    /// What the tree of control groups and this thread have used so far.
+    fn used_us(&self) -> Result<f64> {
+        let tree = Group::at(self.tree.root()).stats().cpu_us;
+        let tree = tree.context("the control group does not count processor time")?;
+        Ok(tree as f64 + processor_us(UsageWho::RUSAGE_THREAD)?)
+    }
+
     /// Its folders are made before the time runs: agents make them, and crun's bundle is there before, too.
-    fn spec(&mut self, of_image: bool, own_network: bool) -> Result<Spec> {
+    fn spec(&mut self, of_image: bool, net: Net) -> Result<Spec> {
         self.made += 1;
         let id = ContainerId::new(format!("c{}", self.made)).expect("letters make a name");
         let place = self.directory.join(id.as_str());
@@ -155,8 +180,10 @@ impl Ours {
             },
             walls: Walls::ALL,
         });
-        if own_network {
-            spec.network = Network::None;
+        match net {
+            Net::Host => {}
+            Net::Own => spec.network = Network::None,
+            Net::Ready => spec.network = Network::Joined,
         }
         spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
         spec.limits = limits();
@@ -176,6 +203,25 @@ impl Ours {
         }
         Ok(())
     }
+}
+
+/// A network namespace with nothing in it, made by a thread that ends.
+fn new_network() -> Result<File> {
+    let make = || -> Result<File> {
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        File::open("/proc/thread-self/ns/net").context("cannot open a network namespace")
+    };
+    std::thread::scope(|scope| scope.spawn(make).join()).expect("making one does not panic")
+}
+
+/// Processor time of this thread, or of reaped children, in microseconds.
+pub(super) fn processor_us(who: UsageWho) -> Result<f64> {
+    let usage = getrusage(who)?;
+    let times = [usage.user_time(), usage.system_time()];
+    Ok(times
+        .map(|time| time.num_microseconds() as f64)
+        .iter()
+        .sum())
 }
 
 fn until_exec(container: &mut Container, begun: Instant) -> Result<f64> {

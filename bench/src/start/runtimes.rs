@@ -9,12 +9,23 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::UsageWho;
 use serde_json::{Value, json};
+
+use super::Net;
+use super::ours::processor_us;
+
+/// What one container took.
+pub(super) struct Ran {
+    pub(super) ms: f64,
+    /// Processor time in microseconds, of the runtime and all that it started.
+    pub(super) core_us: f64,
+}
 
 /// A thread in a mount namespace that both of them can live with, and its children.
 pub(super) struct Runtimes {
     requests: Option<Sender<&'static str>>,
-    answers: Receiver<Result<f64>>,
+    answers: Receiver<Result<Ran>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -23,8 +34,8 @@ impl Runtimes {
     ///
     /// # Errors
     /// If one of them is not installed, or no mount namespace can be had.
-    pub(super) fn start(directory: &Path, root: &Path, own_network: bool) -> Result<Self> {
-        let bundle = bundle(directory, root, own_network)?;
+    pub(super) fn start(directory: &Path, root: &Path, net: Net) -> Result<Self> {
+        let bundle = bundle(directory, root, net)?;
         let (requests, wanted) = channel();
         let (answer, answers) = channel();
         let serve = move || {
@@ -46,8 +57,8 @@ impl Runtimes {
         })
     }
 
-    /// `run` of one container, in milliseconds.
-    pub(super) fn time(&self, program: &'static str) -> Result<f64> {
+    /// `run` of one container.
+    pub(super) fn time(&self, program: &'static str) -> Result<Ran> {
         let requests = self.requests.as_ref().expect("it is dropped last");
         // A thread that has ended has left its reason.
         let _ = requests.send(program);
@@ -85,8 +96,8 @@ fn hide_control_groups() -> Result<()> {
 }
 
 /// The bundle that `crun spec` makes, of our root and program.
-fn bundle(directory: &Path, root: &Path, own_network: bool) -> Result<PathBuf> {
-    let bundle = directory.join(if own_network { "bundle-net" } else { "bundle" });
+fn bundle(directory: &Path, root: &Path, net: Net) -> Result<PathBuf> {
+    let bundle = directory.join(format!("bundle-{net:?}"));
     std::fs::create_dir_all(&bundle).context("cannot make a bundle")?;
     let made = Command::new("crun")
         .arg("spec")
@@ -105,18 +116,20 @@ fn bundle(directory: &Path, root: &Path, own_network: bool) -> Result<PathBuf> {
     if let Some(linux) = config["linux"].as_object_mut() {
         linux.remove("resources");
         if let Some(Value::Array(namespaces)) = linux.get_mut("namespaces") {
-            namespaces.retain(|namespace| own_network || namespace["type"] != "network");
+            namespaces.retain(|namespace| net != Net::Host || namespace["type"] != "network");
         }
     }
     std::fs::write(&file, config.to_string()).context("cannot write config.json")?;
     Ok(bundle)
 }
 
-fn time(program: &str, bundle: &Path) -> Result<f64> {
+/// No other child of this process may end during this: its time would count.
+fn time(program: &str, bundle: &Path) -> Result<Ran> {
     let name = format!("argosy-bench-{}", std::process::id());
     let mut command = Command::new(program);
     command.args(["run", "--bundle"]).arg(bundle).arg(name);
     command.stdin(Stdio::null()).stdout(Stdio::null());
+    let used = processor_us(UsageWho::RUSAGE_CHILDREN)?;
     let begun = Instant::now();
     let ended = command
         .stderr(Stdio::piped())
@@ -128,5 +141,8 @@ fn time(program: &str, bundle: &Path) -> Result<f64> {
         let words = String::from_utf8_lossy(&ended.stderr);
         bail!("{program} run: {}", words.trim());
     }
-    Ok(took)
+    Ok(Ran {
+        ms: took,
+        core_us: processor_us(UsageWho::RUSAGE_CHILDREN)? - used,
+    })
 }
