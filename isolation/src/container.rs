@@ -153,6 +153,14 @@ impl Container {
         Ok(Some(notice))
     }
 
+    /// Whether the supervisor has closed its connection, as it does only by its own end. Call it when the descriptor is
+    /// readable, after [`Notice::Exited`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let received = receive_packet::<Notice>(&self.connection, Wait::Return);
+        matches!(received, Ok(Received::Closed))
+    }
+
     /// Blocks until the command has been executed (`Ok`), or cannot be or has already ended (the exit).
     ///
     /// # Errors

@@ -116,6 +116,10 @@ pub struct Exit {
     /// owner of a file, or its own user or groups.
     #[serde(default)]
     pub lacks_capability: bool,
+    /// Nothing is left of the container but its files and its supervisor, which is about to exit: its group is removed, and
+    /// it has no socket. Set only in a notice, never in a file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing_left: bool,
     /// What it used.
     pub usage: Usage,
     /// Wall clock at the end, in milliseconds since 1970; for display only.
@@ -331,6 +335,7 @@ mod tests {
             out_of_memory: false,
             memory_shortage: None,
             lacks_capability: false,
+            nothing_left: false,
             usage: Usage::default(),
             finished_at_ms: 2,
         }

@@ -134,10 +134,6 @@ impl Broker {
         self.plain(request).map(drop)
     }
 
-    pub(crate) fn make_container(&self, name: ContainerName) -> Done {
-        self.done(Request::MakeContainer(name))
-    }
-
     pub(crate) fn launch(
         &self,
         spec: &Spec,
@@ -222,18 +218,6 @@ impl Broker {
             }),
             _ => Err(senseless()),
         }
-    }
-
-    pub(crate) fn void(&self, name: ContainerName) -> Done {
-        self.done(Request::Void(name))
-    }
-
-    pub(crate) fn destroy(&self, name: ContainerName) -> Done {
-        self.done(Request::Destroy(name))
-    }
-
-    pub(crate) fn remove_container(&self, name: ContainerName) -> Done {
-        self.done(Request::RemoveContainer(name))
     }
 
     /// Replaces a launcher that does not respond. Returns the number of launchers replaced so far.
@@ -373,10 +357,6 @@ impl Broker {
         }
     }
 
-    pub(crate) fn clear_root(&self, name: ContainerName) -> Done {
-        self.done(Request::ClearRoot(name))
-    }
-
     pub(crate) fn make_place(&self, name: ContainerName, guest: &Guest) -> Done {
         self.done(Request::MakePlace(name, guest.clone()))
     }
@@ -397,10 +377,6 @@ impl Broker {
             ) => Ok((one(listener)?.into(), first_peer..=last_peer, token)),
             _ => Err(senseless()),
         }
-    }
-
-    pub(crate) fn remove_place(&self, name: ContainerName) -> Done {
-        self.done(Request::RemovePlace(name))
     }
 
     pub(crate) fn check_secret(&self, role: &str, name: &str) -> Done {
@@ -462,7 +438,7 @@ fn usage(replied: Done<Reply>) -> Option<DiskUsage> {
     }
 }
 
-fn number(reply: Reply) -> Done<u64> {
+pub(super) fn number(reply: Reply) -> Done<u64> {
     match reply {
         Reply::Number(number) => Ok(number),
         _ => Err(senseless()),

@@ -10,11 +10,12 @@
 //! The broker executes nothing and has a filter of system calls (`argosy_isolation::spawner`). It runs no runtime, has no socket but those to its agent, and reads nothing that a task or a stranger has
 //! written but hand-off files of its own supervisors. It believes nothing that the agent says: paths are computed from
 //! names, or compared with such (`guard`); every folder on the way to one belongs to root (`folders`), so that none of
-//! them is a link. Reading order: `request`, `operations/perform`, `operations`, `guard`, `folders`, `link`, `connections`, `heartbeat`, `client` with `networks`
-//! and `layers`, `server`.
+//! them is a link. Reading order: `request`, `operations/perform`, `operations`, `guard`, `folders`, `link`, `connections`, `heartbeat`, `client` with `containers`,
+//! `networks` and `layers`, `server`.
 
 mod client;
 mod connections;
+mod containers;
 mod folders;
 mod guard;
 mod heartbeat;

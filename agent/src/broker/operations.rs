@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
 use argosy_isolation::division::HostUser;
+use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{Format, Job, Owner, Rules};
 use argosy_isolation::{
-    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, destroy, service, void,
+    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, crash, destroy, service,
+    void,
 };
 use argosy_proto::remedy;
+use argosy_state::bugs::{self, Bug};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::guard::Guard;
@@ -25,6 +28,7 @@ use crate::config::Config;
 use crate::core::ContainerName;
 use crate::disk::{Bounds, Passage, Walk};
 use crate::error::{RunError, sentence};
+use crate::executors::Place;
 use crate::paths::Paths;
 use crate::reach::Reach;
 use crate::runner::bridges::Bridges;
@@ -148,6 +152,39 @@ impl Operations {
         let group = self.group(name);
         let path = group.as_ref().map(Group::path);
         destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| sentence(&error))
+    }
+
+    /// Without a control group the container has ended, as an agent reports after its supervisor has.
+    fn release(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
+        let is_leaked = bugs::is_on(Bug::CgroupLeaked) && name.instance.order.0 % 10 == 9;
+        let is_ended = is_ended && self.group(name).is_some_and(|group| !group.path().exists());
+        if !is_ended && !is_leaked {
+            self.destroy(name)?;
+        }
+        crash::passed("remove.destroyed");
+        let released = self.bridges.release(name);
+        released.map_err(|error| sentence(&error))?;
+        crash::passed("remove.network-released");
+        roots::clear(&self.bounds.changes(name))?;
+        let removed = Place::new(self.paths.executor(name)).remove();
+        removed.map_err(|error| error.to_string())?;
+        let returned = self.host_ids.as_ref().map(|ids| ids.give_back(name));
+        returned.transpose().map_err(|error| error.to_string())?;
+        crash::passed("remove.users-returned");
+        Ok(())
+    }
+
+    /// Returns the first user on the host.
+    fn begin(&self, at: &TaskContainer, holder: ContainerName, user: &User) -> Result<u32, String> {
+        let mut numbers = [user.uid, user.gid].into_iter().chain(user.groups.clone());
+        if let Some(number) = numbers.find(|number| *number >= CONTAINER_IDS) {
+            return Err(format!("a container has no user or group {number}"));
+        }
+        let taken = self.ids()?.take(holder);
+        let first = taken.map_err(|error| host_ids::none_free(&error))?;
+        folders::make_container(&self.paths, at.name)?;
+        self.make_sandbox(at, Some(&user.on_host(first)))?;
+        Ok(first)
     }
 
     fn unpack(

@@ -162,6 +162,17 @@ pub(crate) enum Request {
     Adopt(ContainerName),
     Void(ContainerName),
     Destroy(ContainerName),
+    /// Takes users for a task, and makes its container's folders for one of them: the first three requests of each start.
+    Begin {
+        at: TaskContainer,
+        holder: ContainerName,
+        user: User,
+    },
+    /// Ends a container and returns all that it has of the host.
+    Release {
+        name: ContainerName,
+        is_ended: bool,
+    },
     RemoveContainer(ContainerName),
     CountLaunchers,
     TakeUsers(ContainerName),
@@ -201,11 +212,9 @@ pub(crate) enum Request {
         holder: ContainerName,
         layers: Vec<PathBuf>,
     },
-    ClearRoot(ContainerName),
     Layer(LayerChange),
     MakePlace(ContainerName, Guest),
     ListenAtPlace(ContainerName),
-    RemovePlace(ContainerName),
     CheckSecret {
         role: String,
         name: String,

@@ -14,9 +14,10 @@ const OWN: [&str; 7] = [
     "broker/server.rs",
 ];
 /// The agent's end.
-const OF_THE_AGENT: [&str; 7] = [
+const OF_THE_AGENT: [&str; 8] = [
     "broker/client.rs",
     "broker/connections.rs",
+    "broker/containers.rs",
     "broker/heartbeat.rs",
     "broker/layers.rs",
     "broker/mod.rs",

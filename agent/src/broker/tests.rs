@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 use argosy_isolation::profile::Walls;
 use argosy_isolation::service::Packets;
 use argosy_isolation::{
     Capabilities, ContainerId, HostPath, Image, Network, Owners, Profile, Program, Root, Secret,
-    Spec, View, Volume, VolumeSource,
+    Spec, Tree, View, Volume, VolumeSource, cgroup,
 };
 use argosy_testing::skip;
 
@@ -21,6 +23,7 @@ use crate::core::ContainerName;
 use crate::paths::Paths;
 use crate::runner::{HelperCommands, LauncherCommand};
 use crate::sandbox::Viewer;
+use crate::start::tree_name;
 use argosy_content::service::ServiceCommand;
 use argosy_isolation::User;
 use argosy_isolation::division::HostUser;
@@ -366,6 +369,34 @@ fn opened(folder: &std::path::Path) -> Operations {
 }
 
 #[test]
+fn a_container_that_an_agent_reports_as_ended_is_ended_if_it_has_a_group() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let operations = opened(folder.path());
+    let ask = |request: Request| operations.perform(request, Vec::new());
+    let release = |is_ended| {
+        let name = name();
+        ask(Request::Release { name, is_ended }).unwrap();
+    };
+    let parent = cgroup::default_parent().unwrap().join("argosy");
+    let tree = tree_name(&Paths::new(&folder.path().join("agent")));
+    let group = Tree::at(&parent.join(tree.as_str())).group(&ContainerId::new("1-2-3").unwrap());
+    group.create().unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    group.add(child.id() as i32).unwrap();
+    release(true);
+    assert!(!group.path().exists());
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(9), "{status}");
+    // Once more, as an agent does that has not noted it.
+    release(true);
+    release(false);
+    ask(Request::Clear).unwrap();
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a list of what is refused")]
 fn what_would_make_an_agent_root_is_refused() {
     if !nix::unistd::geteuid().is_root() {
@@ -414,6 +445,13 @@ fn what_would_make_an_agent_root_is_refused() {
         .unwrap_err();
     }
     sandbox(user(first + 5, first + 5)).unwrap();
+    let begin = |user: User| {
+        let (at, holder) = (at.clone(), name());
+        ask(Request::Begin { at, holder, user })
+    };
+    begin(user(65_536, 0)).unwrap_err();
+    begin(user(0, u32::MAX)).unwrap_err();
+    begin(user(5, 5)).unwrap();
     let passwd = || OwnedFd::from(fs::File::open("/etc/passwd").unwrap());
     let etc = || OwnedFd::from(fs::File::open("/etc").unwrap());
     for target in [

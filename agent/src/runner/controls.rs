@@ -1,6 +1,7 @@
 //! What is wanted of living containers: kept until the container's own task passes it on to the supervisor.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::{Attachment, AttachmentError, EntryError, EntryRequest, Session};
@@ -58,8 +59,8 @@ impl Controls {
     }
 
     /// It will be removed.
-    pub(super) fn forget(&self, instance: Instance) {
-        self.all().remove(&instance);
+    pub(super) fn forget(&self, instance: Instance) -> Option<Arc<Control>> {
+        self.all().remove(&instance)
     }
 
     pub(super) fn get(&self, instance: Instance) -> Option<Arc<Control>> {
@@ -109,6 +110,8 @@ pub(super) struct Control {
     wishes: Mutex<Wishes>,
     pub(super) changed: Notify,
     places: Arc<Semaphore>,
+    /// Nothing is left of the container but its files.
+    is_ended: AtomicBool,
 }
 
 impl Default for Control {
@@ -117,6 +120,7 @@ impl Default for Control {
             wishes: Mutex::default(),
             changed: Notify::new(),
             places: Arc::new(Semaphore::new(PLACES_FOR_PEOPLE)),
+            is_ended: AtomicBool::new(false),
         }
     }
 }
@@ -171,6 +175,15 @@ impl Control {
 
     pub(super) fn take(&self) -> Wishes {
         std::mem::take(&mut lock(&self.wishes))
+    }
+
+    /// The container has ended in order, and its supervisor has exited.
+    pub(super) fn note_end(&self) {
+        self.is_ended.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Acquire)
     }
 
     /// The container has ended: whoever wants to enter is told, now and later.

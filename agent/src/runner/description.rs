@@ -82,16 +82,14 @@ pub(super) fn prepare(
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !imaged::image_of(task).is_empty();
     let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
-    let owner = shared.owner(start.holder(), user.as_ref());
-    let owner = owner.map_err(failed)?;
-    shared.broker.make_container(start.name).map_err(failed)?;
-    make_sandbox(shared, start, task, owner.as_ref()).map_err(failed)?;
+    let begun = begin(shared, start, task, user.as_ref());
+    let (owner, first_host_id) = begun.map_err(failed)?;
     let places = places(shared, start, task, user.as_ref())?;
     let id = container_id(start);
     let mut spec = if has_image {
         let launch = imaged(shared, start, task, cancelled)?;
         let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
-        spec.profile = profile(shared, start, places, launch.root)?;
+        spec.profile = profile(shared, start, places, (first_host_id, launch.root))?;
         spec.image_user = Some(launch.user);
         spec.working_dir = Some(launch.working_dir);
         spec.stop_signal = launch.stop_signal;
@@ -99,7 +97,7 @@ pub(super) fn prepare(
         spec
     } else {
         let mut spec = Spec::new(id, &folder, &sandbox, program(task)?);
-        spec.profile = profile(shared, start, places, Root::Host)?;
+        spec.profile = profile(shared, start, places, (first_host_id, Root::Host))?;
         let inside = match spec.profile {
             Some(_) => Path::new(SANDBOX),
             None => &sandbox,
@@ -184,23 +182,33 @@ fn imaged(
     launch.map_err(failed)
 }
 
-/// Not yet there where nothing was to be fetched.
-fn make_sandbox(
+/// Makes hand-off folder and sandbox of a container; the latter is not there yet where nothing was to be fetched. Returns the
+/// owner of the sandbox, and with the profile the container's user 0 on the host.
+fn begin(
     shared: &Shared,
     start: &Start,
     task: &v1::TaskSpec,
-    owner: Option<&User>,
-) -> Result<(), String> {
-    let make = || shared.broker.make_sandbox(&start.key, start.name, owner);
-    make()?;
+    user: Option<&User>,
+) -> Result<(Option<User>, Option<u32>), String> {
+    let (broker, key, name) = (&shared.broker, &start.key, start.name);
+    let (owner, first) = if shared.settings.profile {
+        let user = command_user(user);
+        let first = broker.begin(key, (name, start.holder()), user.clone())?;
+        (Some(user.on_host(first)), Some(first))
+    } else {
+        broker.make_container(name)?;
+        broker.make_sandbox(key, name, user)?;
+        (user.cloned(), None)
+    };
     match disk::enforced_bytes(shared.enforcement, task) {
-        Some(bytes) if !shared.broker.is_disk_bounded(&start.key, start.name)? => {
-            shared.broker.bound_disk(&start.key, start.name, bytes)?;
+        Some(bytes) if !broker.is_disk_bounded(key, name)? => {
+            broker.bound_disk(key, name, bytes)?;
             // What is seen there now is another folder.
-            make()
+            broker.make_sandbox(key, name, owner.as_ref())?;
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => {}
     }
+    Ok((owner, first))
 }
 
 /// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
@@ -298,12 +306,12 @@ fn profile(
     shared: &Shared,
     start: &Start,
     places: Places,
-    root: Root,
+    (first_host_id, root): (Option<u32>, Root),
 ) -> Result<Option<Profile>, Refusal> {
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
     let walls = opt_outs::walls(&task, allowed, shared.settings.profile).map_err(invalid)?;
-    let Some(first_host_id) = first_host_id(shared, start)? else {
+    let Some(first_host_id) = first_host_id else {
         return Ok(None);
     };
     Ok(Some(Profile {
@@ -317,15 +325,6 @@ fn profile(
         },
         walls,
     }))
-}
-
-/// Its user 0 on the host; `None` without the profile.
-fn first_host_id(shared: &Shared, start: &Start) -> Result<Option<u32>, Refusal> {
-    if !shared.settings.profile {
-        return Ok(None);
-    }
-    let taken = shared.broker.take_users(start.holder());
-    taken.map(Some).map_err(failed)
 }
 
 fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {

@@ -56,6 +56,11 @@ pub(crate) fn open(paths: &Paths) -> Result<HostIds, RunError> {
     Ok(ids)
 }
 
+/// Why a container gets no users, in words.
+pub(crate) fn none_free(error: &dyn std::fmt::Display) -> String {
+    format!("no users of the host are free for it: {error}; look into {FOLDER}")
+}
+
 /// Users of the host that stand for those of containers and are other software's now.
 pub(crate) fn given() -> Vec<Range<u32>> {
     let ranges = Others::of_host().given().into_iter();

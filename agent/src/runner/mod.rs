@@ -325,7 +325,7 @@ impl Runner {
                 Err(found) => {
                     if matches!(found, Found::NeverStarted) {
                         // The next start has another name, and wants the same ports.
-                        removing::remove(&shared, name, &key).await;
+                        removing::remove(&shared, name, &key, None).await;
                     }
                     shared.tell(Input::Found { instance, found }).await;
                 }
@@ -334,7 +334,7 @@ impl Runner {
     }
 
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
-        self.controls.forget(name.instance);
+        let control = self.controls.forget(name.instance);
         self.starts.forget(name.instance);
         self.looks.forget(name.instance);
         self.meter.end(name.instance);
@@ -346,7 +346,7 @@ impl Runner {
         self.shared.imaged.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
-            removing::remove(&shared, name, &key).await;
+            removing::remove(&shared, name, &key, control.as_deref()).await;
             shared.tell(Input::Destroyed { name }).await;
         });
     }

@@ -116,7 +116,7 @@ impl Shared {
 
     /// Gives back what an orphan had, whose processes have ended. False if something of it is left.
     fn cleared(&self, name: ContainerName) -> bool {
-        match self.remove(name) {
+        match self.remove(name, false) {
             Ok(()) => {
                 counter!("argosy_agent_orphans_removed_total").increment(1);
                 true
@@ -157,7 +157,7 @@ impl Shared {
 
     /// Tries once, without a word if it fails.
     fn is_removed(&self, name: ContainerName) -> bool {
-        let is_removed = self.remove(name).is_ok();
+        let is_removed = self.remove(name, false).is_ok();
         if is_removed {
             counter!("argosy_agent_orphans_removed_total").increment(1);
             tracing::info!(container = %name, "a container that no journal knows is removed");

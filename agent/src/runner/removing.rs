@@ -4,15 +4,23 @@ use std::sync::Arc;
 
 use argosy_state::ids::TaskKey;
 
+use super::controls::Control;
 use super::{Shared, TRY_AGAIN};
 use crate::core::ContainerName;
 
-/// Gives back all that was taken in a container's name, whatever of it there ever was.
-pub(super) async fn remove(shared: &Arc<Shared>, name: ContainerName, key: &TaskKey) {
+/// Gives back all that was taken in a container's name, whatever of it there ever was. `control` is that of a container
+/// which this agent has watched.
+pub(super) async fn remove(
+    shared: &Arc<Shared>,
+    name: ContainerName,
+    key: &TaskKey,
+    control: Option<&Control>,
+) {
     loop {
         let worker = shared.clone();
         let slot = shared.removal_slots.acquire().await;
-        let removed = tokio::task::spawn_blocking(move || worker.remove(name)).await;
+        let is_ended = control.is_some_and(Control::is_ended);
+        let removed = tokio::task::spawn_blocking(move || worker.remove(name, is_ended)).await;
         // Whoever waits for its next try lets others go first.
         drop(slot);
         let removed = match removed.expect("removing a container never panics") {

@@ -10,7 +10,6 @@ use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::cni::Added;
 use argosy_isolation::{ContainerId, Group, User, crash};
 use argosy_proto::v1;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::TaskKey;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -112,12 +111,8 @@ impl Shared {
         if !self.settings.profile {
             return Ok(user.cloned());
         }
-        let first = self.broker.take_users(name).map_err(|error| {
-            format!(
-                "no users of the host are free for it: {error}; look into {}",
-                host_ids::FOLDER
-            )
-        })?;
+        let first = self.broker.take_users(name);
+        let first = first.map_err(|error| host_ids::none_free(&error))?;
         Ok(Some(description::command_user(user).on_host(first)))
     }
 
@@ -183,21 +178,11 @@ impl Shared {
     }
 
     /// Its folder goes later, with others: see `gc`.
-    pub(super) fn remove(&self, name: ContainerName) -> Result<(), String> {
-        let is_leaked = bugs::is_on(Bug::CgroupLeaked) && name.instance.order.0 % 10 == 9;
-        if !is_leaked {
-            self.broker.destroy(name)?;
-        }
-        crash::passed("remove.destroyed");
-        self.broker.release_network(name)?;
-        crash::passed("remove.network-released");
-        self.broker.clear_root(name)?;
+    pub(super) fn remove(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
+        self.broker.release(name, is_ended)?;
         self.imaged.release(name)?;
         self.cores.give_back(name);
         crash::passed("remove.image-released");
-        self.broker.remove_place(name)?;
-        self.broker.return_users(name)?;
-        crash::passed("remove.users-returned");
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop,
 use argosy_state::ids::Timestamp;
 use argosy_state::task::Capability;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::controls::Control;
@@ -55,8 +56,13 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                     metrics::counter!("argosy_agent_oom_kills_total").increment(1);
                 }
                 crash::passed("watch.exited");
+                let nothing_left = exit.nothing_left;
                 let ended = ended(*exit);
-                return shared.tell(Input::Exited { instance, ended }).await;
+                shared.tell(Input::Exited { instance, ended }).await;
+                if nothing_left {
+                    supervisor_ended(&mut socket, control).await;
+                }
+                return;
             }
             Ok(None) => {}
             Err(error) => return shared.tell(lost(crate::error::sentence(&error))).await,
@@ -127,6 +133,19 @@ impl Due {
             wishes.kill_grace_ms.filter(|_| kill.is_err()),
             wishes.stop_at.filter(|_| renew.is_err()),
         );
+    }
+}
+
+/// Notes that the supervisor of a container that has ended in order has exited, too. One that does not exit is killed by the
+/// removal, which then finds no such note.
+async fn supervisor_ended(socket: &mut AsyncFd<Container>, control: &Control) {
+    // Commands that want to enter are refused from here on.
+    control.close();
+    while let Ok(mut ready) = socket.readable().await {
+        if ready.get_inner().is_closed() {
+            return control.note_end();
+        }
+        ready.clear_ready();
     }
 }
 

@@ -45,6 +45,7 @@ fn not_started(reason: String) -> Exit {
         out_of_memory: false,
         memory_shortage: None,
         lacks_capability: false,
+        nothing_left: false,
         usage: Usage::default(),
         finished_at_ms: wall_clock_ms(),
     }
@@ -90,12 +91,11 @@ impl Supervisor<'_> {
         self.attached.finish();
         crash::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
-        if let Some(group) = &self.group {
-            // What is left is left to `destroy`.
-            let _ = group.remove(EMPTY_PATIENCE);
-        }
+        // What is left is left to `destroy`.
+        let removed = self.group.as_ref();
+        let removed = removed.is_some_and(|group| group.remove(EMPTY_PATIENCE).is_ok());
         crash::passed("ending.group-removed");
-        self.hand_over(exit);
+        self.hand_over(exit, removed && self.spec.namespaces.pid);
         crash::passed("ending.exit-told");
         if self.listener.is_some() {
             // Nobody listens there any more; `destroy` removes what cannot be removed now.
@@ -138,6 +138,7 @@ impl Supervisor<'_> {
             out_of_memory: memory_shortage.is_some(),
             memory_shortage,
             lacks_capability: stop.is_none() && self.lacks_capability(outcome),
+            nothing_left: false,
             usage,
             finished_at_ms: wall_clock_ms(),
         }
@@ -157,8 +158,7 @@ impl Supervisor<'_> {
 
     /// On disk first, then told. An agent that hears it keeps it in its own journal, so it must survive a
     /// power cut here only if nobody listens.
-    fn hand_over(&mut self, exit: Exit) {
-        let notice = Notice::Exited(Box::new(exit.clone()));
+    fn hand_over(&mut self, exit: Exit, nothing_left: bool) {
         let started = Instant::now();
         loop {
             let durability = if self.connections.is_empty() {
@@ -167,7 +167,10 @@ impl Supervisor<'_> {
                 Durability::Cached
             };
             let written = self.files.write_exit(&exit, durability);
-            let told = self.tell(&notice);
+            let told = self.tell(&Notice::Exited(Box::new(Exit {
+                nothing_left: nothing_left && self.listener.is_none() && written.is_ok(),
+                ..exit.clone()
+            })));
             if told {
                 return;
             }

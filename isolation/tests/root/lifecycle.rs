@@ -45,9 +45,17 @@ fn statuses() {
         ] {
             let spec = world.spec(line);
             let spec = if modes { spec } else { plain(spec) };
-            let exit = world.run(&spec);
-            assert_eq!(exit.outcome, outcome, "{line}");
-            assert_eq!(exit.stop, None);
+            let notice = world.run(&spec);
+            assert_eq!(notice.outcome, outcome, "{line}");
+            assert_eq!(notice.stop, None);
+            // Without a group a supervisor does not know what is left.
+            assert_eq!(notice.nothing_left, modes);
+            let is_there = spec.cgroup.as_ref().is_some_and(|group| group.exists());
+            assert!(!is_there, "its group is removed before its end is reported");
+            let exit = Exit {
+                nothing_left: false,
+                ..notice
+            };
             let file = fs::read(spec.directory.join("exit.json")).unwrap();
             assert_eq!(serde_json::from_slice::<Exit>(&file).unwrap(), exit);
         }

@@ -13,7 +13,7 @@ use super::{Operations, Performed};
 use crate::disk;
 use crate::error::sentence;
 use crate::executors::Place;
-use crate::runner::{roots, volumes};
+use crate::runner::volumes;
 use crate::sandbox;
 
 impl Operations {
@@ -47,6 +47,11 @@ impl Operations {
                 })
             }
             Request::Destroy(name) => done(self.destroy(name)),
+            Request::Begin { at, holder, user } => {
+                let first = self.begin(&at, holder, &user)?;
+                plain(Reply::Number(first.into()))
+            }
+            Request::Release { name, is_ended } => done(self.release(name, is_ended)),
             Request::RemoveContainer(name) => done(
                 folders::remove(&self.paths.container(name)).map_err(|error| error.to_string()),
             ),
@@ -115,7 +120,6 @@ impl Operations {
             Request::MakeRoot { at, holder, layers } => {
                 self.make_root(&at, holder, layers, descriptors.pop())
             }
-            Request::ClearRoot(name) => done(roots::clear(&self.bounds.changes(name))),
             Request::Layer(change) => {
                 let changed = folders::change_layers(&self.paths, change);
                 done(changed.map_err(|error| error.to_string()))
@@ -133,10 +137,6 @@ impl Operations {
                     token,
                 };
                 Ok((listening, vec![listener.into()]))
-            }
-            Request::RemovePlace(name) => {
-                let removed = Place::new(self.paths.executor(name)).remove();
-                done(removed.map_err(|error| error.to_string()))
             }
             Request::CheckSecret { role, name } => {
                 done(volumes::secret(&name, &role, self.guard.secret_folder()).map(drop))
