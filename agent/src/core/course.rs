@@ -268,7 +268,7 @@ impl Core {
         if limit_ms > 0 && !is_forgotten {
             self.overdue.insert((at.plus_ms(limit_ms), instance));
         }
-        self.mark_dirty(instance);
+        self.mark_started(instance);
         if unwanted {
             self.kill(instance);
         } else {
@@ -418,7 +418,7 @@ impl Core {
             .get(&instance)
             .is_some_and(|task| task.held)
         {
-            self.mark_dirty(instance);
+            self.mark_ended(instance);
         } else {
             self.destroy(instance);
         }

@@ -102,6 +102,9 @@ pub struct Core {
     /// Tasks whose newest state is not in an update yet.
     dirty: BTreeSet<Instance>,
     report_at: Option<Timestamp>,
+    /// When those are reported that have ended.
+    ends_at: Option<Timestamp>,
+    reported_at: Timestamp,
     /// Ends of `max_completion_ms`.
     overdue: BTreeSet<(Timestamp, Instance)>,
     /// Turns of the checks of running tasks.
@@ -181,6 +184,8 @@ impl Core {
             incarnated: false,
             dirty: BTreeSet::new(),
             report_at: None,
+            ends_at: None,
+            reported_at: Timestamp(0),
             overdue: BTreeSet::new(),
             looks: BTreeSet::new(),
             asks: BTreeSet::new(),
@@ -256,6 +261,7 @@ impl Core {
             ask,
             found,
             self.report_at,
+            self.ends_at,
         ];
         all.into_iter().flatten().min()
     }
@@ -359,6 +365,9 @@ impl Core {
     fn tick(&mut self) {
         if self.report_at.is_some_and(|at| at <= self.now) {
             self.report();
+        }
+        if self.ends_at.is_some_and(|at| at <= self.now) {
+            self.report_ends();
         }
         self.give_up_finding();
         while let Some((at, instance)) = self

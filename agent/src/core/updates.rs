@@ -1,5 +1,7 @@
 //! Updates: numbered for each task, on disk before they are sent, kept until a master has committed them.
 
+use std::collections::BTreeSet;
+
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
 use argosy_state::buggify::{self, Rare};
@@ -15,6 +17,8 @@ use super::{Core, Deferred, Sync, wire};
 /// How long a change waits for others to share a record, a sync and a message, in milliseconds. A
 /// command that ends in this time is never reported as RUNNING: one command less for the masters.
 const GATHER_MS: u64 = 2;
+/// How long after a report an agent counts as quiet, in milliseconds: the next start is reported at once.
+const QUIET_MS: u64 = 50;
 /// Updates in one message.
 const UPDATES_A_MESSAGE: usize = 500;
 /// Updates of one task that wait for their commit at most, but for a new state: what checks find beyond is told, as it is
@@ -28,19 +32,58 @@ const TEXT_BYTES: usize = argosy_state::limits::MESSAGE_BYTES;
 impl Core {
     pub(super) fn mark_dirty(&mut self, instance: Instance) {
         self.dirty.insert(instance);
+        let gather_ms = buggify::or(Rare::LateReport, GATHER_MS, 300);
+        self.report_at.get_or_insert(self.now.plus_ms(gather_ms));
+    }
+
+    /// The same for a task that has started: at once if this agent was quiet.
+    pub(super) fn mark_started(&mut self, instance: Instance) {
         let at = self
-            .now
-            .plus_ms(buggify::or(Rare::LateReport, GATHER_MS, 300));
-        self.report_at.get_or_insert(at);
+            .reported_at
+            .plus_ms(buggify::or(Rare::LateReport, QUIET_MS, 300));
+        if self.report_at.is_none() && at <= self.now {
+            self.report_at = Some(self.now);
+        }
+        self.mark_dirty(instance);
+    }
+
+    /// The same for a task that has ended. Its resources are needed, and no later change of it can save a report: it waits
+    /// only for as long as others have just been reported.
+    pub(super) fn mark_ended(&mut self, instance: Instance) {
+        self.mark_dirty(instance);
+        let gather_ms = buggify::or(Rare::LateReport, GATHER_MS, 300);
+        let at = self.reported_at.plus_ms(gather_ms).max(self.now);
+        self.ends_at.get_or_insert(at);
     }
 
     /// Makes updates of everything that has changed.
     pub(super) fn report(&mut self) {
         self.report_at = None;
+        let dirty = std::mem::take(&mut self.dirty);
+        self.update(dirty);
+    }
+
+    /// Makes updates of what has ended.
+    pub(super) fn report_ends(&mut self) {
+        let has_ended = |instance: &Instance| {
+            let course = self.courses.get(instance);
+            course.is_some_and(Course::has_ended)
+        };
+        let (ended, others) = self.dirty.iter().partition(|instance| has_ended(instance));
+        self.dirty = others;
+        if self.dirty.is_empty() {
+            self.report_at = None;
+        }
+        self.update(ended);
+    }
+
+    fn update(&mut self, dirty: BTreeSet<Instance>) {
+        self.ends_at = None;
+        self.reported_at = self.now;
         let mut updates = Vec::new();
         let mut ended = Vec::new();
         let mut unhealthy = Vec::new();
-        for instance in std::mem::take(&mut self.dirty) {
+        for instance in dirty {
             let update = self.next_update(instance);
             // Told, or older than what will be told when there is room.
             if let Some(course) = self.courses.get_mut(&instance) {

@@ -222,7 +222,7 @@ fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
     assert_eq!((healthy, ready, reason), expected);
     assert_eq!(text, why);
     world.sync();
-    world.expect(&["report web 3 Killing", "kill 1 in 3000"]);
+    world.expect(&["report web 4 Killing", "kill 1 in 3000"]);
     // Nobody looks at it any more, and it does not get well again.
     world.looked(1, HEALTH, 3, Answer::Passed);
     world.wait(500);
@@ -232,7 +232,7 @@ fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
         ended: by_order(How::Signal(15)),
     });
     world.report();
-    world.expect(&["report web 4 Failed", "destroy 1-1-1"]);
+    world.expect(&["report web 5 Failed", "destroy 1-1-1"]);
     let (healthy, ready, reason, text) = told(&world);
     assert_eq!((healthy, ready, reason), expected);
     assert_eq!(text, format!("{why}; it ended"));

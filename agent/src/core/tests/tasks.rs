@@ -42,6 +42,51 @@ fn an_update_is_on_disk_before_it_is_sent() {
 }
 
 #[test]
+fn a_quiet_agent_reports_at_once_and_others_gather_changes() {
+    let mut world = World::registered();
+    world.launch(1, "one");
+    world.launch(2, "other");
+    world.sync();
+    world.started(1);
+    world.quiet();
+    world.wait(0);
+    world.expect_all(&["persist update 1: Running"]);
+    world.sync();
+    world.quiet();
+    world.wait(10);
+    world.started(2);
+    world.quiet();
+    world.wait(1);
+    world.expect_all(&[]);
+    world.wait(1);
+    world.expect_all(&["persist update 2: Running"]);
+}
+
+#[test]
+fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
+    let mut world = World::registered();
+    for order in 1..=3 {
+        world.launch(order, &format!("task-{order}"));
+    }
+    world.sync();
+    world.started(1);
+    world.wait(0);
+    world.sync();
+    world.wait(10);
+    world.started(2);
+    world.exited(1, How::Code(0));
+    world.quiet();
+    world.wait(0);
+    world.expect_all(&["persist update 1: Finished"]);
+    // The next end waits for those that come in two milliseconds, and the start for as long as any.
+    world.exited(3, How::Code(0));
+    world.wait(1);
+    world.expect_all(&[]);
+    world.wait(1);
+    world.expect_all(&["persist update 2: Running", "persist update 3: Finished"]);
+}
+
+#[test]
 fn a_repeated_order_does_nothing() {
     let mut world = World::running();
     world.launch(1, "web");
