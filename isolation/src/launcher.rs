@@ -392,6 +392,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         template: Template::make().map_err(|error| supervisor::sentence(&error)),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
+    process::detect_features();
     match sys::join_new_session_keyring() {
         // Without this call there are no keys to possess, or none that anything made here can ask for.
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}

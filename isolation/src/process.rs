@@ -99,6 +99,13 @@ impl Process {
     }
 }
 
+/// Detects the features of the processor, which the standard library does once a process: copies of this process need not
+/// repeat it. In a virtual machine each instruction for that traps.
+pub(crate) fn detect_features() {
+    #[cfg(target_arch = "x86_64")]
+    std::hint::black_box(std::arch::is_x86_feature_detected!("avx2"));
+}
+
 /// Waits until the process behind a handle has ended. False when it has not in time.
 pub(crate) fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
