@@ -312,6 +312,7 @@ impl Agent {
             } => self.sockets.tell(instance, connection, *message),
             Effect::Fetch(_)
             | Effect::CancelFetch(_)
+            | Effect::Prepare(_)
             | Effect::Start(_)
             | Effect::CancelStart(_)
             | Effect::Find { .. }

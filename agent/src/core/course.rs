@@ -13,6 +13,7 @@ use super::groups::{self, Turn};
 use super::input::{Effect, Ended, Refusal, Start};
 use super::limits::Limiting;
 use super::looking::{Asked, Watch};
+use super::preparing::is_brought;
 use super::{Core, Deferred, Sync};
 
 /// Where an instance is.
@@ -126,6 +127,11 @@ impl Course {
         matches!(self.phase, Phase::Finding | Phase::Unknown)
     }
 
+    /// Something of the host is taken for it.
+    pub(super) fn take_host(&mut self) {
+        self.remains = Remains::Container;
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.phase == Phase::Ended
     }
@@ -168,10 +174,7 @@ impl Core {
             self.end(instance, end);
             return;
         }
-        let is_brought = task.launch.spec.as_ref().is_some_and(|spec| {
-            let container = spec.container.as_ref();
-            !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
-        });
+        let is_brought = is_brought(&task.launch);
         if self.is_grouped(instance) {
             return;
         }
@@ -185,7 +188,7 @@ impl Core {
         self.enter(instance, Phase::Fetching);
         if let Some(course) = self.courses.get_mut(&instance) {
             // Its files need an owner: users of the host are taken for it.
-            course.remains = Remains::Container;
+            course.take_host();
         }
         let start = self.description(instance);
         self.effects.push(Effect::Fetch(start));
@@ -198,13 +201,13 @@ impl Core {
         }
         self.enter(instance, Phase::Starting);
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.remains = Remains::Container;
+            course.take_host();
         }
         let start = self.description(instance);
         self.effects.push(Effect::Start(start));
     }
 
-    fn description(&self, instance: Instance) -> Box<Start> {
+    pub(super) fn description(&self, instance: Instance) -> Box<Start> {
         let task = &self.facts.tasks[&instance];
         Box::new(Start {
             name: self

@@ -273,6 +273,9 @@ pub enum Effect {
     Fetch(Box<Start>),
     /// Stop bringing them; nobody waits for the answer.
     CancelFetch(Instance),
+    /// Prepare a start while its order is being synced: what it takes is given back by the container's removal, and nothing
+    /// is executed. Either [`Effect::Start`] or [`Effect::Destroy`] follows, unless this process ends before.
+    Prepare(Box<Start>),
     /// Start a container, at most once.
     Start(Box<Start>),
     /// Call a start off; how it ended is told in any case: its command was not executed, or it was too late.

@@ -2,7 +2,7 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `evidence`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`,
+//! `facts`, `evidence`, `orders`, `preparing`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`,
 //! `disk`, `space`, `limits`, `end`, `updates`, `link`, `recovery`.
 
 pub mod checks;
@@ -19,6 +19,7 @@ mod link;
 mod looking;
 mod network;
 mod orders;
+mod preparing;
 mod random;
 mod recovery;
 mod space;

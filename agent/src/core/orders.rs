@@ -90,6 +90,7 @@ impl Core {
         if let Some(former) = former {
             self.end_stray(former);
         }
+        self.prepare(instance);
         self.when_durable(Deferred::Launch(instance));
     }
 

@@ -335,7 +335,7 @@ impl Runner {
 
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
         let control = self.controls.forget(name.instance);
-        self.starts.forget(name.instance);
+        let preparation = self.starts.forget(name.instance);
         self.looks.forget(name.instance);
         self.meter.end(name.instance);
         self.ends.count();
@@ -346,6 +346,10 @@ impl Runner {
         self.shared.imaged.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
+            if let Some(preparation) = preparation {
+                // What it has made is removed below; what it holds is dropped here.
+                drop(preparation.await);
+            }
             removing::remove(&shared, name, &key, control.as_deref()).await;
             shared.tell(Input::Destroyed { name }).await;
         });
@@ -363,6 +367,7 @@ impl Containers for Runner {
                 // It may have been told already that all is here.
                 self.shared.imaged.forget(instance);
             }
+            Effect::Prepare(start) => self.prepare(*start),
             Effect::Start(start) => self.start(*start),
             Effect::CancelStart(instance) => self.cancel_start(instance),
             Effect::Find { name, key } => self.find(name, key),

@@ -207,7 +207,7 @@ impl Plugged {
 }
 
 /// The network of plugins that a task names.
-fn wanted(start: &Start) -> Option<&v1::CniNetwork> {
+pub(super) fn wanted(start: &Start) -> Option<&v1::CniNetwork> {
     let container = start.launch.spec.as_ref()?.container.as_ref()?;
     match container.network.as_ref()?.mode.as_ref()? {
         Mode::Cni(cni) => Some(cni),

@@ -1,6 +1,7 @@
 //! Starts under way, and how they are called off.
 //!
-//! A start waits for its network's plugins and for a slot, is prepared, and is requested from the launcher. Called off
+//! A start waits for its network's plugins and for a slot, is prepared, and is requested from the launcher. A plain one is
+//! prepared while its order is being synced; nothing is requested until the order is durable. Called off
 //! before the request it is not made at all; behind it the container's start is voided, unless its supervisor has
 //! claimed it by then. In each case the end comes as of any other start.
 
@@ -10,14 +11,23 @@ use std::time::Instant;
 
 use argosy_isolation::{Container, crash};
 use argosy_proto::v1;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Runner, Shared, watching};
+use super::description::{self, Prepared};
+use super::{Runner, Shared, plugged, watching};
 use crate::core::{ContainerName, Input, Instance, Refusal, Start};
 
+/// What a start was prepared with, or why it cannot be made.
+type Preparation = oneshot::Receiver<Result<Prepared, Refusal>>;
+
 /// The starts of containers that are not known to have ended.
-#[derive(Debug, Default)]
-pub(super) struct Starts(HashMap<Instance, Starting>);
+#[derive(Default)]
+pub(super) struct Starts {
+    of: HashMap<Instance, Starting>,
+    /// Those whose orders were not durable when they were last heard of.
+    prepared: HashMap<Instance, Preparation>,
+}
 
 #[derive(Debug)]
 struct Starting {
@@ -32,27 +42,55 @@ impl Starts {
             name,
             cancelled: cancelled.clone(),
         };
-        self.0.insert(name.instance, starting);
+        self.of.insert(name.instance, starting);
         cancelled
     }
 
-    /// The container will be removed.
-    pub(super) fn forget(&mut self, instance: Instance) {
-        self.0.remove(&instance);
+    /// The container will be removed, after what was prepared for it is there.
+    pub(super) fn forget(&mut self, instance: Instance) -> Option<Preparation> {
+        self.of.remove(&instance);
+        self.prepared.remove(&instance)
     }
 }
 
 impl Runner {
+    /// Before its order is durable: nothing is requested from the launcher.
+    pub(super) fn prepare(&mut self, start: Start) {
+        if plugged::wanted(&start).is_some() {
+            // Plugins make its network first, and may take long.
+            return;
+        }
+        // Where starts wait in line, preparations of later ones would only hold up the first.
+        let Ok(slot) = self.shared.slots.clone().try_acquire_owned() else {
+            return;
+        };
+        let (tell, prepared) = oneshot::channel();
+        self.starts.prepared.insert(start.name.instance, prepared);
+        let shared = self.shared.clone();
+        self.threads.spawn_blocking(move || {
+            // Only what brings an image could be called off.
+            let never = CancellationToken::new();
+            let made = description::prepare(&shared, &start, None, &never);
+            drop(slot);
+            // Without a receiver the agent stops.
+            let _ = tell.send(made);
+        });
+    }
+
     pub(super) fn start(&mut self, start: Start) {
         let name = start.name;
         let instance = name.instance;
         self.fetches.remove(&instance);
         let control = self.controls.add(instance);
+        let preparation = self.starts.prepared.remove(&instance);
         let cancelled = self.starts.add(name);
         let shared = self.shared.clone();
         self.spawn(async move {
             let started = Instant::now();
-            let made = shared.clone().make(start, cancelled.clone()).await;
+            let made = shared
+                .clone()
+                .make(start, preparation, cancelled.clone())
+                .await;
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
             match made {
@@ -70,7 +108,7 @@ impl Runner {
     }
 
     pub(super) fn cancel_start(&self, instance: Instance) {
-        let Some(Starting { name, cancelled }) = self.starts.0.get(&instance) else {
+        let Some(Starting { name, cancelled }) = self.starts.of.get(&instance) else {
             return;
         };
         // First, so that a start which is not voided below has not been requested.
@@ -94,8 +132,13 @@ impl Shared {
     async fn make(
         self: Arc<Self>,
         start: Start,
+        preparation: Option<Preparation>,
         cancelled: CancellationToken,
     ) -> Result<Container, Refusal> {
+        let prepared = match preparation {
+            Some(preparation) => preparation.await.ok().transpose()?,
+            None => None,
+        };
         let plugged = self.plugged.plug(&start, self.settings.isolation).await?;
         crash::passed("launch.plugged");
         let _slot = tokio::select! {
@@ -104,7 +147,7 @@ impl Shared {
             slot = self.slots.acquire() => slot,
         };
         let worker = Arc::clone(&self);
-        let launch = move || worker.launch(&start, plugged, &cancelled);
+        let launch = move || worker.launch(&start, (prepared, plugged), &cancelled);
         let made = tokio::task::spawn_blocking(launch).await;
         made.expect("making a container never panics")
     }

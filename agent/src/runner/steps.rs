@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::cni::Added;
-use argosy_isolation::{ContainerId, Group, User, crash};
+use argosy_isolation::{BootTime, ContainerId, Group, User, crash};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::description::Prepared;
 use super::starting::called_off;
 use super::{ADOPTION_TRIES, Shared, TRY_AGAIN, description, host_ids, networks, watching};
 use crate::broker::Adopted;
@@ -119,14 +120,24 @@ impl Shared {
     pub(super) fn launch(
         &self,
         start: &Start,
-        plugged: Option<Added>,
+        (prepared, plugged): (Option<Prepared>, Option<Added>),
         cancelled: &CancellationToken,
     ) -> Result<argosy_isolation::Container, Refusal> {
         if cancelled.is_cancelled() {
             return Err(called_off());
         }
-        let prepared = description::prepare(self, start, plugged, cancelled)?;
-        let description::Prepared { spec, namespace } = prepared;
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None => description::prepare(self, start, plugged, cancelled)?,
+        };
+        let Prepared {
+            mut spec,
+            namespace,
+        } = prepared;
+        // A leader may have answered since it was prepared.
+        if let (Some(stop_after), Some(at)) = (&mut spec.stop_after, start.stop_at) {
+            stop_after.deadline = BootTime(at.0);
+        }
         crash::passed("launch.prepared");
         let namespace = namespace.as_ref().map(AsFd::as_fd);
         // Its folder is there now: who calls it off after this voids it.

@@ -29,6 +29,27 @@ fn a_launch_is_on_disk_before_it_starts() {
 }
 
 #[test]
+fn a_plain_start_is_prepared_before_its_order_is_on_disk() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    assert_eq!(world.prepared, ["1-1-1"]);
+    // Killed in the same sync: what was prepared is removed, without a start.
+    world.kill(2, "web", 0);
+    world.sync();
+    world.report();
+    world.expect(&["report web 1 Killed", "destroy 1-1-1"]);
+}
+
+#[test]
+fn a_start_whose_files_are_brought_is_not_prepared() {
+    let mut world = World::registered();
+    let mut fetching = spec("web");
+    fetching.uris.push(v1::Uri::default());
+    world.launch_spec(1, fetching);
+    assert_eq!(world.prepared, [""; 0]);
+}
+
+#[test]
 fn an_update_is_on_disk_before_it_is_sent() {
     let mut world = World::registered();
     world.launch(1, "web");
@@ -193,7 +214,7 @@ fn a_kill_before_the_launch_is_on_disk_never_starts_it() {
     world.kill(2, "web", 0);
     world.sync();
     world.report();
-    world.expect(&["report web 1 Killed"]);
+    world.expect(&["report web 1 Killed", "destroy 1-1-1"]);
     assert_eq!(reason(&world, 1), v1::Reason::KilledDuringLaunch);
 }
 

@@ -28,6 +28,8 @@ pub(super) struct World {
     durable: u64,
     appended: u64,
     pub(super) said: Vec<String>,
+    /// Containers whose starts were prepared.
+    pub(super) prepared: Vec<String>,
     /// How long the newest dial waits.
     pub(super) dialled_after_ms: u64,
     pub(super) epoch: u64,
@@ -68,6 +70,7 @@ impl World {
             durable: 0,
             appended: 0,
             said: Vec::new(),
+            prepared: Vec::new(),
             dialled_after_ms: 0,
             epoch: EPOCH,
             link: 0,
@@ -152,7 +155,11 @@ impl World {
             self.journal.push((**record).clone());
             self.written.push(((**record).clone(), *sync));
         }
-        self.said.push(tell(&effect));
+        match &effect {
+            // In each of these, before a start; those who ask for it look there.
+            Effect::Prepare(start) => self.prepared.push(start.name.to_string()),
+            _ => self.said.push(tell(&effect)),
+        }
         if let Effect::Dial { after_ms, .. } = &effect {
             self.dialled_after_ms = *after_ms;
         }
@@ -357,6 +364,7 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::Fetch(start) => format!("fetch for {}", start.name),
         Effect::CancelFetch(instance) => format!("cancel the fetch for {}", short(instance)),
         Effect::CancelStart(instance) => format!("cancel the start of {}", short(instance)),
+        Effect::Prepare(start) => format!("prepare {}", start.name),
         Effect::Start(start) => match start.stop_at {
             Some(at) => format!("start {} until {}", start.name, at.0),
             None => format!("start {}", start.name),

@@ -236,6 +236,8 @@ impl Containers for Scripted {
                     fetching.abort();
                 }
             }
+            // Here nothing is made before the start.
+            Effect::Prepare(_) => {}
             Effect::Start(start) => self.start(&start),
             // Here a start is never late enough to be called off.
             Effect::CancelStart(_) => {}

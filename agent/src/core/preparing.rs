@@ -1,0 +1,38 @@
+//! Preparation of starts while their orders are being synced.
+
+use argosy_proto::v1;
+
+use super::Core;
+use super::facts::{Instance, TaskFacts};
+use super::input::Effect;
+use super::looking::Asked;
+
+/// Whether a launch needs files or an image.
+pub(super) fn is_brought(launch: &v1::LaunchOrder) -> bool {
+    launch.spec.as_ref().is_some_and(|spec| {
+        let container = spec.container.as_ref();
+        !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
+    })
+}
+
+impl Core {
+    /// Prepares a plain start while its order is being synced.
+    pub(super) fn prepare(&mut self, instance: Instance) {
+        let task = self.facts.tasks.get(&instance);
+        let is_plain = |task: &TaskFacts| {
+            let launch = &task.launch;
+            let is_valid = !launch.never_start && Asked::of(launch).is_ok();
+            is_valid && task.executor().is_none() && !is_brought(launch)
+        };
+        if task.is_some_and(is_plain)
+            && self.group(instance).is_none()
+            && self.has_no_space().is_none()
+        {
+            if let Some(course) = self.courses.get_mut(&instance) {
+                course.take_host();
+            }
+            let start = self.description(instance);
+            self.effects.push(Effect::Prepare(start));
+        }
+    }
+}
