@@ -36,7 +36,15 @@ const SILENT: Duration = Duration::from_secs(3);
 pub(crate) struct Agents {
     _links: JoinSet<()>,
     ids: Vec<String>,
-    closed: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What all links together have seen.
+#[derive(Debug, Default)]
+struct Counts {
+    closed: AtomicU64,
+    registered: AtomicU64,
+    listed: AtomicU64,
 }
 
 impl Agents {
@@ -88,10 +96,10 @@ impl Agents {
         // Room for all of them: nobody waits.
         let (registered, mut known) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
-        let closed = Arc::new(AtomicU64::new(0));
+        let counts = Arc::new(Counts::default());
         for (number, way) in (0..).zip(ways) {
             let agent = Emulated::new(number, &resources, life);
-            links.spawn(live(agent, way, registered.clone(), closed.clone()));
+            links.spawn(live(agent, way, registered.clone(), counts.clone()));
         }
         let mut ids = Vec::new();
         let end = Instant::now() + REGISTERING;
@@ -104,7 +112,7 @@ impl Agents {
         Ok(Self {
             _links: links,
             ids,
-            closed,
+            counts,
         })
     }
 
@@ -115,7 +123,17 @@ impl Agents {
 
     /// Links that have ended so far.
     pub(crate) fn closed(&self) -> u64 {
-        self.closed.load(Ordering::Relaxed)
+        self.counts.closed.load(Ordering::Relaxed)
+    }
+
+    /// Registrations that masters have accepted so far, those of links after a change of leader included.
+    pub(crate) fn registrations(&self) -> u64 {
+        self.counts.registered.load(Ordering::Relaxed)
+    }
+
+    /// How often a master has asked an agent for its tasks so far.
+    pub(crate) fn lists(&self) -> u64 {
+        self.counts.listed.load(Ordering::Relaxed)
     }
 }
 
@@ -124,13 +142,13 @@ async fn live(
     mut agent: Emulated,
     way: Way,
     registered: mpsc::Sender<String>,
-    closed: Arc<AtomicU64>,
+    counts: Arc<Counts>,
 ) {
     loop {
         // A failed attempt has paused already.
         if let Some(mut link) = way.open(agent.hello()).await {
-            let ended = speak(&mut agent, &mut link, &registered).await;
-            closed.fetch_add(1, Ordering::Relaxed);
+            let ended = speak(&mut agent, &mut link, (&registered, &counts)).await;
+            counts.closed.fetch_add(1, Ordering::Relaxed);
             if ended == Ended::Silent {
                 way.fell_silent(&link);
             }
@@ -144,7 +162,11 @@ enum Ended {
     Silent,
 }
 
-async fn speak(agent: &mut Emulated, link: &mut Link, registered: &mpsc::Sender<String>) -> Ended {
+async fn speak(
+    agent: &mut Emulated,
+    link: &mut Link,
+    (registered, counts): (&mpsc::Sender<String>, &Counts),
+) -> Ended {
     let mut pings = tokio::time::interval(Duration::from_secs(1));
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut patience = SILENT;
@@ -156,11 +178,15 @@ async fn speak(agent: &mut Emulated, link: &mut Link, registered: &mpsc::Sender<
                 let Ok(Some(message)) = message else { return Ended::Closed };
                 heard = Instant::now();
                 if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {
+                    counts.registered.fetch_add(1, Ordering::Relaxed);
                     let interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(100));
                     pings = renewed(interval);
                     patience = SILENT.max(interval * SILENT_INTERVALS);
                     // Room for every agent; a second registration after a change of leader finds nobody.
                     let _ = registered.try_send(welcome.agent_id.clone());
+                }
+                if matches!(message.message, Some(v1::to_agent::Message::ListTasks(_))) {
+                    counts.listed.fetch_add(1, Ordering::Relaxed);
                 }
                 for answer in agent.take(message) {
                     if link.sender.send(answer).await.is_err() {

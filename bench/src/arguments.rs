@@ -50,7 +50,8 @@ pub struct Arguments {
     /// Where data of all members is kept while it runs: a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
-    /// Agents of `idle` [default: 1,000, short: 200] and of `state-read` [default: 10,000, short: 500]
+    /// Agents of `idle` [default: 1,000, short: 200], `state-read` [default: 10,000, short: 500] and `scale`
+    /// [default: 50,000, short: 1,000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50_000))]
     pub(crate) agents: Option<u32>,
     /// Tasks of each of these agents
@@ -92,6 +93,8 @@ pub(crate) enum Workload {
     Crowd,
     /// Readers page through lists of all agents and all tasks while others write
     StateRead,
+    /// 50,000 agents with 500,000 tasks: memory, rest, and a killed leader
+    Scale,
     /// One after the other
     All,
 }
@@ -114,6 +117,7 @@ impl Workload {
             Self::Flood => "flood",
             Self::Crowd => "crowd",
             Self::StateRead => "state-read",
+            Self::Scale => "scale",
             Self::All => "all",
         }
     }
@@ -169,6 +173,8 @@ pub(crate) struct Extent {
     pub(crate) state_agents: u32,
     /// Tasks of each of them.
     pub(crate) tasks_per_agent: u32,
+    /// Agents of `scale`.
+    pub(crate) scale_agents: u32,
     /// Rounds of `state-read`: writers alone, then beside readers.
     pub(crate) state_rounds: u32,
 }
@@ -196,6 +202,7 @@ impl Arguments {
                 crowd_schedulers: 120,
                 state_agents: self.agents.unwrap_or(500),
                 tasks_per_agent: self.tasks_per_agent,
+                scale_agents: self.agents.unwrap_or(1_000),
                 state_rounds: 1,
             };
         }
@@ -218,6 +225,7 @@ impl Arguments {
             crowd_schedulers: 1_000,
             state_agents: self.agents.unwrap_or(10_000),
             tasks_per_agent: self.tasks_per_agent,
+            scale_agents: self.agents.unwrap_or(50_000),
             state_rounds: 3,
         }
     }

@@ -17,8 +17,8 @@ use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
 use crate::tasks::hyperqueue_version;
 use crate::{
-    allocator, containers, crowd, failover, flood, idle, latency, registry, slow_disk, stall,
-    start, state_read, tasks,
+    allocator, containers, crowd, failover, flood, idle, latency, registry, scale, slow_disk,
+    stall, start, state_read, tasks,
 };
 
 /// In the order of `all`.
@@ -37,6 +37,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::Flood,
     Workload::Crowd,
     Workload::StateRead,
+    Workload::Scale,
 ];
 
 /// What workloads need to run.
@@ -220,6 +221,7 @@ impl Bench {
             Workload::Flood => flood::measure(self).await,
             Workload::Crowd => crowd::measure(self).await,
             Workload::StateRead => state_read::measure(self).await,
+            Workload::Scale => scale::measure(self).await,
             Workload::Allocator | Workload::All => {
                 bail!("{} needs no cluster of its own", workload.name())
             }
@@ -289,6 +291,7 @@ fn beside_etcd(workload: Workload) -> bool {
         | Workload::Flood
         | Workload::Crowd
         | Workload::StateRead
+        | Workload::Scale
         | Workload::All => false,
     }
 }

@@ -235,6 +235,14 @@ impl Cluster {
         Ok(newest)
     }
 
+    /// The newest entry that one member has applied.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub(crate) async fn applied_by(&self, place: usize) -> Result<u64> {
+        Ok(self.standing(place).await?.applied)
+    }
+
     /// The newest term that any member knows.
     ///
     /// # Errors

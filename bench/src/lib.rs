@@ -21,6 +21,7 @@ mod machine;
 mod processes;
 mod registry;
 mod report;
+mod scale;
 mod slow_disk;
 mod stall;
 mod start;

@@ -1,0 +1,159 @@
+//! Very many agents with running tasks: what masters hold, what they use at rest, and how soon the next leader knows
+//! them all again.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+
+use crate::agents::{Agents, Life};
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::Cluster;
+use crate::cpu::{process_seconds, resident_bytes};
+use crate::framework::sleepers;
+use crate::registry::masters;
+use crate::report::{Cell, Goal, Report, Side};
+
+/// Rest after the last task runs, before anything is counted.
+const REST: Duration = Duration::from_secs(10);
+/// How long all agents may take to return.
+const RETURNING: Duration = Duration::from_secs(120);
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_millis(10);
+
+const REGISTERED: &str = "all agents registered after";
+const RUNNING: &str = "all tasks known to run after";
+const LEADER: &str = "leader, resident";
+const FOLLOWER: &str = "largest follower, resident";
+const LATER: &str = "leader after the rest, resident";
+const NEXT: &str = "next leader with all agents, resident";
+const CPU: &str = "leader's CPU at rest";
+const CPU_FOLLOWER: &str = "busiest follower's CPU at rest";
+const ENTRIES: &str = "log entries at rest";
+const VERIFIED: &str = "all agents verified after a kill";
+const FAILOVER_ENTRIES: &str = "log entries from a kill until then";
+const LISTED: &str = "agents asked for their tasks";
+
+/// Measures three masters with agents that hold tasks.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let (agents, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
+    let about = format!(
+        "{agents} emulated agents with {each} running tasks each at three masters. They rest for {:?}; then the leader is killed, and the next one has verified an agent when it has accepted its registration.",
+        bench.extent.idle
+    );
+    let gib = Goal::OwnAtMost(1024.0);
+    let cells = vec![
+        Cell::new(REGISTERED, "s", Goal::None),
+        Cell::new(RUNNING, "s", Goal::None),
+        Cell::new(LEADER, "MiB", gib),
+        Cell::new(FOLLOWER, "MiB", gib),
+        Cell::new(LATER, "MiB", gib),
+        Cell::new(NEXT, "MiB", gib),
+        Cell::new(CPU, "% of a core", Goal::OwnAtMost(10.0)),
+        Cell::new(CPU_FOLLOWER, "% of a core", Goal::OwnAtMost(10.0)),
+        Cell::new(ENTRIES, "entries", Goal::OwnAtMost(0.0)),
+        Cell::new(VERIFIED, "s", Goal::OwnAtMost(8.0)),
+        Cell::new(FAILOVER_ENTRIES, "entries", Goal::None),
+        Cell::new(LISTED, "agents", Goal::OwnAtMost(0.0)),
+    ];
+    let mut report = bench.report(Workload::Scale, &[&about], cells);
+    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let masters = masters(&cluster)?;
+    let (count, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
+    let begun = Instant::now();
+    let resources = format!("cpus:{each};mem:{}", 32 * each);
+    let agents = Agents::start_with(&masters, count, &resources, Life::RunsOn).await?;
+    findings.note(REGISTERED, begun.elapsed().as_secs_f64());
+    let asleep = sleepers(&masters, count * each).await?;
+    findings.note(RUNNING, asleep.took.as_secs_f64());
+    let leader = cluster.settled().await?;
+    tokio::time::sleep(REST).await;
+    note_memory(&cluster, leader, findings)?;
+    rest(bench, &cluster, leader, findings).await?;
+    findings.note(LATER, resident(&cluster, leader)?);
+    kill(&mut cluster, (leader, &agents, count), findings).await
+}
+
+/// Watches a cluster in which nothing happens.
+async fn rest(
+    bench: &Bench,
+    cluster: &Cluster,
+    leader: usize,
+    findings: &mut Findings,
+) -> Result<()> {
+    let seconds = || -> Result<Vec<f64>> {
+        let used = |pid| process_seconds(pid).context("a master is gone");
+        cluster.pids().into_iter().map(used).collect()
+    };
+    let (entries, before) = (cluster.applied().await?, seconds()?);
+    tokio::time::sleep(bench.extent.idle).await;
+    let after = seconds()?;
+    let used = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| (after - before) / bench.extent.idle.as_secs_f64() * 100.0);
+    let used: Vec<f64> = used.collect();
+    let followers = (0..used.len()).filter(|place| *place != leader);
+    findings.note(CPU, used[leader]);
+    findings.note(
+        CPU_FOLLOWER,
+        followers.map(|place| used[place]).fold(0.0, f64::max),
+    );
+    findings.note(ENTRIES, (cluster.applied().await? - entries) as f64);
+    Ok(())
+}
+
+/// Kills the leader and waits until the next one has accepted every agent.
+async fn kill(
+    cluster: &mut Cluster,
+    (leader, agents, count): (usize, &Agents, u32),
+    findings: &mut Findings,
+) -> Result<()> {
+    let survivor = (leader + 1) % cluster.members.len();
+    let entries = cluster.applied_by(survivor).await?;
+    let (registered, listed) = (agents.registrations(), agents.lists());
+    let killed = Instant::now();
+    cluster.signal(leader, Signal::SIGKILL)?;
+    while agents.registrations() - registered < u64::from(count) {
+        let known = agents.registrations() - registered;
+        anyhow::ensure!(
+            killed.elapsed() < RETURNING,
+            "after {RETURNING:?} {known} of {count} agents are known again"
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+    findings.note(VERIFIED, killed.elapsed().as_secs_f64());
+    let newest = cluster.applied_by(survivor).await?;
+    findings.note(FAILOVER_ENTRIES, newest.saturating_sub(entries) as f64);
+    findings.note(LISTED, (agents.lists() - listed) as f64);
+    cluster.restart(leader)?;
+    let next = cluster.settled().await?;
+    findings.note(NEXT, resident(cluster, next)?);
+    Ok(())
+}
+
+fn note_memory(cluster: &Cluster, leader: usize, findings: &mut Findings) -> Result<()> {
+    findings.note(LEADER, resident(cluster, leader)?);
+    let mut largest: f64 = 0.0;
+    for place in (0..cluster.members.len()).filter(|place| *place != leader) {
+        largest = largest.max(resident(cluster, place)?);
+    }
+    findings.note(FOLLOWER, largest);
+    Ok(())
+}
+
+/// Memory of a member, in MiB.
+fn resident(cluster: &Cluster, place: usize) -> Result<f64> {
+    let bytes = resident_bytes(cluster.pid(place)?).context("a master is gone")?;
+    Ok(bytes as f64 / f64::from(1 << 20))
+}
