@@ -1,5 +1,6 @@
 //! Tasks that sleep until they are told to end.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,9 @@ const STALLED: Duration = Duration::from_secs(60);
 /// How often it is looked whether they are to end.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Calls without an answer at a time: below what the client library allows.
+const OPEN_CALLS: u32 = 1_000;
+
 /// How far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
@@ -29,6 +33,9 @@ enum Stage {
 struct Sleepers {
     total: u32,
     launched: u32,
+    /// Offers that wait for an answer to earlier calls.
+    waiting: VecDeque<v1::Offer>,
+    open_calls: u32,
     running: u32,
     ended: u32,
     begun: Instant,
@@ -40,6 +47,24 @@ struct Sleepers {
 }
 
 impl Sleepers {
+    fn launch(&mut self, driver: &Driver) {
+        while self.open_calls < OPEN_CALLS {
+            let Some(offer) = self.waiting.pop_front() else {
+                return;
+            };
+            let count = room(&offer).min((self.total - self.launched) as usize) as u32;
+            if count == 0 {
+                driver.decline(&offer, None);
+                continue;
+            }
+            let numbers = self.launched..self.launched + count;
+            self.launched += count;
+            let tasks = numbers.map(|number| task(name(number), &["/bin/sleep", "1000000"]));
+            self.open_calls += 1;
+            drop(driver.accept(&offer, tasks.collect()));
+        }
+    }
+
     fn fail(&mut self, driver: &Driver, why: String) {
         self.stage.send_replace(Stage::Failed(why));
         drop(driver.teardown());
@@ -52,17 +77,12 @@ fn name(number: u32) -> String {
 
 impl Scheduler for Sleepers {
     fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
-        for offer in offers {
-            let count = room(&offer).min((self.total - self.launched) as usize) as u32;
-            if count == 0 {
-                driver.decline(&offer, None);
-                continue;
-            }
-            let numbers = self.launched..self.launched + count;
-            self.launched += count;
-            let tasks = numbers.map(|number| task(name(number), &["/bin/sleep", "1000000"]));
-            drop(driver.accept(&offer, tasks.collect()));
-        }
+        self.waiting.extend(offers);
+        self.launch(driver);
+    }
+
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+        self.waiting.retain(|offer| offer.offer_id != offer_id);
     }
 
     fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
@@ -87,6 +107,8 @@ impl Scheduler for Sleepers {
     }
 
     fn answered(&mut self, driver: &Driver, answer: &Answer) {
+        self.open_calls = self.open_calls.saturating_sub(1);
+        self.launch(driver);
         if let Some((task, why)) = answer.not_launched().first() {
             let why = format!("{task} was not launched: {why}");
             self.fail(driver, why);
@@ -133,6 +155,8 @@ pub(crate) async fn sleepers(masters: &Masters, total: u32) -> Result<Asleep> {
     let mut sleepers = Sleepers {
         total,
         launched: 0,
+        waiting: VecDeque::new(),
+        open_calls: 0,
         running: 0,
         ended: 0,
         begun: now,
