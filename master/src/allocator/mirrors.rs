@@ -89,12 +89,11 @@ impl Agents {
     /// Takes what the agent gives and promises; whether that is another promise than before.
     pub(super) fn promise(&mut self, at: u32, agent: &Agent) -> bool {
         let mirror = &mut self.all[at as usize];
-        if mirror.promise == agent.promise {
-            return false;
-        }
-        mirror.promise = agent.promise;
+        // What is agreed on may shape the total without another promise.
         mirror.plain = is_plain(agent.total());
-        true
+        let is_other = mirror.promise != agent.promise;
+        mirror.promise = agent.promise;
+        is_other
     }
 
     /// Takes what is free; whether that is anything else than before.

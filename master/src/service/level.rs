@@ -43,7 +43,8 @@ fn chosen(
     wanted: Option<Level>,
     members: &[(u64, Member, Option<Levels>)],
 ) -> Result<Level, String> {
-    let mut newest = wanted.unwrap_or(Level::NEWEST);
+    let next = Level(present.0 + 1);
+    let mut newest = wanted.unwrap_or(next.min(Level::NEWEST));
     if newest < present {
         return Err(format!(
             "the cluster is at feature level {present}: a level is never lowered"

@@ -53,9 +53,15 @@ impl Registry {
         // From here on nothing is refused.
         self.use_offers(agent, accept);
         let skipped: BTreeSet<_> = refused.iter().map(|(position, _)| *position).collect();
-        for (position, spec) in accept.launches() {
-            if !skipped.contains(&position) {
-                self.launch(scene, call, agent, &role, spec, accept.wall_ms);
+        for (operation, wanted) in (0..).zip(&accept.operations) {
+            match wanted {
+                OfferOperation::Launch(tasks) | OfferOperation::LaunchGroup(tasks) => {
+                    for (task, spec) in (0..).zip(tasks) {
+                        if !skipped.contains(&Position { operation, task }) {
+                            self.launch(scene, call, agent, &role, spec, accept.wall_ms);
+                        }
+                    }
+                }
             }
         }
         scene.say(Event::AgentUsageChanged(agent));

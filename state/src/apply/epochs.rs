@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::Scene;
 use crate::Registry;
-use crate::command::{OpenEpoch, Outcome, Reply};
+use crate::command::{OpenEpoch, Outcome, Rejection, Reply};
 use crate::event::Event;
 use crate::ids::{ClusterId, Epoch};
 use crate::level::Level;
@@ -35,8 +35,19 @@ impl Registry {
     }
 
     /// What follows in the log is applied at the new level. There is no way back: a lower one changes nothing.
-    pub(super) fn raise_level(&mut self, scene: &mut Scene, level: Level) -> Reply {
+    ///
+    /// One level at a time, and none while records are converted: what a level adds may have no place in those that are not.
+    pub(super) fn raise_level(&mut self, scene: &mut Scene, level: Level) -> Outcome {
         if level > self.cluster.level {
+            if level.0 != self.cluster.level.0 + 1 || self.cluster.layout.is_converting() {
+                return Err(Rejection::Invalid {
+                    field: "level".into(),
+                    text: format!(
+                        "the cluster is at {}: raise it by one, when its records are converted",
+                        self.level()
+                    ),
+                });
+            }
             self.set_level(level);
             self.changed.insert(RecordKey::Cluster);
             scene.say(Event::LevelRaised(level));
@@ -44,6 +55,53 @@ impl Registry {
                 scene.say(Event::SweepNeeded);
             }
         }
-        Reply::Done
+        Ok(Reply::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, SweepTarget};
+    use crate::ids::NodeId;
+    use crate::testing::World;
+
+    #[test]
+    fn a_level_is_raised_by_one_and_not_while_records_are_converted() {
+        let mut world = World::empty();
+        world.level = Level::RELEASE_0_1;
+        world.open_epoch(NodeId(1));
+        world.register("cpus:8");
+        let (next, later) = (Level::RELEASE_0_2, Level(Level::RELEASE_0_2.0 + 1));
+        let raise = |world: &World, level| {
+            let mut registry = world.registry.clone();
+            let entry = crate::command::Entry {
+                at: world.now,
+                commands: vec![crate::command::Proposed {
+                    ticket: crate::ids::Ticket {
+                        epoch: registry.epoch(),
+                        serial: 1 << 40,
+                    },
+                    actor: crate::actor::Actor::default(),
+                    command: Command::RaiseLevel { level },
+                }],
+            };
+            let applied = registry.apply(registry.applied() + 1, &entry);
+            applied[0].outcome.is_ok()
+        };
+        assert!(!raise(&world, later), "two at once");
+        assert!(raise(&world, next));
+        world.level = next;
+        let raised = world.apply(Command::RaiseLevel { level: next });
+        assert_eq!(raised.outcome, Ok(Reply::Done));
+        assert!(!raise(&world, later), "records are being converted");
+        assert!(raise(&world, next), "a repeat");
+        while world.registry.sweeps().next().is_some() {
+            world
+                .apply(Command::Sweep(SweepTarget::Layout))
+                .outcome
+                .unwrap();
+        }
+        assert!(raise(&world, later));
     }
 }

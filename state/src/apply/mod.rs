@@ -150,7 +150,7 @@ impl Registry {
             Command::Operate(operate) => self.operate(scene, operate),
             Command::Sweep(target) => self.sweep(scene, *target),
             Command::MassLoss => Ok(self.mass_loss(scene)),
-            Command::RaiseLevel { level } => Ok(self.raise_level(scene, *level)),
+            Command::RaiseLevel { level } => self.raise_level(scene, *level),
             Command::CompareDigest(compare) => {
                 scene.say(Event::DigestLogged {
                     index: compare.index,

@@ -27,6 +27,10 @@ pub fn beyond(level: Level, command: &Command) -> Option<Need> {
     if level >= Level::NEWEST {
         return None;
     }
+    needed(level, command).filter(|need| need.level > level)
+}
+
+fn needed(level: Level, command: &Command) -> Option<Need> {
     let need = |need: Level, what| (need > level).then_some(Need { level: need, what });
     match command {
         Command::Stopped(_) => need(Level::RELEASE_0_2, "the end of stop_after_ms"),

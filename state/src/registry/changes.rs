@@ -40,8 +40,6 @@ pub enum RecordKey {
     TaskEndMessage(TaskKey),
     /// The limits of a task.
     TaskLimits(TaskKey),
-    /// Its other limits: see [`LimitsChange::is_second`](crate::task::LimitsChange::is_second).
-    SecondLimits(TaskKey),
     /// The newest change of its limits.
     LimitsChange(TaskKey),
     /// Orders and used offers of an agent.
@@ -56,6 +54,8 @@ pub enum RecordKey {
     AgentAgreed(AgentId),
     /// Whether masters hear of an agent, and its revisions.
     AgentStatus(AgentId),
+    /// The other limits of a task: see [`LimitsChange::is_second`](crate::task::LimitsChange::is_second).
+    SecondLimits(TaskKey),
 }
 
 /// A record as it is stored. No value deletes it.

@@ -154,7 +154,7 @@ impl Indexes {
             sign.set(&mut framework.unacknowledged, task.key.task.clone());
         }
         if facet.live && !facet.unreachable {
-            let scalars = task.spec.resources.scalars();
+            let scalars = task.spec.resources.scalars()?;
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             roles::count(&mut self.roles, &task.role, &scalars, sign)?;
         }
@@ -177,7 +177,7 @@ impl Indexes {
         }
         if turned.role {
             let framework = self.frameworks.or_default(task.key.framework);
-            let scalars = executor.resources.scalars();
+            let scalars = executor.resources.scalars()?;
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             roles::count(&mut self.roles, &task.role, &scalars, sign)?;
         }
@@ -231,7 +231,7 @@ impl Indexes {
         self.agent_deadlines(agent, sign);
         sign.bytes(&mut self.bytes.agents, usage::of_agent(agent));
         if counts(agent) {
-            sign.resources(&mut self.total, &agent.total().scalars())?;
+            sign.resources(&mut self.total, &agent.total().scalars()?)?;
         }
         Some(())
     }

@@ -70,8 +70,10 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::Command;
+    use crate::resources::{Identity, Reservation, Resource, Resources, Value};
     use crate::task::TaskState;
-    use crate::testing::{World, framework_info, key, spec};
+    use crate::testing::{World, framework_info, key, registration, spec};
 
     #[test]
     fn what_a_role_uses_counts_for_each_role_above_it() {
@@ -109,5 +111,30 @@ mod tests {
         world.update(&key(framework, "b"), TaskState::Finished);
         world.update(&key(framework, "d"), TaskState::Finished);
         assert!(world.registry.index.roles.is_empty());
+    }
+
+    #[test]
+    fn sums_over_agents_are_by_name_whoever_a_part_is_reserved_for() {
+        let mut world = World::new();
+        let mut register = registration(7, "cpus:8;disk:1000");
+        let reserved = ["ops", "eng"].map(|role| {
+            let mut identity = Identity::plain("cpus");
+            identity.reservations.push(Reservation {
+                role: Role::new(role).unwrap(),
+                principal: String::new(),
+                labels: Default::default(),
+            });
+            Resource {
+                identity,
+                value: Value::Scalar(1_000),
+            }
+        });
+        let all = register.info.resources.iter().cloned().chain(reserved);
+        register.info.resources = Resources::collect(all).unwrap();
+        world
+            .apply(Command::RegisterAgent(register))
+            .outcome
+            .unwrap();
+        assert_eq!(world.registry.total().to_string(), "cpus:10;disk:1000");
     }
 }

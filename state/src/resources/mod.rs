@@ -111,11 +111,15 @@ impl Resources {
     }
 
     /// Only the scalars: what can be added up over agents, whose ports and sets overlap.
-    pub(crate) fn scalars(&self) -> Self {
-        let is_scalar = |entry: &&Resource| matches!(entry.value, Value::Scalar(_));
-        Self {
-            entries: self.entries.iter().filter(is_scalar).cloned().collect(),
+    /// By name alone: each reservation and volume is an identity of its own, and sums would grow with their number.
+    pub(crate) fn scalars(&self) -> Option<Self> {
+        let mut all = Self::none();
+        for entry in &self.entries {
+            if let Value::Scalar(_) = entry.value {
+                all.merge(&Identity::plain(&entry.identity.name), entry.value.clone())?;
+            }
         }
+        Some(all)
     }
 
     /// The same amounts by name alone: what an exchange of identities keeps. `None` if ranges or sets of one name overlap.
