@@ -155,11 +155,10 @@ impl Log {
         };
         let at = Timestamp(committed.at_ms);
         let entry = Entry { at, commands };
-        let is_founded = self.registry.epoch() != Epoch::default();
-        if is_founded && self.registry.level() < Level::RELEASE_0_2 {
-            self.unnamed = Some(self.registry.epoch());
-        }
+        self.note_unnamed();
         let all = self.registry.apply(committed.index, &entry);
+        // A cluster may begin at such a level.
+        self.note_unnamed();
         // Nobody stores this registry.
         drop(self.registry.take_changes());
         self.keep_digest();
@@ -177,6 +176,13 @@ impl Log {
             };
             self.judge(&done);
             self.tell(&done);
+        }
+    }
+
+    fn note_unnamed(&mut self) {
+        let epoch = self.registry.epoch();
+        if epoch != Epoch::default() && self.registry.level() < Level::RELEASE_0_2 {
+            self.unnamed = Some(epoch);
         }
     }
 
