@@ -283,4 +283,14 @@ mod tests {
             }
         }
     }
+
+    /// Any two kinds, which the random pairs above meet by chance.
+    #[test]
+    fn kinds_are_in_the_order_of_their_bytes() {
+        let mut names = crate::encode::samples::names::records();
+        names.extend(crate::encode::samples::names::whole_records());
+        names.sort();
+        let bytes: Vec<_> = names.iter().map(key).collect();
+        assert!(bytes.is_sorted(), "{names:?}");
+    }
 }
