@@ -219,8 +219,11 @@ fn restart(agent: &serde_json::Value) -> Child {
     let (words, variables) = (strings(pid, "cmdline"), strings(pid, "environ"));
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     wait_for("the agent to be gone", || {
+        // Its first thread may have ended before others, which hold its sockets and locks.
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = threads.map_or(0, |threads| threads.count());
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+        threads == 0 || threads == 1 && stat.is_ok_and(|stat| stat.contains(") Z "))
     });
     let variables = variables.iter().filter_map(|one| one.split_once('='));
     Command::new(executable())
