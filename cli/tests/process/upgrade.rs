@@ -229,7 +229,8 @@ fn assert_same_history(cluster: &mut Cluster, reported: &Reported, level: Level)
         }
         let entries = digests.len();
         eprintln!("master-{number}: {entries} entries, {compared} digests of processes");
-        assert!(entries > 100 && compared > 20, "{entries}, {compared}");
+        // A founding is short; a rolling upgrade has a thousand.
+        assert!(entries > 50 && compared > 20, "{entries}, {compared}");
     }
 }
 
