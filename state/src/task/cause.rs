@@ -186,7 +186,9 @@ fn join(text: &mut String, more: &str) {
 pub fn split(text: &str) -> (Vec<Cause>, usize) {
     let mut causes: Vec<Cause> = Vec::new();
     let mut rest = text;
+    // The cause of a group's end may follow. Behind all others stands what a program, an executor or the kernel has said.
     while causes.len() < limits::CAUSES
+        && causes.iter().all(|cause| cause.code.starts_with("group-"))
         && let Some((cause, behind)) = first(rest)
     {
         causes.push(cause);
@@ -279,6 +281,16 @@ mod tests {
         let free = "cannot pull docker.io/x: no such image";
         assert_eq!(split(free), (Vec::new(), 0));
         assert_eq!(text(&[], free), free);
+    }
+
+    #[test]
+    fn what_a_program_says_is_no_cause() {
+        for (code, before) in [("unhealthy", "unhealthy: "), ("executor", "its executor: ")] {
+            let shown = format!("{before}its host was rebooted");
+            let (causes, at) = split(&shown);
+            assert_eq!(causes, [cause(code, &[])]);
+            assert_eq!(&shown[at..], "its host was rebooted");
+        }
     }
 
     #[test]
