@@ -12,7 +12,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
+    InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -50,6 +51,15 @@ pub(super) struct Pair<'a> {
 pub(super) struct Ends {
     pub(super) own: IpAddr,
     pub(super) peer: IpAddr,
+}
+
+/// How a device treats what it receives and which addresses it gives itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conduct {
+    /// Whether packets to and from 127.0.0.0/8 may pass it.
+    pub(super) route_localnet: bool,
+    /// Whether it has a link-local address as soon as it is up.
+    pub(super) link_local: bool,
 }
 
 /// A device.
@@ -113,6 +123,35 @@ impl Links {
         let mut link = LinkMessage::default();
         link.header.index = index;
         raise(&mut link);
+        self.ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+            .map(drop)
+    }
+
+    /// Raises the loopback device.
+    pub(super) fn raise_loopback(&mut self) -> io::Result<()> {
+        self.raise(LOOPBACK)
+    }
+
+    /// In one request, for which the kernel waits for its lock of all network settings. Where the same is written to
+    /// `/proc/sys`, it repeats the call at once for as long as another thread holds the lock, which takes a processor from
+    /// those that are waited for.
+    pub(super) fn set_conduct(&mut self, index: u32, conduct: Conduct) -> io::Result<()> {
+        let mut families = Vec::new();
+        if conduct.route_localnet {
+            let mut wanted = InetDevConf::default();
+            wanted.route_localnet = 1;
+            families.push(AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(wanted)]));
+        }
+        if !conduct.link_local {
+            let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+            families.push(AfSpecUnspec::Inet6(vec![mode]));
+        }
+        if families.is_empty() {
+            return Ok(());
+        }
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::AfSpecUnspec(families)];
         self.ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
             .map(drop)
     }
@@ -279,7 +318,7 @@ impl Links {
 
 /// Raises the loopback device of the calling thread's namespace.
 pub(crate) fn raise_loopback() -> io::Result<()> {
-    Links::open()?.raise(LOOPBACK)
+    Links::open()?.raise_loopback()
 }
 
 /// What the kernel answers about an address to which it has no route, or whose route refuses packets.

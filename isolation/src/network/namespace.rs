@@ -1,15 +1,18 @@
 //! A network namespace with a wire to the host's: made here, held by whoever has the descriptor.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
 
-use super::link::{Ends, Link, Links, Pair, raise_loopback};
+use super::link::{Conduct, Ends, Link, Links, Pair};
 use super::{NetworkError, refused};
 use crate::crash;
 
@@ -32,6 +35,16 @@ pub(super) struct Wiring {
     pub(super) ipv6: Option<Wiring6>,
 }
 
+/// The folder with the IPv6 settings of all devices of one network namespace.
+///
+/// Held open: below `/proc/sys/net` the kernel keeps the entries of all namespaces in one chain per name, and a lookup by
+/// path walks that chain.
+#[derive(Debug)]
+pub(super) struct Settings6 {
+    /// `None`: the kernel has no IPv6.
+    folder: Option<OwnedFd>,
+}
+
 /// The IPv6 addresses of a wire.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wiring6 {
@@ -41,16 +54,64 @@ pub(super) struct Wiring6 {
     pub(super) gateway: Ipv6Addr,
 }
 
-/// Makes it, joined to the calling thread's namespace. By a thread of its own: whatever fails, no other thread is found in
-/// the wrong namespace.
-pub(super) fn make(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
-    let wiring = wiring.clone();
-    let thread = std::thread::Builder::new().name("network".to_owned());
-    let made = thread
-        .spawn(move || make_here(&wiring))
-        .map_err(refused("start a thread"))?;
-    made.join()
-        .expect("making a namespace does not panic: each failure is returned")
+impl Settings6 {
+    /// Those of the calling thread's namespace.
+    pub(super) fn of_current() -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match open("/proc/sys/net/ipv6/conf", flags, Mode::empty()) {
+            Ok(folder) => Ok(Self {
+                folder: Some(folder),
+            }),
+            Err(Errno::ENOENT) => Ok(Self { folder: None }),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Switches IPv6 off for a device or, with the name `default`, for those that the namespace gets. Or switches it on,
+    /// with addresses and routes from nobody but us; link-local addresses are for [`Links::set_conduct`] to prevent.
+    fn set_up(&self, device: &str, wanted: bool) -> io::Result<()> {
+        if wanted {
+            for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {
+                self.set(device, name, "0")?;
+            }
+        }
+        self.set(device, "disable_ipv6", if wanted { "0" } else { "1" })
+    }
+
+    /// Writes a setting only if it differs: for `disable_ipv6` the kernel needs the lock of all network settings, and while
+    /// another thread holds that it repeats the call at once, for as long as it takes.
+    fn set(&self, device: &str, name: &str, value: &str) -> io::Result<()> {
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
+        let path = format!("{device}/{name}");
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let opened = match openat(folder, path.as_str(), flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(()),
+            opened => opened?,
+        };
+        let mut file = File::from(opened);
+        let mut present = [0; 16];
+        let length = file.read(&mut present)?;
+        if present[..length].trim_ascii() == value.as_bytes() {
+            return Ok(());
+        }
+        file.rewind()?;
+        file.write_all(value.as_bytes())
+    }
+}
+
+/// Makes it, joined to the calling thread's namespace, whose settings these are. By a thread of its own: whatever fails, no
+/// other thread is found in the wrong namespace.
+pub(super) fn make(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("network".to_owned());
+        let made = thread
+            .spawn_scoped(scope, || make_here(wiring, settings6))
+            .map_err(refused("start a thread"))?;
+        made.join()
+            .expect("making a namespace does not panic: each failure is returned")
+    })
 }
 
 /// Makes one that is joined to nothing. By a thread of its own, too.
@@ -78,22 +139,27 @@ pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
 }
 
 /// Puts the calling thread into a new namespace that commands can live in.
-pub(super) fn begin() -> Result<(), NetworkError> {
+pub(super) fn begin() -> Result<Links, NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace"))?;
-    raise_loopback().map_err(refused("raise a loopback device"))?;
+    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    links
+        .raise_loopback()
+        .map_err(refused("raise a loopback device"))?;
     // A container's user 0 is not root of this namespace, and a web server wants port 80.
     let low_ports = "net/ipv4/ip_unprivileged_port_start";
-    set(low_ports, "0").map_err(refused("open ports below 1024"))
+    set(low_ports, "0").map_err(refused("open ports below 1024"))?;
+    Ok(links)
 }
 
-fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
+fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkError> {
     let mut outside = Links::open().map_err(refused("talk to the kernel about devices"))?;
     let home = current().map_err(refused("open the host's network namespace"))?;
-    begin()?;
+    let mut inside = begin()?;
     let namespace = current().map_err(refused("open a new network namespace"))?;
     crash::passed("network.namespace-made");
-    let mut inside = Links::open().map_err(refused("talk to the kernel about devices"))?;
-    set_ipv6("default", wiring.ipv6.is_some()).map_err(refused("set up IPv6 in a container"))?;
+    Settings6::of_current()
+        .and_then(|settings6| settings6.set_up("default", wiring.ipv6.is_some()))
+        .map_err(refused("set up IPv6 in a container"))?;
     setns(&home, CloneFlags::CLONE_NEWNET).map_err(refused("return to the host's network"))?;
 
     let device = &wiring.device;
@@ -106,14 +172,24 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
         .add_pair(&pair)
         .map_err(refused(format!("make the device {device}")))?;
     crash::passed("network.device-made");
+    let link_local = wiring.ipv6.is_none();
     let mut connect = || -> io::Result<()> {
-        set_ipv6(device, wiring.ipv6.is_some())?;
-        // Who calls 127.0.0.1 on the host reaches published ports; from the container nothing gets there, by the rules.
-        set(&format!("net/ipv4/conf/{device}/route_localnet"), "1")?;
+        settings6.set_up(device, wiring.ipv6.is_some())?;
         let outer = outside.find(device)?;
+        // Who calls 127.0.0.1 on the host reaches published ports; from the container nothing gets there, by the rules.
+        let conduct = Conduct {
+            route_localnet: true,
+            link_local,
+        };
+        outside.set_conduct(outer.index, conduct)?;
         let (own, peer) = (wiring.gateway.into(), wiring.address.into());
         outside.connect(outer.index, Ends { own, peer })?;
         let inner = inside.find(INNER)?;
+        let conduct = Conduct {
+            route_localnet: false,
+            link_local,
+        };
+        inside.set_conduct(inner.index, conduct)?;
         let (own, peer) = (wiring.address.into(), wiring.gateway.into());
         inside.connect(inner.index, Ends { own, peer })?;
         inside.raise(inner.index)?;
@@ -147,22 +223,6 @@ fn connect_ipv6(
     inside.route_all(inner.index, gateway.into())
 }
 
-/// Switches IPv6 off for a device or, with the name `default`, for those that the namespace gets. Or switches it on, with
-/// addresses and routes from nobody but us.
-fn set_ipv6(device: &str, wanted: bool) -> io::Result<()> {
-    let set_here =
-        |name: &str, value| set_if_there(&format!("net/ipv6/conf/{device}/{name}"), value);
-    if !wanted {
-        return set_here("disable_ipv6", "1");
-    }
-    for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {
-        set_here(name, "0")?;
-    }
-    // No link-local address.
-    set_here("addr_gen_mode", "1")?;
-    set_here("disable_ipv6", "0")
-}
-
 pub(super) fn current() -> io::Result<OwnedFd> {
     Ok(File::open(CURRENT)?.into())
 }
@@ -170,11 +230,4 @@ pub(super) fn current() -> io::Result<OwnedFd> {
 /// Writes a setting of the calling thread's namespace.
 pub(super) fn set(name: &str, value: &str) -> io::Result<()> {
     fs::write(format!("/proc/sys/{name}"), value)
-}
-
-fn set_if_there(name: &str, value: &str) -> io::Result<()> {
-    match set(name, value) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }

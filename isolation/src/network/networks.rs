@@ -3,6 +3,8 @@
 //! All calls come from threads in the host's network namespace. They block: taking costs nothing but a rename while the
 //! pool lasts and nothing is published, else a few milliseconds for the kernel or for `nft`.
 
+mod filling;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
@@ -10,14 +12,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use self::filling::refill;
 use super::forwarding::Closed;
 use super::host::{list_devices, remove_devices};
 use super::link::Link;
-use super::namespace::{self, Wiring, Wiring6};
+use super::namespace::{self, Settings6, Wiring, Wiring6};
 use super::records::{Claimed, Published, Records};
 use super::rules::{self, DEVICES, Mapping, Table};
 use super::traffic::{self, Traffic};
-use super::{Joined, NetworkError, Publication, Settings, forwarding, host};
+use super::{Joined, NetworkError, Publication, Settings, forwarding, host, refused};
 use crate::crash;
 use crate::spec::ContainerId;
 
@@ -32,6 +35,7 @@ struct Shared {
     records: Records,
     tag: String,
     closed_between: Closed,
+    settings6: Settings6,
     /// A lock and no owner: calls come from any thread, and each is short.
     pool: Mutex<Pool>,
     /// Held while ports are recorded and their rules made: the table is made of the records when it is replaced.
@@ -87,6 +91,8 @@ impl Networks {
         let shared = Shared {
             tag: records.tag(),
             closed_between: forwarding::switch_on(&records, settings.subnet6)?,
+            settings6: Settings6::of_current()
+                .map_err(refused("open the IPv6 settings of devices"))?,
             settings,
             records,
             pool: Mutex::default(),
@@ -293,7 +299,7 @@ impl Shared {
         pool.unassigned.insert(address);
         drop(pool);
         crash::passed("network.address-taken");
-        let made = namespace::make(&Wiring {
+        let wiring = Wiring {
             device: self.device(address),
             address,
             gateway: subnet.gateway(),
@@ -301,8 +307,8 @@ impl Shared {
                 address: subnet6.address(address),
                 gateway: subnet6.address(subnet.gateway()),
             }),
-        });
-        match made {
+        };
+        match namespace::make(&wiring, &self.settings6) {
             Ok(namespace) => Ok(Waiting { namespace, address }),
             Err(error) => {
                 self.abandon(address);
@@ -453,43 +459,6 @@ impl Shared {
         let ready = std::mem::take(&mut self.pool().ready);
         for waiting in ready {
             self.abandon(waiting.address);
-        }
-    }
-}
-
-/// Fills the pool, by a thread that ends when it is full. If a namespace cannot be made it ends, too: whoever takes one
-/// next tries again, and is told why not.
-fn refill(shared: &Arc<Shared>) {
-    let mut pool = shared.pool();
-    if pool.filling || pool.ended || pool.ready.len() >= shared.settings.ready {
-        return;
-    }
-    let of_thread = Arc::clone(shared);
-    let thread = std::thread::Builder::new().name("networks".to_owned());
-    // Without a thread namespaces are made when they are wanted.
-    pool.filler = thread.spawn(move || fill(&of_thread)).ok();
-    pool.filling = pool.filler.is_some();
-}
-
-fn fill(shared: &Shared) {
-    loop {
-        let made = shared.make();
-        let mut pool = shared.pool();
-        match made {
-            Ok(waiting) if pool.ended => {
-                drop(pool);
-                shared.abandon(waiting.address);
-                return;
-            }
-            Ok(waiting) => pool.ready.push_back(waiting),
-            Err(_) => {
-                pool.filling = false;
-                return;
-            }
-        }
-        if pool.ready.len() >= shared.settings.ready {
-            pool.filling = false;
-            return;
         }
     }
 }

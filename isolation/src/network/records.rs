@@ -4,7 +4,7 @@
 //! addresses/10.183.0.5   -> /var/lib/argosy#c-1              a container's
 //! addresses/10.183.0.6   -> /var/lib/argosy#                 of a namespace that waits in the pool
 //! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
-//! cursors/0abcd          -> 7                                where the agent with this tag looks next
+//! cursors/0abcd          -> 7                                where the next life of the agent with this tag looks first
 //! owners/0abcd           -> /var/lib/argosy                  that agent's directory
 //! forwarding-cookie-4097 -> off eth0 eth1                    a network namespace that forwarded nothing before, and its devices
 //! forwarding6-cookie-4097                                    the same of IPv6, a file
@@ -12,9 +12,11 @@
 //! All others are symbolic links, which the kernel makes for one of several only, and of which none is ever half-written. Empty
 //! after a boot, as are the namespaces.
 
+mod cursor;
 mod note6;
 mod notes;
 
+use self::cursor::Cursor;
 pub(super) use self::note6::{Device6, Noted6};
 pub(super) use self::notes::Noted;
 
@@ -23,6 +25,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -44,6 +47,8 @@ const MARK: char = '#';
 pub(super) struct Records {
     folder: PathBuf,
     owner: PathBuf,
+    /// `None` before the first address is taken. A lock, since addresses are taken by any thread.
+    cursor: Mutex<Option<Cursor>>,
 }
 
 /// Whose an address is.
@@ -74,6 +79,7 @@ impl Records {
         let records = Self {
             folder: folder.to_owned(),
             owner: owner.to_owned(),
+            cursor: Mutex::default(),
         };
         for kind in ["addresses", "ports", "cursors", "owners"] {
             let path = folder.join(kind);
@@ -90,29 +96,6 @@ impl Records {
     /// Five letters that tell this agent's table and devices from those of others.
     pub(super) fn tag(&self) -> String {
         tag(&self.owner)
-    }
-
-    /// Takes an address that nobody has: the next in turn, so that one that was given back is not used again soon.
-    pub(super) fn take_address(&self, subnet: Subnet) -> Result<Ipv4Addr, NetworkError> {
-        let cursor = self.folder.join("cursors").join(self.tag());
-        let begin = fs::read_link(&cursor).ok();
-        let begin = begin.and_then(|number| number.to_str()?.parse::<u32>().ok());
-        let begin = begin.unwrap_or_else(|| self.first_number(subnet));
-        for step in 0..subnet.capacity() {
-            let number = begin.wrapping_add(step) % subnet.capacity();
-            let address = subnet.address(number);
-            let path = self.address(address);
-            match symlink(self.target(None), &path) {
-                Ok(()) => {
-                    let next = (number + 1) % subnet.capacity();
-                    replace(&cursor, &next.to_string())?;
-                    return Ok(address);
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(failed("make the link", &path)(source)),
-            }
-        }
-        Err(NetworkError::Exhausted { subnet })
     }
 
     /// An address of the pool becomes a container's.
@@ -221,6 +204,7 @@ impl Records {
         Self {
             folder: self.folder.clone(),
             owner: owner.to_owned(),
+            cursor: Mutex::default(),
         }
     }
 
@@ -232,7 +216,7 @@ impl Records {
         for held in self.addresses()? {
             self.give_back_address(held.address)?;
         }
-        remove(&self.folder.join("cursors").join(self.tag()))?;
+        remove(&self.cursor_path())?;
         remove(&self.folder.join("owners").join(self.tag()))
     }
 
@@ -425,11 +409,12 @@ mod tests {
             taken.insert(theirs.take_address(subnet).unwrap());
         }
         assert_eq!(taken.len(), 40);
-        let first = ours.addresses().unwrap().remove(0).address;
-        ours.give_back_address(first).unwrap();
+        for held in ours.addresses().unwrap() {
+            ours.give_back_address(held.address).unwrap();
+        }
         let next = open("/a#1").take_address(subnet).unwrap();
-        assert_ne!(next, first, "not soon, even after a restart");
-        let left = subnet.capacity() - 40;
+        assert!(!taken.contains(&next), "not soon, even after a restart");
+        let left = subnet.capacity() - 21;
         for _ in 0..left {
             ours.take_address(subnet).unwrap();
         }

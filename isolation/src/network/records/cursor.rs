@@ -1,0 +1,74 @@
+//! Which address is taken next. What is recorded is a hint: addresses' own records say which are free.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use super::{Records, failed, replace};
+use crate::network::{NetworkError, Subnet};
+
+/// How many addresses may be taken without a new record of the cursor: each costs two changes of a folder.
+const AHEAD: u32 = 64;
+
+/// Where an agent looks for a free address next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cursor {
+    next: u32,
+    /// How many numbers from here on the recorded cursor is past.
+    left: u32,
+}
+
+impl Records {
+    /// Takes an address that nobody has: the next in turn, so that one that was given back is not used again soon.
+    pub(in super::super) fn take_address(&self, subnet: Subnet) -> Result<Ipv4Addr, NetworkError> {
+        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = cursor.map_or_else(|| self.recorded_cursor(subnet), |cursor| cursor.next);
+        for step in 0..subnet.capacity() {
+            let number = begin.wrapping_add(step) % subnet.capacity();
+            let address = subnet.address(number);
+            let path = self.address(address);
+            match symlink(self.target(None), &path) {
+                Ok(()) => {
+                    *cursor = Some(self.advance(*cursor, step + 1, number, subnet)?);
+                    return Ok(address);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(failed("make the link", &path)(source)),
+            }
+        }
+        Err(NetworkError::Exhausted { subnet })
+    }
+
+    fn recorded_cursor(&self, subnet: Subnet) -> u32 {
+        let recorded = fs::read_link(self.cursor_path()).ok();
+        let recorded = recorded.and_then(|number| number.to_str()?.parse::<u32>().ok());
+        recorded.unwrap_or_else(|| self.first_number(subnet))
+    }
+
+    /// Moves the cursor past this number. Records it once per [`AHEAD`] addresses: the next life of the agent skips those
+    /// that were not taken.
+    fn advance(
+        &self,
+        cursor: Option<Cursor>,
+        steps: u32,
+        taken: u32,
+        subnet: Subnet,
+    ) -> Result<Cursor, NetworkError> {
+        let next = (taken + 1) % subnet.capacity();
+        let left = cursor.and_then(|cursor| cursor.left.checked_sub(steps));
+        if let Some(left) = left {
+            return Ok(Cursor { next, left });
+        }
+        let ahead = AHEAD.min(subnet.capacity() / 8);
+        let recorded = (next + ahead) % subnet.capacity();
+        replace(&self.cursor_path(), &recorded.to_string())?;
+        Ok(Cursor { next, left: ahead })
+    }
+
+    pub(super) fn cursor_path(&self) -> PathBuf {
+        self.folder.join("cursors").join(self.tag())
+    }
+}
