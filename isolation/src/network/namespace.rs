@@ -231,3 +231,30 @@ pub(super) fn current() -> io::Result<OwnedFd> {
 pub(super) fn set(name: &str, value: &str) -> io::Result<()> {
     fs::write(format!("/proc/sys/{name}"), value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_written_only_if_it_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("eth0");
+        fs::create_dir(&place).unwrap();
+        let settings6 = Settings6 {
+            folder: Some(File::open(folder.path()).unwrap().into()),
+        };
+        let set_to = |present: &str| {
+            let path = place.join("disable_ipv6");
+            fs::write(&path, present).unwrap();
+            settings6.set("eth0", "disable_ipv6", "0").unwrap();
+            fs::read_to_string(path).unwrap()
+        };
+        assert_eq!(set_to("1\n"), "0\n");
+        assert_eq!(set_to(" 0\n"), " 0\n", "a write would begin with 0");
+        // A kernel without the setting, or without IPv6.
+        settings6.set("eth0", "accept_dad", "0").unwrap();
+        let none = Settings6 { folder: None };
+        none.set_up("eth0", true).unwrap();
+    }
+}
