@@ -83,9 +83,11 @@ fn one_from_wire(resource: &v1::Resource) -> Option<Resource> {
     let mut identity = Identity::plain(&resource.name);
     identity.revocable = resource.revocable;
     identity.shared = resource.shared;
-    identity.volume = resource.volume.as_ref().map(|volume| Volume {
-        id: volume.id.clone(),
-        container_path: volume.container_path.clone(),
+    identity.volume = resource.volume.as_ref().map(|volume| {
+        Box::new(Volume {
+            id: volume.id.clone(),
+            container_path: volume.container_path.clone(),
+        })
     });
     for level in &resource.reservations {
         identity.reservations.push(Reservation {

@@ -1,6 +1,6 @@
 //! The facts that every master must agree on, and the one function that changes them.
 //!
-//! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `actor`, `resources`, `task`,
+//! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `actor`, `seldom`, `resources`, `task`,
 //! `capability`, `agent`, `framework`, `subject`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`,
 //! `encode`, `fingerprint`.
 
@@ -23,6 +23,7 @@ pub mod limits;
 pub mod persistent;
 pub mod registry;
 pub mod resources;
+pub mod seldom;
 pub mod subject;
 pub mod task;
 #[cfg(any(test, feature = "builders"))]

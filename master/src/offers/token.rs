@@ -162,10 +162,10 @@ mod tests {
             principal: "alice".into(),
             labels: [("k".to_owned(), "v".to_owned())].into(),
         });
-        volume.identity.volume = Some(Volume {
+        volume.identity.volume = Some(Box::new(Volume {
             id: "v1".into(),
             container_path: "data".into(),
-        });
+        }));
         volume.identity.shared = true;
         disk.add(&volume).unwrap();
         parts.extend(disk.iter().cloned());

@@ -2,7 +2,9 @@
 
 use argosy_state::ids::Role;
 use argosy_state::limits;
-use argosy_state::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
+use argosy_state::resources::{
+    Identity, Range, Reservation, Resource, Resources, Value, Volume, shared_name,
+};
 
 use super::Malformed;
 use crate::v1;
@@ -127,11 +129,13 @@ fn resource_from(wire: &v1::Resource) -> Result<Resource, Malformed> {
         })
     });
     let identity = Identity {
-        name: wire.name.as_str().into(),
+        name: shared_name(&wire.name),
         reservations: reservations.collect::<Result<_, Malformed>>()?,
-        volume: wire.volume.as_ref().map(|volume| Volume {
-            id: volume.id.clone(),
-            container_path: volume.container_path.clone(),
+        volume: wire.volume.as_ref().map(|volume| {
+            Box::new(Volume {
+                id: volume.id.clone(),
+                container_path: volume.container_path.clone(),
+            })
         }),
         revocable: wire.revocable,
         shared: wire.shared,

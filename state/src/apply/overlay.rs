@@ -196,10 +196,10 @@ mod tests {
 
     fn volume(text: &str) -> Resources {
         with(text, |resource| {
-            resource.identity.volume = Some(Volume {
+            resource.identity.volume = Some(Box::new(Volume {
                 id: "v1".to_owned(),
                 container_path: "data".to_owned(),
-            });
+            }));
         })
     }
 

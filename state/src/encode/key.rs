@@ -56,7 +56,8 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::Answer(framework, session, number) => {
             numbers(ANSWER, &[framework.0, *session, *number])
         }
-        RecordKey::OperatorAnswer(principal, request) => {
+        RecordKey::OperatorAnswer(name) => {
+            let (principal, request) = &**name;
             let mut bytes = vec![OPERATOR_ANSWER];
             for byte in principal.bytes() {
                 bytes.push(byte);
@@ -136,7 +137,7 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         OPERATOR_ANSWER => {
             let (principal, request) = text(rest)?;
             let request = std::str::from_utf8(request).ok()?.to_owned();
-            RecordKey::OperatorAnswer(principal, request)
+            RecordKey::OperatorAnswer(Box::new((principal, request)))
         }
         FINISHED_TASK => RecordKey::FinishedTask(only_number(rest)?),
         FINISHED_FRAMEWORK => RecordKey::FinishedFramework(only_number(rest)?),
@@ -263,7 +264,7 @@ mod tests {
                 b,
                 c
             )),
-            (text, text).prop_map(|(a, b)| RecordKey::OperatorAnswer(a, b)),
+            (text, text).prop_map(|(a, b)| RecordKey::OperatorAnswer(Box::new((a, b)))),
             id.clone().prop_map(RecordKey::FinishedTask),
             id.prop_map(RecordKey::FinishedFramework),
         ]

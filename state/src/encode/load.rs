@@ -115,10 +115,9 @@ impl Registry {
                 let answer = read("answer record", value)?;
                 self.answers.insert((*framework, *session, *number), answer);
             }
-            RecordKey::OperatorAnswer(principal, request) => {
+            RecordKey::OperatorAnswer(name) => {
                 let answer = read("operator's answer record", value)?;
-                self.operator_answers
-                    .insert((principal.clone(), request.clone()), answer);
+                self.operator_answers.insert((**name).clone(), answer);
             }
             RecordKey::FinishedTask(serial) => {
                 let finished = read("finished task record", value)?;

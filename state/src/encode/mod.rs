@@ -110,10 +110,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::Answer(framework, session, number) => {
             written(registry.answers.get(&(*framework, *session, *number))?)
         }
-        RecordKey::OperatorAnswer(principal, request) => {
-            let key = (principal.clone(), request.clone());
-            written(registry.operator_answers.get(&key)?)
-        }
+        RecordKey::OperatorAnswer(name) => written(registry.operator_answers.get(&**name)?),
         RecordKey::FinishedTask(serial) if split::has_parts(registry, *serial) => return None,
         RecordKey::FinishedTask(serial) => written(registry.finished_tasks.get(serial)?),
         RecordKey::FinishedFramework(serial) => written(registry.finished_frameworks.get(serial)?),

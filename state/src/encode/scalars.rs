@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use super::codec::{Codec, Fault, Read, put};
 use super::wire::{self, Slot};
+use crate::resources::shared_name;
+use crate::seldom::Seldom;
 
 /// What is stored as a number.
 pub(crate) trait AsNumber: Sized {
@@ -62,6 +64,7 @@ macro_rules! items {
 }
 
 items!(Vec);
+items!(Seldom);
 items!(VecDeque);
 items!(BTreeSet, Ord);
 
@@ -132,13 +135,14 @@ impl AsText for String {
     }
 }
 
+/// Most are names of resources.
 impl AsText for Arc<str> {
     fn text(&self) -> &str {
         self
     }
 
     fn of(text: &str) -> Option<Self> {
-        Some(text.into())
+        Some(shared_name(text))
     }
 }
 

@@ -256,6 +256,7 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
             Self::Leaf(entries) => match find(entries, &key) {
                 Ok(at) => (Some(mem::replace(&mut entries[at].1, value)), None),
                 Err(at) => {
+                    make_room(entries);
                     entries.insert(at, (key, value));
                     let rest = split(entries, at).map(|rest| Arc::new(Self::Leaf(rest)));
                     (None, rest)
@@ -274,6 +275,7 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
                 };
                 let right = Child::of(right);
                 children[at].len -= right.len;
+                make_room(children);
                 children.insert(at + 1, right);
                 let rest = split(children, at + 1).map(|rest| Arc::new(Self::Branch(rest)));
                 (former, rest)
@@ -304,8 +306,8 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
     /// Appends what is behind it.
     fn append(&mut self, right: &mut Self) {
         match (self, right) {
-            (Self::Leaf(left), Self::Leaf(right)) => left.append(right),
-            (Self::Branch(left), Self::Branch(right)) => left.append(right),
+            (Self::Leaf(left), Self::Leaf(right)) => join(left, right),
+            (Self::Branch(left), Self::Branch(right)) => join(left, right),
             _ => unreachable!("neighbours are at one depth"),
         }
     }
@@ -313,9 +315,18 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
     /// All behind the first half.
     fn split_half(&mut self) -> Self {
         match self {
-            Self::Leaf(entries) => Self::Leaf(entries.split_off(entries.len() / 2)),
-            Self::Branch(children) => Self::Branch(children.split_off(children.len() / 2)),
+            Self::Leaf(entries) => Self::Leaf(cut(entries, entries.len() / 2)),
+            Self::Branch(children) => Self::Branch(cut(children, children.len() / 2)),
         }
+    }
+}
+
+/// Makes room for one more. A vector that doubled would be twice as large as a full node: one more than [`MOST`] is there for
+/// the moment before a split.
+fn make_room<T>(items: &mut Vec<T>) {
+    if items.len() == items.capacity() {
+        let more = (items.len() / 4).max(4);
+        items.reserve_exact(more.min(MOST + 1 - items.len().min(MOST)));
     }
 }
 
@@ -325,7 +336,19 @@ fn split<T>(items: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
         return None;
     }
     let is_last = at + 1 == items.len();
-    Some(items.split_off(if is_last { MOST } else { MOST / 2 }))
+    Some(cut(items, if is_last { MOST } else { MOST / 2 }))
+}
+
+/// All from `at` on. What stays keeps room for a few more.
+fn cut<T>(items: &mut Vec<T>, at: usize) -> Vec<T> {
+    let rest = items.split_off(at);
+    items.shrink_to(at + LEAST / 2);
+    rest
+}
+
+fn join<T>(left: &mut Vec<T>, right: &mut Vec<T>) {
+    left.reserve_exact(right.len());
+    left.append(right);
 }
 
 /// A child has become small: it is joined with a neighbour, or takes from it.

@@ -10,7 +10,7 @@ impl Registry {
         self.index.weigh_answer(&name, &answer, Sign::Add);
         self.index.answer_deadline(&name, answer.at, Sign::Add);
         self.changed
-            .insert(RecordKey::OperatorAnswer(name.0.clone(), name.1.clone()));
+            .insert(RecordKey::OperatorAnswer(Box::new(name.clone())));
         self.operator_answers.insert(name, answer);
     }
 
@@ -27,7 +27,7 @@ impl Registry {
             self.index.weigh_answer(&name, &answer, Sign::Remove);
         }
         self.changed
-            .insert(RecordKey::OperatorAnswer(name.0, name.1));
+            .insert(RecordKey::OperatorAnswer(Box::new(name)));
         true
     }
 }

@@ -22,8 +22,8 @@ pub enum RecordKey {
     Task(TaskKey),
     /// One answer: framework, session, number.
     Answer(FrameworkId, u64, u64),
-    /// One answer to operators: principal, request id.
-    OperatorAnswer(String, String),
+    /// One answer to operators: principal, request id. Boxed: two names of each task are kept, and none is to be larger than that.
+    OperatorAnswer(Box<(String, String)>),
     /// One finished task, by serial.
     FinishedTask(u64),
     /// One removed framework, by serial.

@@ -8,9 +8,10 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::ids::Role;
+use crate::seldom::Seldom;
 
 pub use text::{InvalidResources, scalar_milli};
 pub use value::{Range, Value};
@@ -41,9 +42,9 @@ pub struct Identity {
     /// "cpus", "mem", "disk", "gpus", "ports" or a custom name.
     pub name: Arc<str>,
     /// Outermost first; empty means unreserved.
-    pub reservations: Vec<Reservation>,
+    pub reservations: Seldom<Reservation>,
     /// The volume on it, if any.
-    pub volume: Option<Volume>,
+    pub volume: Option<Box<Volume>>,
     /// May be taken back at any time.
     pub revocable: bool,
     /// May be used by several tasks at once.
@@ -55,13 +56,24 @@ impl Identity {
     #[must_use]
     pub fn plain(name: &str) -> Self {
         Self {
-            name: name.into(),
-            reservations: Vec::new(),
+            name: shared_name(name),
+            reservations: Seldom::default(),
             volume: None,
             revocable: false,
             shared: false,
         }
     }
+}
+
+/// The names that most resources have, each kept once.
+static USUAL: LazyLock<[Arc<str>; 5]> =
+    LazyLock::new(|| ["cpus", "mem", "disk", "gpus", "ports"].map(Arc::from));
+
+/// A name of a resource, without a copy of its own if it is a usual one.
+#[must_use]
+pub fn shared_name(name: &str) -> Arc<str> {
+    let usual = USUAL.iter().find(|usual| &***usual == name);
+    usual.map_or_else(|| name.into(), Arc::clone)
 }
 
 /// One resource: an identity and an amount that is never empty.
@@ -107,6 +119,8 @@ impl Resources {
             .windows(2)
             .all(|pair| pair[0].identity < pair[1].identity);
         let normal = entries.iter().all(|entry| entry.value.is_normal());
+        let mut entries = entries;
+        entries.shrink_to_fit();
         (ascending && normal).then_some(Self { entries })
     }
 
@@ -212,13 +226,14 @@ impl Resources {
     fn merge(&mut self, identity: &Identity, value: Value) -> Option<()> {
         match self.position(identity) {
             Ok(at) => self.entries[at].value = self.entries[at].value.plus(&value)?,
-            Err(at) => self.entries.insert(
-                at,
-                Resource {
-                    identity: identity.clone(),
-                    value,
-                },
-            ),
+            Err(at) => {
+                // Very many bundles are kept: most have two or three entries, and no room for a fourth.
+                if self.entries.len() == self.entries.capacity() {
+                    self.entries.reserve_exact((self.entries.len() / 4).max(1));
+                }
+                let identity = identity.clone();
+                self.entries.insert(at, Resource { identity, value });
+            }
         }
         Some(())
     }

@@ -21,7 +21,7 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::Answer(FrameworkId(4), 77, 9),
         RecordKey::Answer(FrameworkId(4), 77, 10),
         RecordKey::Answer(FrameworkId(4), 77, 11),
-        RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
+        RecordKey::OperatorAnswer(Box::new(("alice".to_owned(), "r-1".to_owned()))),
         RecordKey::FinishedTask(6),
         RecordKey::FinishedFramework(7),
     ];

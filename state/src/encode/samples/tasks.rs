@@ -18,11 +18,12 @@ pub(super) fn resources() -> Resources {
         role: role("ops"),
         principal: "alice".to_owned(),
         labels: texts("why", "db"),
-    }];
-    disk.volume = Some(Volume {
+    }]
+    .into();
+    disk.volume = Some(Box::new(Volume {
         id: "v1".to_owned(),
         container_path: "data".to_owned(),
-    });
+    }));
     disk.revocable = true;
     disk.shared = true;
     let plain = |name: &str, value: Value| Resource {

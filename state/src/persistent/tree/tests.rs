@@ -168,3 +168,28 @@ fn a_lookup_for_a_change_copies_nothing_of_a_key_that_is_not_there() {
     assert_ne!(tree, copy);
     assert_eq!(copy.get(&1_000), Some(&500));
 }
+
+/// The largest number of entries or children for which a node has room.
+fn room(node: &Node<u32, u32>) -> usize {
+    match node {
+        Node::Leaf(entries) => entries.capacity(),
+        Node::Branch(children) => {
+            let below = children.iter().map(|child| room(&child.node)).max();
+            children.capacity().max(below.unwrap_or(0))
+        }
+    }
+}
+
+#[test]
+fn a_node_has_no_room_for_more_than_it_may_hold() {
+    let mut tree = Tree::default();
+    for number in 0..20_000_u32 {
+        tree.insert(number.wrapping_mul(2_654_435_761), number);
+    }
+    let keys: Vec<u32> = tree.iter().map(|(key, _)| *key).step_by(3).collect();
+    assert_eq!(room(tree.root.as_ref().unwrap()), MOST + 1);
+    for key in keys {
+        tree.remove(&key);
+    }
+    assert!(room(tree.root.as_ref().unwrap()) <= 2 * MOST);
+}

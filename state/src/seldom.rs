@@ -1,0 +1,87 @@
+//! Lists that nearly always are empty: they take one pointer then.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// A list that nearly always is empty. Equality and order are those of slices.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(
+    clippy::box_collection,
+    reason = "a pointer, and not three words, in each of very many records"
+)]
+pub struct Seldom<T>(
+    /// Never an empty one: `None` is below each other list, as an empty slice is.
+    Option<Box<Vec<T>>>,
+);
+
+impl<T> Seldom<T> {
+    /// Appends an item.
+    pub fn push(&mut self, item: T) {
+        self.0.get_or_insert_default().push(item);
+    }
+}
+
+impl<T> Default for Seldom<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Seldom<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<T> Deref for Seldom<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+}
+
+impl<T> From<Vec<T>> for Seldom<T> {
+    fn from(items: Vec<T>) -> Self {
+        Self((!items.is_empty()).then(|| Box::new(items)))
+    }
+}
+
+impl<T> FromIterator<T> for Seldom<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
+        items.into_iter().collect::<Vec<T>>().into()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Seldom<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_one_pointer_and_compares_as_a_slice() {
+        assert_eq!(size_of::<Seldom<u64>>(), size_of::<usize>());
+        let lists = [vec![], vec![1], vec![1, 2], vec![2]];
+        for one in &lists {
+            for other in &lists {
+                let order = Seldom::from(one.clone()).cmp(&Seldom::from(other.clone()));
+                assert_eq!(order, one.cmp(other), "{one:?}, {other:?}");
+            }
+        }
+        let mut list = Seldom::default();
+        assert!(list.is_empty());
+        list.push(3);
+        assert_eq!(
+            (&list[..], format!("{list:?}")),
+            (&[3][..], "[3]".to_owned())
+        );
+    }
+}
