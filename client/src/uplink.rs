@@ -2,21 +2,30 @@
 //!
 //! Opens it and nothing more: what is said on it, and when to open the next, the agent decides.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Status, Streaming};
 
-use crate::connector::{Connector, MESSAGE_BYTES, Repeat};
+use crate::connector::{Connector, LEADER_HEADER, MESSAGE_BYTES, Repeat};
 use crate::failure::CallError;
 
 /// Messages that wait to be sent. When full, the agent's sending waits: what is unsent is in its
 /// journal anyway.
 const OUTBOX: usize = 256;
+
+/// Metadata with which a client asks for the leader's address instead of a forwarded stream.
+const REFER: &str = "argosy-refer";
 
 /// Opens streams to the leader, one after the other.
 #[derive(Clone)]
@@ -41,9 +50,9 @@ impl AgentUplink {
         Self { connector }
     }
 
-    /// Opens a stream, `hello` first, at the leader or a master that forwards to it. Gives up after
-    /// `deadline`; a search that fails has cost pauses of up to a second, so calling again at once
-    /// is fine.
+    /// Opens a stream, `hello` first, at the leader. Another master refers to the leader; only if the leader does not
+    /// answer then, the stream is forwarded. Gives up after `deadline`; a search that fails has cost pauses of up to a
+    /// second, so calling again at once is fine.
     ///
     /// # Errors
     /// [`CallError`] with what each master said. A refusal *on* the stream is a message of it.
@@ -51,11 +60,13 @@ impl AgentUplink {
         let first = v1::FromAgent {
             message: Some(v1::from_agent::Message::Hello(hello)),
         };
+        let is_referred = Arc::new(AtomicBool::new(false));
         // A hello may be repeated: a new one drops the former link.
         let answer = self
             .connector
             .call(deadline, Repeat::Always, |channel, _| {
                 let first = first.clone();
+                let is_referred = Arc::clone(&is_referred);
                 async move {
                     let (sender, outbox) = mpsc::channel(OUTBOX);
                     sender
@@ -64,7 +75,15 @@ impl AgentUplink {
                     let mut client = AgentsClient::new(channel)
                         .max_decoding_message_size(MESSAGE_BYTES)
                         .max_encoding_message_size(MESSAGE_BYTES);
-                    let response = client.connect(ReceiverStream::new(outbox)).await?;
+                    let mut request = Request::new(ReceiverStream::new(outbox));
+                    if !is_referred.load(Ordering::Relaxed) {
+                        let value = MetadataValue::from_static("1");
+                        request.metadata_mut().insert(REFER, value);
+                    }
+                    let response = client.connect(request).await.inspect_err(|status| {
+                        let names_leader = status.metadata().contains_key(LEADER_HEADER);
+                        is_referred.fetch_or(names_leader, Ordering::Relaxed);
+                    })?;
                     Ok(with_sender(response, sender))
                 }
             })

@@ -1,7 +1,7 @@
 //! The wire: generated messages, and their translation to and from `state`; what carries them.
 //!
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
-//! (generated from `proto/argosy/v1`), then `convert`; `exec` are frames that are no gRPC; `transport` and
+//! (generated from `proto/argosy/v1`, its services with `codec`), then `convert`; `exec` are frames that are no gRPC; `transport` and
 //! `clock` are what a process is given by whoever starts it, so that all of it can be simulated; `server`
 //! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs; `versions` negotiates; `remedy` says
 //! what helps against errors of a host.
@@ -14,6 +14,7 @@ pub mod v1 {
 }
 
 pub mod clock;
+pub mod codec;
 pub mod convert;
 pub mod exec;
 pub mod remedy;

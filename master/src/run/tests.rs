@@ -8,6 +8,7 @@ mod flood;
 mod front;
 mod lateness;
 mod readers;
+mod referral;
 mod routes;
 
 use std::time::Duration;

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::codes::correct_status;
-use super::forward::{Place, forwarded, name_leader, readable};
+use super::forward::{Place, REFER, forwarded, name_leader, readable, referred};
 use super::pace::paced;
 use super::peers::Use;
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
@@ -37,6 +37,7 @@ impl Agents for Services {
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<ToAgents>, Status> {
         let (metadata, extensions) = (request.metadata(), request.extensions());
+        let refers = metadata.contains_key(REFER);
         let (place, actor) = self.place(metadata, extensions, Use::Streams).await?;
         match place {
             Place::Here => {
@@ -45,6 +46,7 @@ impl Agents for Services {
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
+            Place::There(_, address) if refers => Err(referred(&address)),
             Place::There(lease, address) => {
                 let mut client =
                     AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);

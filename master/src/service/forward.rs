@@ -28,6 +28,8 @@ use crate::inbox::Office;
 
 /// Marks a forwarded call: it is not passed on again.
 pub(super) const FORWARDED: &str = "argosy-forwarded";
+/// Asks for the leader's address instead of a forwarded stream.
+pub(super) const REFER: &str = "argosy-refer";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
 
@@ -276,6 +278,13 @@ pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
     if let Ok(value) = MetadataValue::try_from(address) {
         metadata.insert(LEADER, value);
     }
+}
+
+/// Refers a client to the leader.
+pub(super) fn referred(address: &str) -> Status {
+    let mut status = unavailable(&format!("{address} leads: connect there"));
+    name_leader(status.metadata_mut(), address);
+    status
 }
 
 /// Refuses a client that names versions of which this master speaks none.

@@ -1,0 +1,43 @@
+//! Agents at a master that does not lead: those that ask for it are referred to the leader, the others are forwarded.
+
+use argosy_proto::v1;
+use argosy_proto::v1::agents_client::AgentsClient;
+use futures::StreamExt;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::distance::Masters;
+
+/// Opens a stream at a master and says nothing on it.
+async fn connected(
+    address: &str,
+    refers: bool,
+) -> Result<Response<Streaming<v1::ToAgent>>, Status> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut client = AgentsClient::new(endpoint.connect().await.unwrap());
+    let mut request = Request::new(futures::stream::pending().boxed());
+    if refers {
+        let value = MetadataValue::from_static("1");
+        request.metadata_mut().insert("argosy-refer", value);
+    }
+    client.connect(request).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_asks_for_it_is_referred_to_the_leader() {
+    let masters = Masters::start().await;
+    let (leader, _) = masters.leader().await;
+    let follower = &masters.api[(leader + 1) % 3];
+    let referred = connected(follower, true).await.unwrap_err();
+    assert_eq!(referred.code(), tonic::Code::Unavailable);
+    let named = referred.metadata().get("argosy-leader");
+    assert_eq!(named.unwrap(), masters.api[leader].as_str());
+    // As agents of earlier releases ask, and those that do not reach the leader.
+    let forwarded = connected(follower, false).await.unwrap();
+    assert_eq!(
+        forwarded.metadata().get("argosy-leader").unwrap(),
+        masters.api[leader].as_str()
+    );
+    connected(&masters.api[leader], true).await.unwrap();
+    masters.end().await;
+}

@@ -1,0 +1,48 @@
+//! The gRPC codec of the services: prost messages, with small buffers.
+//!
+//! tonic allocates one buffer for each direction of a call and keeps it as long as the call is open. Its default of 8 KiB is
+//! 16 KiB for each agent that is connected, and a heartbeat is 12 bytes.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::codec::BufferSettings;
+use tonic_prost::ProstCodec;
+
+/// Bytes with which a buffer begins. It grows with its messages.
+const BUFFER: usize = 512;
+/// Bytes of encoded messages that are passed on together: tonic's default.
+const TOGETHER: usize = 32 << 10;
+
+fn settings() -> BufferSettings {
+    BufferSettings::new(BUFFER, TOGETHER)
+}
+
+/// The codec of messages `T` that are sent and `U` that are received.
+#[derive(Debug, Clone)]
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = <ProstCodec<T, U> as tonic::codec::Codec>::Encoder;
+    type Decoder = <ProstCodec<T, U> as tonic::codec::Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(settings())
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(settings())
+    }
+}
