@@ -188,6 +188,12 @@ impl Outbox {
         self.waiting.insert(request, waiter);
     }
 
+    /// Whether the agent's end of a link is still open.
+    pub(crate) fn has_agent(&self, link: LinkId) -> bool {
+        let sender = self.agents.get(&link);
+        sender.is_some_and(|sender| !sender.sender.is_closed())
+    }
+
     /// False if the link is gone or full; it is closed then.
     pub(crate) fn tell_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
         let sent = match self.agents.get(&link) {

@@ -452,6 +452,8 @@ impl Replica {
         match message {
             Message::Input(input) => {
                 match &input {
+                    // The agent has given up on it, and says hello on another one.
+                    Input::AgentHello { link, .. } if !self.outbox.has_agent(*link) => return,
                     Input::AgentClosed { link } => self.outbox.close_agent(*link),
                     Input::FrameworkClosed { link } => self.outbox.close_framework(*link),
                     _ => {}
@@ -464,16 +466,9 @@ impl Replica {
                     self.step(input(request));
                 }
             }
-            Message::AgentLink(link, sender) => {
-                if self.leader.is_some() {
-                    self.outbox.open_agent(link, sender);
-                }
-            }
-            Message::FrameworkLink(link, sender) => {
-                if self.leader.is_some() {
-                    self.outbox.open_framework(link, sender);
-                }
-            }
+            Message::AgentLink(..) | Message::FrameworkLink(..) if self.leader.is_none() => {}
+            Message::AgentLink(link, sender) => self.outbox.open_agent(link, sender),
+            Message::FrameworkLink(link, sender) => self.outbox.open_framework(link, sender),
             Message::Probe(due) => self.lag.came(Instant::now(), due),
         }
     }

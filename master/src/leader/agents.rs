@@ -12,8 +12,7 @@ use argosy_state::agent::AgentMode;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
-    AgentUpdate, Command, HeldTask, Outcome, ReconcileAgent, RegisterAgent, Rejection, Reply,
-    UpdateTasks,
+    AgentUpdate, Command, HeldTask, Outcome, ReconcileAgent, Rejection, Reply, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::level;
@@ -29,7 +28,7 @@ const UPDATES: usize = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
 /// How far a link has come.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Its registration is proposed.
+    /// Its registration is proposed, or waits for its turn.
     Registering(Box<Hello>),
     /// It is asked for its list when its turn comes.
     InLine { incarnation: u64 },
@@ -47,7 +46,7 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct AgentLink {
     /// Who speaks on it.
-    actor: Actor,
+    pub(super) actor: Actor,
     /// Known once it is registered.
     pub(super) agent: Option<AgentId>,
     /// When something last came in.
@@ -107,19 +106,11 @@ impl Leader {
                 && agent.reported.info == hello.info
                 && agent.reported.boot_id == hello.boot_id
         });
-        let register = RegisterAgent {
-            agent: hello.agent,
-            nonce: hello.nonce,
-            confirmed: hello.confirmed,
-            tried: hello.tried.clone(),
-            boot_id: hello.boot_id.clone(),
-            info: hello.info.clone(),
-        };
         let agent = hello.agent;
         self.agent_links.insert(
             link,
             AgentLink {
-                actor: actor.clone(),
+                actor,
                 agent: None,
                 heard: now.at,
                 stage: Stage::Registering(Box::new(hello)),
@@ -127,9 +118,7 @@ impl Leader {
         );
         match agent {
             Some(agent) if nothing_new => self.admit(registry, now, link, agent),
-            Some(_) | None => {
-                self.propose(actor, Command::RegisterAgent(register), Route::Agent(link));
-            }
+            Some(_) | None => self.register_in_turn(link),
         }
     }
 
@@ -313,6 +302,7 @@ impl Leader {
             return;
         };
         self.admission.leave(link);
+        self.registering.leave(link);
         let Some(agent) = state.agent else { return };
         if self.linked_agents.get(&agent) == Some(&link) {
             self.linked_agents.remove(&agent);

@@ -16,6 +16,7 @@ mod messages;
 mod offering;
 mod orders;
 mod pruning;
+mod registering;
 mod settling;
 mod stopping;
 #[cfg(test)]
@@ -93,6 +94,7 @@ pub(crate) struct Leader {
     routes: BTreeMap<u64, Route>,
     agent_links: BTreeMap<LinkId, AgentLink>,
     admission: admission::Admission,
+    registering: registering::Registering,
     linked_agents: Map<AgentId, LinkId>,
     framework_links: BTreeMap<LinkId, FrameworkLink>,
     linked_frameworks: Map<FrameworkId, LinkId>,
@@ -148,6 +150,7 @@ impl Leader {
             routes: BTreeMap::new(),
             agent_links: BTreeMap::new(),
             admission: admission::Admission::default(),
+            registering: registering::Registering::default(),
             linked_agents: Map::default(),
             framework_links: BTreeMap::new(),
             linked_frameworks: Map::default(),
@@ -358,7 +361,10 @@ impl Leader {
             }
             Route::Stopped(agent) => self.tasks_stopped(registry, now, agent, &outcome),
             Route::List(link) => self.list_compared(link, &outcome),
-            Route::Agent(link) => self.agent_registered(registry, now, link, outcome),
+            Route::Agent(link) => {
+                self.agent_registered(registry, now, link, outcome);
+                self.registration_concluded();
+            }
             Route::Framework(link) => self.framework_subscribed(registry, now, link, outcome),
             Route::MassLoss { hand_over } => self.mass_loss_recorded(hand_over),
             Route::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),

@@ -17,6 +17,7 @@ mod messages;
 mod offers;
 mod pruning;
 mod races;
+mod registering;
 mod reigns;
 mod silence;
 mod stopping;

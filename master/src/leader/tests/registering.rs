@@ -1,0 +1,57 @@
+//! More agents that say hello at once than registrations may be in the log.
+
+use argosy_state::command::{Command, Proposed};
+
+use super::world::{World, new_agent};
+use crate::leader::Input;
+use crate::leader::registering::REGISTRATIONS;
+use crate::links::LinkId;
+
+/// Links of so many agents whose registrations no entry holds yet.
+fn hellos(world: &mut World, agents: usize) -> Vec<LinkId> {
+    world.slow_log();
+    world.check_at_the_end();
+    let hello = |nonce| {
+        let link = world.link();
+        world.hello(link, new_agent(nonce, "cpus:1;mem:1024"));
+        link
+    };
+    (1..=agents as u64).map(hello).collect()
+}
+
+/// The nonces of the registrations that are proposed, in the order of the log.
+fn proposed(world: &World) -> Vec<u64> {
+    let nonce = |proposed: &Proposed| match &proposed.command {
+        Command::RegisterAgent(register) => Some(register.nonce),
+        _ => None,
+    };
+    world.queue.iter().filter_map(nonce).collect()
+}
+
+#[test]
+fn a_bounded_number_of_registrations_is_in_the_log_and_the_next_follow_in_turn() {
+    let mut world = World::new();
+    let most = REGISTRATIONS as u64;
+    hellos(&mut world, REGISTRATIONS + 3);
+    assert_eq!(proposed(&world), (1..=most).collect::<Vec<_>>());
+    assert!(world.commit_oldest());
+    assert_eq!(proposed(&world), (2..=most + 1).collect::<Vec<_>>());
+    world.commit();
+    assert_eq!(world.registry.agents().len(), REGISTRATIONS + 3);
+    world.registry.check().unwrap();
+    world.forget_said();
+}
+
+#[test]
+fn an_agent_that_leaves_the_line_costs_no_entry() {
+    let mut world = World::new();
+    let links = hellos(&mut world, REGISTRATIONS + 3);
+    for link in &links[REGISTRATIONS..REGISTRATIONS + 2] {
+        world.feed(Input::AgentClosed { link: *link });
+    }
+    world.commit();
+    let nonces = world.registry.agents().map(|agent| agent.nonce);
+    assert!(nonces.eq((1..=REGISTRATIONS as u64).chain([REGISTRATIONS as u64 + 3])));
+    world.registry.check().unwrap();
+    world.forget_said();
+}
