@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use argosy_proto::v1;
 
 use crate::arguments::Workload;
 use crate::bench::{Bench, Findings};
@@ -22,6 +23,8 @@ const LAUNCHER: &str = "argosy-launcher";
 
 const LAUNCHED: &str = "from the framework's first word until all run";
 const DESTROYED: &str = "from the order to end all until all have ended";
+const LAUNCHED_ALONE: &str = "the same with network none, until all run";
+const DESTROYED_ALONE: &str = "the same with network none, until all have ended";
 const IDLE: &str = "agent while they sleep";
 const PRIVATE: &str = "private memory of a supervisor";
 const ADOPTED: &str = "killed agent, from its start until it is back with its containers";
@@ -42,7 +45,9 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let cells = vec![
         Cell::new(LAUNCHED, "s", Goal::OwnAtMost(3.0)),
-        Cell::new(DESTROYED, "s", Goal::OwnAtMost(2.0)),
+        Cell::new(DESTROYED, "s", Goal::OwnAtMost(1.0)),
+        Cell::new(LAUNCHED_ALONE, "s", Goal::OwnAtMost(3.0)),
+        Cell::new(DESTROYED_ALONE, "s", Goal::OwnAtMost(1.0)),
         Cell::new(IDLE, "% of a core", Goal::OwnAtMost(2.0)),
         Cell::new(PRIVATE, "MiB", Goal::OwnAtMost(1.5)),
         Cell::new(ADOPTED, "s", Goal::OwnAtMost(2.0)),
@@ -53,6 +58,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let mut report = bench.report(Workload::Containers, &about, cells);
     let work = async |_, findings: &mut Findings| {
         together(bench, count, findings).await?;
+        alone(bench, count, findings).await?;
         adopted(bench, count / 2, findings).await
     };
     bench
@@ -77,7 +83,7 @@ async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<
     for pid in below(agent.pid(), LAUNCHER) {
         findings.note(LAUNCHER_RSS, memory(pid, &["Rss:"])?);
     }
-    let asleep = sleepers(&masters(&cluster)?, count).await?;
+    let asleep = sleepers(&masters(&cluster)?, count, None).await?;
     findings.note(LAUNCHED, asleep.took.as_secs_f64());
     tokio::time::sleep(REST).await;
     let seconds = || process_seconds(agent.pid()).context("the agent is gone");
@@ -99,11 +105,26 @@ async fn together(bench: &Bench, count: u32, findings: &mut Findings) -> Result<
     Ok(())
 }
 
+/// What of the time is not the network's.
+async fn alone(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let _agent =
+        RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
+    cluster.settled().await?;
+    let network = v1::Network {
+        mode: Some(v1::network::Mode::None(v1::NoNetwork {})),
+    };
+    let asleep = sleepers(&masters(&cluster)?, count, Some(network)).await?;
+    findings.note(LAUNCHED_ALONE, asleep.took.as_secs_f64());
+    findings.note(DESTROYED_ALONE, asleep.end().await?.as_secs_f64());
+    Ok(())
+}
+
 async fn adopted(bench: &Bench, count: u32, findings: &mut Findings) -> Result<()> {
     let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let mut agent =
         RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
-    let asleep = sleepers(&masters(&cluster)?, count).await?;
+    let asleep = sleepers(&masters(&cluster)?, count, None).await?;
     agent.kill(&cluster).await?;
     let begun = Instant::now();
     agent.start_again(&cluster).await?;

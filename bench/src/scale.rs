@@ -74,7 +74,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let resources = format!("cpus:{each};mem:{}", 32 * each);
     let agents = Agents::start_with(&masters, count, &resources, Life::RunsOn).await?;
     findings.note(REGISTERED, begun.elapsed().as_secs_f64());
-    let asleep = sleepers(&masters, count * each).await?;
+    let asleep = sleepers(&masters, count * each, None).await?;
     findings.note(RUNNING, asleep.took.as_secs_f64());
     let leader = cluster.settled().await?;
     tokio::time::sleep(REST).await;

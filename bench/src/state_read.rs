@@ -110,7 +110,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let begun = Instant::now();
     let resources = format!("cpus:{each};mem:{}", 32 * each);
     let all = Agents::start_with(&masters, agents, &resources, Life::RunsOn).await?;
-    let _asleep = sleepers(&masters, agents * each).await?;
+    let _asleep = sleepers(&masters, agents * each, None).await?;
     findings.note(LOADED, begun.elapsed().as_secs_f64());
     let leader = cluster.settled().await?;
     let pid = cluster.pid(leader)?;

@@ -31,6 +31,8 @@ enum Stage {
 }
 
 struct Sleepers {
+    /// The network of each; `None` for the default.
+    network: Option<v1::Network>,
     total: u32,
     launched: u32,
     /// Offers that wait for an answer to earlier calls.
@@ -59,10 +61,21 @@ impl Sleepers {
             }
             let numbers = self.launched..self.launched + count;
             self.launched += count;
-            let tasks = numbers.map(|number| task(name(number), &["/bin/sleep", "1000000"]));
+            let tasks = numbers.map(|number| self.task(number)).collect();
             self.open_calls += 1;
-            drop(driver.accept(&offer, tasks.collect()));
+            drop(driver.accept(&offer, tasks));
         }
+    }
+
+    fn task(&self, number: u32) -> v1::TaskSpec {
+        let mut task = task(name(number), &["/bin/sleep", "1000000"]);
+        if self.network.is_some() {
+            task.container = Some(v1::ContainerSpec {
+                network: self.network.clone(),
+                ..Default::default()
+            });
+        }
+        task
     }
 
     fn fail(&mut self, driver: &Driver, why: String) {
@@ -144,15 +157,20 @@ pub(crate) struct Asleep {
     run: JoinHandle<Result<()>>,
 }
 
-/// Starts `total` of them and waits until all run.
+/// Starts `total` of them in this network, or in the default one, and waits until all run.
 ///
 /// # Errors
 /// If one ends, or nothing happens for a minute.
-pub(crate) async fn sleepers(masters: &Masters, total: u32) -> Result<Asleep> {
+pub(crate) async fn sleepers(
+    masters: &Masters,
+    total: u32,
+    network: Option<v1::Network>,
+) -> Result<Asleep> {
     let (stage, mut watched) = watch::channel(Stage::Launching);
     let (end, ends) = watch::channel(false);
     let now = Instant::now();
     let mut sleepers = Sleepers {
+        network,
         total,
         launched: 0,
         waiting: VecDeque::new(),
