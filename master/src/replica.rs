@@ -2,9 +2,10 @@
 //!
 //! It awaits its inbox, raft's requests, the status of the group, ticks and the stop token, and
 //! nothing else. Nothing it does in a turn takes longer than a few milliseconds. Reading order: this file,
-//! then `applying` and `reads`.
+//! then `applying`, `proposing` and `reads`.
 
 mod applying;
+mod proposing;
 mod reads;
 
 use std::collections::VecDeque;
@@ -12,23 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_raft::{Node, OwnerRequest, Proposal, ProposeError, Status};
+use argosy_raft::{Node, OwnerRequest, Status};
 use argosy_state::Registry;
-use argosy_state::actor::Actor;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::command::{Command, OpenEpoch, Proposed};
-use argosy_state::encode;
-use argosy_state::ids::{Epoch, NodeId, Ticket};
-use argosy_state::level;
+use argosy_state::ids::{Epoch, NodeId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::change_ring::ChangeRing;
 use crate::checks::{Checks, Load};
 use crate::clock::Clock;
-use crate::comparison::{Comparison, readable};
+use crate::comparison::Comparison;
 use crate::config::Limits;
 use crate::failovers::Failovers;
 use crate::falls::{Distance, FAR_AWAY, Falls, TOO_OFTEN};
@@ -38,10 +35,11 @@ use crate::leader::{Effect, Input, Leader, Now};
 use crate::links::{Outbox, Sent};
 use crate::metrics::{Counts, Meters};
 use crate::run::RunError;
-use crate::turns::{self, LookShare, Turns};
+use crate::turns::{LookShare, Turns};
 use crate::views::Views;
 use crate::watchdog::Pulse;
 use applying::{Applying, Founding};
+use proposing::Unproposed;
 
 /// What the replica publishes.
 pub(crate) struct Published {
@@ -51,12 +49,6 @@ pub(crate) struct Published {
     pub(crate) views: Views,
     pub(crate) changes: ChangeRing,
     pub(crate) pulse: Arc<Pulse>,
-}
-
-/// A proposal that raft has not taken yet.
-struct Unproposed {
-    serial: u64,
-    proposal: Proposal,
 }
 
 /// Inputs taken from the inbox at once.
@@ -345,41 +337,6 @@ impl Replica {
         acked.is_some_and(|ago| ago <= self.office_lease)
     }
 
-    /// Proposed once a term; if it is lost with the term, the next term opens another one.
-    fn open_epoch(&mut self, term: u64) {
-        use sha2::Digest;
-        let Some(level) = self.level_to_open(term) else {
-            return;
-        };
-        let entropy =
-            sha2::Sha256::digest([&self.entropy[..], &term.to_be_bytes()].concat()).into();
-        let open = OpenEpoch {
-            node: NodeId(self.node.id()),
-            process: self.process,
-            term,
-            entropy,
-            wall_ms: self.node.wall().now_ms(),
-            level,
-        };
-        let proposed = Proposed {
-            ticket: Ticket::default(),
-            actor: Actor::Cluster,
-            command: Command::OpenEpoch(open),
-        };
-        let proposal = Proposal {
-            at_ms: self.registry.time().0,
-            command: encode::command(&proposed, level).into(),
-            work: 1,
-        };
-        match self.node.try_propose(proposal) {
-            Ok(()) => {
-                self.opened = term;
-                self.opened_at = Instant::now();
-            }
-            Err(why) => warn!(term, %why, "cannot open an epoch yet"),
-        }
-    }
-
     fn tick(&mut self, waiting: usize) -> Result<(), RunError> {
         self.turns.begin();
         self.look();
@@ -527,58 +484,6 @@ impl Replica {
                 Effect::CloseFramework(link) => self.outbox.close_framework(link),
                 Effect::Answer(request, answer) => self.outbox.answer(request, answer),
                 Effect::HandOver => drop(self.hand_over.try_send(AGENTS_SILENT)),
-            }
-        }
-    }
-
-    /// In order behind what waits already.
-    fn propose(&mut self, proposed: &Proposed) {
-        if self.leader.is_none() {
-            // Lost with an effect before this one.
-            return;
-        }
-        let Ticket { serial, .. } = proposed.ticket;
-        let level = self.registry.level();
-        if let Some(need) = level::beyond(level, &proposed.command) {
-            return self.step(Input::BeyondLevel { serial, need });
-        }
-        let work = turns::work(&proposed.command);
-        let command = encode::command(proposed, level);
-        if let Err(why) = readable(&command) {
-            error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
-            self.meters.unreadable.increment(1);
-            return self.step(Input::Unreadable { serial, why });
-        }
-        let proposal = Proposal {
-            at_ms: self.clock.now().0,
-            work,
-            command: command.into(),
-        };
-        self.unproposed.push_back(Unproposed { serial, proposal });
-        if self.unproposed.len() == 1 {
-            self.propose_on();
-        }
-    }
-
-    /// Hands raft what it has room for. A node that leads no more loses what it cannot take:
-    /// leaving office tells everybody to try again, which is what they do with a call of unknown
-    /// outcome.
-    fn propose_on(&mut self) {
-        while let Some(first) = self.unproposed.front() {
-            let (serial, proposal) = (first.serial, first.proposal.clone());
-            let taken = self.node.try_propose(proposal);
-            self.meters.proposed(&taken);
-            match taken {
-                Ok(()) => drop(self.unproposed.pop_front()),
-                Err(ProposeError::Full) => return,
-                Err(ProposeError::TooLarge { bytes, .. }) => {
-                    self.unproposed.pop_front();
-                    self.step(Input::TooLarge { serial, bytes });
-                }
-                Err(why @ (ProposeError::NotLeader | ProposeError::Stopped)) => {
-                    warn!(%why, "a command could not be proposed");
-                    self.leave_office("its commands are not taken");
-                }
             }
         }
     }

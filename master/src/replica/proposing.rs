@@ -1,0 +1,110 @@
+//! What the owner asks raft to log: the opening of an epoch, and the leader's commands in their order.
+
+use argosy_raft::{Proposal, ProposeError};
+use argosy_state::actor::Actor;
+use argosy_state::command::{Command, OpenEpoch, Proposed};
+use argosy_state::encode;
+use argosy_state::ids::{NodeId, Ticket};
+use argosy_state::level;
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::Replica;
+use crate::comparison::readable;
+use crate::leader::Input;
+use crate::turns;
+
+/// A proposal that raft has not taken yet.
+pub(super) struct Unproposed {
+    serial: u64,
+    proposal: Proposal,
+}
+
+impl Replica {
+    /// Proposed once a term; if it is lost with the term, the next term opens another one.
+    pub(super) fn open_epoch(&mut self, term: u64) {
+        use sha2::Digest;
+        let Some(level) = self.level_to_open(term) else {
+            return;
+        };
+        let entropy =
+            sha2::Sha256::digest([&self.entropy[..], &term.to_be_bytes()].concat()).into();
+        let open = OpenEpoch {
+            node: NodeId(self.node.id()),
+            process: self.process,
+            term,
+            entropy,
+            wall_ms: self.node.wall().now_ms(),
+            level,
+        };
+        let proposed = Proposed {
+            ticket: Ticket::default(),
+            actor: Actor::Cluster,
+            command: Command::OpenEpoch(open),
+        };
+        let proposal = Proposal {
+            at_ms: self.registry.time().0,
+            command: encode::command(&proposed, level).into(),
+            work: 1,
+        };
+        match self.node.try_propose(proposal) {
+            Ok(()) => {
+                self.opened = term;
+                self.opened_at = Instant::now();
+            }
+            Err(why) => warn!(term, %why, "cannot open an epoch yet"),
+        }
+    }
+
+    /// In order behind what waits already.
+    pub(super) fn propose(&mut self, proposed: &Proposed) {
+        if self.leader.is_none() {
+            // Lost with an effect before this one.
+            return;
+        }
+        let Ticket { serial, .. } = proposed.ticket;
+        let level = self.registry.level();
+        if let Some(need) = level::beyond(level, &proposed.command) {
+            return self.step(Input::BeyondLevel { serial, need });
+        }
+        let work = turns::work(&proposed.command);
+        let command = encode::command(proposed, level);
+        if let Err(why) = readable(&command) {
+            error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
+            self.meters.unreadable.increment(1);
+            return self.step(Input::Unreadable { serial, why });
+        }
+        let proposal = Proposal {
+            at_ms: self.clock.now().0,
+            work,
+            command: command.into(),
+        };
+        self.unproposed.push_back(Unproposed { serial, proposal });
+        if self.unproposed.len() == 1 {
+            self.propose_on();
+        }
+    }
+
+    /// Hands raft what it has room for. A node that leads no more loses what it cannot take:
+    /// leaving office tells everybody to try again, which is what they do with a call of unknown
+    /// outcome.
+    pub(super) fn propose_on(&mut self) {
+        while let Some(first) = self.unproposed.front() {
+            let (serial, proposal) = (first.serial, first.proposal.clone());
+            let taken = self.node.try_propose(proposal);
+            self.meters.proposed(&taken);
+            match taken {
+                Ok(()) => drop(self.unproposed.pop_front()),
+                Err(ProposeError::Full) => return,
+                Err(ProposeError::TooLarge { bytes, .. }) => {
+                    self.unproposed.pop_front();
+                    self.step(Input::TooLarge { serial, bytes });
+                }
+                Err(why @ (ProposeError::NotLeader | ProposeError::Stopped)) => {
+                    warn!(%why, "a command could not be proposed");
+                    self.leave_office("its commands are not taken");
+                }
+            }
+        }
+    }
+}
