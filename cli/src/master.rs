@@ -182,8 +182,9 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Threads of raft's own: a flood on the API cannot cost leadership. Two, so that a heartbeat goes out
-/// while the other waits for the disk.
+/// One thread for consensus, its connections and the owner of the registry: a commit passes between them without waking
+/// another thread, and a flood on the API's threads cannot cost leadership. Waits for disks are on threads of their own, and
+/// no turn of the owner is longer than a few milliseconds.
 pub(crate) struct RaftRuntime {
     pub(crate) handle: Handle,
     stop: CancellationToken,
@@ -192,18 +193,16 @@ pub(crate) struct RaftRuntime {
 
 impl RaftRuntime {
     fn start() -> anyhow::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("raft")
+        let runtime = Builder::new_current_thread()
+            .thread_name("raft-blocking")
             .enable_all()
             .build()
             .context("cannot start raft's runtime")?;
         let handle = runtime.handle().clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        // A runtime must not be dropped within another one, so a thread holds it.
         let thread = std::thread::Builder::new()
-            .name("raft-holder".to_owned())
+            .name("raft".to_owned())
             .spawn(move || {
                 runtime.block_on(stopped.cancelled());
                 runtime.shutdown_background();
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn raft_has_threads_of_its_own_that_end_when_told() {
+    fn raft_has_a_thread_of_its_own_that_ends_when_told() {
         let runtime = RaftRuntime::start().unwrap();
         let name = runtime
             .handle

@@ -2,9 +2,10 @@
 //!
 //! It awaits its inbox, raft's requests, the status of the group, ticks and the stop token, and
 //! nothing else. Nothing it does in a turn takes longer than a few milliseconds. Reading order: this file,
-//! then `applying`, `proposing` and `reads`.
+//! then `applying`, `loading`, `proposing` and `reads`.
 
 mod applying;
+mod loading;
 mod proposing;
 mod reads;
 
@@ -39,6 +40,7 @@ use crate::turns::{LookShare, Turns};
 use crate::views::Views;
 use crate::watchdog::Pulse;
 use applying::{Applying, Founding};
+use loading::Loading;
 use proposing::Unproposed;
 
 /// What the replica publishes.
@@ -96,6 +98,7 @@ pub(crate) struct Replica {
     ticked: Instant,
     /// Raft hands over nothing more until these are applied.
     applying: Option<Applying>,
+    loading: Loading,
     turns: Turns,
     look_share: LookShare,
     lag: Lag,
@@ -140,6 +143,7 @@ impl Replica {
             meters: Meters::new(),
             ticked: Instant::now(),
             applying: None,
+            loading: Loading::default(),
             turns: Turns::new(),
             look_share: LookShare::new(Instant::now()),
             lag: Lag::new(Instant::now()),
@@ -167,7 +171,7 @@ impl Replica {
             let is_owed = self.turns.are_offers_owed();
             let has_look = !looks.is_empty() && self.look_share.is_open(Instant::now());
             // What earlier turns put off comes before more of the log.
-            let is_free = !is_owed && !has_look;
+            let is_free = !is_owed && !has_look && !self.loading.is_under_way();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -189,6 +193,7 @@ impl Replica {
                     }
                 }
                 () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
+                loaded = self.loading.loaded(), if self.loading.is_under_way() => self.take_loaded(loaded?),
                 _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.taken.is_empty() => {
                     if batch.is_empty() {
                         return Ok(());
@@ -206,7 +211,10 @@ impl Replica {
             if self.turns.has_time_for_offers() {
                 self.offer();
             }
-            self.turns.end();
+            if self.turns.end() {
+                // Consensus has this thread as well.
+                tokio::task::yield_now().await;
+            }
         }
     }
 

@@ -34,7 +34,7 @@ use crate::reads::{self, Bounds, Reads};
 use crate::replica::{self, Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::views::Views;
-use crate::watchdog::{self, Pulse};
+use crate::watchdog::{Pulse, Watchdog};
 use crate::{exec, http, lag, metrics, service};
 
 /// What a master is given by whoever starts it.
@@ -43,7 +43,7 @@ pub struct Parts {
     pub api: Listener,
     /// Where raft's connections come in, how other masters are reached, and what time it is.
     pub raft: Surroundings,
-    /// Raft's own runtime: a flood on the API cannot cost leadership.
+    /// The runtime of raft and of the owner of the registry, best of one thread: a flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
     /// Keeps log, registry and snapshots instead of the directory: for simulations.
     pub memory: Option<MemoryStore>,
@@ -113,6 +113,7 @@ async fn lead_or_follow(
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
     let peers = Peers::new(parts.raft.dialer.clone());
+    let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
     let starting = parts.raft_runtime.spawn(starting);
@@ -129,6 +130,8 @@ async fn lead_or_follow(
         handing,
         pulse,
     } = owner_of(&config, &node, registry, parts.entropy);
+    let replica = replica.with_threads(has_threads);
+    let watchdog = watched(pulse, &node, has_threads)?;
     let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(desk.inbox.clone())));
     let _cutter = AbortOnDropHandle::new(tokio::spawn(desk.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
@@ -142,13 +145,15 @@ async fn lead_or_follow(
     let hosts = config.hosts();
     let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
-    let watchdog = watched(&parts.raft_runtime, pulse, &node);
+    let inboxes = (requests, messages, looks);
+    let owner = own(replica, inboxes, node.clone(), stop.clone());
+    let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
-        ended = own(replica, (requests, messages, looks), &node, &stop) => ended,
+        ended = &mut owner => ended.unwrap_or_else(|why| Err(RunError::Failed(format!("the owner of the registry ended: {why}")))),
         // It ends when it is told to, and then the owner has ended before.
         ended = &mut server => Err(RunError::Failed(format!("the API ended: {ended:?}"))),
     };
-    watchdog.abort();
+    drop(watchdog);
     served.cancel();
     hands.abort();
     node.stop().await;
@@ -161,14 +166,24 @@ async fn lead_or_follow(
     ended
 }
 
-/// On raft's threads, which go on when the owner's are blocked.
-fn watched(runtime: &Handle, pulse: Arc<Pulse>, node: &Node) -> JoinHandle<()> {
-    let (node, on) = (node.clone(), runtime.clone());
-    let give_up = move || {
+/// On threads that need nothing of the owner's; a simulation has one thread.
+fn watched(pulse: Arc<Pulse>, node: &Node, has_threads: bool) -> Result<Watchdog, RunError> {
+    let give_up = giving_up(node.clone());
+    if !has_threads {
+        return Ok(Watchdog::task(pulse, give_up));
+    }
+    let started = Watchdog::thread(pulse, give_up);
+    started.map_err(|why| RunError::Failed(format!("the watchdog cannot start: {why}")))
+}
+
+/// Begins a hand-over, on the runtime that this is called on. It succeeds if only the owner stands still: if its thread does,
+/// consensus does too, and the followers have elected another leader by then.
+fn giving_up(node: Node) -> impl Fn() + Send + Sync + 'static {
+    let on = Handle::current();
+    move || {
         let node = node.clone();
         on.spawn(async move { hand_over_first(&node).await });
-    };
-    runtime.spawn(watchdog::watch(pulse, give_up))
+    }
 }
 
 /// The owner of the registry and the ends of its channels.
@@ -255,8 +270,8 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
 async fn own(
     replica: Replica,
     (requests, messages, looks): Inboxes,
-    node: &Node,
-    stop: &CancellationToken,
+    node: Node,
+    stop: CancellationToken,
 ) -> Result<(), RunError> {
     let owner_stop = CancellationToken::new();
     let owner = replica.run(requests, messages, looks, owner_stop.clone());
@@ -267,7 +282,7 @@ async fn own(
     }
     tokio::select! {
         ended = &mut owner => ended,
-        () = hand_over_first(node) => {
+        () = hand_over_first(&node) => {
             owner_stop.cancel();
             owner.await
         }

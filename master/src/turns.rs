@@ -132,7 +132,12 @@ pub(crate) struct Turns {
     took: Histogram,
     cpu_began: Option<Duration>,
     cpu_took: Histogram,
+    /// How long turns have taken since other tasks had the thread.
+    since_yield: Duration,
 }
+
+/// Time of turns after which other tasks get the thread, whatever waits for the owner.
+const SHARE: Duration = Duration::from_millis(1);
 
 /// CPU time of this thread. A turn does not await, so that it stays on its thread.
 fn cpu() -> Option<Duration> {
@@ -149,6 +154,7 @@ impl Turns {
             took: histogram!("argosy_master_turn_seconds"),
             cpu_began: None,
             cpu_took: histogram!("argosy_master_turn_cpu_seconds"),
+            since_yield: Duration::ZERO,
         }
     }
 
@@ -185,11 +191,19 @@ impl Turns {
         self.are_offers_owed
     }
 
-    pub(crate) fn end(&self) {
-        self.took.record(self.began.elapsed());
+    /// Ends the turn. True if other tasks of this thread are to get their turn.
+    pub(crate) fn end(&mut self) -> bool {
+        let took = self.began.elapsed();
+        self.took.record(took);
         if let Some((began, now)) = self.cpu_began.zip(cpu()) {
             self.cpu_took.record(now.saturating_sub(began));
         }
+        self.since_yield += took;
+        let yields = self.since_yield >= SHARE;
+        if yields {
+            self.since_yield = Duration::ZERO;
+        }
+        yields
     }
 }
 
@@ -321,6 +335,20 @@ mod tests {
         turns.begin();
         tokio::time::advance(LITTLE_TIME).await;
         assert!(!turns.has_time_for_offers());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_thread_is_shared_after_each_millisecond_of_turns() {
+        let mut turns = Turns::new();
+        let mut shared = Vec::new();
+        for turn in 1..=9 {
+            turns.begin();
+            tokio::time::advance(Duration::from_micros(400)).await;
+            if turns.end() {
+                shared.push(turn);
+            }
+        }
+        assert_eq!(shared, [3, 6, 9]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use argosy_raft::{Committed, OwnerRequest, RecordWrite};
-use argosy_state::Registry;
 use argosy_state::apply::Applied;
 use argosy_state::event::Event;
 use argosy_state::level::{self, Level};
@@ -12,9 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Replica;
-use crate::checks::Checks;
-use crate::clock::Clock;
-use crate::comparison::{Comparison, Unapplied};
+use crate::comparison::Unapplied;
 use crate::leader::Input;
 use crate::metrics;
 use crate::run::RunError;
@@ -77,17 +74,8 @@ impl Replica {
                 records,
                 done,
             } => {
-                self.published.pulse.excuse();
                 self.leave_office("a snapshot was installed");
-                self.registry = Registry::load(last_index, records)
-                    .map_err(|why| RunError::unreadable(&why))?;
-                (self.comparison, self.checks) =
-                    (Comparison::of(&self.registry), Checks::default());
-                self.node.set_level(self.registry.level());
-                self.clock = Clock::new(self.registry.time());
-                self.failovers.reign(self.registry.cluster().term);
-                self.published.changes.restart(self.registry.applied());
-                let _ = done.send(());
+                self.load(last_index, records, done)
             }
             OwnerRequest::Apply { entries, done } => {
                 self.applying = Some(Applying {
@@ -97,11 +85,9 @@ impl Replica {
                     done,
                     took: Duration::ZERO,
                 });
-                return self.apply_on();
+                self.apply_on()
             }
         }
-        self.published.applied.send_replace(self.registry.applied());
-        Ok(())
     }
 
     /// Applies entries until none is left or this turn has changed enough. An entry is never split:

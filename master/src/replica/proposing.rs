@@ -24,6 +24,9 @@ impl Replica {
     /// Proposed once a term; if it is lost with the term, the next term opens another one.
     pub(super) fn open_epoch(&mut self, term: u64) {
         use sha2::Digest;
+        if self.loading.is_under_way() {
+            return;
+        }
         let Some(level) = self.level_to_open(term) else {
             return;
         };

@@ -10,13 +10,16 @@ mod lateness;
 mod readers;
 mod referral;
 mod routes;
+mod standstill;
 
 use std::time::Duration;
 
-use argosy_raft::{MemoryStore, SnapshotPolicy, Timing};
+use argosy_raft::{MemoryStore, Proposal, SnapshotPolicy, Timing};
 use argosy_state::actor::Actor;
-use argosy_state::command::{Command, Operate, Operation};
-use argosy_state::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
+use argosy_state::command::{Command, Operate, Operation, Proposed};
+use argosy_state::encode;
+use argosy_state::ids::{AgentId, Epoch, FrameworkId, Role, TaskId, TaskKey, Ticket};
+use argosy_state::level::Level;
 use axum::routing::get;
 use futures::future::join_all;
 use tokio::net::TcpListener;
@@ -34,6 +37,9 @@ struct Alone {
     node: Node,
     stop: CancellationToken,
     owner: JoinHandle<Result<(), RunError>>,
+    pulse: Arc<Pulse>,
+    /// What raft asks of the owner comes this way.
+    requests: mpsc::Sender<OwnerRequest>,
 }
 
 impl Alone {
@@ -76,6 +82,7 @@ impl Alone {
             seed,
         };
         let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
+        let asking = owner.clone();
         let memory = MemoryStore::default();
         let starting = Node::start_in_memory(
             node_config,
@@ -98,8 +105,10 @@ impl Alone {
             desk,
             messages,
             looks,
+            pulse,
             ..
         } = owner_of(&config, &node, registry, [seed as u8 + 2; 32]);
+        let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
         let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
         Self {
@@ -108,6 +117,8 @@ impl Alone {
             node,
             stop,
             owner,
+            pulse,
+            requests: asking,
         }
     }
 
@@ -138,6 +149,27 @@ impl Alone {
             .await
             .unwrap()
             .unwrap()
+    }
+
+    /// Has these applied, as if the owner had proposed them. Returns when the last is proposed.
+    async fn propose_all(&self, epoch: Epoch, commands: impl Iterator<Item = Command>) {
+        for (serial, command) in (1 << 40..).zip(commands) {
+            let ticket = Ticket { epoch, serial };
+            let proposed = Proposed {
+                ticket,
+                actor: Actor::Unauthenticated,
+                command,
+            };
+            let proposal = Proposal {
+                at_ms: 1,
+                command: encode::command(&proposed, Level::NEWEST).into(),
+                work: 1,
+            };
+            // The queue of proposals has room again as soon as some are applied.
+            while self.node.try_propose(proposal.clone()).is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 
     async fn end(self) {

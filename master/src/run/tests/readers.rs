@@ -2,10 +2,9 @@
 
 use argosy_proto::v1;
 use argosy_state::actor::Actor;
-use argosy_state::command::{Proposed, Subscribe};
+use argosy_state::command::Subscribe;
 use argosy_state::encode;
-use argosy_state::ids::{Epoch, Revision, Ticket};
-use argosy_state::level::Level;
+use argosy_state::ids::{Epoch, Revision};
 use argosy_state::registry::RecordKey;
 use argosy_state::testing::{framework_info, registration};
 
@@ -137,23 +136,7 @@ async fn all_agents_are_judged_however_many_there_are() {
         Command::RegisterAgent(agent)
     });
     let commands = registered.chain([Command::Subscribe(subscribe)]);
-    for (serial, command) in (1 << 40..).zip(commands) {
-        let ticket = Ticket { epoch, serial };
-        let proposed = Proposed {
-            ticket,
-            actor: Actor::Unauthenticated,
-            command,
-        };
-        let proposal = argosy_raft::Proposal {
-            at_ms: 1,
-            command: encode::command(&proposed, Level::NEWEST).into(),
-            work: 1,
-        };
-        // The queue of proposals has room again as soon as some are applied.
-        while alone.node.try_propose(proposal.clone()).is_err() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
+    alone.propose_all(epoch, commands).await;
     let question = v1::ExplainRequest {
         framework_id: "framework-1".to_owned(),
         ..Default::default()

@@ -1,0 +1,91 @@
+//! The registry of an installed snapshot: read on another thread, since a large one takes seconds and consensus shares the
+//! owner's thread.
+
+use argosy_state::Registry;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::Replica;
+use crate::checks::Checks;
+use crate::clock::Clock;
+use crate::comparison::Comparison;
+use crate::run::RunError;
+
+type Read = Result<Registry, RunError>;
+
+/// A registry that replaces the present one when it has been read.
+pub(super) struct Loaded {
+    registry: Registry,
+    done: oneshot::Sender<()>,
+}
+
+/// The registry that is being read, if one is.
+#[derive(Default)]
+pub(super) struct Loading {
+    /// Not in a simulation, which has one thread.
+    has_threads: bool,
+    reading: Option<(JoinHandle<Read>, oneshot::Sender<()>)>,
+}
+
+impl Loading {
+    /// Nothing is applied and no epoch is opened meanwhile: the present registry is out of date.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Returns when it has been read. May be dropped at any time.
+    pub(super) async fn loaded(&mut self) -> Result<Loaded, RunError> {
+        let Some((reading, _)) = &mut self.reading else {
+            return std::future::pending().await;
+        };
+        let read = reading.await;
+        let registry = read.map_err(|why| RunError::unreadable(&why))??;
+        let (_, done) = self.reading.take().expect("it was there a moment ago");
+        Ok(Loaded { registry, done })
+    }
+}
+
+impl Replica {
+    /// Snapshots are read on other threads.
+    pub(crate) fn with_threads(mut self, has_threads: bool) -> Self {
+        self.loading.has_threads = has_threads;
+        self
+    }
+
+    /// Raft asks for nothing else until `done` is answered.
+    pub(super) fn load(
+        &mut self,
+        last_index: u64,
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+        done: oneshot::Sender<()>,
+    ) -> Result<(), RunError> {
+        let read = move || {
+            let read = Registry::load(last_index, records);
+            read.map_err(|why| RunError::unreadable(&why))
+        };
+        if self.loading.has_threads {
+            self.loading.reading = Some((tokio::task::spawn_blocking(read), done));
+        } else {
+            let registry = read()?;
+            self.take_loaded(Loaded { registry, done });
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_loaded(&mut self, loaded: Loaded) {
+        self.turns.begin();
+        let former = std::mem::replace(&mut self.registry, loaded.registry);
+        if self.loading.has_threads {
+            // To free a large registry takes as long as a turn may, and longer.
+            drop(tokio::task::spawn_blocking(move || drop(former)));
+        }
+        (self.comparison, self.checks) = (Comparison::of(&self.registry), Checks::default());
+        self.node.set_level(self.registry.level());
+        self.clock = Clock::new(self.registry.time());
+        self.failovers.reign(self.registry.cluster().term);
+        self.published.changes.restart(self.registry.applied());
+        self.published.applied.send_replace(self.registry.applied());
+        // Raft stops with the process; whoever waited is gone with it.
+        let _ = loaded.done.send(());
+    }
+}

@@ -1,0 +1,90 @@
+//! What stands still, or could: the loop beside consensus, and the loop while a large snapshot is read.
+
+use std::time::Instant;
+
+use argosy_state::testing::registration;
+use tokio::sync::oneshot;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
+    let masters = Alone::start_three().await;
+    let in_office = |former: Option<usize>| {
+        let mut places = 0..masters.len();
+        places.find(|place| Some(*place) != former && masters[*place].desk.office.borrow().here)
+    };
+    let leader = loop {
+        if let Some(leader) = in_office(None) {
+            break leader;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let give_up = giving_up(masters[leader].node.clone());
+    let look = Duration::from_millis(20);
+    // A pulse of its own, which never beats. The end is that of the watchdog only.
+    let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
+    let asked = Instant::now();
+    while in_office(Some(leader)).is_none() {
+        assert!(asked.elapsed() < PATIENCE, "no other master leads");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for master in masters {
+        master.end().await;
+    }
+}
+
+/// The registry in the store, once it is all of the log.
+async fn stored(alone: &Alone) -> (u64, argosy_raft::Records) {
+    let asked = Instant::now();
+    loop {
+        let progress = alone.node.progress();
+        if let Some((index, records)) = alone.memory.registry()
+            && index == progress.applied_index
+            && index == progress.last_log_index
+        {
+            return (index, records);
+        }
+        assert!(asked.elapsed() < PATIENCE, "it is not written");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loop_turns_while_a_large_snapshot_is_read() {
+    const AGENTS: u64 = 10_000;
+    let alone = Alone::start().await;
+    let epoch = Epoch(alone.in_office().await.epoch);
+    let registered = (0..AGENTS).map(|nonce| {
+        let agent = registration(nonce + 1, "cpus:1;mem:64");
+        Command::RegisterAgent(agent)
+    });
+    alone.propose_all(epoch, registered).await;
+    // In order behind them.
+    alone.operate(weight(2_000)).await;
+    let (last_index, records) = stored(&alone).await;
+    let (done, loaded) = oneshot::channel();
+    let request = OwnerRequest::Load {
+        last_index,
+        records,
+        done,
+    };
+    let (asked, before) = (Instant::now(), alone.pulse.turns());
+    alone.requests.send(request).await.unwrap();
+    loaded.await.unwrap();
+    let (took, turns) = (asked.elapsed(), alone.pulse.turns() - before);
+    assert!(
+        took > 3 * replica::TICK,
+        "too short to show anything: {took:?}"
+    );
+    let ticks = took.as_millis() / replica::TICK.as_millis();
+    assert!(u128::from(turns) > ticks / 2, "{turns} turns in {took:?}");
+    // It leads again, in a new epoch, from what was read.
+    let mut office = alone.desk.office.clone();
+    let again = office.wait_for(|office| office.here && office.epoch > epoch.0);
+    tokio::time::timeout(PATIENCE, again)
+        .await
+        .unwrap()
+        .unwrap();
+    alone.end().await;
+}
