@@ -50,10 +50,26 @@ pub(crate) struct Watch {
 
 /// The leader that is being watched.
 #[derive(Clone, Debug, PartialEq)]
-struct Leader {
-    id: u64,
+pub(crate) struct Leader {
+    pub(crate) id: u64,
     member: Member,
-    vote: Vote,
+    pub(crate) vote: Vote,
+}
+
+/// The leader that the node `own` follows as a voter.
+pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    let id = metrics.current_leader.filter(|id| *id != own)?;
+    let votes = metrics.state != ServerState::Learner
+        && metrics.membership_config.voter_ids().any(|one| one == own);
+    let member = metrics.membership_config.get_node(&id).cloned()?;
+    let leads = metrics.vote.committed && metrics.vote.leader_id.voted_for == id;
+    (votes && leads).then_some(Leader {
+        id,
+        member,
+        vote: metrics.vote,
+    })
 }
 
 /// What became of a leader whose presence ended.
@@ -89,24 +105,8 @@ impl Watch {
         }
     }
 
-    /// The leader to be watched, if this node is a voter beside it.
     fn leader(&self) -> Option<Leader> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        let id = metrics.current_leader.filter(|id| *id != self.id)?;
-        let votes = metrics.state != ServerState::Learner
-            && metrics
-                .membership_config
-                .voter_ids()
-                .any(|one| one == self.id);
-        let member = metrics.membership_config.get_node(&id).cloned()?;
-        (votes && metrics.vote.committed && metrics.vote.leader_id.voted_for == id).then_some(
-            Leader {
-                id,
-                member,
-                vote: metrics.vote,
-            },
-        )
+        followed(&self.raft, self.id)
     }
 
     async fn leader_changes(&self, leader: &Leader) {

@@ -3,12 +3,13 @@
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
 //! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `frames`, `network`, `held`, `distance`, `service`,
 //! `shipping`), how it keeps and loses a
-//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `unwritten`,
+//! leader (`liveness`, `failover`, `campaign`, `detector`, `suspicion`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `unwritten`,
 //! `snapshot`, `image`).
 
 mod campaign;
 mod codec;
 mod connections;
+mod detector;
 mod directory;
 mod disk;
 mod distance;
@@ -45,6 +46,7 @@ mod snapshot;
 mod starting;
 mod status;
 mod store;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 mod types;

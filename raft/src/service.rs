@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
+use crate::detector::Detector;
 use crate::forwarding;
 use crate::founding::Identity;
 use crate::frames::port;
@@ -32,7 +33,7 @@ use crate::membership::{Change, Changes};
 use crate::node::{Consensus, Group};
 use crate::store::Store;
 use crate::types::{Member, TypeConfig, Vote};
-use crate::versions::{self, Versions};
+use crate::versions;
 use crate::wire::{self, proto};
 use crate::{reader, shipping};
 
@@ -70,6 +71,7 @@ pub(crate) struct Formed {
     changes: Arc<Changes>,
     growth: Growth,
     liveness: Liveness,
+    detector: Detector,
     /// Places for snapshots that come in.
     snapshots: Arc<Semaphore>,
 }
@@ -81,6 +83,7 @@ impl Formed {
         store: Arc<Store>,
         changes: Arc<Changes>,
         growth: Growth,
+        detector: Detector,
     ) -> Formed {
         Formed {
             identity,
@@ -90,6 +93,7 @@ impl Formed {
             changes,
             growth,
             liveness: group.liveness.clone(),
+            detector,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
         }
     }
@@ -129,7 +133,7 @@ impl Door {
     fn admit(&self, header: Option<&proto::Header>) -> Result<&Formed, Status> {
         let header =
             header.ok_or_else(|| Status::invalid_argument("the message lacks the field header"))?;
-        check_format(header.format)?;
+        versions::check_format(header.format)?;
         let formed = self.formed()?;
         let own = formed.identity;
         if header.cluster_key != own.cluster_key {
@@ -191,28 +195,6 @@ impl Door {
     }
 }
 
-fn check_format(format: u32) -> Result<(), Status> {
-    if versions::OWN.reads(format) {
-        return Ok(());
-    }
-    let ours = versions::OWN.formats();
-    Err(Status::failed_precondition(format!(
-        "raft transport format {format} came in, this build speaks {ours}"
-    )))
-}
-
-/// A question is read in whatever format, since it is how two masters find the one that both know.
-fn check_versions(question: &proto::AskRequest) -> Result<(), Status> {
-    let theirs = Versions::of(question.versions);
-    if versions::OWN.common_format(theirs).is_some() {
-        return Ok(());
-    }
-    let (ours, theirs) = (versions::OWN.formats(), theirs.formats());
-    Err(Status::failed_precondition(format!(
-        "the other master speaks {theirs} of the raft transport, this build {ours}"
-    )))
-}
-
 fn ended(error: impl std::error::Error) -> Status {
     Status::unavailable(format!("consensus has ended: {error}"))
 }
@@ -270,7 +252,7 @@ pub(crate) async fn append(
     let request = wire::append_from(message)?;
     let vote = formed.raft.server_metrics().borrow_watched().vote;
     if request.vote.leader_id.term >= vote.leader_id.term {
-        door.hearing.heard();
+        door.hearing.heard(request.vote.leader_id.term);
     }
     formed
         .growth
@@ -361,7 +343,7 @@ impl proto::raft_server::Raft for Service {
         request: Request<proto::AskRequest>,
     ) -> Result<Response<proto::AskResponse>, Status> {
         let question = request.into_inner();
-        check_versions(&question)?;
+        versions::check(&question)?;
         self.0.compare(question);
         Ok(Response::new(self.0.answer()))
     }
@@ -370,7 +352,7 @@ impl proto::raft_server::Raft for Service {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<Self::PresenceStream>, Status> {
-        check_versions(request.get_ref())?;
+        versions::check(request.get_ref())?;
         let answer = stream::iter([Ok(self.0.answer())]);
         Ok(self.until_stopped(answer.chain(stream::pending())))
     }
@@ -381,10 +363,24 @@ impl proto::raft_server::Raft for Service {
     ) -> Result<Response<proto::AliveResponse>, Status> {
         let message = request.into_inner();
         let formed = self.0.admit(message.header.as_ref())?;
-        wire::vote_from(message.vote)?;
-        let vote = Some(wire::vote(&newest_vote(formed)));
+        let leader = wire::vote_from(message.vote)?;
+        let newest = newest_vote(formed);
+        if leader.committed && leader.leader_id.term >= newest.leader_id.term {
+            self.0.hearing.alive(leader.leader_id.term);
+        }
+        let vote = Some(wire::vote(&newest));
         let versions = Some(versions::OWN.message());
         Ok(Response::new(proto::AliveResponse { vote, versions }))
+    }
+
+    async fn suspect(
+        &self,
+        request: Request<proto::SuspectRequest>,
+    ) -> Result<Response<proto::SuspectResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let supports = formed.detector.supports(message).await?;
+        Ok(Response::new(proto::SuspectResponse { supports }))
     }
 
     async fn read_index(
@@ -405,7 +401,7 @@ impl proto::raft_server::Raft for Service {
     ) -> Result<Response<proto::ChangeResponse>, Status> {
         use proto::change_request::Change as Wire;
         let message = request.into_inner();
-        check_format(message.format)?;
+        versions::check_format(message.format)?;
         let formed = self.0.formed()?;
         // Without a key it is an empty node, which may only ask to be taken in as a learner.
         if message.cluster_key != formed.identity.cluster_key && message.cluster_key != 0 {
@@ -458,7 +454,7 @@ impl proto::raft_server::Raft for Service {
         request: Request<proto::InviteRequest>,
     ) -> Result<Response<proto::InviteResponse>, Status> {
         let message = request.into_inner();
-        check_format(message.format)?;
+        versions::check_format(message.format)?;
         let identity = message
             .identity
             .ok_or_else(|| Status::invalid_argument("the message lacks the field identity"))?;

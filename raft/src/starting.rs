@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::connections::Peers;
+use crate::detector::Detector;
 use crate::disk;
 use crate::error::StartError;
 use crate::failover::Watch;
@@ -250,28 +251,28 @@ impl Starting {
             failed: stop.clone(),
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
+        let detector = Detector::new(&group, &door.hearing, &phases, &wall);
         let reader = Reader::new(group.clone());
-        let tasks: [BoxFuture<'static, ()>; 9] = [
+        let tasks: [BoxFuture<'static, ()>; 10] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(reader.run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
+            Box::pin(detector.clone().run(stop.clone())),
             Box::pin(prober.run(stop.clone())),
             Box::pin(changes.clone().settle_always(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
             Box::pin(store.unwritten().run(stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
-        for task in tasks {
-            self.tasks.spawn(task);
-        }
-        self.tasks.close();
+        self.spawn(tasks);
         door.open(Formed::new(
             identity,
             &group,
             store,
             changes.clone(),
             growth,
+            detector,
         ));
         Node::assemble(Parts {
             identity,
@@ -304,6 +305,13 @@ impl Starting {
             status: status.clone(),
             liveness: Liveness::default(),
         }
+    }
+
+    fn spawn(&self, tasks: impl IntoIterator<Item = BoxFuture<'static, ()>>) {
+        for task in tasks {
+            self.tasks.spawn(task);
+        }
+        self.tasks.close();
     }
 
     /// What watches the leader while this node follows, and the voters while it leads.

@@ -3,6 +3,7 @@
 //! A master of release 0.1.0 reports neither: it speaks format 1, and works at levels 1 and 2.
 
 use argosy_state::level::{Level, Levels};
+use tonic::Status;
 
 use crate::wire::proto;
 
@@ -83,6 +84,29 @@ impl Versions {
     pub(crate) fn first_format(self) -> u32 {
         self.oldest_format
     }
+}
+
+/// Whether this master reads messages of this format.
+pub(crate) fn check_format(format: u32) -> Result<(), Status> {
+    if OWN.reads(format) {
+        return Ok(());
+    }
+    let ours = OWN.formats();
+    Err(Status::failed_precondition(format!(
+        "raft transport format {format} came in, this build speaks {ours}"
+    )))
+}
+
+/// A question is read in whatever format, since it is how two masters find the one that both know.
+pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
+    let theirs = Versions::of(question.versions);
+    if OWN.common_format(theirs).is_some() {
+        return Ok(());
+    }
+    let (ours, theirs) = (OWN.formats(), theirs.formats());
+    Err(Status::failed_precondition(format!(
+        "the other master speaks {theirs} of the raft transport, this build {ours}"
+    )))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use argosy_raft::{
 };
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// death that was seen.
 pub(crate) const TIMING: Timing = Timing {
     heartbeat_ms: 50,
+    silence_ms: 60_000,
     election_min_ms: 800,
     election_max_ms: 1_200,
     append_deadline_ms: 3_000,
@@ -118,6 +119,7 @@ pub(crate) struct Plan {
     pub(crate) memory: MemoryStore,
     /// On disk instead.
     pub(crate) directory: Option<PathBuf>,
+    pub(crate) timing: Timing,
 }
 
 impl Plan {
@@ -129,6 +131,7 @@ impl Plan {
             snapshot: SnapshotPolicy::default(),
             memory: MemoryStore::default(),
             directory: None,
+            timing: TIMING,
         }
     }
 }
@@ -194,7 +197,7 @@ impl Starting {
             api_address: format!("api-of-{}", plan.address),
             peers: plan.peers.clone(),
             bootstrap: plan.bootstrap,
-            timing: TIMING,
+            timing: plan.timing,
             snapshot: plan.snapshot,
             seed: u64::from(plan.address.port()),
         };
@@ -253,6 +256,11 @@ impl Host {
             runtime.shutdown_background();
         }
         plan
+    }
+
+    /// Where the node runs.
+    pub(crate) fn runtime(&self) -> Handle {
+        self.runtime.as_ref().expect("it runs").handle().clone()
     }
 
     pub(crate) fn status(&self) -> Status {

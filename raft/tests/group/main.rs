@@ -8,4 +8,5 @@ mod forming;
 mod host;
 mod levels;
 mod replication;
+mod silence;
 mod stall;

@@ -141,6 +141,7 @@ impl Group {
     /// Has the one at `place` lead a group that was stopped: the others call for elections much later.
     async fn run_led_by(&mut self, place: usize) {
         let patient = Timing {
+            silence_ms: 15_000,
             election_min_ms: 10_000,
             election_max_ms: 15_000,
             ..Timing::testing()

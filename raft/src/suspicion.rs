@@ -1,0 +1,322 @@
+//! When a follower suspects that its leader is lost. The decisions only: no clock, no network.
+//!
+//! A silence counts only while the follower's own timer fires on time: a process that did not get the processor has not
+//! read what arrived. The silence that it takes grows with the pauses between messages that this machine has seen of
+//! late. Whatever is decided here, openraft's own timeout elects later, so a suspicion only ever shortens a failover.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::settings::Timing;
+
+/// How much longer each next rank waits, so that two followers do not ask for an election at the same time.
+const RANK_DELAY: Duration = Duration::from_millis(40);
+/// A leader is suspected after this many times the longest pause between two of its messages.
+const PAUSES: u32 = 3;
+/// Pauses are remembered for one to two of these.
+const MEMORY: Duration = Duration::from_secs(30);
+
+/// One firing of the follower's timer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tick {
+    /// When it should have fired.
+    pub(crate) due: Instant,
+    /// When it did.
+    pub(crate) now: Instant,
+    /// The term of the leader that this node follows.
+    pub(crate) term: Option<u64>,
+    /// When the newest message of that leader arrived.
+    pub(crate) heard: Option<Instant>,
+}
+
+/// What one follower has seen of its leader and of its own timer.
+#[derive(Debug)]
+pub(crate) struct Suspicion {
+    shortest: Duration,
+    heartbeat: Duration,
+    term: Option<u64>,
+    heard: Option<Instant>,
+    /// No silence counts that began earlier: the leader was not known yet, or the timer fired late.
+    counted_from: Option<Instant>,
+    ticked: Option<Instant>,
+    pauses: Pauses,
+    is_asking: bool,
+}
+
+impl Suspicion {
+    pub(crate) fn new(timing: Timing) -> Suspicion {
+        Suspicion {
+            shortest: Duration::from_millis(timing.silence_ms),
+            heartbeat: Duration::from_millis(timing.heartbeat_ms),
+            term: None,
+            heard: None,
+            counted_from: None,
+            ticked: None,
+            pauses: Pauses::default(),
+            is_asking: false,
+        }
+    }
+
+    /// How often the timer fires.
+    pub(crate) fn period(&self) -> Duration {
+        self.heartbeat / 3
+    }
+
+    /// Notes a firing of the timer.
+    pub(crate) fn tick(&mut self, tick: Tick) {
+        let Tick {
+            due,
+            now,
+            term,
+            heard,
+        } = tick;
+        if self.term != term {
+            (self.term, self.counted_from, self.is_asking) = (term, Some(now), false);
+        } else if let (Some(former), Some(heard)) = (self.heard, heard)
+            && heard > former
+        {
+            self.pauses.note(now, heard - former);
+            self.is_asking = false;
+        }
+        self.heard = heard;
+        if now.saturating_duration_since(due) > self.period() {
+            self.counted_from = Some(now);
+        }
+        self.ticked = Some(now);
+    }
+
+    /// How long the leader has been silent while the timer of this node was on time. `heard`: as in a tick, newer perhaps.
+    fn silence(&self, now: Instant, heard: Option<Instant>) -> Duration {
+        let is_late = |ticked| now.saturating_duration_since(ticked) > 2 * self.period();
+        let from = self.counted_from.max(heard);
+        match from.filter(|_| !self.ticked.is_none_or(is_late)) {
+            Some(from) => now.saturating_duration_since(from),
+            None => Duration::ZERO,
+        }
+    }
+
+    /// How long a leader may be silent.
+    pub(crate) fn patience(&self) -> Duration {
+        self.shortest.max(PAUSES * self.pauses.longest())
+    }
+
+    /// Whether this node, of this rank among the other voters, asks for an election at the moment of the newest tick.
+    pub(crate) fn asks(&self, rank: u32) -> bool {
+        let now = self.ticked.filter(|_| self.term.is_some());
+        now.is_some_and(|now| self.silence(now, self.heard) >= self.patience() + RANK_DELAY * rank)
+    }
+
+    /// Whether this node agrees with another voter that suspects the leader. The last heartbeat may have reached this node
+    /// an interval later.
+    pub(crate) fn agrees(&self, now: Instant, heard: Option<Instant>) -> bool {
+        let patience = self.patience().saturating_sub(self.heartbeat);
+        self.term.is_some() && self.silence(now, heard) >= patience
+    }
+
+    /// This node asks the other voters, or has been refused.
+    pub(crate) fn set_asking(&mut self, is_asking: bool) {
+        self.is_asking = is_asking;
+    }
+
+    /// Whether this node is asking, or has asked for an election in this term: it supports no voter of a higher id then.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.is_asking
+    }
+}
+
+/// The longest pause between two messages of a leader, of late.
+#[derive(Debug, Default)]
+struct Pauses {
+    longest: Duration,
+    former: Duration,
+    since: Option<Instant>,
+}
+
+impl Pauses {
+    fn note(&mut self, now: Instant, pause: Duration) {
+        let since = *self.since.get_or_insert(now);
+        let age = now.saturating_duration_since(since);
+        if age >= MEMORY {
+            let kept = if age < 2 * MEMORY {
+                self.longest
+            } else {
+                Duration::ZERO
+            };
+            (self.former, self.longest, self.since) = (kept, Duration::ZERO, Some(now));
+        }
+        self.longest = self.longest.max(pause);
+    }
+
+    fn longest(&self) -> Duration {
+        self.longest.max(self.former)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A follower whose timer and leader are driven by hand. Times are in milliseconds.
+    struct Follower {
+        start: Instant,
+        suspicion: Suspicion,
+        term: u64,
+        heard: Option<u64>,
+    }
+
+    impl Follower {
+        /// It follows the leader of term 1 from 0 on.
+        fn new() -> Follower {
+            let mut follower = Follower {
+                start: Instant::now(),
+                suspicion: Suspicion::new(Timing::shipped()),
+                term: 1,
+                heard: None,
+            };
+            follower.tick(0, 0);
+            follower
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        /// The timer was due at `due` and fires at `now`.
+        fn tick(&mut self, due: u64, now: u64) {
+            let tick = Tick {
+                due: self.at(due),
+                now: self.at(now),
+                term: Some(self.term),
+                heard: self.heard.map(|heard| self.at(heard)),
+            };
+            self.suspicion.tick(tick);
+        }
+
+        /// The timer is on time from `from` to `to`, and the leader sends a message at each of `heard`.
+        fn run(&mut self, from: u64, to: u64, heard: impl Fn(u64) -> bool) {
+            for now in (from..=to).step_by(20) {
+                if heard(now) {
+                    self.heard = Some(now);
+                }
+                self.tick(now, now);
+            }
+        }
+
+        fn agrees(&self, now: u64) -> bool {
+            let heard = self.heard.map(|heard| self.at(heard));
+            self.suspicion.agrees(self.at(now), heard)
+        }
+    }
+
+    fn every(interval: u64) -> impl Fn(u64) -> bool {
+        move |now| now.is_multiple_of(interval)
+    }
+
+    fn never(_: u64) -> bool {
+        false
+    }
+
+    #[test]
+    fn a_leader_is_suspected_after_four_heartbeats_without_a_message_and_by_higher_ranks_later() {
+        let mut follower = Follower::new();
+        follower.run(20, 600, every(60));
+        follower.run(620, 820, never);
+        assert!(!follower.suspicion.asks(0) && follower.agrees(820));
+        follower.run(840, 840, never);
+        assert!(follower.suspicion.asks(0) && !follower.suspicion.asks(1));
+        follower.run(860, 880, never);
+        assert!(follower.suspicion.asks(1) && !follower.suspicion.asks(2));
+        follower.run(900, 900, |_| true);
+        assert!(!follower.suspicion.asks(0) && !follower.agrees(900));
+    }
+
+    #[test]
+    fn a_follower_agrees_one_heartbeat_earlier_than_it_asks() {
+        let mut follower = Follower::new();
+        follower.run(20, 600, every(60));
+        follower.run(620, 760, never);
+        assert!(!follower.agrees(779) && follower.agrees(780));
+        // A message that has arrived since the newest tick counts.
+        follower.heard = Some(770);
+        assert!(!follower.agrees(780));
+    }
+
+    #[test]
+    fn silence_does_not_count_while_the_timer_is_late() {
+        let mut follower = Follower::new();
+        follower.run(20, 600, every(60));
+        for due in (800..10_000).step_by(200) {
+            follower.run(due - 180, due - 20, never);
+            follower.tick(due, due + 21);
+            assert!(!follower.suspicion.asks(0) && !follower.agrees(due + 21));
+        }
+        follower.run(10_020, 10_240, never);
+        assert!(follower.suspicion.asks(0), "on time again");
+    }
+
+    #[test]
+    fn a_follower_whose_timer_is_overdue_agrees_to_nothing() {
+        let mut follower = Follower::new();
+        follower.run(20, 600, every(60));
+        follower.run(620, 800, never);
+        assert!(follower.agrees(840) && !follower.agrees(841));
+    }
+
+    #[test]
+    fn after_a_long_pause_a_leader_may_be_silent_longer_for_a_minute() {
+        let mut follower = Follower::new();
+        follower.run(20, 1_200, every(120));
+        assert_eq!(follower.suspicion.patience(), Duration::from_millis(360));
+        follower.run(1_220, 29_000, every(20));
+        assert_eq!(follower.suspicion.patience(), Duration::from_millis(360));
+        follower.run(29_020, 62_000, every(20));
+        assert_eq!(follower.suspicion.patience(), Duration::from_millis(240));
+    }
+
+    #[test]
+    fn the_time_between_two_leaders_is_no_pause() {
+        let mut follower = Follower::new();
+        follower.run(20, 600, every(60));
+        follower.run(620, 900, never);
+        assert!(follower.suspicion.asks(0));
+        (follower.term, follower.heard) = (2, None);
+        follower.run(920, 920, never);
+        assert!(
+            !follower.suspicion.asks(0),
+            "the new leader is known since now"
+        );
+        follower.run(940, 2_000, every(60));
+        assert_eq!(follower.suspicion.patience(), Duration::from_millis(240));
+        follower.run(2_020, 2_240, never);
+        assert!(follower.suspicion.asks(0));
+    }
+
+    #[test]
+    fn a_follower_that_hears_its_leader_again_does_not_ask_any_more() {
+        let mut follower = Follower::new();
+        follower.run(20, 60, every(60));
+        follower.run(80, 300, never);
+        follower.suspicion.set_asking(true);
+        follower.run(320, 340, never);
+        assert!(follower.suspicion.is_asking());
+        follower.run(360, 360, every(60));
+        assert!(!follower.suspicion.is_asking());
+    }
+
+    #[test]
+    fn a_node_without_a_leader_suspects_none() {
+        let mut suspicion = Suspicion::new(Timing::shipped());
+        let now = Instant::now();
+        let tick = |now| Tick {
+            due: now,
+            now,
+            term: None,
+            heard: None,
+        };
+        suspicion.tick(tick(now));
+        let later = now + Duration::from_secs(10);
+        suspicion.tick(tick(later));
+        assert!(!suspicion.asks(0) && !suspicion.agrees(later, None));
+    }
+}
