@@ -177,3 +177,42 @@ async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
     }
     port.node.stop().await;
 }
+
+#[tokio::test]
+async fn a_leader_supports_no_election_against_itself() {
+    let port = Port::start().await;
+    let mut status = port.node.status();
+    let leads = status.wait_for(|status| status.is_leader);
+    let term = timeout(PATIENCE, leads).await.unwrap().unwrap().term;
+    let mut client = port.connect().await.unwrap();
+    let answer = client.ask(question()).await.unwrap().into_inner();
+    let own = answer.identity.expect("it belongs to a group");
+    let request = |term| proto::SuspectRequest {
+        header: Some(proto::Header {
+            format: 1,
+            cluster_key: own.cluster_key,
+            from: own.id + 1,
+            to: own.id,
+        }),
+        leader: Some(proto::Vote {
+            term,
+            node: own.id,
+            committed: true,
+        }),
+        last_log: Some(proto::LogId {
+            term: u64::MAX,
+            index: u64::MAX,
+        }),
+    };
+    for term in [0, term, u64::MAX] {
+        let answer = client.suspect(request(term)).await.unwrap().into_inner();
+        assert!(!answer.supports, "{term}");
+    }
+    let nobody = proto::SuspectRequest {
+        leader: None,
+        ..request(term)
+    };
+    let refused = client.suspect(nobody).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(port.node.status().borrow().term, term);
+}
