@@ -13,7 +13,7 @@ use crate::settings::Timing;
 /// How much longer each next rank waits, so that two followers do not ask for an election at the same time.
 const RANK_DELAY: Duration = Duration::from_millis(40);
 /// A leader is suspected after this many times the longest pause between two of its messages.
-const PAUSES: u32 = 3;
+const PAUSES: u32 = 2;
 /// Pauses are remembered for one to two of these.
 const MEMORY: Duration = Duration::from_secs(30);
 
@@ -266,9 +266,9 @@ mod tests {
     #[test]
     fn after_a_long_pause_a_leader_may_be_silent_longer_for_a_minute() {
         let mut follower = Follower::new();
-        follower.run(20, 1_200, every(120));
+        follower.run(20, 1_800, every(180));
         assert_eq!(follower.suspicion.patience(), Duration::from_millis(360));
-        follower.run(1_220, 29_000, every(20));
+        follower.run(1_820, 29_000, every(20));
         assert_eq!(follower.suspicion.patience(), Duration::from_millis(360));
         follower.run(29_020, 62_000, every(20));
         assert_eq!(follower.suspicion.patience(), Duration::from_millis(240));
