@@ -3,7 +3,7 @@
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
 //! (generated from `proto/argosy/v1`, its services with `codec`), then `convert`; `exec` are frames that are no gRPC; `transport` and
 //! `clock` are what a process is given by whoever starts it, so that all of it can be simulated; `server`
-//! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs; `versions` negotiates; `remedy` says
+//! serves HTTP on a listener and bounds what its peers may hold; `codec` encodes messages of gRPC; `uri` hides the secrets of URIs; `versions` negotiates; `remedy` says
 //! what helps against errors of a host.
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.

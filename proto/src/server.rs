@@ -3,23 +3,25 @@
 //!
 //! Knows connections and requests, and nothing of what is asked. Reading order: [`Limits`], [`serve`], then
 //! `admission` (which connection is let in, and which one makes room), `activity` (what a connection does) and
-//! `connection` (the task of one connection); `arriving` (limits on incomplete messages); `hosts` (the names that a server
+//! `connection` (the task of one connection) with `calls` (what it is asked); `arriving` (limits on incomplete messages); `hosts` (the names that a server
 //! answers to), `callers` (who may reach into tasks).
 
 mod activity;
 mod admission;
 mod arriving;
 pub mod callers;
+mod calls;
 mod connection;
 mod holding;
 pub mod hosts;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::task::JoinSet;
@@ -139,17 +141,44 @@ pub fn outgoing(most: usize) -> usize {
     most.min((reserve(descriptors()) / 4) as usize)
 }
 
-/// Serves `router` until `stop`; returns when every connection has ended then. A caller that drops the future
+/// What answers requests: a router, or layers around one. Cloned for each request, so that it should be cheap to clone.
+pub trait Service:
+    tower::Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Service for S where
+    S: tower::Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// Serves `service` until `stop`; returns when every connection has ended then. A caller that drops the future
 /// cuts the connections that are left.
 pub async fn serve(
     mut listener: Listener,
-    router: Router,
+    service: impl Service,
     limits: Limits,
     stop: CancellationToken,
 ) {
     let port = limits.port;
     let admission = Arc::new(Admission::new(limits.connections, limits.per_peer));
-    let door = Arc::new(Door::new(limits, router, stop.clone()));
+    let door = Arc::new(Door::new(limits, service, stop.clone()));
     let mut reports = Reports::default();
     // Bounded by the admission.
     let mut connections = JoinSet::new();
@@ -183,7 +212,7 @@ fn show(admission: &Admission, port: &'static str) {
 
 fn admit(
     admission: &Arc<Admission>,
-    door: &Arc<Door>,
+    door: &Arc<Door<impl Service>>,
     (connection, peer): Identified,
     reports: &mut Reports,
     connections: &mut JoinSet<()>,

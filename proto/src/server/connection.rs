@@ -5,10 +5,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use metrics::counter;
 use tokio::sync::Semaphore;
@@ -16,28 +15,39 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::trace;
 
-use super::Limits;
 use super::activity::{Open, Verdict, Watch, Watched};
 use super::arriving::{Arriving, Room};
+use super::calls::{Arrived, Serving};
 use super::holding::Holding;
+use super::{Limits, Service};
 use crate::transport::{Ends, PeerIdentity};
 
 /// How long a connection that is being closed may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What every connection of a port shares.
-pub(super) struct Door {
+pub(super) struct Door<S> {
     pub(super) limits: Limits,
-    router: Router,
-    builder: Builder<TokioExecutor>,
+    service: S,
     /// Bytes left for incomplete messages of all connections.
     incomplete: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
-impl Door {
-    pub(super) fn new(limits: Limits, router: Router, stop: CancellationToken) -> Self {
-        let mut builder = Builder::new(TokioExecutor::new());
+impl<S: Service> Door<S> {
+    pub(super) fn new(limits: Limits, service: S, stop: CancellationToken) -> Self {
+        Self {
+            incomplete: Arc::new(Semaphore::new(limits.incomplete_bytes)),
+            limits,
+            service,
+            stop,
+        }
+    }
+
+    /// The settings of a connection that hands its calls to `arrived`.
+    fn builder(&self, arrived: Arrived) -> Builder<Arrived> {
+        let limits = &self.limits;
+        let mut builder = Builder::new(arrived);
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -53,13 +63,7 @@ impl Door {
             .initial_stream_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.head_bytes);
-        Self {
-            incomplete: Arc::new(Semaphore::new(limits.incomplete_bytes)),
-            limits,
-            router,
-            builder,
-            stop,
-        }
+        builder
     }
 
     /// Serves a connection until it ends, is closed for what it does not do, or makes room for another.
@@ -70,7 +74,7 @@ impl Door {
         (ends, peer): (Option<Ends>, PeerIdentity),
     ) {
         let answers = Answers {
-            router: self.router.clone(),
+            service: self.service.clone(),
             watch: watch.clone(),
             room: Room::new(&self.limits, &self.incomplete),
             ends,
@@ -80,10 +84,10 @@ impl Door {
         let evicted = watch.evicted();
         // The connection's bytes hold the seat from here on: it is given back when they are closed.
         drop(watch);
-        let serving = self
-            .builder
-            .serve_connection_with_upgrades(TokioIo::new(io), answers);
-        let mut serving = pin!(serving);
+        let arrived = Arrived::default();
+        let builder = self.builder(arrived.clone());
+        let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), answers));
+        let mut serving = Serving::new(connection, arrived);
         let mut evicted = pin!(evicted);
         let mut deadline = pin!(tokio::time::sleep(self.limits.head));
         loop {
@@ -103,7 +107,7 @@ impl Door {
                         counter!("argosy_connections_closed_total", "port" => self.limits.port, "reason" => reason)
                             .increment(1);
                         trace!(reason, "a connection is closed");
-                        serving.as_mut().graceful_shutdown();
+                        serving.connection.as_mut().graceful_shutdown();
                         // A peer that takes no goodbye is cut; a request that came in at this moment is not.
                         while tokio::time::timeout(GOODBYE, &mut serving).await.is_err()
                             && activity.unused_since().is_none()
@@ -113,15 +117,15 @@ impl Door {
                 },
             }
         }
-        serving.as_mut().graceful_shutdown();
+        serving.connection.as_mut().graceful_shutdown();
         let _ = serving.await;
         activity.detach();
     }
 }
 
-/// The router, as one connection sees it.
-struct Answers {
-    router: Router,
+/// The service, as one connection sees it.
+struct Answers<S> {
+    service: S,
     watch: Watch,
     room: Room,
     ends: Option<Ends>,
@@ -131,7 +135,7 @@ struct Answers {
 type Answered =
     Pin<Box<dyn Future<Output = Result<http::Response<Holding<Open>>, Infallible>> + Send>>;
 
-impl hyper::service::Service<http::Request<Incoming>> for Answers {
+impl<S: Service> hyper::service::Service<http::Request<Incoming>> for Answers<S> {
     type Response = http::Response<Holding<Open>>;
     type Error = Infallible;
     type Future = Answered;
@@ -146,9 +150,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Answers {
         if let Some(ends) = self.ends {
             extensions.insert(ends);
         }
-        let router = self.router.clone();
+        let service = self.service.clone();
         Box::pin(async move {
-            let response = router.oneshot(request).await?;
+            let response = service.oneshot(request).await?;
             Ok(response.map(|body| Holding::new(body, open)))
         })
     }

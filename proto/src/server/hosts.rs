@@ -119,6 +119,15 @@ impl Hosts {
         router.layer(middleware::from_fn_with_state(self, guarded))
     }
 
+    /// The answer to a request that [`Hosts::guard`] refuses; `None` for one that may go on.
+    #[must_use]
+    pub fn refusal(&self, request: &Request) -> Option<Response> {
+        let refusal = self.judge(request).err()?;
+        counter!("argosy_requests_refused_total", "reason" => "host").increment(1);
+        tracing::debug!(%refusal, "a request is refused for its host");
+        Some(refused(&refusal, request.headers()))
+    }
+
     fn judge(&self, request: &Request) -> Result<(), Refusal> {
         if !may_be_page(request) {
             return Ok(());
@@ -178,12 +187,10 @@ fn has_browser_header(headers: &HeaderMap) -> bool {
 }
 
 async fn guarded(State(hosts): State<Hosts>, request: Request, next: Next) -> Response {
-    let Err(refusal) = hosts.judge(&request) else {
-        return next.run(request).await;
-    };
-    counter!("argosy_requests_refused_total", "reason" => "host").increment(1);
-    tracing::debug!(%refusal, "a request is refused for its host");
-    refused(&refusal, request.headers())
+    match hosts.refusal(&request) {
+        Some(refused) => refused,
+        None => next.run(request).await,
+    }
 }
 
 fn refused(refusal: &Refusal, headers: &HeaderMap) -> Response {

@@ -1,0 +1,77 @@
+//! The calls of one HTTP/2 connection, run by the task of the connection.
+//!
+//! Calls that are answered together wake one task, and their answers leave in one write. A task for each call costs a
+//! wake-up of its own for each answer, and mostly a write of its own.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, Stream as _};
+
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Calls that have come in and have not begun. Bounded by the streams of the connection.
+#[derive(Clone, Default)]
+pub(super) struct Arrived(
+    // A lock, since hyper takes no executor of one thread. Only the task of the connection uses it.
+    Arc<Mutex<Vec<Call>>>,
+);
+
+impl Arrived {
+    fn push(&self, call: Call) {
+        let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.push(call);
+    }
+
+    fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Arrived {
+    fn execute(&self, call: F) {
+        // A call that panics ends alone, as a task does.
+        let call = AssertUnwindSafe(call).catch_unwind();
+        self.push(Box::pin(call.map(drop)));
+    }
+}
+
+/// A connection with its calls: ends when the connection ends, which ends the calls.
+pub(super) struct Serving<'a, C> {
+    pub(super) connection: Pin<&'a mut C>,
+    arrived: Arrived,
+    calls: FuturesUnordered<Call>,
+}
+
+impl<'a, C> Serving<'a, C> {
+    /// The connection hands its calls to `arrived`.
+    pub(super) fn new(connection: Pin<&'a mut C>, arrived: Arrived) -> Self {
+        Self {
+            connection,
+            arrived,
+            calls: FuturesUnordered::new(),
+        }
+    }
+}
+
+impl<C: Future> Future for Serving<'_, C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
+        // The connection first, so that calls that are always ready cannot use up the time that it has. What they answer
+        // wakes it again, behind other tasks that are ready: by then more calls may have been answered.
+        if let Poll::Ready(ended) = self.connection.as_mut().poll(context) {
+            return Poll::Ready(ended);
+        }
+        let arrived = self.arrived.take();
+        self.calls.extend(arrived);
+        while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(context) {}
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests;

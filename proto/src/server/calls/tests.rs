@@ -1,0 +1,164 @@
+//! Calls of one HTTP/2 connection on a real server, over a stream in memory that counts writes.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use argosy_state::actor::PrincipalKind;
+use axum::Router;
+use axum::routing::get;
+use futures::StreamExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tower::ServiceExt as _;
+
+use crate::server::{Limits, serve};
+use crate::transport::{Connection, Dialer, Expected, Listener, PeerIdentity};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CALLS: usize = 64;
+
+/// The server's end, with the number of its writes.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.0).poll_write(context, bytes));
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// A server in this process, and a channel to it over one connection.
+struct Served {
+    channel: Channel,
+    writes: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+fn served(router: Router) -> Served {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let (dialed, accepted) = mpsc::channel(1);
+    let counted = Arc::clone(&writes);
+    let dialer = Dialer::new(move |_, _| {
+        let (dialed, writes) = (dialed.clone(), Arc::clone(&counted));
+        async move {
+            let (near, far) = tokio::io::duplex(1 << 20);
+            dialed
+                .send(Counted(far, writes))
+                .await
+                .map_err(io::Error::other)?;
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(near), peer))
+        }
+    });
+    let accepted = futures::stream::unfold(accepted, async |mut accepted| {
+        let connection = accepted.recv().await?;
+        Some((connection, accepted))
+    });
+    let listener = Listener::new(accepted.map(|connection| {
+        let peer = PeerIdentity::unauthenticated(None);
+        Ok((Connection::new(connection), peer))
+    }));
+    let stop = CancellationToken::new();
+    let limits = Limits::of_descriptors("test", 10_000);
+    tokio::spawn(serve(listener, router, limits, stop.clone()));
+    let connector = dialer.connector(PATIENCE, Expected::any(PrincipalKind::Master));
+    let channel = Endpoint::from_static("http://server").connect_with_connector_lazy(connector);
+    Served {
+        channel,
+        writes,
+        stop,
+    }
+}
+
+async fn ask(channel: Channel, path: &'static str) -> Option<http::StatusCode> {
+    let request = http::Request::get(path).body(tonic::body::Body::empty());
+    let asked = channel.oneshot(request.unwrap());
+    let answer = timeout(PATIENCE, asked).await.expect("it is answered");
+    answer.ok().map(|answer| answer.status())
+}
+
+/// Calls that wait for the gate, and how many have come to it.
+fn gated(gate: &Arc<Semaphore>, waiting: &Arc<AtomicUsize>) -> Router {
+    let (gate, waiting) = (Arc::clone(gate), Arc::clone(waiting));
+    let wait = async move || {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        gate.acquire().await.expect("it is never closed").forget();
+        Ok::<_, Infallible>("here")
+    };
+    Router::new().route("/gated", get(wait))
+}
+
+async fn all_wait(waiting: &AtomicUsize, count: usize) {
+    let all = async {
+        while waiting.load(Ordering::SeqCst) < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("all calls come");
+    // What they were told on their way, as windows, is written.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn answers_that_are_ready_together_leave_together() {
+    let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let served = served(gated(&gate, &waiting));
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..CALLS {
+        asked.spawn(ask(served.channel.clone(), "/gated"));
+    }
+    all_wait(&waiting, CALLS).await;
+    let before = served.writes.load(Ordering::SeqCst);
+    gate.add_permits(CALLS);
+    while let Some(answer) = asked.join_next().await {
+        assert_eq!(answer.unwrap(), Some(http::StatusCode::OK));
+    }
+    let writes = served.writes.load(Ordering::SeqCst) - before;
+    assert!(writes <= CALLS / 4, "{writes} writes for {CALLS} answers");
+    served.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_call_that_panics_ends_alone() {
+    let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::default());
+    let panics = get(async || -> &'static str { panic!("a defect, as this test plants it") });
+    let served = served(gated(&gate, &waiting).route("/panics", panics));
+    let other = tokio::spawn(ask(served.channel.clone(), "/gated"));
+    all_wait(&waiting, 1).await;
+    assert_eq!(ask(served.channel.clone(), "/panics").await, None);
+    gate.add_permits(1);
+    assert_eq!(other.await.unwrap(), Some(http::StatusCode::OK));
+    served.stop.cancel();
+}
