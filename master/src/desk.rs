@@ -201,6 +201,10 @@ impl Desk {
 
     /// Who leads, once somebody does; UNAVAILABLE at the deadline.
     pub(crate) async fn leader(&self, deadline: Instant) -> Result<Office, Status> {
+        let known = self.office.borrow().clone();
+        if known.here || known.leader.is_some() {
+            return Ok(known);
+        }
         let mut office = self.office.clone();
         let led = office.wait_for(|office| office.here || office.leader.is_some());
         match tokio::time::timeout_at(deadline, led).await {

@@ -30,7 +30,7 @@ use crate::{exec, reads};
 use caller::Caller;
 #[cfg(test)]
 pub(crate) use index::PATHS;
-pub(crate) use index::{bounded, unknown};
+pub(crate) use index::{too_long, unknown};
 use parameters::Parameters;
 pub(crate) use parameters::Segments;
 

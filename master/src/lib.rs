@@ -2,7 +2,7 @@
 //! at the rim decide nothing.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `comparison`, `checks`, `clock`, `failovers`,
-//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `views`, `change_ring`, `reads`, `service`, `http`, `exec`, `metrics`.
+//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `views`, `change_ring`, `reads`, `front`, `service`, `http`, `exec`, `metrics`.
 
 pub mod allocator;
 mod change_ring;
@@ -14,6 +14,7 @@ mod desk;
 mod exec;
 mod failovers;
 mod falls;
+mod front;
 mod http;
 mod inbox;
 mod lag;

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use argosy_proto::v1;
@@ -11,20 +13,20 @@ use argosy_raft::{Progress, ProposeError, Status};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::registry::Usage;
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::http::HeaderMap;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
-use tokio::time::Instant;
 use tonic::Code;
 
 use crate::checks::Checked;
 use crate::comparison::Compared;
 use crate::leader::Leader;
 use crate::links::{LINK_BYTES, Outbox};
+
+/// How the paths of calls of `argosy.v1` begin.
+pub(crate) const CALLS: &str = "/argosy.v1.";
 
 /// What the owner counts at each tick. Cheap: sizes that the registry knows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -258,27 +260,42 @@ pub(crate) fn failover(phase: &'static str, failover: &v1::Failover, at_ms: i64)
     }
 }
 
-/// Times every call of gRPC. A stream is timed to its opening; a refusal after its head is not seen.
-pub(crate) async fn measured(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let began = Instant::now();
-    let response = next.run(request).await;
-    if let Some((service, method)) = path
-        .strip_prefix("/argosy.v1.")
-        .and_then(|rest| rest.split_once('/'))
-    {
-        let code = response.headers().get("grpc-status");
+/// How long calls of gRPC take. A stream is timed to its opening; a refusal after its head is not seen.
+#[derive(Default)]
+pub(crate) struct CallTimes {
+    /// Of calls that went well, by path: those of methods that are served. A lock, held for a look-up.
+    done: RwLock<BTreeMap<String, Histogram>>,
+}
+
+impl CallTimes {
+    /// A call of this path was answered with these headers.
+    pub(crate) fn record(&self, path: &str, headers: &HeaderMap, took: Duration) {
+        let code = headers.get("grpc-status");
         let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-        // What nobody serves has no bound of names.
-        let (service, method) = match code {
-            Code::Unimplemented => ("other", "other"),
-            _ => (service, method),
-        };
-        let (service, method) = (service.to_owned(), method.to_owned());
-        histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
-            .record(began.elapsed());
+        if code != Code::Ok {
+            return of_calls(path, code).record(took);
+        }
+        let known = self.done.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = known.get(path) {
+            return times.record(took);
+        }
+        drop(known);
+        let times = of_calls(path, code);
+        times.record(took);
+        let mut known = self.done.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(path.to_owned(), times);
     }
-    response
+}
+
+fn of_calls(path: &str, code: Code) -> Histogram {
+    let names = path
+        .strip_prefix(CALLS)
+        .and_then(|names| names.split_once('/'));
+    // Methods that are not served have no bound of names.
+    let known = names.filter(|_| code != Code::Unimplemented);
+    let (service, method) = known.unwrap_or(("other", "other"));
+    let (service, method) = (service.to_owned(), method.to_owned());
+    histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
 }
 
 const COUNTERS: [(&str, &str); 5] = [

@@ -12,8 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_proto::transport::PeerIdentity;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{counter, gauge};
 use tokio::sync::oneshot;
@@ -298,11 +296,14 @@ pub(crate) async fn apart<T>(read: impl Future<Output = T>) -> T {
 }
 
 /// Keeps what an answer holds of the budget until its body is sent.
-pub(crate) async fn bounded(State(reads): State<Reads>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<PeerIdentity>();
+pub(crate) async fn bounded(
+    reads: &Reads,
+    peer: Option<&PeerIdentity>,
+    answered: impl Future<Output = Response>,
+) -> Response {
     let caller = peer.and_then(PeerIdentity::address);
     let answered = async {
-        let response = next.run(request).await;
+        let response = answered.await;
         (response, CALL.with(|call| call.shares.take()))
     };
     let (response, shares) = CALL.scope(Answering::of(caller), answered).await;

@@ -28,9 +28,10 @@ use crate::change_ring::{self, ChangeRing};
 use crate::comparison::{self, Comparison, Divergence};
 use crate::config::{Config, Limits};
 use crate::desk::Desk;
+use crate::front::Front;
 use crate::inbox::{Look, Message, Office};
 use crate::metrics::Counts;
-use crate::reads::{self, Bounds, Reads};
+use crate::reads::{Bounds, Reads};
 use crate::replica::{self, Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::views::Views;
@@ -402,7 +403,6 @@ async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = service::reflection().map_err(std::io::Error::other)?;
-    let bounds = services.desk.reads.clone();
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(
@@ -417,19 +417,11 @@ async fn serve(
         .into_axum_router()
         .merge(reflection)
         .merge(pages)
-        .fallback(http::unknown)
-        .layer(axum::middleware::from_fn_with_state(bounds, reads::bounded))
-        .layer(axum::middleware::from_fn(http::bounded))
-        .layer(axum::middleware::from_fn(service::correct))
-        .layer(axum::middleware::from_fn_with_state(
-            services.desk,
-            service::add_leader,
-        ))
-        .layer(axum::middleware::from_fn(metrics::measured));
-    let router = hosts.guard(router);
+        .fallback(http::unknown);
+    let front = Front::new(router, services.desk, hosts);
     let connections = Connections::of_this_process("api");
     tokio::select! {
-        () = server::serve(socket, router, connections, stop.clone()) => {}
+        () = server::serve(socket, front, connections, stop.clone()) => {}
         // Streams end with the owner; what is still open after a second is cut.
         () = async { stop.cancelled().await; tokio::time::sleep(GOODBYE).await } => {}
     }

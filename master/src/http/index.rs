@@ -6,7 +6,6 @@ use argosy_proto::v1;
 use argosy_proto::versions::Versions;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Response};
 use tonic::{Code, Status};
 
@@ -105,15 +104,16 @@ pub(super) async fn wrong_method(request: Request) -> Response {
     refusal(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, &text)
 }
 
-/// Refuses a path that is too long.
-pub(crate) async fn bounded(request: Request, next: Next) -> Response {
+/// The refusal of a path that is too long.
+pub(crate) fn too_long(request: &Request) -> Option<Response> {
     let length = request
         .uri()
         .path_and_query()
         .map_or(0, |path| path.as_str().len());
     if length <= PATH_BYTES {
-        return next.run(request).await;
+        return None;
     }
     let text = format!("the path and its parameters take {length} bytes; at most {PATH_BYTES}");
-    refusal(StatusCode::URI_TOO_LONG, Code::InvalidArgument, &text)
+    let refused = refusal(StatusCode::URI_TOO_LONG, Code::InvalidArgument, &text);
+    Some(refused)
 }

@@ -240,12 +240,9 @@ async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_no
 async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
     let alone = Alone::start().await;
     alone.in_office().await;
-    let pages = Router::new()
-        .route("/read", get(|| async { "read" }))
-        .layer(axum::middleware::from_fn_with_state(
-            alone.desk.clone(),
-            service::add_leader,
-        ));
+    let pages = Router::new().route("/read", get(|| async { "read" }));
+    let front = Front::new(pages, alone.desk.clone(), Hosts::default());
+    let pages = Router::new().fallback_service(front);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let serving = tokio::spawn(async move { axum::serve(socket, pages).await });

@@ -1,7 +1,5 @@
 //! Statuses that gRPC's own layer makes before a service sees the message, in the words of this protocol.
 
-use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::Response;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -13,11 +11,9 @@ const UNREADABLE: [&str; 3] = [
     "protocol error: received message with",
 ];
 
-/// Corrects the status of a call that was refused before it came to a service of `argosy.v1`.
-pub(crate) async fn correct(request: Request, next: Next) -> Response {
-    let is_ours = request.uri().path().starts_with("/argosy.v1.");
-    let response = next.run(request).await;
-    let status = Status::from_header_map(response.headers()).filter(|_| is_ours);
+/// Corrects the status of a call of `argosy.v1` that was refused before it came to its service.
+pub(crate) fn correct(response: Response) -> Response {
+    let status = Status::from_header_map(response.headers());
     match status.as_ref().and_then(corrected) {
         Some(status) => status.into_http(),
         None => response,

@@ -23,7 +23,7 @@ use super::actor::{actor, name_actor};
 use super::codes::correct_status;
 use super::peers::{Lease, Use};
 use super::{Services, malformed, refused};
-use crate::desk::{Desk, LONGEST_WAIT, unavailable};
+use crate::desk::{LONGEST_WAIT, unavailable};
 use crate::inbox::Office;
 
 /// Marks a forwarded call: it is not passed on again.
@@ -87,9 +87,8 @@ impl Services {
         let (place, actor) = self.place(metadata, extensions, Use::Calls).await?;
         match place {
             Place::Here => {
-                let mut response = Response::new(local(request.into_inner(), actor).await?);
-                name_leader(response.metadata_mut(), &self.desk.own_address);
-                Ok(response)
+                // Who leads is named with what every reply has.
+                Ok(Response::new(local(request.into_inner(), actor).await?))
             }
             Place::There(lease, address) => {
                 let deadline = deadline(request.metadata());
@@ -288,7 +287,7 @@ pub(super) fn referred(address: &str) -> Status {
 }
 
 /// Refuses a client that names versions of which this master speaks none.
-fn check_versions(headers: &HeaderMap) -> Result<(), Status> {
+pub(crate) fn check_versions(headers: &HeaderMap) -> Result<(), Status> {
     let Some(named) = headers.get(versions::HEADER) else {
         return Ok(());
     };
@@ -300,31 +299,42 @@ fn check_versions(headers: &HeaderMap) -> Result<(), Status> {
     Ok(())
 }
 
-/// Every reply names the leader and the versions of this master, reads and refusals included: also those that no service has made.
-pub(crate) async fn add_leader(
-    axum::extract::State(desk): axum::extract::State<Desk>,
-    request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> axum::response::Response {
-    let mut response = match check_versions(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(status) => status.into_http(),
-    };
-    let own = HeaderValue::try_from(Versions::OWN.header());
-    let own = own.expect("digits and a hyphen are a value");
-    response.headers_mut().insert(versions::HEADER, own);
-    if response.headers().contains_key(LEADER) {
-        return response;
+/// The headers that every reply has.
+pub(crate) struct Named {
+    own_address: Option<HeaderValue>,
+    versions: HeaderValue,
+}
+
+impl Named {
+    pub(crate) fn new(own_address: &str) -> Self {
+        let versions = HeaderValue::try_from(Versions::OWN.header());
+        Self {
+            own_address: own_address.try_into().ok(),
+            versions: versions.expect("digits and a hyphen are a value"),
+        }
     }
-    let office = desk.office.borrow().clone();
-    let leader = match office.here {
-        true => Some(desk.own_address),
-        false => office.leader,
-    };
-    if let Some(value) = leader.and_then(|leader| leader.try_into().ok()) {
-        response.headers_mut().insert(LEADER, value);
+
+    /// Every reply names the leader and the versions of this master, reads and refusals included: also those that no service
+    /// has made.
+    pub(crate) fn name(&self, office: &watch::Receiver<Office>, headers: &mut HeaderMap) {
+        headers.insert(versions::HEADER, self.versions.clone());
+        if headers.contains_key(LEADER) {
+            return;
+        }
+        let leader = {
+            let office = office.borrow();
+            match office.here {
+                true => self.own_address.clone(),
+                false => office
+                    .leader
+                    .as_deref()
+                    .and_then(|leader| leader.try_into().ok()),
+            }
+        };
+        if let Some(leader) = leader {
+            headers.insert(LEADER, leader);
+        }
     }
-    response
 }
 
 /// When the caller gives up; without a word of it, after ten seconds.

@@ -33,7 +33,7 @@ use crate::desk::Desk;
 use crate::leader::Answer;
 
 pub(crate) use codes::correct;
-pub(crate) use forward::add_leader;
+pub(crate) use forward::{Named, check_versions};
 pub(crate) use health::health;
 use lists::{list_agents, list_frameworks, list_offers, list_tasks};
 pub(crate) use operator::{cluster, one_agent};

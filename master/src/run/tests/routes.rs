@@ -1,18 +1,19 @@
 //! Answers of the real router, asked without a connection.
 
 use argosy_proto::server::callers::Access;
-use argosy_proto::transport::Dialer;
+use argosy_proto::transport::{Dialer, PeerIdentity};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_server::Operator as _;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::{Instant, timeout};
 use tonic::codegen::Service as _;
 
 use super::*;
+use crate::reads;
 
 pub(super) fn services(desk: &Desk) -> Services {
     Services {
@@ -24,7 +25,14 @@ pub(super) fn services(desk: &Desk) -> Services {
 
 /// The real routes, with the bounds on reads.
 pub(super) fn routes(desk: &Desk, metrics: Option<PrometheusHandle>) -> Router {
-    let bounded = from_fn_with_state(desk.reads.clone(), reads::bounded);
+    let reads = desk.reads.clone();
+    let bounded = from_fn(move |request: Request, next: Next| {
+        let reads = reads.clone();
+        async move {
+            let peer = request.extensions().get::<PeerIdentity>().cloned();
+            reads::bounded(&reads, peer.as_ref(), next.run(request)).await
+        }
+    });
     http::router(
         services(desk),
         metrics,

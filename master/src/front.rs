@@ -1,0 +1,107 @@
+//! What every request passes before its route: refusals, bounds, and the headers of every reply.
+//!
+//! One layer, since each layer of a router costs a call some microseconds: it is boxed, and cloned with all below it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use argosy_proto::server::hosts::Hosts;
+use argosy_proto::transport::PeerIdentity;
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use tokio::time::Instant;
+
+use crate::desk::Desk;
+use crate::metrics::{CALLS, CallTimes};
+use crate::service::{self, Named};
+use crate::{http, reads};
+
+/// The routes with all that applies to each of them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Front {
+    routes: Router,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    desk: Desk,
+    hosts: Hosts,
+    named: Named,
+    times: CallTimes,
+}
+
+impl Front {
+    pub(crate) fn new(routes: Router, desk: Desk, hosts: Hosts) -> Self {
+        let shared = Shared {
+            named: Named::new(&desk.own_address),
+            times: CallTimes::default(),
+            desk,
+            hosts,
+        };
+        Self {
+            routes,
+            shared: Arc::new(shared),
+        }
+    }
+
+    async fn answer(self, request: Request) -> Response {
+        let Self { routes, shared } = self;
+        if let Some(refused) = shared.hosts.refusal(&request) {
+            return refused;
+        }
+        let began = Instant::now();
+        let uri = request.uri().clone();
+        let call = Some(uri.path()).filter(|path| path.starts_with(CALLS));
+        let mut response = match service::check_versions(request.headers()) {
+            Ok(()) => shared.bounded(routes, request).await,
+            Err(status) => status.into_http(),
+        };
+        if call.is_some() {
+            response = service::correct(response);
+        }
+        shared
+            .named
+            .name(&shared.desk.office, response.headers_mut());
+        if let Some(path) = call {
+            shared
+                .times
+                .record(path, response.headers(), began.elapsed());
+        }
+        response
+    }
+}
+
+impl Shared {
+    async fn bounded(&self, mut routes: Router, request: Request) -> Response {
+        if let Some(refused) = http::too_long(&request) {
+            return refused;
+        }
+        let peer = request.extensions().get::<PeerIdentity>().cloned();
+        let answered = async {
+            // A router is always ready.
+            match tonic::codegen::Service::call(&mut routes, request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        };
+        reads::bounded(&self.desk.reads, peer.as_ref(), answered).await
+    }
+}
+
+impl tonic::codegen::Service<Request> for Front {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let front = self.clone();
+        Box::pin(async move { Ok(front.answer(request).await) })
+    }
+}
