@@ -13,12 +13,15 @@ use std::error::Error;
 /// An error with all its causes, as one sentence.
 #[must_use]
 pub fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
+    match (error.to_string(), sources(error)) {
+        (own, sources) if sources.is_empty() => own,
+        (own, sources) => format!("{own}: {sources}"),
     }
-    text
+}
+
+/// What its causes say; empty if it has none.
+fn sources(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source());
+    let words: Vec<_> = causes.map(ToString::to_string).collect();
+    words.join(": ")
 }

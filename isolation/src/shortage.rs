@@ -50,7 +50,8 @@ impl fmt::Display for MemoryShortage {
 }
 
 /// To one decimal, which is left out if it says nothing.
-fn mebibytes(bytes: u64) -> String {
+#[must_use]
+pub fn mebibytes(bytes: u64) -> String {
     const MIB: u128 = 1 << 20;
     let tenths = (u128::from(bytes) * 10 + MIB / 2) / MIB;
     match tenths % 10 {

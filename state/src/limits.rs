@@ -120,11 +120,11 @@ pub const RESOURCE_PARTS: usize = 4_096;
 /// Names of scalar resources that all registered agents have together. Registrations that would bring more are refused.
 pub const RESOURCE_KINDS: usize = 64;
 /// Causes of one update that are kept; of more the text is kept.
-pub const CAUSES: usize = 4;
+pub const CAUSES: usize = 8;
 /// Arguments of one cause. Of more the text is kept.
 pub const CAUSE_ARGUMENTS: usize = 8;
 /// Bytes of one cause. Of a longer one the text is kept.
-pub const CAUSE_BYTES: usize = 256;
+pub const CAUSE_BYTES: usize = 1024;
 /// Capabilities that one agent or framework announces. More are refused.
 pub const CAPABILITIES: usize = 64;
 /// Longest name of a capability, in bytes. Longer ones are refused.

@@ -13,7 +13,7 @@ mod spec;
 mod volume;
 pub(crate) mod words;
 
-pub use self::cause::Cause;
+pub use self::cause::{Cause, Code, Explanation};
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
 pub use self::container::{CniNetwork, Container, ImagePull, Network, PublishedPort};
 pub use self::executor::ExecutorSpec;

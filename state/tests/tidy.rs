@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Which room may depend on which; an edge that is not here needs a decision of its own.
 const EDGES: [(&str, &[&str]); 14] = [
     ("testing", &[]),
-    ("content", &["isolation", "proto", "testing"]),
+    ("content", &["isolation", "proto", "state", "testing"]),
     ("state", &[]),
     ("isolation", &[]),
     ("proto", &["state"]),

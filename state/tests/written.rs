@@ -138,6 +138,7 @@ impl Stage {
                 order,
                 outcome: Ok(()),
                 held: None,
+                causes: Vec::new(),
             });
         });
         let task = key.task.clone();
@@ -160,6 +161,7 @@ impl Stage {
                 order,
                 outcome: Err("memory".to_owned()),
                 held: None,
+                causes: Vec::new(),
             });
         });
         self.update("unhealthy", key, |update| {

@@ -141,7 +141,7 @@ impl Broker {
     ) -> Result<Container, Refusal> {
         let failed = |text: String| Refusal {
             reason: v1::Reason::ContainerLaunchFailed,
-            text,
+            why: text.into(),
         };
         let descriptors: Vec<_> = namespace.into_iter().collect();
         let asked = self.ask(Request::Launch(Box::new(spec.clone())), &descriptors);
@@ -154,7 +154,7 @@ impl Broker {
             }
             (Reply::Invalid(text), _) => Err(Refusal {
                 reason: v1::Reason::TaskInvalid,
-                text,
+                why: text.into(),
             }),
             _ => Err(failed(senseless())),
         }

@@ -5,7 +5,7 @@
 //! from the task's last update what was told before, and so says nothing twice.
 
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{self, Standing, cause};
+use argosy_state::task::{self, Code, Explanation, Standing};
 
 /// When a check looks, and what its failures mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +69,8 @@ pub struct Look {
 pub enum Answer {
     /// All is well.
     Passed,
-    /// It is not, or it could not be looked at: in words.
-    Failed(String),
+    /// It is not, or it could not be looked at.
+    Failed(Explanation),
     /// There was no answer in time.
     TimedOut,
 }
@@ -93,13 +93,13 @@ pub enum Effect {
         kind: Kind,
         /// All that is known now: both go into each update, whichever has changed.
         standing: Standing,
-        /// How it is, and why, in words.
-        text: String,
+        /// How it is, and why.
+        why: Explanation,
     },
     /// End the task, which has failed.
     Kill {
-        /// Why, in words.
-        reason: String,
+        /// Why.
+        reason: Explanation,
     },
 }
 
@@ -247,14 +247,15 @@ impl Checks {
             Answer::Passed => {
                 check.failed = 0;
                 check.has_passed = true;
-                return self.found(look.kind, true, "passed");
+                let passed = Explanation::of(Code::CheckPassed, &[]);
+                return self.found(look.kind, true, passed);
             }
             Answer::Failed(reason) => reason,
-            Answer::TimedOut => format!("no answer within {} ms", check.policy.timeout_ms),
+            Answer::TimedOut => Explanation::of(Code::CheckTimedOut, &[&check.policy.timeout_ms]),
         };
         match look.kind {
-            Kind::Health => self.unhealthy(now.since_ms(started_at), &reason),
-            Kind::Readiness => self.found(Kind::Readiness, false, &reason),
+            Kind::Health => self.unhealthy(now.since_ms(started_at), reason),
+            Kind::Readiness => self.found(Kind::Readiness, false, reason),
         }
     }
 
@@ -284,7 +285,7 @@ impl Checks {
         }
     }
 
-    fn unhealthy(&mut self, age_ms: u64, reason: &str) -> Vec<Effect> {
+    fn unhealthy(&mut self, age_ms: u64, reason: Explanation) -> Vec<Effect> {
         let Some(check) = &mut self.health else {
             return Vec::new();
         };
@@ -293,9 +294,9 @@ impl Checks {
         }
         check.failed += 1;
         let (failed, limit) = (check.failed, check.policy.failures.max(1));
-        let mut effects = self.found(Kind::Health, false, reason);
+        let mut effects = self.found(Kind::Health, false, reason.clone());
         if failed >= limit {
-            let reason = cause::sentence("health-check-failed", &[&failed.to_string()]) + reason;
+            let reason = Explanation::of(Code::HealthCheckFailed, &[&failed]).then(reason);
             effects.push(Effect::Kill { reason });
             // Once is enough: what follows is the task's end.
             effects.extend(self.end());
@@ -304,22 +305,22 @@ impl Checks {
     }
 
     /// Only what is new is told: an idle cluster writes nothing.
-    fn found(&mut self, kind: Kind, is_well: bool, reason: &str) -> Vec<Effect> {
-        let (known, words) = match (kind, is_well) {
-            (Kind::Health, true) => (&mut self.standing.healthy, "healthy"),
-            (Kind::Health, false) => (&mut self.standing.healthy, "unhealthy"),
-            (Kind::Readiness, true) => (&mut self.standing.ready, "ready"),
-            (Kind::Readiness, false) => (&mut self.standing.ready, "not-ready"),
+    fn found(&mut self, kind: Kind, is_well: bool, reason: Explanation) -> Vec<Effect> {
+        let (known, code) = match (kind, is_well) {
+            (Kind::Health, true) => (&mut self.standing.healthy, Code::Healthy),
+            (Kind::Health, false) => (&mut self.standing.healthy, Code::Unhealthy),
+            (Kind::Readiness, true) => (&mut self.standing.ready, Code::Ready),
+            (Kind::Readiness, false) => (&mut self.standing.ready, Code::NotReady),
         };
         if known.replace(is_well) == Some(is_well) {
             return Vec::new();
         }
-        let text = cause::sentence(words, &[]) + reason;
+        let why = Explanation::of(code, &[]).then(reason);
         let standing = self.standing;
         vec![Effect::Report {
             kind,
             standing,
-            text,
+            why,
         }]
     }
 }

@@ -4,7 +4,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::end::{End, as_shells_tell, judge};
 use super::executors::Hosted;
@@ -76,7 +76,7 @@ pub(super) struct Course {
     /// Set when the agent itself ends it.
     pub(super) failing: Option<Failing>,
     /// How far its fetching is, if that is to be told.
-    pub(super) fetching: Option<String>,
+    pub(super) fetching: Option<Explanation>,
     pub(super) limiting: Limiting,
     /// Its checks, once it runs.
     pub(super) watch: Option<Watch>,
@@ -92,10 +92,10 @@ pub(super) struct Course {
 pub(super) enum Failing {
     /// Its `max_completion_ms` has passed.
     OutOfTime,
-    /// Its health check failed too often: in words.
-    Unhealthy(String),
-    /// It has more on the disk than it may: in words.
-    OverDisk(String),
+    /// Its health check failed too often.
+    Unhealthy(Explanation),
+    /// It has more on the disk than it may.
+    OverDisk(Explanation),
 }
 
 impl Course {
@@ -160,8 +160,8 @@ impl Core {
         if let Some(end) = self.has_no_space() {
             return self.end(instance, end);
         }
-        if let Some(text) = groups::is_malformed(instance, &task.launch) {
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+        if let Some(why) = groups::is_malformed(instance, &task.launch) {
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
             return self.end(instance, end);
         }
         if task.executor().is_some() {
@@ -169,8 +169,8 @@ impl Core {
             return;
         }
         if let Err(why) = Asked::of(&task.launch) {
-            let text = why.to_string();
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+            let why = why.to_string();
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         }
@@ -221,15 +221,15 @@ impl Core {
         })
     }
 
-    pub(super) fn fetching(&mut self, instance: Instance, text: String) {
+    pub(super) fn fetching(&mut self, instance: Instance, what: Explanation) {
         let fetches = |course: &&mut Course| course.phase == Phase::Fetching;
         if let Some(course) = self.courses.get_mut(&instance).filter(fetches) {
-            course.fetching = Some(text);
+            course.fetching = Some(what);
             self.mark_dirty(instance);
         }
     }
 
-    pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), String>) {
+    pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), Explanation>) {
         if self.phase(instance) != Some(Phase::Fetching) {
             return;
         }
@@ -239,9 +239,9 @@ impl Core {
                 self.tend_group_of(instance);
             }
             Ok(()) => self.start(instance),
-            Err(text) => self.end(
+            Err(why) => self.end(
                 instance,
-                End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, text),
+                End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why),
             ),
         }
     }
@@ -293,7 +293,7 @@ impl Core {
             v1::Reason::TaskInvalid => TaskState::Error,
             _ => TaskState::Failed,
         };
-        self.end(instance, End::by_agent(state, refusal.reason, refusal.text));
+        self.end(instance, End::by_agent(state, refusal.reason, refusal.why));
     }
 
     pub(super) fn exited(&mut self, instance: Instance, ended: Ended) {
@@ -314,7 +314,7 @@ impl Core {
         self.end(instance, end);
     }
 
-    pub(super) fn lost(&mut self, instance: Instance, why: String) {
+    pub(super) fn lost(&mut self, instance: Instance, why: Explanation) {
         if !matches!(self.phase(instance), Some(Phase::Starting | Phase::Running)) {
             return;
         }
@@ -400,7 +400,7 @@ impl Core {
         let end = End::by_agent(
             TaskState::Killed,
             v1::Reason::KilledDuringLaunch,
-            cause::sentence("killed-before-start", &[]),
+            Explanation::of(Code::KilledBeforeStart, &[]),
         );
         self.end(instance, end);
     }

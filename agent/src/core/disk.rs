@@ -3,7 +3,7 @@
 //! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a restart of the agent.
 
 use argosy_proto::v1;
-use argosy_state::task::cause;
+use argosy_state::task::{Code, Explanation};
 use nix::sys::signal::Signal;
 
 use super::Core;
@@ -86,14 +86,13 @@ impl Core {
 
     /// It is killed at once: in a grace it would only write more. If it has ended already, and its group's folder has grown
     /// since, one of the others is.
-    pub(super) fn over_disk(&mut self, first: Instance, mut why: String) {
+    pub(super) fn over_disk(&mut self, first: Instance, mut why: Explanation) {
         let running = (self.phase(first) == Some(Phase::Running)).then_some(first);
         let Some(instance) = running.or_else(|| self.answerable(first)) else {
             return;
         };
         if let Some(task) = self.facts.tasks.get(&first).filter(|_| instance != first) {
-            let name = &task.key.task;
-            why = cause::sentence("group-folder", &[name.as_str()]) + &why;
+            why = Explanation::of(Code::GroupFolder, &[&task.key.task]).then(why);
         }
         if let Some(course) = self.courses.get_mut(&instance) {
             course.failing.get_or_insert(Failing::OverDisk(why));
@@ -110,7 +109,7 @@ impl Core {
         if ended.how != How::Signal(Signal::SIGXFSZ as i32) {
             return None;
         }
-        let why = cause::sentence("file-limit-reached", &[&limit_bytes.to_string()]);
+        let why = Explanation::of(Code::FileLimitReached, &[&limit_bytes]);
         Some(Failing::OverDisk(why))
     }
 }

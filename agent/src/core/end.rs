@@ -1,7 +1,7 @@
-//! What the end of an instance means to its framework: state, reason, words.
+//! What the end of an instance means to its framework: state, reason, explanation.
 
 use argosy_proto::v1;
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::course::Failing;
 use super::input::{Ended, How, StopCause};
@@ -12,17 +12,21 @@ pub(super) struct End {
     pub(super) state: TaskState,
     pub(super) reason: v1::Reason,
     pub(super) source: v1::Source,
-    pub(super) text: String,
+    pub(super) why: Explanation,
     pub(super) exit: Option<v1::Exit>,
 }
 
 impl End {
-    pub(super) fn by_agent(state: TaskState, reason: v1::Reason, text: impl Into<String>) -> Self {
+    pub(super) fn by_agent(
+        state: TaskState,
+        reason: v1::Reason,
+        why: impl Into<Explanation>,
+    ) -> Self {
         Self {
             state,
             reason,
             source: v1::Source::Agent,
-            text: text.into(),
+            why: why.into(),
             exit: None,
         }
     }
@@ -62,12 +66,12 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
             How::NotStarted => v1::Source::Agent,
             How::Code(_) | How::Signal(_) => v1::Source::Task,
         },
-        text: match failing {
+        why: match failing {
             Some(Failing::Unhealthy(why) | Failing::OverDisk(why)) if Some(reason) == failed => {
-                format!("{why}; {}", ended.text)
+                why.clone().then(ended.why)
             }
             Some(Failing::Unhealthy(_) | Failing::OverDisk(_) | Failing::OutOfTime) | None => {
-                ended.text
+                ended.why
             }
         },
         exit: exit.map(|how| v1::Exit { how: Some(how) }),
@@ -85,10 +89,9 @@ pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
 
 /// The end of an instance whose container cannot tell its own.
 pub(super) fn unknown_end(rebooted: bool) -> End {
-    if rebooted {
-        let text = cause::sentence("agent-rebooted", &[]);
-        return End::by_agent(TaskState::Failed, v1::Reason::AgentRebooted, text);
-    }
-    let text = cause::sentence("supervisor-gone", &[]);
-    End::by_agent(TaskState::Failed, v1::Reason::AgentRestarted, text)
+    let (reason, code) = match rebooted {
+        true => (v1::Reason::AgentRebooted, Code::AgentRebooted),
+        false => (v1::Reason::AgentRestarted, Code::SupervisorGone),
+    };
+    End::by_agent(TaskState::Failed, reason, Explanation::of(code, &[]))
 }

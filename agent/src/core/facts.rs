@@ -12,7 +12,7 @@ use std::sync::Arc;
 use argosy_proto::v1;
 use argosy_state::digest::{Digests, HeldKind, task_mark};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::{Standing, TaskState};
+use argosy_state::task::{Explanation, Standing, TaskState};
 use serde::{Deserialize, Serialize};
 
 use super::executors::{ExecutorFacts, ExecutorRecord};
@@ -138,8 +138,8 @@ pub struct TaskFacts {
     pub standing: Standing,
     /// Since when that is so.
     pub since: Since,
-    /// Set once its health check has ended it, by the update that says so: why, in words.
-    pub unhealthy: Option<String>,
+    /// Set once its health check has ended it, by the update that says so: why.
+    pub unhealthy: Option<Explanation>,
     /// The newest number of its executor, of what is in an update or changed nothing; 0 without one.
     pub heard: u64,
     /// False once the cluster does not want to hear of it any more: then it is only ended and cleared away.
@@ -313,7 +313,7 @@ impl Facts {
                     task.limits_told = OrderIndex(report.order_index);
                 }
                 if wire::is_unhealthy(update) {
-                    task.unhealthy = Some(update.text.clone());
+                    task.unhealthy = Some(wire::explanation(update));
                 }
                 task.updates.push_back((**update).clone());
             }),

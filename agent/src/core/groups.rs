@@ -11,8 +11,7 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
-use argosy_state::task::TaskState;
-use argosy_state::task::cause::sentence;
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use self::cause::{Cause, Rank, cause_in};
 use super::course::{Course, Phase};
@@ -75,19 +74,19 @@ pub(crate) fn group_name(instance: Instance, launch: &v1::LaunchOrder) -> Option
 }
 
 /// Why an order names a group that cannot be; `None` if it names none, or a good one. Masters of this release send no such.
-pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Option<String> {
+pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Option<Explanation> {
     let spec = launch.spec.as_ref()?;
     let wire = spec.group.as_ref()?;
     if let Some(executor) = &spec.executor {
         let id = &executor.executor_id;
-        return Some(format!(
-            "group: executor {id:?} is to run it, and a task of an executor is in no group; leave one of the two out"
-        ));
+        return Some(Explanation::of(Code::GroupOfExecutor, &[id]));
     }
     let v1::TaskGroup { place, size, .. } = wire;
     Group::of(instance, launch).is_none().then(|| {
-        let most = limits::TASKS_PER_GROUP;
-        format!("group: place {place} of {size} is none: places count from 0, and a group has at most {most} tasks")
+        Explanation::of(
+            Code::GroupPlaceWrong,
+            &[place, size, &limits::TASKS_PER_GROUP],
+        )
     })
 }
 
@@ -101,22 +100,22 @@ pub(super) struct Turn {
     /// It was told to end; when that is over by, the next one's turn comes.
     told: Option<Timestamp>,
     /// Why it is ended, if for the sake of another one.
-    why: Option<String>,
+    why: Option<Explanation>,
 }
 
 impl Turn {
     /// Why it is ended; empty unless for the sake of another one.
-    pub(super) fn why(&self) -> &str {
-        self.why.as_deref().unwrap_or_default()
+    pub(super) fn why(&self) -> Explanation {
+        self.why.clone().unwrap_or_default()
     }
 
     /// Its end, with the reason why it was ended.
     pub(super) fn explain(&self, mut end: End) -> End {
         if let Some(why) = &self.why
             && end.state == TaskState::Killed
-            && end.text != *why
+            && end.why != *why
         {
-            end.text = format!("{why}; {}", end.text);
+            end.why = why.clone().then(end.why);
         }
         end
     }
@@ -264,18 +263,17 @@ impl Core {
             let known = self.courses.get(&member).zip(self.facts.tasks.get(&member));
             let Some((course, task)) = known else {
                 if self.is_delivered(group) {
-                    let what = sentence("group-task-missing", &[]);
+                    let what = Explanation::of(Code::GroupTaskMissing, &[]);
                     let reason = v1::Reason::TaskMissingOnAgent;
-                    causes.push((Rank::Other, Cause::new(&what, Some(reason))));
+                    causes.push((Rank::Other, Cause::of_group(what, reason)));
                 }
                 continue;
             };
             if Group::of(member, &task.launch) != Some(group) || group_id(task) != name {
                 // It may be the task of somebody else: what becomes of it says nothing of this group.
-                let task = &task.key.task;
-                let what = sentence("group-place-taken", &[task.as_str()]);
+                let what = Explanation::of(Code::GroupPlaceTaken, &[&task.key.task]);
                 let reason = v1::Reason::TaskInvalid;
-                causes.push((Rank::Other, Cause::new(&what, Some(reason))));
+                causes.push((Rank::Other, Cause::of_group(what, reason)));
                 continue;
             }
             has_started |= task.started.is_some() || course.phase == Phase::Running;
@@ -286,9 +284,9 @@ impl Core {
             causes.extend(cause_in(course, task));
         }
         if has_started && is_unready {
-            let what = sentence("group-agent-restarted", &[]);
+            let what = Explanation::of(Code::GroupAgentRestarted, &[]);
             let reason = v1::Reason::AgentRestarted;
-            causes.push((Rank::Other, Cause::new(&what, Some(reason))));
+            causes.push((Rank::Other, Cause::of_group(what, reason)));
         }
         let first = causes.into_iter().min_by_key(|(rank, _)| *rank);
         first.map(|(_, cause)| cause)
@@ -332,12 +330,12 @@ impl Core {
             return self.end_unstarted(instance);
         }
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.turn.why = Some(cause.words.clone());
+            course.turn.why = Some(cause.why.clone());
         }
-        let words = cause.words.clone();
+        let why = cause.why.clone();
         let end = match cause.failed {
-            Some(reason) => End::by_agent(TaskState::Failed, reason, words),
-            None => End::by_agent(TaskState::Killed, v1::Reason::KilledDuringLaunch, words),
+            Some(reason) => End::by_agent(TaskState::Failed, reason, why),
+            None => End::by_agent(TaskState::Killed, v1::Reason::KilledDuringLaunch, why),
         };
         self.end(instance, end);
     }
@@ -352,7 +350,7 @@ impl Core {
             return until <= self.now;
         }
         if !is_unwanted || cause.failed.is_some() {
-            course.turn.why.get_or_insert_with(|| cause.words.clone());
+            course.turn.why.get_or_insert_with(|| cause.why.clone());
         }
         if !is_unwanted {
             self.want_dead(instance);

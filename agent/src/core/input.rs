@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::CheckKind;
+use argosy_state::task::{CheckKind, Explanation};
 
 use super::Sync;
 use super::checks::{Answer, Cause, Look};
@@ -52,14 +52,14 @@ pub enum Input {
         /// Whose.
         instance: Instance,
         /// What comes, and how much of it is here.
-        text: String,
+        what: Explanation,
     },
     /// The files of a task are there, or cannot be had.
     Fetched {
         /// Whose.
         instance: Instance,
-        /// A sentence that names URI and cause.
-        result: Result<(), String>,
+        /// Why not, with its URI.
+        result: Result<(), Explanation>,
     },
     /// A command has been executed.
     Started {
@@ -86,8 +86,8 @@ pub enum Input {
     Lost {
         /// Whose.
         instance: Instance,
-        /// In words.
-        why: String,
+        /// How that is known.
+        why: Explanation,
     },
     /// What became of a container of an earlier life.
     Found {
@@ -123,8 +123,8 @@ pub enum Input {
     OverDisk {
         /// Which.
         instance: Instance,
-        /// How much, of how much, in words.
-        why: String,
+        /// How much, of how much.
+        why: Explanation,
     },
     /// Something came from the socket of an executor.
     Executor {
@@ -146,8 +146,8 @@ pub enum Input {
 pub struct Refusal {
     /// TASK_INVALID if another host would refuse it too.
     pub reason: v1::Reason,
-    /// A sentence.
-    pub text: String,
+    /// Why.
+    pub why: Explanation,
 }
 
 /// How a command ended, as far as a supervisor knows.
@@ -159,8 +159,8 @@ pub struct Ended {
     pub stop: Option<StopCause>,
     /// Its memory limit was reached.
     pub out_of_memory: bool,
-    /// In words.
-    pub text: String,
+    /// How, for people.
+    pub why: Explanation,
 }
 
 /// The status of an ended command.

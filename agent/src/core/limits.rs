@@ -1,9 +1,9 @@
 //! Limits that are changed after the launch: on disk first, in force once the task runs, told once.
 
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::OrderIndex;
-use argosy_state::task::cause;
+use argosy_state::task::{Code, Explanation};
 
 use super::course::Phase;
 use super::facts::{Instance, Record, Taken, TaskFacts};
@@ -14,8 +14,8 @@ use super::{Core, Deferred, Sync};
 /// Why limits are not in force as they were wanted, and what is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unmet {
-    /// In words.
-    pub why: String,
+    /// Why.
+    pub why: Explanation,
     /// What is in force instead; `None` if that was put in force by an earlier life of this agent.
     pub held: Option<v1::Limits>,
 }
@@ -38,18 +38,27 @@ pub(super) struct Limiting {
 
 impl Limited {
     pub(super) fn report(&self) -> v1::LimitsReport {
-        let unmet = self.outcome.as_ref().err();
+        let order_index = self.order.0;
+        let Err(Unmet { why, held }) = &self.outcome else {
+            return v1::LimitsReport {
+                order_index,
+                ..v1::LimitsReport::default()
+            };
+        };
+        let (causes, refusal, detail_bytes) = convert::explained(why.clone());
         v1::LimitsReport {
-            order_index: self.order.0,
-            refusal: unmet.map(|unmet| unmet.why.clone()),
-            held: unmet.and_then(|unmet| unmet.held.clone()),
+            order_index,
+            refusal: Some(refusal),
+            held: held.clone(),
+            causes,
+            detail_bytes,
         }
     }
 
-    pub(super) fn words(&self) -> String {
+    pub(super) fn explanation(&self) -> Explanation {
         match &self.outcome {
-            Ok(()) => cause::sentence("limits-changed", &[]),
-            Err(Unmet { why, .. }) => cause::sentence("limits-refused", &[]) + why,
+            Ok(()) => Explanation::of(Code::LimitsChanged, &[]),
+            Err(Unmet { why, .. }) => Explanation::of(Code::LimitsRefused, &[]).then(why.clone()),
         }
     }
 }

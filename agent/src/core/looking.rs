@@ -6,7 +6,7 @@
 use argosy_proto::convert::{Malformed, check_from, health_check_from};
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Check, CheckKind, HealthCheck, Standing};
+use argosy_state::task::{Check, CheckKind, Explanation, HealthCheck, Standing};
 
 use super::Core;
 use super::checks::{self, Answer, Checks, Kind, Look, Policies, Policy};
@@ -22,7 +22,7 @@ pub(super) struct Watch {
     /// Its place among the turns.
     due: Option<Timestamp>,
     /// What its newest change is, for the update that tells it.
-    pub(super) news: Option<(v1::Reason, String)>,
+    pub(super) news: Option<(v1::Reason, Explanation)>,
 }
 
 impl Watch {
@@ -179,7 +179,7 @@ impl Core {
                 look,
                 cause,
             }),
-            checks::Effect::Report { kind, text, .. } => {
+            checks::Effect::Report { kind, why, .. } => {
                 let reason = match kind {
                     Kind::Health => v1::Reason::HealthCheckStatusUpdated,
                     Kind::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
@@ -190,11 +190,11 @@ impl Core {
                     Kind::Readiness => known.healthy == told.healthy,
                 };
                 // One update may tell of both: then it says why for both.
-                let text = match watch.news.take() {
-                    Some((_, other)) if !is_other_told => format!("{other}; {text}"),
-                    Some(_) | None => text,
+                let why = match watch.news.take() {
+                    Some((_, other)) if !is_other_told => other.then(why),
+                    Some(_) | None => why,
                 };
-                watch.news = Some((reason, text));
+                watch.news = Some((reason, why));
                 self.mark_dirty(instance);
             }
             checks::Effect::Kill { reason } => {

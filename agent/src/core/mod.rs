@@ -282,7 +282,7 @@ impl Core {
             Input::Durable { number } => self.durable(number),
             Input::JournalFull(is_full) => self.journal_is_full = is_full,
             Input::JournalLarge => self.effects.push(Effect::Compact(self.facts.snapshot())),
-            Input::Fetching { instance, text } => self.fetching(instance, text),
+            Input::Fetching { instance, what } => self.fetching(instance, what),
             Input::Fetched { instance, result } => self.fetched(instance, result),
             Input::Started { instance, fact } => self.started(instance, fact),
             Input::NotStarted { instance, refusal } => self.not_started(instance, refusal),

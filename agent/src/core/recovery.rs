@@ -5,7 +5,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::course::{Course, Failing, Phase};
 use super::end::{End, unknown_end};
@@ -132,8 +132,8 @@ impl Core {
     /// Its container could not be asked. A task that is wanted runs on, if it does, until it can be; others need not wait.
     fn not_found(&mut self, instance: Instance) {
         if self.is_unwanted(instance) {
-            let text = cause::sentence("container-unknown", &[]);
-            let end = End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, text);
+            let why = Explanation::of(Code::ContainerUnknown, &[]);
+            let end = End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why);
             self.end(instance, end);
         } else {
             self.enter(instance, Phase::Unknown);
@@ -176,8 +176,7 @@ impl Core {
     pub(super) fn unknown_end(&self, rebooted: bool) -> End {
         let mut end = unknown_end(rebooted);
         if self.setup.journal_damaged {
-            end.text
-                .push_str("; a part of the journal of its agent was damaged");
+            end.why = end.why.then(Explanation::of(Code::JournalDamaged, &[]));
         }
         end
     }

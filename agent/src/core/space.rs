@@ -4,7 +4,7 @@
 //! needs, and fails. The reserve of the journal is left to kills and to the ends of other tasks.
 
 use argosy_proto::v1;
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::Core;
 use super::end::End;
@@ -30,7 +30,7 @@ impl Core {
             End::by_agent(
                 TaskState::Failed,
                 v1::Reason::ContainerLaunchFailed,
-                cause::sentence("agent-disk-full", &[]),
+                Explanation::of(Code::AgentDiskFull, &[]),
             )
         })
     }

@@ -5,7 +5,7 @@
 
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::Core;
 use super::course::Phase;
@@ -26,9 +26,9 @@ impl Core {
     pub(super) fn is_stopped_already(&self, instance: Instance) -> Option<End> {
         let stop_at = self.stop_at(instance).filter(|at| *at <= self.now)?;
         let late_ms = self.now.since_ms(stop_at);
-        let text = cause::sentence("stop-after-passed", &[&late_ms.to_string()]);
+        let why = Explanation::of(Code::StopAfterPassed, &[&late_ms]);
         let reason = v1::Reason::StoppedWithoutLeader;
-        Some(End::by_agent(TaskState::Failed, reason, text))
+        Some(End::by_agent(TaskState::Failed, reason, why))
     }
 
     /// A leader in office has answered what was sent at this time.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
+use argosy_proto::{convert, v1};
 use argosy_state::buggify::{self, Rare};
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::course::{Course, Failing, Phase};
 use super::end::End;
@@ -26,8 +26,6 @@ const UPDATES_A_MESSAGE: usize = 500;
 const WAITING_UPDATES: usize = 8;
 /// Tasks in one chunk of a list.
 const TASKS_A_CHUNK: usize = 500;
-/// Longest text of an update in bytes; the registry cuts there too.
-const TEXT_BYTES: usize = argosy_state::limits::MESSAGE_BYTES;
 
 impl Core {
     pub(super) fn mark_dirty(&mut self, instance: Instance) {
@@ -130,8 +128,7 @@ impl Core {
         if !is_new || !task.state.may_become(draft.state) {
             return None;
         }
-        let text = cut(draft.text);
-        let (causes, detail_at) = cause::split(&text);
+        let (causes, text, detail_bytes) = convert::explained(draft.why);
         Some(v1::NumberedUpdate {
             framework_id: task.key.framework.to_string(),
             task_id: task.key.task.to_string(),
@@ -140,9 +137,9 @@ impl Core {
             state: wire::number(draft.state),
             source: draft.source.into(),
             reason: draft.reason.into(),
-            detail_bytes: u32::try_from(text.len() - detail_at).unwrap_or(u32::MAX),
-            causes: causes.into_iter().map(wire::cause).collect(),
             text,
+            causes,
+            detail_bytes,
             exit: draft.exit,
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,
@@ -216,22 +213,18 @@ fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
 
 /// What there is to say about an instance now.
 fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
-    let now = |state, reason, text: &str| End {
-        state,
-        reason,
-        source: v1::Source::Agent,
-        text: text.to_owned(),
-        exit: None,
-    };
+    let now = |state, reason, why: Explanation| End::by_agent(state, reason, why);
     let quiet = v1::Reason::Unspecified;
+    let nothing = Explanation::default;
     if let Some(hosted) = course.hosted.as_deref().filter(|_| !course.has_ended()) {
         return hosted.observe(task);
     }
     match course.phase {
         Phase::Waiting | Phase::Finding | Phase::Unknown | Phase::Starting => None,
         Phase::Fetching | Phase::Prepared => {
-            let text = course.fetching.as_deref().unwrap_or("fetching its files");
-            Some(now(TaskState::Starting, quiet, text))
+            let known = course.fetching.clone();
+            let what = known.unwrap_or_else(|| Explanation::of(Code::Fetching, &[]));
+            Some(now(TaskState::Starting, quiet, what))
         }
         Phase::Running if task.kill_grace_ms.is_some() => {
             let why = course.turn.why();
@@ -244,41 +237,33 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
             let watch = course.watch.as_ref();
             let untold = watch.filter(|watch| watch.standing() != task.standing);
             let news = untold.and_then(|watch| watch.news.as_ref());
-            let text = match news {
-                Some((_, found)) => format!("{found}; {}", limited.words()),
-                None => limited.words(),
+            let why = match news {
+                Some((_, found)) => found.clone().then(limited.explanation()),
+                None => limited.explanation(),
             };
-            Some(now(TaskState::Running, v1::Reason::LimitsUpdated, &text))
+            Some(now(TaskState::Running, v1::Reason::LimitsUpdated, why))
         }
         Phase::Running => Some(match (&course.failing, &course.watch) {
             (Some(Failing::OutOfTime), _) => {
-                now(TaskState::Killing, v1::Reason::MaxCompletionTime, "")
+                now(TaskState::Killing, v1::Reason::MaxCompletionTime, nothing())
             }
-            (Some(Failing::Unhealthy(why)), _) => {
-                now(TaskState::Killing, v1::Reason::HealthCheckFailed, why)
-            }
+            (Some(Failing::Unhealthy(why)), _) => now(
+                TaskState::Killing,
+                v1::Reason::HealthCheckFailed,
+                why.clone(),
+            ),
             (Some(Failing::OverDisk(why)), _) => {
-                now(TaskState::Killing, v1::Reason::LimitDisk, why)
+                now(TaskState::Killing, v1::Reason::LimitDisk, why.clone())
             }
             (
                 None,
                 Some(Watch {
-                    news: Some((reason, text)),
+                    news: Some((reason, why)),
                     ..
                 }),
-            ) => now(TaskState::Running, *reason, text),
-            (None, _) => now(TaskState::Running, quiet, ""),
+            ) => now(TaskState::Running, *reason, why.clone()),
+            (None, _) => now(TaskState::Running, quiet, nothing()),
         }),
         Phase::Ended => course.end.clone(),
     }
-}
-
-fn cut(mut text: String) -> String {
-    if text.len() > TEXT_BYTES {
-        let end = (0..=TEXT_BYTES)
-            .rev()
-            .find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-    }
-    text
 }

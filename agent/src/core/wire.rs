@@ -1,8 +1,8 @@
 //! What the core reads of the wire's messages; the other enums are passed on as they are.
 
-use argosy_proto::convert::state_from;
+use argosy_proto::convert::{explanation_from, state_from};
 use argosy_proto::v1;
-use argosy_state::task::{Cause, Standing, TaskState};
+use argosy_state::task::{Explanation, Standing, TaskState};
 
 /// The state behind a number; one that this release does not know counts as UNKNOWN.
 pub(crate) fn task_state(number: i32) -> TaskState {
@@ -14,12 +14,13 @@ pub(crate) fn number(state: TaskState) -> i32 {
     v1::TaskState::from(state).into()
 }
 
-/// A cause as masters are told it.
-pub(crate) fn cause(cause: Cause) -> v1::Cause {
-    v1::Cause {
-        code: cause.code,
-        arguments: cause.arguments,
-    }
+/// Why an update is as it is.
+pub(crate) fn explanation(update: &v1::NumberedUpdate) -> Explanation {
+    explanation_from(
+        update.causes.clone(),
+        update.text.clone(),
+        update.detail_bytes,
+    )
 }
 
 /// What an update says of the checks of its task.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::disk::{DiskError, DiskUsage, FileSystem, project};
 use argosy_proto::v1;
+use argosy_state::task::{Cause, Code};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DiskEnforcement;
@@ -47,11 +48,11 @@ pub(crate) fn enforced_bytes(how: DiskEnforcement, task: &v1::TaskSpec) -> Optio
 }
 
 /// What was brought into a sandbox before its task starts was brought by the agent, whom no quota stops.
-pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), String> {
+pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), Cause> {
     match usage {
-        Some(has) if has.used_bytes > has.limit_bytes => Err(format!(
-            "what was fetched takes {} bytes of a disk of {}: ask for more disk",
-            has.used_bytes, has.limit_bytes
+        Some(has) if has.used_bytes > has.limit_bytes => Err(Cause::new(
+            Code::FetchedTooMuch,
+            &[&has.used_bytes, &has.limit_bytes],
         )),
         Some(_) | None => Ok(()),
     }

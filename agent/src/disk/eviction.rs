@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use argosy_state::task::{Code, Explanation};
+
 use super::floor::{Floor, Level};
 use super::rounds::Rounds;
 use super::{Usage, mebibytes};
@@ -40,7 +42,7 @@ impl Evictions {
     }
 
     /// The task that must end now, and why. It is no longer measured.
-    pub(super) fn next(&mut self, rounds: &mut Rounds) -> Option<(Instance, String)> {
+    pub(super) fn next(&mut self, rounds: &mut Rounds) -> Option<(Instance, Explanation)> {
         let level = self.level()?;
         let now = Instant::now();
         if !self.is_due(level, now) {
@@ -64,11 +66,8 @@ impl Evictions {
             requested_bytes,
         ]
         .map(mebibytes);
-        let why = format!(
-            "evicted: only {free} MiB of the agent's disk were free, less than its floor of {floor} MiB, and no task exceeded its \
-             request by more: it used {used} MiB and requested {requested} MiB; request as much disk as the task needs"
-        );
-        tracing::warn!(?instance, why, "a task is evicted");
+        let why = Explanation::of(Code::Evicted, &[&free, &floor, &used, &requested]);
+        tracing::warn!(?instance, %why, "a task is evicted");
         Some((instance, why))
     }
 

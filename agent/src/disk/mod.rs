@@ -13,12 +13,12 @@ mod pass;
 mod rounds;
 mod walk;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use argosy_state::ids::TaskKey;
+use argosy_state::task::{Code, Explanation};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -109,20 +109,13 @@ pub(crate) struct Excess {
     pub(crate) is_too_deep: bool,
 }
 
-impl fmt::Display for Excess {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Excess {
+    fn explanation(&self) -> Explanation {
         let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
-        if self.is_too_deep {
-            let depth = walk::DEPTH;
-            return write!(
-                formatter,
-                "out of disk: its folders lie more than {depth} deep in each other, where nothing is measured; its limit is {limit} MiB"
-            );
+        match self.is_too_deep {
+            true => Explanation::of(Code::FoldersTooDeep, &[&walk::DEPTH, &limit]),
+            false => Explanation::of(Code::DiskExceeded, &[&found, &limit]),
         }
-        write!(
-            formatter,
-            "out of disk: used {found} MiB of {limit} MiB; ask for more disk, or write less"
-        )
     }
 }
 
@@ -208,7 +201,7 @@ impl Meter {
                 let found = rounds.round();
                 let found = found.into_iter().map(|excess| {
                     metrics::counter!("argosy_agent_disk_kills_total").increment(1);
-                    (excess.instance, excess.to_string())
+                    (excess.instance, excess.explanation())
                 });
                 let mut ends: Vec<_> = found.collect();
                 ends.extend(evictions.next(&mut rounds));
@@ -276,13 +269,14 @@ mod tests {
             is_too_deep: false,
         };
         assert_eq!(
-            excess.to_string(),
+            excess.explanation().to_string(),
             "out of disk: used 64.1 MiB of 64 MiB; ask for more disk, or write less"
         );
         let deep = Excess {
             is_too_deep: true,
             ..excess
         };
-        assert!(deep.to_string().contains("more than 256 deep"), "{deep}");
+        let deep = deep.explanation().to_string();
+        assert!(deep.contains("more than 256 deep"), "{deep}");
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use argosy_proto::convert::{explained, explanation_from};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::Standing;
@@ -168,6 +169,10 @@ struct StoredTask {
     ready: Option<bool>,
     #[prost(string, optional, tag = "13")]
     unhealthy: Option<String>,
+    #[prost(message, repeated, tag = "27")]
+    unhealthy_causes: Vec<v1::Cause>,
+    #[prost(uint32, tag = "28")]
+    unhealthy_detail_bytes: u32,
     #[prost(uint64, tag = "24")]
     heard: u64,
     #[prost(uint64, tag = "40")]
@@ -305,6 +310,11 @@ impl Took {
 }
 
 fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
+    let unhealthy = facts.unhealthy.clone().map(explained);
+    let (causes, text, detail_bytes) = match unhealthy {
+        Some((causes, text, detail_bytes)) => (causes, Some(text), detail_bytes),
+        None => (Vec::new(), None, 0),
+    };
     StoredTask {
         instance: instance.into(),
         launch: (*facts.launch).clone(),
@@ -318,7 +328,9 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         held: facts.held,
         healthy: facts.standing.healthy,
         ready: facts.standing.ready,
-        unhealthy: facts.unhealthy.clone(),
+        unhealthy: text,
+        unhealthy_causes: causes,
+        unhealthy_detail_bytes: detail_bytes,
         heard: facts.heard,
         limits_order: facts.limits_order.0,
         limits_told: facts.limits_told.0,
@@ -344,7 +356,9 @@ impl StoredTask {
                 healthy: self.healthy,
                 ready: self.ready,
             },
-            unhealthy: self.unhealthy,
+            unhealthy: self.unhealthy.map(|text| {
+                explanation_from(self.unhealthy_causes, text, self.unhealthy_detail_bytes)
+            }),
             heard: self.heard,
             limits_order: OrderIndex(self.limits_order),
             limits_told: OrderIndex(self.limits_told),

@@ -136,8 +136,7 @@ fn unhealthy() -> v1::NumberedUpdate {
         ready: Some(true),
         limits: Some(v1::LimitsReport {
             order_index: 6,
-            refusal: None,
-            held: None,
+            ..v1::LimitsReport::default()
         }),
         ..v1::NumberedUpdate::default()
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use argosy_isolation::{Group, Limits, Missing, MissingPolicy};
 use argosy_proto::v1;
 use argosy_state::ids::OrderIndex;
+use argosy_state::task::{Code, Explanation};
 
 use super::disks::disk_of;
 use super::limits::{limits, named};
@@ -88,7 +89,7 @@ impl Runner {
                 }
                 (Some(Err(Unmet { why, .. })), None) => {
                     // It may just have ended, and its group with it.
-                    tracing::warn!(container = %name, why, "limits of a container cannot be changed");
+                    tracing::warn!(container = %name, %why, "limits of a container cannot be changed");
                 }
                 (Some(Ok(())), None) | (None, _) => {}
             }
@@ -105,18 +106,16 @@ impl Shared {
         task: &v1::TaskSpec,
     ) -> Result<(), Kept> {
         let key = crate::core::task_key(&launch.framework_id, &task.task_id);
-        let key = key.ok_or_else(|| "it has no name".to_owned())?;
+        let key = key.ok_or_else(|| Explanation::from("it has no name"))?;
         let sandbox = self.paths.sandbox(&key, name);
         let limits = limits(task, self.settings.defaults, |disk| disk_of(disk, &sandbox))?;
         let asked = named(task, &limits);
         if self.tree.is_none() {
-            let none =
-                "the containers of this agent have no control groups: no limit of theirs is kept";
             return if asked == Limits::default() {
                 Ok(())
             } else {
                 Err(Kept {
-                    why: none.to_owned(),
+                    why: Explanation::of(Code::ControlGroupsMissing, &[]),
                     part: Some(v1::Limits::default()),
                 })
             };
@@ -151,14 +150,21 @@ impl Shared {
 /// Limits that are not kept, or not all of them.
 #[derive(Debug, PartialEq)]
 struct Kept {
-    why: String,
+    why: Explanation,
     /// Those that are; `None`: those that were before.
     part: Option<v1::Limits>,
 }
 
+impl From<Explanation> for Kept {
+    fn from(why: Explanation) -> Self {
+        Self { why, part: None }
+    }
+}
+
+/// In the broker's words.
 impl From<String> for Kept {
     fn from(why: String) -> Self {
-        Self { why, part: None }
+        Explanation::from(why).into()
     }
 }
 
@@ -185,9 +191,7 @@ fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
         }
     }
     Err(Kept {
-        why: format!(
-            "this host has no cgroup controllers {names}, and does not keep what needs them; the rest is in force"
-        ),
+        why: Explanation::of(Code::ControllersMissing, &[&names]),
         part: Some(part),
     })
 }
@@ -201,6 +205,8 @@ fn holds_more(group: &Group, limit_bytes: Option<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::task::Cause;
+
     use super::*;
 
     #[test]
@@ -218,7 +224,10 @@ mod tests {
             controllers: vec!["cpu".to_owned(), "io".to_owned()],
         };
         let Kept { why, part } = kept(&missing, wanted.clone()).unwrap_err();
-        assert!(why.contains("no cgroup controllers cpu, io"), "{why}");
+        assert_eq!(
+            why.causes,
+            [Cause::new(Code::ControllersMissing, &[&"cpu, io"])]
+        );
         let expected = v1::Limits {
             cpu_millis: None,
             io_weight: None,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use argosy_isolation::{Group, Limits, MissingPolicy, Tree};
 use argosy_proto::v1;
+use argosy_state::task::{Code, Explanation};
 use tokio::sync::Semaphore;
 
 use super::limits::amount_milli;
@@ -29,16 +30,14 @@ struct Book {
 
 impl Book {
     /// As many for one container alone, the last ones first; repeated, the same.
-    fn take(&mut self, name: ContainerName, count: usize) -> Result<Set, String> {
+    fn take(&mut self, name: ContainerName, count: usize) -> Result<Set, Explanation> {
         if let Some(held) = self.taken.get(&name) {
             return Ok(held.clone());
         }
         let shared = self.shared();
         if count == 0 || count >= shared.len() {
             let left = shared.len().saturating_sub(1);
-            return Err(format!(
-                "{count} processors for it alone are wanted and {left} can be had: one stays shared; ask for fewer, or for another agent"
-            ));
+            return Err(Explanation::of(Code::ProcessorsMissing, &[&count, &left]));
         }
         let cores: Set = shared.into_iter().rev().take(count).collect();
         self.taken.insert(name, cores.clone());
@@ -114,32 +113,28 @@ impl Cores {
         &self,
         name: ContainerName,
         task: &v1::TaskSpec,
-    ) -> Result<Vec<u32>, String> {
+    ) -> Result<Vec<u32>, Explanation> {
         let limits = task.limits.as_ref();
         if !limits.is_some_and(|limits| limits.exclusive_cpus) {
             return Ok(self.shared());
         }
         let count = amount_milli(task, "cpus") / 1_000;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let taken = self.take(name, count);
-        taken.map_err(|why| format!("limits.exclusive_cpus: {why}"))
+        self.take(name, count)
     }
 
     /// As many for this container alone, noted in its folder; all others leave them.
-    fn take(&self, name: ContainerName, count: usize) -> Result<Vec<u32>, String> {
+    fn take(&self, name: ContainerName, count: usize) -> Result<Vec<u32>, Explanation> {
         let mut book = self.lock();
         if book.all.is_empty() {
-            return Err(
-                "this host has no cgroup controller cpuset, by which processors could be its alone; ask for another agent"
-                    .to_owned(),
-            );
+            return Err(Explanation::of(Code::CpusetMissing, &[]));
         }
         let cores = book.take(name, count)?;
         let broker = self.broker.as_ref();
         let noted = broker.map_or(Ok(()), |broker| broker.note_cores(name, list(&cores)));
         if let Err(why) = noted {
             book.give_back(name);
-            return Err(why);
+            return Err(Explanation::of(Code::ProcessorsFailed, &[]).saying(why));
         }
         self.write(&book);
         Ok(cores.into_iter().collect())
@@ -273,7 +268,7 @@ mod tests {
         assert_eq!(book.take(name(2), 2), Ok(Set::from([1, 2])));
         assert_eq!(book.shared(), Set::from([0]));
         let refused = book.take(name(3), 1).unwrap_err();
-        assert!(refused.contains("0 can be had"), "{refused}");
+        assert_eq!(refused, Explanation::of(Code::ProcessorsMissing, &[&1, &0]));
         assert_eq!(book.of(name(2)), Set::from([1, 2]));
         assert_eq!(book.of(name(9)), Set::from([0]));
         assert!(book.give_back(name(2)));
@@ -294,7 +289,7 @@ mod tests {
     fn without_the_controller_nothing_is_handed_out() {
         let cores = Cores::of(None, None);
         let refused = cores.take(name(1), 1).unwrap_err();
-        assert!(refused.contains("cpuset"), "{refused}");
+        assert_eq!(refused, Explanation::of(Code::CpusetMissing, &[]));
         assert_eq!(cores.shared(), [0; 0]);
     }
 

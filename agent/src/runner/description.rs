@@ -12,6 +12,7 @@ use argosy_isolation::{
     Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume,
 };
 use argosy_proto::{convert, v1};
+use argosy_state::task::{Cause, Code, Explanation};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -32,20 +33,22 @@ const RESOURCE_LIMITS: [(&str, u64); 3] =
     [("core", 0), ("memlock", 64 * 1024), ("msgqueue", 819_200)];
 
 /// Why an agent that is not root makes no networks.
-pub(super) const NEEDS_ROOT: &str = "container.network: an agent gives tasks networks only as root; ask for host or none, or for another agent";
+pub(super) fn needs_root() -> Refusal {
+    invalid(Cause::new(Code::NetworkNeedsRoot, &[]))
+}
 
 /// Another host would refuse it too.
-pub(super) fn invalid(text: impl Into<String>) -> Refusal {
+pub(super) fn invalid(why: impl Into<Explanation>) -> Refusal {
     Refusal {
         reason: v1::Reason::TaskInvalid,
-        text: text.into(),
+        why: why.into(),
     }
 }
 
-pub(super) fn failed(text: impl Into<String>) -> Refusal {
+pub(super) fn failed(why: impl Into<Explanation>) -> Refusal {
     Refusal {
         reason: v1::Reason::ContainerLaunchFailed,
-        text: text.into(),
+        why: why.into(),
     }
 }
 
@@ -74,9 +77,9 @@ pub(super) fn prepare(
         .launch
         .spec
         .as_ref()
-        .ok_or_else(|| invalid("spec: it is missing"))?;
+        .ok_or_else(|| invalid(Cause::new(Code::DescriptionMissing, &[])))?;
     if start.group.is_some() && !task.host_paths.is_empty() {
-        return Err(invalid("host_paths: tasks of a group see none"));
+        return Err(invalid(Cause::new(Code::GroupHostPaths, &[])));
     }
     let folder = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
@@ -331,8 +334,8 @@ fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {
     match (task.shell.is_empty(), task.argv.is_empty()) {
         (false, true) => Ok(Program::Shell(task.shell.clone())),
         (true, false) => Ok(Program::Arguments(task.argv.clone())),
-        (true, true) => Err(invalid("shell, argv: give one of them")),
-        (false, false) => Err(invalid("shell, argv: give only one of them")),
+        (true, true) => Err(invalid(Cause::new(Code::CommandMissing, &[]))),
+        (false, false) => Err(invalid(Cause::new(Code::CommandTwice, &[]))),
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use argosy_proto::v1;
+use argosy_state::task::{Cause, Code};
 
 /// The name of the resource.
 const RESOURCE: &str = "devices";
@@ -32,7 +33,7 @@ pub(crate) fn check(devices: &Devices) -> Result<(), String> {
 }
 
 /// The paths of a task's devices, each once.
-pub(super) fn of_task(task: &v1::TaskSpec, devices: &Devices) -> Result<Vec<PathBuf>, String> {
+pub(super) fn of_task(task: &v1::TaskSpec, devices: &Devices) -> Result<Vec<PathBuf>, Cause> {
     let resources = task.resources.iter();
     let named = resources.filter(|resource| resource.name == RESOURCE);
     let items = named.flat_map(|resource| match &resource.value {
@@ -41,9 +42,9 @@ pub(super) fn of_task(task: &v1::TaskSpec, devices: &Devices) -> Result<Vec<Path
     });
     let mut paths = Vec::new();
     for item in items {
-        let known = devices.get(item).ok_or_else(|| {
-            format!("resources: this agent has no device {item:?} any more; its operator names them with --device")
-        })?;
+        let known = devices
+            .get(item)
+            .ok_or_else(|| Cause::new(Code::DeviceMissing, &[item]))?;
         for path in known {
             if !paths.contains(path) {
                 paths.push(path.clone());
@@ -82,7 +83,7 @@ mod tests {
             .into();
         assert_eq!(of("devices:{gpu0,gpu1}"), Ok(both));
         let refused = of("devices:{gpu7}").unwrap_err();
-        assert!(refused.contains("\"gpu7\""), "{refused}");
+        assert!(refused.to_string().contains("\"gpu7\""), "{refused}");
     }
 
     #[test]
@@ -91,7 +92,10 @@ mod tests {
         assert_eq!(check(&one("/dev/null")), Ok(()));
         for path in ["/dev/no-such-device", "/etc/passwd", "/dev"] {
             let refused = check(&one(path)).unwrap_err();
-            assert!(refused.starts_with(&format!("a={path}: ")), "{refused}");
+            assert!(
+                refused.to_string().starts_with(&format!("a={path}: ")),
+                "{refused}"
+            );
         }
     }
 }

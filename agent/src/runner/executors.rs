@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use argosy_isolation::User;
 use argosy_proto::v1;
+use argosy_state::task::{Code, Explanation};
 
 use super::description::{command_user, failed};
 use super::{Shared, imaged};
@@ -53,10 +54,8 @@ pub(super) fn place(
     let folder = shared.paths.executor(start.name);
     let made = shared.broker.make_place(start.name, &guest);
     made.map_err(|error| {
-        let folder = folder.display();
-        failed(format!(
-            "cannot make {folder}, where it would meet its agent: {error}"
-        ))
+        let unmet = Explanation::of(Code::ExecutorUnmet, &[&folder.display()]);
+        failed(unmet.saying(error))
     })?;
     Ok(Some(folder))
 }

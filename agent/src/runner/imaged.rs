@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::{Program, Root, User};
 use argosy_proto::{convert, v1};
-use argosy_state::task::ImagePull;
+use argosy_state::task::{Cause, Code, Explanation, ImagePull};
 use tokio::sync::watch;
 
 use crate::core::{ContainerName, Instance};
-use argosy_content::fetcher::Progress;
+use argosy_content::fetcher::{Progress, What};
 use argosy_content::images::{
     Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
 };
@@ -63,18 +63,18 @@ impl Imaged {
         task: &v1::TaskSpec,
         container: ContainerName,
         meter: &watch::Sender<Progress>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Explanation> {
         let name = image_of(task);
         if name.is_empty() {
             return Ok(());
         }
-        let images = self.images.as_ref().ok_or(
-            "container.image: this agent's tasks see the host's programs only; it must be started with --isolation full",
-        )?;
-        let reference: ImageReference = name
-            .parse()
-            .map_err(|error| format!("container.image: {}", crate::error::sentence(&error)))?;
-        meter.send_replace(Progress::of(format!("pulling the image {name}")));
+        let images = self.images.as_ref();
+        let images = images.ok_or_else(|| Cause::new(Code::ImagesUnavailable, &[]))?;
+        let reference: ImageReference = name.parse().map_err(|error| {
+            let malformed = Explanation::of(Code::ImageMalformed, &[]);
+            malformed.saying(crate::error::sentence(&error))
+        })?;
+        meter.send_replace(Progress::of(What::Image(name.to_owned())));
         let wanted = task
             .container
             .as_ref()
@@ -89,7 +89,7 @@ impl Imaged {
         let obtaining = images.obtain(reference, policy, container.to_string());
         let image = obtained(obtaining, meter)
             .await
-            .map_err(|error| crate::error::sentence(&error))?;
+            .map_err(|error| error.explanation())?;
         self.brought().insert(container.instance, image);
         Ok(())
     }
@@ -100,9 +100,9 @@ impl Imaged {
         task: &v1::TaskSpec,
         container: ContainerName,
         root: impl FnOnce(Vec<PathBuf>) -> Result<Root, String>,
-    ) -> Result<Launch, String> {
+    ) -> Result<Launch, Explanation> {
         let image = self.brought().remove(&container.instance);
-        let image = image.ok_or("its image was not brought; launch it again")?;
+        let image = image.ok_or_else(|| Cause::new(Code::ImageNotBrought, &[]))?;
         let environment = task.environment.clone().into_iter().collect();
         let wish = Wish {
             shell: &task.shell,

@@ -6,6 +6,7 @@ use argosy_isolation::limits::IoMax;
 use argosy_isolation::{Limits, Tree};
 use argosy_proto::convert;
 use argosy_proto::v1;
+use argosy_state::task::{Code, Explanation};
 
 use super::disks::Disk;
 use super::memory_high;
@@ -29,7 +30,7 @@ pub(super) fn limits(
     task: &v1::TaskSpec,
     defaults: Defaults,
     disk_of: impl Fn(&str) -> Result<Disk, String>,
-) -> Result<Limits, String> {
+) -> Result<Limits, Explanation> {
     let wanted = task.limits.clone().map(convert::limits_from);
     let wanted = wanted.unwrap_or_default();
     let some = |amount: u64| (amount > 0).then_some(amount);
@@ -40,7 +41,8 @@ pub(super) fn limits(
     };
     let mut io_max = Vec::new();
     for limit in wanted.io {
-        let disk = disk_of(&limit.disk).map_err(|why| format!("limits.io: {why}"))?;
+        let disk = disk_of(&limit.disk)
+            .map_err(|why| Explanation::of(Code::DiskUnlimited, &[]).saying(why))?;
         io_max.push(IoMax {
             major: disk.major,
             minor: disk.minor,
@@ -233,6 +235,6 @@ mod tests {
         let refused = limits(&task("mem:1", Some(wanted)), DEFAULTS, |_| {
             Err("no".to_owned())
         });
-        assert_eq!(refused.unwrap_err(), "limits.io: no");
+        assert_eq!(refused.unwrap_err().to_string(), "limits.io: no");
     }
 }

@@ -13,7 +13,7 @@ use argosy_isolation::{
     EntryError, EntryNotice, EntryRequest, Outcome, Probe, ProbeKind, Program, Scheme, Session,
     Streams, Verdict, Work,
 };
-use argosy_state::task::{self, CheckKind};
+use argosy_state::task::{self, CheckKind, Code, Explanation};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
@@ -119,15 +119,15 @@ fn count(check: Kind, asked: &CheckKind, result: &'static str) {
 /// Why a look has not passed.
 #[derive(Debug, PartialEq, Eq)]
 enum NoPass {
-    /// All is not well, or nothing could be asked: in words.
-    Failed(String),
+    /// All is not well, or nothing could be asked.
+    Failed(Explanation),
     /// The session broke off, as it does when the container ends: that says nothing of the task's health.
     Unknown,
 }
 
 impl From<String> for NoPass {
     fn from(reason: String) -> Self {
-        Self::Failed(reason)
+        Self::Failed(reason.into())
     }
 }
 
@@ -136,7 +136,7 @@ impl From<EntryError> for NoPass {
         match error {
             EntryError::Lost | EntryError::Talk { .. } => Self::Unknown,
             EntryError::Spec(_) | EntryError::Garbled { .. } | EntryError::Late { .. } => {
-                Self::Failed(crate::error::sentence(&error))
+                Self::Failed(crate::error::sentence(&error).into())
             }
         }
     }
@@ -213,7 +213,7 @@ async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
             Some(EntryNotice::Ended(outcome)) => {
                 // What it left behind may keep them open.
                 let _ = tokio::time::timeout(REST, output.drain()).await;
-                return Err(words(outcome, &output.last_line()).into());
+                return Err(NoPass::Failed(explanation(outcome, output.last_line())));
             }
             None => {}
         }
@@ -224,16 +224,14 @@ async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
     }
 }
 
-fn words(outcome: Outcome, line: &str) -> String {
+/// How a command ended, and the last line that it wrote.
+fn explanation(outcome: Outcome, line: String) -> Explanation {
     let how = match outcome {
-        Outcome::Exited(code) => format!("it exited with code {code}"),
-        Outcome::Signaled(signal) => format!("signal {signal} ended it"),
-        Outcome::NotStarted => "it was not started".to_owned(),
+        Outcome::Exited(code) => Explanation::of(Code::CheckExited, &[&code]),
+        Outcome::Signaled(signal) => Explanation::of(Code::CheckSignaled, &[&signal]),
+        Outcome::NotStarted => Explanation::of(Code::CheckNotStarted, &[]),
     };
-    match line {
-        "" => how,
-        line => format!("{how}: {line}"),
-    }
+    how.saying(line)
 }
 
 /// What a command says: read, so that it is never held up, and kept for its last line.
@@ -325,9 +323,10 @@ mod tests {
         let output = kept(&[b"one\n", b"cannot\x1b[1m connect\r\n \n"]);
         let line = output.last_line();
         assert_eq!(line, "cannot[1m connect");
-        let told = words(Outcome::Exited(7), &line);
-        assert_eq!(told, "it exited with code 7: cannot[1m connect");
-        assert_eq!(words(Outcome::Signaled(9), ""), "signal 9 ended it");
+        let told = explanation(Outcome::Exited(7), line);
+        assert_eq!(told.to_string(), "it exited with code 7: cannot[1m connect");
+        let told = explanation(Outcome::Signaled(9), String::new());
+        assert_eq!(told.to_string(), "signal 9 ended it");
     }
 
     #[test]

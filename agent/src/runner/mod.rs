@@ -290,7 +290,7 @@ impl Runner {
                 let _slot = shared.fetch_slots.acquire().await;
                 shared.fetch(&start, &meter).await
             };
-            let say = |text| shared.tell(Input::Fetching { instance, text });
+            let say = |what| shared.tell(Input::Fetching { instance, what });
             let result = tokio::select! {
                 // One that is called off takes nothing any more.
                 biased;

@@ -7,10 +7,11 @@ use argosy_isolation::network::cni::Added;
 use argosy_isolation::{Isolation, Network, Root, Spec};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
+use argosy_state::task::{Cause, Code, Explanation};
 
 use super::Shared;
 use super::bridges;
-use super::description::{NEEDS_ROOT, failed, invalid};
+use super::description::{failed, needs_root};
 use super::own_files::{Place, host_name, own_files};
 use crate::broker::Broker;
 use crate::core::{Refusal, Start};
@@ -40,19 +41,14 @@ fn chosen(
     named: Option<&Mode>,
     allows_host: bool,
     own: impl FnOnce() -> Result<(), String>,
-) -> Result<Mode, String> {
+) -> Result<Mode, Cause> {
     match named {
-        Some(Mode::Host(_)) if !allows_host => Err(
-            "container.network: this agent does not allow its host's; its operator does with --allow-host-network"
-                .to_owned(),
-        ),
+        Some(Mode::Host(_)) if !allows_host => Err(Cause::new(Code::HostNetworkForbidden, &[])),
         Some(named) => Ok(named.clone()),
         None => match own() {
             Ok(()) => Ok(Mode::Bridge(v1::BridgeNetwork::default())),
             Err(_) if allows_host => Ok(Mode::Host(v1::HostNetwork {})),
-            Err(why) => Err(format!(
-                "container.network: this agent cannot give a task a network of its own: {why}; ask for none, or have its operator allow the host's with --allow-host-network"
-            )),
+            Err(why) => Err(Cause::new(Code::NetworkUnavailable, &[&why])),
         },
     }
 }
@@ -88,7 +84,7 @@ pub(super) fn network(
     spec: &mut Spec,
 ) -> Result<Option<OwnedFd>, Refusal> {
     let task = start.launch.spec.as_ref();
-    let refused = |why: String| failed(format!("container.network: {why}"));
+    let refused = |why: String| failed(Explanation::of(Code::NetworkFailed, &[]).saying(why));
     let name = host_name(start.key.task.as_str());
     let named = named_network(start).and_then(|network| network.mode.as_ref());
     let allowed = shared.settings.allowed_opt_outs.host_network;
@@ -103,7 +99,7 @@ pub(super) fn network(
         }
         Mode::None(_) if start.group.is_none() => (Network::None, Place::Alone, None),
         Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_) if spec.isolation != Isolation::Full => {
-            return Err(invalid(NEEDS_ROOT));
+            return Err(needs_root());
         }
         Mode::None(_) => {
             let (namespace, _) = shared
@@ -118,8 +114,7 @@ pub(super) fn network(
             (Network::Joined, Place::Own(&addresses), Some(namespace))
         }
         Mode::Cni(_) => {
-            let added =
-                plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
+            let added = plugged.ok_or_else(|| failed(Cause::new(Code::NetworkNotMade, &[])))?;
             addresses.extend(added.addresses.first());
             let place = Place::Own(&addresses);
             (Network::Joined, place, Some(added.namespace))
@@ -224,7 +219,7 @@ mod tests {
         assert_eq!(chosen(None, true, cannot), Ok(host.clone()));
         assert_eq!(chosen(Some(&host), true, can), Ok(host.clone()));
         for refused in [chosen(None, false, cannot), chosen(Some(&host), false, can)] {
-            let why = refused.unwrap_err();
+            let why = refused.unwrap_err().to_string();
             assert!(why.starts_with("container.network: this agent"), "{why}");
             assert!(why.ends_with("with --allow-host-network"), "{why}");
         }

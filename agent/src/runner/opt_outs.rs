@@ -6,14 +6,14 @@ use argosy_isolation::Capabilities;
 use argosy_isolation::profile::Walls;
 use argosy_proto::convert;
 use argosy_proto::v1;
-use argosy_state::task::OptOuts;
+use argosy_state::task::{Code, Explanation, OptOuts};
 
-/// The walls around a task, or in words why it may not have so few. `confines` says whether this agent's tasks have any.
+/// The walls around a task, or why it may not have so few. `confines` says whether this agent's tasks have any.
 pub(super) fn walls(
     task: &v1::TaskSpec,
     allowed: &OptOuts,
     confines: bool,
-) -> Result<Walls, String> {
+) -> Result<Walls, Explanation> {
     let container = task.container.as_ref();
     let asked = container.and_then(|container| container.opt_outs.clone());
     let asked = OptOuts {
@@ -26,15 +26,10 @@ pub(super) fn walls(
         return Ok(Walls::ALL);
     }
     if !confines {
-        return Err(
-            "container.opt_outs: this agent's tasks have no profile that they could be let off; leave it out, or ask for an agent that isolates in full"
-                .to_owned(),
-        );
+        return Err(Explanation::of(Code::OptOutsUnavailable, &[]));
     }
     if let Some((what, flag)) = asked.beyond(allowed) {
-        return Err(format!(
-            "container.opt_outs: this agent does not allow {what}; its operator does with {flag}"
-        ));
+        return Err(Explanation::of(Code::OptOutForbidden, &[&what, &flag]));
     }
     let names = asked.capabilities.iter().map(|one| one.name());
     let capabilities = Capabilities::named(names)
@@ -104,15 +99,20 @@ mod tests {
     #[test]
     fn what_is_not_allowed_is_refused_by_the_flag_that_would_allow_it() {
         let refused = walls(&asking(&all()), &OptOuts::default(), true).unwrap_err();
-        assert!(refused.contains("--allow-capabilities CHOWN"), "{refused}");
+        assert!(
+            refused.to_string().contains("--allow-capabilities CHOWN"),
+            "{refused}"
+        );
         let refused = walls(&asking(&all()), &all(), false).unwrap_err();
-        assert!(refused.contains("no profile"), "{refused}");
+        assert!(refused.to_string().contains("no profile"), "{refused}");
         let mut unknown = asking(&all());
         let container = unknown.container.as_mut().unwrap();
         container.opt_outs.as_mut().unwrap().capabilities = vec!["SYS_ADMIN".to_owned()];
         let refused = walls(&unknown, &all(), true).unwrap_err();
         assert!(
-            refused.starts_with("container.opt_outs.capabilities"),
+            refused
+                .to_string()
+                .starts_with("container.opt_outs.capabilities"),
             "{refused}"
         );
     }

@@ -15,10 +15,11 @@ use argosy_isolation::network::cni::{Added, Cni, List};
 use argosy_isolation::{ContainerId, Isolation, crash};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
+use argosy_state::task::{Code, Explanation};
 use tokio::sync::Semaphore;
 
 use super::bridges::publications;
-use super::description::{NEEDS_ROOT, failed, invalid};
+use super::description::{failed, needs_root};
 use crate::broker::Broker;
 use crate::core::{ContainerName, Refusal, Start};
 use crate::error::{RunError, sentence};
@@ -90,7 +91,7 @@ impl Plugs {
     ) -> Result<Added, String> {
         let list = self.list(list)?;
         let added = self.cni.add(&id(name), list, ports);
-        added.map_err(|error| format!("container.network.cni: {}", sentence(&error)))
+        added.map_err(|error| sentence(&error))
     }
 
     /// Has plugins take back what they gave to a container.
@@ -125,7 +126,7 @@ impl Plugs {
                 [] => "none: its operator names a folder of them with --cni-config".to_owned(),
                 some => some.join(", "),
             };
-            format!("container.network.cni: this agent has no network {name:?}; it has {others}")
+            format!("this agent has no network {name:?}; it has {others}")
         })
     }
 }
@@ -169,14 +170,15 @@ impl Plugged {
             return Ok(None);
         };
         if isolation != Isolation::Full {
-            return Err(invalid(NEEDS_ROOT));
+            return Err(needs_root());
         }
         let list = wanted.name.clone();
         let ports = publications(&wanted.published);
         let name = start.name;
         self.holders().insert(name);
         let added = self.apart(move |broker| broker.plug(name, list, ports));
-        added.await.map(Some).map_err(failed)
+        let added = added.await.map(Some);
+        added.map_err(|why| failed(Explanation::of(Code::PluginsFailed, &[]).saying(why)))
     }
 
     /// Has plugins take back what they gave to a container that is gone. Nothing is wrong if that is nothing.
@@ -289,7 +291,7 @@ mod tests {
         assert_eq!(plugged.list("blue").unwrap().name(), "blue");
         assert_eq!(
             plugged.list("red").unwrap_err(),
-            "container.network.cni: this agent has no network \"red\"; it has blue, green"
+            "this agent has no network \"red\"; it has blue, green"
         );
         let none = Plugs::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
         let refused = none.list("red").unwrap_err();

@@ -5,7 +5,7 @@
 use argosy_isolation::ResourceLimit;
 use argosy_proto::convert;
 use argosy_proto::v1;
-use argosy_state::task::{Beyond, Sizes};
+use argosy_state::task::{Beyond, Cause, Code, Sizes};
 
 const MIB: u64 = 1024 * 1024;
 /// Open files of a process whose task asks for no other number.
@@ -34,8 +34,8 @@ pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
     }
 }
 
-/// Sizes of a task's container, or in words why it cannot have them.
-pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerSizes, String> {
+/// Sizes of a task's container, or why it cannot have them.
+pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerSizes, Cause> {
     let container = task.container.as_ref();
     let asked = convert::sizes_from(container.and_then(|container| container.sizes));
     match asked.beyond(largest) {
@@ -46,16 +46,15 @@ pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerS
         }),
         Some(Beyond {
             field, most: None, ..
-        }) => Err(format!(
-            "container.sizes.{field}: this agent's tasks have no such size of their own; leave it out, or ask for an agent that isolates in full"
-        )),
+        }) => Err(Cause::new(Code::SizeUnavailable, &[&field])),
         Some(Beyond {
             field,
             asked,
             most: Some(most),
             flag,
-        }) => Err(format!(
-            "container.sizes.{field}: {asked} is more than this agent's {most}; ask for less, or have its operator start it with {flag}"
+        }) => Err(Cause::new(
+            Code::SizeTooLarge,
+            &[&field, &asked, &most, &flag],
         )),
     }
 }
@@ -99,10 +98,10 @@ mod tests {
             shm_bytes: Some((1 << 20) + 1),
             ..Sizes::default()
         });
-        let why = of_task(&greedy, &most).unwrap_err();
+        let why = of_task(&greedy, &most).unwrap_err().to_string();
         assert!(why.contains("container.sizes.shm_bytes: 1048577"), "{why}");
         assert!(why.contains("--max-shm-size 2M"), "{why}");
-        let why = of_task(&greedy, &Sizes::default()).unwrap_err();
+        let why = of_task(&greedy, &Sizes::default()).unwrap_err().to_string();
         assert!(why.contains("isolates in full"), "{why}");
     }
 

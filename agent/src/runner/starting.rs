@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use argosy_isolation::{Container, crash};
 use argosy_proto::v1;
+use argosy_state::task::{Code, Explanation};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -157,6 +158,6 @@ impl Shared {
 pub(super) fn called_off() -> Refusal {
     Refusal {
         reason: v1::Reason::KilledDuringLaunch,
-        text: "killed before its command was started".to_owned(),
+        why: Explanation::of(Code::KilledBeforeStart, &[]),
     }
 }

@@ -11,6 +11,7 @@ use argosy_isolation::network::cni::Added;
 use argosy_isolation::{BootTime, ContainerId, Group, User, crash};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
+use argosy_state::task::Explanation;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +28,7 @@ impl Shared {
         self: &Arc<Self>,
         start: &Start,
         meter: &watch::Sender<Progress>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Explanation> {
         let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
@@ -57,12 +58,12 @@ impl Shared {
         crash::passed("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
-        let result = result.map_err(|error| crate::error::sentence(&error));
+        let result = result.map_err(|error| error.explanation());
         let usage = match disk::enforced_bytes(self.enforcement, &spec) {
             Some(_) => self.disk_usage(&start.key, start.name).await,
             None => None,
         };
-        let result = result.and_then(|()| disk::judge(usage));
+        let result = result.and_then(|()| Ok(disk::judge(usage)?));
         result.inspect_err(|_| {
             metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
         })

@@ -6,6 +6,7 @@ use argosy_isolation::{Secret, Volume, VolumeSource};
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 use argosy_state::ids::Role;
+use argosy_state::task::{Cause, Code, Explanation};
 
 use super::description::{failed, invalid};
 use crate::broker::Broker;
@@ -20,9 +21,7 @@ pub(super) fn volumes(
     broker: &Broker,
 ) -> Result<Vec<Volume>, Refusal> {
     if !task.volumes.is_empty() && !settings.profile {
-        return Err(failed(
-            "volumes: this agent mounts nothing for its tasks, as it does not isolate in full; ask another agent, or start it as root with --isolation full",
-        ));
+        return Err(failed(Cause::new(Code::VolumesUnavailable, &[])));
     }
     let volumes = task.volumes.iter();
     volumes
@@ -36,16 +35,17 @@ pub(super) fn volumes(
                         VolumeSource::Tmpfs { bytes: *bytes }
                     }
                     Some(Source::Secret(name)) => {
-                        broker.check_secret(role, name).map_err(failed)?;
+                        broker.check_secret(role, name).map_err(|why| {
+                            let secret = Explanation::of(Code::SecretUnavailable, &[name, &role]);
+                            failed(secret.saying(why))
+                        })?;
                         let folder = settings.secret_folder.clone().unwrap_or_default();
                         let name = Path::new(role).join(name);
                         VolumeSource::Secret(Secret { folder, name })
                     }
                     None => {
                         let path = &volume.container_path;
-                        return Err(invalid(format!(
-                            "volumes: {path:?} is of a kind that this release does not know"
-                        )));
+                        return Err(invalid(Cause::new(Code::VolumeUnknown, &[path])));
                     }
                 },
             })
@@ -53,21 +53,17 @@ pub(super) fn volumes(
         .collect()
 }
 
-/// The secret of this name that the operator keeps for the role.
+/// The secret of this name that the operator keeps for the role; the words say why not.
 pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
-    let which = format!("volumes: the secret {name:?} of role {role:?}");
     let Some(folder) = folder else {
-        return Err(format!(
-            "{which}: this agent has no secrets; ask another agent, or start it with --secret-folder"
-        ));
+        let why = "this agent has no secrets; ask another agent, or start it with --secret-folder";
+        return Err(why.to_owned());
     };
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
-        return Err(format!(
-            "{which}: a secret's name is no path; give a plain name"
-        ));
+        return Err("a secret's name is no path; give a plain name".to_owned());
     }
     if let Err(wrong) = Role::new(role) {
-        return Err(format!("{which}: {wrong}"));
+        return Err(wrong.to_string());
     }
     let secret = Secret {
         folder: folder.to_owned(),
@@ -79,7 +75,7 @@ pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Se
         Err(error) => {
             let file = folder.join(&secret.name);
             Err(format!(
-                "{which}: {}; the agent's operator keeps it in {}",
+                "{}; the agent's operator keeps it in {}",
                 crate::error::sentence(&error),
                 file.display()
             ))
@@ -117,10 +113,6 @@ mod tests {
         ] {
             let text = of(role, name).unwrap_err();
             let file = folder.path().join(role).join(name);
-            assert!(
-                text.contains(&format!("{name:?} of role {role:?}")),
-                "{text}"
-            );
             assert!(
                 text.ends_with(&format!("keeps it in {}", file.display())),
                 "{text}"

@@ -1,10 +1,15 @@
 //! One container's task: waits for its supervisor's notices, passes wishes on.
 
+use std::fmt;
 use std::time::Duration;
 
-use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop, crash};
+use argosy_isolation::shortage::mebibytes;
+use argosy_isolation::{
+    BootTime, Container, Exit, Handle, MemoryShortage, Notice, Outcome, ShortOf, Stop, crash,
+};
 use argosy_state::ids::Timestamp;
-use argosy_state::task::Capability;
+use argosy_state::task::{Capability, Code, Explanation};
+use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -30,13 +35,12 @@ pub(super) async fn watch(
 
 async fn attend(shared: &Shared, name: ContainerName, container: Container, control: &Control) {
     let instance = name.instance;
-    let lost = |why: String| Input::Lost { instance, why };
+    let lost = |why: Explanation| Input::Lost { instance, why };
     let mut socket = match watched(container, Interest::READABLE) {
         Ok(socket) => socket,
         Err(error) => {
-            return shared
-                .tell(lost(format!("cannot watch its supervisor: {error}")))
-                .await;
+            let unwatched = Explanation::of(Code::SupervisorUnwatched, &[]);
+            return shared.tell(lost(unwatched.saying(error.to_string()))).await;
         }
     };
     let mut due = Due::default();
@@ -65,12 +69,16 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                 return;
             }
             Ok(None) => {}
-            Err(error) => return shared.tell(lost(crate::error::sentence(&error))).await,
+            Err(error) => {
+                return shared
+                    .tell(lost(crate::error::sentence(&error).into()))
+                    .await;
+            }
         }
         tokio::select! {
             ready = socket.readable() => match ready {
                 Ok(mut guard) => guard.clear_ready(),
-                Err(error) => return shared.tell(lost(error.to_string())).await,
+                Err(error) => return shared.tell(lost(error.to_string().into())).await,
             },
             () = control.changed.notified() => due.pass_on(socket.get_ref(), control, instance),
             () = at(due.again) => due.pass_on(socket.get_ref(), control, instance),
@@ -191,27 +199,144 @@ pub(super) fn ended(exit: Exit) -> Ended {
             Stop::StopAfter => StopCause::StopAfter,
         }),
         out_of_memory: exit.out_of_memory,
-        text: match exit.lacks_capability {
-            true => format!("{}; {}", exit.reason, lacking()),
-            false => exit.reason,
-        },
+        why: explanation(exit),
     }
 }
 
-/// What helps a command that may not change an owner or a user.
-fn lacking() -> String {
-    let set = Capability::SERVER_NAME;
-    format!(
-        "its output says that it may not change an owner or a user: the security options for servers that do so as root are \
-         --capability {set} of argosy run, which the agent must allow with --allow-capabilities {set}"
-    )
+/// How a command ended, why processes of it were killed, and what helps one that may not change an owner or a user.
+fn explanation(exit: Exit) -> Explanation {
+    let how = |[by_itself, ordered, stop_after]: [Code; 3], number: &dyn fmt::Display| {
+        let code = match exit.stop {
+            None => by_itself,
+            Some(Stop::Ordered) => ordered,
+            Some(Stop::StopAfter) => stop_after,
+        };
+        Explanation::of(code, &[number])
+    };
+    let mut why = match exit.outcome {
+        Outcome::Exited(code) => how(
+            [Code::Exited, Code::ExitedOrdered, Code::ExitedStopAfter],
+            &code,
+        ),
+        Outcome::Signaled(number) => {
+            let name = Signal::try_from(number).map(|signal| format!(" ({signal})"));
+            how(
+                [
+                    Code::Signaled,
+                    Code::SignaledOrdered,
+                    Code::SignaledStopAfter,
+                ],
+                &format_args!("{number}{}", name.unwrap_or_default()),
+            )
+        }
+        // In the words of who would have started it, with all that is known.
+        Outcome::NotStarted => return exit.reason.into(),
+    };
+    if let Some(shortage) = exit.memory_shortage {
+        why = why.then(shortage_explained(&shortage));
+    }
+    if exit.lacks_capability {
+        let set = Capability::SERVER_NAME;
+        why = why.then(Explanation::of(Code::OwnerUnchanged, &[&set, &set]));
+    }
+    why
+}
+
+fn shortage_explained(shortage: &MemoryShortage) -> Explanation {
+    let is_own = shortage.of == ShortOf::Container;
+    let code = |own: Code, host: Code| if is_own { own } else { host };
+    let [used, limit] =
+        [shortage.used_bytes, shortage.limit_bytes].map(|bytes| bytes.map(mebibytes));
+    let whose = match (used, limit) {
+        (Some(used), Some(limit)) => Explanation::of(
+            code(Code::OutOfMemoryOf, Code::HostOutOfMemoryOf),
+            &[&used, &limit],
+        ),
+        (Some(used), None) => Explanation::of(
+            code(Code::OutOfMemoryUsed, Code::HostOutOfMemoryUsed),
+            &[&used],
+        ),
+        (None, Some(limit)) => Explanation::of(
+            code(Code::OutOfMemoryLimit, Code::HostOutOfMemoryLimit),
+            &[&limit],
+        ),
+        (None, None) => Explanation::of(code(Code::OutOfMemory, Code::HostOutOfMemory), &[]),
+    };
+    whose.then(match shortage.killed {
+        1 => Explanation::of(Code::ProcessKilled, &[]),
+        count => Explanation::of(Code::ProcessesKilled, &[&count]),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use argosy_isolation::{ContainerId, Process};
+    use argosy_isolation::{ContainerId, Process, Usage};
 
     use super::*;
+
+    fn exit(outcome: Outcome, stop: Option<Stop>, shortage: Option<MemoryShortage>) -> Exit {
+        Exit {
+            outcome,
+            reason: "was not started".to_owned(),
+            stop,
+            out_of_memory: shortage.is_some(),
+            memory_shortage: shortage,
+            lacks_capability: false,
+            nothing_left: false,
+            usage: Usage::default(),
+            finished_at_ms: 0,
+        }
+    }
+
+    fn explained(outcome: Outcome, stop: Option<Stop>) -> String {
+        let why = explanation(exit(outcome, stop, None));
+        assert_eq!((why.causes.len(), why.detail.as_str()), (1, ""));
+        why.to_string()
+    }
+
+    #[test]
+    fn an_end_is_explained_by_codes() {
+        use Outcome::{Exited, Signaled};
+        assert_eq!(explained(Exited(7), None), "exited with code 7");
+        assert_eq!(
+            explained(Signaled(15), Some(Stop::Ordered)),
+            "killed by signal 15 (SIGTERM) after it was told to end"
+        );
+        assert_eq!(
+            explained(Signaled(64), Some(Stop::StopAfter)),
+            "killed by signal 64 because the agent did not renew its stop_after deadline"
+        );
+        let said = explanation(exit(Outcome::NotStarted, None, None));
+        assert_eq!(said, Explanation::from("was not started"));
+        let mut lacks = exit(Exited(1), None, None);
+        lacks.lacks_capability = true;
+        let lacks = explanation(lacks);
+        assert_eq!(lacks.causes[1].code, "owner-unchanged");
+        assert_eq!(lacks.causes[1].arguments, ["SERVER", "SERVER"]);
+    }
+
+    #[test]
+    fn a_shortage_of_memory_is_explained_as_its_container_says_it() {
+        for of in [ShortOf::Container, ShortOf::Host] {
+            for (used, limit) in [
+                (None, None),
+                (Some(1), None),
+                (None, Some(2)),
+                (Some(1), Some(2)),
+            ] {
+                let bytes = |mib: u64| mib << 20;
+                let shortage = MemoryShortage {
+                    of,
+                    limit_bytes: limit.map(bytes),
+                    used_bytes: used.map(bytes),
+                    killed: used.unwrap_or(2),
+                };
+                let why = explanation(exit(Outcome::Exited(1), None, Some(shortage)));
+                assert_eq!(why.to_string(), format!("exited with code 1; {shortage}"));
+                assert!(why.detail.is_empty());
+            }
+        }
+    }
 
     #[test]
     fn a_jump_of_the_wall_clock_moves_no_start() {

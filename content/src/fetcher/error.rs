@@ -1,55 +1,69 @@
 //! Why a file could not be brought.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::uri::ShownUri;
+use argosy_state::task::{Code, Explanation};
 
 use super::reach::Refusal;
+use crate::sources;
 
-/// Why a file could not be brought. Every message names the URI, without its secrets.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+/// Why a file could not be brought. Every one names the URI, without its secrets.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "their causes say it")]
 pub enum FetchError {
-    #[error("cannot fetch {uri:?}: {rule}")]
-    Invalid { uri: ShownUri, rule: String },
-    #[error("cannot fetch {uri:?}")]
-    Open { uri: ShownUri, source: io::Error },
-    #[error("cannot fetch {uri:?}")]
+    Invalid {
+        uri: ShownUri,
+        rule: String,
+    },
+    Open {
+        uri: ShownUri,
+        source: io::Error,
+    },
     Get {
         uri: ShownUri,
         source: reqwest::Error,
     },
-    #[error("cannot fetch {uri:?}: {refusal}")]
-    Refused { uri: ShownUri, refusal: Refusal },
-    #[error("cannot fetch {uri:?}: the server answered {status}")]
-    Status { uri: ShownUri, status: u16 },
-    #[error("cannot fetch {uri:?}: nothing came for {limit:?}")]
-    Stalled { uri: ShownUri, limit: Duration },
-    #[error(
-        "cannot fetch {uri:?}: the agent does not trust its server, {why}: renew its certificate, or start the agent \
-         with SSL_CERT_FILE, a file of authorities that lists the one that signed it"
-    )]
-    Untrusted { uri: ShownUri, why: String },
-    #[error("cannot fetch {uri:?}: it is larger than the limit of {limit_bytes} bytes")]
-    TooLarge { uri: ShownUri, limit_bytes: u64 },
-    #[error("{uri:?} is not what was asked for: its SHA-256 is {found}, not {wanted}")]
+    Refused {
+        uri: ShownUri,
+        refusal: Refusal,
+    },
+    Status {
+        uri: ShownUri,
+        status: u16,
+    },
+    Stalled {
+        uri: ShownUri,
+        limit: Duration,
+    },
+    Untrusted {
+        uri: ShownUri,
+        why: String,
+    },
+    TooLarge {
+        uri: ShownUri,
+        limit_bytes: u64,
+    },
     Digest {
         uri: ShownUri,
         wanted: String,
         found: String,
     },
-    /// In the words of the process that asks servers.
-    #[error("{why}")]
-    Service { why: String },
+    /// As the process that asks servers explains it.
+    Service {
+        why: Explanation,
+    },
     /// What was fetched once for several failed once for all.
-    #[error(transparent)]
     Shared(Arc<FetchError>),
-    #[error("cannot extract {uri:?}: {rule}")]
-    Archive { uri: ShownUri, rule: String },
-    #[error("cannot fetch {uri:?} to {path}")]
+    Archive {
+        uri: ShownUri,
+        rule: String,
+    },
     Write {
         uri: ShownUri,
         path: PathBuf,
@@ -57,10 +71,81 @@ pub enum FetchError {
     },
 }
 
+/// A URI as sentences have it between quotation marks.
+fn escaped(uri: &ShownUri) -> String {
+    uri.to_string().escape_debug().to_string()
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.own().fmt(formatter)
+    }
+}
+
+impl Error for FetchError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Open { source, .. } | Self::Write { source, .. } => Some(source),
+            Self::Get { source, .. } => Some(source),
+            Self::Shared(error) => error.source(),
+            Self::Invalid { .. }
+            | Self::Refused { .. }
+            | Self::Status { .. }
+            | Self::Stalled { .. }
+            | Self::Untrusted { .. }
+            | Self::TooLarge { .. }
+            | Self::Digest { .. }
+            | Self::Service { .. }
+            | Self::Archive { .. } => None,
+        }
+    }
+}
+
 /// How the library of TLS begins to say why it does not trust a server.
 const DISTRUST: &str = "invalid peer certificate";
 
 impl FetchError {
+    /// Why, without what its source says.
+    fn own(&self) -> Explanation {
+        let plain = |code: Code, uri: &ShownUri| Explanation::of(code, &[&escaped(uri)]);
+        match self {
+            Self::Invalid { uri, rule } => plain(Code::FetchInvalid, uri).saying(rule),
+            Self::Open { uri, .. } => plain(Code::FetchUnread, uri),
+            Self::Get { uri, .. } => plain(Code::FetchFailed, uri),
+            Self::Refused { uri, refusal } => {
+                plain(Code::FetchForbidden, uri).saying(refusal.to_string())
+            }
+            Self::Status { uri, status } => {
+                Explanation::of(Code::FetchStatus, &[&escaped(uri), status])
+            }
+            Self::Stalled { uri, limit } => Explanation::of(
+                Code::FetchStalled,
+                &[&escaped(uri), &format_args!("{limit:?}")],
+            ),
+            Self::Untrusted { uri, why } => {
+                Explanation::of(Code::FetchUntrusted, &[&escaped(uri), why])
+            }
+            Self::TooLarge { uri, limit_bytes } => {
+                Explanation::of(Code::FetchTooLarge, &[&escaped(uri), limit_bytes])
+            }
+            Self::Digest { uri, wanted, found } => {
+                Explanation::of(Code::FetchDigest, &[&escaped(uri), found, wanted])
+            }
+            Self::Service { why } => why.clone(),
+            Self::Shared(error) => error.own(),
+            Self::Archive { uri, rule } => plain(Code::FetchArchive, uri).saying(rule),
+            Self::Write { uri, path, .. } => {
+                Explanation::of(Code::FetchUnwritten, &[&escaped(uri), &path.display()])
+            }
+        }
+    }
+
+    /// Why, as its task is told it.
+    #[must_use]
+    pub fn explanation(&self) -> Explanation {
+        self.own().saying(sources(self))
+    }
+
     /// Why there is no answer, or none to its end.
     pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
         let shown = ShownUri::of(uri);

@@ -37,7 +37,7 @@ pub(crate) use download::{Downloads, client};
 pub use error::FetchError;
 use local::Reader;
 use origin::{Downloading, Origin, Rights, is_of_the_web};
-pub use progress::{Progress, TELL_EVERY, tell};
+pub use progress::{Progress, TELL_EVERY, What, tell};
 pub use reach::{FetchAllow, Reach, Refusal};
 pub(crate) use reach::{Policy, Purpose};
 pub(crate) use sink::Wanted;
@@ -129,10 +129,8 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         for uri in uris {
             let name = output_name(uri)?;
-            meter.send_replace(Progress::of(format!(
-                "fetching {}",
-                ShownUri::of(&uri.value)
-            )));
+            let shown = ShownUri::of(&uri.value).to_string();
+            meter.send_replace(Progress::of(What::File(shown)));
             self.fetch(uri, sandbox, &name, whose, meter).await?;
         }
         Ok(())
@@ -164,10 +162,8 @@ impl Fetcher {
         };
         crash::passed("fetch.draft-written");
         if uri.extract {
-            meter.send_replace(Progress::of(format!(
-                "unpacking {}",
-                ShownUri::of(&uri.value)
-            )));
+            let shown = ShownUri::of(&uri.value).to_string();
+            meter.send_replace(Progress::of(What::Archive(shown)));
             return self
                 .extract(uri, sandbox, name, (file, &fetched), whose)
                 .await;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use argosy_state::task::{Code, Explanation};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -14,33 +15,56 @@ pub const TELL_EVERY: Duration = Duration::from_secs(5);
 /// What is being brought now, and how much of it is here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// As "fetching http://…"; empty if nothing is.
-    pub what: String,
+    /// `None` if nothing comes.
+    pub what: Option<What>,
     /// What of it is here.
     pub done_bytes: u64,
     /// 0 if nobody has said.
     pub total_bytes: u64,
 }
 
+/// What comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A file, by its URI without secrets.
+    File(String),
+    /// What is in a file that is here.
+    Archive(String),
+    /// An image, by its name.
+    Image(String),
+}
+
 impl Progress {
     /// One that begins.
-    pub fn of(what: String) -> Self {
+    pub fn of(what: What) -> Self {
         Self {
-            what,
+            what: Some(what),
             ..Self::default()
         }
     }
 
-    fn in_words(&self) -> String {
+    fn explanation(&self) -> Explanation {
         let Self {
             what,
             done_bytes,
             total_bytes,
         } = self;
+        let ([begun, so_far, of], name) = match what {
+            Some(What::File(uri)) => (
+                [Code::FetchingFile, Code::FetchingSoFar, Code::FetchingOf],
+                uri,
+            ),
+            Some(What::Archive(uri)) => ([Code::UnpackingFile; 3], uri),
+            Some(What::Image(name)) => (
+                [Code::PullingImage, Code::PullingSoFar, Code::PullingOf],
+                name,
+            ),
+            None => return Explanation::default(),
+        };
         match (*done_bytes, *total_bytes) {
-            (0, 0) => what.clone(),
-            (done, 0) => format!("{what}: {} so far", mib(done)),
-            (done, total) => format!("{what}: {} of {}", mib(done), mib(total)),
+            (0, 0) => Explanation::of(begun, &[name]),
+            (done, 0) => Explanation::of(so_far, &[name, &mib(done)]),
+            (done, total) => Explanation::of(of, &[name, &mib(done), &mib(total)]),
         }
     }
 }
@@ -55,17 +79,17 @@ fn mib(bytes: u64) -> String {
 pub async fn tell<F: Future<Output = ()>>(
     meter: watch::Receiver<Progress>,
     every: Duration,
-    mut said: impl FnMut(String) -> F,
+    mut said: impl FnMut(Explanation) -> F,
 ) -> std::convert::Infallible {
     let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = String::new();
+    let mut last = Explanation::default();
     loop {
         ticks.tick().await;
-        let words = meter.borrow().in_words();
-        if words != last {
-            last.clone_from(&words);
-            said(words).await;
+        let now = meter.borrow().explanation();
+        if now != last {
+            last.clone_from(&now);
+            said(now).await;
         }
     }
 }
@@ -80,31 +104,32 @@ mod tests {
         Progress {
             done_bytes,
             total_bytes,
-            ..Progress::of("fetching x".to_owned())
+            ..Progress::of(What::File("x".to_owned()))
         }
     }
 
     #[test]
     fn what_is_not_known_is_not_said() {
-        assert_eq!(at(0, 0).in_words(), "fetching x");
-        assert_eq!(at(3 << 19, 0).in_words(), "fetching x: 1.5 MiB so far");
-        let almost = at((100 << 20) - 1, 100 << 20).in_words();
+        let told = |done, total| at(done, total).explanation().to_string();
+        assert_eq!(told(0, 0), "fetching x");
+        assert_eq!(told(3 << 19, 0), "fetching x: 1.5 MiB so far");
+        let almost = told((100 << 20) - 1, 100 << 20);
         assert_eq!(almost, "fetching x: 99.9 MiB of 100.0 MiB");
     }
 
     #[tokio::test]
     async fn what_has_not_changed_is_not_told_again() {
         let (meter, seen) = watch::channel(Progress::default());
-        let (words, mut told) = mpsc::unbounded_channel();
-        let telling = tell(seen, Duration::from_millis(1), |text| {
-            words.send(text).unwrap();
+        let (said, mut told) = mpsc::unbounded_channel();
+        let telling = tell(seen, Duration::from_millis(1), |now| {
+            said.send(now).unwrap();
             std::future::ready(())
         });
         let listening = async {
             for done in [1, 2] {
                 let now = at(done << 20, 4 << 20);
                 meter.send_replace(now.clone());
-                assert_eq!(told.recv().await, Some(now.in_words()));
+                assert_eq!(told.recv().await, Some(now.explanation()));
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 assert!(told.is_empty());
             }

@@ -450,7 +450,7 @@ async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
         });
         let is_half = |now: &Progress| (now.done_bytes, now.total_bytes) == (50, 100);
         let now = seen.wait_for(is_half).await.unwrap().clone();
-        assert_eq!(now.what, format!("fetching {base}/half"));
+        assert_eq!(now.what, Some(What::File(format!("{base}/half"))));
         waiting.push(fetching);
     }
     gate.notify_one();

@@ -1,18 +1,20 @@
 //! Why an image cannot be had. Every sentence says what, where, and what to do.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use argosy_proto::remedy;
+use argosy_state::task::{Code, Explanation};
 
 use super::digest::Digest;
 use crate::fetcher::Refusal;
+use crate::sources;
 
 /// Why an image could not be brought. All who waited for the same pull get the same.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("cannot bring the image {image}")]
+#[derive(Debug, Clone)]
 pub struct PullError {
     /// Its full name.
     pub image: String,
@@ -21,18 +23,14 @@ pub struct PullError {
 }
 
 /// What went wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Fault {
     /// The operator lets no image be taken from there.
-    #[error(
-        "{path} is not below a folder that images may be taken from: the agent must be told of one by --image-folder"
-    )]
     Forbidden {
         /// As it was named.
         path: PathBuf,
     },
     /// A file of this host cannot be read.
-    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -40,7 +38,6 @@ pub enum Fault {
         source: io::Error,
     },
     /// A folder or archive is no OCI layout, or lacks something.
-    #[error("{path} is no usable OCI image layout: {rule}")]
     Layout {
         /// The folder or archive.
         path: PathBuf,
@@ -48,7 +45,6 @@ pub enum Fault {
         rule: String,
     },
     /// The store cannot be written.
-    #[error("cannot write {path}; {}", remedy::of_failed_write(source))]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -56,7 +52,6 @@ pub enum Fault {
         source: io::Error,
     },
     /// The file of credentials is of no use.
-    #[error("cannot use the credentials in {path}: {rule}")]
     Credentials {
         /// The file.
         path: PathBuf,
@@ -64,7 +59,6 @@ pub enum Fault {
         rule: String,
     },
     /// A server cannot be asked at all.
-    #[error("cannot ask {url}: {rule}")]
     Unaskable {
         /// What was to be asked for.
         url: String,
@@ -72,7 +66,6 @@ pub enum Fault {
         rule: String,
     },
     /// A server may not be asked.
-    #[error("cannot get {url}: {refusal}")]
     Refused {
         /// What was asked for.
         url: String,
@@ -80,7 +73,6 @@ pub enum Fault {
         refusal: Refusal,
     },
     /// A server could not be reached, or broke off.
-    #[error("cannot get {url}")]
     Get {
         /// What was asked for.
         url: String,
@@ -88,7 +80,6 @@ pub enum Fault {
         source: reqwest::Error,
     },
     /// A server refused.
-    #[error("cannot get {url}: the server answered {status}{remedy}")]
     Status {
         /// What was asked for.
         url: String,
@@ -100,7 +91,6 @@ pub enum Fault {
         retry_after_s: Option<u64>,
     },
     /// A registry asks for something that we do not have or do not do.
-    #[error("the registry {registry} cannot be logged in to: {rule}")]
     Login {
         /// Its name.
         registry: String,
@@ -108,7 +98,6 @@ pub enum Fault {
         rule: String,
     },
     /// A server went silent.
-    #[error("cannot get {url}: nothing came for {seconds} s")]
     Stalled {
         /// What was asked for.
         url: String,
@@ -116,7 +105,6 @@ pub enum Fault {
         seconds: u64,
     },
     /// Something is larger than it may be.
-    #[error("{what} is larger than the limit of {limit_bytes} bytes")]
     TooLarge {
         /// A manifest, a configuration or all layers.
         what: String,
@@ -124,7 +112,6 @@ pub enum Fault {
         limit_bytes: u64,
     },
     /// There is more than a container can take.
-    #[error("it has {count} layers; at most {limit} can be put on each other")]
     TooManyLayers {
         /// How many.
         count: usize,
@@ -132,7 +119,6 @@ pub enum Fault {
         limit: usize,
     },
     /// A content has not the announced size.
-    #[error("{what} must have {wanted_bytes} bytes, and {found_bytes} came")]
     WrongSize {
         /// Which content.
         what: String,
@@ -142,9 +128,6 @@ pub enum Fault {
         found_bytes: u64,
     },
     /// A content is not the announced one.
-    #[error(
-        "{what} must have the digest {wanted}, and has {found}: it was damaged or tampered with"
-    )]
     WrongDigest {
         /// Which content.
         what: String,
@@ -154,7 +137,6 @@ pub enum Fault {
         found: Digest,
     },
     /// A document is not what it must be.
-    #[error("{what} is not valid: {rule}")]
     Malformed {
         /// Which document.
         what: String,
@@ -162,21 +144,18 @@ pub enum Fault {
         rule: String,
     },
     /// There is nothing for this host.
-    #[error("it is not made for {wanted}, only for {offered}")]
     Platform {
         /// This host's.
         wanted: String,
         /// Those of the image.
         offered: String,
     },
-    /// In the words of the process that asks registries.
-    #[error("{why}")]
+    /// As the process that asks registries explains it.
     Service {
-        /// A sentence.
-        why: String,
+        /// Why.
+        why: Explanation,
     },
     /// A layer could not be unpacked.
-    #[error("cannot unpack the layer {layer}")]
     Unpack {
         /// Its blob.
         layer: Digest,
@@ -185,7 +164,125 @@ pub enum Fault {
     },
 }
 
+impl PullError {
+    /// Why, as its task is told it.
+    #[must_use]
+    pub fn explanation(&self) -> Explanation {
+        Explanation::of(Code::ImageFailed, &[&self.image]).then(self.source.explanation())
+    }
+}
+
+impl fmt::Display for PullError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Explanation::of(Code::ImageFailed, &[&self.image]).fmt(formatter)
+    }
+}
+
+impl Error for PullError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.own().fmt(formatter)
+    }
+}
+
+impl Error for Fault {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Read { source, .. } | Self::Write { source, .. } => Some(source),
+            Self::Get { source, .. } => Some(source),
+            Self::Unpack { source, .. } => Some(source),
+            Self::Forbidden { .. }
+            | Self::Layout { .. }
+            | Self::Credentials { .. }
+            | Self::Unaskable { .. }
+            | Self::Refused { .. }
+            | Self::Status { .. }
+            | Self::Login { .. }
+            | Self::Stalled { .. }
+            | Self::TooLarge { .. }
+            | Self::TooManyLayers { .. }
+            | Self::WrongSize { .. }
+            | Self::WrongDigest { .. }
+            | Self::Malformed { .. }
+            | Self::Platform { .. }
+            | Self::Service { .. } => None,
+        }
+    }
+}
+
 impl Fault {
+    /// Why, without what its source says.
+    fn own(&self) -> Explanation {
+        match self {
+            Self::Forbidden { path } => Explanation::of(Code::ImageForbidden, &[&path.display()]),
+            Self::Read { path, .. } => Explanation::of(Code::ImageUnread, &[&path.display()]),
+            Self::Layout { path, rule } => {
+                Explanation::of(Code::ImageLayout, &[&path.display()]).saying(rule)
+            }
+            Self::Write { path, source } => Explanation::of(
+                Code::ImageUnwritten,
+                &[&path.display(), &remedy::of_failed_write(source)],
+            ),
+            Self::Credentials { path, rule } => {
+                Explanation::of(Code::ImageCredentials, &[&path.display()]).saying(rule)
+            }
+            Self::Unaskable { url, rule } => {
+                Explanation::of(Code::RegistryUnasked, &[url]).saying(rule)
+            }
+            Self::Refused { url, refusal } => {
+                Explanation::of(Code::RegistryForbidden, &[url]).saying(refusal.to_string())
+            }
+            Self::Get { url, .. } => Explanation::of(Code::RegistryFailed, &[url]),
+            Self::Status {
+                url,
+                status,
+                remedy,
+                ..
+            } => Explanation::of(Code::RegistryStatus, &[url, status, remedy]),
+            Self::Login { registry, rule } => {
+                Explanation::of(Code::RegistryLogin, &[registry]).saying(rule)
+            }
+            Self::Stalled { url, seconds } => {
+                Explanation::of(Code::RegistryStalled, &[url, seconds])
+            }
+            Self::TooLarge { what, limit_bytes } => {
+                Explanation::of(Code::ImageTooLarge, &[what, limit_bytes])
+            }
+            Self::TooManyLayers { count, limit } => {
+                Explanation::of(Code::ImageLayers, &[count, limit])
+            }
+            Self::WrongSize {
+                what,
+                wanted_bytes,
+                found_bytes,
+            } => Explanation::of(Code::ImageSize, &[what, wanted_bytes, found_bytes]),
+            Self::WrongDigest {
+                what,
+                wanted,
+                found,
+            } => Explanation::of(Code::ImageDigest, &[what, wanted, found]),
+            Self::Malformed { what, rule } => {
+                Explanation::of(Code::ImageContent, &[what]).saying(rule)
+            }
+            Self::Platform { wanted, offered } => {
+                Explanation::of(Code::ImagePlatform, &[wanted, offered])
+            }
+            Self::Service { why } => why.clone(),
+            Self::Unpack { layer, .. } => Explanation::of(Code::LayerUnpacked, &[layer]),
+        }
+    }
+
+    /// Why, as its task is told it.
+    #[must_use]
+    pub fn explanation(&self) -> Explanation {
+        self.own().saying(sources(self))
+    }
+
     /// Whether the same may go well a little later.
     pub(super) fn may_pass(&self) -> bool {
         match self {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use argosy_isolation::service::{self, Packet, Packets};
 use argosy_proto::uri::ShownUri;
+use argosy_state::task::Explanation;
 use tokio::sync::{mpsc, watch};
 
 use super::message::{Answer, Ask, Begin, Login};
@@ -100,7 +101,7 @@ pub struct Service {
 /// Why there is no answer.
 enum NoAnswer {
     /// In the service's words.
-    Failed(String),
+    Failed(Explanation),
     /// It was lost.
     Gone,
     /// It could not be started, in words.
@@ -180,7 +181,7 @@ impl Service {
             NoAnswer::Failed(why) => FetchError::Service { why },
             lost => FetchError::Invalid {
                 uri: ShownUri::of(wanted.uri),
-                rule: lost.in_words(),
+                rule: lost.explanation().to_string(),
             },
         })
     }
@@ -200,7 +201,7 @@ impl Service {
         let reading = tokio::task::spawn_blocking(move || described(said));
         let plan = reading.await.expect("reading a description never panics");
         plan.map_err(|error| Fault::Service {
-            why: format!("the process that asks registries describes no image: {error}"),
+            why: format!("the process that asks registries describes no image: {error}").into(),
         })
     }
 
@@ -259,7 +260,7 @@ impl Service {
         let file = file
             .map(File::try_clone)
             .transpose()
-            .map_err(|error| NoAnswer::Failed(format!("cannot pass a file on: {error}")))?;
+            .map_err(|error| NoAnswer::Failed(format!("cannot pass a file on: {error}").into()))?;
         let (sender, message) = (Arc::clone(&connection), ask(id));
         let mut sending = tokio::task::spawn_blocking(move || {
             let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
@@ -277,7 +278,7 @@ impl Service {
                     }
                     Some((Answer::Failed { why, .. }, _)) => {
                         asked.is_answered();
-                        return Err(NoAnswer::Failed(why));
+                        return Err(NoAnswer::Failed(why.into()));
                     }
                     Some((Answer::Alive, _)) => {}
                     None => return Err(NoAnswer::Gone),
@@ -453,13 +454,13 @@ impl Login {
 }
 
 impl NoAnswer {
-    fn in_words(self) -> String {
+    fn explanation(self) -> Explanation {
         match self {
             Self::Failed(why) => why,
             Self::Gone => "the process that asks servers was lost again and again; try again, and look for what ends it"
-                .to_owned(),
+                .into(),
             Self::NotStarted(why) => {
-                format!("the process that asks servers cannot be started: {why}")
+                format!("the process that asks servers cannot be started: {why}").into()
             }
         }
     }
@@ -468,7 +469,7 @@ impl NoAnswer {
 impl From<NoAnswer> for Fault {
     fn from(none: NoAnswer) -> Self {
         Self::Service {
-            why: none.in_words(),
+            why: none.explanation(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use argosy_state::task::{Cause, Explanation};
 use serde::{Deserialize, Serialize};
 
 use crate::fetcher::{FetchSettings, Reach};
@@ -66,6 +67,37 @@ pub(super) enum Answer {
     },
     /// The request is done. What an image consists of comes as JSON, in the descriptor that comes with this.
     Done { id: u64 },
-    /// It cannot be done, in words.
-    Failed { id: u64, why: String },
+    /// It cannot be done.
+    Failed { id: u64, why: Said },
+}
+
+/// Why something cannot be done, as a message has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Said {
+    /// Codes with their arguments.
+    causes: Vec<(String, Vec<String>)>,
+    detail: String,
+}
+
+impl From<Explanation> for Said {
+    fn from(explanation: Explanation) -> Self {
+        let Explanation { causes, detail } = explanation;
+        let causes = causes.into_iter();
+        Self {
+            causes: causes.map(|cause| (cause.code, cause.arguments)).collect(),
+            detail,
+        }
+    }
+}
+
+impl From<Said> for Explanation {
+    fn from(said: Said) -> Self {
+        let causes = said.causes.into_iter();
+        Self {
+            causes: causes
+                .map(|(code, arguments)| Cause { code, arguments })
+                .collect(),
+            detail: said.detail,
+        }
+    }
 }

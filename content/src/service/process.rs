@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::service::{self, Packet, Packets};
+use argosy_state::task::Explanation;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -16,7 +17,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::message::{Answer, Ask, Begin, Login};
 use crate::fetcher::{Downloads, Progress, Wanted};
 use crate::images::{Plan, Registry};
-use crate::sentence;
 
 /// What it may read besides what the environment names: who is who among hosts, and which authorities sign for servers.
 const READABLE: [&str; 6] = [
@@ -218,7 +218,10 @@ impl Work {
         let telling = tokio::task::spawn_blocking(move || match done {
             Ok(Some(file)) => packets.send(&Answer::Done { id }, &[file.as_fd()]),
             Ok(None) => packets.send(&Answer::Done { id }, &[]),
-            Err(why) => packets.send(&Answer::Failed { id, why }, &[]),
+            Err(why) => {
+                let why = why.into();
+                packets.send(&Answer::Failed { id, why }, &[])
+            }
         });
         // Without the agent this process ends.
         let _ = telling.await;
@@ -228,7 +231,7 @@ impl Work {
         &self,
         request: Request,
         meter: &watch::Sender<Progress>,
-    ) -> Result<Option<File>, String> {
+    ) -> Result<Option<File>, Explanation> {
         match request {
             Request::Fetch {
                 uri,
@@ -244,15 +247,15 @@ impl Work {
                 let mut file = tokio::fs::File::from_std(file);
                 let place = (path.as_path(), &mut file);
                 let brought = self.downloads.bring(wanted, reach, place, meter).await;
-                brought.map(|()| None).map_err(|error| sentence(&error))
+                brought.map(|()| None).map_err(|error| error.explanation())
             }
             Request::Plan(image) => {
                 let plan = self.registry.plan(&image.reference, image.secret).await;
-                let plan = plan.map_err(|fault| sentence(&fault))?;
+                let plan = plan.map_err(|fault| fault.explanation())?;
                 let written = written(&plan);
-                written
-                    .map(Some)
-                    .map_err(|error| format!("cannot tell what the image consists of: {error}"))
+                written.map(Some).map_err(|error| {
+                    format!("cannot tell what the image consists of: {error}").into()
+                })
             }
             Request::Blob {
                 image,
@@ -265,7 +268,7 @@ impl Work {
                     .registry
                     .blob((&reference, secret), &blob, (path, file), meter);
                 let brought = brought.await;
-                brought.map(|()| None).map_err(|fault| sentence(&fault))
+                brought.map(|()| None).map_err(|fault| fault.explanation())
             }
         }
     }

@@ -4,7 +4,7 @@ use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::limits;
-use argosy_state::task::{Cause, LimitsReport, Standing, Task};
+use argosy_state::task::{Cause, Explanation, LimitsReport, Standing, Task};
 
 use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 use super::{
@@ -84,13 +84,43 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
             healthy: wire.healthy,
             ready: wire.ready,
         },
-        limits: wire.limits.map(|report| LimitsReport {
-            order: OrderIndex(report.order_index),
-            outcome: report.refusal.map_or(Ok(()), Err),
-            held: report.held.map(|held| Box::new(limits_from(held))),
-        }),
+        limits: wire.limits.map(limits_report_from),
         wall_ms: wire.wall_ms,
     })
+}
+
+fn limits_report_from(report: v1::LimitsReport) -> LimitsReport {
+    let refusal = report.refusal;
+    let refusal = refusal.map(|text| causes_from(report.causes, text, report.detail_bytes));
+    let (causes, detail) = refusal.unzip();
+    LimitsReport {
+        order: OrderIndex(report.order_index),
+        outcome: detail.map_or(Ok(()), Err),
+        held: report.held.map(|held| Box::new(limits_from(held))),
+        causes: causes.unwrap_or_default(),
+    }
+}
+
+/// Causes as masters are told them, the text that they are the beginning of, and the bytes behind them in it. Not more of
+/// the text than masters keep.
+#[must_use]
+pub fn explained(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
+    let mut text = explanation.to_string();
+    let begin = text.len().saturating_sub(explanation.detail.len());
+    text.truncate(text.floor_char_boundary(limits::MESSAGE_BYTES.max(begin)));
+    let causes = explanation.causes.into_iter().map(|cause| v1::Cause {
+        code: cause.code,
+        arguments: cause.arguments,
+    });
+    let detail_bytes = u32::try_from(text.len() - begin).unwrap_or(u32::MAX);
+    (causes.collect(), text, detail_bytes)
+}
+
+/// The reverse of [`explained`], for who has told it. What this release does not know is free text.
+#[must_use]
+pub fn explanation_from(causes: Vec<v1::Cause>, text: String, detail_bytes: u32) -> Explanation {
+    let (causes, detail) = causes_from(causes, text, detail_bytes);
+    Explanation { causes, detail }
 }
 
 /// The causes, and the free text behind them. Where this release does not understand one, or they are no causes of the text,
@@ -207,6 +237,8 @@ fn subject(key: &TaskKey) -> v1::Subject {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::task::Code;
+
     use super::*;
 
     fn reported(code: &str, text: &str, detail_bytes: u32) -> (Vec<Cause>, String) {
@@ -225,6 +257,21 @@ mod tests {
         };
         let update = update_from(update).unwrap();
         (update.causes, update.message)
+    }
+
+    #[test]
+    fn what_an_agent_explains_is_read_as_it_was_explained() {
+        let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"]);
+        let short = failed.clone().saying("refused");
+        let long = failed.clone().saying("ä".repeat(limits::MESSAGE_BYTES));
+        for explanation in [failed, short, Explanation::from("free"), long] {
+            let (causes, text, bytes) = explained(explanation.clone());
+            assert!(explanation.to_string().starts_with(&text));
+            let read = explanation_from(causes, text, bytes);
+            assert_eq!(read.causes, explanation.causes);
+            assert!(explanation.detail.starts_with(&read.detail));
+            assert!(read.detail.len() + 100 > explanation.detail.len().min(limits::MESSAGE_BYTES));
+        }
     }
 
     #[test]

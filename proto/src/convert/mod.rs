@@ -23,8 +23,8 @@ use argosy_state::ids::{InvalidId, Revision};
 use crate::v1;
 
 pub use agents::{
-    agent_info, agent_info_from, held_task, mode_from, order_kill, order_launch, order_limits,
-    order_void, update_from,
+    agent_info, agent_info_from, explained, explanation_from, held_task, mode_from, order_kill,
+    order_launch, order_limits, order_void, update_from,
 };
 pub use checks::{check_from, health_check_from};
 pub use containers::image_pull_from;

@@ -1,9 +1,7 @@
 //! Task descriptions, states and updates on the wire.
 
 use argosy_state::ids::TaskId;
-use argosy_state::task::{
-    Exit, HostPath, LIMITS_NOT_CHANGED, Reason, Run, Source, Task, TaskSpec, TaskState, Update,
-};
+use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update};
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
@@ -339,15 +337,10 @@ pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
 /// What became of the newest change of a task's limits.
 fn limits_status(task: &Task) -> Option<v1::LimitsStatus> {
     let change = task.limits_change.as_ref()?;
-    let refusal = change.outcome.clone().and_then(Result::err);
-    let refusal = refusal.map(|text| match text.is_empty() {
-        true => LIMITS_NOT_CHANGED.to_owned(),
-        false => text,
-    });
     Some(v1::LimitsStatus {
         revision: Some(revision(change.revision)),
         in_force: change.outcome == Some(Ok(())),
-        refusal: refusal.unwrap_or_default(),
+        refusal: change.refusal().unwrap_or_default(),
     })
 }
 

@@ -76,6 +76,7 @@ impl Registry {
                 outcome: None,
                 before,
                 is_second,
+                causes: Vec::new(),
             });
         });
         scene.say(Event::TaskLimitsWanted {
@@ -119,6 +120,7 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     let outcome = report.outcome.map_err(|why| cut(&why, MESSAGE_BYTES));
     let is_refused = outcome.is_err();
     change.outcome = Some(outcome);
+    change.causes = report.causes;
     if is_refused && was_open {
         let held = report.held.map(|held| *held);
         match held.and_then(|held| sensible(&task.spec, held, level)) {
@@ -166,6 +168,7 @@ impl Registry {
                 order,
                 outcome: Ok(()),
                 held: None,
+                causes: Vec::new(),
             };
             let level = self.level();
             return self.change_task(key, |task| settle(task, report, level));
@@ -184,6 +187,7 @@ impl Registry {
                 order,
                 outcome: Err(text),
                 held: None,
+                causes: Vec::new(),
             });
         self.set_state(scene, key, change);
     }

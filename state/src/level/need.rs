@@ -173,6 +173,12 @@ pub fn reduce(level: Level, command: &mut Command) {
             for update in &mut report.updates {
                 let causes = std::mem::take(&mut update.causes);
                 update.message = cause::text(&causes, &update.message);
+                if let Some(report) = &mut update.limits
+                    && let Err(why) = &mut report.outcome
+                {
+                    let causes = std::mem::take(&mut report.causes);
+                    *why = cause::text(&causes, why);
+                }
             }
         }
         Command::RaiseLevel { .. }
@@ -200,7 +206,9 @@ mod tests {
 
     use super::*;
     use crate::command::{Operate, Subscribe};
+    use crate::ids::OrderIndex;
     use crate::resources::{Identity, Reservation, Resource, Value};
+    use crate::task::{Code, Explanation, LimitsReport};
     use crate::testing::{framework_info, registration};
 
     #[test]
@@ -254,8 +262,15 @@ mod tests {
     #[test]
     fn before_level_3_the_whole_text_of_an_update_is_stored() {
         let text = "its health check failed 3 times in a row, at last: refused";
-        let (causes, at) = cause::split(text);
-        assert_eq!(causes.len(), 1);
+        let explained = Explanation::of(Code::HealthCheckFailed, &[&3]).saying("refused");
+        assert_eq!(explained.to_string(), text);
+        let Explanation { causes, detail } = explained;
+        let report = LimitsReport {
+            order: OrderIndex(7),
+            outcome: Err("busy".to_owned()),
+            held: None,
+            causes: Explanation::of(Code::DiskUnlimited, &[]).causes,
+        };
         let mut world = crate::testing::World::with_running_task("web");
         let task = world.registry.tasks().next().unwrap().clone();
         let update = crate::command::AgentUpdate {
@@ -266,10 +281,10 @@ mod tests {
             source: crate::task::Source::Agent,
             reason: crate::task::Reason::HealthCheckFailed,
             causes,
-            message: text[at..].to_owned(),
+            message: detail,
             exit: None,
             standing: crate::task::Standing::default(),
-            limits: None,
+            limits: Some(report),
             wall_ms: 0,
         };
         let report = Command::UpdateTasks(crate::command::UpdateTasks {
@@ -283,6 +298,9 @@ mod tests {
         };
         assert_eq!(former.updates[0].message, text);
         assert!(former.updates[0].causes.is_empty());
+        let limits = former.updates[0].limits.as_ref().unwrap();
+        assert_eq!(limits.outcome, Err("limits.io: busy".to_owned()));
+        assert!(limits.causes.is_empty());
         drop(world.apply(report));
         let kept = &world.registry.task(&task.key).unwrap().latest;
         assert_eq!(kept.message, "refused");

@@ -139,8 +139,8 @@ pub(crate) fn records_of(task: &Task) -> impl Iterator<Item = RecordKey> {
     records.into_iter().flatten()
 }
 
-/// What the record of a change of limits holds: its order, its outcome, and whether the second limits are the new ones.
-type KeptChange = (OrderIndex, Option<Result<(), String>>, bool);
+/// What the record of a change of limits holds: its order, its outcome, why, and whether the second limits are the new ones.
+type KeptChange = (OrderIndex, Option<Result<(), String>>, Vec<Cause>, bool);
 
 /// What of a task is in records that few changes concern, before a change.
 #[derive(PartialEq, Eq)]
@@ -154,10 +154,10 @@ impl Former {
     pub(super) fn of(task: &Task) -> Self {
         Self {
             limits: limits_of(task).map(|limits| limits.cloned()),
-            change: task
-                .limits_change
-                .as_ref()
-                .map(|change| (change.order, change.outcome.clone(), change.is_second)),
+            change: task.limits_change.as_ref().map(|change| {
+                let (outcome, causes) = (change.outcome.clone(), change.causes.clone());
+                (change.order, outcome, causes, change.is_second)
+            }),
             messages: long_messages(task).map(|update| Some(update?.revision)),
         }
     }

@@ -8,7 +8,7 @@ use crate::framework::Framework;
 use crate::ids::FrameworkId;
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Limits, Task};
+use crate::task::{Cause, Limits, Task};
 
 /// What a record costs without its texts and lists: keys, indexes, marks, numbers.
 const RECORD_BYTES: u64 = 1024;
@@ -171,13 +171,15 @@ pub(super) fn of_changes(task: &Task) -> u64 {
     let updates = std::iter::once(&task.latest).chain(&task.unacknowledged);
     limits.into_iter().flatten().map(of_limits).sum::<u64>()
         + refusal.map_or(0, |text| text.len() as u64)
+        + change.map_or(0, |change| of_causes(&change.causes))
         + updates
-            .map(|update| {
-                let causes = update.causes.iter();
-                let causes = causes.map(|cause| PART_BYTES + cause.bytes() as u64);
-                update.message.len() as u64 + causes.sum::<u64>()
-            })
+            .map(|update| update.message.len() as u64 + of_causes(&update.causes))
             .sum::<u64>()
+}
+
+fn of_causes(causes: &[Cause]) -> u64 {
+    let each = causes.iter().map(|cause| PART_BYTES + cause.bytes() as u64);
+    each.sum()
 }
 
 /// What limits take.

@@ -1,10 +1,16 @@
 //! Causes: what an agent reports of an update beyond its reason, as codes and the names and numbers of their sentences.
 //!
-//! Records hold no sentences: they are made where they are shown, from the templates here. What comes from outside of the
-//! agent (a program, a registry, the kernel) stays free text behind them. Before level 3 the whole text is stored.
+//! Records hold no sentences: they are made where they are shown, from the sentences of [`Code`]. What comes from outside of
+//! the agent (a program, a server, the kernel) stays free text behind them. Before level 3 the whole text is stored.
+
+mod code;
+
+use std::fmt;
 
 use crate::encode::stored::stored;
 use crate::limits;
+
+pub use self::code::Code;
 
 /// One cause. A code of a later release is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,95 +26,28 @@ stored!(message Cause {
     2 arguments: TextList,
 });
 
-/// Codes and their sentences, where `{}` stands for an argument. A template that ends with a colon or a semicolon and a
-/// space is followed by another cause or by free text. A code is never given another meaning; a sentence may be reworded.
-const SENTENCES: [(&str, &str); 28] = [
-    ("agent-rebooted", "its host was rebooted"),
-    (
-        "supervisor-gone",
-        "its supervisor was gone when the agent came back; how it ended is not known",
-    ),
-    (
-        "stop-after-passed",
-        "not started: its stop_after_ms passed {} ms ago, and no leader has answered since",
-    ),
-    (
-        "container-unknown",
-        "its container could not be asked, and was destroyed",
-    ),
-    (
-        "agent-disk-full",
-        "not started: the disk of this agent is full; make room, or launch it on another agent",
-    ),
-    (
-        "killed-before-start",
-        "killed before its command was started",
-    ),
-    (
-        "killed-before-executor",
-        "killed before its executor had it",
-    ),
-    ("executor-ended", "its executor has ended: "),
-    (
-        "executor-silent",
-        "its executor did not subscribe in {} s, and was ended",
-    ),
-    ("executor-lost-task", "its executor came back without it"),
-    ("executor", "its executor: "),
-    (
-        "group-task-failed",
-        "its group ended because task {} failed: ",
-    ),
-    (
-        "group-task-killed",
-        "its group ended because task {} was killed; ",
-    ),
-    (
-        "group-task-ending",
-        "its group ended because task {} is to end; ",
-    ),
-    ("group-ended", "its group ended because "),
-    (
-        "group-task-missing",
-        "one of its tasks is not on this agent",
-    ),
-    (
-        "group-place-taken",
-        "{} has its place, and is to be none of it",
-    ),
-    (
-        "group-agent-restarted",
-        "the agent went away while its tasks were being started",
-    ),
-    (
-        "health-check-failed",
-        "its health check failed {} times in a row, at last: ",
-    ),
-    ("healthy", "healthy: "),
-    ("unhealthy", "unhealthy: "),
-    ("ready", "ready: "),
-    ("not-ready", "not ready: "),
-    ("limits-changed", "its limits are changed"),
-    ("limits-refused", "not all of its limits are in force: "),
-    (
-        "file-limit-reached",
-        "one of its files reached the limit of its disk, {} bytes",
-    ),
-    (
-        "group-folder",
-        "the group's folder is a part of the disk of {}, which has ended: ",
-    ),
-    ("fetching", "fetching its files"),
-];
-
-/// What separates one cause from the next, or from free text, where its template does not.
+/// What separates one cause from the next, or from free text, where its sentence does not.
 const SEPARATOR: &str = "; ";
 
+/// What stands at the end of an argument that is too long.
+const CUT: &str = "…";
+
 impl Cause {
+    /// A cause of this release. Arguments too long to be kept are cut.
+    #[must_use]
+    pub fn new(code: Code, arguments: &[&dyn fmt::Display]) -> Self {
+        let mut cause = Self {
+            code: code.name().to_owned(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        };
+        cause.shorten();
+        cause
+    }
+
     /// Whether this release has the sentence.
     #[must_use]
     pub fn is_known(&self) -> bool {
-        template(&self.code).is_some()
+        Code::named(&self.code).is_some()
     }
 
     /// Bytes of its texts.
@@ -122,39 +61,62 @@ impl Cause {
         self.arguments.len() <= limits::CAUSE_ARGUMENTS && self.bytes() <= limits::CAUSE_BYTES
     }
 
+    /// Cuts the longest argument until all of it is bounded.
+    fn shorten(&mut self) {
+        while self.bytes() > limits::CAUSE_BYTES {
+            let excess = self.bytes() - limits::CAUSE_BYTES;
+            let Some(longest) = self.arguments.iter_mut().max_by_key(|text| text.len()) else {
+                return;
+            };
+            let kept = longest.len().saturating_sub(excess + CUT.len());
+            longest.truncate(longest.floor_char_boundary(kept));
+            if kept > 0 {
+                longest.push_str(CUT);
+            }
+        }
+    }
+
     fn sentence(&self) -> String {
-        match template(&self.code) {
-            Some(template) => filled(template, self.arguments.iter().map(String::as_str)),
+        match Code::named(&self.code) {
+            Some(code) => filled(code.sentence(), &self.arguments),
             // Of a later release: better than nothing.
             None => format!("{} {}: ", self.code, self.arguments.join(" ")),
         }
     }
 }
 
-fn template(code: &str) -> Option<&'static str> {
-    let mut all = SENTENCES.iter();
-    all.find(|(known, _)| *known == code).map(|(_, text)| *text)
+/// Without what only joins it to the next one.
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(closed(&self.sentence()))
+    }
 }
 
-fn filled<'a>(template: &str, mut arguments: impl Iterator<Item = &'a str>) -> String {
+fn filled(sentence: &str, arguments: &[String]) -> String {
     let mut text = String::new();
-    for (at, part) in template.split("{}").enumerate() {
+    let mut arguments = arguments.iter();
+    for (at, part) in sentence.split("{}").enumerate() {
         if at > 0 {
-            text += arguments.next().unwrap_or("?");
+            text += arguments.next().map_or("?", String::as_str);
         }
         text += part;
+    }
+    for free in arguments {
+        join(&mut text, free);
     }
     text
 }
 
-/// The sentence of a code, for an agent that reports it. It may end with a separator.
-///
-/// # Panics
-/// If this release has no such code.
-#[must_use]
-pub fn sentence(code: &str, arguments: &[&str]) -> String {
-    let template = template(code).expect("agents report codes of their own release");
-    filled(template, arguments.iter().copied())
+fn join(text: &mut String, more: &str) {
+    let is_open = text.is_empty() || text.ends_with(' ');
+    if !is_open && !more.is_empty() {
+        text.push_str(SEPARATOR);
+    }
+    text.push_str(more);
+}
+
+fn closed(text: &str) -> &str {
+    text.trim_end_matches([' ', ';', ':'])
 }
 
 /// What is shown of these causes and the free text behind them.
@@ -165,7 +127,7 @@ pub fn text(causes: &[Cause], detail: &str) -> String {
         join(&mut text, &sentence);
     }
     join(&mut text, detail);
-    let end = text.trim_end_matches([' ', ';', ':']).len();
+    let end = closed(&text).len();
     text.truncate(match detail.is_empty() {
         true => end,
         false => text.len(),
@@ -173,79 +135,99 @@ pub fn text(causes: &[Cause], detail: &str) -> String {
     text
 }
 
-fn join(text: &mut String, more: &str) {
-    let is_open = text.is_empty() || text.ends_with(": ") || text.ends_with(SEPARATOR);
-    if !is_open && !text.ends_with(' ') && !more.is_empty() {
-        text.push_str(SEPARATOR);
-    }
-    text.push_str(more);
+/// Why something is as an agent reports it: causes, and free text behind them. It becomes a sentence where it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Explanation {
+    /// The first explains what happened, each next one the one before.
+    pub causes: Vec<Cause>,
+    /// Free text behind them, in the words of a program, a server or the kernel.
+    pub detail: String,
 }
 
-/// The causes at the beginning of a text, and where the free text behind them begins. The reverse of [`text`].
-#[must_use]
-pub fn split(text: &str) -> (Vec<Cause>, usize) {
-    let mut causes: Vec<Cause> = Vec::new();
-    let mut rest = text;
-    // The cause of a group's end may follow. Behind all others stands what a program, an executor or the kernel has said.
-    while causes.len() < limits::CAUSES
-        && causes.iter().all(|cause| cause.code.starts_with("group-"))
-        && let Some((cause, behind)) = first(rest)
-    {
-        causes.push(cause);
-        rest = behind;
+impl Explanation {
+    /// One cause.
+    #[must_use]
+    pub fn of(code: Code, arguments: &[&dyn fmt::Display]) -> Self {
+        Self::from(Cause::new(code, arguments))
     }
-    // Nothing that is shown may change by it.
-    match self::text(&causes, rest) == text {
-        true => (causes, text.len() - rest.len()),
-        false => (Vec::new(), 0),
+
+    /// The same with free text behind it.
+    #[must_use]
+    pub fn saying(mut self, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        match self.detail.is_empty() {
+            true => self.detail = detail,
+            false => join(&mut self.detail, &detail),
+        }
+        self
+    }
+
+    /// The same with another one behind it.
+    #[must_use]
+    pub fn then(mut self, next: Self) -> Self {
+        if next.causes.is_empty() {
+            return self.saying(next.detail);
+        }
+        let detail = std::mem::take(&mut self.detail);
+        if !detail.is_empty() {
+            // An argument more is free text.
+            match self.causes.last_mut() {
+                Some(last) => {
+                    last.arguments.push(detail);
+                    last.shorten();
+                }
+                None => self.causes.push(Cause::new(Code::Text, &[&detail])),
+            }
+        }
+        self.causes.extend(next.causes);
+        self.detail = next.detail;
+        self
+    }
+
+    /// Whether nothing is to be said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.causes.is_empty() && self.detail.is_empty()
     }
 }
 
-/// The cause at the beginning of a text, and what is behind it. Of several the longest sentence is meant.
-fn first(text: &str) -> Option<(Cause, &str)> {
-    let found = SENTENCES.iter().filter_map(|(code, template)| {
-        let (arguments, behind) = matched(template, text)?;
-        let cause = Cause {
-            code: (*code).to_owned(),
-            arguments,
-        };
-        cause.is_bounded().then_some((cause, behind))
-    });
-    found.min_by_key(|(_, behind)| behind.len())
+impl fmt::Display for Explanation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&text(&self.causes, &self.detail))
+    }
 }
 
-fn matched<'a>(template: &str, text: &'a str) -> Option<(Vec<String>, &'a str)> {
-    let is_open = template.ends_with(' ');
-    // What was left out at the end of the text, since nothing followed.
-    let whole = template.trim_end_matches([' ', ';', ':']);
-    let mut parts = whole.split("{}");
-    let mut rest = text.strip_prefix(parts.next()?)?;
-    let mut arguments = Vec::new();
-    for part in parts {
-        let end = match part {
-            "" => rest.find([':', ';']).unwrap_or(rest.len()),
-            part => rest.find(part)?,
-        };
-        arguments.push(rest[..end].to_owned());
-        rest = &rest[end + part.len()..];
+impl From<Cause> for Explanation {
+    fn from(cause: Cause) -> Self {
+        Self {
+            causes: vec![cause],
+            detail: String::new(),
+        }
     }
-    let tail = &template[whole.len()..];
-    let behind = match rest.strip_prefix(tail) {
-        Some(behind) if is_open => behind,
-        _ => match rest.strip_prefix(SEPARATOR) {
-            Some(behind) => behind,
-            None if rest.is_empty() => rest,
-            None => return None,
-        },
-    };
-    Some((arguments, behind))
+}
+
+/// In the words of somebody else.
+impl From<String> for Explanation {
+    fn from(detail: String) -> Self {
+        Self {
+            causes: Vec::new(),
+            detail,
+        }
+    }
+}
+
+/// The same.
+impl From<&str> for Explanation {
+    fn from(detail: &str) -> Self {
+        Self::from(detail.to_owned())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cause(code: &str, arguments: &[&str]) -> Cause {
+    fn later(code: &str, arguments: &[&str]) -> Cause {
         Cause {
             code: code.to_owned(),
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
@@ -253,55 +235,74 @@ mod tests {
     }
 
     #[test]
-    fn every_sentence_is_split_into_its_code_and_arguments_and_made_again() {
-        for (code, template) in SENTENCES {
-            let names = ["web-1", "3"];
-            let count = template.matches("{}").count();
-            let whole = cause(code, &names[..count]);
-            for detail in ["", "exited with code 1", "a: b; c"] {
-                let shown = text(std::slice::from_ref(&whole), detail);
-                let (causes, at) = split(&shown);
-                assert_eq!(causes, std::slice::from_ref(&whole), "{shown}");
-                assert_eq!(&shown[at..], detail, "{shown}");
-            }
+    fn every_code_has_a_name_of_its_own_and_room_for_its_arguments() {
+        for (at, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(Code::named(code.name()), Some(*code));
+            let mut others = Code::ALL[..at].iter();
+            assert!(others.all(|other| other.name() != code.name()), "{code:?}");
+            let places = code.sentence().matches("{}").count();
+            assert!(places < limits::CAUSE_ARGUMENTS, "{code:?}");
         }
+        assert_eq!(Code::named("of-a-later-release"), None);
     }
 
     #[test]
     fn causes_follow_each_other_before_the_free_text() {
-        let shown = "its group ended because task web failed: its health check failed 3 times in a row, at last: refused";
-        let (causes, at) = split(shown);
-        let wanted = [
-            cause("group-task-failed", &["web"]),
-            cause("health-check-failed", &["3"]),
-        ];
-        assert_eq!(causes, wanted);
-        assert_eq!(&shown[at..], "refused");
-        assert_eq!(text(&causes, "refused"), shown);
-        let free = "cannot pull docker.io/x: no such image";
-        assert_eq!(split(free), (Vec::new(), 0));
-        assert_eq!(text(&[], free), free);
+        let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"])
+            .then(Explanation::of(Code::HealthCheckFailed, &[&3]).saying("refused"));
+        assert_eq!(failed.causes.len(), 2);
+        assert_eq!(
+            failed.to_string(),
+            "its group ended because task web failed: its health check failed 3 times in a row, at last: refused"
+        );
+        let both = Explanation::of(Code::Unhealthy, &[])
+            .saying("refused")
+            .then(Explanation::of(Code::LimitsChanged, &[]));
+        assert_eq!(
+            both.to_string(),
+            "unhealthy: refused; its limits are changed"
+        );
+        assert!(both.detail.is_empty(), "{both:?}");
+        let ended = Explanation::of(Code::ExecutorEnded, &[]);
+        assert_eq!(ended.to_string(), "its executor has ended");
     }
 
     #[test]
-    fn what_a_program_says_is_no_cause() {
-        for (code, before) in [("unhealthy", "unhealthy: "), ("executor", "its executor: ")] {
-            let shown = format!("{before}its host was rebooted");
-            let (causes, at) = split(&shown);
-            assert_eq!(causes, [cause(code, &[])]);
-            assert_eq!(&shown[at..], "its host was rebooted");
-        }
+    fn what_a_program_says_stays_what_it_says() {
+        let said = Explanation::of(Code::Executor, &[]).saying("its host was rebooted; ");
+        assert_eq!(said.causes.len(), 1);
+        assert_eq!(said.to_string(), "its executor: its host was rebooted; ");
+        let free = Explanation::from("its host was rebooted");
+        assert!(free.causes.is_empty());
+        let more = free.then(Explanation::of(Code::LimitsChanged, &[]));
+        assert_eq!(
+            more.causes[0],
+            Cause::new(Code::Text, &[&"its host was rebooted"])
+        );
+        assert_eq!(
+            more.to_string(),
+            "its host was rebooted; its limits are changed"
+        );
+    }
+
+    #[test]
+    fn arguments_that_are_too_long_are_cut_between_letters() {
+        let uri = "ä".repeat(limits::CAUSE_BYTES);
+        let cause = Cause::new(Code::FetchStatus, &[&uri, &404]);
+        assert!(cause.is_bounded(), "{cause:?}");
+        assert!(cause.bytes() > limits::CAUSE_BYTES - 4);
+        assert!(cause.arguments[0].ends_with('…'));
+        assert_eq!(cause.arguments[1], "404");
+        let cause = Cause::new(Code::Text, &[&"x".repeat(5_000)]);
+        assert!(cause.is_bounded(), "{cause:?}");
     }
 
     #[test]
     fn a_code_of_a_later_release_is_shown_with_its_arguments() {
-        let later = cause("evicted", &["2", "GiB"]);
-        assert!(!later.is_known() && later.is_bounded());
-        assert_eq!(
-            text(&[later], "by its agent"),
-            "evicted 2 GiB: by its agent"
-        );
-        assert!(!cause("evicted", &["x"; 9]).is_bounded());
-        assert!(!cause(&"x".repeat(300), &[]).is_bounded());
+        let cause = later("frozen", &["2", "GiB"]);
+        assert!(!cause.is_known() && cause.is_bounded());
+        assert_eq!(text(&[cause], "by its agent"), "frozen 2 GiB: by its agent");
+        assert!(!later("frozen", &["x"; 9]).is_bounded());
+        assert!(!later(&"x".repeat(2_000), &[]).is_bounded());
     }
 }

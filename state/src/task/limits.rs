@@ -6,6 +6,7 @@ use crate::encode::stored::stored;
 use crate::encode::wire::Slot;
 use crate::fingerprint::Writer;
 use crate::ids::{OrderIndex, Revision};
+use crate::task::{Cause, LIMITS_NOT_CHANGED, cause};
 
 /// Limits of a task beside its resources, which are what is kept for it. The default is what an agent gives by itself:
 /// no more memory than is asked for, as much processor time as is free.
@@ -47,7 +48,7 @@ pub struct LimitsChange {
     pub order: OrderIndex,
     /// When it was asked for; names it to the framework.
     pub revision: Revision,
-    /// Whether the limits are in force, or in words why not. `None` until the agent has said so.
+    /// Whether the limits are in force, or why not: free text behind the causes. `None` until the agent has said so.
     pub outcome: Option<Result<(), String>>,
     /// What was in force when it was asked for, until the agent has said: a refusal leaves the task with it. `None`: no
     /// limits by name.
@@ -55,6 +56,8 @@ pub struct LimitsChange {
     /// Since level 3 a task has two records for limits. Whether those of its description are in the second one, and
     /// `before` in the first: so neither is written again when the other one comes into force.
     pub is_second: bool,
+    /// Why they are not in force, as codes. Before level 3 none.
+    pub causes: Vec<Cause>,
 }
 
 /// What an agent has made of a change of limits.
@@ -62,10 +65,12 @@ pub struct LimitsChange {
 pub struct LimitsReport {
     /// The order that carried it.
     pub order: OrderIndex,
-    /// In force, or in words why not.
+    /// In force, or why not: free text behind the causes.
     pub outcome: Result<(), String>,
     /// What is in force in the place of what was refused, if the agent knows better than the registry.
     pub held: Option<Box<Limits>>,
+    /// Why they are not in force, as codes.
+    pub causes: Vec<Cause>,
 }
 
 stored!(message Limits {
@@ -84,6 +89,19 @@ stored!(message DiskLimit {
     4 read_operations: MaybeNumber,
     5 write_operations: MaybeNumber,
 });
+
+impl LimitsChange {
+    /// Why the limits are not in force, for people; `None` if they are, or if that is not known yet.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let detail = self.outcome.as_ref()?.as_ref().err()?;
+        let is_empty = detail.is_empty() && self.causes.is_empty();
+        Some(match is_empty {
+            true => LIMITS_NOT_CHANGED.to_owned(),
+            false => cause::text(&self.causes, detail),
+        })
+    }
+}
 
 impl Limits {
     /// Appends what the fingerprint of a request covers. The field numbers are its own.
@@ -122,6 +140,7 @@ stored!(message LimitsReport {
     1 order: Number,
     2 outcome: Refusal,
     3 held: MaybePart,
+    4 causes: PartList,
 });
 
 stored!(message LimitsChange {
@@ -130,6 +149,7 @@ stored!(message LimitsChange {
     3 | 4 outcome: Settled,
     5 before: MaybePart,
     6 is_second: Number,
+    7 causes: PartList,
 });
 
 /// An outcome as the text of its refusal; absent if there is none.

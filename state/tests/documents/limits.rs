@@ -554,18 +554,18 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
-        "CAUSES: usize = 4",
-        "arguments of one; bytes of one | 4; 8; 256 |",
+        "CAUSES: usize = 8",
+        "arguments of one; bytes of one | 8; 8; 1,024 |",
     ),
     (
         "state/src/limits.rs",
         "CAUSE_ARGUMENTS: usize = 8",
-        "arguments of one; bytes of one | 4; 8; 256 |",
+        "arguments of one; bytes of one | 8; 8; 1,024 |",
     ),
     (
         "state/src/limits.rs",
-        "CAUSE_BYTES: usize = 256",
-        "arguments of one; bytes of one | 4; 8; 256 |",
+        "CAUSE_BYTES: usize = 1024",
+        "arguments of one; bytes of one | 8; 8; 1,024 |",
     ),
     (
         "state/src/limits.rs",

@@ -5,7 +5,9 @@ use argosy_state::command::{
     AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, Stopped, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
-use argosy_state::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, Task, TaskState};
+use argosy_state::task::{
+    Cause, Code, Exit, Limits, LimitsReport, Reason, Source, Standing, Task, TaskState,
+};
 use argosy_state::testing::registration;
 
 use crate::actor::task_id;
@@ -115,12 +117,18 @@ pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Co
 /// What became of a change of its limits, now and then of another one.
 fn limits_report(dice: &mut Dice, task: &Task) -> Option<LimitsReport> {
     let change = task.limits_change.as_ref()?;
+    let is_refused = dice.percent(30);
+    let causes = (0..if is_refused { dice.below(3) } else { 0 }).map(|number| {
+        let sentence = Code::SizeUnavailable;
+        Cause::new(sentence, &[&number])
+    });
     Some(LimitsReport {
         order: OrderIndex(change.order.0 - u64::from(dice.percent(20))),
-        outcome: if dice.percent(70) {
-            Ok(())
-        } else {
+        causes: causes.collect(),
+        outcome: if is_refused {
             Err("y".repeat(dice.below(3) * 700))
+        } else {
+            Ok(())
         },
         held: dice.percent(50).then(|| {
             Box::new(Limits {

@@ -475,6 +475,7 @@ fn limits_report(line: &Line<'_>) -> Option<LimitsReport> {
         order: OrderIndex(order),
         outcome: refusal.map_or(Ok(()), Err),
         held: line.pair("held").map(|_| Box::new(limits(line))),
+        causes: Vec::new(),
     })
 }
 

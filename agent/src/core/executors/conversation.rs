@@ -9,7 +9,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Tell;
 use argosy_proto::versions::Versions;
 use argosy_state::ids::OrderIndex;
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::ending::terminated;
 use super::recall::is_unheard;
@@ -130,17 +130,17 @@ impl Core {
             return;
         };
         if self.is_unwanted(instance) {
-            let text = cause::sentence("killed-before-executor", &[]);
+            let why = Explanation::of(Code::KilledBeforeExecutor, &[]);
             let reason = v1::Reason::KilledDuringLaunch;
-            self.end(instance, End::by_agent(TaskState::Killed, reason, text));
+            self.end(instance, End::by_agent(TaskState::Killed, reason, why));
         } else if is_unheard(task) {
             if let Some(hosted) = self.hosted(instance) {
                 hosted.handed = false;
             }
             self.hand(instance);
         } else {
-            let text = cause::sentence("executor-lost-task", &[]);
-            self.end(instance, terminated(text));
+            let why = Explanation::of(Code::ExecutorLostTask, &[]);
+            self.end(instance, terminated(why));
         }
     }
 
@@ -250,7 +250,7 @@ impl Core {
             state,
             reason: v1::Reason::Unspecified,
             source: v1::Source::Task,
-            text: update.text,
+            why: update.text.into(),
             exit: update.exit,
         };
         match state {

@@ -2,7 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::TaskState;
+use argosy_state::task::{Explanation, TaskState};
 
 use super::{ExecutorFacts, ExecutorRecord};
 use crate::core::course::Phase;
@@ -90,7 +90,7 @@ impl Core {
             Some(Phase::Waiting) => self.forget_executor(instance),
             Some(Phase::Fetching) => {
                 self.effects.push(Effect::CancelFetch(instance));
-                self.executor_ended(instance, terminated(String::new()));
+                self.executor_ended(instance, terminated(Explanation::default()));
             }
             // It is killed as soon as it is known to run.
             Some(Phase::Starting | Phase::Finding | Phase::Unknown) => self.is_ending(instance),
@@ -186,6 +186,6 @@ impl Core {
 }
 
 /// The end of a task whose executor is gone.
-pub(super) fn terminated(text: String) -> End {
-    End::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, text)
+pub(super) fn terminated(why: impl Into<Explanation>) -> End {
+    End::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, why)
 }

@@ -6,7 +6,7 @@ use argosy_proto::convert::executor_as_task;
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{TaskId, TaskKey};
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::ending::terminated;
 use super::{Executor, ExecutorFacts, ExecutorRecord, Hosted};
@@ -54,8 +54,8 @@ impl Core {
             return;
         };
         let Some((key, spec)) = executor_key(task).zip(task.executor()) else {
-            let text = "executor.executor_id: it is no id; masters of this release refuse it";
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+            let why = Explanation::of(Code::ExecutorUnnamed, &[]);
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         };
@@ -226,7 +226,7 @@ impl Core {
     }
 
     /// It is killed at once: in a grace it would only write more.
-    fn executor_over_disk(&mut self, instance: Instance, why: String) {
+    fn executor_over_disk(&mut self, instance: Instance, why: Explanation) {
         if self.executors.phase(instance) != Some(Phase::Running) {
             return;
         }
@@ -259,15 +259,15 @@ impl Core {
                     v1::Reason::TaskInvalid => TaskState::Error,
                     _ => TaskState::Failed,
                 };
-                let text = cause::sentence("executor", &[]) + &refusal.text;
-                self.executor_ended(instance, End::by_agent(state, refusal.reason, text));
+                let why = Explanation::of(Code::Executor, &[]).then(refusal.why);
+                self.executor_ended(instance, End::by_agent(state, refusal.reason, why));
             }
             Input::Exited { instance, ended } if is_own(&instance) => {
                 self.executor_exited(instance, &ended);
             }
             Input::Lost { instance, why } if is_own(&instance) => {
-                let text = cause::sentence("executor", &[]) + &why;
-                self.executor_ended(instance, terminated(text));
+                let why = Explanation::of(Code::Executor, &[]).then(why);
+                self.executor_ended(instance, terminated(why));
             }
             Input::OverDisk { instance, why } if is_own(&instance) => {
                 self.executor_over_disk(instance, why);
@@ -286,7 +286,7 @@ impl Core {
         None
     }
 
-    fn executor_fetched(&mut self, instance: Instance, result: Result<(), String>) {
+    fn executor_fetched(&mut self, instance: Instance, result: Result<(), Explanation>) {
         if self.executors.phase(instance) != Some(Phase::Fetching) {
             return;
         }
@@ -296,9 +296,9 @@ impl Core {
                 self.effects.push(Effect::Start(start));
             }
             (Ok(()), None) => {}
-            (Err(text), _) => {
-                let text = cause::sentence("executor", &[]) + &text;
-                let end = End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, text);
+            (Err(why), _) => {
+                let why = Explanation::of(Code::Executor, &[]).then(why);
+                let end = End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why);
                 self.executor_ended(instance, end);
             }
         }
@@ -339,28 +339,26 @@ impl Core {
 
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &Ended) {
         let executor = self.executors.all.get(&instance);
-        let text = cause::sentence("executor-ended", &[]) + &ended.text;
+        let why = Explanation::of(Code::ExecutorEnded, &[]).then(ended.why.clone());
         let over_disk = executor.and_then(|executor| executor.over_disk.as_ref());
         let end = match ended.how {
-            _ if let Some(why) = over_disk => {
-                let text = cause::sentence("executor", &[]) + why;
-                End::by_agent(TaskState::Failed, v1::Reason::LimitDisk, text)
+            _ if let Some(over_disk) = over_disk => {
+                let why = Explanation::of(Code::Executor, &[]).then(over_disk.clone());
+                End::by_agent(TaskState::Failed, v1::Reason::LimitDisk, why)
             }
             _ if executor.is_some_and(|executor| executor.is_mute) => {
                 let waited = self.setup.executor_timeout_ms / 1_000;
                 let reason = v1::Reason::ExecutorRegistrationTimeout;
-                let text = cause::sentence("executor-silent", &[&waited.to_string()]);
-                End::by_agent(TaskState::Failed, reason, text)
+                let why = Explanation::of(Code::ExecutorSilent, &[&waited]);
+                End::by_agent(TaskState::Failed, reason, why)
             }
             _ if ended.out_of_memory => End {
                 source: v1::Source::Agent,
                 exit: None,
                 ..judge(ended.clone(), false, None)
             },
-            How::NotStarted => {
-                End::by_agent(TaskState::Failed, v1::Reason::CommandNotStarted, text)
-            }
-            How::Code(_) | How::Signal(_) => terminated(text),
+            How::NotStarted => End::by_agent(TaskState::Failed, v1::Reason::CommandNotStarted, why),
+            How::Code(_) | How::Signal(_) => terminated(why),
         };
         self.executor_ended(instance, end);
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::TaskState;
+use argosy_state::task::{Explanation, TaskState};
 
 pub use conversation::ExecutorSaid;
 pub use facts::{ExecutorFacts, ExecutorRecord};
@@ -77,8 +77,8 @@ struct Executor {
     subscribe_by: Option<Timestamp>,
     /// It has not subscribed in time.
     is_mute: bool,
-    /// It has more on the disk than it may: in words.
-    over_disk: Option<String>,
+    /// It has more on the disk than it may.
+    over_disk: Option<Explanation>,
     /// When it is killed, if none of its tasks is wanted then.
     kill_at: Option<Timestamp>,
     is_clearing: bool,

@@ -2,23 +2,29 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{TaskState, cause};
+use argosy_state::task::{Code, Explanation, TaskState};
 
 use crate::core::course::Course;
 use crate::core::facts::TaskFacts;
+use crate::core::wire;
 
 /// The cause for which a task group is ended.
 pub(super) struct Cause {
-    /// For status messages.
-    pub(super) words: String,
+    /// For updates.
+    pub(super) why: Explanation,
     /// The reason with which tasks that were not started yet become FAILED; `None` if they become KILLED.
     pub(super) failed: Option<v1::Reason>,
 }
 
 impl Cause {
-    pub(super) fn new(what: &str, failed: Option<v1::Reason>) -> Self {
-        let words = cause::sentence("group-ended", &[]) + what;
-        Self { words, failed }
+    pub(super) fn new(why: Explanation, failed: Option<v1::Reason>) -> Self {
+        Self { why, failed }
+    }
+
+    /// The group itself is not as it should be.
+    pub(super) fn of_group(what: Explanation, failed: v1::Reason) -> Self {
+        let why = Explanation::of(Code::GroupEnded, &[]).then(what);
+        Self::new(why, Some(failed))
     }
 }
 
@@ -41,20 +47,20 @@ pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause
             .as_ref()
             .filter(|end| end.state == TaskState::Failed);
         let cause = Cause {
-            words: why.clone(),
+            why: why.clone(),
             failed: failed.map(|end| end.reason),
         };
         return Some((Rank::Begun, cause));
     }
     let name = &task.key.task;
     if course.has_ended() {
-        let (state, reason, text) = last_words(course, task);
+        let (state, reason, why) = last_words(course, task);
         return match state {
             TaskState::Finished => None,
             TaskState::Failed if bugs::is_on(Bug::GroupOutlives) && is_first(task) => None,
             TaskState::Failed | TaskState::Error => {
-                let what = format!("task {name} failed: {text}");
-                Some((Rank::Failure, Cause::new(&what, Some(reason))))
+                let why = Explanation::of(Code::GroupTaskFailed, &[name]).then(why);
+                Some((Rank::Failure, Cause::new(why, Some(reason))))
             }
             TaskState::Staging
             | TaskState::Starting
@@ -66,25 +72,27 @@ pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause
             | TaskState::GoneByOperator
             | TaskState::Unreachable
             | TaskState::Unknown => {
-                let what = format!("task {name} was killed");
-                Some((Rank::Other, Cause::new(&what, None)))
+                let why = Explanation::of(Code::GroupTaskKilled, &[name]);
+                Some((Rank::Other, Cause::new(why, None)))
             }
         };
     }
     let is_unwanted = !task.held || task.kill_grace_ms.is_some();
-    let what = format!("task {name} is to end");
-    is_unwanted.then(|| (Rank::Other, Cause::new(&what, None)))
+    is_unwanted.then(|| {
+        let why = Explanation::of(Code::GroupTaskEnding, &[name]);
+        (Rank::Other, Cause::new(why, None))
+    })
 }
 
-/// State, reason and message of its end, from this run of the agent or from its newest update.
-fn last_words<'a>(course: &'a Course, task: &'a TaskFacts) -> (TaskState, v1::Reason, &'a str) {
+/// State, reason and explanation of its end, from this run of the agent or from its newest update.
+fn last_words(course: &Course, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
     match (&course.end, task.updates.back()) {
-        (Some(end), _) => (end.state, end.reason, &end.text),
-        (None, Some(update)) => (task.state, update.reason(), &update.text),
+        (Some(end), _) => (end.state, end.reason, end.why.clone()),
+        (None, Some(update)) => (task.state, update.reason(), wire::explanation(update)),
         (None, None) => (
             task.state,
             v1::Reason::Unspecified,
-            "its last words are gone",
+            Explanation::of(Code::LastUpdateGone, &[]),
         ),
     }
 }

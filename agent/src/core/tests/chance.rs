@@ -137,6 +137,7 @@ impl Chance {
             _ => Ok(()),
         };
         let instance = instance(order);
+        let result = result.map_err(Into::into);
         self.world.feed(Input::Fetched { instance, result });
     }
 

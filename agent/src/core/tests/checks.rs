@@ -70,11 +70,11 @@ fn tell(effects: Vec<Effect>) -> Vec<String> {
         Effect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
         Effect::Cancel(look, Cause::Late) => format!("give up {}", name(look)),
         Effect::Cancel(look, Cause::Over) => format!("cancel {}", name(look)),
-        Effect::Report { standing, text, .. } => {
+        Effect::Report { standing, why, .. } => {
             let word =
                 |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
             let (healthy, ready) = (word(standing.healthy), word(standing.ready));
-            format!("report healthy {healthy} ready {ready}, {text}")
+            format!("report healthy {healthy} ready {ready}, {why}")
         }
         Effect::Kill { reason } => format!("kill, {reason}"),
     });

@@ -31,6 +31,7 @@ fn ordered() -> World {
 pub(super) fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
     let instance = instance(order);
     let result = result.map_err(str::to_owned);
+    let result = result.map_err(Into::into);
     world.feed(Input::Fetched { instance, result });
 }
 
@@ -310,7 +311,7 @@ fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
     world.quiet();
     let refusal = Refusal {
         reason: v1::Reason::TaskInvalid,
-        text: "no such user".into(),
+        why: "no such user".into(),
     };
     let instance = instance(2);
     world.feed(Input::NotStarted { instance, refusal });

@@ -31,7 +31,10 @@ pub(super) fn limited(world: &mut World, order: u64, outcome: Result<(), String>
     world.feed(Input::Limited {
         instance: instance(1),
         order: OrderIndex(order),
-        outcome: outcome.map_err(|why| Unmet { why, held }),
+        outcome: outcome.map_err(|why| Unmet {
+            why: why.into(),
+            held,
+        }),
     });
 }
 
@@ -59,8 +62,7 @@ fn an_order_is_on_disk_before_it_is_put_in_force_and_its_outcome_before_it_is_to
     assert_eq!(reason(&world, 1), v1::Reason::LimitsUpdated);
     let report = v1::LimitsReport {
         order_index: 2,
-        refusal: None,
-        held: None,
+        ..v1::LimitsReport::default()
     };
     assert_eq!(last_update(&world, 1).limits, Some(report));
     world.sync();
@@ -88,6 +90,7 @@ fn why_limits_are_not_in_force_is_told() {
     limited(&mut world, 2, Err("too little".into()));
     world.report();
     let update = last_update(&world, 1);
+    assert_eq!(update.causes[0].code, "limits-refused");
     let report = update.limits.unwrap();
     assert_eq!(report.refusal.unwrap(), "too little");
     assert_eq!(report.held, Some(limits(7)), "what is in force instead");

@@ -5,6 +5,7 @@ mod checks;
 mod damage;
 mod disk;
 mod executors;
+mod explanations;
 mod groups;
 mod limits;
 mod links;

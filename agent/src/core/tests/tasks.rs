@@ -271,7 +271,7 @@ fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() 
     let instance = instance(1);
     let fetching = |text: &str| Input::Fetching {
         instance,
-        text: text.into(),
+        what: text.into(),
     };
     world.expect(&["fetch for 1-1-1", "report web 1 Starting"]);
     assert_eq!(last_update(&world, 1).text, "fetching its files");
@@ -353,7 +353,7 @@ fn a_kill_that_meets_a_start_calls_it_off() {
         instance: instance(1),
         refusal: Refusal {
             reason: v1::Reason::KilledDuringLaunch,
-            text: "called off".into(),
+            why: "called off".into(),
         },
     });
     world.report();
@@ -415,7 +415,7 @@ fn what_happens_in_the_same_moment_is_told_in_one_message() {
 fn ends_are_told_as_they_were() {
     let stopped = |stop, text: &str| Ended {
         stop: Some(stop),
-        text: text.into(),
+        why: text.into(),
         ..ended(How::Signal(15))
     };
     let cases = [
@@ -465,7 +465,7 @@ fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
             instance: instance(1),
             refusal: Refusal {
                 reason: why,
-                text: "no".into(),
+                why: "no".into(),
             },
         });
         world.report();

@@ -348,7 +348,7 @@ pub(super) fn ended(how: How) -> Ended {
         how,
         stop: None,
         out_of_memory: false,
-        text: "it ended".into(),
+        why: "it ended".into(),
     }
 }
 

@@ -153,7 +153,7 @@ impl Scripted {
             Some(Limited { pids, .. }) if self.machine.between(1, 100) <= 15 => {
                 self.machine.note_refused_limits();
                 Err(Unmet {
-                    why: "the kernel would not".to_owned(),
+                    why: "the kernel would not".into(),
                     held: Some(v1::Limits {
                         pids,
                         ..v1::Limits::default()

@@ -14,7 +14,7 @@ use argosy_agent::journal::MemoryDisk;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
-use argosy_state::task::CheckKind;
+use argosy_state::task::{CheckKind, Explanation};
 
 use self::executors::Executor;
 use self::groups::Groups;
@@ -279,7 +279,7 @@ impl Machine {
             CheckKind::Argv(_) | CheckKind::Http { .. } | CheckKind::Tcp { .. } => None,
         };
         match self.inner().chance.percent(percent.unwrap_or(0)) {
-            true => Answer::Failed("as its line says".to_owned()),
+            true => Answer::Failed("as its line says".into()),
             false => Answer::Passed,
         }
     }
@@ -466,7 +466,7 @@ impl Container {
                 how,
                 stop,
                 out_of_memory: false,
-                text: String::new(),
+                why: Explanation::default(),
             };
             (at_ms, ended)
         })

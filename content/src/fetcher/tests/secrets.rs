@@ -36,7 +36,7 @@ async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     let error = fetched.await.expect_err("it fails");
     let debug = format!("{error:?}");
     let what = meter.borrow().what.clone();
-    format!("{} {what} {debug}", crate::sentence(&error))
+    format!("{} {what:?} {debug}", crate::sentence(&error))
 }
 
 /// A server of pages of which each fails otherwise.

@@ -31,6 +31,7 @@ fn say(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result
             order: OrderIndex(order),
             outcome,
             held: None,
+            causes: Vec::new(),
         }),
         ..world.update("a", number, TaskState::Running)
     };

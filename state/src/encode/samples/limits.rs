@@ -221,6 +221,7 @@ fn report(outcome: Result<(), String>, held: Option<Box<Limits>>) -> Command {
             order: OrderIndex(14),
             outcome,
             held,
+            causes: Vec::new(),
         }),
         ..agent_update()
     };
@@ -250,6 +251,7 @@ pub(super) fn changed() -> Vec<Task> {
             outcome,
             before,
             is_second: false,
+            causes: Vec::new(),
         }),
         ..task(name)
     });
