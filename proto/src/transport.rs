@@ -36,6 +36,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub struct Connection {
     stream: Box<dyn Duplex>,
     ends: Option<Ends>,
+    /// Bytes that are read before those of the stream.
+    first: Vec<u8>,
 }
 
 impl Connection {
@@ -44,7 +46,14 @@ impl Connection {
         Self {
             stream: Box::new(stream),
             ends: None,
+            first: Vec::new(),
         }
+    }
+
+    /// The same connection, of which these bytes were read already and are read again.
+    #[must_use]
+    pub fn reading_again(self, first: Vec<u8>) -> Self {
+        Self { first, ..self }
     }
 
     /// The same connection, between these addresses.
@@ -78,6 +87,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let count = self.first.len().min(buffer.remaining());
+            let first: Vec<u8> = self.first.drain(..count).collect();
+            buffer.put_slice(&first);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -82,19 +82,21 @@ impl Expected {
         Self { kind, name: None }
     }
 
-    /// Whether `found` at `address` may be talked to. A transport without proof of identities has no opinion; one that
-    /// has proof must have found who is expected.
+    /// Whether this peer may be talked to. Without a proven identity every peer may; with one it must be the expected.
+    #[must_use]
+    pub fn admits(&self, found: &PeerIdentity) -> bool {
+        found.principal().is_none_or(|principal| {
+            let named = self.name.as_ref();
+            principal.kind == self.kind && named.is_none_or(|name| *name == principal.name)
+        })
+    }
+
+    /// The same, of the peer at an address.
     pub(super) fn admit(&self, found: &PeerIdentity, address: &str) -> io::Result<()> {
-        let Some(principal) = found.principal() else {
-            return Ok(());
+        let principal = match found.principal() {
+            Some(principal) if !self.admits(found) => principal,
+            Some(_) | None => return Ok(()),
         };
-        let is_named = self
-            .name
-            .as_ref()
-            .is_none_or(|name| *name == principal.name);
-        if principal.kind == self.kind && is_named {
-            return Ok(());
-        }
         let text = format!("{principal} is at {address}, and not {self}");
         Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }

@@ -1,15 +1,16 @@
 //! The serving end: connections that begin with the greeting are taken out of those that come in on the raft port.
+//!
+//! Every connection of the port passes here. One whose transport proves that it is no master is closed before it is read.
 
 use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use argosy_proto::transport::{Connection, Identified, Listener, PeerIdentity};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio::sync::{Semaphore, mpsc};
+use argosy_proto::transport::{Connection, Expected, Identified, Listener, PeerIdentity};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -22,8 +23,9 @@ use crate::service::{self, Door, IDLE};
 const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// Connections that have not said yet what they are. One more takes the place of the oldest.
 const UNKNOWN: usize = 64;
-/// Connections of frames: each of at most nine other masters holds one, and at most four that it keeps for later. One more is
-/// closed, and its master uses HTTP/2.
+/// Connections of frames: each of at most nine other masters holds one, and at most four that it keeps for later. One more takes
+/// the place of the oldest that has had no answer: whoever only greets does not keep a master from its place. If all have had
+/// one, it is closed, and its master uses HTTP/2.
 const FRAMED: usize = 64;
 /// Connections on their way to the server of HTTP/2. When full, the next ones wait.
 const OTHERS: usize = 16;
@@ -46,10 +48,10 @@ type Others = mpsc::Sender<io::Result<Identified>>;
 
 async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
     let stop = door.stop.clone();
-    let places = Arc::new(Semaphore::new(FRAMED));
     // Bounded by what each task holds a place of. Dropped with this future, and all connections with it.
     let mut tasks = JoinSet::new();
     let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
+    let mut framed = Framed::default();
     loop {
         let connection = tokio::select! {
             () = stop.cancelled() => return,
@@ -57,22 +59,29 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
                 let Ok(Some((frames, peer))) = looked else {
                     continue;
                 };
-                let Ok(place) = places.clone().try_acquire_owned() else {
+                if !framed.make_room() {
                     debug!(%peer, "a connection of frames is refused: there are {FRAMED} already");
                     continue;
-                };
+                }
                 let door = door.clone();
-                tasks.spawn(async move {
-                    let _place = place;
-                    if let Err(why) = serve(&door, frames).await {
+                let is_answered = Arc::new(AtomicBool::new(false));
+                let answered = is_answered.clone();
+                let task = tasks.spawn(async move {
+                    if let Err(why) = serve(&door, frames, &answered).await {
                         debug!(%peer, %why, "a connection of frames ends");
                     }
                     None
                 });
+                framed.0.push_back((task, is_answered));
                 continue;
             }
             connection = listener.accept() => connection,
         };
+        let peer = &connection.1;
+        if !Expected::MASTER.admits(peer) {
+            debug!(%peer, "a connection is closed: only masters may use this port");
+            continue;
+        }
         unknown.retain(|task| !task.is_finished());
         if unknown.len() >= UNKNOWN
             && let Some(oldest) = unknown.pop_front()
@@ -80,6 +89,28 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
             oldest.abort();
         }
         unknown.push_back(tasks.spawn(look(connection, others.clone())));
+    }
+}
+
+/// The connections of frames, oldest first, and whether each has had an answer.
+#[derive(Default)]
+struct Framed(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
+
+impl Framed {
+    /// False if there is no room for one more.
+    fn make_room(&mut self) -> bool {
+        self.0.retain(|(task, _)| !task.is_finished());
+        if self.0.len() < FRAMED {
+            return true;
+        }
+        let mut all = self.0.iter();
+        let Some(at) = all.position(|(_, is_answered)| !is_answered.load(Ordering::Relaxed)) else {
+            return false;
+        };
+        if let Some((task, _)) = self.0.remove(at) {
+            task.abort();
+        }
+        true
     }
 }
 
@@ -92,12 +123,7 @@ async fn look((connection, peer): Identified, others: Others) -> Option<(Frames,
     if first == GREETING {
         return Some((Frames::new(connection), peer));
     }
-    let ends = connection.ends();
-    let again = Connection::new(Again { first, connection });
-    let again = match ends {
-        Some(ends) => again.between(ends),
-        None => again,
-    };
+    let again = connection.reading_again(first);
     // The server has ended: so does the connection.
     let _ = others.send(Ok((again, peer))).await;
     None
@@ -115,14 +141,18 @@ async fn first_bytes(mut connection: Connection) -> io::Result<(Connection, Vec<
     Ok((connection, first))
 }
 
-async fn serve(door: &Door, frames: Frames) -> Result<(), Status> {
-    let served = answer_all(door, frames);
+async fn serve(door: &Door, frames: Frames, is_answered: &AtomicBool) -> Result<(), Status> {
+    let served = answer_all(door, frames, is_answered);
     let stopped = door.stop.run_until_cancelled(served).await;
     stopped.unwrap_or(Ok(()))
 }
 
 /// One request at a time, in order: the next is read when this one is answered.
-async fn answer_all(door: &Door, mut frames: Frames) -> Result<(), Status> {
+async fn answer_all(
+    door: &Door,
+    mut frames: Frames,
+    is_answered: &AtomicBool,
+) -> Result<(), Status> {
     in_time(frames.greet()).await?;
     loop {
         match tokio::time::timeout(IDLE, frames.begins()).await {
@@ -151,7 +181,10 @@ async fn answer_all(door: &Door, mut frames: Frames) -> Result<(), Status> {
             Err(status) => Err(status),
         };
         match answered {
-            Ok(answer) => in_time(frames.write(Kind::Answer, &answer)).await?,
+            Ok(answer) => {
+                in_time(frames.write(Kind::Answer, &answer)).await?;
+                is_answered.store(true, Ordering::Relaxed);
+            }
             Err(status) => {
                 // The last frame of this connection. A peer that is gone needs no reason.
                 let _ = in_time(frames.write(Kind::Refusal, &Refusal::from(&status))).await;
@@ -171,56 +204,4 @@ async fn in_time(writing: impl Future<Output = io::Result<()>>) -> Result<(), St
 
 fn late(what: &str) -> Status {
     Status::deadline_exceeded(format!("{what} took longer than {} s", MESSAGE.as_secs()))
-}
-
-/// A connection whose first bytes are read again.
-struct Again {
-    first: Vec<u8>,
-    connection: Connection,
-}
-
-impl AsyncRead for Again {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.connection).poll_read(context, buffer);
-        }
-        let count = self.first.len().min(buffer.remaining());
-        let first: Vec<u8> = self.first.drain(..count).collect();
-        buffer.put_slice(&first);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Again {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.connection.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(context)
-    }
 }

@@ -116,6 +116,12 @@ impl Caller {
         assert!(is_answered(&mut self.network).await);
         self.network.uses_frames()
     }
+
+    /// Appends until one is answered in a frame.
+    async fn change_over(&mut self) {
+        while !self.uses_frames().await {}
+        assert!(self.uses_frames().await);
+    }
 }
 
 /// Whether an append is answered as it must be: the term is over.
@@ -243,9 +249,9 @@ async fn a_master_that_finds_no_place_for_frames_uses_http2() {
     let port = Port::start().await;
     let mut others = Vec::new();
     for _ in 0..64 {
-        let mut frames = greeted(&port).await;
-        assert!(frames.is_greeted().await.unwrap());
-        others.push(frames);
+        let mut other = Caller::informed(&port, &port.address).await;
+        other.change_over().await;
+        others.push(other);
     }
     assert!(!greeted(&port).await.is_greeted().await.unwrap_or(false));
     let mut caller = Caller::informed(&port, &port.address).await;
@@ -256,6 +262,28 @@ async fn a_master_that_finds_no_place_for_frames_uses_http2() {
     while !caller.uses_frames().await {
         caller = Caller::informed(&port, &port.address).await;
     }
+}
+
+#[tokio::test]
+async fn connections_that_only_greet_make_room_for_a_master() {
+    let port = Port::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        let mut frames = greeted(&port).await;
+        assert!(frames.is_greeted().await.unwrap());
+        silent.push(frames);
+    }
+    let mut caller = Caller::informed(&port, &port.address).await;
+    caller.change_over().await;
+    let mut oldest = silent.remove(0);
+    assert!(!matches!(oldest.read().await, Ok(Some(_))), "it is closed");
+    // The next ones take the places of silent ones, and never that of the master.
+    for _ in 0..80 {
+        let mut frames = greeted(&port).await;
+        assert!(frames.is_greeted().await.unwrap());
+        silent.push(frames);
+    }
+    assert!(caller.uses_frames().await);
 }
 
 #[tokio::test]

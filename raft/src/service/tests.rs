@@ -1,5 +1,8 @@
 //! The bounds of the port of a master that runs, over real sockets.
 
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::{Connection, Dialer, PeerIdentity};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +32,11 @@ pub(crate) struct Port {
 
 impl Port {
     pub(crate) async fn start() -> Port {
+        Port::start_for(PeerIdentity::unauthenticated(None)).await
+    }
+
+    /// The transport finds out that every peer is this one.
+    pub(crate) async fn start_for(peer: PeerIdentity) -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let config = NodeConfig {
@@ -51,7 +59,19 @@ impl Port {
             }
         });
         let memory = MemoryStore::default();
-        let surroundings = Surroundings::tcp(listener);
+        let connections = futures::stream::unfold(listener, move |listener| {
+            let peer = peer.clone();
+            async move {
+                let accepted = listener.accept().await;
+                let identified = accepted.map(|(stream, _)| (Connection::new(stream), peer));
+                Some((identified, listener))
+            }
+        });
+        let surroundings = Surroundings {
+            listener: Listener::new(connections),
+            dialer: Dialer::tcp(),
+            wall: WallClock::system(),
+        };
         let stop = CancellationToken::new();
         let node = Node::start_in_memory(config, &memory, surroundings, owner, stop).await;
         let node = node.unwrap();
@@ -215,4 +235,30 @@ async fn a_leader_supports_no_election_against_itself() {
     let refused = client.suspect(nobody).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(port.node.status().borrow().term, term);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_masters_may_use_the_port_where_the_transport_proves_identities() {
+    let port = |principal: &str| {
+        Port::start_for(PeerIdentity::authenticated(
+            principal.parse().unwrap(),
+            None,
+        ))
+    };
+    let greeted = async |port: &Port| {
+        let mut stream = TcpStream::connect(&port.address).await.unwrap();
+        stream.write_all(crate::frames::GREETING).await.unwrap();
+        let mut answer = vec![0; crate::frames::GREETING.len()];
+        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await;
+        read.expect("it is answered or closed").is_ok()
+    };
+    for (principal, is_admitted) in [
+        ("agent/host-1", false),
+        ("operator/alice", false),
+        ("master/master-2", true),
+    ] {
+        let port = port(principal).await;
+        assert_eq!(port.hold().await.is_some(), is_admitted, "{principal}");
+        assert_eq!(greeted(&port).await, is_admitted, "{principal}");
+    }
 }
