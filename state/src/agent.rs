@@ -13,7 +13,7 @@ use crate::encode::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
 use crate::resources::Resources;
-use crate::task::{OptOuts, Sizes};
+use crate::task::{OptOuts, Sizes, TaskSpec};
 
 pub(crate) use whole::WholeAgent;
 
@@ -125,6 +125,12 @@ impl AgentInfo {
             | AgentCapability::ImagePull
             | AgentCapability::HostPathPlaces => is_announced,
         }
+    }
+
+    /// Whether the agent can do all that a task asks for. It is sent no launch of another one.
+    #[must_use]
+    pub fn can_launch(&self, spec: &TaskSpec) -> bool {
+        AgentCapability::needed(spec).all(|one| self.can(one))
     }
 
     /// Whether the agent takes orders of this kind. It is sent no others.

@@ -160,6 +160,7 @@ pub enum Reason {
     ExecutorTerminated,
     ExecutorRegistrationTimeout,
     LimitsUpdated,
+    AgentIncapable,
 }
 
 /// How a process ended.

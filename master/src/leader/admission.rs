@@ -175,6 +175,10 @@ fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bo
                 let Some(task) = registry.task(key).filter(|task| task.reported == 0) else {
                     return false;
                 };
+                // The comparison ends what an agent of an earlier release cannot do.
+                if !agent.reported.info.can_launch(&task.spec) {
+                    return false;
+                }
                 held.remove(HeldKind::Task, task_mark(key, task.order, task.reported));
             }
             Order::Kill(_) => {}

@@ -2,6 +2,7 @@
 
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
+use argosy_state::agent::Agent;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{AgentId, OrderIndex};
 use argosy_state::registry::Order;
@@ -71,7 +72,7 @@ impl Leader {
             return;
         };
         let agent = registry.agent(id);
-        let takes = |kind| agent.is_some_and(|agent| agent.reported.info.takes(kind));
+        let takes = |order: &Order| agent.is_some_and(|agent| can_take(registry, agent, order));
         let last = registry.last_order(id).max(*sent);
         let mut next = *sent;
         let mut orders = Vec::new();
@@ -87,7 +88,7 @@ impl Leader {
             if is_early_kill(registry, order) && bugs::is_on(Bug::KillLost) {
                 continue;
             }
-            let order = message(registry, index, order, takes(order.kind()));
+            let order = message(registry, index, order, takes(order));
             self.orders_left.spend(&order);
             orders.push(order);
             next = index;
@@ -103,6 +104,20 @@ impl Leader {
             self.tell_agent(link, v1::to_agent::Message::Order(order));
         }
     }
+}
+
+/// Whether an agent has what an order needs: its kind, and what the description of a launch asks for.
+fn can_take(registry: &Registry, agent: &Agent, order: &Order) -> bool {
+    let info = &agent.reported.info;
+    let is_within = |key| {
+        let task = registry.task(key);
+        task.is_none_or(|task| info.can_launch(&task.spec))
+    };
+    info.takes(order.kind())
+        && match order {
+            Order::Launch(key) => is_within(key),
+            Order::Kill(_) | Order::Limits(_) => true,
+        }
 }
 
 /// The order on the wire, or a void one in its place.

@@ -291,7 +291,8 @@ reasons!(
     LimitDisk,
     ExecutorTerminated,
     ExecutorRegistrationTimeout,
-    LimitsUpdated
+    LimitsUpdated,
+    AgentIncapable
 );
 
 impl From<Exit> for v1::Exit {

@@ -3,14 +3,17 @@
 //! The same comparison serves a first connection, a reconnection and a new leader.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::Scene;
 use super::tasks::{Change, too_many};
 use crate::Registry;
+use crate::agent::AgentInfo;
 use crate::bugs::{self, Bug};
 use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
 use crate::event::Event;
 use crate::ids::TaskKey;
+use crate::level::Level;
 use crate::limits;
 use crate::registry::OrderKind;
 use crate::task::{Reason, Source, Task, TaskState};
@@ -25,14 +28,15 @@ impl Registry {
             return Err(Rejection::Moved);
         }
         check_list(list)?;
-        let answers_limits = agent.reported.info.takes(OrderKind::Limits);
+        let reported = Arc::clone(&agent.reported);
+        let answers_limits = reported.info.takes(OrderKind::Limits);
         for key in &self.known(list) {
             let held = list
                 .held
                 .binary_search_by(|held| held.key.cmp(key))
                 .ok()
                 .map(|at| &list.held[at]);
-            self.compare(scene, list, key, held);
+            self.compare(scene, list, &reported.info, key, held);
             if !answers_limits {
                 self.settle_without_agent(scene, key, held, list.wall_ms);
             }
@@ -79,9 +83,11 @@ impl Registry {
         &mut self,
         scene: &mut Scene,
         list: &ReconcileAgent,
+        info: &AgentInfo,
         key: &TaskKey,
         held: Option<&HeldTask>,
     ) {
+        let judges_capabilities = self.level() >= Level::RELEASE_0_2;
         let task = self
             .tasks
             .get(key)
@@ -101,6 +107,10 @@ impl Registry {
             None if bugs::is_on(Bug::LaunchAfterUnreachable) => return,
             None if task.state == TaskState::Unreachable => {
                 Change::by_master(TaskState::Dropped, Reason::LaunchVoided, list.wall_ms)
+            }
+            // It was launched when its agent could do more: an order that needs more is never sent.
+            None if judges_capabilities && !info.can_launch(&task.spec) => {
+                Change::by_master(TaskState::Dropped, Reason::AgentIncapable, list.wall_ms)
             }
             None => return,
         };

@@ -84,6 +84,7 @@ numbered!(
     ExecutorTerminated = 37,
     ExecutorRegistrationTimeout = 38,
     LimitsUpdated = 41,
+    AgentIncapable = 50,
 );
 
 numbered!(

@@ -33,6 +33,9 @@ pub(crate) fn of_master(reason: Reason) -> &'static str {
             "its agent is not heard of, and its stop_after_ms has passed: it does not run any more"
         }
         Reason::LimitsUpdated => LIMITS_NOT_CHANGED,
+        Reason::AgentIncapable => {
+            "its agent has come back as a release that cannot do what its description asks for; it never started"
+        }
         Reason::None
         | Reason::TaskInvalid
         | Reason::InvalidOffers

@@ -1,10 +1,12 @@
 //! Agents: hello, verdict, orders, strays.
 
 use argosy_state::agent::AgentMode;
+use argosy_state::capability::{AgentCapability, Announced};
 use argosy_state::command::{CallAction, HeldTask, Operation};
 use argosy_state::digest::HeldKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, Role};
-use argosy_state::task::TaskState;
+use argosy_state::task::{KillSignal, TaskState};
+use argosy_state::testing::spec;
 use expect_test::expect;
 
 use super::world::{AGENT, FRAMEWORK, World, new_agent, task_key};
@@ -297,6 +299,42 @@ fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
     assert_eq!(world.state_of("a"), TaskState::Dropped);
+}
+
+#[test]
+fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
+    let mut world = World::with_offer();
+    let hello_with = |world: &World, capabilities: Announced| {
+        let mut hello = world.hello_of(AGENT);
+        hello.info.capabilities = capabilities;
+        hello.floor = OrderIndex(0);
+        hello.digests.insert(HeldKind::Task, 0);
+        hello
+    };
+    let link = world.link();
+    world.hello(link, hello_with(&world, AgentCapability::announced()));
+    world.feed(Input::AgentClosed { link });
+    let mut wanted = spec("a", "cpus:1");
+    wanted.kill_signal = Some(KillSignal::Int);
+    let (accept, tokens) = world.acceptance("1.1", vec![wanted, spec("b", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    assert_eq!(world.state_of("a"), TaskState::Staging);
+    world.forget_said();
+    // It returns as release 0.1.0.
+    let link = world.link();
+    world.hello(link, hello_with(&world, Announced::new()));
+    world.list(link, 0, &[]);
+    world.expect(&expect![[r#"
+        link-4 <- registered agent-1, different
+        link-4 <- list your tasks
+        link-1 <- update a DROPPED at 7.0 (AGENT_INCAPABLE)
+        link-4 <- order 1 void
+        link-4 <- order 2 launch framework-1/b
+        link-1 <- offers 1.2 * agent-1 cpus:3;mem:4096
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Dropped);
+    assert_eq!(world.state_of("b"), TaskState::Staging);
 }
 
 #[test]
