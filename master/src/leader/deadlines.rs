@@ -48,7 +48,7 @@ impl Default for Steps {
 #[derive(Debug, Default)]
 struct Pass {
     /// The deadline that was looked at last.
-    behind: Option<(Timestamp, Subject)>,
+    behind: Option<(DeadlineKind, Timestamp, Subject)>,
     /// When the next pass may begin.
     next: Timestamp,
 }
@@ -101,11 +101,25 @@ impl Deadlines {
         }
     }
 
-    /// The next deadline of the registry that is due, and not looked at in this pass.
-    fn due<'a>(&self, registry: &'a Registry, now: Now) -> Option<(Timestamp, &'a Subject)> {
+    /// The next deadline of the registry that is due, and not looked at in this pass: of every kind that masters count on,
+    /// one kind after the other.
+    fn due<'a>(
+        &self,
+        registry: &'a Registry,
+        now: Now,
+    ) -> Option<(DeadlineKind, Timestamp, &'a Subject)> {
         let behind = self.pass.behind.as_ref();
-        let mut next = registry.deadlines().of(DeadlineKind::Failover, behind);
-        next.next().filter(|(at, _)| *at <= now.at)
+        let from = behind.map(|(kind, _, _)| *kind);
+        let kinds = DeadlineKind::ALL.into_iter();
+        let mut left =
+            kinds.filter(|kind| kind.is_exact() && from.is_none_or(|from| *kind >= from));
+        left.find_map(|kind| {
+            let behind = behind.filter(|(last, _, _)| *last == kind);
+            let behind = behind.map(|(_, at, subject)| (*at, subject.clone()));
+            let mut next = registry.deadlines().of(kind, behind.as_ref());
+            let (at, subject) = next.next().filter(|(at, _)| *at <= now.at)?;
+            Some((kind, at, subject))
+        })
     }
 
     /// Begins another pass once nothing is left of this one.
@@ -275,16 +289,31 @@ impl Leader {
 
     /// Looks at the next deadline of the registry that is due; false if there is none.
     fn look_at_deadline(&mut self, registry: &Registry, now: Now) -> bool {
-        let Some((at, subject)) = self.deadlines.due(registry, now) else {
+        let Some((kind, at, subject)) = self.deadlines.due(registry, now) else {
             return false;
         };
-        self.deadlines.pass.behind = Some((at, subject.clone()));
-        match subject {
-            Subject::Framework(id) => self.framework_due(registry, *id),
-            // They have no deadline of this kind.
-            Subject::Agent(_) | Subject::Task(_) | Subject::Request { .. } => {}
-        }
+        self.deadlines.pass.behind = Some((kind, at, subject.clone()));
+        self.deadline_due(registry, kind, subject);
         true
+    }
+
+    /// What a leader proposes once the time of an agreed deadline has come: one line for each kind.
+    fn deadline_due(&mut self, registry: &Registry, kind: DeadlineKind, subject: &Subject) {
+        match (kind, subject) {
+            (DeadlineKind::Failover, Subject::Framework(id)) => self.framework_due(registry, *id),
+            // No command sets one yet, and none ends what it is the deadline of.
+            (DeadlineKind::Administration, Subject::Agent(_)) => {}
+            // These are not exact: passes of their own remove what is old.
+            (DeadlineKind::Lost | DeadlineKind::Answer, _) => {}
+            // The index has no such entries.
+            (
+                DeadlineKind::Failover | DeadlineKind::Administration,
+                Subject::Framework(_)
+                | Subject::Agent(_)
+                | Subject::Task(_)
+                | Subject::Request { .. },
+            ) => {}
+        }
     }
 
     /// Looks at the next timer that is due; false if there is none.

@@ -38,7 +38,8 @@ impl DeadlineKind {
 
     /// Whether somebody counts on the time: cluster time is committed while such a deadline runs. The others remove what
     /// is old, sooner or later.
-    fn is_exact(self) -> bool {
+    #[must_use]
+    pub fn is_exact(self) -> bool {
         match self {
             Self::Failover | Self::Administration => true,
             Self::Lost | Self::Answer => false,
