@@ -149,6 +149,15 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.get(key).map(Arc::as_ref)
     }
 
+    /// The record of a key, as the copies of the table share it: another one as soon as it is changed.
+    #[must_use]
+    pub fn get_shared<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&Arc<V>>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key)
+    }
+
     /// Whether the key has a record.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
@@ -203,6 +212,17 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         K: Borrow<Q>,
     {
         Records(self.0.range(range))
+    }
+
+    /// Records in a range, ascending, as [`Table::get_shared`] returns them.
+    pub fn range_shared<Q: Ord + ?Sized, R: RangeBounds<Q>>(
+        &self,
+        range: R,
+    ) -> impl Iterator<Item = &Arc<V>> + use<'_, K, V, Q, R>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.range(range).map(|(_, record)| record)
     }
 
     /// The record of a key, to be changed.

@@ -1,10 +1,13 @@
 //! A copy of the registry for readers: it stays as it is while `apply` goes on, and costs constant time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::sync::Arc;
 
 use super::Registry;
+use crate::agent::Agent;
+use crate::ids::{AgentId, TaskKey};
+use crate::task::Task;
 
 /// The registry as it was after one entry. Clones share it.
 ///
@@ -42,5 +45,60 @@ impl Registry {
             marks: BTreeMap::new(),
             digest: self.digest,
         }))
+    }
+
+    /// Agents above `after`, ascending, as snapshots share them. As long as a reference to a record is held, weak or not, a
+    /// change of it makes another one: what was derived from it is then known to be outdated.
+    pub fn shared_agents_after(&self, after: AgentId) -> impl Iterator<Item = &Arc<Agent>> {
+        let above = (Bound::Excluded(after), Bound::Unbounded);
+        self.agents.range_shared(above)
+    }
+
+    /// Tasks behind `after`, or all, ascending, as snapshots share them: see [`Registry::shared_agents_after`].
+    pub fn shared_tasks_after<'a>(
+        &'a self,
+        after: Option<&'a TaskKey>,
+    ) -> impl Iterator<Item = &'a Arc<Task>> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tasks
+            .range_shared::<TaskKey, _>((after, Bound::Unbounded))
+    }
+
+    /// One task, as snapshots share it: see [`Registry::shared_agents_after`].
+    #[must_use]
+    pub fn shared_task(&self, key: &TaskKey) -> Option<&Arc<Task>> {
+        self.tasks.get_shared(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    /// What is derived of a record is kept by its address: the law that this is sound.
+    #[test]
+    fn a_record_with_a_weak_reference_is_changed_at_another_address() {
+        let mut world = World::new();
+        let id = world.register("cpus:1");
+        for held_by_snapshot in [false, true] {
+            let snapshot = held_by_snapshot.then(|| world.registry.snapshot());
+            let shared = |world: &World| {
+                let agent = world.registry.shared_agents_after(AgentId(0)).next();
+                Arc::downgrade(agent.expect("it is registered"))
+            };
+            let before = shared(&world);
+            assert!(shared(&world).ptr_eq(&before));
+            world
+                .registry
+                .agents
+                .get_mut(&id)
+                .expect("it is registered")
+                .orders
+                .0 += 1;
+            assert!(!shared(&world).ptr_eq(&before));
+            assert_eq!(before.upgrade().is_some(), held_by_snapshot);
+            drop(snapshot);
+        }
     }
 }
