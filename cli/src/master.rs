@@ -24,6 +24,7 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
         raft,
         config,
         raft_runtime,
+        readers,
         runtime,
     } = Prepared::new(arguments)?;
     let recorder = metrics::install()?;
@@ -36,6 +37,7 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
             api: listen::connections(api).context("cannot use the API's socket")?,
             raft: raft_runtime.surroundings(raft)?,
             raft_runtime: raft_runtime.handle.clone(),
+            readers: readers.handle().clone(),
             memory: None,
             metrics: Some(recorder),
             entropy: random::bytes()?,
@@ -46,6 +48,7 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
     });
     // What is still on its way must not keep the process: everything that matters is synced.
     runtime.shutdown_background();
+    readers.shutdown_background();
     raft_runtime.end();
     match ended? {
         Ok(()) | Err(RunError::Start(StartError::Stopped)) => Ok(DONE),
@@ -60,6 +63,7 @@ pub(crate) struct Prepared {
     pub(crate) raft: std::net::TcpListener,
     pub(crate) config: Config,
     pub(crate) raft_runtime: RaftRuntime,
+    pub(crate) readers: Runtime,
     pub(crate) runtime: Runtime,
 }
 
@@ -81,6 +85,7 @@ impl Prepared {
             raft,
             config,
             raft_runtime,
+            readers: readers()?,
             runtime,
         })
     }
@@ -234,6 +239,26 @@ impl RaftRuntime {
     }
 }
 
+/// How much more willingly than others the thread of the readers yields a processor: one of them gets a tenth of it beside
+/// a busy thread, and wakes up behind it.
+const NICENESS: i32 = 10;
+
+/// The thread that makes pages of lists. Readers so share one processor at most, and what is left of it: pages wait for
+/// calls that change something, and not the other way round.
+fn readers() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("readers")
+        .on_thread_start(|| {
+            if let Err(error) = rustix::process::nice(NICENESS) {
+                tracing::warn!(%error, "readers of lists have the priority of everything else");
+            }
+        })
+        .enable_time()
+        .build()
+        .context("cannot start the thread of the readers")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +290,13 @@ mod tests {
             .block_on(name);
         assert_eq!(name.unwrap().as_deref(), Some("raft"));
         runtime.end();
+    }
+
+    #[test]
+    fn the_thread_of_the_readers_yields_to_all_others() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let runtime = readers().unwrap();
+        let theirs = runtime.block_on(runtime.spawn(async move { priority() }));
+        assert_eq!(theirs.unwrap(), (priority() + NICENESS).min(19));
     }
 }

@@ -51,6 +51,8 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
         config,
         raft_runtime,
         runtime,
+        // No lists are read of a master that is being filled.
+        readers: _,
     } = Prepared::new(start)?;
     // They were free. Until the master runs a call to them must be refused, not wait.
     drop((api, raft));
@@ -135,6 +137,7 @@ impl Host<'_> {
             api: listen::connections(api).context("cannot use the API's socket")?,
             raft: self.raft_runtime.surroundings(raft)?,
             raft_runtime: self.raft_runtime.handle.clone(),
+            readers: tokio::runtime::Handle::current(),
             memory: None,
             metrics: None,
             entropy: random::bytes()?,

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use argosy_raft::Node;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::change_ring::ChangeRing;
+use crate::encodings::Encodings;
 use crate::inbox::{Facts, Look, Message, Office, View};
 use crate::leader::{Answer, Input};
 use crate::links::{LinkId, RequestId};
@@ -29,6 +31,10 @@ pub(crate) struct Desk {
     /// The newest changes of the registry.
     pub(crate) changes: ChangeRing,
     pub(crate) reads: Reads,
+    /// Where pages are made: behind everything else.
+    pub(crate) readers: Handle,
+    /// Records as lists send them.
+    pub(crate) encodings: Encodings,
     /// Frameworks have a budget of their own: readers of lists cannot use it up.
     pub(crate) reconciliations: Reads,
     pub(crate) office: watch::Receiver<Office>,
@@ -43,7 +49,7 @@ impl Desk {
         node: Node,
         (inbox, looks): (mpsc::Sender<Message>, mpsc::Sender<Look>),
         (views, changes): (Views, ChangeRing),
-        reads: Reads,
+        (reads, readers): (Reads, Handle),
         (office, applied): (watch::Receiver<Office>, watch::Receiver<u64>),
         counts: watch::Receiver<Counts>,
         own_address: String,
@@ -55,6 +61,8 @@ impl Desk {
             views,
             changes,
             reads,
+            readers,
+            encodings: Encodings::default(),
             reconciliations: Reads::new(Bounds {
                 bytes: 32 << 20,
                 // A follower passes the calls of many frameworks on over one connection.

@@ -24,7 +24,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
-use crate::service::{self, Services, choices};
+use crate::service::{self, List, Services, choices, on_readers_thread};
 use crate::{exec, reads};
 
 use caller::Caller;
@@ -139,12 +139,8 @@ async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {
 }
 
 async fn agents(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    match list(parameters, History::None) {
-        Ok(request) => json(answer(
-            http.services.list_agents(caller.asks(request)).await,
-        )),
-        Err(status) => problem(&status),
-    }
+    let request = list(parameters, History::None);
+    listed::<v1::AgentPage>(&http, List::Agents, caller, request).await
 }
 
 async fn agent(
@@ -160,12 +156,8 @@ async fn agent(
 }
 
 async fn frameworks(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    match list(parameters, History::Kept) {
-        Ok(request) => json(answer(
-            http.services.list_frameworks(caller.asks(request)).await,
-        )),
-        Err(status) => problem(&status),
-    }
+    let request = list(parameters, History::Kept);
+    listed::<v1::FrameworkPage>(&http, List::Frameworks, caller, request).await
 }
 
 async fn framework(
@@ -217,10 +209,8 @@ fn explain_request(
 }
 
 async fn tasks(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    match list(parameters, History::Kept) {
-        Ok(request) => json(answer(http.services.list_tasks(caller.asks(request)).await)),
-        Err(status) => problem(&status),
-    }
+    let request = list(parameters, History::Kept);
+    listed::<v1::TaskPage>(&http, List::Tasks, caller, request).await
 }
 
 async fn task(
@@ -240,12 +230,8 @@ async fn task(
 }
 
 async fn offers(State(http): State<Http>, caller: Caller, parameters: Parameters) -> Response {
-    match list(parameters, History::None) {
-        Ok(request) => json(answer(
-            http.services.list_offers(caller.asks(request)).await,
-        )),
-        Err(status) => problem(&status),
-    }
+    let request = list(parameters, History::None);
+    listed::<v1::OfferPage>(&http, List::Offers, caller, request).await
 }
 
 /// Passes a question about files on to the agent that has them, and its answer back as it comes.
@@ -367,6 +353,27 @@ fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Sta
         }
     }
     Ok(request)
+}
+
+/// A page as JSON. That takes longer than to make the page, so the thread of the readers does it.
+async fn listed<T: prost::Message + Default + serde::Serialize>(
+    http: &Http,
+    list: List,
+    caller: Caller,
+    request: Result<v1::ListRequest, Status>,
+) -> Response {
+    let page = match request {
+        Ok(request) => http.services.list(list, caller.asks(request)).await,
+        Err(status) => Err(status),
+    };
+    let written = match answer(page) {
+        Ok(page) => {
+            let written = async move { json(page.decoded::<T>()) };
+            on_readers_thread(&http.services.desk, written).await
+        }
+        Err(status) => Err(status),
+    };
+    written.unwrap_or_else(|status| problem(&status))
 }
 
 fn json<T: serde::Serialize>(answer: Result<T, Status>) -> Response {

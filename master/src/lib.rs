@@ -2,7 +2,7 @@
 //! at the rim decide nothing.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `comparison`, `checks`, `clock`, `failovers`,
-//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `views`, `change_ring`, `reads`, `front`, `service`, `http`, `exec`, `metrics`.
+//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`, `http`, `exec`, `metrics`.
 
 pub mod allocator;
 mod change_ring;
@@ -11,6 +11,7 @@ mod clock;
 mod comparison;
 mod config;
 mod desk;
+mod encodings;
 mod exec;
 mod failovers;
 mod falls;

@@ -424,6 +424,10 @@ const GAUGES: &[(&str, &str)] = &[
         "argosy_read_bytes",
         "Bytes that answers to reads hold while they are built and sent",
     ),
+    (
+        "argosy_encoded_record_bytes",
+        "Bytes of records that are kept as lists send them",
+    ),
 ];
 
 /// Help texts, once a process.

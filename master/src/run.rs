@@ -46,6 +46,8 @@ pub struct Parts {
     pub raft: Surroundings,
     /// The runtime of raft and of the owner of the registry, best of one thread: a flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
+    /// Where pages of lists are made: one thread that yields to all others is enough.
+    pub readers: Handle,
     /// Keeps log, registry and snapshots instead of the directory: for simulations.
     pub memory: Option<MemoryStore>,
     /// Where metrics are rendered; none answers 404.
@@ -130,10 +132,12 @@ async fn lead_or_follow(
         looks,
         handing,
         pulse,
-    } = owner_of(&config, &node, registry, parts.entropy);
+    } = owner_of(&config, &node, registry, (parts.entropy, parts.readers));
     let replica = replica.with_threads(has_threads);
     let watchdog = watched(pulse, &node, has_threads)?;
     let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(desk.inbox.clone())));
+    let sweeper = desk.readers.spawn(desk.encodings.clone().sweep());
+    let _sweeper = AbortOnDropHandle::new(sweeper);
     let _cutter = AbortOnDropHandle::new(tokio::spawn(desk.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
     let services = Services {
@@ -210,7 +214,12 @@ fn deposed_leader_ms(config: &Config) -> u64 {
     u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32]) -> Owner {
+fn owner_of(
+    config: &Config,
+    node: &Node,
+    registry: Registry,
+    (entropy, readers): ([u8; 32], Handle),
+) -> Owner {
     let (office, office_seen) = watch::channel(Office::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Counts::default());
@@ -251,7 +260,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         node.clone(),
         (inbox, look),
         (views, changes),
-        Reads::new(Bounds::default()),
+        (Reads::new(Bounds::default()), readers),
         (office_seen, applied_seen),
         counts_seen,
         config.api_address.clone(),
@@ -403,6 +412,7 @@ async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = service::reflection().map_err(std::io::Error::other)?;
+    let lists = service::list_routes(&services);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(
@@ -415,6 +425,7 @@ async fn serve(
     let router = routes
         .routes()
         .into_axum_router()
+        .merge(lists)
         .merge(reflection)
         .merge(pages)
         .fallback(http::unknown);

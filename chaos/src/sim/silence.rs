@@ -100,6 +100,7 @@ async fn master(cuts: Cuts) -> Result {
             wall: WallClocks::default().of(MASTER),
         },
         raft_runtime: Handle::current(),
+        readers: Handle::current(),
         memory: Some(MemoryStore::default()),
         metrics: None,
         entropy: [7; 32],

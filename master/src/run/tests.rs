@@ -7,6 +7,7 @@ mod divergence;
 mod flood;
 mod front;
 mod lateness;
+mod lists;
 mod readers;
 mod referral;
 mod routes;
@@ -107,7 +108,12 @@ impl Alone {
             looks,
             pulse,
             ..
-        } = owner_of(&config, &node, registry, [seed as u8 + 2; 32]);
+        } = owner_of(
+            &config,
+            &node,
+            registry,
+            ([seed as u8 + 2; 32], Handle::current()),
+        );
         let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
         let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));

@@ -1,28 +1,34 @@
 //! Pages of records: read from a copy of the facts, outside of the owner's turns.
 //!
-//! A page is bounded in records and in bytes; records are filtered before they are converted. A page is made in parts, and
-//! between two parts other work of the same thread takes its turn. Open offers, which the leader alone has, are read in
-//! looks of such a part each.
+//! A page is bounded in records and in bytes; records are filtered before they are converted. A page is made in parts on the
+//! thread of the readers, and between two parts other readers have their turn. Records are encoded once for all readers
+//! (`encodings`). Open offers, which the leader alone has, are read in looks of such a part each.
 
+mod page;
+mod serving;
 mod tasks;
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
+use argosy_state::agent::Agent;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision};
 use argosy_state::registry::Registry;
-use prost::Message;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{choices, malformed, views};
 use crate::desk::{Desk, unavailable};
 use crate::inbox::{Facts, View};
 use crate::leader::Leader;
-use crate::reads::Share;
 
-pub(crate) use tasks::list_tasks;
+pub(crate) use page::Page;
+use page::Records;
+pub(crate) use serving::{List, routes};
+use tasks::list_tasks;
 
 /// Records that one part of a page goes through.
 const PART: usize = 500;
@@ -34,9 +40,9 @@ const PARTS: usize = 200;
 const PAGE: usize = 1_000;
 /// Records of the largest page.
 const LARGEST_PAGE: usize = 10_000;
-/// Bytes of the largest page, as [`cost`] counts them: a message takes 4 MiB at most.
+/// Bytes of the largest page, as [`Records::cost`] counts them: a message takes 4 MiB at most.
 const PAGE_BYTES: usize = 3 << 20;
-/// Overhead of a record in memory.
+/// Overhead of a record in the memory of those who read it.
 const RECORD_BYTES: usize = 1_024;
 
 /// Waits until the read has the consistency and the revision that were asked for. Returns the log index that a view needs
@@ -104,95 +110,76 @@ struct Room {
     bytes: usize,
 }
 
-/// A part of a page: what was found, what it costs, and where to go on.
-struct Part<T> {
-    found: Vec<T>,
-    bytes: usize,
+/// A part of a page: what was found, and where to go on.
+#[derive(Debug, Default)]
+struct Part {
+    found: Records,
     next: Option<String>,
 }
 
-impl<T> Default for Part<T> {
-    fn default() -> Self {
-        Self {
-            found: Vec::new(),
-            bytes: 0,
-            next: None,
-        }
+impl Records {
+    /// Bytes that these records take of a page.
+    fn cost(&self) -> usize {
+        self.count * RECORD_BYTES + self.bytes.len()
     }
 }
 
-/// Bytes of a record in memory, roughly.
-fn cost(record: &impl Message) -> usize {
-    RECORD_BYTES + record.encoded_len()
-}
-
-/// Goes through records until the part is over. Each says where it stands and, if it is wanted,
-/// what it is: only then is it converted.
-fn gather<R, T: Message>(
+/// Goes through records until the part is over. `place` returns where a record stands; `show` adds it, if it is wanted:
+/// only then is it converted.
+fn gather<R>(
     records: impl Iterator<Item = R>,
     room: Room,
     place: impl Fn(&R) -> String,
-    show: impl Fn(&R) -> Option<T>,
-) -> Part<T> {
+    mut show: impl FnMut(&R, &mut Records),
+) -> Part {
     let mut part = Part::default();
     let mut last = None;
     for (seen, record) in records.enumerate() {
         let is_full = seen == PART
-            || part.found.len() >= room.records
-            || part.bytes >= room.bytes.min(PART_BYTES);
+            || part.found.count >= room.records
+            || part.found.cost() >= room.bytes.min(PART_BYTES);
         if is_full {
             part.next = last.as_ref().map(&place);
             return part;
         }
-        if let Some(shown) = show(&record) {
-            part.bytes += cost(&shown);
-            part.found.push(shown);
-        }
+        show(&record, &mut part.found);
         last = Some(record);
     }
     part
 }
 
-/// A page and where the next one begins.
-type Page<T> = (Vec<T>, String, v1::Revision);
-
 /// A page that is being made.
-struct Making<T> {
-    page: Part<T>,
+#[derive(Debug)]
+struct Making {
+    page: Part,
     size: usize,
     token: String,
     parts: usize,
-    share: Share,
 }
 
-impl<T> Making<T> {
-    async fn begin(desk: &Desk, size: usize, token: String) -> Result<Self, Status> {
-        // The records, and once more what they are encoded to.
-        let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
-        let share = desk.reserve(2 * PAGE_BYTES, likely).await?;
-        Ok(Self {
+impl Making {
+    fn new(size: usize, token: String) -> Self {
+        Self {
             page: Part::default(),
             size,
             token,
             parts: 0,
-            share,
-        })
+        }
     }
 
     fn room(&self) -> Room {
         Room {
-            records: self.size - self.page.found.len(),
-            bytes: PAGE_BYTES - self.page.bytes,
+            records: self.size - self.page.found.count,
+            bytes: PAGE_BYTES - self.page.found.cost(),
         }
     }
 
     /// Takes up the next part; returns whether the page goes on.
-    fn add(&mut self, mut part: Part<T>) -> bool {
+    fn add(&mut self, mut part: Part) -> bool {
         self.parts += 1;
         self.page.found.append(&mut part.found);
-        self.page.bytes += part.bytes;
         self.page.next = part.next;
-        let has_room = self.page.found.len() < self.size && self.page.bytes < PAGE_BYTES;
+        let has_room = self.page.found.count < self.size && self.page.found.cost() < PAGE_BYTES;
         match &self.page.next {
             Some(next) if has_room && self.parts < PARTS => {
                 self.token.clone_from(next);
@@ -202,30 +189,75 @@ impl<T> Making<T> {
         }
     }
 
-    fn end(mut self, revision: Revision) -> Page<T> {
-        self.share.fit(2 * self.page.bytes);
-        self.share.leave_to_answer();
+    /// The page at `revision`, of the kind that `end` makes of the token of the next page and the revision.
+    fn end<T: prost::Message>(
+        self,
+        revision: Revision,
+        end: impl FnOnce(String, Option<v1::Revision>) -> T,
+    ) -> Made {
         let next = self.page.next.unwrap_or_default();
-        (self.page.found, next, convert::revision(revision))
+        let end = end(next, Some(convert::revision(revision)));
+        Made {
+            cost: self.page.found.cost(),
+            page: self.page.found.page(&end),
+        }
     }
 }
 
+/// A page, and what its records take of the memory of those who read it: JSON is made of them here.
+struct Made {
+    page: Page,
+    cost: usize,
+}
+
+/// Makes a page, within its share of what answers may hold. `size` is that of the page in records.
+async fn within_share(
+    desk: &Desk,
+    size: usize,
+    made: impl Future<Output = Result<Made, Status>>,
+) -> Result<Page, Status> {
+    // The records, and once more what they are written as.
+    let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
+    let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
+    let Made { page, cost } = made.await?;
+    share.fit(2 * cost);
+    share.leave_to_answer();
+    Ok(page)
+}
+
 /// Reads parts of a view, which has what is at `index`, until the page is full or the end is reached.
-async fn collect<T>(
+async fn collect<T: prost::Message>(
     desk: &Desk,
     index: u64,
     (size, token): (usize, String),
-    part: impl Fn(&View, &str, Room) -> Part<T>,
-) -> Result<Page<T>, Status> {
-    let mut making = Making::begin(desk, size, token).await?;
-    let view = desk.view(index).await?;
-    loop {
-        let found = part(&view, &making.token, making.room());
-        if !making.add(found) {
-            return Ok(making.end(here(&view.registry)));
-        }
-        tokio::task::yield_now().await;
-    }
+    part: impl Fn(&View, &str, Room) -> Part + Send + 'static,
+    end: impl FnOnce(String, Option<v1::Revision>) -> T + Send + 'static,
+) -> Result<Page, Status> {
+    let made = async {
+        let view = desk.view(index).await?;
+        on_readers_thread(desk, async move {
+            let mut making = Making::new(size, token);
+            loop {
+                let found = part(&view, &making.token, making.room());
+                if !making.add(found) {
+                    return making.end(here(&view.registry), end);
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    };
+    within_share(desk, size, made).await
+}
+
+/// Computes behind everything else that this process does. Ends with the reader that asked.
+pub(crate) async fn on_readers_thread<T: Send + 'static>(
+    desk: &Desk,
+    computed: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Status> {
+    let task = AbortOnDropHandle::new(desk.readers.spawn(computed));
+    task.await
+        .map_err(|why| Status::internal(format!("a page could not be made: {why}")))
 }
 
 fn here(registry: &Registry) -> Revision {
@@ -242,10 +274,7 @@ fn bad_token(token: &str) -> Status {
     ))
 }
 
-pub(crate) async fn list_agents(
-    desk: &Desk,
-    request: v1::ListRequest,
-) -> Result<v1::AgentPage, Status> {
+async fn list_agents(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
     let size = size(&request)?;
@@ -253,38 +282,40 @@ pub(crate) async fn list_agents(
         return Err(bad_token(&request.page_token));
     }
     let filter = choices::filter(request.filter)?;
-    let part = |view: &View, token: &str, room: Room| {
+    let encodings = desk.encodings.clone();
+    let part = move |view: &View, token: &str, room: Room| {
         let after = token.parse().unwrap_or(AgentId(0));
-        let agents = view.registry.agents_after(after);
+        let mut kept = encodings.lock();
         gather(
-            agents,
+            view.registry.shared_agents_after(after),
             room,
             |agent| agent.id.to_string(),
-            |agent| {
-                let mode = || convert::mode_from(agent.mode()).as_str_name();
-                let is_wanted = is(&filter, "agent_id", &agent.id)
-                    && matches(&filter, "host_name", &agent.reported.info.host_name)
-                    && (!filter.contains_key("mode")
-                        || matches(&filter, "mode", &plain(mode(), "AGENT_MODE_")));
-                is_wanted.then(|| views::agent(view, agent))
+            |agent, found| {
+                if wants_agent(&filter, agent) {
+                    let record = kept.encoded(agent, views::agent_record);
+                    found.add_with(&record, &views::agent_now(view, agent));
+                }
             },
         )
     };
-    let (agents, next_page_token, revision) =
-        collect(desk, index, (size, request.page_token), part).await?;
-    Ok(v1::AgentPage {
-        agents,
+    let end = |next_page_token, revision| v1::AgentPage {
         next_page_token,
-        revision: Some(revision),
-    })
+        revision,
+        ..Default::default()
+    };
+    collect(desk, index, (size, request.page_token), part, end).await
+}
+
+fn wants_agent(filter: &HashMap<String, String>, agent: &Agent) -> bool {
+    let mode = || convert::mode_from(agent.mode()).as_str_name();
+    is(filter, "agent_id", &agent.id)
+        && matches(filter, "host_name", &agent.reported.info.host_name)
+        && (!filter.contains_key("mode") || matches(filter, "mode", &plain(mode(), "AGENT_MODE_")))
 }
 
 /// Frameworks ascend by id; behind them, if wanted, removed ones, oldest first. A token is the last
 /// id seen, or `~` and the last id of the history.
-pub(crate) async fn list_frameworks(
-    desk: &Desk,
-    request: v1::ListRequest,
-) -> Result<v1::FrameworkPage, Status> {
+async fn list_frameworks(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = size(&request)?;
@@ -293,7 +324,7 @@ pub(crate) async fn list_frameworks(
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let part = |view: &View, token: &str, room: Room| {
+    let part = move |view: &View, token: &str, room: Room| {
         let is_wanted = |id: FrameworkId, name: &str| {
             is(&filter, "framework_id", &id) && matches(&filter, "name", name)
         };
@@ -307,9 +338,10 @@ pub(crate) async fn list_frameworks(
                 removed,
                 room,
                 |framework| format!("~{}", framework.id),
-                |framework| {
-                    is_wanted(framework.id, &framework.info.name)
-                        .then(|| views::finished_framework(framework))
+                |framework, found| {
+                    if is_wanted(framework.id, &framework.info.name) {
+                        found.add(&views::finished_framework(framework));
+                    }
                 },
             );
         }
@@ -319,9 +351,10 @@ pub(crate) async fn list_frameworks(
             frameworks,
             room,
             |framework| framework.id.to_string(),
-            |framework| {
-                is_wanted(framework.id, &framework.info.name)
-                    .then(|| views::framework(view, framework))
+            |framework, found| {
+                if is_wanted(framework.id, &framework.info.name) {
+                    found.add(&views::framework(view, framework));
+                }
             },
         );
         if ended && part.next.is_none() {
@@ -329,64 +362,75 @@ pub(crate) async fn list_frameworks(
         }
         part
     };
-    let (frameworks, next_page_token, revision) =
-        collect(desk, index, (size, request.page_token), part).await?;
-    Ok(v1::FrameworkPage {
-        frameworks,
+    let end = |next_page_token, revision| v1::FrameworkPage {
         next_page_token,
-        revision: Some(revision),
-    })
+        revision,
+        ..Default::default()
+    };
+    collect(desk, index, (size, request.page_token), part, end).await
 }
 
 /// Open offers: only the leader has them.
-pub(crate) async fn list_offers(
-    desk: &Desk,
-    request: v1::ListRequest,
-) -> Result<v1::OfferPage, Status> {
+async fn list_offers(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
     let size = size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let filter = choices::filter(request.filter)?;
-    let part = move |facts: &Facts<'_>, token: &str, room: Room| {
-        let after = token.parse().unwrap_or_default();
-        let book = facts.leader.map(Leader::book);
-        let offers = book.into_iter().flat_map(|book| book.after(after));
-        gather(
-            offers,
-            room,
-            |promise| promise.id.to_string(),
-            |promise| {
-                let is_wanted = is(&filter, "framework_id", &promise.framework)
-                    && is(&filter, "agent_id", &promise.agent)
-                    && is(&filter, "role", &promise.role);
-                is_wanted
-                    .then(|| views::offer(facts.registry, promise))
-                    .flatten()
-            },
-        )
-    };
-    let mut making = Making::begin(desk, size, request.page_token).await?;
-    let mut first = None;
-    loop {
-        let (part, token, room) = (part.clone(), making.token.clone(), making.room());
-        let look = move |facts: &Facts<'_>| (part(facts, &token, room), here(facts.registry));
-        let (found, revision) = desk.look(look).await?;
-        first.get_or_insert(revision);
-        if !making.add(found) {
-            break;
+    let filter = Arc::new(choices::filter(request.filter)?);
+    let read = async {
+        let mut making = Making::new(size, request.page_token);
+        let mut first = None;
+        loop {
+            let (filter, token, room) = (filter.clone(), making.token.clone(), making.room());
+            let look = move |facts: &Facts<'_>| {
+                (
+                    open_offers(facts, &filter, &token, room),
+                    here(facts.registry),
+                )
+            };
+            let (found, revision) = desk.look(look).await?;
+            first.get_or_insert(revision);
+            if !making.add(found) {
+                break;
+            }
         }
-    }
-    let (offers, next_page_token, revision) = making.end(first.unwrap_or_default());
+        let end = |next_page_token, revision| v1::OfferPage {
+            next_page_token,
+            revision,
+            ..Default::default()
+        };
+        Ok(making.end(first.unwrap_or_default(), end))
+    };
+    let page = within_share(desk, size, read).await?;
     if !desk.office.borrow().here {
         // The last looks may have seen no book any more.
         return Err(unavailable("leadership has just moved"));
     }
-    Ok(v1::OfferPage {
-        offers,
-        next_page_token,
-        revision: Some(revision),
-    })
+    Ok(page)
+}
+
+/// A part of a page of offers, in a look.
+fn open_offers(
+    facts: &Facts<'_>,
+    filter: &HashMap<String, String>,
+    token: &str,
+    room: Room,
+) -> Part {
+    let after = token.parse().unwrap_or_default();
+    let book = facts.leader.map(Leader::book);
+    gather(
+        book.into_iter().flat_map(|book| book.after(after)),
+        room,
+        |promise| promise.id.to_string(),
+        |promise, found| {
+            let is_wanted = is(filter, "framework_id", &promise.framework)
+                && is(filter, "agent_id", &promise.agent)
+                && is(filter, "role", &promise.role);
+            if is_wanted && let Some(offer) = views::offer(facts.registry, promise) {
+                found.add(&offer);
+            }
+        },
+    )
 }

@@ -35,7 +35,7 @@ use crate::leader::Answer;
 pub(crate) use codes::correct;
 pub(crate) use forward::{Named, check_versions};
 pub(crate) use health::health;
-use lists::{list_agents, list_frameworks, list_offers, list_tasks};
+pub(crate) use lists::{List, on_readers_thread, routes as list_routes};
 pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::Peers;
 pub(crate) use reflection::reflection;

@@ -23,10 +23,7 @@ use super::lists::settle;
 use super::membership::unchanged;
 use super::pace::taking_room;
 use super::peers::Use;
-use super::{
-    MESSAGE_BYTES, Services, accepted, bounded, list_agents, list_frameworks, list_offers,
-    list_tasks, malformed, not_found, views,
-};
+use super::{List, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
 use crate::desk::Desk;
 use crate::inbox::View;
 use crate::leader::{Answer, Input};
@@ -50,15 +47,12 @@ macro_rules! routed {
     };
 }
 
-/// As [`routed`], for pages: one that the leader sends is held here until its reader has it.
-macro_rules! paged {
-    ($self:ident, $request:ident, $method:ident, $local:expr) => {{
-        let desk = $self.desk.clone();
-        $self
-            .route($request, $local, |channel, request| async move {
-                passed_on(&desk, client(channel).$method(request)).await
-            })
-            .await
+/// A page of a list as a message, for readers in this process.
+macro_rules! listed {
+    ($self:ident, $request:ident, $list:ident) => {{
+        let page = $self.list(List::$list, $request).await?;
+        let (metadata, page, extensions) = page.into_parts();
+        Ok(Response::from_parts(metadata, page.decoded()?, extensions))
     }};
 }
 
@@ -120,14 +114,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::AgentPage>, Status> {
-        if is_local(request.get_ref().consistency) {
-            return Ok(Response::new(
-                list_agents(&self.desk, request.into_inner()).await?,
-            ));
-        }
-        paged!(self, request, list_agents, |wanted, _| list_agents(
-            &self.desk, wanted
-        ))
+        listed!(self, request, Agents)
     }
 
     async fn get_agent(
@@ -148,14 +135,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::FrameworkPage>, Status> {
-        if is_local(request.get_ref().consistency) {
-            return Ok(Response::new(
-                list_frameworks(&self.desk, request.into_inner()).await?,
-            ));
-        }
-        paged!(self, request, list_frameworks, |wanted, _| list_frameworks(
-            &self.desk, wanted
-        ))
+        listed!(self, request, Frameworks)
     }
 
     async fn get_framework(
@@ -176,9 +156,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::TaskPage>, Status> {
-        Ok(Response::new(
-            list_tasks(&self.desk, request.into_inner()).await?,
-        ))
+        listed!(self, request, Tasks)
     }
 
     async fn get_task(
@@ -194,9 +172,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::OfferPage>, Status> {
-        paged!(self, request, list_offers, |list, _| list_offers(
-            &self.desk, list
-        ))
+        listed!(self, request, Offers)
     }
 
     async fn explain(
@@ -310,7 +286,7 @@ impl Services {
 }
 
 /// Whether the asked master answers from what it has. Who is connected only the leader knows.
-fn is_local(consistency: i32) -> bool {
+pub(super) fn is_local(consistency: i32) -> bool {
     consistency == i32::from(v1::Consistency::Local)
 }
 
@@ -387,20 +363,6 @@ fn task_key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
         framework: convert::id("framework_id", framework)?,
         task,
     })
-}
-
-/// A page of the leader's, with its share of what this master may hold.
-async fn passed_on<T: Message>(
-    desk: &Desk,
-    asked: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<Response<T>, Status> {
-    let mut share = desk.reserve(2 * MESSAGE_BYTES, MESSAGE_BYTES).await?;
-    // The leader builds it.
-    share.built();
-    let page = asked.await?;
-    share.fit(2 * page.get_ref().encoded_len());
-    share.leave_to_answer();
-    Ok(page)
 }
 
 /// What a record that was found takes.

@@ -13,7 +13,17 @@ use argosy_state::task::Task;
 use crate::inbox::View;
 
 pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
-    let index = view.registry.agent_index(agent.id);
+    let now = agent_now(view, agent);
+    v1::Agent {
+        connected: now.connected,
+        used: now.used,
+        live_tasks: now.live_tasks,
+        ..agent_record(agent)
+    }
+}
+
+/// What an agent's record alone says: the other fields are those of [`agent_now`].
+pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
     let info = v1::AgentInfo {
         attributes: agent.attributes().into_iter().collect(),
         ..convert::agent_info(&agent.reported.info)
@@ -22,6 +32,16 @@ pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
         agent_id: agent.id.to_string(),
         info: Some(info),
         mode: convert::mode_from(agent.mode()).into(),
+        revision: Some(convert::revision(agent.revision)),
+        mode_since_ms: agent.mode_since().0,
+        ..v1::Agent::default()
+    }
+}
+
+/// What is known of an agent beside its record.
+pub(super) fn agent_now(view: &View, agent: &Agent) -> v1::Agent {
+    let index = view.registry.agent_index(agent.id);
+    v1::Agent {
         connected: view
             .leader
             .as_ref()
@@ -30,8 +50,7 @@ pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
             .map(|index| convert::resources(&index.used))
             .unwrap_or_default(),
         live_tasks: count(index.map_or(0, |index| index.live)),
-        revision: Some(convert::revision(agent.revision)),
-        mode_since_ms: agent.mode_since().0,
+        ..v1::Agent::default()
     }
 }
 
@@ -78,6 +97,20 @@ pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
         .agent(task.agent)
         .map_or("", |agent| agent.reported.info.address.as_str());
     convert::task(task, address)
+}
+
+/// What a task's record alone says: the other field is that of [`task_now`].
+pub(super) fn task_record(task: &Task) -> v1::Task {
+    convert::task(task, "")
+}
+
+/// What is known of a task beside its record.
+pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
+    let agent = registry.agent(task.agent);
+    v1::Task {
+        agent_address: agent.map_or_else(String::new, |agent| agent.reported.info.address.clone()),
+        ..v1::Task::default()
+    }
 }
 
 /// An open offer, without its token: that is its holder's.

@@ -100,6 +100,7 @@ async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> 
             wall: world.walls.of(&master_name(place)),
         },
         raft_runtime: Handle::current(),
+        readers: Handle::current(),
         memory: Some(world.stores[place].clone()),
         metrics: None,
         entropy,

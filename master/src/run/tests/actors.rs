@@ -32,7 +32,7 @@ type Host = (PeerIdentity, mpsc::UnboundedSender<Identified>);
 
 /// Whether the network proves who is at the ends of its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
+pub(super) enum Proof {
     Of,
     None,
 }
@@ -75,7 +75,7 @@ impl Network {
     }
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     network: Network,
     proof: Proof,
     stores: Vec<MemoryStore>,
@@ -88,7 +88,7 @@ fn api(place: usize) -> String {
 }
 
 impl Cluster {
-    fn start(proof: Proof) -> Self {
+    pub(super) fn start(proof: Proof) -> Self {
         let network = Network::default();
         let raft = |place: usize| format!("m{place}:5052");
         let stop = CancellationToken::new();
@@ -110,6 +110,7 @@ impl Cluster {
                     wall: WallClock::system(),
                 },
                 raft_runtime: Handle::current(),
+                readers: Handle::current(),
                 memory: Some(store.clone()),
                 metrics: None,
                 entropy: [place as u8 + 1; 32],
@@ -127,14 +128,14 @@ impl Cluster {
     }
 
     /// A connection of `principal` to the master at `place`.
-    fn channel(&self, principal: &str, place: usize) -> Channel {
+    pub(super) fn channel(&self, principal: &str, place: usize) -> Channel {
         let dialer = self.network.dialer(self.proof.of(principal));
         let endpoint = Endpoint::from_shared(format!("http://{}", api(place))).unwrap();
         endpoint.connect_with_connector_lazy(dialer.connector(PATIENCE, Expected::MASTER))
     }
 
     /// A master that leads and one that does not.
-    async fn places(&self) -> (usize, usize) {
+    pub(super) async fn places(&self) -> (usize, usize) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             for place in 0..MASTERS {
@@ -165,7 +166,7 @@ impl Cluster {
             .collect()
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.stop.cancel();
         for master in self.running {
             master.await.unwrap().unwrap();
@@ -200,7 +201,7 @@ async fn write(
     written.await.unwrap().map(drop)
 }
 
-async fn subscribe(cluster: &Cluster, principal: &str, place: usize) {
+pub(super) async fn subscribe(cluster: &Cluster, principal: &str, place: usize) {
     let mut client = SchedulerClient::new(cluster.channel(principal, place));
     let request = v1::SubscribeRequest {
         protocol: protocol(),
@@ -217,7 +218,7 @@ async fn subscribe(cluster: &Cluster, principal: &str, place: usize) {
     );
 }
 
-async fn register(cluster: &Cluster, principal: &str, place: usize) {
+pub(super) async fn register(cluster: &Cluster, principal: &str, place: usize) {
     let registration = registration(9 + place as u64, "cpus:4;mem:4096");
     let hello = v1::Hello {
         protocol: protocol(),

@@ -63,6 +63,7 @@ impl Masters {
                     wall: WallClock::system(),
                 },
                 raft_runtime: Handle::current(),
+                readers: Handle::current(),
                 memory: Some(MemoryStore::default()),
                 metrics: None,
                 entropy: [place as u8 + 1; 32],

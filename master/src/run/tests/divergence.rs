@@ -118,6 +118,7 @@ impl Group {
             api: Listener::tcp(api),
             raft: Surroundings::tcp(raft),
             raft_runtime: Handle::current(),
+            readers: Handle::current(),
             memory: Some(master.memory.clone()),
             metrics: None,
             entropy: [place as u8 + 1; 32],

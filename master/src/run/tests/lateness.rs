@@ -47,7 +47,7 @@ impl Served {
         let loaded = load(starting, &mut requests, &stop, &raft_stop).await;
         let (node, registry) = loaded.unwrap();
         let entropy = [place as u8 + 1; 32];
-        let owner = owner_of(&config, &node, registry, entropy);
+        let owner = owner_of(&config, &node, registry, (entropy, Handle::current()));
         let (inbox, messages) = mpsc::channel(INBOX);
         let hands = transfer_when_asked(node.clone(), owner.handing);
         let probe = lag::probe(owner.desk.inbox.clone());

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_state::Registry;
@@ -10,18 +11,17 @@ use argosy_state::task::Task;
 use tonic::Status;
 
 use super::{
-    Part, Room, bad_token, check_filter, collect, gather, is, matches, plain, settle, size,
+    Page, Part, Records, Room, bad_token, check_filter, collect, gather, is, matches, plain,
+    settle, size,
 };
 use crate::desk::Desk;
+use crate::encodings::{Encodings, Kept};
 use crate::inbox::View;
 use crate::service::{choices, views};
 
 /// Tasks ascend by framework and id; behind them, if wanted, finished ones, oldest first. A token
 /// names the last task seen, or `~` and the last serial of the history.
-pub(crate) async fn list_tasks(
-    desk: &Desk,
-    request: v1::ListRequest,
-) -> Result<v1::TaskPage, Status> {
+pub(super) async fn list_tasks(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(
         &request.filter,
@@ -31,26 +31,26 @@ pub(crate) async fn list_tasks(
     if !request.page_token.is_empty() && Place::read(&request.page_token).is_none() {
         return Err(bad_token(&request.page_token));
     }
-    let wanted = Wanted::new(choices::filter(request.filter)?);
+    let wanted = Wanted::new(choices::filter(request.filter)?, desk.encodings.clone());
     let ended = request.include_ended;
-    let part =
-        |view: &View, token: &str, room: Room| match Place::read(token).unwrap_or(Place::Start) {
-            Place::History(serial) => history(&view.registry, serial, room, &wanted),
-            place => {
-                let mut part = live(&view.registry, &place, room, &wanted);
-                if ended && part.next.is_none() {
-                    part.next = Some("~0".to_owned());
-                }
-                part
+    let part = move |view: &View, token: &str, room: Room| match Place::read(token)
+        .unwrap_or(Place::Start)
+    {
+        Place::History(serial) => history(&view.registry, serial, room, &wanted),
+        place => {
+            let mut part = live(&view.registry, &place, room, &wanted);
+            if ended && part.next.is_none() {
+                part.next = Some("~0".to_owned());
             }
-        };
-    let (tasks, next_page_token, revision) =
-        collect(desk, index, (size, request.page_token), part).await?;
-    Ok(v1::TaskPage {
-        tasks,
+            part
+        }
+    };
+    let end = |next_page_token, revision| v1::TaskPage {
         next_page_token,
-        revision: Some(revision),
-    })
+        revision,
+        ..Default::default()
+    };
+    collect(desk, index, (size, request.page_token), part, end).await
 }
 
 /// Which tasks are wanted, and by which index they are found.
@@ -59,12 +59,14 @@ struct Wanted {
     filter: HashMap<String, String>,
     framework: Option<FrameworkId>,
     agent: Option<AgentId>,
+    encodings: Encodings,
 }
 
 impl Wanted {
     /// Of a filter whose ids were judged.
-    fn new(filter: HashMap<String, String>) -> Self {
+    fn new(filter: HashMap<String, String>, encodings: Encodings) -> Self {
         Self {
+            encodings,
             framework: filter.get("framework_id").and_then(|id| id.parse().ok()),
             agent: filter.get("agent_id").and_then(|id| id.parse().ok()),
             filter,
@@ -80,8 +82,11 @@ impl Wanted {
             && (!self.filter.contains_key("state") || matches(&self.filter, "state", &state()))
     }
 
-    fn show(&self, registry: &Registry, task: &Task) -> Option<v1::Task> {
-        self.takes(task).then(|| views::task(registry, task))
+    fn show(&self, registry: &Registry, task: &Arc<Task>, kept: &mut Kept, found: &mut Records) {
+        if self.takes(task) {
+            let record = kept.encoded(task, views::task_record);
+            found.add_with(&record, &views::task_now(registry, task));
+        }
     }
 }
 
@@ -115,18 +120,20 @@ impl Place {
     }
 }
 
-fn live(registry: &Registry, place: &Place, room: Room, wanted: &Wanted) -> Part<v1::Task> {
-    let name = |task: &&Task| task.key.to_string();
-    let show = |task: &&Task| wanted.show(registry, task);
+fn live(registry: &Registry, place: &Place, room: Room, wanted: &Wanted) -> Part {
+    let mut kept = wanted.encodings.lock();
+    let name = |task: &&Arc<Task>| task.key.to_string();
+    let show =
+        |task: &&Arc<Task>, found: &mut Records| wanted.show(registry, task, &mut kept, found);
     match (wanted.agent, wanted.framework) {
         (Some(agent), _) => gather(of_agent(registry, agent, place), room, name, show),
         (None, Some(framework)) => {
             gather(of_framework(registry, framework, place), room, name, show)
         }
-        (None, None) => match place.behind() {
-            Some(key) => gather(registry.tasks_after(key), room, name, show),
-            None => gather(registry.tasks(), room, name, show),
-        },
+        (None, None) => {
+            let tasks = registry.shared_tasks_after(place.behind());
+            gather(tasks, room, name, show)
+        }
     }
 }
 
@@ -134,19 +141,19 @@ fn of_agent<'a>(
     registry: &'a Registry,
     agent: AgentId,
     place: &'a Place,
-) -> impl Iterator<Item = &'a Task> {
+) -> impl Iterator<Item = &'a Arc<Task>> {
     let from = place.behind().map_or(Bound::Unbounded, Bound::Excluded);
     let keys = registry.agent_index(agent).map(|index| &index.tasks);
     keys.into_iter()
         .flat_map(move |keys| keys.range::<TaskKey, _>((from, Bound::Unbounded)))
-        .filter_map(|key| registry.task(key))
+        .filter_map(|key| registry.shared_task(key))
 }
 
 fn of_framework<'a>(
     registry: &'a Registry,
     framework: FrameworkId,
     place: &'a Place,
-) -> impl Iterator<Item = &'a Task> {
+) -> impl Iterator<Item = &'a Arc<Task>> {
     // A token of another filter may name a task of another framework.
     let behind = place.behind().filter(|key| key.framework == framework);
     let from = behind.map_or(Bound::Unbounded, |key| Bound::Excluded(&key.task));
@@ -158,16 +165,20 @@ fn of_framework<'a>(
         .flat_map(move |names| names.range::<TaskId, _>((from, Bound::Unbounded)))
         .filter_map(move |task| {
             let task = task.clone();
-            registry.task(&TaskKey { framework, task })
+            registry.shared_task(&TaskKey { framework, task })
         })
 }
 
-fn history(registry: &Registry, serial: u64, room: Room, wanted: &Wanted) -> Part<v1::Task> {
+fn history(registry: &Registry, serial: u64, room: Room, wanted: &Wanted) -> Part {
     gather(
         registry.finished_tasks_after(serial),
         room,
         |(serial, _)| format!("~{serial}"),
-        |(_, finished)| wanted.show(registry, &finished.task),
+        |(_, finished), found| {
+            if wanted.takes(&finished.task) {
+                found.add(&views::task(registry, &finished.task));
+            }
+        },
     )
 }
 
@@ -208,14 +219,16 @@ mod tests {
         let pairs = filter
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        let wanted = Wanted::new(pairs.collect());
+        let wanted = Wanted::new(pairs.collect(), Encodings::default());
         let (mut found, mut parts, mut largest) = (Vec::new(), 0, 0);
         let mut place = Place::Start;
         loop {
             let part = live(registry, &place, ROOM, &wanted);
             parts += 1;
-            largest = largest.max(part.bytes);
-            found.extend(part.found.into_iter().map(|task| task.task_id));
+            largest = largest.max(part.found.cost());
+            let page = part.found.page(&v1::TaskPage::default());
+            let tasks = page.decoded::<v1::TaskPage>().unwrap().tasks;
+            found.extend(tasks.into_iter().map(|task| task.task_id));
             match part.next {
                 Some(next) => place = Place::read(&next).unwrap(),
                 None => return (found, parts, largest),
@@ -252,5 +265,24 @@ mod tests {
         for absent in [("agent_id", "agent-9"), ("framework_id", "framework-9")] {
             assert_eq!(all(&registry, &[absent]).0, Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn a_listed_task_is_what_a_read_of_this_task_shows() {
+        let registry = registry(40, 100);
+        let wanted = Wanted::new(HashMap::new(), Encodings::default());
+        let listed = |registry: &Registry| {
+            let part = live(registry, &Place::Start, ROOM, &wanted);
+            let page = part.found.page(&v1::TaskPage::default());
+            page.decoded::<v1::TaskPage>().unwrap().tasks
+        };
+        let single: Vec<_> = registry
+            .tasks()
+            .map(|task| views::task(&registry, task))
+            .collect();
+        assert!(single.iter().all(|task| !task.agent_address.is_empty()));
+        // Encoded, then as it is kept.
+        assert_eq!(listed(&registry), single);
+        assert_eq!(listed(&registry), single);
     }
 }

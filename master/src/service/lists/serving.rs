@@ -1,0 +1,151 @@
+//! Lists over gRPC: pages are sent as they were encoded, by this master or by the leader.
+//!
+//! The generated service has these calls too; the routes here stand before it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use argosy_proto::v1;
+use axum::Router;
+use axum::body::Body;
+use axum::routing::any_service;
+use http::uri::PathAndQuery;
+use tonic::client::Grpc as Client;
+use tonic::codegen::Service;
+use tonic::server::{Grpc as Server, UnaryService};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::page::{Page, Passed, Sent};
+use super::{list_agents, list_frameworks, list_offers, list_tasks};
+use crate::service::operator::is_local;
+use crate::service::{MESSAGE_BYTES, Services};
+
+/// A list of the operator API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum List {
+    Agents,
+    Frameworks,
+    Tasks,
+    Offers,
+}
+
+impl List {
+    const ALL: [Self; 4] = [Self::Agents, Self::Frameworks, Self::Tasks, Self::Offers];
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Agents => "/argosy.v1.Operator/ListAgents",
+            Self::Frameworks => "/argosy.v1.Operator/ListFrameworks",
+            Self::Tasks => "/argosy.v1.Operator/ListTasks",
+            Self::Offers => "/argosy.v1.Operator/ListOffers",
+        }
+    }
+
+    /// Whether the asked master answers from what it has. Only the leader knows what is connected and what is offered.
+    fn is_answered_here(self, consistency: i32) -> bool {
+        match self {
+            Self::Tasks => true,
+            Self::Agents | Self::Frameworks => is_local(consistency),
+            Self::Offers => false,
+        }
+    }
+}
+
+impl Services {
+    /// A page of a list, by this master or by the leader.
+    pub(crate) async fn list(
+        &self,
+        list: List,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<Page>, Status> {
+        if list.is_answered_here(request.get_ref().consistency) {
+            let page = self.list_here(list, request.into_inner()).await?;
+            return Ok(Response::new(page));
+        }
+        let leads_here = self.desk.office.borrow().here;
+        let share = if leads_here {
+            None
+        } else {
+            // The leader makes the page; this master holds it until its reader has it.
+            let mut share = self.desk.reserve(2 * MESSAGE_BYTES, MESSAGE_BYTES).await?;
+            share.built();
+            Some(share)
+        };
+        let here = |request, _| self.list_here(list, request);
+        let there = |channel, request| list_there(list, channel, request);
+        let page = self.route(request, here, there).await?;
+        if let Some(mut share) = share {
+            share.fit(2 * page.get_ref().encoded_len());
+            share.leave_to_answer();
+        }
+        Ok(page)
+    }
+
+    async fn list_here(&self, list: List, request: v1::ListRequest) -> Result<Page, Status> {
+        match list {
+            List::Agents => list_agents(&self.desk, request).await,
+            List::Frameworks => list_frameworks(&self.desk, request).await,
+            List::Tasks => list_tasks(&self.desk, request).await,
+            List::Offers => list_offers(&self.desk, request).await,
+        }
+    }
+}
+
+/// A page of the leader's.
+async fn list_there(
+    list: List,
+    channel: Channel,
+    request: Request<v1::ListRequest>,
+) -> Result<Response<Page>, Status> {
+    let mut client = Client::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+    let ready = client.ready().await;
+    ready.map_err(|why| Status::from_error(Box::new(why)))?;
+    let path = PathAndQuery::from_static(list.path());
+    client.unary(request, path, Passed).await
+}
+
+/// One list as a service.
+#[derive(Clone)]
+struct Lists {
+    services: Services,
+    list: List,
+}
+
+impl UnaryService<v1::ListRequest> for Lists {
+    type Response = Page;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Page>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<v1::ListRequest>) -> Self::Future {
+        let Self { services, list } = self.clone();
+        Box::pin(async move { services.list(list, request).await })
+    }
+}
+
+impl Service<http::Request<Body>> for Lists {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let lists = self.clone();
+        Box::pin(async move {
+            let server = Server::new(Sent);
+            let mut server = server.apply_max_message_size_config(Some(MESSAGE_BYTES), None);
+            Ok(server.unary(lists, request).await)
+        })
+    }
+}
+
+/// The routes of all lists.
+pub(crate) fn routes(services: &Services) -> Router {
+    List::ALL.into_iter().fold(Router::new(), |router, list| {
+        let services = services.clone();
+        router.route(list.path(), any_service(Lists { services, list }))
+    })
+}
