@@ -70,7 +70,7 @@ impl Runner {
                 };
                 match &written {
                     Ok(()) => newest.held = Some(task.limits.unwrap_or_default()),
-                    Err(Kept { part: Some(part), .. }) => newest.held = Some(part.clone()),
+                    Err(Kept { part: Some(part), .. }) => newest.held = Some((**part).clone()),
                     Err(Kept { part: None, .. }) => {}
                 }
                 let held = newest.held.clone();
@@ -116,7 +116,7 @@ impl Shared {
             } else {
                 Err(Kept {
                     why: Explanation::of(Code::ControlGroupsMissing, &[]),
-                    part: Some(v1::Limits::default()),
+                    part: Some(Box::default()),
                 })
             };
         }
@@ -152,7 +152,7 @@ impl Shared {
 struct Kept {
     why: Explanation,
     /// Those that are; `None`: those that were before.
-    part: Option<v1::Limits>,
+    part: Option<Box<v1::Limits>>,
 }
 
 impl From<Explanation> for Kept {
@@ -192,7 +192,7 @@ fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
     }
     Err(Kept {
         why: Explanation::of(Code::ControllersMissing, &[&names]),
-        part: Some(part),
+        part: Some(Box::new(part)),
     })
 }
 
@@ -234,6 +234,6 @@ mod tests {
             io: Vec::new(),
             ..wanted
         };
-        assert_eq!(part, Some(expected));
+        assert_eq!(part.as_deref(), Some(&expected));
     }
 }
