@@ -101,6 +101,7 @@ impl Alone {
                 Some(request) = requests.recv() => early(&mut registry, &mut compared, request).unwrap(),
             }
         };
+        let rest = ([seed as u8 + 2; 32], Handle::current());
         let Owner {
             replica,
             desk,
@@ -108,12 +109,7 @@ impl Alone {
             looks,
             pulse,
             ..
-        } = owner_of(
-            &config,
-            &node,
-            registry,
-            ([seed as u8 + 2; 32], Handle::current()),
-        );
+        } = owner_of(&config, &node, registry, rest);
         let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
         let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
