@@ -4,11 +4,11 @@
 //! again. A registration that is proposed costs the log, whether its link is still there or not. One that waits in line
 //! costs nothing once its link is closed, so that the time of the masters goes to agents that still wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use argosy_state::command::{Command, RegisterAgent};
 
-use super::agents::{AgentLink, Stage};
+use super::agents::Stage;
 use super::{Hello, Leader, Route};
 use crate::links::LinkId;
 
@@ -29,16 +29,6 @@ impl Registering {
     pub(super) fn leave(&mut self, link: LinkId) {
         self.in_line.remove(&link);
     }
-
-    fn next(&mut self, links: &BTreeMap<LinkId, AgentLink>) -> Option<LinkId> {
-        if self.proposed >= REGISTRATIONS {
-            return None;
-        }
-        let next = std::iter::from_fn(|| self.in_line.pop_first());
-        let link = next.into_iter().find(|link| links.contains_key(link))?;
-        self.proposed += 1;
-        Some(link)
-    }
 }
 
 impl Leader {
@@ -56,14 +46,18 @@ impl Leader {
     }
 
     fn register_next(&mut self) {
-        while let Some(link) = self.registering.next(&self.agent_links) {
-            let Some(AgentLink { actor, stage, .. }) = self.agent_links.get(&link) else {
+        while self.registering.proposed < REGISTRATIONS
+            && let Some(link) = self.registering.in_line.pop_first()
+        {
+            let Some(state) = self.agent_links.get(&link) else {
                 continue;
             };
-            let Stage::Registering(hello) = stage else {
+            let Stage::Registering(hello) = &state.stage else {
                 continue;
             };
-            let (actor, register) = (actor.clone(), registration(hello));
+            let (actor, register) = (state.actor.clone(), registration(hello));
+            // Counted only with its proposal, whose end uncounts it.
+            self.registering.proposed += 1;
             self.propose(actor, Command::RegisterAgent(register), Route::Agent(link));
         }
     }

@@ -6,6 +6,7 @@ mod distance;
 mod divergence;
 mod flood;
 mod front;
+mod hellos;
 mod lateness;
 mod lists;
 mod readers;

@@ -1,0 +1,54 @@
+//! Registrations of agents whose streams have ended before the owner reads them.
+
+use argosy_proto::v1;
+use argosy_state::actor::Actor;
+use argosy_state::ids::{Epoch, OrderIndex};
+use argosy_state::testing::registration;
+use futures::StreamExt;
+
+use super::*;
+use crate::leader::Hello;
+use crate::links::{self, LinkId};
+
+fn hello(link: LinkId, nonce: u64) -> Message {
+    let register = registration(nonce, "cpus:1;mem:64");
+    let hello = Box::new(Hello {
+        cluster: None,
+        agent: None,
+        confirmed: 0,
+        tried: register.tried,
+        nonce,
+        boot_id: register.boot_id,
+        highest_epoch: Epoch(0),
+        info: register.info,
+        floor: OrderIndex(0),
+        digests: Default::default(),
+        version: 1,
+    });
+    Message::Input(Input::AgentHello {
+        link,
+        actor: Actor::default(),
+        hello,
+    })
+}
+
+#[tokio::test]
+async fn a_hello_of_a_closed_stream_registers_no_agent() {
+    let alone = Alone::start().await;
+    alone.in_office().await;
+    let (closed, open) = (alone.desk.new_link(), alone.desk.new_link());
+    let (sender, mut to_agent) = links::link::<v1::ToAgent>();
+    alone.desk.send(hello(closed, 1)).await.unwrap();
+    let opened = Message::AgentLink(open, sender);
+    alone.desk.send(opened).await.unwrap();
+    alone.desk.send(hello(open, 2)).await.unwrap();
+    // Registrations are committed in order, so that the first would be stored by now.
+    let answered = tokio::time::timeout(PATIENCE, to_agent.next()).await;
+    assert!(answered.unwrap().is_some());
+    let nonces = alone.desk.look(|facts| {
+        let agents = facts.registry.agents();
+        agents.map(|agent| agent.nonce).collect::<Vec<_>>()
+    });
+    assert_eq!(nonces.await.unwrap(), [2]);
+    alone.end().await;
+}
