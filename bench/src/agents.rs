@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use argosy_client::connector::chance;
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
 use argosy_proto::v1;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -27,10 +28,16 @@ use way::{Link, Way};
 const PER_CONNECTION: u32 = 100;
 /// How long all agents may take to register.
 const REGISTERING: Duration = Duration::from_secs(120);
-/// Heartbeats without any word from the master, after which it is not believed to live.
+/// Agents that are started and not registered yet, at most: hosts of a large cluster do not start in the same second.
+const STARTING: usize = 4_096;
+/// How long a master may take to answer a hello, as for real agents.
+const REGISTRATION: Duration = Duration::from_secs(10);
+/// Heartbeat intervals of silence that end a link.
 const SILENT_INTERVALS: u32 = 3;
-/// At least this long, whatever the interval.
+/// The shortest silence that ends a link.
 const SILENT: Duration = Duration::from_secs(3);
+/// The shortest and the longest pause before the next link, doubled with each link that ended before a registration.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// Agents that stay connected until the value is dropped.
 pub(crate) struct Agents {
@@ -97,9 +104,27 @@ impl Agents {
         let (registered, mut known) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
         let counts = Arc::new(Counts::default());
+        let starting = Arc::new(Semaphore::new(STARTING));
         for (number, way) in (0..).zip(ways) {
             let agent = Emulated::new(number, &resources, life);
-            links.spawn(live(agent, way, registered.clone(), counts.clone()));
+            let registered = registered.clone();
+            let (starting, counts) = (starting.clone(), counts.clone());
+            links.spawn(async move {
+                // It is never closed.
+                let Ok(first) = starting.acquire_owned().await else {
+                    return;
+                };
+                live(
+                    agent,
+                    way,
+                    Known {
+                        registered,
+                        counts,
+                        first: Some(first),
+                    },
+                )
+                .await;
+            });
         }
         let mut ids = Vec::new();
         let end = Instant::now() + REGISTERING;
@@ -137,21 +162,42 @@ impl Agents {
     }
 }
 
-/// One link after the other, for ever.
-async fn live(
-    mut agent: Emulated,
-    way: Way,
+/// What is reported of an agent to the run.
+struct Known {
     registered: mpsc::Sender<String>,
     counts: Arc<Counts>,
-) {
+    /// Given back with the first registration, so that another agent starts.
+    first: Option<OwnedSemaphorePermit>,
+}
+
+impl Known {
+    fn registered(&mut self, id: &str) {
+        self.counts.registered.fetch_add(1, Ordering::Relaxed);
+        if self.first.take().is_some() {
+            // Room for every agent.
+            let _ = self.registered.try_send(id.to_owned());
+        }
+    }
+}
+
+/// One link after the other, until it is dropped.
+async fn live(mut agent: Emulated, way: Way, mut known: Known) {
+    let mut pause = PAUSE.0;
     loop {
         // A failed attempt has paused already.
         if let Some(mut link) = way.open(agent.hello()).await {
-            let ended = speak(&mut agent, &mut link, (&registered, &counts)).await;
-            counts.closed.fetch_add(1, Ordering::Relaxed);
+            let (ended, was_registered) = speak(&mut agent, &mut link, &mut known).await;
+            known.counts.closed.fetch_add(1, Ordering::Relaxed);
             if ended == Ended::Silent {
                 way.fell_silent(&link);
             }
+            pause = match was_registered {
+                true => PAUSE.0,
+                false => (2 * pause).min(PAUSE.1),
+            };
+            // Half of it at random, so that agents that were cut off together do not return together.
+            let random = (chance() % 1_000) as f64 / 2_000.0;
+            tokio::time::sleep(pause.mul_f64(0.5 + random)).await;
         }
     }
 }
@@ -162,46 +208,42 @@ enum Ended {
     Silent,
 }
 
-async fn speak(
-    agent: &mut Emulated,
-    link: &mut Link,
-    (registered, counts): (&mpsc::Sender<String>, &Counts),
-) -> Ended {
-    let mut pings = tokio::time::interval(Duration::from_secs(1));
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut patience = SILENT;
+async fn speak(agent: &mut Emulated, link: &mut Link, known: &mut Known) -> (Ended, bool) {
+    // An agent that waits for its registration sends no heartbeats: the only tick comes when it gives up.
+    let mut pings = renewed(REGISTRATION);
+    let mut patience = REGISTRATION;
+    let mut is_registered = false;
     let mut heard = Instant::now();
     let mut serial = 0;
     loop {
         tokio::select! {
             message = link.message() => {
-                let Ok(Some(message)) = message else { return Ended::Closed };
+                let Ok(Some(message)) = message else { return (Ended::Closed, is_registered) };
                 heard = Instant::now();
                 if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {
-                    counts.registered.fetch_add(1, Ordering::Relaxed);
+                    is_registered = true;
+                    known.registered(&welcome.agent_id);
                     let interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(100));
                     pings = renewed(interval);
                     patience = SILENT.max(interval * SILENT_INTERVALS);
-                    // Room for every agent; a second registration after a change of leader finds nobody.
-                    let _ = registered.try_send(welcome.agent_id.clone());
                 }
                 if matches!(message.message, Some(v1::to_agent::Message::ListTasks(_))) {
-                    counts.listed.fetch_add(1, Ordering::Relaxed);
+                    known.counts.listed.fetch_add(1, Ordering::Relaxed);
                 }
                 for answer in agent.take(message) {
                     if link.sender.send(answer).await.is_err() {
-                        return Ended::Closed;
+                        return (Ended::Closed, is_registered);
                     }
                 }
             }
             _ = pings.tick() => {
-                if heard.elapsed() > patience {
-                    return Ended::Silent;
+                if heard.elapsed() >= patience {
+                    return (Ended::Silent, is_registered);
                 }
                 serial += 1;
                 let ping = v1::FromAgent { message: Some(v1::from_agent::Message::Ping(v1::Ping { serial })) };
                 if link.sender.send(ping).await.is_err() {
-                    return Ended::Closed;
+                    return (Ended::Closed, is_registered);
                 }
             }
         }

@@ -97,6 +97,14 @@ impl Cluster {
     /// # Errors
     /// If a member ends or they do not agree within a minute.
     pub(crate) async fn start(side: Side, ground: &Ground) -> Result<Self> {
+        Self::start_with(side, ground, &[]).await
+    }
+
+    /// The same, with these arguments for every member.
+    ///
+    /// # Errors
+    /// As for `start`.
+    pub(crate) async fn start_with(side: Side, ground: &Ground, more: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("{side}-"))
             .permissions(passable())
@@ -114,7 +122,8 @@ impl Cluster {
             Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
         };
         let mut members = Vec::with_capacity(MEMBERS);
-        for (api, recipe) in recipes {
+        for (api, mut recipe) in recipes {
+            (recipe.arguments).extend(more.iter().map(|argument| (*argument).to_owned()));
             let process = Some(Process::start(&recipe)?);
             let channel = channel(&api)?.connect_lazy();
             members.push(Member {

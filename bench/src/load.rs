@@ -34,7 +34,8 @@ pub(crate) struct Client {
 pub(crate) struct Window {
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
-    /// From one write of a client to the next, at the least; a client that is late waits for nothing.
+    /// Interval between the writes of a client; zero: each write follows the answer to the last one. A late client catches
+    /// up, and its writes count from when they were due, so that waiting shows as latency and not as a lower rate.
     pub(crate) pace: Duration,
 }
 
@@ -105,16 +106,23 @@ async fn one_loop(
 ) -> Result<Vec<f64>> {
     let mut times_ms = Vec::new();
     let mut serial = 0;
-    let mut now = Instant::now();
-    while now < end {
+    let mut due = Instant::now();
+    while due < end {
         serial += 1;
         client.writer.write(&client.target, serial).await?;
         let answered = Instant::now();
         if answered >= begin && answered < end {
-            times_ms.push((answered - now).as_secs_f64() * 1e3);
+            times_ms.push((answered - due).as_secs_f64() * 1e3);
         }
-        tokio::time::sleep_until((now + window.pace).into()).await;
-        now = Instant::now();
+        if answered >= end {
+            break;
+        }
+        due = if window.pace.is_zero() {
+            answered
+        } else {
+            due + window.pace
+        };
+        tokio::time::sleep_until(due.into()).await;
     }
     Ok(times_ms)
 }

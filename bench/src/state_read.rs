@@ -55,7 +55,7 @@ const AFTER: &str = "leader after, resident";
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
     let about = format!(
-        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {EVERY:?} after they began. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
+        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {EVERY:?} after they began, on threads that get a processor when nothing else wants it, as programs on other machines. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
         bench.extent.state_rounds
     );
     let cells = vec![

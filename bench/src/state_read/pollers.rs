@@ -1,10 +1,14 @@
 //! Pollers: each reads all agents and all tasks, page by page, and begins again at its pace.
+//!
+//! They stand for programs on other machines, so their threads get a processor when nothing else wants it. Otherwise the
+//! cost of decoding their lists would appear as a cost of reading for the masters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use argosy_proto::v1;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -39,12 +43,44 @@ impl Lists {
     }
 }
 
+/// Niceness of the pollers' threads, the lowest priority.
+const NICENESS: i32 = 19;
+
+/// Threads of their own for the pollers.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("pollers")
+            .on_thread_start(|| {
+                if let Err(error) = rustix::process::nice(NICENESS) {
+                    eprintln!("state-read: pollers have the priority of the masters: {error}");
+                }
+            })
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // A runtime must not wait for its threads inside another one.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Running pollers; they end with the value.
 pub(super) struct Pollers {
     tasks: JoinSet<Result<Lists>>,
     /// Nothing is begun any more once it is true.
     ending: watch::Sender<bool>,
     begun: Instant,
+    _threads: Threads,
 }
 
 impl Pollers {
@@ -52,7 +88,7 @@ impl Pollers {
     /// least so many agents and tasks.
     ///
     /// # Errors
-    /// If an address is malformed.
+    /// If an address is malformed, or no thread can be started.
     pub(super) fn start<'a>(
         apis: impl Iterator<Item = &'a str> + Clone,
         count: usize,
@@ -63,6 +99,10 @@ impl Pollers {
         let (ending, seen) = watch::channel(false);
         let spread = every / u32::try_from(count)?;
         let expected = Arc::new(expected);
+        let threads = Threads::start()?;
+        let runtime = threads.0.as_ref().context("threads that have ended")?;
+        let runtime = runtime.handle().clone();
+        let _inside = runtime.enter();
         for (number, api) in (0..).zip(apis.cycle().take(count)) {
             let client = Wire::new(channel(api)?.connect_lazy()).max_decoding_message_size(8 << 20);
             let poller = Poller {
@@ -70,12 +110,14 @@ impl Pollers {
                 expected: Arc::clone(&expected),
                 lists: Lists::default(),
             };
-            tasks.spawn(poller.poll((spread * number, every), seen.clone()));
+            let polled = poller.poll((spread * number, every), seen.clone());
+            tasks.spawn_on(polled, &runtime);
         }
         Ok(Self {
             tasks,
             ending,
             begun: Instant::now(),
+            _threads: threads,
         })
     }
 
