@@ -30,6 +30,7 @@ const AGENT_TIMEOUT: [&str; 2] = ["--agent-timeout", "45s"];
 
 const REGISTERED: &str = "all agents registered after";
 const RUNNING: &str = "all tasks known to run after";
+const EXPIRED: &str = "launches repeated, their offer had expired";
 const LEADER: &str = "leader, resident";
 const FOLLOWER: &str = "largest follower, resident";
 const LATER: &str = "leader after the rest, resident";
@@ -53,6 +54,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let cells = vec![
         Cell::new(REGISTERED, "s", Goal::None),
         Cell::new(RUNNING, "s", Goal::None),
+        Cell::new(EXPIRED, "calls", Goal::None),
         Cell::new(LEADER, "MiB", gib),
         Cell::new(FOLLOWER, "MiB", gib),
         Cell::new(LATER, "MiB", gib),
@@ -83,6 +85,7 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     findings.note(REGISTERED, begun.elapsed().as_secs_f64());
     let asleep = sleepers(&masters, count * each, None).await?;
     findings.note(RUNNING, asleep.took.as_secs_f64());
+    findings.note(EXPIRED, f64::from(asleep.expired));
     let leader = cluster.settled().await?;
     tokio::time::sleep(REST).await;
     note_memory(&cluster, leader, findings)?;

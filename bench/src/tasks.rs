@@ -62,7 +62,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let tasks = bench.extent.tasks;
     let about = [
         format!("{tasks} tasks of /bin/true on one agent, three masters: from before the framework's first word until its last FINISHED."),
-        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a cgroup of its own; full profile: all that a task has by default; plain: a process of its own.".to_owned(),
+        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a cgroup of its own; full profile: all that a task has by default; plain: a process of its own. The network is the host's, with the full profile one for each task.".to_owned(),
         "HyperQueue isolates, replicates and syncs nothing.".to_owned(),
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();

@@ -75,6 +75,8 @@ impl RealAgent {
         let arguments = arguments
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
+        // Only the full profile can give a task a network.
+        let network = (kind != AgentKind::Full).then(|| "--allow-host-network".to_owned());
         let words = [
             "agent",
             "start",
@@ -84,7 +86,7 @@ impl RealAgent {
         .map(str::to_owned);
         let recipe = Recipe {
             program: ground.argosy.clone(),
-            arguments: words.into_iter().chain(arguments).collect(),
+            arguments: words.into_iter().chain(network).chain(arguments).collect(),
             log: cluster.directory().join("agent.log"),
             ending: Ending::InputClosed,
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use argosy_client::Masters;
-use argosy_client::scheduler::{Answer, Driver, Runner, Scheduler, is_terminal};
+use argosy_client::scheduler::{Answer, Driver, Outcome, Runner, Scheduler, is_terminal};
 use argosy_proto::v1;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,11 +21,15 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Calls without an answer at a time: below what the client library allows.
 const OPEN_CALLS: u32 = 1_000;
 
+/// The code of a call whose offer was too old when the call was applied.
+const EXPIRED: &str = "offer-expired";
+
 /// How far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stage {
     Launching,
-    AllRun(Duration),
+    /// After so long, and so many launches that were repeated in a newer offer.
+    AllRun(Duration, u32),
     AllEnded(Duration),
     Failed(String),
 }
@@ -35,6 +39,10 @@ struct Sleepers {
     network: Option<v1::Network>,
     total: u32,
     launched: u32,
+    /// Tasks whose offer had expired before their launch was applied; they go into a later offer.
+    again: Vec<u32>,
+    /// How often that happened.
+    expired: u32,
     /// Offers that wait for an answer to earlier calls.
     waiting: VecDeque<v1::Offer>,
     open_calls: u32,
@@ -54,17 +62,26 @@ impl Sleepers {
             let Some(offer) = self.waiting.pop_front() else {
                 return;
             };
-            let count = room(&offer).min((self.total - self.launched) as usize) as u32;
-            if count == 0 {
+            let numbers = self.next_tasks(room(&offer));
+            if numbers.is_empty() {
                 driver.decline(&offer, None);
                 continue;
             }
-            let numbers = self.launched..self.launched + count;
-            self.launched += count;
-            let tasks = numbers.map(|number| self.task(number)).collect();
+            let tasks = numbers.into_iter().map(|number| self.task(number));
+            let tasks = tasks.collect();
             self.open_calls += 1;
             drop(driver.accept(&offer, tasks));
         }
+    }
+
+    /// The tasks to launch next, at most so many.
+    fn next_tasks(&mut self, most: usize) -> Vec<u32> {
+        let repeated = self.again.split_off(self.again.len().saturating_sub(most));
+        let left = (self.total - self.launched) as usize;
+        let new = (most - repeated.len()).min(left) as u32;
+        let first = self.launched;
+        self.launched += new;
+        repeated.into_iter().chain(first..first + new).collect()
     }
 
     fn task(&self, number: u32) -> v1::TaskSpec {
@@ -84,8 +101,14 @@ impl Sleepers {
     }
 }
 
+const PREFIX: &str = "sleeper-";
+
 fn name(number: u32) -> String {
-    format!("sleeper-{number}")
+    format!("{PREFIX}{number}")
+}
+
+fn number(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.parse().ok()
 }
 
 impl Scheduler for Sleepers {
@@ -104,7 +127,8 @@ impl Scheduler for Sleepers {
         if state == v1::TaskState::Running && self.ending.is_none() {
             self.running += 1;
             if self.running == self.total {
-                self.stage.send_replace(Stage::AllRun(self.begun.elapsed()));
+                let repeated = self.expired;
+                (self.stage).send_replace(Stage::AllRun(self.begun.elapsed(), repeated));
             }
         } else if is_terminal(state) {
             let Some(ending) = self.ending.filter(|_| state == v1::TaskState::Killed) else {
@@ -121,11 +145,22 @@ impl Scheduler for Sleepers {
 
     fn answered(&mut self, driver: &Driver, answer: &Answer) {
         self.open_calls = self.open_calls.saturating_sub(1);
-        self.launch(driver);
-        if let Some((task, why)) = answer.not_launched().first() {
-            let why = format!("{task} was not launched: {why}");
-            self.fail(driver, why);
+        let expired =
+            matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.reason == EXPIRED);
+        let refused = answer.not_launched();
+        match refused.first() {
+            Some(_) if expired => {
+                let numbers = refused.iter().filter_map(|(id, _)| number(id));
+                self.again.extend(numbers);
+                self.expired += 1;
+            }
+            Some((task, why)) => {
+                let why = format!("{task} was not launched: {why}");
+                return self.fail(driver, why);
+            }
+            None => {}
         }
+        self.launch(driver);
     }
 
     fn tick(&mut self, driver: &Driver) {
@@ -151,6 +186,8 @@ impl Scheduler for Sleepers {
 pub(crate) struct Asleep {
     /// From before the framework's first word until the last of them was known to run.
     pub(crate) took: Duration,
+    /// Launches that were repeated, since their offer had expired before they were applied.
+    pub(crate) expired: u32,
     stage: watch::Receiver<Stage>,
     end: watch::Sender<bool>,
     stop: CancellationToken,
@@ -173,6 +210,8 @@ pub(crate) async fn sleepers(
         network,
         total,
         launched: 0,
+        again: Vec::new(),
+        expired: 0,
         waiting: VecDeque::new(),
         open_calls: 0,
         running: 0,
@@ -192,8 +231,9 @@ pub(crate) async fn sleepers(
         run.map(drop).context("the framework ended")
     });
     match next(&mut watched, Stage::Launching).await? {
-        Stage::AllRun(took) => Ok(Asleep {
+        Stage::AllRun(took, expired) => Ok(Asleep {
             took,
+            expired,
             stage: watched,
             end,
             stop,
@@ -210,7 +250,7 @@ impl Asleep {
     /// If one ends otherwise, or nothing happens for a minute.
     pub(crate) async fn end(mut self) -> Result<Duration> {
         self.end.send_replace(true);
-        let took = match next(&mut self.stage, Stage::AllRun(self.took)).await? {
+        let took = match next(&mut self.stage, Stage::AllRun(self.took, self.expired)).await? {
             Stage::AllEnded(took) => took,
             other => bail!("the tasks did not end: {other:?}"),
         };
