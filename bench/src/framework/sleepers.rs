@@ -230,7 +230,17 @@ pub(crate) async fn sleepers(
         let run = Runner::new(config).run(&mut sleepers, stopped).await;
         run.map(drop).context("the framework ended")
     });
-    match next(&mut watched, Stage::Launching).await? {
+    let reached = match next(&mut watched, Stage::Launching).await {
+        Ok(reached) => reached,
+        Err(error) => {
+            // If the framework has ended, it knows more.
+            if watched.has_changed().is_err() {
+                run.await.context("the framework panicked")??;
+            }
+            return Err(error);
+        }
+    };
+    match reached {
         Stage::AllRun(took, expired) => Ok(Asleep {
             took,
             expired,
