@@ -63,7 +63,12 @@ fn void_offers(history: &History, findings: &mut Findings) {
     let mut newest = Epoch::default();
     for (at, event, seen) in history.observations() {
         match seen {
-            Observation::Raft(RaftFact::EpochOpened { epoch, .. }) => newest = newest.max(*epoch),
+            Observation::Raft(RaftFact::EpochOpened { epoch, .. }) if *epoch > newest => {
+                newest = *epoch;
+                // The next leader accepts a withdrawn offer again if its framework still presents it:
+                // the token is valid, and the offer is checked against the registry of now.
+                void.clear();
+            }
             Observation::Offer(OfferFact::Rescinded { offer }) => {
                 void.entry(*offer).or_insert(at);
             }
@@ -199,7 +204,14 @@ mod tests {
                 .len(),
             1
         );
-        passes(check, list(late, 11));
+        passes(check, list(late.clone(), 11));
+        let next = RaftFact::EpochOpened {
+            node: ONE,
+            epoch: Epoch(21),
+            term: 3,
+            life: 8,
+        };
+        passes(check, list(late.saw("log", next), 22));
     }
 
     #[test]
