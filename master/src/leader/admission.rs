@@ -142,7 +142,7 @@ impl Leader {
         }
     }
 
-    fn heartbeat_interval_ms(&self) -> u64 {
+    pub(super) fn heartbeat_interval_ms(&self) -> u64 {
         interval_ms(self.deadlines.watched(), self.limits.agent_timeout_ms)
     }
 }

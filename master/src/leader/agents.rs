@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
-use argosy_state::agent::AgentMode;
+use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
@@ -100,6 +100,14 @@ impl Leader {
         }
         let known = hello.agent.and_then(|id| registry.agent(id));
         let newest = hello.tried.last().copied().unwrap_or(hello.confirmed);
+        let from_another_boot = |agent: &Agent| agent.reported.boot_id != hello.boot_id;
+        if known.is_some_and(|agent| from_another_boot(agent) && self.is_heard(now, agent.id))
+            && !bugs::is_on(Bug::CloneAccepted)
+        {
+            let text = "another host is connected with this agent's id: the data directory was copied; empty its --data-dir. \
+                A host that has just restarted is accepted once its former connection is silent";
+            return self.refuse_agent(link, "clone", text);
+        }
         let nothing_new = known.is_some_and(|agent| {
             agent.mode() != AgentMode::Unreachable
                 && agent.reported.incarnation == newest
@@ -120,6 +128,17 @@ impl Leader {
             Some(agent) if nothing_new => self.admit(registry, now, link, agent),
             Some(_) | None => self.register_in_turn(link),
         }
+    }
+
+    /// Whether the agent has a link on which something arrived within two heartbeat intervals: its process is alive.
+    ///
+    /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its next incarnation and
+    /// before the master had confirmed it: the copy knows both.
+    fn is_heard(&self, now: Now, agent: AgentId) -> bool {
+        let link = self.linked_agents.get(&agent);
+        let state = link.and_then(|link| self.agent_links.get(link));
+        let interval_ms = self.heartbeat_interval_ms();
+        state.is_some_and(|state| now.at.since_ms(state.heard) <= 2 * interval_ms)
     }
 
     pub(super) fn agent_registered(

@@ -379,6 +379,35 @@ fn an_agent_of_another_cluster_or_of_a_later_history_is_refused() {
 }
 
 #[test]
+fn a_copy_of_a_disk_that_knows_the_newest_incarnation_is_refused_while_the_agent_is_heard() {
+    let mut world = World::with_offer();
+    // The disk was copied when the agent had stored this incarnation, and the copy tries one more.
+    let mut copy = world.hello_of(AGENT);
+    copy.tried = vec![77];
+    copy.boot_id = "boot of another host".to_owned();
+    let link = world.link();
+    world.hello(link, copy.clone());
+    world.expect(&expect![[r#"
+        link-3 <- refused clone: another host is connected with this agent's id: the data directory was copied; empty its --data-dir. A host that has just restarted is accepted once its former connection is silent
+        link-3 closed
+    "#]]);
+    // It is the same host, which has restarted: its former link is silent.
+    world.pass(2_000);
+    world.forget_said();
+    let link = world.link();
+    world.hello(link, copy.clone());
+    world.pass(100);
+    let link = world.link();
+    world.hello(link, copy);
+    world.expect(&expect![[r#"
+        link-4 <- refused clone: another host is connected with this agent's id: the data directory was copied; empty its --data-dir. A host that has just restarted is accepted once its former connection is silent
+        link-4 closed
+        link-2 closed
+        link-5 <- registered agent-1, equal
+    "#]]);
+}
+
+#[test]
 fn a_copy_of_a_disk_is_refused() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
