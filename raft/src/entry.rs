@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::record::{self, EntryRecord, LogIdRecord, RecordError};
+use crate::storage::record::{self, EntryRecord, LogIdRecord, RecordError};
 use crate::types::{Entry, LogId};
 
 /// CRC32C of all that follows, format byte, link.

@@ -2,7 +2,7 @@
 
 use argosy_state::level::{Level, Levels};
 
-use crate::directory::OpenError;
+use crate::storage::directory::OpenError;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]

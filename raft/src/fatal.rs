@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use argosy_proto::remedy;
 
-use crate::store::Place;
+use crate::storage::store::Place;
 
 /// What is called with the last words. The shipped one, [`abort`], does not return; a test may observe instead, the store then
 /// refuses everything.

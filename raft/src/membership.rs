@@ -4,9 +4,10 @@
 //! are refused. Even sizes are let through, since masters join and go one by one and every way from one odd size to the next
 //! passes an even one: such a group is as safe, it only bears no more failures than the odd size below it.
 
+mod finish_change;
 mod levels;
 mod living;
-mod settling;
+pub(crate) mod peer_progress;
 
 pub use levels::HeldMembers;
 
@@ -24,17 +25,17 @@ use tokio::time::Instant;
 use tonic::Status as Refusal;
 use tracing::info;
 
-use crate::connections::{self, Peers};
+use crate::election::liveness::Liveness;
 use crate::error::MembershipError;
-use crate::forwarding::forward;
-use crate::liveness::Liveness;
-use crate::network::Caller;
 use crate::node::{Consensus, Group};
 use crate::progress::Progress;
 use crate::settings::Timing;
 use crate::status::Status;
+use crate::transport::connections::{self, Peers};
+use crate::transport::forwarding::forward;
+use crate::transport::network::Caller;
+use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};
-use crate::wire::proto;
 
 /// A group has at most this many voters.
 const MOST_VOTERS: usize = 5;

@@ -12,22 +12,22 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::connections::Peers;
-use crate::disk::memory::{Durable, MemoryDisk};
+use crate::bootstrap::decision::Identity;
+use crate::bootstrap::startup::start;
+use crate::election::liveness::Liveness;
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
-use crate::founding::Identity;
-use crate::liveness::Liveness;
-use crate::machine::Machine;
 use crate::membership::{Change, Changes, HeldMembers};
-use crate::network::Caller;
 use crate::progress::Progress;
 use crate::proposer::{Proposal, Queue};
-use crate::reader::Reads;
-use crate::record::VoteRecord;
+use crate::read_index::Reads;
 use crate::settings::{NodeConfig, Surroundings, Timing};
-use crate::starting::start;
+use crate::state_machine::Machine;
 use crate::status::{self, Phases, Status};
-use crate::store::Place;
+use crate::storage::disk::memory::{Durable, MemoryDisk};
+use crate::storage::record::VoteRecord;
+use crate::storage::store::Place;
+use crate::transport::connections::Peers;
+use crate::transport::network::Caller;
 use crate::types::{Committed, Member, OwnerRequest, Payload, TypeConfig};
 
 /// openraft, with our entries and our registry.

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::error::ProposeError;
-use crate::growth::Growth;
-use crate::machine::{TURN_BYTES, TURN_COMMANDS, TURN_WORK};
+use crate::log_size::Growth;
 use crate::node::Consensus;
+use crate::state_machine::{TURN_BYTES, TURN_COMMANDS, TURN_WORK};
 use crate::types::{Batch, CommittedLeaderId, TypeConfig};
 
 /// One command has at most this many bytes, and is an entry of its own if it has more than a turn of the owner takes.

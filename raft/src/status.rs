@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::hearing::Hearing;
-use crate::liveness::Liveness;
+use crate::election::leader_contact::Hearing;
+use crate::election::liveness::Liveness;
 use crate::node::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 

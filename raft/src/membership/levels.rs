@@ -7,11 +7,11 @@ use futures::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 
 use super::{Changes, PATIENCE};
-use crate::connections;
 use crate::error::MembershipError;
+use crate::transport::connections;
+use crate::transport::versions::Versions;
+use crate::transport::wire::proto;
 use crate::types::Member;
-use crate::versions::Versions;
-use crate::wire::proto;
 
 /// The members of a group that does not change until this is dropped.
 #[derive(Debug)]

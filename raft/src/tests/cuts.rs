@@ -4,8 +4,8 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::harness::{self, Ground, Opened, entries, id, observed, start, try_open, vote};
-use crate::disk::memory::MemoryDisk;
-use crate::store::Place;
+use crate::storage::disk::memory::MemoryDisk;
+use crate::storage::store::Place;
 
 /// What the store has answered so far.
 #[derive(Debug, Default)]

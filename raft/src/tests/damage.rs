@@ -6,10 +6,10 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
 use super::harness::{entries, grounds, not_expected, observed, open, tamper, try_open, vote};
-use crate::disk::memory::MemoryDisk;
-use crate::disk::{Changes, Disk, Durability, Family};
-use crate::record::{self, Identity};
-use crate::store::Place;
+use crate::storage::disk::memory::MemoryDisk;
+use crate::storage::disk::{Changes, Disk, Durability, Family};
+use crate::storage::record::{self, Identity};
+use crate::storage::store::Place;
 
 fn key(index: u64) -> [u8; 8] {
     index.to_be_bytes()

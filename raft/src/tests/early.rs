@@ -8,8 +8,8 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::OneshotReceiverOf;
 
 use super::harness::{self, Opened, entries, entry, id, open};
-use crate::disk::memory::MemoryDisk;
-use crate::store::Place;
+use crate::storage::disk::memory::MemoryDisk;
+use crate::storage::store::Place;
 use crate::types::{Entry, TypeConfig};
 
 const SLOW: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use super::harness::{
     self, Ground, Opened, copy_tree, entries, entry, not_expected, on_disk, open, try_open, vote,
 };
-use crate::shelf::Image;
-use crate::store::Place;
+use crate::storage::snapshot_store::Image;
+use crate::storage::store::Place;
 use crate::types::{Entry, LogId, Vote};
 
 /// How a device changes a file.
@@ -103,7 +103,7 @@ async fn commit_each(opened: &mut Opened, range: std::ops::Range<u64>) {
     }
 }
 
-async fn snapshot(opened: &mut Opened) -> crate::machine::Snapshot {
+async fn snapshot(opened: &mut Opened) -> crate::state_machine::Snapshot {
     let mut builder = opened.machine.get_snapshot_builder().await;
     builder.build_snapshot().await.unwrap()
 }
@@ -466,9 +466,9 @@ async fn a_store_without_a_record_gets_one_and_must_keep_it() {
     opened.append(entries(0..10)).await;
     opened.close().await;
     harness::tamper(&ground.place, |disk| {
-        let mut changes = crate::disk::Changes::default();
-        changes.delete(crate::disk::Family::Meta, *b"truncations");
-        disk.write(changes, crate::disk::Durability::Synced)
+        let mut changes = crate::storage::disk::Changes::default();
+        changes.delete(crate::storage::disk::Family::Meta, *b"truncations");
+        disk.write(changes, crate::storage::disk::Durability::Synced)
             .unwrap();
     });
     let record = path(&ground).join("high-water");

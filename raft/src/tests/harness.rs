@@ -10,12 +10,12 @@ use futures::stream;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use tokio::sync::mpsc;
 
-use crate::directory::OpenError;
-use crate::disk::memory::MemoryDisk;
 use crate::fatal::{self, Fatal};
-use crate::log::LogStore;
-use crate::machine::Machine;
-use crate::store::{Place, Store};
+use crate::state_machine::Machine;
+use crate::storage::directory::OpenError;
+use crate::storage::disk::memory::MemoryDisk;
+use crate::storage::log::LogStore;
+use crate::storage::store::{Place, Store};
 use crate::types::{
     Batch, Committed, CommittedLeaderId, Entry, LeaderId, LogId, OwnerRequest, Payload,
     RecordWrite, Vote,
@@ -268,13 +268,13 @@ pub(crate) fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
 }
 
 /// Changes the bytes of a closed store behind its back.
-pub(crate) fn tamper(place: &Place, change: impl FnOnce(&dyn crate::disk::Disk)) {
+pub(crate) fn tamper(place: &Place, change: impl FnOnce(&dyn crate::storage::disk::Disk)) {
     match place {
         Place::Memory(disk) => change(disk),
         #[cfg(feature = "rocksdb")]
         Place::Directory(path) => {
-            let directory = crate::directory::Directory::open(path).unwrap();
-            change(&crate::disk::rocks::RocksDisk::open(directory).unwrap());
+            let directory = crate::storage::directory::Directory::open(path).unwrap();
+            change(&crate::storage::disk::rocks::RocksDisk::open(directory).unwrap());
         }
         #[cfg(not(feature = "rocksdb"))]
         Place::Directory(_) => unreachable!("this build has no disks"),

@@ -9,10 +9,10 @@ use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use super::harness::{
     KEPT, Opened, entries, entry, grounds, id, kill, observed, open, start, try_open,
 };
-use crate::image::Source;
-use crate::machine::Snapshot;
-use crate::shelf::Image;
-use crate::store::{Place, Store};
+use crate::state_machine::Snapshot;
+use crate::storage::image::Source;
+use crate::storage::snapshot_store::Image;
+use crate::storage::store::{Place, Store};
 
 /// A snapshot of all that is applied, with its image written.
 async fn build(opened: &mut Opened) -> (Snapshot, Image) {

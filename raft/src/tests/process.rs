@@ -52,7 +52,7 @@ mod killed {
 
     use super::super::harness::{entries, open, start, vote};
     use super::{CHILD, env, this_test};
-    use crate::store::Place;
+    use crate::storage::store::Place;
 
     /// Votes and appends without end, and says on standard output what was answered.
     async fn work(place: Place) {

@@ -4,9 +4,9 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
 use super::harness::{self, Ground, Opened};
-use crate::log::LogStore;
-use crate::machine::Machine;
-use crate::store::{Place, Store};
+use crate::state_machine::Machine;
+use crate::storage::log::LogStore;
+use crate::storage::store::{Place, Store};
 use crate::types::TypeConfig;
 
 struct Builder(fn() -> Ground);

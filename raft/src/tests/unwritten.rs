@@ -7,8 +7,8 @@ use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tokio_util::sync::CancellationToken;
 
 use super::harness::{Opened, entries, entry, id, open, start};
-use crate::disk::memory::MemoryDisk;
-use crate::store::Place;
+use crate::storage::disk::memory::MemoryDisk;
+use crate::storage::store::Place;
 use crate::types::Entry;
 
 async fn opened() -> (MemoryDisk, Place, Opened) {

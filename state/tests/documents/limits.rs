@@ -38,12 +38,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "Of agents 4,096;",
     ),
     (
-        "raft/src/service.rs",
+        "raft/src/transport/service.rs",
         "CONNECTIONS: usize = 128",
         "of raft's port 128,",
     ),
     (
-        "raft/src/frames/port.rs",
+        "raft/src/transport/frames/port.rs",
         "FRAMED: usize = 64",
         "and 64 that carry log entries |",
     ),
@@ -88,17 +88,17 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| calls and streams at a time on one connection | 1,000.",
     ),
     (
-        "raft/src/service.rs",
+        "raft/src/transport/service.rs",
         "STREAMS: u32 = 64",
         "1,000. Of raft's port 64 | wait |",
     ),
     (
-        "raft/src/service.rs",
+        "raft/src/transport/service.rs",
         "SNAPSHOTS: usize = 2",
         "| snapshots that a master takes in at a time; the length of one | 2; 64 GiB |",
     ),
     (
-        "raft/src/shipping.rs",
+        "raft/src/transport/snapshot_transfer.rs",
         "LENGTH_LIMIT_BYTES: u64 = 64 << 30",
         "| snapshots that a master takes in at a time; the length of one | 2; 64 GiB |",
     ),

@@ -1,0 +1,360 @@
+//! What an empty node concludes from the answers of its peers: wait, take an identity, join, or refuse.
+//!
+//! The decisions only, no network. A group forms only when every listed peer answers, empty, with the same list. Nobody leads
+//! that: each computes the same ids and the same cluster key from the addresses and the incarnations of the data directories,
+//! so that it can be interrupted anywhere and goes on. A wiped directory has another incarnation and is a stranger everywhere.
+
+use std::collections::BTreeMap;
+
+use argosy_state::bugs::{self, Bug};
+use sha2::{Digest, Sha256};
+
+use crate::error::StartError;
+use crate::transport::wire::proto;
+use crate::types::Member;
+
+/// Which node of which group a data directory is. Given once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Tells clusters apart on the wire; made when the group is formed.
+    pub(crate) cluster_key: u64,
+    pub(crate) id: u64,
+}
+
+/// What a peer said, or that it said nothing.
+pub(crate) type Answers = BTreeMap<String, Option<proto::AskResponse>>;
+
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// Take this identity; initialize with the founders if given.
+    Take(Identity, Option<BTreeMap<u64, Member>>),
+    /// Ask the group of this peer to take this node in.
+    Join(Member),
+    /// These have not answered, or are not ready.
+    Wait(Vec<String>),
+    Refuse(StartError),
+}
+
+/// The key and the members of the group that these directories form: the same at every one of them.
+pub(crate) fn compute(members: &[Member]) -> (u64, BTreeMap<u64, Member>) {
+    let mut sorted: Vec<&Member> = members.iter().collect();
+    sorted.sort_by(|one, other| one.raft_address.cmp(&other.raft_address));
+    let mut hash = Sha256::new();
+    for member in &sorted {
+        hash.update((member.raft_address.len() as u64).to_be_bytes());
+        hash.update(member.raft_address.as_bytes());
+        hash.update(member.incarnation.to_be_bytes());
+    }
+    let digest = hash.finalize();
+    let key = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
+    // 0 stands for "no cluster" on the wire.
+    (key.max(1), (1..).zip(sorted.into_iter().cloned()).collect())
+}
+
+/// The answers, sorted out.
+#[derive(Default)]
+struct Heard<'a> {
+    silent: Vec<String>,
+    members: Vec<Member>,
+    formed: Vec<(&'a proto::AskResponse, &'a Member, &'a proto::Identity)>,
+}
+
+/// What an empty node does, given what the others said.
+pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decision {
+    let heard = match hear(own, peers, answers) {
+        Ok(heard) => heard,
+        Err(refusal) => return Decision::Refuse(refusal),
+    };
+    // A group that knows this very directory: forming was interrupted here, after the others had finished it.
+    for (answer, _, identity) in &heard.formed {
+        let known = answer.members.iter().find(|node| {
+            node.member
+                .as_ref()
+                .is_some_and(|known| is_same(known, own))
+        });
+        if let Some(node) = known {
+            let (cluster_key, id) = (identity.cluster_key, node.id);
+            return Decision::Take(Identity { cluster_key, id }, None);
+        }
+    }
+    if heard.silent.is_empty() {
+        let (cluster_key, founders) = compute(&heard.members);
+        if heard
+            .formed
+            .iter()
+            .all(|(_, _, identity)| identity.cluster_key == cluster_key)
+        {
+            let mine = founders.iter().find(|(_, member)| *member == own);
+            let id = *mine.expect("this node is among the founders").0;
+            return Decision::Take(Identity { cluster_key, id }, (id == 1).then_some(founders));
+        }
+    }
+    // Only a group that runs can take anyone in; one that is still forming may yet turn out to be this node's own.
+    match heard
+        .formed
+        .iter()
+        .find(|(answer, _, _)| answer.initialized)
+    {
+        Some((_, member, _)) => Decision::Join((*member).clone()),
+        None if heard.silent.is_empty() => {
+            let formed = heard.formed.iter();
+            Decision::Wait(
+                formed
+                    .map(|(_, member, _)| member.raft_address.clone())
+                    .collect(),
+            )
+        }
+        None => Decision::Wait(heard.silent),
+    }
+}
+
+/// The same directory at the same addresses, but for a defect that was planted.
+fn is_same(known: &Member, own: &Member) -> bool {
+    let has_address = known.raft_address == own.raft_address;
+    known == own || (has_address && bugs::is_on(Bug::NodeIdReused))
+}
+
+fn hear<'a>(own: &Member, peers: &[String], answers: &'a Answers) -> Result<Heard<'a>, StartError> {
+    let mut heard = Heard::default();
+    heard.members.push(own.clone());
+    for (address, answer) in answers {
+        let Some((answer, member)) = answer
+            .as_ref()
+            .and_then(|one| Some((one, one.member.as_ref()?)))
+        else {
+            heard.silent.push(address.clone());
+            continue;
+        };
+        let same = heard
+            .members
+            .iter()
+            .any(|one| one.incarnation == member.incarnation);
+        if same
+            || heard
+                .members
+                .iter()
+                .any(|one| one.raft_address == member.raft_address)
+        {
+            let reason = format!(
+                "{address} in --peers leads to {}, which is listed already",
+                member.raft_address
+            );
+            return Err(StartError::Settings { reason });
+        }
+        heard.members.push(member.clone());
+        match &answer.identity {
+            Some(identity) => heard.formed.push((answer, member, identity)),
+            None if answer.peers != peers => {
+                return Err(StartError::UnequalPeers {
+                    peer: address.clone(),
+                    ours: peers.to_vec(),
+                    theirs: answer.peers.clone(),
+                });
+            }
+            None => {}
+        }
+    }
+    contradiction(&heard).map_or(Ok(heard), Err)
+}
+
+fn contradiction(heard: &Heard<'_>) -> Option<StartError> {
+    let (_, _, first) = heard.formed.first()?;
+    let other = heard
+        .formed
+        .iter()
+        .find(|(_, _, other)| other.cluster_key != first.cluster_key);
+    other.map(|(_, member, other)| StartError::ForeignCluster {
+        peer: member.raft_address.clone(),
+        ours: first.cluster_key,
+        theirs: other.cluster_key,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(address: &str, incarnation: u64) -> Member {
+        Member {
+            raft_address: address.into(),
+            api_address: format!("{address}0"),
+            incarnation,
+        }
+    }
+
+    fn listed() -> Vec<String> {
+        ["a:1", "b:1", "c:1"].map(str::to_owned).to_vec()
+    }
+
+    fn empty(member: &Member) -> proto::AskResponse {
+        proto::AskResponse {
+            member: Some(member.clone()),
+            peers: listed(),
+            ..proto::AskResponse::default()
+        }
+    }
+
+    fn formed(
+        member: &Member,
+        cluster_key: u64,
+        id: u64,
+        members: &[(u64, &Member)],
+    ) -> proto::AskResponse {
+        let members: Vec<proto::Node> = members
+            .iter()
+            .map(|(id, member)| proto::Node {
+                id: *id,
+                member: Some((*member).clone()),
+            })
+            .collect();
+        let identity = Some(proto::Identity { cluster_key, id });
+        proto::AskResponse {
+            identity,
+            initialized: !members.is_empty(),
+            members,
+            ..empty(member)
+        }
+    }
+
+    fn answers<const N: usize>(said: [(&str, Option<proto::AskResponse>); N]) -> Answers {
+        said.map(|(address, answer)| (address.to_owned(), answer))
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn three_empty_masters_compute_the_same_group_and_the_first_initializes_it() {
+        let members = [member("a:1", 7), member("b:1", 8), member("c:1", 9)];
+        let mut keys = Vec::new();
+        for (position, own) in members.iter().enumerate() {
+            let others = members.iter().filter(|member| *member != own);
+            let said = others
+                .map(|member| (member.raft_address.clone(), Some(empty(member))))
+                .collect();
+            let Decision::Take(identity, founders) = decide(own, &listed(), &said) else {
+                panic!("{own:?} waits")
+            };
+            assert_eq!(identity.id, position as u64 + 1);
+            assert_eq!(founders.is_some(), identity.id == 1);
+            keys.push(identity.cluster_key);
+        }
+        keys.dedup();
+        assert_eq!(keys.len(), 1);
+    }
+
+    #[test]
+    fn a_silent_peer_is_waited_for_and_named() {
+        let said = answers([("b:1", Some(empty(&member("b:1", 8)))), ("c:1", None)]);
+        let decision = decide(&member("a:1", 7), &listed(), &said);
+        assert!(matches!(decision, Decision::Wait(silent) if silent == ["c:1"]));
+    }
+
+    #[test]
+    fn unequal_lists_are_refused_and_both_are_named() {
+        let mut other = empty(&member("b:1", 8));
+        other.peers.pop();
+        let said = answers([("b:1", Some(other)), ("c:1", None)]);
+        let Decision::Refuse(error) = decide(&member("a:1", 7), &listed(), &said) else {
+            panic!("not refused")
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("ours is a:1, b:1, c:1") && text.contains("b:1 is a:1, b:1;"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_interrupted_founder_finds_the_group_that_knows_its_directory() {
+        let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
+        let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
+        let said = answers([("a:1", Some(group)), ("b:1", None)]);
+        let Decision::Take(identity, None) = decide(&c, &listed(), &said) else {
+            panic!("not taken")
+        };
+        assert_eq!(
+            identity,
+            Identity {
+                cluster_key: 5,
+                id: 3
+            }
+        );
+    }
+
+    #[test]
+    fn a_founder_that_took_its_identity_first_does_not_stop_the_others() {
+        let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
+        let (key, _) = compute(&[a.clone(), b.clone(), c.clone()]);
+        let said = answers([
+            ("a:1", Some(formed(&a, key, 1, &[]))),
+            ("b:1", Some(empty(&b))),
+        ]);
+        let Decision::Take(identity, None) = decide(&c, &listed(), &said) else {
+            panic!("not taken")
+        };
+        assert_eq!(
+            identity,
+            Identity {
+                cluster_key: key,
+                id: 3
+            }
+        );
+    }
+
+    #[test]
+    fn a_wiped_master_is_a_stranger_that_may_only_ask_to_join() {
+        let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
+        let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
+        let said = answers([("a:1", Some(group)), ("b:1", None)]);
+        let wiped = member("c:1", 10);
+        assert!(matches!(decide(&wiped, &listed(), &said), Decision::Join(peer) if peer == a));
+    }
+
+    #[test]
+    fn two_wiped_masters_found_nothing_while_the_third_is_away() {
+        let said = answers([("b:1", Some(empty(&member("b:1", 80)))), ("c:1", None)]);
+        assert!(matches!(
+            decide(&member("a:1", 70), &listed(), &said),
+            Decision::Wait(_)
+        ));
+        let c = member("c:1", 9);
+        let back = formed(
+            &c,
+            5,
+            3,
+            &[(1, &member("a:1", 7)), (2, &member("b:1", 8)), (3, &c)],
+        );
+        let said = answers([
+            ("b:1", Some(empty(&member("b:1", 80)))),
+            ("c:1", Some(back)),
+        ]);
+        assert!(matches!(
+            decide(&member("a:1", 70), &listed(), &said),
+            Decision::Join(_)
+        ));
+    }
+
+    #[test]
+    fn two_names_of_one_master_are_refused() {
+        let said = answers([("b:1", Some(empty(&member("a:1", 7)))), ("c:1", None)]);
+        let decision = decide(&member("a:1", 7), &listed(), &said);
+        assert!(matches!(
+            decision,
+            Decision::Refuse(StartError::Settings { .. })
+        ));
+    }
+
+    #[test]
+    fn masters_of_two_clusters_in_one_list_are_refused() {
+        let (b, c) = (member("b:1", 8), member("c:1", 9));
+        let said = answers([
+            ("b:1", Some(formed(&b, 5, 2, &[(2, &b)]))),
+            ("c:1", Some(formed(&c, 6, 3, &[(3, &c)]))),
+        ]);
+        let decision = decide(&member("a:1", 7), &listed(), &said);
+        assert!(matches!(
+            decision,
+            Decision::Refuse(StartError::ForeignCluster { .. })
+        ));
+    }
+}

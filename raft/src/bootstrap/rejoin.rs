@@ -1,0 +1,199 @@
+//! A data directory that must not be served: the note that forbids it, and how its data is discarded.
+//!
+//! The note outlives the process, so that no service manager starts a master on wrong data. It goes last,
+//! when nothing of that data is left.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::storage::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format, temporary};
+
+/// The note. It holds the reason, which is shown to whoever tries to start a master.
+const NOTE: &str = "MUST-REJOIN";
+const UNFINISHED: &str = "an `argosy master rejoin` has begun to discard it and was interrupted: run `argosy master rejoin` on this host again";
+
+/// Forbids every further start on this data directory. Durable on return.
+///
+/// # Errors
+/// If the note cannot be written.
+pub fn forbid_start(directory: &Path, why: &str) -> io::Result<()> {
+    let unfinished = directory.join(temporary(NOTE));
+    let mut file = File::create(&unfinished)?;
+    writeln!(file, "{why}")?;
+    file.sync_all()?;
+    fs::rename(&unfinished, directory.join(NOTE))?;
+    File::open(directory)?.sync_all()
+}
+
+pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
+    let note = directory.join(NOTE);
+    match fs::read(&note) {
+        Ok(text) => Err(OpenError::MustRejoin {
+            path: directory.to_owned(),
+            why: String::from_utf8_lossy(&text).trim().to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(OpenError::io("read", &note)(error)),
+    }
+}
+
+/// A data directory that no master has open, kept locked until it is dropped. Its data may be damaged.
+#[derive(Debug)]
+pub struct Discarding {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl Discarding {
+    /// Locks the directory of a master that is stopped, or makes an empty one. Discards nothing.
+    ///
+    /// # Errors
+    /// If a master has it open, it belongs to something else, or to a newer release.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.map_err(OpenError::io("make the directory", path))?;
+        // Without its format it is one of ours if it was being discarded.
+        if refuse_forbidden(path).is_ok() {
+            directory::refuse_foreign(path)?;
+        }
+        let lock = directory::lock(path)?;
+        if let Ok(text) = fs::read_to_string(path.join(FORMAT_FILE))
+            && let Err(newer @ OpenError::Newer { .. }) = check_format(path, &text)
+        {
+            return Err(newer);
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Removes everything that the master kept. Interrupted, it leaves a directory that no master starts on, and that
+    /// can be discarded again.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn discard(&self) -> Result<(), OpenError> {
+        let note = self.path.join(NOTE);
+        if !note.exists() {
+            forbid_start(&self.path, UNFINISHED).map_err(OpenError::io("write", &note))?;
+        }
+        let list = fs::read_dir(&self.path).map_err(OpenError::io("read", &self.path))?;
+        for entry in list {
+            let entry = entry.map_err(OpenError::io("read", &self.path))?;
+            let name = entry.file_name();
+            if HARMLESS.iter().any(|kept| name == *kept) || name == NOTE {
+                continue;
+            }
+            remove(&entry).map_err(OpenError::io("remove", &entry.path()))?;
+        }
+        self.sync()?;
+        fs::remove_file(&note).map_err(OpenError::io("remove", &note))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), OpenError> {
+        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
+        synced.map_err(OpenError::io("sync", &self.path))
+    }
+}
+
+/// A link is removed, not what it leads to.
+fn remove(entry: &fs::DirEntry) -> io::Result<()> {
+    if entry.file_type()?.is_dir() {
+        fs::remove_dir_all(entry.path())
+    } else {
+        fs::remove_file(entry.path())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::directory::Directory;
+
+    /// What a stopped master leaves.
+    fn used() -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        let directory = Directory::open(place.path()).unwrap();
+        for folder in [directory.store(), directory.snapshots()] {
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("data"), "old").unwrap();
+        }
+        place
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let list = fs::read_dir(path).unwrap();
+        let mut names: Vec<String> = list
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_directory_that_must_not_be_served_says_why_until_its_data_is_discarded() {
+        let place = used();
+        forbid_start(place.path(), "it differs; run `argosy master rejoin`").unwrap();
+        for _ in 0..2 {
+            let refused = Directory::open(place.path()).unwrap_err().to_string();
+            assert!(
+                refused.ends_with("must not be served: it differs; run `argosy master rejoin`"),
+                "{refused}"
+            );
+        }
+        Discarding::open(place.path()).unwrap().discard().unwrap();
+        assert_eq!(names(place.path()), [directory::LOCK]);
+        Directory::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn the_directory_of_a_running_master_is_not_opened_and_not_touched() {
+        let place = used();
+        let running = Directory::open(place.path()).unwrap();
+        let refused = Discarding::open(place.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+        drop(running);
+        assert!(place.path().join("store/data").exists());
+    }
+
+    #[test]
+    fn discarding_that_was_interrupted_forbids_a_start_and_can_be_repeated() {
+        let place = used();
+        let whole = names(place.path());
+        for gone in ["FORMAT", "store", "snapshots"] {
+            let place = used();
+            assert_eq!(names(place.path()), whole);
+            // As a process leaves it that ends after this one was removed.
+            forbid_start(place.path(), UNFINISHED).unwrap();
+            let path = place.path().join(gone);
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            let refused = Directory::open(place.path()).unwrap_err();
+            assert!(matches!(refused, OpenError::MustRejoin { .. }), "{refused}");
+            Discarding::open(place.path()).unwrap().discard().unwrap();
+            assert_eq!(names(place.path()), [directory::LOCK]);
+        }
+    }
+
+    #[test]
+    fn a_damaged_directory_can_be_discarded_and_one_of_something_else_cannot() {
+        let damaged = used();
+        fs::write(damaged.path().join(FORMAT_FILE), "argosy mas").unwrap();
+        Discarding::open(damaged.path()).unwrap().discard().unwrap();
+        let newer = used();
+        let text = "argosy master directory, format 99\n";
+        fs::write(newer.path().join(FORMAT_FILE), text).unwrap();
+        let refused = Discarding::open(newer.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::Newer { .. }), "{refused}");
+        let foreign = tempfile::tempdir().unwrap();
+        fs::write(foreign.path().join("letters.txt"), "dear").unwrap();
+        let refused = Discarding::open(foreign.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::NotMaster { .. }), "{refused}");
+        assert!(foreign.path().join("letters.txt").exists());
+    }
+}

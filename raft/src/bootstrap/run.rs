@@ -1,0 +1,218 @@
+//! How a node gets its identity: by forming a group with its peers, by founding a group of one, or by joining.
+//!
+//! The rim of `founding`, which decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::decision::{Answers, Decision, Identity, compute, decide};
+use crate::error::{MembershipError, StartError};
+use crate::membership::Change;
+use crate::settings::Timing;
+use crate::transport::connections::{self, Peers};
+use crate::transport::forwarding;
+use crate::transport::service::{Door, Invitation};
+use crate::transport::wire::proto;
+use crate::types::Member;
+
+/// How long a peer may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two rounds of questions: soon at first, since the masters of a group are mostly started together.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is said whom the node waits for.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// How the identity came about.
+pub(crate) struct Beginning {
+    pub(crate) identity: Identity,
+    /// The members that openraft is to be initialized with, if this node is the one to do it.
+    pub(crate) founders: Option<BTreeMap<u64, Member>>,
+    /// The leader that waits for this node to run.
+    pub(crate) accepted: Option<oneshot::Sender<()>>,
+}
+
+async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
+    let own = &door.member.raft_address;
+    let others = door.peers.iter().filter(|address| *address != own);
+    let questions = others.map(async |address| {
+        let question = proto::AskRequest {
+            raft_address: own.clone(),
+            peers: door.peers.clone(),
+            ..connections::question()
+        };
+        let answer = peers.ask(address, question, patience).await;
+        if let Err(status) = &answer
+            && status.code() == tonic::Code::FailedPrecondition
+        {
+            warn!(peer = address, "{}", status.message());
+        }
+        (address.clone(), answer.ok())
+    });
+    join_all(questions).await.into_iter().collect()
+}
+
+/// Forming, for a node whose directory is empty.
+pub(crate) struct Forming {
+    pub(crate) door: Arc<Door>,
+    pub(crate) peers: Peers,
+    pub(crate) invitations: mpsc::Receiver<Invitation>,
+}
+
+impl Forming {
+    /// Founds a group of one, unless a listed master belongs to a group already.
+    pub(crate) async fn bootstrap(&self) -> Result<Beginning, StartError> {
+        let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
+        let formed = answers
+            .into_iter()
+            .find(|(_, answer)| answer.as_ref().is_some_and(|one| one.identity.is_some()));
+        if let Some((peer, _)) = formed {
+            return Err(StartError::AlreadyFormed { peer });
+        }
+        let (cluster_key, founders) = compute(std::slice::from_ref(&self.door.member));
+        Ok(Beginning {
+            identity: Identity { cluster_key, id: 1 },
+            founders: Some(founders),
+            accepted: None,
+        })
+    }
+
+    /// Waits until this node has an identity.
+    pub(crate) async fn run(mut self) -> Result<Beginning, StartError> {
+        let own = self.door.member.clone();
+        let listed = &self.door.peers;
+        if listed.is_empty() {
+            return Err(StartError::NoPeers);
+        }
+        if !listed.contains(&own.raft_address) {
+            return Err(StartError::NotListed {
+                own: own.raft_address,
+                peers: listed.clone(),
+            });
+        }
+        let mut pause = FIRST_PAUSE;
+        let mut report = Instant::now() + REPORT;
+        loop {
+            let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
+            if let Some((peer, theirs)) = self.door.unequal.get() {
+                let (peer, theirs) = (peer.clone(), theirs.clone());
+                let ours = self.door.peers.clone();
+                return Err(StartError::UnequalPeers { peer, ours, theirs });
+            }
+            let said = match decide(&own, &self.door.peers, &answers) {
+                Decision::Take(identity, founders) => {
+                    return Ok(Beginning {
+                        identity,
+                        founders,
+                        accepted: None,
+                    });
+                }
+                Decision::Refuse(error) => return Err(error),
+                Decision::Wait(silent) => format!("waiting for {}", silent.join(", ")),
+                Decision::Join(peer) => match self.ask_to_join(&peer).await {
+                    Ok(beginning) => return Ok(beginning),
+                    Err(error) => format!(
+                        "the group of {} does not take this master in: {error}",
+                        peer.raft_address
+                    ),
+                },
+            };
+            if Instant::now() >= report || pause == FIRST_PAUSE {
+                report = Instant::now() + REPORT;
+                warn!("this master belongs to no group yet: {said}");
+            }
+            tokio::select! {
+                Some(invitation) = self.invitations.recv() => return Ok(invited(invitation)),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            }
+        }
+    }
+
+    /// The leader takes this node in by inviting it, so the invitation is the answer that counts.
+    async fn ask_to_join(&mut self, peer: &Member) -> Result<Beginning, MembershipError> {
+        let change = Change::Join {
+            raft_address: self.door.member.raft_address.clone(),
+            promote: false,
+        };
+        tokio::select! {
+            Some(invitation) = self.invitations.recv() => Ok(invited(invitation)),
+            answer = forwarding::forward(&self.peers, 0, peer, &change) => match answer {
+                Ok(_id) => Err(MembershipError::Unfinished { reason: "no invitation came".to_owned() }),
+                Err(error) => Err(error),
+            },
+        }
+    }
+}
+
+fn invited(invitation: Invitation) -> Beginning {
+    let Invitation { identity, accepted } = invitation;
+    info!(id = identity.id, "this master is taken into a group");
+    Beginning {
+        identity,
+        founders: None,
+        accepted: Some(accepted),
+    }
+}
+
+/// For a formed directory: listed masters that answer must belong to the same cluster. Silent ones do not matter.
+pub(crate) async fn check_peers(
+    door: &Door,
+    peers: &Peers,
+    timing: Timing,
+    cluster_key: u64,
+) -> Result<Answers, StartError> {
+    let answers = ask_all(door, peers, Duration::from_millis(timing.heartbeat_ms)).await;
+    for (peer, answer) in &answers {
+        if let Some(identity) = answer.as_ref().and_then(|answer| answer.identity.as_ref())
+            && identity.cluster_key != cluster_key
+        {
+            let (peer, theirs) = (peer.clone(), identity.cluster_key);
+            return Err(StartError::ForeignCluster {
+                peer,
+                ours: cluster_key,
+                theirs,
+            });
+        }
+    }
+    Ok(answers)
+}
+
+/// Forming was interrupted after this node took its identity and before the group was initialized: the first of the
+/// founders does that now, once all of them answer. `None` when this node is not the one, or the group runs.
+pub(crate) async fn finish(
+    door: &Door,
+    peers: &Peers,
+    identity: Identity,
+) -> Option<BTreeMap<u64, Member>> {
+    let own = &door.member;
+    if identity.id != 1 {
+        return None;
+    }
+    let (alone, founders) = compute(std::slice::from_ref(own));
+    if alone == identity.cluster_key {
+        return Some(founders);
+    }
+    loop {
+        let answers = ask_all(door, peers, PATIENCE).await;
+        let answered: Vec<&proto::AskResponse> = answers.values().flatten().collect();
+        if answered.iter().any(|answer| answer.initialized) {
+            return None;
+        }
+        let mut members: Vec<Member> = answered
+            .iter()
+            .filter_map(|answer| answer.member.clone())
+            .collect();
+        members.push(own.clone());
+        let (cluster_key, founders) = compute(&members);
+        if cluster_key == identity.cluster_key {
+            return Some(founders);
+        }
+        tokio::time::sleep(LONGEST_PAUSE).await;
+    }
+}

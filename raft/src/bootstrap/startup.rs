@@ -1,0 +1,379 @@
+//! From settings to a running node: opens the store, finds or forms the group, spawns the tasks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+use argosy_proto::clock::WallClock;
+use futures::future::BoxFuture;
+use openraft::Raft;
+use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::decision::Identity;
+use super::run::{self, Beginning, Forming};
+use crate::election::detector::Detector;
+use crate::election::failover::Watch;
+use crate::election::leader_contact::Hearing;
+use crate::election::liveness::{Liveness, Prober};
+use crate::error::StartError;
+use crate::fatal;
+use crate::log_size::Growth;
+use crate::membership::Changes;
+use crate::node::{Consensus, Group, Node, Parts};
+use crate::proposer::Queue;
+use crate::read_index::{Reader, Reads};
+use crate::settings::{NodeConfig, Surroundings};
+use crate::status::{Phases, Reporter, Status};
+use crate::storage::disk;
+use crate::storage::store::{Place, Store};
+use crate::transport::connections::Peers;
+use crate::transport::network::{Caller, Factory};
+use crate::transport::service::{self, Door, Formed};
+use crate::types::{Member, OwnerRequest};
+
+/// Starts what a node consists of; on failure everything that has begun is ended.
+pub(crate) async fn start(
+    config: NodeConfig,
+    place: Place,
+    surroundings: Surroundings,
+    owner: mpsc::Sender<OwnerRequest>,
+    stop: CancellationToken,
+) -> Result<Node, StartError> {
+    config.openraft()?;
+    let may_block = place.may_block();
+    let opening = move || Store::open(&place, fatal::of(&place));
+    let store = Arc::new(disk::run(may_block, opening).await?);
+    let own_stop = stop.child_token();
+    let starting = Starting {
+        config,
+        store: store.clone(),
+        stop: own_stop.clone(),
+        tasks: TaskTracker::new(),
+    };
+    let tasks = starting.tasks.clone();
+    let started = starting.run(surroundings, owner).await;
+    if started.is_err() {
+        own_stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        store.close().await;
+    }
+    started
+}
+
+struct Starting {
+    config: NodeConfig,
+    store: Arc<Store>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Starting {
+    async fn run(
+        self,
+        surroundings: Surroundings,
+        owner: mpsc::Sender<OwnerRequest>,
+    ) -> Result<Node, StartError> {
+        let Surroundings {
+            listener,
+            dialer,
+            wall,
+        } = surroundings;
+        let peers = Peers::new(dialer, self.config.timing);
+        let kept = self.store.identity();
+        let identity_failed = |source| StartError::Identity { source };
+        let (invitations, invited) = mpsc::channel(1);
+        let process_incarnation = self.store.entropy().map_err(identity_failed)?;
+        let door = Arc::new(self.door(process_incarnation, kept.incarnation, invitations));
+        let known = kept
+            .cluster_key
+            .zip(kept.node_id)
+            .map(|(cluster_key, id)| Identity { cluster_key, id });
+        if let Some(known) = known {
+            // Said from the first moment: a founder that comes back must not look empty to the others.
+            door.identity.get_or_init(|| known);
+        }
+        self.tasks.spawn(service::serve(door.clone(), listener));
+        let beginning = tokio::select! {
+            () = self.stop.cancelled() => return Err(StartError::Stopped),
+            beginning = self.begin(&door, &peers, known, invited) => beginning?,
+        };
+        let identity = beginning.identity;
+        if known.is_none() {
+            self.store
+                .remember(identity.id, identity.cluster_key)
+                .await
+                .map_err(identity_failed)?;
+            door.identity.get_or_init(|| identity);
+        }
+        let raft = self.build(identity, &peers, owner).await?;
+        let node = self.assemble(identity, raft, peers.clone(), &door, wall);
+        node.consensus().run();
+        self.first_status(&node).await;
+        if let Some(founders) = beginning.founders {
+            initialize(node.consensus(), founders).await;
+        } else if known.is_some() {
+            self.finish_forming(&node, identity, door, peers);
+        }
+        if let Some(accepted) = beginning.accepted {
+            // The leader that waits for this may have gone; it will find the node by its id later.
+            let _ = accepted.send(());
+        }
+        info!(
+            id = identity.id,
+            cluster_key = format!("{:016x}", identity.cluster_key),
+            "this master takes part in its group"
+        );
+        Ok(node)
+    }
+
+    /// Nobody is told less than what the store holds: the status is there before the node is.
+    async fn first_status(&self, node: &Node) {
+        let seen = async {
+            // Answered once consensus has looked at the store; an error shows in the status, as the failure.
+            let _ = node.consensus().is_initialized().await;
+            let term = node.consensus().metrics().borrow_watched().current_term;
+            let mut status = node.status();
+            let reported =
+                status.wait_for(|status| status.term >= term || status.failure.is_some());
+            // Closed: the node has ended, and its status says so.
+            let _ = reported.await;
+        };
+        // Stopped meanwhile: whoever uses the node finds that out.
+        let _ = self.stop.run_until_cancelled(seen).await;
+    }
+
+    async fn begin(
+        &self,
+        door: &Arc<Door>,
+        peers: &Peers,
+        known: Option<Identity>,
+        invitations: mpsc::Receiver<service::Invitation>,
+    ) -> Result<Beginning, StartError> {
+        let timing = self.config.timing;
+        if let Some(identity) = known {
+            run::check_peers(door, peers, timing, identity.cluster_key).await?;
+            return Ok(Beginning {
+                identity,
+                founders: None,
+                accepted: None,
+            });
+        }
+        let forming = Forming {
+            door: door.clone(),
+            peers: peers.clone(),
+            invitations,
+        };
+        if self.config.bootstrap {
+            forming.bootstrap().await
+        } else {
+            forming.run().await
+        }
+    }
+
+    async fn build(
+        &self,
+        identity: Identity,
+        peers: &Peers,
+        owner: mpsc::Sender<OwnerRequest>,
+    ) -> Result<Consensus, StartError> {
+        let factory = Factory {
+            caller: caller(identity),
+            peers: peers.clone(),
+            timing: self.config.timing,
+        };
+        let machine = self
+            .store
+            .machine(owner, self.config.snapshot.keep_entries)
+            .await?;
+        let config = Arc::new(self.config.openraft()?);
+        let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
+        built.map_err(|error| StartError::Consensus {
+            reason: error.to_string(),
+        })
+    }
+
+    /// What the port answers from, of a node that has no identity yet.
+    fn door(
+        &self,
+        process_incarnation: u64,
+        incarnation: u64,
+        invitations: mpsc::Sender<service::Invitation>,
+    ) -> Door {
+        Door {
+            process_incarnation,
+            member: Member {
+                raft_address: self.config.raft_address.clone(),
+                api_address: self.config.api_address.clone(),
+                incarnation,
+            },
+            peers: self.config.listed(),
+            identity: OnceLock::new(),
+            formed: OnceLock::new(),
+            unequal: OnceLock::new(),
+            invitations,
+            hearing: Hearing::new(self.config.timing),
+            stop: self.stop.clone(),
+        }
+    }
+
+    /// Spawns the node's tasks, and lets the port answer for the group.
+    fn assemble(
+        &self,
+        identity: Identity,
+        raft: Consensus,
+        peers: Peers,
+        door: &Arc<Door>,
+        wall: WallClock,
+    ) -> Node {
+        let stop = self.stop.clone();
+        let leading_term = Arc::new(AtomicU64::new(0));
+        let (queue, proposer) = Queue::new(leading_term.clone());
+        let (reads, requests) = Reads::new();
+        let growth = Growth::new(self.config.snapshot);
+        let phases = Arc::new(watch::Sender::new(Phases::default()));
+        let (status_sender, status) = watch::channel(Status::of(identity.id));
+        let group = self.group(identity, &raft, peers, &status);
+        let changes = Arc::new(Changes::new(group.clone()));
+        let store = self.store.clone();
+        let reporter = Reporter {
+            raft: raft.clone(),
+            status: status_sender,
+            votes: store.log().votes(),
+            phases: phases.clone(),
+            hearing: door.hearing.clone(),
+            wall: wall.clone(),
+            leading_term,
+            failed: stop.clone(),
+        };
+        let (watch, prober) = self.watchers(&group, &phases, &wall);
+        let detector = Detector::new(&group, &door.hearing, &phases, &wall);
+        let reader = Reader::new(group.clone());
+        let tasks: [BoxFuture<'static, ()>; 10] = [
+            Box::pin(reporter.run(stop.clone())),
+            Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
+            Box::pin(reader.run(requests, stop.clone())),
+            Box::pin(watch.run(stop.clone())),
+            Box::pin(detector.clone().run(stop.clone())),
+            Box::pin(prober.run(stop.clone())),
+            Box::pin(changes.clone().settle_always(stop.clone())),
+            Box::pin(growth.clone().run(raft.clone(), stop.clone())),
+            Box::pin(store.unwritten().run(stop.clone())),
+            Box::pin(end(raft.clone(), store.clone(), stop.clone())),
+        ];
+        self.spawn(tasks);
+        door.open(Formed::new(
+            identity,
+            &group,
+            store,
+            changes.clone(),
+            growth,
+            detector,
+        ));
+        Node::assemble(Parts {
+            identity,
+            process_incarnation: door.process_incarnation,
+            wall,
+            raft,
+            queue,
+            reads,
+            changes,
+            status,
+            phases,
+            liveness: group.liveness,
+            stop,
+            tasks: self.tasks.clone(),
+        })
+    }
+
+    fn group(
+        &self,
+        identity: Identity,
+        raft: &Consensus,
+        peers: Peers,
+        status: &watch::Receiver<Status>,
+    ) -> Group {
+        Group {
+            raft: raft.clone(),
+            caller: caller(identity),
+            peers,
+            timing: self.config.timing,
+            status: status.clone(),
+            liveness: Liveness::default(),
+        }
+    }
+
+    fn spawn(&self, tasks: impl IntoIterator<Item = BoxFuture<'static, ()>>) {
+        for task in tasks {
+            self.tasks.spawn(task);
+        }
+        self.tasks.close();
+    }
+
+    /// What watches the leader while this node follows, and the voters while it leads.
+    fn watchers(
+        &self,
+        group: &Group,
+        phases: &Arc<watch::Sender<Phases>>,
+        wall: &WallClock,
+    ) -> (Watch, Prober) {
+        let watch = Watch {
+            id: group.caller.id,
+            raft: group.raft.clone(),
+            peers: group.peers.clone(),
+            timing: group.timing,
+            phases: phases.clone(),
+            seed: self.config.seed,
+            wall: wall.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let prober = Prober {
+            group: group.clone(),
+            phases: phases.clone(),
+        };
+        (watch, prober)
+    }
+
+    /// If the group was never initialized, it may be this node's turn, as soon as the other founders are there.
+    fn finish_forming(&self, node: &Node, identity: Identity, door: Arc<Door>, peers: Peers) {
+        let raft = node.consensus().clone();
+        let stop = self.stop.clone();
+        let finishing = async move {
+            if matches!(raft.is_initialized().await, Ok(false))
+                && let Some(founders) = run::finish(&door, &peers, identity).await
+            {
+                initialize(&raft, founders).await;
+            }
+        };
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(finishing).await });
+    }
+}
+
+async fn initialize(raft: &Consensus, founders: BTreeMap<u64, Member>) {
+    info!(members = founders.len(), "the group is formed");
+    if let Err(error) = raft.initialize(founders).await {
+        // It runs already: somebody was elected meanwhile.
+        warn!(%error, "the group was not initialized again");
+    }
+}
+
+/// When the node stops, consensus ends before the store is closed.
+async fn end(raft: Consensus, store: Arc<Store>, stop: CancellationToken) {
+    stop.cancelled().await;
+    if let Err(error) = raft.shutdown().await {
+        warn!(%error, "consensus did not end in order");
+    }
+    store.close().await;
+}
+
+fn caller(identity: Identity) -> Caller {
+    Caller {
+        cluster_key: identity.cluster_key,
+        id: identity.id,
+    }
+}

@@ -1,0 +1,248 @@
+//! Sees a leader that is silent although none of its connections ended: frozen, cut off, or on a lost host.
+//!
+//! A follower that suspects its leader (`suspicion`) asks the other voters whether they do too. If a majority does, it stands
+//! for election at once, as if the leader had handed over to it. One that is alone changes nothing, not even for itself.
+//! Nothing here is needed for safety, and no read may rely on a lease: a majority that is wrong costs one election.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use argosy_proto::clock::WallClock;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::TransferLeaderRequest;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{debug, info};
+
+use super::failover::{self, Leader};
+use super::leader_contact::Hearing;
+use super::suspicion::{Suspicion, Tick};
+use crate::node::Group;
+use crate::status::Phases;
+use crate::transport::connections;
+use crate::transport::wire::{self, proto};
+use crate::types::{LogId, TypeConfig, Vote};
+
+/// Suspects the leader of this node. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Detector(Arc<Inner>);
+
+struct Inner {
+    group: Group,
+    hearing: Hearing,
+    phases: Arc<watch::Sender<Phases>>,
+    wall: WallClock,
+    // A plain lock, never held over an await.
+    suspicion: Mutex<Suspicion>,
+}
+
+impl Detector {
+    pub(crate) fn new(
+        group: &Group,
+        hearing: &Hearing,
+        phases: &Arc<watch::Sender<Phases>>,
+        wall: &WallClock,
+    ) -> Detector {
+        Detector(Arc::new(Inner {
+            group: group.clone(),
+            hearing: hearing.clone(),
+            phases: phases.clone(),
+            wall: wall.clone(),
+            suspicion: Mutex::new(Suspicion::new(group.timing)),
+        }))
+    }
+
+    fn suspicion(&self) -> MutexGuard<'_, Suspicion> {
+        let suspicion = self.0.suspicion.lock();
+        suspicion.expect("no holder of the lock panics")
+    }
+
+    fn own(&self) -> u64 {
+        self.0.group.caller.id
+    }
+
+    fn followed(&self) -> Option<Leader> {
+        failover::followed(&self.0.group.raft, self.own())
+    }
+
+    /// Watches whoever leads, until the node stops.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.suspicion().period());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One at a time. Dropping the set ends it.
+        let mut asking = JoinSet::new();
+        loop {
+            let due = tokio::select! {
+                () = stop.cancelled() => return,
+                due = ticks.tick() => due,
+                Some(asked) = asking.join_next() => {
+                    match asked {
+                        Ok(Some(leader)) => self.stand(&leader).await,
+                        Ok(None) | Err(_) => self.suspicion().set_asking(false),
+                    }
+                    continue;
+                }
+            };
+            if let Some(leader) = self.tick(due)
+                && asking.is_empty()
+            {
+                self.suspicion().set_asking(true);
+                let detector = self.clone();
+                asking.spawn(async move {
+                    let is_supported = detector.ask(&leader).await;
+                    is_supported.then_some(leader)
+                });
+            }
+        }
+    }
+
+    /// Notes a firing of the timer. Returns the leader if this node suspects it and it is its turn to ask.
+    fn tick(&self, due: Instant) -> Option<Leader> {
+        let leader = self.followed();
+        let term = leader.as_ref().map(|leader| leader.vote.leader_id.term);
+        let heard = term.and_then(|term| self.0.hearing.contact_of(term));
+        let mut suspicion = self.suspicion();
+        suspicion.tick(Tick {
+            due,
+            now: Instant::now(),
+            term,
+            heard,
+        });
+        let leader = leader?;
+        let rank = self.rank(&leader)?;
+        suspicion.asks(rank).then_some(leader)
+    }
+
+    /// The position of this node among the other voters.
+    fn rank(&self, leader: &Leader) -> Option<u32> {
+        let metrics = self.0.group.raft.server_metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        let others: BTreeSet<u64> = membership
+            .voter_ids()
+            .filter(|id| *id != leader.id)
+            .collect();
+        let rank = others.iter().position(|id| *id == self.own())?;
+        u32::try_from(rank).ok()
+    }
+
+    /// Whether a majority suspects the leader and would vote for this node.
+    async fn ask(&self, leader: &Leader) -> bool {
+        let group = &self.0.group;
+        let metrics = group.raft.server_metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        let Ok(last_log) = self.last_log().await else {
+            return false;
+        };
+        let mut answers = FuturesUnordered::new();
+        for (id, member) in membership.nodes() {
+            let is_asked = *id != self.own() && *id != leader.id;
+            let Ok(connections) = group.peers.to(&member.raft_address) else {
+                continue;
+            };
+            if !is_asked {
+                continue;
+            }
+            let request = proto::SuspectRequest {
+                header: Some(group.caller.header(*id, &connections)),
+                leader: Some(wire::vote(&leader.vote)),
+                last_log: last_log.as_ref().map(wire::log_id),
+            };
+            let id = *id;
+            answers.push(async move {
+                let mut client = connections::client(connections.control.clone());
+                let answer = client.suspect(request).await;
+                // A master of release 0.1 does not know the request, and supports nothing.
+                answer
+                    .is_ok_and(|answer| answer.into_inner().supports)
+                    .then_some(id)
+            });
+        }
+        let mut supporters = BTreeSet::from([self.own()]);
+        let counting = async {
+            while let Some(answer) = answers.next().await {
+                supporters.extend(answer);
+                // While the group changes, both quorums must agree.
+                let mut quorums = membership.get_joint_config().iter();
+                if quorums.all(|voters| is_majority(voters, &supporters)) {
+                    return true;
+                }
+            }
+            false
+        };
+        let patience = Duration::from_millis(group.timing.heartbeat_ms);
+        tokio::time::timeout(patience, counting)
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Stands for election, unless the leader was heard while the others were asked. Voters need not wait for the end of the
+    /// lease that openraft keeps for the leader: the request is one of a hand-over.
+    async fn stand(&self, leader: &Leader) {
+        let (term, now) = (leader.vote.leader_id.term, Instant::now());
+        let heard = self.0.hearing.contact_of(term);
+        let patience = {
+            let mut suspicion = self.suspicion();
+            let still = suspicion.agrees(now, heard);
+            suspicion.set_asking(still);
+            still.then(|| suspicion.patience())
+        };
+        let Some(patience) = patience else {
+            return;
+        };
+        info!(
+            leader = leader.id,
+            term,
+            patience_ms = patience.as_millis(),
+            "a majority does not hear the leader, an election is called"
+        );
+        self.0
+            .phases
+            .send_modify(|phases| phases.leader_dead_seen(term, &self.0.wall));
+        let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, self.own(), None);
+        if let Err(error) = self.0.group.raft.handle_transfer_leader(request).await {
+            debug!(%error, "no election is called");
+        }
+    }
+
+    /// Whether this node suspects the leader too, and would vote for the one that asks.
+    pub(crate) async fn supports(&self, request: proto::SuspectRequest) -> Result<bool, Status> {
+        let suspected = wire::vote_from(request.leader)?;
+        let from = request.header.map_or(0, |header| header.from);
+        if !self.suspects(&suspected, from) {
+            return Ok(false);
+        }
+        let own = self.last_log().await?;
+        Ok(request.last_log.map(wire::log_id_from) >= own)
+    }
+
+    fn suspects(&self, suspected: &Vote, from: u64) -> bool {
+        if self
+            .followed()
+            .is_none_or(|leader| leader.vote != *suspected)
+        {
+            return false;
+        }
+        let heard = self.0.hearing.contact_of(suspected.leader_id.term);
+        let suspicion = self.suspicion();
+        let is_rival = suspicion.is_asking() && self.own() < from;
+        suspicion.agrees(Instant::now(), heard) && !is_rival
+    }
+
+    /// The last entry of this node's log.
+    async fn last_log(&self) -> Result<Option<LogId>, Status> {
+        let raft = &self.0.group.raft;
+        let last = raft.with_raft_state(|state| state.log_ids.last().copied());
+        last.await
+            .map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+fn is_majority(voters: &BTreeSet<u64>, supporters: &BTreeSet<u64>) -> bool {
+    voters.intersection(supporters).count() > voters.len() / 2
+}

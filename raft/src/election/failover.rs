@@ -1,0 +1,316 @@
+//! Sees a dead leader at once, by the end of its connection, and helps to elect the next one.
+//!
+//! Each follower holds one connection to its leader on which nothing is said: the *presence*. It is a connection of its
+//! own, since openraft opens and ends its streams as it likes and their ends mean nothing, while this one ends only when
+//! a process does or a network breaks; and the follower holds it, so that it knows which leader it was for. An end alone
+//! proves nothing: the leader's port is asked which process is there. Nothing here is needed for safety, and no read may
+//! rely on a lease: one that is switched off wrongly stays off until the vote changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argosy_proto::clock::WallClock;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::TransferLeaderRequest;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use super::campaign::{Campaign, Step, View};
+use crate::node::Consensus;
+use crate::settings::Timing;
+use crate::status::Phases;
+use crate::transport::connections::{self, Peers};
+use crate::transport::versions::Versions;
+use crate::transport::wire::proto;
+use crate::types::{Member, TypeConfig, Vote};
+
+/// How long a port is asked that gives no clear answer: a dying process may still accept, or reset, for a while.
+const DOUBT: Duration = Duration::from_millis(200);
+/// Between a reset connection and the next question.
+const RESET_PAUSE: Duration = Duration::from_micros(300);
+/// Between two attempts to hold on to a leader that lives.
+const HOLD_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the watch needs of its node.
+pub(crate) struct Watch {
+    pub(crate) id: u64,
+    pub(crate) raft: Consensus,
+    pub(crate) peers: Peers,
+    pub(crate) timing: Timing,
+    pub(crate) phases: Arc<watch::Sender<Phases>>,
+    pub(crate) seed: u64,
+    pub(crate) wall: WallClock,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The leader that is being watched.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Leader {
+    pub(crate) id: u64,
+    member: Member,
+    pub(crate) vote: Vote,
+}
+
+/// The leader that the node `own` follows as a voter.
+pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    let id = metrics.current_leader.filter(|id| *id != own)?;
+    let votes = metrics.state != ServerState::Learner
+        && metrics.membership_config.voter_ids().any(|one| one == own);
+    let member = metrics.membership_config.get_node(&id).cloned()?;
+    let leads = metrics.vote.committed && metrics.vote.leader_id.voted_for == id;
+    (votes && leads).then_some(Leader {
+        id,
+        member,
+        vote: metrics.vote,
+    })
+}
+
+/// What became of a leader whose presence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Dead,
+    Alive,
+    /// Nobody answers: perhaps the host or the network is gone. The election timeout decides.
+    Unknown,
+}
+
+impl Watch {
+    /// Watches whoever leads, until the node stops.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch_leaders() => {}
+        }
+    }
+
+    async fn watch_leaders(&self) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            if let Some(leader) = self.leader() {
+                self.warm();
+                tokio::select! {
+                    () = self.hold(&leader) => self.campaign(&leader).await,
+                    () = self.leader_changes(&leader) => {}
+                }
+            } else if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn leader(&self) -> Option<Leader> {
+        followed(&self.raft, self.id)
+    }
+
+    async fn leader_changes(&self, leader: &Leader) {
+        let mut metrics = self.raft.server_metrics();
+        while self.leader().as_ref() == Some(leader) {
+            if metrics.changed().await.is_err() {
+                // Consensus has stopped; so will this task, by its token.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Opens the connections that an election and a new leader's first append need, before they are needed.
+    fn warm(&self) {
+        let metrics = self.raft.server_metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        let addresses: Vec<&str> = membership
+            .nodes()
+            .map(|(_, member)| member.raft_address.as_str())
+            .collect();
+        self.peers.retain(&addresses);
+        for (id, member) in membership.nodes() {
+            let Ok(connections) = self.peers.to(&member.raft_address) else {
+                continue;
+            };
+            if *id == self.id {
+                continue;
+            }
+            self.tasks.spawn(async move {
+                let mut client = connections::client(connections.control.clone());
+                let asking = client.ask(connections::question());
+                // Without an answer no connection can be opened.
+                if let Ok(Ok(answer)) = tokio::time::timeout(DOUBT, asking).await {
+                    connections.reported(Versions::of(answer.into_inner().versions));
+                    connections.frames.warm().await;
+                }
+            });
+        }
+    }
+
+    /// Holds the leader's presence; returns when the leader is dead.
+    async fn hold(&self, leader: &Leader) {
+        let address = &leader.member.raft_address;
+        let mut incarnation = None;
+        loop {
+            match self.open_presence(address).await {
+                Ok((found, presence)) => {
+                    // A restarted process never resumes the office it had: another incarnation means a dead leader.
+                    if incarnation.is_some_and(|known| known != found) {
+                        return;
+                    }
+                    incarnation = Some(found);
+                    ended(presence).await;
+                    debug!(
+                        leader = leader.id,
+                        address, "the leader's connection closed"
+                    );
+                }
+                Err(status) => {
+                    debug!(leader = leader.id, address, %status, "the leader's presence cannot be held")
+                }
+            }
+            // Without a first connection a refusal proves nothing: the way there may be barred for us alone.
+            if let Some(known) = incarnation {
+                match judge(&self.peers, address, known).await {
+                    Verdict::Dead => return,
+                    Verdict::Alive => {}
+                    Verdict::Unknown => debug!(
+                        leader = leader.id,
+                        address, "nobody says whether the leader lives"
+                    ),
+                }
+            }
+            tokio::time::sleep(HOLD_PAUSE).await;
+        }
+    }
+
+    async fn open_presence(
+        &self,
+        address: &str,
+    ) -> Result<(u64, Streaming<proto::AskResponse>), Status> {
+        let open = async {
+            let channel = self.peers.connect(address).await?;
+            let question = connections::question();
+            let mut presence = connections::client(channel)
+                .presence(question)
+                .await?
+                .into_inner();
+            let first = presence
+                .message()
+                .await?
+                .ok_or_else(|| Status::unavailable("ended at once"))?;
+            Ok((first.process_incarnation, presence))
+        };
+        let patience = Duration::from_millis(self.timing.append_deadline_ms);
+        tokio::time::timeout(patience, open)
+            .await
+            .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer")))
+    }
+
+    /// Campaigns until somebody's entry of a newer term is applied here, or it is plain that the leader lives.
+    async fn campaign(&self, leader: &Leader) {
+        let membership = self
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .membership_config
+            .clone();
+        let mut voters: Vec<u64> = membership
+            .voter_ids()
+            .filter(|id| *id != leader.id)
+            .collect();
+        voters.sort_unstable();
+        let Some(rank) = voters.iter().position(|id| *id == self.id) else {
+            return;
+        };
+        info!(
+            leader = leader.id,
+            term = leader.vote.leader_id.term,
+            rank,
+            "the leader is dead, an election is called"
+        );
+        self.phases
+            .send_modify(|phases| phases.leader_dead_seen(leader.vote.leader_id.term, &self.wall));
+        self.drop_lease(leader).await;
+
+        let now = Instant::now().into_std();
+        let patience = Duration::from_millis(4 * self.timing.election_max_ms);
+        let mut campaign = Campaign::new(
+            leader.vote.leader_id.term,
+            rank as u32,
+            self.seed ^ self.id,
+            now,
+            patience,
+        );
+        let mut metrics = self.raft.metrics();
+        loop {
+            let view = {
+                let metrics = metrics.borrow_and_update();
+                View {
+                    term: metrics.current_term,
+                    applied_term: metrics
+                        .last_applied
+                        .as_ref()
+                        .map_or(0, |id| id.leader_id.term),
+                }
+            };
+            match campaign.step(Instant::now().into_std(), view) {
+                Step::Done => return,
+                // It says nothing about the outcome: the own lease, or the others', may refuse it silently.
+                Step::Elect => {
+                    if self.raft.trigger().elect(true).await.is_err() {
+                        return;
+                    }
+                }
+                Step::WaitUntil(until) => {
+                    // A change wakes the step early; a closed channel means that the node stops, and the token ends this.
+                    let _ =
+                        tokio::time::timeout_at(Instant::from_std(until), metrics.changed()).await;
+                }
+            }
+        }
+    }
+
+    /// Gives up the promise not to vote against this leader. openraft does that when another node is named as the next
+    /// leader, and only if the vote is still the present one.
+    async fn drop_lease(&self, leader: &Leader) {
+        let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, leader.id, None);
+        if let Err(error) = self.raft.handle_transfer_leader(request).await {
+            debug!(%error, "the lease is not dropped");
+        }
+    }
+}
+
+/// Returns when the presence has ended, in whichever way.
+async fn ended(mut presence: Streaming<proto::AskResponse>) {
+    while let Ok(Some(_)) = presence.message().await {}
+}
+
+/// Asks the port of a leader whether the process that led is still there.
+async fn judge(peers: &Peers, address: &str, known: u64) -> Verdict {
+    let deadline = Instant::now() + DOUBT;
+    loop {
+        match peers.knock(address).await {
+            // No process listens there: the kernel says so.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return Verdict::Dead;
+            }
+            Err(error) => debug!(address, %error, "the leader's port cannot be reached"),
+            Ok(()) => {
+                let patience = deadline.saturating_duration_since(Instant::now());
+                match peers.ask(address, connections::question(), patience).await {
+                    Ok(answer) if answer.process_incarnation == known => return Verdict::Alive,
+                    Ok(_another) => return Verdict::Dead,
+                    // Reset, closed or silent: a dying process does that, and so does a busy one. Ask again.
+                    Err(status) => {
+                        debug!(address, %status, "the leader's port gives no clear answer")
+                    }
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            return Verdict::Unknown;
+        }
+        tokio::time::sleep(RESET_PAUSE).await;
+    }
+}

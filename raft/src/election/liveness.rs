@@ -1,0 +1,349 @@
+//! Which voters follow this leader, by a message that waits for no disk.
+//!
+//! openraft's heartbeats are answered when the follower's log is synced, so a slow disk looks like a lost follower. The
+//! leader therefore sends each voter a small `Alive` request, which the voter answers from memory. An answer counts from the
+//! time of sending. Nothing here is needed for safety: it decides whether a leader stays in office and whether it goes
+//! silent for an election, and never whether an entry is committed or a read is confirmed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_state::level::Levels;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{RaftMetrics, ServerState};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tracing::warn;
+
+use crate::node::Group;
+use crate::settings::Timing;
+use crate::status::{self, Phases};
+use crate::transport::connections;
+use crate::transport::rtt::Distances;
+use crate::transport::versions::Versions;
+use crate::transport::wire::{self, proto};
+use crate::types::{LeaderId, TypeConfig, Vote};
+
+/// What voters have answered this leader. Cheap to clone; all clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Liveness(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    // A plain lock, never held over an await.
+    heard: Mutex<Heard>,
+    /// The leader sends no heartbeats at the moment, so that the others can elect a leader that they can answer.
+    is_silent: AtomicBool,
+    /// How long the answers took.
+    distances: Distances,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// The answers below are about this leader.
+    leader: Option<LeaderId>,
+    /// When the newest request was sent that a voter has answered with the vote of this leader.
+    followed: BTreeMap<u64, Instant>,
+    /// A voter has answered with the vote of a newer term.
+    is_deposed: bool,
+    /// The feature levels that members have reported to this leader.
+    levels: BTreeMap<u64, Levels>,
+}
+
+impl Liveness {
+    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.0.heard.lock().expect("no holder of the lock panics")
+    }
+
+    /// What was heard as this leader; `None` if a later one leads by now. Nothing is left of an earlier one.
+    fn heard_by(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, Heard>> {
+        let mut heard = self.heard();
+        let known = heard.leader.as_ref();
+        if known.is_some_and(|known| known.term > leader.term) {
+            return None;
+        }
+        if heard.leader != Some(leader) {
+            *heard = Heard {
+                leader: Some(leader),
+                ..Heard::default()
+            };
+        }
+        Some(heard)
+    }
+
+    /// Notes the vote with which `voter` answered a request that `leader` sent at `sent`. Answers to an earlier leader
+    /// change nothing.
+    fn answered(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
+        let Some(mut heard) = self.heard_by(leader) else {
+            return;
+        };
+        if vote.leader_id == leader {
+            let newest = heard.followed.entry(voter).or_insert(sent);
+            *newest = sent.max(*newest);
+        } else if vote.leader_id.term > leader.term {
+            // In the same term it is a candidate that lost, and knows of its leader as soon as that reaches it.
+            heard.is_deposed = true;
+        }
+    }
+
+    /// When the newest request to `voter` was sent that it answered as a follower of `leader`.
+    pub(crate) fn followed_at(&self, leader: &LeaderId, voter: u64) -> Option<Instant> {
+        let heard = self.heard();
+        let followed = (heard.leader.as_ref() == Some(leader)).then_some(&heard.followed);
+        followed?.get(&voter).copied()
+    }
+
+    /// Notes the feature levels that a member has reported to `leader`.
+    fn reported(&self, leader: LeaderId, member: u64, levels: Levels) {
+        if let Some(mut heard) = self.heard_by(leader) {
+            heard.levels.insert(member, levels);
+        }
+    }
+
+    /// The feature levels that a member has reported to `leader`; `None` before its first answer.
+    pub(crate) fn levels(&self, leader: &LeaderId, member: u64) -> Option<Levels> {
+        let heard = self.heard();
+        let levels = (heard.leader.as_ref() == Some(leader)).then_some(&heard.levels);
+        levels?.get(&member).copied()
+    }
+
+    /// Whether a voter has told `leader` of a newer term.
+    pub(crate) fn is_deposed(&self, leader: &LeaderId) -> bool {
+        let heard = self.heard();
+        heard.leader.as_ref() == Some(leader) && heard.is_deposed
+    }
+
+    /// How far away the voters are.
+    pub(crate) fn distances(&self) -> &Distances {
+        &self.0.distances
+    }
+
+    /// Whether the leader sends no heartbeats at the moment. It must not send any for a read either.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.0.is_silent.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a leader that no quorum has answered for `age` stops its heartbeats: from the end of its lease on, it is silent in
+/// every other period. A period is long enough for followers to elect another leader, if there is one that they can answer.
+fn is_silent(age: Duration, timing: Timing) -> bool {
+    let lease = Duration::from_millis(timing.election_max_ms);
+    let period = 2 * lease;
+    match age.checked_sub(lease) {
+        Some(over) => (over.as_nanos() / period.as_nanos()).is_multiple_of(2),
+        None => false,
+    }
+}
+
+/// Asks the voters while this node leads.
+pub(crate) struct Prober {
+    pub(crate) group: Group,
+    pub(crate) phases: Arc<watch::Sender<Phases>>,
+}
+
+impl Prober {
+    /// Probes until the node stops.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut ticks =
+            tokio::time::interval(Duration::from_millis(self.group.timing.heartbeat_ms));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Dropping the set ends every request in it.
+        let mut requests = JoinSet::new();
+        let mut places: BTreeMap<u64, Arc<Semaphore>> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            while requests.try_join_next().is_some() {}
+            let members = self.look();
+            places.retain(|id, _| members.iter().any(|member| member.id == *id));
+            for member in members {
+                let free = places.entry(member.id).or_insert_with(|| self.places());
+                // A member that leaves so many unanswered is asked again when the oldest of them is given up.
+                if let Ok(place) = free.clone().try_acquire_owned() {
+                    self.probe(&mut requests, place, member);
+                }
+            }
+        }
+    }
+
+    /// As many requests to one voter at a time as are sent within the lease.
+    fn places(&self) -> Arc<Semaphore> {
+        let timing = self.group.timing;
+        let requests = timing.election_max_ms / timing.heartbeat_ms + 1;
+        Arc::new(Semaphore::new(usize::try_from(requests).unwrap_or(1)))
+    }
+
+    /// The members to ask: none while this node does not lead. Turns heartbeats off and on.
+    fn look(&self) -> Vec<Asked> {
+        let metrics = self.group.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let age = status::quorum_heard_ago(&metrics, *self.phases.borrow(), &self.group.liveness);
+        let silent = age.is_some_and(|age| is_silent(age, self.group.timing));
+        if self
+            .group
+            .liveness
+            .0
+            .is_silent
+            .swap(silent, Ordering::Relaxed)
+            != silent
+        {
+            self.group.raft.runtime_config().heartbeat(!silent);
+        }
+        members(&metrics)
+    }
+
+    fn probe(&self, requests: &mut JoinSet<()>, place: OwnedSemaphorePermit, member: Asked) {
+        let Asked {
+            leader,
+            id,
+            is_voter,
+            address,
+        } = member;
+        let Ok(connections) = self.group.peers.to(&address) else {
+            return;
+        };
+        let (liveness, distances, timing) = (
+            self.group.liveness.clone(),
+            self.group.liveness.distances().clone(),
+            self.group.timing,
+        );
+        let request = proto::AliveRequest {
+            header: Some(self.group.caller.header(id, &connections)),
+            vote: Some(wire::vote(&leader)),
+        };
+        requests.spawn(async move {
+            let sent = Instant::now();
+            // Longer than the lease: a stream that is given up costs more than an answer that comes too late.
+            let patience = Duration::from_millis(timing.append_deadline_ms);
+            let mut client = connections::client(connections.control.clone());
+            let answer = tokio::time::timeout(patience, client.alive(request)).await;
+            let answer = match answer {
+                Ok(Ok(answer)) => answer.into_inner(),
+                // A master of release 0.1 does not know the request: its heartbeats count, as openraft reports them.
+                Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                    let versions = Versions::of(None);
+                    connections.reported(versions);
+                    return liveness.reported(leader.leader_id, id, versions.levels);
+                }
+                Ok(Err(_)) | Err(_) => return,
+            };
+            let versions = Versions::of(answer.versions);
+            connections.reported(versions);
+            liveness.reported(leader.leader_id, id, versions.levels);
+            let Ok(vote) = wire::vote_from(answer.vote) else {
+                return;
+            };
+            if is_voter {
+                liveness.answered(leader.leader_id, id, &vote, sent);
+                if let Some(far) = distances.answered(id, sent.elapsed(), timing) {
+                    warn!(peer = id, "{far}");
+                }
+            }
+            drop(place);
+            connections.frames.replace().await;
+        });
+    }
+}
+
+/// A member that is asked.
+struct Asked {
+    /// The vote by which this node leads.
+    leader: Vote,
+    id: u64,
+    /// A learner only reports its versions.
+    is_voter: bool,
+    address: String,
+}
+
+/// The other members.
+fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<Asked> {
+    if metrics.state != ServerState::Leader {
+        return Vec::new();
+    }
+    let membership = &metrics.membership_config;
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
+    let asked = others.map(|(id, member)| Asked {
+        leader: metrics.vote,
+        id: *id,
+        is_voter: voters.contains(id),
+        address: member.raft_address.clone(),
+    });
+    asked.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leader(term: u64, node: u64) -> LeaderId {
+        LeaderId {
+            term,
+            voted_for: node,
+        }
+    }
+
+    fn vote(term: u64, node: u64) -> Vote {
+        Vote {
+            leader_id: leader(term, node),
+            committed: false,
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_for_the_leader_that_it_names_and_from_the_time_of_sending() {
+        let liveness = Liveness::default();
+        let sent = Instant::now();
+        let later = sent + Duration::from_millis(60);
+        liveness.answered(leader(4, 1), 2, &vote(4, 1), later);
+        liveness.answered(leader(4, 1), 2, &vote(4, 1), sent);
+        liveness.answered(leader(4, 1), 3, &vote(3, 1), sent);
+        assert_eq!(liveness.followed_at(&leader(4, 1), 2), Some(later));
+        assert_eq!(
+            liveness.followed_at(&leader(4, 1), 3),
+            None,
+            "an older term"
+        );
+        assert_eq!(liveness.followed_at(&leader(5, 1), 2), None, "another term");
+        assert!(!liveness.is_deposed(&leader(4, 1)));
+    }
+
+    #[test]
+    fn a_voter_of_a_newer_term_deposes_the_leader_until_it_leads_a_newer_one() {
+        let liveness = Liveness::default();
+        let sent = Instant::now();
+        liveness.answered(leader(4, 1), 2, &vote(5, 2), sent);
+        assert!(liveness.is_deposed(&leader(4, 1)));
+        assert_eq!(liveness.followed_at(&leader(4, 1), 2), None);
+        liveness.answered(leader(6, 1), 2, &vote(6, 1), sent);
+        assert!(!liveness.is_deposed(&leader(6, 1)));
+        // An answer to the former leader that comes late.
+        liveness.answered(leader(4, 1), 2, &vote(5, 2), sent);
+        assert_eq!(liveness.followed_at(&leader(6, 1), 2), Some(sent));
+    }
+
+    #[test]
+    fn a_candidate_that_lost_does_not_depose_the_leader_of_its_term() {
+        let liveness = Liveness::default();
+        let sent = Instant::now();
+        liveness.answered(leader(4, 1), 2, &vote(4, 2), sent);
+        assert!(!liveness.is_deposed(&leader(4, 1)));
+        assert_eq!(liveness.followed_at(&leader(4, 1), 2), None);
+    }
+
+    #[test]
+    fn a_leader_without_a_quorum_is_silent_in_every_other_period_from_the_end_of_its_lease() {
+        let silent = |ms| is_silent(Duration::from_millis(ms), Timing::shipped());
+        assert!(!silent(0) && !silent(299));
+        assert!(silent(300) && silent(899));
+        assert!(!silent(900) && !silent(1_499));
+        assert!(silent(1_500));
+    }
+}

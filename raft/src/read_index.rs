@@ -1,0 +1,167 @@
+//! Linearizable reads: the log index that a read has to wait for, confirmed by a quorum. Never by a lease.
+//!
+//! One confirmation serves everyone who asked before it began: reads that come meanwhile share the next one.
+
+use std::time::Duration;
+
+use argosy_state::bugs::{self, Bug};
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::election::liveness::Liveness;
+use crate::error::ReadError;
+use crate::node::{Consensus, Group};
+use crate::settings::Timing;
+use crate::status::Status;
+use crate::transport::connections::{self, Peers};
+use crate::transport::network::Caller;
+use crate::transport::wire::proto;
+use crate::types::TypeConfig;
+
+/// Reads that may wait for one confirmation; more wait in line.
+const QUEUE: usize = 4_096;
+
+type Answer = oneshot::Sender<Result<Confirmed, ReadError>>;
+
+/// What a quorum has confirmed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Confirmed {
+    /// The index that a read has to wait for.
+    pub(crate) index: u64,
+    /// The term that this node leads; `None` if another one leads.
+    pub(crate) own_term: Option<u64>,
+}
+
+/// The callers' end.
+#[derive(Clone)]
+pub(crate) struct Reads(mpsc::Sender<Answer>);
+
+impl Reads {
+    pub(crate) fn new() -> (Reads, mpsc::Receiver<Answer>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Reads(sender), receiver)
+    }
+
+    pub(crate) async fn confirm(&self) -> Result<Confirmed, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.0
+            .send(answer)
+            .await
+            .map_err(|_closed| ReadError::Stopped)?;
+        answered.await.unwrap_or(Err(ReadError::Stopped))
+    }
+}
+
+/// The task that confirms.
+pub(crate) struct Reader {
+    raft: Consensus,
+    caller: Caller,
+    peers: Peers,
+    timing: Timing,
+    status: watch::Receiver<Status>,
+    liveness: Liveness,
+}
+
+impl Reader {
+    pub(crate) fn new(group: Group) -> Reader {
+        let Group {
+            raft,
+            caller,
+            peers,
+            timing,
+            status,
+            liveness,
+        } = group;
+        Reader {
+            raft,
+            caller,
+            peers,
+            timing,
+            status,
+            liveness,
+        }
+    }
+
+    /// Confirms until the node stops.
+    pub(crate) async fn run(self, mut requests: mpsc::Receiver<Answer>, stop: CancellationToken) {
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                taken = requests.recv_many(&mut waiting, QUEUE) => if taken == 0 { return },
+            }
+            let result = tokio::select! {
+                () = stop.cancelled() => Err(ReadError::Stopped),
+                result = self.confirm() => result,
+            };
+            for answer in waiting.drain(..) {
+                // Whoever asked may have gone.
+                let _ = answer.send(result.clone());
+            }
+        }
+    }
+
+    async fn confirm(&self) -> Result<Confirmed, ReadError> {
+        if bugs::is_on(Bug::ReadWithoutQuorum) {
+            let status = self.status.borrow();
+            let own_term = status.is_leader.then_some(status.term);
+            return Ok(Confirmed { index: 0, own_term });
+        }
+        let leader = self.status.borrow().leader.clone();
+        let (id, member) = leader.ok_or(ReadError::NoLeader)?;
+        if id == self.caller.id {
+            return read_index(&self.raft, &self.liveness).await;
+        }
+        let not_confirmed = |status: tonic::Status| ReadError::NotConfirmed {
+            reason: status.message().to_owned(),
+        };
+        let connections = self.peers.to(&member.raft_address).map_err(not_confirmed)?;
+        let mut client = connections::client(connections.control.clone());
+        let request = proto::ReadIndexRequest {
+            header: Some(self.caller.header(id, &connections)),
+        };
+        let deadline = Duration::from_millis(self.timing.append_deadline_ms);
+        match tokio::time::timeout(deadline, client.read_index(request)).await {
+            Ok(Ok(answer)) => Ok(Confirmed {
+                index: answer.into_inner().index,
+                own_term: None,
+            }),
+            Ok(Err(status)) => Err(not_confirmed(status)),
+            Err(_elapsed) => Err(ReadError::NotConfirmed {
+                reason: "it did not answer in time".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The read index of this node, if it leads and a quorum confirms that. A leader reads no further back than its own first
+/// entry: the entry that it names is of its term.
+pub(crate) async fn read_index(
+    raft: &Consensus,
+    liveness: &Liveness,
+) -> Result<Confirmed, ReadError> {
+    type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
+    // A read sends heartbeats, and these would keep the others from electing a leader that they can answer.
+    if liveness.is_silent() {
+        return Err(ReadError::NotConfirmed {
+            reason: "no quorum has answered it in time".to_owned(),
+        });
+    }
+    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        Ok((read, _applied)) => Ok(Confirmed {
+            index: read.index(),
+            own_term: Some(read.committed_leader_id().term),
+        }),
+        Err(Failure::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+            Err(ReadError::NoLeader)
+        }
+        Err(Failure::APIError(error @ LinearizableReadError::QuorumNotEnough(_))) => {
+            Err(ReadError::NotConfirmed {
+                reason: error.to_string(),
+            })
+        }
+        Err(Failure::Fatal(_)) => Err(ReadError::Stopped),
+    }
+}

@@ -1,0 +1,321 @@
+//! The registry as openraft drives it: committed entries go to its owner, the records that it changed go to the disk by `unwritten`.
+//!
+//! Knows nothing of what a record means. Entries that are not committed never reach the owner.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fatal::Fatal;
+use crate::storage::disk::{self, Disk, Family, Read};
+use crate::storage::image::{self, Source};
+use crate::storage::install;
+use crate::storage::record::{self, SnapshotMetaRecord};
+use crate::storage::snapshot::ImageError;
+use crate::storage::snapshot_store::{Image, Shelf};
+use crate::storage::unwritten::{Reached, Unwritten};
+use crate::storage::writer::Writer;
+use crate::types::{
+    Committed, Entry, LogId, OwnerRequest, Payload, SnapshotMeta, StoredMembership, TypeConfig,
+};
+
+/// Commands, and bytes of commands, that one request to the owner carries, and one entry: its turn must stay short, and one
+/// entry is never split. To read and apply a launch takes about 20 µs, an update 9 (state/tests/speed.rs on a busy machine),
+/// so these are 5 ms. A single command may be larger.
+pub(crate) const TURN_COMMANDS: usize = 256;
+pub(crate) const TURN_BYTES: usize = 256 << 10;
+/// Work of the commands of one entry: 5 ms in units of about 1.2 µs. Bytes alone do not bound it: 256 KiB hold
+/// 2,500 small launches. A single command may be more.
+pub const TURN_WORK: u32 = 4_096;
+
+pub(crate) const APPLIED: &[u8] = b"applied";
+
+/// The parts of the store that the machine works on.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) writer: Writer,
+    pub(crate) unwritten: Unwritten,
+    pub(crate) shelf: Shelf,
+    pub(crate) fatal: Fatal,
+    /// One image is written at a time.
+    pub(crate) turn: image::Turn,
+}
+
+pub(crate) struct Machine {
+    parts: Parts,
+    /// The log holds at least so many applied entries.
+    kept_entries: u64,
+    owner: mpsc::Sender<OwnerRequest>,
+}
+
+impl Machine {
+    /// Hands the stored registry to its owner.
+    pub(crate) async fn open(
+        parts: Parts,
+        kept_entries: u64,
+        owner: mpsc::Sender<OwnerRequest>,
+    ) -> Result<Machine, MachineError> {
+        let disk = Arc::clone(&parts.disk);
+        let read = move || -> Result<_, MachineError> {
+            let applied = applied(disk.as_ref())?;
+            let mut records = Vec::new();
+            disk.scan(Family::Registry, b"", &mut |key, value| {
+                records.push((key.to_vec(), value.to_vec()));
+                Ok(std::ops::ControlFlow::Continue(()))
+            })?;
+            Ok((applied, records))
+        };
+        let (applied, records) = disk::run(parts.disk.may_block(), read).await?;
+        parts.unwritten.reset(applied);
+        let machine = Machine {
+            parts,
+            kept_entries,
+            owner,
+        };
+        machine.load(records).await?;
+        Ok(machine)
+    }
+
+    async fn load(&self, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), OwnerGone> {
+        let (done, answer) = oneshot::channel();
+        let last_index = self.parts.unwritten.last().map_or(0, |id| id.index);
+        let request = OwnerRequest::Load {
+            last_index,
+            records,
+            done,
+        };
+        self.owner.send(request).await.map_err(|_| OwnerGone)?;
+        answer.await.map_err(|_| OwnerGone)
+    }
+
+    fn snapshot_of_registry(&self) -> Snapshot {
+        let meta = image::described(self.parts.unwritten.applied());
+        let snapshot = Source::Registry(self.parts.clone(), meta.last_log_id);
+        Snapshot { meta, snapshot }
+    }
+
+    /// One turn of the owner.
+    async fn perform(&mut self, turn: Turn) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        let request = OwnerRequest::Apply {
+            entries: turn.entries,
+            done,
+        };
+        self.owner.send(request).await.map_err(|_| OwnerGone)?;
+        let records = answer.await.map_err(|_| OwnerGone)?;
+        let reached = Reached {
+            last: turn.last,
+            members: turn.membership,
+        };
+        self.parts.unwritten.add(records, reached).await?;
+        for responder in turn.responders {
+            responder.send(());
+        }
+        Ok(())
+    }
+}
+
+/// Entries for one request to the owner.
+#[derive(Default)]
+struct Turn {
+    entries: Vec<Committed>,
+    responders: Vec<ApplyResponder<TypeConfig>>,
+    commands: usize,
+    bytes: usize,
+    last: Option<LogId>,
+    membership: Option<StoredMembership>,
+}
+
+impl Turn {
+    /// Whether `entry` belongs to the next turn.
+    fn is_too_full_for(&self, entry: &Entry) -> bool {
+        let (commands, bytes) = match &entry.payload {
+            Payload::Normal(batch) => (batch.commands.len(), batch.bytes()),
+            Payload::Blank | Payload::Membership(_) => (0, 0),
+        };
+        let full = self.commands + commands > TURN_COMMANDS || self.bytes + bytes > TURN_BYTES;
+        // Entries without commands cost the owner a step each as well.
+        !self.entries.is_empty() && (full || self.entries.len() >= TURN_COMMANDS)
+    }
+
+    fn push(&mut self, entry: Entry, responder: Option<ApplyResponder<TypeConfig>>) {
+        let id = entry.log_id;
+        let mut committed = Committed {
+            index: id.index,
+            term: id.leader_id.term,
+            at_ms: 0,
+            commands: Vec::new(),
+        };
+        match entry.payload {
+            Payload::Blank => {}
+            Payload::Normal(batch) => {
+                self.commands += batch.commands.len();
+                self.bytes += batch.bytes();
+                committed.at_ms = batch.at_ms;
+                committed.commands = batch.commands;
+            }
+            Payload::Membership(members) => {
+                self.membership = Some(StoredMembership::new(Some(id), members));
+            }
+        }
+        self.entries.push(committed);
+        self.responders.extend(responder);
+        self.last = Some(id);
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = Source;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let SnapshotMeta {
+            last_log_id,
+            last_membership,
+        } = self.parts.unwritten.applied();
+        Ok((last_log_id, last_membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut turn = Turn::default();
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            if turn.is_too_full_for(&entry) {
+                self.perform(std::mem::take(&mut turn)).await?;
+            }
+            turn.push(entry, responder);
+        }
+        match turn.entries.is_empty() {
+            true => Ok(()),
+            false => self.perform(turn).await,
+        }
+    }
+
+    /// Up to here the log may go once this is synced, and with it all that is applied: the registry in the store is the state
+    /// on disk. Queued here, before anything more is applied, and waited for by the builder.
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let (done, synced) = oneshot::channel();
+        let written = move |result| {
+            // The builder may have gone with the node.
+            let _ = done.send(result);
+        };
+        let queued = self.parts.unwritten.sync(Box::new(written)).await;
+        Builder {
+            snapshot: self.snapshot_of_registry(),
+            synced: Some(queued.map(|()| synced)),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        source: Source,
+    ) -> Result<(), io::Error> {
+        let image = source.image().await?;
+        if image.meta() != meta {
+            let text = format!("the snapshot is of {} and not of {meta}", image.meta());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        // Queued before the install begins, or it would be written over what is installed.
+        self.parts.unwritten.flush().await?;
+        let records = install::install(&self.parts, image).await?;
+        self.parts.unwritten.reset(meta.clone());
+        self.load(records).await?;
+        Ok(())
+    }
+
+    /// For a follower that lacks entries which the log no longer holds. Reads and writes nothing: the image is written when
+    /// it is sent.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let Some(applied) = self.parts.unwritten.last() else {
+            return Ok(None);
+        };
+        // In the older half of what the log keeps it is too old: the log may lose what follows it while it is being sent.
+        let least = applied.index.saturating_sub(self.kept_entries / 2);
+        let recent = self.parts.shelf.current().filter(|image| {
+            let last = image.meta().last_log_id;
+            last.is_some_and(|last| last.index >= least)
+        });
+        Ok(Some(match recent {
+            Some(image) => image.into(),
+            None => self.snapshot_of_registry(),
+        }))
+    }
+}
+
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Source>;
+
+impl From<Image> for Snapshot {
+    fn from(image: Image) -> Self {
+        Snapshot {
+            meta: image.meta().clone(),
+            snapshot: image.into(),
+        }
+    }
+}
+
+/// Waits until what is applied is synced. No image is written.
+pub(crate) struct Builder {
+    snapshot: Snapshot,
+    synced: Option<io::Result<oneshot::Receiver<io::Result<()>>>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Source;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let synced = self.synced.take();
+        let synced = synced.ok_or_else(|| io::Error::other("the snapshot was built already"))??;
+        synced.await.map_err(io::Error::other)??;
+        Ok(self.snapshot.clone())
+    }
+}
+
+/// Up to where the registry on this disk is applied.
+pub(crate) fn applied(disk: &dyn Read) -> Result<SnapshotMeta, MachineError> {
+    match disk.get(Family::RegistryMeta, APPLIED)? {
+        None => Ok(SnapshotMeta::default()),
+        Some(bytes) => Ok(record::unseal::<SnapshotMetaRecord>(&bytes)?.try_into()?),
+    }
+}
+
+pub(crate) fn seal_applied(applied: &SnapshotMeta) -> Vec<u8> {
+    record::seal(&SnapshotMetaRecord::from(applied))
+}
+
+pub(crate) fn invalid(error: ImageError) -> io::Error {
+    match error {
+        ImageError::Read(error) => error,
+        error => io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}
+
+/// Why the registry cannot be handed to its owner.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    #[error("the registry cannot be read")]
+    Read(#[from] io::Error),
+    #[error("the record of how far the registry is applied is damaged")]
+    Applied(#[from] record::RecordError),
+    #[error(transparent)]
+    Owner(#[from] OwnerGone),
+}
+
+/// The task that owns the registry has ended: this node is stopping.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the owner of the registry has ended")]
+pub(crate) struct OwnerGone;
+
+impl From<OwnerGone> for io::Error {
+    fn from(gone: OwnerGone) -> Self {
+        io::Error::new(io::ErrorKind::BrokenPipe, gone)
+    }
+}

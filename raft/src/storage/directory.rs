@@ -1,0 +1,334 @@
+//! The data directory of a master: whose it is, who has it open, which format it has.
+//!
+//! Looks before it touches: nothing is written into a directory that is not ours, and nothing of a newer format is opened.
+
+use std::error::Error;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::record::FORMAT;
+use crate::bootstrap::rejoin;
+
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_TEXT: &str = "argosy master directory, format ";
+
+/// Files that may be in a directory that is to become ours: our lock, and what a fresh file system brings.
+pub(crate) const HARMLESS: [&str; 2] = [LOCK, "lost+found"];
+
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why the data of this master cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{} is in use by process {pid}: stop that process, or give this master another --data-dir", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// What the other process left in the lock file.
+        pid: String,
+    },
+    /// Something else lives there.
+    #[error("{} is not the directory of a master, it holds {found:?}: give --data-dir an empty directory, or one that a master has made", path.display())]
+    NotMaster {
+        /// The directory.
+        path: PathBuf,
+        /// A name found in it.
+        found: String,
+    },
+    /// What is stored must not be served any more.
+    #[error("the data in {} must not be served: {why}", path.display())]
+    MustRejoin {
+        /// The data directory.
+        path: PathBuf,
+        /// What was found, and the remedy.
+        why: String,
+    },
+    /// Written by a newer program.
+    #[error("{} has format {found}, this program knows up to format {known}: start a newer argosy on it", path.display())]
+    Newer {
+        /// The data directory.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+        /// The newest format known here.
+        known: u8,
+    },
+    /// What is stored is not what was written.
+    #[error("the data in {} is damaged: {what}; this master must not serve it: move the directory away and join the group again as a new member (`argosy master rejoin`)", path.display())]
+    Damaged {
+        /// The directory or file.
+        path: PathBuf,
+        /// The part that is damaged, with the index of the entry or the name of the file.
+        what: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {what} {}{}", path.display(), remedy(source))]
+    Io {
+        /// As in "cannot … the path".
+        what: &'static str,
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        source: Cause,
+    },
+    /// This program was built without a store for disks.
+    #[error("cannot keep data in {}: this program was built without the feature rocksdb", path.display())]
+    NoDisk {
+        /// The directory asked for.
+        path: PathBuf,
+    },
+    /// The task that owns the registry ended before it had taken what is stored.
+    #[error("the owner of the registry ended before it had loaded it")]
+    Owner,
+}
+
+impl OpenError {
+    pub(crate) fn io(
+        what: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> OpenError + use<> {
+        let path = path.to_owned();
+        move |source| OpenError::Io {
+            what,
+            path,
+            source: source.into(),
+        }
+    }
+}
+
+/// What helps against this cause, where that is known. RocksDB gives causes as texts.
+fn remedy(cause: &Cause) -> &'static str {
+    let is_full = cause.to_string().contains("No space left on device");
+    if is_full {
+        ": make room there, then start this master again"
+    } else {
+        ""
+    }
+}
+
+/// A data directory that this process, and no other, has open. Dropping it lets others in.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl Directory {
+    /// Opens the directory, or makes it.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn open(path: &Path) -> Result<Directory, OpenError> {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.map_err(OpenError::io("make the directory", path))?;
+        rejoin::refuse_forbidden(path)?;
+        refuse_foreign(path)?;
+        let lock = lock(path)?;
+        let format = path.join(FORMAT_FILE);
+        match fs::read_to_string(&format) {
+            Ok(text) => check_format(path, &text)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_format(path).map_err(OpenError::io("write", &format))?;
+            }
+            Err(error) => return Err(OpenError::io("read", &format)(error)),
+        }
+        Ok(Directory {
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where RocksDB lives.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// What this master had synced.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn high_water(&self) -> PathBuf {
+        self.path.join("high-water")
+    }
+
+    /// Where images live.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+}
+
+pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
+    if path.join(FORMAT_FILE).exists() {
+        return Ok(());
+    }
+    let read = OpenError::io("read", path);
+    let mut names = Vec::new();
+    for file in fs::read_dir(path).map_err(read)? {
+        let file = file.map_err(OpenError::io("read", path))?;
+        names.push(file.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    let foreign = names.into_iter().find(|name| {
+        let name = name.as_str();
+        // The text of the format is written under another name first.
+        !HARMLESS.contains(&name) && name != temporary(FORMAT_FILE)
+    });
+    match foreign {
+        None => Ok(()),
+        Some(found) => Err(OpenError::NotMaster {
+            path: path.to_owned(),
+            found,
+        }),
+    }
+}
+
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
+    let file_path = path.join(LOCK);
+    let mut options = File::options();
+    let opened = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&file_path);
+    let mut file = opened.map_err(OpenError::io("open", &file_path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            // Only for the message; the lock itself is the kernel's and dies with its holder.
+            let _ = file.read_to_string(&mut pid);
+            let pid = match pid.trim() {
+                "" => "unknown".to_owned(),
+                pid => pid.to_owned(),
+            };
+            let path = path.to_owned();
+            return Err(OpenError::Locked { path, pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(OpenError::io("lock", &file_path)(error)),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(OpenError::io("write", &file_path))?;
+    Ok(file)
+}
+
+pub(crate) fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
+    let damaged = || OpenError::Damaged {
+        path: path.join(FORMAT_FILE),
+        what: format!("it says {text:?}"),
+    };
+    let found = text
+        .trim_end()
+        .strip_prefix(FORMAT_TEXT)
+        .ok_or_else(damaged)?;
+    match found.parse::<u8>() {
+        Ok(format) if format <= FORMAT => Ok(()),
+        Ok(_) => Err(newer(path, found.to_owned())),
+        // A number too large for us is a newer format too.
+        Err(_) if !found.is_empty() && found.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(newer(path, found.to_owned()))
+        }
+        Err(_) => Err(damaged()),
+    }
+}
+
+pub(crate) fn newer(path: &Path, found: String) -> OpenError {
+    OpenError::Newer {
+        path: path.to_owned(),
+        found,
+        known: FORMAT,
+    }
+}
+
+fn write_format(path: &Path) -> io::Result<()> {
+    let unfinished = path.join(temporary(FORMAT_FILE));
+    let mut file = File::create(&unfinished)?;
+    writeln!(file, "{FORMAT_TEXT}{FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path.join(FORMAT_FILE))?;
+    File::open(path)?.sync_all()
+}
+
+pub(crate) fn temporary(name: &str) -> String {
+    format!("{name}.unfinished")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &Path) -> String {
+        Directory::open(path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_new_directory_is_made_and_opens_again() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("deep/master");
+        drop(Directory::open(&path).unwrap());
+        drop(Directory::open(&path).unwrap());
+        let text = fs::read_to_string(path.join(FORMAT_FILE)).unwrap();
+        assert_eq!(text, "argosy master directory, format 1\n");
+    }
+
+    #[test]
+    fn a_second_opener_is_told_who_has_it() {
+        let place = tempfile::tempdir().unwrap();
+        let first = Directory::open(place.path()).unwrap();
+        let pid = std::process::id();
+        let text = refused(place.path());
+        assert!(text.contains(&format!("in use by process {pid}")), "{text}");
+        drop(first);
+        Directory::open(place.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("letters.txt"), "dear").unwrap();
+        let text = refused(place.path());
+        assert!(text.contains("it holds \"letters.txt\""), "{text}");
+        assert!(!place.path().join(LOCK).exists());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_a_torn_one_is_damage() {
+        let place = tempfile::tempdir().unwrap();
+        drop(Directory::open(place.path()).unwrap());
+        let format = place.path().join(FORMAT_FILE);
+        for found in ["2", "70000"] {
+            fs::write(&format, format!("{FORMAT_TEXT}{found}\n")).unwrap();
+            let text = refused(place.path());
+            let expected = format!("has format {found}, this program knows up to format 1");
+            assert!(text.contains(&expected), "{text}");
+        }
+        fs::write(&format, "argosy mas").unwrap();
+        assert!(refused(place.path()).contains("is damaged"));
+    }
+}

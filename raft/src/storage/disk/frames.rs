@@ -1,0 +1,265 @@
+//! The framing of RocksDB's write-ahead logs and manifests, and where a damaged one stops being what was written.
+//!
+//! A file is a sequence of blocks of 32 KiB. A block holds fragments: masked CRC32C of all that follows it (4 bytes), length (2),
+//! kind (1), in recycled files the number of the file (4), content. A record is one whole fragment, or a first, middle ones and a
+//! last. Source: `db/log_format.h`, `db/log_reader.cc` and `util/crc32c.h` of RocksDB 11.8. Nothing here reads or writes a disk.
+
+/// Bytes of a block. No fragment crosses its end.
+const BLOCK: usize = 32 << 10;
+
+const HEAD: usize = 4 + 2 + 1;
+const RECYCLABLE_HEAD: usize = HEAD + 4;
+
+/// Added to a rotated checksum, so that a checksum of data that holds checksums is not degenerate.
+const MASK: u32 = 0xa282_ead8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    First,
+    Middle,
+    Last,
+    /// A remark on the file: nothing that was written to the store.
+    Remark,
+}
+
+impl Kind {
+    /// The kind with this number, and the length of its head.
+    fn of(number: u8) -> Option<(Kind, usize)> {
+        match number {
+            1 => Some((Kind::Whole, HEAD)),
+            2 => Some((Kind::First, HEAD)),
+            3 => Some((Kind::Middle, HEAD)),
+            4 => Some((Kind::Last, HEAD)),
+            5 => Some((Kind::Whole, RECYCLABLE_HEAD)),
+            6 => Some((Kind::First, RECYCLABLE_HEAD)),
+            7 => Some((Kind::Middle, RECYCLABLE_HEAD)),
+            8 => Some((Kind::Last, RECYCLABLE_HEAD)),
+            9 | 10 | 130 => Some((Kind::Remark, HEAD)),
+            11 | 131 => Some((Kind::Remark, RECYCLABLE_HEAD)),
+            _ => None,
+        }
+    }
+}
+
+struct Fragment<'a> {
+    kind: Kind,
+    content: &'a [u8],
+    end: usize,
+}
+
+/// The fragment at `at`, if all of it is there and its checksum is right.
+fn fragment(bytes: &[u8], at: usize) -> Option<Fragment<'_>> {
+    let block_end = bytes.len().min((at / BLOCK + 1) * BLOCK);
+    let rest = bytes.get(at..block_end)?;
+    let (checksum, covered) = rest.split_first_chunk::<4>()?;
+    let (length, from_kind) = covered.split_first_chunk::<2>()?;
+    let (kind, head) = Kind::of(*from_kind.first()?)?;
+    let length = usize::from(u16::from_le_bytes(*length));
+    let checked = rest.get(HEAD - 1..head + length)?;
+    if unmasked(u32::from_le_bytes(*checksum)) != crc_fast::crc32_iscsi(checked) {
+        return None;
+    }
+    Some(Fragment {
+        kind,
+        content: &rest[head..head + length],
+        end: at + head + length,
+    })
+}
+
+fn unmasked(checksum: u32) -> u32 {
+    checksum.wrapping_sub(MASK).rotate_left(15)
+}
+
+/// Too little is left of a block for a head: the writer fills it with zeros.
+fn after_filling(at: usize) -> usize {
+    let left = BLOCK - at % BLOCK;
+    if left < HEAD { at + left } else { at }
+}
+
+/// What stands at one place of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A whole record.
+    Record {
+        /// Where it begins, after the filling of a block.
+        start: usize,
+        content: Vec<u8>,
+        end: usize,
+    },
+    /// The end of the file, right behind a record.
+    End,
+    /// Something else: a record that was damaged, or that was never written to its end.
+    Broken { at: usize },
+}
+
+/// The record at `at`, which is the end of the one before it.
+pub(super) fn next(bytes: &[u8], at: usize) -> Found {
+    let mut start = after_filling(at);
+    let mut content: Option<Vec<u8>> = None;
+    let mut here = start;
+    loop {
+        let broken = Found::Broken {
+            at: start.min(bytes.len()),
+        };
+        if here >= bytes.len() {
+            return match content {
+                None => Found::End,
+                Some(_) => broken,
+            };
+        }
+        let Some(found) = fragment(bytes, here) else {
+            return broken;
+        };
+        match (found.kind, &mut content) {
+            (Kind::Whole, None) => {
+                return Found::Record {
+                    start,
+                    content: found.content.to_vec(),
+                    end: found.end,
+                };
+            }
+            (Kind::First, None) => content = Some(found.content.to_vec()),
+            (Kind::Middle, Some(content)) => content.extend_from_slice(found.content),
+            (Kind::Last, Some(content)) => {
+                content.extend_from_slice(found.content);
+                return Found::Record {
+                    start,
+                    content: std::mem::take(content),
+                    end: found.end,
+                };
+            }
+            (Kind::Remark, None) => start = after_filling(found.end),
+            _ => return broken,
+        }
+        here = after_filling(found.end);
+    }
+}
+
+/// The first whole record at or behind `at`, wherever it begins: what is before it may be anything.
+pub(super) fn search(bytes: &[u8], mut at: usize) -> Option<(usize, Vec<u8>, usize)> {
+    while at + HEAD <= bytes.len() {
+        let Some(found) = fragment(bytes, at) else {
+            at += 1;
+            continue;
+        };
+        if matches!(found.kind, Kind::Whole | Kind::First)
+            && let Found::Record { content, end, .. } = next(bytes, at)
+        {
+            return Some((at, content, end));
+        }
+        at = found.end;
+    }
+    None
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Writes records as RocksDB does.
+    #[derive(Default)]
+    pub(in crate::storage::disk) struct FrameWriter(pub(in crate::storage::disk) Vec<u8>);
+
+    impl FrameWriter {
+        pub(in crate::storage::disk) fn record(&mut self, mut content: &[u8]) {
+            let mut first = true;
+            loop {
+                let left = BLOCK - self.0.len() % BLOCK;
+                if left < HEAD {
+                    self.0.resize(self.0.len() + left, 0);
+                    continue;
+                }
+                let (now, later) = content.split_at(content.len().min(left - HEAD));
+                let kind = match (first, later.is_empty()) {
+                    (true, true) => 1,
+                    (true, false) => 2,
+                    (false, false) => 3,
+                    (false, true) => 4,
+                };
+                self.fragment(kind, now);
+                if later.is_empty() {
+                    return;
+                }
+                first = false;
+                content = later;
+            }
+        }
+
+        fn fragment(&mut self, kind: u8, content: &[u8]) {
+            let checked = [&[kind], content].concat();
+            let masked = crc_fast::crc32_iscsi(&checked)
+                .rotate_right(15)
+                .wrapping_add(MASK);
+            self.0.extend(masked.to_le_bytes());
+            self.0
+                .extend(u16::try_from(content.len()).unwrap().to_le_bytes());
+            self.0.extend(checked);
+        }
+    }
+
+    fn contents(lengths: &[usize]) -> Vec<Vec<u8>> {
+        let bytes = |(number, length): (usize, &usize)| vec![number as u8 + 1; *length];
+        lengths.iter().enumerate().map(bytes).collect()
+    }
+
+    fn written(contents: &[Vec<u8>]) -> Vec<u8> {
+        let mut writer = FrameWriter::default();
+        contents.iter().for_each(|content| writer.record(content));
+        writer.0
+    }
+
+    fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, Found) {
+        let (mut at, mut contents) = (0, Vec::new());
+        loop {
+            match next(bytes, at) {
+                Found::Record { content, end, .. } => {
+                    contents.push(content);
+                    at = end;
+                }
+                end => return (contents, end),
+            }
+        }
+    }
+
+    /// Around the end of a block every length of what is left occurs.
+    #[test]
+    fn records_come_back_at_every_place_of_a_block() {
+        for first in BLOCK - 40..BLOCK + 10 {
+            let contents = contents(&[first, 0, 5, 3 * BLOCK, 1]);
+            assert_eq!(read(&written(&contents)), (contents, Found::End), "{first}");
+        }
+    }
+
+    #[test]
+    fn a_cut_record_is_broken_where_it_begins() {
+        let contents = contents(&[100, 2 * BLOCK]);
+        let bytes = written(&contents);
+        for cut in [108, 112, 113, BLOCK, BLOCK + 3, bytes.len() - 1] {
+            let (read, end) = read(&bytes[..cut]);
+            assert_eq!((read.len(), end), (1, Found::Broken { at: 107 }), "{cut}");
+        }
+        assert_eq!(read(&bytes[..107]).1, Found::End);
+    }
+
+    #[test]
+    fn what_follows_a_damaged_length_is_found() {
+        let contents = contents(&[100, 50, 70]);
+        let mut bytes = written(&contents);
+        bytes[107 + 4] ^= 1;
+        assert_eq!(read(&bytes).1, Found::Broken { at: 107 });
+        let (at, content, end) = search(&bytes, 108).unwrap();
+        assert_eq!((at, content, end), (164, contents[2].clone(), bytes.len()));
+        assert_eq!(search(&bytes, 165), None);
+    }
+
+    #[test]
+    fn zeros_and_remarks_are_no_records() {
+        assert_eq!(next(&[0; 100], 0), Found::Broken { at: 0 });
+        assert_eq!(search(&[0; 100], 0), None);
+        let mut writer = FrameWriter::default();
+        writer.fragment(130, b"about the file before");
+        writer.record(b"one");
+        assert_eq!(read(&writer.0), (vec![b"one".to_vec()], Found::End));
+    }
+}

@@ -1,0 +1,302 @@
+//! How far this master had synced, in a file beside the store: at a start the store must not be behind it.
+//!
+//! A separate thread writes it, some time after a sync: no commit waits for it. So it is never ahead of what is synced, and up to
+//! [`PACE`] behind it. Two slots take turns: a write that a power cut interrupts leaves the other one.
+
+mod file;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use prost::Message;
+
+use crate::storage::record::{LogIdRecord, VoteRecord};
+use crate::types::{LogId, Vote};
+
+#[cfg(feature = "rocksdb")]
+pub(super) use file::{Keeper, read};
+
+/// The file is written at most this often.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Without news from the log the manifest is still looked at this often: flushes and compactions change it.
+const IDLE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct HighWaterRecord {
+    /// Counts writes of this file: the slot with the larger one is the newer one.
+    #[prost(uint64, tag = "1")]
+    pub(super) count: u64,
+    /// Tells the marks in this store's write-ahead logs from other bytes.
+    #[prost(uint64, tag = "2")]
+    pub(super) key: u64,
+    /// Everything up to this sequence number of RocksDB was synced.
+    #[prost(uint64, tag = "3")]
+    pub(super) sequence: u64,
+    #[prost(message, optional, tag = "4")]
+    pub(super) vote: Option<VoteRecord>,
+    /// The last entry of the log that was synced.
+    #[prost(message, optional, tag = "5")]
+    pub(super) last: Option<LogIdRecord>,
+    /// How often the log had been truncated then: a truncation takes entries back on purpose.
+    #[prost(uint64, tag = "6")]
+    pub(super) truncations: u64,
+    #[prost(message, optional, tag = "7")]
+    pub(super) manifest: Option<Manifest>,
+    /// The number of the newest write-ahead log, for messages.
+    #[prost(uint64, tag = "8")]
+    pub(super) newest_log: u64,
+}
+
+/// How much of the manifest was synced.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(super) struct Manifest {
+    #[prost(uint64, tag = "1")]
+    pub(super) number: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) bytes: u64,
+}
+
+/// What the log of a store holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) vote: Option<Vote>,
+    pub(crate) last: Option<LogId>,
+    /// `None` in a store that never had a high-water record.
+    pub(crate) truncations: Option<u64>,
+}
+
+/// A store that no longer has what was synced.
+#[derive(Debug, thiserror::Error)]
+#[error("{lack}; its write-ahead logs are {logs}")]
+pub(crate) struct Behind {
+    lack: Lack,
+    logs: String,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Lack {
+    #[error("the file high-water, which says how far it was synced, is missing")]
+    Record,
+    #[error("its vote is of term {found}, and a vote of term {synced} was synced before")]
+    Vote { found: u64, synced: u64 },
+    #[error(
+        "its log ends at entry {} of term {}, and entry {} of term {} was synced before",
+        found.index, found.term, synced.index, synced.term
+    )]
+    Entries {
+        found: LogIdRecord,
+        synced: LogIdRecord,
+    },
+}
+
+impl HighWaterRecord {
+    fn check(&self, held: &Held) -> Result<(), Lack> {
+        if let Some(synced) = self.vote.map(Vote::from)
+            && !held.vote.is_some_and(|vote| vote >= synced)
+        {
+            return Err(Lack::Vote {
+                found: held.vote.map_or(0, |vote| vote.leader_id.term),
+                synced: synced.leader_id.term,
+            });
+        }
+        // A truncation that was not noted yet: which entries it left is not known here.
+        if held.truncations > Some(self.truncations) {
+            return Ok(());
+        }
+        match self.last {
+            Some(synced) if held.last < Some(LogId::from(synced)) => Err(Lack::Entries {
+                found: held.last.map(|last| (&last).into()).unwrap_or_default(),
+                synced,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&mut self, held: &Held) {
+        self.vote = held.vote.as_ref().map(VoteRecord::from);
+        self.last = held.last.as_ref().map(LogIdRecord::from);
+        self.truncations = held.truncations.unwrap_or(0);
+    }
+}
+
+/// A handle on what is noted; clones are the same.
+#[derive(Clone)]
+pub(crate) struct HighWater(Arc<Shared>);
+
+struct Shared {
+    /// Whether the file was there at the start.
+    was_found: bool,
+    /// The write-ahead logs at the start.
+    logs: String,
+    noted: Mutex<Noted>,
+    changed: Condvar,
+}
+
+struct Noted {
+    record: HighWaterRecord,
+    /// The file says something else.
+    is_new: bool,
+    is_closed: bool,
+}
+
+impl HighWater {
+    pub(super) fn new(found: Option<HighWaterRecord>, key: u64, logs: String) -> HighWater {
+        let was_found = found.is_some();
+        let record = found.unwrap_or(HighWaterRecord {
+            key,
+            ..HighWaterRecord::default()
+        });
+        HighWater(Arc::new(Shared {
+            was_found,
+            logs,
+            noted: Mutex::new(Noted {
+                record,
+                is_new: false,
+                is_closed: false,
+            }),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// Fails if a store that holds this lacks something that was synced.
+    pub(crate) fn check(&self, held: &Held) -> Result<(), Behind> {
+        let checked = match (self.0.was_found, held.truncations) {
+            (false, Some(_)) => Err(Lack::Record),
+            _ => self.0.lock().record.check(held),
+        };
+        checked.map_err(|lack| Behind {
+            lack,
+            logs: self.0.logs.clone(),
+        })
+    }
+
+    /// All that is written up to this sequence number of RocksDB is synced.
+    pub(super) fn synced(&self, sequence: u64) {
+        self.note(|record| record.sequence = sequence);
+    }
+
+    /// The vote is synced.
+    pub(crate) fn voted(&self, vote: &Vote) {
+        self.note(|record| record.vote = Some(vote.into()));
+    }
+
+    /// The log is synced up to this entry.
+    pub(crate) fn appended(&self, last: &LogId) {
+        self.note(|record| record.last = Some(last.into()));
+    }
+
+    /// Entries were taken back; `last` is the last one that is left.
+    pub(crate) fn truncated(&self, last: Option<&LogId>, truncations: u64) {
+        self.note(|record| {
+            record.last = last.map(LogIdRecord::from);
+            record.truncations = truncations;
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut HighWaterRecord)) {
+        let mut noted = self.0.lock();
+        change(&mut noted.record);
+        let was_new = std::mem::replace(&mut noted.is_new, true);
+        drop(noted);
+        // Once for each write of the file: under load most notes wake no thread.
+        if !was_new {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().expect("no holder of the lock panics")
+    }
+
+    /// The record to write, and whether it is the last one. Returns at the latest after [`IDLE`].
+    fn next(&self) -> (HighWaterRecord, bool) {
+        let waiting = self
+            .changed
+            .wait_timeout_while(self.lock(), IDLE, |noted| !noted.is_new && !noted.is_closed);
+        let (mut noted, _) = waiting.expect("no holder of the lock panics");
+        noted.is_new = false;
+        (noted.record, noted.is_closed)
+    }
+
+    fn pause(&self) {
+        let pausing = self
+            .changed
+            .wait_timeout_while(self.lock(), PACE, |noted| !noted.is_closed);
+        drop(pausing.expect("no holder of the lock panics"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{CommittedLeaderId, LeaderId};
+
+    fn vote(term: u64, voted_for: u64) -> Option<Vote> {
+        Some(Vote {
+            leader_id: LeaderId { term, voted_for },
+            committed: false,
+        })
+    }
+
+    fn entry(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new(CommittedLeaderId { term }, index))
+    }
+
+    fn held(vote: Option<Vote>, last: Option<LogId>, truncations: u64) -> Held {
+        Held {
+            vote,
+            last,
+            truncations: Some(truncations),
+        }
+    }
+
+    fn record(held: &Held) -> HighWaterRecord {
+        let mut record = HighWaterRecord::default();
+        record.note(held);
+        record
+    }
+
+    #[test]
+    fn a_store_that_holds_as_much_or_more_is_not_behind() {
+        let noted = held(vote(3, 1), entry(2, 9), 4);
+        for found in [
+            noted,
+            held(vote(3, 1), entry(2, 10), 4),
+            held(vote(4, 2), entry(3, 5), 4),
+            // The record knows of a truncation that the disk had not kept.
+            held(vote(3, 1), entry(2, 12), 3),
+            // The disk has one that the record does not know of.
+            held(vote(3, 1), entry(1, 2), 5),
+        ] {
+            assert_eq!(record(&noted).check(&found), Ok(()), "{found:?}");
+        }
+        assert_eq!(HighWaterRecord::default().check(&Held::default()), Ok(()));
+    }
+
+    #[test]
+    fn a_store_that_lost_its_vote_or_entries_is_behind() {
+        let noted = held(vote(3, 1), entry(2, 9), 4);
+        for lost in [None, vote(2, 1), vote(3, 2)] {
+            let found = held(lost, entry(2, 9), 4);
+            assert!(matches!(
+                record(&noted).check(&found),
+                Err(Lack::Vote { .. })
+            ));
+        }
+        for lost in [None, entry(2, 8), entry(1, 20)] {
+            for truncations in [3, 4] {
+                let found = held(vote(3, 1), lost, truncations);
+                let checked = record(&noted).check(&found);
+                assert!(matches!(checked, Err(Lack::Entries { .. })), "{found:?}");
+            }
+        }
+        let words = record(&noted).check(&held(vote(3, 1), entry(2, 8), 4));
+        assert_eq!(
+            words.unwrap_err().to_string(),
+            "its log ends at entry 8 of term 2, and entry 9 of term 2 was synced before"
+        );
+    }
+}

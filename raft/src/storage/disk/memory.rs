@@ -1,0 +1,390 @@
+//! A disk in memory, with what a power cut would keep told apart from what it would lose.
+//!
+//! For tests and simulations: the same rules as the real one, without a thread of its own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
+
+use super::{
+    Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, system_entropy,
+};
+use crate::storage::record::{self, Identity, VoteRecord};
+use crate::storage::snapshot::KeyValue;
+use crate::storage::{install, log, store};
+use crate::{entry, state_machine};
+
+/// The disk of one memory-only master. A clone is the same disk: keep one, drop the store, open it again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryDisk(Arc<Mutex<Contents>>);
+
+#[derive(Debug, Default)]
+struct Contents {
+    /// What reads see.
+    current: Families,
+    /// What is left after a power cut.
+    durable: Families,
+    /// Written since the last sync, in order.
+    unsynced: Vec<Changes>,
+    /// Finished snapshots by name. Like files that were synced before they got their name.
+    images: BTreeMap<String, Bytes>,
+    /// Bytes of all snapshots that were ever kept here.
+    image_bytes: u64,
+    /// How long a write takes.
+    delay: Duration,
+    /// Random numbers come from here; `None`: from the operating system.
+    seed: Option<u64>,
+    /// Writes that still succeed before every further one fails; `None` for all.
+    writes_left: Option<usize>,
+}
+
+/// What is left of a log entry after a power cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// The entry with its index and term: equal bytes mean equal entries.
+    Entry(Bytes),
+    /// The registry, in which it is applied.
+    Covered,
+    /// Nothing.
+    Missing,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Families(BTreeMap<Family, BTreeMap<Vec<u8>, Bytes>>);
+
+impl MemoryDisk {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().expect("no holder of the lock panics")
+    }
+
+    pub(crate) fn images(&self) -> BTreeMap<String, Bytes> {
+        self.contents().images.clone()
+    }
+
+    pub(crate) fn change_images(&self, change: impl FnOnce(&mut BTreeMap<String, Bytes>)) {
+        let mut contents = self.contents();
+        let names: Vec<String> = contents.images.keys().cloned().collect();
+        change(&mut contents.images);
+        let added = contents
+            .images
+            .iter()
+            .filter(|(name, _)| !names.contains(name));
+        let added: u64 = added.map(|(_, image)| image.len() as u64).sum();
+        contents.image_bytes += added;
+    }
+
+    /// Bytes of all snapshots that were ever kept here.
+    pub(crate) fn image_bytes(&self) -> u64 {
+        self.contents().image_bytes
+    }
+
+    pub(crate) fn seeded(seed: u64) -> MemoryDisk {
+        let disk = MemoryDisk::default();
+        disk.contents().seed = Some(seed);
+        disk
+    }
+
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        self.contents().delay = delay;
+    }
+
+    /// A power cut: of the writes since the last sync only the first `kept` are left.
+    pub(crate) fn cut_power(&self, kept: usize) {
+        let mut contents = self.contents();
+        let unsynced = std::mem::take(&mut contents.unsynced);
+        for changes in unsynced.into_iter().take(kept) {
+            contents.durable.apply(&changes);
+        }
+        contents.current = contents.durable.clone();
+        contents.writes_left = None;
+    }
+
+    /// After `left` more writes every further one fails, until the power is cut.
+    pub(crate) fn break_after(&self, left: usize) {
+        self.contents().writes_left = Some(left);
+    }
+
+    /// What a power cut would leave of the log entry at `index`: its bytes, or nothing because a snapshot covers it.
+    pub(crate) fn durable_entry(&self, index: u64) -> Durable {
+        let contents = self.contents();
+        let log = contents.durable.0.get(&Family::Log);
+        let key = index.to_be_bytes();
+        let mut rest = log.into_iter().flat_map(|log| log.range(key.to_vec()..));
+        match rest.next() {
+            // The chain before it is this disk's own: only the content is everybody's.
+            Some((found, bytes)) if found[..] == key => {
+                Durable::Entry(bytes.slice(entry::HEAD.min(bytes.len())..))
+            }
+            Some(_later) => Durable::Covered,
+            // The log is cut only behind what is applied, and both are in one write-ahead log.
+            None => {
+                let applied = state_machine::applied(&contents.durable).ok();
+                let applied = applied.and_then(|applied| applied.last_log_id);
+                let applied = applied.map(|last| last.index);
+                // An install is finished at the next start. Names begin with the index, in twenty digits.
+                let newest = contents.images.keys().next_back();
+                let image = newest.and_then(|name| name.get(..20)?.parse::<u64>().ok());
+                match applied.max(image).is_some_and(|last| last >= index) {
+                    true => Durable::Covered,
+                    false => Durable::Missing,
+                }
+            }
+        }
+    }
+
+    /// The log entry at `index`, as reads see it. `None` if it is not there, or not any more.
+    pub(crate) fn entry(&self, index: u64) -> Option<entry::Opened> {
+        let contents = self.contents();
+        let bytes = contents.current.get(Family::Log, &index.to_be_bytes())?;
+        drop(contents);
+        entry::open(index, bytes.into()).ok()
+    }
+
+    /// Term and index of the last log entry, as reads see it. `None` if there is none.
+    pub(crate) fn last_entry(&self) -> Option<(u64, u64)> {
+        let contents = self.contents();
+        let log = contents.current.0.get(&Family::Log)?;
+        let key = log.last_key_value()?.0;
+        let index = u64::from_be_bytes(key.as_slice().try_into().ok()?);
+        drop(contents);
+        let log_id = self.entry(index)?.entry.log_id;
+        Some((log_id.leader_id.term, log_id.index))
+    }
+
+    /// The id that the group gave to the node on this disk, as a power cut would leave it.
+    pub(crate) fn node_id(&self) -> Option<u64> {
+        let bytes = self.contents().durable.get(Family::Meta, store::IDENTITY)?;
+        record::unseal::<Identity>(&bytes).ok()?.node_id
+    }
+
+    /// The newest vote, as a power cut would leave it.
+    pub(crate) fn vote(&self) -> Option<VoteRecord> {
+        let bytes = self.contents().durable.get(Family::Meta, log::VOTE)?;
+        record::unseal(&bytes).ok()
+    }
+
+    /// The last entry that is applied, as reads see it.
+    pub(crate) fn applied(&self) -> Option<u64> {
+        let contents = self.contents();
+        let applied = state_machine::applied(&contents.current).ok()?;
+        Some(applied.last_log_id?.index)
+    }
+
+    /// The registry as reads see it: up to which entry, and its records. `None` before the first entry, and while a
+    /// snapshot takes its place.
+    pub(crate) fn registry(&self) -> Option<(u64, Vec<KeyValue>)> {
+        let contents = self.contents();
+        if install::is_under_way(&contents.current) {
+            return None;
+        }
+        let applied = state_machine::applied(&contents.current)
+            .ok()?
+            .last_log_id?;
+        let records = contents.current.0.get(&Family::Registry);
+        let records = records
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.to_vec()))
+            .collect();
+        Some((applied.index, records))
+    }
+
+    /// Another value for a stored record of the registry, on the disk at once.
+    pub(crate) fn replace_record(&self, key: Vec<u8>, value: Vec<u8>) {
+        let mut changes = Changes::default();
+        changes.put(Family::Registry, key, value);
+        let mut contents = self.contents();
+        contents.current.apply(&changes);
+        contents.durable.apply(&changes);
+    }
+
+    /// A new, empty disk in its place.
+    pub(crate) fn wipe(&self) {
+        let mut contents = self.contents();
+        *contents = Contents {
+            seed: contents.seed,
+            ..Contents::default()
+        };
+    }
+
+    /// Whether a write has failed, or the next one will.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.contents().writes_left == Some(0)
+    }
+
+    /// Writes since the last sync.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.contents().unsynced.len()
+    }
+}
+
+impl Contents {
+    fn count_write(&mut self) -> io::Result<()> {
+        match &mut self.writes_left {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the disk is broken")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Families {
+    fn apply(&mut self, changes: &Changes) {
+        for change in &changes.0 {
+            match change {
+                Change::Put { family, key, value } => {
+                    self.0
+                        .entry(*family)
+                        .or_default()
+                        .insert(key.to_vec(), value.clone());
+                }
+                Change::Delete { family, key } => {
+                    self.0.entry(*family).or_default().remove(key);
+                }
+                Change::DeleteRange { family, from, to } => {
+                    let keys = self.0.entry(*family).or_default();
+                    let mut rest = keys.split_off(from);
+                    keys.append(&mut rest.split_off(to));
+                }
+            }
+        }
+    }
+
+    fn get(&self, family: Family, key: &[u8]) -> Option<Bytes> {
+        self.0.get(&family)?.get(key).cloned()
+    }
+}
+
+impl Read for Families {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(Families::get(self, family, key).map(Vec::from))
+    }
+
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        let Some(keys) = self.0.get(&family) else {
+            return Ok(());
+        };
+        for (key, value) in keys.range(from.to_vec()..) {
+            if visit(key, value)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for MemoryDisk {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Read::get(&self.contents().current, family, key)
+    }
+
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        self.contents().current.scan(family, from, visit)
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn name(&self) -> String {
+        "the memory store".to_owned()
+    }
+
+    fn may_block(&self) -> bool {
+        false
+    }
+
+    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+        let mut contents = self.contents();
+        contents.count_write()?;
+        contents.current.apply(&changes);
+        contents.unsynced.push(changes);
+        if durability == Durability::Synced {
+            for changes in std::mem::take(&mut contents.unsynced) {
+                contents.durable.apply(&changes);
+            }
+        }
+        Ok(())
+    }
+
+    fn delay(&self) -> Duration {
+        self.contents().delay
+    }
+
+    fn entropy(&self) -> io::Result<u64> {
+        let mut contents = self.contents();
+        let Some(seed) = &mut contents.seed else {
+            drop(contents);
+            return system_entropy();
+        };
+        // SplitMix64.
+        *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Ok(mixed ^ (mixed >> 31))
+    }
+
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {
+        let view: Box<dyn Pinned> = Box::new(self.contents().current.clone());
+        future::ready(Ok(view)).boxed()
+    }
+}
+
+impl Pinned for Families {
+    fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>> {
+        future::ready(work(self.as_ref())).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str) -> Changes {
+        let mut changes = Changes::default();
+        changes.put(Family::Meta, key, b"value".to_vec());
+        changes
+    }
+
+    fn held(disk: &MemoryDisk) -> Vec<String> {
+        let mut keys = Vec::new();
+        disk.scan(Family::Meta, b"", &mut |key, _| {
+            keys.push(String::from_utf8(key.to_vec()).unwrap());
+            Ok(std::ops::ControlFlow::Continue(()))
+        })
+        .unwrap();
+        keys
+    }
+
+    #[test]
+    fn a_power_cut_keeps_the_synced_and_a_prefix_of_the_rest() {
+        let disk = MemoryDisk::default();
+        disk.write(put("a"), Durability::Buffered).unwrap();
+        disk.write(put("b"), Durability::Synced).unwrap();
+        disk.write(put("c"), Durability::Buffered).unwrap();
+        disk.write(put("d"), Durability::Buffered).unwrap();
+        assert_eq!(held(&disk), ["a", "b", "c", "d"]);
+        disk.cut_power(1);
+        assert_eq!(held(&disk), ["a", "b", "c"]);
+        disk.cut_power(0);
+        assert_eq!(held(&disk), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_range_is_deleted_up_to_its_end_not_including_it() {
+        let disk = MemoryDisk::default();
+        for key in ["a", "b", "c", "d"] {
+            disk.write(put(key), Durability::Buffered).unwrap();
+        }
+        let mut changes = Changes::default();
+        changes.delete_range(Family::Meta, b"b".to_vec(), b"d".to_vec());
+        disk.write(changes, Durability::Buffered).unwrap();
+        assert_eq!(held(&disk), ["a", "d"]);
+    }
+}

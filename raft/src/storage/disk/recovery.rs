@@ -1,0 +1,387 @@
+//! What is looked at in the folder of a RocksDB before RocksDB opens it.
+//!
+//! RocksDB makes a new store where `CURRENT` is missing, drops the last edits of a damaged manifest, and drops everything behind a
+//! damaged record of a write-ahead log; after that nothing shows what was there. So the files are judged here first. A torn end is
+//! cut off and what is left is synced: it never looks torn again, whatever is written after it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::frames::{self, Found};
+use super::high_water::{HighWaterRecord, Manifest};
+use super::wal::{Judge, Spot, Verdict};
+use crate::storage::directory::OpenError;
+
+const CURRENT: &str = "CURRENT";
+
+/// The write-ahead logs that were found, for messages.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    /// Oldest first.
+    paths: Vec<PathBuf>,
+    cut: Option<Cut>,
+    /// The newest one that there was before.
+    newest: Option<u64>,
+}
+
+/// The end that was cut off a log.
+#[derive(Debug)]
+struct Cut {
+    path: PathBuf,
+    offset: u64,
+    bytes: u64,
+}
+
+impl Logs {
+    /// As in "the write-ahead logs …".
+    pub(super) fn names(&self) -> String {
+        let names: Vec<_> = self.paths.iter().map(|path| name(path)).collect();
+        let mut text = match names.is_empty() {
+            true => "(there are none)".to_owned(),
+            false => names.join(", "),
+        };
+        if let Some(cut) = &self.cut {
+            let name = name(&cut.path);
+            text = format!(
+                "{text} ({} unreadable bytes at byte {} of {name} were cut off)",
+                cut.bytes, cut.offset
+            );
+        }
+        if let Some(newest) = self.newest {
+            text = format!("{text}; the newest one was {newest:06}.log");
+        }
+        text
+    }
+}
+
+/// Judges the files of the store. Nothing is changed unless all of them may be used.
+pub(super) fn prepare(store: &Path, noted: Option<&HighWaterRecord>) -> Result<Logs, OpenError> {
+    let mut logs = numbered(store, ".log")?;
+    let tables = numbered(store, ".sst")?;
+    logs.sort_unstable();
+    let manifest = current_manifest(store)?;
+    match &manifest {
+        None if logs.is_empty() && tables.is_empty() && noted.is_none() => {}
+        None => return Err(damaged(&store.join(CURRENT), "it is missing".to_owned())),
+        Some(number) => check_manifest(store, *number, noted)?,
+    }
+    let paths = logs.into_iter().map(|(_, path)| path).collect();
+    check_logs(store, paths, noted)
+}
+
+/// The files whose names are a number and this ending.
+pub(super) fn numbered(store: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)>, OpenError> {
+    let entries = match fs::read_dir(store) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(OpenError::io("read", store)(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(OpenError::io("read", store))?.path();
+        let number = name(&path)
+            .strip_suffix(ending)
+            .and_then(|number| number.parse().ok());
+        if let Some(number) = number {
+            files.push((number, path));
+        }
+    }
+    Ok(files)
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn damaged(path: &Path, what: String) -> OpenError {
+    let path = path.to_owned();
+    OpenError::Damaged { path, what }
+}
+
+/// The number of the manifest that is in use; `None` in a new store.
+pub(super) fn current_manifest(store: &Path) -> Result<Option<u64>, OpenError> {
+    let path = store.join(CURRENT);
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io("read", &path)(error)),
+    };
+    let number = text
+        .strip_prefix("MANIFEST-")
+        .and_then(|rest| rest.strip_suffix('\n'))
+        .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|number| number.parse().ok());
+    match number {
+        Some(number) if manifest_path(store, number).exists() => Ok(Some(number)),
+        Some(_) => Err(damaged(
+            &path,
+            format!("it names {:?}, which is not there", text.trim_end()),
+        )),
+        None => Err(damaged(&path, format!("it says {text:?}"))),
+    }
+}
+
+pub(super) fn manifest_path(store: &Path, number: u64) -> PathBuf {
+    store.join(format!("MANIFEST-{number:06}"))
+}
+
+/// RocksDB itself takes a manifest that ends early for one whose last edit was interrupted.
+fn check_manifest(
+    store: &Path,
+    number: u64,
+    noted: Option<&HighWaterRecord>,
+) -> Result<(), OpenError> {
+    let Some(Manifest { number: of, bytes }) = noted.and_then(|noted| noted.manifest) else {
+        return Ok(());
+    };
+    if number < of {
+        let what = format!("it names manifest {number}, and manifest {of} was in use before");
+        return Err(damaged(&store.join(CURRENT), what));
+    }
+    if number > of {
+        return Ok(());
+    }
+    let path = manifest_path(store, number);
+    let content = fs::read(&path).map_err(OpenError::io("read", &path))?;
+    let mut at = 0;
+    while (at as u64) < bytes {
+        match frames::next(&content, at) {
+            Found::Record { end, .. } => at = end,
+            Found::End => {
+                let what = format!("it has {at} bytes, and {bytes} were synced before");
+                return Err(damaged(&path, what));
+            }
+            Found::Broken { at } => {
+                let what = format!(
+                    "what is at byte {at} is not what was written, and {bytes} bytes were synced before"
+                );
+                return Err(damaged(&path, what));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_logs(
+    store: &Path,
+    paths: Vec<PathBuf>,
+    noted: Option<&HighWaterRecord>,
+) -> Result<Logs, OpenError> {
+    let key = noted.map(|noted| noted.key);
+    let mut judge = Judge::new(key, noted.map(|noted| noted.sequence));
+    for path in &paths {
+        // One at a time: together they may be 64 MiB.
+        let bytes = fs::read(path).map_err(OpenError::io("read", path))?;
+        judge.read(&bytes);
+    }
+    let cut = match judge.verdict() {
+        Verdict::Whole => None,
+        Verdict::Torn(at) => Some(cut_off(&paths, at)?),
+        Verdict::Damaged { at, lost, witness } => return Err(refusal(&paths, at, lost, witness)),
+    };
+    for path in &paths {
+        sync(path).map_err(OpenError::io("sync", path))?;
+    }
+    if !paths.is_empty() {
+        sync(store).map_err(OpenError::io("sync", store))?;
+    }
+    let newest = noted.map(|noted| noted.newest_log).filter(|log| *log > 0);
+    Ok(Logs { paths, cut, newest })
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn refusal(paths: &[PathBuf], at: Spot, lost: u64, witness: Option<Spot>) -> OpenError {
+    let shown_by = match witness {
+        Some(spot) => format!(
+            "the valid record at byte {} of {}",
+            spot.offset,
+            name(&paths[spot.file])
+        ),
+        None => "the high-water record".to_owned(),
+    };
+    let what = format!(
+        "what is at byte {} of this write-ahead log is not what was written (write {lost} is missing), \
+         and {shown_by} shows that it had been synced, so no power cut explains it",
+        at.offset
+    );
+    damaged(&paths[at.file], what)
+}
+
+/// Cuts off what a power cut left of writes that nobody was answered for: from `at` on, and all of the later logs.
+fn cut_off(paths: &[PathBuf], at: Spot) -> Result<Cut, OpenError> {
+    let mut dropped = 0;
+    // The last one first: until the cut is complete, the next start finds it torn at the same place.
+    for (file, path) in paths.iter().enumerate().skip(at.file).rev() {
+        let keep = match file == at.file {
+            true => at.offset as u64,
+            false => 0,
+        };
+        let cut = || -> io::Result<u64> {
+            let file = File::options().write(true).open(path)?;
+            let length = file.metadata()?.len();
+            file.set_len(keep)?;
+            file.sync_all()?;
+            Ok(length.saturating_sub(keep))
+        };
+        dropped += cut().map_err(OpenError::io("cut the torn end off", path))?;
+    }
+    let cut = Cut {
+        path: paths[at.file].clone(),
+        offset: at.offset as u64,
+        bytes: dropped,
+    };
+    tracing::warn!(
+        path = %cut.path.display(),
+        offset = cut.offset,
+        bytes = cut.bytes,
+        "the write-ahead log ends in a write that a power cut interrupted; it was not synced and is cut off"
+    );
+    Ok(cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::frames::tests::FrameWriter;
+    use crate::storage::disk::wal;
+
+    const KEY: u64 = 7;
+
+    /// The folder of a store with this manifest and these logs.
+    fn store(manifest: &[u8], logs: &[(u64, &[u8])]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::write(path.join(CURRENT), "MANIFEST-000005\n").unwrap();
+        fs::write(manifest_path(path, 5), manifest).unwrap();
+        for (number, bytes) in logs {
+            fs::write(path.join(format!("{number:06}.log")), bytes).unwrap();
+        }
+        folder
+    }
+
+    fn frames(records: &[&[u8]]) -> Vec<u8> {
+        let mut writer = FrameWriter::default();
+        records.iter().for_each(|record| writer.record(record));
+        writer.0
+    }
+
+    /// One batch of one change, which was written when everything up to `synced` was synced.
+    fn batch(sequence: u64, synced: u64) -> Vec<u8> {
+        let mut batch = sequence.to_le_bytes().to_vec();
+        batch.extend(1_u32.to_le_bytes());
+        batch.extend(wal::MARK_HEAD);
+        batch.extend(wal::mark(KEY, synced));
+        batch.extend([0x5a; 100]);
+        batch
+    }
+
+    fn noted(sequence: u64, manifest: Option<Manifest>) -> HighWaterRecord {
+        HighWaterRecord {
+            key: KEY,
+            sequence,
+            manifest,
+            ..HighWaterRecord::default()
+        }
+    }
+
+    fn refused(folder: &tempfile::TempDir, noted: &HighWaterRecord) -> String {
+        prepare(folder.path(), Some(noted)).unwrap_err().to_string()
+    }
+
+    fn length(folder: &tempfile::TempDir, number: u64) -> u64 {
+        let path = folder.path().join(format!("{number:06}.log"));
+        fs::metadata(path).unwrap().len()
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_off_with_all_later_logs_and_never_looks_torn_again() {
+        let whole = frames(&[&batch(1, 0), &batch(2, 1)]);
+        let torn = &frames(&[&batch(1, 0), &batch(2, 1), &batch(3, 2)])[..whole.len() + 50];
+        let later = frames(&[&batch(4, 2)]);
+        let folder = store(b"", &[(8, torn), (11, &later)]);
+        let noted = noted(2, None);
+        let logs = prepare(folder.path(), Some(&noted)).unwrap();
+        assert_eq!(
+            (length(&folder, 8), length(&folder, 11)),
+            (whole.len() as u64, 0)
+        );
+        let cut = format!(
+            "unreadable bytes at byte {} of 000008.log were cut off",
+            whole.len()
+        );
+        assert!(logs.names().contains(&cut), "{}", logs.names());
+        // What is written from now on is in a newer log, and says that it was synced. The old ones may come back after a cut.
+        let next = frames(&[&batch(3, 2), &batch(4, 3), &batch(5, 4)]);
+        fs::write(folder.path().join("000014.log"), next).unwrap();
+        let logs = prepare(folder.path(), Some(&self::noted(4, None))).unwrap();
+        assert_eq!(logs.names(), "000008.log, 000011.log, 000014.log");
+    }
+
+    #[test]
+    fn logs_that_are_refused_are_left_as_they_are() {
+        let mut damaged = frames(&[&batch(1, 0), &batch(2, 1), &batch(3, 2)]);
+        damaged[60] ^= 1;
+        let folder = store(b"", &[(8, &damaged), (11, &frames(&[&batch(4, 3)]))]);
+        let text = refused(&folder, &noted(0, None));
+        assert!(
+            text.contains("000008.log is damaged: what is at byte 0"),
+            "{text}"
+        );
+        assert_eq!(length(&folder, 8), damaged.len() as u64);
+        assert!(length(&folder, 11) > 0);
+    }
+
+    #[test]
+    fn a_manifest_that_lost_a_synced_edit_is_refused() {
+        let manifest = frames(&[b"the first edit", b"the second edit"]);
+        let bytes = manifest.len() as u64;
+        let all = noted(0, Some(Manifest { number: 5, bytes }));
+        prepare(store(&manifest, &[]).path(), Some(&all)).unwrap();
+        // Behind what was synced anything may be.
+        let longer = [&manifest[..], b"half"].concat();
+        prepare(store(&longer, &[]).path(), Some(&all)).unwrap();
+        let first = frames(&[b"the first edit"]);
+        let text = refused(&store(&first, &[]), &all);
+        assert!(
+            text.contains("MANIFEST-000005 is damaged: it has 21 bytes"),
+            "{text}"
+        );
+        let mut flipped = manifest;
+        *flipped.last_mut().unwrap() ^= 1;
+        let text = refused(&store(&flipped, &[]), &all);
+        assert!(
+            text.contains("MANIFEST-000005 is damaged: what is at byte 21"),
+            "{text}"
+        );
+        let newer = noted(0, Some(Manifest { number: 6, bytes }));
+        let text = refused(&store(&first, &[]), &newer);
+        assert!(text.contains("manifest 6 was in use before"), "{text}");
+    }
+
+    /// RocksDB would begin a new store over what is there.
+    #[test]
+    fn only_an_empty_folder_may_lack_current() {
+        let empty = tempfile::tempdir().unwrap();
+        prepare(empty.path(), None).unwrap();
+        prepare(&empty.path().join("not-there"), None).unwrap();
+        assert!(refused(&empty, &noted(0, None)).contains("CURRENT is damaged: it is missing"));
+        fs::write(empty.path().join("000004.sst"), b"").unwrap();
+        assert!(prepare(empty.path(), None).is_err());
+        let folder = store(b"", &[]);
+        for text in [
+            "",
+            "MANIFEST-000004\n",
+            "MANIFEST-000005",
+            "MANIFEST-00000\u{75}\n",
+        ] {
+            fs::write(folder.path().join(CURRENT), text).unwrap();
+            let text = refused(&folder, &noted(0, None));
+            assert!(text.contains("CURRENT is damaged"), "{text}");
+        }
+    }
+}

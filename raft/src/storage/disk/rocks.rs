@@ -1,0 +1,291 @@
+//! The disk of a real master: one RocksDB.
+//!
+//! One write-ahead log orders all four families among each other. Nothing here decides when to sync. Its files are judged before
+//! RocksDB sees them, see `recovery`, `wal` and `high_water`.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, DBRecoveryMode, ErrorKind, LogLevel, Options, WriteBatch, WriteOptions,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::high_water::{self, Held, HighWater, HighWaterRecord, Keeper};
+use super::recovery::Logs;
+use super::{
+    Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, recovery,
+    system_entropy, wal,
+};
+use crate::fatal::Fatal;
+use crate::storage::directory::{Directory, OpenError};
+
+const MIB: usize = 1 << 20;
+
+/// A RocksDB and the right to use its directory.
+pub(crate) struct RocksDisk {
+    /// Ended before the store is closed, and that before the directory is unlocked: fields are dropped in this order.
+    keeper: Keeper,
+    db: DB,
+    directory: Directory,
+    /// Tells this store's marks from other bytes.
+    key: u64,
+    /// Everything up to this sequence number is synced.
+    synced: AtomicU64,
+}
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Family::Log => "log",
+            Family::Meta => "meta",
+            Family::Registry => "registry",
+            Family::RegistryMeta => "registry_meta",
+        }
+    }
+}
+
+impl RocksDisk {
+    pub(crate) fn open(directory: Directory) -> Result<RocksDisk, OpenError> {
+        let path = directory.store();
+        let noted = high_water::read(&directory.high_water())?;
+        let logs = recovery::prepare(&path, noted.as_ref())?;
+        let db = open_db(&path)?;
+        let sequence = db.latest_sequence_number();
+        if let Some(noted) = &noted
+            && sequence < noted.sequence
+        {
+            return Err(ends_early(&path, sequence, noted, &logs));
+        }
+        let key = match &noted {
+            Some(noted) => noted.key,
+            None => system_entropy().map_err(OpenError::io("draw a key for", &path))?,
+        };
+        let high_water = HighWater::new(noted, key, logs.names());
+        // Recovery has synced what it found: `recovery::prepare` the logs, RocksDB the tables that it made of them.
+        high_water.synced(sequence);
+        Ok(RocksDisk {
+            keeper: Keeper::new(high_water),
+            db,
+            directory,
+            key,
+            synced: AtomicU64::new(sequence),
+        })
+    }
+
+    fn family(&self, family: Family) -> &ColumnFamily {
+        let handle = self.db.cf_handle(family.name());
+        handle.expect("every family was opened with the store")
+    }
+}
+
+fn open_db(path: &Path) -> Result<DB, OpenError> {
+    let cache = Cache::new_lru_cache(32 * MIB);
+    let family =
+        |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache));
+    let opened = DB::open_cf_descriptors(&options(), path, Family::ALL.map(family));
+    opened.map_err(|error| refused(path, error))
+}
+
+/// Both numbers count changes, over all families.
+fn ends_early(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &Logs) -> OpenError {
+    OpenError::Damaged {
+        path: path.to_owned(),
+        what: format!(
+            "it ends at write {sequence}, and write {} was synced before; its write-ahead logs are {}",
+            noted.sequence,
+            logs.names()
+        ),
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    // The torn end that a power cut leaves is cut off before: what RocksDB still finds wrong is damage. Missing or foreign files are
+    // seen by what the manifest says of them.
+    options.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_manual_wal_flush(false);
+    options.set_unordered_write(false);
+    options.set_recycle_log_file_num(0);
+    options.set_max_total_wal_size(64 * MIB as u64);
+    options.set_max_open_files(256);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn family_options(family: Family, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_paranoid_checks(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    let buffer = match family {
+        Family::Log | Family::Registry => 16 * MIB,
+        Family::Meta | Family::RegistryMeta => MIB,
+    };
+    options.set_write_buffer_size(buffer);
+    options
+}
+
+fn refused(path: &Path, error: rocksdb::Error) -> OpenError {
+    // A file that is missing is damage too; RocksDB gives causes as texts.
+    let is_missing = error.as_ref().contains("No such file or directory");
+    match error.kind() {
+        kind if is_missing || kind == ErrorKind::Corruption => OpenError::Damaged {
+            path: path.to_owned(),
+            what: error.into_string(),
+        },
+        _ => OpenError::Io {
+            what: "open",
+            path: path.to_owned(),
+            source: error.into(),
+        },
+    }
+}
+
+fn io_error(error: rocksdb::Error) -> io::Error {
+    let kind = match error.kind() {
+        ErrorKind::Corruption => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
+fn visit_all(mut keys: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    keys.seek(from);
+    while let Some((key, value)) = keys.item() {
+        if visit(key, value)?.is_break() {
+            return Ok(());
+        }
+        keys.next();
+    }
+    keys.status().map_err(io_error)
+}
+
+impl Read for RocksDisk {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.db.get_cf(self.family(family), key).map_err(io_error)
+    }
+
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        visit_all(self.db.raw_iterator_cf(self.family(family)), from, visit)
+    }
+}
+
+impl Disk for RocksDisk {
+    fn name(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
+    fn may_block(&self) -> bool {
+        true
+    }
+
+    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        // First, so that the judge of a damaged log finds it.
+        batch.put_log_data(wal::mark(self.key, self.synced.load(Ordering::Relaxed)));
+        for change in &changes.0 {
+            match change {
+                Change::Put { family, key, value } => {
+                    batch.put_cf(self.family(*family), key, value);
+                }
+                Change::Delete { family, key } => batch.delete_cf(self.family(*family), key),
+                Change::DeleteRange { family, from, to } => {
+                    batch.delete_range_cf(self.family(*family), from, to);
+                }
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        self.db.write_opt(batch, &options).map_err(io_error)?;
+        if durability == Durability::Synced {
+            // Writes come from one place: nothing else has been written meanwhile.
+            let sequence = self.db.latest_sequence_number();
+            self.synced.store(sequence, Ordering::Relaxed);
+            self.keeper.high_water().synced(sequence);
+        }
+        Ok(())
+    }
+
+    fn high_water(&self) -> Option<HighWater> {
+        Some(self.keeper.high_water().clone())
+    }
+
+    fn keep_high_water(&self, held: &Held, fatal: Fatal) -> io::Result<()> {
+        let (path, store) = (self.directory.high_water(), self.directory.store());
+        self.keeper.start(path, store, held, fatal)
+    }
+
+    /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held until the work is done.
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {
+        async move {
+            let (pinned, ready) = oneshot::channel();
+            let (work, next) = oneshot::channel::<ViewWork>();
+            let thread = tokio::task::spawn_blocking(move || {
+                let view = View {
+                    snapshot: self.db.snapshot(),
+                    disk: &self,
+                };
+                // Whoever asked may be gone: then there is no work either.
+                let _ = pinned.send(());
+                match next.blocking_recv() {
+                    Ok(work) => work(&view),
+                    Err(_) => Ok(()),
+                }
+            });
+            ready.await.map_err(io::Error::other)?;
+            let pinned: Box<dyn Pinned> = Box::new(PinnedThread { work, thread });
+            Ok(pinned)
+        }
+        .boxed()
+    }
+}
+
+struct View<'a> {
+    snapshot: rocksdb::Snapshot<'a>,
+    disk: &'a RocksDisk,
+}
+
+impl Read for View<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let got = self.snapshot.get_cf(self.disk.family(family), key);
+        got.map_err(io_error)
+    }
+
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        let keys = self.snapshot.raw_iterator_cf(self.disk.family(family));
+        visit_all(keys, from, visit)
+    }
+}
+
+struct PinnedThread {
+    work: oneshot::Sender<ViewWork>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Pinned for PinnedThread {
+    fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>> {
+        async move {
+            let PinnedThread { work: send, thread } = *self;
+            // A thread that is gone says below why.
+            let _ = send.send(work);
+            thread.await.map_err(io::Error::other)?
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,354 @@
+//! Whether the write-ahead logs of a store are what was written, and if not, whether a power cut explains it.
+//!
+//! A power cut damages only what was not synced, and that in any order: a later block may be on the disk and an earlier one not.
+//! So a valid record behind a damaged one proves nothing by itself. Each record therefore carries a mark: how far the logs were
+//! synced when it was written. Damage at or before what a later mark, or the high-water record, says was synced is no power cut.
+
+use super::frames::{self, Found};
+
+/// A batch is its sequence number (8 bytes), its count (4) and its changes, each after a tag. Source: `db/write_batch.cc` of RocksDB.
+/// The first one is the mark, which RocksDB keeps in the log only: the tag of log data, and its length.
+pub(super) const MARK_HEAD: [u8; 2] = [3, MARK as u8];
+pub(super) const MARK: usize = 8 + 8;
+
+/// The mark of the next batch: everything up to the sequence number `synced` is synced. The key tells the marks of this store from
+/// bytes that merely look like one.
+pub(super) fn mark(key: u64, synced: u64) -> [u8; MARK] {
+    let mut mark = [0; MARK];
+    mark[..8].copy_from_slice(&key.to_le_bytes());
+    mark[8..].copy_from_slice(&synced.to_le_bytes());
+    mark
+}
+
+/// What a record of a write-ahead log says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Batch {
+    /// The sequence number of its first change.
+    first: u64,
+    /// That of its last one.
+    last: u64,
+    mark: Option<(u64, u64)>,
+}
+
+impl Batch {
+    fn of(content: &[u8]) -> Option<Batch> {
+        let (first, rest) = content.split_first_chunk::<8>()?;
+        let (count, rest) = rest.split_first_chunk::<4>()?;
+        let first = u64::from_le_bytes(*first);
+        let count = u64::from(u32::from_le_bytes(*count));
+        let mark = rest.strip_prefix(&MARK_HEAD).and_then(|rest| {
+            let (key, rest) = rest.split_first_chunk::<8>()?;
+            let (synced, _) = rest.split_first_chunk::<8>()?;
+            Some((u64::from_le_bytes(*key), u64::from_le_bytes(*synced)))
+        });
+        Some(Batch {
+            first,
+            last: first.checked_add(count)?.checked_sub(1)?,
+            mark,
+        })
+    }
+}
+
+/// A place in one of the logs that were read, counted from the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) file: usize,
+    pub(super) offset: usize,
+}
+
+/// Reads the logs, oldest first.
+#[derive(Debug)]
+pub(super) struct Judge {
+    /// The key of this store's marks; `None` for a store that never had one.
+    key: Option<u64>,
+    /// Everything up to here was synced, as far as is known.
+    synced: Option<u64>,
+    files: usize,
+    /// The last sequence number before the damage.
+    last: Option<u64>,
+    damage: Option<Spot>,
+    /// The first sequence number that is damaged.
+    lost: Option<u64>,
+    /// A record that was written when the damaged one was synced.
+    witness: Option<Spot>,
+}
+
+/// What the logs are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// What was written.
+    Whole,
+    /// What a power cut leaves: nothing from there on is known to have been synced.
+    Torn(Spot),
+    /// Less than what was synced.
+    Damaged {
+        at: Spot,
+        /// The first sequence number that is missing.
+        lost: u64,
+        /// The record that shows it; `None` if the high-water record does.
+        witness: Option<Spot>,
+    },
+}
+
+impl Judge {
+    pub(super) fn new(key: Option<u64>, synced: Option<u64>) -> Judge {
+        Judge {
+            key,
+            synced,
+            files: 0,
+            last: None,
+            damage: None,
+            lost: None,
+            witness: None,
+        }
+    }
+
+    /// Takes the next log in.
+    pub(super) fn read(&mut self, bytes: &[u8]) {
+        let file = self.files;
+        self.files += 1;
+        let from = match self.damage {
+            Some(_) => 0,
+            None => match self.walk(bytes) {
+                None => return,
+                Some(offset) => {
+                    self.damage = Some(Spot { file, offset });
+                    self.lost = self.last.map(|last| last + 1);
+                    offset
+                }
+            },
+        };
+        self.look_behind(file, bytes, from);
+    }
+
+    /// Reads record after record. Returns where that ends before the file does.
+    fn walk(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        let mut expected = None;
+        loop {
+            let (start, content, end) = match frames::next(bytes, at) {
+                Found::Record {
+                    start,
+                    content,
+                    end,
+                } => (start, content, end),
+                Found::End => return None,
+                Found::Broken { at } => return Some(at),
+            };
+            // Within one file no sequence number is left out: a whole record in the place of another is damage too.
+            let batch = Batch::of(&content);
+            let batch = batch.filter(|batch| expected.is_none_or(|first| first == batch.first));
+            let Some(batch) = batch else {
+                return Some(start);
+            };
+            self.last = Some(batch.last);
+            expected = Some(batch.last + 1);
+            at = end;
+        }
+    }
+
+    /// Looks for a record behind the damage that was written after what is damaged was synced.
+    fn look_behind(&mut self, file: usize, bytes: &[u8], mut at: usize) {
+        while self.witness.is_none()
+            && let Some((offset, content, end)) = frames::search(bytes, at)
+        {
+            at = end;
+            let Some(batch) = Batch::of(&content) else {
+                continue;
+            };
+            let synced = match (batch.mark, self.key) {
+                (Some((found, synced)), Some(key)) if found == key => synced,
+                // Another store's: a record that lay there before.
+                (_, Some(_)) => continue,
+                // From before there were marks: as if each batch had been synced.
+                (_, None) => batch.first.saturating_sub(1),
+            };
+            // Nothing valid is before the damage: at least what ends where this begins is damaged.
+            let lost = *self.lost.get_or_insert(batch.first.saturating_sub(1));
+            if synced >= lost && batch.first > lost {
+                self.witness = Some(Spot { file, offset });
+            }
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        let Some(at) = self.damage else {
+            return Verdict::Whole;
+        };
+        let (lost, witness) = (self.lost, self.witness);
+        match lost {
+            Some(lost) if witness.is_some() || self.synced >= Some(lost) => {
+                Verdict::Damaged { at, lost, witness }
+            }
+            _ => Verdict::Torn(at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::disk::frames::tests::FrameWriter;
+
+    const KEY: u64 = 0x6b65_7931;
+
+    /// A log that is being written, with the ends of its batches.
+    #[derive(Default)]
+    struct Log {
+        frames: FrameWriter,
+        ends: Vec<usize>,
+    }
+
+    impl Log {
+        /// A batch of two changes.
+        fn batch(&mut self, first: u64, mark: Option<[u8; MARK]>, size: usize) {
+            let mut content = first.to_le_bytes().to_vec();
+            content.extend(2_u32.to_le_bytes());
+            if let Some(mark) = mark {
+                content.extend(MARK_HEAD);
+                content.extend(mark);
+            }
+            content.resize(8 + 4 + 2 + MARK + size, 0x5a);
+            self.frames.record(&content);
+            self.ends.push(self.frames.0.len());
+        }
+    }
+
+    /// Batches of two changes from sequence number 1 on; `synced` says after which ones a sync was done.
+    fn log(batches: u64, size: usize, synced: impl Fn(u64) -> bool) -> Log {
+        let mut log = Log::default();
+        let mut mark_now = 0;
+        for number in 0..batches {
+            log.batch(number * 2 + 1, Some(mark(KEY, mark_now)), size);
+            if synced(number) {
+                mark_now = number * 2 + 2;
+            }
+        }
+        log
+    }
+
+    fn judged(files: &[&[u8]], synced: Option<u64>) -> Verdict {
+        let mut judge = Judge::new(Some(KEY), synced);
+        files.iter().for_each(|file| judge.read(file));
+        judge.verdict()
+    }
+
+    fn spot(offset: usize) -> Spot {
+        Spot { file: 0, offset }
+    }
+
+    #[test]
+    fn a_flipped_bit_with_synced_records_behind_it_is_damage_wherever_it_is() {
+        let log = log(40, 3000, |_| true);
+        let bytes = &log.frames.0;
+        for at in (0..log.ends[37]).step_by(61) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 16;
+            let verdict = judged(&[&flipped], None);
+            let ends_before = log.ends.iter().filter(|end| **end <= at).count() as u64;
+            match verdict {
+                Verdict::Damaged { lost, witness, .. } => {
+                    // With nothing valid before the damage, only the end of what is damaged is known.
+                    assert_eq!(lost, (ends_before * 2 + 1).max(2), "{at}");
+                    assert!(witness.unwrap().offset > at.saturating_sub(8), "{at}");
+                }
+                Verdict::Whole => assert!(bytes[at] == 0 && at % (32 << 10) > (32 << 10) - 7),
+                Verdict::Torn(spot) => panic!("{at}: taken for torn at {spot:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn whole_blocks_that_a_cut_lost_before_ones_that_it_kept_are_torn() {
+        // The last sync was after batch 9; thirty more were on their way.
+        let log = log(40, 3000, |number| number == 9);
+        let synced = log.ends[9];
+        for lost in (synced.next_multiple_of(4096)..log.frames.0.len()).step_by(4096) {
+            let mut bytes = log.frames.0.clone();
+            let end = bytes.len().min(lost + 4096);
+            bytes[lost..end].fill(0);
+            let verdict = judged(&[&bytes], Some(20));
+            assert!(
+                matches!(verdict, Verdict::Torn(spot) if spot.offset >= synced),
+                "{lost}: {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn damage_at_the_end_is_judged_by_the_high_water_record() {
+        let log = log(10, 50, |_| true);
+        let mut bytes = log.frames.0;
+        *bytes.last_mut().unwrap() ^= 1;
+        let at = spot(log.ends[8]);
+        assert_eq!(judged(&[&bytes], Some(18)), Verdict::Torn(at));
+        let (lost, witness) = (19, None);
+        let damaged = Verdict::Damaged { at, lost, witness };
+        assert_eq!(judged(&[&bytes], Some(20)), damaged);
+        bytes.truncate(log.ends[8] + 3);
+        assert_eq!(judged(&[&bytes], Some(20)), damaged);
+    }
+
+    #[test]
+    fn a_later_log_is_a_witness_of_an_earlier_one() {
+        let first = log(10, 50, |_| true);
+        let mut second = Log::default();
+        second.batch(21, Some(mark(KEY, 18)), 50);
+        let torn = &first.frames.0[..first.ends[8] + 5];
+        assert_eq!(
+            judged(&[torn, &second.frames.0], None),
+            Verdict::Torn(spot(first.ends[8]))
+        );
+        second.batch(23, Some(mark(KEY, 20)), 50);
+        let witness = Some(Spot {
+            file: 1,
+            offset: second.ends[0],
+        });
+        let at = spot(first.ends[8]);
+        let lost = 19;
+        assert_eq!(
+            judged(&[torn, &second.frames.0], None),
+            Verdict::Damaged { at, lost, witness }
+        );
+    }
+
+    #[test]
+    fn a_record_of_another_store_or_of_older_times_is_no_witness() {
+        let log = log(3, 50, |number| number == 0);
+        for (first, key) in [(5, KEY + 1), (1, KEY)] {
+            let mut other = Log::default();
+            other.batch(first, Some(mark(key, 99)), 50);
+            let mut bytes = log.frames.0[..log.ends[1]].to_vec();
+            bytes.extend([0; 20]);
+            bytes.extend(&other.frames.0);
+            assert_eq!(judged(&[&bytes], Some(2)), Verdict::Torn(spot(log.ends[1])));
+        }
+    }
+
+    #[test]
+    fn without_marks_anything_valid_behind_the_damage_is_a_witness() {
+        let mut log = Log::default();
+        (0..5).for_each(|number| log.batch(number * 2 + 1, None, 50));
+        let mut bytes = log.frames.0;
+        bytes[log.ends[1] + 30] ^= 1;
+        let mut judge = Judge::new(None, None);
+        judge.read(&bytes);
+        assert!(matches!(judge.verdict(), Verdict::Damaged { lost: 5, .. }));
+        let mut judge = Judge::new(None, None);
+        judge.read(&bytes[..log.ends[2]]);
+        assert_eq!(judge.verdict(), Verdict::Torn(spot(log.ends[1])));
+    }
+
+    #[test]
+    fn a_whole_record_in_the_place_of_another_is_damage() {
+        let log = log(5, 50, |_| true);
+        let mut bytes = log.frames.0.clone();
+        let (from, to) = (log.ends[1], log.ends[2]);
+        bytes.drain(from..to);
+        let verdict = judged(&[&bytes], None);
+        assert!(
+            matches!(verdict, Verdict::Damaged { at, lost: 5, .. } if at.offset == from),
+            "{verdict:?}"
+        );
+    }
+}

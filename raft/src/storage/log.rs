@@ -1,0 +1,483 @@
+//! The log and the vote, as openraft asks for them.
+//!
+//! A vote is durable when `save_vote` returns. Entries can be read when `append` returns and are durable when its callback is called,
+//! so that the leader's own sync overlaps with the followers'. What an entry means is of no concern here.
+
+mod noted;
+mod tail;
+mod verify;
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use argosy_state::bugs::{self, Bug};
+use futures::{Stream, stream};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use tokio::sync::watch;
+
+use super::disk::{self, Changes, Disk, Durability, Family};
+use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
+use super::unwritten::Unwritten;
+use super::writer::Writer;
+use crate::entry::{self, EntryError, Link};
+use crate::fatal::{Fatal, FatalError};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
+
+use tail::{Budget, Tail};
+pub(crate) use verify::LogError;
+
+pub(crate) const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+const TRUNCATIONS: &[u8] = b"truncations";
+
+/// Commands read at once, in bytes: what one message and one turn carry.
+const READ_BYTES: usize = 1 << 20;
+
+/// A handle on the log; clones are the same log.
+#[derive(Clone)]
+pub(crate) struct LogStore(Arc<Inner>);
+
+struct Inner {
+    disk: Arc<dyn Disk>,
+    writer: Writer,
+    unwritten: Unwritten,
+    fatal: Fatal,
+    /// Apart, because writes that wait know of it: they must not keep the writer itself alive.
+    state: Arc<Mutex<State>>,
+}
+
+/// What is known of the log without reading it. The lock is held for looks and updates, never while waiting.
+struct State {
+    /// As the disk has it. openraft's own may be ahead: a save waits until a snapshot that is coming in is installed.
+    vote: watch::Sender<Option<Vote>>,
+    committed: Option<LogId>,
+    /// `committed` as the disk has it: the next append brings it up to date.
+    committed_saved: Option<LogId>,
+    /// The last entry that is gone from the front, and where the chain goes on from it.
+    purged: Option<LogId>,
+    base: Link,
+    /// The first entry that it holds, or will hold.
+    first: u64,
+    /// The last entry, or `purged`.
+    last: Option<LogId>,
+    link: Link,
+    tail: Tail,
+    /// Counts truncations, as the disk has it: a read that overlapped with one is done again, and the high-water record says which
+    /// ones it knows of.
+    truncations: Option<u64>,
+}
+
+fn key(index: u64) -> Vec<u8> {
+    index.to_be_bytes().to_vec()
+}
+
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("no holder of the lock panics")
+}
+
+fn next_of(id: Option<&LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
+
+impl LogStore {
+    /// Reads the log from front to end and checks every entry of it.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        unwritten: Unwritten,
+        fatal: Fatal,
+    ) -> Result<Self, LogError> {
+        let state = verify::read(disk.as_ref())?;
+        Ok(Self(Arc::new(Inner {
+            disk,
+            writer: unwritten.writer().clone(),
+            unwritten,
+            fatal,
+            state: Arc::new(Mutex::new(state)),
+        })))
+    }
+
+    /// The vote that is saved, and every later one.
+    pub(crate) fn votes(&self) -> watch::Receiver<Option<Vote>> {
+        self.state().vote.subscribe()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.0.state)
+    }
+
+    /// Entries of `[start, end)` that the log holds, as many as the budget allows. Entries that only the disk holds are read
+    /// where waiting for a device delays neither heartbeats nor votes.
+    async fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
+        loop {
+            let mut entries = Vec::new();
+            let mut budget = Budget::new(bytes);
+            let mut recent = Vec::new();
+            let (start, disk_end, truncations) = {
+                let state = self.state();
+                let start = start.max(state.first);
+                let end = end.min(next_of(state.last.as_ref()));
+                if start >= end {
+                    return Ok(entries);
+                }
+                let first = state.tail.first().unwrap_or(end);
+                if start >= first {
+                    state.tail.take(start, end, &mut budget, &mut entries);
+                    return Ok(entries);
+                }
+                // Taken under the same lock as the bounds of the disk part: no gap and no overlap between the two.
+                if bytes.is_none() && first < end {
+                    state.tail.take(first, end, &mut budget, &mut recent);
+                }
+                (start, end.min(first), state.truncations)
+            };
+            let disk = Arc::clone(&self.0.disk);
+            let read = move || read_disk(disk.as_ref(), start, disk_end, budget);
+            let read = disk::run(self.0.disk.may_block(), read).await;
+            let overlapped = {
+                let state = self.state();
+                state.truncations != truncations || state.first > start
+            };
+            if overlapped {
+                continue;
+            }
+            let mut entries = read.map_err(|error| self.damaged(error))?;
+            entries.append(&mut recent);
+            return Ok(entries);
+        }
+    }
+
+    /// The link of an entry that is written.
+    async fn link_of(&self, index: u64) -> io::Result<Link> {
+        let disk = Arc::clone(&self.0.disk);
+        let read = move || -> Result<Link, LogError> {
+            let bytes = disk.get(Family::Log, &key(index))?;
+            let bytes = bytes.ok_or(EntryError::Missing { index })?;
+            Ok(entry::open(index, bytes)?.link)
+        };
+        let read = disk::run(self.0.disk.may_block(), read).await;
+        read.map_err(|error| self.damaged(error))
+    }
+
+    /// A log that cannot be read as it was written must not be served: the process stops.
+    fn damaged(&self, error: LogError) -> io::Error {
+        let text = error.chain();
+        let source = io::Error::new(io::ErrorKind::InvalidData, text.clone());
+        (self.0.fatal)(&FatalError {
+            path: self.0.disk.name(),
+            what: "read the log in",
+            source,
+        });
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    }
+
+    /// The changes that append `entries`, the link of the last of them, and what will be saved as committed. Only one task appends,
+    /// so what is looked up here is still so when the write is done.
+    fn sealed(&self, entries: &[Entry]) -> io::Result<(Changes, Link, Option<LogId>)> {
+        let (mut link, mut last, committed, saved) = {
+            let state = self.state();
+            (
+                state.link,
+                state.last,
+                state.committed,
+                state.committed_saved,
+            )
+        };
+        let mut changes = Changes::default();
+        for entry in entries {
+            let index = entry.log_id.index;
+            if last.is_some_and(|last| index != last.index + 1) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("entry {index} does not follow {last:?}"),
+                ));
+            }
+            let (bytes, next) = entry::seal(&link, entry);
+            changes.put(Family::Log, key(index), bytes);
+            link = next;
+            last = Some(entry.log_id);
+        }
+        if committed != saved
+            && let Some(committed) = &committed
+        {
+            let record = LogIdRecord::from(committed);
+            changes.put(Family::Meta, COMMITTED, record::seal(&record));
+        }
+        Ok((changes, link, committed))
+    }
+}
+
+/// Entries of `[start, end)` from the disk, as many as the budget allows, each checked against the one before it.
+fn read_disk(
+    disk: &dyn Disk,
+    start: u64,
+    end: u64,
+    mut budget: Budget,
+) -> Result<Vec<Entry>, LogError> {
+    let mut entries = Vec::new();
+    let mut expected = start;
+    let mut previous: Option<Link> = None;
+    let mut wrong = None;
+    let mut full = false;
+    disk.scan(Family::Log, &key(start), &mut |key, value| {
+        if expected >= end {
+            return Ok(ControlFlow::Break(()));
+        }
+        let opened = match verify::link_by_link(key, value, expected, previous.as_ref()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                wrong = Some(error);
+                return Ok(ControlFlow::Break(()));
+            }
+        };
+        if !budget.spend(&opened.entry) {
+            full = true;
+            return Ok(ControlFlow::Break(()));
+        }
+        previous = Some(opened.link);
+        entries.push(opened.entry);
+        expected += 1;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    match wrong {
+        Some(error) => Err(error.into()),
+        None if expected < end && !full => Err(EntryError::Missing { index: expected }.into()),
+        None => Ok(entries),
+    }
+}
+
+/// Synced, always, but for a defect that was planted.
+fn asked_unless(bug: Bug) -> Durability {
+    match bugs::is_on(bug) {
+        true => Durability::Buffered,
+        false => Durability::Synced,
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (start, end) = bounds(&range);
+        self.read(start, end, None).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(*self.state().vote.borrow())
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let entries = self.read(start, end, Some(READ_BYTES)).await?;
+        // A follower must never get entries with a gap before them: nothing says that it needs a snapshot.
+        match entries.first() {
+            Some(first) if first.log_id.index == start => Ok(entries),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads block by block: what waits to be applied may be far more than memory should hold.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        let cursor = (self.clone(), start, end, VecDeque::new());
+        Box::pin(stream::try_unfold(
+            cursor,
+            |(log, start, end, mut block)| async move {
+                if block.is_empty() {
+                    block = log.read(start, end, Some(READ_BYTES)).await?.into();
+                }
+                let Some(entry): Option<Entry> = block.pop_front() else {
+                    return Ok(None);
+                };
+                // Applied in order or not at all: an entry that is gone must not be stepped over.
+                if entry.log_id.index != start {
+                    let missing = EntryError::Missing { index: start };
+                    return Err(io::Error::new(io::ErrorKind::NotFound, missing));
+                }
+                let next = entry.log_id.index + 1;
+                Ok(Some((entry, (log, next, end, block))))
+            },
+        ))
+    }
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged,
+            last_log_id: state.last,
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let mut changes = Changes::default();
+        changes.put(Family::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
+        let durability = asked_unless(Bug::VoteNotSynced);
+        self.0.writer.write(changes, durability).await?;
+        if let Some(high_water) = self.0.disk.high_water() {
+            high_water.voted(vote);
+        }
+        self.state().vote.send_replace(Some(*vote));
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.state().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.state().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let (changes, link, committed) = self.sealed(&entries)?;
+        let durability = asked_unless(Bug::AppendNotSynced);
+        let last = entries.last().map(|entry| entry.log_id);
+        let high_water = self.0.disk.high_water();
+        {
+            let mut state = self.state();
+            state.link = link;
+            state.committed_saved = committed;
+            for entry in entries {
+                if state.last.is_none() {
+                    state.first = entry.log_id.index;
+                }
+                state.last = Some(entry.log_id);
+                state.tail.push(entry);
+            }
+        }
+        let state = Arc::clone(&self.0.state);
+        let written = move |result: io::Result<()>| {
+            if let (Ok(()), Some(last)) = (&result, last) {
+                locked(&state).tail.written(last.index + 1);
+                if let Some(high_water) = high_water {
+                    high_water.appended(&last);
+                }
+            }
+            callback.io_completed(result);
+        };
+        self.0.writer.write_then(changes, durability, written).await
+    }
+
+    async fn truncate_after(&mut self, kept: Option<LogId>) -> Result<(), io::Error> {
+        let (first, end, boundary) = {
+            let state = self.state();
+            let first = next_of(kept.as_ref()).max(state.first);
+            let end = next_of(state.last.as_ref());
+            (first, end, first == state.first)
+        };
+        if first >= end {
+            return Ok(());
+        }
+        // Appends that are still queued: what is looked up on the disk must be there, and their callbacks must not come afterwards.
+        self.0.writer.drain().await?;
+        let link = match boundary {
+            true => self.state().base,
+            false => self.link_of(first - 1).await?,
+        };
+        let mut changes = Changes::default();
+        for index in first..end {
+            changes.delete(Family::Log, key(index));
+        }
+        let truncations = self.state().truncations.unwrap_or(0) + 1;
+        noted::count(&mut changes, truncations);
+        self.0.writer.write(changes, Durability::Buffered).await?;
+        let mut state = self.state();
+        state.tail.drop_from(first);
+        state.truncations = Some(truncations);
+        state.last = if boundary { state.purged } else { kept };
+        if let Some(high_water) = self.0.disk.high_water() {
+            high_water.truncated(state.last.as_ref(), truncations);
+        }
+        state.link = link;
+        if state.last.is_none() {
+            state.first = 0;
+        }
+        Ok(())
+    }
+
+    async fn purge(&mut self, purged: LogId) -> Result<(), io::Error> {
+        let (first, last, base) = {
+            let state = self.state();
+            if state.purged >= Some(purged) {
+                return Ok(());
+            }
+            (state.first, state.last, state.base)
+        };
+        let held = last.is_some_and(|last| purged.index <= last.index);
+        // A snapshot has done this for all that it covers. A log that is cut further than the registry is applied is beyond
+        // repair, so this does not rely on it.
+        self.0.unwritten.flush().await?;
+        self.0.writer.drain().await?;
+        let base = match held {
+            true if purged.index < first => base,
+            true => self.link_of(purged.index).await?,
+            false => Link::after_snapshot(&purged),
+        };
+        let mut changes = Changes::default();
+        let first = first.min(purged.index);
+        changes.delete_range(Family::Log, key(first), key(purged.index + 1));
+        let record = PurgedRecord {
+            log_id: Some(LogIdRecord::from(&purged)),
+            link: base.as_bytes().to_vec(),
+        };
+        changes.put(Family::Meta, PURGED, record::seal(&record));
+        // One write-ahead log: after a power cut a purge is never there without the applied records that it follows.
+        self.0.writer.write(changes, Durability::Buffered).await?;
+        let mut state = self.state();
+        state.tail.drop_through(purged.index);
+        state.purged = Some(purged);
+        state.first = purged.index + 1;
+        state.base = base;
+        if !held {
+            state.last = Some(purged);
+            state.link = base;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,40 @@
+//! What the high-water record is compared with, and the count of truncations that goes with it.
+
+use std::io;
+
+use super::{LogStore, TRUNCATIONS};
+use crate::storage::disk::high_water::Held;
+use crate::storage::disk::{Changes, Durability, Family};
+use crate::storage::record::{self, TruncationsRecord};
+use crate::types::LogId;
+
+impl LogStore {
+    /// What the high-water record is compared with.
+    pub(crate) fn held(&self) -> Held {
+        let state = self.state();
+        Held {
+            vote: *state.vote.borrow(),
+            last: state.last,
+            truncations: state.truncations,
+        }
+    }
+
+    /// The last entry that is gone from the front.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.state().purged
+    }
+
+    /// Begins to count truncations: from now on this store has a high-water record. Only before anything else is written.
+    pub(crate) fn count_truncations(&self) -> io::Result<()> {
+        let mut changes = Changes::default();
+        count(&mut changes, 0);
+        self.0.disk.write(changes, Durability::Synced)?;
+        self.state().truncations = Some(0);
+        Ok(())
+    }
+}
+
+pub(super) fn count(changes: &mut Changes, truncations: u64) {
+    let record = TruncationsRecord { count: truncations };
+    changes.put(Family::Meta, TRUNCATIONS, record::seal(&record));
+}

@@ -1,0 +1,343 @@
+//! A snapshot of the registry as one stream of bytes: header, frames of records, trailer.
+//!
+//! Portable between versions and stores, and checked as a whole before anything of it is believed. Where images are kept is `shelf`.
+
+use std::io::{self, Read, Write};
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::record::{FORMAT, RecordError, SnapshotMetaRecord};
+use crate::types::SnapshotMeta;
+
+const MAGIC: &[u8; 8] = b"ARGOSYSN";
+
+/// Records are gathered up to this size before a frame is written.
+const FRAME_BYTES: usize = 64 << 10;
+
+/// The largest frame that is believed: one record may be larger than [`FRAME_BYTES`].
+const FRAME_LIMIT: u32 = 64 << 20;
+
+/// Kind, length, CRC32C.
+const FRAME_HEAD: usize = 1 + 4 + 4;
+
+const HEADER: u8 = 1;
+const RECORDS: u8 = 2;
+const TRAILER: u8 = 3;
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct HeaderRecord {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(message, optional, tag = "2")]
+    meta: Option<SnapshotMetaRecord>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct RecordsRecord {
+    #[prost(message, repeated, tag = "1")]
+    records: Vec<KeyValueRecord>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct KeyValueRecord {
+    #[prost(bytes = "vec", tag = "1")]
+    key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct TrailerRecord {
+    #[prost(uint64, tag = "1")]
+    records: u64,
+    /// SHA-256 of every byte before this frame.
+    #[prost(bytes = "vec", tag = "2")]
+    digest: Vec<u8>,
+}
+
+/// A record of the registry.
+pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
+
+/// Why bytes are no snapshot that may be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ImageError {
+    #[error("the snapshot cannot be read")]
+    Read(#[from] io::Error),
+    #[error("the file does not begin as a snapshot does")]
+    Magic,
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("the snapshot holds a record that is damaged")]
+    Record(#[from] RecordError),
+    #[error(
+        "the snapshot has format {0}, newer than format {FORMAT} of this program: run a newer argosy here"
+    )]
+    Newer(u32),
+}
+
+/// Writes an image record by record.
+pub(crate) struct Encoder<W> {
+    out: W,
+    digest: Sha256,
+    pending: RecordsRecord,
+    pending_bytes: usize,
+    records: u64,
+}
+
+impl<W: Write> Encoder<W> {
+    pub(crate) fn new(out: W, meta: &SnapshotMeta) -> io::Result<Self> {
+        let mut encoder = Self {
+            out,
+            digest: Sha256::new(),
+            pending: RecordsRecord::default(),
+            pending_bytes: 0,
+            records: 0,
+        };
+        encoder.emit(MAGIC)?;
+        let header = HeaderRecord {
+            format: u32::from(FORMAT),
+            meta: Some(SnapshotMetaRecord::from(meta)),
+        };
+        encoder.frame(HEADER, &header)?;
+        Ok(encoder)
+    }
+
+    pub(crate) fn record(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        self.records += 1;
+        self.pending_bytes += key.len() + value.len();
+        let (key, value) = (key.to_vec(), value.to_vec());
+        self.pending.records.push(KeyValueRecord { key, value });
+        match self.pending_bytes >= FRAME_BYTES {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes the trailer and hands the bytes' destination back.
+    pub(crate) fn finish(mut self) -> io::Result<W> {
+        self.flush()?;
+        let trailer = TrailerRecord {
+            records: self.records,
+            digest: self.digest.clone().finalize().to_vec(),
+        };
+        self.frame(TRAILER, &trailer)?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.pending.records.is_empty() {
+            return Ok(());
+        }
+        self.pending_bytes = 0;
+        let records = std::mem::take(&mut self.pending);
+        self.frame(RECORDS, &records)
+    }
+
+    fn frame(&mut self, kind: u8, message: &impl Message) -> io::Result<()> {
+        let body = message.encode_to_vec();
+        let length = u32::try_from(body.len())
+            .ok()
+            .filter(|length| *length <= FRAME_LIMIT);
+        let length =
+            length.ok_or_else(|| io::Error::other("a record is larger than a frame may be"))?;
+        let mut head = [0; FRAME_HEAD];
+        head[0] = kind;
+        head[1..5].copy_from_slice(&length.to_le_bytes());
+        head[5..].copy_from_slice(&checksum(kind, &body).to_le_bytes());
+        self.emit(&head)?;
+        self.emit(&body)
+    }
+
+    fn emit(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.digest.update(bytes);
+        self.out.write_all(bytes)
+    }
+}
+
+/// Covers the kind too: a frame cannot pass for another.
+fn checksum(kind: u8, body: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(body) ^ (u32::from(kind) << 24)
+}
+
+/// Reads a whole image, checks all of it, and visits its records. What was visited may be believed only after this has returned well.
+pub(crate) fn decode(
+    mut from: impl Read,
+    visit: &mut dyn FnMut(KeyValue),
+) -> Result<SnapshotMeta, ImageError> {
+    let mut digest = Sha256::new();
+    let mut magic = [0; 8];
+    fill(&mut from, &mut magic)?;
+    if magic != *MAGIC {
+        return Err(ImageError::Magic);
+    }
+    digest.update(magic);
+    let meta = match next_frame(&mut from, &mut digest)? {
+        Frame::Header(header) => header,
+        _ => return Err(ImageError::Damaged("it has no header")),
+    };
+    let mut records = 0;
+    loop {
+        let before = digest.clone();
+        match next_frame(&mut from, &mut digest)? {
+            Frame::Header(_) => return Err(ImageError::Damaged("it has two headers")),
+            Frame::Records(frame) => {
+                for KeyValueRecord { key, value } in frame.records {
+                    records += 1;
+                    visit((key, value));
+                }
+            }
+            Frame::Trailer(trailer) => {
+                if trailer.records != records || trailer.digest != before.finalize().as_slice() {
+                    return Err(ImageError::Damaged(
+                        "its content is not what the trailer says",
+                    ));
+                }
+                break;
+            }
+        }
+    }
+    match from.read(&mut [0])? {
+        0 => Ok(*meta),
+        _ => Err(ImageError::Damaged("there is more behind its end")),
+    }
+}
+
+enum Frame {
+    Header(Box<SnapshotMeta>),
+    Records(RecordsRecord),
+    Trailer(TrailerRecord),
+}
+
+fn next_frame(from: &mut impl Read, digest: &mut Sha256) -> Result<Frame, ImageError> {
+    let mut head = [0; FRAME_HEAD];
+    fill(from, &mut head)?;
+    let [kind, l0, l1, l2, l3, c0, c1, c2, c3] = head;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]);
+    if length > FRAME_LIMIT {
+        return Err(ImageError::Damaged("a frame is too large"));
+    }
+    // Grows with what is really there: a wrong length cannot make this process ask for 64 MiB.
+    let mut body = Vec::new();
+    from.take(u64::from(length)).read_to_end(&mut body)?;
+    if body.len() < length as usize {
+        return Err(ImageError::Damaged("it is cut short"));
+    }
+    if checksum(kind, &body) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(ImageError::Damaged("the checksum of a frame is wrong"));
+    }
+    digest.update(head);
+    digest.update(&body);
+    let decoded = |error: prost::DecodeError| ImageError::Record(error.into());
+    match kind {
+        HEADER => {
+            let header = HeaderRecord::decode(body.as_slice()).map_err(decoded)?;
+            if header.format > u32::from(FORMAT) {
+                return Err(ImageError::Newer(header.format));
+            }
+            let meta = header.meta.ok_or(RecordError::Missing("meta"))?;
+            Ok(Frame::Header(Box::new(meta.try_into()?)))
+        }
+        RECORDS => Ok(Frame::Records(
+            RecordsRecord::decode(body.as_slice()).map_err(decoded)?,
+        )),
+        TRAILER => Ok(Frame::Trailer(
+            TrailerRecord::decode(body.as_slice()).map_err(decoded)?,
+        )),
+        _ => Err(ImageError::Damaged("a frame has an unknown kind")),
+    }
+}
+
+fn fill(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), ImageError> {
+    from.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ImageError::Damaged("it is cut short"),
+        _ => ImageError::Read(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use crate::types::{CommittedLeaderId, LogId, Member, Membership, StoredMembership};
+
+    use super::*;
+
+    fn meta() -> SnapshotMeta {
+        let id = |index| LogId {
+            leader_id: CommittedLeaderId::new(2),
+            index,
+        };
+        let member = Member {
+            raft_address: "10.0.0.1:5050".into(),
+            api_address: "10.0.0.1:5051".into(),
+            incarnation: 9,
+        };
+        let voters = vec![BTreeSet::from([1])];
+        let members = Membership::new(voters, BTreeMap::from([(1, member)])).unwrap();
+        SnapshotMeta {
+            last_log_id: Some(id(40)),
+            last_membership: StoredMembership::new(Some(id(1)), members),
+        }
+    }
+
+    fn image(records: u32, size: usize) -> Vec<u8> {
+        let mut encoder = Encoder::new(Vec::new(), &meta()).unwrap();
+        for number in 0..records {
+            encoder
+                .record(&number.to_be_bytes(), &vec![7; size])
+                .unwrap();
+        }
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn an_image_gives_back_its_records_and_its_description() {
+        for (records, size) in [(0, 0), (1, 3), (500, 1000), (2, 200_000)] {
+            let bytes = image(records, size);
+            let mut seen = Vec::new();
+            let read = decode(bytes.as_slice(), &mut |record| seen.push(record)).unwrap();
+            assert_eq!(read, meta());
+            assert_eq!(seen.len(), records as usize);
+            for (number, (key, value)) in (0..records).zip(seen) {
+                assert_eq!((key, value), (number.to_be_bytes().to_vec(), vec![7; size]));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_of_an_image_is_refused() {
+        let bytes = image(5, 10);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                decode(flipped.as_slice(), &mut |_| {}).is_err(),
+                "bit {bit}"
+            );
+        }
+        for length in 0..bytes.len() {
+            let cut = &bytes[..length];
+            assert!(decode(cut, &mut |_| {}).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_was_left_out_or_added_is_refused() {
+        let whole = image(200, 1000);
+        let shorter = image(199, 1000);
+        let tail = whole.len() - shorter.len();
+        let mut spliced = whole.clone();
+        let middle = whole.len() / 2;
+        spliced.drain(middle..middle + tail);
+        assert!(decode(spliced.as_slice(), &mut |_| {}).is_err());
+        let mut longer = whole;
+        longer.push(0);
+        let error = decode(longer.as_slice(), &mut |_| {}).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the snapshot is damaged: there is more behind its end"
+        );
+    }
+}

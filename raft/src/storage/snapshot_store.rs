@@ -1,0 +1,445 @@
+//! Where images of the registry are kept: finished ones under their names, the newest two; unfinished ones under names that are
+//! deleted at the next start.
+//!
+//! A file gets its name only when it is whole and synced, so a name never stands for a torn file.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::disk;
+use super::disk::memory::MemoryDisk;
+use super::snapshot::{self, ImageError, KeyValue};
+use crate::types::{LogId, SnapshotMeta};
+
+/// Finished images that stay; older ones go when a newer one is finished.
+const KEPT: usize = 2;
+
+/// An image is synced each time so much of it is written: a sync of all of it at once would hold up the write-ahead log,
+/// which is on the same disk.
+const SYNCED_BYTES: usize = 4 << 20;
+
+const SUFFIX: &str = ".snapshot";
+const UNFINISHED: &str = ".unfinished";
+
+/// A handle on the shelf; clones are the same shelf.
+#[derive(Clone)]
+pub(crate) struct Shelf(Arc<Inner>);
+
+struct Inner {
+    place: Place,
+    current: Mutex<Option<Image>>,
+    /// Tells unfinished files apart.
+    counter: AtomicU64,
+}
+
+enum Place {
+    Directory(PathBuf),
+    Memory(MemoryDisk),
+}
+
+/// A whole, verified image. A clone is the same image; it stays readable when newer ones have pushed it off the shelf.
+#[derive(Clone)]
+pub(crate) struct Image(Arc<ImageInner>);
+
+struct ImageInner {
+    meta: SnapshotMeta,
+    length: u64,
+    body: Body,
+    /// The file while it has no name of its own; deleted with the last handle.
+    unfinished: Mutex<Option<PathBuf>>,
+}
+
+enum Body {
+    File(Arc<File>),
+    Memory(Bytes),
+}
+
+impl Image {
+    pub(crate) fn meta(&self) -> &SnapshotMeta {
+        &self.0.meta
+    }
+
+    /// Bytes in all.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.length
+    }
+
+    /// Up to `limit` bytes from `offset`; empty at the end.
+    pub(crate) async fn read(&self, offset: u64, limit: usize) -> io::Result<Bytes> {
+        let image = self.clone();
+        disk::run(self.may_block(), move || image.read_now(offset, limit)).await
+    }
+
+    fn read_now(&self, offset: u64, limit: usize) -> io::Result<Bytes> {
+        let left = self.0.length.saturating_sub(offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(limit);
+        match &self.0.body {
+            Body::Memory(bytes) => {
+                let start = bytes
+                    .len()
+                    .min(usize::try_from(offset).unwrap_or(usize::MAX));
+                Ok(bytes.slice(start..start + length))
+            }
+            Body::File(file) => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, offset)?;
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    /// All records, read and checked once more.
+    pub(crate) fn records(&self) -> Result<Vec<KeyValue>, ImageError> {
+        let mut records = Vec::new();
+        let mut visit = |record| records.push(record);
+        match &self.0.body {
+            Body::Memory(bytes) => snapshot::decode(bytes.as_ref(), &mut visit)?,
+            Body::File(file) => {
+                let from = FromStart { file, offset: 0 };
+                snapshot::decode(BufReader::with_capacity(1 << 20, from), &mut visit)?
+            }
+        };
+        Ok(records)
+    }
+
+    pub(crate) fn may_block(&self) -> bool {
+        matches!(self.0.body, Body::File(_))
+    }
+
+    /// Takes the file over if all of it is right.
+    fn verified(body: Body, unfinished: Option<PathBuf>) -> Result<Image, ImageError> {
+        // Made first, so that the file is deleted if it is refused.
+        let mut inner = ImageInner {
+            meta: SnapshotMeta::default(),
+            length: 0,
+            body,
+            unfinished: Mutex::new(unfinished),
+        };
+        match &inner.body {
+            Body::Memory(bytes) => {
+                inner.length = bytes.len() as u64;
+                inner.meta = snapshot::decode(bytes.as_ref(), &mut |_| {})?;
+            }
+            Body::File(file) => {
+                let from = FromStart { file, offset: 0 };
+                let from = BufReader::with_capacity(1 << 20, from);
+                inner.length = file.metadata()?.len();
+                inner.meta = snapshot::decode(from, &mut |_| {})?;
+            }
+        }
+        Ok(Image(Arc::new(inner)))
+    }
+
+    /// Index and term of the last entry that it covers: the larger, the newer.
+    fn order(&self) -> (u64, u64) {
+        let id = self.0.meta.last_log_id;
+        id.map_or((0, 0), |id| (id.index, id.leader_id.term))
+    }
+
+    fn name(&self) -> String {
+        let (index, term) = self.order();
+        format!("{index:020}-{term:020}{SUFFIX}")
+    }
+}
+
+impl Drop for ImageInner {
+    fn drop(&mut self) {
+        let unfinished = self
+            .unfinished
+            .get_mut()
+            .expect("no holder of the lock panics");
+        if let Some(path) = unfinished.take() {
+            // What stays behind is deleted at the next start.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Reads a file from its start whatever its cursor says: handles share it.
+struct FromStart<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl io::Read for FromStart<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(bytes, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// Where an image goes that is being made or received.
+pub(crate) enum Sink {
+    File {
+        out: BufWriter<File>,
+        path: PathBuf,
+        /// Bytes written since the last sync.
+        unsynced: usize,
+    },
+    Memory(Vec<u8>),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::File { out, unsynced, .. } => {
+                let count = out.write(bytes)?;
+                *unsynced += count;
+                if *unsynced >= SYNCED_BYTES {
+                    *unsynced = 0;
+                    out.flush()?;
+                    out.get_ref().sync_data()?;
+                }
+                Ok(count)
+            }
+            Sink::Memory(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::File { out, .. } => out.flush(),
+            Sink::Memory(_) => Ok(()),
+        }
+    }
+}
+
+impl Sink {
+    /// Syncs and verifies what was written.
+    pub(crate) fn finish(self) -> Result<Image, ImageError> {
+        match self {
+            Sink::Memory(bytes) => Image::verified(Body::Memory(bytes.into()), None),
+            Sink::File { out, path, .. } => {
+                let synced = out.into_inner().map_err(io::IntoInnerError::into_error);
+                let synced = synced.and_then(|file| file.sync_all().map(|()| file));
+                match synced {
+                    Ok(file) => Image::verified(Body::File(Arc::new(file)), Some(path)),
+                    Err(error) => {
+                        // The next start deletes what stays behind.
+                        let _ = fs::remove_file(path);
+                        Err(error.into())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether writing to it may wait for a device.
+    pub(crate) fn may_block(&self) -> bool {
+        matches!(self, Sink::File { .. })
+    }
+
+    fn discard(self) {
+        if let Sink::File { path, .. } = self {
+            // The next start deletes what stays behind.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// An image that is being received, block by block. Dropping it deletes what came.
+pub(crate) struct ImageWriter(Option<Sink>);
+
+impl ImageWriter {
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        let Some(mut sink) = self.0.take() else {
+            return Err(io::Error::other("an earlier block of this snapshot failed"));
+        };
+        let may_block = sink.may_block();
+        let (sink, result) = disk::run(may_block, move || {
+            let result = sink.write_all(&bytes);
+            (sink, result)
+        })
+        .await;
+        self.0 = Some(sink);
+        result
+    }
+
+    /// Syncs what came and checks all of it.
+    pub(crate) async fn finish(mut self) -> Result<Image, ImageError> {
+        let sink = self
+            .0
+            .take()
+            .ok_or(ImageError::Damaged("it is cut short"))?;
+        let may_block = sink.may_block();
+        disk::run(may_block, move || sink.finish()).await
+    }
+}
+
+impl Drop for ImageWriter {
+    fn drop(&mut self) {
+        if let Some(sink) = self.0.take() {
+            sink.discard();
+        }
+    }
+}
+
+impl Shelf {
+    /// Opens a directory of images: deletes what was unfinished, and takes the newest that is whole. One that is not whole is left
+    /// where it is and passed over, with a warning.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn in_directory(path: PathBuf) -> io::Result<Shelf> {
+        fs::create_dir_all(&path)?;
+        for name in names(&path)? {
+            if name.ends_with(UNFINISHED) {
+                fs::remove_file(path.join(name))?;
+            }
+        }
+        let current = finished(&path)?.into_iter().rev().find_map(|name| {
+            let path = path.join(name);
+            match open_file(&path) {
+                Ok(image) => Some(image),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), cause = %error, "a snapshot is not whole and is passed over");
+                    None
+                }
+            }
+        });
+        Ok(Shelf::new(Place::Directory(path), current))
+    }
+
+    pub(crate) fn in_memory(disk: MemoryDisk) -> Shelf {
+        let newest = disk.images().into_values().next_back();
+        let current = newest.and_then(|bytes| Image::verified(Body::Memory(bytes), None).ok());
+        Shelf::new(Place::Memory(disk), current)
+    }
+
+    fn new(place: Place, current: Option<Image>) -> Shelf {
+        Shelf(Arc::new(Inner {
+            place,
+            current: Mutex::new(current),
+            counter: AtomicU64::new(0),
+        }))
+    }
+
+    /// The newest finished image.
+    pub(crate) fn current(&self) -> Option<Image> {
+        let current = self.0.current.lock();
+        current.expect("no holder of the lock panics").clone()
+    }
+
+    /// The image with this name, if it is there and whole.
+    pub(crate) fn named(&self, name: &str) -> Result<Image, ImageError> {
+        match &self.0.place {
+            Place::Directory(path) => open_file(&path.join(name)),
+            Place::Memory(disk) => match disk.images().remove(name) {
+                Some(bytes) => Image::verified(Body::Memory(bytes), None),
+                None => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+            },
+        }
+    }
+
+    /// Where a new image is written.
+    pub(crate) fn sink(&self) -> io::Result<Sink> {
+        match &self.0.place {
+            Place::Memory(_) => Ok(Sink::Memory(Vec::new())),
+            Place::Directory(path) => {
+                let number = self.0.counter.fetch_add(1, Ordering::Relaxed);
+                let path = path.join(format!("{number}{UNFINISHED}"));
+                let mut options = File::options();
+                let file = options
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .open(&path)?;
+                let out = BufWriter::with_capacity(256 << 10, file);
+                let unsynced = 0;
+                Ok(Sink::File {
+                    out,
+                    path,
+                    unsynced,
+                })
+            }
+        }
+    }
+
+    /// Takes in an image from another master.
+    pub(crate) fn receive(&self) -> io::Result<ImageWriter> {
+        Ok(ImageWriter(Some(self.sink()?)))
+    }
+
+    /// Lets the current image go if the log does not go on from it: to a master that lacks entries it would be of no use.
+    pub(crate) fn forget_before(&self, purged: Option<LogId>) {
+        let mut current = self.0.current.lock().expect("no holder of the lock panics");
+        if let Some(image) = current.take_if(|image| image.meta().last_log_id < purged) {
+            tracing::warn!(
+                snapshot = image.name(),
+                "the newest whole snapshot is older than the log and is passed over; a new one is built"
+            );
+        }
+    }
+
+    /// Gives the image its name, durably, makes it the current one unless a newer one is, and lets the oldest go. Returns the name.
+    pub(crate) fn put(&self, image: &Image) -> io::Result<String> {
+        let name = image.name();
+        match (&self.0.place, &image.0.body) {
+            (Place::Directory(directory), _) => {
+                let mut unfinished = image
+                    .0
+                    .unfinished
+                    .lock()
+                    .expect("no holder of the lock panics");
+                if let Some(from) = unfinished.as_ref() {
+                    fs::rename(from, directory.join(&name))?;
+                    *unfinished = None;
+                    File::open(directory)?.sync_all()?;
+                }
+                let names = finished(directory)?;
+                for name in &names[..names.len().saturating_sub(KEPT)] {
+                    fs::remove_file(directory.join(name))?;
+                }
+            }
+            (Place::Memory(disk), Body::Memory(bytes)) => disk.change_images(|images| {
+                images.insert(name.clone(), bytes.clone());
+                while images.len() > KEPT {
+                    images.pop_first();
+                }
+            }),
+            (Place::Memory(_), Body::File(_)) => {
+                return Err(io::Error::other("a file is not for the shelf in memory"));
+            }
+        }
+        let mut current = self.0.current.lock().expect("no holder of the lock panics");
+        // One that took long to build may be finished after a newer one was installed.
+        if current
+            .as_ref()
+            .is_none_or(|current| current.order() <= image.order())
+        {
+            *current = Some(image.clone());
+        }
+        drop(current);
+        Ok(name)
+    }
+}
+
+fn open_file(path: &Path) -> Result<Image, ImageError> {
+    Image::verified(Body::File(Arc::new(File::open(path)?)), None)
+}
+
+fn names(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for file in fs::read_dir(path)? {
+        // Names that are not text are not ours.
+        names.extend(file?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// The names of finished images, oldest first.
+fn finished(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = names(path)?;
+    names.retain(|name| name.ends_with(SUFFIX));
+    names.sort_unstable();
+    Ok(names)
+}

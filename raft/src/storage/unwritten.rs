@@ -1,0 +1,199 @@
+//! Applied records that are not written yet.
+//!
+//! They are written together: when they are many, when the oldest is 50 ms old, and before anything that relies on them: a
+//! snapshot, an image, an install, the end. A record that is changed again in between is written once. A crash loses at most
+//! what waits here, and the log, which is synced and never cut behind a snapshot, gives it back.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use argosy_state::bugs::{self, Bug};
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::disk::{Changes, Durability, Family};
+use super::writer::{Done, Writer};
+use crate::state_machine::{APPLIED, seal_applied};
+use crate::types::{LogId, RecordWrite, SnapshotMeta, StoredMembership};
+
+/// Bytes of records that may wait.
+const MOST_BYTES: usize = 1 << 20;
+
+/// How long a record may wait.
+const OLDEST: Duration = Duration::from_millis(50);
+
+/// A batch of more records is written in two parts by a defect that was planted.
+const LONG_BATCH: usize = 4;
+
+/// The records that wait, and how far the registry is applied with them. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Unwritten(Arc<Inner>);
+
+struct Inner {
+    writer: Writer,
+    // A plain lock, never held over an await. A batch is taken and queued under it, so that batches keep their order.
+    state: Mutex<State>,
+    /// The first record waits.
+    begun: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    applied: SnapshotMeta,
+    /// `None` deletes the record.
+    records: BTreeMap<Bytes, Option<Bytes>>,
+    bytes: usize,
+    /// `applied` is newer than what is queued.
+    waits: bool,
+}
+
+/// How far a turn of the owner came.
+pub(crate) struct Reached {
+    pub(crate) last: Option<LogId>,
+    /// The members, if the turn changed them.
+    pub(crate) members: Option<StoredMembership>,
+}
+
+impl Unwritten {
+    pub(crate) fn new(writer: Writer) -> Unwritten {
+        Unwritten(Arc::new(Inner {
+            writer,
+            state: Mutex::default(),
+            begun: Notify::new(),
+        }))
+    }
+
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder of the lock panics")
+    }
+
+    /// How far the registry is applied.
+    pub(crate) fn applied(&self) -> SnapshotMeta {
+        self.state().applied.clone()
+    }
+
+    /// The same, without the members.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.state().applied.last_log_id
+    }
+
+    /// The registry in the store is applied so far: nothing waits.
+    pub(crate) fn reset(&self, applied: SnapshotMeta) {
+        *self.state() = State {
+            applied,
+            ..State::default()
+        };
+    }
+
+    /// Keeps what a turn of the owner changed. Returns when there is room for more.
+    pub(crate) async fn add(&self, records: Vec<RecordWrite>, reached: Reached) -> io::Result<()> {
+        let waiting = self.state().add(records, reached);
+        match waiting {
+            Waiting::First => self.0.begun.notify_one(),
+            Waiting::More => {}
+            Waiting::Full => self.flush().await?,
+        }
+        Ok(())
+    }
+
+    /// Queues what waits. Not waited for: what a crash loses is applied again from the log.
+    pub(crate) async fn flush(&self) -> io::Result<()> {
+        self.write_early().await?;
+        let place = self.0.writer.place().await?;
+        let mut state = self.state();
+        if state.waits {
+            place.queue(state.take(), Durability::Buffered, None);
+        }
+        Ok(())
+    }
+
+    /// Queues what waits, and how far the registry is applied in any case, to be synced; `done` is called then.
+    pub(crate) async fn sync(&self, done: Done) -> io::Result<()> {
+        self.write_early().await?;
+        let place = self.0.writer.place().await?;
+        let changes = self.state().take();
+        place.queue(changes, Durability::Synced, Some(done));
+        Ok(())
+    }
+
+    /// A defect that was planted: a crash between the two writes leaves records that are older than what is applied.
+    async fn write_early(&self) -> io::Result<()> {
+        let sealed = {
+            let state = self.state();
+            let planted =
+                state.records.len() > LONG_BATCH && bugs::is_on(Bug::AppliedBeforeRecords);
+            planted.then(|| seal_applied(&state.applied))
+        };
+        let Some(sealed) = sealed else { return Ok(()) };
+        let mut first = Changes::default();
+        first.put(Family::RegistryMeta, APPLIED, sealed);
+        self.0.writer.write(first, Durability::Buffered).await
+    }
+
+    /// Writes what has waited for too long, until the node stops.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let always = async {
+            loop {
+                self.0.begun.notified().await;
+                tokio::time::sleep(OLDEST).await;
+                if self.flush().await.is_err() {
+                    // The writer has reported why, or is closed.
+                    return;
+                }
+            }
+        };
+        // What waits at the end is written when the store is closed.
+        stop.run_until_cancelled(always).await;
+    }
+}
+
+/// What waits after an addition.
+enum Waiting {
+    First,
+    More,
+    Full,
+}
+
+impl State {
+    fn add(&mut self, records: Vec<RecordWrite>, reached: Reached) -> Waiting {
+        self.applied.last_log_id = reached.last;
+        if let Some(members) = reached.members {
+            self.applied.last_membership = members;
+        }
+        for RecordWrite { key, value } in records {
+            debug_assert!(
+                key.first() < Some(&0xff),
+                "keys begin with the kind of a record"
+            );
+            // What a later change replaces is counted as well: a bound, no exact sum.
+            self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+            self.records.insert(key, value);
+        }
+        let first = !std::mem::replace(&mut self.waits, true);
+        match (self.bytes >= MOST_BYTES, first) {
+            (true, _) => Waiting::Full,
+            (false, true) => Waiting::First,
+            (false, false) => Waiting::More,
+        }
+    }
+
+    fn take(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        for (key, value) in std::mem::take(&mut self.records) {
+            match value {
+                Some(value) => changes.put_shared(Family::Registry, key, value),
+                None => changes.delete(Family::Registry, key),
+            }
+        }
+        changes.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
+        (self.bytes, self.waits) = (0, false);
+        changes
+    }
+}

@@ -1,0 +1,269 @@
+//! The one place from which the disk is written: a queue, first in, first out.
+//!
+//! Votes, entries, truncations, purges and applied records keep their order because nothing writes past this queue. It never
+//! retries: the first error ends the process, and until it has ended everything is refused.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::disk::{Changes, Disk, Durability};
+use crate::fatal::{Fatal, FatalError};
+
+/// Writes that wait. When full, the sender waits: consensus or apply slow down to the pace of the disk.
+const QUEUE: usize = 64;
+
+/// Writes that are merged into one: an applied batch rides with the next append and costs no turn of its own.
+const MERGED: usize = 32;
+
+/// What is done when a write is done, at the writer's place: it must neither wait nor panic.
+pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+#[derive(Clone)]
+pub(crate) struct Writer(Arc<Inner>);
+
+struct Inner {
+    jobs: mpsc::Sender<Job>,
+    worker: Mutex<Option<Worker>>,
+}
+
+/// Who empties the queue.
+enum Worker {
+    Thread(JoinHandle<()>),
+    /// For a disk that does not block: simulations have no threads.
+    Task(tokio::task::JoinHandle<()>),
+}
+
+enum Job {
+    Write {
+        changes: Changes,
+        durability: Durability,
+        done: Option<Done>,
+    },
+    End,
+}
+
+/// The only holder of the right to write.
+struct Hand {
+    disk: Arc<dyn Disk>,
+    fatal: Fatal,
+    broken: Option<io::ErrorKind>,
+}
+
+/// A place in the queue.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Job>);
+
+impl Place<'_> {
+    /// Queues the changes; `done` is called when they, and all before them, are written as asked. Without `done` and unsynced: for
+    /// what a restart can do again, which needs order, not durability.
+    pub(crate) fn queue(self, changes: Changes, durability: Durability, done: Option<Done>) {
+        self.0.send(Job::Write {
+            changes,
+            durability,
+            done,
+        });
+    }
+}
+
+impl Writer {
+    /// Starts a thread if the disk may block, else a task of the runtime around it.
+    pub(crate) fn start(disk: Arc<dyn Disk>, fatal: Fatal) -> io::Result<Writer> {
+        let threaded = disk.may_block();
+        let hand = Hand {
+            disk,
+            fatal,
+            broken: None,
+        };
+        let (jobs, inbox) = mpsc::channel(QUEUE);
+        let worker = if threaded {
+            let thread = std::thread::Builder::new().name("raft-writer".to_owned());
+            Worker::Thread(thread.spawn(move || hand.work(inbox))?)
+        } else {
+            Worker::Task(tokio::spawn(hand.work_as_task(inbox)))
+        };
+        Ok(Writer(Arc::new(Inner {
+            jobs,
+            worker: Mutex::new(Some(worker)),
+        })))
+    }
+
+    /// Returns when the changes are queued; `done` is called when they, and all before them, are written as asked.
+    async fn submit(
+        &self,
+        changes: Changes,
+        durability: Durability,
+        done: Option<Done>,
+    ) -> io::Result<()> {
+        self.place().await?.queue(changes, durability, done);
+        Ok(())
+    }
+
+    /// Returns when the changes, and all before them, are written as asked.
+    pub(crate) async fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        let done: Done = Box::new(move |result| {
+            // A caller that went away does not need the answer.
+            let _ = done.send(result);
+        });
+        self.submit(changes, durability, Some(done)).await?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Returns when the changes are queued, and calls `done` when they, and all before them, are written as asked: at the writer's
+    /// place, so it must neither wait nor panic.
+    pub(crate) async fn write_then(
+        &self,
+        changes: Changes,
+        durability: Durability,
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) -> io::Result<()> {
+        let done: Done = Box::new(done);
+        self.submit(changes, durability, Some(done)).await
+    }
+
+    /// A place in the queue, once there is one.
+    pub(crate) async fn place(&self) -> io::Result<Place<'_>> {
+        Ok(Place(self.0.jobs.reserve().await.map_err(|_| ended())?))
+    }
+
+    /// Returns when all that was queued before is written.
+    pub(crate) async fn drain(&self) -> io::Result<()> {
+        self.write(Changes::default(), Durability::Buffered).await
+    }
+
+    /// Writes what is queued, then refuses everything. Returns when the worker has let go of the disk.
+    pub(crate) async fn close(&self) {
+        // A closed queue means that the worker has ended already.
+        let _ = self.0.jobs.send(Job::End).await;
+        match self.0.take() {
+            Some(Worker::Thread(thread)) => {
+                // Its panic, if any, was printed by the thread itself.
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            Some(Worker::Task(task)) => {
+                // Likewise.
+                let _ = task.await;
+            }
+            None => {}
+        }
+    }
+}
+
+impl Inner {
+    fn take(&self) -> Option<Worker> {
+        let mut worker = self.worker.lock().expect("no holder of the lock panics");
+        worker.take()
+    }
+}
+
+/// The worker holds the disk: when the last handle is gone, so is the worker, and nothing of the store runs on behind the program's
+/// end. A thread writes what is queued before; a task is as dead as the machine whose power went.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let (closed, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.jobs, closed));
+        match self.take() {
+            Some(Worker::Thread(thread)) => {
+                // Its panic, if any, was printed by the thread itself.
+                let _ = thread.join();
+            }
+            Some(Worker::Task(task)) => task.abort(),
+            None => {}
+        }
+    }
+}
+
+impl Hand {
+    fn work(mut self, mut inbox: mpsc::Receiver<Job>) {
+        while let Some(job) = inbox.blocking_recv() {
+            if self.turn(job, &mut inbox).is_break() {
+                return;
+            }
+        }
+    }
+
+    async fn work_as_task(mut self, mut inbox: mpsc::Receiver<Job>) {
+        while let Some(job) = inbox.recv().await {
+            let delay = self.disk.delay();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            if self.turn(job, &mut inbox).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Writes what waits, as one. Breaks at the end.
+    fn turn(&mut self, job: Job, inbox: &mut mpsc::Receiver<Job>) -> ControlFlow<()> {
+        let mut merged = Changes::default();
+        let mut durability = Durability::Buffered;
+        let mut waiting = Vec::new();
+        let mut next = Some(job);
+        let mut count = 0;
+        let mut end = ControlFlow::Continue(());
+        while let Some(job) = next.take() {
+            match job {
+                Job::Write {
+                    changes,
+                    durability: asked,
+                    done,
+                } => {
+                    merged.0.extend(changes.0);
+                    durability = durability.max(asked);
+                    waiting.extend(done);
+                }
+                Job::End => end = ControlFlow::Break(()),
+            }
+            count += 1;
+            if count < MERGED && end.is_continue() {
+                next = inbox.try_recv().ok();
+            }
+        }
+        let result = self.perform(merged, durability);
+        for done in waiting {
+            done(copy(&result));
+        }
+        end
+    }
+
+    fn perform(&mut self, changes: Changes, durability: Durability) -> io::Result<()> {
+        if let Some(kind) = self.broken {
+            return Err(io::Error::new(
+                kind,
+                "an earlier write to this store failed",
+            ));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let result = self.disk.write(changes, durability);
+        if let Err(source) = &result {
+            self.broken = Some(source.kind());
+            (self.fatal)(&FatalError {
+                path: self.disk.name(),
+                what: "write to",
+                source: copy_error(source),
+            });
+        }
+        result
+    }
+}
+
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(copy_error(error)),
+    }
+}
+
+fn copy_error(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the store is closed")
+}

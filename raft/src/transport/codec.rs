@@ -1,0 +1,143 @@
+//! Every message of the transport with its checksum: what the network or a faulty host changed on the way is
+//! refused here, before it could become an entry or a vote.
+//!
+//! ```text
+//! message    the protobuf message     CRC-32C u32 of it, little endian
+//! ```
+//! TCP's own checksum lets about one damaged segment of 65,536 pass.
+
+use std::marker::PhantomData;
+
+use bytes::{Buf, BufMut};
+use prost::Message;
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tracing::warn;
+
+const CHECKSUM_BYTES: usize = 4;
+
+/// The codec of the generated client and server: `T` goes out, `U` comes in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checked<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Checked<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for Checked<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = Half<T>;
+    type Decoder = Half<U>;
+
+    fn encoder(&mut self) -> Half<T> {
+        Half(PhantomData)
+    }
+
+    fn decoder(&mut self) -> Half<U> {
+        Half(PhantomData)
+    }
+}
+
+/// One direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Half<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for Half<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put_slice(&seal(&message));
+        Ok(())
+    }
+}
+
+impl<U: Message + Default> Decoder for Half<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, sealed: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // Cuts the message out of what was received without a copy.
+        open(sealed.copy_to_bytes(sealed.remaining())).map(Some)
+    }
+}
+
+fn seal(message: &impl Message) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(message.encoded_len() + CHECKSUM_BYTES);
+    message
+        .encode(&mut sealed)
+        .expect("a vector grows as it must");
+    let checksum = checksum(&sealed);
+    sealed.put_u32_le(checksum);
+    sealed
+}
+
+/// CRC-32C.
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
+    crc_fast::crc32_iscsi(bytes)
+}
+
+/// A message that is not what was sent.
+pub(crate) fn damaged(what: &str) -> Status {
+    let text = format!(
+        "a message of another master was damaged on its way and is refused: {what}; if this comes again, look \
+         for a host, link or proxy that changes what passes through it"
+    );
+    warn!("{text}");
+    Status::data_loss(text)
+}
+
+fn open<U: Message + Default>(mut sealed: bytes::Bytes) -> Result<U, Status> {
+    let Some(length) = sealed.len().checked_sub(CHECKSUM_BYTES) else {
+        return Err(damaged("it is shorter than its checksum"));
+    };
+    let mut sent = sealed.split_off(length);
+    if checksum(&sealed) != sent.get_u32_le() {
+        return Err(damaged("its checksum is wrong"));
+    }
+    U::decode(sealed).map_err(|error| Status::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::wire::proto;
+
+    fn message() -> proto::Vote {
+        proto::Vote {
+            term: 7,
+            node: 3,
+            committed: true,
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent() {
+        for message in [message(), proto::Vote::default()] {
+            let sealed = seal(&message);
+            assert_eq!(open::<proto::Vote>(sealed.into()).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_change_of_any_bit_and_a_cut_anywhere_are_refused() {
+        let sealed = seal(&message());
+        for bit in 0..sealed.len() * 8 {
+            let mut changed = sealed.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let error = open::<proto::Vote>(changed.into()).unwrap_err();
+            assert_eq!(error.code(), tonic::Code::DataLoss, "bit {bit}: {error}");
+        }
+        for length in 0..sealed.len() {
+            let cut = sealed[..length].to_vec();
+            assert!(open::<proto::Vote>(cut.into()).is_err(), "{length} bytes");
+        }
+    }
+}

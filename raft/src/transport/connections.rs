@@ -1,0 +1,205 @@
+//! Connections to the other masters, kept open and shared. Who opens them is given by whoever starts the node.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_proto::transport::{Dialer, Expected};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::frames::pool::Pool;
+use super::versions::{self, Versions};
+use super::wire::{self, proto};
+use crate::settings::Timing;
+
+pub(crate) type Client = proto::raft_client::RaftClient<Channel>;
+
+/// A connection that answers no ping for this long is given up, so that a healed network is used again at once instead
+/// of when TCP's own patience ends.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Room for the largest message, so that an entry never waits for a window.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// How long h2 remembers a stream that this side has cancelled, and how many at most. It measures by the machine's
+/// clock: with its default of a second a simulation played differently on a slow machine, since an answer that comes
+/// after that is answered with a reset.
+const CANCELLED_STREAMS: (Duration, usize) = (Duration::from_secs(600), 1_024);
+
+/// How to reach `address`; nothing is opened yet.
+fn endpoint(address: &str) -> Result<Endpoint, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Status::invalid_argument(format!("{address:?} is no address: {error}")))?;
+    Ok(endpoint
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_reset_stream_duration(CANCELLED_STREAMS.0)
+        .http2_max_concurrent_reset_streams(CANCELLED_STREAMS.1)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}
+
+/// A client over a connection of its own or a shared one, with the transport's limits.
+pub(crate) fn client(channel: Channel) -> Client {
+    Client::new(channel)
+        .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+        .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+}
+
+/// A question without more in it.
+pub(crate) fn question() -> proto::AskRequest {
+    proto::AskRequest {
+        format: versions::OWN.first_format(),
+        versions: Some(versions::OWN.message()),
+        ..proto::AskRequest::default()
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The connections to one address, shared by everything in this node that talks to it.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    /// For appends.
+    pub(crate) frames: Pool,
+    /// For appends to a peer that does not know frames.
+    pub(crate) entries: Channel,
+    /// For what must never wait behind entries: heartbeats, votes, questions.
+    pub(crate) control: Channel,
+    pub(crate) snapshots: Channel,
+    /// The format of the messages on them.
+    format: AtomicU32,
+}
+
+impl Connections {
+    /// The format of the next message: the oldest until the other master has reported more.
+    pub(crate) fn format(&self) -> u32 {
+        self.format.load(Ordering::Relaxed)
+    }
+
+    /// From now on messages are of the newest format that both know, and appends travel in frames if both know them.
+    pub(crate) fn reported(&self, theirs: Versions) {
+        if let Some(format) = versions::OWN.common_format(theirs) {
+            self.format.store(format, Ordering::Relaxed);
+        }
+        self.frames.reported(theirs.knows_frames());
+    }
+}
+
+/// The connections to all peers, shared inside the node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    dialer: Dialer,
+    timing: Timing,
+    // A plain lock, never held over an await: a lookup that every client of openraft makes once.
+    open: Arc<Mutex<BTreeMap<String, Arc<Connections>>>>,
+}
+
+impl Peers {
+    pub(crate) fn new(dialer: Dialer, timing: Timing) -> Peers {
+        Peers {
+            dialer,
+            timing,
+            open: Arc::default(),
+        }
+    }
+
+    fn connect_patience(&self) -> Duration {
+        Duration::from_millis(self.timing.append_deadline_ms)
+    }
+
+    /// Whether something listens at `address`: connects, says nothing, and hangs up.
+    pub(crate) async fn knock(&self, address: &str) -> io::Result<()> {
+        self.dialer.dial(address, &Expected::MASTER).await.map(drop)
+    }
+
+    /// A fresh connection that nobody else uses.
+    pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
+        let connector = self
+            .dialer
+            .connector(self.connect_patience(), Expected::MASTER);
+        let channel = endpoint(address)?.connect_with_connector(connector).await;
+        channel.map_err(|error| Status::unavailable(chain(&error)))
+    }
+
+    /// A question over a fresh connection, which is closed afterwards.
+    pub(crate) async fn ask(
+        &self,
+        address: &str,
+        question: proto::AskRequest,
+        patience: Duration,
+    ) -> Result<proto::AskResponse, Status> {
+        let asking = async {
+            let channel = self.connect(address).await?;
+            let answer = client(channel).ask(question).await?.into_inner();
+            let theirs = Versions::of(answer.versions);
+            match versions::OWN.common_format(theirs) {
+                Some(_) => Ok(answer),
+                None => Err(Status::failed_precondition(format!(
+                    "{address} speaks {} of the raft transport, this build {}",
+                    theirs.formats(),
+                    versions::OWN.formats()
+                ))),
+            }
+        };
+        match tokio::time::timeout(patience, asking).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Status::deadline_exceeded(format!(
+                "no answer within {} ms",
+                patience.as_millis()
+            ))),
+        }
+    }
+
+    /// The connections to `address`, which connect when first used and again whenever they broke.
+    pub(crate) fn to(&self, address: &str) -> Result<Arc<Connections>, Status> {
+        let mut open = self
+            .open
+            .lock()
+            .expect("nobody panics while holding the lock");
+        if let Some(connections) = open.get(address) {
+            return Ok(connections.clone());
+        }
+        let endpoint = endpoint(address)?;
+        let lazy = || {
+            let connector = self
+                .dialer
+                .connector(self.connect_patience(), Expected::MASTER);
+            endpoint.connect_with_connector_lazy(connector)
+        };
+        let connections = Arc::new(Connections {
+            frames: Pool::new(self.dialer.clone(), address, self.timing),
+            entries: lazy(),
+            control: lazy(),
+            snapshots: lazy(),
+            format: AtomicU32::new(versions::OWN.first_format()),
+        });
+        open.insert(address.to_owned(), connections.clone());
+        Ok(connections)
+    }
+
+    /// Forgets the connections to everyone who is no member any more.
+    pub(crate) fn retain(&self, members: &[&str]) {
+        let mut open = self
+            .open
+            .lock()
+            .expect("nobody panics while holding the lock");
+        open.retain(|address, _| members.contains(&address.as_str()));
+    }
+}

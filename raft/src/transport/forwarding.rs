@@ -1,0 +1,99 @@
+//! Changes of the group on the wire: asked of the leader by another master, and refused in words.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tonic::{Code, Status as Refusal};
+
+use super::connections::{self, Peers};
+use super::wire::proto;
+use crate::error::MembershipError;
+use crate::membership::Change;
+use crate::types::Member;
+
+/// How long the leader may take for a whole change: a learner may have to be sent a snapshot first.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Has another master change the group: the leader, or any formed one that knows it when an empty node asks to join.
+pub(crate) async fn forward(
+    peers: &Peers,
+    cluster_key: u64,
+    to: &Member,
+    change: &Change,
+) -> Result<u64, MembershipError> {
+    use proto::change_request::Change as Wire;
+    let wire = match change {
+        Change::Join {
+            raft_address,
+            promote,
+        } => Wire::Join(proto::Join {
+            raft_address: raft_address.clone(),
+            promote: *promote,
+        }),
+        Change::Remove(id) => Wire::Remove(*id),
+        Change::Transfer(to) => Wire::Transfer(proto::TransferTo {
+            id: to.unwrap_or(0),
+        }),
+    };
+    let request = |format| proto::ChangeRequest {
+        format,
+        cluster_key,
+        change: Some(wire.clone()),
+        forwarded: cluster_key != 0,
+    };
+    let failed = |status: Refusal| match status.code() {
+        // Of its own, the leader says so before it has done anything; of this side it may have got the request.
+        Code::Unavailable if status.source().is_none() => MembershipError::NoLeader,
+        Code::Unavailable => MembershipError::Unfinished {
+            reason: format!("the leader does not answer ({})", status.message()),
+        },
+        Code::Aborted => MembershipError::Unfinished {
+            reason: status.message().to_owned(),
+        },
+        _ => MembershipError::Refused(status.message().to_owned()),
+    };
+    let connections = peers.to(&to.raft_address).map_err(failed)?;
+    let mut client = connections::client(connections.control.clone());
+    match tokio::time::timeout(
+        CHANGE_PATIENCE,
+        client.change(request(connections.format())),
+    )
+    .await
+    {
+        Ok(Ok(answer)) => Ok(answer.into_inner().id),
+        Ok(Err(status)) => Err(failed(status)),
+        Err(_elapsed) => Err(MembershipError::Unfinished {
+            reason: "the leader did not answer in time".to_owned(),
+        }),
+    }
+}
+
+/// A refusal on the wire.
+pub(crate) fn refusal(error: &MembershipError) -> Refusal {
+    let code = match error {
+        MembershipError::NoLeader | MembershipError::Stopped => Code::Unavailable,
+        MembershipError::Unfinished { .. } => return Refusal::aborted(unfinished_reason(error)),
+        MembershipError::Busy
+        | MembershipError::UnknownMember(_)
+        | MembershipError::AlreadyMember { .. }
+        | MembershipError::TooManyVoters(_)
+        | MembershipError::TooManyLearners(_)
+        | MembershipError::LastVoter(_)
+        | MembershipError::QuorumLost { .. }
+        | MembershipError::Unreachable { .. }
+        | MembershipError::ForeignCluster { .. }
+        | MembershipError::Level { .. }
+        | MembershipError::Stranger { .. }
+        | MembershipError::Lagging { .. }
+        | MembershipError::NotTransferred { .. }
+        | MembershipError::Refused(_) => Code::FailedPrecondition,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+fn unfinished_reason(error: &MembershipError) -> String {
+    match error {
+        MembershipError::Unfinished { reason } => reason.clone(),
+        other => other.to_string(),
+    }
+}

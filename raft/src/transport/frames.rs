@@ -1,0 +1,205 @@
+//! Frames on a plain connection: how appends travel between masters that both know them.
+//!
+//! ```text
+//! greeting   24 bytes, once, from either end
+//! frame      length u32 of what follows, kind u8, protobuf message, CRC-32C u32 of kind and message; little endian
+//! ```
+//! One request is in flight on a connection at a time, so an append needs nothing of what HTTP/2 offers, and HTTP/2 costs
+//! several tasks for each message. Masters report whether they know frames (`versions`); one that does not, as those of
+//! release 0.1.0, or that does not answer the greeting, gets appends over HTTP/2. Either end closes the connection at the first
+//! message that it does not expect. Reading order: this file, then `pool` (the caller's end) and `port` (the other one).
+
+pub(crate) mod pool;
+pub(crate) mod port;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use argosy_proto::transport::Connection;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::FutureExt as _;
+use prost::Message;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::{Code, Status};
+
+use super::codec;
+use super::wire::{self, proto};
+
+/// As long as the preface of HTTP/2, and no beginning of a request of HTTP/1: a server that does not know it refuses it at once.
+pub(crate) const GREETING: &[u8; 24] = b"\0argosy raft frames 1\n\n\n";
+
+const LENGTH_BYTES: usize = 4;
+/// Kind and checksum.
+const AROUND_BYTES: usize = 1 + 4;
+/// Room that is made for what comes in, once less than `LEAST_ROOM_BYTES` is left. Entries are parts of this memory until they
+/// leave the log's newest ones, so that many share it.
+const ROOM_BYTES: usize = 16 << 10;
+const LEAST_ROOM_BYTES: usize = 1 << 10;
+/// How much is read of a peer's reason: it comes into logs.
+const REASON_BYTES: usize = 1 << 10;
+/// A buffer that was larger than this for one frame is not kept.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Append = 1,
+    Answer = 2,
+    Refusal = 3,
+}
+
+/// Why a request was not answered: a status, as HTTP/2 would carry it.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Refusal {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    text: String,
+}
+
+impl From<&Status> for Refusal {
+    fn from(status: &Status) -> Refusal {
+        Refusal {
+            code: status.code().into(),
+            text: status.message().to_owned(),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(mut refusal: Refusal) -> Status {
+        let most = refusal.text.floor_char_boundary(REASON_BYTES);
+        refusal.text.truncate(most);
+        Status::new(Code::from_i32(refusal.code), refusal.text)
+    }
+}
+
+/// A connection that carries frames.
+struct Frames {
+    connection: Connection,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+}
+
+impl Frames {
+    fn new(connection: Connection) -> Frames {
+        Frames {
+            connection,
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+        }
+    }
+
+    async fn greet(&mut self) -> io::Result<()> {
+        self.connection.write_all(GREETING).await?;
+        self.connection.flush().await
+    }
+
+    /// Reads the greeting of the other end.
+    async fn is_greeted(&mut self) -> io::Result<bool> {
+        let mut greeting = [0; GREETING.len()];
+        self.connection.read_exact(&mut greeting).await?;
+        Ok(&greeting == GREETING)
+    }
+
+    async fn write(&mut self, kind: Kind, message: &impl Message) -> io::Result<()> {
+        let length = AROUND_BYTES + message.encoded_len();
+        let sent = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.outgoing.clear();
+        self.outgoing.reserve(LENGTH_BYTES + length);
+        self.outgoing.put_u32_le(sent);
+        self.outgoing.put_u8(kind as u8);
+        message
+            .encode(&mut self.outgoing)
+            .map_err(io::Error::other)?;
+        let checksum = codec::checksum(&self.outgoing[LENGTH_BYTES..]);
+        self.outgoing.put_u32_le(checksum);
+        self.connection.write_all(&self.outgoing).await?;
+        self.connection.flush().await?;
+        if self.outgoing.capacity() > KEPT_BYTES {
+            self.outgoing = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// The next frame; `None` if the other end has closed the connection between two. May be dropped at any time.
+    async fn read(&mut self) -> Result<Option<(Kind, Bytes)>, Status> {
+        loop {
+            if let Some(frame) = self.taken()? {
+                return Ok(Some(frame));
+            }
+            match self.fill().await? {
+                0 if self.incoming.is_empty() => return Ok(None),
+                0 => return Err(broken(&io::ErrorKind::UnexpectedEof.into())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the first bytes of a frame; false if the other end has closed the connection. May be dropped at any time.
+    async fn begins(&mut self) -> Result<bool, Status> {
+        Ok(!self.incoming.is_empty() || self.fill().await? > 0)
+    }
+
+    /// Returns when the other end closes the connection, unless it sends something before. May be dropped at any time.
+    async fn is_closed(&mut self) {
+        if let Ok(1..) = self.fill().await {
+            // More is not read before its turn.
+            std::future::pending().await
+        }
+    }
+
+    /// Reads what has come in; 0 at the end of the connection. Memory grows with what comes, not with what is announced.
+    async fn fill(&mut self) -> Result<usize, Status> {
+        if self.incoming.capacity() - self.incoming.len() < LEAST_ROOM_BYTES {
+            self.incoming.reserve(ROOM_BYTES);
+        }
+        let read = self.connection.read_buf(&mut self.incoming).await;
+        read.map_err(|error| broken(&error))
+    }
+
+    /// The first frame of what has come in, if it is complete.
+    fn taken(&mut self) -> Result<Option<(Kind, Bytes)>, Status> {
+        let Some(length) = self.incoming.first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes(*length) as usize;
+        if !(AROUND_BYTES..=AROUND_BYTES + wire::MESSAGE_LIMIT_BYTES).contains(&length) {
+            return Err(codec::damaged("its length is wrong"));
+        }
+        if self.incoming.len() < LENGTH_BYTES + length {
+            return Ok(None);
+        }
+        self.incoming.advance(LENGTH_BYTES);
+        let mut frame = self.incoming.split_to(length).freeze();
+        if length > KEPT_BYTES {
+            self.incoming = BytesMut::from(&self.incoming[..]);
+        }
+        let mut checksum = frame.split_off(length - 4);
+        if codec::checksum(&frame) != checksum.get_u32_le() {
+            return Err(codec::damaged("its checksum is wrong"));
+        }
+        let kind = match frame.get_u8() {
+            1 => Kind::Append,
+            2 => Kind::Answer,
+            3 => Kind::Refusal,
+            _ => return Err(codec::damaged("its kind is unknown")),
+        };
+        Ok(Some((kind, frame)))
+    }
+
+    /// Whether nothing has come in, not even the end: as it is between two exchanges.
+    fn is_quiet(&mut self) -> bool {
+        let read = self.connection.read_buf(&mut self.incoming).now_or_never();
+        read.is_none() && self.incoming.is_empty()
+    }
+}
+
+fn broken(error: &io::Error) -> Status {
+    Status::unavailable(format!("the connection broke: {error}"))
+}
+
+fn decoded<T: Message + Default>(body: Bytes) -> Result<T, Status> {
+    T::decode(body).map_err(|error| Status::internal(error.to_string()))
+}

@@ -1,0 +1,366 @@
+//! Frames over real and made-up connections, and a peer that does not know them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use argosy_proto::transport::Dialer;
+use openraft::network::{RPCOption, RaftNetworkFactory as _, RaftNetworkV2 as _};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::settings::Timing;
+use crate::transport::connections::{Connections, Peers};
+use crate::transport::network::{self, Factory, Network};
+use crate::transport::service::tests::Port;
+use crate::transport::versions::{self, Versions};
+use crate::types::{LeaderId, Member, TypeConfig, Vote};
+
+fn message() -> proto::Vote {
+    proto::Vote {
+        term: 7,
+        node: 3,
+        committed: true,
+    }
+}
+
+/// The bytes of one frame.
+async fn frame() -> Vec<u8> {
+    let (near, mut far) = tokio::io::duplex(1 << 10);
+    let mut frames = Frames::new(Connection::new(near));
+    frames.write(Kind::Append, &message()).await.unwrap();
+    drop(frames);
+    let mut bytes = Vec::new();
+    far.read_to_end(&mut bytes).await.unwrap();
+    bytes
+}
+
+/// What is read of these bytes, before the connection ends.
+async fn read_of(bytes: &[u8]) -> Result<Option<(Kind, Bytes)>, Status> {
+    let (near, mut far) = tokio::io::duplex(1 << 10);
+    far.write_all(bytes).await.unwrap();
+    drop(far);
+    Frames::new(Connection::new(near)).read().await
+}
+
+#[tokio::test]
+async fn a_frame_arrives_as_it_was_sent_and_a_connection_ends_between_two() {
+    let (kind, body) = read_of(&frame().await).await.unwrap().unwrap();
+    assert_eq!(kind, Kind::Append);
+    assert_eq!(decoded::<proto::Vote>(body).unwrap(), message());
+    assert_eq!(read_of(&[]).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_change_of_any_bit_and_a_cut_anywhere_are_refused() {
+    let bytes = frame().await;
+    for bit in 0..bytes.len() * 8 {
+        let mut changed = bytes.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(read_of(&changed).await.is_err(), "bit {bit}");
+    }
+    for length in 1..bytes.len() {
+        assert!(read_of(&bytes[..length]).await.is_err(), "{length} bytes");
+    }
+}
+
+/// A leader of an earlier term, to this master through this address.
+struct Caller {
+    network: Network,
+    peers: Peers,
+    address: String,
+}
+
+impl Caller {
+    async fn new(port: &Port, address: &str) -> Caller {
+        let timing = Timing::testing();
+        let peers = Peers::new(Dialer::tcp(), timing);
+        let mut factory = Factory {
+            caller: network::Caller {
+                cluster_key: port.node.cluster_key(),
+                id: 99,
+            },
+            peers: peers.clone(),
+            timing,
+        };
+        let member = Member {
+            raft_address: address.to_owned(),
+            ..Member::default()
+        };
+        let network = factory.new_client(port.node.id(), &member).await;
+        Caller {
+            network,
+            peers,
+            address: address.to_owned(),
+        }
+    }
+
+    /// One that has been told the versions of the peer.
+    async fn informed(port: &Port, address: &str) -> Caller {
+        let caller = Caller::new(port, address).await;
+        caller.reported(versions::OWN);
+        caller
+    }
+
+    fn connections(&self) -> Arc<Connections> {
+        self.peers.to(&self.address).unwrap()
+    }
+
+    fn reported(&self, versions: Versions) {
+        self.connections().reported(versions);
+    }
+
+    /// Whether an append is answered, and travels in frames.
+    async fn uses_frames(&mut self) -> bool {
+        assert!(is_answered(&mut self.network).await);
+        self.network.uses_frames()
+    }
+
+    /// Appends until one is answered in a frame.
+    async fn change_over(&mut self) {
+        while !self.uses_frames().await {}
+        assert!(self.uses_frames().await);
+    }
+}
+
+/// Whether an append is answered as it must be: the term is over.
+async fn is_answered(network: &mut Network) -> bool {
+    let leader_id = LeaderId {
+        term: 0,
+        voted_for: 99,
+    };
+    let request = AppendEntriesRequest::<TypeConfig> {
+        vote: Vote {
+            leader_id,
+            committed: true,
+        },
+        prev_log_id: None,
+        entries: Vec::new(),
+        leader_commit: None,
+    };
+    let option = RPCOption::new(Duration::from_secs(1));
+    let answer = network.append_entries(request, option).await;
+    matches!(answer, Ok(AppendEntriesResponse::HigherVote(_)))
+}
+
+#[tokio::test]
+async fn appends_travel_in_frames_between_masters_that_know_them() {
+    let port = Port::start().await;
+    let mut caller = Caller::informed(&port, &port.address).await;
+    for _ in 0..3 {
+        assert!(caller.uses_frames().await);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_them() {
+    let port = Port::start().await;
+    let mut caller = Caller::new(&port, &port.address).await;
+    let connections = caller.connections();
+    assert!(!caller.uses_frames().await);
+    connections.frames.replace().await;
+    assert!(!caller.uses_frames().await, "it has reported nothing");
+    caller.reported(versions::OWN);
+    connections.frames.replace().await;
+    for _ in 0..3 {
+        assert!(caller.uses_frames().await);
+    }
+    // It returns to the former release: what begins now is no frame.
+    caller.reported(Versions::of(None));
+    let mut caller = Caller {
+        network: Caller::new(&port, &port.address).await.network,
+        ..caller
+    };
+    assert!(!caller.uses_frames().await);
+}
+
+/// A port that closes a connection that begins as no HTTP/2 does, as that of release 0.1.0. How many did is counted.
+async fn older(port: &Port) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let behind = port.address.clone();
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = closed.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut outer, _) = listener.accept().await.unwrap();
+            let mut first = [1];
+            if outer.peek(&mut first).await.is_err() || first == [0] {
+                count.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let mut inner = TcpStream::connect(&behind).await.unwrap();
+            tokio::spawn(async move {
+                // Either end closes it.
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    (address, closed)
+}
+
+#[tokio::test]
+async fn a_master_that_does_not_know_frames_gets_appends_over_http2() {
+    let port = Port::start().await;
+    let (address, closed) = older(&port).await;
+    let mut caller = Caller::new(&port, &address).await;
+    caller.reported(Versions::of(None));
+    for _ in 0..3 {
+        assert!(!caller.uses_frames().await);
+        caller.connections().frames.replace().await;
+    }
+    assert_eq!(closed.load(Ordering::Relaxed), 0, "it is never greeted");
+    // It has returned to the former release since it reported.
+    let mut caller = Caller::informed(&port, &address).await;
+    for _ in 0..3 {
+        assert!(!caller.uses_frames().await);
+        caller.connections().frames.replace().await;
+    }
+    assert_eq!(
+        closed.load(Ordering::Relaxed),
+        1,
+        "it is greeted once a minute"
+    );
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_no_master_out() {
+    let port = Port::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(TcpStream::connect(&port.address).await.unwrap());
+    }
+    let mut caller = Caller::informed(&port, &port.address).await;
+    assert!(caller.uses_frames().await);
+    drop(silent);
+}
+
+/// A connection to this master that has greeted it.
+async fn greeted(port: &Port) -> Frames {
+    let dialed = TcpStream::connect(&port.address).await.unwrap();
+    let mut frames = Frames::new(Connection::new(dialed));
+    frames.greet().await.unwrap();
+    frames
+}
+
+#[tokio::test]
+async fn a_master_that_finds_no_place_for_frames_uses_http2() {
+    let port = Port::start().await;
+    let mut others = Vec::new();
+    for _ in 0..64 {
+        let mut other = Caller::informed(&port, &port.address).await;
+        other.change_over().await;
+        others.push(other);
+    }
+    assert!(!greeted(&port).await.is_greeted().await.unwrap_or(false));
+    let mut caller = Caller::informed(&port, &port.address).await;
+    assert!(!caller.uses_frames().await);
+    // Places are free again as soon as connections close.
+    drop(others);
+    let mut caller = Caller::informed(&port, &port.address).await;
+    while !caller.uses_frames().await {
+        caller = Caller::informed(&port, &port.address).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_that_only_greet_make_room_for_a_master() {
+    let port = Port::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        let mut frames = greeted(&port).await;
+        assert!(frames.is_greeted().await.unwrap());
+        silent.push(frames);
+    }
+    let mut caller = Caller::informed(&port, &port.address).await;
+    caller.change_over().await;
+    let mut oldest = silent.remove(0);
+    assert!(!matches!(oldest.read().await, Ok(Some(_))), "it is closed");
+    // The next ones take the places of silent ones, and never that of the master.
+    for _ in 0..80 {
+        let mut frames = greeted(&port).await;
+        assert!(frames.is_greeted().await.unwrap());
+        silent.push(frames);
+    }
+    assert!(caller.uses_frames().await);
+}
+
+#[tokio::test]
+async fn a_frame_that_does_not_come_to_its_end_is_refused_in_time() {
+    let port = Port::start().await;
+    let mut frames = greeted(&port).await;
+    assert!(frames.is_greeted().await.unwrap());
+    frames.connection.write_all(&[9, 0, 0, 0, 1]).await.unwrap();
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let (kind, body) = frames.read().await.unwrap().unwrap();
+    assert_eq!(kind, Kind::Refusal);
+    let status = Status::from(decoded::<Refusal>(body).unwrap());
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert_eq!(frames.read().await.unwrap(), None, "it is closed then");
+    let waited = begun.elapsed().as_secs();
+    assert!((29..60).contains(&waited), "after {waited} s");
+}
+
+#[tokio::test]
+async fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
+    let (near, mut far) = tokio::io::duplex(1 << 10);
+    let mut frames = Frames::new(Connection::new(near));
+    let length = u32::try_from(wire::MESSAGE_LIMIT_BYTES).unwrap();
+    far.write_all(&length.to_le_bytes()).await.unwrap();
+    assert!(frames.begins().await.unwrap());
+    assert!(frames.read().now_or_never().is_none());
+    assert!(frames.incoming.capacity() <= 2 * ROOM_BYTES);
+    for length in [u32::MAX, length + 6, 4, 0] {
+        assert!(read_of(&length.to_le_bytes()).await.is_err(), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn small_frames_that_are_kept_share_memory() {
+    let (near, mut far) = tokio::io::duplex(1 << 16);
+    let mut frames = Frames::new(Connection::new(near));
+    let mut kept = Vec::new();
+    let frame = frame().await;
+    for _ in 0..100 {
+        far.write_all(&frame).await.unwrap();
+        kept.push(frames.read().await.unwrap().unwrap().1);
+    }
+    let places: Vec<usize> = kept.iter().map(|body| body.as_ptr() as usize).collect();
+    let beside = |pair: &&[usize]| pair[0].abs_diff(pair[1]) == frame.len();
+    assert!(places.windows(2).filter(beside).count() > 90);
+}
+
+#[tokio::test]
+async fn a_request_ends_with_its_connection_and_not_with_what_comes_behind_it() {
+    let (near, mut far) = tokio::io::duplex(1 << 10);
+    let mut frames = Frames::new(Connection::new(near));
+    let bytes = frame().await;
+    far.write_all(&bytes).await.unwrap();
+    frames.read().await.unwrap().unwrap();
+    far.write_all(&bytes).await.unwrap();
+    assert!(frames.is_closed().now_or_never().is_none());
+    assert!(
+        frames.read().await.unwrap().is_some(),
+        "it is read in its turn"
+    );
+    drop(far);
+    frames.is_closed().await;
+}
+
+#[tokio::test]
+async fn a_request_for_another_master_is_refused_with_its_reason() {
+    let port = Port::start().await;
+    let dialed = TcpStream::connect(&port.address).await.unwrap();
+    let mut frames = Frames::new(Connection::new(dialed));
+    frames.greet().await.unwrap();
+    assert!(frames.is_greeted().await.unwrap());
+    let message = proto::AppendRequest::default();
+    frames.write(Kind::Append, &message).await.unwrap();
+    let (kind, body) = frames.read().await.unwrap().unwrap();
+    assert_eq!(kind, Kind::Refusal);
+    let status = Status::from(decoded::<Refusal>(body).unwrap());
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert_eq!(frames.read().await.unwrap(), None, "it is closed then");
+}

@@ -1,0 +1,393 @@
+//! The caller's side of the raft transport: what openraft sends to the other masters.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::RPCTypes;
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tracing::{debug, error};
+
+use super::connections::{Connections, Peers, client};
+use super::frames::pool::FrameConnection;
+use super::snapshot_transfer;
+use super::wire::{self, proto};
+use crate::membership::peer_progress::Held;
+use crate::settings::Timing;
+use crate::state_machine::Snapshot;
+use crate::storage::image::Source;
+use crate::types::{Member, TypeConfig, Vote};
+
+/// Who is calling: the head of each message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) cluster_key: u64,
+    pub(crate) id: u64,
+}
+
+impl Caller {
+    /// The head of a message to this master, by connections to it.
+    pub(crate) fn header(self, to: u64, connections: &Connections) -> proto::Header {
+        proto::Header {
+            format: connections.format(),
+            cluster_key: self.cluster_key,
+            from: self.id,
+            to,
+        }
+    }
+}
+
+/// Makes the clients that openraft asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Factory {
+    pub(crate) caller: Caller,
+    pub(crate) peers: Peers,
+    pub(crate) timing: Timing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lane {
+    Entries,
+    Control,
+}
+
+impl Factory {
+    fn network(&self, target: u64, member: &Member, lane: Lane) -> Network {
+        let connections = self.peers.to(&member.raft_address);
+        Network {
+            target,
+            caller: self.caller,
+            timing: self.timing,
+            connections,
+            lane,
+            open: Mutex::default(),
+            held: Held::default(),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Factory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Network {
+        self.network(target, node, Lane::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Network {
+        self.network(target, node, Lane::Control)
+    }
+}
+
+/// What carries appends. It is kept only between complete exchanges.
+#[derive(Debug)]
+enum Carrier {
+    Frames(FrameConnection),
+    Stream(OpenAppend),
+}
+
+impl Carrier {
+    /// Itself, unless the peer is known to have closed it.
+    fn usable(mut self) -> Option<Carrier> {
+        let usable = match &mut self {
+            Carrier::Frames(connection) => connection.is_usable(),
+            Carrier::Stream(_) => true,
+        };
+        usable.then_some(self)
+    }
+}
+
+/// A stream of appends and its answers, to a peer that does not know frames.
+#[derive(Debug)]
+struct OpenAppend {
+    requests: mpsc::Sender<proto::AppendRequest>,
+    answers: Streaming<proto::AppendResponse>,
+}
+
+/// What openraft holds to talk to one peer.
+#[derive(Debug)]
+pub(crate) struct Network {
+    target: u64,
+    caller: Caller,
+    timing: Timing,
+    connections: Result<Arc<Connections>, Status>,
+    lane: Lane,
+    // Never locked but by tests: openraft wants to share what it holds, and a connection cannot be.
+    open: Mutex<Option<Carrier>>,
+    held: Held,
+}
+
+impl Network {
+    #[cfg(test)]
+    pub(crate) fn uses_frames(&self) -> bool {
+        matches!(*self.open.lock().unwrap(), Some(Carrier::Frames(_)))
+    }
+
+    fn connections(&self) -> Result<&Arc<Connections>, RPCError<TypeConfig>> {
+        self.connections
+            .as_ref()
+            .map_err(|status| RPCError::Unreachable(Unreachable::new(status)))
+    }
+
+    fn header(&self) -> Result<proto::Header, RPCError<TypeConfig>> {
+        Ok(self.caller.header(self.target, self.connections()?))
+    }
+
+    fn kept(&mut self) -> &mut Option<Carrier> {
+        self.open.get_mut().expect("no holder of the lock panics")
+    }
+
+    /// The carrier that is open already. A stream gives way to frames as soon as there is a connection for them.
+    fn take_open(&mut self) -> Option<Carrier> {
+        let open = self.kept().take().and_then(Carrier::usable)?;
+        let frames = match (&open, self.lane, &self.connections) {
+            (Carrier::Stream(_), Lane::Entries, Ok(connections)) => connections.frames.spare(),
+            _ => None,
+        };
+        Some(frames.map_or(open, Carrier::Frames))
+    }
+
+    async fn exchange(
+        &mut self,
+        request: proto::AppendRequest,
+    ) -> Result<proto::AppendResponse, Status> {
+        // Taken out first: openraft cancels requests in the middle, and a carrier with an answer outstanding would give that
+        // answer to the next request.
+        let (carrier, answer) = match self.take_open() {
+            Some(Carrier::Frames(connection)) => over_frames(connection, &request).await?,
+            Some(Carrier::Stream(open)) => {
+                let sent = open.requests.send(request).await;
+                sent.map_err(|_| ended())?;
+                over_stream(open).await?
+            }
+            None => self.open(request).await?,
+        };
+        *self.kept() = Some(carrier);
+        Ok(answer)
+    }
+
+    /// The first exchange on a carrier that is opened for it.
+    async fn open(
+        &self,
+        request: proto::AppendRequest,
+    ) -> Result<(Carrier, proto::AppendResponse), Status> {
+        let connections = self.connections.as_ref().map_err(Clone::clone)?;
+        let frames = match self.lane {
+            Lane::Entries => connections.frames.open().await?,
+            // openraft drops a heartbeat that is late, and with it the carrier. A stream is opened again without a round trip.
+            Lane::Control => None,
+        };
+        match frames {
+            Some(connection) => over_frames(connection, &request).await,
+            None => over_stream(self.open_append(request).await?).await,
+        }
+    }
+
+    /// Opens the stream with its first request in it, so that this costs no round trip of its own.
+    async fn open_append(&self, request: proto::AppendRequest) -> Result<OpenAppend, Status> {
+        let connections = self.connections.as_ref().map_err(Clone::clone)?;
+        let channel = match self.lane {
+            Lane::Entries => &connections.entries,
+            Lane::Control => &connections.control,
+        };
+        // One request is in flight at a time: the second place is never used, and a full channel would only wait.
+        let (requests, outgoing) = mpsc::channel(2);
+        requests
+            .send(request)
+            .await
+            .map_err(|_| Status::internal("a new channel takes a request"))?;
+        let answers = client(channel.clone())
+            .append(ReceiverStream::new(outgoing))
+            .await?
+            .into_inner();
+        Ok(OpenAppend { requests, answers })
+    }
+
+    /// Says once what a person has to do, and treats the peer as away.
+    fn forgetful(&mut self) -> RPCError<TypeConfig> {
+        let text = self.held.refusal(self.target);
+        if self.held.is_told_first() {
+            error!(peer = self.target, "{text}");
+        }
+        RPCError::Unreachable(Unreachable::new(&Status::data_loss(text)))
+    }
+
+    fn error(&self, action: RPCTypes, status: &Status) -> RPCError<TypeConfig> {
+        match status.code() {
+            // The peer is away, or will not listen: back off.
+            Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument => {
+                RPCError::Unreachable(Unreachable::new(status))
+            }
+            Code::DeadlineExceeded => RPCError::Timeout(Timeout {
+                action,
+                id: self.caller.id,
+                target: self.target,
+                timeout: Duration::from_millis(self.timing.append_deadline_ms),
+            }),
+            _ => RPCError::Network(NetworkError::new(status)),
+        }
+    }
+
+    async fn ballot(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = wire::vote_request(self.header()?, &request, pre_vote);
+        let answer = client(self.connections()?.control.clone())
+            .vote(message)
+            .await;
+        answer
+            .and_then(|answer| wire::vote_answer_from(answer.into_inner()))
+            .map_err(|status| self.error(RPCTypes::Vote, &status))
+    }
+}
+
+/// A connection of frames is kept for the next client of this peer.
+impl Drop for Network {
+    fn drop(&mut self) {
+        if let Some(Carrier::Frames(connection)) = self.kept().take()
+            && let Ok(connections) = &self.connections
+        {
+            connections.frames.put(connection);
+        }
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the peer ended the stream")
+}
+
+async fn over_frames(
+    connection: FrameConnection,
+    request: &proto::AppendRequest,
+) -> Result<(Carrier, proto::AppendResponse), Status> {
+    let (connection, answer) = connection.exchange(request).await?;
+    Ok((Carrier::Frames(connection), answer))
+}
+
+async fn over_stream(mut open: OpenAppend) -> Result<(Carrier, proto::AppendResponse), Status> {
+    let answer = open.answers.message().await?.ok_or_else(ended)?;
+    Ok((Carrier::Stream(open), answer))
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = Source;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // The deadline is the transport's own: openraft's is the heartbeat interval, shorter than a disk's stall.
+        let deadline = Duration::from_millis(self.timing.append_deadline_ms);
+        let (message, taken) = wire::append(self.header()?, &request);
+        let answer = match tokio::time::timeout(deadline, self.exchange(message)).await {
+            Ok(answer) => answer.and_then(wire::append_answer_from),
+            Err(_elapsed) => Err(Status::deadline_exceeded("no answer to an append")),
+        };
+        let last = request.entries[..taken].last().map(|entry| entry.log_id);
+        let last = last.or(request.prev_log_id);
+        match &answer {
+            Ok(AppendEntriesResponse::Success) => self.held.acknowledged(request.vote, last),
+            Ok(AppendEntriesResponse::PartialSuccess(last)) => {
+                self.held.acknowledged(request.vote, *last);
+            }
+            Ok(AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_)) | Err(_) => {
+            }
+        }
+        match answer {
+            Ok(AppendEntriesResponse::Success) if taken < request.entries.len() => {
+                Ok(AppendEntriesResponse::PartialSuccess(last))
+            }
+            // openraft would ask for ever, and take it for a bug of its own.
+            Ok(AppendEntriesResponse::Conflict)
+                if self.held.forgot(request.vote, request.prev_log_id) =>
+            {
+                Err(self.forgetful())
+            }
+            // openraft takes for granted that nothing conflicts with "before the first entry".
+            Ok(AppendEntriesResponse::Conflict) if request.prev_log_id.is_none() => {
+                let status =
+                    Status::data_loss("the peer reports a conflict before the first entry");
+                Err(RPCError::Unreachable(Unreachable::new(&status)))
+            }
+            Ok(answer) => Ok(answer),
+            Err(status) => Err(self.error(RPCTypes::AppendEntries, &status)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ballot(request, false).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ballot(request, true).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let unreachable = |status: &Status| StreamingError::Unreachable(Unreachable::new(status));
+        let connections = self.connections.as_ref().map_err(&unreachable)?;
+        let client = client(connections.snapshots.clone());
+        let sending = snapshot_transfer::send(
+            client,
+            self.caller.header(self.target, connections),
+            vote,
+            snapshot,
+            self.timing,
+        );
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(status) => {
+                    debug!(peer = self.target, %status, "a snapshot is given up, and sent again");
+                    Err(unreachable(&status))
+                }
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = wire::transfer(self.header()?, &request);
+        let answer = client(self.connections()?.control.clone())
+            .transfer(message)
+            .await;
+        answer
+            .and_then(|answer| wire::transfer_answer_from(&request, answer.into_inner()))
+            .map_err(|status| self.error(RPCTypes::TransferLeader, &status))
+    }
+
+    /// A master that comes back is found within a heartbeat or two; asking a dead one costs a refused connection.
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(
+            self.timing.heartbeat_ms,
+        ))))
+    }
+}

@@ -1,0 +1,490 @@
+//! The raft port: what the other masters may ask of this one.
+//!
+//! Between formed nodes every message names its cluster and the node it is meant for, and is refused if either is wrong: a
+//! forgotten data directory or a reused address must not speak for somebody else. Nothing that comes in can panic.
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use argosy_proto::server::hosts::Hosts;
+use argosy_proto::server::{self, Limits};
+use argosy_proto::transport::Listener;
+use futures::Stream;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
+
+use super::forwarding;
+use super::frames::port;
+use super::snapshot_transfer;
+use super::versions;
+use super::wire::{self, proto};
+use crate::bootstrap::decision::Identity;
+use crate::election::detector::Detector;
+use crate::election::leader_contact::Hearing;
+use crate::election::liveness::Liveness;
+use crate::log_size::Growth;
+use crate::membership::{Change, Changes};
+use crate::node::{Consensus, Group};
+use crate::read_index;
+use crate::storage::store::Store;
+use crate::types::{Member, TypeConfig, Vote};
+
+/// Connections are given this long to end when the node stops.
+const GOODBYE: Duration = Duration::from_millis(300);
+const WINDOW_BYTES: u32 = 8 << 20;
+/// How long a connection of another master may have nothing to carry.
+pub(crate) const IDLE: Duration = Duration::from_secs(3_600);
+
+/// Connections at a time. Each of at most nine other masters holds four, and opens others for single questions. One more is
+/// closed at once, or takes the place of a silent one; a master connects again.
+const CONNECTIONS: usize = 128;
+
+/// Streams of one connection at a time. A master uses fewer than twenty on each; one more waits.
+const STREAMS: u32 = 64;
+
+/// Snapshots that come in at a time: a new leader need not wait until that of the former one is given up. One more is
+/// refused, and its sender tries again.
+const SNAPSHOTS: usize = 2;
+
+/// An identity that the leader of a group offers to this empty node.
+pub(crate) struct Invitation {
+    pub(crate) identity: Identity,
+    /// Answered once consensus runs under it.
+    pub(crate) accepted: oneshot::Sender<()>,
+}
+
+/// What exists once the node has an identity and consensus runs.
+pub(crate) struct Formed {
+    identity: Identity,
+    raft: Consensus,
+    store: Arc<Store>,
+    /// The vote that is saved.
+    votes: watch::Receiver<Option<Vote>>,
+    changes: Arc<Changes>,
+    growth: Growth,
+    liveness: Liveness,
+    detector: Detector,
+    /// Places for snapshots that come in.
+    snapshots: Arc<Semaphore>,
+}
+
+impl Formed {
+    pub(crate) fn new(
+        identity: Identity,
+        group: &Group,
+        store: Arc<Store>,
+        changes: Arc<Changes>,
+        growth: Growth,
+        detector: Detector,
+    ) -> Formed {
+        Formed {
+            identity,
+            raft: group.raft.clone(),
+            votes: store.log().votes(),
+            store,
+            changes,
+            growth,
+            liveness: group.liveness.clone(),
+            detector,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
+        }
+    }
+}
+
+/// What the port answers from.
+pub(crate) struct Door {
+    pub(crate) process_incarnation: u64,
+    pub(crate) member: Member,
+    /// The list it was started with, sorted.
+    pub(crate) peers: Vec<String>,
+    /// Known as soon as it is on disk, before consensus runs.
+    pub(crate) identity: OnceLock<Identity>,
+    pub(crate) formed: OnceLock<Formed>,
+    /// A master that asked while this one was empty, and its list, if that is another one than ours.
+    pub(crate) unequal: OnceLock<(String, Vec<String>)>,
+    /// One place: a second invitation waits for the first to be taken or refused.
+    pub(crate) invitations: mpsc::Sender<Invitation>,
+    /// When the leader was last heard here.
+    pub(crate) hearing: Hearing,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Door {
+    /// From now on the port answers for the group.
+    pub(crate) fn open(&self, formed: Formed) {
+        self.formed.get_or_init(|| formed);
+    }
+
+    fn formed(&self) -> Result<&Formed, Status> {
+        self.formed.get().ok_or_else(|| {
+            Status::unavailable("this master is starting, or belongs to no group yet")
+        })
+    }
+
+    /// The group's consensus, for a message that is meant for this node.
+    fn admit(&self, header: Option<&proto::Header>) -> Result<&Formed, Status> {
+        let header =
+            header.ok_or_else(|| Status::invalid_argument("the message lacks the field header"))?;
+        versions::check_format(header.format)?;
+        let formed = self.formed()?;
+        let own = formed.identity;
+        if header.cluster_key != own.cluster_key {
+            let (theirs, ours) = (header.cluster_key, own.cluster_key);
+            return Err(Status::failed_precondition(format!(
+                "a message of another cluster: its key is {theirs:016x}, ours {ours:016x}"
+            )));
+        }
+        if header.to != own.id {
+            return Err(Status::failed_precondition(format!(
+                "a message for master {}, but this is master {}: the directory at {} is another one than the group knows",
+                header.to, own.id, self.member.raft_address
+            )));
+        }
+        Ok(formed)
+    }
+
+    /// Whether an operator has named this address in the list of this master.
+    fn lists(&self, raft_address: &str) -> bool {
+        self.peers.iter().any(|peer| peer == raft_address)
+    }
+
+    /// A master on our list that has another list than ours: it will refuse to start, and so must we.
+    fn compare(&self, question: proto::AskRequest) {
+        let listed = self.lists(&question.raft_address);
+        if listed && self.identity.get().is_none() && question.peers != self.peers {
+            self.unequal
+                .get_or_init(|| (question.raft_address, question.peers));
+        }
+    }
+
+    fn answer(&self) -> proto::AskResponse {
+        let mut members = Vec::new();
+        let mut initialized = false;
+        if let Some(formed) = self.formed.get() {
+            let metrics = formed.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            members = metrics
+                .membership_config
+                .nodes()
+                .map(|(id, member)| wire::node(*id, member))
+                .collect();
+            initialized = !members.is_empty();
+        }
+        let identity = self.identity.get();
+        proto::AskResponse {
+            format: versions::OWN.first_format(),
+            versions: Some(versions::OWN.message()),
+            process_incarnation: self.process_incarnation,
+            member: Some(self.member.clone()),
+            peers: self.peers.clone(),
+            identity: identity.map(|own| proto::Identity {
+                cluster_key: own.cluster_key,
+                id: own.id,
+            }),
+            initialized,
+            members,
+        }
+    }
+}
+
+fn ended(error: impl std::error::Error) -> Status {
+    Status::unavailable(format!("consensus has ended: {error}"))
+}
+
+/// Serves the port until the node stops, and closes it then.
+pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
+    let stop = door.stop.clone();
+    let (listener, framed) = port::divide(door.clone(), listener);
+    let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
+        .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+        .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
+    let limits = Limits {
+        idle: IDLE,
+        streams: STREAMS,
+        stream_window: WINDOW_BYTES,
+        connection_window: WINDOW_BYTES,
+        ..Limits::of_this_process("raft").at_most(CONNECTIONS)
+    };
+    // Masters speak HTTP/2 and may dial any name; web pages cannot.
+    let router = Hosts::default().guard(tonic::service::Routes::new(service).into_axum_router());
+    let serving = server::serve(listener, router, limits, stop.clone());
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        () = serving => {}
+        // It ends with the node, and the connections of HTTP/2 after it.
+        () = async { framed.await; std::future::pending().await } => {}
+        () = late => debug!("connections that did not end in time are dropped"),
+    }
+}
+
+struct Service(Arc<Door>);
+
+impl Service {
+    /// A stream's answers, which end with the node.
+    fn until_stopped<T: Send + 'static>(
+        &self,
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<BoxStream<'static, Result<T, Status>>> {
+        Response::new(
+            answers
+                .take_until(self.0.stop.clone().cancelled_owned())
+                .boxed(),
+        )
+    }
+}
+
+pub(crate) async fn append(
+    door: &Door,
+    message: proto::AppendRequest,
+) -> Result<proto::AppendResponse, Status> {
+    let formed = door.admit(message.header.as_ref())?;
+    let request = wire::append_from(message)?;
+    let vote = formed.raft.server_metrics().borrow_watched().vote;
+    if request.vote.leader_id.term >= vote.leader_id.term {
+        door.hearing.heard(request.vote.leader_id.term);
+    }
+    formed
+        .growth
+        .add(request.entries.iter().map(wire::commands_bytes).sum());
+    let answer = formed.raft.append_entries(request).await.map_err(ended)?;
+    Ok(wire::append_answer(answer))
+}
+
+/// The newest vote of this node. openraft's may be ahead of what is saved, and what is saved ahead of what openraft reports.
+fn newest_vote(formed: &Formed) -> Vote {
+    let reported = formed.raft.server_metrics().borrow_watched().vote;
+    match *formed.votes.borrow() {
+        Some(saved) if saved.leader_id.term > reported.leader_id.term => saved,
+        _ => reported,
+    }
+}
+
+#[tonic::async_trait]
+impl proto::raft_server::Raft for Service {
+    type AppendStream = BoxStream<'static, Result<proto::AppendResponse, Status>>;
+    type SnapshotStream = BoxStream<'static, Result<proto::SnapshotProgress, Status>>;
+    type PresenceStream = BoxStream<'static, Result<proto::AskResponse, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let state = Some((self.0.clone(), request.into_inner()));
+        // One request at a time, in order: the next is read when this one is answered.
+        let answers = stream::unfold(state, async |state| {
+            let (door, mut requests) = state?;
+            let answer = match requests.next().await? {
+                Ok(message) => append(&door, message).await,
+                Err(status) => Err(status),
+            };
+            let next = answer.is_ok().then_some((door, requests));
+            Some((answer, next))
+        });
+        Ok(self.until_stopped(answers))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<proto::VoteRequest>,
+    ) -> Result<Response<proto::VoteResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let pre_vote = message.pre_vote;
+        let request = wire::vote_request_from(message)?;
+        let answer = if pre_vote {
+            formed.raft.pre_vote(request).await
+        } else {
+            formed.raft.vote(request).await
+        };
+        Ok(Response::new(wire::vote_answer(&answer.map_err(ended)?)))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<proto::TransferRequest>,
+    ) -> Result<Response<proto::TransferResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let answer = formed
+            .raft
+            .handle_transfer_leader(wire::transfer_from(message)?)
+            .await;
+        let answer = answer.map_err(|error: Fatal<TypeConfig>| ended(error))?;
+        Ok(Response::new(wire::transfer_answer(answer)))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotPart>>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let mut parts = request.into_inner();
+        let head = snapshot_transfer::head(&mut parts).await?;
+        let formed = self.0.admit(head.header.as_ref())?;
+        let Ok(place) = formed.snapshots.clone().try_acquire_owned() else {
+            return Err(Status::unavailable("other snapshots are coming in"));
+        };
+        let receiver =
+            snapshot_transfer::Receiver::new(formed.raft.clone(), &formed.store, &head, place)?;
+        Ok(self.until_stopped(receiver.receive(parts)))
+    }
+
+    async fn ask(
+        &self,
+        request: Request<proto::AskRequest>,
+    ) -> Result<Response<proto::AskResponse>, Status> {
+        let question = request.into_inner();
+        versions::check(&question)?;
+        self.0.compare(question);
+        Ok(Response::new(self.0.answer()))
+    }
+
+    async fn presence(
+        &self,
+        request: Request<proto::AskRequest>,
+    ) -> Result<Response<Self::PresenceStream>, Status> {
+        versions::check(request.get_ref())?;
+        let answer = stream::iter([Ok(self.0.answer())]);
+        Ok(self.until_stopped(answer.chain(stream::pending())))
+    }
+
+    async fn alive(
+        &self,
+        request: Request<proto::AliveRequest>,
+    ) -> Result<Response<proto::AliveResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let leader = wire::vote_from(message.vote)?;
+        let newest = newest_vote(formed);
+        if leader.committed && leader.leader_id.term >= newest.leader_id.term {
+            self.0.hearing.alive(leader.leader_id.term);
+        }
+        let vote = Some(wire::vote(&newest));
+        let versions = Some(versions::OWN.message());
+        Ok(Response::new(proto::AliveResponse { vote, versions }))
+    }
+
+    async fn suspect(
+        &self,
+        request: Request<proto::SuspectRequest>,
+    ) -> Result<Response<proto::SuspectResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let supports = formed.detector.supports(message).await?;
+        Ok(Response::new(proto::SuspectResponse { supports }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Result<Response<proto::ReadIndexResponse>, Status> {
+        let formed = self.0.admit(request.get_ref().header.as_ref())?;
+        let confirmed = read_index::read_index(&formed.raft, &formed.liveness)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let index = confirmed.index;
+        Ok(Response::new(proto::ReadIndexResponse { index }))
+    }
+
+    async fn change(
+        &self,
+        request: Request<proto::ChangeRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        use proto::change_request::Change as Wire;
+        let message = request.into_inner();
+        versions::check_format(message.format)?;
+        let formed = self.0.formed()?;
+        // Without a key it is an empty node, which may only ask to be taken in as a learner.
+        if message.cluster_key != formed.identity.cluster_key && message.cluster_key != 0 {
+            return Err(Status::failed_precondition(
+                "the request comes from another cluster",
+            ));
+        }
+        let change = match message.change {
+            Some(Wire::Join(join))
+                if message.cluster_key == 0 && !self.0.lists(&join.raft_address) =>
+            {
+                return Err(Status::permission_denied(format!(
+                    "no operator has asked for this master; run `argosy master join {}`",
+                    join.raft_address
+                )));
+            }
+            Some(Wire::Join(join)) => Change::Join {
+                raft_address: join.raft_address,
+                promote: join.promote && message.cluster_key != 0,
+            },
+            Some(Wire::Remove(id)) if message.cluster_key != 0 => Change::Remove(id),
+            Some(Wire::Transfer(to)) if message.cluster_key != 0 => {
+                Change::Transfer((to.id != 0).then_some(to.id))
+            }
+            Some(_) => {
+                return Err(Status::permission_denied(
+                    "only a member may change the group",
+                ));
+            }
+            None => {
+                return Err(Status::invalid_argument(
+                    "the message lacks the field change",
+                ));
+            }
+        };
+        // In a task of its own: whoever asked may go, a change that has begun is brought to its end.
+        let changes = formed.changes.clone();
+        let forwarded = message.forwarded;
+        let changed =
+            TaskTracker::new().spawn(async move { changes.change(change, forwarded).await });
+        let changed = changed
+            .await
+            .map_err(|_ended| Status::unavailable("the master is stopping"))?;
+        let id = changed.map_err(|error| forwarding::refusal(&error))?;
+        Ok(Response::new(proto::ChangeResponse { id }))
+    }
+
+    async fn invite(
+        &self,
+        request: Request<proto::InviteRequest>,
+    ) -> Result<Response<proto::InviteResponse>, Status> {
+        let message = request.into_inner();
+        versions::check_format(message.format)?;
+        let identity = message
+            .identity
+            .ok_or_else(|| Status::invalid_argument("the message lacks the field identity"))?;
+        let identity = Identity {
+            cluster_key: identity.cluster_key,
+            id: identity.id,
+        };
+        if message.incarnation != self.0.member.incarnation {
+            return Err(Status::failed_precondition(
+                "the data directory was made anew in between; try again",
+            ));
+        }
+        if let Some(own) = self.0.identity.get() {
+            if *own == identity {
+                return Ok(Response::new(proto::InviteResponse {}));
+            }
+            return Err(Status::failed_precondition(
+                "this master belongs to a group already",
+            ));
+        }
+        let (accepted, running) = oneshot::channel();
+        let invitation = Invitation { identity, accepted };
+        if self.0.invitations.send(invitation).await.is_err() {
+            return Err(Status::unavailable("this master is just forming a group"));
+        }
+        running
+            .await
+            .map_err(|_dropped| Status::unavailable("this master did not take the identity"))?;
+        Ok(Response::new(proto::InviteResponse {}))
+    }
+}

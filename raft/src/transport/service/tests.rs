@@ -1,0 +1,267 @@
+//! The bounds of the port of a master that runs, over real sockets.
+
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::{Connection, Dialer, PeerIdentity};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::node::{MemoryStore, Node};
+use crate::settings::{NodeConfig, SnapshotPolicy, Surroundings, Timing};
+use crate::transport::connections::{Client, client, question};
+use crate::types::OwnerRequest;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What has to wait has not been answered by then.
+const WAITING: Duration = Duration::from_millis(500);
+
+/// An open call: it never ends by itself.
+type Presence = Streaming<proto::AskResponse>;
+
+/// A group of one master.
+pub(crate) struct Port {
+    pub(crate) address: String,
+    pub(crate) node: Node,
+}
+
+impl Port {
+    pub(crate) async fn start() -> Port {
+        Port::start_for(PeerIdentity::unauthenticated(None)).await
+    }
+
+    /// The transport finds out that every peer is this one.
+    pub(crate) async fn start_for(peer: PeerIdentity) -> Port {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let config = NodeConfig {
+            directory: None,
+            raft_address: address.clone(),
+            api_address: address.clone(),
+            peers: Vec::new(),
+            bootstrap: true,
+            timing: Timing::testing(),
+            snapshot: SnapshotPolicy::default(),
+            seed: 1,
+        };
+        let (owner, mut requests) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                match request {
+                    OwnerRequest::Load { done, .. } => drop(done.send(())),
+                    OwnerRequest::Apply { done, .. } => drop(done.send(Vec::new())),
+                }
+            }
+        });
+        let memory = MemoryStore::default();
+        let connections = futures::stream::unfold(listener, move |listener| {
+            let peer = peer.clone();
+            async move {
+                let accepted = listener.accept().await;
+                let identified = accepted.map(|(stream, _)| (Connection::new(stream), peer));
+                Some((identified, listener))
+            }
+        });
+        let surroundings = Surroundings {
+            listener: Listener::new(connections),
+            dialer: Dialer::tcp(),
+            wall: WallClock::system(),
+        };
+        let stop = CancellationToken::new();
+        let node = Node::start_in_memory(config, &memory, surroundings, owner, stop).await;
+        let node = node.unwrap();
+        Port { address, node }
+    }
+
+    /// A connection of its own.
+    async fn connect(&self) -> Result<Client, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect().await.map(client)
+    }
+
+    /// A connection with an open call, if the port takes it.
+    async fn hold(&self) -> Option<Presence> {
+        let mut client = self.connect().await.ok()?;
+        present(&mut client).await.ok()
+    }
+
+    async fn hold_soon(&self) -> Presence {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(held) = self.hold().await {
+                return held;
+            }
+            assert!(Instant::now() < deadline, "no connection is taken");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Opens a call and waits for its first answer.
+async fn present(client: &mut Client) -> Result<Presence, Status> {
+    let mut stream = client.presence(question()).await?.into_inner();
+    stream.message().await?.expect("it says who it is");
+    Ok(stream)
+}
+
+/// A snapshot that begins and does not go on, until the sender is dropped.
+async fn begin_snapshot(
+    client: &mut Client,
+    head: proto::SnapshotHead,
+) -> Result<mpsc::Sender<proto::SnapshotPart>, Status> {
+    let (sender, parts) = mpsc::channel(1);
+    let head = proto::SnapshotPart {
+        part: Some(proto::snapshot_part::Part::Head(head)),
+    };
+    sender.send(head).await.expect("there is room");
+    client.snapshot(ReceiverStream::new(parts)).await?;
+    Ok(sender)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room() {
+    let port = Port::start().await;
+    // One address has all of them: masters may be behind one.
+    let mut silent = Vec::new();
+    for _ in 0..CONNECTIONS + 10 {
+        silent.push(TcpStream::connect(&port.address).await.unwrap());
+    }
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        held.push(port.hold_soon().await);
+    }
+    for _ in 0..3 {
+        assert!(port.hold().await.is_none(), "one more is taken");
+    }
+    // None of those with an open call was closed for another one.
+    for stream in &mut held {
+        assert!(timeout(Duration::ZERO, stream.message()).await.is_err());
+    }
+    held.pop();
+    port.hold_soon().await;
+    port.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_beyond_the_bound_of_its_connection_waits_until_one_ends() {
+    let port = Port::start().await;
+    let mut client = port.connect().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..STREAMS {
+        held.push(present(&mut client).await.unwrap());
+    }
+    let mut next = Box::pin(present(&mut client));
+    assert!(timeout(WAITING, &mut next).await.is_err(), "it is answered");
+    held.pop();
+    let next = timeout(PATIENCE, next).await.expect("it has its turn");
+    next.unwrap();
+    port.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
+    let port = Port::start().await;
+    let mut client = port.connect().await.unwrap();
+    let answer = client.ask(question()).await.unwrap().into_inner();
+    let own = answer.identity.expect("it belongs to a group");
+    let head = proto::SnapshotHead {
+        header: Some(proto::Header {
+            format: 1,
+            cluster_key: own.cluster_key,
+            from: own.id + 1,
+            to: own.id,
+        }),
+        vote: Some(proto::Vote::default()),
+        length_bytes: 1 << 20,
+    };
+    let mut held = Vec::new();
+    for _ in 0..SNAPSHOTS {
+        held.push(begin_snapshot(&mut client, head).await.unwrap());
+    }
+    let refused = begin_snapshot(&mut client, head).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(
+        refused.message().contains("other snapshots are coming in"),
+        "{refused}"
+    );
+    held.pop();
+    let deadline = Instant::now() + PATIENCE;
+    while begin_snapshot(&mut client, head).await.is_err() {
+        assert!(Instant::now() < deadline, "its place is not free again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    port.node.stop().await;
+}
+
+#[tokio::test]
+async fn a_leader_supports_no_election_against_itself() {
+    let port = Port::start().await;
+    let mut status = port.node.status();
+    let leads = status.wait_for(|status| status.is_leader);
+    let term = timeout(PATIENCE, leads).await.unwrap().unwrap().term;
+    let mut client = port.connect().await.unwrap();
+    let answer = client.ask(question()).await.unwrap().into_inner();
+    let own = answer.identity.expect("it belongs to a group");
+    let request = |term| proto::SuspectRequest {
+        header: Some(proto::Header {
+            format: 1,
+            cluster_key: own.cluster_key,
+            from: own.id + 1,
+            to: own.id,
+        }),
+        leader: Some(proto::Vote {
+            term,
+            node: own.id,
+            committed: true,
+        }),
+        last_log: Some(proto::LogId {
+            term: u64::MAX,
+            index: u64::MAX,
+        }),
+    };
+    for term in [0, term, u64::MAX] {
+        let answer = client.suspect(request(term)).await.unwrap().into_inner();
+        assert!(!answer.supports, "{term}");
+    }
+    let nobody = proto::SuspectRequest {
+        leader: None,
+        ..request(term)
+    };
+    let refused = client.suspect(nobody).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(port.node.status().borrow().term, term);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_masters_may_use_the_port_where_the_transport_proves_identities() {
+    let port = |principal: &str| {
+        Port::start_for(PeerIdentity::authenticated(
+            principal.parse().unwrap(),
+            None,
+        ))
+    };
+    let greeted = async |port: &Port| {
+        let mut stream = TcpStream::connect(&port.address).await.unwrap();
+        stream
+            .write_all(crate::transport::frames::GREETING)
+            .await
+            .unwrap();
+        let mut answer = vec![0; crate::transport::frames::GREETING.len()];
+        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await;
+        read.expect("it is answered or closed").is_ok()
+    };
+    for (principal, is_admitted) in [
+        ("agent/host-1", false),
+        ("operator/alice", false),
+        ("master/master-2", true),
+    ] {
+        let port = port(principal).await;
+        assert_eq!(port.hold().await.is_some(), is_admitted, "{principal}");
+        assert_eq!(greeted(&port).await, is_admitted, "{principal}");
+    }
+}

@@ -1,0 +1,246 @@
+//! Snapshots between masters: block by block, each answered before the next is sent, and the whole verified before anything
+//! of it is installed. Memory is one block on either side.
+
+use std::time::Duration;
+
+use argosy_state::buggify::{self, Rare};
+use futures::Stream;
+use futures::stream;
+use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::info;
+
+use super::connections::{self, Client};
+use super::wire::{self, proto};
+use crate::node::Consensus;
+use crate::settings::Timing;
+use crate::state_machine::Snapshot;
+use crate::storage::snapshot_store::{Image, ImageWriter};
+use crate::storage::store::Store;
+use crate::types::Vote;
+
+/// One block.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// The longest snapshot that is taken: far more than any registry that fits into memory.
+const LENGTH_LIMIT_BYTES: u64 = 64 << 30;
+
+/// How long a receiver waits for the next block. The sender reads it from its own disk.
+const NEXT_BLOCK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a receiver may take to verify and install what it received.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
+
+fn block_patience(timing: Timing) -> Duration {
+    // A receiver's disk may stall for longer than an append may take, and nothing waits behind a snapshot.
+    Duration::from_millis(10 * timing.append_deadline_ms)
+}
+
+/// Sends a snapshot, and returns the receiver's vote once it is installed there.
+pub(crate) async fn send(
+    mut client: Client,
+    header: proto::Header,
+    vote: Vote,
+    snapshot: Snapshot,
+    timing: Timing,
+) -> Result<Vote, Status> {
+    use proto::snapshot_part::Part;
+    let to = header.to;
+    let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
+    // No image is written for a receiver that is away.
+    let present = timeout(block_patience(timing), client.ask(connections::question())).await;
+    present.map_err(silent)??;
+    let image = snapshot.snapshot.image().await;
+    let image = image
+        .map_err(|error| Status::internal(format!("the snapshot cannot be written: {error}")))?;
+    // One part is in flight: the second place is never used, and a full channel would only wait.
+    let (parts, outgoing) = mpsc::channel(2);
+    let give = async |part| {
+        let sent = parts.send(proto::SnapshotPart { part: Some(part) }).await;
+        sent.map_err(|_closed| Status::unavailable("the receiver ended the transfer"))
+    };
+    let head = proto::SnapshotHead {
+        header: Some(header),
+        vote: Some(wire::vote(&vote)),
+        length_bytes: image.len(),
+    };
+    give(Part::Head(head)).await?;
+    let opened = timeout(
+        block_patience(timing),
+        client.snapshot(ReceiverStream::new(outgoing)),
+    )
+    .await;
+    let mut answers = opened.map_err(silent)??.into_inner();
+    info!(to, bytes = image.len(), "a snapshot is sent");
+    let mut sent = 0;
+    loop {
+        let most = buggify::or(Rare::SmallBlocks, BLOCK_BYTES, 300);
+        let block = image.read(sent, most).await;
+        let block = block
+            .map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
+        sent += block.len() as u64;
+        let last = sent >= image.len();
+        give(Part::Block(block)).await?;
+        let patience = if last {
+            INSTALL_PATIENCE
+        } else {
+            block_patience(timing)
+        };
+        let answer = timeout(patience, answers.message())
+            .await
+            .map_err(silent)??;
+        let answer =
+            answer.ok_or_else(|| Status::unavailable("the receiver ended the transfer"))?;
+        if last {
+            info!(to, "the snapshot is installed");
+            return wire::vote_from(answer.vote);
+        }
+    }
+}
+
+/// The first part of a transfer.
+pub(crate) async fn head(
+    parts: &mut Streaming<proto::SnapshotPart>,
+) -> Result<proto::SnapshotHead, Status> {
+    match parts.message().await?.and_then(|part| part.part) {
+        Some(proto::snapshot_part::Part::Head(head)) => Ok(head),
+        _ => Err(Status::invalid_argument("a snapshot begins with its head")),
+    }
+}
+
+fn check_length(bytes: u64) -> Result<(), Status> {
+    if bytes <= LENGTH_LIMIT_BYTES {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "a snapshot of {bytes} bytes is longer than the limit of {LENGTH_LIMIT_BYTES} bytes"
+    )))
+}
+
+/// Takes a snapshot in.
+pub(crate) struct Receiver {
+    raft: Consensus,
+    vote: Vote,
+    writer: Option<ImageWriter>,
+    received: u64,
+    length: u64,
+    /// Free again for another snapshot when this one is done or given up.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Receiver {
+    pub(crate) fn new(
+        raft: Consensus,
+        store: &Store,
+        head: &proto::SnapshotHead,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Receiver, Status> {
+        check_length(head.length_bytes)?;
+        let vote = wire::vote_from(head.vote)?;
+        let writer = store
+            .receive_image()
+            .map_err(|error| Status::internal(format!("no room for a snapshot: {error}")))?;
+        Ok(Receiver {
+            raft,
+            vote,
+            writer: Some(writer),
+            received: 0,
+            length: head.length_bytes,
+            _place: place,
+        })
+    }
+
+    /// One answer for each block; the last carries this node's vote.
+    pub(crate) fn receive(
+        self,
+        parts: Streaming<proto::SnapshotPart>,
+    ) -> impl Stream<Item = Result<proto::SnapshotProgress, Status>> + Send + 'static {
+        stream::unfold(Some((self, parts)), async |state| {
+            let (mut receiver, mut parts) = state?;
+            let answer = match timeout(NEXT_BLOCK_PATIENCE, parts.message()).await {
+                Ok(Ok(Some(part))) => receiver.take(part).await,
+                // The sender has gone; what came is deleted with the receiver.
+                Ok(Ok(None)) => return None,
+                Ok(Err(status)) => Err(status),
+                Err(_elapsed) => Err(Status::deadline_exceeded("no block of a snapshot came")),
+            };
+            let more = answer.as_ref().is_ok_and(|answer| answer.vote.is_none());
+            Some((answer, more.then_some((receiver, parts))))
+        })
+    }
+
+    async fn take(&mut self, part: proto::SnapshotPart) -> Result<proto::SnapshotProgress, Status> {
+        let Some(proto::snapshot_part::Part::Block(block)) = part.part else {
+            return Err(Status::invalid_argument(
+                "a snapshot has one head, and then blocks",
+            ));
+        };
+        let mut writer = self
+            .writer
+            .take()
+            .ok_or_else(|| Status::invalid_argument("the snapshot is complete"))?;
+        self.received += block.len() as u64;
+        if block.is_empty() || self.received > self.length {
+            return Err(Status::invalid_argument(
+                "the blocks of a snapshot do not add up to its length",
+            ));
+        }
+        writer
+            .write(block)
+            .await
+            .map_err(|error| Status::internal(format!("a block cannot be written: {error}")))?;
+        if self.received < self.length {
+            self.writer = Some(writer);
+            return Ok(proto::SnapshotProgress {
+                received_bytes: self.received,
+                vote: None,
+            });
+        }
+        let image = writer
+            .finish()
+            .await
+            .map_err(|error| Status::data_loss(error.to_string()))?;
+        let vote = self.install(image).await?;
+        Ok(proto::SnapshotProgress {
+            received_bytes: self.received,
+            vote: Some(wire::vote(&vote)),
+        })
+    }
+
+    async fn install(&self, image: Image) -> Result<Vote, Status> {
+        let last = image.meta().last_log_id;
+        // openraft would end the process over a snapshot that contradicts the vote or what is committed here.
+        let committed = self.raft.data_metrics().borrow_watched().local_committed;
+        let contradicts = last.is_some_and(|last| {
+            let beyond_vote = last.leader_id.term > self.vote.leader_id.term;
+            beyond_vote || committed.is_some_and(|held| last > held && last.index <= held.index)
+        });
+        if contradicts {
+            return Err(Status::failed_precondition(
+                "the snapshot contradicts what is committed here",
+            ));
+        }
+        let installed = self
+            .raft
+            .install_full_snapshot(self.vote, Snapshot::from(image))
+            .await;
+        let answer = installed
+            .map_err(|error| Status::unavailable(format!("consensus has ended: {error}")))?;
+        Ok(answer.vote)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_announces_more_than_the_limit_is_refused() {
+        assert!(check_length(LENGTH_LIMIT_BYTES).is_ok());
+        let refused = check_length(LENGTH_LIMIT_BYTES + 1).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+}

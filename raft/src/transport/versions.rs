@@ -1,0 +1,148 @@
+//! The formats of the raft transport, the frames and the feature levels that a master reports, and which format two masters share.
+//!
+//! A master of release 0.1.0 reports neither: it speaks format 1, and works at levels 1 and 2.
+
+use argosy_state::level::{Level, Levels};
+use tonic::Status;
+
+use super::wire::proto;
+
+/// What one master knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Versions {
+    oldest_format: u32,
+    newest_format: u32,
+    /// The newest frames (`frames`); 0: none.
+    newest_frames: u32,
+    pub(crate) levels: Levels,
+}
+
+/// What this build knows.
+pub(crate) const OWN: Versions = Versions {
+    oldest_format: 1,
+    newest_format: 1,
+    newest_frames: 1,
+    levels: Levels::OWN,
+};
+
+impl Versions {
+    const OF_0_1_0: Self = Self {
+        oldest_format: 1,
+        newest_format: 1,
+        newest_frames: 0,
+        levels: Levels::OF_0_1_0,
+    };
+
+    /// What a message reports.
+    pub(crate) fn of(message: Option<proto::Versions>) -> Self {
+        message.map_or(Self::OF_0_1_0, |message| Self {
+            oldest_format: message.oldest_format,
+            newest_format: message.newest_format,
+            newest_frames: message.newest_frames,
+            levels: Levels {
+                oldest: Level(message.oldest_level),
+                newest: Level(message.newest_level),
+            },
+        })
+    }
+
+    pub(crate) fn message(self) -> proto::Versions {
+        proto::Versions {
+            oldest_format: self.oldest_format,
+            newest_format: self.newest_format,
+            newest_frames: self.newest_frames,
+            oldest_level: self.levels.oldest.0,
+            newest_level: self.levels.newest.0,
+        }
+    }
+
+    /// Whether a message of this format can be read.
+    pub(crate) fn reads(self, format: u32) -> bool {
+        (self.oldest_format..=self.newest_format).contains(&format)
+    }
+
+    /// The newest format that both speak; `None` if there is none.
+    pub(crate) fn common_format(self, theirs: Self) -> Option<u32> {
+        let newest = self.newest_format.min(theirs.newest_format);
+        (self.reads(newest) && theirs.reads(newest)).then_some(newest)
+    }
+
+    /// Whether appends may travel in frames of format 1, the only one so far.
+    pub(crate) fn knows_frames(self) -> bool {
+        self.newest_frames >= 1
+    }
+
+    /// The formats in words.
+    pub(crate) fn formats(self) -> String {
+        match self.oldest_format == self.newest_format {
+            true => format!("format {}", self.newest_format),
+            false => format!("formats {} to {}", self.oldest_format, self.newest_format),
+        }
+    }
+
+    /// The format of a message to a master that has reported nothing yet.
+    pub(crate) fn first_format(self) -> u32 {
+        self.oldest_format
+    }
+}
+
+/// Whether this master reads messages of this format.
+pub(crate) fn check_format(format: u32) -> Result<(), Status> {
+    if OWN.reads(format) {
+        return Ok(());
+    }
+    let ours = OWN.formats();
+    Err(Status::failed_precondition(format!(
+        "raft transport format {format} came in, this build speaks {ours}"
+    )))
+}
+
+/// A question is read in whatever format, since it is how two masters find the one that both know.
+pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
+    let theirs = Versions::of(question.versions);
+    if OWN.common_format(theirs).is_some() {
+        return Ok(());
+    }
+    let (ours, theirs) = (OWN.formats(), theirs.formats());
+    Err(Status::failed_precondition(format!(
+        "the other master speaks {theirs} of the raft transport, this build {ours}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speaking(oldest_format: u32, newest_format: u32) -> Versions {
+        Versions {
+            oldest_format,
+            newest_format,
+            newest_frames: 0,
+            levels: Levels::OWN,
+        }
+    }
+
+    #[test]
+    fn two_masters_speak_the_newest_format_that_both_know() {
+        let common = |one: (u32, u32), other: (u32, u32)| {
+            let (one, other) = (speaking(one.0, one.1), speaking(other.0, other.1));
+            assert_eq!(one.common_format(other), other.common_format(one));
+            one.common_format(other)
+        };
+        assert_eq!(common((1, 1), (1, 1)), Some(1));
+        assert_eq!(common((1, 3), (2, 4)), Some(3));
+        assert_eq!(common((1, 2), (1, 4)), Some(2));
+        assert_eq!(common((1, 2), (3, 4)), None);
+        assert_eq!(common((2, 2), (1, 1)), None);
+    }
+
+    #[test]
+    fn a_master_that_reports_nothing_is_of_release_0_1_0() {
+        let theirs = Versions::of(None);
+        assert!(theirs.levels.include(Level::RELEASE_0_1));
+        assert!(!theirs.levels.include(Level::RELEASE_0_2));
+        assert!(!theirs.knows_frames() && OWN.knows_frames());
+        assert_eq!(OWN.common_format(theirs), Some(1));
+        assert_eq!(Versions::of(Some(OWN.message())), OWN);
+    }
+}
