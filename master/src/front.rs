@@ -14,8 +14,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use tokio::time::Instant;
 
-use crate::desk::Desk;
 use crate::metrics::{CALLS, CallTimes};
+use crate::owner_handle::Desk;
 use crate::service::{self, Named};
 use crate::{http, reads};
 

@@ -123,7 +123,7 @@ fn the_protocol_lists_every_code() {
             wrong.push(format!("no refusal {code}"));
         }
     }
-    let reasons = read("master/src/allocator/reason.rs");
+    let reasons = read("master/src/allocator/skip_reason.rs");
     let code = reasons.split("pub fn code(").nth(1).unwrap_or_default();
     let code = code.split("pub fn ").next().unwrap_or_default();
     let names: Vec<_> = code.split('"').skip(1).step_by(2).collect();

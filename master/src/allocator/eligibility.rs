@@ -13,7 +13,7 @@ use argosy_state::ids::{AgentId, FrameworkId, Role};
 use argosy_state::limits;
 use argosy_state::resources::{InvalidResources, Resource, Resources};
 
-use super::reason::Reason;
+use super::skip_reason::Reason;
 
 /// A framework's own least bundle, written as in [`Minimum`]; empty means anything.
 pub const MINIMUM_LABEL: &str = "argosy.offers/minimum";

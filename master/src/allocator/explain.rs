@@ -12,8 +12,8 @@ use argosy_state::resources::{Resource, Resources};
 use super::Allocator;
 use super::eligibility::{Demand, Minimum, Sight, framework_obstacle, mode_obstacle};
 use super::fair_share::Room;
-use super::reason::{Explanation, LastDecline, Reason, Verdict};
 use super::share::Kinds;
+use super::skip_reason::{Explanation, LastDecline, Reason, Verdict};
 use crate::offers::OfferBook;
 
 /// What is to be explained.

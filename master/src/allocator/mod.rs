@@ -7,21 +7,21 @@
 //! `sweep`, `rounds`, `explain`.
 
 mod bits;
-mod due;
+mod budget;
+mod cache;
+mod dirty_queue;
 mod eligibility;
 mod explain;
 mod fair_share;
 mod filters;
-mod looking;
-mod mirrors;
 mod offering;
-mod reason;
+mod refresh;
 mod rounds;
 mod share;
+mod skip_reason;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
-mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,18 +31,18 @@ use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 use argosy_state::resources::Resources;
 
 use crate::offers::OfferBook;
-use due::Due;
+use budget::Turn;
+use cache::{Agents, Clients};
+use dirty_queue::Due;
 use fair_share::Tree;
 use filters::Filters;
-use mirrors::{Agents, Clients};
 use share::Kinds;
 use sweep::Sweep;
-use turn::Turn;
 
+pub use budget::{Budget, Round};
 pub use eligibility::{Demand, MINIMUM_LABEL, Minimum, Stream};
 pub use explain::{AgentInputs, Inputs, Question};
-pub use reason::{Explanation, LastDecline, Outlook, Reason, Verdict};
-pub use turn::{Budget, Round};
+pub use skip_reason::{Explanation, LastDecline, Outlook, Reason, Verdict};
 
 /// How long a decline hides an agent unless the framework says otherwise, in milliseconds.
 pub const FILTER_MS: u64 = 5_000;

@@ -10,7 +10,7 @@ use argosy_state::ids::{OfferId, Timestamp};
 use argosy_state::resources::Resources;
 
 use super::Allocator;
-use super::turn::Turn;
+use super::budget::Turn;
 use crate::offers::{OfferBook, Standing};
 
 /// Offers of one agent to one framework in one role and session, at most; those that are being used count.

@@ -6,8 +6,8 @@ use std::ops::Bound;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 
+use super::budget::Turn;
 use super::filters::Filter;
-use super::turn::Turn;
 use super::{
     Allocator, DECLINE_CODE, DECLINE_TEXT, Declined, FILTER_MS, LONGEST_FILTER_MS, LastDecline,
     Loaded,

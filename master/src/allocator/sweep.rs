@@ -10,10 +10,10 @@ use std::collections::BinaryHeap;
 
 use super::Allocator;
 use super::bits::Bits;
+use super::budget::Turn;
 use super::fair_share::ROOT;
 use super::offering::Part;
 use super::share::Share;
-use super::turn::Turn;
 
 /// Words of agents that are scanned in about a microsecond.
 const WORDS_A_STEP: usize = 512;

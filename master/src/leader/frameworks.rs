@@ -162,7 +162,7 @@ impl Leader {
         }
         self.arm_framework(registry, now, id);
         let scheduler_heartbeat_interval_ms = self.expect_heartbeats(now, link);
-        let (kept, rescinded) = self.readopt(registry, now, id, held);
+        let (kept, rescinded) = self.revalidate(registry, now, id, held);
         let subscribed = v1::Subscribed {
             framework_id: id.to_string(),
             session,

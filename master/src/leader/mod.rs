@@ -17,10 +17,10 @@ mod offering;
 mod orders;
 mod pruning;
 mod registering;
-mod settling;
 mod stopping;
 #[cfg(test)]
 mod tests;
+mod update_acks;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -24,7 +24,7 @@ use crate::allocator::{
     AgentInputs, Because, Budget, Declined, Demand, Explanation, Inputs, Question, Round, Stream,
 };
 use crate::links::LinkId;
-use crate::offers::{Standing, readopt, sign, verify};
+use crate::offers::{Standing, revalidate, sign, verify};
 
 /// Offers of one event take no more than this unless a single one does: a message is 4 MiB at most.
 const EVENT_BYTES: usize = 1 << 20;
@@ -96,7 +96,7 @@ impl Leader {
     }
 
     /// Judges what a resuming framework holds: which offers stay, and which are gone.
-    pub(super) fn readopt(
+    pub(super) fn revalidate(
         &mut self,
         registry: &Registry,
         now: Now,
@@ -117,7 +117,7 @@ impl Leader {
                 && verify(facts, &promise, &token)
                 && (self.book.get(promise.id).is_some()
                     || (promise.id.epoch < self.epoch
-                        && readopt(registry, &self.book, &promise, now.at).is_ok()));
+                        && revalidate(registry, &self.book, &promise, now.at).is_ok()));
             if good {
                 presented.insert(promise.id);
                 kept.push(promise.id);

@@ -1,14 +1,14 @@
 //! Offers of this reign: which are open, which have an acceptance on its way, and their tokens.
 //!
 //! Never replicated: an offer is a hint, the commit decides. Reading order: this file, `check`,
-//! `token`, `readopt`, `tally`.
+//! `token`, `revalidate`, `tally`.
 
 mod check;
-mod readopt;
-mod tally;
+mod revalidate;
 #[cfg(test)]
 mod tests;
 mod token;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -19,9 +19,9 @@ use argosy_state::command::Promise;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::resources::Resources;
 
-pub use readopt::{WhyNot, readopt};
-pub use tally::Tally;
+pub use revalidate::{WhyNot, revalidate};
 pub use token::{TOKEN_BYTES, sign, verify};
+pub use usage::Tally;
 
 /// What has become of an offer in the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl OfferBook {
     }
 
     /// Opens an offer of an earlier reign under its old id; the caller has judged it with
-    /// [`readopt`]. It counts as opened at `now`. One that is in the book already stays as it is.
+    /// [`revalidate`]. It counts as opened at `now`. One that is in the book already stays as it is.
     pub fn adopt(&mut self, promise: Promise, now: Timestamp) -> Arc<Promise> {
         if let Some(known) = self.offers.get(&promise.id) {
             return Arc::clone(&known.promise);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use argosy_state::command::{Operation, Promise};
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, Timestamp};
 
-use super::{OfferBook, Standing, TakeError, WhyNot, readopt, sign, verify};
+use super::{OfferBook, Standing, TakeError, WhyNot, revalidate, sign, verify};
 use crate::allocator::Settings;
 use crate::allocator::tests::random::Dice;
 use crate::allocator::tests::world::{World, parse, role};
@@ -177,7 +177,7 @@ fn held_over_a_failover() -> (World, Promise) {
 }
 
 fn judge(world: &World, offer: &Promise) -> Result<(), WhyNot> {
-    readopt(&world.registry, &world.book, offer, world.now)
+    revalidate(&world.registry, &world.book, offer, world.now)
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 mod actors;
 mod answers;
-mod distance;
 mod divergence;
 mod flood;
 mod front;
@@ -12,6 +11,7 @@ mod lists;
 mod readers;
 mod referral;
 mod routes;
+mod rtt;
 mod standstill;
 
 use std::time::Duration;

@@ -21,10 +21,10 @@ use super::forward::{Place, REFER, forwarded, name_leader, readable, referred};
 use super::pace::paced;
 use super::peers::Use;
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
-use crate::desk::unavailable;
 use crate::inbox::Message;
 use crate::leader::{Hello, Input};
 use crate::links::{self, LinkId, WeakLinkSender};
+use crate::owner_handle::unavailable;
 
 type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 

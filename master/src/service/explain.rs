@@ -91,7 +91,7 @@ impl Services {
 }
 
 fn moved() -> Status {
-    crate::desk::unavailable("leadership has just moved")
+    crate::owner_handle::unavailable("leadership has just moved")
 }
 
 /// Agents that one look asks the leader about, a microsecond each, and that are judged before other work of the thread

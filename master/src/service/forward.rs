@@ -23,8 +23,8 @@ use super::actor::{actor, name_actor};
 use super::codes::correct_status;
 use super::peers::{Lease, Use};
 use super::{Services, malformed, refused};
-use crate::desk::{LONGEST_WAIT, unavailable};
 use crate::inbox::Office;
+use crate::owner_handle::{LONGEST_WAIT, unavailable};
 
 /// Marks a forwarded call: it is not passed on again.
 pub(super) const FORWARDED: &str = "argosy-forwarded";

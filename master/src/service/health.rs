@@ -14,7 +14,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::Services;
-use crate::desk::Desk;
+use crate::owner_handle::Desk;
 
 /// How often a watched service is looked at.
 const LOOK: Duration = Duration::from_secs(1);

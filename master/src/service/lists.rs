@@ -21,9 +21,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{choices, malformed, views};
-use crate::desk::{Desk, unavailable};
 use crate::inbox::{Facts, View};
 use crate::leader::Leader;
+use crate::owner_handle::{Desk, unavailable};
 
 pub(crate) use page::Page;
 use page::Records;

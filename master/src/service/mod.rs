@@ -10,6 +10,7 @@ mod codes;
 mod explain;
 mod forward;
 mod health;
+mod leadership;
 mod level;
 mod lists;
 mod membership;
@@ -18,7 +19,6 @@ mod pace;
 mod peers;
 mod reconcile;
 mod reflection;
-mod reigns;
 mod scheduler;
 mod views;
 
@@ -29,8 +29,8 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::desk::Desk;
 use crate::leader::Answer;
+use crate::owner_handle::Desk;
 
 pub(crate) use codes::correct;
 pub(crate) use forward::{Named, check_versions};

@@ -24,9 +24,9 @@ use super::membership::unchanged;
 use super::pace::taking_room;
 use super::peers::Use;
 use super::{List, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
-use crate::desk::Desk;
 use crate::inbox::View;
 use crate::leader::{Answer, Input};
+use crate::owner_handle::Desk;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
 

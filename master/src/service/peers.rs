@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::forward::name_leader;
-use crate::desk::unavailable;
+use crate::owner_handle::unavailable;
 
 /// How long a connection to another master may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);

@@ -118,7 +118,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| offers in an `Accept`",
     ),
     (
-        "master/src/desk.rs",
+        "master/src/owner_handle.rs",
         "CONFIRMED: Duration = Duration::from_secs(1)",
         "confirmed by a quorum within one second",
     ),

@@ -24,7 +24,7 @@ use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
 use argosy_state::testing::{amounts, framework_info, key, spec};
 use expect_test::Expect;
 
-use super::words;
+use super::messages_text;
 use crate::config::Limits;
 use crate::leader::{Decline, Effect, Hello, Input, Leader, Now, Reconcile, Subscription};
 use crate::links::{LinkId, RequestId};
@@ -543,7 +543,11 @@ impl World {
                 Effect::ToAgent(link, message) => {
                     assert_eq!(Epoch(message.epoch), self.registry.epoch());
                     let message = message.message.expect("a message says something");
-                    self.say(format!("link-{} <- {}", link.0, words::to_agent(&message)));
+                    self.say(format!(
+                        "link-{} <- {}",
+                        link.0,
+                        messages_text::to_agent(&message)
+                    ));
                 }
                 Effect::ToFramework(link, event) => {
                     self.tell_framework(link, &event.event.expect("an event says something"));
@@ -552,7 +556,11 @@ impl World {
                     self.say(format!("link-{} closed", link.0));
                 }
                 Effect::Answer(request, answer) => {
-                    self.say(format!("call-{}: {}", request.0, words::answer(&answer)));
+                    self.say(format!(
+                        "call-{}: {}",
+                        request.0,
+                        messages_text::answer(&answer)
+                    ));
                 }
                 Effect::HandOver => self.say("hand over".to_owned()),
             }
@@ -569,7 +577,11 @@ impl World {
             }
             _ => {}
         }
-        self.say(format!("link-{} <- {}", link.0, words::event(event)));
+        self.say(format!(
+            "link-{} <- {}",
+            link.0,
+            messages_text::event(event)
+        ));
     }
 
     fn say(&mut self, line: String) {

@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1alpha::{ServerReflectionRequest, ServerReflectionResponse};
 use tonic_types::StatusExt as _;
 
-use super::distance::Masters;
+use super::rtt::Masters;
 use super::*;
 
 fn channel(address: &str) -> Channel {

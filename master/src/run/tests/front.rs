@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use super::distance::Masters;
+use super::rtt::Masters;
 use super::*;
 
 /// Streams of one client's connection: fewer than a server takes.

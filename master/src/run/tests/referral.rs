@@ -6,7 +6,7 @@ use futures::StreamExt;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::distance::Masters;
+use super::rtt::Masters;
 
 /// Opens a stream at a master and says nothing on it.
 async fn connected(

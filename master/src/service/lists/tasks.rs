@@ -14,9 +14,9 @@ use super::{
     Page, Part, Records, Room, bad_token, check_filter, collect, gather, is, matches, plain,
     settle, size,
 };
-use crate::desk::Desk;
 use crate::encodings::{Encodings, Kept};
 use crate::inbox::View;
+use crate::owner_handle::Desk;
 use crate::service::{choices, views};
 
 /// Tasks ascend by framework and id; behind them, if wanted, finished ones, oldest first. A token

@@ -60,7 +60,7 @@ impl WhyNot {
 ///
 /// # Errors
 /// The first failing check, for the framework to be told.
-pub fn readopt(
+pub fn revalidate(
     registry: &Registry,
     book: &OfferBook,
     promise: &Promise,

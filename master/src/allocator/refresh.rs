@@ -8,12 +8,12 @@ use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
 use argosy_state::limits;
 
+use super::budget::Turn;
+use super::cache::Client;
 use super::eligibility::{Minimum, Sight, agent_obstacle, framework_obstacle};
 use super::fair_share::{Account, ROOT};
-use super::mirrors::Client;
-use super::reason::Reason;
 use super::share::{Amounts, Moved};
-use super::turn::Turn;
+use super::skip_reason::Reason;
 use super::{Allocator, Loaded};
 
 /// Up to so many clients every move of the totals counts at once.

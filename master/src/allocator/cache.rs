@@ -12,8 +12,8 @@ use argosy_state::resources::Resources;
 
 use super::bits::Bits;
 use super::eligibility::{Minimum, Sight, is_plain};
-use super::reason::LastDecline;
 use super::share::{Amounts, Kinds};
+use super::skip_reason::LastDecline;
 
 /// One agent.
 #[derive(Debug, Default)]
