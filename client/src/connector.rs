@@ -20,8 +20,8 @@ use argosy_proto::versions::{self, Versions};
 
 use crate::failure::{CallError, Failed, Refusal, judge};
 use crate::leader::{Cause, NoMaster, Search, Step, next_random};
+use crate::leader_watch::{Reign, Reigns};
 use crate::masters::Masters;
-use crate::reigns::{Reign, Reigns};
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";

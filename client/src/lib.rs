@@ -6,14 +6,14 @@
 pub mod connector;
 pub mod executor;
 pub mod failure;
-#[cfg(any(test, feature = "kit"))]
-pub mod kit;
 pub mod leader;
+mod leader_watch;
 pub mod masters;
 pub mod operator;
-mod reigns;
 pub mod resources;
 pub mod scheduler;
+#[cfg(any(test, feature = "kit"))]
+pub mod test_masters;
 pub mod uplink;
 
 pub use connector::{Connector, ConnectorConfig, Dialer, Expected, PeerIdentity};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use argosy_client::kit::{FakeCluster, Fault, Received};
 use argosy_client::resources::resources;
 use argosy_client::scheduler::{Runner, SchedulerConfig};
+use argosy_client::test_masters::{FakeCluster, Fault, Received};
 use argosy_frameworks::five_tasks::FiveTasks;
 use argosy_frameworks::progress::Style;
 use argosy_frameworks::steady::{Copies, Steady};

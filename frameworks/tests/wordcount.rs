@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use argosy_client::kit::{FakeCluster, Fault};
 use argosy_client::scheduler::{Runner, SchedulerConfig};
+use argosy_client::test_masters::{FakeCluster, Fault};
 use argosy_frameworks::paths::collect as collect_inputs;
 use argosy_frameworks::progress::Style;
 use argosy_frameworks::wordcount::WordCount;

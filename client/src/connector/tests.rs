@@ -39,7 +39,7 @@ async fn masters_that_take_connections_and_say_nothing_are_named_with_how_long_w
 /// As a firewall that has forgotten its connections: none of them ends, and nothing comes through any more.
 #[tokio::test]
 async fn a_connection_that_fell_silent_makes_all_others_suspect() {
-    let cluster = crate::kit::FakeCluster::start(2).await;
+    let cluster = crate::test_masters::FakeCluster::start(2).await;
     let is_dead = Arc::new(watch::Sender::new(false));
     let dead = is_dead.clone();
     let dialer = Dialer::new(move |address, _| {
@@ -80,7 +80,7 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
 
 #[tokio::test]
 async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
-    let cluster = crate::kit::FakeCluster::start(1).await;
+    let cluster = crate::test_masters::FakeCluster::start(1).await;
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute = mute.local_addr().unwrap().to_string();
     let masters = format!("{mute},{}", cluster.masters().addresses()[0]);

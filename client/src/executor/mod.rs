@@ -3,8 +3,8 @@
 //! Reconnects, repeats what its agent has not acknowledged, and knows which tasks it was handed before. Reading order:
 //! `book` (what is held and not acknowledged), `run` (the stream).
 
-mod book;
 mod run;
+mod state;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use argosy_proto::v1;
 use tokio::sync::mpsc;
 
-pub use book::Book;
 pub use run::Runner;
+pub use state::Book;
 
 /// Messages that may wait for the stream. When full, further ones are lost.
 const MESSAGES: usize = 64;

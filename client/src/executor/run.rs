@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
-use super::book::Book;
+use super::state::Book;
 use super::{Driver, Executor, MESSAGES, Meeting, News, TaskName, WAITING};
 
 /// Waits between tries, doubled up to the longest: its agent may be away for as long as it likes.

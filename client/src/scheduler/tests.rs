@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::kit::{FakeCluster, Fault, Received};
 use crate::resources::resources;
+use crate::test_masters::{FakeCluster, Fault, Received};
 
 type Log = Arc<Mutex<Vec<String>>>;
 

@@ -2,7 +2,7 @@
 //!
 //! For tests of frameworks. It keeps the rules of the protocol and nothing of a cluster's judgement.
 
-mod brain;
+mod cluster;
 mod service;
 
 use std::sync::{Arc, Mutex};
@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
-use brain::Brain;
-pub use brain::{Fault, Received};
+use cluster::Brain;
+pub use cluster::{Fault, Received};
 
 use crate::masters::Masters;
 

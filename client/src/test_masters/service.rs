@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::brain::{Brain, Fault};
+use super::cluster::{Brain, Fault};
 use crate::connector::LEADER_HEADER;
 
 #[derive(Clone)]
