@@ -12,12 +12,12 @@ pub mod core;
 pub mod crash;
 mod descriptors;
 mod disk;
+mod environment;
 pub mod error;
 mod exec;
 mod executors;
 mod files;
 mod gc;
-mod ground;
 mod inbox;
 pub mod inventory;
 pub mod journal;
@@ -36,8 +36,8 @@ pub use argosy_content::images;
 pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
 pub use broker::{Link, divide};
 pub use config::{Config, DiskEnforcement, ImageRoots, IsolationMode};
+pub use environment::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use error::RunError;
-pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use reach::TaskAllow;
 pub use runner::{
     CniSettings, Devices, HelperCommands, LauncherCommand, NetworkSettings, TaskSubnet6,

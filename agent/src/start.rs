@@ -21,8 +21,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
 use crate::core::{ContainerName, DiskDefault, Facts, Setup, group_name};
+use crate::environment::BootClock;
 use crate::error::RunError;
-use crate::ground::BootClock;
 use crate::journal::Contents;
 use crate::paths::Paths;
 use crate::reach::Reach;

@@ -7,9 +7,9 @@ use argosy_state::task::{Code, Explanation};
 use nix::sys::signal::Signal;
 
 use super::Core;
-use super::course::{Failing, Phase};
 use super::facts::Instance;
 use super::input::{Effect, Ended, How};
+use super::lifecycle::{Failing, Phase};
 
 /// Bytes of a MiB, the unit of `disk`.
 const MIB: u64 = 1024 * 1024;

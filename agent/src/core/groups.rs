@@ -13,12 +13,12 @@ use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use self::cause::{Cause, Rank, cause_in};
-use super::course::{Course, Phase};
-use super::end::End;
 use super::facts::{ContainerName, Instance, TaskFacts};
 use super::input::{Effect, GroupStart};
+use super::lifecycle::{Course, Phase};
+use super::outcome::End;
 use super::{Core, network};
+use cause::{Cause, Rank, cause_in};
 
 /// Tasks that belong together: as many orders from the first one on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,9 +5,9 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation};
 
-use super::course::Phase;
 use super::facts::{Instance, Record, Taken, TaskFacts};
 use super::input::Effect;
+use super::lifecycle::Phase;
 use super::orders::{key, task_of};
 use super::{Core, Deferred, Sync};
 

@@ -5,20 +5,20 @@
 //! `facts`, `evidence`, `orders`, `preparing`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`,
 //! `disk`, `space`, `limits`, `end`, `updates`, `link`, `recovery`.
 
+mod check_schedule;
 pub mod checks;
-mod course;
 mod disk;
-mod end;
 mod evidence;
 mod executors;
 mod facts;
 mod groups;
 mod input;
+mod lifecycle;
 mod limits;
 mod link;
-mod looking;
 mod network;
 mod orders;
+mod outcome;
 mod preparing;
 mod random;
 mod recovery;
@@ -35,13 +35,12 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
 use crate::inbox::{ContainerView, Told};
-use course::Course;
 use executors::Executors;
 use groups::Group;
+use lifecycle::Course;
 use link::{Dial, Link};
 use random::Random;
 
-pub(crate) use course::PHASES;
 pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
 pub use executors::{ExecutorFacts, ExecutorRecord, ExecutorSaid};
@@ -50,6 +49,7 @@ pub use facts::{
     Taken, TaskFacts,
 };
 pub(crate) use groups::group_name;
+pub(crate) use lifecycle::PHASES;
 pub use limits::Unmet;
 pub(crate) use orders::key as task_key;
 

@@ -8,8 +8,8 @@ use argosy_proto::v1::order::Order as What;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
 
-use super::course::{Course, Phase};
 use super::facts::{Identity, Instance, Record, Taken};
+use super::lifecycle::{Course, Phase};
 use super::{Core, Deferred, Sync, space};
 
 impl Core {

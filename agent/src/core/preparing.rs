@@ -3,9 +3,9 @@
 use argosy_proto::v1;
 
 use super::Core;
+use super::check_schedule::Asked;
 use super::facts::{Instance, TaskFacts};
 use super::input::Effect;
-use super::looking::Asked;
 
 /// Whether a launch needs files or an image.
 pub(super) fn is_brought(launch: &v1::LaunchOrder) -> bool {

@@ -7,10 +7,10 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::course::{Course, Failing, Phase};
-use super::end::{End, unknown_end};
 use super::facts::{Identity, Instance, Record};
 use super::input::{Effect, Found};
+use super::lifecycle::{Course, Failing, Phase};
+use super::outcome::{End, unknown_end};
 use super::{Core, Deferred, Sync};
 
 /// How long after a container could not be asked it is asked again, in milliseconds.

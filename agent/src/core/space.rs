@@ -7,7 +7,7 @@ use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::Core;
-use super::end::End;
+use super::outcome::End;
 
 /// Removes what only the start of a task needs. The rest is small and names the task. It cannot be started without a
 /// command: if the agent ends before the end of this task is recorded, and finds space at its next start, it refuses the

@@ -8,10 +8,10 @@ use argosy_state::ids::Timestamp;
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::Core;
-use super::course::Phase;
-use super::end::End;
 use super::facts::Instance;
 use super::input::Effect;
+use super::lifecycle::Phase;
+use super::outcome::End;
 
 impl Core {
     /// When the task stops itself, if it does. Counted from the sending of the newest message that a leader in office

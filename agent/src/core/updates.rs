@@ -7,11 +7,11 @@ use argosy_proto::{convert, v1};
 use argosy_state::buggify::{self, Rare};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::course::{Course, Failing, Phase};
-use super::end::End;
+use super::check_schedule::Watch;
 use super::facts::{Instance, Record, TaskFacts};
+use super::lifecycle::{Course, Failing, Phase};
 use super::limits::Limited;
-use super::looking::Watch;
+use super::outcome::End;
 use super::{Core, Deferred, Sync, wire};
 
 /// How long a change waits for others to share a record, a sync and a message, in milliseconds. A

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use argosy_state::task::{Code, Explanation};
 
 use super::floor::{Floor, Level};
-use super::rounds::Rounds;
+use super::schedule::Rounds;
 use super::{Usage, mebibytes};
 use crate::core::Instance;
 

@@ -5,13 +5,13 @@
 //! follows no link and crosses no mount (`walk`). Now and then it also looks at open files that have no name any more
 //! (`nameless`). While the disk is almost full (`floor`), tasks are evicted (`eviction`).
 
-mod bounds;
 mod eviction;
 mod floor;
-mod nameless;
 mod pass;
-mod rounds;
-mod walk;
+mod quota;
+mod scan;
+mod schedule;
+mod unlinked;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,16 +22,14 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::bounds::{
-    Bounds, Keeper, check, enforced_bytes, judge, keeper, release, usage,
-};
-use self::eviction::Evictions;
-pub(crate) use self::floor::{Floor, Level};
-use self::rounds::Rounds;
-pub(crate) use self::walk::{Passage, Walk};
 use crate::broker::Broker;
 use crate::core::{ContainerName, Input, Instance};
 use crate::inbox::Event;
+use eviction::Evictions;
+pub(crate) use floor::{Floor, Level};
+pub(crate) use quota::{Bounds, Keeper, check, enforced_bytes, judge, keeper, release, usage};
+pub(crate) use scan::{Passage, Walk};
+use schedule::Rounds;
 
 /// How often it is measured.
 const EVERY: Duration = Duration::from_secs(1);
@@ -113,7 +111,7 @@ impl Excess {
     fn explanation(&self) -> Explanation {
         let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
         match self.is_too_deep {
-            true => Explanation::of(Code::FoldersTooDeep, &[&walk::DEPTH, &limit]),
+            true => Explanation::of(Code::FoldersTooDeep, &[&scan::DEPTH, &limit]),
             false => Explanation::of(Code::DiskExceeded, &[&found, &limit]),
         }
     }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 #[cfg(test)]
-use super::walk::Walk;
-use super::walk::{Passage, Progress};
+use super::scan::Walk;
+use super::scan::{Passage, Progress};
 use crate::broker::{Broker, MeasureStep};
 use crate::core::ContainerName;
 

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `place`, `service`.
 
-mod place;
+mod directory;
 mod service;
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 
-pub(crate) use place::{Guest, Place};
+pub(crate) use directory::{Guest, Place};
 use service::Service;
 
 use crate::broker::Broker;

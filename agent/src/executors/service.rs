@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::place::is_same_token;
+use super::directory::is_same_token;
 use crate::broker::Broker;
 use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
 use crate::inbox::Event;

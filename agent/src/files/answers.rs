@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::FilesError;
 use super::followers::Follower;
 use super::listing::{LISTINGS, list};
-use super::place::{Place, Target, sandbox};
+use super::path::{Place, Target, sandbox};
 use super::reader::{Reader, Step};
 use crate::api::Shared;
 

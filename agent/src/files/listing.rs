@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::FilesError;
-use super::place::{Place, open_below};
+use super::path::{Place, open_below};
 
 /// Entries in one list; the rest is named by their number only.
 const ENTRIES: usize = 10_000;

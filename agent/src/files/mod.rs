@@ -5,7 +5,7 @@
 mod answers;
 mod followers;
 mod listing;
-mod place;
+mod path;
 mod reader;
 #[cfg(test)]
 mod tests;

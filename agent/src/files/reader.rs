@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use argosy_isolation::output::{FileId, Record, StreamName};
 
 use super::FilesError;
-use super::place::{Place, Sandbox, open_below};
+use super::path::{Place, Sandbox, open_below};
 
 /// Bytes read at a time.
 const CHUNK_BYTES: u64 = 64 * 1024;

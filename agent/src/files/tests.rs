@@ -66,7 +66,7 @@ impl Server {
             metrics: None,
         };
         let hosts = Hosts::new(["Agent-1.example:5051"]);
-        let serving = crate::ground::serve(Listener::tcp(listener), hosts, shared);
+        let serving = crate::environment::serve(Listener::tcp(listener), hosts, shared);
         Self {
             folder,
             base,

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use argosy_isolation::crash;
 use argosy_state::bugs::{self, Bug};
 
-use super::place::{Output, Place};
 use super::seal::copies;
+use super::storage::{Output, Place};
 use super::{frame, record};
 use crate::core::Record;
 

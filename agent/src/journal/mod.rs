@@ -8,11 +8,11 @@ mod compaction;
 mod executors;
 mod frame;
 mod lock;
-mod place;
 mod read;
 mod record;
 mod reserve;
 mod seal;
+mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -25,8 +25,8 @@ use std::path::PathBuf;
 use argosy_proto::remedy;
 
 pub use lock::{Lock, LockError};
-pub use place::MemoryDisk;
 pub use read::{Contents, Damage, read, read_memory, read_synced};
+pub use storage::MemoryDisk;
 pub use writer::{Journal, Progress, Request};
 
 /// Why a journal cannot be used. Each is final for this process.

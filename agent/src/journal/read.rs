@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, Known};
-use super::place::MemoryDisk;
+use super::storage::MemoryDisk;
 use super::{JournalError, record};
 use crate::core::{ExecutorRecord, Facts, Instance, Record, Taken};
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head, Known};
-use super::place::MemoryDisk;
+use super::storage::MemoryDisk;
 use super::{Contents, Journal, JournalError, Request, read, record};
 use crate::core::{Facts, Record, Sync};
 

@@ -13,9 +13,9 @@ use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
 use super::compaction::{Compaction, Successor, create};
-use super::place::{MemoryDisk, Output, Place};
 use super::read::Contents;
 use super::seal::{Seal, copies};
+use super::storage::{MemoryDisk, Output, Place};
 use super::{JournalError, frame, record};
 use crate::core::{Record, Sync};
 

@@ -14,7 +14,7 @@ use argosy_isolation::network::{
 use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
 
-use super::plugged::CniSettings;
+use super::cni::CniSettings;
 use super::subnet6::TaskSubnet6;
 use crate::config::Config;
 use crate::core::ContainerName;

@@ -16,10 +16,11 @@ use argosy_state::task::{Cause, Code, Explanation};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::imaged::Launch;
+use super::image_rootfs::Launch;
 use super::sizes::ContainerSizes;
 use super::{
-    Shared, devices, disks, executors, groups, imaged, limits, networks, opt_outs, sizes, volumes,
+    Shared, devices, disks, executors, groups, image_rootfs, limits, networks, security_options,
+    sizes, volumes,
 };
 use crate::core::{Refusal, Start};
 use crate::disk;
@@ -83,7 +84,7 @@ pub(super) fn prepare(
     }
     let folder = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
-    let has_image = !imaged::image_of(task).is_empty();
+    let has_image = !image_rootfs::image_of(task).is_empty();
     let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
     let begun = begin(shared, start, task, user.as_ref());
     let (owner, first_host_id) = begun.map_err(failed)?;
@@ -149,8 +150,8 @@ fn places(
 fn viewer(shared: &Shared, task: &v1::TaskSpec, user: Option<&User>) -> Result<Viewer, Refusal> {
     let allowed = &shared.settings.allowed_opt_outs;
     let is_confined = shared.settings.profile;
-    let walls = opt_outs::walls(task, allowed, is_confined).map_err(invalid)?;
-    let has_image = !imaged::image_of(task).is_empty();
+    let walls = security_options::walls(task, allowed, is_confined).map_err(invalid)?;
+    let has_image = !image_rootfs::image_of(task).is_empty();
     let is_root = user.is_some_and(User::is_of_root);
     Ok(Viewer {
         is_confined,
@@ -313,7 +314,8 @@ fn profile(
 ) -> Result<Option<Profile>, Refusal> {
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
-    let walls = opt_outs::walls(&task, allowed, shared.settings.profile).map_err(invalid)?;
+    let walls =
+        security_options::walls(&task, allowed, shared.settings.profile).map_err(invalid)?;
     let Some(first_host_id) = first_host_id else {
         return Ok(None);
     };
@@ -397,8 +399,8 @@ pub(super) fn user(
     task: &v1::TaskSpec,
     profile: bool,
 ) -> Result<Option<User>, argosy_isolation::SpecError> {
-    if !imaged::image_of(task).is_empty() {
-        return Ok(Some(imaged::ROOT));
+    if !image_rootfs::image_of(task).is_empty() {
+        return Ok(Some(image_rootfs::ROOT));
     }
     match task.user.as_str() {
         "" => Ok(None),

@@ -7,7 +7,7 @@ use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 
 use super::description::{command_user, failed};
-use super::{Shared, imaged};
+use super::{Shared, image_rootfs};
 use crate::core::{Refusal, Start};
 use crate::executors::{Guest, Place};
 
@@ -31,7 +31,7 @@ pub(super) fn place(
             let first = shared.broker.take_users(start.name).map_err(failed)?;
             let inside = command_user(user).uid;
             // Whom an image names is known only inside.
-            let is_known = imaged::image_of(task).is_empty();
+            let is_known = image_rootfs::image_of(task).is_empty();
             Guest {
                 owner: is_known.then_some(inside),
                 peers: if is_known {

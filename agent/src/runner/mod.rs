@@ -7,36 +7,36 @@
 //! `steps`, `orphans`.
 
 pub(crate) mod bridges;
-mod changes;
-mod clearing;
-mod controls;
-mod cores;
+mod check_probe;
+pub(crate) mod cni;
+mod container_task;
+mod cpuset;
 pub(crate) mod description;
 mod devices;
+mod disk_usage;
 mod disks;
+mod etc_files;
 mod executors;
 pub(crate) mod groups;
+mod handles;
 pub(crate) mod host_ids;
-mod imaged;
-pub(crate) mod launching;
+mod image_rootfs;
+pub(crate) mod launcher_process;
+mod limit_updates;
 pub(crate) mod limits;
-mod looking;
-mod measuring;
 mod memory_high;
 mod networks;
-mod opt_outs;
+mod operations;
 mod orphans;
-mod own_files;
-pub(crate) mod plugged;
 mod removing;
 pub(crate) mod roots;
+mod security_options;
 pub(crate) mod sizes;
 mod starting;
-mod steps;
 mod subnet6;
+mod teardown;
 mod unpacking;
 pub(crate) mod volumes;
-mod watching;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -55,9 +55,9 @@ use crate::broker::{Broker, LayersOf};
 use crate::config::{Config, DiskEnforcement, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
 use crate::disk::Meter;
+use crate::environment::Containers;
 use crate::error::RunError;
 use crate::gc::Ends;
-use crate::ground::Containers;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::start::Host;
@@ -66,14 +66,14 @@ use argosy_content::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVER
 use argosy_content::images::{Images, Unpacker};
 use argosy_content::service::{Service, ServiceCommand, ServiceSettings};
 pub use bridges::NetworkSettings;
-pub(crate) use controls::{AttachError, Controls, EnterError, PlaceError};
-use cores::Cores;
+pub use cni::CniSettings;
+use cni::Plugged;
+use cpuset::Cores;
 pub use devices::Devices;
 pub(crate) use devices::check as check_devices;
-use imaged::Imaged;
-pub use launching::LauncherCommand;
-pub use plugged::CniSettings;
-use plugged::Plugged;
+pub(crate) use handles::{AttachError, Controls, EnterError, PlaceError};
+use image_rootfs::Imaged;
+pub use launcher_process::LauncherCommand;
 pub use subnet6::TaskSubnet6;
 use unpacking::Unpackings;
 
@@ -105,10 +105,10 @@ pub(crate) struct Runner {
     controls: Controls,
     fetches: HashMap<Instance, CancellationToken>,
     starts: starting::Starts,
-    looks: looking::Looks,
+    looks: check_probe::Looks,
     meter: Meter,
     ends: Ends,
-    changes: changes::Changes,
+    changes: limit_updates::Changes,
     tasks: TaskTracker,
     /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
     threads: Handle,
@@ -226,17 +226,17 @@ impl Runner {
             controls: Controls::default(),
             fetches: HashMap::new(),
             starts: starting::Starts::default(),
-            looks: looking::Looks::default(),
+            looks: check_probe::Looks::default(),
             meter: Meter::default(),
             ends: Ends::default(),
-            changes: changes::Changes::default(),
+            changes: limit_updates::Changes::default(),
             tasks: TaskTracker::new(),
             threads: Handle::current(),
             stop: CancellationToken::new(),
         };
         runner.begin_measuring();
         runner.tell_networks();
-        runner.spawn(launching::watch(runner.shared.broker.clone()));
+        runner.spawn(launcher_process::watch(runner.shared.broker.clone()));
         Ok(runner)
     }
 
@@ -317,10 +317,10 @@ impl Runner {
             drop(slot);
             match found.expect("adopting a container never panics") {
                 Ok(container) => {
-                    let fact = watching::started_fact(container.handle());
+                    let fact = container_task::started_fact(container.handle());
                     let found = Found::Running(fact);
                     shared.tell(Input::Found { instance, found }).await;
-                    watching::watch(&shared, name, container, &control).await;
+                    container_task::watch(&shared, name, container, &control).await;
                 }
                 Err(found) => {
                     if matches!(found, Found::NeverStarted) {
@@ -423,7 +423,7 @@ impl Containers for Runner {
             self.tasks.close();
             self.tasks.wait().await;
             let shared = self.shared;
-            let cleared = tokio::task::spawn_blocking(move || clearing::clear(shared)).await;
+            let cleared = tokio::task::spawn_blocking(move || teardown::clear(shared)).await;
             cleared.expect("clearing up never panics");
         })
     }

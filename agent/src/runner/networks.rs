@@ -12,7 +12,7 @@ use argosy_state::task::{Cause, Code, Explanation};
 use super::Shared;
 use super::bridges;
 use super::description::{failed, needs_root};
-use super::own_files::{Place, host_name, own_files};
+use super::etc_files::{Place, host_name, own_files};
 use crate::broker::Broker;
 use crate::core::{Refusal, Start};
 use argosy_content::fetcher::Reach;

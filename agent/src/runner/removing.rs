@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use argosy_state::ids::TaskKey;
 
-use super::controls::Control;
+use super::handles::Control;
 use super::{Shared, TRY_AGAIN};
 use crate::core::ContainerName;
 

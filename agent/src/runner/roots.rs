@@ -17,7 +17,7 @@ use argosy_isolation::{
     ContainerId, Exit, Image, Outcome, Profile, Program, Root, Spec, View, crash, destroy,
 };
 
-use super::launching::Launching;
+use super::launcher_process::Launching;
 use crate::config::ImageRoots;
 use crate::error::sentence;
 use crate::paths::Paths;

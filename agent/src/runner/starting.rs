@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::description::{self, Prepared};
-use super::{Runner, Shared, plugged, watching};
+use super::{Runner, Shared, cni, container_task};
 use crate::core::{ContainerName, Input, Instance, Refusal, Start};
 
 /// What a start was prepared with, or why it cannot be made.
@@ -57,7 +57,7 @@ impl Starts {
 impl Runner {
     /// Before its order is durable: nothing is requested from the launcher.
     pub(super) fn prepare(&mut self, start: Start) {
-        if plugged::wanted(&start).is_some() {
+        if cni::wanted(&start).is_some() {
             // Plugins make its network first, and may take long.
             return;
         }
@@ -95,7 +95,7 @@ impl Runner {
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
             match made {
-                Ok(container) => watching::watch(&shared, name, container, &control).await,
+                Ok(container) => container_task::watch(&shared, name, container, &control).await,
                 Err(refusal) => {
                     control.close();
                     if !cancelled.is_cancelled() {

@@ -33,7 +33,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "less 512 at least; half of that.",
     ),
     (
-        "agent/src/ground.rs",
+        "agent/src/environment.rs",
         "API_CONNECTIONS: usize = 4_096",
         "Of agents 4,096;",
     ),

@@ -4,12 +4,12 @@
 //! host is the instance of the task that brought it: such a task has no container itself. Reading order: `facts`, `life`
 //! (its container), `ending`, `recall`, `conversation` (what it and the agent say), `whereabouts`.
 
-mod conversation;
-mod ending;
 mod facts;
-mod life;
-mod recall;
-mod whereabouts;
+mod lifecycle;
+mod locate;
+mod protocol;
+mod recovery;
+mod shutdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,12 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{Explanation, TaskState};
 
-pub use conversation::ExecutorSaid;
 pub use facts::{ExecutorFacts, ExecutorRecord};
+pub use protocol::ExecutorSaid;
 
-use super::course::Phase;
-use super::end::End;
 use super::facts::{Instance, TaskFacts};
+use super::lifecycle::Phase;
+use super::outcome::End;
 
 /// The shortest time from one update of a task to the next that brings nothing but another text, in milliseconds: each is
 /// an entry of the masters' log.

@@ -4,8 +4,8 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use crate::core::course::Course;
 use crate::core::facts::TaskFacts;
+use crate::core::lifecycle::Course;
 use crate::core::wire;
 
 /// The cause for which a task group is ended.

@@ -4,8 +4,8 @@ use argosy_state::ids::TaskKey;
 
 use super::{Group, group_id};
 use crate::core::Core;
-use crate::core::course::Phase;
 use crate::core::facts::{ContainerName, Instance};
+use crate::core::lifecycle::Phase;
 
 impl Core {
     pub(super) fn first_of(&self, group: Group) -> Option<(ContainerName, TaskKey)> {

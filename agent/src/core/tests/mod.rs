@@ -1,6 +1,6 @@
 //! The core, one input at a time, with a journal that syncs when the test says so.
 
-mod chance;
+mod check_schedule;
 mod checks;
 mod damage;
 mod disk;
@@ -10,6 +10,6 @@ mod groups;
 mod limits;
 mod links;
 mod lives;
-mod looking;
+mod random_runs;
 mod tasks;
 mod world;

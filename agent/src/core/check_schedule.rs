@@ -10,9 +10,9 @@ use argosy_state::task::{Check, CheckKind, Explanation, HealthCheck, Standing};
 
 use super::Core;
 use super::checks::{self, Answer, Checks, Kind, Look, Policies, Policy};
-use super::course::{Failing, Phase};
 use super::facts::Instance;
 use super::input::Effect;
+use super::lifecycle::{Failing, Phase};
 
 /// The checks of one running task.
 #[derive(Debug)]

@@ -4,11 +4,11 @@ use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
 
 use super::Executor;
-use super::life::executor_key;
+use super::lifecycle::executor_key;
 use crate::core::Core;
-use crate::core::course::Phase;
 use crate::core::facts::{ContainerName, Instance, TaskFacts};
 use crate::core::input::{Effect, Found};
+use crate::core::lifecycle::Phase;
 
 impl Core {
     /// Executors of the life before are looked for, and their tasks are theirs again.
@@ -81,7 +81,7 @@ impl Core {
         let mut tasks = tasks.into_iter().flat_map(|executor| &executor.tasks);
         if is_ending || tasks.all(|task| self.is_unwanted(*task)) {
             let text = "its executor could not be asked, and was destroyed";
-            self.executor_ended(instance, super::ending::terminated(text.to_owned()));
+            self.executor_ended(instance, super::shutdown::terminated(text.to_owned()));
         } else {
             self.executor_enters(instance, Phase::Unknown);
             self.ask_again(instance);

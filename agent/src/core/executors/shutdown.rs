@@ -5,10 +5,10 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Explanation, TaskState};
 
 use super::{ExecutorFacts, ExecutorRecord};
-use crate::core::course::Phase;
-use crate::core::end::End;
 use crate::core::facts::{ContainerName, Instance, Record, TaskFacts};
 use crate::core::input::Effect;
+use crate::core::lifecycle::Phase;
+use crate::core::outcome::End;
 use crate::core::{Core, Deferred, Sync};
 
 impl ExecutorFacts {

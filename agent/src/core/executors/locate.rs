@@ -2,10 +2,10 @@
 
 use argosy_state::ids::TaskKey;
 
-use super::life::executor_key;
+use super::lifecycle::executor_key;
 use crate::core::Core;
-use crate::core::course::{Course, Phase};
 use crate::core::facts::Instance;
+use crate::core::lifecycle::{Course, Phase};
 use crate::inbox::TaskView;
 
 impl Core {

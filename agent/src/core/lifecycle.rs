@@ -6,13 +6,13 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::end::{End, as_shells_tell, judge};
+use super::check_schedule::{Asked, Watch};
 use super::executors::Hosted;
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
 use super::groups::{self, Turn};
 use super::input::{Effect, Ended, Refusal, Start};
 use super::limits::Limiting;
-use super::looking::{Asked, Watch};
+use super::outcome::{End, as_shells_tell, judge};
 use super::preparing::is_brought;
 use super::{Core, Deferred, Sync};
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::pass::{Looker, Pass};
-use super::walk::Progress;
+use super::scan::Progress;
 use super::{Excess, Measured, Usage};
 use crate::broker::Broker;
 use crate::core::Instance;

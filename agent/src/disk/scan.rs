@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::nameless;
+use super::unlinked;
 
 /// How deep folders may lie in each other: each one on the way is held open.
 pub(super) const DEPTH: usize = 256;
@@ -135,7 +135,7 @@ impl Walk {
     fn look_at_processes(&mut self) -> bool {
         if let Some(group) = self.group.take() {
             self.cost += FOLDER_COST;
-            self.processes = nameless::processes(&group);
+            self.processes = unlinked::processes(&group);
             return true;
         }
         let Some((process, descriptors)) = &mut self.holding else {
@@ -143,7 +143,7 @@ impl Walk {
                 return false;
             };
             self.cost += FOLDER_COST;
-            self.holding = nameless::descriptors(process).map(|open| (process, open));
+            self.holding = unlinked::descriptors(process).map(|open| (process, open));
             return true;
         };
         self.cost += 1;
@@ -152,7 +152,7 @@ impl Walk {
             return true;
         };
         let found = descriptors.fd().ok().and_then(|folder| {
-            nameless::nameless(*process, folder, entry.file_name(), self.device)
+            unlinked::nameless(*process, folder, entry.file_name(), self.device)
         });
         if let Some((number, blocks)) = found
             && !self.nameless.contains(&number)

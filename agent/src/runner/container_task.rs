@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::controls::Control;
+use super::handles::Control;
 use super::{Shared, TRY_AGAIN, boot_now};
 use crate::core::{ContainerName, Ended, How, Input, Instance, StartedFact, StopCause};
 use crate::descriptors::watched;

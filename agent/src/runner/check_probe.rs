@@ -20,7 +20,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::Runner;
-use super::controls::{Controls, EnterError};
+use super::handles::{Controls, EnterError};
 use crate::core::checks::{Answer, Cause, Kind, Look};
 use crate::core::{Input, Instance};
 use crate::descriptors::watched;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::description::Prepared;
 use super::starting::called_off;
-use super::{ADOPTION_TRIES, Shared, TRY_AGAIN, description, host_ids, networks, watching};
+use super::{ADOPTION_TRIES, Shared, TRY_AGAIN, container_task, description, host_ids, networks};
 use crate::broker::Adopted;
 use crate::core::{ContainerName, Found, Refusal, Start};
 use crate::disk;
@@ -163,7 +163,9 @@ impl Shared {
                     crash::passed("find.adopted");
                     return Ok(container);
                 }
-                Ok(Adopted::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
+                Ok(Adopted::Exited(exit)) => {
+                    return Err(Found::Exited(container_task::ended(exit)));
+                }
                 Ok(Adopted::Gone {
                     reason,
                     never_started,

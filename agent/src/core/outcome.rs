@@ -3,8 +3,8 @@
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::course::Failing;
 use super::input::{Ended, How, StopCause};
+use super::lifecycle::Failing;
 
 /// How it ended, for its last update.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,12 +8,12 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{TaskId, TaskKey};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::ending::terminated;
+use super::shutdown::terminated;
 use super::{Executor, ExecutorFacts, ExecutorRecord, Hosted};
-use crate::core::course::Phase;
-use crate::core::end::{End, judge};
 use crate::core::facts::{Instance, Record, StartedFact, TaskFacts};
 use crate::core::input::{Effect, Ended, How, Input, Start};
+use crate::core::lifecycle::Phase;
+use crate::core::outcome::{End, judge};
 use crate::core::{ContainerName, Core, Deferred, Sync, disk_limit_bytes};
 use crate::inbox::ContainerView;
 

@@ -11,13 +11,13 @@ use argosy_proto::versions::Versions;
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::ending::terminated;
-use super::recall::is_unheard;
-use crate::core::course::Phase;
-use crate::core::end::End;
+use super::recovery::is_unheard;
+use super::shutdown::terminated;
 use crate::core::facts::{Instance, Record};
 use crate::core::input::Effect;
+use crate::core::lifecycle::Phase;
 use crate::core::orders::key;
+use crate::core::outcome::End;
 use crate::core::{Core, Deferred, ExecutorRecord, Sync, wire};
 
 /// What came from the socket of an executor.
