@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::{HostPath, Owners, User, crash};
+use argosy_isolation::{HostPath, Owners, User, crash_points};
 use argosy_proto::{remedy, v1};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub(crate) fn make(path: &Path, owner: Option<&User>, above: Above) -> Result<()
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
-    crash::passed("sandbox.folder-made");
+    crash_points::passed("sandbox.folder-made");
     match owner {
         Some(user) => {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));

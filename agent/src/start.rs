@@ -10,7 +10,8 @@ use std::time::Duration;
 use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{
-    ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, crash, sweep,
+    ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, crash_points,
+    sweep,
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
@@ -280,7 +281,7 @@ pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunErr
     let removed = runner
         .clear_orphans(&known)
         .map_err(|source| RunError::Orphans { source })?;
-    crash::passed("begin.orphans-cleared");
+    crash_points::passed("begin.orphans-cleared");
     if removed > 0 {
         tracing::warn!(removed, "containers that no journal knew were ended");
     }

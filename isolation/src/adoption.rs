@@ -13,10 +13,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use crate::cgroup::{CgroupError, Group};
 use crate::container::{Container, ContainerError};
-use crate::crash;
-use crate::handoff::{Claim, Exit, HandOff, HandOffError, Handle};
+use crate::crash_points;
+use crate::messages::with_short_path;
 use crate::process::boot_id;
-use crate::wire::with_short_path;
+use crate::state_dir::{Claim, Exit, HandOff, HandOffError, Handle};
 
 /// How long a supervisor may take to answer: it may be between its start and its socket, or about to end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         Claim::Held(handle) => *handle,
         Claim::Void => return Ok(gone("it was never started, and now never will be")),
     };
-    crash::passed("adopt.claimed");
+    crash_points::passed("adopt.claimed");
     let host = |source| AdoptionError::Host { source };
     if boot_id().map_err(host)? != handle.boot_id {
         return Ok(gone("the host was restarted since it was started"));
@@ -117,7 +117,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         }
         match dial(&files) {
             Ok(connection) => {
-                crash::passed("adopt.connected");
+                crash_points::passed("adopt.connected");
                 if let Some(adoption) = recognise(&files, &handle, connection)? {
                     return Ok(adoption);
                 }

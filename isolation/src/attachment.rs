@@ -17,10 +17,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 
-use crate::entry::WindowSize;
-use crate::handoff::{HandOff, HandOffError, Outcome};
+use crate::exec::WindowSize;
+use crate::messages::{Order, Received, Wait, packet_pair, send_packet_with};
 use crate::output::StreamName;
-use crate::wire::{Order, Received, Wait, packet_pair, send_packet_with};
+use crate::state_dir::{HandOff, HandOffError, Outcome};
 
 /// The most bytes of input in one message.
 pub const INPUT_LIMIT_BYTES: usize = 4 * 1024;

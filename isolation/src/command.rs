@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
-use crate::confinement::Confinement;
+use crate::drop_privileges::Confinement;
 use crate::image::Root;
 use crate::seccomp::Filter;
 use crate::spec::{Program, Spec};

@@ -13,12 +13,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::attachment::{Attachment, AttachmentError};
 use crate::cgroup::{Group, Stats};
-use crate::entry::{EntryError, EntryRequest, Session};
-use crate::handoff::{Exit, HandOff, HandOffError, Handle};
+use crate::exec::{EntryError, EntryRequest, Session};
+use crate::messages::{Notice, Order, Received, Wait, receive_packet, send_packet};
 use crate::process::BootTime;
 use crate::removal::{RemovalError, destroy};
 use crate::spec::Spec;
-use crate::wire::{Notice, Order, Received, Wait, receive_packet, send_packet};
+use crate::state_dir::{Exit, HandOff, HandOffError, Handle};
 
 /// A container that was launched or adopted.
 #[derive(Debug)]

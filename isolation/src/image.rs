@@ -20,12 +20,12 @@ use rustix::mount::{
 use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::accounts::{Wanted, home, user};
-use crate::handoff::{Exit, Outcome};
+use crate::mounts::{TAME, ViewError, attach, failed, make_folder, restrict, take};
 use crate::profile::Walls;
 use crate::spec::SpecError;
+use crate::state_dir::{Exit, Outcome};
 use crate::sys;
-use crate::view::{TAME, ViewError, attach, failed, make_folder, restrict, take};
+pub(crate) use accounts::{Wanted, home, user};
 
 /// How many layers an image may have, as many as other runtimes allow: their names must fit into one setting of 255
 /// bytes, as one byte each and what separates them just do.

@@ -17,23 +17,23 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 
-use crate::breach::{self, Wall};
 use crate::command::{Command, Refusal};
-use crate::confinement::enter_domain;
-use crate::crash;
-use crate::entry;
-use crate::handoff::Usage;
+use crate::crash_points;
+use crate::disable_layer::{self, Wall};
+use crate::drop_privileges::enter_domain;
+use crate::exec;
 use crate::image;
+use crate::messages::{
+    Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
+    send_packet_with,
+};
+use crate::mounts::{Clones, Gift, Parts, SANDBOX};
 use crate::network::Network;
 use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
 use crate::spec::Spec;
+use crate::state_dir::Usage;
 use crate::sys;
-use crate::view::{Clones, Gift, Parts, SANDBOX};
-use crate::wire::{
-    Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
-    send_packet_with,
-};
 
 /// How many entered commands a container may have at a time; a further one is refused in words.
 const ENTRIES: usize = 64;
@@ -63,7 +63,7 @@ pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
         Ok(Some(command)) => {
             // A supervisor that is gone is noticed below.
             let _ = send_packet(channel, &Report::Started, Wait::Block);
-            crash::passed("init.start-told");
+            crash_points::passed("init.start-told");
             let init = Init {
                 inherited,
                 spec: &spec,
@@ -103,11 +103,11 @@ fn start(
     }
     // A name to recognise it by in a process list; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
-    crash::passed("init.begun");
+    crash_points::passed("init.begun");
     if spec.has_user_namespace() && expect(inherited.channel) != Some(Instruction::Mapped) {
         return Ok(None);
     }
-    crash::passed("init.users-mapped");
+    crash_points::passed("init.users-mapped");
     if !spec.namespaces.pid {
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| words("adopt orphans", errno))?;
@@ -115,10 +115,10 @@ fn start(
     // Before the view is made: its folders are for all users of the container, whatever the agent's mask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let gifts = enter_namespaces(inherited, clones)?;
-    crash::passed("init.view-entered");
+    crash_points::passed("init.view-entered");
     if let Some(name) = spec.image_user.take() {
         become_user_of_image(spec, &name)?;
-        crash::passed("init.user-found");
+        crash_points::passed("init.user-found");
     }
     gifts
         .iter()
@@ -127,18 +127,18 @@ fn start(
     drop(gifts);
     sys::close_all_but(Some(inherited.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
-    crash::passed("init.descriptors-closed");
+    crash_points::passed("init.descriptors-closed");
     // Not root's right to read this process' memory, in which earlier launch requests may linger.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     if let Some(profile) = &spec.profile {
         enter_domain(profile, &spec.network)?;
-        crash::passed("init.domain-entered");
+        crash_points::passed("init.domain-entered");
     }
     let command = Command::prepare(spec, inherited.filter);
     if expect(inherited.channel) != Some(Instruction::Go) {
         return Ok(None);
     }
-    crash::passed("init.leave-taken");
+    crash_points::passed("init.leave-taken");
     let streams = if spec.tty {
         take_terminal(inherited.channel, spec)?;
         Streams::Terminal
@@ -146,7 +146,7 @@ fn start(
         Streams::Others
     };
     let pid = execute(&command, streams)?;
-    crash::passed("init.command-made");
+    crash_points::passed("init.command-made");
     show_memory_if_breached()?;
     // The pipes end with their last writer, and that must not be us.
     let null = null()?;
@@ -160,7 +160,7 @@ fn start(
 /// Where tests take that wall away: the command's process, which shared our memory, has hidden it again when it changed its
 /// user.
 fn show_memory_if_breached() -> Result<(), Refusal> {
-    if breach::stands(Wall::Init) {
+    if disable_layer::stands(Wall::Init) {
         return Ok(());
     }
     nix::sys::prctl::set_dumpable(true)
@@ -206,7 +206,7 @@ enum Streams {
 /// from now on our standard streams.
 fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
-    let (master, command_side) = entry::make_terminal(entry::USUAL_SIZE)
+    let (master, command_side) = exec::make_terminal(exec::USUAL_SIZE)
         .map_err(|error| format!("cannot make a terminal: {error}"))?;
     if let Some(user) = &spec.user {
         let uid = Some(nix::unistd::Uid::from_raw(user.uid));
@@ -239,7 +239,7 @@ fn execute(command: &Command<'_>, streams: Streams) -> Result<i32, Refusal> {
             .and_then(|()| command.settle(None));
         refusal = Some(match settled {
             Ok(()) => {
-                crash::passed("command.settled");
+                crash_points::passed("command.settled");
                 command.execute()
             }
             Err(refusal) => refusal,
@@ -297,7 +297,7 @@ fn enter_namespaces(
     let mut gifts = Vec::new();
     if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, inherited.parts, clones) {
         let (view, files, walls) = (&profile.view, &spec.files, profile.walls);
-        gifts = crate::view::enter(view, parts, clones, files, walls, namespaces.cgroup)
+        gifts = crate::mounts::enter(view, parts, clones, files, walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::sentence(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -340,7 +340,7 @@ impl Init<'_> {
             // Looked at before waiting: the command may have ended before the descriptor was made.
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
-                    crash::passed("init.command-reaped");
+                    crash_points::passed("init.command-reaped");
                     let usage = Usage {
                         cpu_ms: ended.cpu_ms,
                         peak_memory_bytes: Some(ended.peak_memory_bytes),
@@ -348,7 +348,7 @@ impl Init<'_> {
                     let status = ended.status;
                     // If the supervisor is gone there is nobody to tell.
                     let _ = send_packet(channel, &Report::Ended { status, usage }, Wait::Block);
-                    crash::passed("init.end-told");
+                    crash_points::passed("init.end-told");
                     return;
                 }
                 self.entries.retain(|pid| *pid != ended.pid);
@@ -382,16 +382,16 @@ impl Init<'_> {
     fn admit(&mut self, session: &OwnedFd) {
         if self.entries.len() >= ENTRIES {
             let reason = format!("{ENTRIES} commands have entered this container: end one first");
-            return entry::refuse(session, reason);
+            return exec::refuse(session, reason);
         }
         let (spec, filter) = (self.spec, self.inherited.filter);
-        match sys::clone_process(0, None, || entry::keep(spec, filter, session)) {
+        match sys::clone_process(0, None, || exec::keep(spec, filter, session)) {
             Ok(keeper) => {
-                crash::passed("init.entry-made");
+                crash_points::passed("init.entry-made");
                 self.entries.push(keeper.pid);
             }
             Err(errno) => {
-                entry::refuse(session, format!("cannot make a process: {}", errno.desc()));
+                exec::refuse(session, format!("cannot make a process: {}", errno.desc()));
             }
         }
     }

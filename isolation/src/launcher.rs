@@ -20,12 +20,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
-use self::answers::Answers;
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::child::{self, Process};
 use crate::container::Container;
-use crate::crash;
+use crate::crash_points;
 use crate::device_filter::DeviceFilter;
+use crate::messages::{LAUNCH_LIMIT_BYTES, packet_pair};
+use crate::mounts::Template;
 use crate::network::Network;
 use crate::port_filter::PortFilter;
 use crate::process;
@@ -35,8 +36,7 @@ use crate::spec::{ContainerId, Spec, SpecError};
 use crate::supervisor::{self, Host};
 use crate::sys;
 use crate::unpack::{self, Job, Unpacking};
-use crate::view::Template;
-use crate::wire::{LAUNCH_LIMIT_BYTES, packet_pair};
+use answers::Answers;
 
 /// How long the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -242,7 +242,7 @@ impl Launcher {
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let container = Some(spec.id.clone());
         self.request((Purpose::Launch, container), &body, &theirs, namespace)?;
-        crash::passed("agent.request-sent");
+        crash_points::passed("agent.request-sent");
         Ok(Container::launched(spec, ours))
     }
 
@@ -268,7 +268,7 @@ impl Launcher {
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let unpacking = Unpacking::begin(ours, archive, target).map_err(gone)?;
         self.request((Purpose::Unpack, None), &body, &theirs, None)?;
-        crash::passed("agent.unpacking-asked");
+        crash_points::passed("agent.unpacking-asked");
         Ok(unpacking)
     }
 
@@ -457,7 +457,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
 
 /// Makes the process that the request asks for and returns its number; it answers the agent itself.
 fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Option<i32> {
-    crash::passed("launcher.request-read");
+    crash_points::passed("launcher.request-read");
     let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
         // Or the agent would not notice the launcher's end while a container runs.
@@ -470,7 +470,7 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Opt
             (Purpose::Launch, Err(_)) => 1,
         }
     });
-    crash::passed("launcher.supervisor-made");
+    crash_points::passed("launcher.supervisor-made");
     let errno = match made {
         Ok(child) => return Some(child.pid),
         Err(errno) => errno,

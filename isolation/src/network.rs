@@ -17,16 +17,16 @@
 pub mod cni;
 mod forwarding;
 mod host;
+mod ipam;
 mod link;
+mod link_stats;
 pub mod names;
 mod namespace;
 mod networks;
 mod published;
-mod records;
 mod rules;
 mod subnet;
 mod subnet6;
-mod traffic;
 mod trial;
 
 use std::fmt;
@@ -37,15 +37,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::host::{is_own_address, why_no_ipv6};
-pub(crate) use self::link::raise_loopback;
-pub use self::networks::Networks;
-pub use self::published::PublishedPorts;
-pub use self::rules::DEVICES;
-pub use self::subnet::{Subnet, SubnetError};
-pub use self::subnet6::{Subnet6, Subnet6Error};
-pub use self::traffic::{Flow, Traffic};
-pub use self::trial::check;
+pub use host::{is_own_address, why_no_ipv6};
+pub(crate) use link::raise_loopback;
+pub use link_stats::{Flow, Traffic};
+pub use networks::Networks;
+pub use published::PublishedPorts;
+pub use rules::DEVICES;
+pub use subnet::{Subnet, SubnetError};
+pub use subnet6::{Subnet6, Subnet6Error};
+pub use trial::check;
 
 /// Where agents of one host write down addresses and ports that they gave to containers. Empty after a boot.
 pub const FOLDER: &str = "/run/argosy/networks";

@@ -10,8 +10,8 @@
 //! that writes it: a busy one would stand still for its log. The cap is per second and stream; its usual 64 MiB are more
 //! than a reader over a network of 1 Gbit/s could follow with both streams, and little enough to leave a disk to others.
 
-mod allowance;
 mod log;
+mod rate_limit;
 mod record;
 mod store;
 #[cfg(test)]
@@ -27,10 +27,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Gid, Uid, fchown};
 use serde::{Deserialize, Serialize};
 
-use self::log::Log;
-pub use self::record::{FileId, Part, Record, Rotated, StreamName};
-use self::store::Store;
 use crate::spec::{Spec, User};
+use log::Log;
+pub use record::{FileId, Part, Record, Rotated, StreamName};
+use store::Store;
 
 /// How much is moved at a time, in bytes: at first little, as most commands write little, then as much as a
 /// pipe holds.

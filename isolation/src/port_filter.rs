@@ -124,7 +124,7 @@ pub fn supported() -> io::Result<()> {
 /// What is told as not enforced where there is no such filter; `landlock` is whether a command has that wall.
 #[must_use]
 pub fn left_open(landlock: bool) -> &'static str {
-    match landlock && crate::confinement::knows_ports() {
+    match landlock && crate::drop_privileges::knows_ports() {
         true => "udp-ports",
         false => "ports",
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Capabilities;
-use crate::view::View;
+use crate::mounts::View;
 
 /// How many users a container has: its user n is the host's `first_host_id + n`.
 pub const CONTAINER_IDS: u32 = 65_536;

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cgroup::{CgroupError, Group, Tree};
-use crate::crash;
-use crate::handoff::{Claim, HandOff, HandOffError, Handle};
+use crate::crash_points;
 use crate::process::{Process, boot_id, has_ended};
 use crate::spec::ContainerId;
+use crate::state_dir::{Claim, HandOff, HandOffError, Handle};
 
 /// Why something of a container may be left. Trying again is always right.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,7 @@ pub fn destroy(
     } else {
         None
     };
-    crash::passed("destroy.voided");
+    crash_points::passed("destroy.voided");
     let kill = |source| RemovalError::Kill {
         directory: directory.to_owned(),
         source,
@@ -85,20 +85,20 @@ pub fn destroy(
     let group = group.or(cgroup).map(Group::at);
     if let Some(group) = &group {
         group.kill()?;
-        crash::passed("destroy.group-killed");
+        crash_points::passed("destroy.group-killed");
     }
     if let Some(handle) = &handle {
         end_processes(handle, directory, patience)?;
-        crash::passed("destroy.processes-ended");
+        crash_points::passed("destroy.processes-ended");
     }
     if let Some(group) = &group {
         group.remove(patience)?;
-        crash::passed("destroy.group-removed");
+        crash_points::passed("destroy.group-removed");
     }
     let path = files.control();
     match fs::remove_file(&path) {
         Ok(()) => {
-            crash::passed("destroy.control-removed");
+            crash_points::passed("destroy.control-removed");
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -25,13 +25,13 @@ use serde::de::DeserializeOwned;
 use crate::cgroup::{CgroupError, Group};
 use crate::child;
 pub use crate::child::Process;
-use crate::confinement;
+use crate::drop_privileges;
+use crate::messages::{self, Received, Wait};
 use crate::process::has_ended;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::seccomp::Filter;
 use crate::spawner::{Execution, Streams};
 use crate::sys;
-use crate::wire::{self, Received, Wait};
 
 /// Its user and group on the host if the agent is root: after those that stand for layers' owners while they are
 /// unpacked, so that neither a person nor a container ever is it.
@@ -63,7 +63,7 @@ impl Packets {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) = wire::packet_pair()?;
+        let (one, other) = messages::packet_pair()?;
         Ok((Self(one), Self(other)))
     }
 
@@ -88,7 +88,7 @@ impl Packets {
         message: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        wire::send_packet_with(&self.0, message, descriptors, Wait::Block)
+        messages::send_packet_with(&self.0, message, descriptors, Wait::Block)
     }
 
     /// Sends a message if there is room for it now; says whether there was.
@@ -96,7 +96,7 @@ impl Packets {
     /// # Errors
     /// As [`Packets::send`].
     pub fn offer<T: Serialize>(&self, message: &T) -> io::Result<bool> {
-        match wire::send_packet(&self.0, message, Wait::Return) {
+        match messages::send_packet(&self.0, message, Wait::Return) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
@@ -109,7 +109,7 @@ impl Packets {
     /// If what came is no message.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Packet<T>> {
         loop {
-            return match wire::receive_packet_with(&self.0, Wait::Block)? {
+            return match messages::receive_packet_with(&self.0, Wait::Block)? {
                 Received::Message((message, descriptors)) => {
                     Ok(Packet::Message(message, descriptors))
                 }
@@ -156,7 +156,7 @@ pub fn spawn(
         program: program.clone(),
         source,
     };
-    let (ours, theirs) = wire::packet_pair().map_err(|errno| failed(errno.into()))?;
+    let (ours, theirs) = messages::packet_pair().map_err(|errno| failed(errno.into()))?;
     let streams = Streams {
         input: theirs,
         output: child::null().map_err(failed)?,
@@ -252,7 +252,7 @@ pub fn confine(readable: &[PathBuf], largest_bytes: u64) -> Result<(), String> {
     }
     nix::sys::prctl::set_dumpable(false).map_err(words("hide its memory"))?;
     nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))?;
-    confinement::only_read(readable)
+    drop_privileges::only_read(readable)
         .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
     Filter::of_services()
         .put_on()

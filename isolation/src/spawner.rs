@@ -26,9 +26,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::division;
+use crate::messages::{self, Received, Wait, packet_pair};
 use crate::process::has_ended;
 use crate::sys;
-use crate::wire::{self, Received, Wait, packet_pair};
 
 /// The name of its process.
 const NAME: &std::ffi::CStr = c"argosy-spawner";
@@ -203,7 +203,7 @@ pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd>
 pub fn wait(watched: &OwnedFd) {
     // Nothing is ever said there.
     while matches!(
-        wire::receive_packet::<Answer>(watched, Wait::Block),
+        messages::receive_packet::<Answer>(watched, Wait::Block),
         Ok(Received::Nothing)
     ) {}
 }
@@ -259,7 +259,7 @@ fn order(
     if !has_ended(&ours, limit)? {
         return Err(stopped());
     }
-    match wire::receive_packet_with(&ours, Wait::Block)? {
+    match messages::receive_packet_with(&ours, Wait::Block)? {
         Received::Message((Answer::Started { pid }, mut handles)) => {
             let handle = handles.pop();
             Ok(Spawned {
@@ -298,7 +298,7 @@ impl Spawned {
         if !has_ended(&self.ended, TELL_LIMIT)? {
             return Err(stopped());
         }
-        match wire::receive_packet(&self.ended, Wait::Return)? {
+        match messages::receive_packet(&self.ended, Wait::Return)? {
             Received::Message(Answer::Ended { status }) => Ok(Some(ExitStatus::from_raw(status))),
             Received::Message(Answer::Started { .. } | Answer::Failed { .. })
             | Received::Nothing
@@ -389,7 +389,7 @@ fn run(execution: &Execution, streams: Streams, namespace: &OwnedFd, answers: &O
     match begun {
         Ok((mut child, handle)) => {
             let started = Answer::Started { pid: child.id() };
-            let _ = wire::send_packet_with(answers, &started, &[handle.as_fd()], Wait::Return);
+            let _ = messages::send_packet_with(answers, &started, &[handle.as_fd()], Wait::Return);
             drop(handle);
             if let Ok(status) = child.wait() {
                 let status = status.into_raw();
@@ -407,7 +407,7 @@ fn run(execution: &Execution, streams: Streams, namespace: &OwnedFd, answers: &O
 }
 
 fn say(answers: &OwnedFd, answer: &Answer) -> io::Result<()> {
-    wire::send_packet(answers, answer, Wait::Return)
+    messages::send_packet(answers, answer, Wait::Return)
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
-pub use self::rules::SpecError;
-use crate::breach::{self, Wall};
+use crate::disable_layer::{self, Wall};
 use crate::limits::{Limits, MissingPolicy};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::output::OutputLimits;
 use crate::process::BootTime;
 use crate::profile::Profile;
+pub use rules::SpecError;
 
 /// The longest single argument or variable the kernel takes, in bytes without its end mark.
 pub const STRING_LIMIT_BYTES: usize = 128 * 1024 - 1;
@@ -192,7 +192,7 @@ pub struct Spec {
     /// The container's own folder, in which the supervisor keeps `stdout`, `stderr` and the files they are rotated into.
     /// Absolute; must exist.
     pub sandbox: PathBuf,
-    /// A folder that it shares with containers that have the same users, and sees at [`crate::view::SHARED`]. Absolute; must
+    /// A folder that it shares with containers that have the same users, and sees at [`crate::mounts::SHARED`]. Absolute; must
     /// exist. Only with a profile.
     #[serde(default)]
     pub shared_folder: Option<PathBuf>,
@@ -251,7 +251,7 @@ pub struct Spec {
 impl Spec {
     /// Whether it gets users of its own.
     pub(crate) fn has_user_namespace(&self) -> bool {
-        let own_users = self.profile.is_some() && breach::stands(Wall::Users);
+        let own_users = self.profile.is_some() && disable_layer::stands(Wall::Users);
         own_users || self.isolation == Isolation::UserNamespaces
     }
 

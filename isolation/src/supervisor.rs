@@ -19,27 +19,27 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use self::attached::{Attached, Input};
-pub(crate) use self::ending::{refuse_unread, sentence};
-use crate::breach;
 use crate::cgroup::Group;
-use crate::course::{Action, Course};
-use crate::crash;
+use crate::crash_points;
 use crate::device_filter::DeviceFilter;
-use crate::entry;
-use crate::handoff::{HandOff, Handle, Usage};
+use crate::disable_layer;
+use crate::exec;
+use crate::messages::{
+    Instruction, Notice, Order, Received, Report, Wait, receive_packet_with, send_packet,
+    send_packet_with,
+};
+use crate::mounts::Template;
 use crate::namespaces::Isolation;
 use crate::output::Outputs;
 use crate::port_filter::PortFilter;
 use crate::process::{BootTime, kill_descendants};
 use crate::seccomp::Filter;
 use crate::spec::Spec;
+use crate::state_dir::{HandOff, Handle, Usage};
 use crate::sys::{self, Child};
-use crate::view::Template;
-use crate::wire::{
-    Instruction, Notice, Order, Received, Report, Wait, receive_packet_with, send_packet,
-    send_packet_with,
-};
+use crate::termination::{Action, Course};
+use attached::{Attached, Input};
+pub(crate) use ending::{refuse_unread, sentence};
 
 /// How many agents may listen at once; a further one is let go at once and tries again. One is usual, two
 /// when an agent was replaced before its end was noticed.
@@ -67,7 +67,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     sys::expect_children();
     // None of these can fail in a way that would make it wrong to go on.
     let _ = nix::unistd::setsid();
-    crash::passed("supervisor.begun");
+    crash_points::passed("supervisor.begun");
     let _ = nix::sys::prctl::set_name(c"argosy-supervis");
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
@@ -83,8 +83,8 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
         refuse_unread(&agent, &error.to_string());
         return 1;
     }
-    breach::apply(&mut spec);
-    crash::passed("supervisor.request-read");
+    disable_layer::apply(&mut spec);
+    crash_points::passed("supervisor.request-read");
     let files = HandOff::at(&spec.directory);
     match start::start(&spec, &files, namespace, host) {
         Ok(started) => {
@@ -104,7 +104,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
 fn listen_at(files: &HandOff) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    crate::wire::with_short_path(files.directory(), "control", |path| {
+    crate::messages::with_short_path(files.directory(), "control", |path| {
         bind(listener.as_raw_fd(), &UnixAddr::new(path)?)
     })?;
     listen(&listener, Backlog::new(CONNECTIONS as i32)?)?;
@@ -285,7 +285,7 @@ impl<'a> Supervisor<'a> {
                 Ok(Received::Message((Report::Started, _))) => {
                     self.executed = true;
                     self.tell(&Notice::Started(Box::new(self.handle.clone())));
-                    crash::passed("supervisor.start-told");
+                    crash_points::passed("supervisor.start-told");
                 }
                 Ok(Received::Message((Report::Failed { reason }, _))) => {
                     self.refusal = Some(reason);
@@ -306,7 +306,7 @@ impl<'a> Supervisor<'a> {
     fn take_terminal(&mut self, sides: Vec<OwnedFd>) {
         let master = sides.into_iter().next().filter(|_| !self.executed);
         let Some(master) = master else { return };
-        let Ok(command_side) = entry::terminal_peer(&master) else {
+        let Ok(command_side) = exec::terminal_peer(&master) else {
             return;
         };
         // Without a descriptor for it the command's output is still heard.
@@ -338,7 +338,7 @@ impl<'a> Supervisor<'a> {
     fn be_found(&mut self) {
         if self.is_unreachable() {
             self.listener = listen_at(&self.files).ok();
-            crash::passed("supervisor.listening");
+            crash_points::passed("supervisor.listening");
         }
     }
 
@@ -361,7 +361,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             self.connections.push(connection);
-            crash::passed("supervisor.accepted");
+            crash_points::passed("supervisor.accepted");
         }
     }
 
@@ -387,7 +387,7 @@ impl<'a> Supervisor<'a> {
             true
         });
         for (order, descriptors) in orders {
-            crash::passed("supervisor.ordered");
+            crash_points::passed("supervisor.ordered");
             match order {
                 Order::Enter => descriptors.iter().for_each(|session| self.let_in(session)),
                 Order::Attach { stdin } => descriptors
@@ -414,13 +414,13 @@ impl<'a> Supervisor<'a> {
     fn let_in(&self, session: &OwnedFd) {
         if !self.executed {
             let reason = "the container's own command has not been started yet: try again";
-            return entry::refuse(session, reason.to_owned());
+            return exec::refuse(session, reason.to_owned());
         }
         let descriptors = [session.as_fd()];
         let (enter, wait) = (Instruction::Enter, Wait::Return);
         if send_packet_with(&self.channel, &enter, &descriptors, wait).is_err() {
             let reason = "the container ends, or too many are about to enter it: try again";
-            entry::refuse(session, reason.to_owned());
+            exec::refuse(session, reason.to_owned());
         }
     }
 
@@ -446,7 +446,7 @@ impl<'a> Supervisor<'a> {
             let _ = group.kill();
         }
         let _ = sys::pidfd_send_signal(self.init.handle.as_fd(), libc::SIGKILL);
-        crash::passed("supervisor.killed-all");
+        crash_points::passed("supervisor.killed-all");
     }
 
     /// Ends what the command left behind where no pid namespace did.

@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicU32;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
 
-use crate::breach::{self, Wall};
+use crate::disable_layer::{self, Wall};
 
 /// The flag of `clone3` that libc has too narrow a type for.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -118,7 +118,7 @@ pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errn
 
 /// Closes every descriptor above the standard streams, except `kept`.
 pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    match breach::stands(Wall::Descriptors) {
+    match disable_layer::stands(Wall::Descriptors) {
         true => close_all_but_these(kept.as_slice()),
         false => Ok(()),
     }

@@ -14,11 +14,11 @@
 //! no other whiteout than the device, which anybody may make since 5.8. An archive's own devices and attributes are
 //! never taken over, so that nothing but these names can make either.
 
+mod error;
 mod flatten;
 mod job;
-mod place;
+mod path_policy;
 mod process;
-mod refusal;
 mod stream;
 mod tarball;
 #[cfg(test)]
@@ -35,14 +35,14 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::flatten::{CopyError, copy_layers};
-pub use self::job::{Blame, Failure, Job, Owner, Report, Unpacking};
-use self::place::Place;
-pub(crate) use self::process::{refuse, run};
-use self::refusal::{Fault, Stopped};
-pub use self::refusal::{Rule, UnpackError};
-use self::stream::Counts;
-use self::tree::Tree;
+use error::{Fault, Stopped};
+pub use error::{Rule, UnpackError};
+pub use flatten::{CopyError, copy_layers};
+pub use job::{Blame, Failure, Job, Owner, Report, Unpacking};
+use path_policy::Place;
+pub(crate) use process::{refuse, run};
+use stream::Counts;
+use tree::Tree;
 
 /// What an archive may grow to whatever its size, in bytes: small ones are often mostly padding.
 const GROWTH_FLOOR_BYTES: u64 = 16 << 20;

@@ -16,9 +16,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::crash;
-use argosy_isolation::disposal::remove_folder;
+use argosy_isolation::crash_points;
 use argosy_isolation::division::HostUser;
+use argosy_isolation::remove_tree::remove_folder;
 use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 
@@ -231,7 +231,7 @@ pub(super) fn make_container(paths: &Paths, name: ContainerName) -> Result<(), S
         let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
         format!("cannot make {folder}: {error}; {remedy}")
     })?;
-    crash::passed("launch.folder-made");
+    crash_points::passed("launch.folder-made");
     Ok(())
 }
 

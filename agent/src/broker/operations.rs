@@ -14,8 +14,8 @@ use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{Format, Job, Owner, Rules};
 use argosy_isolation::{
-    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, crash, destroy, service,
-    void,
+    Adoption, ContainerId, Group, LaunchError, Spec, Tree, User, adopt, crash_points, destroy,
+    service, void,
 };
 use argosy_proto::remedy;
 use argosy_state::bugs::{self, Bug};
@@ -161,16 +161,16 @@ impl Operations {
         if !is_ended && !is_leaked {
             self.destroy(name)?;
         }
-        crash::passed("remove.destroyed");
+        crash_points::passed("remove.destroyed");
         let released = self.bridges.release(name);
         released.map_err(|error| sentence(&error))?;
-        crash::passed("remove.network-released");
+        crash_points::passed("remove.network-released");
         roots::clear(&self.bounds.changes(name))?;
         let removed = Place::new(self.paths.executor(name)).remove();
         removed.map_err(|error| error.to_string())?;
         let returned = self.host_ids.as_ref().map(|ids| ids.give_back(name));
         returned.transpose().map_err(|error| error.to_string())?;
-        crash::passed("remove.users-returned");
+        crash_points::passed("remove.users-returned");
         Ok(())
     }
 

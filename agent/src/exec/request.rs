@@ -1,6 +1,6 @@
 //! From a query to a request to enter: pure.
 
-use argosy_isolation::entry::USUAL_SIZE;
+use argosy_isolation::exec::USUAL_SIZE;
 use argosy_isolation::{EntryRequest, Program, WindowSize, Work};
 use argosy_state::ids::TaskKey;
 use axum::extract::Query;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use tokio::sync::Notify;
 
 use crate::broker::Broker;
@@ -169,7 +169,7 @@ pub(crate) async fn run(
             for (name, _) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Tried again in the next round.
                 let _ = broker.remove_container(*name);
-                crash::passed("gc.folder-removed");
+                crash_points::passed("gc.folder-removed");
             }
         };
         let removed = tokio::task::spawn_blocking(removing).await;

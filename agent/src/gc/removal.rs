@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::crash;
-use argosy_isolation::disposal::remove_folder;
+use argosy_isolation::crash_points;
+use argosy_isolation::remove_tree::remove_folder;
 
 use crate::disk::release;
 use crate::paths::Paths;
@@ -26,7 +26,7 @@ fn remove_beside(
 ) {
     leaving.retain(|path| match release(paths, path) {
         Ok(_) => {
-            crash::passed("gc.disk-released");
+            crash_points::passed("gc.disk-released");
             true
         }
         Err(error) => {
@@ -65,18 +65,18 @@ fn remove_sandbox(path: &Path) {
             Ok(()) | Err(_) => {}
         }
     }
-    crash::passed("gc.record-removed");
+    crash_points::passed("gc.record-removed");
     if let Err(error) = remove_folder(path) {
         tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
         return;
     }
-    crash::passed("gc.sandbox-removed");
+    crash_points::passed("gc.sandbox-removed");
     // The task's folder, and its framework's, go with their last sandbox; while others are there it fails.
     for parent in path.ancestors().skip(1).take(2) {
         if fs::remove_dir(parent).is_err() {
             break;
         }
-        crash::passed("gc.parent-removed");
+        crash_points::passed("gc.parent-removed");
     }
 }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::thread::JoinHandle;
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_state::bugs::{self, Bug};
 
 use super::seal::copies;
@@ -47,7 +47,7 @@ impl Compaction {
         let place = place.clone();
         let write = move || {
             let written = create(&place, salt, &records);
-            crash::passed("journal.successor-written");
+            crash_points::passed("journal.successor-written");
             written
         };
         let writing = if may_block {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
@@ -371,11 +371,11 @@ impl Writer {
             self.append(&mut bytes, &floor);
         }
         self.put(&bytes)?;
-        crash::passed("journal.appended");
+        crash_points::passed("journal.appended");
         if awaited {
             let begun = Instant::now();
             self.file.sync()?;
-            crash::passed("journal.synced");
+            crash_points::passed("journal.synced");
             metrics::histogram!("argosy_agent_checkpoint_duration_seconds")
                 .record(begun.elapsed().as_secs_f64());
             self.dirty = false;
@@ -435,9 +435,9 @@ impl Writer {
                 return Ok(());
             }
         };
-        crash::passed("journal.successor-synced");
+        crash_points::passed("journal.successor-synced");
         self.place.replace(&mut file)?;
-        crash::passed("journal.replaced");
+        crash_points::passed("journal.replaced");
         self.file = file;
         self.salt = salt;
         self.bytes = bytes;

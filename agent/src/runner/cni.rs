@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use argosy_isolation::network::Publication;
 use argosy_isolation::network::cni::{Added, Cni, List};
-use argosy_isolation::{ContainerId, Isolation, crash};
+use argosy_isolation::{ContainerId, Isolation, crash_points};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::task::{Code, Explanation};
@@ -187,7 +187,7 @@ impl Plugged {
             return Ok(());
         }
         self.apart(move |broker| broker.unplug(name)).await?;
-        crash::passed("remove.unplugged");
+        crash_points::passed("remove.unplugged");
         self.holders().remove(&name);
         Ok(())
     }

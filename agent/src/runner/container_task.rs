@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use argosy_isolation::shortage::mebibytes;
+use argosy_isolation::oom::mebibytes;
 use argosy_isolation::{
-    BootTime, Container, Exit, Handle, MemoryShortage, Notice, Outcome, ShortOf, Stop, crash,
+    BootTime, Container, Exit, Handle, MemoryShortage, Notice, Outcome, ShortOf, Stop, crash_points,
 };
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{Capability, Code, Explanation};
@@ -47,7 +47,7 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
     loop {
         match socket.get_mut().notice() {
             Ok(Some(Notice::Started(handle))) => {
-                crash::passed("watch.started");
+                crash_points::passed("watch.started");
                 // Only a start that was called off had a time to end; the kill that follows has its own.
                 due.force = None;
                 let fact = started_fact(Some(&handle));
@@ -59,7 +59,7 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                 if exit.out_of_memory {
                     metrics::counter!("argosy_agent_oom_kills_total").increment(1);
                 }
-                crash::passed("watch.exited");
+                crash_points::passed("watch.exited");
                 let nothing_left = exit.nothing_left;
                 let ended = ended(*exit);
                 shared.tell(Input::Exited { instance, ended }).await;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use argosy_isolation::mounts::SANDBOX;
 use argosy_isolation::network::cni::Added;
 use argosy_isolation::profile::COMMAND_ID;
-use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
     BootTime, ContainerId, HostPath, Isolation, MissingPolicy, Namespaces, Owners, Profile,
     Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume,

@@ -12,8 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::view::SHARED;
-use argosy_isolation::{Spec, User, crash};
+use argosy_isolation::mounts::SHARED;
+use argosy_isolation::{Spec, User, crash_points};
 use argosy_state::ids::GroupId;
 
 use super::{Runner, Shared, TRY_AGAIN};
@@ -154,9 +154,9 @@ impl Shared {
     fn release_group(self: Arc<Self>, name: ContainerName) -> Result<(), String> {
         self.groups.forget(name);
         self.broker.release_network(name)?;
-        crash::passed("group.network-released");
+        crash_points::passed("group.network-released");
         self.broker.return_users(name)?;
-        crash::passed("group.users-returned");
+        crash_points::passed("group.users-returned");
         Ok(())
     }
 }

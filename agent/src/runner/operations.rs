@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::cni::Added;
-use argosy_isolation::{BootTime, ContainerId, Group, User, crash};
+use argosy_isolation::{BootTime, ContainerId, Group, User, crash_points};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use argosy_state::task::Explanation;
@@ -37,9 +37,9 @@ impl Shared {
         let (key, name) = (start.key.clone(), start.name);
         let making = occupying(&self.slots, move || {
             let owner = shared.owner(holder, user.as_ref())?;
-            crash::passed("fetch.users-taken");
+            crash_points::passed("fetch.users-taken");
             shared.broker.make_sandbox(&key, name, owner.as_ref())?;
-            crash::passed("fetch.sandbox-made");
+            crash_points::passed("fetch.sandbox-made");
             Ok::<_, String>(owner)
         });
         let owner = making.await?;
@@ -47,7 +47,7 @@ impl Shared {
             self.bound(&start.key, start.name, owner.as_ref(), bytes)
                 .await?;
         }
-        crash::passed("fetch.disk-bounded");
+        crash_points::passed("fetch.disk-bounded");
         self.imaged.bring(&spec, start.name, meter).await?;
         let whose = Whose {
             owner: owner.as_ref(),
@@ -55,7 +55,7 @@ impl Shared {
         };
         let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
         let result = fetching.await;
-        crash::passed("fetch.fetched");
+        crash_points::passed("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
         let result = result.map_err(|error| error.explanation());
@@ -139,14 +139,14 @@ impl Shared {
         if let (Some(stop_after), Some(at)) = (&mut spec.stop_after, start.stop_at) {
             stop_after.deadline = BootTime(at.0);
         }
-        crash::passed("launch.prepared");
+        crash_points::passed("launch.prepared");
         let namespace = namespace.as_ref().map(AsFd::as_fd);
         // Its folder is there now: who calls it off after this voids it.
         if cancelled.is_cancelled() {
             return Err(called_off());
         }
         let container = self.broker.launch(&spec, namespace)?;
-        crash::passed("launch.made");
+        crash_points::passed("launch.made");
         Ok(container)
     }
 
@@ -160,7 +160,7 @@ impl Shared {
         for _ in 0..ADOPTION_TRIES {
             match self.broker.adopt(name, &folder, group.clone()) {
                 Ok(Adopted::Running(container)) => {
-                    crash::passed("find.adopted");
+                    crash_points::passed("find.adopted");
                     return Ok(container);
                 }
                 Ok(Adopted::Exited(exit)) => {
@@ -196,7 +196,7 @@ impl Shared {
         self.broker.release(name, is_ended)?;
         self.imaged.release(name)?;
         self.cores.give_back(name);
-        crash::passed("remove.image-released");
+        crash_points::passed("remove.image-released");
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use metrics::{counter, gauge};
 
 use super::{Runner, Shared, name_of};
@@ -43,7 +43,7 @@ impl Runner {
                 left.insert(*name);
             }
         }
-        crash::passed("begin.orphans-removed");
+        crash_points::passed("begin.orphans-removed");
         let kept: BTreeSet<_> = known.union(&left).copied().collect();
         self.shared.plugged.sweep(&kept);
         self.spawn(Arc::clone(&self.shared).settle(left, is_open));
@@ -95,7 +95,7 @@ impl Shared {
         if let Err(why) = self.broker.resume_disks() {
             tracing::warn!(why, "file systems of earlier tasks stay as they are");
         }
-        crash::passed("begin.users-kept");
+        crash_points::passed("begin.users-kept");
         let resumed = self.broker.resume_networks(all());
         if let Err(why) = &resumed {
             tracing::error!(
@@ -103,7 +103,7 @@ impl Shared {
                 "networks of earlier containers cannot be taken up; those that run keep theirs, and it is tried again"
             );
         }
-        crash::passed("begin.networks-resumed");
+        crash_points::passed("begin.networks-resumed");
         self.cores.resume(&self.paths, kept);
         if let Err(why) = self.plugged.resume(kept) {
             tracing::error!(

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::image::lacks_overlay;
 use argosy_isolation::profile::Walls;
+use argosy_isolation::remove_tree::remove_folder;
 use argosy_isolation::unpack::copy_layers;
 use argosy_isolation::{
-    ContainerId, Exit, Image, Outcome, Profile, Program, Root, Spec, View, crash, destroy,
+    ContainerId, Exit, Image, Outcome, Profile, Program, Root, Spec, View, crash_points, destroy,
 };
 
 use super::launcher_process::Launching;
@@ -175,14 +175,14 @@ fn copy(layers: &[PathBuf], place: &Place<'_>) -> Result<Root, String> {
     make(&root, 0o755)?;
     let opened = File::open(&root);
     let opened = opened.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-    crash::passed("launch.copy-begun");
+    crash_points::passed("launch.copy-begun");
     copy_layers(layers, opened.as_fd(), place.goes_on).map_err(|error| {
         let why = sentence(&error);
         format!(
             "{why}; the copy counts as the task's disk, so request more of it if there is no room"
         )
     })?;
-    crash::passed("launch.copied");
+    crash_points::passed("launch.copied");
     Ok(Root::Folder(root))
 }
 

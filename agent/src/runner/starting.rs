@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use argosy_isolation::{Container, crash};
+use argosy_isolation::{Container, crash_points};
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 use tokio::sync::oneshot;
@@ -141,7 +141,7 @@ impl Shared {
             None => None,
         };
         let plugged = self.plugged.plug(&start, self.settings.isolation).await?;
-        crash::passed("launch.plugged");
+        crash_points::passed("launch.plugged");
         let _slot = tokio::select! {
             biased;
             () = cancelled.cancelled() => return Err(called_off()),

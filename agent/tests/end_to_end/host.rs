@@ -14,7 +14,7 @@ use argosy_agent::{
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
 use argosy_frameworks::shell_executor::ShellExecutor;
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_proto::server::callers;
 use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -372,7 +372,7 @@ fn recorder() -> PrometheusHandle {
 pub(crate) fn arm_launcher() {
     let mut arguments = std::env::args().skip(2);
     if let Some((step, witness)) = arguments.next().zip(arguments.next()) {
-        crash::arm_stop(&step, 1, Path::new(&witness)).unwrap();
+        crash_points::arm_stop(&step, 1, Path::new(&witness)).unwrap();
     }
 }
 
@@ -384,7 +384,7 @@ pub(crate) fn agent_process() -> ExitCode {
     if let Some(step) = arguments.next() {
         let at = arguments.next().unwrap().parse().unwrap();
         let witness = PathBuf::from(arguments.next().unwrap());
-        crash::arm(&step, at, &witness).unwrap();
+        crash_points::arm(&step, at, &witness).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -409,10 +409,10 @@ pub(crate) fn divided_process() -> ExitCode {
         let words: Vec<String> = arguments.collect();
         match (fate.as_str(), &words[..]) {
             (PANICS, [step, at, witness]) => {
-                crash::arm_panic(step, at.parse().unwrap(), Path::new(witness)).unwrap();
+                crash_points::arm_panic(step, at.parse().unwrap(), Path::new(witness)).unwrap();
             }
             (DIES, [step, at, witness]) => {
-                crash::arm(step, at.parse().unwrap(), Path::new(witness)).unwrap();
+                crash_points::arm(step, at.parse().unwrap(), Path::new(witness)).unwrap();
             }
             (HANGS, [_, _]) => commands.launcher.arguments.extend(words),
             _ => panic!("{fate} {words:?}"),

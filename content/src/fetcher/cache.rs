@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
@@ -166,14 +166,14 @@ impl Cache {
             reach: Reach::Usual,
         };
         let file = origin.bring(uri, &draft.0, &rights, progress).await?;
-        crash::passed("cache.draft-written");
+        crash_points::passed("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {
             let bytes = file.metadata()?.len();
             if bytes <= cache.capacity_bytes {
                 // By its name it counts as whole, also after a cut of power. Before the lock: a disk may take long.
                 file.sync_all()?;
-                crash::passed("cache.draft-synced");
+                crash_points::passed("cache.draft-synced");
             }
             // It is whole and open: what keeps it from being kept keeps it from nobody who waits.
             if let Err(error) = cache.keep(&draft.0, &place, bytes, &wanted) {
@@ -223,9 +223,9 @@ impl Cache {
             remove(&self.folder.join(&entry.name))?;
             all -= entry.bytes;
         }
-        crash::passed("cache.room-made");
+        crash_points::passed("cache.room-made");
         fs::rename(draft, place)?;
-        crash::passed("cache.kept");
+        crash_points::passed("cache.kept");
         self.entries()?.publish();
         Ok(())
     }

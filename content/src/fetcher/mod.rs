@@ -23,7 +23,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use argosy_isolation::{User, crash};
+use argosy_isolation::{User, crash_points};
 use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use futures::future::BoxFuture;
@@ -160,7 +160,7 @@ impl Fetcher {
                 self.origin.bring(uri, &fetched, &rights, meter).await?
             }
         };
-        crash::passed("fetch.draft-written");
+        crash_points::passed("fetch.draft-written");
         if uri.extract {
             let shown = ShownUri::of(&uri.value).to_string();
             meter.send_replace(Progress::of(What::Archive(shown)));
@@ -176,7 +176,7 @@ impl Fetcher {
                 draft::give(&file, user)?;
             }
             std::fs::rename(&fetched, &path)?;
-            crash::passed("fetch.file-named");
+            crash_points::passed("fetch.file-named");
             Ok(())
         };
         finish().map_err(|source| FetchError::Write {
@@ -212,7 +212,7 @@ impl Fetcher {
             Ok(folder)
         };
         let folder = make().map_err(failed)?;
-        crash::passed("extract.folder-made");
+        crash_points::passed("extract.folder-made");
         if let Err(rule) = self.extractor.extract(archive, folder, whose.owner).await {
             // The sandbox goes as a whole later.
             let _ = tokio::fs::remove_dir_all(&extracted).await;
@@ -221,9 +221,9 @@ impl Fetcher {
                 rule,
             });
         }
-        crash::passed("extract.unpacked");
+        crash_points::passed("extract.unpacked");
         std::fs::rename(&extracted, &path).map_err(failed)?;
-        crash::passed("extract.named");
+        crash_points::passed("extract.named");
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_proto::uri::ShownUri;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
@@ -85,7 +85,7 @@ impl<'a> Sink<'a> {
         let written = self.written;
         self.meter
             .send_modify(|progress| progress.done_bytes = written);
-        crash::passed("fetch.chunk-written");
+        crash_points::passed("fetch.chunk-written");
         Ok(())
     }
 

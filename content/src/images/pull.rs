@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use futures::future::try_join_all;
 use tokio::sync::{Semaphore, watch};
 
@@ -85,7 +85,7 @@ impl Puller {
         let record = Record::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
         let (store, kept) = (Arc::clone(&self.store), record.clone());
         blocking(move || store.add_image(kept)).await?;
-        crash::passed("pull.image-kept");
+        crash_points::passed("pull.image-kept");
         Ok(Pulled { record, _pin: pin })
     }
 
@@ -146,10 +146,10 @@ impl Puller {
         }
         let draft = self.store.blob_draft();
         let blob = source.blob(&layer.blob, draft, progress).await?;
-        crash::passed("pull.blob-brought");
+        crash_points::passed("pull.blob-brought");
         let store = Arc::clone(&self.store);
         let (draft, root) = blocking(move || store.layer_draft()).await?;
-        crash::passed("pull.layer-drafted");
+        crash_points::passed("pull.layer-drafted");
         let unpacked = self.unpacker.unpack(blob, layer.packing, &root).await;
         let unpacked = unpacked.map_err(|source| Fault::Unpack {
             layer: layer.blob.digest,
@@ -162,10 +162,10 @@ impl Puller {
                 found: unpacked.diff_id,
             });
         }
-        crash::passed("pull.layer-unpacked");
+        crash_points::passed("pull.layer-unpacked");
         let store = Arc::clone(&self.store);
         blocking(move || store.add_layer(draft, unpacked)).await?;
-        crash::passed("pull.layer-kept");
+        crash_points::passed("pull.layer-kept");
         Ok(())
     }
 }

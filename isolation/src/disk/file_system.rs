@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{DiskError, DiskUsage, failed};
-use crate::{child, crash, sys};
+use crate::{child, crash_points, sys};
 
 /// The smallest that can be made, in bytes: less has no room for its own tables.
 pub const FEWEST_BYTES: u64 = 1 << 20;
@@ -134,11 +134,11 @@ impl FileSystem {
             ));
         }
         self.create(bytes)?;
-        crash::passed("disk.file-made");
+        crash_points::passed("disk.file-made");
         self.format(bytes)?;
-        crash::passed("disk.formatted");
+        crash_points::passed("disk.formatted");
         self.mount()?;
-        crash::passed("disk.mounted");
+        crash_points::passed("disk.mounted");
         self.show(at)
     }
 
@@ -163,7 +163,7 @@ impl FileSystem {
         let bind = MsFlags::MS_BIND;
         mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>)
             .map_err(failed(format!("show a file system at {}", at.display())))?;
-        crash::passed("disk.shown");
+        crash_points::passed("disk.shown");
         Ok(())
     }
 
@@ -246,7 +246,7 @@ impl FileSystem {
             "give {} a loop device",
             self.file().display()
         )))?;
-        crash::passed("disk.attached");
+        crash_points::passed("disk.attached");
         self.mount_device(&path)?;
         drop(device);
         let what = || format!("mount {}", self.file().display());
@@ -301,11 +301,11 @@ impl FileSystem {
             return Ok(());
         }
         self.shut_down()?;
-        crash::passed("disk.shut-down");
+        crash_points::passed("disk.shut-down");
         unmount(at)?;
-        crash::passed("disk.hidden");
+        crash_points::passed("disk.hidden");
         unmount(&self.root())?;
-        crash::passed("disk.unmounted");
+        crash_points::passed("disk.unmounted");
         let gone = |removed: io::Result<()>| match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(failed(format!("remove {}", self.folder.display()))),
@@ -313,7 +313,7 @@ impl FileSystem {
         let emptied = OpenOptions::new().write(true).open(self.file());
         gone(emptied.and_then(|file| file.set_len(0)))?;
         gone(fs::remove_file(self.file()))?;
-        crash::passed("disk.file-removed");
+        crash_points::passed("disk.file-removed");
         gone(fs::remove_dir(self.root()))?;
         gone(fs::remove_dir(&self.folder))
     }

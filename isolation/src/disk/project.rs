@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::{DiskError, DiskUsage, failed};
-use crate::{crash, sys};
+use crate::{crash_points, sys};
 
 /// Ours: an operator's own projects have other numbers.
 pub const FIRST_PROJECT: u32 = 0x4100_0000;
@@ -76,12 +76,12 @@ pub fn take(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
             free
         }
     };
-    crash::passed("quota.joined");
+    crash_points::passed("quota.joined");
     drop(lock);
     let blocks = (bytes / BLOCK_BYTES).max(1);
     let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES);
     sys::disk::limit_project(open.as_fd(), project, blocks, files).map_err(failed(what()))?;
-    crash::passed("quota.limited");
+    crash_points::passed("quota.limited");
     Ok(())
 }
 
@@ -132,7 +132,7 @@ pub fn lift(folder: &Path) -> Result<(), DiskError> {
     // Without quotas there is nothing to lift: the host may have been set up anew.
     match lifted {
         Ok(()) | Err(Errno::ESRCH | Errno::ENOSYS | Errno::EINVAL) => {
-            crash::passed("quota.lifted");
+            crash_points::passed("quota.lifted");
             Ok(())
         }
         Err(errno) => Err(failed(format!("lift the quota of {}", folder.display()))(

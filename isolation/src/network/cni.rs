@@ -5,8 +5,8 @@
 //! are told its name, and may remember it.
 
 mod list;
+mod lock;
 mod plugin;
-mod turn;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -21,13 +21,13 @@ use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::list::List;
-use self::list::kind;
-use self::plugin::Call;
-use self::turn::Turn;
-use super::{NetworkError, Publication, namespace, records};
-use crate::crash;
+use super::{NetworkError, Publication, ipam, namespace};
+use crate::crash_points;
 use crate::spec::ContainerId;
+pub use list::List;
+use list::kind;
+use lock::Turn;
+use plugin::Call;
 
 /// What a container calls its device.
 const DEVICE: &str = "eth0";
@@ -145,7 +145,7 @@ impl Cni {
             result: None,
         };
         self.write(container, &record)?;
-        crash::passed("cni.recorded");
+        crash_points::passed("cni.recorded");
         let added = self.join(container, &mut record);
         if added.is_err() {
             // The first failure is the one to tell.
@@ -168,16 +168,16 @@ impl Cni {
         fs::create_dir_all(&self.namespaces)
             .map_err(failed("make the folder", &self.namespaces))?;
         namespace::bind(&place)?;
-        crash::passed("cni.namespace-bound");
+        crash_points::passed("cni.namespace-bound");
         for plugin in &record.list.plugins {
             let before = record.result.as_ref();
             let input = record.list.input(plugin, &record.ports, before);
             let answer = self.call("ADD", container, plugin, &input)?;
-            crash::passed("cni.plugin-added");
+            crash_points::passed("cni.plugin-added");
             record.result = Some(answer);
         }
         self.write(container, record)?;
-        crash::passed("cni.result-kept");
+        crash_points::passed("cni.result-kept");
         let namespace = File::open(&place).map_err(failed("open", &place))?;
         Ok(Added {
             namespace: namespace.into(),
@@ -196,7 +196,7 @@ impl Cni {
                     .list
                     .input(plugin, &record.ports, record.result.as_ref());
                 self.call("DEL", container, plugin, &input)?;
-                crash::passed("cni.plugin-deleted");
+                crash_points::passed("cni.plugin-deleted");
             }
         }
         let place = self.namespace(container);
@@ -204,7 +204,7 @@ impl Cni {
             // Nothing is mounted there if a crash came between file and mount.
             let _ = umount2(&place, MntFlags::MNT_DETACH);
             fs::remove_file(&place).map_err(failed("remove", &place))?;
-            crash::passed("cni.namespace-removed");
+            crash_points::passed("cni.namespace-removed");
         }
         // The record last: as long as it is there somebody comes back.
         let (turn, draft) = (self.turn(container), self.draft(container));
@@ -214,7 +214,7 @@ impl Cni {
                 other => other.map_err(failed("remove", &path))?,
             }
         }
-        crash::passed("cni.record-removed");
+        crash_points::passed("cni.record-removed");
         Ok(())
     }
 
@@ -276,7 +276,7 @@ impl Cni {
                 // Containers of two agents may have one name, and plugins know no agents.
                 (
                     "CNI_CONTAINERID",
-                    format!("argosy-{}-{container}", records::tag(&self.records)).into(),
+                    format!("argosy-{}-{container}", ipam::tag(&self.records)).into(),
                 ),
                 ("CNI_NETNS", namespace.into()),
                 ("CNI_IFNAME", DEVICE.into()),

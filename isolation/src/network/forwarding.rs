@@ -10,9 +10,9 @@ mod ipv6;
 
 use std::fs;
 
+use super::ipam::{Noted, Records};
 use super::link::Links;
 use super::namespace;
-use super::records::{Noted, Records};
 use super::rules::DEVICES;
 use super::{NetworkError, Subnet6, refused};
 

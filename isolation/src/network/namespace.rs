@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 
 use super::link::{Conduct, Ends, Link, Links, Pair};
 use super::{NetworkError, refused};
-use crate::crash;
+use crate::crash_points;
 
 /// What a container calls its end of the wire.
 pub(super) const INNER: &str = "eth0";
@@ -156,7 +156,7 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
     let home = current().map_err(refused("open the host's network namespace"))?;
     let mut inside = begin()?;
     let namespace = current().map_err(refused("open a new network namespace"))?;
-    crash::passed("network.namespace-made");
+    crash_points::passed("network.namespace-made");
     Settings6::of_current()
         .and_then(|settings6| settings6.set_up("default", wiring.ipv6.is_some()))
         .map_err(refused("set up IPv6 in a container"))?;
@@ -171,7 +171,7 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
     outside
         .add_pair(&pair)
         .map_err(refused(format!("make the device {device}")))?;
-    crash::passed("network.device-made");
+    crash_points::passed("network.device-made");
     let link_local = wiring.ipv6.is_none();
     let mut connect = || -> io::Result<()> {
         settings6.set_up(device, wiring.ipv6.is_some())?;
@@ -200,7 +200,7 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
         connect_ipv6(ipv6, (&mut outside, &outer), (&mut inside, &inner))
     };
     connect().map_err(refused(format!("connect the device {device}")))?;
-    crash::passed("network.connected");
+    crash_points::passed("network.connected");
     Ok(namespace)
 }
 

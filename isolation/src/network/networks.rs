@@ -12,17 +12,17 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use self::filling::refill;
 use super::forwarding::Closed;
 use super::host::{list_devices, remove_devices};
+use super::ipam::{Claimed, Published, Records};
 use super::link::Link;
+use super::link_stats::{self, Traffic};
 use super::namespace::{self, Settings6, Wiring, Wiring6};
-use super::records::{Claimed, Published, Records};
 use super::rules::{self, DEVICES, Mapping, Table};
-use super::traffic::{self, Traffic};
 use super::{Joined, NetworkError, Publication, Settings, forwarding, host, refused};
-use crate::crash;
+use crate::crash_points;
 use crate::spec::ContainerId;
+use filling::refill;
 
 /// An agent's networks. Dropping it lets the waiting namespaces go; containers keep theirs.
 pub struct Networks {
@@ -161,7 +161,7 @@ impl Networks {
         };
         shared.withdraw(&given.mappings)?;
         shared.records.give_back_address(given.address)?;
-        crash::passed("network.address-returned");
+        crash_points::passed("network.address-returned");
         shared.pool().containers.remove(container);
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Networks {
     /// If the kernel does not tell.
     pub fn statistics(&self, container: &ContainerId) -> Result<Option<Traffic>, NetworkError> {
         let device = self.address(container).map(|at| self.shared.device(at));
-        device.map_or(Ok(None), |device| traffic::of(&device))
+        device.map_or(Ok(None), |device| link_stats::of(&device))
     }
 
     /// How many namespaces wait ready, for tests: they are programs of their own, so that `cfg(test)` would hide it.
@@ -234,9 +234,9 @@ impl Networks {
         self.shared.end();
         let _alone = lock(&self.shared.rules);
         remove_devices(self.shared.devices()?)?;
-        crash::passed("network.devices-removed");
+        crash_points::passed("network.devices-removed");
         rules::apply(&rules::remove(&self.shared.tag))?;
-        crash::passed("network.table-removed");
+        crash_points::passed("network.table-removed");
         let _alone_on_host = self.shared.records.alone()?;
         forwarding::switch_off(&self.shared.records)?;
         self.shared.records.clear()
@@ -298,7 +298,7 @@ impl Shared {
         let address = self.records.take_address(subnet)?;
         pool.unassigned.insert(address);
         drop(pool);
-        crash::passed("network.address-taken");
+        crash_points::passed("network.address-taken");
         let wiring = Wiring {
             device: self.device(address),
             address,
@@ -333,7 +333,7 @@ impl Shared {
         let mappings = Vec::new();
         let given = Given { address, mappings };
         pool.containers.insert(container.clone(), given);
-        crash::passed("network.assigned");
+        crash_points::passed("network.assigned");
         Ok(())
     }
 
@@ -373,10 +373,10 @@ impl Shared {
             if let Some(given) = self.pool().containers.get_mut(container) {
                 given.mappings.push(mapping);
             }
-            crash::passed("network.port-recorded");
+            crash_points::passed("network.port-recorded");
         }
         rules::apply(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
-        crash::passed("network.published");
+        crash_points::passed("network.published");
         Ok(())
     }
 
@@ -386,10 +386,10 @@ impl Shared {
         }
         let _alone = lock(&self.rules);
         rules::apply(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
-        crash::passed("network.withdrawn");
+        crash_points::passed("network.withdrawn");
         for mapping in mappings {
             self.records.give_back_port(mapping)?;
-            crash::passed("network.port-returned");
+            crash_points::passed("network.port-returned");
         }
         Ok(())
     }
@@ -407,7 +407,7 @@ impl Shared {
             mappings: &mappings,
         };
         rules::apply(&table.script())?;
-        crash::passed("network.table-replaced");
+        crash_points::passed("network.table-replaced");
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use super::allowance::Allowance;
+use super::rate_limit::Allowance;
 use super::record::StreamName;
 use super::store::Store;
 

@@ -4,10 +4,10 @@ use std::path::{Component, Path};
 
 use super::{Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES, Spec};
 use crate::image::{Root, Wanted};
+use crate::mounts::{HostPath, Owners, SANDBOX, SHARED, View, check_volumes};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
-use crate::view::{HostPath, Owners, SANDBOX, SHARED, View, check_volumes};
 
 /// What is in every container's `/dev`, and the name that is used while others are put there.
 const USUAL_DEVICES: [&str; 15] = [

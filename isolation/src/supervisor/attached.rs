@@ -11,8 +11,8 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use crate::attachment::{INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Said, Wish};
+use crate::messages::Received;
 use crate::output::StreamName;
-use crate::wire::Received;
 
 /// How many may be attached at a time; a further one is refused in words.
 const CLIENTS: usize = 16;

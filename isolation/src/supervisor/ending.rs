@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use super::start::{StartError, wall_clock_ms};
 use super::{Supervisor, lacking};
 use crate::cgroup::{Group, LastUsage};
-use crate::crash;
-use crate::handoff::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
-use crate::shortage::{MemoryShortage, ShortOf};
+use crate::crash_points;
+use crate::messages::{Notice, Wait, send_packet};
+use crate::oom::{MemoryShortage, ShortOf};
 use crate::spec::Spec;
+use crate::state_dir::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
 use crate::sys;
-use crate::wire::{Notice, Wait, send_packet};
 
 /// How long killed processes may take to leave the group; `destroy` finishes what takes longer.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
@@ -73,7 +73,7 @@ pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &Star
         // On a full disk the notice below is all there is.
         let _ = files.write_exit(&exit, Durability::Cached);
     }
-    crash::passed("ending.refused");
+    crash_points::passed("ending.refused");
     let _ = send_packet(agent, &Notice::Exited(Box::new(exit)), Wait::Return);
 }
 
@@ -81,26 +81,26 @@ impl Supervisor<'_> {
     /// After init has ended.
     pub(super) fn finish(&mut self) {
         let own = sys::wait_child(self.init.pid, true).ok().flatten();
-        crash::passed("ending.init-reaped");
+        crash_points::passed("ending.init-reaped");
         self.read_reports();
         self.kill_the_rest();
-        crash::passed("ending.rest-killed");
+        crash_points::passed("ending.rest-killed");
         let attached = &mut self.attached;
         let show = &mut |stream, bytes: &[u8]| attached.tell(stream, bytes);
         self.outputs.finish(DRAIN_LIMIT, &mut self.buffer, show);
         self.attached.finish();
-        crash::passed("ending.output-kept");
+        crash_points::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
         // What is left is left to `destroy`.
         let removed = self.group.as_ref();
         let removed = removed.is_some_and(|group| group.remove(EMPTY_PATIENCE).is_ok());
-        crash::passed("ending.group-removed");
+        crash_points::passed("ending.group-removed");
         self.hand_over(exit, removed && self.spec.namespaces.pid);
-        crash::passed("ending.exit-told");
+        crash_points::passed("ending.exit-told");
         if self.listener.is_some() {
             // Nobody listens there any more; `destroy` removes what cannot be removed now.
             let _ = std::fs::remove_file(self.files.control());
-            crash::passed("ending.control-removed");
+            crash_points::passed("ending.control-removed");
         }
     }
 

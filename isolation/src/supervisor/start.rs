@@ -16,22 +16,22 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::Host;
 use super::attached::Input;
-use crate::breach::{self, Wall};
 use crate::cgroup::{CgroupError, Group};
-use crate::crash;
+use crate::crash_points;
 use crate::device_filter::DeviceFilter;
-use crate::handoff::{Claim, HandOff, HandOffError, Handle};
+use crate::disable_layer::{self, Wall};
 use crate::init;
 use crate::limits::{LimitsError, Missing};
+use crate::messages::{Instruction, Wait, packet_pair, send_packet};
+use crate::mounts::{Clones, Parts, ViewError};
 use crate::network::Network;
 use crate::output::{OutputError, Outputs};
 use crate::port_filter;
 use crate::process::{BootTime, Process};
 use crate::profile::CONTAINER_IDS;
 use crate::spec::Spec;
+use crate::state_dir::{Claim, HandOff, HandOffError, Handle};
 use crate::sys::{self, Child};
-use crate::view::{Clones, Parts, ViewError};
-use crate::wire::{Instruction, Wait, packet_pair, send_packet};
 
 /// How long a group may take to empty when a start is undone.
 const UNDO_PATIENCE: Duration = Duration::from_secs(2);
@@ -105,7 +105,7 @@ pub(super) fn start(
         entered
             .and_then(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET))
             .map_err(|source| StartError::Network { source })?;
-        crash::passed("start.network-entered");
+        crash_points::passed("start.network-entered");
     }
     let (group, missing) = make_group(spec)?;
     let undo_group = group.clone();
@@ -125,10 +125,10 @@ fn make_group(spec: &Spec) -> Result<(Option<Group>, Missing), StartError> {
     };
     let group = Group::at(path);
     group.create()?;
-    crash::passed("start.group-made");
+    crash_points::passed("start.group-made");
     match spec.limits.apply(path, spec.missing) {
         Ok(missing) => {
-            crash::passed("start.limits-written");
+            crash_points::passed("start.limits-written");
             Ok((Some(group), missing))
         }
         Err(error) => {
@@ -145,7 +145,7 @@ fn start_in(
     (group, mut missing): (Option<Group>, Missing),
 ) -> Result<Started, StartError> {
     let (outputs, [stdout, stderr]) = Outputs::create(spec)?;
-    crash::passed("start.outputs-made");
+    crash_points::passed("start.outputs-made");
     let (input, stdin) = input(spec)
         .map_err(|source| StartError::Input { source })?
         .unzip();
@@ -175,7 +175,7 @@ fn start_in(
     let group_fd = group_fd.as_ref().map(AsFd::as_fd);
     let init = make_init(&inherited, host, group_fd, &mut channel)?;
     let channel = channel.expect("only init lets go of it");
-    crash::passed("start.init-made");
+    crash_points::passed("start.init-made");
     let prepared = Prepared {
         spec,
         files,
@@ -243,7 +243,7 @@ fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
         Parts::take(profile, &spec.sandbox, shared, &spec.devices)
     };
     let parts = spec.profile.as_ref().map(take).transpose()?;
-    crash::passed("start.view-taken");
+    crash_points::passed("start.view-taken");
     Ok(parts)
 }
 
@@ -274,7 +274,7 @@ fn put_on_filters(
 
 /// Whether it could be.
 fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bool {
-    if !breach::stands(Wall::Devices) {
+    if !disable_layer::stands(Wall::Devices) {
         return true;
     }
     match (&parts.devices, &host.device_filter) {
@@ -288,7 +288,7 @@ fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bo
 
 /// Whether it could be.
 fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &Host) -> bool {
-    if !breach::stands(Wall::Ports) {
+    if !disable_layer::stands(Wall::Ports) {
         return true;
     }
     let filter = host.port_filter.as_ref();
@@ -329,12 +329,12 @@ impl Prepared<'_> {
                 None => map_user(self.init.pid),
             };
             mapped.map_err(|source| StartError::MapUser { source })?;
-            crash::passed("start.users-mapped");
+            crash_points::passed("start.users-mapped");
             if let Some(parts) = self.parts.filter(|parts| parts.has_owners()) {
                 let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
                     .map_err(|source| StartError::MapUser { source })?;
                 parts.map_owners(users.as_fd())?;
-                crash::passed("start.owners-mapped");
+                crash_points::passed("start.owners-mapped");
             }
             if self.spec.profile.is_some() {
                 // Before the host's own processes: what it runs for others is theirs to restart.
@@ -345,7 +345,7 @@ impl Prepared<'_> {
                 .map_err(|source| StartError::OomScore { source })?;
             }
             leave(Instruction::Mapped)?;
-            crash::passed("start.mapping-told");
+            crash_points::passed("start.mapping-told");
         }
         let process =
             |pid| Process::of(pid).map_err(|source| StartError::StartTime { pid, source });
@@ -371,7 +371,7 @@ impl Prepared<'_> {
             return Err(StartError::Void);
         }
         leave(Instruction::Go)?;
-        crash::passed("start.leave-given");
+        crash_points::passed("start.leave-given");
         Ok(handle)
     }
 }

@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::refusal::Fault;
+use super::error::Fault;
 use super::tree::{BELOW, Found, OPAQUE, look, open_folder, remove};
 
 /// How deep folders may lie: far deeper than any rule allows a layer's.

@@ -11,8 +11,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::{Format, Progress, Rules, Unpacked};
+use crate::messages::{Received, Wait, receive_packet};
 use crate::sys;
-use crate::wire::{Received, Wait, receive_packet};
 
 /// What is to be unpacked, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

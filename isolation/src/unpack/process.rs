@@ -27,14 +27,14 @@ use super::job::{Blame, Failure, Job, Report, receive_file};
 use super::{Progress, Source, UnpackError, unpack};
 use crate::capabilities::Capabilities;
 use crate::cgroup::Group;
-use crate::confinement;
-use crate::crash;
+use crate::crash_points;
+use crate::drop_privileges;
+use crate::messages::{Instruction, Received, Wait, packet_pair, receive_packet, send_packet};
+use crate::mounts;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::seccomp::Filter;
 use crate::supervisor::{Host, sentence};
 use crate::sys::{self, Child};
-use crate::view;
-use crate::wire::{Instruction, Received, Wait, packet_pair, receive_packet, send_packet};
 
 /// The host users that stand for a layer's while it is unpacked: those after the last that a container may have.
 const FIRST_HOST_ID: u32 = END_HOST_ID;
@@ -113,7 +113,7 @@ pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
     }
-    crash::passed("unpack.begun");
+    crash_points::passed("unpack.begun");
     match keep(request, agent) {
         Ok(()) => 0,
         Err(reason) => {
@@ -148,10 +148,10 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
     let receive = || receive_file(agent).map_err(|error| format!("cannot receive a file: {error}"));
     let archive = receive()?;
     let target = receive()?;
-    crash::passed("unpack.files-received");
+    crash_points::passed("unpack.files-received");
     let is_layer = job.rules.source == Source::Layer;
     let target = if is_layer {
-        view::take_folder(target.as_fd()).map_err(|error| sentence(&error))?
+        mounts::take_folder(target.as_fd()).map_err(|error| sentence(&error))?
     } else {
         target
     };
@@ -164,22 +164,22 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
         work(&job, &archive, &target, &workers, agent)
     });
     let worker = worker.map_err(|errno| words("make the unpacking process", errno))?;
-    crash::passed("unpack.worker-made");
+    crash_points::passed("unpack.worker-made");
     let status = prepare(&job, &worker, &target)
         .and_then(|()| {
-            crash::passed("unpack.users-mapped");
+            crash_points::passed("unpack.users-mapped");
             let channel = channel.as_ref().expect("only the worker closes it");
             send_packet(channel, &Instruction::Mapped, Wait::Block)
                 .map_err(|error| format!("cannot start the unpacking process: {error}"))
         })
         .map(|()| {
-            crash::passed("unpack.leave-given");
+            crash_points::passed("unpack.leave-given");
             attend(&worker, agent);
         });
     // It has ended, or must: there is nobody to unpack for.
     let _ = sys::pidfd_send_signal(worker.handle.as_fd(), libc::SIGKILL);
     let ended = sys::wait_child(worker.pid, true);
-    crash::passed("unpack.worker-reaped");
+    crash_points::passed("unpack.worker-reaped");
     status?;
     match ended {
         Ok(Some(ended)) if ended.status == 0 => Ok(()),
@@ -247,10 +247,10 @@ fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent
     ) {
         return 1;
     }
-    crash::passed("unpack.leave-taken");
+    crash_points::passed("unpack.leave-taken");
     let report = confine(job, target)
         .and_then(|()| {
-            crash::passed("unpack.confined");
+            crash_points::passed("unpack.confined");
             archive
                 .try_clone()
                 .map_err(|error| format!("cannot keep the archive: {error}"))
@@ -261,7 +261,7 @@ fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent
         Ok(unpacked) => Report::Done(unpacked),
         Err(failure) => Report::Failed(failure),
     };
-    crash::passed("unpack.ended");
+    crash_points::passed("unpack.ended");
     // Whoever hears it lets go of this process, which ends here or further on.
     i32::from(send_packet(agent, &report, Wait::Block).is_err())
 }
@@ -310,7 +310,7 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(|errno| words("make mounts private", errno))?;
-    view::leave_for_nothing().map_err(|error| sentence(&error))?;
+    mounts::leave_for_nothing().map_err(|error| sentence(&error))?;
     let limits = [
         (Resource::RLIMIT_AS, MEMORY_LIMIT_BYTES),
         (Resource::RLIMIT_CPU, CPU_LIMIT_SECONDS),
@@ -330,7 +330,7 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     let kept = Capabilities::named(kept.iter().copied()).expect("they are known");
     sys::set_capabilities(kept.mask(), 0).map_err(|errno| words("drop capabilities", errno))?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| words("forbid new privileges", errno))?;
-    confinement::stay_below(target.as_fd())
+    drop_privileges::stay_below(target.as_fd())
         .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
     Filter::only(CALLS)
         .put_on()

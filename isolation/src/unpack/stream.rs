@@ -8,7 +8,7 @@ use std::rc::Rc;
 use liblzma::stream::CONCATENATED;
 use sha2::{Digest, Sha256};
 
-use super::refusal::Exceeded;
+use super::error::Exceeded;
 use super::{Format, Rule};
 
 /// The most memory that a decoder may take for what it has to remember, in bytes.

@@ -5,8 +5,8 @@ use std::io::Read;
 
 use tar::{Archive, EntryType};
 
-use super::place::{Place, judge_link};
-use super::refusal::Fault;
+use super::error::Fault;
+use super::path_policy::{Place, judge_link};
 use super::stream::{Decoded, HEADER_LIMIT_BYTES};
 use super::tree::Tree;
 use super::{Attributes, Entry, Format, Kind, Rule, Rules, Source, UnpackError, Work};

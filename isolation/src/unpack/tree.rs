@@ -18,10 +18,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::place::{Mark, Place};
-use super::refusal::{Fault, shown};
+use super::error::{Fault, shown};
+use super::path_policy::{Mark, Place};
 use super::{Attributes, Entry, Kind, Rule, Rules, Source, Work};
-use crate::crash;
+use crate::crash_points;
 
 /// How every path is looked up.
 pub(super) const BELOW: ResolveFlags = ResolveFlags::BENEATH
@@ -94,7 +94,7 @@ impl Tree {
                 let file = openat2(&folder, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
                 let file = File::from(file);
                 work.copy(body, Some(&file))?;
-                crash::passed("unpack.file-written");
+                crash_points::passed("unpack.file-written");
                 finish(file.as_fd(), attributes)
             }
             Kind::Link(target) => {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::place::{Place, judge_link};
-use super::refusal::{Exceeded, Fault};
+use super::error::{Exceeded, Fault};
+use super::path_policy::{Place, judge_link};
 use super::stream::Counted;
 use super::tree::Tree;
 use super::{Attributes, Entry, Format, Kind, Rule, Rules, UnpackError, Work};

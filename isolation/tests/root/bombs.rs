@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_isolation::disk::FileSystem;
-use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
+use argosy_isolation::remove_tree::remove_folder;
 use argosy_isolation::{
     Container, Group, Handle, Outcome, OutputLimits, ResourceLimit, ShortOf, Spec,
 };

@@ -10,15 +10,15 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::network::cni::{Cni, List};
 use argosy_isolation::network::{Between, Settings, Subnet};
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
+use argosy_isolation::remove_tree::remove_folder;
 use argosy_isolation::unpack::Rules;
 use argosy_isolation::{
     Adoption, Container, ContainerId, Exit, Handle, Image, Isolation, Launcher, Namespaces,
     Network, Networks, Outcome, Profile, Root, Secret, Spec, Tree, User, View, Volume,
-    VolumeSource, adopt, cgroup, crash, destroy, launcher, sweep,
+    VolumeSource, adopt, cgroup, crash_points, destroy, launcher, sweep,
 };
 use serde::{Deserialize, Serialize};
 
@@ -516,7 +516,7 @@ fn ended(container: &mut Container) -> Result<Exit> {
 pub(crate) fn life(arguments: &[String]) -> ExitCode {
     let script: Script = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
     if script.whose == Whose::Agent {
-        crash::arm(&script.step, 1, &script.witness).unwrap();
+        crash_points::arm(&script.step, 1, &script.witness).unwrap();
     }
     match script.live() {
         Ok(()) => ExitCode::SUCCESS,
@@ -587,14 +587,14 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
     // Some go on for a moment when the agent's life is over.
     eventually(
         &format!("somebody passes {step} in the life {life:?}"),
-        || crash::passes(&script.witness).is_ok_and(|passes| passes > 0),
+        || crash_points::passes(&script.witness).is_ok_and(|passes| passes > 0),
     );
     script.recover(life == Bridged);
     audit.expect_nothing_left(&format!("after a crash at {step}, in the life {life:?}"));
 }
 
 fn crash_at_each(steps: &[(&str, &[Life])], whose: Whose, on_a_host: bool) {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         skip("this build cannot die at a step".to_owned());
     }
     let begun = Instant::now();
@@ -645,7 +645,7 @@ fn all_driven() {
     driven.extend(disks::OF_QUOTAS);
     driven.extend(OF_PLUGINS.iter().map(|(step, _)| *step));
     driven.sort_unstable();
-    let mut listed = crash::STEPS.to_vec();
+    let mut listed = crash_points::STEPS.to_vec();
     listed.sort_unstable();
     assert_eq!(driven, listed);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use argosy_isolation::disk::{DiskUsage, FileSystem, project};
-use argosy_isolation::{Image, Outcome, Root, Spec, crash};
+use argosy_isolation::{Image, Outcome, Root, Spec, crash_points};
 
 use crate::audit::{Audit, Scope};
 use crate::images::{imaged, usual};
@@ -615,7 +615,7 @@ pub(crate) fn life(arguments: &[String]) -> ExitCode {
         panic!("{arguments:?}");
     };
     let (folder, sandbox) = (Path::new(folder), Path::new(sandbox));
-    crash::arm(step, 1, Path::new(witness)).unwrap();
+    crash_points::arm(step, 1, Path::new(witness)).unwrap();
     if kind == "quota" {
         project::take(sandbox, LIMIT, &folder.join("alone")).unwrap();
         project::lift(sandbox).unwrap();
@@ -639,14 +639,14 @@ fn die_at(kind: &str, step: &str, world: &World, folder: &Path, sandbox: &Path) 
         maker.try_wait().unwrap().is_some()
     });
     assert_eq!(
-        crash::passes(&witness).unwrap_or(0),
+        crash_points::passes(&witness).unwrap_or(0),
         1,
         "nobody has passed {step}"
     );
 }
 
 fn dying_makers() {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         skip("this build cannot die at a step".to_owned());
     }
     if FileSystem::supported().is_err() {
@@ -672,7 +672,7 @@ fn dying_makers() {
 }
 
 fn dying_quotas() {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         skip("this build cannot die at a step".to_owned());
     }
     let world = World::new();

@@ -44,7 +44,7 @@ mod world;
 use std::path::Path;
 use std::process::ExitCode;
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use world::{Case, Skipped, agent, skip};
 
 fn main() -> ExitCode {
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
             if let [_, walls::WITHOUT, gone] = &each[..] {
                 walls::take_away(gone);
             } else if let [_, step, witness] = &arguments[..] {
-                let armed = crash::arm(step, 1, Path::new(witness));
+                let armed = crash_points::arm(step, 1, Path::new(witness));
                 armed.expect("the test has made a folder for the witness");
             }
             if let Err(error) = argosy_isolation::launcher::run_from_fd() {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use argosy_isolation::Launcher;
-use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::profile::FIRST_HOST_ID;
+use argosy_isolation::remove_tree::remove_folder;
 use argosy_isolation::unpack::{Blame, Format, Job, Owner, Report, Rules, Source, Unpacking};
 
 use crate::world::{Case, PATIENCE, World, eventually};

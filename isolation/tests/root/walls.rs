@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_isolation::breach::{self, WALLS};
+use argosy_isolation::disable_layer::{self, WALLS};
 use argosy_isolation::network::why_no_ipv6;
 use argosy_isolation::{Network as Net, Spec, port_filter};
 use nix::fcntl::{OFlag, open};
@@ -53,14 +53,14 @@ pub(crate) enum Wall {
     Limits,
     /// A network of its own.
     Network,
-    Built(breach::Wall),
+    Built(disable_layer::Wall),
 }
 use Wall::{Built, Calls, Landlock, Limits, Masks, Network, Privileges, User};
-const CAPABILITIES: Wall = Built(breach::Wall::Capabilities);
-const INIT: Wall = Built(breach::Wall::Init);
-const READ_ONLY: Wall = Built(breach::Wall::ReadOnly);
-const USERS: Wall = Built(breach::Wall::Users);
-const FILES: Wall = Built(breach::Wall::Files);
+const CAPABILITIES: Wall = Built(disable_layer::Wall::Capabilities);
+const INIT: Wall = Built(disable_layer::Wall::Init);
+const READ_ONLY: Wall = Built(disable_layer::Wall::ReadOnly);
+const USERS: Wall = Built(disable_layer::Wall::Users);
+const FILES: Wall = Built(disable_layer::Wall::Files);
 
 /// Ways out by the walls that hold each of them, one behind the other.
 type Table = [(&'static [Wall], &'static [&'static str])];
@@ -168,11 +168,11 @@ const HELD: &Table = &[
         ],
     ),
     (
-        &[Calls, Built(breach::Wall::Nesting)],
+        &[Calls, Built(disable_layer::Wall::Nesting)],
         &["clone into a new user namespace"],
     ),
     (
-        &[Calls, CAPABILITIES, Built(breach::Wall::Root)],
+        &[Calls, CAPABILITIES, Built(disable_layer::Wall::Root)],
         &["the root before this one"],
     ),
     (&[CAPABILITIES], &["becoming root", "capabilities"]),
@@ -184,8 +184,8 @@ const HELD: &Table = &[
         &[
             CAPABILITIES,
             USERS,
-            Built(breach::Wall::NoDevices),
-            Built(breach::Wall::Devices),
+            Built(disable_layer::Wall::NoDevices),
+            Built(disable_layer::Wall::Devices),
         ],
         &["a block device", "a device of memory"],
     ),
@@ -206,22 +206,28 @@ const HELD: &Table = &[
         &[Limits],
         &["an image of its memory", "more files than are allowed"],
     ),
-    (&[Built(breach::Wall::Processes)], &["other processes"]),
     (
-        &[Built(breach::Wall::Processes), User],
+        &[Built(disable_layer::Wall::Processes)],
+        &["other processes"],
+    ),
+    (
+        &[Built(disable_layer::Wall::Processes), User],
         &["signals to init"],
     ),
     (
-        &[Built(breach::Wall::Queues)],
+        &[Built(disable_layer::Wall::Queues)],
         &["the host's shared memory"],
     ),
-    (&[Built(breach::Wall::HostName)], &["the host's name"]),
     (
-        &[Built(breach::Wall::Groups)],
+        &[Built(disable_layer::Wall::HostName)],
+        &["the host's name"],
+    ),
+    (
+        &[Built(disable_layer::Wall::Groups)],
         &["the host's control groups"],
     ),
     (
-        &[Built(breach::Wall::NoPrograms)],
+        &[Built(disable_layer::Wall::NoPrograms)],
         &["programs in /dev/shm", "programs in /tmp"],
     ),
     (
@@ -256,10 +262,10 @@ const HELD: &Table = &[
     ),
     (&[INIT, CAPABILITIES, Landlock], &["init's executable"]),
     (
-        &[Built(breach::Wall::Descriptors)],
+        &[Built(disable_layer::Wall::Descriptors)],
         &["descriptors that leaked"],
     ),
-    (&[Built(breach::Wall::Ports)], KEPT_BY_PORT_FILTER),
+    (&[Built(disable_layer::Wall::Ports)], KEPT_BY_PORT_FILTER),
 ];
 
 /// What a command with ports of the host's is kept from by programs in the kernel alone.
@@ -479,9 +485,10 @@ fn is_at_least(major: u32, minor: u32) -> bool {
 /// Called by the launcher that is to do so, before it does anything else. What it has open besides is for its containers
 /// to find.
 pub(crate) fn take_away(names: &str) {
-    let named = |wall: &&breach::Wall| names.split(',').any(|name| name == format!("{wall:?}"));
+    let named =
+        |wall: &&disable_layer::Wall| names.split(',').any(|name| name == format!("{wall:?}"));
     let gone: Vec<_> = WALLS.iter().filter(named).copied().collect();
-    breach::take_away(gone).expect("a build with debug assertions");
+    disable_layer::take_away(gone).expect("a build with debug assertions");
     let leak = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).expect("every host has it");
     std::mem::forget(leak);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use argosy_isolation::{
     Container, ContainerId, Exit, Handle, Isolation, Launcher, Namespaces, Program, Spec, Tree,
-    breach, cgroup, detect, launcher, sweep,
+    cgroup, detect, disable_layer, launcher, sweep,
 };
 
 use crate::walls::WITHOUT;
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// From now on by a launcher that puts these walls up for nobody.
-    pub(crate) fn launch_without(&mut self, gone: &[breach::Wall]) {
+    pub(crate) fn launch_without(&mut self, gone: &[disable_layer::Wall]) {
         let gone: Vec<_> = gone.iter().map(|wall| format!("{wall:?}")).collect();
         let mut command = launcher::own_executable().unwrap();
         command.args(["launcher", WITHOUT, &gone.join(",")]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use argosy_agent::core::{Facts, Identity, Instance, Record, Sync, Taken};
 use argosy_agent::journal::{Journal, Request, read};
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
 
@@ -72,7 +72,7 @@ pub(crate) fn writer() -> ExitCode {
     let [folder, step, witness] = &arguments[..] else {
         return ExitCode::FAILURE;
     };
-    crash::arm(step, 1, Path::new(witness)).unwrap();
+    crash_points::arm(step, 1, Path::new(witness)).unwrap();
     let [path, next] = place(Path::new(folder));
     let journal = Journal::open(&path, &next, &read(&path).unwrap(), 42).unwrap();
     let mut progress = journal.progress();
@@ -113,7 +113,7 @@ fn dies_at(step: &str) {
     let last: u64 = said.last().unwrap().unwrap().parse().unwrap();
     let last = last - 1;
     writer.wait().unwrap();
-    assert_eq!(crash::passes(&witness).unwrap(), 1, "{step}");
+    assert_eq!(crash_points::passes(&witness).unwrap(), 1, "{step}");
     assert!(last + 1 >= COMPACTED_AT, "{last}");
     let [path, next] = place(folder.path());
     let contents = read(&path).unwrap();
@@ -134,7 +134,7 @@ fn dies_at(step: &str) {
 }
 
 pub(super) async fn every_step_can_be_the_last_of_a_compaction() {
-    if crash::IS_ON {
+    if crash_points::IS_ON {
         STEPS.into_iter().for_each(dies_at);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argosy_agent::crash::STEPS;
-use argosy_isolation::{cgroup, crash};
+use argosy_isolation::{cgroup, crash_points};
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
 use argosy_proto::v1::order::Order;
@@ -452,7 +452,7 @@ async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
         () = dying.died() => {}
         () = reign.lead(&mut master) => await_death(&mut dying, step, at).await,
     }
-    let passes = crash::passes(&witness).unwrap_or(0);
+    let passes = crash_points::passes(&witness).unwrap_or(0);
     assert!(
         passes >= at,
         "the agent has passed {step} {passes} times, not {at}"
@@ -517,7 +517,7 @@ async fn held_at_the_end(link: &mut Link, ended: &mut BTreeSet<String>) -> Optio
 
 /// Deaths at these steps, one after the other.
 async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         return skip("this build cannot die at a step");
     }
     if !nix::unistd::geteuid().is_root() {
@@ -561,7 +561,7 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_fetches_or_remov
 }
 
 pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_systems() {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         return skip("this build cannot die at a step");
     }
     if let Some(why) = impossible() {
@@ -575,7 +575,7 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_syste
 }
 
 pub(super) async fn steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker() {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         return skip("this build cannot die at a step");
     }
     if !nix::unistd::geteuid().is_root() {

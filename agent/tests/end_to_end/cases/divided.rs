@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_isolation::division::{AGENT_HOST_ID, HostUser};
 use argosy_proto::v1;
 use argosy_testing::skip;
@@ -472,7 +472,7 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
     if let Some(why) = impossible() {
         return skip(why);
     }
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         return skip("this build cannot die at a step");
     }
     // While the second of two tasks is started: the launcher has its request, or nothing of it is made but its sandbox.

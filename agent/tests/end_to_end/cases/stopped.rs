@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use argosy_agent::journal::Lock;
-use argosy_isolation::crash;
+use argosy_isolation::crash_points;
 use argosy_proto::v1;
 use argosy_testing::skip;
 use futures::future::join_all;
@@ -369,7 +369,7 @@ pub(super) async fn the_same_tasks_are_killed_by_agents_that_are_not_root() {
 }
 
 async fn stops(divided: bool) {
-    if !crash::IS_ON {
+    if !crash_points::IS_ON {
         return skip("this build cannot stop at a step");
     }
     if !nix::unistd::geteuid().is_root() {
@@ -386,7 +386,7 @@ const HEARTBEAT_MS: u64 = 20_000;
 
 /// Side by side: nearly all of the time is the agents' patience with what hangs. Those that take longest begin.
 async fn stops_at_each_step(divided: bool) {
-    let steps = crash::STEPS.iter().copied();
+    let steps = crash_points::STEPS.iter().copied();
     let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
     steps.sort_by_key(|step| !FOR_THE_NEXT.contains(step));
     let hosts: Vec<_> = steps.iter().map(|_| Host::new()).collect();
@@ -512,7 +512,7 @@ async fn registered(master: &mut Master) -> Link {
 /// Waits until somebody has passed the step.
 async fn stopped_at(step: &str, host: &Host) {
     let deadline = Instant::now() + PATIENCE;
-    while crash::passes(&host.witness()).unwrap_or(0) == 0 {
+    while crash_points::passes(&host.witness()).unwrap_or(0) == 0 {
         assert!(Instant::now() < deadline, "nobody has passed {step}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::turn::Turn;
+use super::lock::Turn;
 use crate::child::{Process, all_of, scratch};
 use crate::spawner::{Execution, Streams};
 

@@ -10,11 +10,11 @@
 use std::fs;
 use std::io;
 
-use super::super::records::{Device6, Noted6, Records};
 use super::super::rules::DEVICES;
 use super::super::{NetworkError, namespace, refused};
 use super::{are_all_noted, devices};
-use crate::crash;
+use crate::crash_points;
+use crate::network::ipam::{Device6, Noted6, Records};
 
 /// The settings of all devices, and of those that come later as `default`.
 const DEVICES_6: &str = "net/ipv6/conf";
@@ -77,7 +77,7 @@ fn switch(records: &Records, closed: Vec<String>, value: &str) -> Result<(), Net
     namespace::set(ALL, value).map_err(refused(format!(
         "set net.ipv6.conf.all.forwarding to {value}"
     )))?;
-    crash::passed("network.forwarding-of-ipv6-set");
+    crash_points::passed("network.forwarding-of-ipv6-set");
     restore(&noted.devices)?;
     noted.is_pending = false;
     records.note_ipv6(&noted)

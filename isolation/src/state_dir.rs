@@ -23,10 +23,10 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crash;
+use crate::crash_points;
 use crate::limits::Missing;
+use crate::oom::MemoryShortage;
 use crate::process::Process;
-use crate::shortage::MemoryShortage;
 use crate::spec::ContainerId;
 
 /// A started container, as another process can find it again.
@@ -197,7 +197,7 @@ impl HandOff {
         durability: Durability,
     ) -> Result<(), HandOffError> {
         self.replace("exit.json", exit, durability)?;
-        crash::passed("handoff.exit-written");
+        crash_points::passed("handoff.exit-written");
         Ok(())
     }
 
@@ -221,7 +221,7 @@ impl HandOff {
     pub(crate) fn claim(&self, claim: &Claim) -> Result<Claim, HandOffError> {
         let path = self.directory.join("handle.json");
         let draft = self.draft("handle.json", claim, Durability::Cached)?;
-        crash::passed("handoff.claim-drafted");
+        crash_points::passed("handoff.claim-drafted");
         match renameat2(
             AT_FDCWD,
             &draft,
@@ -230,7 +230,7 @@ impl HandOff {
             RenameFlags::RENAME_NOREPLACE,
         ) {
             Ok(()) => {
-                crash::passed("handoff.claimed");
+                crash_points::passed("handoff.claimed");
                 Ok(claim.clone())
             }
             Err(errno) => {
@@ -306,7 +306,7 @@ impl HandOff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shortage::ShortOf;
+    use crate::oom::ShortOf;
 
     fn handle() -> Handle {
         let process = Process {

@@ -15,8 +15,8 @@ use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::handoff::{Exit, Handle, Usage};
 use crate::process::BootTime;
+use crate::state_dir::{Exit, Handle, Usage};
 use crate::sys;
 
 /// The longest launch request, in bytes as sent.

@@ -1,6 +1,6 @@
 //! Walls that tests take away one by one, to see that what each is said to hold gets through without it.
 //!
-//! As with [`crate::crash`], a launcher is told by a call of the test program that it is part of, never from outside, and
+//! As with [`crate::crash_points`], a launcher is told by a call of the test program that it is part of, never from outside, and
 //! what it makes by copying is told, too: no flag, variable, message or field of a request leads here. In builds without
 //! debug assertions, as all releases are, every wall stands ([`IS_ON`] is constant). What a request can name as data, as
 //! [`crate::profile::Walls`], resource limits and its user, tests leave out there.

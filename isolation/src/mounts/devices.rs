@@ -15,8 +15,8 @@ use rustix::mount::MountAttrFlags;
 use super::{
     TAME, View, ViewError, attach, failed, file_system, make_folder, restrict_one, writable_memory,
 };
-use crate::breach::{self, Wall};
 use crate::device_filter::{Device, Kind};
+use crate::disable_layer::{self, Wall};
 
 /// Devices that every program may expect and that tell nothing of the host: name, major and minor number.
 const DEVICES: [(&str, u32, u32); 6] = [
@@ -125,7 +125,7 @@ pub(super) fn show_own(devices: BorrowedFd<'_>, view: &View) -> Result<(), ViewE
     let terminals = file_system("devpts", &settings, quiet)?;
     attach(terminals.as_fd(), devices, TERMINALS)?;
     // Only who owns an ipc namespace has a view of it.
-    if breach::stands(Wall::Queues) {
+    if disable_layer::stands(Wall::Queues) {
         let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
         attach(queues.as_fd(), devices, QUEUES)?;
     }

@@ -15,12 +15,12 @@ use nix::unistd::{Gid, Uid};
 
 use super::{EntryRequest, Told, Wish, Work, terminal};
 use crate::command::{Command, Refusal};
-use crate::crash;
+use crate::crash_points;
+use crate::messages::{Received, Wait, packet_pair, receive_packet, send_packet, send_packet_with};
 use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
 use crate::spec::{Spec, User};
 use crate::sys;
-use crate::wire::{Received, Wait, packet_pair, receive_packet, send_packet, send_packet_with};
 
 /// Answers a session from which nothing was executed.
 pub(crate) fn refuse(session: &OwnedFd, reason: String) {
@@ -32,7 +32,7 @@ pub(crate) fn refuse(session: &OwnedFd, reason: String) {
 pub(crate) fn keep(spec: &Spec, filter: &Filter, session: &OwnedFd) -> i32 {
     // A name to recognise it by in a process list; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-entry");
-    crash::passed("entry.begun");
+    crash_points::passed("entry.begun");
     if let Err(reason) = serve(spec, filter, session) {
         refuse(session, reason);
     }
@@ -69,7 +69,7 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
         0
     });
     let made = made.map_err(|errno| words("make a process", errno))?;
-    crash::passed("entry.command-made");
+    crash_points::passed("entry.command-made");
     let keeper = Keeper {
         session,
         command: made.pid,
@@ -241,7 +241,7 @@ impl Keeper<'_> {
                 let told = self.probes
                     || send_packet_with(self.session, &Told::Started, &descriptors, Wait::Return)
                         .is_ok();
-                crash::passed("entry.start-told");
+                crash_points::passed("entry.start-told");
                 told
             }
         }

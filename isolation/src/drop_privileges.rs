@@ -13,13 +13,13 @@ use landlock::{
 };
 use nix::sys::prctl::set_no_new_privs;
 
-use crate::breach;
+use crate::disable_layer;
 use crate::image::Root;
+use crate::mounts::{SANDBOX, SHARED};
 use crate::network::Network;
 use crate::profile::{Profile, Walls};
 use crate::seccomp::Filter;
 use crate::sys;
-use crate::view::{SANDBOX, SHARED};
 
 /// The newest version of Landlock whose rights are used; an older kernel enforces what it knows of them.
 const LANDLOCK: ABI = ABI::V6;
@@ -57,7 +57,7 @@ impl Confinement {
     pub(crate) fn of(walls: Walls, filter: &Filter) -> Self {
         Self {
             walls,
-            kept: breach::kept(walls.capabilities),
+            kept: disable_layer::kept(walls.capabilities),
             filter: walls.system_calls.then(|| filter.widened(walls)),
         }
     }

@@ -8,12 +8,12 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::devices::{NULL, QUEUES};
-use super::nesting::forbid_user_namespaces;
+use super::userns_limit::forbid_user_namespaces;
 use super::{
     TAME, ViewError, attach, attach_in, failed, file_system, restrict, take, take_all,
     take_if_there,
 };
-use crate::breach::{self, Wall};
+use crate::disable_layer::{self, Wall};
 use crate::profile::Walls;
 
 /// What the kernel tells or lets be told there is the host's alone.
@@ -40,13 +40,16 @@ pub(super) fn make_proc(
     walls: Walls,
 ) -> Result<(), ViewError> {
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = match breach::stands(Wall::Processes) {
+    let processes = match disable_layer::stands(Wall::Processes) {
         true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
         // One of its own shows who is in its own pid namespace.
         false => take_all(CWD, Path::new("/proc"))?,
     };
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
-    if walls.user_namespaces && breach::stands(Wall::Nesting) && breach::stands(Wall::Users) {
+    if walls.user_namespaces
+        && disable_layer::stands(Wall::Nesting)
+        && disable_layer::stands(Wall::Users)
+    {
         forbid_user_namespaces(root)?;
     }
     if !walls.masks {

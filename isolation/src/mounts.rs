@@ -18,12 +18,12 @@
 
 mod change_root;
 mod devices;
+mod etc_files;
 mod host_paths;
-mod nesting;
-mod own_files;
 mod proc;
 mod secrets;
 mod template;
+mod userns_limit;
 mod volumes;
 
 use std::io;
@@ -37,24 +37,24 @@ use rustix::mount::{
 };
 use rustix::process::chdir;
 
-pub(crate) use self::change_root::leave_for_nothing;
-use self::change_root::{enter_root, hide_base};
-pub(crate) use self::devices::OwnDevices;
-use self::devices::show_own;
-pub use self::host_paths::{HostPath, Owners};
-use self::own_files::show_own_files;
-use self::proc::make_proc;
-pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
-use self::template::show_programs;
-pub(crate) use self::template::{Clones, Template};
-pub(crate) use self::volumes::{Gift, check as check_volumes};
-pub use self::volumes::{Volume, VolumeSource};
-use crate::breach::{self, Wall};
-use crate::crash;
+use crate::crash_points;
+use crate::disable_layer::{self, Wall};
 use crate::image::{Root, RootParts};
 use crate::profile::{Profile, Walls};
 use crate::spec::OwnFile;
 use crate::sys;
+pub(crate) use change_root::leave_for_nothing;
+use change_root::{enter_root, hide_base};
+pub(crate) use devices::OwnDevices;
+use devices::show_own;
+use etc_files::show_own_files;
+pub use host_paths::{HostPath, Owners};
+use proc::make_proc;
+pub use secrets::{SECRET_BYTES, Secret, SecretError};
+use template::show_programs;
+pub(crate) use template::{Clones, Template};
+pub(crate) use volumes::{Gift, check as check_volumes};
+pub use volumes::{Volume, VolumeSource};
 
 /// Where the sandbox is inside.
 pub const SANDBOX: &str = "/sandbox";
@@ -165,7 +165,7 @@ impl Parts {
         let places = own.chain(paths.into_iter().map(host_paths::take));
         let places = places.collect::<Result<_, ViewError>>()?;
         let vault = volumes::lock_secrets(&view.volumes, profile.first_host_id)?;
-        crash::passed("start.secrets-locked");
+        crash_points::passed("start.secrets-locked");
         Ok(Self {
             places,
             vault,
@@ -209,7 +209,7 @@ pub(crate) fn enter(
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
     // The root itself lies over that of the base. What an image's root is laid from has to lie below that, where it is covered
     // later.
-    let covered = match (&parts.root, breach::stands(Wall::Root)) {
+    let covered = match (&parts.root, disable_layer::stands(Wall::Root)) {
         (None, true) => "/",
         (Some(_), true) => "/proc",
         (_, false) => "/tmp",
@@ -234,7 +234,7 @@ pub(crate) fn enter(
     show_system(root, clones, cgroups)?;
     show_own_files(root, files)?;
     let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
-    crash::passed("init.secrets-unlocked");
+    crash_points::passed("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
     for Place { tree, to, .. } in &parts.places {
         let path = to.strip_prefix("/").expect("it was checked to be absolute");
@@ -250,15 +250,15 @@ pub(crate) fn enter(
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     gifts.extend(volumes::show(root, &view.volumes, secrets)?);
-    crash::passed("init.volumes-shown");
-    crash::passed("init.root-laid");
+    crash_points::passed("init.volumes-shown");
+    crash_points::passed("init.root-laid");
     if own.is_none() {
         // An image's root is the container's to change.
         restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     }
     hide_base(root)?;
     enter_root(root)?;
-    crash::passed("init.host-left");
+    crash_points::passed("init.host-left");
     chdir(SANDBOX).map_err(failed("enter the sandbox"))?;
     Ok(gifts)
 }
@@ -312,7 +312,7 @@ fn file_system(
             }
         }
         fsconfig_create(made.as_fd())?;
-        let attributes = breach::standing(attributes);
+        let attributes = disable_layer::standing(attributes);
         fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     make().map_err(failed(format!("make a file system of kind {kind}")))
@@ -373,13 +373,13 @@ fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, 
 
 /// Sets attributes on a mount and on all below it.
 pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
-    let attributes = breach::standing(attributes).bits();
+    let attributes = disable_layer::standing(attributes).bits();
     sys::add_mount_attributes(tree, attributes.into(), true).map_err(failed("restrict mounts"))
 }
 
 /// Sets attributes on one mount alone.
 fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
-    let attributes = breach::standing(attributes).bits();
+    let attributes = disable_layer::standing(attributes).bits();
     sys::add_mount_attributes(tree, attributes.into(), false).map_err(failed("restrict a mount"))
 }
 

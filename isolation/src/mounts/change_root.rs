@@ -7,7 +7,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, open_tree, unmo
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use super::{CLONE, TAME, ViewError, attach, failed, file_system};
-use crate::breach::{self, Wall};
+use crate::disable_layer::{self, Wall};
 
 /// Goes into a root with nothing in it. For a process in namespaces of its own that needs no file by name.
 pub(crate) fn leave_for_nothing() -> Result<(), ViewError> {
@@ -20,7 +20,7 @@ pub(crate) fn leave_for_nothing() -> Result<(), ViewError> {
 /// Covers what is in the base below the root, so that not even who may change its root finds any of it: a `/proc` without
 /// processes, and what an image's root was laid from. Detaching that instead would have the kernel wait for all processors.
 pub(super) fn hide_base(root: BorrowedFd<'_>) -> Result<(), ViewError> {
-    if !breach::stands(Wall::Root) {
+    if !disable_layer::stands(Wall::Root) {
         return Ok(());
     }
     let flags = CLONE | OpenTreeFlags::AT_EMPTY_PATH;

@@ -16,7 +16,7 @@
 //! with all that it started. The same happens when the command ends by itself. When the container ends, both are killed
 //! with it: they are in its pid namespace and its group.
 
-mod keeper;
+mod monitor;
 mod probe;
 mod terminal;
 
@@ -30,17 +30,17 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::keeper::{keep, refuse};
-pub use self::probe::{Probe, ProbeKind, Scheme, Verdict};
-pub use self::terminal::{USUAL_SIZE, WindowSize};
-pub(crate) use self::terminal::{make as make_terminal, peer as terminal_peer};
-use crate::handoff::Outcome;
 use crate::image::{self, Wanted};
-use crate::spec::{Program, Spec, SpecError, User};
-use crate::wire::{
+use crate::messages::{
     Order, PACKET_LIMIT_BYTES, Received, Wait, packet_pair, receive_packet_with, send_packet,
     send_packet_with,
 };
+use crate::spec::{Program, Spec, SpecError, User};
+use crate::state_dir::Outcome;
+pub(crate) use monitor::{keep, refuse};
+pub use probe::{Probe, ProbeKind, Scheme, Verdict};
+pub use terminal::{USUAL_SIZE, WindowSize};
+pub(crate) use terminal::{make as make_terminal, peer as terminal_peer};
 
 /// What an entered process is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::refusal::shown;
+use super::error::shown;
 use super::{Rule, Rules, Source};
 
 /// The longest file name that Linux takes, in bytes.

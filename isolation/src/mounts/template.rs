@@ -25,7 +25,7 @@ use super::{
     HOST_DATA, HOST_FOLDERS, Parts, SYSTEM_DATA, SYSTEM_FOLDERS, TAME, ViewError, attach,
     attach_in, failed, file_system, make_folder, restrict, restrict_one, take, take_all,
 };
-use crate::breach::{self, Wall};
+use crate::disable_layer::{self, Wall};
 use crate::sys;
 
 /// Where the store has what a container finds at `/dev` and `/sys`.
@@ -83,7 +83,7 @@ impl Template {
         enter(&self.store, "enter the originals of mounts")?;
         let made = self.clones(parts).and_then(|clones| {
             // Where a test has taken that wall away, it is the host that is below the root.
-            let below = match breach::stands(Wall::Root) {
+            let below = match disable_layer::stands(Wall::Root) {
                 true => &self.base,
                 false => &self.host,
             };
@@ -129,7 +129,7 @@ fn enter(namespace: &OwnedFd, what: &str) -> Result<(), ViewError> {
 
 /// What is shown only where tests have taken that wall away.
 fn shown_when_breached(data: &'static [&'static str]) -> &'static [&'static str] {
-    match breach::stands(Wall::Files) {
+    match disable_layer::stands(Wall::Files) {
         true => &[],
         false => data,
     }
@@ -245,7 +245,7 @@ fn fill_base() -> Result<(), ViewError> {
     let root = file_system("tmpfs", &[("mode", "555"), ("size", "4k")], TAME)?;
     let root = root.as_fd();
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = match breach::stands(Wall::Processes) {
+    let processes = match disable_layer::stands(Wall::Processes) {
         true => file_system("proc", &[], attributes)?,
         false => take_all(CWD, Path::new("/proc"))?,
     };

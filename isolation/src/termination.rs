@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::handoff::Stop;
+use crate::messages::Order;
 use crate::process::BootTime;
 use crate::spec::StopAfter;
-use crate::wire::Order;
+use crate::state_dir::Stop;
 
 /// How long after a KILL the next one follows, should the first not have been enough.
 const KILL_AGAIN: Duration = Duration::from_secs(1);

@@ -23,7 +23,10 @@ pub(super) struct Cursor {
 
 impl Records {
     /// Takes an address that nobody has: the next in turn, so that one that was given back is not used again soon.
-    pub(in super::super) fn take_address(&self, subnet: Subnet) -> Result<Ipv4Addr, NetworkError> {
+    pub(in crate::network) fn take_address(
+        &self,
+        subnet: Subnet,
+    ) -> Result<Ipv4Addr, NetworkError> {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = cursor.map_or_else(|| self.recorded_cursor(subnet), |cursor| cursor.next);
         for step in 0..subnet.capacity() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 
-use crate::network::records::lock_within;
+use crate::network::ipam::lock_within;
 use crate::sys;
 
 /// How long one may take to end that was killed.

@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::crash;
+use crate::crash_points;
 
 /// Removes a folder with all that is in it. What a removal that was cut off has left, the next one removes.
 ///
@@ -27,7 +27,7 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
     while empty(top.as_fd(), &mut |name| {
         dispose(top.as_fd(), name, &mut moved)
     })? {}
-    crash::passed("disposal.emptied");
+    crash_points::passed("disposal.emptied");
     fs::remove_dir(path)
 }
 
@@ -97,7 +97,7 @@ fn move_up(
             // A stranger's name, or one of a removal that was cut off.
             Err(Errno::EXIST) => {}
             other => {
-                crash::passed("disposal.moved-up");
+                crash_points::passed("disposal.moved-up");
                 return Ok(other?);
             }
         }
