@@ -3,10 +3,10 @@
 //! Reading order: `flights`, `http_client`, `fetcher`, `images`, `service`.
 
 pub mod fetcher;
-mod flights;
 mod http_client;
 pub mod images;
 pub mod service;
+mod singleflight;
 
 use std::error::Error;
 

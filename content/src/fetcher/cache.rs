@@ -26,7 +26,7 @@ use super::local::Reader;
 use super::origin::{Origin, Rights};
 use super::reach::Reach;
 use super::{Progress, draft};
-use crate::flights::{Flights, Seat};
+use crate::singleflight::{Flights, Seat};
 
 /// What begins the name of a file that is not whole.
 const DRAFT: &str = ".draft-";

@@ -11,7 +11,7 @@ use std::path::Path;
 use http::HeaderValue;
 use serde::Deserialize;
 
-use super::fault::Fault;
+use super::error::Fault;
 
 /// The largest file of credentials, in bytes.
 const FILE_BYTES: u64 = 1024 * 1024;

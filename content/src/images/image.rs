@@ -8,7 +8,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 
 /// An image that is on disk, held for one container.
 #[derive(Debug, Clone, PartialEq, Eq)]

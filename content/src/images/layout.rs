@@ -14,7 +14,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use oci_spec::image::{Descriptor, OciLayout};
 
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 use super::manifest::{Content, Document, MANIFEST_BYTES, document};
 
 /// The most entries of an archive.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 use super::unpacker::Packing;
 
 /// The largest manifest or index, in bytes.

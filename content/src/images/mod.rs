@@ -3,12 +3,12 @@
 //! Reading order: `reference`, `manifest`, `image`, `command` (all pure), `registry`, `layout`, `source`,
 //! `intake`, `registries`, `pull`, `store`, and this.
 
+mod blob_writer;
 mod command;
 mod credentials;
 mod digest;
-mod fault;
+mod error;
 mod image;
-mod intake;
 mod layer_folders;
 mod layout;
 mod manifest;
@@ -31,8 +31,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::flights::{Flights, Seat};
 use crate::service::Service;
+use crate::singleflight::{Flights, Seat};
 pub(crate) use credentials::Secret;
 use layout::{Form, Layout};
 pub(crate) use manifest::Content;
@@ -47,7 +47,7 @@ use store::{Store, blocking};
 
 pub use command::{Command, CommandError, Wish, combine};
 pub use digest::{Digest, InvalidDigest};
-pub use fault::{Fault, PullError};
+pub use error::{Fault, PullError};
 pub use image::{Image, ImageConfig};
 pub use layer_folders::{LayerFolders, OwnFolders};
 pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};

@@ -7,13 +7,13 @@ use futures::future::try_join_all;
 use tokio::sync::{Semaphore, watch};
 
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 use super::manifest::{Layer, Platform};
 use super::source::Source;
 use super::store::{Pin, Record, Store, blocking};
 use super::unpacker::Unpacker;
 use super::{ImageSettings, Progress};
-use crate::flights::{Flights, Seat};
+use crate::singleflight::{Flights, Seat};
 
 /// Layers of all images that are brought or unpacked side by side; others wait.
 const LAYERS_AT_ONCE: usize = 4;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::credentials::Secret;
-use super::fault::Fault;
+use super::error::Fault;
 use super::manifest::{Content, Platform};
 use super::reference::RegistryReference;
 use super::registry::{InsecureRegistry, Patience, Registries};

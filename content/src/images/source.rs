@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use tokio::sync::watch;
 
+use super::blob_writer::Intake;
 use super::credentials::Secret;
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 use super::image::ImageConfig;
-use super::intake::Intake;
 use super::layout::{Layout, Part};
 use super::manifest::{self, Content, Document, Layer, MANIFEST_BYTES, Platform, document};
 use super::reference::RegistryReference;

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::credentials::Secret;
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 use super::manifest::{Content, MANIFEST_BYTES, MEDIA_TYPES};
 use super::reference::RegistryReference;
 use crate::fetcher::{

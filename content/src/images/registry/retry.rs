@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::images::fault::Fault;
+use crate::images::error::Fault;
 
 /// The first pause between tries; doubled up to the longest.
 const FIRST: Duration = Duration::from_millis(50);

@@ -3,11 +3,11 @@
 //! What is on disk is the truth; memory follows it. Whatever a crash leaves is either whole or cleared away
 //! at the next start. Its functions block, except where they say so.
 
-mod collection;
 mod disk;
 mod folders;
-mod found;
+mod gc;
 mod record;
+mod recovery;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,13 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::digest::Digest;
-use super::fault::Fault;
+use super::error::Fault;
 use super::image::Image;
 use super::layer_folders::LayerFolders;
 use super::unpacker::UnpackedLayer;
-use collection::{Census, Entry, judge};
 use disk::Lasting;
 use folders::Folders;
+use gc::{Census, Entry, judge};
 use record::{LayerRecord, LeaseRecord, VERSION};
 
 pub(super) use disk::remove;
@@ -104,12 +104,12 @@ impl Store {
                 .map_err(Fault::write(path))?;
         }
         let state = State {
-            images: found::images(&folders.records())?,
-            layers: found::layers(&folders.layers(), &*changes)?,
-            leases: found::leases(&folders.leases())?,
+            images: recovery::images(&folders.records())?,
+            layers: recovery::layers(&folders.layers(), &*changes)?,
+            leases: recovery::leases(&folders.leases())?,
             ..State::default()
         };
-        found::clear_blobs(&folders.blobs())?;
+        recovery::clear_blobs(&folders.blobs())?;
         // From the time on, so that no name of an earlier life comes again.
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
@@ -359,7 +359,7 @@ impl Store {
     /// Removes drafts of which nobody knows: of a pull that was given up while its unpacker still wrote.
     fn sweep(&self) -> Result<(), Fault> {
         for folder in [self.folders.layers(), self.folders.blobs()] {
-            for path in found::drafts(&folder)? {
+            for path in recovery::drafts(&folder)? {
                 if !self.state().drafts.contains(&path) {
                     self.clear(&path);
                 }
@@ -378,7 +378,7 @@ impl Store {
 
     /// The same; what cannot be removed now is removed by a later sweep.
     fn clear(&self, path: &Path) {
-        found::told_if_left(path, self.remove(path));
+        recovery::told_if_left(path, self.remove(path));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

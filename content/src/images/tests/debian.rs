@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use super::made::{MANIFEST, tar};
+use super::fixtures::{MANIFEST, tar};
 use super::*;
 
 const PROGRAM: &str = "/usr/bin/docker-registry";

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use super::made::{append, index};
+use super::fixtures::{append, index};
 use super::*;
 
 /// Writes a layout; each image with its tag.
@@ -182,7 +182,7 @@ async fn a_damaged_layout_is_refused_by_what_is_wrong_with_it() {
         (vec![0x1f, 0x8b, 8, 0], "plain tar file"),
         (vec![b'x'; 2_000], "plain tar file"),
         (Vec::new(), "no file oci-layout"),
-        (super::made::tar("other", b""), "no file oci-layout"),
+        (super::fixtures::tar("other", b""), "no file oci-layout"),
     ] {
         fs::write(&archive, bytes).unwrap();
         let error = world.obtain(&name, 1).await.unwrap_err();

@@ -1,9 +1,9 @@
 //! Pulls from a registry of the tests, from layouts and from Debian's registry; the store and who holds it.
 
 mod debian;
+mod fixtures;
 mod layouts;
 mod logins;
-mod made;
 mod pulls;
 mod reach;
 mod registry;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fetcher::FetchSettings;
-use made::MadeImage;
+use fixtures::MadeImage;
 use registry::Registry;
 
 /// How long the tests wait for something that must happen.

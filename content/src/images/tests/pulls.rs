@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::made::{INDEX, descriptor, host, index, tar};
+use super::fixtures::{INDEX, descriptor, host, index, tar};
 use super::registry::Mishap;
 use super::*;
 
@@ -178,7 +178,7 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
     let ending = format!("/manifests/{}", Digest::of(b"other"));
     world.registry.put_manifest(
         &format!("web:{}", Digest::of(b"other")),
-        super::made::MANIFEST,
+        super::fixtures::MANIFEST,
         made.manifest.clone(),
     );
     let error = world.obtain(&pinned, 1).await.unwrap_err();

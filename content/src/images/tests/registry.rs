@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::Digest;
-use super::made::{MANIFEST, MadeImage};
+use super::fixtures::{MANIFEST, MadeImage};
 
 /// Something other than the right answer, once.
 #[derive(Clone)]

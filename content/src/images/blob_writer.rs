@@ -8,7 +8,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::digest::Hash;
-use super::fault::Fault;
+use super::error::Fault;
 use super::manifest::Content;
 
 /// A blob being written.

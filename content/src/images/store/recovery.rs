@@ -13,7 +13,7 @@ use super::disk;
 use super::record::{LayerRecord, LeaseRecord, Record, VERSION};
 use super::{LAYER_FILE, ROOT};
 use crate::images::digest::Digest;
-use crate::images::fault::Fault;
+use crate::images::error::Fault;
 use crate::images::layer_folders::LayerFolders;
 
 /// Blobs are of use to none but the pull that brings them.
