@@ -12,12 +12,12 @@ compile_error!(
 
 pub mod audit;
 pub mod bugs;
-mod chance;
 pub mod history;
 pub mod invariants;
 pub mod ledger;
 pub mod linearizability;
-pub mod prove;
+pub mod mutants;
 pub mod real;
+mod rng;
 pub mod sim;
 pub mod vm;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use argosy_chaos::ledger::{LedgerArguments, ledger};
-use argosy_chaos::prove::{ProveArguments, prove};
+use argosy_chaos::mutants::{ProveArguments, prove};
 use argosy_chaos::real::{
     self, FailoverArguments, FrameworkArguments, HoldArguments, ReportArguments, RunArguments,
 };

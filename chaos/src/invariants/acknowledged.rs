@@ -116,9 +116,11 @@ fn tasks(findings: &mut Findings, history: &History) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Ending, Scene, catches, key, offer, passes, sees_nothing};
     use super::*;
     use crate::history::{Audit, Consistency, FinalTask, Phase, Removal};
+    use crate::invariants::fixture::{
+        AGENT, Ending, Scene, catches, key, offer, passes, sees_nothing,
+    };
     use argosy_state::task::TaskState;
 
     fn write(value: &str) -> Operation {

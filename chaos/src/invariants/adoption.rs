@@ -88,8 +88,8 @@ fn orphans(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes, revision, sees_nothing};
     use super::*;
+    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes, revision, sees_nothing};
 
     fn adopted(scene: Scene, pid: u32, start_time: u64) -> Scene {
         scene.saw(

@@ -74,8 +74,8 @@ impl Moment<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes, sees_nothing};
     use super::*;
+    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes, sees_nothing};
 
     fn registry(tasks: &[(&str, TaskState)]) -> Scene {
         let tasks = tasks.iter().map(|(task, state)| FinalTask {

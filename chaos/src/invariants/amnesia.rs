@@ -55,8 +55,8 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{ONE, Scene, TWO, catches, passes};
     use super::*;
+    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes};
 
     fn started(last_index: u64) -> RaftFact {
         RaftFact::Started {

@@ -31,8 +31,8 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, passes, resources};
     use super::*;
+    use crate::invariants::fixture::{AGENT, Scene, catches, passes, resources};
 
     fn account(used: &str, free: &str) -> Scene {
         let seen = AgentFact::Account {

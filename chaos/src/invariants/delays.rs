@@ -90,8 +90,8 @@ fn ends(end: &Fault, fault: &Fault) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::Scene;
     use super::*;
+    use crate::invariants::fixture::Scene;
 
     const SECOND: u64 = 1_000_000_000;
 

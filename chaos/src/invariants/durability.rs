@@ -44,8 +44,8 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{ONE, Scene, THREE, TWO, catches, passes, sees_nothing};
     use super::*;
+    use crate::invariants::fixture::{ONE, Scene, THREE, TWO, catches, passes, sees_nothing};
 
     fn durable(node: NodeId, last_index: u64) -> RaftFact {
         RaftFact::Durable { node, last_index }

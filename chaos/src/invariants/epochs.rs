@@ -46,9 +46,9 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, passes};
     use super::*;
     use crate::history::OrderAction;
+    use crate::invariants::fixture::{AGENT, Scene, catches, passes};
     use argosy_state::ids::OrderIndex;
 
     fn stored(scene: Scene, epoch: u64) -> Scene {

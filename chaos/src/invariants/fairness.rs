@@ -129,11 +129,11 @@ fn pools(history: &History, findings: &mut Findings) {
 mod tests {
     use argosy_state::ids::FrameworkId;
 
-    use super::super::scene::{
-        AGENT, Ending, FRAMEWORK, ONE, Scene, catches, offer, passes, resources, sees_nothing,
-    };
     use super::*;
     use crate::history::{FaultKind, ListedOffer, Operation, Outcome, Phase};
+    use crate::invariants::fixture::{
+        AGENT, Ending, FRAMEWORK, ONE, Scene, catches, offer, passes, resources, sees_nothing,
+    };
 
     fn expected() -> Scene {
         let within_ns = 500_000_000;

@@ -102,8 +102,10 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Ending, FRAMEWORK, Scene, accept, catches, offer, passes};
     use super::*;
+    use crate::invariants::fixture::{
+        AGENT, Ending, FRAMEWORK, Scene, accept, catches, offer, passes,
+    };
 
     fn registered(scene: Scene, index: u64, incarnation: u64, former: u64) -> Scene {
         scene.saw_at(

@@ -118,9 +118,9 @@ fn deadlines(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Scene, catches, key, passes, sees_nothing};
     use super::*;
     use crate::history::{FaultKind, Phase};
+    use crate::invariants::fixture::{Scene, catches, key, passes, sees_nothing};
 
     fn killed(delivered: bool) -> Scene {
         let task = key("web");

@@ -26,8 +26,8 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Scene, catches, passes, sees_nothing};
     use super::*;
+    use crate::invariants::fixture::{Scene, catches, passes, sees_nothing};
 
     fn audit(looked_at: u64, leftovers: &[&str]) -> Scene {
         let leftovers = leftovers.iter().map(ToString::to_string).collect();

@@ -163,9 +163,11 @@ fn modes(history: &History) -> BTreeMap<AgentId, Vec<(usize, AgentMode)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, ONE, Scene, catches, offer, passes, resources, sees_nothing};
     use super::*;
     use crate::history::FaultKind;
+    use crate::invariants::fixture::{
+        AGENT, ONE, Scene, catches, offer, passes, resources, sees_nothing,
+    };
     use argosy_state::ids::Role;
 
     fn mode(mode: AgentMode) -> AgentFact {

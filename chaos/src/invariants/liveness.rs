@@ -119,9 +119,9 @@ fn told(history: &History) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Ending, ONE, Scene, catches, passes, sees_nothing};
     use super::*;
     use crate::history::{FaultKind, Outcome, Phase};
+    use crate::invariants::fixture::{Ending, ONE, Scene, catches, passes, sees_nothing};
     use argosy_state::ids::{AgentId, Epoch};
 
     fn expected() -> Scene {

@@ -8,37 +8,37 @@ mod acknowledged;
 mod adoption;
 mod agreement;
 mod amnesia;
+mod at_most_once;
 mod conservation;
 mod delays;
-mod deposed;
-mod digests;
 mod durability;
-mod endurance;
+mod election_safety;
 mod epochs;
 mod facts;
 mod fairness;
 mod findings;
 mod identities;
 mod kills;
+mod launch_provenance;
 mod leftovers;
 mod limits;
+mod linearizability;
 mod liveness;
-mod logs;
-mod once;
-mod origins;
+mod log_matching;
+mod no_double_booking;
+mod offer_single_use;
 mod reboots;
-mod registers;
 mod returns;
-mod starts;
-mod terms;
-mod tokens;
+mod single_start;
+mod stale_leader_fencing;
+mod state_machine_safety;
+mod task_survival;
 mod transitions;
-mod units;
 mod updates;
 mod verdict;
 
 #[cfg(test)]
-mod scene;
+mod fixture;
 
 pub use findings::{Findings, Rule, Violation};
 pub use verdict::{Evidence, Judged, Minimum, Verdict, judge};
@@ -50,32 +50,32 @@ pub type Checker = fn(&History) -> Findings;
 
 /// Every rule that histories are judged by, with its checker.
 pub const CHECKERS: [(Rule, Checker); 28] = [
-    (Rule::R1, terms::check),
-    (Rule::R2, logs::check),
+    (Rule::R1, election_safety::check),
+    (Rule::R2, log_matching::check),
     (Rule::R3, durability::check),
-    (Rule::R4, digests::check),
-    (Rule::R5, registers::check),
+    (Rule::R4, state_machine_safety::check),
+    (Rule::R5, linearizability::check),
     (Rule::R6, acknowledged::check),
-    (Rule::R7, once::check),
+    (Rule::R7, at_most_once::check),
     (Rule::R8, amnesia::check),
     (Rule::R9, liveness::check),
     (Rule::O1, conservation::check),
-    (Rule::O2, units::check),
-    (Rule::O3, tokens::check),
+    (Rule::O2, no_double_booking::check),
+    (Rule::O3, offer_single_use::check),
     (Rule::O4, limits::check),
     (Rule::O5, fairness::check),
-    (Rule::T1, starts::check),
+    (Rule::T1, single_start::check),
     (Rule::T2, transitions::check),
     (Rule::T3, updates::check),
     (Rule::T4, agreement::check),
-    (Rule::T5, origins::check),
+    (Rule::T5, launch_provenance::check),
     (Rule::T6, kills::check),
-    (Rule::T7, endurance::check),
+    (Rule::T7, task_survival::check),
     (Rule::T8, adoption::check),
     (Rule::T9, reboots::check),
     (Rule::T10, returns::check),
     (Rule::F1, epochs::check),
-    (Rule::F2, deposed::check),
+    (Rule::F2, stale_leader_fencing::check),
     (Rule::F3, identities::check),
     (Rule::C1, leftovers::check),
 ];

@@ -106,9 +106,9 @@ fn still_live(
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes, sees_nothing};
     use super::*;
     use crate::history::{FinalTask, Phase};
+    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes, sees_nothing};
 
     fn rebooted() -> Scene {
         Scene::new()

@@ -139,9 +139,9 @@ fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[C
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes};
     use super::*;
     use crate::history::{Audit, FinalTask};
+    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes};
     use argosy_state::ids::{Epoch, OrderIndex};
 
     fn mode(scene: Scene, index: u64, mode: AgentMode) -> Scene {

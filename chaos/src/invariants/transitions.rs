@@ -93,8 +93,8 @@ fn told(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Scene, catches, key, passes};
     use super::*;
+    use crate::invariants::fixture::{Scene, catches, key, passes};
 
     fn made(scene: Scene, number: u64, state: TaskState) -> Scene {
         let task = key("web");

@@ -197,9 +197,9 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, FRAMEWORK, Scene, catches, key, passes, revision};
     use super::*;
     use crate::history::{FrameworkFact, Phase, Removal};
+    use crate::invariants::fixture::{AGENT, FRAMEWORK, Scene, catches, key, passes, revision};
     use argosy_state::task::TaskState;
 
     fn made(scene: Scene, number: u64) -> Scene {

@@ -213,8 +213,8 @@ fn evidence(history: &History) -> Evidence {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{ONE, Scene, offer};
     use super::*;
+    use crate::invariants::fixture::{ONE, Scene, offer};
     use argosy_state::ids::Epoch;
 
     #[test]

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::arguments::Size;
 use super::audit;
-use super::cuts::{Cuts, Place};
 use super::folder::Folder;
 use super::framework::{Habit, Wanted};
 use super::network::Network;
+use super::partitions::{Cuts, Place};
 use super::processes::{Member, Recipe};
 use super::session::Counts;
 use super::watch::Watch;

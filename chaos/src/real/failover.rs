@@ -4,12 +4,12 @@
 //! Judges no bars: it measures. The machine's other load is part of what is measured.
 
 mod etcd;
+mod fixture;
 mod load;
 mod peers;
 mod probes;
 mod pulse;
 mod samples;
-mod scene;
 mod writer;
 mod zookeeper;
 
@@ -24,14 +24,14 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::{Size, duration};
 use super::cluster::Cluster;
 use super::host_tools;
+use super::progress::Screen;
 use super::run::{Usage, usable};
-use super::screen::Screen;
-use super::stage::{Means, with_cluster};
+use super::testbed::{Means, with_cluster};
 use crate::history::{FaultKind, Recorder};
+use fixture::Scene;
 use load::Load;
 use peers::{Peer, Plan, can_lose};
 use samples::{Samples, System};
-use scene::Scene;
 
 /// The first write comes so long after the loss: what the dying leader may still be doing is over.
 const DYING: Duration = Duration::from_millis(1);

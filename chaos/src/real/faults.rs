@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::chance::Chance;
+use crate::rng::Chance;
 
 /// What a fault needs beside root, ip and nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

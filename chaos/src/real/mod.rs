@@ -4,35 +4,35 @@
 //! Reading order: `arguments`, `run`, `stage`, `session`, `nemesis`, `faults`, `inflict`, `cluster`, `network`,
 //! `processes`, `folder`; then the workloads (`framework`, `registers`), `audit`, `judge`, `report`.
 
+mod agent_swarm;
 mod arguments;
 mod audit;
+mod check;
 mod clock;
 mod cluster;
-mod cuts;
 mod failover;
 mod faults;
 mod folder;
 mod framework;
-mod herd;
-mod historian;
 pub(crate) mod host_tools;
 mod html;
-mod inflict;
-mod judge;
-mod ledger;
+mod inject;
+mod live_cluster;
 mod nemesis;
 mod network;
+mod partitions;
+mod process_faults;
 mod processes;
+mod progress;
 mod proxy;
 mod registers;
-mod rehearsal;
+mod registry_observer;
 mod report;
 mod run;
-mod screen;
+mod run_log;
 mod script;
 mod session;
-mod stage;
-mod tampering;
+mod testbed;
 mod watch;
 
 pub use arguments::{ReportArguments, RunArguments};

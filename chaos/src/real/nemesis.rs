@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::Pace;
 use super::cluster::{Cluster, Kind};
 use super::faults::{FaultName, Mix};
-use super::inflict::{FINDING, Hand, Held, name_of};
+use super::inject::{FINDING, Hand, Held, name_of};
 use super::processes::describe;
+use super::progress::Screen;
 use super::report::{FaultLine, Violation};
-use super::screen::Screen;
 use super::script::Step;
-use crate::chance::Chance;
 use crate::history::{Expectation, Recorder};
+use crate::rng::Chance;
 
 /// How long the cluster may take to be in health again once a fault is over.
 const RECOVERY: Duration = Duration::from_secs(60);

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::cuts::{Cuts, Place};
 use super::host_tools::{self, ToolError};
+use super::partitions::{Cuts, Place};
 
 /// Where `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";

@@ -11,8 +11,8 @@ use argosy_proto::v1;
 use argosy_state::ids::Revision;
 use tokio::task::JoinSet;
 
-use crate::chance::Chance;
 use crate::history::{Consistency, Operation, Outcome, Process, Recorder};
+use crate::rng::Chance;
 
 /// Clients side by side.
 const CLIENTS: u64 = 6;

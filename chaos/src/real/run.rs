@@ -14,15 +14,15 @@ use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, Mix, Need};
 use super::folder::Folder;
 use super::framework::Habit;
+use super::live_cluster::rehearse;
 use super::nemesis::Plan;
-use super::rehearsal::rehearse;
+use super::progress::Screen;
 use super::report::{Report, Violation};
-use super::screen::Screen;
 use super::session::{Found, Session};
-use super::stage::{Means, Stage, make_folder};
-use super::{host_tools, html, judge, ledger, script};
-use crate::chance::Chance;
+use super::testbed::{Means, Stage, make_folder};
+use super::{check, host_tools, html, run_log, script};
 use crate::ledger::{Batch, REAL};
+use crate::rng::Chance;
 
 /// Programs without which nothing goes.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
@@ -87,7 +87,7 @@ fn recorded(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     let batch = Batch::begin(path, &plan).with_context(cannot)?;
     let outcome = perform(arguments, prepared);
     let ended = match &outcome {
-        Ok(report) => batch.end(ledger::run(report), ledger::details(report)),
+        Ok(report) => batch.end(run_log::run(report), run_log::details(report)),
         Err(error) => batch.fail(format!("{error:#}")),
     };
     ended.with_context(cannot)?;
@@ -317,11 +317,11 @@ fn judged(
     found: Found,
     failure: Option<anyhow::Error>,
 ) -> Result<Report> {
-    let signed = judge::signed(&folder.shared(), u64::MAX / 2)?;
-    let history = judge::merge(&folder.history(), signed)?;
+    let signed = check::signed(&folder.shared(), u64::MAX / 2)?;
+    let history = check::merge(&folder.history(), signed)?;
     let mut report = Report {
-        operations: judge::operations(&history),
-        outages: judge::outages(&history, found.faults_ns.0, found.faults_ns.1),
+        operations: check::operations(&history),
+        outages: check::outages(&history, found.faults_ns.0, found.faults_ns.1),
         faults: found.faults,
         reigns: found.reigns,
         tasks: found.tasks,
@@ -336,8 +336,8 @@ fn judged(
             time_ns: None,
         });
     }
-    judge::judge(&history, &mut report);
-    let (held, taken) = judge::ports(&folder.shared());
+    check::judge(&history, &mut report);
+    let (held, taken) = check::ports(&folder.shared());
     *report.checkers.entry("O2".to_owned()).or_default() += held;
     report.violations.extend(taken);
     too_little(arguments, &mut report);

@@ -19,14 +19,14 @@ use super::arguments::Pace;
 use super::audit;
 use super::cluster::{Cluster, Kind, REGISTER_HOST};
 use super::framework::{Progress, Wanted};
-use super::historian::Historian;
 use super::nemesis::{Nemesis, Plan};
+use super::progress::Screen;
 use super::registers::Registers;
+use super::registry_observer::Historian;
 use super::report::{FaultLine, Reign, TaskCount, Violation};
-use super::screen::Screen;
 use super::watch::lock;
-use crate::chance::Chance;
 use crate::history::{Audit, Expectation, FinalTask, Phase, Recorder, TaskFact};
+use crate::rng::Chance;
 
 /// Work before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -404,7 +404,7 @@ impl Session<'_> {
     }
 
     fn reigns(&self) -> Vec<Reign> {
-        let name = |place| super::inflict::name_of(&self.cluster, place);
+        let name = |place| super::inject::name_of(&self.cluster, place);
         let reigns = self.cluster.watch.reigns().into_iter();
         reigns
             .map(|(epoch, place, seen_ns)| Reign {

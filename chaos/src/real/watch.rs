@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use super::cuts::Place;
+use super::partitions::Place;
 use crate::history::{Origin, RaftFact, Recorder};
 
 /// Pause between two questions to one master.

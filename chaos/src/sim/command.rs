@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::alone::{self, Played, SUM, Sums, VIOLATION};
+use super::subprocess::{self, Played, SUM, Sums, VIOLATION};
 use super::{Verdict, log, minimum, raft, system};
 use crate::invariants;
 use crate::ledger::{Batch, Details, GRAPHS, Plan, RAFT, Run, SYSTEM};
@@ -203,7 +203,7 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
         tier: tier(arguments),
         seed: arguments.from,
         seeds: arguments.seeds,
-        executable: Path::new(alone::OWN),
+        executable: Path::new(subprocess::OWN),
     };
     let begin = |ledger: &PathBuf| Batch::begin(ledger, &plan);
     let batch = arguments.ledger.as_ref().map(begin).transpose()?;
@@ -264,7 +264,7 @@ fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU
         if seed >= end {
             return;
         }
-        let played = alone::play(seed, &words);
+        let played = subprocess::play(seed, &words);
         let is_broken = played.is_err();
         if told.send((seed, played)).is_err() || is_broken {
             return;

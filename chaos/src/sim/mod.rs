@@ -6,7 +6,6 @@
 //! `raft` (raft alone), `graphs`, `system` (everything), `command`, `minimum` (what a batch must show), `alone` (a
 //! process for each seed).
 
-pub(crate) mod alone;
 pub mod command;
 pub(crate) mod graphs;
 mod links;
@@ -18,6 +17,7 @@ pub mod raft;
 mod run;
 #[cfg(test)]
 mod silence;
+pub(crate) mod subprocess;
 pub mod system;
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::cuts;
 use super::disk::Flushes;
 use super::guest::DISKS;
 use super::machine::{Hardware, Heard, Machine, MachineError, SharedDisk};
+use super::power_cuts;
 use super::report::Report;
 
 /// Lines of the console that are shown when something went wrong.
@@ -36,7 +36,7 @@ pub(crate) fn run(
     work: &Path,
 ) -> anyhow::Result<Vec<Verdict>> {
     let wanted: Vec<&str> = group.split(',').collect();
-    let disks = cuts::new_disks(work, DISKS, Flushes::Honoured)?;
+    let disks = power_cuts::new_disks(work, DISKS, Flushes::Honoured)?;
     let words = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
     let verdicts = in_machine(hardware, &disks, &words, &wanted, limit, work)?;
     Ok(verdicts)

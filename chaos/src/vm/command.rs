@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use super::disk::Flushes;
 use super::machine::{Clock, Hardware};
 use super::summary::Summary;
-use super::{cases, cuts, guest};
+use super::{cases, guest, power_cuts};
 use crate::ledger::{Batch, POWER, Plan};
 
 /// All is well.
@@ -146,7 +146,7 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
     } else {
         Flushes::Honoured
     };
-    let settings = cuts::Settings {
+    let settings = power_cuts::Settings {
         hardware: arguments.host.hardware(Clock::Host)?,
         cuts: arguments.cuts,
         seed: arguments.seed,
@@ -175,9 +175,9 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
 }
 
 /// Cuts between the first and the last line of the ledger.
-fn recorded(arguments: &PowerCuts, settings: &cuts::Settings) -> anyhow::Result<Summary> {
+fn recorded(arguments: &PowerCuts, settings: &power_cuts::Settings) -> anyhow::Result<Summary> {
     let Some(ledger) = &arguments.ledger else {
-        return cuts::run(settings);
+        return power_cuts::run(settings);
     };
     let plan = Plan {
         tier: POWER,
@@ -187,7 +187,7 @@ fn recorded(arguments: &PowerCuts, settings: &cuts::Settings) -> anyhow::Result<
     };
     let cannot = || format!("cannot append to {}", ledger.display());
     let batch = Batch::begin(ledger, &plan).with_context(cannot)?;
-    let outcome = cuts::run(settings);
+    let outcome = power_cuts::run(settings);
     let ended = match &outcome {
         Ok(summary) => batch.end(summary.run(), summary.details()),
         Err(error) => batch.fail(format!("{error:#}")),

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::chance::Chance;
+use crate::rng::Chance;
 
 /// What a disk writes as a whole or not at all.
 pub(crate) const SECTOR_BYTES: usize = 512;

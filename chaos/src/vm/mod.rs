@@ -5,13 +5,13 @@
 //! What a cut proves and what not is written at `disk`.
 
 mod cases;
+mod check;
 mod command;
-mod cuts;
 mod disk;
 mod guest;
-mod judge;
 mod machine;
 mod nbd;
+mod power_cuts;
 mod report;
 mod summary;
 

@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(client.take(512), [9; 512]);
         assert_eq!(client.request(0, 32_768, 512, &[]), 22, "behind the end");
         assert_eq!(client.request(9, 0, 512, &[]), 22, "an unknown request");
-        let mut chance = crate::chance::Chance::new(1);
+        let mut chance = crate::rng::Chance::new(1);
         let cut = super::super::disk::Loss::Everything;
         lock(&disk).cut(cut, &mut chance).unwrap();
         assert_eq!(client.request(3, 0, 0, &[]), 5, "a flush without power");

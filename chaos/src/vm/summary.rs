@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::check::Violation;
 use super::disk::Counts;
-use super::judge::Violation;
 use crate::ledger::{Details, Run};
 
 /// Sums over all series of one run.

@@ -22,7 +22,7 @@ use crate::real::folder::Folder;
 use crate::real::host_tools;
 use crate::real::network::Network;
 use crate::real::processes::{Member, Recipe};
-use crate::real::screen::Screen;
+use crate::real::progress::Screen;
 
 /// Members of a peer.
 const MEMBERS: u8 = 3;

@@ -19,8 +19,8 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
-use crate::chance::Chance;
 use crate::history::Recorder;
+use crate::rng::Chance;
 use journal::Journal;
 use scheduler::Worker;
 

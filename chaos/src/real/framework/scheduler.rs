@@ -17,11 +17,11 @@ use super::facts::{made, offer_ids, state_of};
 use super::journal::Journal;
 use super::tasks::{RESOURCES, Work, spec};
 use super::{FrameworkArguments, Habit, Progress, Wanted};
-use crate::chance::Chance;
 use crate::history::{
     CallId, CallName, End, Launch, OfferFact, Operation, Outcome, Process, Recorder, Refusal,
     TaskFact,
 };
+use crate::rng::Chance;
 
 /// Pause after which open tasks are asked about again.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);

@@ -6,8 +6,8 @@ use argosy_client::resources::resources;
 use argosy_proto::v1;
 
 use super::port::PORTS;
-use crate::chance::Chance;
 use crate::real::cluster::WITNESS;
+use crate::rng::Chance;
 
 /// What each task uses.
 pub(super) const RESOURCES: &str = "cpus:0.1;mem:16";

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::owner::{Owner, node};
 use super::{Group, Order, PORT, lock, name};
-use crate::chance::Chance;
 use crate::history::{Consistency, Operation, Outcome, RaftFact};
+use crate::rng::Chance;
 use crate::sim::network;
 
 /// Registers that clients share: few, so that they contend.

@@ -18,7 +18,7 @@ use argosy_state::buggify;
 
 use super::network::Cuts;
 use super::run::{Notes, Stage, Verdict, perform};
-use crate::chance::Chance;
+use crate::rng::Chance;
 
 /// Where each node's raft port is.
 pub(super) const PORT: u16 = 5052;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Group, Order, lock, name};
-use crate::chance::Chance;
 use crate::history::{Fault, FaultKind};
+use crate::rng::Chance;
 use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 

@@ -10,10 +10,10 @@ use argosy_state::ids::{FrameworkId, OfferId, Role, TaskId, TaskKey};
 use argosy_state::resources::Resources;
 
 use super::world::World;
-use crate::chance::Chance;
 use crate::history::{
     self, CallId, CallName, FrameworkFact, Launch, OfferFact, Operation, Refusal,
 };
+use crate::rng::Chance;
 
 /// Tasks that a framework has at a time.
 const LIVE: usize = 12;
@@ -38,8 +38,8 @@ impl Habit {
 }
 
 mod forms;
+mod off_sdk_calls;
 mod sessions;
-mod strays;
 
 use forms::Form;
 use sessions::patience_ms;

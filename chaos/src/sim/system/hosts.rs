@@ -10,11 +10,11 @@ use futures::future::{FutureExt as _, LocalBoxFuture};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::agent_observer::Beside;
 use super::containers::{Scripted, now_ms};
 use super::machine::{CAPACITY, Machine};
-use super::onlooker::Beside;
 use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
-use crate::chance::Chance;
+use crate::rng::Chance;
 use crate::sim::network::{self, Seat};
 
 /// How long an agent may be silent, in milliseconds: short, so that much happens in little time.

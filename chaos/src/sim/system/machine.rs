@@ -16,18 +16,18 @@ use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
 use argosy_state::task::{CheckKind, Explanation};
 
-use self::executors::Executor;
-use self::groups::Groups;
-use super::ledger::Ledger;
-use crate::chance::Chance;
+use super::task_oracle::Ledger;
 use crate::history::witness;
+use crate::rng::Chance;
+use executors::Executor;
+use groups::Groups;
 
 /// What every host has.
 pub(super) const CAPACITY: &str = "cpus:4;mem:1024;disk:4096;ports:[31000-31015]";
 
 pub(super) mod executors;
 mod groups;
-mod sight;
+mod host_inspection;
 
 /// One host. A clone is the same host.
 #[derive(Clone)]

@@ -7,23 +7,23 @@
 //! `audit`, `course` (one simulation).
 
 mod actors;
-mod again;
-mod ask;
+mod agent_observer;
 mod audit;
 mod containers;
 mod conversation;
-mod course;
 mod deliveries;
+mod early_reconcile;
 mod framework;
-mod hand;
 mod hosts;
-mod ledger;
 mod lister;
 mod log;
 mod machine;
 mod nemesis;
-mod onlooker;
 mod operator;
+mod operator_faults;
+mod scenario;
+mod stale_accept;
+mod task_oracle;
 mod votes;
 mod world;
 
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use super::graphs;
 use super::run::{Stage, Verdict, perform};
-use course::Course;
+use scenario::Course;
 use world::{Act, COPY, RIVAL, World, agent_name, framework_name, master_name};
 
 /// Operators that write and read registers.
@@ -138,7 +138,9 @@ fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
         stage.sim.host(format!("operator-{}", place + 1), life);
     }
     let own = world.clone();
-    stage.sim.host("hand", move || hand::hand(own.clone()));
+    stage
+        .sim
+        .host("hand", move || operator_faults::hand(own.clone()));
     // These come up when a fault calls for them.
     let own = world.clone();
     stage.sim.host(COPY, move || hosts::copy(own.clone()));

@@ -7,8 +7,8 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
 
 use super::world::World;
-use crate::chance::Chance;
 use crate::history::{CallId, Consistency, Operation, Outcome};
+use crate::rng::Chance;
 use crate::sim::network;
 
 /// The agent whose attributes they are.

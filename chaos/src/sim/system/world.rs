@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use super::Options;
 use super::deliveries::{Deliveries, Dialed};
-use super::ledger::Ledger;
 use super::machine::Machine;
-use crate::chance::Chance;
+use super::task_oracle::Ledger;
+use crate::rng::Chance;
 use crate::sim::network::{Cuts, WallClocks};
 use crate::sim::process::Starts;
 use crate::sim::run::{Notes, Stage};

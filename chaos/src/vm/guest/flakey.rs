@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::Instant;
 
-use super::super::judge::Promises;
 use super::cluster::{self, AGAIN, ALL, Cluster};
 use super::load::{self, Load};
 use super::{DISKS, disks, power, reading};
+use crate::vm::check::Promises;
 
 /// How long a step may take.
 const PATIENCE: Duration = Duration::from_secs(80);

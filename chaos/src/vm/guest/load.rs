@@ -11,8 +11,8 @@ use argosy_proto::v1;
 use argosy_proto::versions::Versions;
 use tokio::task::JoinSet;
 
-use super::super::judge;
 use super::cluster;
+use crate::vm::check;
 
 /// How long the registration may take.
 const REGISTERING: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ impl Load {
     pub(super) fn start(agent: &str, told: Acknowledged) -> anyhow::Result<Self> {
         let mut writers = JoinSet::new();
         let client = cluster::client()?;
-        for writer in 0..judge::WRITERS {
+        for writer in 0..check::WRITERS {
             writers.spawn(write(
                 client.clone(),
                 agent.to_owned(),
@@ -134,7 +134,7 @@ fn batch(agent: &str, writer: u64, number: u64, request_id: String) -> v1::Write
     };
     v1::WriteBatch {
         request_id,
-        operations: judge::batch(writer, number)
+        operations: check::batch(writer, number)
             .into_iter()
             .map(operation)
             .collect(),

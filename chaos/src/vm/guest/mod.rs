@@ -2,14 +2,14 @@
 //!
 //! Judges nothing that can be judged outside; a cut may come at any line.
 
+mod background;
 mod cluster;
 mod disks;
 mod flakey;
+mod kernel_args;
 mod load;
 mod power;
 mod reading;
-mod unasked;
-mod words;
 
 use std::fs::File;
 use std::io::Write;
@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, bail};
 
-use self::words::Words;
 use super::report::Report;
+use kernel_args::Words;
 
 /// Masters, each on a disk of its own.
 pub(crate) const DISKS: usize = 3;
@@ -40,7 +40,7 @@ pub(crate) fn run(case: &str) -> anyhow::Result<()> {
     runtime.block_on(async {
         match case {
             "power" => power::run(&words, &voice).await,
-            "unasked" => unasked::run().await,
+            "unasked" => background::run().await,
             "flakey-errors" => flakey::run(flakey::Fault::Errors).await,
             "flakey-drops" => flakey::run(flakey::Fault::Drops).await,
             _ => bail!("there is no case named {case:?}"),

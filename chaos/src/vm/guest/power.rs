@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::super::report::Report;
 use super::cluster::{self, AGAIN, ALL, Cluster};
+use super::kernel_args::Words;
 use super::load::{self, Load};
-use super::words::Words;
 use super::{Voice, disks, reading};
 
 /// How long anything may take here; the host is more patient.

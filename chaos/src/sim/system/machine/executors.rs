@@ -13,7 +13,7 @@ use argosy_state::resources::Resources;
 
 use super::{Container, Inner, Machine, Phase, Script, script};
 use crate::history::witness;
-use crate::sim::system::ledger::Ledger;
+use crate::sim::system::task_oracle::Ledger;
 
 /// What an executor is besides its container.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use argosy_state::bugs::{Bug, UnknownBug};
 use clap::{Args, ValueEnum};
 
 use crate::bugs::Planted;
-use crate::chance::Chance;
+use crate::rng::Chance;
 
 /// Planted bugs, one after the other
 #[derive(Debug, Args)]
@@ -105,19 +105,19 @@ fn look(_arguments: &ProveArguments, _planted: &[crate::bugs::Planted]) -> u8 {
     2
 }
 
-#[cfg(feature = "testing")]
-mod hunt;
 #[cfg(any(test, feature = "testing"))]
 #[cfg_attr(
     not(feature = "testing"),
     allow(dead_code, reason = "only `hunt` uses it")
 )]
-mod judges;
+mod checks;
 #[cfg(feature = "testing")]
 mod real;
+#[cfg(feature = "testing")]
+mod seed_search;
 
 #[cfg(feature = "testing")]
-use hunt::look;
+use seed_search::look;
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use argosy_proto::{convert, v1};
 use argosy_state::ids::TaskKey;
 use tonic::transport::Endpoint;
 
-use super::ledger::Promise;
+use super::task_oracle::Promise;
 use super::world::World;
 use crate::sim::network;
 

@@ -11,14 +11,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_proto::v1;
 
+use super::agent_swarm::Herd;
 use super::cluster::Cluster;
-use super::cuts::{Cuts, Place};
 use super::faults::FaultName;
-use super::herd::Herd;
+use super::partitions::{Cuts, Place};
+use super::process_faults::{Limit, SmallDisk, Tracer};
 use super::proxy::Proxy;
-use super::tampering::{Limit, SmallDisk, Tracer};
-use crate::chance::Chance;
 use crate::history::{Fault, FaultKind, Recorder};
+use crate::rng::Chance;
 
 /// How long a leader is looked for before a fault that needs one, if no other fault holds.
 pub(super) const FINDING: Duration = Duration::from_secs(10);

@@ -97,9 +97,9 @@ fn backward(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Ending, Scene, catches, passes, sees_nothing};
     use super::*;
     use crate::history::Outcome;
+    use crate::invariants::fixture::{Ending, Scene, catches, passes, sees_nothing};
 
     fn read(consistency: Consistency) -> Operation {
         let key = "weight/batch".to_owned();

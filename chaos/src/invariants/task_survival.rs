@@ -175,9 +175,9 @@ fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{FRAMEWORK, Scene, catches, key, passes, sees_nothing};
     use super::*;
     use crate::history::{FrameworkFact, Phase, Removal};
+    use crate::invariants::fixture::{FRAMEWORK, Scene, catches, key, passes, sees_nothing};
     use argosy_state::task::TaskState;
 
     fn service() -> Scene {

@@ -35,9 +35,9 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{ONE, Scene, TWO, catches, passes, sees_nothing};
     use super::*;
     use crate::history::Origin;
+    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes, sees_nothing};
     use argosy_state::ids::NodeId;
 
     fn digest(node: NodeId, index: u64, digest: &str) -> RaftFact {

@@ -120,8 +120,8 @@ fn place(findings: &mut Findings, places: &mut BTreeMap<NodeId, Place>, node: No
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{ONE, Scene, TWO, catches, passes};
     use super::*;
+    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes};
     use argosy_state::ids::Epoch;
 
     fn led(node: NodeId, term: u64) -> RaftFact {

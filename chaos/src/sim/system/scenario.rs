@@ -15,7 +15,7 @@ use crate::invariants::rule_named;
 use crate::sim::run::{STEP, Stage};
 
 mod acts;
-mod tour;
+mod partition_tour;
 
 /// How often stored registries are looked at.
 const LOOK: Duration = Duration::from_millis(100);

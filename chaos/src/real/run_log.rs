@@ -45,8 +45,8 @@ pub(super) fn details(report: &Report) -> Details {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{FaultLine, Violation};
     use super::*;
+    use crate::real::report::{FaultLine, Violation};
 
     #[test]
     fn a_run_adds_what_its_report_shows() {

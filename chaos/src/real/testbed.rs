@@ -17,7 +17,7 @@ use super::cluster::{Cluster, Ground};
 use super::folder::{self, Folder};
 use super::framework::Habit;
 use super::network::Network;
-use super::screen::Screen;
+use super::progress::Screen;
 use crate::history::{Recorder, Recording};
 
 /// The programs that a run needs.

@@ -208,8 +208,10 @@ fn lists(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, FRAMEWORK, Scene, accept, catches, offer, passes, resources};
     use super::*;
+    use crate::invariants::fixture::{
+        AGENT, FRAMEWORK, Scene, accept, catches, offer, passes, resources,
+    };
     use argosy_state::ids::Role;
     use argosy_state::task::TaskState;
 

@@ -28,8 +28,8 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Scene, catches, passes};
     use super::*;
+    use crate::invariants::fixture::{Scene, catches, passes};
 
     #[test]
     fn one_start_read_twice_is_one() {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use argosy_state::bugs::Bug;
 
-use super::judges::{Judge, named_by};
+use super::checks::{Judge, named_by};
 use super::{ProveArguments, Where, real};
 use crate::bugs::{Place, Planted};
-use crate::sim::alone;
+use crate::sim::subprocess;
 
 /// So much of a violation is shown.
 const LONGEST: usize = 300;
@@ -252,7 +252,7 @@ impl Hunt<'_> {
             }
         }
         words.extend(bug.map(|bug| format!("--plant={bug}")));
-        let played = alone::play(seed, &words)?;
+        let played = subprocess::play(seed, &words)?;
         Ok(played.violations().map(str::to_owned).collect())
     }
 }

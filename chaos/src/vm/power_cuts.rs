@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::cases::LAST_LINES;
+use super::check::{Promises, Violation};
 use super::disk::{Disk, Flushes, Loss};
 use super::guest::DISKS;
-use super::judge::{Promises, Violation};
 use super::machine::{Hardware, Heard, Machine, SharedDisk};
 use super::report::{Report, Values};
 use super::summary::Summary;
-use crate::chance::Chance;
+use crate::rng::Chance;
 
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;

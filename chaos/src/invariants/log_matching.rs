@@ -64,8 +64,8 @@ pub(super) fn check(history: &History) -> Findings {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{ONE, Scene, TWO, catches, passes, sees_nothing};
     use super::*;
+    use crate::invariants::fixture::{ONE, Scene, TWO, catches, passes, sees_nothing};
 
     fn applied(node: NodeId, chain: &str) -> RaftFact {
         RaftFact::Applied {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use argosy_state::bugs::{self, Bug};
 
 use crate::real::Report;
-use crate::sim::alone::{OWN, output};
+use crate::sim::subprocess::{OWN, output};
 
 /// Eight faults take a minute; a run that takes so long hangs.
 const LONGEST: Duration = Duration::from_mins(10);

@@ -19,14 +19,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::processes::Listener;
 use super::arguments::RunArguments;
 use super::audit;
 use super::faults::FaultName;
+use super::progress::Screen;
 use super::report::{FaultLine, Operations, Outage, Reign, Report, Violation};
 use super::run::Usage;
-use super::screen::Screen;
-use crate::chance::Chance;
+use crate::rng::Chance;
+use processes::Listener;
 
 /// What can be done to a cluster that was not made for it.
 const POSSIBLE: [FaultName; 5] = [
@@ -91,7 +91,7 @@ pub(crate) fn rehearse(
         }
         confirm(arguments, &cluster)?;
         let stop = CancellationToken::new();
-        super::stage::watch_signals(stop.clone())?;
+        super::testbed::watch_signals(stop.clone())?;
         let theirs = Theirs {
             operator,
             screen: Screen::new(),

@@ -80,9 +80,9 @@ fn committed(history: &History) -> Committed<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes};
     use super::*;
     use crate::history::witness::Start;
+    use crate::invariants::fixture::{AGENT, Scene, catches, key, passes};
     use argosy_state::ids::Epoch;
 
     fn taken(scene: Scene, order: u64, repeated: bool) -> Scene {

@@ -15,10 +15,10 @@ use super::{AFTERMATH, Loss};
 use crate::history::{Fault, Recorder};
 use crate::real::audit;
 use crate::real::cluster::{Cluster, REGISTER_HOST};
-use crate::real::cuts::Place;
 use crate::real::framework::Wanted;
 use crate::real::network::execute_inside;
-use crate::real::tampering::{Syncs, Tracer};
+use crate::real::partitions::Place;
+use crate::real::process_faults::{Syncs, Tracer};
 
 /// How long the cluster may take to be in health between two losses.
 const HEALTH: Duration = Duration::from_secs(60);

@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::{FINDING, Hand, Undo};
 use crate::history::FaultKind;
+use crate::real::agent_swarm::Herd;
 use crate::real::cluster::{AGENT_TIMEOUT, Kind};
-use crate::real::cuts::{Cuts, Place};
-use crate::real::herd::Herd;
+use crate::real::partitions::{Cuts, Place};
 
 /// Agents of a storm.
 const STORM: usize = 1_000;

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use super::{Hand, Undo};
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::real::cluster::Cluster;
-use crate::real::cuts::{Cuts, Place};
 use crate::real::faults::FaultName;
 use crate::real::network::OWN_ADDRESS;
+use crate::real::partitions::{Cuts, Place};
+use crate::real::process_faults::{FakeClock, Limit, SmallDisk, Syncs, Tracer};
 use crate::real::proxy::{Manner, Proxy};
-use crate::real::tampering::{FakeClock, Limit, SmallDisk, Syncs, Tracer};
 
 /// How long a process may take to stop by itself once its disk fails.
 const GIVING_UP: Duration = Duration::from_secs(8);

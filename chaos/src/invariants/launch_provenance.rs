@@ -111,8 +111,10 @@ fn made(history: &History) -> BTreeMap<&OfferId, BTreeSet<FrameworkId>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Ending, FRAMEWORK, Scene, catches, offer, passes, resources};
     use super::*;
+    use crate::invariants::fixture::{
+        AGENT, Ending, FRAMEWORK, Scene, catches, offer, passes, resources,
+    };
     use argosy_state::ids::Role;
 
     fn subscribed(principal: &str) -> Scene {

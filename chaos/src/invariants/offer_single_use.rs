@@ -182,8 +182,10 @@ fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Ending, FRAMEWORK, ONE, Scene, accept, catches, offer, passes};
     use super::*;
+    use crate::invariants::fixture::{
+        Ending, FRAMEWORK, ONE, Scene, accept, catches, offer, passes,
+    };
     use argosy_state::ids::Epoch;
 
     fn rescinded() -> OfferFact {
@@ -231,9 +233,9 @@ mod tests {
             offer: offer(12, 1),
             framework: FRAMEWORK,
             session: 6,
-            agent: super::super::scene::AGENT,
+            agent: crate::invariants::fixture::AGENT,
             role: argosy_state::ids::Role::default(),
-            resources: super::super::scene::resources("cpus:1"),
+            resources: crate::invariants::fixture::resources("cpus:1"),
         };
         let scene = Scene::new()
             .saw("greedy", foreign)

@@ -7,8 +7,8 @@ use argosy_proto::v1;
 
 use super::Simulated;
 use crate::history::Operation;
-use crate::sim::system::again::Again;
-use crate::sim::system::ask::Question;
+use crate::sim::system::early_reconcile::Question;
+use crate::sim::system::stale_accept::Again;
 
 /// Calls that no SDK sends have numbers from here on.
 const STRAY_CALLS: u64 = 1_000_000;

@@ -70,8 +70,8 @@ fn launches(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Ending, Scene, accept, catches, offer, passes};
     use super::*;
+    use crate::invariants::fixture::{Ending, Scene, accept, catches, offer, passes};
 
     #[test]
     fn a_repeated_call_with_its_answer_is_fine() {
