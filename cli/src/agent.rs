@@ -21,17 +21,17 @@ use nix::sys::signal::Signal;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::{Code, DONE, Ended, Failure};
-use crate::grammar::{
+use crate::args::{
     AgentStart, AgentStop, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName,
     OrphanTasks,
 };
+use crate::exit::{Code, DONE, Ended, Failure};
 use crate::launcher::Chosen;
 use crate::master::advertised;
 use crate::output::note;
-use crate::pids::{self, PidFile};
-use crate::stopping::{self, Until};
-use crate::{containers, launcher, listen, logging, metrics, random, values};
+use crate::pid_file::{self, PidFile};
+use crate::shutdown::{self, Until};
+use crate::{containers, launcher, listen, logging, metrics, parsers, random};
 
 /// Tells an agent to end its tasks, then itself; TERM leaves them running.
 pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
@@ -77,8 +77,8 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
             Some(OrphanTasks::Leave) => Until::SignalsOrInput(&stop, &stop),
             Some(OrphanTasks::End) => Until::SignalsOrInput(&stop, &end_tasks),
         };
-        stopping::watch(until)?;
-        stopping::watch_for_end_of_tasks(end_tasks.clone())?;
+        shutdown::watch(until)?;
+        shutdown::watch_for_end_of_tasks(end_tasks.clone())?;
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
             api: listen::connections(api).context("cannot use the API's socket")?,
@@ -132,7 +132,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     };
     devices(arguments, &mut config)?;
     config.attributes =
-        values::unique(&arguments.attributes, "--attribute").map_err(Failure::usage)?;
+        parsers::unique(&arguments.attributes, "--attribute").map_err(Failure::usage)?;
     config.isolation = match arguments.isolation {
         None => IsolationMode::Detect,
         Some(IsolationName::Full) => IsolationMode::Full,
@@ -331,9 +331,9 @@ fn end(
     let failed = |error: std::io::Error| {
         Failure::failed(format!("cannot stop process {}: {error}", process.pid))
     };
-    pids::signal(process, signal).map_err(failed)?;
+    pid_file::signal(process, signal).map_err(failed)?;
     let deadline = Instant::now() + timeout;
-    while pids::lives(process) || containers::lock(directory)?.is_none() {
+    while pid_file::lives(process) || containers::lock(directory)?.is_none() {
         if Instant::now() >= deadline {
             let waited = crate::output::span_ms(timeout.as_millis() as u64);
             return Err(Failure::failed(format!(

@@ -12,7 +12,7 @@ use argosy_isolation::{Adoption, Container, Process, adopt, destroy};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::pids;
+use crate::pid_file;
 
 /// How long the processes of a container may take to be gone once they are killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ fn holder_lives(path: &Path) -> bool {
     let Some(pid) = pid.and_then(|word| word.parse().ok()) else {
         return true;
     };
-    Process::of(pid).is_ok_and(pids::lives)
+    Process::of(pid).is_ok_and(pid_file::lives)
 }
 
 /// Ends all containers of this directory: TERM, after `grace` KILL. Returns how many were running. Their

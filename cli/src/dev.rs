@@ -22,8 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::END_TASKS;
+use crate::args::{Dev, Format, IsolationName};
 use crate::exit::{DONE, Ended, Failure, chain};
-use crate::grammar::{Dev, Format, IsolationName};
 use crate::operator::{Operator, quote};
 use crate::output::{self, note};
 use crate::{containers, listen};

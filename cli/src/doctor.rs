@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::args::{Doctor, Format};
 use crate::exit::{DONE, Ended, Failure};
-use crate::grammar::{Doctor, Format};
 use crate::output::{self, Row, palette};
 
 /// How a check came out.

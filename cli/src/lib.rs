@@ -4,12 +4,13 @@
 //! services `master` and `agent`; `dev`; `run`; `verbs` with `operator`; `output`.
 
 mod agent;
+mod args;
+mod commands;
 mod containers;
 mod dev;
 mod doctor;
 mod exit;
 mod files;
-mod grammar;
 mod health;
 mod launcher;
 mod listen;
@@ -20,15 +21,14 @@ mod metrics;
 mod names;
 mod operator;
 mod output;
-mod pids;
+mod parsers;
+mod pid_file;
 mod probe;
 mod random;
 mod reasons;
 mod rejoin;
 mod run;
-mod stopping;
-mod values;
-mod verbs;
+mod shutdown;
 mod version;
 
 use std::process::ExitCode;
@@ -38,8 +38,8 @@ use clap::CommandFactory;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
+use args::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
 use exit::{DONE, Ended, Failure};
-use grammar::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
 
 /// The whole program: reads the command line, does it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
     if first == launcher::CONTENT_VERB {
         return helped(argosy_agent::serve_content());
     }
-    let arguments = grammar::read();
+    let arguments = args::read();
     output::choose(arguments.color);
     let as_json = wants_json(&arguments.verb);
     match perform(&arguments.verb) {
@@ -95,16 +95,16 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Task(task) => tasks(task),
         Verb::Group(group) => groups(group),
         Verb::Framework(framework) => frameworks(framework),
-        Verb::Offer(Offer::List(list)) => asking()?.block_on(verbs::offers::list(list)),
+        Verb::Offer(Offer::List(list)) => asking()?.block_on(commands::offers::list(list)),
         Verb::Dev(arguments) => asking()?.block_on(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
-        Verb::Ps(arguments) => asking()?.block_on(verbs::tasks::ps(arguments)),
-        Verb::Logs(arguments) => asking()?.block_on(verbs::logs::show(arguments)),
-        Verb::Exec(arguments) => in_a_task(verbs::exec::run(arguments)),
-        Verb::Attach(arguments) => in_a_task(verbs::attach::run(arguments)),
-        Verb::Update(arguments) => asking()?.block_on(verbs::update::run(arguments)),
-        Verb::Status(arguments) => asking()?.block_on(verbs::status::show(arguments)),
-        Verb::Explain(arguments) => asking()?.block_on(verbs::explain::show(arguments)),
+        Verb::Ps(arguments) => asking()?.block_on(commands::tasks::ps(arguments)),
+        Verb::Logs(arguments) => asking()?.block_on(commands::logs::show(arguments)),
+        Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
+        Verb::Attach(arguments) => in_a_task(commands::attach::run(arguments)),
+        Verb::Update(arguments) => asking()?.block_on(commands::update::run(arguments)),
+        Verb::Status(arguments) => asking()?.block_on(commands::status::show(arguments)),
+        Verb::Explain(arguments) => asking()?.block_on(commands::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::examine(arguments),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
@@ -125,11 +125,13 @@ fn in_a_task(verb: impl Future<Output = Ended>) -> Ended {
 fn masters(master: &Master) -> Ended {
     match master {
         Master::Start(arguments) => master::start(arguments),
-        Master::List(list) => asking()?.block_on(verbs::masters::list(list)),
-        Master::Join(arguments) => asking()?.block_on(verbs::masters::join(arguments)),
-        Master::Remove(arguments) => asking()?.block_on(verbs::masters::remove(arguments)),
-        Master::Transfer(arguments) => asking()?.block_on(verbs::masters::transfer(arguments)),
-        Master::RaiseLevel(arguments) => asking()?.block_on(verbs::masters::raise_level(arguments)),
+        Master::List(list) => asking()?.block_on(commands::masters::list(list)),
+        Master::Join(arguments) => asking()?.block_on(commands::masters::join(arguments)),
+        Master::Remove(arguments) => asking()?.block_on(commands::masters::remove(arguments)),
+        Master::Transfer(arguments) => asking()?.block_on(commands::masters::transfer(arguments)),
+        Master::RaiseLevel(arguments) => {
+            asking()?.block_on(commands::masters::raise_level(arguments))
+        }
         Master::Rejoin(arguments) => rejoin::rejoin(arguments),
     }
 }
@@ -138,33 +140,33 @@ fn agents(agent: &Agent) -> Ended {
     match agent {
         Agent::Start(arguments) => agent::start(arguments),
         Agent::Stop(arguments) => agent::stop(arguments),
-        Agent::List(list) => asking()?.block_on(verbs::agents::list(list)),
-        Agent::Show(named) => asking()?.block_on(verbs::agents::show(named)),
+        Agent::List(list) => asking()?.block_on(commands::agents::list(list)),
+        Agent::Show(named) => asking()?.block_on(commands::agents::show(named)),
     }
 }
 
 fn tasks(task: &Task) -> Ended {
     match task {
-        Task::List(list) => asking()?.block_on(verbs::tasks::list(list)),
-        Task::Show(named) => asking()?.block_on(verbs::tasks::show(named)),
-        Task::Kill(arguments) => asking()?.block_on(verbs::tasks::kill(arguments)),
+        Task::List(list) => asking()?.block_on(commands::tasks::list(list)),
+        Task::Show(named) => asking()?.block_on(commands::tasks::show(named)),
+        Task::Kill(arguments) => asking()?.block_on(commands::tasks::kill(arguments)),
     }
 }
 
 fn groups(group: &Group) -> Ended {
     match group {
         Group::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
-        Group::List(list) => asking()?.block_on(verbs::groups::list(list)),
-        Group::Kill(arguments) => asking()?.block_on(verbs::groups::kill(arguments)),
+        Group::List(list) => asking()?.block_on(commands::groups::list(list)),
+        Group::Kill(arguments) => asking()?.block_on(commands::groups::kill(arguments)),
     }
 }
 
 fn frameworks(framework: &Framework) -> Ended {
     match framework {
-        Framework::List(list) => asking()?.block_on(verbs::frameworks::list(list)),
-        Framework::Show(named) => asking()?.block_on(verbs::frameworks::show(named)),
+        Framework::List(list) => asking()?.block_on(commands::frameworks::list(list)),
+        Framework::Show(named) => asking()?.block_on(commands::frameworks::show(named)),
         Framework::Teardown(arguments) => {
-            asking()?.block_on(verbs::frameworks::teardown(arguments))
+            asking()?.block_on(commands::frameworks::teardown(arguments))
         }
     }
 }
@@ -190,7 +192,7 @@ fn completions(shell: clap_complete::Shell) -> Ended {
     let mut script = Vec::new();
     clap_complete::generate(
         shell,
-        &mut grammar::command(),
+        &mut args::command(),
         Arguments::command().get_name(),
         &mut script,
     );

@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::args::{LogFormat, Logging};
 use crate::exit::Failure;
-use crate::grammar::{LogFormat, Logging};
 
 /// Installs the log writer of this process, once.
 pub(crate) fn install(logging: &Logging) -> Result<(), Failure> {

@@ -10,11 +10,11 @@ use argosy_raft::{StartError, Surroundings, Timing};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
+use crate::args::{MasterStart, TimingName};
 use crate::exit::{DONE, Ended, Failure};
-use crate::grammar::{MasterStart, TimingName};
-use crate::pids::PidFile;
-use crate::stopping::{self, Until};
-use crate::{listen, logging, metrics, random, values};
+use crate::pid_file::PidFile;
+use crate::shutdown::{self, Until};
+use crate::{listen, logging, metrics, parsers, random};
 
 pub(crate) fn start(arguments: &MasterStart) -> Ended {
     logging::install(&arguments.logging)?;
@@ -31,7 +31,7 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
     let stop = CancellationToken::new();
     let ended = runtime.block_on(async {
         let until = if arguments.stop_with_stdin { Until::SignalsOrInput(&stop, &stop) } else { Until::Signals(&stop) };
-        stopping::watch(until)?;
+        shutdown::watch(until)?;
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
             api: listen::connections(api).context("cannot use the API's socket")?,
@@ -108,7 +108,7 @@ impl Places {
         let raft_listen = arguments
             .raft_listen
             .clone()
-            .unwrap_or_else(|| format!("{host}:{}", values::RAFT_PORT));
+            .unwrap_or_else(|| format!("{host}:{}", parsers::RAFT_PORT));
         let api = listen::resolve(&listen, "--listen")?;
         let raft = listen::resolve(&raft_listen, "--raft-listen")?;
         listen::guard(api, "--listen", arguments.insecure_plaintext)?;

@@ -12,8 +12,8 @@ use argosy_client::{CallError, Connector, Masters, OperatorClient};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
+use crate::args::Reach;
 use crate::exit::Failure;
-use crate::grammar::Reach;
 use crate::lookup::{self, Candidate};
 use crate::random;
 
@@ -41,9 +41,9 @@ pub(crate) struct Operator {
 
 /// The masters meant when none are named: those of this host, else those of `argosy dev`.
 pub(crate) fn default_masters() -> Masters {
-    let own = SocketAddr::from(([127, 0, 0, 1], crate::values::API_PORT));
+    let own = SocketAddr::from(([127, 0, 0, 1], crate::parsers::API_PORT));
     let dev: Vec<_> = (1..=3)
-        .map(|last| SocketAddr::from(([127, 77, 0, last], crate::values::API_PORT)))
+        .map(|last| SocketAddr::from(([127, 77, 0, last], crate::parsers::API_PORT)))
         .collect();
     let listens = |address: &SocketAddr| TcpStream::connect_timeout(address, LOCAL_PROBE).is_ok();
     let list = if !listens(&own) && dev.iter().any(listens) {

@@ -12,8 +12,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::args::Format;
 use crate::exit::{Code, Ended, Failure};
-use crate::grammar::Format;
 
 pub(crate) use amounts::{bytes, milli, resources, scalar, span_ms};
 pub(crate) use colour::{choose, palette};

@@ -12,13 +12,13 @@ use argosy_raft::Discarding;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::args::MasterRejoin;
+use crate::commands::confirm;
 use crate::exit::{Code, DONE, Ended, Failure};
-use crate::grammar::MasterRejoin;
 use crate::master::{Places, Prepared, RaftRuntime};
 use crate::operator::Operator;
 use crate::output::{self, note};
-use crate::stopping::{self, Until};
-use crate::verbs::confirm;
+use crate::shutdown::{self, Until};
 use crate::{listen, logging, random};
 
 /// How long the new master may take to become a voter, its snapshot included.
@@ -58,7 +58,7 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> Ended {
     drop((api, raft));
     let ended = runtime.block_on(async {
         let stop = CancellationToken::new();
-        stopping::watch(Until::Signals(&stop))?;
+        shutdown::watch(Until::Signals(&stop))?;
         let operator = Operator::open(&arguments.reach);
         if !give_up_data(arguments, &operator, &config, stopped).await? {
             return Ok(DONE);

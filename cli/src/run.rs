@@ -10,11 +10,11 @@ mod command_line;
 mod ending;
 mod file;
 mod job;
-mod labelled;
 mod members;
-mod placer;
-mod typing;
-mod waiting;
+mod pending_reason;
+mod prefixed_output;
+mod scheduler;
+mod stdin;
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::args::{GroupRun, Run};
 use crate::exit::{Code, Ended, Failure};
-use crate::grammar::{GroupRun, Run};
 use crate::operator::{self, Operator};
 use crate::output::note;
 use crate::random;
@@ -34,7 +34,7 @@ use crate::random;
 use attached::Attached;
 use file::File;
 use job::Job;
-use placer::{Event, Placer};
+use scheduler::{Event, Placer};
 
 /// Events on their way from the scheduler. The few that one task makes never fill it; if they did, the
 /// oldest matter most, and the newest state comes again with the next event.

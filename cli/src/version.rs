@@ -1,7 +1,7 @@
 //! `version`: what this program is and speaks.
 
+use crate::args::Version;
 use crate::exit::Ended;
-use crate::grammar::Version;
 use crate::output;
 
 /// What was compiled in, beyond the ordinary.

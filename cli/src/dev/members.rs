@@ -21,7 +21,7 @@ use super::groups;
 use super::opened::INHERITED;
 use super::plan::{Kind, Member, Plan};
 use crate::exit::Failure;
-use crate::pids;
+use crate::pid_file;
 
 /// How long a member may take to stop before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -133,11 +133,11 @@ impl Members {
                 .running
                 .get(&member.name)
                 .and_then(|running| running.process);
-            [ours, pids::read(&member.pid_file).ok().flatten()]
+            [ours, pid_file::read(&member.pid_file).ok().flatten()]
         });
         let mut living: Vec<_> = processes
             .flatten()
-            .filter(|process| pids::lives(*process))
+            .filter(|process| pid_file::lives(*process))
             .collect();
         living.dedup();
         living
@@ -241,7 +241,7 @@ fn describe(status: ExitStatus) -> String {
 
 fn signal_all(processes: &[Process], signal: Signal) -> Result<(), Failure> {
     for process in processes {
-        pids::signal(*process, signal).map_err(|error| {
+        pid_file::signal(*process, signal).map_err(|error| {
             Failure::failed(format!("cannot stop process {}: {error}", process.pid))
         })?;
     }
@@ -252,7 +252,7 @@ fn signal_all(processes: &[Process], signal: Signal) -> Result<(), Failure> {
 async fn gone(processes: &mut Vec<Process>, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {
-        processes.retain(|process| pids::lives(*process));
+        processes.retain(|process| pid_file::lives(*process));
         if processes.is_empty() || Instant::now() >= deadline {
             return processes.is_empty();
         }

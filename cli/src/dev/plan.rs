@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use argosy_client::Masters;
 use clap::ValueEnum;
 
-use crate::grammar::{Dev, OrphanTasks};
-use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+use crate::args::{Dev, OrphanTasks};
+use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 
 /// The address with which the client finds a dev cluster by itself.
 const USUAL_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
@@ -272,7 +272,7 @@ pub(super) mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::grammar::{Agent, Arguments, Master, Verb};
+    use crate::args::{Agent, Arguments, Master, Verb};
 
     pub(in crate::dev) fn planned(words: &[&str]) -> Plan {
         let words = ["argosy", "dev"].iter().chain(words);

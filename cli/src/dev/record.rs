@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::members::Members;
 use super::plan::{Kind, Member, Plan};
-use crate::grammar::Dev;
-use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+use crate::args::Dev;
+use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 
 /// Its name in the cluster's directory.
 pub(super) const FILE: &str = "cluster.json";

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::disk::{self, Syncs};
 use super::{Finding, Verdict};
 use crate::exit::chain;
-use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
 use crate::{launcher, listen};
 
 /// The oldest kernel with `cgroup.kill`.

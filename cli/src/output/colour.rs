@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
 
-use crate::grammar::Colour;
+use crate::args::Colour;
 
 static CHOICE: OnceLock<Colour> = OnceLock::new();
 

@@ -10,11 +10,11 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::ending::{self, Times};
 use super::job::Job;
-use super::labelled::Labelled;
 use super::members::Members;
-use super::placer::Event;
-use super::typing::Typing;
-use super::waiting::{self, Known, Why};
+use super::pending_reason::{self, Known, Why};
+use super::prefixed_output::Labelled;
+use super::scheduler::Event;
+use super::stdin::Typing;
 use super::{Manner, Session, session_failure, tell};
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::files::{Files, Piece, Place, ReadError};
@@ -362,7 +362,7 @@ impl Attached {
                 counts: &counts,
                 refused: refused.as_deref(),
             };
-            Ok(waiting::explain(&known))
+            Ok(pending_reason::explain(&known))
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::check::Kind;
 
-use crate::grammar::Checks;
+use crate::args::Checks;
 
 /// How its health is checked, if it is.
 pub(super) fn health(arguments: &Checks) -> Option<v1::HealthCheck> {
@@ -84,7 +84,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::grammar::Arguments;
+    use crate::args::Arguments;
     use crate::run::job::tests::job;
 
     #[test]

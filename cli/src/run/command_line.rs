@@ -4,8 +4,8 @@
 
 use argosy_state::limits;
 
+use crate::args::Run;
 use crate::exit::Failure;
-use crate::grammar::Run;
 
 /// What helps in any case.
 const ADVICE: &str = "bring large values as a file with --uri";

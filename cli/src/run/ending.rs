@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 
-use super::waiting::Why;
+use super::pending_reason::Why;
 use crate::exit::{Code, DONE, Failure, NEVER_STARTED};
 use crate::output::{exit_word, reason_word, span_ms, state_word};
 

@@ -7,8 +7,8 @@ use clap::{Args as _, FromArgMatches as _};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::args::Run;
 use crate::exit::Failure;
-use crate::grammar::Run;
 
 /// What is the group's or its caller's, and no task's own.
 const NOT_OF_A_TASK: [&str; 5] = ["role", "detach", "timeout", "quiet", "masters"];

@@ -11,10 +11,10 @@ use argosy_state::ids::{GroupId, Role, TaskId};
 use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
 use argosy_state::task::{OptOuts, Sizes};
 
-use super::{checks, command_line, waiting};
+use super::{checks, command_line, pending_reason};
+use crate::args::{NetworkMode, Run};
 use crate::exit::Failure;
-use crate::grammar::{NetworkMode, Run};
-use crate::{names, values};
+use crate::{names, parsers};
 
 /// What to place on one agent: a task, or the tasks of a group in the order of their start.
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ impl Job {
     /// Whether the offer's agent allows all that it is to be let off, and gives its sizes.
     pub(crate) fn is_allowed(&self, offer: &v1::Offer) -> bool {
         let largest = argosy_proto::convert::sizes_from(offer.largest_sizes);
-        waiting::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
+        pending_reason::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
             && self.sizes.beyond(&largest).is_none()
     }
 
@@ -150,8 +150,8 @@ fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failu
         .unwrap_or_else(|| names::name(random));
     TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
     command_line::check(arguments)?;
-    let environment = values::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
-    let labels = values::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
+    let environment = parsers::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
+    let labels = parsers::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
     let wanted = wanted(arguments)?;
     let spec = v1::TaskSpec {
         task_id: name.clone(),
@@ -280,7 +280,7 @@ pub(crate) mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::grammar::{Arguments, Verb};
+    use crate::args::{Arguments, Verb};
 
     /// The job of a command line behind `argosy run`.
     pub(crate) fn job(words: &[&str]) -> Result<Job, Failure> {

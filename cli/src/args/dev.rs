@@ -8,16 +8,16 @@ use argosy_agent::images::{InsecureRegistry, InvalidRegistry};
 use argosy_agent::{FetchAllow, TaskAllow};
 use clap::Args;
 
-use super::opt_outs::AllowedOptOuts;
+use super::security_options::AllowedOptOuts;
 use super::service::{IsolationName, TimingName, host_name};
 use super::shared::Show;
-use crate::values::{self, ClusterSize};
+use crate::parsers::{self, ClusterSize};
 
 /// Start a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
     /// Masters x agents
-    #[arg(long, env = "ARGOSY_DEV_SIZE", value_name = "MxA", default_value = "3x3", value_parser = values::cluster_size)]
+    #[arg(long, env = "ARGOSY_DEV_SIZE", value_name = "MxA", default_value = "3x3", value_parser = parsers::cluster_size)]
     pub(crate) size: ClusterSize,
     /// Keep everything in this directory: started again with it, the cluster goes on, its tasks never stop
     #[arg(long, env = "ARGOSY_DEV_KEEP", value_name = "DIR")]
@@ -56,7 +56,7 @@ pub(crate) struct Dev {
     #[arg(long)]
     pub(crate) allow_files: bool,
     /// User of this host who may run commands in tasks and read their files, beside root and its own user; may be repeated
-    #[arg(long = "api-user", env = "SUDO_UID", value_delimiter = ',', value_name = "USER", value_parser = values::user)]
+    #[arg(long = "api-user", env = "SUDO_UID", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
     /// Host name by which web pages may reach masters and agents, beside localhost and IP addresses; may be repeated
     #[arg(long = "allow-host", value_name = "NAME", value_parser = host_name)]
@@ -67,7 +67,7 @@ pub(crate) struct Dev {
     #[command(flatten)]
     pub(crate) allowed_opt_outs: AllowedOptOuts,
     /// Silence after which an agent counts as unreachable
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
     /// Raft timing: shipped, testing or wan
     #[arg(long, value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
@@ -76,7 +76,7 @@ pub(crate) struct Dev {
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
     /// Give up if the cluster is not ready after this time
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parsers::duration)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) show: Show,

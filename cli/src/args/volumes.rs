@@ -3,20 +3,20 @@
 use argosy_proto::v1;
 use clap::Args;
 
-use crate::values::{self, Mount};
+use crate::parsers::{self, Mount};
 
 /// Volumes of a task.
 #[derive(Debug, Args)]
 pub(crate) struct Volumes {
     /// File or directory of the host (agents must allow it with --host-path), or directory of the task's sandbox if it does not begin
     /// with /; with :ro it is not written to; may be repeated
-    #[arg(long = "volume", value_name = "FROM:TASK[:ro]", value_parser = values::volume)]
+    #[arg(long = "volume", value_name = "FROM:TASK[:ro]", value_parser = parsers::volume)]
     pub(crate) mounts: Vec<Mount>,
     /// Directory of the task that is in its memory, and how much that may hold; may be repeated
-    #[arg(long = "tmpfs", value_name = "TASK:SIZE", value_parser = values::tmpfs)]
+    #[arg(long = "tmpfs", value_name = "TASK:SIZE", value_parser = parsers::tmpfs)]
     pub(crate) tmpfs: Vec<v1::TaskVolume>,
     /// File of the task with what its role's secret of this name holds on the agent (see agent's --secret-folder); may be repeated
-    #[arg(long = "secret", value_name = "NAME:TASK", value_parser = values::secret)]
+    #[arg(long = "secret", value_name = "NAME:TASK", value_parser = parsers::secret)]
     pub(crate) secrets: Vec<v1::TaskVolume>,
 }
 

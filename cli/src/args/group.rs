@@ -7,7 +7,7 @@ use argosy_client::Masters;
 use clap::{Args, Subcommand};
 
 use super::shared::{Reach, Show, Write};
-use crate::values;
+use crate::parsers;
 
 /// Verbs of task groups.
 #[derive(Debug, Subcommand)]
@@ -51,13 +51,13 @@ pub(crate) struct GroupRun {
     #[arg(short, long)]
     pub(crate) detach: bool,
     /// Wait at most so long for an agent to take it, then end with code 6 [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Say nothing but the tasks' output and errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Masters, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct GroupKill {
     /// GROUP or FRAMEWORK/GROUP: id, or unique beginning of one
     pub(crate) group: String,
     /// Time between TERM and KILL of its first task [default: what that was launched with]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) grace: Option<Duration>,
     /// Do not wait for its end
     #[arg(short, long)]

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::shared::Reach;
-use crate::values;
+use crate::parsers;
 
 /// Run a command in a task.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(crate) struct Exec {
     #[arg(short, long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// Environment variable on top of the task's; may be repeated
-    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) environment: Vec<(String, String)>,
     /// Where it starts, as the task sees it [default: the sandbox]
     #[arg(short, long, value_name = "DIR")]

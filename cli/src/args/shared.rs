@@ -5,16 +5,16 @@ use std::time::Duration;
 use argosy_client::Masters;
 use clap::{Args, ValueEnum};
 
-use crate::values;
+use crate::parsers;
 
 /// How the masters are reached.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
     /// Masters to ask, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
     /// Give up after this time
-    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parsers::duration)]
     pub(crate) timeout: Duration,
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::service::{AgentStart, MasterStart};
 use super::shared::{Reach, Show, Write};
-use crate::values;
+use crate::parsers;
 
 /// Verbs of masters.
 #[derive(Debug, Subcommand)]
@@ -78,7 +78,7 @@ pub(crate) struct Listing {
 #[derive(Debug, Args)]
 pub(crate) struct MasterJoin {
     /// Raft address of the new master
-    #[arg(value_name = "HOST:PORT", value_parser = |text: &str| values::address(text, values::RAFT_PORT))]
+    #[arg(value_name = "HOST:PORT", value_parser = |text: &str| parsers::address(text, parsers::RAFT_PORT))]
     pub(crate) raft_address: String,
     #[command(flatten)]
     pub(crate) show: Show,
@@ -191,10 +191,10 @@ pub(crate) struct AgentStop {
     #[arg(long)]
     pub(crate) kill_tasks: bool,
     /// Time between TERM and KILL
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parsers::duration)]
     pub(crate) grace: Duration,
     /// Give up after this time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parsers::duration)]
     pub(crate) timeout: Duration,
 }
 
@@ -250,7 +250,7 @@ pub(crate) struct TaskKill {
     /// TASK or FRAMEWORK/TASK: id, unique beginning of one, or name
     pub(crate) task: String,
     /// Time between TERM and KILL [default: what the task was launched with]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) grace: Option<Duration>,
     /// Do not wait for its end
     #[arg(short, long)]

@@ -8,9 +8,9 @@ mod dev;
 mod exec;
 mod group;
 mod limits;
-mod nouns;
-mod opt_outs;
+mod objects;
 mod run;
+mod security_options;
 mod service;
 mod shared;
 mod update;
@@ -25,7 +25,7 @@ pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
 pub(crate) use group::{Group, GroupKill, GroupList, GroupRun};
-pub(crate) use nouns::{
+pub(crate) use objects::{
     Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
     MasterJoin, MasterRaiseLevel, MasterRejoin, MasterRemove, MasterTransfer, Named, Offer, Ps,
     Status, Task, TaskKill, TaskList,

@@ -3,8 +3,8 @@
 use argosy_proto::v1;
 
 use super::confirm;
+use crate::args::{Listing, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
 use crate::exit::{DONE, Ended, Failure};
-use crate::grammar::{Listing, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
 use crate::lookup::{self, Candidate};
 use crate::operator::Operator;
 use crate::output::{self, note};

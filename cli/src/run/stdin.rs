@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 use argosy_proto::exec::{Begins, End};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::exec::attached::{self, Left, Manner};
+use crate::commands::exec::connection::{self, Call, Socket, Wanted};
 use crate::files::{Files, Piece, Place, ReadError};
-use crate::verbs::exec::attached::{self, Left, Manner};
-use crate::verbs::exec::connection::{self, Call, Socket, Wanted};
 
 /// Who is attached, and to what.
 pub(super) struct Typing {

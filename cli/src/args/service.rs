@@ -12,20 +12,20 @@ use argosy_proto::uri::ShownUri;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum, value_parser};
 
-use super::opt_outs::AllowedOptOuts;
+use super::security_options::AllowedOptOuts;
 use super::shared::Logging;
-use crate::values::{self, Addresses};
+use crate::parsers::{self, Addresses};
 
 fn api_address(text: &str) -> Result<String, String> {
-    values::address(text, values::API_PORT)
+    parsers::address(text, parsers::API_PORT)
 }
 
 fn raft_address(text: &str) -> Result<String, String> {
-    values::address(text, values::RAFT_PORT)
+    parsers::address(text, parsers::RAFT_PORT)
 }
 
 fn agent_address(text: &str) -> Result<String, String> {
-    values::address(text, values::AGENT_PORT)
+    parsers::address(text, parsers::AGENT_PORT)
 }
 
 pub(super) fn host_name(text: &str) -> Result<String, String> {
@@ -47,7 +47,7 @@ fn fetch_cache_bytes(text: &str) -> Result<u64, String> {
     if text == "0" {
         return Ok(0);
     }
-    let milli = values::size(text)?.0;
+    let milli = parsers::size(text)?.0;
     Ok(u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000)
 }
 
@@ -64,7 +64,7 @@ fn fetch_cache_pin(text: &str) -> Result<String, String> {
 
 /// A size, in bytes.
 fn bytes(text: &str) -> Result<u64, String> {
-    let milli = values::size(text)?.0;
+    let milli = parsers::size(text)?.0;
     Ok(u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000)
 }
 
@@ -87,7 +87,7 @@ fn log_file_bytes(text: &str) -> Result<u64, String> {
 
 /// In less not even a quick one could subscribe.
 fn executor_registration_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = values::duration(text)?;
+    let timeout = parsers::duration(text)?;
     if timeout < Duration::from_secs(1) {
         return Err("give at least 1s".to_owned());
     }
@@ -110,7 +110,7 @@ pub(crate) struct MasterStart {
     #[arg(long, env = "ARGOSY_MASTER_RAFT_ADVERTISE", value_name = "HOST:PORT", value_parser = raft_address)]
     pub(crate) raft_advertise: Option<String>,
     /// Raft addresses of all masters, this one included; the same list on each
-    #[arg(long, env = "ARGOSY_MASTER_PEERS", value_name = "HOST:PORT,…", value_parser = values::peers)]
+    #[arg(long, env = "ARGOSY_MASTER_PEERS", value_name = "HOST:PORT,…", value_parser = parsers::peers)]
     pub(crate) peers: Option<Addresses>,
     /// Make a group of one in an empty directory
     #[arg(long)]
@@ -124,13 +124,13 @@ pub(crate) struct MasterStart {
     )]
     pub(crate) data_dir: PathBuf,
     /// Silence after which an agent counts as unreachable
-    #[arg(long, env = "ARGOSY_MASTER_AGENT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = values::duration)]
+    #[arg(long, env = "ARGOSY_MASTER_AGENT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = parsers::duration)]
     pub(crate) agent_timeout: Duration,
     /// How long a framework's stream may be gone before it counts as disconnected
-    #[arg(long, env = "ARGOSY_MASTER_FRAMEWORK_GRACE", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    #[arg(long, env = "ARGOSY_MASTER_FRAMEWORK_GRACE", value_name = "TIME", default_value = "10s", value_parser = parsers::duration)]
     pub(crate) framework_grace: Duration,
     /// How long an agent that is unreachable or gone is remembered; its tasks are given up with it
-    #[arg(long, env = "ARGOSY_MASTER_FORGET_AGENTS_AFTER", value_name = "TIME", default_value = "14d", value_parser = values::duration)]
+    #[arg(long, env = "ARGOSY_MASTER_FORGET_AGENTS_AFTER", value_name = "TIME", default_value = "14d", value_parser = parsers::duration)]
     pub(crate) forget_agents_after: Duration,
     /// Raft timing: shipped, testing (faster) or wan (slower); the same on all masters
     #[arg(long, env = "ARGOSY_MASTER_TIMING", value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
@@ -149,7 +149,7 @@ pub(crate) struct MasterStart {
     pub(crate) allow_files: bool,
     /// User of this host who may run commands in tasks and read their files, beside root and the user of this process;
     /// may be repeated
-    #[arg(long = "api-user", env = "ARGOSY_MASTER_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = values::user)]
+    #[arg(long = "api-user", env = "ARGOSY_MASTER_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
     /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
     /// --advertise, the system's, and IP addresses; may be repeated
@@ -186,7 +186,7 @@ pub(crate) enum TimingName {
 #[derive(Debug, Args)]
 pub(crate) struct AgentStart {
     /// Masters, any order
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", default_value = "127.0.0.1:5050", value_parser = values::masters)]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", default_value = "127.0.0.1:5050", value_parser = parsers::masters)]
     pub(crate) masters: Masters,
     /// Where the agent's own API listens: files of tasks, metrics
     #[arg(long, env = "ARGOSY_AGENT_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5051", value_parser = agent_address)]
@@ -212,7 +212,7 @@ pub(crate) struct AgentStart {
     #[arg(long, env = "ARGOSY_AGENT_RESOURCES", value_name = "RESOURCES", value_parser = resources)]
     pub(crate) resources: Option<Resources>,
     /// A fact about this host for constraints, as zone=a; may be repeated
-    #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) attributes: Vec<(String, String)>,
     /// How tasks are confined: full, namespaces, user-namespaces or processes [default: the strongest possible]
     #[arg(
@@ -252,7 +252,7 @@ pub(crate) struct AgentStart {
     #[command(flatten)]
     pub(crate) allowed_opt_outs: AllowedOptOuts,
     /// Device that tasks may have, as an item of the resource devices; may be repeated
-    #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = values::device)]
+    #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = parsers::device)]
     pub(crate) devices: Vec<(String, Vec<PathBuf>)>,
     /// Most memory of a task that asks for none; none is no limit
     #[arg(long, env = "ARGOSY_AGENT_DEFAULT_MEM", value_name = "SIZE", default_value = "512MiB", value_parser = default_bytes)]
@@ -375,7 +375,7 @@ pub(crate) struct AgentStart {
     pub(crate) allow_files: bool,
     /// User of this host who may run commands in tasks and read their files, beside root and the user of this process;
     /// may be repeated
-    #[arg(long = "api-user", env = "ARGOSY_AGENT_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = values::user)]
+    #[arg(long = "api-user", env = "ARGOSY_AGENT_API_USERS", value_delimiter = ',', value_name = "USER", value_parser = parsers::user)]
     pub(crate) api_users: Vec<u32>,
     /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
     /// --advertise, the system's, and IP addresses; may be repeated

@@ -12,9 +12,9 @@ use std::io::IsTerminal as _;
 use argosy_proto::exec::{End, Size};
 use argosy_proto::v1;
 
+use crate::args::Exec;
 use crate::exit::{Code, DONE, Ended, Failure, NEVER_STARTED};
 use crate::files::executor_of;
-use crate::grammar::Exec;
 use crate::operator::{Operator, is_terminal};
 use crate::output::{note, state_word};
 use attached::{Left, Manner};
@@ -159,7 +159,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::grammar::{Arguments, Verb};
+    use crate::args::{Arguments, Verb};
 
     fn exec(words: &[&str]) -> Exec {
         let words = [&["argosy", "exec"], words].concat();

@@ -10,9 +10,9 @@ use argosy_proto::v1;
 use super::exec::attached::{self, Left, Manner};
 use super::exec::connection::{self, Call, OpenError, Socket, Wanted};
 use super::exec::{READER_GONE, by_signal, may_be_entered, say_executor};
+use crate::args::Attach;
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::files::{Files, Piece, Place};
-use crate::grammar::Attach;
 use crate::operator::Operator;
 use crate::output::note;
 
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use clap::Parser as _;
 
-    use crate::grammar::{Arguments, Verb};
+    use crate::args::{Arguments, Verb};
 
     fn attach(words: &[&str]) -> Attach {
         let words = [&["argosy", "attach"], words].concat();

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::typing::write;
+use super::stdin::write;
 use crate::files::{Piece, ReadError};
 
 /// The longest line that is kept together, in bytes.

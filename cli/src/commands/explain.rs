@@ -2,8 +2,8 @@
 
 use argosy_proto::v1;
 
+use crate::args::{Explain, Format};
 use crate::exit::{Code, Ended, Failure};
-use crate::grammar::{Explain, Format};
 use crate::operator::{Operator, is_terminal};
 use crate::output::{self, Row, exit_word, plain, reason_word, state_word};
 use crate::reasons;

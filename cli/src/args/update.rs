@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::limits::{bytes, disk_limit};
 use super::shared::{Reach, Write};
-use crate::values::{self, Milli};
+use crate::parsers::{self, Milli};
 
 /// Change the limits of a task.
 #[derive(Debug, Args)]
@@ -13,10 +13,10 @@ pub(crate) struct Update {
     /// TASK or FRAMEWORK/TASK: id, unique beginning of one, or name
     pub(crate) task: String,
     /// Most processor time, not below the task's own cpus; none lifts it
-    #[arg(long, value_name = "NUMBER", value_parser = or_none(values::cpus))]
+    #[arg(long, value_name = "NUMBER", value_parser = or_none(parsers::cpus))]
     cpu_limit: Option<Change<Milli>>,
     /// Most memory, not below the task's own mem; none is that much
-    #[arg(long, value_name = "SIZE", value_parser = or_none(values::size))]
+    #[arg(long, value_name = "SIZE", value_parser = or_none(parsers::size))]
     mem_limit: Option<Change<Milli>>,
     /// Most processes and threads; none is the agent's limit, which is never exceeded
     #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]

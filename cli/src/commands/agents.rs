@@ -1,7 +1,7 @@
 //! `agent list|show`.
 
+use crate::args::{Listing, Named};
 use crate::exit::Ended as Exit;
-use crate::grammar::{Listing, Named};
 use crate::operator::{Ended, Operator};
 use crate::output::{self, mode_word, note, resources};
 

@@ -2,8 +2,8 @@
 
 use argosy_proto::v1;
 
+use crate::args::{Format, Status};
 use crate::exit::{Code, Ended, Failure};
-use crate::grammar::{Format, Status};
 use crate::health::{self, Health, Level};
 use crate::operator::Operator;
 use crate::output::{self, palette, scalar, span_ms};

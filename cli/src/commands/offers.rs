@@ -1,7 +1,7 @@
 //! `offer list`.
 
+use crate::args::Listing;
 use crate::exit::Ended;
-use crate::grammar::Listing;
 use crate::operator::Operator;
 use crate::output;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::say_executor;
+use crate::args::Logs;
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::files::{Files, Piece, Place, ReadError};
-use crate::grammar::Logs;
 use crate::operator::{Operator, is_terminal};
 use crate::output::note;
 

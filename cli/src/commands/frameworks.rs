@@ -6,8 +6,8 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
 use super::confirm;
+use crate::args::{FrameworkList, FrameworkTeardown, Named};
 use crate::exit::{DONE, Ended as Exit, Failure};
-use crate::grammar::{FrameworkList, FrameworkTeardown, Named};
 use crate::operator::{Ended, Operator};
 use crate::output::{self, note, resources, span_ms};
 

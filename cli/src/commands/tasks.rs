@@ -6,9 +6,9 @@ use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
+use crate::args::{Named, Ps, TaskKill, TaskList};
 use crate::exit::{Code, DONE, Ended as Exit, Failure};
 use crate::files::executor_of;
-use crate::grammar::{Named, Ps, TaskKill, TaskList};
 use crate::operator::{Ended, Operator, is_terminal};
 use crate::output::{
     self, exit_word, limits_status, limits_words, note, reason_word, resources, standing_words,

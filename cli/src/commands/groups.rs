@@ -7,8 +7,8 @@ use argosy_proto::v1::write_operation::Operation;
 use serde::Serialize;
 
 use super::tasks::LOOK_AGAIN;
+use crate::args::{GroupKill, GroupList};
 use crate::exit::{Code, DONE, Ended as Exit, Failure};
-use crate::grammar::{GroupKill, GroupList};
 use crate::lookup::{self, Candidate};
 use crate::operator::{Ended, Operator, is_terminal};
 use crate::output::{self, Row, group_of, note, resources, state_word};

@@ -4,17 +4,17 @@ use argosy_proto::v1;
 use argosy_state::task::Sizes;
 use clap::Args;
 
-use crate::values::{self, Milli};
+use crate::parsers::{self, Milli};
 
 /// The most that a task uses.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
     /// Most processor time, not below --cpus [default: as much as is free]
-    #[arg(long, value_name = "NUMBER", value_parser = values::cpus)]
+    #[arg(long, value_name = "NUMBER", value_parser = parsers::cpus)]
     cpu_limit: Option<Milli>,
     /// Most memory, not below --mem, which is kept for it [default: --mem]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     mem_limit: Option<Milli>,
     /// Most processes and threads [default: the agent's limit, which is never exceeded]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
@@ -29,10 +29,10 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(64..=1_048_576))]
     open_files: Option<u64>,
     /// Size of its /dev/shm, which counts as its memory, as far as the agent gives [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     shm_size: Option<Milli>,
     /// Size of its /tmp, which counts as its memory, as far as the agent gives [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     tmp_size: Option<Milli>,
     /// Have the processors of --cpus, whole ones, for itself alone
     #[arg(long)]
@@ -78,8 +78,8 @@ pub(super) fn disk_limit(text: &str) -> Result<v1::DiskLimit, String> {
     for pair in pairs.split(',') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (place, number) = match key {
-            "rbps" => (&mut limit.read_bytes, values::size(value).map(bytes)?),
-            "wbps" => (&mut limit.write_bytes, values::size(value).map(bytes)?),
+            "rbps" => (&mut limit.read_bytes, parsers::size(value).map(bytes)?),
+            "wbps" => (&mut limit.write_bytes, parsers::size(value).map(bytes)?),
             "riops" => (&mut limit.read_operations, operations(value)?),
             "wiops" => (&mut limit.write_operations, operations(value)?),
             _ => {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
+use crate::args::Update;
 use crate::exit::{Code, DONE, Ended, Failure};
-use crate::grammar::Update;
 use crate::operator::{Operator, is_terminal};
 use crate::output::{self, limits_words, note, state_word};
 

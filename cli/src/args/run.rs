@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
 use super::limits::Limits;
-use super::opt_outs::AskedOptOuts;
+use super::security_options::AskedOptOuts;
 use super::volumes::Volumes;
-use crate::values::{self, Milli};
+use crate::parsers::{self, Milli};
 
 /// The network of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,29 +59,29 @@ impl TaskPullName {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Processors
-    #[arg(long, env = "ARGOSY_RUN_CPUS", value_name = "NUMBER", default_value = "0.1", value_parser = values::cpus)]
+    #[arg(long, env = "ARGOSY_RUN_CPUS", value_name = "NUMBER", default_value = "0.1", value_parser = parsers::cpus)]
     pub(crate) cpus: Milli,
     /// Memory: a bare number is MiB; 64M, 512MiB and 1G are understood
-    #[arg(long, env = "ARGOSY_RUN_MEM", value_name = "SIZE", default_value = "32M", value_parser = values::size)]
+    #[arg(long, env = "ARGOSY_RUN_MEM", value_name = "SIZE", default_value = "32M", value_parser = parsers::size)]
     pub(crate) mem: Milli,
     /// Disk space for the sandbox
-    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    #[arg(long, value_name = "SIZE", value_parser = parsers::size)]
     pub(crate) disk: Option<Milli>,
     /// Role whose share it uses
     #[arg(long, env = "ARGOSY_ROLE", value_name = "ROLE", default_value = "*")]
     pub(crate) role: String,
     /// Environment variable of the task; may be repeated
-    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) environment: Vec<(String, String)>,
     /// Something to fetch into the sandbox before the start: a URL, or a file of the agents' hosts (agents must allow its
     /// folder with --fetch-dir); may be repeated
-    #[arg(long = "uri", value_name = "[FILE=]URI", value_parser = values::uri)]
+    #[arg(long = "uri", value_name = "[FILE=]URI", value_parser = parsers::uri)]
     pub(crate) uris: Vec<v1::Uri>,
     /// The same, made executable
-    #[arg(long = "executable-uri", value_name = "[FILE=]URI", value_parser = values::uri)]
+    #[arg(long = "executable-uri", value_name = "[FILE=]URI", value_parser = parsers::uri)]
     pub(crate) executable_uris: Vec<v1::Uri>,
     /// Archive to fetch into the sandbox, where it becomes a directory; may be repeated
-    #[arg(long = "archive", value_name = "[DIR=]URI", value_parser = values::uri)]
+    #[arg(long = "archive", value_name = "[DIR=]URI", value_parser = parsers::uri)]
     pub(crate) archives: Vec<v1::Uri>,
     #[command(flatten)]
     pub(crate) volumes: Volumes,
@@ -109,7 +109,7 @@ pub(crate) struct Run {
     )]
     pub(crate) network: Option<NetworkMode>,
     /// Port of the agent's host that leads to one of the task's; may be repeated
-    #[arg(long = "publish", short = 'p', value_name = "HOST:TASK[/udp]", value_parser = values::published_port)]
+    #[arg(long = "publish", short = 'p', value_name = "HOST:TASK[/udp]", value_parser = parsers::published_port)]
     pub(crate) published: Vec<v1::PublishedPort>,
     /// Port of the agent's host that it listens at by --network host; may be repeated
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
@@ -127,16 +127,16 @@ pub(crate) struct Run {
     #[arg(long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// Label of the task; may be repeated
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = values::pair)]
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) labels: Vec<(String, String)>,
     /// Signal that asks it to end: HUP, INT, QUIT, USR1, USR2, TERM or WINCH [default: what its image names, else TERM]
     #[arg(long, value_name = "SIGNAL", value_parser = KillSignal::named)]
     pub(crate) kill_signal: Option<KillSignal>,
     /// Time between that signal and KILL
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parsers::duration)]
     pub(crate) grace: Duration,
     /// End it after this time
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) max_time: Option<Duration>,
     /// Let those who attach write to its standard input
     #[arg(short, long)]
@@ -148,13 +148,13 @@ pub(crate) struct Run {
     #[arg(short, long)]
     pub(crate) detach: bool,
     /// Wait at most so long for an agent to take it, then end with code 6 [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
     pub(crate) timeout: Option<Duration>,
     /// Say nothing but the task's output and errors
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// Masters, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
-    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
     /// The command and its arguments; with an image those of its entry point, if it has one
     #[arg(last = true, required_unless_present = "image", value_name = "CMD")]
