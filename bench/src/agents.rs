@@ -4,7 +4,7 @@
 //! agent that is dropped is gone.
 
 mod emulated;
-mod way;
+mod route;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +21,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 pub(crate) use emulated::Life;
 
 use emulated::Emulated;
+use route::{Link, Way};
 use tonic::transport::Channel;
-use way::{Link, Way};
 
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
 const PER_CONNECTION: u32 = 100;

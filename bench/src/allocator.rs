@@ -4,8 +4,8 @@
 //! Every agent is offered whole. Times include opening the offers in the leader's book, not their
 //! signing and sending.
 
+mod fixture;
 mod naive;
-mod scene;
 
 use std::fmt;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use std::time::Instant;
 use argosy_master::allocator::Budget;
 use serde::Serialize;
 
-use scene::Scene;
+use fixture::Scene;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

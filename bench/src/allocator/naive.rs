@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-use super::scene::RESOURCES;
+use super::fixture::RESOURCES;
 
 /// Pairs of agents and frameworks beyond which a part of the agents is timed.
 const MOST_PAIRS: u64 = 40_000_000;
