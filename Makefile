@@ -1,4 +1,4 @@
-# The few commands of this project. `make help` lists them; CONTRIBUTING.md says when to use which.
+# The commands of this project. `make help` lists them; CONTRIBUTING.md describes their use.
 SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
@@ -8,20 +8,20 @@ STAGE := scripts/stage
 
 .PHONY: help setup build demo test test-long bare-root verify fix unit attacks release process chaos ledger test-vm test-arm64 bench
 
-help: ## this list
+help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
-setup: ## install what building needs; RocksDB is built once a machine
+setup: ## install build dependencies; RocksDB is built once per machine
 	@scripts/setup
 
-build: setup ## the executables, optimized
+build: setup ## build the optimized executables
 	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 
-demo: setup ## a cluster, work on it, two leaders and an agent killed, everything verified
+demo: setup ## run work on a cluster, kill two leaders and an agent, verify everything
 	@$(ENV) cargo build --locked $$DEMO_PACKAGES
 	ARGOSY_BIN_DIR="$$CARGO_TARGET_DIR/debug" exec scripts/demo
 
-test: setup ## everything that must hold; includes verify
+test: setup ## run the whole gate; includes verify
 	@$(ENV)
 	started=$$(date +%s)
 	$(STAGE) verify 120/300 make verify
@@ -34,9 +34,9 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
-test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out and attacks from outside in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
+test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all escape techniques and attacks from outside in a virtual machine, then chaos for CHAOS_HOURS [8], recorded in the ledger; may be interrupted and restarted
 	@$(ENV)
-	# A part that fails does not keep the others from running; the target fails at the end.
+	# A failing part does not stop the others; the target fails at the end.
 	failed=()
 	part() { "$$@" || failed+=("$$*"); }
 	part env ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- --each-matches cycles
@@ -45,7 +45,7 @@ test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out
 	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-cli --test process upgrade -- --test-threads=1
 	part scripts/test-arm64
 	part scripts/test-vm cases --limit 600 walls-of-root
-	# Minutes of processor time, whatever else runs: no deadline passes because the host is busy.
+	# Limited by processor time, not by wall time: no deadline passes because the host is busy.
 	part scripts/test-vm cases --clock instructions --limit 1800 outside
 	part scripts/chaos-planted --patience 900
 	[ "$$(id -u)" != 0 ] || part scripts/chaos-planted --place processes
@@ -54,32 +54,32 @@ test-long: setup ## 2,000 launches and kills, the filter for arm64, all ways out
 	part make ledger
 	[ "$${#failed[@]}" = 0 ] || { printf 'FAILED %s\n' "$${failed[@]}"; exit 1; }
 
-bare-root: ## the README's two commands three times in a row, in a bare Debian root; takes hours
+bare-root: ## run the README's two commands three times in a row, in a bare Debian root; takes hours
 	@scripts/bare-root
 
-verify: ## format, lints, docs, licences; writes nothing
+verify: ## check format, lints, docs, licences; writes nothing
 	@$(ENV)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features argosy-raft/rocksdb -- --deny warnings
 	scripts/licences
 	RUSTDOCFLAGS='--deny warnings --cfg tokio_unstable' cargo doc --locked --workspace --no-deps --quiet
 
-fix: ## format
+fix: ## format the code
 	@$(ENV) cargo fmt --all
 
-unit: ## tests of all rooms that need no cluster of optimized processes
+unit: ## run tests of all crates that need no cluster of optimized processes
 	@$(ENV)
 	bounded_tests
 	{
 	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb --no-run
 	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable --no-run
-	# Or what tests sync waits behind gigabytes of what was just built.
+	# Otherwise the syncs of tests wait behind gigabytes of build output.
 	sync
 	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb
 	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable
 	} 2>&1 | scripts/techniques 250 | scripts/skips
 
-attacks: setup ## ways out of containers, and attacks from outside of them; part of unit
+attacks: setup ## run escape techniques from containers, and attacks from outside them; part of unit
 	@$(ENV)
 	{
 	cargo test --locked --package argosy-isolation --test root -- --each-matches way_out network_of_its_own a_service_ bomb filler flood zombies daemons_in storm term_goes deep_and
@@ -87,28 +87,28 @@ attacks: setup ## ways out of containers, and attacks from outside of them; part
 	cargo test --locked --package argosy-cli --test dev outside
 	} 2>&1 | scripts/techniques 250 | scripts/skips
 
-release: ## the optimized executables, no setup
+release: ## build the optimized executables, without setup
 	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 
-process: ## failover and bad input on real processes
+process: ## test failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
 
-chaos: ## simulated clusters by seed, every fault once on real processes, eight planted bugs; checkers judge
+chaos: ## run simulated clusters by seed, every fault once on real processes, and eight planted bugs, with all checkers
 	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
 	{ scripts/chaos-short && scripts/chaos-planted; } 2>&1 | scripts/skips
 
-ledger: ## the batches that the harnesses have played here, added to the ledger of the project
+ledger: ## add the batches that the harnesses have run here to the project's ledger
 	@scripts/ledger
 
-test-vm: ## kernel limits, failing disks and cuts of power, in a virtual machine without KVM
+test-vm: ## test kernel limits, failing disks and power cuts, in a virtual machine without KVM
 	@$(ENV)
 	scripts/test-vm 2>&1 | scripts/skips
 
-test-arm64: ## the filter of system calls, compiled for arm64 and run under QEMU's user emulation
+test-arm64: ## test the seccomp filter, compiled for arm64 and run under QEMU's user emulation
 	@scripts/test-arm64
 
-bench: ## registry, tasks and failover beside their peers; minutes
+bench: ## measure registry, tasks and failover and their peers; takes minutes
 	@scripts/setup bench
 	$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 	"$$CARGO_TARGET_DIR/release/argosy-bench" all

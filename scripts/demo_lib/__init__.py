@@ -1,1 +1,1 @@
-"""Parts of scripts/demo and scripts/verify-demo. Python's standard library only."""
+"""Modules of scripts/demo and scripts/verify-demo. They use only Python's standard library."""

@@ -1,6 +1,6 @@
-"""The dev cluster of the demo: started, watched from outside, its members killed and started again.
+"""The dev cluster of the demo: start, observation from outside, kills and restarts of its members.
 
-Ends only processes that it or its `argosy dev` started, by number.
+It ends only processes that it or its `argosy dev` started, by process id.
 """
 
 import contextlib
@@ -19,26 +19,26 @@ import urllib.request
 from . import observe
 
 PORTS = {"master": (5050, 5052), "agent": (5051,)}
-# Six members at most in each of these.
+# At most six members in each of these.
 BASES = [f"127.77.{net}.1" for net in range(10)]
 AGENT_RESOURCES = "cpus:2;mem:1024;disk:4096;ports:[31000-31099]"
 STOP_S = 40
-# A master that lags less has caught up: work goes on, so the newest entries are always on their way.
+# A master that lags less has caught up: work continues, so the newest entries are always in flight.
 CLOSE_ENTRIES = 100
 
 
 class Failed(Exception):
-    """What did not come true."""
+    """An expected event that did not happen."""
 
 
 def get(address, path, timeout_s=0.5):
-    """The JSON at this address and path."""
+    """Returns the JSON at this address and path."""
     with urllib.request.urlopen(f"http://{address}{path}", timeout=timeout_s) as response:
         return json.load(response)
 
 
 def free_base():
-    """The first network of six loopback addresses whose ports nobody has."""
+    """Returns the first network of six loopback addresses with free ports."""
     wanted = os.environ.get("ARGOSY_DEMO_BASE")
     for base in [wanted] if wanted else BASES:
         with contextlib.suppress(OSError):
@@ -56,12 +56,12 @@ def free_base():
 class Cluster:
     def __init__(self, argosy, folder, host_path, programs, marker):
         self.argosy, self.folder, self.host_path, self.programs = argosy, folder, host_path, programs
-        # What else is set for other clusters must not reach this one.
+        # Settings for other clusters must not reach this one.
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_")}
         self.environment["DEMO_RUN"] = marker
         self.record = None
         self.dev = None
-        # Members that were started again, by name; those of `argosy dev` are its own to reap.
+        # Restarted members, by name; `argosy dev` reaps its own.
         self.again = {}
         self.dead = {}
 
@@ -71,11 +71,11 @@ class Cluster:
         record.unlink(missing_ok=True)
         base = free_base()
         net, host = base.rsplit(".", 1)
-        # Reduce tasks fetch what map tasks have written from the agents of those, as a user without rights.
+        # Reduce tasks fetch the output of map tasks from their agents, as an unprivileged user.
         outputs = [f"--fetch-allow={net}.{int(host) + at}:5051" for at in range(3, 6)] + ["--allow-files"]
         command = [
             self.argosy, "dev", "--size", "3x3", "--base", base, "--record", record, *outputs,
-            # The services of the story listen at ports of their agents.
+            # The services of the story listen on ports of their agents.
             "--allow-host-network",
             "--agent-resources", AGENT_RESOURCES, "--host-path", self.host_path,
             "--fetch-dir", self.programs,
@@ -107,20 +107,20 @@ class Cluster:
 
     @property
     def agents(self):
-        """The addresses of all agents."""
+        """Returns the addresses of all agents."""
         return {member["api"] for member in self.members("agent")}
 
     def at(self, api):
-        """The member with this address."""
+        """Returns the member with this address."""
         return next(member for member in self.record["members"] if member["api"] == api)
 
     def process(self, member):
-        """Number and start time of the process that is this member now."""
+        """Returns the id and start time of the current process of this member."""
         pid, started = pathlib.Path(member["pid_file"]).read_text().split()
         return int(pid), int(started)
 
     def kill(self, member):
-        """SIGKILL. Returns the process and the time, taken just before."""
+        """Sends SIGKILL. Returns the process and the time just before."""
         process = self.process(member)
         if not observe.lives(process):
             raise Failed(f"{member['name']} has ended by itself; its log is {member['log']}")
@@ -132,7 +132,7 @@ class Cluster:
         return process, at
 
     def start_again(self, member):
-        """The same command line as the first time."""
+        """Starts the member with its first command line."""
         with open(member["log"], "ab") as log:
             self.again[member["name"]] = subprocess.Popen(
                 member["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -140,13 +140,13 @@ class Cluster:
         del self.dead[member["name"]]
 
     def is_again(self, member):
-        """Whether the process that was started again is up."""
+        """Returns whether the restarted process is up."""
         with contextlib.suppress(OSError, ValueError):
             return self.process(member)[0] == self.again[member["name"]].pid
         return False
 
     def check(self):
-        """Raises if a member has ended that nobody killed."""
+        """Raises if a member has exited without a kill."""
         if self.dev.poll() is not None:
             raise Failed(f"argosy dev has ended, see {self.folder / 'dev.log'}")
         for name, process in self.again.items():
@@ -155,7 +155,7 @@ class Cluster:
                 raise Failed(f"{name} was started again and has ended (status {process.returncode}), see {log}")
 
     def is_caught_up(self):
-        """Whether `argosy master list` tells of three voters that have all that is committed."""
+        """Returns whether `argosy master list` shows three voters that have all committed entries."""
         command = [self.argosy, "master", "list", "--output", "json", "--masters", self.masters]
         try:
             done = subprocess.run(command, capture_output=True, timeout=10, check=False, env=self.environment)
@@ -168,7 +168,7 @@ class Cluster:
         return len(lags) == 3 and max(lags) < CLOSE_ENTRIES
 
     def stop(self):
-        """Stops it in order. Returns sentences about what did not stop as it should."""
+        """Stops the cluster in order. Returns messages about failures."""
         if not self.dev:
             return []
         wrong = []
@@ -195,7 +195,7 @@ class Cluster:
         return wrong
 
     def _clear(self):
-        """After a stop that failed: ends what the agents left running."""
+        """Kills what the agents left running, after a failed stop."""
         for member in self.members("agent"):
             with contextlib.suppress(OSError, ValueError):
                 process = self.process(member)
@@ -206,13 +206,13 @@ class Cluster:
 
 
 def snake(name):
-    """firstCommitMs as first_commit_ms."""
+    """Converts firstCommitMs to first_commit_ms."""
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
 class Watcher(threading.Thread):
-    """Asks the masters' operator API who leads, all the time. What a leader tells of its own taking
-    of office is gone when it dies, so it is collected here."""
+    """Polls the masters' operator API for the leader. What a leader reports of its own election is lost
+    when it is killed, so it is collected here."""
 
     def __init__(self, cluster):
         super().__init__(daemon=True)
@@ -239,7 +239,7 @@ class Watcher(threading.Thread):
                 self.reigns[int(self.view["epoch"])] = self.view["leader"]
 
     def successor(self, killed_at):
-        """The steps of the first leader elected since then that has launched a task; None if none has."""
+        """Returns the steps of the first leader elected since then that has launched a task; None if none has."""
         elected = [steps for steps in list(self.failovers.values()) if steps.get("elected_ms", 0) / 1000 >= killed_at]
         done = [steps for steps in elected if "first_launch_ms" in steps and steps["epoch"] in self.reigns]
         return dict(min(done, key=lambda steps: steps["epoch"])) if done else None
@@ -250,7 +250,7 @@ class Watcher(threading.Thread):
 
     @property
     def leader(self):
-        """API address of the leader, as it says itself."""
+        """Returns the API address of the leader, as reported by the leader."""
         masters = self.view.get("masters", [])
         return next((master["apiAddress"] for master in masters if master["role"] == "leader"), None)
 

@@ -1,7 +1,7 @@
-"""What the kernel says of processes, cgroups and mounts. Reads /proc only; asks no cluster.
+"""Processes, cgroups and mounts as the kernel reports them. Reads /proc only, and queries no cluster.
 
-A process is named by its number and its start time in clock ticks since boot: a number alone would
-mean a stranger once it is given out again.
+A process is identified by its id and its start time in clock ticks since boot, because the id alone
+may be reused.
 """
 
 import os
@@ -9,7 +9,7 @@ import pathlib
 
 
 def read(path):
-    """The bytes of a file under /proc; None if the process is gone or not ours to look at."""
+    """Returns the bytes of a file under /proc; None if the process is gone or not accessible."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -18,33 +18,33 @@ def read(path):
 
 
 def start_time(pid):
-    """Clock ticks since boot; None if there is no such process, or only its zombie."""
+    """Returns clock ticks since boot; None if there is no such process, or only its zombie."""
     stat = read(f"/proc/{pid}/stat")
     if not stat:
         return None
-    # The name in parentheses may hold anything, also spaces and parentheses.
+    # The name in parentheses may contain any character, also spaces and parentheses.
     fields = stat[stat.rindex(b")") + 2:].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def lives(process):
-    """Whether that very process (number, start time) still runs."""
+    """Returns whether that very process (id, start time) still runs."""
     return start_time(process[0]) == process[1]
 
 
 def numbers():
-    """The numbers of all processes."""
+    """Returns the ids of all processes."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def environment(pid):
-    """The variables with which a process was started."""
+    """Returns the variables with which a process was started."""
     words = (read(f"/proc/{pid}/environ") or b"").decode(errors="replace").split("\0")
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def link(pid, name):
-    """Where a link such as cwd or exe points; empty if it cannot be read."""
+    """Returns the target of a link such as cwd or exe; empty if it cannot be read."""
     try:
         return os.readlink(f"/proc/{pid}/{name}")
     except OSError:
@@ -52,7 +52,7 @@ def link(pid, name):
 
 
 def group(pid):
-    """The process' cgroup (version 2) below the mount point."""
+    """Returns the process' cgroup (version 2) below the mount point."""
     for line in (read(f"/proc/{pid}/cgroup") or b"").decode().splitlines():
         if line.startswith("0::"):
             return line[3:]
@@ -60,7 +60,7 @@ def group(pid):
 
 
 def tasks(agents):
-    """The processes of all tasks of the agents with these addresses."""
+    """Returns the processes of all tasks of the agents with these addresses."""
     found = []
     for pid in numbers():
         variables = environment(pid)
@@ -76,7 +76,7 @@ def tasks(agents):
 
 
 def parents():
-    """The parent of each process, by number."""
+    """Returns the parent of each process, by id."""
     found = {}
     for pid in numbers():
         stat = read(f"/proc/{pid}/stat")
@@ -86,8 +86,8 @@ def parents():
 
 
 def belonging(marker, folders, groups):
-    """The processes of a run, as (number, start time): those that carry its marker in their
-    environment, stand in one of its folders or are in one of its cgroups, and all their descendants."""
+    """Returns the processes of a run, as (id, start time): those that have its marker in their
+    environment, work in one of its directories or are in one of its cgroups, and all their descendants."""
     def is_marked(pid):
         variables = environment(pid)
         places = [link(pid, "cwd"), link(pid, "exe")]
@@ -108,7 +108,7 @@ def belonging(marker, folders, groups):
 
 
 def cgroups():
-    """All cgroups of version 2, as folders."""
+    """Returns all cgroups of version 2, as directories."""
     for line in mounts():
         left, _, right = line.partition(" - ")
         if right.startswith("cgroup2 "):
@@ -118,21 +118,21 @@ def cgroups():
 
 
 def mounts():
-    """The lines of this process' mount table."""
+    """Returns the lines of this process' mount table."""
     return pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
 
 
 def everything():
-    """What is there: to be compared with what is there later."""
+    """Returns the current state, for comparison with a later one."""
     processes = [[pid, start_time(pid)] for pid in numbers()]
     return {"processes": processes, "cgroups": cgroups(), "mounts": mounts()}
 
 
 def left_over(before, processes, marker, folders, groups):
-    """What was not there before and belongs to the run: sentences, none if all is clean.
+    """Returns what is new and belongs to the run, as messages; none if all is clean.
 
-    `processes` are those seen while it ran. Looked for are they and all that belong to the run now;
-    cgroups below one of `groups`; mounts that name one of the folders; the folders themselves.
+    `processes` are those seen during the run. Checked are these and all that belong to the run now;
+    cgroups below one of `groups`; mounts that name one of the directories; the directories themselves.
     """
     known = {tuple(process) for process in before["processes"]}
     seen = {tuple(process) for process in processes if lives(process)}

@@ -1,4 +1,4 @@
-"""Probes services over HTTP, each ten times a second, and keeps count. Knows nothing of clusters."""
+"""Probes services over HTTP, each ten times a second, and counts the results. Independent of clusters."""
 
 import http.client
 import json
@@ -6,7 +6,7 @@ import threading
 import time
 
 EVERY_S = 0.1
-# A service that takes longer has not answered.
+# A slower service counts as unanswered.
 PATIENCE_S = 2.0
 
 
@@ -32,7 +32,7 @@ class Probe(threading.Thread):
             try:
                 identity = self.ask()
             except (OSError, ValueError, http.client.HTTPException) as error:
-                # It runs before it listens: until its first answer nobody has been promised one.
+                # The service runs before it listens, so probes before its first answer do not count.
                 if self.answered:
                     self.failures.append({"at": time.time(), "why": str(error) or type(error).__name__})
             else:
@@ -42,13 +42,13 @@ class Probe(threading.Thread):
                 self.slowest_ms = max(self.slowest_ms, (now - sent) * 1000)
                 self.longest_gap_ms = max(self.longest_gap_ms, (now - last_answer) * 1000)
                 last_answer = now
-            # A late probe is not caught up on.
+            # Missed probes are not repeated.
             due = max(due + EVERY_S, time.monotonic())
         self.longest_gap_ms = max(self.longest_gap_ms, (time.monotonic() - last_answer) * 1000)
         self.ended = time.time()
 
     def ask(self):
-        """The process that answers: task, number, start time, nonce."""
+        """Returns the process that answers: task, id, start time, nonce."""
         connection = http.client.HTTPConnection(self.address, self.port, timeout=PATIENCE_S)
         try:
             connection.request("GET", "/")

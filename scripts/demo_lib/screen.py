@@ -1,10 +1,10 @@
-"""One live line at the bottom of a terminal, and lines above it. Without a terminal: lines only."""
+"""One live line at the bottom of a terminal, and lines above it. Without a terminal, lines only."""
 
 import shutil
 import sys
 import time
 
-# How often the live line is written where it cannot be overwritten, in seconds.
+# Interval of the live line where it cannot be overwritten, in seconds.
 PLAIN_EVERY_S = 2.0
 
 
@@ -49,6 +49,6 @@ class Screen:
 
 
 def bar(done, total, width=24):
-    """####------ of this width."""
+    """Returns ####------ of this width."""
     full = width * done // total if total else 0
     return "#" * full + "-" * (width - full)

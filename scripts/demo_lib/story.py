@@ -1,7 +1,7 @@
-"""What happens in a demo, in order, and what is written down of it for verify-demo. Judges nothing.
+"""The events of a demo, in order, and their records for verify-demo. It gives no verdict.
 
-`tick` is what happens all the time: killed members are started again when their time has come, the
-frameworks are followed, new services probed, the live line drawn.
+`tick` runs all the time: it restarts killed members when due, follows the frameworks, probes new
+services, and draws the live line.
 """
 
 import collections
@@ -22,13 +22,13 @@ from .probes import Probe
 from .screen import Screen, bar
 from .work import COPIES, MAPS, REDUCES, TASK_PROGRAMS, Steady, WordCount
 
-# How long a killed member stays dead.
+# Time between the kill and the restart of a member.
 DEAD_S = 2.0
-# How long anything may take that normally takes a second or two; a loaded machine is slow.
+# Timeout of steps that usually take a second or two; a loaded machine is slow.
 PATIENCE_S = 60
-# How long a first offer is waited for; there is none while all agents are full.
+# Timeout of a first offer; there is none while all agents are full.
 OFFER_S = 1
-# How long all of the work may take.
+# Timeout of the whole work.
 WORK_S = 300
 PHASES = (
     ("dead_seen_ms", "its connections are closed, the others know"),
@@ -40,7 +40,7 @@ PHASES = (
 
 
 class Story:
-    """What happens, in order; `tick` is what happens all the time."""
+    """The events, in order; `tick` runs all the time."""
 
     def __init__(self, bin_dir, out):
         self.bin_dir, self.out = bin_dir, out
@@ -59,10 +59,10 @@ class Story:
         self.is_drawing = False
         self.facts = {"marker": self.marker, "kills": self.kills, "groups": [], "processes": [], "fault": None}
 
-    # What happens all the time.
+    # Continuous work.
 
     def tick(self):
-        """Starts the dead again when their time has come, follows everybody, draws."""
+        """Restarts killed members when due, follows all processes, draws."""
         now = time.time()
         for due in [due for due in self.starts_due if due["at"] <= now]:
             self.starts_due.remove(due)
@@ -98,7 +98,7 @@ class Story:
             f"  probes {answered} ok, {failed} failed")
 
     def wait(self, what, is_true, patience_s=PATIENCE_S):
-        """Until it is true."""
+        """Waits until the condition is true."""
         deadline = time.monotonic() + patience_s
         while True:
             self.tick()
@@ -113,7 +113,7 @@ class Story:
         least = -(-self.wordcount.total * part // of)
         self.wait(f"{part}/{of} of the work", lambda: self.wordcount.done >= least, WORK_S)
 
-    # What happens in order.
+    # The events in order.
 
     def start(self):
         stages = "a cluster, work on it, two leaders and an agent killed, everything verified"
@@ -142,7 +142,7 @@ class Story:
         self.screen.say(f"[{number}/4] {name:<10} {text:<68} {took}".rstrip())
 
     def look(self):
-        """All tasks that run now; what there is of processes and cgroups is noted, to be looked for in the end."""
+        """Returns all running tasks. Records processes and cgroups, for the check at the end."""
         tasks = observe.tasks(self.cluster.agents)
         groups = sorted({*self.facts["groups"], *trees(tasks)})
         seen = observe.belonging(self.marker, [self.cluster.home], groups)
@@ -151,7 +151,7 @@ class Story:
         return tasks
 
     def kill(self, member, why, tasks):
-        """SIGKILL now, started again later. Returns what is noted of it; `tasks` run at this moment."""
+        """Sends SIGKILL now; the restart follows later. Returns the record; `tasks` run at this moment."""
         note = {"member": member["name"], "kind": member["kind"], "work_done": self.wordcount.done,
                 "work_total": self.wordcount.total, "epoch": self.watcher.epoch}
         process, note["at"] = self.cluster.kill(member)
@@ -164,15 +164,15 @@ class Story:
         return note
 
     def kill_leader(self):
-        """Until its successor has launched a task, and tells how long each step took."""
+        """Kills the leader, waits until its successor has launched a task, and prints the time of each step."""
         tasks = self.look()
-        # The one that says itself, just now, that it leads.
+        # The master that itself reports now that it leads.
         self.wait("there is a leader", lambda: self.watcher.leader and self.leads(self.watcher.leader))
         note = self.kill(self.cluster.at(self.watcher.leader), "the leader", tasks)
 
         successor = lambda: self.watcher.successor(note["at"])
         self.wait("the next leader has launched a task", successor)
-        # A kept offer may well be used before there is room for a new one.
+        # A kept offer may be used before an agent has resources for a new one.
         until = time.monotonic() + OFFER_S
         self.wait("an offer", lambda: "first_offer_ms" in successor() or time.monotonic() > until)
         note["failover"] = steps = successor()
@@ -185,7 +185,7 @@ class Story:
         self.screen.say(f"           out of service for {note['out_of_service_ms']} ms")
 
     def step(self, seconds, words):
-        """A line of a timeline."""
+        """Prints a line of a timeline."""
         self.screen.say(f"  t+{seconds:.3f}  {words}")
 
     def leads(self, address):
@@ -195,12 +195,12 @@ class Story:
         return False
 
     def api_of(self, epoch):
-        """Address of the master that reigned in this epoch."""
+        """Returns the address of the master that led in this epoch."""
         node = self.watcher.reigns[epoch]
         return next(master["apiAddress"] for master in self.watcher.view["masters"] if master["nodeId"] == node)
 
     def kill_agent(self):
-        """The one with most tasks, among those with a service; notes its tasks before and after."""
+        """Kills the agent with most tasks, among those with a service. Records its tasks before and after."""
         tasks = self.look()
         services = {task["agent"] for task in tasks if task["task"] in self.probes}
         numbers = collections.Counter(task["agent"] for task in tasks if task["agent"] in services)
@@ -219,7 +219,7 @@ class Story:
         self.step(note["back"] - note["at"], words)
 
     def is_back(self, agent):
-        """The leader says that the agent is connected, and its process is the new one."""
+        """Returns whether the leader reports the agent as connected, and its process is the new one."""
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             agents = get(self.watcher.leader, "/v1/agents")["agents"]
             linked = [each["info"]["address"] for each in agents if each.get("connected")]
@@ -253,14 +253,14 @@ class Story:
         self.screen.say(f"  {bar(1, 1)} {words}; leader {self.cluster.at(self.watcher.leader)['name']}")
 
     def start_a_task_twice(self):
-        """A second process of a map's command with the same environment, as a broken agent would start it."""
+        """Starts a second process of a map's command with the same environment, as a faulty agent would."""
         for task in observe.tasks(self.cluster.agents):
             arguments = (observe.read(f"/proc/{task['pid']}/cmdline") or b"").decode().split("\0")[:-1]
             if not task["task"].startswith("map-") or not arguments:
                 continue
             folder = self.folder / "double-start"
             folder.mkdir(exist_ok=True)
-            # On the host the witness folder has another name than in the container.
+            # The witness directory has another name on the host than in the container.
             arguments[0] = f"/proc/{task['pid']}/cwd/wordmap"
             arguments[arguments.index("--witness") + 1] = str(self.witness)
             self.facts["fault"] = f"double-start of {task['task']}"
@@ -272,7 +272,7 @@ class Story:
     # The end.
 
     def note_outcome(self):
-        """All that is asked before the cluster goes."""
+        """Records everything that must be queried before the cluster stops."""
         for probe in self.probes.values():
             probe.finish()
         tasks, token = [], ""
@@ -292,7 +292,7 @@ class Story:
         }
 
     def stop(self):
-        """Everything, by process number. Returns sentences about what did not stop as it should."""
+        """Stops everything, by process id. Returns messages about failures."""
         self.screen.end()
         for probe in self.probes.values():
             probe.stop.set()
@@ -310,7 +310,7 @@ class Story:
         (self.folder / name).write_text(json.dumps(content, indent=1))
 
     def hints(self):
-        """What to try on a cluster that is kept."""
+        """Prints what to try on a cluster that is kept."""
         argosy, masters = self.bin_dir / "argosy", self.cluster.masters
         usual = masters.startswith("127.77.0.1:5050,")
         address, port = next(iter(self.steady.running().values()))
@@ -329,7 +329,7 @@ class Story:
         return "\n".join(lines)
 
     def keep_logs(self):
-        """The cluster's own folder is removed when it stops."""
+        """Copies the logs, because the cluster's directory is removed when it stops."""
         if self.cluster.record:
             for member in self.cluster.record["members"]:
                 with contextlib.suppress(OSError):
@@ -337,7 +337,7 @@ class Story:
 
 
 def programs(bin_dir):
-    """A new folder with the programs of the tasks. The agents give them only what all users can read."""
+    """Creates a directory with the programs of the tasks. Agents fetch only what all users can read."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="argosy-demo-"))
     folder.chmod(0o755)
     for name in TASK_PROGRAMS:
@@ -347,5 +347,5 @@ def programs(bin_dir):
 
 
 def trees(tasks):
-    """The agents' cgroups, in which those of the tasks are."""
+    """Returns the agents' cgroups, which contain those of the tasks."""
     return sorted({task["cgroup"].rpartition("/")[0] for task in tasks if "/argosy/" in task["cgroup"]})

@@ -1,4 +1,4 @@
-"""The two frameworks of the demo as processes, followed through the JSON lines that they print."""
+"""The two frameworks of the demo as processes, followed by the JSON lines that they print."""
 
 import json
 import signal
@@ -7,16 +7,16 @@ import subprocess
 INPUT = ["/usr/share/doc", "/usr/share/common-licenses"]
 MAPS, REDUCES = 192, 16
 COPIES = 3
-# Nine tasks fit on an agent beside a copy. Each stays alive for so long at least that a third of
-# all takes several seconds on an idle machine, and that some run whenever an agent is killed.
+# Nine tasks fit on an agent next to a copy. Each runs for a minimum time, so that a third of all
+# takes several seconds on an idle machine, and that some run whenever an agent is killed.
 TASK_RESOURCES, TASK_MS = "cpus:0.2;mem:32", 2000
 STOP_S = 15
-# What the tasks of the frameworks fetch.
+# The programs that the tasks of the frameworks fetch.
 TASK_PROGRAMS = ("argosy-wordmap", "argosy-hello-http")
 
 
 class Framework:
-    """One framework's process; `lines` holds what it has said so far."""
+    """One framework's process; `lines` holds its output so far."""
 
     def __init__(self, name, command, folder, environment):
         self.name = name
@@ -30,7 +30,7 @@ class Framework:
                 env=environment, start_new_session=True)
 
     def follow(self):
-        """Reads the new lines; returns them."""
+        """Reads and returns the new lines."""
         with open(self.path, "rb") as file:
             file.seek(self.read_to)
             text = file.read()
@@ -41,11 +41,11 @@ class Framework:
         return new
 
     def last(self, event):
-        """The newest line of this kind."""
+        """Returns the newest line of this kind."""
         return next((line for line in reversed(self.lines) if line["event"] == event), None)
 
     def failure(self):
-        """A sentence if it has ended with an error."""
+        """Returns a message if it has ended with an error."""
         status = self.process.poll()
         if not status:
             return None
@@ -53,12 +53,12 @@ class Framework:
         return f"{self.name} ended with status {status}: {said[-1] if said else 'no word'}"
 
     def ask_to_stop(self):
-        """TERM: it removes itself from the cluster."""
+        """Sends TERM; the framework removes itself from the cluster."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def stop(self):
-        """Waits until it has ended. A sentence if it does not."""
+        """Waits until it has ended. Returns a message if it does not."""
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -99,7 +99,7 @@ class Steady(Framework):
         super().__init__("steady", command, folder, environment)
 
     def running(self):
-        """The copies that run: task id to (address, port)."""
+        """Returns the running copies: task id to (address, port)."""
         newest = {line["task"]: line for line in self.lines if line["event"] == "copy"}
         return {
             task: (line["address"], line["port"]) for task, line in newest.items()
