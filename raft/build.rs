@@ -4,7 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["raft.proto"], ["proto"])?;
     tonic_prost_build::configure()
-        // Blocks and commands are handed on as they came in, without a copy.
+        // Blocks and commands are passed on as they arrived, without a copy.
         .bytes(".argosy.raft.v1.SnapshotPart")
         .bytes(".argosy.raft.v1.Commands")
         .extern_path(".argosy.raft.v1.Member", "crate::types::Member")

@@ -1,7 +1,8 @@
-//! A log entry on disk: checksum, link to the entry before it, content.
+//! The stored form of a log entry: checksum, link to the previous entry, content.
 //!
-//! The link is the SHA-256 of the entry before, so that a lost, old or foreign entry in the middle of the log is seen, not only a
-//! flipped bit. It holds for one disk: after a snapshot each master begins its own chain.
+//! The link is the SHA-256 of the previous entry. It reveals not only a flipped bit, but also a
+//! lost, old or foreign entry in the middle of the log. It is valid for one disk: after a snapshot
+//! each master starts its own chain.
 
 use bytes::Bytes;
 use prost::Message;
@@ -10,18 +11,19 @@ use sha2::{Digest, Sha256};
 use crate::storage::record::{self, EntryRecord, LogIdRecord, RecordError};
 use crate::types::{Entry, LogId};
 
-/// CRC32C of all that follows, format byte, link.
+/// CRC32C of everything that follows, format byte, link.
 pub(crate) const HEAD: usize = 4 + 1 + 32;
 
-/// The hash of an entry, and through it of all entries before it.
+/// The hash of an entry, which covers all entries before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Link([u8; 32]);
 
 impl Link {
-    /// Where the chain of an empty log begins.
+    /// The start of the chain of an empty log.
     pub(crate) const ORIGIN: Link = Link([0; 32]);
 
-    /// Where the chain begins after `purged`, when that entry itself was never held (a snapshot covers it).
+    /// Returns the start of the chain after `purged`, when that entry was never stored because a
+    /// snapshot covers it.
     pub(crate) fn after_snapshot(purged: &LogId) -> Link {
         let mut hash = Sha256::new();
         hash.update(b"argosy log after snapshot");
@@ -39,17 +41,18 @@ impl Link {
     }
 }
 
-/// An entry read back, with its place in the chain.
+/// An entry that was read back, with its position in the chain.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) entry: Entry,
-    /// The link of the entry before it, as written.
+    /// The link of the previous entry, as written.
     pub(crate) previous: Link,
-    /// Its own link.
+    /// The link of this entry.
     pub(crate) link: Link,
 }
 
-/// The bytes of `entry` on disk behind the entry with the link `previous`, and its own link.
+/// Returns the stored bytes of `entry` after an entry with the link `previous`, and the link of
+/// `entry`.
 pub(crate) fn seal(previous: &Link, entry: &Entry) -> (Vec<u8>, Link) {
     let record = EntryRecord::from(entry);
     let mut bytes = Vec::with_capacity(HEAD + record.encoded_len());
@@ -62,7 +65,7 @@ pub(crate) fn seal(previous: &Link, entry: &Entry) -> (Vec<u8>, Link) {
     (bytes, link)
 }
 
-/// Opens what [`seal`] made for the entry at `index`.
+/// Opens the bytes that [`seal`] made for the entry at `index`.
 pub(crate) fn open(index: u64, bytes: Vec<u8>) -> Result<Opened, EntryError> {
     let damaged = |source| EntryError::Damaged { index, source };
     let body = record::checked(&bytes).map_err(damaged)?;
@@ -88,7 +91,7 @@ pub(crate) fn open(index: u64, bytes: Vec<u8>) -> Result<Opened, EntryError> {
     })
 }
 
-/// Why an entry of the log cannot be trusted.
+/// The error of a log entry that cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EntryError {
     #[error("entry {index} of the log is damaged")]

@@ -1,38 +1,38 @@
-//! What can go wrong between a master and its group, one enum an operation.
+//! Errors of operations on the Raft group, one enum for each operation.
 
 use argosy_state::level::{Level, Levels};
 
 use crate::storage::directory::OpenError;
 
-/// Why a node does not start.
+/// The error of a node that does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// What the group decided about this node cannot be kept.
-    #[error("cannot keep the identity that this master was given")]
+    /// The identity that the group assigned to this node cannot be saved.
+    #[error("cannot save the identity that the group assigned to this master")]
     Identity {
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// A setting contradicts another one.
     #[error("the raft settings are not usable: {reason}")]
     Settings {
-        /// What is wrong, in words.
+        /// A description of the contradiction.
         reason: String,
     },
-    /// An empty directory, and nothing that says which group it is for.
+    /// The directory is empty, and no setting names the group to join or form.
     #[error(
         "the data directory is empty and no --peers are given; list all masters with --peers, or make a group of one with --bootstrap"
     )]
     NoPeers,
-    /// The list of masters does not name this one.
+    /// The list of masters does not contain this one.
     #[error("the list of masters in --peers ({}) does not contain this one ({own}); every master takes the same list, itself included", peers.join(", "))]
     NotListed {
-        /// The raft address that this master tells the others.
+        /// The raft address that this master advertises.
         own: String,
-        /// The list it was started with.
+        /// The list that this master was started with.
         peers: Vec<String>,
     },
     /// Two masters were started with different lists.
@@ -40,17 +40,17 @@ pub enum StartError {
     UnequalPeers {
         /// The raft address of the other master.
         peer: String,
-        /// Our list, sorted.
+        /// The list of this master, sorted.
         ours: Vec<String>,
-        /// Its list, sorted.
+        /// The list of the other master, sorted.
         theirs: Vec<String>,
     },
-    /// A group of one may not be made beside a formed one.
+    /// A group of one may not be formed while a listed master belongs to a group.
     #[error(
         "--bootstrap would make a second cluster: {peer} already belongs to one; leave --bootstrap out, or remove {peer} from --peers"
     )]
     AlreadyFormed {
-        /// The raft address of the formed master.
+        /// The raft address of the master that belongs to a group.
         peer: String,
     },
     /// The directory, or a listed master, belongs to another cluster.
@@ -60,37 +60,37 @@ pub enum StartError {
     ForeignCluster {
         /// The raft address of the other master.
         peer: String,
-        /// The key of our cluster.
+        /// The key of this master's cluster.
         ours: u64,
-        /// The key of its cluster.
+        /// The key of the other master's cluster.
         theirs: u64,
     },
     /// The stop token was cancelled before the node had started.
     #[error("stopped while waiting for the other masters")]
     Stopped,
-    /// Consensus did not come up.
+    /// Consensus failed to start.
     #[error("consensus cannot start: {reason}")]
     Consensus {
-        /// What openraft said.
+        /// The error of openraft.
         reason: String,
     },
 }
 
-/// Why a command was not taken into the queue.
+/// The error of a command that was not queued.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// This node does not lead.
     #[error("this master is not the leader")]
     NotLeader,
-    /// As much waits for a commit as may wait: try again later.
+    /// The queue of commands that wait for a commit is full: retry later.
     #[error("too many commands wait for a commit")]
     Full,
-    /// A command is larger than an entry may be.
+    /// A command exceeds the maximum size of an entry.
     #[error("a command of {bytes} bytes is larger than the limit of {limit} bytes")]
     TooLarge {
-        /// Its size.
+        /// The size of the command.
         bytes: usize,
-        /// The largest size that is taken.
+        /// The maximum size.
         limit: usize,
     },
     /// The node is stopping or has failed.
@@ -98,16 +98,16 @@ pub enum ProposeError {
     Stopped,
 }
 
-/// Why a read could not be confirmed. It may be tried again.
+/// The error of a read that was not confirmed. It may be retried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// There is no leader at the moment.
     #[error("there is no leader at the moment")]
     NoLeader,
-    /// The leader could not be asked, or could not confirm that it still leads.
+    /// The leader did not answer, or could not confirm that it still leads.
     #[error("the leader could not confirm the read: {reason}")]
     NotConfirmed {
-        /// What failed.
+        /// A description of the failure.
         reason: String,
     },
     /// The node is stopping or has failed.
@@ -115,24 +115,24 @@ pub enum ReadError {
     Stopped,
 }
 
-/// Why the group was not changed. Except for `Unfinished` nothing has changed for the voters.
+/// The error of a member change. Except after `Unfinished`, the voters are unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembershipError {
-    /// There is no leader that could do it, as far as this node knows: ask another one.
+    /// This node knows no leader that could execute the change: retry at another node.
     #[error("there is no leader at the moment; try again")]
     NoLeader,
-    /// One change at a time.
+    /// Only one change may run at a time.
     #[error("another change of the group is under way; wait until it is done")]
     Busy,
     /// No member has this id.
     #[error("no master has the id {0}; `argosy master list` shows them")]
     UnknownMember(u64),
-    /// It is a voter already.
+    /// The master is a voter already.
     #[error("{address} is a voter already (id {id})")]
     AlreadyMember {
-        /// Its raft address.
+        /// The raft address of the master.
         address: String,
-        /// Its id.
+        /// The id of the master.
         id: u64,
     },
     /// A group has at most five voters.
@@ -143,57 +143,57 @@ pub enum MembershipError {
         "the group has {0} learners already, which is the limit; remove one with `argosy master remove`, or make it a voter"
     )]
     TooManyLearners(usize),
-    /// The last voter cannot go.
+    /// The last voter cannot be removed.
     #[error("master {0} is the last voter; a group cannot be empty")]
     LastVoter(u64),
-    /// A removal that would leave too few living voters to commit anything.
+    /// The removal would leave too few live voters for a quorum.
     #[error(
         "without master {id} only {alive} of {voters} voters would be alive, which is no quorum; bring the others back first"
     )]
     QuorumLost {
         /// The node to be removed.
         id: u64,
-        /// Living voters that would remain.
+        /// The live voters that would remain.
         alive: usize,
-        /// Voters that would remain.
+        /// The voters that would remain.
         voters: usize,
     },
-    /// The master to join does not answer.
+    /// The joining master does not answer.
     #[error(
         "{address} does not answer ({reason}); start the new master first, with this cluster's masters as --peers"
     )]
     Unreachable {
-        /// Its raft address.
+        /// The raft address of the joining master.
         address: String,
-        /// What happened.
+        /// A description of the failure.
         reason: String,
     },
-    /// The master to join belongs to another cluster.
+    /// The joining master belongs to another cluster.
     #[error(
-        "{address} belongs to another cluster; empty its data directory first if that cluster is given up"
+        "{address} belongs to another cluster; if that cluster is no longer needed, empty the data directory there first"
     )]
     ForeignCluster {
-        /// Its raft address.
+        /// The raft address of the joining master.
         address: String,
     },
-    /// The master to join does not know the feature level of the cluster.
+    /// The joining master does not support the feature level of the cluster.
     #[error(
         "{address} knows the feature levels {levels}, and the cluster is at level {level}: install the release of the other masters there"
     )]
     Level {
-        /// Its raft address.
+        /// The raft address of the joining master.
         address: String,
-        /// What it has reported.
+        /// The levels that it has reported.
         levels: Levels,
-        /// That of the cluster.
+        /// The level of the cluster.
         level: Level,
     },
-    /// A master with an empty directory asked to join under the address of a member.
+    /// A master with an empty directory requested to join under the address of a member.
     #[error(
         "{address} is the address of master {id}, but the data directory there is a new one; `argosy master join {address}` replaces master {id} by it"
     )]
     Stranger {
-        /// Its raft address.
+        /// The raft address of the joining master.
         address: String,
         /// The member that has this address.
         id: u64,
@@ -203,28 +203,29 @@ pub enum MembershipError {
         "master {id} joined as a learner but has not caught up ({}); join it again to make it a voter", behind(*.lag)
     )]
     Lagging {
-        /// The new node.
+        /// The id of the new node.
         id: u64,
-        /// How many entries it lacks; `None` if it never answered.
+        /// The number of entries that it lacks; `None` if it never answered.
         lag: Option<u64>,
     },
-    /// The transfer did not happen. If it had begun, the leader commits nothing more, and the group elects a leader.
+    /// The transfer did not happen. If it had begun, the leader commits nothing more and the group
+    /// elects a leader.
     #[error("leadership was not taken over by {to}: {reason}")]
     NotTransferred {
-        /// Why.
+        /// A description of the cause.
         reason: &'static str,
-        /// Who should have taken it.
+        /// The id of the intended leader.
         to: u64,
     },
-    /// It is not known whether the change happened: look at the list, then repeat it.
+    /// It is unknown whether the change happened: check the list, then repeat the change.
     #[error(
         "the change is unfinished: {reason}; `argosy master list` shows what holds now, and repeating the change is safe"
     )]
     Unfinished {
-        /// What happened.
+        /// A description of the failure.
         reason: String,
     },
-    /// The leader, which was asked on behalf of this node, refused.
+    /// The leader, to which this node forwarded the change, rejected it.
     #[error("{0}")]
     Refused(String),
     /// The node is stopping or has failed.

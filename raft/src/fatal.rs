@@ -1,6 +1,7 @@
-//! The one way out after a failed write: say which path and why, then stop.
+//! Handling of a failed write: report the path and the cause, then stop the process.
 //!
-//! A write or sync that failed is never retried: after an error the kernel may have dropped the pages and call the next sync a success.
+//! A failed write or sync is never retried: after an error the kernel may have dropped the pages
+//! and report the next sync as a success.
 
 use std::io;
 use std::sync::Arc;
@@ -9,23 +10,23 @@ use argosy_proto::remedy;
 
 use crate::storage::store::Place;
 
-/// What is called with the last words. The shipped one, [`abort`], does not return; a test may observe instead, the store then
-/// refuses everything.
+/// The handler of a fatal error. The one in production, [`abort`], does not return. A test may
+/// observe the error instead; the store then rejects everything.
 pub(crate) type Fatal = Arc<dyn Fn(&FatalError) + Send + Sync>;
 
-/// Why this process cannot go on.
+/// The error that stops this process.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {path}")]
 pub(crate) struct FatalError {
     /// The directory or file.
     pub(crate) path: String,
-    /// What failed, as in "cannot … the path".
+    /// The failed operation, as in "cannot … the path".
     pub(crate) what: &'static str,
     pub(crate) source: io::Error,
 }
 
-/// The shipped one, but for a store in memory: several nodes live in such a process, and only the one whose store
-/// has failed must end.
+/// Returns [`abort`], except for a store in memory: several nodes share such a process, and only
+/// the node whose store has failed may end.
 pub(crate) fn of(place: &Place) -> Fatal {
     match place {
         Place::Directory(_) => abort(),
@@ -33,15 +34,15 @@ pub(crate) fn of(place: &Place) -> Fatal {
     }
 }
 
-/// Logs the error and ends the process at once.
+/// Logs the error and aborts the process immediately.
 pub(crate) fn abort() -> Fatal {
     Arc::new(|error| {
         let FatalError { source, .. } = error;
         let remedy = remedy::of_failed_write(source);
-        tracing::error!(path = error.path, cause = %source, remedy, "{error}; stopping at once, the next start goes on from the log");
-        // Standard error too: the log may go to the very disk that has failed.
+        tracing::error!(path = error.path, cause = %source, remedy, "{error}; stopping immediately, the next start continues from the log");
+        // Also printed to standard error: the log may be on the disk that has failed.
         eprintln!(
-            "argosy: {error}: {source}; stopping at once: {remedy}, then start this master again"
+            "argosy: {error}: {source}; stopping immediately: {remedy}, then start this master again"
         );
         std::process::abort();
     })

@@ -1,10 +1,9 @@
-//! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
+//! Consensus: openraft behind `Node`, log and registry on RocksDB, snapshots, transport.
 //!
-//! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
-//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `frames`, `network`, `held`, `distance`, `service`,
-//! `shipping`), how it keeps and loses a
-//! leader (`liveness`, `failover`, `campaign`, `detector`, `suspicion`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `unwritten`,
-//! `snapshot`, `image`).
+//! No type of openraft or RocksDB is visible outside this crate. Reading order: `types`,
+//! `settings`, `node`, `proposer`, `state_machine`; then `bootstrap` and `membership` (how a group
+//! is formed and changes), `election` (how it keeps and replaces a leader), `transport`
+//! (communication between masters), and `storage` (the data of a master on disk).
 
 mod bootstrap;
 mod election;

@@ -1,4 +1,5 @@
-//! When the log is cut besides openraft's own policy, which counts the entries of one life of a node and no bytes.
+//! Truncation of the log by size, in addition to openraft's policy, which counts only the entries
+//! of one process run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::node::Consensus;
 use crate::settings::SnapshotPolicy;
 
-/// Counts bytes of commands that came into the log. Cheap to clone.
+/// A counter of the bytes of commands appended to the log. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Growth(Arc<Inner>);
 
@@ -37,8 +38,8 @@ impl Growth {
         }
     }
 
-    /// Cuts a log that former lives of this node have left too long. Then asks for a snapshot whenever the limit of bytes is
-    /// passed, until the node stops.
+    /// Truncates a log that earlier runs of this node left too long. Then triggers a snapshot
+    /// whenever the limit of bytes is exceeded, until the node stops.
     pub(crate) async fn run(self, raft: Consensus, stop: CancellationToken) {
         if stop.run_until_cancelled(self.cut(&raft)).await.is_none() {
             return;
@@ -53,9 +54,10 @@ impl Growth {
         }
     }
 
-    /// At the start openraft takes what is applied for a snapshot, and counts from there.
+    /// Truncates the log once at startup. openraft then takes the applied index for a snapshot and
+    /// counts from there.
     async fn cut(&self, raft: &Consensus) {
-        // Answered once consensus has looked at the store. An error means that the node stops.
+        // Returns once consensus has read the store. An error means that the node stops.
         if raft.is_initialized().await.is_err() {
             return;
         }
@@ -69,13 +71,14 @@ impl Growth {
             )
         };
         if let Some(last) = too_long(self.0.policy, covered, purged) {
-            // As above.
+            // As above, an error means that the node stops.
             let _ = raft.trigger().purge_log(last).await;
         }
     }
 }
 
-/// The last entry to cut, of a log that holds those behind `purged`, and of which those up to `covered` may go.
+/// Returns the last entry to truncate from a log that starts after `purged` and is covered by a
+/// snapshot up to `covered`.
 fn too_long(policy: SnapshotPolicy, covered: u64, purged: u64) -> Option<u64> {
     let last = covered.checked_sub(policy.keep_entries)?;
     (last > purged.saturating_add(policy.entries)).then_some(last)

@@ -1,8 +1,10 @@
-//! Changes of the group: a master joins, is removed, or takes the lead. Any master may be asked; the leader executes.
+//! Member changes: a master joins, is removed, or becomes the leader. Any master accepts the
+//! request; the leader executes it.
 //!
-//! One change at a time, through openraft's joint consensus. 1, 3 and 5 voters are the sizes to stay at, and more than five
-//! are refused. Even sizes are let through, since masters join and go one by one and every way from one odd size to the next
-//! passes an even one: such a group is as safe, it only bears no more failures than the odd size below it.
+//! Changes run one at a time, through openraft's joint consensus. The recommended sizes are 1, 3
+//! and 5 voters, and more than five are rejected. Even sizes are accepted because masters join and
+//! leave one by one, so every path between two odd sizes passes an even one. Such a group is
+//! equally safe, but it tolerates no more failures than the next smaller odd size.
 
 mod finish_change;
 mod levels;
@@ -37,33 +39,35 @@ use crate::transport::network::Caller;
 use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};
 
-/// A group has at most this many voters.
+/// The maximum number of voters in a group.
 const MOST_VOTERS: usize = 5;
-/// And at most this many learners: each is sent the whole log by the leader.
+/// The maximum number of learners: the leader sends the whole log to each of them.
 const MOST_LEARNERS: usize = 4;
-/// A learner this close to the leader's log may vote: it will have the rest within a round trip or two.
+/// A learner that lacks at most this many entries may vote: it receives the rest within one or two
+/// round trips.
 const CLOSE_ENTRIES: u64 = 256;
-/// How long a learner may take without coming closer.
+/// The maximum time for which a learner may make no progress.
 const STALLED: Duration = Duration::from_secs(20);
-/// How long a change may wait for a quorum. It goes on in the log; only nobody waits for it any longer.
+/// The time for which a request waits for a quorum. The change itself remains in the log after
+/// that.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a new master may take to answer, and a change may wait for the one before it.
+/// The timeout of a new master's answer, and of a change that waits for the previous one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is to change.
+/// A requested change of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// The master at this address becomes a learner, and then a voter if it is to be promoted.
+    /// Adds the master at this address as a learner, and then promotes it to a voter if requested.
     Join {
         raft_address: String,
         promote: bool,
     },
     Remove(u64),
-    /// `None`: whoever is furthest.
+    /// Transfers leadership to this voter; `None`: to the one with the longest log.
     Transfer(Option<u64>),
 }
 
-/// Executes changes, or has the leader do it.
+/// The executor of member changes. A node that does not lead forwards them to the leader.
 pub(crate) struct Changes {
     raft: Consensus,
     caller: Caller,
@@ -71,7 +75,7 @@ pub(crate) struct Changes {
     timing: Timing,
     status: watch::Receiver<Status>,
     liveness: Liveness,
-    /// Held through a change. A second one waits a little and is refused then.
+    /// Held during a change. A second change waits briefly and is then rejected.
     changing: Arc<Mutex<()>>,
     /// The feature level of the cluster.
     level: AtomicU32,
@@ -100,7 +104,7 @@ impl Changes {
         }
     }
 
-    /// Changes the group. `forwarded`: another master has sent it here, so it is not sent on.
+    /// Changes the group. `forwarded`: sent by another master, so it is not forwarded again.
     pub(crate) async fn change(
         self: &Arc<Self>,
         change: Change,
@@ -114,11 +118,11 @@ impl Changes {
             }
             return forward(&self.peers, self.caller.cluster_key, &member, &change).await;
         }
-        // A transfer changes no member, and must be possible when a change is stuck.
+        // A transfer changes no member, and must be possible while a change is stuck.
         if let Change::Transfer(to) = change {
             return self.transfer(to).await;
         }
-        // The change before this one may be just ending.
+        // The previous change may be about to finish.
         let Ok(_one) = tokio::time::timeout(PATIENCE, self.changing.lock()).await else {
             return Err(MembershipError::Busy);
         };
@@ -143,7 +147,7 @@ impl Changes {
         self.check_levels(address, &answer)?;
         let (voters, members) = self.members();
         let Some(member) = answer.member else {
-            let reason = "it does not say who it is".to_owned();
+            let reason = "its answer does not contain its member record".to_owned();
             return Err(MembershipError::Unreachable {
                 address: address.to_owned(),
                 reason,
@@ -162,7 +166,7 @@ impl Changes {
                     id: identity.id,
                 });
             }
-            // It was invited before, and the change was not finished: it goes on with the same id.
+            // It was invited before and the change was not finished: it continues with the same id.
             Some(identity) => Some(identity.id),
             None => None,
         };
@@ -195,13 +199,13 @@ impl Changes {
         Ok(id)
     }
 
-    /// Gives an empty node its identity: an id that nobody had before, since it is the index of an entry taken for it.
+    /// Assigns an identity to an empty node. Its id is new: the index of an entry proposed for it.
     async fn invite(
         &self,
         member: &Member,
         members: &BTreeMap<u64, Member>,
     ) -> Result<u64, MembershipError> {
-        // The first group's ids are 1 to 5, without entries of their own.
+        // The ids of the first group are 1 to 5, and no entries were proposed for them.
         let known = members
             .keys()
             .copied()
@@ -235,7 +239,8 @@ impl Changes {
         Ok(id)
     }
 
-    /// Makes a learner a voter once it is close to the leader, in place of those whose address it took over.
+    /// Promotes a learner to a voter once it is close to the leader. It replaces the members that
+    /// had its address before.
     async fn promote(&self, id: u64, formers: BTreeSet<u64>) -> Result<(), MembershipError> {
         self.catch_up(id).await?;
         let (mut voters, _) = self.members();
@@ -243,7 +248,7 @@ impl Changes {
         voters.retain(|voter| !formers.contains(voter));
         let voting = voters.len();
         self.commit(ChangeMembers::ReplaceAllVoters(voters)).await?;
-        // Only former learners are still listed now: a former voter left with the change above.
+        // Only former learners are listed now: the change above removed a former voter.
         let listed = self.members().1;
         let left: BTreeSet<u64> = formers
             .into_iter()
@@ -255,7 +260,7 @@ impl Changes {
         if voting.is_multiple_of(2) {
             info!(
                 voting,
-                "an even number of voters bears no more failures than one less: join or remove another master"
+                "an even number of voters tolerates no more failures than one less: join or remove another master"
             );
         }
         info!(id, "the new master is a voter");
@@ -317,7 +322,7 @@ impl Changes {
             });
         }
         if id == self.caller.id {
-            // A leader that goes hands over first, and its successor removes it.
+            // A leader that is removed transfers leadership first, and its successor removes it.
             self.transfer(None).await?;
             let leader = self.status.borrow().leader.clone();
             let (_, leader) = leader.ok_or(MembershipError::NoLeader)?;
@@ -335,7 +340,7 @@ impl Changes {
         Ok(id)
     }
 
-    /// Hands leadership over, and returns who leads then. The message is not answered, so the metrics are watched.
+    /// Transfers leadership and returns the new leader's id, which the status reports.
     async fn transfer(&self, to: Option<u64>) -> Result<u64, MembershipError> {
         let (voters, members) = self.members();
         if let Some(to) = to.filter(|to| !members.contains_key(to)) {
@@ -354,13 +359,13 @@ impl Changes {
         let Some(to) = to.or_else(furthest).filter(|to| voters.contains(to)) else {
             return Err(MembershipError::NotTransferred {
                 to: to.unwrap_or(self.caller.id),
-                reason: "it is no voter",
+                reason: "it is not a voter",
             });
         };
-        // A transfer to a dead node cannot be taken back: openraft's leader falls silent until somebody is elected.
+        // openraft's leader stays silent after a transfer to a dead node, until another is elected.
         if self.enough_alive(&BTreeSet::from([to])).await == 0 {
             self.leads()?;
-            let reason = "it has not answered lately; the present leader leads on";
+            let reason = "it has not answered lately; the present leader keeps leading";
             return Err(MembershipError::NotTransferred { to, reason });
         }
         let mut status = self.status.clone();
@@ -378,7 +383,7 @@ impl Changes {
             Ok(Ok(status)) => Ok(status.leader.as_ref().map_or(to, |(id, _)| *id)),
             Ok(Err(_closed)) => Err(MembershipError::Stopped),
             Err(_elapsed) => {
-                let reason = "it did not take it in time; the group elects a leader";
+                let reason = "it did not take over in time; the group elects a leader";
                 Err(MembershipError::NotTransferred { to, reason })
             }
         }
@@ -411,11 +416,11 @@ impl Changes {
     }
 }
 
-/// An entry that was appended may still be committed by the next leader.
+/// Maps an error of a proposal. An appended entry may still be committed by the next leader.
 fn unfinished(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
     let reason = match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
-            "this master leads no longer".to_owned()
+            "this master is no longer the leader".to_owned()
         }
         RaftError::Fatal(_) => "consensus has stopped".to_owned(),
         RaftError::APIError(other) => other.to_string(),
@@ -423,7 +428,7 @@ fn unfinished(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Mem
     MembershipError::Unfinished { reason }
 }
 
-/// Whether there is a place for one more learner, in place of those whose address it takes over.
+/// Checks that there is room for one more learner, not counting those whose address it takes over.
 fn check_learners(
     voters: &BTreeSet<u64>,
     members: &BTreeMap<u64, Member>,
@@ -437,8 +442,8 @@ fn check_learners(
     }
 }
 
-/// Who had this member's address before it, with other directories: more than one if the change that was to replace it
-/// the last time was not finished.
+/// Returns the members that had this address with other data directories: more than one if the last
+/// replacement was not finished.
 fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
     let is_former = |one: &Member| {
         one.raft_address == member.raft_address && one.incarnation != member.incarnation
@@ -447,7 +452,7 @@ fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
     formers.map(|(id, _)| *id).collect()
 }
 
-/// Those who give way to a new voter: all of them, but for a defect that was planted.
+/// Returns the members that a new voter replaces: all of them, unless a mutant is enabled.
 fn leaving(formers: BTreeSet<u64>) -> BTreeSet<u64> {
     match bugs::is_on(Bug::FormerVoterCounts) {
         true => BTreeSet::new(),
@@ -475,7 +480,7 @@ mod tests {
         assert!(check_learners(&more_voters, &members, &BTreeSet::new()).is_ok());
     }
 
-    /// As seed 6000368 of the simulation had it: the second counted as a sixth voter.
+    /// Reproduces seed 6000368 of the simulation: the second one counted as a sixth voter.
     #[test]
     fn all_that_had_the_address_before_give_way() {
         let member = |place: u64, incarnation| Member {

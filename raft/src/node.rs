@@ -1,4 +1,4 @@
-//! One master's part in consensus: started, asked, stopped. Everything runs on the runtime that `Node::start` is called on.
+//! A master's replica of the Raft group. It runs on the runtime that calls `Node::start`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,10 +30,10 @@ use crate::transport::connections::Peers;
 use crate::transport::network::Caller;
 use crate::types::{Committed, Member, OwnerRequest, Payload, TypeConfig};
 
-/// openraft, with our entries and our registry.
+/// openraft with the entries and the state machine of this crate.
 pub(crate) type Consensus = Raft<TypeConfig, Machine>;
 
-/// A store in memory that outlives the node on it, for tests and simulations of restarts. A clone is the same store.
+/// A store in memory that outlives its node, for tests of restarts. All clones share one store.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(MemoryDisk);
 
@@ -41,19 +41,19 @@ pub struct MemoryStore(MemoryDisk);
 pub type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl MemoryStore {
-    /// An empty store that makes its random numbers from `seed`, so that everything about it can be repeated.
+    /// Returns an empty store with random numbers from `seed`, so that runs can be repeated.
     #[must_use]
     pub fn seeded(seed: u64) -> MemoryStore {
         MemoryStore(MemoryDisk::seeded(seed))
     }
 
-    /// What a power cut would leave of the log entry at `index`.
+    /// Returns what a power cut would leave of the log entry at `index`.
     #[must_use]
     pub fn durable_entry(&self, index: u64) -> Durable {
         self.0.durable_entry(index)
     }
 
-    /// The log entry at `index`, committed or not. `None` if the store does not hold it, or not any more.
+    /// Returns the log entry at `index`, committed or not. `None` if the store lacks it.
     #[must_use]
     pub fn entry(&self, index: u64) -> Option<Committed> {
         let entry = self.0.entry(index)?.entry;
@@ -69,19 +69,19 @@ impl MemoryStore {
         })
     }
 
-    /// Term and index of the last log entry, committed or not. `None` if the log is empty.
+    /// Returns term and index of the last log entry, committed or not. `None` if the log is empty.
     #[must_use]
     pub fn last_entry(&self) -> Option<(u64, u64)> {
         self.0.last_entry()
     }
 
-    /// The id of the node on this store, as a power cut would leave it. `None` until a group has given it one.
+    /// Returns the node's id as a power cut would leave it. `None` until a group has assigned one.
     #[must_use]
     pub fn node_id(&self) -> Option<u64> {
         self.0.node_id()
     }
 
-    /// The newest vote of the node on this store, as a power cut would leave it.
+    /// Returns the newest vote of the node on this store, as a power cut would leave it.
     #[must_use]
     pub fn vote(&self) -> Option<StoredVote> {
         let VoteRecord {
@@ -96,57 +96,57 @@ impl MemoryStore {
         })
     }
 
-    /// The last entry that is applied in the store. `None` before the first.
+    /// Returns the index of the last entry that is applied in the store. `None` before the first.
     #[must_use]
     pub fn applied(&self) -> Option<u64> {
         self.0.applied()
     }
 
-    /// The registry as it lies in the store: up to which entry, and its records by key. `None` before the first entry, and
-    /// while a snapshot takes its place.
+    /// Returns the registry's index and records; `None` before the first entry or during an
+    /// install.
     #[must_use]
     pub fn registry(&self) -> Option<(u64, Records)> {
         self.0.registry()
     }
 
-    /// Bytes of all snapshot images that were ever written to the store.
+    /// Returns the bytes of all snapshots ever written to the store.
     #[must_use]
     pub fn image_bytes(&self) -> u64 {
         self.0.image_bytes()
     }
 
-    /// Changes a stored record of the registry behind everybody's back, as a defect of a disk would.
+    /// Changes a stored record of the registry, unnoticed by the node, as a defective disk would.
     pub fn replace_record(&self, key: Vec<u8>, value: Vec<u8>) {
         self.0.replace_record(key, value);
     }
 
-    /// Writes since the last sync.
+    /// Returns the number of writes since the last sync.
     pub fn unsynced(&self) -> usize {
         self.0.unsynced()
     }
 
-    /// A power cut, after the node on it has ended: of the writes since the last sync only the first `kept` are left.
+    /// Cuts the power after the node has ended: only the first `kept` unsynced writes survive.
     pub fn cut_power(&self, kept: usize) {
         self.0.cut_power(kept);
     }
 
-    /// After `left` more writes every further one fails, until the power is cut: the disk is full, or dies.
+    /// Makes all writes after the next `left` ones fail, as on a full disk, until a power cut.
     pub fn break_after(&self, left: usize) {
         self.0.break_after(left);
     }
 
-    /// Whether a write has failed, or the next one will.
+    /// Returns whether a write has failed or the next one will.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.0.is_broken()
     }
 
-    /// A new, empty disk in its place, after the node on it has ended.
+    /// Replaces the store by a new, empty disk, after the node on it has ended.
     pub fn wipe(&self) {
         self.0.wipe();
     }
 
-    /// How long each further write takes.
+    /// Delays each further write by `delay`.
     pub fn slow_down(&self, delay: Duration) {
         self.0.slow_down(delay);
     }
@@ -157,28 +157,28 @@ impl MemoryStore {
 pub struct StoredVote {
     /// The term.
     pub term: u64,
-    /// Id of the candidate.
+    /// The id of the candidate.
     pub voted_for: u64,
-    /// A quorum has granted it: the candidate leads the term.
+    /// Whether a quorum has granted the vote: the candidate leads the term.
     pub is_granted: bool,
 }
 
 /// A member of the group, as the list of masters shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedMember {
-    /// Its id, given once and never used again.
+    /// The id of the member, assigned once and never reused.
     pub id: u64,
-    /// Its addresses.
+    /// The addresses of the member.
     pub member: Member,
-    /// It votes; otherwise it is a learner.
+    /// Whether the member votes; otherwise it is a learner.
     pub is_voter: bool,
-    /// It leads, as far as this node knows.
+    /// Whether the member leads, as far as this node knows.
     pub is_leader: bool,
-    /// How many entries it lacks. Known at the leader only.
+    /// The number of entries that the member lacks. Known at the leader only.
     pub lag: Option<u64>,
-    /// How long ago it last answered. Known at the leader only, and not of itself.
+    /// The time since its last answer. Known at the leader only, and not for the leader itself.
     pub heard_ago: Option<Duration>,
-    /// The feature levels that it has reported. Known at the leader only.
+    /// The feature levels that the member has reported. Known at the leader only.
     pub levels: Option<Levels>,
 }
 
@@ -188,7 +188,7 @@ pub struct Node {
     inner: Arc<Inner>,
 }
 
-/// What reads and changes of the group need of a node.
+/// The parts of a node that reads and member changes use.
 #[derive(Clone)]
 pub(crate) struct Group {
     pub(crate) raft: Consensus,
@@ -199,7 +199,7 @@ pub(crate) struct Group {
     pub(crate) liveness: Liveness,
 }
 
-/// What a node is made of.
+/// The parts of a node.
 pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) process_incarnation: u64,
@@ -218,17 +218,17 @@ pub(crate) struct Parts {
 struct Inner {
     parts: Parts,
     runtime: Handle,
-    /// The last clone of a node that is dropped stops it.
+    /// Dropping the last clone of a node stops it.
     _stop_with_last: DropGuard,
 }
 
 impl Node {
-    /// Opens the store, finds or forms the group, and takes part in it. Returns once consensus runs; before that it waits as
-    /// long as other masters are missing, and says in the log whom it waits for. `owner` is asked to load the registry first.
-    /// The node ends when `stop` is cancelled, and is finished when [`Node::stop`] has returned.
+    /// Starts a node. Returns once consensus runs; until then it waits for missing masters and logs
+    /// their addresses. `owner` first receives a request to load the registry. The node ends when
+    /// `stop` is cancelled; [`Node::stop`] waits for the end.
     ///
     /// # Errors
-    /// If the directory cannot be used, the group refuses this node, or `stop` was cancelled before.
+    /// If the directory cannot be used, the group rejects this node, or `stop` was cancelled.
     pub async fn start(
         config: NodeConfig,
         surroundings: Surroundings,
@@ -242,7 +242,7 @@ impl Node {
         start(config, place, surroundings, owner, stop).await
     }
 
-    /// Like [`Node::start`], on a store in memory that may be used again by a later node. `config.directory` is not looked at.
+    /// Starts a node on a reusable store in memory. `config.directory` is ignored.
     ///
     /// # Errors
     /// As [`Node::start`].
@@ -263,8 +263,8 @@ impl Node {
         .await
     }
 
-    /// Puts a command into the queue for the next entry, and waits while the queue is full. That is no promise: it is committed
-    /// when the owner sees it again in `Apply`, and lost, perhaps, when this node stops leading.
+    /// Queues a command for the next entry; waits while the queue is full. It is committed only
+    /// when the owner receives it in `Apply`, and may be lost when this node stops leading.
     ///
     /// # Errors
     /// If this node does not lead or has stopped, or the command is larger than an entry may be.
@@ -272,7 +272,7 @@ impl Node {
         self.inner.parts.queue.propose(proposal).await
     }
 
-    /// Like `propose`, and never waits: a full queue is an error.
+    /// Queues a command like `propose`, but never waits: a full queue is an error.
     ///
     /// # Errors
     /// As [`Node::propose`], and if the queue is full.
@@ -280,25 +280,25 @@ impl Node {
         self.inner.parts.queue.try_propose(proposal)
     }
 
-    /// Drops commands that wait in the queue: for an owner that has lost office although this node leads on. What is in flight
-    /// may still be committed.
+    /// Drops the commands that wait in the queue, for an owner that is no longer the active leader
+    /// although this node still leads. Commands in flight may still be committed.
     pub fn forget_queued(&self) {
         self.inner.parts.queue.forget();
     }
 
-    /// What this node knows, now and whenever it changes.
+    /// Returns a watch of the node's status.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.inner.parts.status.clone()
     }
 
-    /// How far this node is, now.
+    /// Returns the current indexes of this node.
     pub fn progress(&self) -> Progress {
         Progress::of(&self.inner.parts.raft.metrics().borrow_watched())
     }
 
-    /// How long ago a message was sent that a quorum has answered as followers of this leader; `None` while it does not lead,
-    /// or when a voter has answered with a newer term. The answers wait for no disk. Beyond the election maximum another
-    /// master may lead.
+    /// Returns the time since sending the newest message that a quorum has answered as followers of
+    /// this leader. `None` while this node does not lead, or when a voter has answered with a newer
+    /// term. The answers wait for no disk. Beyond the election maximum another master may lead.
     pub fn quorum_acked_ago(&self) -> Option<Duration> {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -312,8 +312,8 @@ impl Node {
         })
     }
 
-    /// Whether this leader is so far away from a majority of the voters that it confirms no read: again and again they take
-    /// longer than a heartbeat may to answer what waits for no disk. `None` while this node does not lead.
+    /// Returns whether too many voters are too far away to confirm reads: requests that wait for no
+    /// disk repeatedly take longer than a heartbeat may. `None` while this node does not lead.
     pub fn is_far_away(&self) -> Option<bool> {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -331,7 +331,7 @@ impl Node {
         })
     }
 
-    /// The index up to which the registry must be applied for a linearizable read that begins now; a quorum has confirmed it.
+    /// Returns the index that a linearizable read from now on must wait for, confirmed by a quorum.
     ///
     /// # Errors
     /// If there is no leader, or it cannot reach a quorum in time.
@@ -340,8 +340,8 @@ impl Node {
         Ok(confirmed.index)
     }
 
-    /// The term in which this node has led without a break until a moment after this call began, as a quorum has confirmed;
-    /// `None` if another one leads. What was true in that term before the call was committed by nobody else meanwhile.
+    /// Returns the term that this node has led without a break until after this call began, as a
+    /// quorum confirmed; `None` if another leads. No other node has committed in that time.
     ///
     /// # Errors
     /// As [`Node::confirm_read`].
@@ -350,12 +350,12 @@ impl Node {
         Ok(confirmed.own_term)
     }
 
-    /// Takes the waiting master at `raft_address` into the group: first as a learner and, when it has caught up, as a voter. A
-    /// member that had this address with another data directory is replaced. Returns its id.
+    /// Adds the waiting master at `raft_address` as a learner and, once it has caught up, as a
+    /// voter. It replaces a member with this address and another data directory. Returns its id.
     ///
     /// # Errors
-    /// If that master does not answer or belongs elsewhere, another change is under way, or there is no leader. Only
-    /// after [`MembershipError::Unfinished`] has something changed.
+    /// If that master does not answer or belongs to another group, another change is under way, or
+    /// there is no leader. Only after [`MembershipError::Unfinished`] may something have changed.
     pub async fn join(&self, raft_address: &str) -> Result<u64, MembershipError> {
         let raft_address = raft_address.to_owned();
         let promote = true;
@@ -366,24 +366,24 @@ impl Node {
         self.change(change).await
     }
 
-    /// Removes a member. A leader hands over first.
+    /// Removes a member. A leader transfers leadership first.
     ///
     /// # Errors
-    /// If it is no member, the rest would have no quorum, another change is under way, or there is no leader.
+    /// If it is not a member, no quorum would remain, another change runs, or there is no leader.
     pub async fn remove(&self, id: u64) -> Result<(), MembershipError> {
         self.change(Change::Remove(id)).await.map(|_id| ())
     }
 
-    /// Hands leadership to this voter, or to the one that is furthest. Returns who leads then.
+    /// Transfers leadership to this voter, or to the most advanced one. Returns the new leader.
     ///
     /// # Errors
-    /// If it is no voter, has not answered lately or is not elected in time: the present leader leads on.
+    /// If it is not a voter, has not answered lately, or is not elected in time.
     pub async fn transfer(&self, to: Option<u64>) -> Result<u64, MembershipError> {
         self.change(Change::Transfer(to)).await
     }
 
-    /// In a task on the node's own runtime: whoever asked may go, a change that has begun is brought to its end, and the
-    /// connections it makes live where consensus does.
+    /// Runs the change in a task on the node's runtime, where its connections belong. Once begun,
+    /// it is completed even if the caller is dropped.
     async fn change(&self, change: Change) -> Result<u64, MembershipError> {
         let changes = self.inner.parts.changes.clone();
         let changing = self.inner.parts.tasks.spawn_on(
@@ -393,7 +393,7 @@ impl Node {
         changing.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
-    /// The members of the group as this node knows them, voters first.
+    /// Returns the members of the group as this node knows them, voters first.
     pub fn members(&self) -> Vec<ListedMember> {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -437,12 +437,12 @@ impl Node {
         }
     }
 
-    /// The feature level of the cluster: a master that does not know it cannot join.
+    /// Sets the feature level of the cluster: a master that does not know it cannot join.
     pub fn set_level(&self, level: Level) {
         self.inner.parts.changes.set_level(level);
     }
 
-    /// Holds the group as it is until the result is dropped, and asks each member which feature levels it knows.
+    /// Keeps the group unchanged until the result is dropped. Returns each member's levels too.
     ///
     /// # Errors
     /// If this node does not lead, or another change of the group is under way.
@@ -456,33 +456,33 @@ impl Node {
         holding.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
-    /// The id of this node in the group.
+    /// Returns the id of this node in the group.
     pub fn id(&self) -> u64 {
         self.inner.parts.identity.id
     }
 
-    /// The time of day, as this node was given it.
+    /// Returns the wall clock that this node was started with.
     pub fn wall(&self) -> &WallClock {
         &self.inner.parts.wall
     }
 
-    /// Random, new with every start of the process.
+    /// Returns the incarnation of the process: random, new with every start.
     pub fn incarnation(&self) -> u64 {
         self.inner.parts.process_incarnation
     }
 
-    /// Tells this group from others on the wire.
+    /// Returns the key that distinguishes this group from others on the wire.
     pub fn cluster_key(&self) -> u64 {
         self.inner.parts.identity.cluster_key
     }
 
-    /// Stops the node, and returns when everything of it has ended and its store is closed.
+    /// Stops the node. Returns when all its tasks have ended and its store is closed.
     pub async fn stop(&self) {
         self.inner.parts.stop.cancel();
         self.inner.parts.tasks.wait().await;
     }
 
-    /// On the runtime that this is called on.
+    /// Builds the node on the current runtime.
     pub(crate) fn assemble(parts: Parts) -> Node {
         let inner = Inner {
             _stop_with_last: parts.stop.clone().drop_guard(),

@@ -1,6 +1,6 @@
-//! How far a node is: figures that change with every entry, read on demand.
+//! Indexes of a node that change with every entry, read on demand.
 //!
-//! They are no part of `Status`, whose watchers would wake several times for each commit.
+//! They are not part of `Status`, whose watchers would wake several times for each commit.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use openraft::RaftMetrics;
 
 use crate::types::{LogId, TypeConfig};
 
-/// The indexes of one node, at the moment of the call.
+/// The indexes of one node at the moment of the call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The index of the last entry in the log, committed or not.
@@ -17,9 +17,11 @@ pub struct Progress {
     pub committed_index: u64,
     /// The index of the last entry that the owner of the registry has applied.
     pub applied_index: u64,
-    /// The index of the last entry up to which the log may be cut, since it is applied and synced; 0 before the first time.
+    /// The index of the last entry that is applied and synced, up to which the log may be
+    /// truncated; 0 before the first sync.
     pub snapshot_index: u64,
-    /// While leading: how many entries each other member lacks, as last heard; without those not heard in this term.
+    /// While leading: the number of entries that each other member lacks, without those that have
+    /// not answered in this term.
     pub lag: BTreeMap<u64, u64>,
 }
 
@@ -42,7 +44,7 @@ fn lag(metrics: &RaftMetrics<TypeConfig>) -> BTreeMap<u64, u64> {
     };
     let last = metrics.last_log_index.unwrap_or(0);
     let others = replication.iter().filter(|(id, _)| **id != metrics.id);
-    // A member that has not answered yet may lack everything, or not be there at all.
+    // A member that has not answered yet may lack everything, or may not run at all.
     let heard = others.filter_map(|(id, matched)| Some((*id, matched.as_ref()?.index)));
     heard
         .map(|(id, index)| (id, last.saturating_sub(index)))

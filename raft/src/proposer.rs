@@ -1,7 +1,9 @@
-//! Group commit: one task takes all commands that wait and proposes them as one entry, one proposal in flight.
+//! Group commit: one task takes all queued commands and proposes them as one entry, with one
+//! proposal in flight.
 //!
-//! More in flight only makes smaller batches. Nothing is retried here: what was in flight when leadership went is the
-//! owner's to forget, and a repeated command is told by its id.
+//! More proposals in flight would only make smaller batches. Nothing is retried here: when
+//! leadership is lost, the owner forgets the commands in flight. A repeated command is recognized
+//! by its id.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,31 +28,34 @@ use crate::node::Consensus;
 use crate::state_machine::{TURN_BYTES, TURN_COMMANDS, TURN_WORK};
 use crate::types::{Batch, CommittedLeaderId, TypeConfig};
 
-/// One command has at most this many bytes, and is an entry of its own if it has more than a turn of the owner takes.
+/// The maximum size of a command. A command that exceeds the limit of an entry is an entry by
+/// itself.
 pub const ENTRY_LIMIT_BYTES: usize = 1 << 20;
-/// Commands that may wait. When full, `try_propose` refuses and `propose` waits.
+/// The maximum number of queued commands. When the queue is full, `try_propose` returns an error
+/// and `propose` waits.
 const QUEUE_COMMANDS: usize = 65_536;
-/// Bytes of commands that may wait, likewise.
+/// The maximum bytes of queued commands; a full queue behaves as above.
 const QUEUE_BYTES: usize = 64 << 20;
-/// Entries that may be committed and not yet applied before the next is proposed: enough to overlap applying one with
-/// replicating the next, few enough that a slow owner is felt by the callers.
+/// The maximum number of entries that may be committed but not applied before the next is proposed:
+/// enough to overlap applying one with replicating the next, few enough that a slow owner slows its
+/// callers down.
 const UNAPPLIED: usize = 8;
 
-/// A refused proposal is tried again after this long.
+/// The pause before a rejected proposal is retried.
 const REFUSED: Duration = Duration::from_millis(1);
 
-/// One command, and the time it was made at.
+/// One command, and the time at which it was made.
 #[derive(Clone, Debug)]
 pub struct Proposal {
     /// Cluster time in milliseconds. The entry carries the latest of its commands.
     pub at_ms: u64,
     /// The command, opaque here. At most `ENTRY_LIMIT_BYTES`.
     pub command: Bytes,
-    /// What it costs its owner to apply it: an entry takes [`TURN_WORK`] of it, or one command.
+    /// The cost of applying it: an entry holds at most [`TURN_WORK`] of it, or one command.
     pub work: u32,
 }
 
-/// A term that this node leads, and how often its owner has lost office in between.
+/// A term that this node leads, and how often its owner has stopped leading in between.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Reign {
     term: u64,
@@ -58,10 +63,10 @@ struct Reign {
 }
 
 struct Queued {
-    /// The reign in which it was proposed: it is not proposed in another one.
+    /// The term of leadership in which it was queued: it is not proposed in another one.
     reign: Reign,
     proposal: Proposal,
-    /// Its share of the queue's bytes, given back when it is proposed or dropped.
+    /// Its share of the queue's bytes, released when it is proposed or dropped.
     _bytes: OwnedSemaphorePermit,
 }
 
@@ -97,7 +102,8 @@ impl Queue {
         )
     }
 
-    /// Drops what waits and is not yet proposed: its owner has lost office.
+    /// Drops the queued commands that are not yet proposed: their owner is no longer the active
+    /// leader.
     pub(crate) fn forget(&self) {
         self.forgotten.fetch_add(1, Ordering::Relaxed);
     }
@@ -160,11 +166,11 @@ impl Queue {
     }
 }
 
-/// What became of one proposal.
+/// The outcome of one proposal.
 enum Outcome {
     /// Committed, or its leader is gone.
     Done,
-    /// Refused before it was in the log.
+    /// Rejected before it was in the log.
     NotNow,
     /// Consensus has ended.
     Ended,
@@ -177,7 +183,7 @@ pub(crate) struct Proposer {
     receiver: mpsc::Receiver<Queued>,
     leading_term: Arc<AtomicU64>,
     forgotten: Arc<AtomicU64>,
-    /// The first of the next entry: it did not fit into the last one.
+    /// The first command of the next entry: it did not fit into the last one.
     held: Option<Queued>,
     unapplied: VecDeque<Answer>,
 }
@@ -202,7 +208,8 @@ impl Proposer {
             };
             let reign = first.reign;
             if !self.is_current(reign) {
-                // Leadership went, or came anew, since: the owner has forgotten it.
+                // Leadership was lost, or won again, in between: the owner has forgotten the
+                // command.
                 continue;
             }
             let batch = self.batch(first);
@@ -215,8 +222,9 @@ impl Proposer {
                 match self.commit(raft, term, batch.clone()).await {
                     Outcome::Done => break,
                     Outcome::Ended => return,
-                    // Nobody has answered a new leader yet, or a transfer is under way. If it leads on, the owner has no
-                    // reason to forget, so the commands must not be lost.
+                    // No voter has answered a new leader yet, or a transfer is under way. If this
+                    // node keeps leading, the owner has no reason to forget the commands, so they
+                    // must not be lost.
                     Outcome::NotNow if self.is_current(reign) => tokio::time::sleep(REFUSED).await,
                     Outcome::NotNow => break,
                 }
@@ -231,12 +239,13 @@ impl Proposer {
         }
     }
 
-    /// Whether what was proposed in this reign is still wanted.
+    /// Returns whether the owner still expects what was queued in this term of leadership.
     fn is_current(&self, reign: Reign) -> bool {
         reign == self.reign() || bugs::is_on(Bug::StaleReignCommits)
     }
 
-    /// Everything that waits, up to what a turn of the owner takes: an entry is applied in one.
+    /// Takes queued commands up to the limits of one request to the owner: an entry is applied in
+    /// one.
     fn batch(&mut self, first: Queued) -> Batch {
         let reign = first.reign;
         let mut bytes = first.proposal.command.len();
@@ -262,7 +271,7 @@ impl Proposer {
         batch
     }
 
-    /// Proposes one entry and waits until it is committed or refused.
+    /// Proposes one entry and waits until it is committed or rejected.
     async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> Outcome {
         let (responder, committed, mut answer) = ProgressResponder::new();
         let write = raft
@@ -278,7 +287,8 @@ impl Proposer {
             refused = &mut answer => match refused {
                 Ok(Ok(_)) => {}
                 Ok(Err(ClientWriteError::ForwardToLeader(_))) => return Outcome::NotNow,
-                // In the log, and leadership went: the owner learns that from the status.
+                // The entry is in the log, and leadership was lost: the owner learns that from the
+                // status.
                 Ok(Err(error)) => debug!(%error, "it is not known whether commands were committed"),
                 Err(_ended) => return Outcome::Ended,
             },
@@ -324,7 +334,7 @@ mod tests {
         queue.try_propose(proposal).unwrap();
     }
 
-    /// Commands and bytes of the entries that the queue becomes.
+    /// Returns commands and bytes of the entries that the queue becomes.
     fn entries(mut proposer: Proposer) -> Vec<(usize, usize)> {
         let mut all = Vec::new();
         while let Some(first) = proposer
@@ -350,7 +360,7 @@ mod tests {
         assert!(entries.len() < 10_000 / 200, "{}", entries.len());
     }
 
-    /// Ten accepts of 256 small launches are 256 KiB and fifty milliseconds.
+    /// Ten acceptances of 256 small launches are 256 KiB and take fifty milliseconds.
     #[test]
     fn an_entry_is_a_short_turn_however_much_work_is_in_few_bytes() {
         let (queue, proposer) = queue();

@@ -1,6 +1,8 @@
-//! Linearizable reads: the log index that a read has to wait for, confirmed by a quorum. Never by a lease.
+//! Linearizable reads: the log index that a read has to wait for, confirmed by a quorum, never by a
+//! lease.
 //!
-//! One confirmation serves everyone who asked before it began: reads that come meanwhile share the next one.
+//! One confirmation serves all reads that were queued before it began. Later reads share the next
+//! one.
 
 use std::time::Duration;
 
@@ -20,12 +22,12 @@ use crate::transport::network::Caller;
 use crate::transport::wire::proto;
 use crate::types::TypeConfig;
 
-/// Reads that may wait for one confirmation; more wait in line.
+/// The maximum number of reads that wait for one confirmation; further reads wait to be queued.
 const QUEUE: usize = 4_096;
 
 type Answer = oneshot::Sender<Result<Confirmed, ReadError>>;
 
-/// What a quorum has confirmed.
+/// The confirmation of a quorum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Confirmed {
     /// The index that a read has to wait for.
@@ -34,7 +36,7 @@ pub(crate) struct Confirmed {
     pub(crate) own_term: Option<u64>,
 }
 
-/// The callers' end.
+/// The callers' end of the queue of reads.
 #[derive(Clone)]
 pub(crate) struct Reads(mpsc::Sender<Answer>);
 
@@ -54,7 +56,7 @@ impl Reads {
     }
 }
 
-/// The task that confirms.
+/// The task that confirms reads.
 pub(crate) struct Reader {
     raft: Consensus,
     caller: Caller,
@@ -84,7 +86,7 @@ impl Reader {
         }
     }
 
-    /// Confirms until the node stops.
+    /// Confirms reads until the node stops.
     pub(crate) async fn run(self, mut requests: mpsc::Receiver<Answer>, stop: CancellationToken) {
         let mut waiting = Vec::new();
         loop {
@@ -97,7 +99,7 @@ impl Reader {
                 result = self.confirm() => result,
             };
             for answer in waiting.drain(..) {
-                // Whoever asked may have gone.
+                // The caller may have been dropped.
                 let _ = answer.send(result.clone());
             }
         }
@@ -136,14 +138,15 @@ impl Reader {
     }
 }
 
-/// The read index of this node, if it leads and a quorum confirms that. A leader reads no further back than its own first
-/// entry: the entry that it names is of its term.
+/// Returns the read index of this node, if it leads and a quorum confirms that. The index is never
+/// below the leader's first entry: the named entry is of the leader's term.
 pub(crate) async fn read_index(
     raft: &Consensus,
     liveness: &Liveness,
 ) -> Result<Confirmed, ReadError> {
     type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
-    // A read sends heartbeats, and these would keep the others from electing a leader that they can answer.
+    // A read sends heartbeats, and these would keep the others from electing a leader that they can
+    // answer.
     if liveness.is_silent() {
         return Err(ReadError::NotConfirmed {
             reason: "no quorum has answered it in time".to_owned(),

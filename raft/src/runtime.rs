@@ -1,7 +1,8 @@
-//! The runtime that openraft works on: tokio's, with the runtime's own chance.
+//! The async runtime that openraft uses: tokio, with random numbers from the tokio runtime.
 //!
-//! openraft's adapter for tokio draws election timeouts from the operating system's randomness. Here they come from the
-//! tokio runtime, which a simulation seeds; in production that is seeded by the operating system.
+//! openraft's adapter for tokio draws election timeouts from the operating system's randomness.
+//! Here they come from the tokio runtime, which a simulation seeds. In production the operating
+//! system seeds it.
 
 use std::future;
 use std::time::Duration;
@@ -13,11 +14,11 @@ use openraft_rt_tokio::TokioRuntime;
 
 type Tokio = TokioRuntime;
 
-/// tokio with repeatable chance.
+/// tokio with repeatable random numbers.
 #[derive(Debug)]
 pub(crate) struct Runtime(Tokio);
 
-/// Sixty-four tosses of the tokio runtime that this is called on.
+/// Returns 64 random bits of the current tokio runtime.
 fn chance() -> u64 {
     let tosses = async {
         let mut bits = 0;
@@ -30,7 +31,7 @@ fn chance() -> u64 {
         }
         bits
     };
-    // Unconstrained: a task that has used up its turn would toss for ever.
+    // Unconstrained: a task that has used up its budget would never finish.
     let tossed = tokio::task::coop::unconstrained(tosses).now_or_never();
     tossed.expect("both sides are ready")
 }

@@ -1,4 +1,4 @@
-//! What a node is started with, and what openraft is told of it.
+//! Settings of a node, and the openraft configuration that is derived from them.
 
 use std::path::PathBuf;
 
@@ -9,27 +9,29 @@ use tokio::net::TcpListener;
 
 use crate::error::StartError;
 
-/// The times that elections hang on, in milliseconds.
+/// The timing of elections, in milliseconds.
 ///
-/// openraft elects a new leader after a lease of `election_max_ms` and a random wait between the two election times. A leader
-/// whose process dies is replaced without that wait, and one that a majority does not hear after `silence_ms`.
+/// openraft elects a new leader after a lease of `election_max_ms` and a random wait between the
+/// two election times. A leader whose process ends is replaced without that wait. So is a leader
+/// from which a majority receives nothing for `silence_ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How often a leader shows that it is there.
+    /// The interval of a leader's heartbeats.
     pub heartbeat_ms: u64,
-    /// The shortest silence after which followers ask each other whether the leader is lost: longer on a machine that makes
-    /// messages wait.
+    /// The shortest silence after which followers ask each other whether the leader is lost. It
+    /// grows on a machine that delays messages.
     pub silence_ms: u64,
-    /// The shortest wait of a node that hears nothing.
+    /// The shortest wait of a node that receives no messages.
     pub election_min_ms: u64,
-    /// The longest, and the lease of a leader.
+    /// The longest such wait, and the lease of a leader.
     pub election_max_ms: u64,
-    /// How long a peer may take to answer an append: longer than a disk may stall.
+    /// The deadline for a peer's answer to an append: longer than a disk may stall.
     pub append_deadline_ms: u64,
 }
 
 impl Timing {
-    /// For masters in one place: a silent leader is replaced after about 0.3 s, or 0.6 s without processor time.
+    /// The timing for masters in one location: a silent leader is replaced after about 0.3 s, or
+    /// 0.6 s without processor time.
     pub fn shipped() -> Timing {
         Timing {
             heartbeat_ms: 60,
@@ -40,7 +42,7 @@ impl Timing {
         }
     }
 
-    /// Shorter, for tests.
+    /// A shorter timing for tests.
     pub fn testing() -> Timing {
         Timing {
             heartbeat_ms: 50,
@@ -51,7 +53,7 @@ impl Timing {
         }
     }
 
-    /// For masters in several places, up to about 200 ms apart.
+    /// The timing for masters in several locations, up to about 200 ms apart.
     pub fn wan() -> Timing {
         Timing {
             heartbeat_ms: 300,
@@ -63,14 +65,14 @@ impl Timing {
     }
 }
 
-/// When the log is cut.
+/// The policy by which the log is truncated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotPolicy {
     /// A snapshot is made after this many entries …
     pub entries: u64,
     /// … or this many bytes of commands, whichever comes first.
     pub bytes: u64,
-    /// Entries that stay in the log behind a snapshot, for followers that are a little late.
+    /// The entries that stay in the log behind a snapshot, for followers that lag a little.
     pub keep_entries: u64,
 }
 
@@ -84,39 +86,40 @@ impl Default for SnapshotPolicy {
     }
 }
 
-/// What a node is started with.
+/// The settings of a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// Where its data is kept. `None`: in memory, and gone with the node.
+    /// The data directory. `None`: data is in memory, and gone with the node.
     pub directory: Option<PathBuf>,
-    /// How the other masters reach its raft port, `host:port`.
+    /// The raft address under which the other masters reach this node, `host:port`.
     pub raft_address: String,
-    /// How clients reach it, `host:port`.
+    /// The address under which clients reach this node, `host:port`.
     pub api_address: String,
-    /// The raft addresses of all masters, its own included. May be empty when the directory belongs to a group already.
+    /// The raft addresses of all masters, including this one. May be empty if the directory already
+    /// belongs to a group.
     pub peers: Vec<String>,
-    /// Found a group of one.
+    /// Whether to form a group of one.
     pub bootstrap: bool,
-    /// The times of elections.
+    /// The timing of elections.
     pub timing: Timing,
-    /// When the log is cut.
+    /// The policy by which the log is truncated.
     pub snapshot: SnapshotPolicy,
-    /// Spreads the retries of several nodes; any number.
+    /// A number that spreads the retries of several nodes; any value.
     pub seed: u64,
 }
 
-/// What a node is given rather than makes: how it reaches others, and they it.
+/// The environment of a node: its connections to other masters, and its clock.
 pub struct Surroundings {
-    /// Where the other masters' connections come in.
+    /// The listener for the other masters' connections.
     pub listener: Listener,
-    /// Opens connections to them.
+    /// The dialer of connections to them.
     pub dialer: Dialer,
-    /// The time of day, for measurements.
+    /// The wall clock, for measurements.
     pub wall: WallClock,
 }
 
 impl Surroundings {
-    /// TCP, and this machine's clock.
+    /// Returns an environment with TCP and this machine's clock.
     #[must_use]
     pub fn tcp(listener: TcpListener) -> Surroundings {
         Surroundings {
@@ -128,7 +131,7 @@ impl Surroundings {
 }
 
 impl NodeConfig {
-    /// The list of masters as it is compared: sorted, each once.
+    /// Returns the list of masters in its canonical form: sorted, without duplicates.
     pub(crate) fn listed(&self) -> Vec<String> {
         let mut listed = self.peers.clone();
         listed.sort();
@@ -136,7 +139,7 @@ impl NodeConfig {
         listed
     }
 
-    /// What openraft is told. Why each: it is as conservative as openraft allows.
+    /// Returns the openraft configuration. Each value is as conservative as openraft allows.
     pub(crate) fn openraft(&self) -> Result<Config, StartError> {
         let Timing {
             heartbeat_ms,
@@ -163,19 +166,22 @@ impl NodeConfig {
             election_timeout_max: election_max_ms,
             // A node that cannot win changes no term.
             enable_pre_vote: Some(true),
-            // A restarted leader must be elected: its registry may be behind what it had acknowledged.
+            // A restarted leader must be elected: its registry may be behind what it had
+            // acknowledged.
             enable_leader_restore: Some(false),
-            // openraft counts only what is synced, and would fall silent over a slow disk. `liveness` decides this instead.
+            // openraft counts only synced answers, and would stop its heartbeats over a slow disk.
+            // `liveness` decides this instead.
             quorum_loss_probe_interval: None,
-            // A log that lost entries is damage, never something to go along with.
+            // A log that lost entries is damaged; openraft must not accept it.
             allow_log_reversion: Some(false),
-            // The log is read up to 1 MiB at a time; this only bounds messages of very small entries.
+            // The log is read up to 1 MiB at a time; this only bounds messages of very small
+            // entries.
             max_payload_entries: 1_024,
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot.entries),
             max_in_snapshot_log_to_keep: self.snapshot.keep_entries,
-            // Purges go in ranges.
+            // Entries are purged in ranges.
             purge_batch_size: self.snapshot.keep_entries.clamp(1, 5_000),
-            // Beyond what is kept, a follower gets a snapshot.
+            // A follower that lags beyond the kept entries gets a snapshot.
             replication_lag_threshold: self.snapshot.entries + self.snapshot.keep_entries + 1_000,
             install_snapshot_timeout: 60_000,
             ..Config::default()

@@ -1,6 +1,7 @@
-//! The registry as openraft drives it: committed entries go to its owner, the records that it changed go to the disk by `unwritten`.
+//! The state machine that openraft drives: its owner applies committed entries, and `unwritten`
+//! writes the changed records to disk.
 //!
-//! Knows nothing of what a record means. Entries that are not committed never reach the owner.
+//! The content of a record is opaque here. Entries that are not committed never reach the owner.
 
 use std::io;
 use std::sync::Arc;
@@ -23,18 +24,19 @@ use crate::types::{
     Committed, Entry, LogId, OwnerRequest, Payload, SnapshotMeta, StoredMembership, TypeConfig,
 };
 
-/// Commands, and bytes of commands, that one request to the owner carries, and one entry: its turn must stay short, and one
-/// entry is never split. To read and apply a launch takes about 20 µs, an update 9 (state/tests/speed.rs on a busy machine),
-/// so these are 5 ms. A single command may be larger.
+/// The maximum number of commands, and of bytes of commands, in one request to the owner and in one
+/// entry. A request must stay short, and one entry is never split. To read and apply a launch takes
+/// about 20 µs, an update 9 µs (state/tests/speed.rs on a busy machine), so these limits are 5 ms.
+/// A single command may be larger.
 pub(crate) const TURN_COMMANDS: usize = 256;
 pub(crate) const TURN_BYTES: usize = 256 << 10;
-/// Work of the commands of one entry: 5 ms in units of about 1.2 µs. Bytes alone do not bound it: 256 KiB hold
-/// 2,500 small launches. A single command may be more.
+/// The maximum work of the commands of one entry: 5 ms in units of about 1.2 µs. Bytes alone do not
+/// bound it: 256 KiB hold 2,500 small launches. A single command may exceed it.
 pub const TURN_WORK: u32 = 4_096;
 
 pub(crate) const APPLIED: &[u8] = b"applied";
 
-/// The parts of the store that the machine works on.
+/// The parts of the store that the state machine uses.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
@@ -42,19 +44,19 @@ pub(crate) struct Parts {
     pub(crate) unwritten: Unwritten,
     pub(crate) shelf: Shelf,
     pub(crate) fatal: Fatal,
-    /// One image is written at a time.
+    /// Allows one snapshot to be written at a time.
     pub(crate) turn: image::Turn,
 }
 
 pub(crate) struct Machine {
     parts: Parts,
-    /// The log holds at least so many applied entries.
+    /// The minimum number of applied entries that stay in the log.
     kept_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
 }
 
 impl Machine {
-    /// Hands the stored registry to its owner.
+    /// Sends the stored registry to its owner.
     pub(crate) async fn open(
         parts: Parts,
         kept_entries: u64,
@@ -99,7 +101,7 @@ impl Machine {
         Snapshot { meta, snapshot }
     }
 
-    /// One turn of the owner.
+    /// Performs one request to the owner.
     async fn perform(&mut self, turn: Turn) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         let request = OwnerRequest::Apply {
@@ -120,7 +122,7 @@ impl Machine {
     }
 }
 
-/// Entries for one request to the owner.
+/// The entries of one request to the owner.
 #[derive(Default)]
 struct Turn {
     entries: Vec<Committed>,
@@ -132,14 +134,14 @@ struct Turn {
 }
 
 impl Turn {
-    /// Whether `entry` belongs to the next turn.
+    /// Returns whether `entry` belongs to the next request.
     fn is_too_full_for(&self, entry: &Entry) -> bool {
         let (commands, bytes) = match &entry.payload {
             Payload::Normal(batch) => (batch.commands.len(), batch.bytes()),
             Payload::Blank | Payload::Membership(_) => (0, 0),
         };
         let full = self.commands + commands > TURN_COMMANDS || self.bytes + bytes > TURN_BYTES;
-        // Entries without commands cost the owner a step each as well.
+        // Entries without commands also cost the owner a step each.
         !self.entries.is_empty() && (full || self.entries.len() >= TURN_COMMANDS)
     }
 
@@ -199,12 +201,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
     }
 
-    /// Up to here the log may go once this is synced, and with it all that is applied: the registry in the store is the state
-    /// on disk. Queued here, before anything more is applied, and waited for by the builder.
+    /// Returns a builder for a snapshot at the applied index. The registry in the store is that
+    /// snapshot, so the log may be truncated up to there once everything applied is synced. The
+    /// sync is queued here, before anything more is applied, and the builder waits for it.
     async fn get_snapshot_builder(&mut self) -> Builder {
         let (done, synced) = oneshot::channel();
         let written = move |result| {
-            // The builder may have gone with the node.
+            // The builder may have been dropped with the node.
             let _ = done.send(result);
         };
         let queued = self.parts.unwritten.sync(Box::new(written)).await;
@@ -224,7 +227,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let text = format!("the snapshot is of {} and not of {meta}", image.meta());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        // Queued before the install begins, or it would be written over what is installed.
+        // Queued before the install begins. Otherwise these records would overwrite what is
+        // installed.
         self.parts.unwritten.flush().await?;
         let records = install::install(&self.parts, image).await?;
         self.parts.unwritten.reset(meta.clone());
@@ -232,13 +236,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    /// For a follower that lacks entries which the log no longer holds. Reads and writes nothing: the image is written when
-    /// it is sent.
+    /// Returns a snapshot for a follower that lacks entries which the log no longer contains. Reads
+    /// and writes nothing: the snapshot is written when it is sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let Some(applied) = self.parts.unwritten.last() else {
             return Ok(None);
         };
-        // In the older half of what the log keeps it is too old: the log may lose what follows it while it is being sent.
+        // A snapshot from the older half of the kept log is too old: the log may lose the entries
+        // after it during the transfer.
         let least = applied.index.saturating_sub(self.kept_entries / 2);
         let recent = self.parts.shelf.current().filter(|image| {
             let last = image.meta().last_log_id;
@@ -262,7 +267,7 @@ impl From<Image> for Snapshot {
     }
 }
 
-/// Waits until what is applied is synced. No image is written.
+/// A snapshot builder that waits until everything applied is synced. It writes no snapshot file.
 pub(crate) struct Builder {
     snapshot: Snapshot,
     synced: Option<io::Result<oneshot::Receiver<io::Result<()>>>>,
@@ -279,7 +284,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
-/// Up to where the registry on this disk is applied.
+/// Returns the position up to which the registry on this disk is applied.
 pub(crate) fn applied(disk: &dyn Read) -> Result<SnapshotMeta, MachineError> {
     match disk.get(Family::RegistryMeta, APPLIED)? {
         None => Ok(SnapshotMeta::default()),
@@ -298,18 +303,18 @@ pub(crate) fn invalid(error: ImageError) -> io::Error {
     }
 }
 
-/// Why the registry cannot be handed to its owner.
+/// An error while the registry is loaded by its owner.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MachineError {
     #[error("the registry cannot be read")]
     Read(#[from] io::Error),
-    #[error("the record of how far the registry is applied is damaged")]
+    #[error("the record of the registry's applied index is damaged")]
     Applied(#[from] record::RecordError),
     #[error(transparent)]
     Owner(#[from] OwnerGone),
 }
 
-/// The task that owns the registry has ended: this node is stopping.
+/// The error of a request to an owner of the registry that has ended: this node is stopping.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the owner of the registry has ended")]
 pub(crate) struct OwnerGone;

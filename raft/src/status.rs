@@ -1,4 +1,5 @@
-//! What a node knows about itself and its group, as a watch that changes rarely. Figures of each entry are in `progress`.
+//! The state of a node and its group, as a watch that changes rarely. Figures that change with each
+//! entry are in `progress`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,27 +20,30 @@ use crate::election::liveness::Liveness;
 use crate::node::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
-/// The state of a node as far as the rest of the program needs it.
+/// The state of a node, as far as the rest of the program needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The id of this node.
     pub id: u64,
-    /// Who leads, as far as this node knows. It may be late: only a commit proves leadership. A follower that has not heard
-    /// its leader for a second, or for the longest election time if that is more, knows none.
+    /// The leader, as far as this node knows. It may be outdated: only a commit proves leadership.
+    /// A follower that has received nothing from its leader for a second, or for the longest
+    /// election time if that is more, knows none.
     pub leader: Option<(u64, Member)>,
-    /// Since when this node knows no leader: when it last heard the one it had, or its start. `None` while it knows one.
+    /// Since when this node knows no leader: the time of its leader's last message, or of its own
+    /// start. `None` while it knows one.
     pub leaderless_since: Option<Instant>,
-    /// The newest term that this node has saved: it never goes back, not by a cut of power either.
+    /// The newest term that this node has saved. It never decreases, not even after a power cut.
     pub term: u64,
-    /// This node leads the term.
+    /// Whether this node leads the term.
     pub is_leader: bool,
-    /// The voters. While the group changes, those of the old and of the new group.
+    /// The voters. During a member change, those of the old and of the new group.
     pub voters: Arc<[(u64, Member)]>,
     /// The members without a vote.
     pub learners: Arc<[(u64, Member)]>,
-    /// When the last change of leader went through which phase, as far as this node saw it.
+    /// The times of the phases of the last change of leader, as far as this node observed them.
     pub phases: Phases,
-    /// Consensus has ended for this reason, and the process must end too: its log can no longer be trusted to be written.
+    /// The reason for which consensus has ended. The process must exit too: writes to its log can
+    /// no longer be trusted.
     pub failure: Option<String>,
 }
 
@@ -52,7 +56,8 @@ impl Status {
         }
     }
 
-    /// No leader is known any more; the one that was, if it was another node, was last heard then.
+    /// Records that no leader is known any more. `heard` is when the former leader, if it was
+    /// another node, was last heard.
     fn lose_leader(&mut self, heard: Instant) {
         if let Some((id, _)) = self.leader.take() {
             let own = id == self.id;
@@ -60,7 +65,7 @@ impl Status {
         }
     }
 
-    /// The member with this id, voter or learner.
+    /// Returns the member with this id, voter or learner.
     pub fn member(&self, id: u64) -> Option<&Member> {
         self.voters
             .iter()
@@ -70,21 +75,21 @@ impl Status {
     }
 }
 
-/// Moments of the last change of leader, in microseconds of wall time since 1970, for measurements only; 0 for what this
-/// node did not see.
+/// Times of the last change of leader, in microseconds of wall time since 1970, for measurements
+/// only; 0 for a phase that this node did not observe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// The term of the leader that was found dead.
     pub dead_term: u64,
-    /// This node found the leader dead.
+    /// When this node found the leader dead.
     pub dead_seen_us: u64,
-    /// The term that this node was elected for.
+    /// The term for which this node was elected.
     pub elected_term: u64,
-    /// This node was elected.
+    /// When this node was elected.
     pub elected_us: u64,
-    /// The same by the monotonic clock: for what is decided by it.
+    /// The same by the monotonic clock, for decisions that depend on it.
     pub elected_at: Option<Instant>,
-    /// The first entry of that term was applied here.
+    /// When the first entry of that term was applied here.
     pub first_commit_us: u64,
 }
 
@@ -95,18 +100,20 @@ impl Phases {
     }
 }
 
-/// Turns openraft's metrics into `Status`.
+/// The task that turns openraft's metrics into `Status`.
 pub(crate) struct Reporter {
     pub(crate) raft: Consensus,
     pub(crate) status: watch::Sender<Status>,
-    /// What is saved of openraft's vote, which may be ahead of it.
+    /// The saved part of openraft's vote, which may be ahead of openraft's metrics.
     pub(crate) votes: watch::Receiver<Option<Vote>>,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
     pub(crate) hearing: Hearing,
     pub(crate) wall: WallClock,
-    /// The term that this node leads, 0 while it does not: read by the proposer's callers on each command.
+    /// The term that this node leads, 0 while it does not lead: read by the proposer's callers on
+    /// each command.
     pub(crate) leading_term: Arc<AtomicU64>,
-    /// Cancelled when consensus has failed: the port closes then, so that the others elect a new leader at once.
+    /// Cancelled when consensus has failed. The port then closes, so that the others elect a new
+    /// leader immediately.
     pub(crate) failed: CancellationToken,
 }
 
@@ -135,7 +142,7 @@ impl Reporter {
                     self.status.send_modify(|status| status.phases = phases);
                 }
                 () = self.leader_falls_silent() => {}
-                // The sender is here: it is never closed.
+                // The sender is owned here, so it is never closed.
                 _ = voice.changed() => {}
                 Ok(()) = votes.changed() => {}
                 () = self.first_commit(waits) => {}
@@ -147,7 +154,7 @@ impl Reporter {
         }
     }
 
-    /// Why consensus has ended.
+    /// Returns the reason for which consensus has ended.
     fn reason(&self) -> String {
         let metrics = self.raft.metrics();
         let ended = metrics.borrow_watched().running_state.clone();
@@ -157,7 +164,7 @@ impl Reporter {
         )
     }
 
-    /// The term that this node leads, as long as no entry of it is applied.
+    /// Returns the term that this node leads, as long as no entry of it is applied.
     fn waits_for_first_commit(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
         let phases = *self.phases.borrow();
         let term = metrics.vote.leader_id.term;
@@ -165,7 +172,7 @@ impl Reporter {
         (leads && phases.first_commit_us == 0).then_some(term)
     }
 
-    /// Notes when the first entry of this term is applied.
+    /// Records when the first entry of this term is applied.
     async fn first_commit(&self, term: Option<u64>) {
         let Some(term) = term else {
             return std::future::pending().await;
@@ -180,7 +187,7 @@ impl Reporter {
                 break;
             }
             if metrics.changed().await.is_err() {
-                // Consensus has ended: the other metrics say so.
+                // Consensus has ended: the other metrics report that.
                 return std::future::pending().await;
             }
         }
@@ -202,14 +209,14 @@ impl Reporter {
     fn fail(&self, reason: String, stopping: bool) {
         self.step_down();
         if !stopping {
-            error!(reason, "consensus has failed, this process must end");
+            error!(reason, "consensus has failed, this process must exit");
             self.status
                 .send_modify(|status| status.failure = Some(reason));
         }
         self.failed.cancel();
     }
 
-    /// A node that has ended leads nobody.
+    /// Records that a node that has ended leads no term.
     fn step_down(&self) {
         self.leading_term.store(0, Ordering::Relaxed);
         self.status.send_modify(|status| {
@@ -218,21 +225,21 @@ impl Reporter {
         });
     }
 
-    /// Returns when the leader that is named has been silent for too long.
+    /// Returns when the reported leader has been silent for too long.
     async fn leader_falls_silent(&self) {
         let follows = {
             let status = self.status.borrow();
             status.leader.is_some() && !status.is_leader
         };
-        // A leader that was never heard is not named.
+        // A leader that was never heard is not reported.
         match self.hearing.until().filter(|_| follows) {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Who leads according to openraft, if it is this node or was heard of late: without an election openraft remembers a
-    /// leader for ever.
+    /// Returns the leader according to openraft, if it is this node or was heard recently. Without
+    /// an election openraft never forgets a leader.
     fn audible(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
         let leader = metrics.current_leader?;
         let heard = self
@@ -257,7 +264,8 @@ impl Reporter {
         }
         let leader = self.audible(metrics);
         let saved = self.votes.borrow().map(|vote| vote.leader_id.term);
-        // Either may be ahead: openraft's before it is saved, what is saved before its metrics tell.
+        // Either may be ahead: openraft's vote before it is saved, the saved vote before openraft's
+        // metrics report it.
         let told = saved.map(|saved| saved.min(term));
         let membership = &metrics.membership_config;
         let regrouped = !shown
@@ -327,8 +335,9 @@ fn members(membership: &StoredMembership) -> (Members, Members) {
     (voters.into_iter().collect(), learners)
 }
 
-/// How long ago a message was sent that a quorum has answered as followers of this leader: an append, a heartbeat, or an
-/// `Alive` request, which waits for no disk. `None` if this node does not lead. A group of one always agrees with itself.
+/// Returns the time since sending the newest message that a quorum has answered as followers of
+/// this leader: an append, a heartbeat, or an `Alive` request, which waits for no disk. `None` if
+/// this node does not lead. A group of one is always its own quorum.
 pub(crate) fn quorum_heard_ago(
     metrics: &RaftMetrics<TypeConfig>,
     phases: Phases,
@@ -342,13 +351,13 @@ pub(crate) fn quorum_heard_ago(
         false => heard_ago(metrics, liveness, *id),
     };
     let config = metrics.membership_config.get_joint_config();
-    // While the group changes, both quorums must have answered.
+    // During a member change, both quorums must have answered.
     let answered = config
         .iter()
         .map(|voters| majority_ago(voters.iter().map(ago)));
     let answered = answered.collect::<Option<Vec<_>>>();
     let answered = answered.and_then(|agos| agos.into_iter().max());
-    // Before the first answer, the votes were the last that was heard.
+    // Before the first answer, the votes are the newest answers.
     let is_present = phases.elected_term == metrics.current_term;
     let elected = phases.elected_at.filter(|_| is_present);
     let elected = elected.map(|at| at.elapsed());
@@ -356,7 +365,8 @@ pub(crate) fn quorum_heard_ago(
     Some(heard.unwrap_or(Duration::ZERO))
 }
 
-/// How long ago the one was heard that completes a majority, beginning with the newest. `None` without a majority.
+/// Returns the age of the answer that completes a majority, counting from the newest answer. `None`
+/// without a majority.
 fn majority_ago(voters: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
     let voters: Vec<Option<Duration>> = voters.collect();
     let majority = voters.len() / 2 + 1;
@@ -365,7 +375,7 @@ fn majority_ago(voters: impl Iterator<Item = Option<Duration>>) -> Option<Durati
     heard.get(majority - 1).copied()
 }
 
-/// How long ago a message was sent that this member has answered to this leader.
+/// Returns the time since sending the newest message that this member has answered to this leader.
 pub(crate) fn heard_ago(
     metrics: &RaftMetrics<TypeConfig>,
     liveness: &Liveness,
@@ -398,7 +408,7 @@ mod tests {
         assert_eq!(
             ago(&[None, Some(5), Some(7), None]),
             None,
-            "four want three"
+            "four need three"
         );
         assert_eq!(ago(&[]), None);
     }

@@ -1,4 +1,4 @@
-//! Tests of the store as a whole, each on every kind of disk that this build has.
+//! Tests of the store as a whole, on each kind of disk that this build has.
 
 mod crash;
 mod cuts;

@@ -1,6 +1,7 @@
-//! The shapes that consensus, storage and transport share.
+//! The types that consensus, storage and transport share.
 //!
-//! The only place that tells openraft what an entry, a node and an id are. Never an idea of what a command means.
+//! The only place that defines openraft's types of entry, node and id. The meaning of a command is
+//! opaque here.
 
 use std::fmt;
 
@@ -11,7 +12,8 @@ use prost::Message;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 openraft::declare_raft_types!(
-    /// openraft as this crate uses it: one leader a term, ids and terms are plain numbers.
+    /// The openraft configuration of this crate: one leader per term; ids and terms are plain
+    /// numbers.
     pub(crate) TypeConfig:
         D = Batch,
         R = (),
@@ -32,7 +34,7 @@ pub(crate) type Membership = openraft::Membership<u64, Member>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 
-/// Commands proposed together: what one log entry carries.
+/// Commands that are proposed together: the content of one log entry.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct Batch {
     /// Cluster time in milliseconds, stamped by the leader that proposed the entry.
@@ -44,7 +46,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// How many bytes the commands take: what queues and messages are bounded by.
+    /// Returns the size of the commands in bytes, by which queues and messages are bounded.
     pub(crate) fn bytes(&self) -> usize {
         self.commands.iter().map(Bytes::len).sum()
     }
@@ -62,7 +64,7 @@ impl fmt::Display for Batch {
     }
 }
 
-/// openraft asks for serde; bytes on disk and wire are prost's in either case.
+/// openraft requires serde; bytes on disk and wire are encoded by prost in either case.
 impl Serialize for Batch {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.encode_to_vec())
@@ -79,10 +81,10 @@ impl<'de> Deserialize<'de> for Batch {
 /// A master as the group knows it.
 #[derive(Clone, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
 pub struct Member {
-    /// Where its raft port answers, `host:port`.
+    /// The address of its raft port, `host:port`.
     #[prost(string, tag = "1")]
     pub raft_address: String,
-    /// Where clients reach it, `host:port`.
+    /// The address for clients, `host:port`.
     #[prost(string, tag = "2")]
     pub api_address: String,
     /// The random number that was made together with its data directory: a wiped node has another.
@@ -90,7 +92,8 @@ pub struct Member {
     pub incarnation: u64,
 }
 
-/// A committed entry, handed to the owner of the registry in order and exactly once per process life.
+/// A committed entry, passed to the owner of the registry in order and exactly once per process
+/// run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The log index.
@@ -99,7 +102,8 @@ pub struct Committed {
     pub term: u64,
     /// Cluster time in milliseconds; 0 for an entry without commands.
     pub at_ms: u64,
-    /// The commands in order. Empty for entries of consensus itself (a new leader, a change of members): only the index moves.
+    /// The commands in order. Empty for entries of consensus itself (a new leader, a member
+    /// change): only the index advances.
     pub commands: Vec<Bytes>,
 }
 
@@ -112,23 +116,26 @@ pub struct RecordWrite {
     pub value: Option<Bytes>,
 }
 
-/// What consensus asks of the one task that owns the registry. It answers each request once, in order.
+/// A request of consensus to the one task that owns the registry. The owner answers each request
+/// once, in order.
 #[derive(Debug)]
 pub enum OwnerRequest {
-    /// The registry as stored: at start, and after a snapshot was installed. Replaces everything the owner holds.
+    /// Loads the stored registry: at startup, and after a snapshot was installed. Replaces the
+    /// owner's whole state.
     Load {
         /// The log index up to which the records are applied; 0 for an empty registry.
         last_index: u64,
-        /// Every record, in the order of the keys.
+        /// All records, in the order of the keys.
         records: Vec<(Vec<u8>, Vec<u8>)>,
-        /// Answered when the owner holds them.
+        /// Completed when the owner has loaded them.
         done: tokio::sync::oneshot::Sender<()>,
     },
-    /// Apply these entries, in order.
+    /// Applies these entries, in order.
     Apply {
-        /// At most about 1,000 commands or 1 MiB, so that the owner's turn stays short. One entry is never split.
+        /// At most about 1,000 commands or 1 MiB, so that a request stays short. One entry is never
+        /// split.
         entries: Vec<Committed>,
-        /// Answered with the records that the entries changed.
+        /// Completed with the records that the entries changed.
         done: tokio::sync::oneshot::Sender<Vec<RecordWrite>>,
     },
 }

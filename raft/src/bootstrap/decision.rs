@@ -1,8 +1,11 @@
-//! What an empty node concludes from the answers of its peers: wait, take an identity, join, or refuse.
+//! The decision of an empty node about the answers of its peers: wait, take an identity, join, or
+//! reject.
 //!
-//! The decisions only, no network. A group forms only when every listed peer answers, empty, with the same list. Nobody leads
-//! that: each computes the same ids and the same cluster key from the addresses and the incarnations of the data directories,
-//! so that it can be interrupted anywhere and goes on. A wiped directory has another incarnation and is a stranger everywhere.
+//! Decisions only, no network. A group forms only when every listed peer answers, is empty, and has
+//! the same list. No node coordinates this: each computes the same ids and the same cluster key
+//! from the addresses and the incarnations of the data directories. The process can therefore be
+//! interrupted and resumed at any point. A wiped directory has another incarnation, so no node
+//! takes it for its predecessor.
 
 use std::collections::BTreeMap;
 
@@ -13,29 +16,30 @@ use crate::error::StartError;
 use crate::transport::wire::proto;
 use crate::types::Member;
 
-/// Which node of which group a data directory is. Given once.
+/// The group and the node id of a data directory. Assigned once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// Tells clusters apart on the wire; made when the group is formed.
+    /// The key that distinguishes clusters on the wire; computed when the group is formed.
     pub(crate) cluster_key: u64,
     pub(crate) id: u64,
 }
 
-/// What a peer said, or that it said nothing.
+/// The answers of peers by address; `None`: no answer.
 pub(crate) type Answers = BTreeMap<String, Option<proto::AskResponse>>;
 
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// Take this identity; initialize with the founders if given.
     Take(Identity, Option<BTreeMap<u64, Member>>),
-    /// Ask the group of this peer to take this node in.
+    /// Request to join the group of this peer.
     Join(Member),
-    /// These have not answered, or are not ready.
+    /// Wait for these peers, which have not answered or are not ready.
     Wait(Vec<String>),
     Refuse(StartError),
 }
 
-/// The key and the members of the group that these directories form: the same at every one of them.
+/// Returns the key and the members of the group that these directories form: every node computes
+/// the same result.
 pub(crate) fn compute(members: &[Member]) -> (u64, BTreeMap<u64, Member>) {
     let mut sorted: Vec<&Member> = members.iter().collect();
     sorted.sort_by(|one, other| one.raft_address.cmp(&other.raft_address));
@@ -47,11 +51,11 @@ pub(crate) fn compute(members: &[Member]) -> (u64, BTreeMap<u64, Member>) {
     }
     let digest = hash.finalize();
     let key = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
-    // 0 stands for "no cluster" on the wire.
+    // 0 means "no cluster" on the wire.
     (key.max(1), (1..).zip(sorted.into_iter().cloned()).collect())
 }
 
-/// The answers, sorted out.
+/// The answers by kind.
 #[derive(Default)]
 struct Heard<'a> {
     silent: Vec<String>,
@@ -59,13 +63,14 @@ struct Heard<'a> {
     formed: Vec<(&'a proto::AskResponse, &'a Member, &'a proto::Identity)>,
 }
 
-/// What an empty node does, given what the others said.
+/// Decides what an empty node does, given the answers of its peers.
 pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decision {
     let heard = match hear(own, peers, answers) {
         Ok(heard) => heard,
         Err(refusal) => return Decision::Refuse(refusal),
     };
-    // A group that knows this very directory: forming was interrupted here, after the others had finished it.
+    // A group already knows this directory: formation was interrupted here after the others had
+    // finished it.
     for (answer, _, identity) in &heard.formed {
         let known = answer.members.iter().find(|node| {
             node.member
@@ -89,7 +94,8 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
             return Decision::Take(Identity { cluster_key, id }, (id == 1).then_some(founders));
         }
     }
-    // Only a group that runs can take anyone in; one that is still forming may yet turn out to be this node's own.
+    // Only a running group accepts new members; a group that is still forming may prove to be this
+    // node's own.
     match heard
         .formed
         .iter()
@@ -108,7 +114,7 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &Answers) -> Decis
     }
 }
 
-/// The same directory at the same addresses, but for a defect that was planted.
+/// Returns whether it is the same directory at the same addresses, unless a mutant is enabled.
 fn is_same(known: &Member, own: &Member) -> bool {
     let has_address = known.raft_address == own.raft_address;
     known == own || (has_address && bugs::is_on(Bug::NodeIdReused))
@@ -136,7 +142,7 @@ fn hear<'a>(own: &Member, peers: &[String], answers: &'a Answers) -> Result<Hear
                 .any(|one| one.raft_address == member.raft_address)
         {
             let reason = format!(
-                "{address} in --peers leads to {}, which is listed already",
+                "{address} in --peers is the address of {}, which is listed already",
                 member.raft_address
             );
             return Err(StartError::Settings { reason });

@@ -1,7 +1,7 @@
-//! A data directory that must not be served: the note that forbids it, and how its data is discarded.
+//! The marker that forbids serving a data directory, and the removal of such data.
 //!
-//! The note outlives the process, so that no service manager starts a master on wrong data. It goes last,
-//! when nothing of that data is left.
+//! The marker outlives the process, so that no service manager starts a master on wrong data. It is
+//! removed last, when no part of that data is left.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format, temporary};
 
-/// The note. It holds the reason, which is shown to whoever tries to start a master.
+/// The marker file. It contains the reason, which is shown at each attempt to start a master.
 const NOTE: &str = "MUST-REJOIN";
 const UNFINISHED: &str = "an `argosy master rejoin` has begun to discard it and was interrupted: run `argosy master rejoin` on this host again";
 
 /// Forbids every further start on this data directory. Durable on return.
 ///
 /// # Errors
-/// If the note cannot be written.
+/// If the marker cannot be written.
 pub fn forbid_start(directory: &Path, why: &str) -> io::Result<()> {
     let unfinished = directory.join(temporary(NOTE));
     let mut file = File::create(&unfinished)?;
@@ -39,7 +39,7 @@ pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// A data directory that no master has open, kept locked until it is dropped. Its data may be damaged.
+/// A data directory that no master has open, locked until it is dropped. Its data may be damaged.
 #[derive(Debug)]
 pub struct Discarding {
     path: PathBuf,
@@ -48,15 +48,16 @@ pub struct Discarding {
 }
 
 impl Discarding {
-    /// Locks the directory of a master that is stopped, or makes an empty one. Discards nothing.
+    /// Locks the directory of a stopped master, or creates an empty one. Removes nothing.
     ///
     /// # Errors
-    /// If a master has it open, it belongs to something else, or to a newer release.
+    /// If a master has it open, it belongs to something else, or it is of a newer release.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(path);
         made.map_err(OpenError::io("make the directory", path))?;
-        // Without its format it is one of ours if it was being discarded.
+        // A directory without its format belongs to a master if the marker shows that it was being
+        // discarded.
         if refuse_forbidden(path).is_ok() {
             directory::refuse_foreign(path)?;
         }
@@ -72,8 +73,8 @@ impl Discarding {
         })
     }
 
-    /// Removes everything that the master kept. Interrupted, it leaves a directory that no master starts on, and that
-    /// can be discarded again.
+    /// Removes all data of the master. If interrupted, it leaves a directory that no master starts
+    /// on, and that can be discarded again.
     ///
     /// # Errors
     /// If something cannot be removed.
@@ -102,7 +103,7 @@ impl Discarding {
     }
 }
 
-/// A link is removed, not what it leads to.
+/// Removes an entry. A symbolic link is removed, not its target.
 fn remove(entry: &fs::DirEntry) -> io::Result<()> {
     if entry.file_type()?.is_dir() {
         fs::remove_dir_all(entry.path())
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
     use crate::storage::directory::Directory;
 
-    /// What a stopped master leaves.
+    /// Creates the directory of a stopped master.
     fn used() -> tempfile::TempDir {
         let place = tempfile::tempdir().unwrap();
         let directory = Directory::open(place.path()).unwrap();
@@ -169,7 +170,7 @@ mod tests {
         for gone in ["FORMAT", "store", "snapshots"] {
             let place = used();
             assert_eq!(names(place.path()), whole);
-            // As a process leaves it that ends after this one was removed.
+            // The state after a process that ended right after removing this entry.
             forbid_start(place.path(), UNFINISHED).unwrap();
             let path = place.path().join(gone);
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));

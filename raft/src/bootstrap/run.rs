@@ -1,6 +1,7 @@
-//! How a node gets its identity: by forming a group with its peers, by founding a group of one, or by joining.
+//! The way in which a node gets its identity: by forming a group with its peers, by forming a group
+//! of one, or by joining.
 //!
-//! The rim of `founding`, which decides.
+//! Performs the network calls; `decision` decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,20 +22,21 @@ use crate::transport::service::{Door, Invitation};
 use crate::transport::wire::proto;
 use crate::types::Member;
 
-/// How long a peer may take to answer.
+/// The timeout of a peer's answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two rounds of questions: soon at first, since the masters of a group are mostly started together.
+/// The pause between two rounds of questions: short at first, since the masters of a group are
+/// mostly started together.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How often it is said whom the node waits for.
+/// The interval at which the missing masters are logged.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// How the identity came about.
+/// The identity of a node, and how it was obtained.
 pub(crate) struct Beginning {
     pub(crate) identity: Identity,
-    /// The members that openraft is to be initialized with, if this node is the one to do it.
+    /// The members with which this node must initialize openraft; `None` if another node does it.
     pub(crate) founders: Option<BTreeMap<u64, Member>>,
-    /// The leader that waits for this node to run.
+    /// The leader that waits until this node runs.
     pub(crate) accepted: Option<oneshot::Sender<()>>,
 }
 
@@ -58,7 +60,7 @@ async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
     join_all(questions).await.into_iter().collect()
 }
 
-/// Forming, for a node whose directory is empty.
+/// The formation of a group, for a node whose directory is empty.
 pub(crate) struct Forming {
     pub(crate) door: Arc<Door>,
     pub(crate) peers: Peers,
@@ -66,7 +68,7 @@ pub(crate) struct Forming {
 }
 
 impl Forming {
-    /// Founds a group of one, unless a listed master belongs to a group already.
+    /// Forms a group of one, unless a listed master belongs to a group already.
     pub(crate) async fn bootstrap(&self) -> Result<Beginning, StartError> {
         let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
         let formed = answers
@@ -118,14 +120,14 @@ impl Forming {
                 Decision::Join(peer) => match self.ask_to_join(&peer).await {
                     Ok(beginning) => return Ok(beginning),
                     Err(error) => format!(
-                        "the group of {} does not take this master in: {error}",
+                        "the group of {} does not accept this master: {error}",
                         peer.raft_address
                     ),
                 },
             };
             if Instant::now() >= report || pause == FIRST_PAUSE {
                 report = Instant::now() + REPORT;
-                warn!("this master belongs to no group yet: {said}");
+                warn!("this master does not belong to a group yet: {said}");
             }
             tokio::select! {
                 Some(invitation) = self.invitations.recv() => return Ok(invited(invitation)),
@@ -134,7 +136,8 @@ impl Forming {
         }
     }
 
-    /// The leader takes this node in by inviting it, so the invitation is the answer that counts.
+    /// Requests to join. The leader accepts this node by inviting it, so the invitation is the
+    /// answer that counts.
     async fn ask_to_join(&mut self, peer: &Member) -> Result<Beginning, MembershipError> {
         let change = Change::Join {
             raft_address: self.door.member.raft_address.clone(),
@@ -143,7 +146,7 @@ impl Forming {
         tokio::select! {
             Some(invitation) = self.invitations.recv() => Ok(invited(invitation)),
             answer = forwarding::forward(&self.peers, 0, peer, &change) => match answer {
-                Ok(_id) => Err(MembershipError::Unfinished { reason: "no invitation came".to_owned() }),
+                Ok(_id) => Err(MembershipError::Unfinished { reason: "no invitation arrived".to_owned() }),
                 Err(error) => Err(error),
             },
         }
@@ -152,7 +155,7 @@ impl Forming {
 
 fn invited(invitation: Invitation) -> Beginning {
     let Invitation { identity, accepted } = invitation;
-    info!(id = identity.id, "this master is taken into a group");
+    info!(id = identity.id, "accepted an invitation to a group");
     Beginning {
         identity,
         founders: None,
@@ -160,7 +163,8 @@ fn invited(invitation: Invitation) -> Beginning {
     }
 }
 
-/// For a formed directory: listed masters that answer must belong to the same cluster. Silent ones do not matter.
+/// Checks the peers of a directory with an identity: listed masters that answer must belong to the
+/// same cluster. Silent ones do not matter.
 pub(crate) async fn check_peers(
     door: &Door,
     peers: &Peers,
@@ -183,8 +187,9 @@ pub(crate) async fn check_peers(
     Ok(answers)
 }
 
-/// Forming was interrupted after this node took its identity and before the group was initialized: the first of the
-/// founders does that now, once all of them answer. `None` when this node is not the one, or the group runs.
+/// Finishes a formation that was interrupted after this node took its identity and before the group
+/// was initialized. The first of the founders initializes it, once all of them answer. Returns
+/// `None` if this node is not the first, or the group runs.
 pub(crate) async fn finish(
     door: &Door,
     peers: &Peers,

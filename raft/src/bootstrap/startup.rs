@@ -1,4 +1,5 @@
-//! From settings to a running node: opens the store, finds or forms the group, spawns the tasks.
+//! The startup of a node from its settings: opens the store, finds or forms the group, spawns the
+//! tasks.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -35,7 +36,7 @@ use crate::transport::network::{Caller, Factory};
 use crate::transport::service::{self, Door, Formed};
 use crate::types::{Member, OwnerRequest};
 
-/// Starts what a node consists of; on failure everything that has begun is ended.
+/// Starts the parts of a node. On failure, ends those that have started.
 pub(crate) async fn start(
     config: NodeConfig,
     place: Place,
@@ -94,7 +95,7 @@ impl Starting {
             .zip(kept.node_id)
             .map(|(cluster_key, id)| Identity { cluster_key, id });
         if let Some(known) = known {
-            // Said from the first moment: a founder that comes back must not look empty to the others.
+            // Reported from the start: a founder that restarts must not look empty to the others.
             door.identity.get_or_init(|| known);
         }
         self.tasks.spawn(service::serve(door.clone(), listener));
@@ -120,30 +121,33 @@ impl Starting {
             self.finish_forming(&node, identity, door, peers);
         }
         if let Some(accepted) = beginning.accepted {
-            // The leader that waits for this may have gone; it will find the node by its id later.
+            // The leader that waits for this may have been dropped; it will find the node by its id
+            // later.
             let _ = accepted.send(());
         }
         info!(
             id = identity.id,
             cluster_key = format!("{:016x}", identity.cluster_key),
-            "this master takes part in its group"
+            "this master runs as a member of its group"
         );
         Ok(node)
     }
 
-    /// Nobody is told less than what the store holds: the status is there before the node is.
+    /// Waits until the status includes everything that the store contains, so that no reader sees
+    /// less.
     async fn first_status(&self, node: &Node) {
         let seen = async {
-            // Answered once consensus has looked at the store; an error shows in the status, as the failure.
+            // Returns once consensus has read the store. An error is reported in the status as the
+            // failure.
             let _ = node.consensus().is_initialized().await;
             let term = node.consensus().metrics().borrow_watched().current_term;
             let mut status = node.status();
             let reported =
                 status.wait_for(|status| status.term >= term || status.failure.is_some());
-            // Closed: the node has ended, and its status says so.
+            // Closed: the node has ended, and its status reports that.
             let _ = reported.await;
         };
-        // Stopped meanwhile: whoever uses the node finds that out.
+        // If the node was stopped in between, its users learn that from the node.
         let _ = self.stop.run_until_cancelled(seen).await;
     }
 
@@ -197,7 +201,7 @@ impl Starting {
         })
     }
 
-    /// What the port answers from, of a node that has no identity yet.
+    /// Creates the state from which the port answers while the node has no identity.
     fn door(
         &self,
         process_incarnation: u64,
@@ -221,7 +225,7 @@ impl Starting {
         }
     }
 
-    /// Spawns the node's tasks, and lets the port answer for the group.
+    /// Spawns the node's tasks, and enables the port to answer for the group.
     fn assemble(
         &self,
         identity: Identity,
@@ -314,7 +318,8 @@ impl Starting {
         self.tasks.close();
     }
 
-    /// What watches the leader while this node follows, and the voters while it leads.
+    /// Creates the tasks that watch the leader while this node follows, and the voters while it
+    /// leads.
     fn watchers(
         &self,
         group: &Group,
@@ -338,7 +343,8 @@ impl Starting {
         (watch, prober)
     }
 
-    /// If the group was never initialized, it may be this node's turn, as soon as the other founders are there.
+    /// Initializes the group if that has never happened and is this node's part, as soon as the
+    /// other founders answer.
     fn finish_forming(&self, node: &Node, identity: Identity, door: Arc<Door>, peers: Peers) {
         let raft = node.consensus().clone();
         let stop = self.stop.clone();
@@ -357,16 +363,16 @@ impl Starting {
 async fn initialize(raft: &Consensus, founders: BTreeMap<u64, Member>) {
     info!(members = founders.len(), "the group is formed");
     if let Err(error) = raft.initialize(founders).await {
-        // It runs already: somebody was elected meanwhile.
-        warn!(%error, "the group was not initialized again");
+        // It runs already: a leader was elected in between.
+        warn!(%error, "the group is already initialized");
     }
 }
 
-/// When the node stops, consensus ends before the store is closed.
+/// Shuts consensus down when the node stops, and then closes the store.
 async fn end(raft: Consensus, store: Arc<Store>, stop: CancellationToken) {
     stop.cancelled().await;
     if let Err(error) = raft.shutdown().await {
-        warn!(%error, "consensus did not end in order");
+        warn!(%error, "consensus did not shut down cleanly");
     }
     store.close().await;
 }

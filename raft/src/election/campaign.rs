@@ -1,40 +1,42 @@
-//! When a node that has seen its leader die asks for an election. The decisions only: no clock, no network.
+//! The schedule by which a node that has detected a dead leader starts elections. Decisions only:
+//! no clock, no network.
 //!
-//! By rank, since two candidates that start together split the vote; never only one, since the first may lack entries;
-//! with pauses after a newer term is seen, since a fresh leader has no acknowledgements yet and would be deposed.
+//! Candidates start by rank, since two that start together split the vote. More than one may start,
+//! since the first may lack entries. A newer term is followed by a pause, since a new leader has no
+//! acknowledgements yet and would be deposed.
 
 use std::time::{Duration, Instant};
 
-/// How much later each next rank starts.
+/// The additional delay of each next rank.
 const RANK_DELAY: Duration = Duration::from_millis(40);
-/// The least time between two attempts of one node.
+/// The minimum time between two attempts of one node.
 const RETRY: Duration = Duration::from_millis(20);
-/// A newer term gets this much time to commit its first entry.
+/// The time that a newer term gets to commit its first entry.
 const NEWER_TERM: Duration = Duration::from_millis(40);
-/// Added to each pause at random, so that two nodes never stay in step.
+/// The maximum random time that is added to each pause, so that two nodes never stay in step.
 const JITTER: Duration = Duration::from_millis(15);
 
-/// What a node knows at one moment.
+/// The knowledge of a node at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct View {
-    /// The newest term it has seen.
+    /// The newest term that the node has seen.
     pub(crate) term: u64,
-    /// The term of the last entry that it has applied.
+    /// The term of the last entry that the node has applied.
     pub(crate) applied_term: u64,
 }
 
-/// What to do next.
+/// The next step of a campaign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Ask for an election (with a pre-vote), then step again.
+    /// Start an election (with a pre-vote), then step again.
     Elect,
-    /// Nothing until then, or until the view changes.
+    /// Wait until then, or until the view changes.
     WaitUntil(Instant),
-    /// A new leader has committed, or the old one turns out to live: stop.
+    /// Stop: a new leader has committed, or the old one proves to be alive.
     Done,
 }
 
-/// One node's part in replacing one dead leader.
+/// One node's attempts to replace one dead leader.
 #[derive(Debug)]
 pub(crate) struct Campaign {
     dead_term: u64,
@@ -45,8 +47,8 @@ pub(crate) struct Campaign {
 }
 
 impl Campaign {
-    /// A campaign against the leader of `dead_term`, by the voter of this rank among the survivors (0 is first). It ends
-    /// after `patience`, when the ordinary timeouts are due anyway.
+    /// Returns a campaign against the leader of `dead_term`, by the voter of this rank among the
+    /// survivors (0 is first). It ends after `patience`, when the ordinary timeouts elapse anyway.
     pub(crate) fn new(
         dead_term: u64,
         rank: u32,
@@ -64,13 +66,14 @@ impl Campaign {
         }
     }
 
-    /// What to do now. Called again after each election that was asked for, at the time it named, and on each change.
+    /// Returns what to do now. Called again after each requested election, at the returned time,
+    /// and on each change of the view.
     pub(crate) fn step(&mut self, now: Instant, view: View) -> Step {
         if view.applied_term > self.dead_term || now >= self.until {
             return Step::Done;
         }
         if view.term > self.newest_term {
-            // It need not be another node's: one's own candidacy also wants time for its answers.
+            // The newer term may be this node's: its candidacy also needs time for its answers.
             self.newest_term = view.term;
             self.next = self.next.max(now + NEWER_TERM + self.jitter());
         }
@@ -81,7 +84,7 @@ impl Campaign {
         Step::Elect
     }
 
-    /// xorshift64: spreads nodes, needs no more.
+    /// xorshift64: enough to spread the nodes.
     fn jitter(&mut self) -> Duration {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -1,8 +1,11 @@
-//! Sees a leader that is silent although none of its connections ended: frozen, cut off, or on a lost host.
+//! Detection of a leader that is silent although none of its connections ended: frozen,
+//! partitioned, or on a lost host.
 //!
-//! A follower that suspects its leader (`suspicion`) asks the other voters whether they do too. If a majority does, it stands
-//! for election at once, as if the leader had handed over to it. One that is alone changes nothing, not even for itself.
-//! Nothing here is needed for safety, and no read may rely on a lease: a majority that is wrong costs one election.
+//! A follower that suspects its leader (`suspicion`) asks the other voters whether they suspect it
+//! too. If a majority does, the follower starts an election immediately, as in a leadership
+//! transfer. The suspicion of a single follower changes nothing, not even for that follower. Safety
+//! does not depend on this module, and no read may rely on a lease: a majority that is wrong costs
+//! one election.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,7 +32,7 @@ use crate::transport::connections;
 use crate::transport::wire::{self, proto};
 use crate::types::{LogId, TypeConfig, Vote};
 
-/// Suspects the leader of this node. Cheap to clone; all clones are the same.
+/// The leader detector of this node. Cheap to clone; all clones share one state.
 #[derive(Clone)]
 pub(crate) struct Detector(Arc<Inner>);
 
@@ -71,11 +74,11 @@ impl Detector {
         failover::followed(&self.0.group.raft, self.own())
     }
 
-    /// Watches whoever leads, until the node stops.
+    /// Watches the current leader until the node stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.suspicion().period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // One at a time. Dropping the set ends it.
+        // At most one round of questions at a time. Dropping the set cancels it.
         let mut asking = JoinSet::new();
         loop {
             let due = tokio::select! {
@@ -102,7 +105,8 @@ impl Detector {
         }
     }
 
-    /// Notes a firing of the timer. Returns the leader if this node suspects it and it is its turn to ask.
+    /// Records a firing of the timer. Returns the leader if this node suspects it and may ask the
+    /// other voters now.
     fn tick(&self, due: Instant) -> Option<Leader> {
         let leader = self.followed();
         let term = leader.as_ref().map(|leader| leader.vote.leader_id.term);
@@ -119,7 +123,7 @@ impl Detector {
         suspicion.asks(rank).then_some(leader)
     }
 
-    /// The position of this node among the other voters.
+    /// Returns the position of this node among the other voters.
     fn rank(&self, leader: &Leader) -> Option<u32> {
         let metrics = self.0.group.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
@@ -131,7 +135,7 @@ impl Detector {
         u32::try_from(rank).ok()
     }
 
-    /// Whether a majority suspects the leader and would vote for this node.
+    /// Returns whether a majority suspects the leader and would vote for this node.
     async fn ask(&self, leader: &Leader) -> bool {
         let group = &self.0.group;
         let metrics = group.raft.server_metrics();
@@ -157,7 +161,7 @@ impl Detector {
             answers.push(async move {
                 let mut client = connections::client(connections.control.clone());
                 let answer = client.suspect(request).await;
-                // A master of release 0.1 does not know the request, and supports nothing.
+                // A master of release 0.1 does not know the request, which counts as no support.
                 answer
                     .is_ok_and(|answer| answer.into_inner().supports)
                     .then_some(id)
@@ -167,7 +171,7 @@ impl Detector {
         let counting = async {
             while let Some(answer) = answers.next().await {
                 supporters.extend(answer);
-                // While the group changes, both quorums must agree.
+                // During a member change, both quorums must agree.
                 let mut quorums = membership.get_joint_config().iter();
                 if quorums.all(|voters| is_majority(voters, &supporters)) {
                     return true;
@@ -181,8 +185,9 @@ impl Detector {
             .unwrap_or(false)
     }
 
-    /// Stands for election, unless the leader was heard while the others were asked. Voters need not wait for the end of the
-    /// lease that openraft keeps for the leader: the request is one of a hand-over.
+    /// Starts an election, unless a message of the leader arrived while the others were asked.
+    /// Voters do not wait for the end of openraft's leader lease, because the request is that of a
+    /// leadership transfer.
     async fn stand(&self, leader: &Leader) {
         let (term, now) = (leader.vote.leader_id.term, Instant::now());
         let heard = self.0.hearing.contact_of(term);
@@ -199,18 +204,18 @@ impl Detector {
             leader = leader.id,
             term,
             patience_ms = patience.as_millis(),
-            "a majority does not hear the leader, an election is called"
+            "a majority receives nothing from the leader, starting an election"
         );
         self.0
             .phases
             .send_modify(|phases| phases.leader_dead_seen(term, &self.0.wall));
         let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, self.own(), None);
         if let Err(error) = self.0.group.raft.handle_transfer_leader(request).await {
-            debug!(%error, "no election is called");
+            debug!(%error, "the election was not started");
         }
     }
 
-    /// Whether this node suspects the leader too, and would vote for the one that asks.
+    /// Returns whether this node suspects the leader too, and would vote for the requesting node.
     pub(crate) async fn supports(&self, request: proto::SuspectRequest) -> Result<bool, Status> {
         let suspected = wire::vote_from(request.leader)?;
         let from = request.header.map_or(0, |header| header.from);
@@ -234,7 +239,7 @@ impl Detector {
         suspicion.agrees(Instant::now(), heard) && !is_rival
     }
 
-    /// The last entry of this node's log.
+    /// Returns the id of the last entry in this node's log.
     async fn last_log(&self) -> Result<Option<LogId>, Status> {
         let raft = &self.0.group.raft;
         let last = raft.with_raft_state(|state| state.log_ids.last().copied());

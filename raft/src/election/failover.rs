@@ -1,10 +1,11 @@
-//! Sees a dead leader at once, by the end of its connection, and helps to elect the next one.
+//! Immediate detection of a dead leader by the end of a connection, and the election that follows.
 //!
-//! Each follower holds one connection to its leader on which nothing is said: the *presence*. It is a connection of its
-//! own, since openraft opens and ends its streams as it likes and their ends mean nothing, while this one ends only when
-//! a process does or a network breaks; and the follower holds it, so that it knows which leader it was for. An end alone
-//! proves nothing: the leader's port is asked which process is there. Nothing here is needed for safety, and no read may
-//! rely on a lease: one that is switched off wrongly stays off until the vote changes.
+//! Each follower holds one connection to its leader that carries no messages: the *presence*.
+//! openraft opens and closes its streams at will, so their ends prove nothing. The presence ends
+//! only when a process ends or a network breaks. The follower opens it, so it knows which leader
+//! the connection was for. Its end alone proves nothing either: the follower then queries the
+//! leader's port for the process behind it. Safety does not depend on this module, and no read may
+//! rely on a lease: a lease that was disabled by mistake stays disabled until the vote changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,14 +30,15 @@ use crate::transport::versions::Versions;
 use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig, Vote};
 
-/// How long a port is asked that gives no clear answer: a dying process may still accept, or reset, for a while.
+/// The time for which a port that gives no clear answer is queried: an exiting process may still
+/// accept or reset connections for a while.
 const DOUBT: Duration = Duration::from_millis(200);
-/// Between a reset connection and the next question.
+/// The pause between a reset connection and the next query.
 const RESET_PAUSE: Duration = Duration::from_micros(300);
-/// Between two attempts to hold on to a leader that lives.
+/// The pause between two attempts to reconnect to a live leader.
 const HOLD_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the watch needs of its node.
+/// The parts of a node that the watch uses.
 pub(crate) struct Watch {
     pub(crate) id: u64,
     pub(crate) raft: Consensus,
@@ -56,7 +58,7 @@ pub(crate) struct Leader {
     pub(crate) vote: Vote,
 }
 
-/// The leader that the node `own` follows as a voter.
+/// Returns the leader that the node `own` follows as a voter.
 pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
     let metrics = raft.server_metrics();
     let metrics = metrics.borrow_watched();
@@ -72,17 +74,17 @@ pub(crate) fn followed(raft: &Consensus, own: u64) -> Option<Leader> {
     })
 }
 
-/// What became of a leader whose presence ended.
+/// The state of a leader whose presence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Dead,
     Alive,
-    /// Nobody answers: perhaps the host or the network is gone. The election timeout decides.
+    /// No answer: the host or the network may be down. The election timeout decides.
     Unknown,
 }
 
 impl Watch {
-    /// Watches whoever leads, until the node stops.
+    /// Watches the current leader until the node stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -113,13 +115,14 @@ impl Watch {
         let mut metrics = self.raft.server_metrics();
         while self.leader().as_ref() == Some(leader) {
             if metrics.changed().await.is_err() {
-                // Consensus has stopped; so will this task, by its token.
+                // Consensus has stopped. The stop token ends this task.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Opens the connections that an election and a new leader's first append need, before they are needed.
+    /// Opens the connections that an election and a new leader's first append need, before they are
+    /// needed.
     fn warm(&self) {
         let metrics = self.raft.server_metrics();
         let membership = metrics.borrow_watched().membership_config.clone();
@@ -147,14 +150,15 @@ impl Watch {
         }
     }
 
-    /// Holds the leader's presence; returns when the leader is dead.
+    /// Holds the leader's presence. Returns when the leader is dead.
     async fn hold(&self, leader: &Leader) {
         let address = &leader.member.raft_address;
         let mut incarnation = None;
         loop {
             match self.open_presence(address).await {
                 Ok((found, presence)) => {
-                    // A restarted process never resumes the office it had: another incarnation means a dead leader.
+                    // A restarted process never resumes its leadership: another incarnation means a
+                    // dead leader.
                     if incarnation.is_some_and(|known| known != found) {
                         return;
                     }
@@ -169,14 +173,15 @@ impl Watch {
                     debug!(leader = leader.id, address, %status, "the leader's presence cannot be held")
                 }
             }
-            // Without a first connection a refusal proves nothing: the way there may be barred for us alone.
+            // Without an earlier connection a refusal proves nothing: only the path from this node
+            // may be blocked.
             if let Some(known) = incarnation {
                 match judge(&self.peers, address, known).await {
                     Verdict::Dead => return,
                     Verdict::Alive => {}
                     Verdict::Unknown => debug!(
                         leader = leader.id,
-                        address, "nobody says whether the leader lives"
+                        address, "leader liveness unknown: its port gave no clear answer"
                     ),
                 }
             }
@@ -198,7 +203,7 @@ impl Watch {
             let first = presence
                 .message()
                 .await?
-                .ok_or_else(|| Status::unavailable("ended at once"))?;
+                .ok_or_else(|| Status::unavailable("the stream ended without an answer"))?;
             Ok((first.process_incarnation, presence))
         };
         let patience = Duration::from_millis(self.timing.append_deadline_ms);
@@ -207,7 +212,7 @@ impl Watch {
             .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer")))
     }
 
-    /// Campaigns until somebody's entry of a newer term is applied here, or it is plain that the leader lives.
+    /// Campaigns until an entry of a newer term is applied here, or the leader proves to be alive.
     async fn campaign(&self, leader: &Leader) {
         let membership = self
             .raft
@@ -227,7 +232,7 @@ impl Watch {
             leader = leader.id,
             term = leader.vote.leader_id.term,
             rank,
-            "the leader is dead, an election is called"
+            "the leader is dead, starting an election"
         );
         self.phases
             .send_modify(|phases| phases.leader_dead_seen(leader.vote.leader_id.term, &self.wall));
@@ -256,14 +261,16 @@ impl Watch {
             };
             match campaign.step(Instant::now().into_std(), view) {
                 Step::Done => return,
-                // It says nothing about the outcome: the own lease, or the others', may refuse it silently.
+                // The call does not report the outcome: the lease of this node or of the others may
+                // reject the election silently.
                 Step::Elect => {
                     if self.raft.trigger().elect(true).await.is_err() {
                         return;
                     }
                 }
                 Step::WaitUntil(until) => {
-                    // A change wakes the step early; a closed channel means that the node stops, and the token ends this.
+                    // A change wakes the step early. A closed channel means that the node stops,
+                    // and the stop token ends this task.
                     let _ =
                         tokio::time::timeout_at(Instant::from_std(until), metrics.changed()).await;
                 }
@@ -271,27 +278,27 @@ impl Watch {
         }
     }
 
-    /// Gives up the promise not to vote against this leader. openraft does that when another node is named as the next
-    /// leader, and only if the vote is still the present one.
+    /// Drops the promise not to vote against this leader. openraft does so when another node is
+    /// named as the next leader, and only if the vote is unchanged.
     async fn drop_lease(&self, leader: &Leader) {
         let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, leader.id, None);
         if let Err(error) = self.raft.handle_transfer_leader(request).await {
-            debug!(%error, "the lease is not dropped");
+            debug!(%error, "the lease was not dropped");
         }
     }
 }
 
-/// Returns when the presence has ended, in whichever way.
+/// Returns when the presence has ended for any reason.
 async fn ended(mut presence: Streaming<proto::AskResponse>) {
     while let Ok(Some(_)) = presence.message().await {}
 }
 
-/// Asks the port of a leader whether the process that led is still there.
+/// Queries the port of a leader to find out whether its process still runs.
 async fn judge(peers: &Peers, address: &str, known: u64) -> Verdict {
     let deadline = Instant::now() + DOUBT;
     loop {
         match peers.knock(address).await {
-            // No process listens there: the kernel says so.
+            // No process listens there: the kernel reports it.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return Verdict::Dead;
             }
@@ -301,7 +308,8 @@ async fn judge(peers: &Peers, address: &str, known: u64) -> Verdict {
                 match peers.ask(address, connections::question(), patience).await {
                     Ok(answer) if answer.process_incarnation == known => return Verdict::Alive,
                     Ok(_another) => return Verdict::Dead,
-                    // Reset, closed or silent: a dying process does that, and so does a busy one. Ask again.
+                    // Reset, closed or silent: both an exiting and a busy process do that. Query
+                    // again.
                     Err(status) => {
                         debug!(address, %status, "the leader's port gives no clear answer")
                     }

@@ -1,6 +1,7 @@
-//! When this node last heard its leader.
+//! The time of the last message from the leader.
 //!
-//! For what is said about the leader, never for safety: a follower that is cut off must not go on naming the leader it had.
+//! It is used only to report the leader, never for safety: a follower that is partitioned must stop
+//! reporting its former leader.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,13 +11,15 @@ use tokio::time::Instant;
 
 use crate::settings::Timing;
 
-/// A leader that is silent for longer than this is not named any more, unless elections take even longer.
+/// A leader that is silent for longer than this is no longer reported, unless elections take even
+/// longer.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Noted with each append, read when the status is reported. Cheap to clone; all clones are the same.
+/// The leader's last contact, recorded with each append and read when the status is reported. Cheap
+/// to clone; all clones share one state.
 #[derive(Clone)]
 pub(crate) struct Hearing {
-    /// Wakes who watches when a silence ends, not with each append.
+    /// Wakes its watchers when a silence ends, not with each append.
     at: watch::Sender<Option<Instant>>,
     silence: Duration,
     /// The newest message of a leader, of any kind. A plain lock, never held over an await.
@@ -38,7 +41,8 @@ impl Hearing {
         }
     }
 
-    /// The leader of this term, the present or a newer one, has sent entries or a heartbeat.
+    /// Records entries or a heartbeat from the leader of `term`, which is the current term or a
+    /// newer one.
     pub(crate) fn heard(&self, term: u64) {
         let now = Instant::now();
         self.note(term, now);
@@ -48,7 +52,7 @@ impl Hearing {
         });
     }
 
-    /// The leader of this term has sent a message that waits for no disk of its own either.
+    /// Records a message of the leader of `term` that does not wait for the leader's disk either.
     pub(crate) fn alive(&self, term: u64) {
         self.note(term, Instant::now());
     }
@@ -64,7 +68,7 @@ impl Hearing {
         self.contact.lock().expect("no holder of the lock panics")
     }
 
-    /// When the newest message of the leader of this term arrived.
+    /// Returns when the newest message of the leader of `term` arrived.
     pub(crate) fn contact_of(&self, term: u64) -> Option<Instant> {
         let contact = *self.contact();
         contact
@@ -72,17 +76,17 @@ impl Hearing {
             .map(|contact| contact.at)
     }
 
-    /// When it was last heard.
+    /// Returns when the leader's last append arrived.
     pub(crate) fn at(&self) -> Option<Instant> {
         *self.at.borrow()
     }
 
-    /// From when on the leader counts as silent; in the past if it was never heard.
+    /// Returns the time from which the leader counts as silent. `None` if it was never heard.
     pub(crate) fn until(&self) -> Option<Instant> {
         self.at().map(|at| at + self.silence)
     }
 
-    /// Told when a silence ends.
+    /// Returns a receiver that is notified when a silence ends.
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Instant>> {
         self.at.subscribe()
     }

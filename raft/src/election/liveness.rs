@@ -1,9 +1,10 @@
-//! Which voters follow this leader, by a message that waits for no disk.
+//! The voters that follow this leader, measured by a message that waits for no disk.
 //!
-//! openraft's heartbeats are answered when the follower's log is synced, so a slow disk looks like a lost follower. The
-//! leader therefore sends each voter a small `Alive` request, which the voter answers from memory. An answer counts from the
-//! time of sending. Nothing here is needed for safety: it decides whether a leader stays in office and whether it goes
-//! silent for an election, and never whether an entry is committed or a read is confirmed.
+//! openraft's heartbeats are answered only when the follower's log is synced, so a slow disk looks
+//! like a lost follower. The leader therefore also sends each voter a small `Alive` request, which
+//! the voter answers from memory. An answer counts from the time of sending. Safety does not depend
+//! on this module: it decides whether a leader keeps leading and whether it suspends heartbeats for
+//! an election, never whether an entry is committed or a read is confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ use crate::transport::versions::Versions;
 use crate::transport::wire::{self, proto};
 use crate::types::{LeaderId, TypeConfig, Vote};
 
-/// What voters have answered this leader. Cheap to clone; all clones are the same.
+/// The answers of voters to this leader. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Liveness(Arc<Inner>);
 
@@ -37,19 +38,20 @@ pub(crate) struct Liveness(Arc<Inner>);
 struct Inner {
     // A plain lock, never held over an await.
     heard: Mutex<Heard>,
-    /// The leader sends no heartbeats at the moment, so that the others can elect a leader that they can answer.
+    /// Whether the leader sends no heartbeats at the moment, so that the others can elect a leader
+    /// that they can answer.
     is_silent: AtomicBool,
-    /// How long the answers took.
+    /// The round-trip times of the answers.
     distances: Distances,
 }
 
 #[derive(Debug, Default)]
 struct Heard {
-    /// The answers below are about this leader.
+    /// The leader that the answers below were sent to.
     leader: Option<LeaderId>,
     /// When the newest request was sent that a voter has answered with the vote of this leader.
     followed: BTreeMap<u64, Instant>,
-    /// A voter has answered with the vote of a newer term.
+    /// Whether a voter has answered with the vote of a newer term.
     is_deposed: bool,
     /// The feature levels that members have reported to this leader.
     levels: BTreeMap<u64, Levels>,
@@ -60,7 +62,8 @@ impl Liveness {
         self.0.heard.lock().expect("no holder of the lock panics")
     }
 
-    /// What was heard as this leader; `None` if a later one leads by now. Nothing is left of an earlier one.
+    /// Returns the answers to `leader`, or `None` if a later one leads by now. Answers to an
+    /// earlier leader are cleared.
     fn heard_by(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, Heard>> {
         let mut heard = self.heard();
         let known = heard.leader.as_ref();
@@ -76,8 +79,8 @@ impl Liveness {
         Some(heard)
     }
 
-    /// Notes the vote with which `voter` answered a request that `leader` sent at `sent`. Answers to an earlier leader
-    /// change nothing.
+    /// Records the vote with which `voter` answered a request that `leader` sent at `sent`. Answers
+    /// to an earlier leader change nothing.
     fn answered(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
         let Some(mut heard) = self.heard_by(leader) else {
             return;
@@ -86,51 +89,55 @@ impl Liveness {
             let newest = heard.followed.entry(voter).or_insert(sent);
             *newest = sent.max(*newest);
         } else if vote.leader_id.term > leader.term {
-            // In the same term it is a candidate that lost, and knows of its leader as soon as that reaches it.
+            // In the same term the voter is a candidate that lost. It learns of its leader with the
+            // next message.
             heard.is_deposed = true;
         }
     }
 
-    /// When the newest request to `voter` was sent that it answered as a follower of `leader`.
+    /// Returns when the newest request was sent that `voter` answered as a follower of `leader`.
     pub(crate) fn followed_at(&self, leader: &LeaderId, voter: u64) -> Option<Instant> {
         let heard = self.heard();
         let followed = (heard.leader.as_ref() == Some(leader)).then_some(&heard.followed);
         followed?.get(&voter).copied()
     }
 
-    /// Notes the feature levels that a member has reported to `leader`.
+    /// Records the feature levels that a member has reported to `leader`.
     fn reported(&self, leader: LeaderId, member: u64, levels: Levels) {
         if let Some(mut heard) = self.heard_by(leader) {
             heard.levels.insert(member, levels);
         }
     }
 
-    /// The feature levels that a member has reported to `leader`; `None` before its first answer.
+    /// Returns the feature levels that a member has reported to `leader`; `None` before its first
+    /// answer.
     pub(crate) fn levels(&self, leader: &LeaderId, member: u64) -> Option<Levels> {
         let heard = self.heard();
         let levels = (heard.leader.as_ref() == Some(leader)).then_some(&heard.levels);
         levels?.get(&member).copied()
     }
 
-    /// Whether a voter has told `leader` of a newer term.
+    /// Returns whether a voter has reported a newer term to `leader`.
     pub(crate) fn is_deposed(&self, leader: &LeaderId) -> bool {
         let heard = self.heard();
         heard.leader.as_ref() == Some(leader) && heard.is_deposed
     }
 
-    /// How far away the voters are.
+    /// Returns the round-trip times to the voters.
     pub(crate) fn distances(&self) -> &Distances {
         &self.0.distances
     }
 
-    /// Whether the leader sends no heartbeats at the moment. It must not send any for a read either.
+    /// Returns whether the leader sends no heartbeats at the moment. It must not send any for a
+    /// read either.
     pub(crate) fn is_silent(&self) -> bool {
         self.0.is_silent.load(Ordering::Relaxed)
     }
 }
 
-/// Whether a leader that no quorum has answered for `age` stops its heartbeats: from the end of its lease on, it is silent in
-/// every other period. A period is long enough for followers to elect another leader, if there is one that they can answer.
+/// Returns whether a leader that no quorum has answered for `age` suspends its heartbeats. After
+/// its lease has ended, it is silent in every other period. A period is long enough for followers
+/// to elect another leader, if there is one that they can answer.
 fn is_silent(age: Duration, timing: Timing) -> bool {
     let lease = Duration::from_millis(timing.election_max_ms);
     let period = 2 * lease;
@@ -140,7 +147,7 @@ fn is_silent(age: Duration, timing: Timing) -> bool {
     }
 }
 
-/// Asks the voters while this node leads.
+/// The task that sends `Alive` requests to the voters while this node leads.
 pub(crate) struct Prober {
     pub(crate) group: Group,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
@@ -152,7 +159,7 @@ impl Prober {
         let mut ticks =
             tokio::time::interval(Duration::from_millis(self.group.timing.heartbeat_ms));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Dropping the set ends every request in it.
+        // Dropping the set cancels every request in it.
         let mut requests = JoinSet::new();
         let mut places: BTreeMap<u64, Arc<Semaphore>> = BTreeMap::new();
         loop {
@@ -165,7 +172,8 @@ impl Prober {
             places.retain(|id, _| members.iter().any(|member| member.id == *id));
             for member in members {
                 let free = places.entry(member.id).or_insert_with(|| self.places());
-                // A member that leaves so many unanswered is asked again when the oldest of them is given up.
+                // A member with this many unanswered requests is queried again when the oldest of
+                // them times out.
                 if let Ok(place) = free.clone().try_acquire_owned() {
                     self.probe(&mut requests, place, member);
                 }
@@ -173,14 +181,15 @@ impl Prober {
         }
     }
 
-    /// As many requests to one voter at a time as are sent within the lease.
+    /// Limits the concurrent requests to one voter to the number that is sent within the lease.
     fn places(&self) -> Arc<Semaphore> {
         let timing = self.group.timing;
         let requests = timing.election_max_ms / timing.heartbeat_ms + 1;
         Arc::new(Semaphore::new(usize::try_from(requests).unwrap_or(1)))
     }
 
-    /// The members to ask: none while this node does not lead. Turns heartbeats off and on.
+    /// Returns the members to query: none while this node does not lead. Also switches heartbeats
+    /// off and on.
     fn look(&self) -> Vec<Asked> {
         let metrics = self.group.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -220,13 +229,15 @@ impl Prober {
         };
         requests.spawn(async move {
             let sent = Instant::now();
-            // Longer than the lease: a stream that is given up costs more than an answer that comes too late.
+            // Longer than the lease: closing a stream costs more than an answer that comes too
+            // late.
             let patience = Duration::from_millis(timing.append_deadline_ms);
             let mut client = connections::client(connections.control.clone());
             let answer = tokio::time::timeout(patience, client.alive(request)).await;
             let answer = match answer {
                 Ok(Ok(answer)) => answer.into_inner(),
-                // A master of release 0.1 does not know the request: its heartbeats count, as openraft reports them.
+                // A master of release 0.1 does not know the request: its heartbeats count, as
+                // openraft reports them.
                 Ok(Err(status)) if status.code() == Code::Unimplemented => {
                     let versions = Versions::of(None);
                     connections.reported(versions);
@@ -252,17 +263,17 @@ impl Prober {
     }
 }
 
-/// A member that is asked.
+/// A member to query.
 struct Asked {
     /// The vote by which this node leads.
     leader: Vote,
     id: u64,
-    /// A learner only reports its versions.
+    /// Whether the member votes. A learner only reports its versions.
     is_voter: bool,
     address: String,
 }
 
-/// The other members.
+/// Returns the other members.
 fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<Asked> {
     if metrics.state != ServerState::Leader {
         return Vec::new();
@@ -324,7 +335,7 @@ mod tests {
         assert_eq!(liveness.followed_at(&leader(4, 1), 2), None);
         liveness.answered(leader(6, 1), 2, &vote(6, 1), sent);
         assert!(!liveness.is_deposed(&leader(6, 1)));
-        // An answer to the former leader that comes late.
+        // A late answer to the former leader.
         liveness.answered(leader(4, 1), 2, &vote(5, 2), sent);
         assert_eq!(liveness.followed_at(&leader(6, 1), 2), Some(sent));
     }

@@ -1,8 +1,10 @@
-//! When a follower suspects that its leader is lost. The decisions only: no clock, no network.
+//! The rule by which a follower suspects that its leader is lost. Decisions only: no clock, no
+//! network.
 //!
-//! A silence counts only while the follower's own timer fires on time: a process that did not get the processor has not
-//! read what arrived. The silence that it takes grows with the pauses between messages that this machine has seen of
-//! late. Whatever is decided here, openraft's own timeout elects later, so a suspicion only ever shortens a failover.
+//! A silence counts only while the follower's own timer fires on time: a process without processor
+//! time has not read the messages that arrived. The required silence grows with the pauses between
+//! messages that this machine has recently observed. openraft's own timeout elects later in any
+//! case, so a suspicion only ever shortens a failover.
 
 use std::time::Duration;
 
@@ -10,7 +12,8 @@ use tokio::time::Instant;
 
 use crate::settings::Timing;
 
-/// How much longer each next rank waits, so that two followers do not ask for an election at the same time.
+/// The additional wait of each next rank, so that two followers do not request an election at the
+/// same time.
 const RANK_DELAY: Duration = Duration::from_millis(40);
 /// A leader is suspected after this many times the longest pause between two of its messages.
 const PAUSES: u32 = 2;
@@ -22,7 +25,7 @@ const MEMORY: Duration = Duration::from_secs(30);
 pub(crate) struct Tick {
     /// When it should have fired.
     pub(crate) due: Instant,
-    /// When it did.
+    /// When it fired.
     pub(crate) now: Instant,
     /// The term of the leader that this node follows.
     pub(crate) term: Option<u64>,
@@ -30,14 +33,15 @@ pub(crate) struct Tick {
     pub(crate) heard: Option<Instant>,
 }
 
-/// What one follower has seen of its leader and of its own timer.
+/// The observations that one follower has made of its leader and of its own timer.
 #[derive(Debug)]
 pub(crate) struct Suspicion {
     shortest: Duration,
     heartbeat: Duration,
     term: Option<u64>,
     heard: Option<Instant>,
-    /// No silence counts that began earlier: the leader was not known yet, or the timer fired late.
+    /// The start of countable silence: before it, the leader was not known yet, or the timer fired
+    /// late.
     counted_from: Option<Instant>,
     ticked: Option<Instant>,
     pauses: Pauses,
@@ -58,12 +62,12 @@ impl Suspicion {
         }
     }
 
-    /// How often the timer fires.
+    /// Returns the interval of the timer.
     pub(crate) fn period(&self) -> Duration {
         self.heartbeat / 3
     }
 
-    /// Notes a firing of the timer.
+    /// Records a firing of the timer.
     pub(crate) fn tick(&mut self, tick: Tick) {
         let Tick {
             due,
@@ -86,7 +90,8 @@ impl Suspicion {
         self.ticked = Some(now);
     }
 
-    /// How long the leader has been silent while the timer of this node was on time. `heard`: as in a tick, newer perhaps.
+    /// Returns how long the leader has been silent while the timer of this node was on time.
+    /// `heard` is as in a tick, but may be newer.
     fn silence(&self, now: Instant, heard: Option<Instant>) -> Duration {
         let is_late = |ticked| now.saturating_duration_since(ticked) > 2 * self.period();
         let from = self.counted_from.max(heard);
@@ -96,36 +101,38 @@ impl Suspicion {
         }
     }
 
-    /// How long a leader may be silent.
+    /// Returns how long a leader may be silent.
     pub(crate) fn patience(&self) -> Duration {
         self.shortest.max(PAUSES * self.pauses.longest())
     }
 
-    /// Whether this node, of this rank among the other voters, asks for an election at the moment of the newest tick.
+    /// Returns whether this node, of this rank among the other voters, requests an election at the
+    /// newest tick.
     pub(crate) fn asks(&self, rank: u32) -> bool {
         let now = self.ticked.filter(|_| self.term.is_some());
         now.is_some_and(|now| self.silence(now, self.heard) >= self.patience() + RANK_DELAY * rank)
     }
 
-    /// Whether this node agrees with another voter that suspects the leader. The last heartbeat may have reached this node
-    /// an interval later.
+    /// Returns whether this node agrees with another voter that suspects the leader. The last
+    /// heartbeat may have reached this node one interval later.
     pub(crate) fn agrees(&self, now: Instant, heard: Option<Instant>) -> bool {
         let patience = self.patience().saturating_sub(self.heartbeat);
         self.term.is_some() && self.silence(now, heard) >= patience
     }
 
-    /// This node asks the other voters, or has been refused.
+    /// Records that this node asks the other voters, or has been rejected.
     pub(crate) fn set_asking(&mut self, is_asking: bool) {
         self.is_asking = is_asking;
     }
 
-    /// Whether this node is asking, or has asked for an election in this term: it supports no voter of a higher id then.
+    /// Returns whether this node is asking, or has requested an election in this term: it then
+    /// supports no voter of a higher id.
     pub(crate) fn is_asking(&self) -> bool {
         self.is_asking
     }
 }
 
-/// The longest pause between two messages of a leader, of late.
+/// The longest recent pause between two messages of a leader.
 #[derive(Debug, Default)]
 struct Pauses {
     longest: Duration,
@@ -157,7 +164,7 @@ impl Pauses {
 mod tests {
     use super::*;
 
-    /// A follower whose timer and leader are driven by hand. Times are in milliseconds.
+    /// A follower whose timer and leader the test drives. Times are in milliseconds.
     struct Follower {
         start: Instant,
         suspicion: Suspicion,
@@ -166,7 +173,7 @@ mod tests {
     }
 
     impl Follower {
-        /// It follows the leader of term 1 from 0 on.
+        /// Creates a follower that follows the leader of term 1 from 0 on.
         fn new() -> Follower {
             let mut follower = Follower {
                 start: Instant::now(),
@@ -182,7 +189,7 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        /// The timer was due at `due` and fires at `now`.
+        /// Fires the timer, due at `due`, at `now`.
         fn tick(&mut self, due: u64, now: u64) {
             let tick = Tick {
                 due: self.at(due),
@@ -193,7 +200,8 @@ mod tests {
             self.suspicion.tick(tick);
         }
 
-        /// The timer is on time from `from` to `to`, and the leader sends a message at each of `heard`.
+        /// Fires the timer on time from `from` to `to`, with a message of the leader at each time
+        /// that `heard` accepts.
         fn run(&mut self, from: u64, to: u64, heard: impl Fn(u64) -> bool) {
             for now in (from..=to).step_by(20) {
                 if heard(now) {

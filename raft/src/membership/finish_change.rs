@@ -1,8 +1,9 @@
-//! The second half of a change of members, if whoever began it has not brought it about.
+//! Completion of a member change that its initiator left unfinished.
 //!
-//! A change of voters takes two entries: from the first on the former and the new voters must both agree, the second
-//! lets the former ones go. A leader that dies between the two, or waits too long for the first, leaves the group
-//! where it needs both majorities and counts more voters than it has. Whoever leads then goes on with it.
+//! A change of voters takes two entries. After the first, both the old and the new voters must
+//! agree; the second releases the old ones. If the leader fails between the two, or waits too long
+//! for the first, the group still needs both majorities and counts more voters than it has. The
+//! current leader then completes the change.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use tracing::{debug, info};
 use super::Changes;
 use crate::error::MembershipError;
 
-/// Pause after an attempt that failed: its entry may have to be committed first.
+/// The pause after a failed attempt: its entry may have to be committed first.
 const AGAIN: Duration = Duration::from_millis(200);
 
 impl Changes {
-    /// Brings every change to its end that is left between its two entries, while this node leads.
+    /// Completes every change that is left between its two entries, while this node leads.
     pub(crate) async fn settle_always(self: Arc<Self>, stop: CancellationToken) {
         let mut metrics = self.raft.server_metrics();
         let settling = async {
@@ -30,7 +31,7 @@ impl Changes {
                     let settled = self.settle().await;
                     drop(one);
                     if let Err(why) = settled {
-                        debug!(%why, "a change of members cannot be brought to its end yet");
+                        debug!(%why, "a member change cannot be completed yet");
                         tokio::time::sleep(AGAIN).await;
                     }
                 }
@@ -42,15 +43,15 @@ impl Changes {
         stop.run_until_cancelled(settling).await;
     }
 
-    /// Nothing is between two entries after this. The caller holds `changing`.
+    /// Completes a change that is between its two entries. The caller holds `changing`.
     pub(super) async fn settle(&self) -> Result<(), MembershipError> {
         if !self.leads_between() {
             return Ok(());
         }
-        // Nobody more: the new voters of the first entry, alone.
+        // Adds no voter: the new voters of the first entry remain alone.
         let rest = ChangeMembers::AddVoterIds(BTreeSet::new());
         self.commit(rest).await?;
-        info!("a change of members that was left half-way is done");
+        info!("completed a member change that was left unfinished");
         Ok(())
     }
 
@@ -111,7 +112,7 @@ mod tests {
             .await
             .expect("it leads")
             .unwrap();
-        // The only voter, and after it the same again: the first entry of a change, and nobody who writes the second.
+        // The only voter, twice: the first entry of a change, and no node that writes the second.
         let raft = node.consensus().clone();
         let nodes: BTreeMap<_, _> = {
             let metrics = raft.server_metrics();

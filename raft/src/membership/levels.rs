@@ -1,4 +1,5 @@
-//! Feature levels of members: who may join, and what all of them know.
+//! Feature levels of members: the check of a joining master, and the levels that all members
+//! support.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,7 @@ use crate::transport::versions::Versions;
 use crate::transport::wire::proto;
 use crate::types::Member;
 
-/// The members of a group that does not change until this is dropped.
+/// The members of a group, which does not change until this is dropped.
 #[derive(Debug)]
 pub struct HeldMembers {
     /// Each member with its levels; `None`: it does not answer.
@@ -26,7 +27,7 @@ impl Changes {
         self.level.store(level.0, Ordering::Relaxed);
     }
 
-    /// Refuses a master that could not apply what is in the log.
+    /// Rejects a master that could not apply entries in the log.
     pub(super) fn check_levels(
         &self,
         address: &str,
@@ -68,7 +69,7 @@ impl Changes {
         })
     }
 
-    /// What the process at this address reports now, if it is the member.
+    /// Returns the levels that the process at this address reports now, if it is the member.
     async fn ask_levels(&self, id: u64, member: &Member) -> Option<Levels> {
         let question = connections::question();
         let asked = self

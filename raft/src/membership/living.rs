@@ -1,4 +1,4 @@
-//! Which voters live, as far as this leader has heard.
+//! The voters that are alive, according to their answers to this leader.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,14 +11,15 @@ use crate::error::MembershipError;
 use crate::status;
 
 impl Changes {
-    /// An error if this node was replaced: what it has not heard of late says nothing about the others then.
+    /// Returns an error if this node no longer leads: its missing answers then prove nothing about
+    /// the others.
     pub(super) fn leads(&self) -> Result<(), MembershipError> {
         let leads = self.status.borrow().is_leader;
         leads.then_some(()).ok_or(MembershipError::NoLeader)
     }
 
-    /// How many of these voters live. A leader that is new has heard of nobody yet, so a minority is believed only after
-    /// everyone has had time to answer.
+    /// Returns how many of these voters are alive. A new leader has no answers yet, so a minority
+    /// is reported only after all voters have had time to answer.
     pub(super) async fn enough_alive(&self, voters: &BTreeSet<u64>) -> usize {
         let mut metrics = self.raft.metrics();
         let deadline = Instant::now() + Duration::from_millis(2 * self.timing.election_max_ms);
@@ -34,7 +35,7 @@ impl Changes {
         }
     }
 
-    /// How many of these voters have answered lately, the leader itself included.
+    /// Returns how many of these voters have answered recently, including the leader itself.
     fn alive(&self, voters: &BTreeSet<u64>) -> usize {
         let fresh = Duration::from_millis(2 * self.timing.election_max_ms);
         let metrics = self.raft.metrics();

@@ -1,11 +1,12 @@
-//! What a peer has acknowledged, so that it is seen if it takes that back.
+//! The newest entry that a peer has acknowledged, to detect a peer that loses acknowledged entries.
 //!
-//! A follower may lag behind, but what it said it holds is on its disk: one that lacks it later has a disk that
-//! forgets what it syncs. Its votes are worth nothing either, so it is treated as away until a person acts.
+//! A follower may lag, but entries that it acknowledged are on its disk. If it lacks one of them
+//! later, its disk loses synced data. Its votes are not reliable either, so it is treated as
+//! unreachable until an operator acts.
 
 use crate::types::{LogId, Vote};
 
-/// The last entry that one peer has acknowledged to one leader in one reign.
+/// The last entry that one peer has acknowledged to one leader in one term.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     reign: Option<Vote>,
@@ -16,7 +17,7 @@ pub(crate) struct Held {
 impl Held {
     pub(crate) fn acknowledged(&mut self, reign: Vote, last: Option<LogId>) {
         if self.reign != Some(reign) {
-            // Another leader may have replaced what the one before had sent.
+            // Another leader may have replaced the entries of the previous one.
             *self = Self {
                 reign: Some(reign),
                 ..Self::default()
@@ -25,21 +26,21 @@ impl Held {
         self.last = self.last.max(last);
     }
 
-    /// Whether a peer that says it lacks `previous` has said before that it holds it.
+    /// Returns whether a peer that reports `previous` as missing has acknowledged it before.
     pub(crate) fn forgot(&self, reign: Vote, previous: Option<LogId>) -> bool {
         self.reign == Some(reign) && previous.is_some() && previous <= self.last
     }
 
-    /// What a person is told.
+    /// Returns the message for operators.
     pub(crate) fn refusal(&self, peer: u64) -> String {
         let last = self.last.map_or(0, |last| last.index);
         format!(
-            "master-{peer} no longer has entries that it had acknowledged, up to {last}: its disk forgets what it syncs; \
-             take it out of the group and let it join anew with an empty directory"
+            "master-{peer} no longer has entries that it had acknowledged, up to {last}: its disk loses synced data; \
+             remove it from the group and join it again with an empty directory"
         )
     }
 
-    /// True the first time in a reign.
+    /// Returns true the first time in a term.
     pub(crate) fn is_told_first(&mut self) -> bool {
         !std::mem::replace(&mut self.is_told, true)
     }

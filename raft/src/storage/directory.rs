@@ -1,6 +1,7 @@
-//! The data directory of a master: whose it is, who has it open, which format it has.
+//! The data directory of a master: its owner, its lock, and its format.
 //!
-//! Looks before it touches: nothing is written into a directory that is not ours, and nothing of a newer format is opened.
+//! Checks come before changes: nothing is written into a foreign directory, and nothing of a newer
+//! format is opened.
 
 use std::error::Error;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -15,39 +16,40 @@ pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TEXT: &str = "argosy master directory, format ";
 
-/// Files that may be in a directory that is to become ours: our lock, and what a fresh file system brings.
+/// Files that a new data directory may already contain: the lock, and entries of a fresh file
+/// system.
 pub(crate) const HARMLESS: [&str; 2] = [LOCK, "lost+found"];
 
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why the data of this master cannot be opened.
+/// The error of opening a master's data.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it open.
+    /// Another process has the directory open.
     #[error("{} is in use by process {pid}: stop that process, or give this master another --data-dir", path.display())]
     Locked {
         /// The data directory.
         path: PathBuf,
-        /// What the other process left in the lock file.
+        /// The process id that the other process wrote into the lock file.
         pid: String,
     },
-    /// Something else lives there.
-    #[error("{} is not the directory of a master, it holds {found:?}: give --data-dir an empty directory, or one that a master has made", path.display())]
+    /// The directory belongs to something else.
+    #[error("{} is not the directory of a master, it contains {found:?}: give --data-dir an empty directory, or one that a master has made", path.display())]
     NotMaster {
         /// The directory.
         path: PathBuf,
         /// A name found in it.
         found: String,
     },
-    /// What is stored must not be served any more.
+    /// The stored data must not be served any more.
     #[error("the data in {} must not be served: {why}", path.display())]
     MustRejoin {
         /// The data directory.
         path: PathBuf,
-        /// What was found, and the remedy.
+        /// The finding, and the remedy.
         why: String,
     },
-    /// Written by a newer program.
+    /// The data was written by a newer program.
     #[error("{} has format {found}, this program knows up to format {known}: start a newer argosy on it", path.display())]
     Newer {
         /// The data directory.
@@ -57,31 +59,31 @@ pub enum OpenError {
         /// The newest format known here.
         known: u8,
     },
-    /// What is stored is not what was written.
+    /// The stored data differs from what was written.
     #[error("the data in {} is damaged: {what}; this master must not serve it: move the directory away and join the group again as a new member (`argosy master rejoin`)", path.display())]
     Damaged {
         /// The directory or file.
         path: PathBuf,
-        /// The part that is damaged, with the index of the entry or the name of the file.
+        /// The damaged part, with the index of the entry or the name of the file.
         what: String,
     },
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot {what} {}{}", path.display(), remedy(source))]
     Io {
-        /// As in "cannot … the path".
+        /// The operation, as in "cannot … the path".
         what: &'static str,
         /// The directory or file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Cause,
     },
     /// This program was built without a store for disks.
     #[error("cannot keep data in {}: this program was built without the feature rocksdb", path.display())]
     NoDisk {
-        /// The directory asked for.
+        /// The requested directory.
         path: PathBuf,
     },
-    /// The task that owns the registry ended before it had taken what is stored.
+    /// The task that owns the registry ended before it had loaded the stored data.
     #[error("the owner of the registry ended before it had loaded it")]
     Owner,
 }
@@ -100,7 +102,7 @@ impl OpenError {
     }
 }
 
-/// What helps against this cause, where that is known. RocksDB gives causes as texts.
+/// Returns a remedy for this cause, if one is known. RocksDB reports causes as texts.
 fn remedy(cause: &Cause) -> &'static str {
     let is_full = cause.to_string().contains("No space left on device");
     if is_full {
@@ -110,7 +112,7 @@ fn remedy(cause: &Cause) -> &'static str {
     }
 }
 
-/// A data directory that this process, and no other, has open. Dropping it lets others in.
+/// A data directory that only this process has open. Dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
@@ -119,7 +121,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory, or makes it.
+    /// Opens the directory, or creates it.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
@@ -153,7 +155,7 @@ impl Directory {
         &self.path
     }
 
-    /// Where RocksDB lives.
+    /// Returns the path of RocksDB.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
@@ -162,7 +164,7 @@ impl Directory {
         self.path.join("store")
     }
 
-    /// What this master had synced.
+    /// Returns the path of the high-water record: what this master had synced.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
@@ -171,7 +173,7 @@ impl Directory {
         self.path.join("high-water")
     }
 
-    /// Where images live.
+    /// Returns the path of the snapshots.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
@@ -194,7 +196,7 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
     names.sort_unstable();
     let foreign = names.into_iter().find(|name| {
         let name = name.as_str();
-        // The text of the format is written under another name first.
+        // The text of the format is first written under another name.
         !HARMLESS.contains(&name) && name != temporary(FORMAT_FILE)
     });
     match foreign {
@@ -220,7 +222,8 @@ pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
-            // Only for the message; the lock itself is the kernel's and dies with its holder.
+            // Only for the message; the kernel holds the lock and releases it when its holder
+            // exits.
             let _ = file.read_to_string(&mut pid);
             let pid = match pid.trim() {
                 "" => "unknown".to_owned(),
@@ -241,7 +244,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
 pub(crate) fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
     let damaged = || OpenError::Damaged {
         path: path.join(FORMAT_FILE),
-        what: format!("it says {text:?}"),
+        what: format!("its content is {text:?}"),
     };
     let found = text
         .trim_end()
@@ -250,7 +253,7 @@ pub(crate) fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
     match found.parse::<u8>() {
         Ok(format) if format <= FORMAT => Ok(()),
         Ok(_) => Err(newer(path, found.to_owned())),
-        // A number too large for us is a newer format too.
+        // A number that is too large to parse is a newer format too.
         Err(_) if !found.is_empty() && found.bytes().all(|byte| byte.is_ascii_digit()) => {
             Err(newer(path, found.to_owned()))
         }
@@ -313,7 +316,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("letters.txt"), "dear").unwrap();
         let text = refused(place.path());
-        assert!(text.contains("it holds \"letters.txt\""), "{text}");
+        assert!(text.contains("it contains \"letters.txt\""), "{text}");
         assert!(!place.path().join(LOCK).exists());
     }
 

@@ -1,7 +1,8 @@
-//! What a snapshot is made of when a follower needs one, and how its image is written.
+//! The snapshot for a follower that needs one, and how its file is written.
 //!
-//! The registry in the store is the state on disk, so cutting the log writes no image. An image of the whole registry is
-//! written only when it must be sent, by the leader alone, at a bounded rate.
+//! The registry in the store is the state on disk, so truncating the log writes no snapshot file. A
+//! snapshot file of the whole registry is written only when it must be sent, only by the leader,
+//! and at a bounded rate.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -19,19 +20,21 @@ use crate::fatal::FatalError;
 use crate::state_machine::{self, Parts};
 use crate::types::{LogId, SnapshotMeta};
 
-/// An image is written at no more than this rate, in bytes a second: the write-ahead log shares the disk with it.
+/// The maximum rate of writing a snapshot, in bytes per second: the write-ahead log shares the
+/// disk.
 const RATE: u64 = 64 << 20;
 
-/// Bytes between two looks at the clock.
+/// The number of bytes between two readings of the clock.
 const STRIDE: u64 = 1 << 20;
 
-/// Held while an image is written: a second follower that needs one waits and is sent the same.
+/// Held while a snapshot is written: a second follower that needs one waits and receives the same
+/// file.
 pub(crate) type Turn = Arc<Mutex<()>>;
 
-/// What a snapshot is made of.
+/// The source of a snapshot.
 #[derive(Clone)]
 pub(crate) enum Source {
-    /// An image that is written and verified.
+    /// A snapshot file that is written and verified.
     Image(Image),
     /// The registry, which is applied at least up to the log id.
     Registry(Parts, Option<LogId>),
@@ -44,7 +47,8 @@ impl From<Image> for Source {
 }
 
 impl Source {
-    /// The image to send or install. One of the registry covers at least what the snapshot announced, perhaps more.
+    /// Returns the snapshot file to send or install. One that is made from the registry covers at
+    /// least what was announced, perhaps more.
     pub(crate) async fn image(&self) -> io::Result<Image> {
         match self {
             Source::Image(image) => Ok(image.clone()),
@@ -60,22 +64,23 @@ async fn written(parts: &Parts, least: Option<LogId>) -> io::Result<Image> {
     {
         return Ok(image);
     }
-    // What is applied is kept before it is announced: the view below holds it.
+    // Applied records are written before they are announced: the view below contains them.
     parts.unwritten.flush().await?;
     parts.writer.drain().await?;
     let pinned = Arc::clone(&parts.disk).pin().await?;
     let shelf = parts.shelf.clone();
     let (finished, image) = oneshot::channel();
     let work = move |view: &dyn Read| -> io::Result<()> {
-        // Until the image is written, even if the caller goes.
+        // Held until the snapshot is written, even if the caller is dropped.
         let _turn = turn;
-        // The batches of an install are no state that ever was. Its snapshot is on the shelf when it is done.
+        // The batches of an install are not a consistent state. Its snapshot is in the store when
+        // it is done.
         if install::is_under_way(view) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let image = write(view, &shelf).map_err(state_machine::invalid)?;
         shelf.put(&image)?;
-        // The receiver may have gone; the next request finds the image on the shelf.
+        // The receiver may have been dropped; the next request finds the snapshot in the store.
         let _ = finished.send(image);
         Ok(())
     };
@@ -83,7 +88,7 @@ async fn written(parts: &Parts, least: Option<LogId>) -> io::Result<Image> {
         Ok(()) => image.await.map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
         Err(error) => {
-            // A disk that cannot take a snapshot will not take a vote either, and an fsync is never retried.
+            // A disk that rejects a snapshot will reject a vote too, and an fsync is never retried.
             (parts.fatal)(&FatalError {
                 path: parts.disk.name(),
                 what: "write a snapshot of",
@@ -112,7 +117,7 @@ fn write(view: &dyn Read, shelf: &Shelf) -> Result<Image, ImageError> {
     encoder.finish()?.finish()
 }
 
-/// The description of a snapshot of what is applied, but for a defect that was planted.
+/// Returns the description of a snapshot of the applied state, unless a mutant is enabled.
 pub(crate) fn described(mut applied: SnapshotMeta) -> SnapshotMeta {
     let members_at = applied.last_membership.log_id().map_or(0, |id| id.index);
     if let Some(last) = &mut applied.last_log_id
@@ -124,7 +129,7 @@ pub(crate) fn described(mut applied: SnapshotMeta) -> SnapshotMeta {
     applied
 }
 
-/// Keeps a writer to the rate.
+/// A rate limit for a writer.
 struct Pace {
     begun: Instant,
     written: u64,
@@ -160,7 +165,7 @@ mod tests {
     fn a_writer_that_is_ahead_of_the_rate_pauses_and_a_slow_one_does_not() {
         let begun = Instant::now();
         let mut pace = Pace::new(begun);
-        assert_eq!(pace.wrote(1_000, || begun), None, "too little to look");
+        assert_eq!(pace.wrote(1_000, || begun), None, "too little to check");
         let pause = pace.wrote(8 << 20, || begun).unwrap();
         assert!(
             pause >= Duration::from_millis(125) && pause < Duration::from_millis(130),

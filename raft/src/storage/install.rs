@@ -1,6 +1,7 @@
-//! Replacing the registry by a snapshot, so that a crash in the middle leaves either the old one or work that the next start finishes.
+//! Replacement of the registry by a snapshot. A crash in the middle leaves either the old registry
+//! or work that the next start finishes.
 //!
-//! Only whole, verified images come here.
+//! Only complete, verified snapshots are installed.
 
 use std::io;
 
@@ -16,12 +17,12 @@ use crate::types::SnapshotMeta;
 
 const INSTALLING: &[u8] = b"installing";
 
-/// Records written in one batch, in bytes.
+/// The maximum size of the records written in one batch, in bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// The same where a simulation takes a rare turn.
+/// The smaller limit that a simulation uses occasionally.
 const FEW_BYTES: usize = 256;
 
-/// Installs the image and returns its records.
+/// Installs the snapshot and returns its records.
 pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyValue>> {
     let shelf = parts.shelf.clone();
     let may_block = image.may_block();
@@ -46,7 +47,7 @@ pub(crate) async fn install(parts: &Parts, image: Image) -> io::Result<Vec<KeyVa
     Ok(records)
 }
 
-/// At start, before anyone reads the registry: finishes an install that a crash interrupted.
+/// Finishes an install that a crash interrupted. Runs at startup, before the registry is read.
 pub(crate) fn finish_interrupted(disk: &dyn Disk, shelf: &Shelf) -> Result<(), ResumeError> {
     let Some(bytes) = disk.get(Family::Meta, INSTALLING)? else {
         return Ok(());
@@ -71,7 +72,8 @@ pub(crate) fn finish_interrupted(disk: &dyn Disk, shelf: &Shelf) -> Result<(), R
     Ok(())
 }
 
-/// Whether an image is taking the registry's place: until that is done it is neither the old one nor the new.
+/// Returns whether a snapshot install is in progress: until it is done, the registry is neither the
+/// old one nor the new one.
 pub(crate) fn is_under_way(disk: &dyn Read) -> bool {
     !matches!(disk.get(Family::Meta, INSTALLING), Ok(None))
 }
@@ -94,7 +96,8 @@ fn end(meta: &SnapshotMeta) -> Changes {
     changes
 }
 
-/// The batches that replace the registry. The first one empties it, so beginning again from any point ends the same.
+/// The batches that replace the registry. The first one empties it, so a restart from any point
+/// gives the same result.
 struct Swap<'a> {
     records: &'a [KeyValue],
     begun: bool,
@@ -132,7 +135,7 @@ impl Iterator for Swap<'_> {
     }
 }
 
-/// Why an interrupted install cannot be finished.
+/// The error of an interrupted install that cannot be finished.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResumeError {
     #[error("the store cannot be read or written")]

@@ -1,7 +1,8 @@
-//! The log and the vote, as openraft asks for them.
+//! The log and the vote, behind openraft's storage interface.
 //!
-//! A vote is durable when `save_vote` returns. Entries can be read when `append` returns and are durable when its callback is called,
-//! so that the leader's own sync overlaps with the followers'. What an entry means is of no concern here.
+//! A vote is durable when `save_vote` returns. Entries can be read when `append` returns and are
+//! durable when its callback is called, so that the leader's own sync overlaps with those of the
+//! followers. The content of an entry is opaque here.
 
 mod noted;
 mod tail;
@@ -35,10 +36,10 @@ const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
 const TRUNCATIONS: &[u8] = b"truncations";
 
-/// Commands read at once, in bytes: what one message and one turn carry.
+/// The maximum size of commands in one read, in bytes: the limit of one message and one request.
 const READ_BYTES: usize = 1 << 20;
 
-/// A handle on the log; clones are the same log.
+/// A handle on the log; all clones share one log.
 #[derive(Clone)]
 pub(crate) struct LogStore(Arc<Inner>);
 
@@ -47,28 +48,30 @@ struct Inner {
     writer: Writer,
     unwritten: Unwritten,
     fatal: Fatal,
-    /// Apart, because writes that wait know of it: they must not keep the writer itself alive.
+    /// Separate, because queued writes refer to it: they must not keep the writer itself alive.
     state: Arc<Mutex<State>>,
 }
 
-/// What is known of the log without reading it. The lock is held for looks and updates, never while waiting.
+/// The state of the log that is known without reading it. The lock is held for lookups and updates,
+/// never while waiting.
 struct State {
-    /// As the disk has it. openraft's own may be ahead: a save waits until a snapshot that is coming in is installed.
+    /// The vote as stored. openraft's own may be ahead: a save waits until an incoming snapshot is
+    /// installed.
     vote: watch::Sender<Option<Vote>>,
     committed: Option<LogId>,
-    /// `committed` as the disk has it: the next append brings it up to date.
+    /// `committed` as stored: the next append updates it.
     committed_saved: Option<LogId>,
-    /// The last entry that is gone from the front, and where the chain goes on from it.
+    /// The last purged entry, from which the chain continues.
     purged: Option<LogId>,
     base: Link,
-    /// The first entry that it holds, or will hold.
+    /// The index of the first entry, present or future.
     first: u64,
     /// The last entry, or `purged`.
     last: Option<LogId>,
     link: Link,
     tail: Tail,
-    /// Counts truncations, as the disk has it: a read that overlapped with one is done again, and the high-water record says which
-    /// ones it knows of.
+    /// The number of truncations, as stored. A read that overlapped with one is repeated, and the
+    /// high-water record contains the number that it covers.
     truncations: Option<u64>,
 }
 
@@ -85,7 +88,7 @@ fn next_of(id: Option<&LogId>) -> u64 {
 }
 
 impl LogStore {
-    /// Reads the log from front to end and checks every entry of it.
+    /// Opens the log: reads it from front to end and checks every entry.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         unwritten: Unwritten,
@@ -101,7 +104,7 @@ impl LogStore {
         })))
     }
 
-    /// The vote that is saved, and every later one.
+    /// Returns a watch of the saved vote.
     pub(crate) fn votes(&self) -> watch::Receiver<Option<Vote>> {
         self.state().vote.subscribe()
     }
@@ -110,8 +113,9 @@ impl LogStore {
         locked(&self.0.state)
     }
 
-    /// Entries of `[start, end)` that the log holds, as many as the budget allows. Entries that only the disk holds are read
-    /// where waiting for a device delays neither heartbeats nor votes.
+    /// Returns the stored entries of `[start, end)`, as many as the budget allows. Entries that are
+    /// only on disk are read on a thread where waiting for a device delays neither heartbeats nor
+    /// votes.
     async fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
         loop {
             let mut entries = Vec::new();
@@ -129,7 +133,8 @@ impl LogStore {
                     state.tail.take(start, end, &mut budget, &mut entries);
                     return Ok(entries);
                 }
-                // Taken under the same lock as the bounds of the disk part: no gap and no overlap between the two.
+                // Read under the same lock as the bounds of the disk part: no gap and no overlap
+                // between the two.
                 if bytes.is_none() && first < end {
                     state.tail.take(first, end, &mut budget, &mut recent);
                 }
@@ -151,7 +156,7 @@ impl LogStore {
         }
     }
 
-    /// The link of an entry that is written.
+    /// Returns the link of an entry that is written.
     async fn link_of(&self, index: u64) -> io::Result<Link> {
         let disk = Arc::clone(&self.0.disk);
         let read = move || -> Result<Link, LogError> {
@@ -163,7 +168,7 @@ impl LogStore {
         read.map_err(|error| self.damaged(error))
     }
 
-    /// A log that cannot be read as it was written must not be served: the process stops.
+    /// Stops the process: a log that cannot be read as it was written must not be served.
     fn damaged(&self, error: LogError) -> io::Error {
         let text = error.chain();
         let source = io::Error::new(io::ErrorKind::InvalidData, text.clone());
@@ -175,8 +180,9 @@ impl LogStore {
         io::Error::new(io::ErrorKind::InvalidData, text)
     }
 
-    /// The changes that append `entries`, the link of the last of them, and what will be saved as committed. Only one task appends,
-    /// so what is looked up here is still so when the write is done.
+    /// Returns the changes that append `entries`, the link of the last of them, and the committed
+    /// id that will be saved. Only one task appends, so the values read here are still valid when
+    /// the write is done.
     fn sealed(&self, entries: &[Entry]) -> io::Result<(Changes, Link, Option<LogId>)> {
         let (mut link, mut last, committed, saved) = {
             let state = self.state();
@@ -211,7 +217,8 @@ impl LogStore {
     }
 }
 
-/// Entries of `[start, end)` from the disk, as many as the budget allows, each checked against the one before it.
+/// Reads entries of `[start, end)` from the disk, as many as the budget allows, and checks each
+/// against the previous one.
 fn read_disk(
     disk: &dyn Disk,
     start: u64,
@@ -250,7 +257,7 @@ fn read_disk(
     }
 }
 
-/// Synced, always, but for a defect that was planted.
+/// Returns `Synced`, unless this mutant is enabled.
 fn asked_unless(bug: Bug) -> Durability {
     match bugs::is_on(bug) {
         true => Durability::Buffered,
@@ -277,14 +284,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
         let entries = self.read(start, end, Some(READ_BYTES)).await?;
-        // A follower must never get entries with a gap before them: nothing says that it needs a snapshot.
+        // A follower must never get entries with a gap before them: nothing would reveal that it
+        // needs a snapshot.
         match entries.first() {
             Some(first) if first.log_id.index == start => Ok(entries),
             _ => Ok(Vec::new()),
         }
     }
 
-    /// Reads block by block: what waits to be applied may be far more than memory should hold.
+    /// Reads block by block: the entries to apply may far exceed the memory.
     async fn entries_stream<RB>(
         &mut self,
         range: RB,
@@ -303,7 +311,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 let Some(entry): Option<Entry> = block.pop_front() else {
                     return Ok(None);
                 };
-                // Applied in order or not at all: an entry that is gone must not be stepped over.
+                // Entries are applied in order or not at all: a missing entry must not be skipped.
                 if entry.log_id.index != start {
                     let missing = EntryError::Missing { index: start };
                     return Err(io::Error::new(io::ErrorKind::NotFound, missing));
@@ -414,7 +422,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if first >= end {
             return Ok(());
         }
-        // Appends that are still queued: what is looked up on the disk must be there, and their callbacks must not come afterwards.
+        // Waits for queued appends. They must be on disk for the lookup, and their callbacks must
+        // not run later.
         self.0.writer.drain().await?;
         let link = match boundary {
             true => self.state().base,
@@ -450,8 +459,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             (state.first, state.last, state.base)
         };
         let held = last.is_some_and(|last| purged.index <= last.index);
-        // A snapshot has done this for all that it covers. A log that is cut further than the registry is applied is beyond
-        // repair, so this does not rely on it.
+        // A snapshot has already done this for everything that it covers. This does not rely on it,
+        // because a log truncated beyond the applied index cannot be repaired.
         self.0.unwritten.flush().await?;
         self.0.writer.drain().await?;
         let base = match held {
@@ -467,7 +476,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             link: base.as_bytes().to_vec(),
         };
         changes.put(Family::Meta, PURGED, record::seal(&record));
-        // One write-ahead log: after a power cut a purge is never there without the applied records that it follows.
+        // There is one write-ahead log: after a power cut, a purge never exists without the applied
+        // records that precede it.
         self.0.writer.write(changes, Durability::Buffered).await?;
         let mut state = self.state();
         state.tail.drop_through(purged.index);

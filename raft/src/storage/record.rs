@@ -1,6 +1,7 @@
-//! What consensus stores and sends, as protobuf records with a checksum.
+//! Protobuf records with a checksum, for data that consensus stores and sends.
 //!
-//! Fields are added, never given another meaning; decoding is total: damaged or foreign bytes are an error, never a panic.
+//! Fields are added, never given another meaning. Decoding is total: damaged or foreign bytes are
+//! an error, never a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +12,16 @@ use crate::types::{
     StoredMembership, Vote,
 };
 
-/// The newest layout of records and log entries that this program reads and the one that it writes.
+/// The layout of records and log entries that this program writes, and the newest one that it
+/// reads.
 pub(crate) const FORMAT: u8 = 1;
 
-/// Why stored bytes are no record of ours.
+/// The error of stored bytes that are not a valid record.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
     #[error("its checksum is wrong")]
     Checksum,
-    #[error("it is cut short at {0} bytes")]
+    #[error("it is truncated at {0} bytes")]
     Short(usize),
     #[error("it has format {0}, newer than format {FORMAT} of this program")]
     Newer(u8),
@@ -27,11 +29,11 @@ pub(crate) enum RecordError {
     Decode(#[from] prost::DecodeError),
     #[error("its field {0} is missing")]
     Missing(&'static str),
-    #[error("it holds an impossible set of members: {0}")]
+    #[error("it has an invalid set of members: {0}")]
     Members(String),
 }
 
-/// CRC32C of the rest, format byte, message: how a single value of the store is kept.
+/// Returns the stored form of a single value: CRC32C of the rest, format byte, message.
 pub(crate) fn seal(message: &impl Message) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 0, FORMAT];
     message.encode(&mut bytes).expect("a vector grows");
@@ -40,13 +42,13 @@ pub(crate) fn seal(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-/// Opens what [`seal`] made.
+/// Opens the bytes that [`seal`] made.
 pub(crate) fn unseal<M: Message + Default>(bytes: &[u8]) -> Result<M, RecordError> {
     let body = checked(bytes)?;
     Ok(M::decode(body)?)
 }
 
-/// Checks checksum and format and returns what follows them.
+/// Checks checksum and format, and returns the bytes that follow them.
 pub(crate) fn checked(bytes: &[u8]) -> Result<&[u8], RecordError> {
     let Some((checksum, covered)) = bytes.split_first_chunk::<4>() else {
         return Err(RecordError::Short(bytes.len()));
@@ -75,7 +77,7 @@ pub(crate) struct VoteRecord {
     pub(crate) term: u64,
     #[prost(uint64, tag = "2")]
     pub(crate) voted_for: u64,
-    /// Granted by a quorum.
+    /// Whether a quorum has granted the vote.
     #[prost(bool, tag = "3")]
     pub(crate) committed: bool,
 }
@@ -112,7 +114,8 @@ pub(crate) struct StoredMembershipRecord {
     pub(crate) membership: Option<MembershipRecord>,
 }
 
-/// Up to where the registry is applied, and the members at that point. Also the description of a snapshot.
+/// The position up to which the registry is applied, and the members at that point. Also the
+/// description of a snapshot.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct SnapshotMetaRecord {
     #[prost(message, optional, tag = "1")]
@@ -142,7 +145,7 @@ pub(crate) enum PayloadRecord {
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(crate) struct BlankRecord {}
 
-/// Who this data directory is.
+/// The identity of this data directory.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(crate) struct Identity {
     #[prost(uint64, tag = "1")]
@@ -153,7 +156,7 @@ pub(crate) struct Identity {
     pub(crate) cluster_key: Option<u64>,
 }
 
-/// The last entry that is gone from the front of the log, and its hash: where the chain of entries begins.
+/// The last purged entry of the log, and its hash: the start of the chain of entries.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct PurgedRecord {
     #[prost(message, optional, tag = "1")]
@@ -162,14 +165,14 @@ pub(crate) struct PurgedRecord {
     pub(crate) link: Vec<u8>,
 }
 
-/// How often entries were taken back from the end of the log.
+/// The number of times that entries were truncated from the end of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(crate) struct TruncationsRecord {
     #[prost(uint64, tag = "1")]
     pub(crate) count: u64,
 }
 
-/// The name of a snapshot file on the shelf.
+/// The name of a snapshot file in the snapshot store.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct ImageNameRecord {
     #[prost(string, tag = "1")]

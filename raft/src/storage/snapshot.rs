@@ -1,6 +1,8 @@
-//! A snapshot of the registry as one stream of bytes: header, frames of records, trailer.
+//! The format of a snapshot of the registry, one stream of bytes: header, frames of records,
+//! trailer.
 //!
-//! Portable between versions and stores, and checked as a whole before anything of it is believed. Where images are kept is `shelf`.
+//! Portable between versions and stores, and verified as a whole before any part is used. The files
+//! are managed by `snapshot_store`.
 
 use std::io::{self, Read, Write};
 
@@ -12,10 +14,10 @@ use crate::types::SnapshotMeta;
 
 const MAGIC: &[u8; 8] = b"ARGOSYSN";
 
-/// Records are gathered up to this size before a frame is written.
+/// Records are collected up to this size before a frame is written.
 const FRAME_BYTES: usize = 64 << 10;
 
-/// The largest frame that is believed: one record may be larger than [`FRAME_BYTES`].
+/// The maximum size of a frame: one record may be larger than [`FRAME_BYTES`].
 const FRAME_LIMIT: u32 = 64 << 20;
 
 /// Kind, length, CRC32C.
@@ -51,7 +53,7 @@ struct KeyValueRecord {
 struct TrailerRecord {
     #[prost(uint64, tag = "1")]
     records: u64,
-    /// SHA-256 of every byte before this frame.
+    /// SHA-256 of all bytes before this frame.
     #[prost(bytes = "vec", tag = "2")]
     digest: Vec<u8>,
 }
@@ -59,12 +61,12 @@ struct TrailerRecord {
 /// A record of the registry.
 pub(crate) type KeyValue = (Vec<u8>, Vec<u8>);
 
-/// Why bytes are no snapshot that may be used.
+/// The error of bytes that are not a valid snapshot.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImageError {
     #[error("the snapshot cannot be read")]
     Read(#[from] io::Error),
-    #[error("the file does not begin as a snapshot does")]
+    #[error("the file has no snapshot header")]
     Magic,
     #[error("the snapshot is damaged: {0}")]
     Damaged(&'static str),
@@ -76,7 +78,7 @@ pub(crate) enum ImageError {
     Newer(u32),
 }
 
-/// Writes an image record by record.
+/// An encoder that writes a snapshot record by record.
 pub(crate) struct Encoder<W> {
     out: W,
     digest: Sha256,
@@ -114,7 +116,7 @@ impl<W: Write> Encoder<W> {
         }
     }
 
-    /// Writes the trailer and hands the bytes' destination back.
+    /// Writes the trailer and returns the destination of the bytes.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.flush()?;
         let trailer = TrailerRecord {
@@ -156,12 +158,13 @@ impl<W: Write> Encoder<W> {
     }
 }
 
-/// Covers the kind too: a frame cannot pass for another.
+/// Covers the kind too, so that a frame cannot pass for one of another kind.
 fn checksum(kind: u8, body: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(body) ^ (u32::from(kind) << 24)
 }
 
-/// Reads a whole image, checks all of it, and visits its records. What was visited may be believed only after this has returned well.
+/// Reads a whole snapshot, verifies it, and visits its records. The visited records are valid only
+/// if this returns `Ok`.
 pub(crate) fn decode(
     mut from: impl Read,
     visit: &mut dyn FnMut(KeyValue),
@@ -191,7 +194,7 @@ pub(crate) fn decode(
             Frame::Trailer(trailer) => {
                 if trailer.records != records || trailer.digest != before.finalize().as_slice() {
                     return Err(ImageError::Damaged(
-                        "its content is not what the trailer says",
+                        "its content does not match its trailer",
                     ));
                 }
                 break;
@@ -200,7 +203,7 @@ pub(crate) fn decode(
     }
     match from.read(&mut [0])? {
         0 => Ok(*meta),
-        _ => Err(ImageError::Damaged("there is more behind its end")),
+        _ => Err(ImageError::Damaged("there is data after its end")),
     }
 }
 
@@ -218,11 +221,11 @@ fn next_frame(from: &mut impl Read, digest: &mut Sha256) -> Result<Frame, ImageE
     if length > FRAME_LIMIT {
         return Err(ImageError::Damaged("a frame is too large"));
     }
-    // Grows with what is really there: a wrong length cannot make this process ask for 64 MiB.
+    // Grows with the bytes that exist: a wrong length cannot make this process allocate 64 MiB.
     let mut body = Vec::new();
     from.take(u64::from(length)).read_to_end(&mut body)?;
     if body.len() < length as usize {
-        return Err(ImageError::Damaged("it is cut short"));
+        return Err(ImageError::Damaged("it is truncated"));
     }
     if checksum(kind, &body) != u32::from_le_bytes([c0, c1, c2, c3]) {
         return Err(ImageError::Damaged("the checksum of a frame is wrong"));
@@ -251,7 +254,7 @@ fn next_frame(from: &mut impl Read, digest: &mut Sha256) -> Result<Frame, ImageE
 
 fn fill(from: &mut impl Read, bytes: &mut [u8]) -> Result<(), ImageError> {
     from.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => ImageError::Damaged("it is cut short"),
+        io::ErrorKind::UnexpectedEof => ImageError::Damaged("it is truncated"),
         _ => ImageError::Read(error),
     })
 }
@@ -337,7 +340,7 @@ mod tests {
         let error = decode(longer.as_slice(), &mut |_| {}).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the snapshot is damaged: there is more behind its end"
+            "the snapshot is damaged: there is data after its end"
         );
     }
 }

@@ -1,7 +1,7 @@
-//! Where images of the registry are kept: finished ones under their names, the newest two; unfinished ones under names that are
-//! deleted at the next start.
+//! The store of snapshot files: the newest two finished ones under their names, unfinished ones
+//! under names that the next start deletes.
 //!
-//! A file gets its name only when it is whole and synced, so a name never stands for a torn file.
+//! A file gets its name only when it is complete and synced, so a name never refers to a torn file.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
@@ -17,24 +17,24 @@ use super::disk::memory::MemoryDisk;
 use super::snapshot::{self, ImageError, KeyValue};
 use crate::types::{LogId, SnapshotMeta};
 
-/// Finished images that stay; older ones go when a newer one is finished.
+/// The number of finished snapshots to keep; older ones are deleted when a newer one is finished.
 const KEPT: usize = 2;
 
-/// An image is synced each time so much of it is written: a sync of all of it at once would hold up the write-ahead log,
-/// which is on the same disk.
+/// A snapshot is synced each time this many bytes are written: one sync of all of it would block
+/// the write-ahead log, which is on the same disk.
 const SYNCED_BYTES: usize = 4 << 20;
 
 const SUFFIX: &str = ".snapshot";
 const UNFINISHED: &str = ".unfinished";
 
-/// A handle on the shelf; clones are the same shelf.
+/// A handle on the snapshot store; all clones share one store.
 #[derive(Clone)]
 pub(crate) struct Shelf(Arc<Inner>);
 
 struct Inner {
     place: Place,
     current: Mutex<Option<Image>>,
-    /// Tells unfinished files apart.
+    /// Makes the names of unfinished files unique.
     counter: AtomicU64,
 }
 
@@ -43,7 +43,8 @@ enum Place {
     Memory(MemoryDisk),
 }
 
-/// A whole, verified image. A clone is the same image; it stays readable when newer ones have pushed it off the shelf.
+/// A complete, verified snapshot. All clones share it, and it stays readable after newer ones have
+/// replaced it in the store.
 #[derive(Clone)]
 pub(crate) struct Image(Arc<ImageInner>);
 
@@ -51,7 +52,7 @@ struct ImageInner {
     meta: SnapshotMeta,
     length: u64,
     body: Body,
-    /// The file while it has no name of its own; deleted with the last handle.
+    /// The file while it has no final name; deleted with the last handle.
     unfinished: Mutex<Option<PathBuf>>,
 }
 
@@ -65,12 +66,12 @@ impl Image {
         &self.0.meta
     }
 
-    /// Bytes in all.
+    /// Returns the size in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.0.length
     }
 
-    /// Up to `limit` bytes from `offset`; empty at the end.
+    /// Reads up to `limit` bytes from `offset`; empty at the end.
     pub(crate) async fn read(&self, offset: u64, limit: usize) -> io::Result<Bytes> {
         let image = self.clone();
         disk::run(self.may_block(), move || image.read_now(offset, limit)).await
@@ -94,7 +95,7 @@ impl Image {
         }
     }
 
-    /// All records, read and checked once more.
+    /// Returns all records, read and verified once more.
     pub(crate) fn records(&self) -> Result<Vec<KeyValue>, ImageError> {
         let mut records = Vec::new();
         let mut visit = |record| records.push(record);
@@ -112,9 +113,9 @@ impl Image {
         matches!(self.0.body, Body::File(_))
     }
 
-    /// Takes the file over if all of it is right.
+    /// Takes ownership of the file if all of it is valid.
     fn verified(body: Body, unfinished: Option<PathBuf>) -> Result<Image, ImageError> {
-        // Made first, so that the file is deleted if it is refused.
+        // Created first, so that the file is deleted if it is rejected.
         let mut inner = ImageInner {
             meta: SnapshotMeta::default(),
             length: 0,
@@ -136,7 +137,7 @@ impl Image {
         Ok(Image(Arc::new(inner)))
     }
 
-    /// Index and term of the last entry that it covers: the larger, the newer.
+    /// Returns index and term of the last entry that it covers: the larger, the newer.
     fn order(&self) -> (u64, u64) {
         let id = self.0.meta.last_log_id;
         id.map_or((0, 0), |id| (id.index, id.leader_id.term))
@@ -155,13 +156,13 @@ impl Drop for ImageInner {
             .get_mut()
             .expect("no holder of the lock panics");
         if let Some(path) = unfinished.take() {
-            // What stays behind is deleted at the next start.
+            // A file that remains is deleted at the next start.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Reads a file from its start whatever its cursor says: handles share it.
+/// A reader from the start of a file, independent of its cursor, which handles share.
 struct FromStart<'a> {
     file: &'a File,
     offset: u64,
@@ -175,7 +176,7 @@ impl io::Read for FromStart<'_> {
     }
 }
 
-/// Where an image goes that is being made or received.
+/// The destination of a snapshot that is being made or received.
 pub(crate) enum Sink {
     File {
         out: BufWriter<File>,
@@ -212,7 +213,7 @@ impl Write for Sink {
 }
 
 impl Sink {
-    /// Syncs and verifies what was written.
+    /// Syncs and verifies the written bytes.
     pub(crate) fn finish(self) -> Result<Image, ImageError> {
         match self {
             Sink::Memory(bytes) => Image::verified(Body::Memory(bytes.into()), None),
@@ -222,7 +223,7 @@ impl Sink {
                 match synced {
                     Ok(file) => Image::verified(Body::File(Arc::new(file)), Some(path)),
                     Err(error) => {
-                        // The next start deletes what stays behind.
+                        // A file that remains is deleted at the next start.
                         let _ = fs::remove_file(path);
                         Err(error.into())
                     }
@@ -231,20 +232,20 @@ impl Sink {
         }
     }
 
-    /// Whether writing to it may wait for a device.
+    /// Returns whether writing to it may wait for a device.
     pub(crate) fn may_block(&self) -> bool {
         matches!(self, Sink::File { .. })
     }
 
     fn discard(self) {
         if let Sink::File { path, .. } = self {
-            // The next start deletes what stays behind.
+            // A file that remains is deleted at the next start.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// An image that is being received, block by block. Dropping it deletes what came.
+/// A snapshot that is being received, block by block. Dropping it deletes the received part.
 pub(crate) struct ImageWriter(Option<Sink>);
 
 impl ImageWriter {
@@ -262,12 +263,12 @@ impl ImageWriter {
         result
     }
 
-    /// Syncs what came and checks all of it.
+    /// Syncs the received bytes and verifies all of them.
     pub(crate) async fn finish(mut self) -> Result<Image, ImageError> {
         let sink = self
             .0
             .take()
-            .ok_or(ImageError::Damaged("it is cut short"))?;
+            .ok_or(ImageError::Damaged("it is truncated"))?;
         let may_block = sink.may_block();
         disk::run(may_block, move || sink.finish()).await
     }
@@ -282,8 +283,8 @@ impl Drop for ImageWriter {
 }
 
 impl Shelf {
-    /// Opens a directory of images: deletes what was unfinished, and takes the newest that is whole. One that is not whole is left
-    /// where it is and passed over, with a warning.
+    /// Opens a directory of snapshots: deletes unfinished ones, and selects the newest valid one.
+    /// An invalid one is kept and ignored, with a warning.
     #[cfg_attr(
         not(feature = "rocksdb"),
         allow(dead_code, reason = "only a store on disk has a directory")
@@ -300,7 +301,7 @@ impl Shelf {
             match open_file(&path) {
                 Ok(image) => Some(image),
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), cause = %error, "a snapshot is not whole and is passed over");
+                    tracing::warn!(path = %path.display(), cause = %error, "ignoring an invalid snapshot");
                     None
                 }
             }
@@ -322,13 +323,13 @@ impl Shelf {
         }))
     }
 
-    /// The newest finished image.
+    /// Returns the newest finished snapshot.
     pub(crate) fn current(&self) -> Option<Image> {
         let current = self.0.current.lock();
         current.expect("no holder of the lock panics").clone()
     }
 
-    /// The image with this name, if it is there and whole.
+    /// Returns the snapshot with this name, if it exists and is valid.
     pub(crate) fn named(&self, name: &str) -> Result<Image, ImageError> {
         match &self.0.place {
             Place::Directory(path) => open_file(&path.join(name)),
@@ -339,7 +340,7 @@ impl Shelf {
         }
     }
 
-    /// Where a new image is written.
+    /// Creates the destination of a new snapshot.
     pub(crate) fn sink(&self) -> io::Result<Sink> {
         match &self.0.place {
             Place::Memory(_) => Ok(Sink::Memory(Vec::new())),
@@ -364,23 +365,25 @@ impl Shelf {
         }
     }
 
-    /// Takes in an image from another master.
+    /// Starts to receive a snapshot from another master.
     pub(crate) fn receive(&self) -> io::Result<ImageWriter> {
         Ok(ImageWriter(Some(self.sink()?)))
     }
 
-    /// Lets the current image go if the log does not go on from it: to a master that lacks entries it would be of no use.
+    /// Drops the current snapshot if the log does not continue from it: a master that lacks entries
+    /// could not use it.
     pub(crate) fn forget_before(&self, purged: Option<LogId>) {
         let mut current = self.0.current.lock().expect("no holder of the lock panics");
         if let Some(image) = current.take_if(|image| image.meta().last_log_id < purged) {
             tracing::warn!(
                 snapshot = image.name(),
-                "the newest whole snapshot is older than the log and is passed over; a new one is built"
+                "ignoring the newest valid snapshot: it is older than the log, and a new one will be built"
             );
         }
     }
 
-    /// Gives the image its name, durably, makes it the current one unless a newer one is, and lets the oldest go. Returns the name.
+    /// Gives the snapshot its name, durably, makes it the current one unless a newer one exists,
+    /// and deletes the oldest. Returns the name.
     pub(crate) fn put(&self, image: &Image) -> io::Result<String> {
         let name = image.name();
         match (&self.0.place, &image.0.body) {
@@ -411,7 +414,7 @@ impl Shelf {
             }
         }
         let mut current = self.0.current.lock().expect("no holder of the lock panics");
-        // One that took long to build may be finished after a newer one was installed.
+        // A snapshot that took long to build may be finished after a newer one was installed.
         if current
             .as_ref()
             .is_none_or(|current| current.order() <= image.order())
@@ -430,13 +433,13 @@ fn open_file(path: &Path) -> Result<Image, ImageError> {
 fn names(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for file in fs::read_dir(path)? {
-        // Names that are not text are not ours.
+        // Names that are not valid UTF-8 are not those of snapshots.
         names.extend(file?.file_name().into_string());
     }
     Ok(names)
 }
 
-/// The names of finished images, oldest first.
+/// Returns the names of finished snapshots, oldest first.
 fn finished(path: &Path) -> io::Result<Vec<String>> {
     let mut names = names(path)?;
     names.retain(|name| name.ends_with(SUFFIX));

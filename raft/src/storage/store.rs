@@ -1,6 +1,7 @@
-//! All that one master keeps: opened, checked, and taken apart into the log and the registry for openraft.
+//! The store of one master: opened, checked, and split into the log and the registry for openraft.
 //!
-//! A store that cannot be trusted is not opened. Opening waits for the disk: call it where that does no harm.
+//! A store that cannot be trusted is not opened. Opening waits for the disk: call it where blocking
+//! is allowed.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -25,7 +26,7 @@ use crate::types::OwnerRequest;
 
 pub(crate) const IDENTITY: &[u8] = b"identity";
 
-/// Where a master keeps its data.
+/// The place where a master stores its data.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Directory(PathBuf),
@@ -33,7 +34,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Whether opening it may wait for a device.
+    /// Returns whether opening it may wait for a device.
     pub(crate) fn may_block(&self) -> bool {
         matches!(self, Place::Directory(_))
     }
@@ -46,7 +47,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens what is there, or makes it: finishes what a crash interrupted and checks every entry of the log.
+    /// Opens or creates the store: finishes what a crash interrupted and checks every entry of the
+    /// log.
     pub(crate) fn open(place: &Place, fatal: Fatal) -> Result<Store, OpenError> {
         let (path, disk, shelf) = open_place(place)?;
         let refuse = |error: Refusal| error.into_open_error(&path);
@@ -58,7 +60,8 @@ impl Store {
         let log = LogStore::open(Arc::clone(&disk), unwritten.clone(), Arc::clone(&fatal));
         let log = log.map_err(|error| refuse(error.into()))?;
         keep_high_water(disk.as_ref(), &log, &fatal).map_err(refuse)?;
-        // A lagging master that was sent an older one could not go on from there: the next one is built at once.
+        // A lagging master that received an older snapshot could not continue from it: the next one
+        // is built immediately.
         shelf.forget_before(log.purged());
         let parts = Parts {
             disk,
@@ -79,7 +82,8 @@ impl Store {
         *self.identity.lock().expect("no holder of the lock panics")
     }
 
-    /// Keeps the id that the group gave to this node, and the key of the group. Durable on return.
+    /// Saves the id that the group assigned to this node, and the key of the group. Durable on
+    /// return.
     pub(crate) async fn remember(&self, node_id: u64, cluster_key: u64) -> io::Result<()> {
         let mut identity = self.identity();
         identity.node_id = Some(node_id);
@@ -91,7 +95,7 @@ impl Store {
         Ok(())
     }
 
-    /// A random number that no other process or directory has.
+    /// Returns a random number that no other process or directory has.
     pub(crate) fn entropy(&self) -> io::Result<u64> {
         self.parts.disk.entropy()
     }
@@ -100,8 +104,8 @@ impl Store {
         self.log.clone()
     }
 
-    /// Hands the stored registry to its owner and returns the state machine that goes on from it. The log is to keep
-    /// `kept_entries` of those that are applied.
+    /// Sends the stored registry to its owner and returns the state machine that continues from it.
+    /// The log keeps `kept_entries` of the applied entries.
     pub(crate) async fn machine(
         &self,
         owner: mpsc::Sender<OwnerRequest>,
@@ -112,19 +116,20 @@ impl Store {
         machine.map_err(|error| Refusal::from(error).into_open_error(&path))
     }
 
-    /// Takes in a snapshot from another master.
+    /// Starts to receive a snapshot from another master.
     pub(crate) fn receive_image(&self) -> io::Result<ImageWriter> {
         self.parts.shelf.receive()
     }
 
-    /// What is applied and not written yet.
+    /// Returns the applied records that are not written yet.
     pub(crate) fn unwritten(&self) -> Unwritten {
         self.parts.unwritten.clone()
     }
 
-    /// Writes what is applied or queued and ends the writer. The directory is free when the log and machine handles are gone too.
+    /// Writes applied and queued records and ends the writer. The directory is unlocked when the
+    /// handles of log and state machine are dropped too.
     pub(crate) async fn close(&self) {
-        // A store that cannot be written any more has reported why.
+        // A store that can no longer be written has reported the cause.
         let _ = self.parts.unwritten.flush().await;
         self.parts.writer.close().await;
     }
@@ -163,7 +168,8 @@ fn open_directory(path: &Path) -> Result<Opened, OpenError> {
     })
 }
 
-/// Who this store is. A new one gets a random incarnation, so that a wiped master is a stranger.
+/// Returns the identity of this store. A new store gets a random incarnation, so that a wiped
+/// master is not taken for its predecessor.
 fn identity(disk: &dyn Disk) -> Result<Identity, Refusal> {
     if let Some(bytes) = disk.get(Family::Meta, IDENTITY)? {
         return Ok(record::unseal(&bytes)?);
@@ -189,7 +195,8 @@ fn identity(disk: &dyn Disk) -> Result<Identity, Refusal> {
     Ok(identity)
 }
 
-/// Refuses a log or vote that is behind what was synced before, and begins to note what is synced from now on.
+/// Rejects a log or vote that is behind what was synced before, and starts to record what is synced
+/// from now on.
 fn keep_high_water(disk: &dyn Disk, log: &LogStore, fatal: &Fatal) -> Result<(), Refusal> {
     let Some(high_water) = disk.high_water() else {
         return Ok(());
@@ -203,14 +210,14 @@ fn keep_high_water(disk: &dyn Disk, log: &LogStore, fatal: &Fatal) -> Result<(),
     Ok(())
 }
 
-/// Why a store is not opened, before the path is known to it.
+/// The error of a store that is not opened, before the path is known.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("it cannot be read or written")]
     Disk(#[from] io::Error),
     #[error("the record of its identity is damaged")]
     Identity(#[from] RecordError),
-    #[error("it holds data and no identity")]
+    #[error("it contains data but no identity")]
     Nameless,
     #[error(transparent)]
     Behind(#[from] Behind),
@@ -249,7 +256,7 @@ impl Refusal {
             return directory::newer(&path, format.to_string());
         }
         match plain {
-            // Corruption that the disk itself has noticed comes as invalid data.
+            // Corruption that the disk itself has detected is reported as invalid data.
             Some(kind) if kind != io::ErrorKind::InvalidData && kind != io::ErrorKind::NotFound => {
                 OpenError::Io {
                     what: "read or write",

@@ -1,8 +1,9 @@
 //! Applied records that are not written yet.
 //!
-//! They are written together: when they are many, when the oldest is 50 ms old, and before anything that relies on them: a
-//! snapshot, an image, an install, the end. A record that is changed again in between is written once. A crash loses at most
-//! what waits here, and the log, which is synced and never cut behind a snapshot, gives it back.
+//! They are written together: when there are many, when the oldest is 50 ms old, and before
+//! anything that relies on them (a snapshot, a snapshot file, an install, the shutdown). A record
+//! that changes repeatedly in between is written once. A crash loses at most these records. They
+//! are recovered from the log, which is synced and never truncated beyond a snapshot.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,41 +20,43 @@ use super::writer::{Done, Writer};
 use crate::state_machine::{APPLIED, seal_applied};
 use crate::types::{LogId, RecordWrite, SnapshotMeta, StoredMembership};
 
-/// Bytes of records that may wait.
+/// The maximum size of the records that may wait, in bytes.
 const MOST_BYTES: usize = 1 << 20;
 
-/// How long a record may wait.
+/// The maximum time for which a record may wait.
 const OLDEST: Duration = Duration::from_millis(50);
 
-/// A batch of more records is written in two parts by a defect that was planted.
+/// A mutant writes batches with more records than this in two parts.
 const LONG_BATCH: usize = 4;
 
-/// The records that wait, and how far the registry is applied with them. Cheap to clone; all clones are the same.
+/// The waiting records, and the position up to which the registry is applied with them. Cheap to
+/// clone; all clones share one state.
 #[derive(Clone)]
 pub(crate) struct Unwritten(Arc<Inner>);
 
 struct Inner {
     writer: Writer,
-    // A plain lock, never held over an await. A batch is taken and queued under it, so that batches keep their order.
+    // A plain lock, never held over an await. A batch is taken and queued under it, so that batches
+    // keep their order.
     state: Mutex<State>,
-    /// The first record waits.
+    /// Notified when the first record waits.
     begun: Notify,
 }
 
 #[derive(Default)]
 struct State {
     applied: SnapshotMeta,
-    /// `None` deletes the record.
+    /// The changed records; `None` deletes a record.
     records: BTreeMap<Bytes, Option<Bytes>>,
     bytes: usize,
-    /// `applied` is newer than what is queued.
+    /// Whether `applied` is newer than what is queued.
     waits: bool,
 }
 
-/// How far a turn of the owner came.
+/// The position that the owner reached with one request.
 pub(crate) struct Reached {
     pub(crate) last: Option<LogId>,
-    /// The members, if the turn changed them.
+    /// The members, if the request changed them.
     pub(crate) members: Option<StoredMembership>,
 }
 
@@ -74,17 +77,17 @@ impl Unwritten {
         self.0.state.lock().expect("no holder of the lock panics")
     }
 
-    /// How far the registry is applied.
+    /// Returns the position up to which the registry is applied.
     pub(crate) fn applied(&self) -> SnapshotMeta {
         self.state().applied.clone()
     }
 
-    /// The same, without the members.
+    /// Returns the same position without the members.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.state().applied.last_log_id
     }
 
-    /// The registry in the store is applied so far: nothing waits.
+    /// Sets the position up to which the stored registry is applied: no records wait.
     pub(crate) fn reset(&self, applied: SnapshotMeta) {
         *self.state() = State {
             applied,
@@ -92,7 +95,7 @@ impl Unwritten {
         };
     }
 
-    /// Keeps what a turn of the owner changed. Returns when there is room for more.
+    /// Adds the records that a request to the owner changed. Returns when there is room for more.
     pub(crate) async fn add(&self, records: Vec<RecordWrite>, reached: Reached) -> io::Result<()> {
         let waiting = self.state().add(records, reached);
         match waiting {
@@ -103,7 +106,8 @@ impl Unwritten {
         Ok(())
     }
 
-    /// Queues what waits. Not waited for: what a crash loses is applied again from the log.
+    /// Queues the waiting records. The write is not awaited: records that a crash loses are applied
+    /// again from the log.
     pub(crate) async fn flush(&self) -> io::Result<()> {
         self.write_early().await?;
         let place = self.0.writer.place().await?;
@@ -114,7 +118,8 @@ impl Unwritten {
         Ok(())
     }
 
-    /// Queues what waits, and how far the registry is applied in any case, to be synced; `done` is called then.
+    /// Queues the waiting records and, in any case, the applied position, to be synced; `done` is
+    /// called after that.
     pub(crate) async fn sync(&self, done: Done) -> io::Result<()> {
         self.write_early().await?;
         let place = self.0.writer.place().await?;
@@ -123,7 +128,8 @@ impl Unwritten {
         Ok(())
     }
 
-    /// A defect that was planted: a crash between the two writes leaves records that are older than what is applied.
+    /// Implements a mutant: a crash between the two writes leaves records that are older than the
+    /// applied position.
     async fn write_early(&self) -> io::Result<()> {
         let sealed = {
             let state = self.state();
@@ -137,24 +143,24 @@ impl Unwritten {
         self.0.writer.write(first, Durability::Buffered).await
     }
 
-    /// Writes what has waited for too long, until the node stops.
+    /// Writes records that have waited for too long, until the node stops.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let always = async {
             loop {
                 self.0.begun.notified().await;
                 tokio::time::sleep(OLDEST).await;
                 if self.flush().await.is_err() {
-                    // The writer has reported why, or is closed.
+                    // The writer has reported the cause, or is closed.
                     return;
                 }
             }
         };
-        // What waits at the end is written when the store is closed.
+        // Records that still wait at the end are written when the store is closed.
         stop.run_until_cancelled(always).await;
     }
 }
 
-/// What waits after an addition.
+/// The waiting records after an addition.
 enum Waiting {
     First,
     More,
@@ -172,7 +178,7 @@ impl State {
                 key.first() < Some(&0xff),
                 "keys begin with the kind of a record"
             );
-            // What a later change replaces is counted as well: a bound, no exact sum.
+            // Counts replaced values as well: an upper bound, not an exact sum.
             self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             self.records.insert(key, value);
         }

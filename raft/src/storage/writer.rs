@@ -1,7 +1,8 @@
-//! The one place from which the disk is written: a queue, first in, first out.
+//! The only writer of the disk: a first-in, first-out queue.
 //!
-//! Votes, entries, truncations, purges and applied records keep their order because nothing writes past this queue. It never
-//! retries: the first error ends the process, and until it has ended everything is refused.
+//! Votes, entries, truncations, purges and applied records keep their order because every write
+//! passes this queue. A write is never retried: the first error ends the process, and until then
+//! everything is rejected.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -13,13 +14,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::{Changes, Disk, Durability};
 use crate::fatal::{Fatal, FatalError};
 
-/// Writes that wait. When full, the sender waits: consensus or apply slow down to the pace of the disk.
+/// The maximum number of queued writes. When the queue is full, the sender waits: consensus or
+/// apply slow down to the rate of the disk.
 const QUEUE: usize = 64;
 
-/// Writes that are merged into one: an applied batch rides with the next append and costs no turn of its own.
+/// The maximum number of writes that are merged into one: an applied batch joins the next append
+/// and costs no separate write.
 const MERGED: usize = 32;
 
-/// What is done when a write is done, at the writer's place: it must neither wait nor panic.
+/// A callback for a completed write. It runs on the writer's thread: it must neither wait nor
+/// panic.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 #[derive(Clone)]
@@ -30,7 +34,7 @@ struct Inner {
     worker: Mutex<Option<Worker>>,
 }
 
-/// Who empties the queue.
+/// The worker that empties the queue.
 enum Worker {
     Thread(JoinHandle<()>),
     /// For a disk that does not block: simulations have no threads.
@@ -46,19 +50,20 @@ enum Job {
     End,
 }
 
-/// The only holder of the right to write.
+/// The exclusive right to write.
 struct Hand {
     disk: Arc<dyn Disk>,
     fatal: Fatal,
     broken: Option<io::ErrorKind>,
 }
 
-/// A place in the queue.
+/// A reserved slot in the queue.
 pub(crate) struct Place<'a>(mpsc::Permit<'a, Job>);
 
 impl Place<'_> {
-    /// Queues the changes; `done` is called when they, and all before them, are written as asked. Without `done` and unsynced: for
-    /// what a restart can do again, which needs order, not durability.
+    /// Queues the changes; `done` is called when they, and all before them, are written with the
+    /// given durability. Without `done` and unsynced: for changes that a restart can repeat, which
+    /// need order but not durability.
     pub(crate) fn queue(self, changes: Changes, durability: Durability, done: Option<Done>) {
         self.0.send(Job::Write {
             changes,
@@ -69,7 +74,7 @@ impl Place<'_> {
 }
 
 impl Writer {
-    /// Starts a thread if the disk may block, else a task of the runtime around it.
+    /// Starts a thread if the disk may block, otherwise a task on the current runtime.
     pub(crate) fn start(disk: Arc<dyn Disk>, fatal: Fatal) -> io::Result<Writer> {
         let threaded = disk.may_block();
         let hand = Hand {
@@ -90,7 +95,8 @@ impl Writer {
         })))
     }
 
-    /// Returns when the changes are queued; `done` is called when they, and all before them, are written as asked.
+    /// Returns when the changes are queued; `done` is called when they, and all before them, are
+    /// written with the given durability.
     async fn submit(
         &self,
         changes: Changes,
@@ -101,19 +107,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Returns when the changes, and all before them, are written as asked.
+    /// Returns when the changes, and all before them, are written with the given durability.
     pub(crate) async fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         let done: Done = Box::new(move |result| {
-            // A caller that went away does not need the answer.
+            // A dropped caller does not need the answer.
             let _ = done.send(result);
         });
         self.submit(changes, durability, Some(done)).await?;
         answer.await.map_err(|_| ended())?
     }
 
-    /// Returns when the changes are queued, and calls `done` when they, and all before them, are written as asked: at the writer's
-    /// place, so it must neither wait nor panic.
+    /// Returns when the changes are queued, and calls `done` when they, and all before them, are
+    /// written with the given durability. `done` runs on the writer's thread, so it must neither
+    /// wait nor panic.
     pub(crate) async fn write_then(
         &self,
         changes: Changes,
@@ -124,27 +131,28 @@ impl Writer {
         self.submit(changes, durability, Some(done)).await
     }
 
-    /// A place in the queue, once there is one.
+    /// Reserves a slot in the queue; waits until one is free.
     pub(crate) async fn place(&self) -> io::Result<Place<'_>> {
         Ok(Place(self.0.jobs.reserve().await.map_err(|_| ended())?))
     }
 
-    /// Returns when all that was queued before is written.
+    /// Returns when everything queued before is written.
     pub(crate) async fn drain(&self) -> io::Result<()> {
         self.write(Changes::default(), Durability::Buffered).await
     }
 
-    /// Writes what is queued, then refuses everything. Returns when the worker has let go of the disk.
+    /// Writes everything queued, then rejects further writes. Returns when the worker has released
+    /// the disk.
     pub(crate) async fn close(&self) {
         // A closed queue means that the worker has ended already.
         let _ = self.0.jobs.send(Job::End).await;
         match self.0.take() {
             Some(Worker::Thread(thread)) => {
-                // Its panic, if any, was printed by the thread itself.
+                // The thread has printed its panic, if any.
                 let _ = tokio::task::spawn_blocking(move || thread.join()).await;
             }
             Some(Worker::Task(task)) => {
-                // Likewise.
+                // The task has printed its panic, if any.
                 let _ = task.await;
             }
             None => {}
@@ -159,15 +167,16 @@ impl Inner {
     }
 }
 
-/// The worker holds the disk: when the last handle is gone, so is the worker, and nothing of the store runs on behind the program's
-/// end. A thread writes what is queued before; a task is as dead as the machine whose power went.
+/// Ends the worker, which holds the disk, with the last handle: no part of the store keeps running
+/// after its owner. A thread writes the queued changes first. A task is aborted, like a machine
+/// that loses power.
 impl Drop for Inner {
     fn drop(&mut self) {
         let (closed, _) = mpsc::channel(1);
         drop(std::mem::replace(&mut self.jobs, closed));
         match self.take() {
             Some(Worker::Thread(thread)) => {
-                // Its panic, if any, was printed by the thread itself.
+                // The thread has printed its panic, if any.
                 let _ = thread.join();
             }
             Some(Worker::Task(task)) => task.abort(),
@@ -197,7 +206,7 @@ impl Hand {
         }
     }
 
-    /// Writes what waits, as one. Breaks at the end.
+    /// Writes the queued changes as one write. Breaks at the end.
     fn turn(&mut self, job: Job, inbox: &mut mpsc::Receiver<Job>) -> ControlFlow<()> {
         let mut merged = Changes::default();
         let mut durability = Durability::Buffered;

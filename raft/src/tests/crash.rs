@@ -1,4 +1,4 @@
-//! What is left after the process was killed.
+//! The state of the store after its process was killed.
 
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
@@ -45,7 +45,7 @@ async fn a_restart_applies_what_was_committed_and_never_the_tail() {
         let mut opened = open(&ground.place).await;
         opened.append(entries(0..5)).await;
         opened.log.save_committed(Some(id(1, 4))).await.unwrap();
-        // Saves what is committed, and is itself not committed.
+        // Saves the committed id, and is itself not committed.
         opened.append(entries(5..9)).await;
         opened.apply(entries(0..3)).await;
 
@@ -66,7 +66,7 @@ async fn a_restart_applies_what_was_committed_and_never_the_tail() {
             let seen = opened.owner.0.lock().unwrap();
             seen.applied.iter().map(|entry| entry.index).collect()
         };
-        // The owner saw every entry once: as a record that was loaded, or applied.
+        // The owner saw every entry once: as a loaded record, or applied.
         let first = applied.first().copied().unwrap();
         assert_eq!(applied, (first..5).collect::<Vec<_>>());
         assert_eq!(loaded, [first.saturating_sub(1)]);
@@ -135,7 +135,7 @@ async fn purged_entries_stay_gone_and_the_chain_goes_on() {
         opened.log.purge(id(1, 3)).await.unwrap();
         opened.log.truncate_after(Some(id(1, 6))).await.unwrap();
         opened.append(entries(7..8)).await;
-        // A purge beyond the end: a snapshot covers what was never logged here.
+        // A purge beyond the end: a snapshot covers entries that were never logged here.
         opened.log.purge(id(1, 20)).await.unwrap();
         opened.append(entries(21..23)).await;
 
@@ -159,7 +159,7 @@ async fn deleted_records_stay_deleted() {
             .await;
         let expected = opened.owner.records();
         opened.store.unwritten().flush().await.unwrap();
-        // Synced, so that memory keeps what was applied.
+        // Synced, so that memory keeps the applied records.
         opened.append(entries(4..5)).await;
         let ground = kill(opened, ground).await;
         let opened = open(&ground.place).await;

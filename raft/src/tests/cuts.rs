@@ -1,4 +1,4 @@
-//! Every write is a place where the disk may fail or the power may go: whatever was promised before is there afterwards.
+//! Disk failures and power cuts at every write: everything that was acknowledged before survives.
 
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
@@ -7,16 +7,16 @@ use super::harness::{self, Ground, Opened, entries, id, observed, start, try_ope
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::store::Place;
 
-/// What the store has answered so far.
+/// The acknowledgements of the store so far.
 #[derive(Debug, Default)]
 struct Promised {
     term: u64,
-    /// Logged, up to but not including.
+    /// The end of the logged entries, exclusive.
     logged: u64,
     purged: Option<u64>,
 }
 
-/// A life of a store, up to the first error.
+/// Runs a store up to its first error.
 async fn live(opened: &mut Opened, promised: &mut Promised) -> Result<(), std::io::Error> {
     for round in 0..4 {
         let first = round * 10;
@@ -36,7 +36,7 @@ async fn live(opened: &mut Opened, promised: &mut Promised) -> Result<(), std::i
             .machine
             .apply(futures::stream::iter(committed))
             .await?;
-        // What was not committed is replaced by the same again: what matters is that the writes happen.
+        // Uncommitted entries are replaced by equal ones: only the writes matter.
         promised.logged = first + 8;
         opened.log.truncate_after(Some(id(1, first + 7))).await?;
         opened
@@ -87,7 +87,7 @@ async fn check(place: &Place, promised: &Promised, cut: usize) {
         .await
         .unwrap()
         .map_or(0, |vote| vote.leader_id.term);
-    // One more than promised: written, and cut before the answer.
+    // One more than acknowledged: written, and cut before the answer.
     assert!(
         (promised.term..=promised.term + 1).contains(&term),
         "cut {cut}: term {term}"
@@ -106,7 +106,7 @@ async fn check(place: &Place, promised: &Promised, cut: usize) {
     let first = purged.map_or(0, |purged| purged + 1);
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(first..logged), "cut {cut}");
-    // The registry is exactly what the entries up to the applied one make of it.
+    // The registry is exactly the result of the entries up to the applied one.
     let (applied, _) = opened.machine.applied_state().await.unwrap();
     let applied = applied.map_or(0, |id| id.index + 1);
     let record = |index| (format!("{index:05}"), format!("v{index}"));
@@ -172,7 +172,7 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
         }
         cut += 1;
     }
-    // Emptying, four batches of records, and the two records around them.
+    // Deleting the old records, four batches of records, and the two records around them.
     assert!(
         cut >= 6 && outcomes[0] > 0 && outcomes[1] > 4,
         "{cut} {outcomes:?}"

@@ -1,4 +1,4 @@
-//! A store that is not what was written is refused, with a sentence that helps.
+//! A store that is not what was written is rejected, with a helpful message.
 
 use std::path::PathBuf;
 
@@ -28,7 +28,7 @@ fn flip(disk: &dyn Disk, family: Family, key: &[u8]) {
     put(disk, family, key, value);
 }
 
-/// The refusal after `change` was done to a closed store of ten entries.
+/// Returns the error after `change` was made to a closed store of ten entries.
 async fn refusal_after(change: fn(&dyn Disk)) -> Vec<(PathBuf, String)> {
     let mut refusals = Vec::new();
     for ground in grounds() {
@@ -92,7 +92,7 @@ async fn an_entry_of_another_history_is_refused() {
 #[tokio::test]
 async fn a_damaged_vote_is_refused() {
     let flip_vote: fn(&dyn Disk) = |disk| flip(disk, Family::Meta, b"vote");
-    let what = "the record \"vote\" beside the log is damaged: its checksum is wrong";
+    let what = "the record \"vote\" of the log is damaged: its checksum is wrong";
     is_refused(flip_vote, what).await;
 }
 
@@ -103,7 +103,7 @@ async fn a_store_that_lost_its_identity_is_refused() {
         changes.delete(Family::Meta, *b"identity");
         disk.write(changes, Durability::Synced).unwrap();
     };
-    is_refused(forget, "it holds data and no identity").await;
+    is_refused(forget, "it contains data but no identity").await;
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_failed_write_is_the_last_word_and_is_never_retried() {
     opened.append(entries(0..2)).await;
     disk.break_after(0);
     opened.log.blocking_append(entries(2..3)).await.unwrap_err();
-    // The disk would work again: nobody asks it.
+    // The disk would work again, but nothing is written to it.
     disk.break_after(100);
     opened.log.blocking_append(entries(3..4)).await.unwrap_err();
     opened.log.save_vote(&vote(9, 1)).await.unwrap_err();

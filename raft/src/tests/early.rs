@@ -1,4 +1,5 @@
-//! An append returns before it is durable: what can be read then, and what a power cut may still take.
+//! An append returns before it is durable: the entries that can be read then, and those that a
+//! power cut may still lose.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const SLOW: Duration = Duration::from_secs(1);
 
 type Synced = OneshotReceiverOf<TypeConfig, Result<(), std::io::Error>>;
 
-/// A store whose writes each take a second of made-up time.
+/// Creates a store whose writes each take a second of simulated time.
 async fn slow() -> (MemoryDisk, Place, Opened) {
     let disk = MemoryDisk::default();
     let place = Place::Memory(disk.clone());
@@ -40,7 +41,7 @@ async fn entries_can_be_read_before_they_are_durable_and_are_durable_when_it_is_
         opened.log.try_get_log_entries(..).await.unwrap(),
         entries(0..3)
     );
-    assert!(synced.try_recv().is_err(), "it was not said yet");
+    assert!(synced.try_recv().is_err(), "it is not reported yet");
     synced.await.unwrap().unwrap();
     drop(opened);
     disk.cut_power(0);
@@ -60,7 +61,8 @@ async fn a_cut_before_the_callback_takes_the_entries_and_what_was_applied_of_the
         .unwrap()
         .unwrap();
     let mut synced = begun(&mut opened, entries(3..6)).await;
-    // Committed by the two others, so applied before this disk has the entries.
+    // The two other masters have committed them, so they are applied before this disk has the
+    // entries.
     opened.log.save_committed(Some(id(1, 5))).await.unwrap();
     opened.apply(entries(0..6)).await;
     assert!(synced.try_recv().is_err());
@@ -86,7 +88,7 @@ async fn appends_truncations_votes_and_callbacks_keep_their_order() {
     opened.log.truncate_after(Some(id(1, 5))).await.unwrap();
     assert!(
         second.try_recv().is_ok(),
-        "nothing is said of entries after they are gone"
+        "entries are not reported after they are lost"
     );
     let other = entry(6, &["other=6"]);
     let third = begun(&mut opened, vec![other.clone()]).await;

@@ -1,5 +1,5 @@
-//! Files of a closed store that a device has changed: the start refuses and names the file, or nothing that was acknowledged is
-//! missing or different. And what a power cut leaves is never refused.
+//! Damaged files of a closed store: the startup fails and names the file, or no acknowledged data
+//! is missing or different. The state after a power cut is never rejected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,16 +16,16 @@ use crate::storage::snapshot_store::Image;
 use crate::storage::store::Place;
 use crate::types::{Entry, LogId, Vote};
 
-/// How a device changes a file.
+/// A change of a file by a faulty device.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
-    /// One bit at this offset.
+    /// One bit at this offset is flipped.
     Flip(usize),
-    /// Everything from there on is gone.
+    /// Everything from there on is lost.
     Truncate(usize),
     /// 512 bytes are zeros.
     Zero(usize),
-    /// The file is gone.
+    /// The file is lost.
     Remove,
 }
 
@@ -44,12 +44,12 @@ impl Damage {
         fs::write(path, bytes).unwrap();
     }
 
-    /// At every 4 KiB of a file, and at many places of a small one.
+    /// Returns damage at every 4 KiB of a file, and at many offsets of a small one.
     fn kinds(length: usize) -> Vec<Damage> {
         let step = (length / 5).clamp(1, 4096);
         let mut kinds = vec![Damage::Remove];
         for at in (0..length).step_by(step) {
-            // Not always the head of what is there.
+            // Not always at the start of a fragment.
             let inside = (at + at / 4096 * 37).min(length - 1);
             kinds.extend([
                 Damage::Flip(inside),
@@ -64,7 +64,7 @@ impl Damage {
     }
 }
 
-/// What a store had acknowledged.
+/// The acknowledged state of a store.
 #[derive(Debug, PartialEq)]
 struct Acknowledged {
     vote: Option<Vote>,
@@ -84,7 +84,7 @@ async fn acknowledged(opened: &mut Opened) -> Acknowledged {
     }
 }
 
-/// Entries of about a kilobyte.
+/// Returns entries of about a kilobyte.
 fn long_entries(range: std::ops::Range<u64>) -> Vec<Entry> {
     let one = |index: u64| {
         let text = format!("{index:05}=").into_bytes();
@@ -95,7 +95,7 @@ fn long_entries(range: std::ops::Range<u64>) -> Vec<Entry> {
     range.map(one).collect()
 }
 
-/// What each entry changes is a write.
+/// Commits each entry separately, so that the changes of each are one write.
 async fn commit_each(opened: &mut Opened, range: std::ops::Range<u64>) {
     for entry in long_entries(range) {
         opened.commit(vec![entry]).await;
@@ -108,8 +108,8 @@ async fn snapshot(opened: &mut Opened) -> crate::state_machine::Snapshot {
     builder.build_snapshot().await.unwrap()
 }
 
-/// A store with a past in every kind of file: tables of all families, with deleted ranges in them, two snapshots, and a write-ahead
-/// log of several blocks.
+/// Returns a store that has used every kind of file: tables of all families with deleted ranges,
+/// two snapshots, and a write-ahead log of several blocks.
 async fn lived() -> (Ground, Acknowledged) {
     let elsewhere = on_disk();
     let mut leader = open(&elsewhere.place).await;
@@ -147,7 +147,7 @@ async fn lived() -> (Ground, Acknowledged) {
     opened.log.save_vote(&vote(3, 1)).await.unwrap();
     commit_each(&mut opened, 70..110).await;
     let expected = acknowledged(&mut opened).await;
-    // Synced, and with it what was applied before.
+    // Synced, and with it everything applied before.
     opened.log.save_vote(&vote(3, 1)).await.unwrap();
     opened.close().await;
     leader.close().await;
@@ -177,13 +177,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The kind of a file: its name without numbers.
+/// Returns the kind of a file: its name without numbers.
 fn kind(path: &Path) -> String {
     let name = path.file_name().unwrap().to_str().unwrap();
     name.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
-/// Opens a damaged copy. The error, or nothing if all that was acknowledged is there.
+/// Opens a damaged copy. Returns the error, or `None` if all acknowledged data exists.
 async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<String> {
     let mut opened = match try_open(&ground.place, not_expected()).await {
         Ok(opened) => opened,
@@ -198,7 +198,7 @@ async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<
         &found == expected,
         "{what}: {entries} entries, {records} records"
     );
-    // A master that lags is sent a snapshot from which the log goes on.
+    // A master that lags receives a snapshot from which the log continues.
     let current = opened.machine.get_current_snapshot().await.unwrap();
     let current = current.expect("there is a snapshot");
     assert!(current.meta.last_log_id >= expected.purged, "{what}");
@@ -228,7 +228,8 @@ async fn damaged_copy(ground: &Ground, file: &Path, damage: Damage) -> Ground {
     copy
 }
 
-/// Damages every file of this kind in every way, one at a time. Returns how often a start refused, by kind of file.
+/// Damages every file of this kind in every way, one at a time. Returns the number of rejected
+/// starts by kind of file.
 async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, usize)> {
     let (ground, expected) = lived().await;
     let mut outcomes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -247,15 +248,15 @@ async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, us
             outcome.0 += 1;
             if let Some(error) = judged(&copy, &expected, &what).await {
                 outcome.1 += 1;
-                // A directory without its format is not known to be ours.
+                // A directory without its format cannot be identified as a master's.
                 let is_exempt = match kind.as_str() {
                     "FORMAT" => true,
-                    // RocksDB does not name the table there.
+                    // RocksDB does not name the table in this error.
                     ".sst" => error.contains("properties"),
                     _ => false,
                 };
                 assert!(is_exempt || error.contains(name), "{what}: {error}");
-                // It stays refused.
+                // It stays rejected.
                 if outcome.1 % 8 == 1 {
                     let again = judged(&copy, &expected, &what).await;
                     assert!(again.is_some(), "{what}: the second start accepts it");
@@ -317,7 +318,7 @@ fn newest_log(directory: &Path) -> PathBuf {
     logs.rfind(|path| kind(path) == ".log").unwrap()
 }
 
-/// A follower must not forget what it acknowledged, and so must not start.
+/// A follower must not forget entries that it acknowledged, and so must not start.
 #[tokio::test]
 async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     let ground = on_disk();
@@ -332,7 +333,7 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     let log = newest_log(path(&ground));
     let middle = fs::metadata(&log).unwrap().len() as usize / 2;
     Damage::Flip(middle).inflict(&log);
-    // The refused start leaves the file as it is, to be examined.
+    // The rejected start leaves the file unchanged for examination.
     let before = fs::read(&log).unwrap();
     let error = try_open(&ground.place, not_expected()).await.err().unwrap();
     let error = error.to_string();
@@ -342,7 +343,8 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     assert_eq!(fs::read(&log).unwrap(), before);
 }
 
-/// Whatever a cut leaves of the blocks that were not synced, in any order: what was synced is there, and the store opens.
+/// Whichever unsynced blocks survive a power cut, in any order: synced data exists, and the store
+/// opens.
 #[tokio::test]
 async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
     let ground = on_disk();
@@ -384,7 +386,7 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
         assert!(found.records.len() >= 49, "{what}");
         commit_each(&mut opened, 50..60).await;
         opened.close().await;
-        // Nothing of it is left that would look like damage later.
+        // Nothing of it remains that would look like damage later.
         let mut opened = open(&copy.place).await;
         let found = acknowledged(&mut opened).await;
         assert!(found.entries == long_entries(0..60), "{what}");
@@ -392,7 +394,7 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
     }
 }
 
-/// Of each sector that was not synced either what was there before or what was written.
+/// Combines, for each unsynced sector, either the old content or the written one.
 fn left_by_a_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
     let mut before = synced.to_vec();
     before.resize(written.len(), 0);
@@ -415,7 +417,7 @@ fn left_by_a_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
     left
 }
 
-/// A truncation takes entries back on purpose: a crash right after it is no loss.
+/// A truncation removes entries intentionally: a crash right after it is not a loss.
 #[tokio::test]
 async fn a_log_that_was_truncated_is_not_behind() {
     let ground = on_disk();
@@ -433,7 +435,7 @@ async fn a_log_that_was_truncated_is_not_behind() {
     opened.close().await;
 }
 
-/// An older copy of the store, under the record of the newer one.
+/// Combines an older copy of the store with the newer high-water record.
 #[tokio::test]
 async fn a_store_that_was_set_back_is_refused() {
     let ground = on_disk();
@@ -458,7 +460,7 @@ async fn a_store_that_was_set_back_is_refused() {
     );
 }
 
-/// A store of a release without the record goes on, and has one afterwards.
+/// A store of a release without the record continues, and has one afterwards.
 #[tokio::test]
 async fn a_store_without_a_record_gets_one_and_must_keep_it() {
     let ground = on_disk();

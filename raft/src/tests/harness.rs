@@ -21,10 +21,10 @@ use crate::types::{
     RecordWrite, Vote,
 };
 
-/// As in production.
+/// The value used in production.
 pub(crate) const KEPT: u64 = 5_000;
 
-/// What the owner was asked and what it holds.
+/// The requests to the owner, and its records.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) loads: Vec<u64>,
@@ -38,7 +38,7 @@ pub(crate) struct Owner(pub(crate) Arc<Mutex<Seen>>);
 
 impl Owner {
     pub(crate) fn start(&self) -> mpsc::Sender<OwnerRequest> {
-        // Full: consensus waits for the owner, as in production.
+        // When full, consensus waits for the owner, as in production.
         let (sender, mut inbox) = mpsc::channel(1);
         let owner = self.clone();
         tokio::spawn(async move {
@@ -103,14 +103,14 @@ pub(crate) struct Opened {
     pub(crate) owner: Owner,
 }
 
-/// A kind of disk, and where its data is during a test.
+/// A kind of disk, and the place of its data during a test.
 pub(crate) struct Ground {
     pub(crate) place: Place,
     /// Deletes the directory at the end.
     pub(crate) _directory: Option<tempfile::TempDir>,
 }
 
-/// A place of each kind that this build has.
+/// Returns a place of each kind that this build has.
 pub(crate) fn grounds() -> Vec<Ground> {
     let memory = Ground {
         place: Place::Memory(MemoryDisk::default()),
@@ -131,14 +131,14 @@ pub(crate) fn on_disk() -> Ground {
     }
 }
 
-/// Ends the test if the store gives up.
+/// Fails the test if the store reports a fatal error.
 pub(crate) fn not_expected() -> Fatal {
     Arc::new(|error| {
         panic!("{error}: {}", error.source);
     })
 }
 
-/// Keeps the last words instead of ending the process.
+/// Records the fatal error instead of ending the process.
 pub(crate) fn observed() -> (Fatal, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&words);
@@ -169,7 +169,7 @@ pub(crate) async fn try_open(place: &Place, fatal: Fatal) -> Result<Opened, Open
 }
 
 impl Opened {
-    /// An orderly end.
+    /// Closes the store cleanly.
     pub(crate) async fn close(self) {
         self.store.close().await;
     }
@@ -220,20 +220,22 @@ pub(crate) fn entry(index: u64, commands: &[&str]) -> Entry {
     }
 }
 
-/// Entries that each set a record named by their index.
+/// Returns entries that each set a record named by their index.
 pub(crate) fn entries(range: std::ops::Range<u64>) -> Vec<Entry> {
     let one = |index| entry(index, &[&format!("{index:05}=v{index}")]);
     range.map(one).collect()
 }
 
-/// What a start of openraft does before anything else: brings the registry up to what was committed. Returns the last log index.
+/// Does what openraft does first at startup: applies committed entries to the registry. Returns the
+/// last log index.
 pub(crate) async fn start(opened: &mut Opened) -> Option<u64> {
     let helper = openraft::StorageHelper::new(&mut opened.log, &mut opened.machine);
     let state = helper.with_id(1).get_initial_state().await.unwrap();
     state.log_ids.last().map(|id| id.index)
 }
 
-/// The process is killed: memory loses what was not synced; a directory is what a copy taken while the store is open holds.
+/// Simulates a kill of the process. Memory loses unsynced data; a directory has the content of a
+/// copy that is taken while the store is open.
 pub(crate) async fn kill(opened: Opened, ground: Ground) -> Ground {
     match &ground.place {
         Place::Memory(disk) => {
@@ -267,7 +269,7 @@ pub(crate) fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
-/// Changes the bytes of a closed store behind its back.
+/// Changes the bytes of a closed store directly.
 pub(crate) fn tamper(place: &Place, change: impl FnOnce(&dyn crate::storage::disk::Disk)) {
     match place {
         Place::Memory(disk) => change(disk),

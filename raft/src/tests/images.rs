@@ -1,4 +1,4 @@
-//! Snapshots: built while entries are applied, sent, refused when damaged, installed.
+//! Snapshots: built while entries are applied, sent, rejected when damaged, installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::storage::image::Source;
 use crate::storage::snapshot_store::Image;
 use crate::storage::store::{Place, Store};
 
-/// A snapshot of all that is applied, with its image written.
+/// Builds a snapshot of everything applied, with its file written.
 async fn build(opened: &mut Opened) -> (Snapshot, Image) {
     let mut builder = opened.machine.get_snapshot_builder().await;
     let snapshot = builder.build_snapshot().await.unwrap();
@@ -22,7 +22,7 @@ async fn build(opened: &mut Opened) -> (Snapshot, Image) {
     (snapshot, image)
 }
 
-/// Bytes of images on this store.
+/// Returns the size of the snapshots on this store.
 fn image_bytes(place: &Place) -> u64 {
     match place {
         Place::Memory(disk) => disk.image_bytes(),
@@ -35,7 +35,7 @@ fn image_bytes(place: &Place) -> u64 {
     }
 }
 
-/// Sends an image block by block, the way the transport does.
+/// Sends a snapshot block by block, as the transport does.
 async fn send(image: &Image, to: &Store) -> Image {
     let mut writer = to.receive_image().unwrap();
     let mut offset = 0;
@@ -65,7 +65,8 @@ fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-/// The image may be newer than the moment that the snapshot names, and its records are those of its own description.
+/// The snapshot file may be newer than the moment that the snapshot names, and its records match
+/// its own description.
 #[tokio::test]
 async fn a_snapshot_names_the_moment_it_was_asked_for_and_its_image_is_of_one_moment() {
     for ground in grounds() {
@@ -85,14 +86,14 @@ async fn a_snapshot_names_the_moment_it_was_asked_for_and_its_image_is_of_one_mo
             .map(|(key, value)| (text(key), text(value)))
             .collect();
         assert_eq!(records, opened.owner.records());
-        // It is on the shelf now, and recent enough to be sent again.
+        // It is in the store now, and recent enough to be sent again.
         let current = opened.machine.get_current_snapshot().await.unwrap();
         assert_eq!(current.unwrap().meta, *image.meta());
         opened.close().await;
     }
 }
 
-/// As it was before, each of these wrote the whole registry.
+/// A regression test: each of these once wrote the whole registry.
 #[tokio::test]
 async fn snapshots_that_are_not_sent_write_no_image() {
     for ground in grounds() {
@@ -334,7 +335,7 @@ async fn a_torn_snapshot_is_passed_over_and_an_unfinished_one_deleted() {
             .iter()
             .all(|path| !name(path).contains("unfinished"))
     );
-    // The next one of the same moment takes the torn one's place.
+    // The next one of the same moment replaces the torn one.
     build(&mut opened).await;
     assert_eq!(fs::read(&newest).unwrap(), bytes);
     opened.close().await;

@@ -1,4 +1,4 @@
-//! Ends of real processes: killed in the middle of work, or stopped by their own last words.
+//! Ends of real processes: killed in the middle of work, or aborted after a fatal error.
 //!
 //! A test starts itself again as the process that is to end.
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::fatal::{self, FatalError};
 
-/// Tells the second start of a test what it is, and where it works.
+/// Marks the second start of a test, and names its directory.
 const CHILD: &str = "ARGOSY_RAFT_TEST_CHILD";
 
 fn this_test(name: &str, place: &str) -> Command {
@@ -36,7 +36,7 @@ fn last_words_are_said_and_the_process_is_gone_at_once() {
     let name = "last_words_are_said_and_the_process_is_gone_at_once";
     let output = this_test(name, "yes").output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
-    let expected = "argosy: cannot write to /data/master: No space left on device (os error 28); stopping at once: make room on the disk, then start this master again";
+    let expected = "argosy: cannot write to /data/master: No space left on device (os error 28); stopping immediately: make room on the disk, then start this master again";
     assert!(words.contains(expected), "{words}");
     // SIGABRT.
     assert_eq!(output.status.signal(), Some(6));
@@ -54,7 +54,7 @@ mod killed {
     use super::{CHILD, env, this_test};
     use crate::storage::store::Place;
 
-    /// Votes and appends without end, and says on standard output what was answered.
+    /// Votes and appends endlessly, and prints each acknowledgement to standard output.
     async fn work(place: Place) {
         let mut opened = open(&place).await;
         for index in 0.. {
@@ -112,7 +112,7 @@ mod killed {
             .leader_id
             .term;
         assert!(term >= answered / 10 * 10);
-        // The last one's commit waits for the next append, all before it are applied.
+        // The commit of the last one waits for the next append; all before it are applied.
         let records = opened.owner.records().len() as u64;
         assert!(
             (answered..=last + 1).contains(&records),

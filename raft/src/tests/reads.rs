@@ -1,4 +1,4 @@
-//! Reads of the log, and how the owner is fed.
+//! Reads of the log, and requests to the owner.
 
 use futures::TryStreamExt;
 use openraft::RaftLogReader;
@@ -41,7 +41,7 @@ fn a_read_that_waits_for_a_device_does_not_hold_up_its_thread() {
         let ground = super::harness::on_disk();
         let mut opened = open(&ground.place).await;
         opened.append(entries(0..6000)).await;
-        // The only thread that may wait is taken: what needs it cannot end before it is free.
+        // The only blocking thread is occupied: work that needs it cannot end before it is free.
         let (free, taken) = std::sync::mpsc::channel::<()>();
         let waiter = tokio::task::spawn_blocking(move || taken.recv());
         let in_memory = opened.log.try_get_log_entries(5_990..6_000).await.unwrap();

@@ -11,7 +11,7 @@ use crate::types::TypeConfig;
 
 struct Builder(fn() -> Ground);
 
-/// Keeps what the store stands on until the test is over.
+/// Keeps the store and its directory until the test is over.
 struct Guard {
     _store: Store,
     _ground: Ground,

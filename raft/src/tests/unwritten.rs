@@ -18,18 +18,18 @@ async fn opened() -> (MemoryDisk, Place, Opened) {
     (disk, place, opened)
 }
 
-/// Entries that all change the same record.
+/// Returns entries that all change the same record.
 fn rewrites(count: u64) -> Vec<Entry> {
     let rewrite = |index: u64| entry(index, &[&format!("key=v{index}")]);
     (0..count).map(rewrite).collect()
 }
 
-/// Waits until all that is queued is written.
+/// Waits until everything queued is written.
 async fn drain(opened: &Opened) {
     opened.store.unwritten().writer().drain().await.unwrap();
 }
 
-/// How far the registry on the disk is applied, as a start would find it.
+/// Returns how far the registry on the disk is applied, as a start would find it.
 async fn applied_on(disk: MemoryDisk, place: &Place, opened: Opened) -> Option<u64> {
     drop(opened);
     disk.cut_power(usize::MAX);
@@ -119,7 +119,7 @@ async fn an_orderly_end_writes_all() {
     assert_eq!(applied_on(disk, &place, opened).await, Some(9));
 }
 
-/// A snapshot that is installed takes the place of what waits, too.
+/// An installed snapshot also replaces the waiting records.
 #[tokio::test]
 async fn what_waits_is_not_written_over_an_installed_snapshot() {
     let image = {

@@ -1,10 +1,10 @@
-//! Every message of the transport with its checksum: what the network or a faulty host changed on the way is
-//! refused here, before it could become an entry or a vote.
+//! The codec that adds a checksum to every message of the transport. Changes by the network or by a
+//! faulty host are detected here, before they can become an entry or a vote.
 //!
 //! ```text
 //! message    the protobuf message     CRC-32C u32 of it, little endian
 //! ```
-//! TCP's own checksum lets about one damaged segment of 65,536 pass.
+//! TCP's own checksum misses about one damaged segment in 65,536.
 
 use std::marker::PhantomData;
 
@@ -16,7 +16,7 @@ use tracing::warn;
 
 const CHECKSUM_BYTES: usize = 4;
 
-/// The codec of the generated client and server: `T` goes out, `U` comes in.
+/// The codec of the generated client and server: `T` is sent, `U` is received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checked<T, U>(PhantomData<(T, U)>);
 
@@ -45,7 +45,7 @@ where
     }
 }
 
-/// One direction.
+/// One direction of the codec.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Half<T>(PhantomData<T>);
 
@@ -64,7 +64,7 @@ impl<U: Message + Default> Decoder for Half<U> {
     type Error = Status;
 
     fn decode(&mut self, sealed: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        // Cuts the message out of what was received without a copy.
+        // Slices the message out of the received bytes without a copy.
         open(sealed.copy_to_bytes(sealed.remaining())).map(Some)
     }
 }
@@ -79,12 +79,12 @@ fn seal(message: &impl Message) -> Vec<u8> {
     sealed
 }
 
-/// CRC-32C.
+/// Returns the CRC-32C of `bytes`.
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// A message that is not what was sent.
+/// Logs and returns the error of a message that differs from what was sent.
 pub(crate) fn damaged(what: &str) -> Status {
     let text = format!(
         "a message of another master was damaged on its way and is refused: {what}; if this comes again, look \

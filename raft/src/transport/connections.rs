@@ -1,4 +1,5 @@
-//! Connections to the other masters, kept open and shared. Who opens them is given by whoever starts the node.
+//! Connections to the other masters, kept open and shared. The environment of the node provides the
+//! dialer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,22 +18,22 @@ use crate::settings::Timing;
 
 pub(crate) type Client = proto::raft_client::RaftClient<Channel>;
 
-/// A connection that answers no ping for this long is given up, so that a healed network is used again at once instead
-/// of when TCP's own patience ends.
+/// A connection that answers no ping for this long is closed, so that a repaired network is used
+/// immediately instead of after TCP's own timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Room for the largest message, so that an entry never waits for a window.
 const WINDOW_BYTES: u32 = 8 << 20;
 
-/// How long h2 remembers a stream that this side has cancelled, and how many at most. It measures by the machine's
-/// clock: with its default of a second a simulation played differently on a slow machine, since an answer that comes
-/// after that is answered with a reset.
+/// The time for which h2 remembers streams that this end has cancelled, and their maximum number.
+/// h2 measures by the machine's clock, and an answer that arrives later is answered with a reset.
+/// With h2's default of a second, a simulation therefore took another course on a slow machine.
 const CANCELLED_STREAMS: (Duration, usize) = (Duration::from_secs(600), 1_024);
 
-/// How to reach `address`; nothing is opened yet.
+/// Returns the endpoint of `address`; nothing is opened yet.
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Status::invalid_argument(format!("{address:?} is no address: {error}")))?;
+        .map_err(|error| Status::invalid_argument(format!("{address:?} is invalid: {error}")))?;
     Ok(endpoint
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
@@ -43,14 +44,14 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
         .keep_alive_while_idle(true))
 }
 
-/// A client over a connection of its own or a shared one, with the transport's limits.
+/// Returns a client over a separate or shared connection, with the transport's limits.
 pub(crate) fn client(channel: Channel) -> Client {
     Client::new(channel)
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES)
 }
 
-/// A question without more in it.
+/// Returns a question without optional fields.
 pub(crate) fn question() -> proto::AskRequest {
     proto::AskRequest {
         format: versions::OWN.first_format(),
@@ -59,7 +60,7 @@ pub(crate) fn question() -> proto::AskRequest {
     }
 }
 
-/// An error with its causes in one line.
+/// Returns an error with its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -73,14 +74,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The connections to one address, shared by everything in this node that talks to it.
+/// The connections to one address, shared by all parts of this node that use it.
 #[derive(Debug)]
 pub(crate) struct Connections {
     /// For appends.
     pub(crate) frames: Pool,
-    /// For appends to a peer that does not know frames.
+    /// For appends to a peer that does not support frames.
     pub(crate) entries: Channel,
-    /// For what must never wait behind entries: heartbeats, votes, questions.
+    /// For messages that must never wait behind entries: heartbeats, votes, questions.
     pub(crate) control: Channel,
     pub(crate) snapshots: Channel,
     /// The format of the messages on them.
@@ -88,12 +89,14 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// The format of the next message: the oldest until the other master has reported more.
+    /// Returns the format of the next message: the oldest until the other master has reported a
+    /// newer one.
     pub(crate) fn format(&self) -> u32 {
         self.format.load(Ordering::Relaxed)
     }
 
-    /// From now on messages are of the newest format that both know, and appends travel in frames if both know them.
+    /// Records the versions of the peer. From now on messages have the newest common format, and
+    /// appends use frames if both masters support them.
     pub(crate) fn reported(&self, theirs: Versions) {
         if let Some(format) = versions::OWN.common_format(theirs) {
             self.format.store(format, Ordering::Relaxed);
@@ -107,7 +110,7 @@ impl Connections {
 pub(crate) struct Peers {
     dialer: Dialer,
     timing: Timing,
-    // A plain lock, never held over an await: a lookup that every client of openraft makes once.
+    // A plain lock, never held over an await: each client of openraft performs one lookup.
     open: Arc<Mutex<BTreeMap<String, Arc<Connections>>>>,
 }
 
@@ -124,12 +127,13 @@ impl Peers {
         Duration::from_millis(self.timing.append_deadline_ms)
     }
 
-    /// Whether something listens at `address`: connects, says nothing, and hangs up.
+    /// Checks whether something listens at `address`: connects and closes the connection without
+    /// sending.
     pub(crate) async fn knock(&self, address: &str) -> io::Result<()> {
         self.dialer.dial(address, &Expected::MASTER).await.map(drop)
     }
 
-    /// A fresh connection that nobody else uses.
+    /// Opens a new connection that is not shared.
     pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
         let connector = self
             .dialer
@@ -138,7 +142,7 @@ impl Peers {
         channel.map_err(|error| Status::unavailable(chain(&error)))
     }
 
-    /// A question over a fresh connection, which is closed afterwards.
+    /// Asks a question over a new connection, which is closed afterwards.
     pub(crate) async fn ask(
         &self,
         address: &str,
@@ -167,12 +171,13 @@ impl Peers {
         }
     }
 
-    /// The connections to `address`, which connect when first used and again whenever they broke.
+    /// Returns the connections to `address`, which connect when first used and again after a
+    /// failure.
     pub(crate) fn to(&self, address: &str) -> Result<Arc<Connections>, Status> {
         let mut open = self
             .open
             .lock()
-            .expect("nobody panics while holding the lock");
+            .expect("no task panics while holding the lock");
         if let Some(connections) = open.get(address) {
             return Ok(connections.clone());
         }
@@ -194,12 +199,12 @@ impl Peers {
         Ok(connections)
     }
 
-    /// Forgets the connections to everyone who is no member any more.
+    /// Closes the connections to masters that are no longer members.
     pub(crate) fn retain(&self, members: &[&str]) {
         let mut open = self
             .open
             .lock()
-            .expect("nobody panics while holding the lock");
+            .expect("no task panics while holding the lock");
         open.retain(|address, _| members.contains(&address.as_str()));
     }
 }

@@ -1,4 +1,5 @@
-//! Changes of the group on the wire: asked of the leader by another master, and refused in words.
+//! Member changes on the wire: requests that another master forwards to the leader, and their
+//! errors.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use crate::error::MembershipError;
 use crate::membership::Change;
 use crate::types::Member;
 
-/// How long the leader may take for a whole change: a learner may have to be sent a snapshot first.
+/// The timeout of a whole change at the leader: a learner may have to receive a snapshot first.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(600);
 
-/// Has another master change the group: the leader, or any formed one that knows it when an empty node asks to join.
+/// Forwards a change to another master: the leader, or any member that knows it when an empty node
+/// requests to join.
 pub(crate) async fn forward(
     peers: &Peers,
     cluster_key: u64,
@@ -42,7 +44,8 @@ pub(crate) async fn forward(
         forwarded: cluster_key != 0,
     };
     let failed = |status: Refusal| match status.code() {
-        // Of its own, the leader says so before it has done anything; of this side it may have got the request.
+        // If the leader answers with this code, it has done nothing yet. If the transport failed
+        // here, the leader may have received the request.
         Code::Unavailable if status.source().is_none() => MembershipError::NoLeader,
         Code::Unavailable => MembershipError::Unfinished {
             reason: format!("the leader does not answer ({})", status.message()),
@@ -68,7 +71,7 @@ pub(crate) async fn forward(
     }
 }
 
-/// A refusal on the wire.
+/// Returns an error as it travels on the wire.
 pub(crate) fn refusal(error: &MembershipError) -> Refusal {
     let code = match error {
         MembershipError::NoLeader | MembershipError::Stopped => Code::Unavailable,

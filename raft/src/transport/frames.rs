@@ -1,13 +1,15 @@
-//! Frames on a plain connection: how appends travel between masters that both know them.
+//! Frames on a plain connection: the encoding of appends between masters that both support it.
 //!
 //! ```text
 //! greeting   24 bytes, once, from either end
-//! frame      length u32 of what follows, kind u8, protobuf message, CRC-32C u32 of kind and message; little endian
+//! frame      length u32 of what follows, kind u8, protobuf message, CRC-32C u32 of kind and
+//!            message; little endian
 //! ```
-//! One request is in flight on a connection at a time, so an append needs nothing of what HTTP/2 offers, and HTTP/2 costs
-//! several tasks for each message. Masters report whether they know frames (`versions`); one that does not, as those of
-//! release 0.1.0, or that does not answer the greeting, gets appends over HTTP/2. Either end closes the connection at the first
-//! message that it does not expect. Reading order: this file, then `pool` (the caller's end) and `port` (the other one).
+//! One request is in flight on a connection at a time, so an append needs no feature of HTTP/2, and
+//! HTTP/2 costs several tasks for each message. Masters report whether they support frames
+//! (`versions`). A master that does not, such as one of release 0.1.0, or that does not answer the
+//! greeting, gets appends over HTTP/2. Either end closes the connection at the first unexpected
+//! message. Reading order: this file, then `pool` (the calling end) and `port` (the serving end).
 
 pub(crate) mod pool;
 pub(crate) mod port;
@@ -26,22 +28,24 @@ use tonic::{Code, Status};
 use super::codec;
 use super::wire::{self, proto};
 
-/// As long as the preface of HTTP/2, and no beginning of a request of HTTP/1: a server that does not know it refuses it at once.
+/// As long as the preface of HTTP/2, and not the start of a request of HTTP/1: a server that does
+/// not know it rejects it immediately.
 pub(crate) const GREETING: &[u8; 24] = b"\0argosy raft frames 1\n\n\n";
 
 const LENGTH_BYTES: usize = 4;
 /// Kind and checksum.
 const AROUND_BYTES: usize = 1 + 4;
-/// Room that is made for what comes in, once less than `LEAST_ROOM_BYTES` is left. Entries are parts of this memory until they
-/// leave the log's newest ones, so that many share it.
+/// The size of a new receive buffer, which is allocated once less than `LEAST_ROOM_BYTES` is left.
+/// Entries are slices of this buffer until they leave the newest part of the log, so many entries
+/// share it.
 const ROOM_BYTES: usize = 16 << 10;
 const LEAST_ROOM_BYTES: usize = 1 << 10;
-/// How much is read of a peer's reason: it comes into logs.
+/// The maximum length of a peer's reason, since it is logged.
 const REASON_BYTES: usize = 1 << 10;
-/// A buffer that was larger than this for one frame is not kept.
+/// A buffer that grew beyond this for one frame is not kept.
 const KEPT_BYTES: usize = 256 << 10;
 
-/// What a frame holds.
+/// The content of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Append = 1,
@@ -49,7 +53,7 @@ enum Kind {
     Refusal = 3,
 }
 
-/// Why a request was not answered: a status, as HTTP/2 would carry it.
+/// The error of a request: a status, as HTTP/2 would carry it.
 #[derive(Clone, PartialEq, Eq, Message)]
 struct Refusal {
     #[prost(int32, tag = "1")]
@@ -96,7 +100,7 @@ impl Frames {
         self.connection.flush().await
     }
 
-    /// Reads the greeting of the other end.
+    /// Reads the greeting of the peer.
     async fn is_greeted(&mut self) -> io::Result<bool> {
         let mut greeting = [0; GREETING.len()];
         self.connection.read_exact(&mut greeting).await?;
@@ -123,7 +127,8 @@ impl Frames {
         Ok(())
     }
 
-    /// The next frame; `None` if the other end has closed the connection between two. May be dropped at any time.
+    /// Returns the next frame; `None` if the peer has closed the connection between two frames.
+    /// Cancel safe.
     async fn read(&mut self) -> Result<Option<(Kind, Bytes)>, Status> {
         loop {
             if let Some(frame) = self.taken()? {
@@ -137,20 +142,22 @@ impl Frames {
         }
     }
 
-    /// Waits for the first bytes of a frame; false if the other end has closed the connection. May be dropped at any time.
+    /// Waits for the first bytes of a frame; returns false if the peer has closed the connection.
+    /// Cancel safe.
     async fn begins(&mut self) -> Result<bool, Status> {
         Ok(!self.incoming.is_empty() || self.fill().await? > 0)
     }
 
-    /// Returns when the other end closes the connection, unless it sends something before. May be dropped at any time.
+    /// Returns when the peer closes the connection, unless it sends something first. Cancel safe.
     async fn is_closed(&mut self) {
         if let Ok(1..) = self.fill().await {
-            // More is not read before its turn.
+            // Nothing more is read until the current request is answered.
             std::future::pending().await
         }
     }
 
-    /// Reads what has come in; 0 at the end of the connection. Memory grows with what comes, not with what is announced.
+    /// Reads available bytes; returns 0 at the end of the connection. Memory grows with the
+    /// received bytes, not with the announced length.
     async fn fill(&mut self) -> Result<usize, Status> {
         if self.incoming.capacity() - self.incoming.len() < LEAST_ROOM_BYTES {
             self.incoming.reserve(ROOM_BYTES);
@@ -159,7 +166,7 @@ impl Frames {
         read.map_err(|error| broken(&error))
     }
 
-    /// The first frame of what has come in, if it is complete.
+    /// Returns the first frame of the received bytes, if it is complete.
     fn taken(&mut self) -> Result<Option<(Kind, Bytes)>, Status> {
         let Some(length) = self.incoming.first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
@@ -189,7 +196,8 @@ impl Frames {
         Ok(Some((kind, frame)))
     }
 
-    /// Whether nothing has come in, not even the end: as it is between two exchanges.
+    /// Returns whether nothing has arrived, not even the end of the connection: the state between
+    /// two exchanges.
     fn is_quiet(&mut self) -> bool {
         let read = self.connection.read_buf(&mut self.incoming).now_or_never();
         read.is_none() && self.incoming.is_empty()

@@ -1,4 +1,4 @@
-//! The caller's side of the raft transport: what openraft sends to the other masters.
+//! The caller's end of the raft transport: the messages of openraft to the other masters.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::state_machine::Snapshot;
 use crate::storage::image::Source;
 use crate::types::{Member, TypeConfig, Vote};
 
-/// Who is calling: the head of each message.
+/// The identity of the caller: the header of each message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     pub(crate) cluster_key: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The head of a message to this master, by connections to it.
+    /// Returns the header of a message to this master over these connections.
     pub(crate) fn header(self, to: u64, connections: &Connections) -> proto::Header {
         proto::Header {
             format: connections.format(),
@@ -46,7 +46,7 @@ impl Caller {
     }
 }
 
-/// Makes the clients that openraft asks for.
+/// The factory of the clients that openraft requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Factory {
     pub(crate) caller: Caller,
@@ -87,7 +87,7 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
     }
 }
 
-/// What carries appends. It is kept only between complete exchanges.
+/// The carrier of appends. It is kept only between complete exchanges.
 #[derive(Debug)]
 enum Carrier {
     Frames(FrameConnection),
@@ -95,7 +95,7 @@ enum Carrier {
 }
 
 impl Carrier {
-    /// Itself, unless the peer is known to have closed it.
+    /// Returns the carrier, unless the peer is known to have closed it.
     fn usable(mut self) -> Option<Carrier> {
         let usable = match &mut self {
             Carrier::Frames(connection) => connection.is_usable(),
@@ -105,14 +105,14 @@ impl Carrier {
     }
 }
 
-/// A stream of appends and its answers, to a peer that does not know frames.
+/// A stream of appends and its answers, to a peer that does not support frames.
 #[derive(Debug)]
 struct OpenAppend {
     requests: mpsc::Sender<proto::AppendRequest>,
     answers: Streaming<proto::AppendResponse>,
 }
 
-/// What openraft holds to talk to one peer.
+/// The client that openraft uses for one peer.
 #[derive(Debug)]
 pub(crate) struct Network {
     target: u64,
@@ -120,7 +120,7 @@ pub(crate) struct Network {
     timing: Timing,
     connections: Result<Arc<Connections>, Status>,
     lane: Lane,
-    // Never locked but by tests: openraft wants to share what it holds, and a connection cannot be.
+    // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
     open: Mutex<Option<Carrier>>,
     held: Held,
 }
@@ -145,7 +145,8 @@ impl Network {
         self.open.get_mut().expect("no holder of the lock panics")
     }
 
-    /// The carrier that is open already. A stream gives way to frames as soon as there is a connection for them.
+    /// Takes the carrier that is open already. A stream is replaced by frames as soon as a
+    /// connection for them exists.
     fn take_open(&mut self) -> Option<Carrier> {
         let open = self.kept().take().and_then(Carrier::usable)?;
         let frames = match (&open, self.lane, &self.connections) {
@@ -159,8 +160,8 @@ impl Network {
         &mut self,
         request: proto::AppendRequest,
     ) -> Result<proto::AppendResponse, Status> {
-        // Taken out first: openraft cancels requests in the middle, and a carrier with an answer outstanding would give that
-        // answer to the next request.
+        // Taken out first: openraft cancels requests in the middle, and a carrier with an
+        // outstanding answer would return that answer to the next request.
         let (carrier, answer) = match self.take_open() {
             Some(Carrier::Frames(connection)) => over_frames(connection, &request).await?,
             Some(Carrier::Stream(open)) => {
@@ -174,7 +175,7 @@ impl Network {
         Ok(answer)
     }
 
-    /// The first exchange on a carrier that is opened for it.
+    /// Opens a carrier with its first exchange.
     async fn open(
         &self,
         request: proto::AppendRequest,
@@ -182,7 +183,8 @@ impl Network {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
         let frames = match self.lane {
             Lane::Entries => connections.frames.open().await?,
-            // openraft drops a heartbeat that is late, and with it the carrier. A stream is opened again without a round trip.
+            // openraft drops a late heartbeat, and its carrier with it. A stream is opened again
+            // without a round trip.
             Lane::Control => None,
         };
         match frames {
@@ -191,14 +193,15 @@ impl Network {
         }
     }
 
-    /// Opens the stream with its first request in it, so that this costs no round trip of its own.
+    /// Opens the stream with its first request in it, which saves a round trip.
     async fn open_append(&self, request: proto::AppendRequest) -> Result<OpenAppend, Status> {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
         let channel = match self.lane {
             Lane::Entries => &connections.entries,
             Lane::Control => &connections.control,
         };
-        // One request is in flight at a time: the second place is never used, and a full channel would only wait.
+        // One request is in flight at a time: the second slot is never used, and a full channel
+        // would only wait.
         let (requests, outgoing) = mpsc::channel(2);
         requests
             .send(request)
@@ -211,7 +214,7 @@ impl Network {
         Ok(OpenAppend { requests, answers })
     }
 
-    /// Says once what a person has to do, and treats the peer as away.
+    /// Logs the required action once, and treats the peer as unreachable.
     fn forgetful(&mut self) -> RPCError<TypeConfig> {
         let text = self.held.refusal(self.target);
         if self.held.is_told_first() {
@@ -222,7 +225,7 @@ impl Network {
 
     fn error(&self, action: RPCTypes, status: &Status) -> RPCError<TypeConfig> {
         match status.code() {
-            // The peer is away, or will not listen: back off.
+            // The peer is unreachable, or rejects the message: back off.
             Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument => {
                 RPCError::Unreachable(Unreachable::new(status))
             }
@@ -251,7 +254,7 @@ impl Network {
     }
 }
 
-/// A connection of frames is kept for the next client of this peer.
+/// Keeps a connection of frames for the next client of this peer.
 impl Drop for Network {
     fn drop(&mut self) {
         if let Some(Carrier::Frames(connection)) = self.kept().take()
@@ -287,7 +290,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
         request: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        // The deadline is the transport's own: openraft's is the heartbeat interval, shorter than a disk's stall.
+        // The deadline is the transport's own: that of openraft is the heartbeat interval, which is
+        // shorter than a disk's stall.
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
         let (message, taken) = wire::append(self.header()?, &request);
         let answer = match tokio::time::timeout(deadline, self.exchange(message)).await {
@@ -308,13 +312,13 @@ impl RaftNetworkV2<TypeConfig> for Network {
             Ok(AppendEntriesResponse::Success) if taken < request.entries.len() => {
                 Ok(AppendEntriesResponse::PartialSuccess(last))
             }
-            // openraft would ask for ever, and take it for a bug of its own.
+            // openraft would retry without end, and report a bug in openraft.
             Ok(AppendEntriesResponse::Conflict)
                 if self.held.forgot(request.vote, request.prev_log_id) =>
             {
                 Err(self.forgetful())
             }
-            // openraft takes for granted that nothing conflicts with "before the first entry".
+            // openraft assumes that nothing conflicts with "before the first entry".
             Ok(AppendEntriesResponse::Conflict) if request.prev_log_id.is_none() => {
                 let status =
                     Status::data_loss("the peer reports a conflict before the first entry");
@@ -363,7 +367,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             sent = sending => match sent {
                 Ok(vote) => Ok(SnapshotResponse::new(vote)),
                 Err(status) => {
-                    debug!(peer = self.target, %status, "a snapshot is given up, and sent again");
+                    debug!(peer = self.target, %status, "snapshot transfer failed, retrying");
                     Err(unreachable(&status))
                 }
             },
@@ -384,7 +388,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
             .map_err(|status| self.error(RPCTypes::TransferLeader, &status))
     }
 
-    /// A master that comes back is found within a heartbeat or two; asking a dead one costs a refused connection.
+    /// A master that restarts is found within a heartbeat or two; a query of a dead one costs a
+    /// refused connection.
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(Duration::from_millis(
             self.timing.heartbeat_ms,

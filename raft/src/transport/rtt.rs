@@ -1,8 +1,10 @@
-//! Masters that are farther away than the times of elections allow: counted here, and reported with the setting that helps.
+//! Round-trip times that exceed the election timing: counted here, and reported with the setting
+//! that helps.
 //!
-//! openraft gives a heartbeat one heartbeat interval to be answered, and confirms reads by heartbeats. Measured with the
-//! `Alive` request, which waits for no disk: what it takes is the way there and back. A leader that is too far away from a
-//! majority confirms no read, and hands leadership over: another master may be nearer.
+//! openraft gives a heartbeat one heartbeat interval to be answered, and confirms reads by
+//! heartbeats. The time is measured with the `Alive` request, which waits for no disk, so it is the
+//! network round trip. A leader that is too far away from a majority confirms no read and transfers
+//! leadership: another master may be nearer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -10,24 +12,25 @@ use std::time::Duration;
 
 use crate::settings::Timing;
 
-/// So many late answers in a row are no accident of a busy machine. One is asked for in each heartbeat interval.
+/// The number of consecutive late answers that a busy machine does not explain. There is one
+/// request per heartbeat interval.
 const IN_A_ROW: u32 = 50;
 
-/// Late answers in a row, by peer. Cheap to clone; all clones are the same.
+/// The consecutive late answers, by peer. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Distances {
-    // A plain lock, never held over an await: the clients of openraft share what they saw.
+    // A plain lock, never held over an await: the clients of openraft share their measurements.
     late: Arc<Mutex<BTreeMap<u64, u32>>>,
 }
 
 impl Distances {
-    /// Notes how long a request and its answer took. Returns what an operator must know, once until the answers are in time
-    /// again.
+    /// Records how long a request and its answer took. Returns a message for operators, once until
+    /// the answers are in time again.
     pub(crate) fn answered(&self, peer: u64, took: Duration, timing: Timing) -> Option<String> {
         let mut late = self
             .late
             .lock()
-            .expect("nobody panics while holding the lock");
+            .expect("no task panics while holding the lock");
         if took <= Duration::from_millis(timing.heartbeat_ms) {
             late.remove(&peer);
             return None;
@@ -46,12 +49,13 @@ impl Distances {
         })
     }
 
-    /// Whether so many of the other voters answer late again and again that this node, `own`, and the others are no majority.
+    /// Returns whether so many of the other voters answer late repeatedly that this node, `own`,
+    /// and the rest are not a majority.
     pub(crate) fn is_far(&self, own: u64, voters: &BTreeSet<u64>) -> bool {
         let late = self
             .late
             .lock()
-            .expect("nobody panics while holding the lock");
+            .expect("no task panics while holding the lock");
         let is_late = |peer: &u64| late.get(peer).is_some_and(|count| *count >= IN_A_ROW);
         let far = voters
             .iter()

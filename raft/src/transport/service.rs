@@ -1,7 +1,8 @@
-//! The raft port: what the other masters may ask of this one.
+//! The raft port: the requests that other masters may send to this one.
 //!
-//! Between formed nodes every message names its cluster and the node it is meant for, and is refused if either is wrong: a
-//! forgotten data directory or a reused address must not speak for somebody else. Nothing that comes in can panic.
+//! Between members, every message names its cluster and its target node, and is rejected if either
+//! is wrong: a forgotten data directory or a reused address must not impersonate another node. No
+//! incoming message can cause a panic.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,42 +39,44 @@ use crate::read_index;
 use crate::storage::store::Store;
 use crate::types::{Member, TypeConfig, Vote};
 
-/// Connections are given this long to end when the node stops.
+/// The time that connections get to end when the node stops.
 const GOODBYE: Duration = Duration::from_millis(300);
 const WINDOW_BYTES: u32 = 8 << 20;
-/// How long a connection of another master may have nothing to carry.
+/// The maximum idle time of another master's connection.
 pub(crate) const IDLE: Duration = Duration::from_secs(3_600);
 
-/// Connections at a time. Each of at most nine other masters holds four, and opens others for single questions. One more is
-/// closed at once, or takes the place of a silent one; a master connects again.
+/// The maximum number of connections. Each of at most nine other masters holds four, and opens
+/// others for single questions. An additional one is closed immediately, or replaces a silent one;
+/// a master reconnects.
 const CONNECTIONS: usize = 128;
 
-/// Streams of one connection at a time. A master uses fewer than twenty on each; one more waits.
+/// The maximum number of streams per connection. A master uses fewer than twenty on each; an
+/// additional one waits.
 const STREAMS: u32 = 64;
 
-/// Snapshots that come in at a time: a new leader need not wait until that of the former one is given up. One more is
-/// refused, and its sender tries again.
+/// The maximum number of incoming snapshots: a new leader need not wait until the transfer of the
+/// former one times out. An additional one is rejected, and its sender retries.
 const SNAPSHOTS: usize = 2;
 
 /// An identity that the leader of a group offers to this empty node.
 pub(crate) struct Invitation {
     pub(crate) identity: Identity,
-    /// Answered once consensus runs under it.
+    /// Completed once consensus runs under it.
     pub(crate) accepted: oneshot::Sender<()>,
 }
 
-/// What exists once the node has an identity and consensus runs.
+/// The parts that exist once the node has an identity and consensus runs.
 pub(crate) struct Formed {
     identity: Identity,
     raft: Consensus,
     store: Arc<Store>,
-    /// The vote that is saved.
+    /// The saved vote.
     votes: watch::Receiver<Option<Vote>>,
     changes: Arc<Changes>,
     growth: Growth,
     liveness: Liveness,
     detector: Detector,
-    /// Places for snapshots that come in.
+    /// The slots for incoming snapshots.
     snapshots: Arc<Semaphore>,
 }
 
@@ -100,26 +103,26 @@ impl Formed {
     }
 }
 
-/// What the port answers from.
+/// The state from which the port answers.
 pub(crate) struct Door {
     pub(crate) process_incarnation: u64,
     pub(crate) member: Member,
-    /// The list it was started with, sorted.
+    /// The list that this master was started with, sorted.
     pub(crate) peers: Vec<String>,
     /// Known as soon as it is on disk, before consensus runs.
     pub(crate) identity: OnceLock<Identity>,
     pub(crate) formed: OnceLock<Formed>,
-    /// A master that asked while this one was empty, and its list, if that is another one than ours.
+    /// A master that sent a different list while this one was empty, and its list.
     pub(crate) unequal: OnceLock<(String, Vec<String>)>,
-    /// One place: a second invitation waits for the first to be taken or refused.
+    /// One slot: a second invitation waits until the first is accepted or rejected.
     pub(crate) invitations: mpsc::Sender<Invitation>,
-    /// When the leader was last heard here.
+    /// When the leader's last message arrived here.
     pub(crate) hearing: Hearing,
     pub(crate) stop: CancellationToken,
 }
 
 impl Door {
-    /// From now on the port answers for the group.
+    /// Enables the port to answer for the group.
     pub(crate) fn open(&self, formed: Formed) {
         self.formed.get_or_init(|| formed);
     }
@@ -130,7 +133,7 @@ impl Door {
         })
     }
 
-    /// The group's consensus, for a message that is meant for this node.
+    /// Returns the group's consensus, for a message that is meant for this node.
     fn admit(&self, header: Option<&proto::Header>) -> Result<&Formed, Status> {
         let header =
             header.ok_or_else(|| Status::invalid_argument("the message lacks the field header"))?;
@@ -145,19 +148,20 @@ impl Door {
         }
         if header.to != own.id {
             return Err(Status::failed_precondition(format!(
-                "a message for master {}, but this is master {}: the directory at {} is another one than the group knows",
+                "a message for master {}, but this is master {}: the directory at {} is not the one that the group knows",
                 header.to, own.id, self.member.raft_address
             )));
         }
         Ok(formed)
     }
 
-    /// Whether an operator has named this address in the list of this master.
+    /// Returns whether an operator has listed this address for this master.
     fn lists(&self, raft_address: &str) -> bool {
         self.peers.iter().any(|peer| peer == raft_address)
     }
 
-    /// A master on our list that has another list than ours: it will refuse to start, and so must we.
+    /// Records a listed master with another list: it will refuse to start, and this master must
+    /// too.
     fn compare(&self, question: proto::AskRequest) {
         let listed = self.lists(&question.raft_address);
         if listed && self.identity.get().is_none() && question.peers != self.peers {
@@ -200,7 +204,7 @@ fn ended(error: impl std::error::Error) -> Status {
     Status::unavailable(format!("consensus has ended: {error}"))
 }
 
-/// Serves the port until the node stops, and closes it then.
+/// Serves the port until the node stops, and then closes it.
 pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     let stop = door.stop.clone();
     let (listener, framed) = port::divide(door.clone(), listener);
@@ -214,7 +218,7 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
         connection_window: WINDOW_BYTES,
         ..Limits::of_this_process("raft").at_most(CONNECTIONS)
     };
-    // Masters speak HTTP/2 and may dial any name; web pages cannot.
+    // Masters use HTTP/2 and may dial any name; web pages cannot.
     let router = Hosts::default().guard(tonic::service::Routes::new(service).into_axum_router());
     let serving = server::serve(listener, router, limits, stop.clone());
     let late = async {
@@ -225,14 +229,14 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
         () = serving => {}
         // It ends with the node, and the connections of HTTP/2 after it.
         () = async { framed.await; std::future::pending().await } => {}
-        () = late => debug!("connections that did not end in time are dropped"),
+        () = late => debug!("closing connections that did not end in time"),
     }
 }
 
 struct Service(Arc<Door>);
 
 impl Service {
-    /// A stream's answers, which end with the node.
+    /// Wraps the answers of a stream so that they end with the node.
     fn until_stopped<T: Send + 'static>(
         &self,
         answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
@@ -262,7 +266,8 @@ pub(crate) async fn append(
     Ok(wire::append_answer(answer))
 }
 
-/// The newest vote of this node. openraft's may be ahead of what is saved, and what is saved ahead of what openraft reports.
+/// Returns the newest vote of this node. openraft's vote may be ahead of the saved one, and the
+/// saved one ahead of openraft's report.
 fn newest_vote(formed: &Formed) -> Vote {
     let reported = formed.raft.server_metrics().borrow_watched().vote;
     match *formed.votes.borrow() {
@@ -333,7 +338,7 @@ impl proto::raft_server::Raft for Service {
         let head = snapshot_transfer::head(&mut parts).await?;
         let formed = self.0.admit(head.header.as_ref())?;
         let Ok(place) = formed.snapshots.clone().try_acquire_owned() else {
-            return Err(Status::unavailable("other snapshots are coming in"));
+            return Err(Status::unavailable("all snapshot slots are in use"));
         };
         let receiver =
             snapshot_transfer::Receiver::new(formed.raft.clone(), &formed.store, &head, place)?;
@@ -405,7 +410,8 @@ impl proto::raft_server::Raft for Service {
         let message = request.into_inner();
         versions::check_format(message.format)?;
         let formed = self.0.formed()?;
-        // Without a key it is an empty node, which may only ask to be taken in as a learner.
+        // A request without a key comes from an empty node, which may only request to join as a
+        // learner.
         if message.cluster_key != formed.identity.cluster_key && message.cluster_key != 0 {
             return Err(Status::failed_precondition(
                 "the request comes from another cluster",
@@ -416,7 +422,7 @@ impl proto::raft_server::Raft for Service {
                 if message.cluster_key == 0 && !self.0.lists(&join.raft_address) =>
             {
                 return Err(Status::permission_denied(format!(
-                    "no operator has asked for this master; run `argosy master join {}`",
+                    "no operator has requested this master; run `argosy master join {}`",
                     join.raft_address
                 )));
             }
@@ -439,7 +445,7 @@ impl proto::raft_server::Raft for Service {
                 ));
             }
         };
-        // In a task of its own: whoever asked may go, a change that has begun is brought to its end.
+        // Spawned, so that a change that has begun is completed even if the caller is dropped.
         let changes = formed.changes.clone();
         let forwarded = message.forwarded;
         let changed =
@@ -466,7 +472,7 @@ impl proto::raft_server::Raft for Service {
         };
         if message.incarnation != self.0.member.incarnation {
             return Err(Status::failed_precondition(
-                "the data directory was made anew in between; try again",
+                "the data directory was recreated in between; try again",
             ));
         }
         if let Some(own) = self.0.identity.get() {
@@ -480,11 +486,11 @@ impl proto::raft_server::Raft for Service {
         let (accepted, running) = oneshot::channel();
         let invitation = Invitation { identity, accepted };
         if self.0.invitations.send(invitation).await.is_err() {
-            return Err(Status::unavailable("this master is just forming a group"));
+            return Err(Status::unavailable("this master is forming a group"));
         }
         running
             .await
-            .map_err(|_dropped| Status::unavailable("this master did not take the identity"))?;
+            .map_err(|_dropped| Status::unavailable("this master did not accept the identity"))?;
         Ok(Response::new(proto::InviteResponse {}))
     }
 }

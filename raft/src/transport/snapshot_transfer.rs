@@ -1,5 +1,6 @@
-//! Snapshots between masters: block by block, each answered before the next is sent, and the whole verified before anything
-//! of it is installed. Memory is one block on either side.
+//! Transfer of snapshots between masters: block by block, with an answer before the next block is
+//! sent. The whole snapshot is verified before any part of it is installed. Either end needs one
+//! block of memory.
 
 use std::time::Duration;
 
@@ -22,24 +23,25 @@ use crate::storage::snapshot_store::{Image, ImageWriter};
 use crate::storage::store::Store;
 use crate::types::Vote;
 
-/// One block.
+/// The size of one block.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// The longest snapshot that is taken: far more than any registry that fits into memory.
+/// The maximum size of an incoming snapshot: far more than any registry that fits into memory.
 const LENGTH_LIMIT_BYTES: u64 = 64 << 30;
 
-/// How long a receiver waits for the next block. The sender reads it from its own disk.
+/// The time for which a receiver waits for the next block. The sender reads it from its own disk.
 const NEXT_BLOCK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a receiver may take to verify and install what it received.
+/// The maximum time for a receiver to verify and install a snapshot.
 const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
 
 fn block_patience(timing: Timing) -> Duration {
-    // A receiver's disk may stall for longer than an append may take, and nothing waits behind a snapshot.
+    // A receiver's disk may stall for longer than an append may take, and nothing waits behind a
+    // snapshot.
     Duration::from_millis(10 * timing.append_deadline_ms)
 }
 
-/// Sends a snapshot, and returns the receiver's vote once it is installed there.
+/// Sends a snapshot, and returns the receiver's vote once the snapshot is installed there.
 pub(crate) async fn send(
     mut client: Client,
     header: proto::Header,
@@ -50,13 +52,13 @@ pub(crate) async fn send(
     use proto::snapshot_part::Part;
     let to = header.to;
     let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
-    // No image is written for a receiver that is away.
+    // No snapshot file is written for an unreachable receiver.
     let present = timeout(block_patience(timing), client.ask(connections::question())).await;
     present.map_err(silent)??;
     let image = snapshot.snapshot.image().await;
     let image = image
         .map_err(|error| Status::internal(format!("the snapshot cannot be written: {error}")))?;
-    // One part is in flight: the second place is never used, and a full channel would only wait.
+    // One part is in flight: the second slot is never used, and a full channel would only wait.
     let (parts, outgoing) = mpsc::channel(2);
     let give = async |part| {
         let sent = parts.send(proto::SnapshotPart { part: Some(part) }).await;
@@ -74,7 +76,7 @@ pub(crate) async fn send(
     )
     .await;
     let mut answers = opened.map_err(silent)??.into_inner();
-    info!(to, bytes = image.len(), "a snapshot is sent");
+    info!(to, bytes = image.len(), "sending a snapshot");
     let mut sent = 0;
     loop {
         let most = buggify::or(Rare::SmallBlocks, BLOCK_BYTES, 300);
@@ -101,7 +103,7 @@ pub(crate) async fn send(
     }
 }
 
-/// The first part of a transfer.
+/// Reads the first part of a transfer.
 pub(crate) async fn head(
     parts: &mut Streaming<proto::SnapshotPart>,
 ) -> Result<proto::SnapshotHead, Status> {
@@ -120,14 +122,14 @@ fn check_length(bytes: u64) -> Result<(), Status> {
     )))
 }
 
-/// Takes a snapshot in.
+/// The receiver of a snapshot.
 pub(crate) struct Receiver {
     raft: Consensus,
     vote: Vote,
     writer: Option<ImageWriter>,
     received: u64,
     length: u64,
-    /// Free again for another snapshot when this one is done or given up.
+    /// The slot of this transfer, released when it is completed or aborted.
     _place: OwnedSemaphorePermit,
 }
 
@@ -153,7 +155,7 @@ impl Receiver {
         })
     }
 
-    /// One answer for each block; the last carries this node's vote.
+    /// Returns one answer for each block; the last carries this node's vote.
     pub(crate) fn receive(
         self,
         parts: Streaming<proto::SnapshotPart>,
@@ -162,10 +164,10 @@ impl Receiver {
             let (mut receiver, mut parts) = state?;
             let answer = match timeout(NEXT_BLOCK_PATIENCE, parts.message()).await {
                 Ok(Ok(Some(part))) => receiver.take(part).await,
-                // The sender has gone; what came is deleted with the receiver.
+                // The sender has closed the stream; received blocks are deleted with the receiver.
                 Ok(Ok(None)) => return None,
                 Ok(Err(status)) => Err(status),
-                Err(_elapsed) => Err(Status::deadline_exceeded("no block of a snapshot came")),
+                Err(_elapsed) => Err(Status::deadline_exceeded("timed out waiting for a block")),
             };
             let more = answer.as_ref().is_ok_and(|answer| answer.vote.is_none());
             Some((answer, more.then_some((receiver, parts))))
@@ -212,7 +214,8 @@ impl Receiver {
 
     async fn install(&self, image: Image) -> Result<Vote, Status> {
         let last = image.meta().last_log_id;
-        // openraft would end the process over a snapshot that contradicts the vote or what is committed here.
+        // openraft would end the process over a snapshot that contradicts the vote or the committed
+        // entries of this node.
         let committed = self.raft.data_metrics().borrow_watched().local_committed;
         let contradicts = last.is_some_and(|last| {
             let beyond_vote = last.leader_id.term > self.vote.leader_id.term;

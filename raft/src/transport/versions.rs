@@ -1,13 +1,14 @@
-//! The formats of the raft transport, the frames and the feature levels that a master reports, and which format two masters share.
+//! The formats of the raft transport, the frames and the feature levels that a master reports, and
+//! the format that two masters share.
 //!
-//! A master of release 0.1.0 reports neither: it speaks format 1, and works at levels 1 and 2.
+//! A master of release 0.1.0 reports none of them: it uses format 1, and supports levels 1 and 2.
 
 use argosy_state::level::{Level, Levels};
 use tonic::Status;
 
 use super::wire::proto;
 
-/// What one master knows.
+/// The versions that one master supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Versions {
     oldest_format: u32,
@@ -17,7 +18,7 @@ pub(crate) struct Versions {
     pub(crate) levels: Levels,
 }
 
-/// What this build knows.
+/// The versions that this build supports.
 pub(crate) const OWN: Versions = Versions {
     oldest_format: 1,
     newest_format: 1,
@@ -33,7 +34,7 @@ impl Versions {
         levels: Levels::OF_0_1_0,
     };
 
-    /// What a message reports.
+    /// Returns the versions that a message reports.
     pub(crate) fn of(message: Option<proto::Versions>) -> Self {
         message.map_or(Self::OF_0_1_0, |message| Self {
             oldest_format: message.oldest_format,
@@ -56,23 +57,23 @@ impl Versions {
         }
     }
 
-    /// Whether a message of this format can be read.
+    /// Returns whether a message of this format can be read.
     pub(crate) fn reads(self, format: u32) -> bool {
         (self.oldest_format..=self.newest_format).contains(&format)
     }
 
-    /// The newest format that both speak; `None` if there is none.
+    /// Returns the newest format that both support; `None` if there is none.
     pub(crate) fn common_format(self, theirs: Self) -> Option<u32> {
         let newest = self.newest_format.min(theirs.newest_format);
         (self.reads(newest) && theirs.reads(newest)).then_some(newest)
     }
 
-    /// Whether appends may travel in frames of format 1, the only one so far.
+    /// Returns whether appends may use frames of format 1, the only one so far.
     pub(crate) fn knows_frames(self) -> bool {
         self.newest_frames >= 1
     }
 
-    /// The formats in words.
+    /// Returns the formats as text.
     pub(crate) fn formats(self) -> String {
         match self.oldest_format == self.newest_format {
             true => format!("format {}", self.newest_format),
@@ -80,24 +81,25 @@ impl Versions {
         }
     }
 
-    /// The format of a message to a master that has reported nothing yet.
+    /// Returns the format of a message to a master that has reported no versions yet.
     pub(crate) fn first_format(self) -> u32 {
         self.oldest_format
     }
 }
 
-/// Whether this master reads messages of this format.
+/// Checks whether this master reads messages of this format.
 pub(crate) fn check_format(format: u32) -> Result<(), Status> {
     if OWN.reads(format) {
         return Ok(());
     }
     let ours = OWN.formats();
     Err(Status::failed_precondition(format!(
-        "raft transport format {format} came in, this build speaks {ours}"
+        "received raft transport format {format}, this build speaks {ours}"
     )))
 }
 
-/// A question is read in whatever format, since it is how two masters find the one that both know.
+/// Checks the versions of a question. The question itself is read in any format, since it serves to
+/// find a common one.
 pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
     let theirs = Versions::of(question.versions);
     if OWN.common_format(theirs).is_some() {

@@ -1,6 +1,6 @@
-//! The raft transport's messages, and their translation to and from openraft's shapes.
+//! The raft transport's messages, and their conversion to and from openraft's types.
 //!
-//! Everything that comes in is checked here: a message that lacks a field is an error, never a panic.
+//! Every incoming message is checked here: one that lacks a field is an error, never a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,10 +28,10 @@ pub(crate) mod proto {
     tonic::include_proto!("argosy.raft.v1");
 }
 
-/// No message of the transport is larger.
+/// The maximum size of a message of the transport.
 pub(crate) const MESSAGE_LIMIT_BYTES: usize = 4 << 20;
 
-/// What one append carries at most, unless a single entry is larger.
+/// The maximum size of one append, unless a single entry is larger.
 const APPEND_LIMIT_BYTES: usize = 1 << 20;
 
 fn absent(field: &str) -> Status {
@@ -100,10 +100,10 @@ pub(crate) fn membership_from(membership: proto::Membership) -> Result<Membershi
         .map(|set| set.ids.into_iter().collect())
         .collect();
     Membership::new(voters, nodes)
-        .map_err(|error| Status::invalid_argument(format!("no valid membership: {error}")))
+        .map_err(|error| Status::invalid_argument(format!("invalid membership: {error}")))
 }
 
-/// How much an entry adds to the log.
+/// Returns the size that an entry adds to the log.
 pub(crate) fn commands_bytes(entry: &Entry) -> u64 {
     match &entry.payload {
         EntryPayload::Normal(batch) => batch.bytes() as u64,
@@ -141,7 +141,8 @@ fn entry_from(entry: proto::Entry) -> Result<Entry, Status> {
     Ok(Entry { log_id, payload })
 }
 
-/// The request on the wire, and how many of its entries fitted in: openraft sends the others again.
+/// Returns the request on the wire, and how many of its entries fit: openraft sends the others
+/// again.
 pub(crate) fn append(
     header: proto::Header,
     request: &AppendEntriesRequest<TypeConfig>,
@@ -178,7 +179,7 @@ pub(crate) fn append_from(
         .into_iter()
         .map(entry_from)
         .collect::<Result<Vec<_>, _>>()?;
-    // openraft takes the order of entries for granted.
+    // openraft assumes that entries are in order.
     let mut last = prev_log_id;
     for one in &entries {
         let expected = last.map_or(0, |id| id.index + 1);

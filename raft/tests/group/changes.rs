@@ -1,4 +1,4 @@
-//! Masters that join, go, and come back with an empty directory.
+//! Masters that join, leave, and return with an empty directory.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
         matches!(again, Err(MembershipError::Refused(text)) if text.contains("is a voter already"))
     );
 
-    // Asked of the leader itself, which hands over first.
+    // The request goes to the leader itself, which transfers leadership first.
     hosts[0].node.remove(ids[0]).await.unwrap();
     let gone = hosts.remove(0);
     hosts[0]
@@ -60,7 +60,7 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
     );
 }
 
-/// Has the master at `address` join, as soon as it answers.
+/// Joins the master at `address` as soon as it answers.
 async fn join(host: &Host, address: SocketAddr) -> u64 {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -82,7 +82,7 @@ async fn an_empty_master_that_no_operator_has_named_is_not_taken_in() {
     let lead = leader(&hosts).await;
     hosts[lead].commit("secret").await;
     let stranger = Starting::begin(Plan::new(addresses[3], &addresses));
-    // Long enough for it to have asked, and been refused, several times.
+    // Long enough for it to have sent several requests and been rejected.
     let deadline = Instant::now() + Duration::from_millis(800);
     while Instant::now() < deadline {
         assert!(!stranger.is_finished());
@@ -112,7 +112,7 @@ async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_form
     let wiped = Starting::begin(plan);
     let lead = leader(&hosts).await;
     hosts[lead].commit("meanwhile").await;
-    // Long enough for it to have asked, and been refused, several times: it is in no list.
+    // Long enough for it to have sent several requests and been rejected: it is in no list.
     let deadline = Instant::now() + Duration::from_millis(800);
     while Instant::now() < deadline {
         assert!(!wiped.is_finished());
@@ -220,7 +220,8 @@ async fn a_leader_that_is_replaced_meanwhile_says_nothing_about_the_others() {
     assert_eq!(refused, Err(MembershipError::NoLeader), "ask the next one");
 }
 
-/// Waits until the leader has missed this member for so long that it counts as dead: silence is all that tells.
+/// Waits until the leader has not heard this member for so long that it counts as dead: silence is
+/// the only sign.
 async fn silent(leader: &Host, id: u64) {
     let deadline = Instant::now() + DEADLINE;
     let limit = Duration::from_millis(2 * TIMING.election_max_ms);
@@ -235,7 +236,7 @@ async fn silent(leader: &Host, id: u64) {
     }
 }
 
-/// Waits until the leader has heard of every other member once.
+/// Waits until the leader has heard every other member once.
 async fn heard(leader: &Host) {
     let deadline = Instant::now() + DEADLINE;
     let unheard = || {

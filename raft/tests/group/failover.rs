@@ -1,4 +1,4 @@
-//! Leaders that die, hand over, or are not there.
+//! Leaders that fail, transfer leadership, or are missing.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use argosy_raft::ProposeError;
 
 use crate::host::{Host, Starting, TIMING, commit_somewhere, equal, leader, three};
 
-/// Between two signs of life of a leader on a busy machine.
+/// The time between two messages of a leader on a busy machine.
 const LULL: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,11 +32,11 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         }
         let members = hosts[next].node.members();
         let unheard = members.iter().find(|one| one.id == id).unwrap();
-        assert_eq!(unheard.lag, None, "nobody knows what a dead master has");
+        assert_eq!(unheard.lag, None, "the lag of a dead master is unknown");
         hosts.push(Starting::begin(plan).finish().await.unwrap());
     }
     println!("slowest of five failovers: {slowest:?}");
-    // The ordinary way takes a lease and an election, 2 s at the least: these deaths were seen.
+    // An ordinary election takes a lease and a timeout, 2 s at least: these failures were detected.
     assert!(
         slowest < Duration::from_millis(TIMING.election_max_ms),
         "{slowest:?}"
@@ -71,12 +71,12 @@ async fn leadership_is_handed_over_to_the_one_that_is_named() {
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;
     let heir = &hosts[(lead + 1) % 3];
-    // Any master may be asked.
+    // Any master accepts the request.
     let asked = &hosts[(lead + 2) % 3];
     let now = asked.node.transfer(Some(heir.node.id())).await.unwrap();
     assert_eq!(now, heir.node.id());
     let status = heir
-        .until("its own office", |status| status.is_leader)
+        .until("its leadership", |status| status.is_leader)
         .await;
     assert!(status.term > 1);
     heir.commit("after").await;
@@ -136,7 +136,7 @@ async fn a_follower_that_hears_nobody_names_no_leader_until_it_hears_one() {
     let alone = hosts[0]
         .until("no leader", |status| status.leader.is_none())
         .await;
-    // At once if openraft gives the leader up, at the latest when it has been silent for too long.
+    // Immediately if openraft drops the leader, at the latest when it has been silent for too long.
     let took = died.elapsed();
     assert!(
         took < Duration::from_millis(TIMING.election_max_ms + 500),

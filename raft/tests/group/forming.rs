@@ -1,4 +1,4 @@
-//! How groups come about, and how they do not.
+//! The formation of groups, and its failures.
 
 use argosy_raft::StartError;
 
@@ -37,7 +37,7 @@ async fn unequal_lists_of_masters_are_refused_and_both_are_named() {
     let addresses = addresses(3);
     let one = Starting::begin(Plan::new(addresses[0], &addresses));
     let other = Starting::begin(Plan::new(addresses[1], &addresses[..2]));
-    // Both learn of it, whoever asks first.
+    // Both learn of it, whichever asks first.
     for (starting, own, its) in [(one, 3, 2), (other, 2, 3)] {
         match starting.finish().await {
             Err(StartError::UnequalPeers { ours, theirs, .. }) => {
@@ -90,7 +90,8 @@ async fn a_directory_of_another_cluster_is_refused() {
     leader(std::slice::from_ref(&other)).await;
     let mut plan = other.kill();
     plan.peers = vec![address.to_string(), hosts[0].plan.address.to_string()];
-    // A listed master that does not answer within a heartbeat counts as away: then it starts, and is started again.
+    // A listed master that does not answer within a heartbeat counts as unreachable: then the start
+    // succeeds, and is repeated.
     let refused = loop {
         match Starting::begin(plan).finish().await {
             Ok(alone) => plan = alone.kill(),

@@ -1,4 +1,5 @@
-//! A master in a test: a node on a runtime of its own, and an owner that keeps a registry of puts and one counter.
+//! A master in a test: a node on a separate runtime, and an owner that keeps a registry of puts and
+//! one counter.
 //!
 //! Dropping the runtime is as abrupt as a kill: tasks end where they are and every socket closes.
 
@@ -17,11 +18,11 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step here takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Patient, so that a master that waits long for a busy processor is not replaced: where a replacement is meant, it is for a
-/// death that was seen.
+/// Long timeouts, so that a master that waits long for a busy processor is not replaced. A
+/// replacement in a test follows a failure that was detected.
 pub(crate) const TIMING: Timing = Timing {
     heartbeat_ms: 50,
     silence_ms: 60_000,
@@ -32,17 +33,17 @@ pub(crate) const TIMING: Timing = Timing {
 
 const COUNT: &[u8] = b"count";
 
-/// What the owner holds.
+/// The state of the owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Registry {
     pub(crate) records: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) index: u64,
-    /// How often the whole registry was loaded: at start, and with each snapshot.
+    /// The number of times that the whole registry was loaded: at startup, and with each snapshot.
     pub(crate) loads: usize,
 }
 
 impl Registry {
-    /// Commands that were applied, each counted once.
+    /// Returns the number of applied commands, each counted once.
     pub(crate) fn count(&self) -> u64 {
         self.records.get(COUNT).map_or(0, |bytes| {
             u64::from_be_bytes(bytes.as_slice().try_into().unwrap())
@@ -54,7 +55,7 @@ impl Registry {
     }
 
     fn apply(&mut self, entry: &Committed) -> Vec<RecordWrite> {
-        // The first entry of all, that of the founders, has index 0.
+        // The very first entry, that of the founders, has index 0.
         let founders = self.index == 0 && entry.index == 0 && entry.commands.is_empty();
         assert!(
             founders || entry.index == self.index + 1,
@@ -109,7 +110,7 @@ async fn own(registry: watch::Sender<Registry>, mut requests: mpsc::Receiver<Own
     }
 }
 
-/// What a test varies.
+/// The parameters of a test.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
@@ -117,7 +118,7 @@ pub(crate) struct Plan {
     pub(crate) bootstrap: bool,
     pub(crate) snapshot: SnapshotPolicy,
     pub(crate) memory: MemoryStore,
-    /// On disk instead.
+    /// The directory of a store on disk; `None`: in memory.
     pub(crate) directory: Option<PathBuf>,
     pub(crate) timing: Timing,
 }
@@ -151,7 +152,7 @@ pub(crate) struct Starting {
     started: tokio::task::JoinHandle<Result<Node, StartError>>,
 }
 
-/// Addresses that were free a moment ago. A listener is bound again when its node starts.
+/// Returns addresses that were free a moment ago. A listener is bound again when its node starts.
 pub(crate) fn addresses(count: usize) -> Vec<SocketAddr> {
     let held: Vec<_> = (0..count)
         .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
@@ -161,7 +162,8 @@ pub(crate) fn addresses(count: usize) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// The port may still be held by the node that was killed on it: its sockets close within milliseconds.
+/// The port may still be held by the node that was killed on it: its sockets close within
+/// milliseconds.
 async fn bind(address: SocketAddr) -> TcpListener {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -175,20 +177,22 @@ async fn bind(address: SocketAddr) -> TcpListener {
 
 impl Starting {
     pub(crate) fn begin(plan: Plan) -> Starting {
-        // What the masters say, for those who set RUST_LOG. Fails after the first time, which is meant.
+        // Prints the masters' logs if RUST_LOG is set. Fails after the first time, which is
+        // intended.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let said = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_test_writer();
         let _ = said.try_init();
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            // As raft's runtime has: pings are answered while a snapshot is verified, which takes a second here.
+            // As in raft's runtime: pings are answered while a snapshot is verified, which takes a
+            // second here.
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let (sender, registry) = watch::channel(Registry::default());
-        // A request at a time: consensus waits for each answer anyway.
+        // One request at a time: consensus waits for each answer anyway.
         let (owner, requests) = mpsc::channel(1);
         runtime.spawn(own(sender, requests));
         let config = NodeConfig {
@@ -249,7 +253,7 @@ impl Drop for Starting {
 }
 
 impl Host {
-    /// As abrupt as a process is killed.
+    /// Ends the node as abruptly as a kill ends a process.
     pub(crate) fn kill(mut self) -> Plan {
         let plan = self.plan.clone();
         if let Some(runtime) = self.runtime.take() {
@@ -258,7 +262,7 @@ impl Host {
         plan
     }
 
-    /// Where the node runs.
+    /// Returns the runtime of the node.
     pub(crate) fn runtime(&self) -> Handle {
         self.runtime.as_ref().expect("it runs").handle().clone()
     }
@@ -271,7 +275,7 @@ impl Host {
         self.registry.borrow().clone()
     }
 
-    /// Waits until the status is as described.
+    /// Waits until the status meets the condition.
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
         let mut status = self.node.status();
         let waited =
@@ -286,7 +290,7 @@ impl Host {
         }
     }
 
-    /// Waits until the node is as far as described. Its figures are polled: nothing wakes for them.
+    /// Waits until the progress meets the condition. It is polled: nothing wakes its readers.
     pub(crate) async fn until_progress(&self, what: &str, condition: impl Fn(&Progress) -> bool) {
         let end = tokio::time::Instant::now() + DEADLINE;
         while !condition(&self.node.progress()) {
@@ -300,7 +304,7 @@ impl Host {
         }
     }
 
-    /// Waits until the registry is as described.
+    /// Waits until the registry meets the condition.
     pub(crate) async fn until_registry(
         &self,
         what: &str,
@@ -320,7 +324,7 @@ impl Host {
         }
     }
 
-    /// Proposes one command; it is committed when it is seen in a registry.
+    /// Proposes one command; it is committed when it appears in a registry.
     pub(crate) fn propose(&self, command: &str) -> Result<(), ProposeError> {
         let command = Bytes::copy_from_slice(command.as_bytes());
         self.node.try_propose(Proposal {
@@ -356,7 +360,7 @@ pub(crate) async fn form(plans: Vec<Plan>) -> Vec<Host> {
     hosts
 }
 
-/// Three masters that have formed a group, with this policy for snapshots.
+/// Returns three masters that have formed a group, with this policy for snapshots.
 pub(crate) async fn three_with(snapshot: SnapshotPolicy) -> Vec<Host> {
     let addresses = addresses(3);
     form(
@@ -415,7 +419,8 @@ pub(crate) async fn equal(hosts: &[Host]) -> Registry {
     }
 }
 
-/// Commits through whichever of the hosts leads, asking again as a client would, until it is applied there.
+/// Commits through the current leader of these hosts, with retries as by a client, until the
+/// command is applied there.
 pub(crate) async fn commit_somewhere(hosts: &[Host], command: &str) -> usize {
     let deadline = Instant::now() + DEADLINE;
     loop {

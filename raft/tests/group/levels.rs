@@ -1,4 +1,4 @@
-//! Feature levels that masters report, and a master that does not know the level of the group.
+//! Feature levels that masters report, and a master that does not support the level of the group.
 
 use std::time::{Duration, Instant};
 

@@ -20,7 +20,7 @@ async fn three_masters_commit_the_same_commands_in_the_same_order() {
         .await;
     let registry = equal(&hosts).await;
     assert_eq!(registry.count(), 500);
-    // Together, not one by one: group commit takes what waits.
+    // Together, not one by one: group commit takes all queued commands.
     assert!(
         registry.index < 250,
         "500 commands took {} entries",
@@ -38,7 +38,7 @@ async fn three_masters_commit_the_same_commands_in_the_same_order() {
     assert_eq!(follower.node.quorum_acked_ago(), None);
 }
 
-/// Whatever watches the status has nothing to do with a commit.
+/// A commit must not wake the watchers of the status.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_changes_no_status() {
     let hosts = three().await;
@@ -209,11 +209,11 @@ async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_a
     );
     let limit = Duration::from_millis(TIMING.election_max_ms);
     let deadline = std::time::Instant::now() + DEADLINE;
-    // None: it has even stepped down.
+    // `None`: it has even stepped down.
     while host.node.quorum_acked_ago().is_some_and(|ago| ago <= limit) {
         assert!(
             std::time::Instant::now() < deadline,
-            "it believes in a quorum that is gone"
+            "it still reports a quorum that is gone"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

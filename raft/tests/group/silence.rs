@@ -1,4 +1,4 @@
-//! Leaders that stand still without dying, and followers that do not get the processor.
+//! Leaders that stall without exiting, and followers without processor time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::host::{Host, Plan, addresses, commit_somewhere, equal, form, leader};
 /// Threads of a host's runtime.
 const THREADS: usize = 2;
 
-/// An election by timeout takes 6 s at the least, one after a silence half a second.
+/// An election by timeout takes at least 6 s, one after a silence half a second.
 const TIMING: Timing = Timing {
     heartbeat_ms: 100,
     silence_ms: 500,
@@ -34,7 +34,8 @@ async fn three() -> Vec<Host> {
     hosts
 }
 
-/// All threads of a runtime are held until this is dropped: its sockets stay open, and nothing of it moves.
+/// Blocks all threads of a runtime until it is dropped: its sockets stay open, and its tasks do not
+/// run.
 struct Frozen(Arc<AtomicBool>);
 
 impl Frozen {
@@ -74,7 +75,7 @@ async fn a_frozen_leader_is_replaced_long_before_the_timeout_of_elections() {
     );
     assert!(hosts[0].status().term > term);
     drop(frozen);
-    // It follows, and has what was committed without it.
+    // It follows, and has the entries that were committed without it.
     former.until("a leader", |status| !status.is_leader).await;
     hosts.push(former);
     assert!(equal(&hosts).await.has("after"));
@@ -86,7 +87,8 @@ async fn followers_that_do_not_get_the_processor_replace_no_leader() {
     let lead = leader(&hosts).await;
     let term = hosts[lead].status().term;
     let frozen = Frozen::new(&hosts[lead].runtime());
-    // Four times as long as a silence has to last; the followers' timers are late again and again meanwhile.
+    // Four times as long as a silence has to last; the followers' timers fire late repeatedly in
+    // that time.
     let until = Instant::now() + Duration::from_millis(4 * TIMING.silence_ms);
     while Instant::now() < until {
         let others = hosts.iter().enumerate().filter(|(place, _)| *place != lead);

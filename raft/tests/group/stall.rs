@@ -6,7 +6,8 @@ use argosy_raft::SnapshotPolicy;
 
 use crate::host::{DEADLINE, Host, Plan, TIMING, addresses, form, leader, three, three_with};
 
-/// Longer than a leader may go unheard: the proportion of a sync of 400 ms to the times of shipped masters.
+/// Longer than a leader may be silent: the ratio of a sync of 400 ms to the default timing of
+/// masters.
 const STALL: Duration = Duration::from_millis(1_600);
 
 fn lease() -> Duration {
@@ -25,14 +26,15 @@ async fn slow_disks_of_both_followers_cost_no_office_and_no_election() {
             follower.plan.memory.slow_down(STALL);
         }
     }
-    // Enough entries that each follower is always behind with its disk: four rounds of syncs, one after the other.
+    // Enough entries that each follower always lags with its disk: four rounds of syncs, one after
+    // the other.
     let begun = host.registry().index;
     let deadline = Instant::now() + DEADLINE;
     let (mut longest, mut number) = (Duration::ZERO, 0);
     while host.registry().index < begun + 4 {
         let ago = host.node.quorum_acked_ago();
         longest = longest.max(ago.expect("it leads"));
-        // Refused while the queue is full.
+        // Rejected while the queue is full.
         let _ = host.propose(&format!("command-{number}"));
         number += 1;
         assert!(Instant::now() < deadline, "nothing is committed");
@@ -40,7 +42,7 @@ async fn slow_disks_of_both_followers_cost_no_office_and_no_election() {
     }
     assert!(
         longest <= lease(),
-        "out of office: not heard for {longest:?}"
+        "it lost its lease: not heard for {longest:?}"
     );
     for host in &hosts {
         assert_eq!(host.status().term, term, "an election");
@@ -56,8 +58,8 @@ async fn a_leader_whose_followers_are_gone_leaves_office_within_its_lease() {
     for follower in hosts {
         follower.kill();
     }
-    // What was sent before the kill still counts, and nothing that is sent later. A little more, since a task that runs when
-    // its runtime is shut down runs on to its next pause.
+    // Messages sent before the kill still count; later ones do not. The extra time is for a task
+    // that runs to its next await while its runtime is shut down.
     tokio::time::sleep(lease() + Duration::from_millis(200)).await;
     let ago = host.node.quorum_acked_ago();
     assert!(ago.is_none_or(|ago| ago > lease()), "{ago:?}");

@@ -1,16 +1,20 @@
-//! The framing of RocksDB's write-ahead logs and manifests, and where a damaged one stops being what was written.
+//! The framing of RocksDB's write-ahead logs and manifests, and the detection of where a file is
+//! damaged.
 //!
-//! A file is a sequence of blocks of 32 KiB. A block holds fragments: masked CRC32C of all that follows it (4 bytes), length (2),
-//! kind (1), in recycled files the number of the file (4), content. A record is one whole fragment, or a first, middle ones and a
-//! last. Source: `db/log_format.h`, `db/log_reader.cc` and `util/crc32c.h` of RocksDB 11.8. Nothing here reads or writes a disk.
+//! A file is a sequence of blocks of 32 KiB. A block holds fragments: masked CRC32C of all that
+//! follows it (4 bytes), length (2), kind (1), in recycled files the number of the file (4),
+//! content. A record is one whole fragment, or a first, middle ones and a last. Source:
+//! `db/log_format.h`, `db/log_reader.cc` and `util/crc32c.h` of RocksDB 11.8. Nothing here reads or
+//! writes a disk.
 
-/// Bytes of a block. No fragment crosses its end.
+/// The size of a block in bytes. No fragment crosses its end.
 const BLOCK: usize = 32 << 10;
 
 const HEAD: usize = 4 + 2 + 1;
 const RECYCLABLE_HEAD: usize = HEAD + 4;
 
-/// Added to a rotated checksum, so that a checksum of data that holds checksums is not degenerate.
+/// Added to a rotated checksum, so that a checksum of data that contains checksums is not
+/// degenerate.
 const MASK: u32 = 0xa282_ead8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +23,12 @@ enum Kind {
     First,
     Middle,
     Last,
-    /// A remark on the file: nothing that was written to the store.
+    /// Metadata of the file, not data of the store.
     Remark,
 }
 
 impl Kind {
-    /// The kind with this number, and the length of its head.
+    /// Returns the kind with this number, and the length of its header.
     fn of(number: u8) -> Option<(Kind, usize)> {
         match number {
             1 => Some((Kind::Whole, HEAD)),
@@ -48,7 +52,7 @@ struct Fragment<'a> {
     end: usize,
 }
 
-/// The fragment at `at`, if all of it is there and its checksum is right.
+/// Returns the fragment at `at`, if it is complete and its checksum is correct.
 fn fragment(bytes: &[u8], at: usize) -> Option<Fragment<'_>> {
     let block_end = bytes.len().min((at / BLOCK + 1) * BLOCK);
     let rest = bytes.get(at..block_end)?;
@@ -71,29 +75,29 @@ fn unmasked(checksum: u32) -> u32 {
     checksum.wrapping_sub(MASK).rotate_left(15)
 }
 
-/// Too little is left of a block for a head: the writer fills it with zeros.
+/// Skips the rest of a block that is too short for a header: the writer fills it with zeros.
 fn after_filling(at: usize) -> usize {
     let left = BLOCK - at % BLOCK;
     if left < HEAD { at + left } else { at }
 }
 
-/// What stands at one place of a file.
+/// The content at one position of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// A whole record.
     Record {
-        /// Where it begins, after the filling of a block.
+        /// The start of the record, after the padding of a block.
         start: usize,
         content: Vec<u8>,
         end: usize,
     },
-    /// The end of the file, right behind a record.
+    /// The end of the file, directly after a record.
     End,
-    /// Something else: a record that was damaged, or that was never written to its end.
+    /// Anything else: a record that was damaged, or that was never completely written.
     Broken { at: usize },
 }
 
-/// The record at `at`, which is the end of the one before it.
+/// Reads the record at `at`, the end of the previous one.
 pub(super) fn next(bytes: &[u8], at: usize) -> Found {
     let mut start = after_filling(at);
     let mut content: Option<Vec<u8>> = None;
@@ -136,7 +140,7 @@ pub(super) fn next(bytes: &[u8], at: usize) -> Found {
     }
 }
 
-/// The first whole record at or behind `at`, wherever it begins: what is before it may be anything.
+/// Finds the first whole record at or after `at`, wherever it starts: any bytes may precede it.
 pub(super) fn search(bytes: &[u8], mut at: usize) -> Option<(usize, Vec<u8>, usize)> {
     while at + HEAD <= bytes.len() {
         let Some(found) = fragment(bytes, at) else {
@@ -157,7 +161,7 @@ pub(super) fn search(bytes: &[u8], mut at: usize) -> Option<(usize, Vec<u8>, usi
 pub(super) mod tests {
     use super::*;
 
-    /// Writes records as RocksDB does.
+    /// A writer of records in RocksDB's format.
     #[derive(Default)]
     pub(in crate::storage::disk) struct FrameWriter(pub(in crate::storage::disk) Vec<u8>);
 
@@ -222,7 +226,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Around the end of a block every length of what is left occurs.
+    /// Covers every remaining length around the end of a block.
     #[test]
     fn records_come_back_at_every_place_of_a_block() {
         for first in BLOCK - 40..BLOCK + 10 {

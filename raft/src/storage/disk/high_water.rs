@@ -1,7 +1,9 @@
-//! How far this master had synced, in a file beside the store: at a start the store must not be behind it.
+//! The high-water record: how far this master had synced, in a file next to the store. At startup
+//! the store must not be behind it.
 //!
-//! A separate thread writes it, some time after a sync: no commit waits for it. So it is never ahead of what is synced, and up to
-//! [`PACE`] behind it. Two slots take turns: a write that a power cut interrupts leaves the other one.
+//! A separate thread writes the file some time after a sync, so no commit waits for it. It is
+//! therefore never ahead of what is synced, and up to [`PACE`] behind it. Two slots alternate: a
+//! write that a power cut interrupts leaves the other one.
 
 mod file;
 
@@ -16,21 +18,22 @@ use crate::types::{LogId, Vote};
 #[cfg(feature = "rocksdb")]
 pub(super) use file::{Keeper, read};
 
-/// The file is written at most this often.
+/// The minimum interval between two writes of the file.
 const PACE: Duration = Duration::from_millis(100);
 
-/// Without news from the log the manifest is still looked at this often: flushes and compactions change it.
+/// The interval at which the manifest is checked without changes to the log: flushes and
+/// compactions change it.
 const IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct HighWaterRecord {
-    /// Counts writes of this file: the slot with the larger one is the newer one.
+    /// The number of writes of this file: the slot with the larger number is newer.
     #[prost(uint64, tag = "1")]
     pub(super) count: u64,
-    /// Tells the marks in this store's write-ahead logs from other bytes.
+    /// The key that distinguishes the marks in this store's write-ahead logs from other bytes.
     #[prost(uint64, tag = "2")]
     pub(super) key: u64,
-    /// Everything up to this sequence number of RocksDB was synced.
+    /// The sequence number of RocksDB up to which everything was synced.
     #[prost(uint64, tag = "3")]
     pub(super) sequence: u64,
     #[prost(message, optional, tag = "4")]
@@ -38,7 +41,8 @@ pub(super) struct HighWaterRecord {
     /// The last entry of the log that was synced.
     #[prost(message, optional, tag = "5")]
     pub(super) last: Option<LogIdRecord>,
-    /// How often the log had been truncated then: a truncation takes entries back on purpose.
+    /// The number of truncations of the log at that time: a truncation removes entries
+    /// intentionally.
     #[prost(uint64, tag = "6")]
     pub(super) truncations: u64,
     #[prost(message, optional, tag = "7")]
@@ -48,7 +52,7 @@ pub(super) struct HighWaterRecord {
     pub(super) newest_log: u64,
 }
 
-/// How much of the manifest was synced.
+/// The part of the manifest that was synced.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct Manifest {
     #[prost(uint64, tag = "1")]
@@ -57,7 +61,7 @@ pub(super) struct Manifest {
     pub(super) bytes: u64,
 }
 
-/// What the log of a store holds.
+/// The state of the log of a store.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Held {
     pub(crate) vote: Option<Vote>,
@@ -66,7 +70,7 @@ pub(crate) struct Held {
     pub(crate) truncations: Option<u64>,
 }
 
-/// A store that no longer has what was synced.
+/// The error of a store that no longer has what was synced.
 #[derive(Debug, thiserror::Error)]
 #[error("{lack}; its write-ahead logs are {logs}")]
 pub(crate) struct Behind {
@@ -76,7 +80,7 @@ pub(crate) struct Behind {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Lack {
-    #[error("the file high-water, which says how far it was synced, is missing")]
+    #[error("the file high-water, which records what was synced, is missing")]
     Record,
     #[error("its vote is of term {found}, and a vote of term {synced} was synced before")]
     Vote { found: u64, synced: u64 },
@@ -100,7 +104,7 @@ impl HighWaterRecord {
                 synced: synced.leader_id.term,
             });
         }
-        // A truncation that was not noted yet: which entries it left is not known here.
+        // A truncation is not recorded yet: the entries that it left are unknown here.
         if held.truncations > Some(self.truncations) {
             return Ok(());
         }
@@ -120,14 +124,14 @@ impl HighWaterRecord {
     }
 }
 
-/// A handle on what is noted; clones are the same.
+/// A handle on the recorded state; all clones share it.
 #[derive(Clone)]
 pub(crate) struct HighWater(Arc<Shared>);
 
 struct Shared {
-    /// Whether the file was there at the start.
+    /// Whether the file existed at startup.
     was_found: bool,
-    /// The write-ahead logs at the start.
+    /// The write-ahead logs at startup.
     logs: String,
     noted: Mutex<Noted>,
     changed: Condvar,
@@ -135,7 +139,7 @@ struct Shared {
 
 struct Noted {
     record: HighWaterRecord,
-    /// The file says something else.
+    /// Whether the file is outdated.
     is_new: bool,
     is_closed: bool,
 }
@@ -159,7 +163,7 @@ impl HighWater {
         }))
     }
 
-    /// Fails if a store that holds this lacks something that was synced.
+    /// Returns an error if a store with this state lacks something that was synced.
     pub(crate) fn check(&self, held: &Held) -> Result<(), Behind> {
         let checked = match (self.0.was_found, held.truncations) {
             (false, Some(_)) => Err(Lack::Record),
@@ -171,22 +175,22 @@ impl HighWater {
         })
     }
 
-    /// All that is written up to this sequence number of RocksDB is synced.
+    /// Records that everything up to this sequence number of RocksDB is synced.
     pub(super) fn synced(&self, sequence: u64) {
         self.note(|record| record.sequence = sequence);
     }
 
-    /// The vote is synced.
+    /// Records that the vote is synced.
     pub(crate) fn voted(&self, vote: &Vote) {
         self.note(|record| record.vote = Some(vote.into()));
     }
 
-    /// The log is synced up to this entry.
+    /// Records that the log is synced up to this entry.
     pub(crate) fn appended(&self, last: &LogId) {
         self.note(|record| record.last = Some(last.into()));
     }
 
-    /// Entries were taken back; `last` is the last one that is left.
+    /// Records that entries were truncated; `last` is the last one that is left.
     pub(crate) fn truncated(&self, last: Option<&LogId>, truncations: u64) {
         self.note(|record| {
             record.last = last.map(LogIdRecord::from);
@@ -199,7 +203,7 @@ impl HighWater {
         change(&mut noted.record);
         let was_new = std::mem::replace(&mut noted.is_new, true);
         drop(noted);
-        // Once for each write of the file: under load most notes wake no thread.
+        // Notified once for each write of the file: under load most updates wake no thread.
         if !was_new {
             self.0.changed.notify_one();
         }
@@ -211,7 +215,8 @@ impl Shared {
         self.noted.lock().expect("no holder of the lock panics")
     }
 
-    /// The record to write, and whether it is the last one. Returns at the latest after [`IDLE`].
+    /// Returns the record to write, and whether it is the last one. Returns after [`IDLE`] at the
+    /// latest.
     fn next(&self) -> (HighWaterRecord, bool) {
         let waiting = self
             .changed
@@ -266,9 +271,9 @@ mod tests {
             noted,
             held(vote(3, 1), entry(2, 10), 4),
             held(vote(4, 2), entry(3, 5), 4),
-            // The record knows of a truncation that the disk had not kept.
+            // The record includes a truncation that the disk had not stored.
             held(vote(3, 1), entry(2, 12), 3),
-            // The disk has one that the record does not know of.
+            // The disk has a truncation that the record does not include.
             held(vote(3, 1), entry(1, 2), 5),
         ] {
             assert_eq!(record(&noted).check(&found), Ok(()), "{found:?}");

@@ -1,6 +1,6 @@
-//! A disk in memory, with what a power cut would keep told apart from what it would lose.
+//! A disk in memory that distinguishes what survives a power cut from what is lost.
 //!
-//! For tests and simulations: the same rules as the real one, without a thread of its own.
+//! For tests and simulations: it follows the rules of the real disk, without a separate thread.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,38 +19,39 @@ use crate::storage::snapshot::KeyValue;
 use crate::storage::{install, log, store};
 use crate::{entry, state_machine};
 
-/// The disk of one memory-only master. A clone is the same disk: keep one, drop the store, open it again.
+/// The disk of one memory-only master. All clones share one disk: keep one, drop the store, open it
+/// again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryDisk(Arc<Mutex<Contents>>);
 
 #[derive(Debug, Default)]
 struct Contents {
-    /// What reads see.
+    /// The content that reads see.
     current: Families,
-    /// What is left after a power cut.
+    /// The content that survives a power cut.
     durable: Families,
-    /// Written since the last sync, in order.
+    /// The writes since the last sync, in order.
     unsynced: Vec<Changes>,
-    /// Finished snapshots by name. Like files that were synced before they got their name.
+    /// Finished snapshots by name, like files that were synced before they got their name.
     images: BTreeMap<String, Bytes>,
-    /// Bytes of all snapshots that were ever kept here.
+    /// The total size of all snapshots ever stored here, in bytes.
     image_bytes: u64,
-    /// How long a write takes.
+    /// The duration of a write.
     delay: Duration,
-    /// Random numbers come from here; `None`: from the operating system.
+    /// The seed of random numbers; `None`: they come from the operating system.
     seed: Option<u64>,
-    /// Writes that still succeed before every further one fails; `None` for all.
+    /// The number of writes that still succeed before all others fail; `None`: all succeed.
     writes_left: Option<usize>,
 }
 
-/// What is left of a log entry after a power cut.
+/// The state of a log entry after a power cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Durable {
     /// The entry with its index and term: equal bytes mean equal entries.
     Entry(Bytes),
-    /// The registry, in which it is applied.
+    /// The registry covers the entry.
     Covered,
-    /// Nothing.
+    /// The entry is lost.
     Missing,
 }
 
@@ -78,7 +79,7 @@ impl MemoryDisk {
         contents.image_bytes += added;
     }
 
-    /// Bytes of all snapshots that were ever kept here.
+    /// Returns the total size of all snapshots ever stored here, in bytes.
     pub(crate) fn image_bytes(&self) -> u64 {
         self.contents().image_bytes
     }
@@ -93,7 +94,7 @@ impl MemoryDisk {
         self.contents().delay = delay;
     }
 
-    /// A power cut: of the writes since the last sync only the first `kept` are left.
+    /// Simulates a power cut: of the writes since the last sync only the first `kept` survive.
     pub(crate) fn cut_power(&self, kept: usize) {
         let mut contents = self.contents();
         let unsynced = std::mem::take(&mut contents.unsynced);
@@ -104,29 +105,33 @@ impl MemoryDisk {
         contents.writes_left = None;
     }
 
-    /// After `left` more writes every further one fails, until the power is cut.
+    /// Makes every write after the next `left` ones fail, until the power is cut.
     pub(crate) fn break_after(&self, left: usize) {
         self.contents().writes_left = Some(left);
     }
 
-    /// What a power cut would leave of the log entry at `index`: its bytes, or nothing because a snapshot covers it.
+    /// Returns what a power cut would leave of the log entry at `index`: its bytes, or the fact
+    /// that a snapshot covers it.
     pub(crate) fn durable_entry(&self, index: u64) -> Durable {
         let contents = self.contents();
         let log = contents.durable.0.get(&Family::Log);
         let key = index.to_be_bytes();
         let mut rest = log.into_iter().flat_map(|log| log.range(key.to_vec()..));
         match rest.next() {
-            // The chain before it is this disk's own: only the content is everybody's.
+            // The link before the content is specific to this disk: only the content is equal on
+            // all masters.
             Some((found, bytes)) if found[..] == key => {
                 Durable::Entry(bytes.slice(entry::HEAD.min(bytes.len())..))
             }
             Some(_later) => Durable::Covered,
-            // The log is cut only behind what is applied, and both are in one write-ahead log.
+            // The log is truncated only below the applied index, and both are in one write-ahead
+            // log.
             None => {
                 let applied = state_machine::applied(&contents.durable).ok();
                 let applied = applied.and_then(|applied| applied.last_log_id);
                 let applied = applied.map(|last| last.index);
-                // An install is finished at the next start. Names begin with the index, in twenty digits.
+                // An install is finished at the next start. Names begin with the index, in twenty
+                // digits.
                 let newest = contents.images.keys().next_back();
                 let image = newest.and_then(|name| name.get(..20)?.parse::<u64>().ok());
                 match applied.max(image).is_some_and(|last| last >= index) {
@@ -137,7 +142,8 @@ impl MemoryDisk {
         }
     }
 
-    /// The log entry at `index`, as reads see it. `None` if it is not there, or not any more.
+    /// Returns the log entry at `index`, as reads see it. `None` if it does not exist, or no longer
+    /// does.
     pub(crate) fn entry(&self, index: u64) -> Option<entry::Opened> {
         let contents = self.contents();
         let bytes = contents.current.get(Family::Log, &index.to_be_bytes())?;
@@ -145,7 +151,7 @@ impl MemoryDisk {
         entry::open(index, bytes.into()).ok()
     }
 
-    /// Term and index of the last log entry, as reads see it. `None` if there is none.
+    /// Returns term and index of the last log entry, as reads see it. `None` if the log is empty.
     pub(crate) fn last_entry(&self) -> Option<(u64, u64)> {
         let contents = self.contents();
         let log = contents.current.0.get(&Family::Log)?;
@@ -156,27 +162,28 @@ impl MemoryDisk {
         Some((log_id.leader_id.term, log_id.index))
     }
 
-    /// The id that the group gave to the node on this disk, as a power cut would leave it.
+    /// Returns the id that the group assigned to the node on this disk, as a power cut would leave
+    /// it.
     pub(crate) fn node_id(&self) -> Option<u64> {
         let bytes = self.contents().durable.get(Family::Meta, store::IDENTITY)?;
         record::unseal::<Identity>(&bytes).ok()?.node_id
     }
 
-    /// The newest vote, as a power cut would leave it.
+    /// Returns the newest vote, as a power cut would leave it.
     pub(crate) fn vote(&self) -> Option<VoteRecord> {
         let bytes = self.contents().durable.get(Family::Meta, log::VOTE)?;
         record::unseal(&bytes).ok()
     }
 
-    /// The last entry that is applied, as reads see it.
+    /// Returns the last applied entry, as reads see it.
     pub(crate) fn applied(&self) -> Option<u64> {
         let contents = self.contents();
         let applied = state_machine::applied(&contents.current).ok()?;
         Some(applied.last_log_id?.index)
     }
 
-    /// The registry as reads see it: up to which entry, and its records. `None` before the first entry, and while a
-    /// snapshot takes its place.
+    /// Returns the registry as reads see it: the index of its last applied entry, and its records.
+    /// `None` before the first entry, and while a snapshot replaces it.
     pub(crate) fn registry(&self) -> Option<(u64, Vec<KeyValue>)> {
         let contents = self.contents();
         if install::is_under_way(&contents.current) {
@@ -194,7 +201,7 @@ impl MemoryDisk {
         Some((applied.index, records))
     }
 
-    /// Another value for a stored record of the registry, on the disk at once.
+    /// Replaces the value of a stored record of the registry, durable immediately.
     pub(crate) fn replace_record(&self, key: Vec<u8>, value: Vec<u8>) {
         let mut changes = Changes::default();
         changes.put(Family::Registry, key, value);
@@ -203,7 +210,7 @@ impl MemoryDisk {
         contents.durable.apply(&changes);
     }
 
-    /// A new, empty disk in its place.
+    /// Replaces the disk by a new, empty one.
     pub(crate) fn wipe(&self) {
         let mut contents = self.contents();
         *contents = Contents {
@@ -212,12 +219,12 @@ impl MemoryDisk {
         };
     }
 
-    /// Whether a write has failed, or the next one will.
+    /// Returns whether a write has failed or the next one will.
     pub(crate) fn is_broken(&self) -> bool {
         self.contents().writes_left == Some(0)
     }
 
-    /// Writes since the last sync.
+    /// Returns the number of writes since the last sync.
     pub(crate) fn unsynced(&self) -> usize {
         self.contents().unsynced.len()
     }

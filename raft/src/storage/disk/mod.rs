@@ -1,6 +1,8 @@
-//! An ordered key-value store with four families and one write-ahead log: all that storage needs of a disk.
+//! An ordered key-value store with four families and one write-ahead log: the disk interface of
+//! storage.
 //!
-//! Two kinds: memory for tests and simulation, RocksDB for production. What the bytes mean is decided above.
+//! There are two kinds: memory for tests and simulation, RocksDB for production. The bytes are
+//! opaque here.
 
 #[cfg_attr(
     not(feature = "rocksdb"),
@@ -38,7 +40,7 @@ use futures::future::BoxFuture;
 use crate::fatal::Fatal;
 use high_water::{Held, HighWater};
 
-/// Where a key lives.
+/// The key space of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {
     /// Log entries by index, eight bytes big endian.
@@ -47,7 +49,7 @@ pub(crate) enum Family {
     Meta,
     /// The records of the registry, as its owner wrote them.
     Registry,
-    /// Up to where the registry is applied.
+    /// The position up to which the registry is applied.
     RegistryMeta,
 }
 
@@ -72,7 +74,7 @@ pub(crate) enum Change {
         family: Family,
         key: Vec<u8>,
     },
-    /// All keys from `from` up to, not including, `to`.
+    /// Deletes all keys from `from` up to, not including, `to`.
     DeleteRange {
         family: Family,
         from: Vec<u8>,
@@ -89,7 +91,7 @@ impl Changes {
         self.put_shared(family, Bytes::from(key.into()), Bytes::from(value));
     }
 
-    /// As [`Self::put`], of bytes that others hold as well.
+    /// Adds a change like [`Self::put`], with shared bytes.
     pub(crate) fn put_shared(&mut self, family: Family, key: Bytes, value: Bytes) {
         self.0.push(Change::Put { family, key, value });
     }
@@ -103,7 +105,8 @@ impl Changes {
         self.0.push(Change::DeleteRange { family, from, to });
     }
 
-    /// Deletes every key of the registry. Its keys begin with the kind of the record, which is below 0xff.
+    /// Deletes every key of the registry. Its keys begin with the kind of the record, which is
+    /// below 0xff.
     pub(crate) fn clear_registry(&mut self) {
         self.delete_range(Family::Registry, Vec::new(), vec![0xff]);
     }
@@ -113,19 +116,19 @@ impl Changes {
     }
 }
 
-/// When a write counts as done.
+/// The condition for a write to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Durability {
-    /// Handed to the operating system: survives the end of the process, not of the machine.
+    /// Passed to the operating system: survives the end of the process, but not of the machine.
     Buffered,
-    /// On the disk, and with it every write before it.
+    /// On the disk, together with every write before it.
     Synced,
 }
 
-/// Called for each key and value of a scan; breaks to end it.
+/// A callback for each key and value of a scan; it breaks to end the scan.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<ControlFlow<()>> + 'a;
 
-/// What can be read of a disk, or of a pinned view of it.
+/// Read access to a disk, or to a pinned view of it.
 pub(crate) trait Read {
     fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
@@ -136,42 +139,43 @@ pub(crate) trait Read {
 /// Work on a pinned view.
 pub(crate) type ViewWork = Box<dyn FnOnce(&dyn Read) -> io::Result<()> + Send>;
 
-/// The disk as it was at one moment. Dropping it lets the moment go.
+/// A view of the disk at one moment. Dropping it releases the view.
 pub(crate) trait Pinned: Send + Sync {
     fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// An ordered key-value store. Writes come from one place only, see `writer`.
 pub(crate) trait Disk: Read + Send + Sync {
-    /// Its path, for messages.
+    /// Returns its path, for messages.
     fn name(&self) -> String;
 
-    /// Whether calls may wait for a device, so that they belong on a thread of their own.
+    /// Returns whether calls may wait for a device, so that they belong on a separate thread.
     fn may_block(&self) -> bool;
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()>;
 
-    /// Where to note what is synced; `None` for a disk that keeps no such record.
+    /// Returns the handle that records what is synced; `None` for a disk without such a record.
     fn high_water(&self) -> Option<HighWater> {
         None
     }
 
-    /// Begins to write that record: from now on the file says at least what the store holds.
+    /// Starts to write that record: from then on the file includes at least what the store
+    /// contains.
     fn keep_high_water(&self, _held: &Held, _fatal: Fatal) -> io::Result<()> {
         Ok(())
     }
 
-    /// How long a write takes besides, on a disk that does not block.
+    /// Returns the additional duration of a write, on a disk that does not block.
     fn delay(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// A random number that no other process or disk has.
+    /// Returns a random number that no other process or disk has.
     fn entropy(&self) -> io::Result<u64> {
         system_entropy()
     }
 
-    /// The view is of the moment at which the future is done.
+    /// Returns a view of the moment at which the future completes.
     fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>>;
 }
 
@@ -181,7 +185,8 @@ fn system_entropy() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Runs `work` where waiting for a device does no harm: elsewhere if this disk may block, here if not (a simulation stays repeatable).
+/// Runs `work` on a blocking thread if this disk may block, otherwise inline (a simulation stays
+/// repeatable).
 pub(crate) async fn run<T: Send + 'static>(
     may_block: bool,
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,8 +1,9 @@
-//! What is looked at in the folder of a RocksDB before RocksDB opens it.
+//! Checks of a RocksDB directory before RocksDB opens it.
 //!
-//! RocksDB makes a new store where `CURRENT` is missing, drops the last edits of a damaged manifest, and drops everything behind a
-//! damaged record of a write-ahead log; after that nothing shows what was there. So the files are judged here first. A torn end is
-//! cut off and what is left is synced: it never looks torn again, whatever is written after it.
+//! RocksDB creates a new store where `CURRENT` is missing, drops the last edits of a damaged
+//! manifest, and drops everything after a damaged record of a write-ahead log. After that the loss
+//! cannot be detected. The files are therefore checked here first. A torn end is truncated and the
+//! rest is synced: it never appears torn again, whatever is written after it.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,11 +22,11 @@ pub(super) struct Logs {
     /// Oldest first.
     paths: Vec<PathBuf>,
     cut: Option<Cut>,
-    /// The newest one that there was before.
+    /// The newest log that existed before.
     newest: Option<u64>,
 }
 
-/// The end that was cut off a log.
+/// The truncated end of a log.
 #[derive(Debug)]
 struct Cut {
     path: PathBuf,
@@ -34,17 +35,17 @@ struct Cut {
 }
 
 impl Logs {
-    /// As in "the write-ahead logs …".
+    /// Returns the names, as in "the write-ahead logs …".
     pub(super) fn names(&self) -> String {
         let names: Vec<_> = self.paths.iter().map(|path| name(path)).collect();
         let mut text = match names.is_empty() {
-            true => "(there are none)".to_owned(),
+            true => "(none)".to_owned(),
             false => names.join(", "),
         };
         if let Some(cut) = &self.cut {
             let name = name(&cut.path);
             text = format!(
-                "{text} ({} unreadable bytes at byte {} of {name} were cut off)",
+                "{text} ({} unreadable bytes at byte {} of {name} were truncated)",
                 cut.bytes, cut.offset
             );
         }
@@ -55,7 +56,7 @@ impl Logs {
     }
 }
 
-/// Judges the files of the store. Nothing is changed unless all of them may be used.
+/// Checks the files of the store. Nothing is changed unless all of them may be used.
 pub(super) fn prepare(store: &Path, noted: Option<&HighWaterRecord>) -> Result<Logs, OpenError> {
     let mut logs = numbered(store, ".log")?;
     let tables = numbered(store, ".sst")?;
@@ -70,7 +71,7 @@ pub(super) fn prepare(store: &Path, noted: Option<&HighWaterRecord>) -> Result<L
     check_logs(store, paths, noted)
 }
 
-/// The files whose names are a number and this ending.
+/// Returns the files whose names are a number and this ending.
 pub(super) fn numbered(store: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)>, OpenError> {
     let entries = match fs::read_dir(store) {
         Ok(entries) => entries,
@@ -100,7 +101,7 @@ fn damaged(path: &Path, what: String) -> OpenError {
     OpenError::Damaged { path, what }
 }
 
-/// The number of the manifest that is in use; `None` in a new store.
+/// Returns the number of the manifest in use; `None` in a new store.
 pub(super) fn current_manifest(store: &Path) -> Result<Option<u64>, OpenError> {
     let path = store.join(CURRENT);
     let text = match fs::read(&path) {
@@ -117,9 +118,9 @@ pub(super) fn current_manifest(store: &Path) -> Result<Option<u64>, OpenError> {
         Some(number) if manifest_path(store, number).exists() => Ok(Some(number)),
         Some(_) => Err(damaged(
             &path,
-            format!("it names {:?}, which is not there", text.trim_end()),
+            format!("it names {:?}, which does not exist", text.trim_end()),
         )),
-        None => Err(damaged(&path, format!("it says {text:?}"))),
+        None => Err(damaged(&path, format!("its content is {text:?}"))),
     }
 }
 
@@ -127,7 +128,8 @@ pub(super) fn manifest_path(store: &Path, number: u64) -> PathBuf {
     store.join(format!("MANIFEST-{number:06}"))
 }
 
-/// RocksDB itself takes a manifest that ends early for one whose last edit was interrupted.
+/// Checks the manifest. RocksDB itself takes a manifest that ends early for one whose last edit was
+/// interrupted.
 fn check_manifest(
     store: &Path,
     number: u64,
@@ -155,7 +157,7 @@ fn check_manifest(
             }
             Found::Broken { at } => {
                 let what = format!(
-                    "what is at byte {at} is not what was written, and {bytes} bytes were synced before"
+                    "the data at byte {at} is not what was written, and {bytes} bytes were synced before"
                 );
                 return Err(damaged(&path, what));
             }
@@ -205,17 +207,19 @@ fn refusal(paths: &[PathBuf], at: Spot, lost: u64, witness: Option<Spot>) -> Ope
         None => "the high-water record".to_owned(),
     };
     let what = format!(
-        "what is at byte {} of this write-ahead log is not what was written (write {lost} is missing), \
+        "the data at byte {} of this write-ahead log is not what was written (write {lost} is missing), \
          and {shown_by} shows that it had been synced, so no power cut explains it",
         at.offset
     );
     damaged(&paths[at.file], what)
 }
 
-/// Cuts off what a power cut left of writes that nobody was answered for: from `at` on, and all of the later logs.
+/// Truncates what a power cut left of unacknowledged writes: everything from `at` on, and all later
+/// logs.
 fn cut_off(paths: &[PathBuf], at: Spot) -> Result<Cut, OpenError> {
     let mut dropped = 0;
-    // The last one first: until the cut is complete, the next start finds it torn at the same place.
+    // The last log comes first: until the truncation is complete, the next start finds the damage
+    // at the same place.
     for (file, path) in paths.iter().enumerate().skip(at.file).rev() {
         let keep = match file == at.file {
             true => at.offset as u64,
@@ -228,7 +232,7 @@ fn cut_off(paths: &[PathBuf], at: Spot) -> Result<Cut, OpenError> {
             file.sync_all()?;
             Ok(length.saturating_sub(keep))
         };
-        dropped += cut().map_err(OpenError::io("cut the torn end off", path))?;
+        dropped += cut().map_err(OpenError::io("truncate the torn end of", path))?;
     }
     let cut = Cut {
         path: paths[at.file].clone(),
@@ -239,7 +243,7 @@ fn cut_off(paths: &[PathBuf], at: Spot) -> Result<Cut, OpenError> {
         path = %cut.path.display(),
         offset = cut.offset,
         bytes = cut.bytes,
-        "the write-ahead log ends in a write that a power cut interrupted; it was not synced and is cut off"
+        "the write-ahead log ends in an unsynced write that a power cut interrupted; it was truncated"
     );
     Ok(cut)
 }
@@ -252,7 +256,7 @@ mod tests {
 
     const KEY: u64 = 7;
 
-    /// The folder of a store with this manifest and these logs.
+    /// Creates the directory of a store with this manifest and these logs.
     fn store(manifest: &[u8], logs: &[(u64, &[u8])]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
@@ -270,7 +274,7 @@ mod tests {
         writer.0
     }
 
-    /// One batch of one change, which was written when everything up to `synced` was synced.
+    /// Returns a batch of one change, written when everything up to `synced` was synced.
     fn batch(sequence: u64, synced: u64) -> Vec<u8> {
         let mut batch = sequence.to_le_bytes().to_vec();
         batch.extend(1_u32.to_le_bytes());
@@ -311,11 +315,12 @@ mod tests {
             (whole.len() as u64, 0)
         );
         let cut = format!(
-            "unreadable bytes at byte {} of 000008.log were cut off",
+            "unreadable bytes at byte {} of 000008.log were truncated",
             whole.len()
         );
         assert!(logs.names().contains(&cut), "{}", logs.names());
-        // What is written from now on is in a newer log, and says that it was synced. The old ones may come back after a cut.
+        // Later writes go to a newer log, which records that this one was synced. The old logs may
+        // reappear after a power cut.
         let next = frames(&[&batch(3, 2), &batch(4, 3), &batch(5, 4)]);
         fs::write(folder.path().join("000014.log"), next).unwrap();
         let logs = prepare(folder.path(), Some(&self::noted(4, None))).unwrap();
@@ -329,7 +334,7 @@ mod tests {
         let folder = store(b"", &[(8, &damaged), (11, &frames(&[&batch(4, 3)]))]);
         let text = refused(&folder, &noted(0, None));
         assert!(
-            text.contains("000008.log is damaged: what is at byte 0"),
+            text.contains("000008.log is damaged: the data at byte 0"),
             "{text}"
         );
         assert_eq!(length(&folder, 8), damaged.len() as u64);
@@ -342,7 +347,7 @@ mod tests {
         let bytes = manifest.len() as u64;
         let all = noted(0, Some(Manifest { number: 5, bytes }));
         prepare(store(&manifest, &[]).path(), Some(&all)).unwrap();
-        // Behind what was synced anything may be.
+        // After the synced part, any bytes are allowed.
         let longer = [&manifest[..], b"half"].concat();
         prepare(store(&longer, &[]).path(), Some(&all)).unwrap();
         let first = frames(&[b"the first edit"]);
@@ -355,7 +360,7 @@ mod tests {
         *flipped.last_mut().unwrap() ^= 1;
         let text = refused(&store(&flipped, &[]), &all);
         assert!(
-            text.contains("MANIFEST-000005 is damaged: what is at byte 21"),
+            text.contains("MANIFEST-000005 is damaged: the data at byte 21"),
             "{text}"
         );
         let newer = noted(0, Some(Manifest { number: 6, bytes }));
@@ -363,7 +368,7 @@ mod tests {
         assert!(text.contains("manifest 6 was in use before"), "{text}");
     }
 
-    /// RocksDB would begin a new store over what is there.
+    /// RocksDB would create a new store over the existing files.
     #[test]
     fn only_an_empty_folder_may_lack_current() {
         let empty = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! The disk of a real master: one RocksDB.
 //!
-//! One write-ahead log orders all four families among each other. Nothing here decides when to sync. Its files are judged before
-//! RocksDB sees them, see `recovery`, `wal` and `high_water`.
+//! One write-ahead log orders the writes of all four families. Nothing here decides when to sync.
+//! The files are checked before RocksDB opens them, see `recovery`, `wal` and `high_water`.
 
 use std::io;
 use std::path::Path;
@@ -28,15 +28,16 @@ use crate::storage::directory::{Directory, OpenError};
 
 const MIB: usize = 1 << 20;
 
-/// A RocksDB and the right to use its directory.
+/// A RocksDB and the lock of its directory.
 pub(crate) struct RocksDisk {
-    /// Ended before the store is closed, and that before the directory is unlocked: fields are dropped in this order.
+    /// Dropped before the store is closed, and the store before the directory is unlocked: fields
+    /// are dropped in this order.
     keeper: Keeper,
     db: DB,
     directory: Directory,
-    /// Tells this store's marks from other bytes.
+    /// The key that distinguishes this store's marks from other bytes.
     key: u64,
-    /// Everything up to this sequence number is synced.
+    /// The sequence number up to which everything is synced.
     synced: AtomicU64,
 }
 
@@ -68,7 +69,8 @@ impl RocksDisk {
             None => system_entropy().map_err(OpenError::io("draw a key for", &path))?,
         };
         let high_water = HighWater::new(noted, key, logs.names());
-        // Recovery has synced what it found: `recovery::prepare` the logs, RocksDB the tables that it made of them.
+        // Recovery has synced what it found: `recovery::prepare` the logs, RocksDB the tables that
+        // it made of them.
         high_water.synced(sequence);
         Ok(RocksDisk {
             keeper: Keeper::new(high_water),
@@ -93,7 +95,8 @@ fn open_db(path: &Path) -> Result<DB, OpenError> {
     opened.map_err(|error| refused(path, error))
 }
 
-/// Both numbers count changes, over all families.
+/// Reports a store that ends before the synced sequence number. Both numbers count changes, over
+/// all families.
 fn ends_early(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &Logs) -> OpenError {
     OpenError::Damaged {
         path: path.to_owned(),
@@ -110,8 +113,8 @@ fn options() -> Options {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
-    // The torn end that a power cut leaves is cut off before: what RocksDB still finds wrong is damage. Missing or foreign files are
-    // seen by what the manifest says of them.
+    // `recovery` has already truncated the torn end that a power cut leaves: anything that RocksDB
+    // still rejects is damage. The manifest reveals missing or foreign files.
     options.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_manual_wal_flush(false);
@@ -142,7 +145,7 @@ fn family_options(family: Family, cache: &Cache) -> Options {
 }
 
 fn refused(path: &Path, error: rocksdb::Error) -> OpenError {
-    // A file that is missing is damage too; RocksDB gives causes as texts.
+    // A missing file is damage too; RocksDB reports causes as texts.
     let is_missing = error.as_ref().contains("No such file or directory");
     match error.kind() {
         kind if is_missing || kind == ErrorKind::Corruption => OpenError::Damaged {
@@ -197,7 +200,7 @@ impl Disk for RocksDisk {
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let mut batch = WriteBatch::default();
-        // First, so that the judge of a damaged log finds it.
+        // First, so that the check of a damaged log finds it.
         batch.put_log_data(wal::mark(self.key, self.synced.load(Ordering::Relaxed)));
         for change in &changes.0 {
             match change {
@@ -214,7 +217,7 @@ impl Disk for RocksDisk {
         options.set_sync(durability == Durability::Synced);
         self.db.write_opt(batch, &options).map_err(io_error)?;
         if durability == Durability::Synced {
-            // Writes come from one place: nothing else has been written meanwhile.
+            // Writes come from one place: nothing else has been written since.
             let sequence = self.db.latest_sequence_number();
             self.synced.store(sequence, Ordering::Relaxed);
             self.keeper.high_water().synced(sequence);
@@ -231,7 +234,8 @@ impl Disk for RocksDisk {
         self.keeper.start(path, store, held, fatal)
     }
 
-    /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held until the work is done.
+    /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held
+    /// until the work is done.
     fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {
         async move {
             let (pinned, ready) = oneshot::channel();
@@ -241,7 +245,7 @@ impl Disk for RocksDisk {
                     snapshot: self.db.snapshot(),
                     disk: &self,
                 };
-                // Whoever asked may be gone: then there is no work either.
+                // The requester may have been dropped: then there is no work either.
                 let _ = pinned.send(());
                 match next.blocking_recv() {
                     Ok(work) => work(&view),
@@ -282,7 +286,7 @@ impl Pinned for PinnedThread {
     fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>> {
         async move {
             let PinnedThread { work: send, thread } = *self;
-            // A thread that is gone says below why.
+            // If the thread has ended, the result below reports the cause.
             let _ = send.send(work);
             thread.await.map_err(io::Error::other)?
         }

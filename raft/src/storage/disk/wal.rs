@@ -1,18 +1,21 @@
-//! Whether the write-ahead logs of a store are what was written, and if not, whether a power cut explains it.
+//! The check of a store's write-ahead logs: whether they are what was written, and if not, whether
+//! a power cut explains the difference.
 //!
-//! A power cut damages only what was not synced, and that in any order: a later block may be on the disk and an earlier one not.
-//! So a valid record behind a damaged one proves nothing by itself. Each record therefore carries a mark: how far the logs were
-//! synced when it was written. Damage at or before what a later mark, or the high-water record, says was synced is no power cut.
+//! A power cut damages only unsynced data, and in any order: a later block may be on the disk while
+//! an earlier one is not. A valid record after a damaged one therefore proves nothing by itself.
+//! Each record carries a mark: how far the logs were synced when it was written. Damage in data
+//! that a later mark, or the high-water record, reports as synced is not the result of a power cut.
 
 use super::frames::{self, Found};
 
-/// A batch is its sequence number (8 bytes), its count (4) and its changes, each after a tag. Source: `db/write_batch.cc` of RocksDB.
-/// The first one is the mark, which RocksDB keeps in the log only: the tag of log data, and its length.
+/// A batch is its sequence number (8 bytes), its count (4) and its changes, each after a tag.
+/// Source: `db/write_batch.cc` of RocksDB. The first change is the mark, which RocksDB keeps in the
+/// log only: the tag of log data, and its length.
 pub(super) const MARK_HEAD: [u8; 2] = [3, MARK as u8];
 pub(super) const MARK: usize = 8 + 8;
 
-/// The mark of the next batch: everything up to the sequence number `synced` is synced. The key tells the marks of this store from
-/// bytes that merely look like one.
+/// Returns the mark of the next batch: everything up to the sequence number `synced` is synced. The
+/// key distinguishes the marks of this store from bytes that resemble one.
 pub(super) fn mark(key: u64, synced: u64) -> [u8; MARK] {
     let mut mark = [0; MARK];
     mark[..8].copy_from_slice(&key.to_le_bytes());
@@ -20,12 +23,12 @@ pub(super) fn mark(key: u64, synced: u64) -> [u8; MARK] {
     mark
 }
 
-/// What a record of a write-ahead log says of itself.
+/// The header of a record of a write-ahead log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Batch {
     /// The sequence number of its first change.
     first: u64,
-    /// That of its last one.
+    /// The sequence number of its last change.
     last: u64,
     mark: Option<(u64, u64)>,
 }
@@ -49,19 +52,19 @@ impl Batch {
     }
 }
 
-/// A place in one of the logs that were read, counted from the first one.
+/// A position in one of the logs that were read, counted from the first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
     pub(super) file: usize,
     pub(super) offset: usize,
 }
 
-/// Reads the logs, oldest first.
+/// The checker of the logs, which reads them oldest first.
 #[derive(Debug)]
 pub(super) struct Judge {
     /// The key of this store's marks; `None` for a store that never had one.
     key: Option<u64>,
-    /// Everything up to here was synced, as far as is known.
+    /// The sequence number up to which everything was synced, as far as is known.
     synced: Option<u64>,
     files: usize,
     /// The last sequence number before the damage.
@@ -69,23 +72,23 @@ pub(super) struct Judge {
     damage: Option<Spot>,
     /// The first sequence number that is damaged.
     lost: Option<u64>,
-    /// A record that was written when the damaged one was synced.
+    /// A record that was written after the damaged one was synced.
     witness: Option<Spot>,
 }
 
-/// What the logs are.
+/// The result of the check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// What was written.
+    /// The logs are what was written.
     Whole,
-    /// What a power cut leaves: nothing from there on is known to have been synced.
+    /// The logs are what a power cut leaves: no data from there on is known to have been synced.
     Torn(Spot),
-    /// Less than what was synced.
+    /// The logs lack synced data.
     Damaged {
         at: Spot,
         /// The first sequence number that is missing.
         lost: u64,
-        /// The record that shows it; `None` if the high-water record does.
+        /// The record that proves it; `None` if the high-water record does.
         witness: Option<Spot>,
     },
 }
@@ -103,7 +106,7 @@ impl Judge {
         }
     }
 
-    /// Takes the next log in.
+    /// Reads the next log.
     pub(super) fn read(&mut self, bytes: &[u8]) {
         let file = self.files;
         self.files += 1;
@@ -121,7 +124,8 @@ impl Judge {
         self.look_behind(file, bytes, from);
     }
 
-    /// Reads record after record. Returns where that ends before the file does.
+    /// Reads record after record. Returns the offset at which valid records end, if that is before
+    /// the end of the file.
     fn walk(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         let mut expected = None;
@@ -135,7 +139,8 @@ impl Judge {
                 Found::End => return None,
                 Found::Broken { at } => return Some(at),
             };
-            // Within one file no sequence number is left out: a whole record in the place of another is damage too.
+            // Sequence numbers have no gaps within one file: a whole record in the place of another
+            // is damage too.
             let batch = Batch::of(&content);
             let batch = batch.filter(|batch| expected.is_none_or(|first| first == batch.first));
             let Some(batch) = batch else {
@@ -147,7 +152,7 @@ impl Judge {
         }
     }
 
-    /// Looks for a record behind the damage that was written after what is damaged was synced.
+    /// Searches for a record after the damage that was written after the damaged data was synced.
     fn look_behind(&mut self, file: usize, bytes: &[u8], mut at: usize) {
         while self.witness.is_none()
             && let Some((offset, content, end)) = frames::search(bytes, at)
@@ -158,12 +163,13 @@ impl Judge {
             };
             let synced = match (batch.mark, self.key) {
                 (Some((found, synced)), Some(key)) if found == key => synced,
-                // Another store's: a record that lay there before.
+                // A record of another store that was left in the file.
                 (_, Some(_)) => continue,
-                // From before there were marks: as if each batch had been synced.
+                // A store without marks: each batch counts as synced.
                 (_, None) => batch.first.saturating_sub(1),
             };
-            // Nothing valid is before the damage: at least what ends where this begins is damaged.
+            // There is no valid record before the damage: at least the data that ends where this
+            // record begins is damaged.
             let lost = *self.lost.get_or_insert(batch.first.saturating_sub(1));
             if synced >= lost && batch.first > lost {
                 self.witness = Some(Spot { file, offset });
@@ -200,7 +206,7 @@ mod tests {
     }
 
     impl Log {
-        /// A batch of two changes.
+        /// Writes a batch of two changes.
         fn batch(&mut self, first: u64, mark: Option<[u8; MARK]>, size: usize) {
             let mut content = first.to_le_bytes().to_vec();
             content.extend(2_u32.to_le_bytes());
@@ -214,7 +220,8 @@ mod tests {
         }
     }
 
-    /// Batches of two changes from sequence number 1 on; `synced` says after which ones a sync was done.
+    /// Returns a log of batches of two changes from sequence number 1 on; `synced` selects the
+    /// batches that a sync follows.
     fn log(batches: u64, size: usize, synced: impl Fn(u64) -> bool) -> Log {
         let mut log = Log::default();
         let mut mark_now = 0;
@@ -248,7 +255,8 @@ mod tests {
             let ends_before = log.ends.iter().filter(|end| **end <= at).count() as u64;
             match verdict {
                 Verdict::Damaged { lost, witness, .. } => {
-                    // With nothing valid before the damage, only the end of what is damaged is known.
+                    // Without a valid record before the damage, only the end of the damaged data is
+                    // known.
                     assert_eq!(lost, (ends_before * 2 + 1).max(2), "{at}");
                     assert!(witness.unwrap().offset > at.saturating_sub(8), "{at}");
                 }
@@ -260,7 +268,7 @@ mod tests {
 
     #[test]
     fn whole_blocks_that_a_cut_lost_before_ones_that_it_kept_are_torn() {
-        // The last sync was after batch 9; thirty more were on their way.
+        // The last sync was after batch 9; thirty more were in flight.
         let log = log(40, 3000, |number| number == 9);
         let synced = log.ends[9];
         for lost in (synced.next_multiple_of(4096)..log.frames.0.len()).step_by(4096) {

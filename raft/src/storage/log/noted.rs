@@ -1,4 +1,5 @@
-//! What the high-water record is compared with, and the count of truncations that goes with it.
+//! The state of the log that is compared with the high-water record, and the count of truncations
+//! that belongs to it.
 
 use std::io;
 
@@ -9,7 +10,7 @@ use crate::storage::record::{self, TruncationsRecord};
 use crate::types::LogId;
 
 impl LogStore {
-    /// What the high-water record is compared with.
+    /// Returns the state to compare with the high-water record.
     pub(crate) fn held(&self) -> Held {
         let state = self.state();
         Held {
@@ -19,12 +20,13 @@ impl LogStore {
         }
     }
 
-    /// The last entry that is gone from the front.
+    /// Returns the last purged entry.
     pub(crate) fn purged(&self) -> Option<LogId> {
         self.state().purged
     }
 
-    /// Begins to count truncations: from now on this store has a high-water record. Only before anything else is written.
+    /// Starts to count truncations: from now on this store has a high-water record. Must precede
+    /// all other writes.
     pub(crate) fn count_truncations(&self) -> io::Result<()> {
         let mut changes = Changes::default();
         count(&mut changes, 0);

@@ -1,4 +1,4 @@
-//! The newest entries in memory, and how much one read may take.
+//! The newest entries in memory, and the budget of a read.
 
 use std::collections::VecDeque;
 
@@ -6,10 +6,12 @@ use argosy_state::buggify::{self, Rare};
 
 use crate::types::{Entry, Payload};
 
-/// Recent entries kept in memory, so that replication and apply of fresh entries read no disk: at most this many bytes of commands …
+/// Recent entries stay in memory, so that replication and apply of fresh entries read no disk: at
+/// most this many bytes of commands …
 const TAIL_BYTES: usize = 16 << 20;
 
-/// … and this many entries. Beyond either the oldest leave, if they are written; they are read from the disk then.
+/// … and this many entries. Beyond either limit the oldest written entries are dropped; they are
+/// then read from the disk.
 const TAIL_ENTRIES: usize = 4096;
 
 /// The newest entries, without a gap, up to the last one of the log.
@@ -17,7 +19,8 @@ const TAIL_ENTRIES: usize = 4096;
 pub(super) struct Tail {
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// The first entry that the disk may not have yet: from here on this is the only place to read from.
+    /// The first entry that the disk may not have yet: from here on this is the only place to read
+    /// from.
     unwritten: u64,
 }
 
@@ -28,7 +31,7 @@ impl Tail {
         self.shrink();
     }
 
-    /// The disk has everything below `end`.
+    /// Records that the disk has everything below `end`.
     pub(super) fn written(&mut self, end: u64) {
         self.unwritten = self.unwritten.max(end);
         self.shrink();
@@ -71,7 +74,7 @@ impl Tail {
         Some(self.entries.front()?.log_id.index)
     }
 
-    /// The entries from `start`, which it holds, up to `end` or the budget.
+    /// Copies the stored entries from `start` up to `end` or the budget.
     pub(super) fn take(&self, start: u64, end: u64, budget: &mut Budget, into: &mut Vec<Entry>) {
         let Some(first) = self.first() else { return };
         let skipped = usize::try_from(start - first).expect("the tail is short");
@@ -84,7 +87,7 @@ impl Tail {
     }
 }
 
-/// Bytes of commands that a read may still take. The first entry is always granted.
+/// The bytes of commands that a read may still take. The first entry is always granted.
 pub(super) struct Budget(Option<usize>, bool);
 
 impl Budget {

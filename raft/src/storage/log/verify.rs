@@ -1,6 +1,6 @@
-//! The log as the disk has it, checked entry by entry.
+//! The check of the stored log, entry by entry.
 //!
-//! A master whose log is damaged must not vote or serve: what it acknowledged may be gone.
+//! A master whose log is damaged must not vote or serve: entries that it acknowledged may be lost.
 
 use std::error::Error;
 use std::io;
@@ -17,14 +17,14 @@ use crate::storage::record::{
 };
 use crate::types::{LogId, Vote};
 
-/// Why a log cannot be used.
+/// The error of a log that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     #[error("the log cannot be read")]
     Read(#[from] io::Error),
     #[error(transparent)]
     Entry(#[from] EntryError),
-    #[error("the record {name:?} beside the log is damaged")]
+    #[error("the record {name:?} of the log is damaged")]
     Record {
         name: &'static str,
         source: RecordError,
@@ -32,7 +32,7 @@ pub(crate) enum LogError {
 }
 
 impl LogError {
-    /// The whole sentence, causes included.
+    /// Returns the whole message, causes included.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = self.source();
@@ -112,7 +112,8 @@ fn read_entries(disk: &dyn Read, state: &mut State) -> Result<(), LogError> {
     }
 }
 
-/// Opens the entry that must be at `expected`, behind the entry with the link `previous` if that is known.
+/// Opens the entry that must be at `expected`, after the entry with the link `previous` if that is
+/// known.
 pub(super) fn link_by_link(
     key: &[u8],
     value: &[u8],

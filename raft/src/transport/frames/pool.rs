@@ -1,4 +1,4 @@
-//! The caller's end: connections of frames to one address.
+//! The calling end of frames: a pool of connections to one address.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,14 +11,16 @@ use tracing::debug;
 use super::{Frames, Kind, Refusal, broken, decoded, proto};
 use crate::settings::Timing;
 
-/// How long a peer that did not answer the greeting gets appends over HTTP/2 before it is greeted again.
+/// The time for which a peer that did not answer the greeting gets appends over HTTP/2, before it
+/// is greeted again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
-/// Connections that are kept for the next caller.
+/// The maximum number of connections that are kept for the next caller.
 const SPARE: usize = 4;
-/// A connection that was used within this time is used again without a check.
+/// A connection that was used within this time is reused without a check.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// Connections of frames to one address. An append takes one out, and its caller keeps it for the next append.
+/// The connections of frames to one address. An append takes one out, and its caller keeps it for
+/// the next append.
 #[derive(Debug)]
 pub(crate) struct Pool {
     dialer: Dialer,
@@ -30,11 +32,11 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The peer has reported that it knows frames.
+    /// Whether the peer has reported that it supports frames.
     is_known: bool,
-    /// Until then it is not greeted.
+    /// The time before which the peer is not greeted.
     refused_until: Option<Instant>,
-    /// A caller had to use HTTP/2.
+    /// Whether a caller had to use HTTP/2.
     is_wanted: bool,
     spare: Vec<FrameConnection>,
 }
@@ -60,7 +62,7 @@ impl Pool {
         Pool {
             dialer,
             address: address.to_owned(),
-            // The rest of the deadline of an append is for HTTP/2.
+            // The rest of an append's deadline is for HTTP/2.
             patience: Duration::from_millis(timing.append_deadline_ms / 2),
             state: Mutex::default(),
         }
@@ -70,7 +72,8 @@ impl Pool {
         self.state.lock().expect("no holder of the lock panics")
     }
 
-    /// The peer has reported whether it knows frames. It is another program after an upgrade, or a return to the former release.
+    /// Records whether the peer supports frames. This changes when the peer is upgraded or
+    /// downgraded.
     pub(crate) fn reported(&self, knows_frames: bool) {
         let mut state = self.state();
         if state.is_known != knows_frames {
@@ -82,12 +85,12 @@ impl Pool {
         }
     }
 
-    /// A connection that is open already.
+    /// Returns a connection that is open already.
     pub(crate) fn spare(&self) -> Option<FrameConnection> {
         self.state().take_spare()
     }
 
-    /// A connection; `None` if the peer is to get this append over HTTP/2.
+    /// Returns a connection; `None` if this append must use HTTP/2.
     pub(crate) async fn open(&self) -> Result<Option<FrameConnection>, Status> {
         {
             let mut state = self.state();
@@ -113,7 +116,8 @@ impl Pool {
             frames.greet().await?;
             frames.is_greeted().await
         };
-        // A peer that does not know the greeting closes the connection in the middle of it; a proxy may leave it unanswered.
+        // A peer that does not know the greeting closes the connection in the middle of it; a proxy
+        // may leave it unanswered.
         let answered = tokio::time::timeout_at(end, greeting).await;
         if matches!(answered, Ok(Ok(true))) {
             return Ok(Some(FrameConnection {
@@ -121,7 +125,7 @@ impl Pool {
                 used: Instant::now(),
             }));
         }
-        debug!(address = self.address, "this peer takes no frames");
+        debug!(address = self.address, "this peer does not accept frames");
         let mut state = self.state();
         state.refused_until = Some(Instant::now() + REFUSED_FOR);
         state.is_wanted = true;
@@ -144,13 +148,14 @@ impl Pool {
                 return;
             }
         }
-        // A peer that is away is found out by the append that needs it.
+        // An unreachable peer is reported by the append that needs it.
         if let Ok(Some(connection)) = self.greet().await {
             self.put(connection);
         }
     }
 
-    /// Opens a connection if a caller uses HTTP/2 for want of one; it changes over with its next append.
+    /// Opens a connection if a caller had to use HTTP/2 for lack of one. The caller switches to it
+    /// with its next append.
     pub(crate) async fn replace(&self) {
         {
             let mut state = self.state();
@@ -176,12 +181,13 @@ impl std::fmt::Debug for FrameConnection {
 }
 
 impl FrameConnection {
-    /// Whether the peer has not closed it, as far as is known here.
+    /// Returns whether the connection is open, as far as this end knows.
     pub(crate) fn is_usable(&mut self) -> bool {
         self.used.elapsed() < FRESH || self.frames.is_quiet()
     }
 
-    /// Sends a request and waits for its answer. An error ends the connection, and so does a caller that does not wait.
+    /// Sends a request and waits for its answer. An error ends the connection, and so does dropping
+    /// the future.
     pub(crate) async fn exchange(
         mut self,
         request: &proto::AppendRequest,

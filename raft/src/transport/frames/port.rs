@@ -1,6 +1,8 @@
-//! The serving end: connections that begin with the greeting are taken out of those that come in on the raft port.
+//! The serving end of frames: separates connections that begin with the greeting from the other
+//! connections of the raft port.
 //!
-//! Every connection of the port passes here. One whose transport proves that it is no master is closed before it is read.
+//! Every connection of the port passes here. A connection whose transport proves that its peer is
+//! not a master is closed before it is read.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,20 +21,23 @@ use tracing::debug;
 use super::{Frames, GREETING, Kind, Refusal, decoded};
 use crate::transport::service::{self, Door, IDLE};
 
-/// How long a connection may take to say what it is.
+/// The maximum time until a connection sends its first bytes.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
-/// Connections that have not said yet what they are. One more takes the place of the oldest.
+/// The maximum number of connections whose kind is not yet known. An additional one replaces the
+/// oldest.
 const UNKNOWN: usize = 64;
-/// Connections of frames: each of at most nine other masters holds one, and at most four that it keeps for later. One more takes
-/// the place of the oldest that has had no answer: whoever only greets does not keep a master from its place. If all have had
-/// one, it is closed, and its master uses HTTP/2.
+/// The maximum number of connections of frames: each of at most nine other masters holds one, and
+/// at most four spare ones. An additional one replaces the oldest that has had no answer, so a peer
+/// that only sends greetings cannot lock a master out. If all have had an answer, the additional
+/// one is closed, and its master uses HTTP/2.
 const FRAMED: usize = 64;
-/// Connections on their way to the server of HTTP/2. When full, the next ones wait.
+/// The maximum number of connections that wait for the HTTP/2 server. When the queue is full,
+/// further ones wait.
 const OTHERS: usize = 16;
-/// How long the rest of a frame, and room for an answer, may take. As for messages of HTTP/2.
+/// The maximum time for the rest of a frame, and for writing an answer. As for messages of HTTP/2.
 const MESSAGE: Duration = Duration::from_secs(30);
 
-/// The connections that are not of frames, and the task that finds them.
+/// Returns a listener of the connections without frames, and the task that separates them.
 pub(crate) fn divide(
     door: Arc<Door>,
     listener: Listener,
@@ -48,7 +53,7 @@ type Others = mpsc::Sender<io::Result<Identified>>;
 
 async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
     let stop = door.stop.clone();
-    // Bounded by what each task holds a place of. Dropped with this future, and all connections with it.
+    // Bounded by the limits on the tasks. Dropped with this future, and all connections with it.
     let mut tasks = JoinSet::new();
     let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
     let mut framed = Framed::default();
@@ -60,7 +65,7 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
                     continue;
                 };
                 if !framed.make_room() {
-                    debug!(%peer, "a connection of frames is refused: there are {FRAMED} already");
+                    debug!(%peer, "rejecting a connection of frames: there are {FRAMED} already");
                     continue;
                 }
                 let door = door.clone();
@@ -68,7 +73,7 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
                 let answered = is_answered.clone();
                 let task = tasks.spawn(async move {
                     if let Err(why) = serve(&door, frames, &answered).await {
-                        debug!(%peer, %why, "a connection of frames ends");
+                        debug!(%peer, %why, "a connection of frames ended");
                     }
                     None
                 });
@@ -97,7 +102,7 @@ async fn sort(door: Arc<Door>, mut listener: Listener, others: Others) {
 struct Framed(VecDeque<(AbortHandle, Arc<AtomicBool>)>);
 
 impl Framed {
-    /// False if there is no room for one more.
+    /// Makes room for one more connection; returns false if that is not possible.
     fn make_room(&mut self) -> bool {
         self.0.retain(|(task, _)| !task.is_finished());
         if self.0.len() < FRAMED {
@@ -114,7 +119,7 @@ impl Framed {
     }
 }
 
-/// Frames if the connection begins with the greeting; any other one is handed on.
+/// Returns frames if the connection begins with the greeting. Passes any other connection on.
 async fn look((connection, peer): Identified, others: Others) -> Option<(Frames, PeerIdentity)> {
     let (connection, first) = tokio::time::timeout(FIRST_BYTES, first_bytes(connection))
         .await
@@ -124,12 +129,12 @@ async fn look((connection, peer): Identified, others: Others) -> Option<(Frames,
         return Some((Frames::new(connection), peer));
     }
     let again = connection.reading_again(first);
-    // The server has ended: so does the connection.
+    // If the server has ended, the connection ends too.
     let _ = others.send(Ok((again, peer))).await;
     None
 }
 
-/// Reads the greeting, or as much as shows that it is none.
+/// Reads the greeting, or as many bytes as prove that it is another protocol.
 async fn first_bytes(mut connection: Connection) -> io::Result<(Connection, Vec<u8>)> {
     let mut first = Vec::with_capacity(GREETING.len());
     while first.len() < GREETING.len() && GREETING.starts_with(&first) {
@@ -147,7 +152,7 @@ async fn serve(door: &Door, frames: Frames, is_answered: &AtomicBool) -> Result<
     stopped.unwrap_or(Ok(()))
 }
 
-/// One request at a time, in order: the next is read when this one is answered.
+/// Answers one request at a time, in order: the next is read when this one is answered.
 async fn answer_all(
     door: &Door,
     mut frames: Frames,
@@ -171,12 +176,12 @@ async fn answer_all(
                 tokio::select! {
                     biased;
                     answer = async { service::append(door, message?).await } => answer,
-                    // The caller has given this request up; what it was for may go on in consensus.
+                    // The caller has dropped this request; consensus may still complete it.
                     () = frames.is_closed() => return Ok(()),
                 }
             }
             Ok(Some((Kind::Answer | Kind::Refusal, _))) => {
-                Err(Status::invalid_argument("this is no request"))
+                Err(Status::invalid_argument("expected a request"))
             }
             Err(status) => Err(status),
         };
@@ -186,7 +191,7 @@ async fn answer_all(
                 is_answered.store(true, Ordering::Relaxed);
             }
             Err(status) => {
-                // The last frame of this connection. A peer that is gone needs no reason.
+                // The last frame of this connection. A peer that has closed it needs no reason.
                 let _ = in_time(frames.write(Kind::Refusal, &Refusal::from(&status))).await;
                 return Err(status);
             }
@@ -194,7 +199,7 @@ async fn answer_all(
     }
 }
 
-/// A peer that reads nothing gives its place up.
+/// Limits the time of a write: a peer that does not read loses its connection.
 async fn in_time(writing: impl Future<Output = io::Result<()>>) -> Result<(), Status> {
     match tokio::time::timeout(MESSAGE, writing).await {
         Ok(written) => written.map_err(|error| super::broken(&error)),

@@ -1,4 +1,4 @@
-//! Frames over real and made-up connections, and a peer that does not know them.
+//! Tests of frames over real and simulated connections, and with a peer that does not support them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ fn message() -> proto::Vote {
     }
 }
 
-/// The bytes of one frame.
+/// Returns the bytes of one frame.
 async fn frame() -> Vec<u8> {
     let (near, mut far) = tokio::io::duplex(1 << 10);
     let mut frames = Frames::new(Connection::new(near));
@@ -36,7 +36,7 @@ async fn frame() -> Vec<u8> {
     bytes
 }
 
-/// What is read of these bytes, before the connection ends.
+/// Returns the result of reading these bytes before the connection ends.
 async fn read_of(bytes: &[u8]) -> Result<Option<(Kind, Bytes)>, Status> {
     let (near, mut far) = tokio::io::duplex(1 << 10);
     far.write_all(bytes).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_change_of_any_bit_and_a_cut_anywhere_are_refused() {
     }
 }
 
-/// A leader of an earlier term, to this master through this address.
+/// A leader of an earlier term that sends to this master through this address.
 struct Caller {
     network: Network,
     peers: Peers,
@@ -96,7 +96,7 @@ impl Caller {
         }
     }
 
-    /// One that has been told the versions of the peer.
+    /// Creates a caller that knows the versions of the peer.
     async fn informed(port: &Port, address: &str) -> Caller {
         let caller = Caller::new(port, address).await;
         caller.reported(versions::OWN);
@@ -111,20 +111,20 @@ impl Caller {
         self.connections().reported(versions);
     }
 
-    /// Whether an append is answered, and travels in frames.
+    /// Returns whether an append is answered over frames.
     async fn uses_frames(&mut self) -> bool {
         assert!(is_answered(&mut self.network).await);
         self.network.uses_frames()
     }
 
-    /// Appends until one is answered in a frame.
+    /// Sends appends until one is answered in a frame.
     async fn change_over(&mut self) {
         while !self.uses_frames().await {}
         assert!(self.uses_frames().await);
     }
 }
 
-/// Whether an append is answered as it must be: the term is over.
+/// Returns whether an append gets the correct answer: the term is over.
 async fn is_answered(network: &mut Network) -> bool {
     let leader_id = LeaderId {
         term: 0,
@@ -166,7 +166,7 @@ async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_t
     for _ in 0..3 {
         assert!(caller.uses_frames().await);
     }
-    // It returns to the former release: what begins now is no frame.
+    // The peer is downgraded: connections that begin now carry no frames.
     caller.reported(Versions::of(None));
     let mut caller = Caller {
         network: Caller::new(&port, &port.address).await.network,
@@ -175,7 +175,8 @@ async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_t
     assert!(!caller.uses_frames().await);
 }
 
-/// A port that closes a connection that begins as no HTTP/2 does, as that of release 0.1.0. How many did is counted.
+/// A port that closes connections whose first bytes are not HTTP/2, as release 0.1.0 does, and
+/// counts them.
 async fn older(port: &Port) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -192,7 +193,7 @@ async fn older(port: &Port) -> (String, Arc<AtomicUsize>) {
             }
             let mut inner = TcpStream::connect(&behind).await.unwrap();
             tokio::spawn(async move {
-                // Either end closes it.
+                // Either end may close it.
                 let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
             });
         }
@@ -211,7 +212,7 @@ async fn a_master_that_does_not_know_frames_gets_appends_over_http2() {
         caller.connections().frames.replace().await;
     }
     assert_eq!(closed.load(Ordering::Relaxed), 0, "it is never greeted");
-    // It has returned to the former release since it reported.
+    // The peer was downgraded after it reported its versions.
     let mut caller = Caller::informed(&port, &address).await;
     for _ in 0..3 {
         assert!(!caller.uses_frames().await);
@@ -236,7 +237,7 @@ async fn connections_that_say_nothing_keep_no_master_out() {
     drop(silent);
 }
 
-/// A connection to this master that has greeted it.
+/// Opens a connection to this master that has sent the greeting.
 async fn greeted(port: &Port) -> Frames {
     let dialed = TcpStream::connect(&port.address).await.unwrap();
     let mut frames = Frames::new(Connection::new(dialed));
@@ -256,7 +257,7 @@ async fn a_master_that_finds_no_place_for_frames_uses_http2() {
     assert!(!greeted(&port).await.is_greeted().await.unwrap_or(false));
     let mut caller = Caller::informed(&port, &port.address).await;
     assert!(!caller.uses_frames().await);
-    // Places are free again as soon as connections close.
+    // Slots are free again as soon as connections close.
     drop(others);
     let mut caller = Caller::informed(&port, &port.address).await;
     while !caller.uses_frames().await {
@@ -277,7 +278,7 @@ async fn connections_that_only_greet_make_room_for_a_master() {
     caller.change_over().await;
     let mut oldest = silent.remove(0);
     assert!(!matches!(oldest.read().await, Ok(Some(_))), "it is closed");
-    // The next ones take the places of silent ones, and never that of the master.
+    // The next ones replace silent ones, and never that of the master.
     for _ in 0..80 {
         let mut frames = greeted(&port).await;
         assert!(frames.is_greeted().await.unwrap());

@@ -1,4 +1,4 @@
-//! The bounds of the port of a master that runs, over real sockets.
+//! Tests of the limits of a running master's port, over real sockets.
 
 use argosy_proto::clock::WallClock;
 use argosy_proto::transport::{Connection, Dialer, PeerIdentity};
@@ -15,13 +15,13 @@ use crate::settings::{NodeConfig, SnapshotPolicy, Surroundings, Timing};
 use crate::transport::connections::{Client, client, question};
 use crate::types::OwnerRequest;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What has to wait has not been answered by then.
+/// A request that has to wait is not answered within this time.
 const WAITING: Duration = Duration::from_millis(500);
 
-/// An open call: it never ends by itself.
+/// An open call, which never ends by itself.
 type Presence = Streaming<proto::AskResponse>;
 
 /// A group of one master.
@@ -35,7 +35,7 @@ impl Port {
         Port::start_for(PeerIdentity::unauthenticated(None)).await
     }
 
-    /// The transport finds out that every peer is this one.
+    /// Starts a port whose transport identifies every peer as `peer`.
     pub(crate) async fn start_for(peer: PeerIdentity) -> Port {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -78,13 +78,13 @@ impl Port {
         Port { address, node }
     }
 
-    /// A connection of its own.
+    /// Opens a separate connection.
     async fn connect(&self) -> Result<Client, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         endpoint.connect().await.map(client)
     }
 
-    /// A connection with an open call, if the port takes it.
+    /// Opens a connection with an open call, if the port accepts it.
     async fn hold(&self) -> Option<Presence> {
         let mut client = self.connect().await.ok()?;
         present(&mut client).await.ok()
@@ -109,7 +109,7 @@ async fn present(client: &mut Client) -> Result<Presence, Status> {
     Ok(stream)
 }
 
-/// A snapshot that begins and does not go on, until the sender is dropped.
+/// Starts a snapshot that stalls until the sender is dropped.
 async fn begin_snapshot(
     client: &mut Client,
     head: proto::SnapshotHead,
@@ -126,7 +126,7 @@ async fn begin_snapshot(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room() {
     let port = Port::start().await;
-    // One address has all of them: masters may be behind one.
+    // One address holds all of them: masters may share one address.
     let mut silent = Vec::new();
     for _ in 0..CONNECTIONS + 10 {
         silent.push(TcpStream::connect(&port.address).await.unwrap());
@@ -138,7 +138,7 @@ async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room(
     for _ in 0..3 {
         assert!(port.hold().await.is_none(), "one more is taken");
     }
-    // None of those with an open call was closed for another one.
+    // No connection with an open call was closed in favour of another one.
     for stream in &mut held {
         assert!(timeout(Duration::ZERO, stream.message()).await.is_err());
     }
@@ -186,7 +186,7 @@ async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
     let refused = begin_snapshot(&mut client, head).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(
-        refused.message().contains("other snapshots are coming in"),
+        refused.message().contains("all snapshot slots are in use"),
         "{refused}"
     );
     held.pop();

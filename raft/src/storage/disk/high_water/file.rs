@@ -14,11 +14,11 @@ use crate::storage::disk::frames::{self, Found};
 use crate::storage::disk::recovery;
 use crate::storage::record;
 
-/// Apart by a page, so that no device tears both at once.
+/// A page apart, so that no device tears both slots in one write.
 const SLOT: usize = 4096;
 const SLOTS: u64 = 2;
 
-/// Reads the file; `None` if there is none.
+/// Reads the file; `None` if it does not exist.
 pub(in crate::storage::disk) fn read(path: &Path) -> Result<Option<HighWaterRecord>, OpenError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -51,7 +51,7 @@ fn slot(record: &HighWaterRecord) -> Vec<u8> {
     slot
 }
 
-/// Makes the file, durably, with the record in both slots.
+/// Creates the file, durably, with the record in both slots.
 fn create(path: &Path, record: &HighWaterRecord) -> io::Result<()> {
     let unfinished = path.with_extension("unfinished");
     let mut file = File::create(&unfinished)?;
@@ -64,7 +64,7 @@ fn create(path: &Path, record: &HighWaterRecord) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// The thread that writes the file. Dropping it writes what is noted and ends it.
+/// The thread that writes the file. Dropping it writes the recorded state and ends the thread.
 pub(in crate::storage::disk) struct Keeper {
     high_water: HighWater,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -80,7 +80,7 @@ impl Keeper {
         &self.high_water
     }
 
-    /// Writes what the store holds, and from then on what is noted.
+    /// Writes the state of the store, and from then on each recorded change.
     pub(in crate::storage::disk) fn start(
         &self,
         path: PathBuf,
@@ -127,7 +127,7 @@ impl Drop for Keeper {
         self.high_water.0.changed.notify_all();
         let thread = self.thread.get_mut().expect("no holder of the lock panics");
         if let Some(thread) = thread.take() {
-            // Its panic, if any, was printed by the thread itself.
+            // The thread has printed its panic, if any.
             let _ = thread.join();
         }
     }
@@ -168,14 +168,14 @@ impl Hand {
 }
 
 fn newest_log(store: &Path) -> u64 {
-    // For messages only: without it they say less.
+    // For messages only: without it they are less precise.
     let logs = recovery::numbered(store, ".log").unwrap_or_default();
     logs.iter().map(|(number, _)| *number).max().unwrap_or(0)
 }
 
-/// Syncs the manifest in use, up to the last edit that is whole. `known` is synced already.
+/// Syncs the manifest in use, up to its last whole edit. `known` is synced already.
 fn synced_manifest(store: &Path, known: Option<Manifest>) -> io::Result<Option<Manifest>> {
-    // RocksDB may be replacing it right now: then the next look finds the new one.
+    // RocksDB may be replacing it right now: the next check finds the new one.
     let Ok(Some(number)) = recovery::current_manifest(store) else {
         return Ok(known);
     };
