@@ -1,33 +1,33 @@
-//! The time of day, for display and measurements only: nothing is decided by it.
+//! The wall clock, for display and measurements only: no decision depends on it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Tells the time of day: the system's, or a made-up one. Cheap to clone.
+/// A source of wall time: the system's or a simulated one. Cheap to clone.
 #[derive(Clone)]
 pub struct WallClock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 
 impl WallClock {
-    /// The clock of this machine.
+    /// Returns the clock of this machine.
     #[must_use]
     pub fn system() -> Self {
         Self::new(SystemTime::now)
     }
 
-    /// Whatever `now` says.
+    /// Returns a clock that reports the result of `now`.
     pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
         let since = (self.0)().duration_since(UNIX_EPOCH).unwrap_or_default();
         since.as_millis().try_into().unwrap_or(i64::MAX)
     }
 
-    /// Microseconds since 1970.
+    /// Returns the microseconds since 1970.
     #[must_use]
     pub fn now_us(&self) -> u64 {
         let since = (self.0)().duration_since(UNIX_EPOCH).unwrap_or_default();

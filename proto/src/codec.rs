@@ -1,7 +1,7 @@
 //! The gRPC codec of the services: prost messages, with small buffers.
 //!
-//! tonic allocates one buffer for each direction of a call and keeps it as long as the call is open. Its default of 8 KiB is
-//! 16 KiB for each agent that is connected, and a heartbeat is 12 bytes.
+//! tonic allocates one buffer for each direction of a call and keeps it as long as the call is
+//! open. Its default of 8 KiB costs 16 KiB for each connected agent, while a heartbeat is 12 bytes.
 
 use std::marker::PhantomData;
 
@@ -9,9 +9,9 @@ use prost::Message;
 use tonic::codec::BufferSettings;
 use tonic_prost::ProstCodec;
 
-/// Bytes with which a buffer begins. It grows with its messages.
+/// The initial size of a buffer in bytes. It grows with its messages.
 const BUFFER: usize = 512;
-/// Bytes of encoded messages that are passed on together: tonic's default.
+/// The size of encoded messages that are passed on together, in bytes: tonic's default.
 const TOGETHER: usize = 32 << 10;
 
 fn settings() -> BufferSettings {

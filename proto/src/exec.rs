@@ -1,27 +1,31 @@
-//! The frames between a person and a command that was let into a task's container, or the task's own command.
+//! The frames between a client and a command in a task's container, or the task's own command.
 //!
-//! They travel as binary messages of a WebSocket; `docs/protocol.md` says what they mean together. Each is one byte, its
-//! channel, and a payload: bytes of a stream, or a small JSON object. Shape only: nothing here sends or waits.
+//! They travel as binary messages of a WebSocket; `docs/protocol.md` specifies the protocol. Each
+//! frame is one byte, its channel, and a payload: bytes of a stream, or a small JSON object. This
+//! module only encodes and decodes; it does no IO.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// The WebSocket subprotocol of these frames. What it means never changes: another meaning gets another name.
+/// The WebSocket subprotocol of these frames. Its meaning never changes: another meaning gets
+/// another name.
 pub const PROTOCOL: &str = "argosy.v1.exec";
-/// The same for those who attach to a task's own command: these frames, and two more from the agent.
+/// The subprotocol for clients that attach to a task's own command: these frames, and two more from
+/// the agent.
 pub const ATTACH_PROTOCOL: &str = "argosy.v1.attach";
-/// The most bytes of a stream in one frame.
+/// The maximum number of stream bytes in one frame.
 pub const DATA_LIMIT_BYTES: usize = 32 * 1024;
-/// The longest frame, in bytes.
+/// The maximum size of a frame in bytes.
 pub const FRAME_LIMIT_BYTES: usize = DATA_LIMIT_BYTES + 1;
-/// How many bytes of input may be on their way that the command has not taken. So the agent reads every frame at once,
-/// and neither a signal nor the client's end waits behind input that the command does not read.
+/// The maximum number of input bytes in flight that the command has not read. It lets the agent
+/// read every frame immediately, so that neither a signal nor the client's end waits behind unread
+/// input.
 pub const INPUT_WINDOW_BYTES: usize = 128 * 1024;
-/// How often each side says something, if only a ping.
+/// The interval at which each peer sends a message, if only a ping.
 pub const PING_EVERY: Duration = Duration::from_secs(15);
-/// After so long without a word the other side is gone.
+/// The silence after which the peer counts as lost.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 const STDIN: u8 = 0;
@@ -34,61 +38,64 @@ const END: u8 = 6;
 const ATTACHED: u8 = 7;
 const MISSED: u8 = 8;
 
-/// What a client says.
+/// A frame from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToCommand {
-    /// Bytes for its standard input. None at all are the end of it.
+    /// Bytes for the command's standard input. An empty payload ends the input.
     Input(Bytes),
-    /// Its terminal has another size.
+    /// The new size of the client's terminal.
     Resize(Size),
-    /// A signal for its process group, 1 to 64.
+    /// A signal for the command's process group, 1 to 64.
     Signal(i32),
 }
 
-/// What the agent says.
+/// A frame from the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromCommand {
-    /// Bytes that it wrote to standard output, or to its terminal.
+    /// Bytes that the command wrote to standard output, or to its terminal.
     Output(Bytes),
-    /// Bytes that it wrote to standard error.
+    /// Bytes that the command wrote to standard error.
     Errors(Bytes),
-    /// So many more bytes of input were taken: as many may be sent again.
+    /// The number of further input bytes that were read: the client may send as many again.
     Taken(usize),
-    /// The last frame.
+    /// The end of the command; the last frame.
     End(End),
-    /// To one who attaches, the first frame: from where on it hears the task's output.
+    /// The first frame to an attached client: the offsets at which its copy of the task's output
+    /// starts.
     Attached(Begins),
-    /// To one who attaches: so many bytes of output are missing here, which came faster than they were taken.
+    /// The number of output bytes that are missing here for an attached client, because it did not
+    /// read them in time.
     Missed(u64),
 }
 
-/// How many bytes a task had written when somebody attached, as its files `stdout` and `stderr` count them.
+/// The bytes that a task had written when a client attached, as counted in its files `stdout` and
+/// `stderr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begins {
-    /// To standard output, or its terminal.
+    /// The bytes on standard output, or on the terminal.
     pub stdout: u64,
-    /// To standard error.
+    /// The bytes on standard error.
     pub stderr: u64,
 }
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
-    /// How many lines.
+    /// The number of lines.
     pub rows: u16,
-    /// How many characters in a line.
+    /// The number of characters in a line.
     pub columns: u16,
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// It exited with this code, 0 to 255.
+    /// The command exited with this code, 0 to 255.
     Code(i32),
-    /// This signal ended it.
+    /// This signal ended the command.
     Signal(i32),
-    /// Nobody knows: the sentence says why. It does not run any more.
+    /// The result is unknown, for the contained reason. The command no longer runs.
     Lost(String),
 }
 
@@ -107,36 +114,36 @@ struct Missed {
     bytes: u64,
 }
 
-/// A message that is no frame, or not one of this direction.
+/// The error of a message that is not a frame of the expected direction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Not even a channel.
-    #[error("a frame without a byte is none: the first is its channel")]
+    /// The message has no channel byte.
+    #[error("empty frame: the first byte is its channel")]
     Empty,
-    /// More than fits into one.
-    #[error("a frame of {bytes} bytes is too long: its channel and 32,768 bytes are the most")]
+    /// The message exceeds the maximum size of a frame.
+    #[error("a frame of {bytes} bytes is too long: the limit is its channel and 32,768 bytes")]
     Long {
-        /// How long it was.
+        /// The size of the message.
         bytes: usize,
     },
-    /// Nobody sends on this channel in this direction.
-    #[error("nothing is expected on channel {channel} from this side")]
+    /// The channel is not used in this direction.
+    #[error("unexpected frame on channel {channel} in this direction")]
     Channel {
-        /// Its number.
+        /// The number of the channel.
         channel: u8,
     },
-    /// The payload is not what the channel carries.
-    #[error("what came on channel {channel} makes no sense: {why}")]
+    /// The payload is invalid on this channel.
+    #[error("invalid payload on channel {channel}: {why}")]
     Payload {
-        /// Its number.
+        /// The number of the channel.
         channel: u8,
-        /// In words.
+        /// A description of the defect.
         why: String,
     },
 }
 
 impl ToCommand {
-    /// As a message. Input must fit into a frame.
+    /// Encodes the frame as a message. Input must fit into a frame.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         match self {
@@ -146,10 +153,10 @@ impl ToCommand {
         }
     }
 
-    /// From a message.
+    /// Decodes a message.
     ///
     /// # Errors
-    /// If it is none of these.
+    /// If it is not a valid frame of this direction.
     pub fn decode(message: Bytes) -> Result<Self, FrameError> {
         let (channel, payload) = taken_apart(message)?;
         match channel {
@@ -169,7 +176,7 @@ impl ToCommand {
 }
 
 impl FromCommand {
-    /// As a message. Output must fit into a frame.
+    /// Encodes the frame as a message. Output must fit into a frame.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         match self {
@@ -182,10 +189,10 @@ impl FromCommand {
         }
     }
 
-    /// From a message.
+    /// Decodes a message.
     ///
     /// # Errors
-    /// If it is none of these.
+    /// If it is not a valid frame of this direction.
     pub fn decode(message: Bytes) -> Result<Self, FrameError> {
         let (channel, payload) = taken_apart(message)?;
         match channel {
@@ -276,12 +283,12 @@ mod tests {
     fn what_is_no_frame_is_refused_in_words() {
         let long = vec![0; FRAME_LIMIT_BYTES + 1];
         for (bytes, says) in [
-            (&b""[..], "without a byte"),
+            (&b""[..], "empty frame"),
             (&long, "32770 bytes is too long"),
-            (b"\x01output", "channel 1 from this side"),
+            (b"\x01output", "channel 1 in this direction"),
             (b"\x2a", "channel 42"),
-            (b"\x03{\"rows\":70000,\"columns\":1}", "makes no sense"),
-            (b"\x03", "makes no sense"),
+            (b"\x03{\"rows\":70000,\"columns\":1}", "invalid payload"),
+            (b"\x03", "invalid payload"),
             (b"\x04{\"signal\":0}", "1 to 64, not 0"),
             (b"\x04{\"signal\":65}", "1 to 64, not 65"),
         ] {

@@ -1,10 +1,14 @@
-//! The wire: generated messages, and their translation to and from `state`; what carries them.
+//! The wire protocol: generated messages, their conversion to and from `state`, and their
+//! transport.
 //!
-//! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
-//! (generated from `proto/argosy/v1`, its services with `codec`), then `convert`; `exec` are frames that are no gRPC; `transport` and
-//! `clock` are what a process is given by whoever starts it, so that all of it can be simulated; `server`
-//! serves HTTP on a listener and bounds what its peers may hold; `codec` encodes messages of gRPC; `uri` hides the secrets of URIs; `versions` negotiates; `remedy` says
-//! what helps against errors of a host.
+//! The shape of messages is checked only here; permissions and meaning are not checked here.
+//! Reading order: `v1` (generated from `proto/argosy/v1`, its services with `codec`), then
+//! `convert`; `exec` defines frames outside gRPC; `transport` and `clock` are the environment that
+//! a process is started with, so that all of it can be simulated; `server` serves HTTP on a
+//! listener and limits the resources of its peers; `codec` encodes gRPC messages; `uri` hides the
+//! secrets in URIs; `versions` negotiates; `remedy` suggests remedies for errors of a host.
+
+#![warn(missing_docs)]
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -26,5 +30,5 @@ pub mod versions;
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The ports on which masters and agents serve by default: API, agents and raft.
+/// The default ports of masters and agents: API, agents and raft.
 pub const CLUSTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;

@@ -1,18 +1,19 @@
-//! What an operator can do about an error of a host.
+//! Remedies for operators against errors of a host.
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// What helps against a failed write: of a file or a folder that cannot be made, written or synced.
+/// Returns a remedy for a failed write: of a file or directory that cannot be created, written or
+/// synced.
 #[must_use]
 pub fn of_failed_write(source: &io::Error) -> &'static str {
     match source.raw_os_error().map(Errno::from_raw) {
-        // Without descriptors a process fails as if its disk were broken.
+        // Without file descriptors a process fails as if its disk were broken.
         Some(Errno::EMFILE | Errno::ENFILE) => OPEN_FILES,
         Some(Errno::ENOSPC | Errno::EDQUOT) => ROOM,
         Some(_) => DISK,
-        // RocksDB passes errors on as texts.
+        // RocksDB reports errors as texts.
         None => {
             let text = source.to_string().to_lowercase();
             let says = |words| text.contains(words);

@@ -1,10 +1,11 @@
-//! An HTTP server on a [`Listener`]: HTTP/1.1 and HTTP/2 on one port, with a bound for everything that a
-//! peer can hold open.
+//! An HTTP server on a [`Listener`]: HTTP/1.1 and HTTP/2 on one port, with a limit for every
+//! resource that a peer can hold.
 //!
-//! Knows connections and requests, and nothing of what is asked. Reading order: [`Limits`], [`serve`], then
-//! `admission` (which connection is let in, and which one makes room), `activity` (what a connection does) and
-//! `connection` (the task of one connection) with `calls` (what it is asked); `arriving` (limits on incomplete messages); `hosts` (the names that a server
-//! answers to), `callers` (who may reach into tasks).
+//! The content of requests is opaque here. Reading order: [`Limits`], [`serve`], then `admission`
+//! (which connection is accepted, and which one is evicted for it), `activity` (the state of a
+//! connection) and `connection` (the task of one connection) with `calls` (its calls); `arriving`
+//! (limits on incomplete messages); `hosts` (the host names of a server), `callers` (access to
+//! tasks).
 
 mod activity;
 mod admission;
@@ -34,55 +35,58 @@ use admission::{Admission, Decision, Refusal};
 use connection::Door;
 pub use holding::Holding;
 
-/// Descriptors kept back from a port at least, for files and for connections to other hosts.
+/// The minimum number of descriptors that a port leaves for files and for connections to other
+/// hosts.
 const LEAST_RESERVE: u64 = 512;
-/// Connections that a port takes at least, however few descriptors there are.
+/// The minimum number of connections of a port, however few descriptors there are.
 const LEAST_CONNECTIONS: u64 = 64;
-/// Connections that a port takes at most.
+/// The maximum number of connections of a port.
 const MOST_CONNECTIONS: u64 = 1 << 20;
-/// What is assumed of a system that does not report its limit of descriptors.
+/// The limit of descriptors that is assumed if the system does not report one.
 const USUAL_DESCRIPTORS: u64 = 1_024;
-/// At most one line in this time reports refused and evicted connections.
+/// The minimum interval between two log lines about rejected and evicted connections.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// What the peers of one port may hold.
+/// The limits on the peers of one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Name of the port, for logs and metrics.
+    /// The name of the port, for logs and metrics.
     pub port: &'static str,
-    /// Connections in total.
+    /// The maximum number of connections.
     pub connections: usize,
-    /// Connections of one address; an IPv6 address counts by its first 64 bits.
+    /// The maximum number of connections of one address; an IPv6 address counts by its first 64
+    /// bits.
     pub per_peer: usize,
-    /// Time for the first request, or for the preface of HTTP/2; and for the head of each later request of
-    /// HTTP/1.1.
+    /// The time for the first request, or for the preface of HTTP/2, and for the head of each later
+    /// request of HTTP/1.1.
     pub head: Duration,
-    /// How long a connection may stay open without a request.
+    /// The maximum time for which a connection may stay open without a request.
     pub idle: Duration,
-    /// Interval of HTTP/2 pings.
+    /// The interval of HTTP/2 pings.
     pub ping_interval: Duration,
-    /// How long the answer to a ping may take before the peer counts as lost.
+    /// The timeout of the answer to a ping, after which the peer counts as lost.
     pub ping_timeout: Duration,
-    /// Requests that one HTTP/2 connection may have open at a time.
+    /// The maximum number of open requests on one HTTP/2 connection.
     pub streams: u32,
-    /// Bytes that one HTTP/2 stream may send ahead of its reader.
+    /// The bytes that one HTTP/2 stream may send ahead of its reader.
     pub stream_window: u32,
-    /// The same for all streams of a connection. Half of it bounds what small unread frames cost in memory.
+    /// The same for all streams of a connection. Half of it limits the memory that small unread
+    /// frames use.
     pub connection_window: u32,
-    /// Largest head of a request, in bytes.
+    /// The maximum size of a request's head, in bytes.
     pub head_bytes: u32,
-    /// Bytes of incomplete messages of all connections.
+    /// The maximum size of the incomplete messages of all connections, in bytes.
     pub incomplete_bytes: usize,
-    /// The same of one connection.
+    /// The maximum size of the incomplete messages of one connection, in bytes.
     pub incomplete_bytes_of_connection: usize,
-    /// Maximum time from the first byte of a message to its last.
+    /// The maximum time from the first byte of a message to its last.
     pub message: Duration,
 }
 
 impl Limits {
-    /// Limits of a public API in a process that may open so many descriptors: a quarter of them, and at least
-    /// 512, is kept back for files, for the group's own port and for outgoing connections. One address may have
-    /// half of the connections.
+    /// Returns the limits of a public API in a process with this limit of descriptors. A quarter of
+    /// them, and at least 512, is reserved for files, for the group's own port and for outgoing
+    /// connections. One address may have half of the connections.
     #[must_use]
     pub fn of_descriptors(port: &'static str, descriptors: u64) -> Self {
         let left = descriptors.saturating_sub(reserve(descriptors));
@@ -94,8 +98,9 @@ impl Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             ping_interval: Duration::from_secs(5),
-            // A scheduler that vanishes is found by its missing heartbeats within 15 s, which frees its offers at once:
-            // if its connection were closed before, they would wait for it to return.
+            // A lost scheduler is detected by its missing heartbeats within 15 s, which releases
+            // its offers immediately. If its connection were closed before, the offers would wait
+            // for its return.
             ping_timeout: Duration::from_secs(20),
             streams: 1_000,
             stream_window: 1 << 20,
@@ -107,13 +112,13 @@ impl Limits {
         }
     }
 
-    /// The same, for the limit of this process.
+    /// Returns the limits for the descriptors of this process.
     #[must_use]
     pub fn of_this_process(port: &'static str) -> Self {
         Self::of_descriptors(port, descriptors())
     }
 
-    /// The same with no more than so many connections.
+    /// Returns the same limits with at most this many connections.
     #[must_use]
     pub fn at_most(self, connections: usize) -> Self {
         let connections = connections.min(self.connections);
@@ -134,14 +139,15 @@ fn reserve(descriptors: u64) -> u64 {
     (descriptors / 4).max(LEAST_RESERVE)
 }
 
-/// Connections that this process may open at a time on behalf of its clients, each with a descriptor that is kept
-/// back from its ports: at most `most`.
+/// Returns how many connections this process may open at a time on behalf of its clients, at most
+/// `most`. Their descriptors are among those that its ports leave free.
 #[must_use]
 pub fn outgoing(most: usize) -> usize {
     most.min((reserve(descriptors()) / 4) as usize)
 }
 
-/// What answers requests: a router, or layers around one. Cloned for each request, so that it should be cheap to clone.
+/// A handler of requests: a router, or layers around one. Cloned for each request, so it should be
+/// cheap to clone.
 pub trait Service:
     tower::Service<
         http::Request<Body>,
@@ -168,8 +174,8 @@ impl<S> Service for S where
 {
 }
 
-/// Serves `service` until `stop`; returns when every connection has ended then. A caller that drops the future
-/// cuts the connections that are left.
+/// Serves `service` until `stop`, and returns when every connection has ended. Dropping the future
+/// closes the remaining connections.
 pub async fn serve(
     mut listener: Listener,
     service: impl Service,
@@ -224,7 +230,7 @@ fn admit(
     if evicted {
         counter!("argosy_connections_closed_total", "port" => port, "reason" => "evicted")
             .increment(1);
-        reports.report(port, "an unused one made room");
+        reports.report(port, "an unused one was evicted");
     }
     match decision {
         Decision::Admitted(seat) => {
@@ -239,12 +245,12 @@ fn admit(
             counter!("argosy_connections_refused_total", "port" => port, "reason" => reason)
                 .increment(1);
             reports.report(port, reason);
-            debug!(port, %peer, reason, "a connection is refused");
+            debug!(port, %peer, reason, "rejecting a connection");
         }
     }
 }
 
-/// Log lines about a full port, few enough to read.
+/// Rate-limited log lines about a full port.
 #[derive(Default)]
 struct Reports {
     last: Option<tokio::time::Instant>,
@@ -262,14 +268,14 @@ impl Reports {
             port,
             reason,
             count = self.since,
-            "this port has as many connections as it takes; raise the limit of open files (LimitNOFILE) if they are wanted"
+            "this port has reached its limit of connections; raise the limit of open files (LimitNOFILE) if they are expected"
         );
         self.last = Some(now);
         self.since = 0;
     }
 }
 
-/// Help texts of this module's metrics, once a process.
+/// Registers the help texts of this module's metrics. Call it once per process.
 pub fn describe() {
     describe_gauge!(
         "argosy_connections",
@@ -278,14 +284,14 @@ pub fn describe() {
     );
     describe_counter!(
         "argosy_connections_refused_total",
-        "Connections that a full port did not take"
+        "Connections rejected by a port that had reached its limit"
     );
     describe_counter!(
         "argosy_connections_closed_total",
-        "Connections that this process closed: silent, idle, a slow head, or to make room"
+        "Connections closed by this process: silent, idle, with a slow head, or evicted"
     );
     describe_counter!(
         "argosy_requests_refused_total",
-        "Requests refused before they were read, by reason: host is a name that --allow-host does not list, incomplete and late are the limits on incomplete messages"
+        "Requests rejected before they were read, by reason: host is a name that --allow-host does not list, incomplete and late are the limits on incomplete messages"
     );
 }

@@ -1,6 +1,7 @@
-//! Streams of bytes between processes: TCP, or whatever a simulation puts in its place.
+//! Byte streams between processes: TCP, or a simulated transport.
 //!
-//! Knows addresses as text, who is at the other end as far as that is proven, and nothing of what is said.
+//! Addresses are texts. The transport reports the proven identity of a peer; the content of a
+//! stream is opaque here.
 
 mod identity;
 
@@ -23,10 +24,10 @@ use tower::Service;
 
 pub use identity::{Expected, PeerIdentity};
 
-/// The pause after a connection could not be accepted, most likely because too many files are open. Those that wait
-/// are kept by the system.
+/// The pause after a failed accept, most likely because too many files are open. The system keeps
+/// waiting connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// At most one line in this time reports that connections cannot be accepted.
+/// The minimum interval between two log lines about failed accepts.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -50,13 +51,13 @@ impl Connection {
         }
     }
 
-    /// The same connection, of which these bytes were read already and are read again.
+    /// Returns the same connection with these bytes, which were read already, to be read again.
     #[must_use]
     pub fn reading_again(self, first: Vec<u8>) -> Self {
         Self { first, ..self }
     }
 
-    /// The same connection, between these addresses.
+    /// Returns the same connection between these addresses.
     #[must_use]
     pub fn between(self, ends: Ends) -> Self {
         Self {
@@ -65,19 +66,19 @@ impl Connection {
         }
     }
 
-    /// Its addresses, if they are known.
+    /// Returns its addresses, if they are known.
     #[must_use]
     pub fn ends(&self) -> Option<Ends> {
         self.ends
     }
 }
 
-/// The two addresses of a TCP connection that came in; among the extensions of its requests.
+/// The two addresses of an incoming TCP connection; an extension of its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
-    /// Where it comes from.
+    /// The address of the peer.
     pub peer: SocketAddr,
-    /// The address of this host that it was made to.
+    /// The local address of the connection.
     pub own: SocketAddr,
 }
 
@@ -127,17 +128,17 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A connection, and who is at its other end.
+/// A connection, and the identity of its peer.
 pub type Identified = (Connection, PeerIdentity);
 
 type Dialing = Pin<Box<dyn Future<Output = io::Result<Identified>> + Send>>;
 
-/// Opens byte streams to `host:port`. Cheap to clone.
+/// A dialer that opens byte streams to `host:port`. Cheap to clone.
 #[derive(Clone)]
 pub struct Dialer(Arc<dyn Fn(String, Expected) -> Dialing + Send + Sync>);
 
 impl Dialer {
-    /// Plain TCP, which proves no identity.
+    /// Returns a dialer of plain TCP, which proves no identity.
     #[must_use]
     pub fn tcp() -> Self {
         Self::new(|address, _| async move {
@@ -148,7 +149,7 @@ impl Dialer {
         })
     }
 
-    /// Anything that opens a stream to an address, and finds out who is there.
+    /// Returns a dialer from a function that opens a stream to an address and identifies the peer.
     pub fn new<F, Fut>(dial: F) -> Self
     where
         F: Fn(String, Expected) -> Fut + Send + Sync + 'static,
@@ -162,15 +163,15 @@ impl Dialer {
     /// Opens one stream.
     ///
     /// # Errors
-    /// As the operating system says it; `ConnectionRefused` means that no process listens there. `PermissionDenied` if
-    /// another one than expected has proven its identity.
+    /// An error of the operating system; `ConnectionRefused` means that no process listens there.
+    /// `PermissionDenied` if the peer has proven another identity than the expected one.
     pub async fn dial(&self, address: &str, expected: &Expected) -> io::Result<Connection> {
         let (connection, peer) = (self.0)(address.to_owned(), expected.clone()).await?;
         expected.admit(&peer, address)?;
         Ok(connection)
     }
 
-    /// What a gRPC channel opens its connections with; each may take as long as `patience`.
+    /// Returns a connector for a gRPC channel; each connection may take as long as `patience`.
     pub fn connector(
         &self,
         patience: Duration,
@@ -203,11 +204,12 @@ impl fmt::Debug for Dialer {
     }
 }
 
-/// Where connections come in, each with who is at its other end.
+/// A source of incoming connections, each with the identity of its peer.
 pub struct Listener(BoxStream<'static, io::Result<Identified>>);
 
 impl Listener {
-    /// Plain TCP, which proves no identity. Never ends: what cannot be accepted is logged and passed over.
+    /// Returns a listener of plain TCP, which proves no identity. It never ends: failed accepts are
+    /// logged and skipped.
     #[must_use]
     pub fn tcp(listener: TcpListener) -> Self {
         let state = (listener, None);
@@ -217,17 +219,17 @@ impl Listener {
         }))
     }
 
-    /// Any stream of connections.
+    /// Returns a listener from any stream of connections.
     pub fn new(connections: impl Stream<Item = io::Result<Identified>> + Send + 'static) -> Self {
         Self(connections.boxed())
     }
 
-    /// The next connection. Waits for ever when no more will come.
+    /// Returns the next connection. Pending forever when the stream has ended.
     pub async fn accept(&mut self) -> Identified {
         loop {
             match self.0.next().await {
                 Some(Ok(connection)) => return connection,
-                Some(Err(error)) => tracing::warn!(%error, "a connection cannot be accepted"),
+                Some(Err(error)) => tracing::warn!(%error, "cannot accept a connection"),
                 None => std::future::pending().await,
             }
         }
@@ -238,15 +240,16 @@ async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Ident
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Small messages must not wait for each other; a socket that refuses the option still works.
+                // Small messages must not wait for each other; a socket that rejects the option
+                // still works.
                 let _ = stream.set_nodelay(true);
-                // Without one it is gone already.
+                // Without a local address the connection is closed already.
                 if let Ok(own) = stream.local_addr() {
                     let connection = Connection::new(stream).between(Ends { peer, own });
                     return (connection, PeerIdentity::unauthenticated(Some(peer)));
                 }
             }
-            // It was gone before it was accepted.
+            // The connection was closed before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -256,7 +259,7 @@ async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Ident
                 ) => {}
             Err(error) => {
                 if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
-                    tracing::warn!(%error, "connections cannot be accepted");
+                    tracing::warn!(%error, "cannot accept connections");
                     *reported = Some(Instant::now());
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

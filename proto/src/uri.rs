@@ -1,22 +1,23 @@
-//! URIs as errors, status texts and logs show them.
+//! URIs as they appear in errors, status texts and logs.
 
 use std::fmt;
 
-/// What stands for a part that is not shown.
+/// The placeholder of a hidden part.
 const HIDDEN: char = '…';
 
-/// A URI without its user information, query and fragment, which may hold passwords, tokens and signatures.
+/// A URI without its user information, query and fragment, which may contain passwords, tokens and
+/// signatures.
 ///
-/// It is made of any text: one that is no URI is shown, too, to the person who wrote it.
+/// It can be made of any text: an invalid URI is shown to its author too.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ShownUri(String);
 
 impl ShownUri {
-    /// The part that may be shown.
+    /// Returns the part that may be shown.
     #[must_use]
     pub fn of(uri: &str) -> Self {
         if uri.starts_with('/') || uri.starts_with("file:///") {
-            // A path has no such parts: these characters are the file's name.
+            // A path has no such parts: these characters belong to the file's name.
             return Self(uri.to_owned());
         }
         let (scheme, rest) = match uri.find("://") {
@@ -29,7 +30,7 @@ impl ShownUri {
         let host = authority.rsplit('@').next().unwrap_or_default();
         let mut text = scheme.to_owned();
         if host.len() == authority.len() && rest.contains('@') && !has_plain_port(host) {
-            // A password with one of these characters in it.
+            // The password contains one of these characters.
             text.push(HIDDEN);
             return Self(text);
         }

@@ -1,56 +1,58 @@
-//! Versions of `argosy.v1`: the range that each program speaks, and the newest version that two of them share.
+//! Versions of `argosy.v1`: the range that each program supports, and the newest version that two
+//! of them share.
 //!
-//! A stream negotiates with its first message and the answer to it ([`v1::Protocol`]); other calls and their replies name
-//! the range in the header [`HEADER`]. A program of release 0.1.0 names no range: it speaks version 1.
+//! A stream negotiates with its first message and the answer to it ([`v1::Protocol`]); other calls
+//! and their replies carry the range in the header [`HEADER`]. A program of release 0.1.0 sends no
+//! range: it uses version 1.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::v1;
 
-/// Names the range of its sender, as "1-2", in requests and in all replies of a master.
+/// The header with the range of its sender, as "1-2", in requests and in all replies of a master.
 pub const HEADER: &str = "argosy-protocol";
 
-/// The code with which a peer is refused that has no version in common.
+/// The code with which a peer without a common version is rejected.
 pub const CODE: &str = "protocol-version";
 
 /// A range of versions, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Versions {
-    /// The oldest.
+    /// The oldest version.
     pub oldest: u32,
-    /// The newest.
+    /// The newest version.
     pub newest: u32,
 }
 
-/// Two programs that do not understand each other.
+/// The error of two programs without a common version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "protocol: {peer} speaks {theirs} of argosy.v1, and this program {own}: upgrade {}",
     if theirs.newest < own.oldest { peer } else { "this program" }
 )]
 pub struct NoCommonVersion {
-    /// The other program, with its release if it names one.
+    /// The other program, with its release if it reports one.
     pub peer: String,
-    /// What it speaks.
+    /// The versions of the other program.
     pub theirs: Versions,
-    /// What this program speaks.
+    /// The versions of this program.
     pub own: Versions,
 }
 
-/// A text that names no range of versions.
+/// The error of a text that is not a range of versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("name the oldest and the newest version, as 1-2")]
 pub struct NoVersions;
 
 impl Versions {
-    /// Those of this release.
+    /// The versions of this release.
     pub const OWN: Self = Self {
         oldest: 1,
         newest: 1,
     };
 
-    /// Those that a message reports.
+    /// Returns the versions that a message reports.
     #[must_use]
     pub fn of(protocol: &v1::Protocol) -> Self {
         match protocol.newest_version {
@@ -65,10 +67,10 @@ impl Versions {
         }
     }
 
-    /// The newest version that both sides speak.
+    /// Returns the newest version that both programs support.
     ///
     /// # Errors
-    /// [`NoCommonVersion`], which names the peer and what helps.
+    /// [`NoCommonVersion`], which names the peer and the remedy.
     pub fn common(self, theirs: Self, peer: &str) -> Result<u32, NoCommonVersion> {
         let (oldest, newest) = (
             self.oldest.max(theirs.oldest),
@@ -85,7 +87,8 @@ impl Versions {
         })
     }
 
-    /// The newest version that both sides of a stream speak, by what the peer has said first.
+    /// Returns the newest version that both ends of a stream support, given the peer's first
+    /// message.
     ///
     /// # Errors
     /// [`NoCommonVersion`].
@@ -97,13 +100,14 @@ impl Versions {
         self.common(Self::of(said), &peer)
     }
 
-    /// What the side says that begins: in the oldest version, which the other one is most likely to read.
+    /// Returns the first message of a stream: in the oldest version, which the peer is most likely
+    /// to read.
     #[must_use]
     pub fn first(self) -> v1::Protocol {
         self.answer(self.oldest)
     }
 
-    /// What the other side answers once a version is agreed on.
+    /// Returns the answer once a version is agreed on.
     #[must_use]
     pub fn answer(self, version: u32) -> v1::Protocol {
         v1::Protocol {
@@ -114,7 +118,7 @@ impl Versions {
         }
     }
 
-    /// The value of [`HEADER`].
+    /// Returns the value of [`HEADER`].
     #[must_use]
     pub fn header(self) -> String {
         format!("{}-{}", self.oldest, self.newest)
@@ -192,7 +196,7 @@ mod tests {
         };
         assert_eq!(Versions::OWN.negotiated("a master", &theirs), Ok(1));
         assert_eq!(range(2, 3).negotiated("a master", &theirs).ok(), None);
-        // It compares the one number that it knows.
+        // The other program compares the one number that it knows.
         assert_eq!(Versions::OWN.first().version, theirs.version);
     }
 

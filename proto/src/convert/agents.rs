@@ -1,4 +1,4 @@
-//! What agents and masters say to each other.
+//! Conversion of the messages between agents and masters.
 
 use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::v1;
 
-/// What an agent says of itself, on the wire.
+/// Returns an agent's description of itself on the wire.
 #[must_use]
 pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
     v1::AgentInfo {
@@ -30,7 +30,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
     }
 }
 
-/// Reads what an agent says of itself.
+/// Reads an agent's description of itself.
 ///
 /// # Errors
 /// Names the field.
@@ -51,7 +51,7 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
     })
 }
 
-/// A mode on the wire.
+/// Returns a mode on the wire.
 #[must_use]
 pub fn mode_from(mode: AgentMode) -> v1::AgentMode {
     match mode {
@@ -64,7 +64,7 @@ pub fn mode_from(mode: AgentMode) -> v1::AgentMode {
     }
 }
 
-/// Reads an update as its agent numbered it.
+/// Reads an update with the number that its agent gave it.
 ///
 /// # Errors
 /// Names the field.
@@ -101,8 +101,8 @@ fn limits_report_from(report: v1::LimitsReport) -> LimitsReport {
     }
 }
 
-/// Causes as masters are told them, the text that they are the beginning of, and the bytes behind them in it. Not more of
-/// the text than masters keep.
+/// Returns the causes for a master, the text that begins with them, and the number of text bytes
+/// after them. The text is truncated to the length that masters keep.
 #[must_use]
 pub fn explained(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
     let mut text = explanation.to_string();
@@ -116,15 +116,15 @@ pub fn explained(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
     (causes.collect(), text, detail_bytes)
 }
 
-/// The reverse of [`explained`], for who has told it. What this release does not know is free text.
+/// Reverses [`explained`]. Causes that this release does not know become free text.
 #[must_use]
 pub fn explanation_from(causes: Vec<v1::Cause>, text: String, detail_bytes: u32) -> Explanation {
     let (causes, detail) = causes_from(causes, text, detail_bytes);
     Explanation { causes, detail }
 }
 
-/// The causes, and the free text behind them. Where this release does not understand one, or they are no causes of the text,
-/// all of the text is free.
+/// Returns the causes, and the free text after them. If this release does not know one of them, or
+/// they do not fit the text, all of the text is free.
 fn causes_from(wire: Vec<v1::Cause>, text: String, detail_bytes: u32) -> (Vec<Cause>, String) {
     let causes: Vec<Cause> = wire
         .into_iter()
@@ -167,7 +167,7 @@ fn key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
     })
 }
 
-/// The order that launches `task`; one that is already wanted dead is never started.
+/// Returns the order that launches `task`; one with a pending kill is never started.
 #[must_use]
 pub fn order_launch(index: OrderIndex, task: &Task, framework_name: &str) -> v1::Order {
     let launch = v1::LaunchOrder {
@@ -184,7 +184,7 @@ pub fn order_launch(index: OrderIndex, task: &Task, framework_name: &str) -> v1:
     }
 }
 
-/// The order that ends `task`.
+/// Returns the order that kills `task`.
 #[must_use]
 pub fn order_kill(index: OrderIndex, task: &Task) -> v1::Order {
     let kill = v1::KillOrder {
@@ -199,7 +199,7 @@ pub fn order_kill(index: OrderIndex, task: &Task) -> v1::Order {
     }
 }
 
-/// The order that gives `task` the limits of its description.
+/// Returns the order that applies the limits of its description to `task`.
 #[must_use]
 pub fn order_limits(index: OrderIndex, task: &Task) -> v1::Order {
     let order = v1::LimitsOrder {
@@ -214,7 +214,7 @@ pub fn order_limits(index: OrderIndex, task: &Task) -> v1::Order {
     }
 }
 
-/// An order that only raises the floor to `index`.
+/// Returns an order without effect, which only advances the agent's last applied order to `index`.
 #[must_use]
 pub fn order_void(index: OrderIndex) -> v1::Order {
     v1::Order {
@@ -224,7 +224,7 @@ pub fn order_void(index: OrderIndex) -> v1::Order {
     }
 }
 
-/// A task as the subject of an order.
+/// Returns a task as the subject of an order.
 fn subject(key: &TaskKey) -> v1::Subject {
     let task = v1::TaskSubject {
         framework_id: key.framework.to_string(),
@@ -288,7 +288,7 @@ mod tests {
             assert_eq!(reported(code, text, bytes), (Vec::new(), text.to_owned()));
         };
         free("of-a-later-release", "evicted: by its agent", 12);
-        // More than there is, and a place within a letter.
+        // More than the text has, and an offset within a character.
         free("health-check-failed", "refused", 8);
         free("health-check-failed", "ä", 1);
         let long = "x".repeat(300);

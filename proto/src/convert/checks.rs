@@ -1,4 +1,4 @@
-//! Checks of tasks on the wire; the times of those that name none.
+//! Conversion of task checks, with default times.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::Malformed;
 use crate::v1;
 use crate::v1::check::Kind;
 
-/// A check on the wire.
+/// Returns a check on the wire.
 pub(super) fn check(check: &Check) -> v1::Check {
     let command = |shell: &str, argv: &[String]| {
         Kind::Command(v1::CommandCheck {
@@ -42,7 +42,7 @@ pub(super) fn check(check: &Check) -> v1::Check {
     }
 }
 
-/// A health check on the wire.
+/// Returns a health check on the wire.
 pub(super) fn health_check(health: &HealthCheck) -> v1::HealthCheck {
     v1::HealthCheck {
         check: Some(check(&health.check)),
@@ -54,7 +54,7 @@ pub(super) fn health_check(health: &HealthCheck) -> v1::HealthCheck {
 /// Reads a check.
 ///
 /// # Errors
-/// Names the field: no kind, both or neither of shell and argv, what is no port or status.
+/// Names the field: no kind, both or neither of shell and argv, an invalid port or status.
 pub fn check_from(wire: v1::Check) -> Result<Check, Malformed> {
     let kind = match wire.kind {
         Some(Kind::Command(command)) => command_from(command)?,
@@ -63,7 +63,7 @@ pub fn check_from(wire: v1::Check) -> Result<Check, Malformed> {
             port: port("tcp.port", tcp.port)?,
         },
         None => {
-            let text = "nothing is asked: give command, http or tcp";
+            let text = "no kind is given: give command, http or tcp";
             return Err(Malformed::new("kind", text));
         }
     };
@@ -79,11 +79,11 @@ pub fn check_from(wire: v1::Check) -> Result<Check, Malformed> {
 /// Reads a health check.
 ///
 /// # Errors
-/// As [`check_from`], and if there is none in it.
+/// As [`check_from`], and if it contains no check.
 pub fn health_check_from(wire: v1::HealthCheck) -> Result<HealthCheck, Malformed> {
     let check = wire
         .check
-        .ok_or_else(|| Malformed::new("check", "it is missing: say what is asked"))?;
+        .ok_or_else(|| Malformed::new("check", "it is missing: give a check"))?;
     let usual = HealthCheck::of(check_from(check).map_err(|why| why.inside("check"))?);
     Ok(HealthCheck {
         grace_ms: wire.grace_ms.unwrap_or(usual.grace_ms),
@@ -109,7 +109,7 @@ fn http_from(wire: v1::HttpCheck) -> Result<CheckKind, Malformed> {
         .statuses
         .into_iter()
         .map(|status| {
-            let text = || format!("{status} is no status of HTTP: 100 to 599");
+            let text = || format!("{status} is not an HTTP status: 100 to 599");
             u16::try_from(status).map_err(|_| Malformed::new("http.statuses", text()))
         })
         .collect();
@@ -129,7 +129,7 @@ fn http_from(wire: v1::HttpCheck) -> Result<CheckKind, Malformed> {
 
 fn port(field: &str, number: u32) -> Result<u16, Malformed> {
     let fits = u16::try_from(number).ok().filter(|port| *port > 0);
-    fits.ok_or_else(|| Malformed::new(field, format!("{number} is no port: 1 to 65535")))
+    fits.ok_or_else(|| Malformed::new(field, format!("{number} is not a port: 1 to 65535")))
 }
 
 #[cfg(test)]

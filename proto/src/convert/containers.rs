@@ -1,4 +1,4 @@
-//! Containers of tasks on the wire.
+//! Conversion of task containers.
 
 use argosy_state::task::{CniNetwork, Container, ImagePull, Network, PublishedPort};
 
@@ -7,7 +7,7 @@ use super::opt_outs::{opt_outs, opt_outs_from, sizes, sizes_from};
 use crate::v1;
 use crate::v1::network::Mode;
 
-/// A container on the wire; absent if it is the agent's default.
+/// Returns a container on the wire; absent if it is the agent's default.
 pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
     let mode = match &container.network {
         Network::Unnamed if container.opt_outs.host_network => Some(Mode::Host(v1::HostNetwork {})),
@@ -63,17 +63,17 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
     })
 }
 
-/// Reads when the registry of an image is asked; nothing means as its agent does for all.
+/// Reads the pull policy of an image; an absent one means the agent's default.
 ///
 /// # Errors
-/// Names the field if it is none, or one of a newer release.
+/// Names the field if the value is invalid, or of a newer release.
 pub fn image_pull_from(wire: i32) -> Result<Option<ImagePull>, Malformed> {
     match v1::ImagePull::try_from(wire) {
         Ok(v1::ImagePull::Unspecified) => Ok(None),
         Ok(v1::ImagePull::IfAbsent) => Ok(Some(ImagePull::IfAbsent)),
         Ok(v1::ImagePull::Always) => Ok(Some(ImagePull::Always)),
         Err(_) => {
-            let text = format!("{wire} is none: give 1 (if absent) or 2 (always)");
+            let text = format!("{wire} is not a pull policy: give 1 (if absent) or 2 (always)");
             Err(Malformed::new("pull", text))
         }
     }
@@ -96,7 +96,7 @@ fn port(wire: v1::PublishedPort) -> Result<PublishedPort, Malformed> {
     let number = |field: &str, number: u32| {
         let field = format!("container.network.published.{field}");
         let fits = u16::try_from(number).ok().filter(|port| *port > 0);
-        fits.ok_or_else(|| Malformed::new(&field, format!("{number} is no port: 1 to 65535")))
+        fits.ok_or_else(|| Malformed::new(&field, format!("{number} is not a port: 1 to 65535")))
     };
     Ok(PublishedPort {
         host: number("host_port", wire.host_port)?,

@@ -1,4 +1,4 @@
-//! Executors of tasks on the wire.
+//! Conversion of executors.
 
 use argosy_state::task::{ExecutorSpec, Run};
 
@@ -6,11 +6,11 @@ use super::tasks::{spec, spec_from};
 use super::{Malformed, resources};
 use crate::v1;
 
-/// From the wish that an executor ends to TERM, and on to KILL, unless it says otherwise, in milliseconds (Mesos'
-/// default).
+/// The default time from the request that an executor ends to TERM, and from TERM to KILL, in
+/// milliseconds (Mesos' default).
 const GRACE_MS: u64 = 5_000;
 
-/// An executor on the wire.
+/// Returns an executor on the wire.
 pub(super) fn executor(executor: &ExecutorSpec) -> v1::ExecutorSpec {
     let wire = spec(&executor.as_task());
     v1::ExecutorSpec {
@@ -26,7 +26,7 @@ pub(super) fn executor(executor: &ExecutorSpec) -> v1::ExecutorSpec {
     }
 }
 
-/// An executor as a task with a container of its own, as agents start it.
+/// Returns an executor as a task with a separate container, as agents start it.
 #[must_use]
 pub fn executor_as_task(wire: &v1::ExecutorSpec) -> v1::TaskSpec {
     let wire = wire.clone();
@@ -48,7 +48,7 @@ pub fn executor_as_task(wire: &v1::ExecutorSpec) -> v1::TaskSpec {
     }
 }
 
-/// From the wish that it ends to TERM, and from TERM to KILL, in milliseconds.
+/// Returns the time from the request that it ends to TERM, and from TERM to KILL, in milliseconds.
 fn grace_ms(wire: &v1::ExecutorSpec) -> u64 {
     if wire.grace_ms == 0 {
         GRACE_MS

@@ -1,4 +1,4 @@
-//! Frameworks, offers and calls on the wire.
+//! Conversion of frameworks, offers and calls.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::opt_outs::{opt_outs, sizes};
 use super::{Malformed, id, resources, resources_from};
 use crate::v1;
 
-/// What a framework says of itself, on the wire.
+/// Returns a framework's description of itself on the wire.
 #[must_use]
 pub fn framework_info(info: &FrameworkInfo) -> v1::FrameworkInfo {
     v1::FrameworkInfo {
@@ -29,7 +29,7 @@ pub fn framework_info(info: &FrameworkInfo) -> v1::FrameworkInfo {
     }
 }
 
-/// Reads what a framework says of itself.
+/// Reads a framework's description of itself.
 ///
 /// # Errors
 /// Names the field.
@@ -66,7 +66,7 @@ pub fn roles(field: &str, wire: &[String]) -> Result<Vec<Role>, Malformed> {
         .collect()
 }
 
-/// An offer as its framework is told it, with its token.
+/// Returns an offer as its framework receives it, with its token.
 #[must_use]
 pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
     v1::Offer {
@@ -85,7 +85,8 @@ pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
     }
 }
 
-/// The token carries what a holder need not understand: session and promise revision, then the proof.
+/// Encodes the token, which also carries fields that its holder need not understand: session and
+/// promise revision, then the proof.
 fn seal(promise: &Promise, token: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + token.len());
     bytes.extend(promise.session.to_be_bytes());
@@ -95,7 +96,7 @@ fn seal(promise: &Promise, token: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Reads a held offer: what it promises, and the proof to be verified.
+/// Reads a held offer: its promise, and the proof to be verified.
 ///
 /// # Errors
 /// Names the field.
@@ -108,7 +109,7 @@ pub fn promise(wire: &v1::HeldOffer) -> Result<(Promise, Vec<u8>), Malformed> {
     let (Some(session), Some(index), Some(position)) = (cut(0, 8), cut(8, 16), cut(16, 20)) else {
         return Err(Malformed::new(
             "offer.token",
-            "it is cut short: send the offer back as it came",
+            "it is truncated: return the offer unchanged",
         ));
     };
     let promise = Promise {
@@ -128,7 +129,7 @@ pub fn promise(wire: &v1::HeldOffer) -> Result<(Promise, Vec<u8>), Malformed> {
     Ok((promise, offer.token[20..].to_vec()))
 }
 
-/// The name of a call in metrics and logs.
+/// Returns the name of a call in metrics and logs.
 #[must_use]
 pub fn call_kind(action: &CallAction) -> &'static str {
     match action {

@@ -1,4 +1,4 @@
-//! Places in task groups on the wire.
+//! Conversion of positions in task groups.
 
 use argosy_state::ids::GroupId;
 use argosy_state::limits;
@@ -7,7 +7,7 @@ use argosy_state::task::TaskGroup;
 use super::Malformed;
 use crate::v1;
 
-/// A place in a group on the wire.
+/// Returns a position in a group on the wire.
 pub(super) fn group(group: &TaskGroup) -> v1::TaskGroup {
     v1::TaskGroup {
         group_id: group.id.to_string(),
@@ -16,10 +16,10 @@ pub(super) fn group(group: &TaskGroup) -> v1::TaskGroup {
     }
 }
 
-/// Reads a place in a group.
+/// Reads a position in a group.
 ///
 /// # Errors
-/// If the group has no good id or more tasks than a group may have, or the place is none of it.
+/// If the group has an invalid id or too many tasks, or the position is outside it.
 pub fn group_from(wire: v1::TaskGroup) -> Result<TaskGroup, Malformed> {
     let most = limits::TASKS_PER_GROUP;
     if wire.size as usize > most || wire.place >= wire.size {

@@ -1,11 +1,11 @@
-//! Kill policies of tasks on the wire.
+//! Conversion of kill policies.
 
 use argosy_state::task::KillSignal;
 
 use super::Malformed;
 use crate::v1;
 
-/// The signal of a kill policy on the wire.
+/// Returns the signal of a kill policy on the wire.
 #[must_use]
 pub fn kill_signal(signal: Option<KillSignal>) -> v1::KillSignal {
     match signal {
@@ -23,7 +23,7 @@ pub fn kill_signal(signal: Option<KillSignal>) -> v1::KillSignal {
 /// Reads the signal of a kill policy.
 ///
 /// # Errors
-/// Names the field if it is no signal that asks a task to end, or one of a newer release.
+/// Names the field if the value is not a termination signal, or is one of a newer release.
 pub fn kill_signal_from(wire: i32) -> Result<Option<KillSignal>, Malformed> {
     if wire == v1::KillSignal::Unspecified as i32 {
         return Ok(None);
@@ -33,7 +33,7 @@ pub fn kill_signal_from(wire: i32) -> Result<Option<KillSignal>, Malformed> {
         let names =
             KillSignal::ALL.map(|signal| format!("{} ({})", signal.name(), signal.number()));
         let names = names.join(", ");
-        let text = format!("{wire} is no signal that asks a task to end: give one of {names}");
+        let text = format!("{wire} is not a termination signal: give one of {names}");
         Malformed::new("signal", text)
     })
 }

@@ -1,4 +1,4 @@
-//! Translation between wire messages and `state`: shape is judged here, meaning in `state::apply`.
+//! Conversion between wire messages and `state`: shape is checked here, meaning in `state::apply`.
 //!
 //! Reading order: `resources`, `tasks`, `operations`, `agents`, `frameworks`.
 
@@ -37,18 +37,18 @@ pub use opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_fr
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
 
-/// A message that has not the shape it should have.
+/// The error of a message with an invalid shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {text}")]
 pub struct Malformed {
-    /// Path of the field, as `offers[2].offer.agent_id`.
+    /// The path of the field, as `offers[2].offer.agent_id`.
     pub field: String,
-    /// What is wrong and what would be right.
+    /// The defect, and a valid form.
     pub text: String,
 }
 
 impl Malformed {
-    /// `field` is wrong as `text` says.
+    /// Returns an error of `field`, described by `text`.
     pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -56,7 +56,7 @@ impl Malformed {
         }
     }
 
-    /// The same, seen from one level up.
+    /// Returns the same error with the path seen from one level up.
     #[must_use]
     pub fn inside(self, outer: &str) -> Self {
         Self {
@@ -75,7 +75,7 @@ pub fn id<T: FromStr<Err = InvalidId>>(field: &str, text: &str) -> Result<T, Mal
         .map_err(|error: InvalidId| Malformed::new(field, error.to_string()))
 }
 
-/// The revision on the wire.
+/// Returns the revision on the wire.
 #[must_use]
 pub fn revision(revision: Revision) -> v1::Revision {
     v1::Revision {
@@ -84,7 +84,7 @@ pub fn revision(revision: Revision) -> v1::Revision {
     }
 }
 
-/// The revision in a message; an absent one is the beginning.
+/// Reads the revision of a message; an absent one is the first.
 #[must_use]
 pub fn revision_from(revision: Option<v1::Revision>) -> Revision {
     revision.map_or_else(Revision::default, |wire| Revision {

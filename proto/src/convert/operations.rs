@@ -1,4 +1,4 @@
-//! Operations on offers, and the positions of what is refused of them.
+//! Conversion of operations on offers, and of the positions of their rejected parts.
 
 use argosy_state::command::{OfferOperation, Position, Shape};
 use argosy_state::ids::GroupId;
@@ -25,7 +25,7 @@ pub fn operations_from(wire: Vec<v1::Operation>) -> Result<Vec<OfferOperation>, 
     wire.into_iter().enumerate().map(read).collect()
 }
 
-/// Fails with `None` if there is no operation that this release knows.
+/// Reads one operation. Fails with `None` if this release does not know its kind.
 fn operation_from(wire: v1::Operation) -> Result<OfferOperation, Option<Malformed>> {
     let read = match wire.operation.ok_or(None)? {
         v1::operation::Operation::Launch(launch) => tasks_from(launch.tasks)
@@ -61,7 +61,8 @@ fn tasks_from(wire: Vec<v1::TaskSpec>) -> Result<Vec<TaskSpec>, Malformed> {
     tasks.collect()
 }
 
-/// How many parts each operation on the wire has; `None` if one is of a kind that this release does not know.
+/// Returns the number of parts of each operation on the wire; `None` if this release does not know
+/// one of them.
 #[must_use]
 pub fn shape(operations: &[v1::Operation]) -> Option<Shape> {
     let parts = operations
@@ -73,7 +74,7 @@ pub fn shape(operations: &[v1::Operation]) -> Option<Shape> {
     parts.collect()
 }
 
-/// A refused part of a call that has this shape.
+/// Returns the rejection of one part of a call that has this shape.
 #[must_use]
 pub fn refused(shape: &Shape, position: Position, code: &str, message: String) -> v1::Refused {
     v1::Refused {
@@ -85,8 +86,8 @@ pub fn refused(shape: &Shape, position: Position, code: &str, message: String) -
     }
 }
 
-/// Where a refused part stands in the call, which has this shape. A master of release 0.1.0 says only how many stand before
-/// it.
+/// Returns the position of a rejected part in a call of this shape. A master of release 0.1.0
+/// reports only the number of parts before it.
 #[must_use]
 pub fn refused_position(shape: &Shape, wire: &v1::Refused) -> Position {
     match (wire.operation, wire.task) {

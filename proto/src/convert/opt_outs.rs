@@ -1,4 +1,4 @@
-//! Opt-outs, sizes and limits on the wire.
+//! Conversion of security options, sizes and limits.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use argosy_state::task::{Capability, DiskLimit, Limits, OptOuts, Sizes};
 use super::Malformed;
 use crate::v1;
 
-/// Opt-outs on the wire; absent if there are none.
+/// Returns security options on the wire; absent if there are none.
 #[must_use]
 pub fn opt_outs(opt_outs: &OptOuts) -> Option<v1::OptOuts> {
     let names = opt_outs.capabilities.iter();
@@ -20,10 +20,10 @@ pub fn opt_outs(opt_outs: &OptOuts) -> Option<v1::OptOuts> {
     })
 }
 
-/// Reads opt-outs.
+/// Reads security options.
 ///
 /// # Errors
-/// Names a capability that is none.
+/// Names an invalid capability.
 pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
     let Some(wire) = wire else {
         return Ok(OptOuts::default());
@@ -42,7 +42,7 @@ pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
     })
 }
 
-/// Sizes on the wire; absent if none is named.
+/// Returns sizes on the wire; absent if none is given.
 #[must_use]
 pub fn sizes(sizes: Sizes) -> Option<v1::ContainerSizes> {
     (!sizes.is_empty()).then_some(v1::ContainerSizes {
@@ -52,7 +52,7 @@ pub fn sizes(sizes: Sizes) -> Option<v1::ContainerSizes> {
     })
 }
 
-/// Reads sizes; whether they can be right is judged with the task.
+/// Reads sizes; their values are checked with the task.
 #[must_use]
 pub fn sizes_from(wire: Option<v1::ContainerSizes>) -> Sizes {
     let wire = wire.unwrap_or_default();
@@ -63,7 +63,7 @@ pub fn sizes_from(wire: Option<v1::ContainerSizes>) -> Sizes {
     }
 }
 
-/// Limits on the wire.
+/// Returns limits on the wire.
 #[must_use]
 pub fn limits(limits: &Limits) -> v1::Limits {
     let io = limits.io.iter().map(|limit| v1::DiskLimit {
@@ -83,7 +83,7 @@ pub fn limits(limits: &Limits) -> v1::Limits {
     }
 }
 
-/// Reads limits; whether they can be right is judged with the task.
+/// Reads limits; their values are checked with the task.
 #[must_use]
 pub fn limits_from(wire: v1::Limits) -> Limits {
     let io = wire.io.into_iter().map(|limit| DiskLimit {

@@ -1,4 +1,4 @@
-//! Resources on the wire.
+//! Conversion of resources.
 
 use argosy_state::ids::Role;
 use argosy_state::limits;
@@ -9,7 +9,7 @@ use argosy_state::resources::{
 use super::Malformed;
 use crate::v1;
 
-/// A bundle on the wire.
+/// Returns a bundle of resources on the wire.
 #[must_use]
 pub fn resources(resources: &Resources) -> Vec<v1::Resource> {
     resources.iter().map(resource).collect()
@@ -50,10 +50,10 @@ fn resource(resource: &Resource) -> v1::Resource {
     }
 }
 
-/// Reads a bundle; `field` is its path.
+/// Reads a bundle of resources; `field` is its path.
 ///
 /// # Errors
-/// Names the entry that is negative, absurd, empty of a value, or overlaps another.
+/// Names the entry that is negative, out of range, without a value, or overlaps another.
 pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, Malformed> {
     let mut all = Resources::none();
     for (at, part) in wire.iter().enumerate() {
@@ -82,7 +82,7 @@ pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, M
     Ok(all)
 }
 
-/// An amount as it was sent, for messages.
+/// Returns an amount as it was sent, for messages.
 fn amount(wire: &v1::Resource) -> String {
     match &wire.value {
         Some(v1::resource::Value::ScalarMilli(milli)) => format!(" of {milli} thousandths"),

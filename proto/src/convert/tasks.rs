@@ -1,4 +1,4 @@
-//! Task descriptions, states and updates on the wire.
+//! Conversion of task descriptions, states and updates.
 
 use argosy_state::ids::TaskId;
 use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update};
@@ -14,10 +14,10 @@ use super::volumes::{volume, volumes_from};
 use super::{Malformed, resources, resources_from, revision};
 use crate::v1;
 
-/// From TERM to KILL unless a task says otherwise, in milliseconds (Mesos' default).
+/// The default time from TERM to KILL, in milliseconds (Mesos' default).
 pub(super) const GRACE_MS: u64 = 3_000;
 
-/// A description on the wire.
+/// Returns a description on the wire.
 #[must_use]
 pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
     let (shell, argv) = match &spec.run {
@@ -62,7 +62,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
 /// Reads a description.
 ///
 /// # Errors
-/// Names the field: a bad id, resources without sense, both or neither of shell and argv, NUL bytes.
+/// Names the field: an invalid id, invalid resources, both or neither of shell and argv, NUL bytes.
 pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
     let task =
         TaskId::new(&wire.task_id).map_err(|error| Malformed::new("task_id", error.to_string()))?;
@@ -127,7 +127,7 @@ fn host_path_from(wire: v1::HostPath) -> HostPath {
     }
 }
 
-/// `needs_none`: an image or an executor may say what to run.
+/// Reads the command. `needs_none`: an image or an executor may provide it.
 fn run_from(shell: String, argv: Vec<String>, needs_none: bool) -> Result<Run, Malformed> {
     let wrong = |text: &str| Err(Malformed::new("command", text));
     match (shell.is_empty(), argv.is_empty()) {
@@ -139,7 +139,7 @@ fn run_from(shell: String, argv: Vec<String>, needs_none: bool) -> Result<Run, M
     }
 }
 
-/// What the kernel cannot take is refused here, where the field has a name.
+/// Rejects text that the kernel cannot accept, while the field is known.
 fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
     let nul = |field: &str, text: &str| {
         if text.contains('\0') {
@@ -228,7 +228,7 @@ impl From<Source> for v1::Source {
 /// If it is absent or of a newer release.
 pub fn state_from(wire: i32) -> Result<TaskState, Malformed> {
     let known = v1::TaskState::try_from(wire).ok().and_then(state_of);
-    known.ok_or_else(|| Malformed::new("state", format!("{wire} is no state of a task")))
+    known.ok_or_else(|| Malformed::new("state", format!("{wire} is not a task state")))
 }
 
 /// Reads a source; one of a newer release counts as the agent.
@@ -305,7 +305,7 @@ impl From<Exit> for v1::Exit {
     }
 }
 
-/// Reads how a process ended.
+/// Reads the exit status of a process.
 #[must_use]
 pub fn exit_from(wire: Option<v1::Exit>) -> Option<Exit> {
     wire.and_then(|exit| exit.how).map(|how| match how {
@@ -314,7 +314,7 @@ pub fn exit_from(wire: Option<v1::Exit>) -> Option<Exit> {
     })
 }
 
-/// An update of a task as its framework is told it.
+/// Returns an update of a task as its framework receives it.
 #[must_use]
 pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
     v1::TaskStatus {
@@ -335,7 +335,7 @@ pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
     }
 }
 
-/// What became of the newest change of a task's limits.
+/// Returns the result of the newest change of a task's limits.
 fn limits_status(task: &Task) -> Option<v1::LimitsStatus> {
     let change = task.limits_change.as_ref()?;
     Some(v1::LimitsStatus {
@@ -345,7 +345,7 @@ fn limits_status(task: &Task) -> Option<v1::LimitsStatus> {
     })
 }
 
-/// A task as operators see it; `agent_address` is looked up by the caller.
+/// Returns a task as operators see it; the caller looks up `agent_address`.
 #[must_use]
 pub fn task(task: &Task, agent_address: &str) -> v1::Task {
     v1::Task {

@@ -1,4 +1,4 @@
-//! Files that tasks want, on the wire.
+//! Conversion of the files that tasks fetch.
 
 use argosy_state::task::Uri;
 
@@ -6,7 +6,7 @@ use super::Malformed;
 use crate::uri::ShownUri;
 use crate::v1;
 
-/// A file on the wire.
+/// Returns a file on the wire.
 pub(super) fn uri(uri: &Uri) -> v1::Uri {
     v1::Uri {
         value: uri.value.clone(),

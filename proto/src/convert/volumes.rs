@@ -1,4 +1,4 @@
-//! Volumes of tasks on the wire.
+//! Conversion of task volumes.
 
 use argosy_state::task::{TaskVolume, VolumeSource};
 
@@ -6,7 +6,7 @@ use super::Malformed;
 use crate::v1;
 use crate::v1::task_volume::Source;
 
-/// A volume on the wire.
+/// Returns a volume on the wire.
 pub(super) fn volume(volume: &TaskVolume) -> v1::TaskVolume {
     v1::TaskVolume {
         container_path: volume.container_path.clone(),
@@ -27,10 +27,11 @@ pub(super) fn volumes_from(wire: Vec<v1::TaskVolume>) -> Result<Vec<TaskVolume>,
         .collect()
 }
 
-/// Reads the volume at this place of its list. Whether a task may have it is judged with the whole task.
+/// Reads the volume at this position of its list. Whether a task may have it is checked with the
+/// whole task.
 fn volume_from(at: usize, wire: v1::TaskVolume) -> Result<TaskVolume, Malformed> {
     let source = wire.source.ok_or_else(|| {
-        let text = "it is nothing: give sandbox, tmpfs or secret";
+        let text = "no source is given: give sandbox, tmpfs or secret";
         Malformed::new(format!("volumes[{at}].source"), text)
     })?;
     Ok(TaskVolume {

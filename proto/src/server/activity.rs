@@ -1,4 +1,5 @@
-//! What one connection does: whether it has said anything, and how many of its requests are open.
+//! The activity of one connection: whether it has sent a request, and how many of its requests are
+//! open.
 
 use std::io;
 use std::pin::Pin;
@@ -14,33 +15,33 @@ use super::Limits;
 use super::admission::Seat;
 use crate::transport::Connection;
 
-/// How an HTTP/2 connection begins.
+/// The preface of HTTP/2.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// No head of a request has begun.
+/// The value that means that no head of a request has begun.
 const NONE: u64 = u64::MAX;
 
-/// Facts about one connection, shared by the task that drives it, its stream of bytes, its open requests and
-/// the admission.
+/// The state of one connection, shared by its task, its byte stream, its open requests and the
+/// admission.
 #[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,
-    /// A request came in, or the preface of HTTP/2.
+    /// Whether a request, or the preface of HTTP/2, has arrived.
     has_spoken: AtomicBool,
     is_http2: AtomicBool,
-    /// The task that drives it has ended; its bytes may go on as a WebSocket.
+    /// Whether its task has ended; its byte stream may continue as a WebSocket.
     is_detached: AtomicBool,
-    /// Requests whose responses have not ended.
+    /// The number of requests whose responses have not ended.
     open: AtomicUsize,
-    /// Milliseconds from `began` to the moment since which no request is open.
+    /// The milliseconds from `began` to the moment since which no request is open.
     quiet_since: AtomicU64,
-    /// The same to the first byte of the head that comes in, in HTTP/1.1.
+    /// The milliseconds from `began` to the first byte of the incoming head, in HTTP/1.1.
     head_since: AtomicU64,
 }
 
-/// What is to be done about a connection now.
+/// The required action for a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Look again at this moment.
+    /// Check again at this time.
     Later(Instant),
     /// Close it, for this reason.
     Close(&'static str),
@@ -71,14 +72,15 @@ impl Activity {
         self.is_detached.store(true, Ordering::Relaxed);
     }
 
-    /// Since when it could be closed without cutting a request off, if it could.
+    /// Returns since when it could be closed without interrupting a request; `None` if it could
+    /// not.
     pub(super) fn unused_since(&self) -> Option<Instant> {
         let is_used =
             self.open.load(Ordering::Relaxed) > 0 || self.is_detached.load(Ordering::Relaxed);
         (!is_used).then(|| self.at(self.quiet_since.load(Ordering::Relaxed)))
     }
 
-    /// Whether the connection has been silent, idle or slow for too long.
+    /// Checks whether the connection has been silent, idle or slow for too long.
     pub(super) fn judge(&self, limits: &Limits) -> Verdict {
         let now = Instant::now();
         let until = |at: Instant, reason| match at <= now {
@@ -89,7 +91,7 @@ impl Activity {
             return until(self.began + limits.head, "silent");
         }
         let is_http2 = self.is_http2.load(Ordering::Relaxed);
-        // The first byte of a head wakes nobody: it is looked for this often.
+        // The first byte of a head wakes no task, so it is polled at this interval.
         let look = now + if is_http2 { limits.idle } else { limits.head };
         if self.open.load(Ordering::Relaxed) > 0 {
             return Verdict::Later(look);
@@ -108,7 +110,7 @@ impl Activity {
     }
 }
 
-/// Both ends of what is known about a connection.
+/// Both ends of the state of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     pub(super) activity: Arc<Activity>,
@@ -120,7 +122,7 @@ impl Watch {
         self.seat.evicted()
     }
 
-    /// A request has come in; it is open until what this returns is dropped.
+    /// Records a request, which is open until the returned value is dropped.
     pub(super) fn open(&self) -> Open {
         self.speak();
         self.activity.open.fetch_add(1, Ordering::Relaxed);
@@ -149,11 +151,12 @@ impl Drop for Open {
     }
 }
 
-/// The bytes of a connection. Holds its seat: a WebSocket keeps it after the HTTP connection has ended.
+/// The byte stream of a connection. It holds the connection's seat: a WebSocket keeps it after the
+/// HTTP connection has ended.
 pub(super) struct Watched {
     connection: Connection,
     watch: Watch,
-    /// Bytes of the preface seen so far; none when what comes in is not HTTP/2, or known to be.
+    /// The bytes of the preface seen so far; `None` if the protocol is known.
     preface: Option<usize>,
 }
 

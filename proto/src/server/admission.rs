@@ -1,7 +1,7 @@
-//! Which connection is let in, and which one makes room for it.
+//! The admission of new connections, and the choice of the connection that is evicted for one.
 //!
-//! A connection that has never said anything makes room first, the oldest of them; then one without an open
-//! request. A connection with an open request is never closed for another.
+//! The oldest connection that has never sent a request is evicted first, then one without an open
+//! request. A connection with an open request is never closed in favour of another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 
-/// Connections that are looked at in the search for one without a request: the longest unused of these goes.
+/// The number of connections that a search for one without a request checks: the longest unused of
+/// them is evicted.
 const LOOKED_AT: usize = 64;
-/// Evicted connections that may still be closing; further newcomers are refused.
+/// The maximum number of evicted connections that are still closing; beyond it new connections are
+/// rejected.
 const CLOSING: usize = 256;
 
 /// The connections of one port.
@@ -28,13 +30,13 @@ pub(super) struct Admission {
 struct Seats {
     next: u64,
     taken: BTreeMap<u64, Taken>,
-    /// By address, so that one address is full on its own.
+    /// By address, so that each address has a separate limit.
     peers: BTreeMap<IpAddr, Peer>,
-    /// Connections that have said nothing, oldest first.
+    /// Connections that have sent no request, oldest first.
     silent: BTreeSet<u64>,
-    /// Evicted, and not closed yet.
+    /// The number of connections that are evicted, and not closed yet.
     closing: usize,
-    /// Where the last search ended.
+    /// The position at which the last search ended.
     cursor: u64,
 }
 
@@ -50,24 +52,24 @@ struct Taken {
     evict: CancellationToken,
 }
 
-/// What becomes of a new connection.
+/// The decision about a new connection.
 pub(super) enum Decision {
     /// It is served.
     Admitted(Seat),
-    /// It is closed at once.
+    /// It is closed immediately.
     Refused(Refusal),
 }
 
-/// Why a connection is closed at once.
+/// The reason for which a connection is closed immediately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The port has as many connections as it takes, all of them used.
+    /// The port has reached its limit of connections, and all of them are in use.
     Full,
-    /// The same for the address that it comes from.
+    /// The same for the address of the peer.
     PeerFull,
 }
 
-/// The place of one connection; given back when it is dropped.
+/// The seat of one connection, released when it is dropped.
 pub(super) struct Seat {
     id: u64,
     admission: Arc<Admission>,
@@ -86,12 +88,12 @@ impl Seat {
         Arc::clone(&self.activity)
     }
 
-    /// Its connection has said something.
+    /// Records that its connection has sent a request.
     pub(super) fn spoke(&self) {
         self.admission.lock().spoke(self.id);
     }
 
-    /// Until it has to make room.
+    /// Waits until the connection is evicted.
     pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
         self.evict.clone().cancelled_owned()
     }
@@ -119,13 +121,13 @@ impl Admission {
         self.seats.lock().expect("no holder of the lock panics")
     }
 
-    /// Connections that hold a descriptor.
+    /// Returns the number of connections that hold a descriptor.
     pub(super) fn taken(&self) -> usize {
         let seats = self.lock();
         seats.taken.len() + seats.closing
     }
 
-    /// Decides about a new connection; whether another one had to make room for it.
+    /// Decides about a new connection, and returns whether another one was evicted for it.
     pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (Decision, bool) {
         let peer = address.map(network);
         let mut seats = self.lock();
@@ -184,7 +186,7 @@ impl Seats {
         }
     }
 
-    /// The connection that is missed least, among those of an address or among all.
+    /// Returns the connection to evict, among those of an address or among all.
     fn victim(&mut self, among: Option<IpAddr>) -> Option<u64> {
         let peer = among.and_then(|peer| self.peers.get(&peer));
         let silent = peer.map_or(&self.silent, |peer| &peer.silent);
@@ -218,7 +220,7 @@ impl Seats {
         self.free(id);
     }
 
-    /// Whether it was still taken.
+    /// Removes the connection, and returns whether it still had a seat.
     fn free(&mut self, id: u64) -> bool {
         self.silent.remove(&id);
         let Some(taken) = self.taken.remove(&id) else {
@@ -237,12 +239,13 @@ impl Seats {
     }
 }
 
-/// All of a set, from `cursor` on and round.
+/// Returns all ids of a set, starting at `cursor` and wrapping around.
 fn around(set: &BTreeSet<u64>, cursor: u64) -> impl Iterator<Item = u64> {
     set.range(cursor..).chain(set.range(..cursor)).copied()
 }
 
-/// What counts as one peer: a host has one IPv4 address, and 64 bits of IPv6 to itself.
+/// Returns the address that identifies one peer: a host has one IPv4 address, and 64 bits of IPv6
+/// to itself.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -276,7 +279,7 @@ mod tests {
         }
     }
 
-    /// One that has said something and has a request open.
+    /// Returns a connection that has sent a request, which is still open.
     fn busy(seat: Seat) -> (super::super::activity::Open, super::super::activity::Watch) {
         let (end, _) = tokio::io::duplex(1);
         let connection = crate::transport::Connection::new(end);

@@ -1,7 +1,7 @@
 //! Limits on incomplete messages: bytes per connection and per port, and time per message.
 //!
-//! A message can be used only once it is complete. Without a limit, calls that are never completed hold unbounded memory:
-//! 300 of them on one connection held 1.2 GB of a master.
+//! A message can be used only once it is complete. Without a limit, calls that are never completed
+//! hold unbounded memory: 300 of them on one connection held 1.2 GB of a master.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ impl Room {
             let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             Arc::clone(of).try_acquire_many_owned(bytes).map_err(|_| {
                 let why = format!(
-                    "this {what} has as many bytes of incomplete messages as it takes: complete them, or send large messages one after the other"
+                    "this {what} has reached its limit of bytes in incomplete messages: complete them, or send large messages one after the other"
                 );
                 Box::new(Status::resource_exhausted(why))
             })
@@ -66,7 +66,7 @@ impl Room {
 /// The position in the stream of messages.
 #[derive(Default)]
 struct Framing {
-    /// The body is one message, not messages of gRPC.
+    /// Whether the body is one message instead of gRPC messages.
     is_whole: bool,
     head: [u8; HEAD],
     /// Bytes received of the incomplete message.
@@ -273,16 +273,16 @@ mod tests {
         let (first, second) = (Room::new(&limits, &port), Room::new(&limits, &port));
         let mut one = arriving(&first);
         one.hold(&message(1_000)[..150]).unwrap();
-        // The rest of its connection's, and no more.
+        // The remaining bytes of its connection, and no more.
         let mut two = arriving(&first);
         let full = two.hold(&message(1_000)[..60]).unwrap_err();
         assert!(full.message().starts_with("this connection has"), "{full}");
-        // What comes whole needs no room.
+        // A message that arrives complete needs no permits.
         arriving(&first).hold(&message(1_000)).unwrap();
         let mut three = arriving(&second);
         let full = three.hold(&message(1_000)[..160]).unwrap_err();
         assert!(full.message().starts_with("this port has"), "{full}");
-        // A message that is complete gives its room back, and so does a call that ends.
+        // A completed message releases its permits, and so does a call that ends.
         one.hold(&message(1_000)[150..]).unwrap();
         drop(three);
         let mut four = arriving(&second);

@@ -1,8 +1,9 @@
-//! Which callers may reach into tasks: run commands in them, attach to them, read their files.
+//! The callers that may access tasks: run commands in them, attach to them, read their files.
 //!
-//! A server has no other evidence of who calls than the connection. Of one from its own host, and network namespace, the
-//! kernel knows the user who opened it; of another one nobody knows anything, so those are let in only if the operator
-//! opens the part to whoever reaches the address.
+//! The connection is a server's only evidence of the caller's identity. If the connection comes
+//! from the server's host and network namespace, the kernel knows the user who opened it. Other
+//! callers cannot be identified, and are accepted only if the operator opens the part to every
+//! caller that reaches the address.
 
 mod owner;
 mod table;
@@ -20,26 +21,26 @@ use metrics::counter;
 
 use crate::transport::Ends;
 
-/// Who may use a part of an API. Cheap to clone.
+/// The callers that may use a part of an API. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Callers {
-    /// Whoever reaches the server, from wherever.
+    /// All callers that reach the server, from any address.
     Everybody,
     /// These users of the server's host, by number.
     Users(Arc<BTreeSet<u32>>),
 }
 
-/// Who may use which part of an API.
+/// The callers of each part of an API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// Who may run commands in tasks, and attach to them.
+    /// The callers that may run commands in tasks, and attach to them.
     pub exec: Callers,
-    /// Who may read the files of tasks.
+    /// The callers that may read the files of tasks.
     pub files: Callers,
 }
 
 impl Access {
-    /// For the same users.
+    /// Returns access to all parts for the same users.
     pub fn of_users(named: impl IntoIterator<Item = u32>) -> Self {
         let users = Callers::users(named);
         Self {
@@ -50,33 +51,33 @@ impl Access {
 }
 
 impl Default for Access {
-    /// For nobody but root and the user of this process.
+    /// Returns access for only root and the user of this process.
     fn default() -> Self {
         Self::of_users([])
     }
 }
 
-/// A part of an API that reaches into tasks.
+/// A part of an API that accesses tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Commands in tasks, and their own input and output.
     Exec,
-    /// What tasks have written.
+    /// The output files of tasks.
     Files,
 }
 
-/// Why a caller is refused.
+/// The reason for which a caller is rejected.
 #[derive(Debug, thiserror::Error)]
 enum Stranger {
-    #[error("callers that are not on this host, since nobody knows who they are")]
+    #[error("callers that are not on this host, since they cannot be identified")]
     Elsewhere,
     #[error("user {0} of this host")]
     User(u32),
-    #[error("this caller, since the kernel does not say whose connection it is: {0}")]
+    #[error("this caller, since the kernel does not report the user of its connection: {0}")]
     Unknown(io::Error),
 }
 
-/// What the middleware needs.
+/// The state of the middleware.
 #[derive(Debug, Clone)]
 struct Guard {
     callers: Callers,
@@ -84,21 +85,24 @@ struct Guard {
     server: &'static str,
 }
 
-/// Knows callers by their numbers on this host even if this process enters a user namespace later. Call it before.
+/// Keeps callers identifiable by their numbers on this host, even if this process enters a user
+/// namespace later. Call it before that.
 pub fn keep_knowing() {
     owner::keep();
     table::keep();
 }
 
 impl Callers {
-    /// Root, the user of this process and those users: the kernel has no secrets of one before the first two.
+    /// Returns callers that are root, the user of this process or one of those users: a process of
+    /// the first two can read any secret of the server.
     pub fn users(named: impl IntoIterator<Item = u32>) -> Self {
         let own = [0, nix::unistd::geteuid().as_raw()];
         Self::Users(Arc::new(own.into_iter().chain(named).collect()))
     }
 
-    /// Refuses other callers of `router` with 403, with a body of JSON that has `code` and `message`. `server` is what it
-    /// calls itself, as `agent`. Routes that are added later are not guarded.
+    /// Rejects other callers of `router` with 403, and a JSON body with `code` and `message`.
+    /// `server` is the name of the server in messages, as `agent`. Routes that are added later are
+    /// not guarded.
     pub fn guard<S: Clone + Send + Sync + 'static>(
         self,
         part: Part,
@@ -139,7 +143,7 @@ impl Callers {
 }
 
 impl Part {
-    /// Its name, with its verb, at the beginning of a sentence.
+    /// Returns its name with its verb, for the start of a message.
     fn is_closed(self) -> &'static str {
         match self {
             Self::Exec => "exec and attach are closed",
@@ -162,10 +166,10 @@ impl Guard {
         let remedy = match stranger {
             Stranger::User(user) => format!(
                 "root and the {server}'s own user may; start it with --api-user {user} to let this one in, \
-                 or with {flag} to let in whoever reaches it"
+                 or with {flag} to allow every caller that reaches it"
             ),
             Stranger::Elsewhere | Stranger::Unknown(_) => {
-                format!("to let in whoever reaches it, start it with {flag}")
+                format!("to allow every caller that reaches it, start it with {flag}")
             }
         };
         format!("{closed} on this {server} to {stranger}; {remedy}")
@@ -179,7 +183,7 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     };
     counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
     let message = guard.sentence(&stranger);
-    tracing::debug!(?ends, message, "a request is refused for its caller");
+    tracing::debug!(?ends, message, "rejecting the caller of a request");
     let body = serde_json::json!({ "code": "PermissionDenied", "message": message });
     (StatusCode::FORBIDDEN, axum::Json(body)).into_response()
 }

@@ -1,7 +1,7 @@
 //! The calls of one HTTP/2 connection, run by the task of the connection.
 //!
-//! Calls that are answered together wake one task, and their answers leave in one write. A task for each call costs a
-//! wake-up of its own for each answer, and mostly a write of its own.
+//! Calls that are answered together wake one task, and their answers are sent in one write. A
+//! separate task for each call would cost a wake-up, and usually a write, for each answer.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -13,10 +13,11 @@ use futures::{FutureExt as _, Stream as _};
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Calls that have come in and have not begun. Bounded by the streams of the connection.
+/// Calls that have arrived and not begun. Bounded by the streams of the connection.
 #[derive(Clone, Default)]
 pub(super) struct Arrived(
-    // A lock, since hyper takes no executor of one thread. Only the task of the connection uses it.
+    // A lock, since hyper has no executor for a single thread. Only the task of the connection uses
+    // it.
     Arc<Mutex<Vec<Call>>>,
 );
 
@@ -39,7 +40,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Arrived
     }
 }
 
-/// A connection with its calls: ends when the connection ends, which ends the calls.
+/// A connection with its calls. It ends when the connection ends, which ends the calls.
 pub(super) struct Serving<'a, C> {
     pub(super) connection: Pin<&'a mut C>,
     arrived: Arrived,
@@ -47,7 +48,7 @@ pub(super) struct Serving<'a, C> {
 }
 
 impl<'a, C> Serving<'a, C> {
-    /// The connection hands its calls to `arrived`.
+    /// Creates the future of a connection that passes its calls to `arrived`.
     pub(super) fn new(connection: Pin<&'a mut C>, arrived: Arrived) -> Self {
         Self {
             connection,
@@ -61,8 +62,9 @@ impl<C: Future> Future for Serving<'_, C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
-        // The connection first, so that calls that are always ready cannot use up the time that it has. What they answer
-        // wakes it again, behind other tasks that are ready: by then more calls may have been answered.
+        // The connection is polled first, so that calls that are always ready cannot use up its
+        // time. Their answers wake it again, after other ready tasks: by then more calls may have
+        // been answered.
         if let Poll::Ready(ended) = self.connection.as_mut().poll(context) {
             return Poll::Ready(ended);
         }

@@ -1,4 +1,4 @@
-//! The task of one connection: it is served, watched, and ended.
+//! The task of one connection, which serves, watches and ends it.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -22,14 +22,14 @@ use super::holding::Holding;
 use super::{Limits, Service};
 use crate::transport::{Ends, PeerIdentity};
 
-/// How long a connection that is being closed may take to say goodbye.
+/// The time that a closing connection gets for its shutdown.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// What every connection of a port shares.
+/// The state that all connections of a port share.
 pub(super) struct Door<S> {
     pub(super) limits: Limits,
     service: S,
-    /// Bytes left for incomplete messages of all connections.
+    /// The bytes left for incomplete messages of all connections.
     incomplete: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -44,14 +44,15 @@ impl<S: Service> Door<S> {
         }
     }
 
-    /// The settings of a connection that hands its calls to `arrived`.
+    /// Returns the settings of a connection that passes its calls to `arrived`.
     fn builder(&self, arrived: Arrived) -> Builder<Arrived> {
         let limits = &self.limits;
         let mut builder = Builder::new(arrived);
         builder
             .http1()
             .timer(TokioTimer::new())
-            // The activity has a deadline for heads; this one would close idle connections too early.
+            // The activity has a deadline for heads; this one would close idle connections too
+            // early.
             .header_read_timeout(None)
             .max_buf_size(limits.head_bytes as usize);
         builder
@@ -66,7 +67,7 @@ impl<S: Service> Door<S> {
         builder
     }
 
-    /// Serves a connection until it ends, is closed for what it does not do, or makes room for another.
+    /// Serves a connection until it ends, is closed for inactivity, or is evicted.
     pub(super) async fn drive(
         self: Arc<Self>,
         io: Watched,
@@ -82,7 +83,7 @@ impl<S: Service> Door<S> {
         };
         let activity = Arc::clone(&watch.activity);
         let evicted = watch.evicted();
-        // The connection's bytes hold the seat from here on: it is given back when they are closed.
+        // From here on the byte stream holds the seat, which is released when it is closed.
         drop(watch);
         let arrived = Arrived::default();
         let builder = self.builder(arrived.clone());
@@ -94,7 +95,7 @@ impl<S: Service> Door<S> {
             tokio::select! {
                 ended = &mut serving => {
                     if let Err(error) = ended {
-                        trace!(error, "a connection broke off");
+                        trace!(error, "a connection broke");
                     }
                     activity.detach();
                     return;
@@ -106,9 +107,10 @@ impl<S: Service> Door<S> {
                     Verdict::Close(reason) => {
                         counter!("argosy_connections_closed_total", "port" => self.limits.port, "reason" => reason)
                             .increment(1);
-                        trace!(reason, "a connection is closed");
+                        trace!(reason, "closing a connection");
                         serving.connection.as_mut().graceful_shutdown();
-                        // A peer that takes no goodbye is cut; a request that came in at this moment is not.
+                        // A peer that does not complete the shutdown is cut off; a request that
+                        // arrives at this moment is not.
                         while tokio::time::timeout(GOODBYE, &mut serving).await.is_err()
                             && activity.unused_since().is_none()
                         {}
@@ -123,7 +125,7 @@ impl<S: Service> Door<S> {
     }
 }
 
-/// The service, as one connection sees it.
+/// The service of one connection.
 struct Answers<S> {
     service: S,
     watch: Watch,

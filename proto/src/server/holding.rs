@@ -1,4 +1,4 @@
-//! A response body that keeps something until it has been sent or dropped.
+//! A response body that holds a value until it has been sent or dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,14 +6,15 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 
-/// The body of a response, with a value that is dropped together with it: a permit, or the mark of an open request.
+/// The body of a response, with a value that is dropped together with it: a permit, or the mark of
+/// an open request.
 pub struct Holding<T> {
     body: Body,
     _held: T,
 }
 
 impl<T> Holding<T> {
-    /// Keeps `held` as long as `body`.
+    /// Returns a body that holds `held`.
     #[must_use]
     pub fn new(body: Body, held: T) -> Self {
         Self { body, _held: held }

@@ -1,10 +1,11 @@
-//! The names that a server answers to: a defence against DNS rebinding.
+//! The host names of a server, a defence against DNS rebinding.
 //!
-//! A web page can let its own host name resolve to an address of this host, and then read answers as if they came
-//! from the page's server. Its requests still carry the page's name in `Host`. Browsers use HTTP/2 only with TLS, which
-//! no such name has a certificate for; so the check is for HTTP/1.x, and for what carries a browser's own headers.
-//! gRPC needs HTTP/2, so its clients may dial any name. A content type is no evidence: after rebinding, a page is of
-//! the same origin and may send any.
+//! A web page can let its host name resolve to an address of this host, and then read answers as if
+//! they came from the page's server. Its requests still carry the page's name in `Host`. Browsers
+//! use HTTP/2 only with TLS, and such a name has no certificate. The check therefore covers
+//! HTTP/1.x, and requests that carry a browser's own headers. gRPC needs HTTP/2, so its clients may
+//! dial any name. A content type is no evidence: after rebinding, a page has the same origin and
+//! may send any.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,32 +21,34 @@ use http::{HeaderMap, StatusCode, Version};
 use metrics::counter;
 use tonic::{Code, Status};
 
-/// A request header that shows that no web page sent it: browsers let no page set a header that begins with `Sec-`.
-/// HTTP/1.1 clients send it with any value to reach a server by a name that the server does not know.
+/// A request header that proves that no web page sent the request: browsers let no page set a
+/// header that begins with `Sec-`. HTTP/1.1 clients send it with any value to reach a server by a
+/// name that the server does not know.
 pub const CLIENT_HEADER: &str = "sec-argosy-client";
 
-/// The flag that the refusals name.
+/// The flag that the messages name.
 const FLAG: &str = "--allow-host";
-/// How much of a refused name is shown.
+/// The number of characters of a rejected name that are shown.
 const SHOWN: usize = 80;
 
-/// The host names that a server answers to, beside IP addresses and `localhost`. Cheap to clone.
+/// The host names that a server answers to, in addition to IP addresses and `localhost`. Cheap to
+/// clone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Hosts(Arc<BTreeSet<String>>);
 
-/// A text that is no host name.
+/// The error of a text that is not a host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no host name: use letters, digits, dots, hyphens and underscores, without scheme and port"
+    "{0:?} is not a valid host name: use letters, digits, dots, hyphens and underscores, without scheme and port"
 )]
 pub struct InvalidHost(String);
 
-/// Why a request is refused.
+/// The reason for which a request is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
-    #[error("the request names no host: send one Host header")]
+    #[error("the request has no Host header: send one")]
     Missing,
-    #[error("the request names {0} hosts: send one Host header")]
+    #[error("the request has {0} Host headers: send one")]
     Several(usize),
     #[error("the host {0:?} is not valid: use HOST or HOST:PORT")]
     Invalid(String),
@@ -56,7 +59,7 @@ enum Refusal {
     Unknown(String),
 }
 
-/// A host name as names are compared: in lower case, without the dot of the root.
+/// Returns a host name in its canonical form: in lower case, without the trailing dot.
 ///
 /// # Errors
 /// If it has a scheme, a port, or characters that host names do not have.
@@ -75,7 +78,8 @@ pub fn host_name(text: &str) -> Result<String, InvalidHost> {
     }
 }
 
-/// The host part of `HOST` or `HOST:PORT`; the brackets of an IPv6 address belong to it. `None` if it is neither.
+/// Returns the host part of `HOST` or `HOST:PORT`; the brackets of an IPv6 address belong to it.
+/// `None` if it is neither.
 fn host_part(authority: &str) -> Option<&str> {
     let end = match authority.strip_prefix('[') {
         Some(inner) => inner.find(']')? + 2,
@@ -103,7 +107,8 @@ fn is_address(host: &str) -> bool {
 }
 
 impl Hosts {
-    /// These names; each may be `HOST` or `HOST:PORT`, and what is no name, such as an address, adds nothing.
+    /// Returns these names. Each may be `HOST` or `HOST:PORT`; a text that is not a name, such as
+    /// an address, adds nothing.
     pub fn new<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> Self {
         let names = names.into_iter().filter_map(|name| {
             let host = host_part(name.as_ref())?;
@@ -112,19 +117,21 @@ impl Hosts {
         Self(Arc::new(names.collect()))
     }
 
-    /// Refuses requests of `router` that could be those of a web page under another name: with 421 if the name is not
-    /// allowed, with 400 if there is not exactly one valid name. The body is JSON with `code` and `message`; gRPC also
-    /// gets its status. Routes that are added later are not guarded.
+    /// Rejects requests of `router` that a web page of another name could have sent: with 421 if
+    /// the name is not allowed, with 400 if there is not exactly one valid name. The body is JSON
+    /// with `code` and `message`; gRPC also gets its status. Routes that are added later are not
+    /// guarded.
     pub fn guard(self, router: Router) -> Router {
         router.layer(middleware::from_fn_with_state(self, guarded))
     }
 
-    /// The answer to a request that [`Hosts::guard`] refuses; `None` for one that may go on.
+    /// Returns the answer to a request that [`Hosts::guard`] rejects; `None` if the request may
+    /// continue.
     #[must_use]
     pub fn refusal(&self, request: &Request) -> Option<Response> {
         let refusal = self.judge(request).err()?;
         counter!("argosy_requests_refused_total", "reason" => "host").increment(1);
-        tracing::debug!(%refusal, "a request is refused for its host");
+        tracing::debug!(%refusal, "rejecting a request for its host");
         Some(refused(&refusal, request.headers()))
     }
 
@@ -141,7 +148,8 @@ impl Hosts {
                 })?),
                 (None, _) => None,
             };
-        // HTTP/2 has `:authority` here; HTTP/1.x has a host only if the request names a whole URI, as to a proxy.
+        // HTTP/2 has `:authority` here; HTTP/1.x has a host only if the request has a full URI, as
+        // to a proxy.
         let authority = request.uri().authority().map(http::uri::Authority::as_str);
         if named.is_none() && (authority.is_none() || request.version() < Version::HTTP_2) {
             return Err(Refusal::Missing);
@@ -170,7 +178,7 @@ fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }
 
-/// Whether a browser could have sent this at the wish of a page of another origin.
+/// Returns whether a browser could have sent this for a page of another origin.
 fn may_be_page(request: &Request) -> bool {
     let headers = request.headers();
     if has_browser_header(headers) {

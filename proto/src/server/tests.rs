@@ -1,4 +1,4 @@
-//! A server on real sockets, with short deadlines.
+//! Tests of a server on real sockets, with short deadlines.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,11 +15,11 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::transport::{Connection, PeerIdentity};
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Files that a request opens at a time, as a store does.
+/// The number of files that a request opens at a time, as a store does.
 const FILES: usize = 100;
-/// Set for a process that is started by a test.
+/// The variable that marks a process started by a test.
 const CHILD: &str = "ARGOSY_TEST_SERVES";
 
 fn limits(connections: usize) -> Limits {
@@ -53,7 +53,7 @@ async fn started(limits: Limits) -> (SocketAddr, CancellationToken) {
     (address, stop)
 }
 
-/// One request on a connection of its own: the status line and everything that follows.
+/// Sends one request on a separate connection, and returns the status line and everything after it.
 async fn ask(address: SocketAddr, path: &str) -> String {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -66,7 +66,7 @@ async fn ask(address: SocketAddr, path: &str) -> String {
     timeout(PATIENCE, asked).await.expect("it answers").unwrap()
 }
 
-/// Waits until the other side has closed it, and returns what came before.
+/// Waits until the peer has closed the connection, and returns the bytes before that.
 async fn closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A reset closes it as well.
@@ -87,7 +87,7 @@ async fn silent(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 #[tokio::test]
 async fn silent_connections_beyond_the_cap_keep_nobody_out() {
     let (address, _stop) = started(limits(10)).await;
-    // None of them reaches its deadline here: they make room.
+    // None of them reaches its deadline here: they are evicted.
     let mut streams = silent(address, 100).await;
     let answer = timeout(Duration::from_secs(8), ask(address, "/")).await;
     assert!(
@@ -225,11 +225,11 @@ fn a_part_of_the_descriptors_is_kept_back() {
     assert_eq!(of(1_024), 512);
     assert_eq!(of(20_000), 15_000);
     assert_eq!(of(65_536), 49_152);
-    assert_eq!(of(100), 64, "a port with no room at all would serve nobody");
+    assert_eq!(of(100), 64, "a port without connections would be useless");
     assert_eq!(of(u64::MAX), 1 << 20);
 }
 
-/// The part of a process that serves with few descriptors, for the next test.
+/// The server with few descriptors, for the next test.
 #[tokio::test]
 #[ignore = "a process that another test starts"]
 async fn serves_until_its_input_ends() {
@@ -274,7 +274,7 @@ async fn a_flood_of_connections_leaves_descriptors_for_files() {
     assert!(child.wait().unwrap().success());
 }
 
-/// A call with a message of gRPC of this length, of which so many bytes are sent: what is answered.
+/// Sends `sent` bytes of a call with a gRPC message of this length, and returns the answer.
 async fn part_of_a_message(address: SocketAddr, length: usize, sent: usize) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
@@ -285,7 +285,7 @@ async fn part_of_a_message(address: SocketAddr, length: usize, sent: usize) -> S
     bytes.push(0);
     bytes.extend((length as u32).to_be_bytes());
     bytes.resize(bytes.len() + sent, 0);
-    // The server may have answered, and closed, before all of it is sent.
+    // The server may have answered, and closed the connection, before everything is sent.
     let _ = stream.write_all(&bytes).await;
     let answer = closed(&mut stream).await;
     String::from_utf8(answer).unwrap()
@@ -314,7 +314,7 @@ async fn a_message_of_which_a_part_has_come_holds_few_bytes_and_not_for_long() {
     assert!(whole.ends_with("20005 bytes"), "{whole}");
 }
 
-/// What a router that shows the peer of its requests answers to two requests on one connection.
+/// Returns the answers of a router that shows the peer, to two requests on one connection.
 async fn seen(listener: Listener, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Vec<String> {
     let show = async |Extension(peer): Extension<PeerIdentity>| peer.to_string();
     let router = Router::new().route("/", get(show));

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, as far as the transport has proof.
+//! The identity of a connection's peer, as far as the transport has proof.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use argosy_state::actor::{Actor, Principal, PrincipalKind, PrincipalName};
 
-/// Who is at the other end of a connection. Among the extensions of each request that comes in on one.
+/// The identity of a connection's peer. An extension of each request on the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     principal: Option<Principal>,
@@ -14,7 +14,7 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// A peer without any proof. Its address is unknown in a simulation.
+    /// Returns a peer without proof of its identity. Its address is unknown in a simulation.
     #[must_use]
     pub const fn unauthenticated(address: Option<SocketAddr>) -> Self {
         Self {
@@ -23,7 +23,7 @@ impl PeerIdentity {
         }
     }
 
-    /// A peer that the transport has authenticated.
+    /// Returns a peer that the transport has authenticated.
     #[must_use]
     pub const fn authenticated(principal: Principal, address: Option<SocketAddr>) -> Self {
         Self {
@@ -32,19 +32,19 @@ impl PeerIdentity {
         }
     }
 
-    /// The proven identity.
+    /// Returns the proven identity.
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
     }
 
-    /// The address that it connects from, if known.
+    /// Returns the address from which it connects, if known.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// The actor of what it asks for itself.
+    /// Returns the actor of its own requests.
     #[must_use]
     pub fn actor(&self) -> Actor {
         let principal = self.principal.clone();
@@ -63,12 +63,12 @@ impl fmt::Display for PeerIdentity {
     }
 }
 
-/// Whom a dialer is to reach: what a transport that authenticates must find at the other end.
+/// The identity that a dialer expects: an authenticating transport must find it at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// What it is.
+    /// The kind of the principal.
     pub kind: PrincipalKind,
-    /// Which one; any of its kind if that is not known.
+    /// The name of the principal; `None`: any of its kind.
     pub name: Option<PrincipalName>,
 }
 
@@ -76,13 +76,14 @@ impl Expected {
     /// Any master.
     pub const MASTER: Self = Self::any(PrincipalKind::Master);
 
-    /// Any principal of this kind.
+    /// Returns any principal of this kind.
     #[must_use]
     pub const fn any(kind: PrincipalKind) -> Self {
         Self { kind, name: None }
     }
 
-    /// Whether this peer may be talked to. Without a proven identity every peer may; with one it must be the expected.
+    /// Returns whether this peer is acceptable. A peer without a proven identity is; one with an
+    /// identity must be the expected one.
     #[must_use]
     pub fn admits(&self, found: &PeerIdentity) -> bool {
         found.principal().is_none_or(|principal| {
@@ -91,7 +92,7 @@ impl Expected {
         })
     }
 
-    /// The same, of the peer at an address.
+    /// Checks the peer at an address, as `admits`.
     pub(super) fn admit(&self, found: &PeerIdentity, address: &str) -> io::Result<()> {
         let principal = match found.principal() {
             Some(principal) if !self.admits(found) => principal,

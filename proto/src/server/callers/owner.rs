@@ -1,4 +1,4 @@
-//! Whose socket the other end of a TCP connection within this host is, by sock_diag(7).
+//! The owner of the other end of a TCP connection within this host, by sock_diag(7).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,24 +22,25 @@ const DUMP: u16 = 0x300;
 const TCP: u8 = 6;
 /// `TCP_ESTABLISHED`.
 const ESTABLISHED: u8 = 1;
-/// Bytes of `struct nlmsghdr`.
+/// The size of `struct nlmsghdr` in bytes.
 const HEADER: usize = 16;
-/// Bytes of ports and addresses at the beginning of `struct inet_diag_sockid`.
+/// The size of ports and addresses at the start of `struct inet_diag_sockid`, in bytes.
 const ENDS: usize = 36;
-/// Places in an answer: the state, the ends, the user and the inode of `struct inet_diag_msg`.
+/// Offsets in an answer: the state, the ends, the user and the inode of `struct inet_diag_msg`.
 const STATE: usize = HEADER + 1;
 const ID: usize = HEADER + 4;
 const USER: usize = HEADER + 64;
 const INODE: usize = HEADER + 68;
 
-/// The user who opened the socket at `end`, which is connected to `other`, by its number on this host.
+/// Returns the user who opened the socket at `end`, which is connected to `other`, by its number on
+/// this host.
 ///
-/// Only an open connection has an owner: of one that its process has closed the kernel keeps a remainder without any,
-/// which it shows as root's.
+/// Only an open connection has an owner. Of a connection that its process has closed, the kernel
+/// keeps a remainder without an owner, and reports root.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if there is no such connection, [`io::ErrorKind::Unsupported`] if the kernel does not answer
-/// such questions, others if the connection is being closed.
+/// [`io::ErrorKind::NotFound`] if there is no such connection, [`io::ErrorKind::Unsupported`] if
+/// the kernel does not answer such questions, others if the connection is being closed.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     let (family, id) = id(end, other)?;
     let one = Question {
@@ -48,7 +49,8 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
         id,
     };
     match user(&one.ask(family)?, &id) {
-        // Both no such connection and no such module: the latter says so of no connection at all, too.
+        // Either no such connection or no such module. Without the module, a dump that matches no
+        // connection fails as well.
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
             let none = Question {
                 flags: REQUEST | DUMP,
@@ -66,7 +68,7 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     }
 }
 
-/// Ports and addresses, in the order of the network, as `struct inet_diag_sockid` begins.
+/// Returns ports and addresses in network byte order, as at the start of `struct inet_diag_sockid`.
 fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; ENDS])> {
     let mut id = [0; ENDS];
     id[0..2].copy_from_slice(&end.port().to_be_bytes());
@@ -89,10 +91,10 @@ fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; END
     Ok((family, id))
 }
 
-/// Asks by a socket that is opened now, from now on: its answers name users as this process knows them now, and not as in a
-/// user namespace that it enters later.
+/// Uses a socket that is opened now for all later questions. Its answers contain users as this
+/// process knows them now, not as in a user namespace that it enters later.
 pub(super) fn keep() {
-    // Where there is none to be had, none is to be had later.
+    // If none can be opened now, none can be opened later.
     if let Ok(socket) = open() {
         let _ = KEPT.set(Mutex::new(socket));
     }
@@ -110,19 +112,20 @@ fn open() -> Result<OwnedFd, Errno> {
     )
 }
 
-/// What the kernel is asked.
+/// A question to the kernel.
 struct Question {
     flags: u16,
-    /// The states of connections that count, a bit each.
+    /// The states of connections that count, one bit each.
     states: u32,
     id: [u8; ENDS],
 }
 
 impl Question {
-    /// The kernel's answer, or its first part.
+    /// Returns the kernel's answer, or its first part.
     fn ask(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
         match KEPT.get() {
-            // An answer that was left there by a question whose caller failed is told by its ends, and refused.
+            // An answer left over from a question whose caller failed is recognized by its ends,
+            // and rejected.
             Some(kept) => {
                 let netlink = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 self.ask_by(&netlink, family)
@@ -147,13 +150,13 @@ impl Question {
             MsgFlags::empty(),
         )?;
         let mut answer = vec![0; 1_024];
-        // It is there before the question's call returns.
+        // The answer is available before the call of the question returns.
         let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         answer.truncate(length);
         Ok(answer)
     }
 
-    /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+    /// Encodes `struct nlmsghdr` and `struct inet_diag_req_v2`.
     fn written(&self, family: AddressFamily) -> Vec<u8> {
         const LENGTH: u32 = 72;
         let mut question = Vec::with_capacity(LENGTH as usize);
@@ -172,7 +175,7 @@ impl Question {
     }
 }
 
-/// What an answer is that is an error.
+/// Returns the error in an answer, if it is one.
 fn refusal(answer: &[u8]) -> Option<io::Error> {
     if answer.get(4..6)? != ERROR.to_ne_bytes() {
         return None;

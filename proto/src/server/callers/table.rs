@@ -1,7 +1,8 @@
-//! Whose socket the other end of a TCP connection within this host is, by the tables of proc(5).
+//! The owner of the other end of a TCP connection within this host, by the tables of proc(5).
 //!
-//! For kernels without `INET_DIAG`, as a small one, or one that may load no modules: they have the same facts in `/proc/net/tcp`
-//! and `tcp6`, at a cost that grows with the number of sockets.
+//! For kernels without `INET_DIAG`, such as small ones, or ones that may not load modules. They
+//! have the same facts in `/proc/net/tcp` and `tcp6`, at a cost that grows with the number of
+//! sockets.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Seek as _};
@@ -11,12 +12,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// `TCP_ESTABLISHED`, as the tables write it.
 const ESTABLISHED: &str = "01";
 
-/// The user who opened the socket at `end`, which is connected to `other`, as [`super::owner::of`].
+/// Returns the user who opened the socket at `end`, which is connected to `other`, as
+/// [`super::owner::of`].
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if there is no such connection; others if it is being closed or there are no tables.
+/// [`io::ErrorKind::NotFound`] if there is no such connection; others if it is being closed or
+/// there are no tables.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
-    // A socket of the newer family has connections of the older one too.
+    // An IPv6 socket can have IPv4 connections too.
     if let Some(kept) = KEPT.get() {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         return search(kept.iter_mut(), end, other);
@@ -24,9 +27,9 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     search(open()?.iter_mut(), end, other)
 }
 
-/// Reads tables that are opened now, from now on: as [`super::owner::keep`].
+/// Uses tables that are opened now for all later questions, as [`super::owner::keep`].
 pub(super) fn keep() {
-    // Where there are none, there are none later.
+    // If there are none now, there are none later.
     if let Ok(tables) = open() {
         let _ = KEPT.set(Mutex::new(tables));
     }
@@ -39,7 +42,7 @@ fn open() -> io::Result<Vec<File>> {
     let mut tables = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match File::open(table) {
-            // A kernel without the newer family.
+            // A kernel without IPv6.
             Err(why) if why.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {}
             opened => {
                 tables.push(opened.map_err(|why| io::Error::other(format!("{table}: {why}")))?);
@@ -65,7 +68,7 @@ fn search<'a>(
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Who owns the socket of a line, if it is that one.
+/// Returns the owner of the socket in a line, if it is the requested one.
 fn owner(line: &str, end: SocketAddr, other: SocketAddr) -> Option<io::Result<u32>> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     if !is(fields.next()?, end) || !is(fields.next()?, other) {
@@ -80,13 +83,14 @@ fn owner(line: &str, end: SocketAddr, other: SocketAddr) -> Option<io::Result<u3
     Some(Ok(user))
 }
 
-/// If this is how a table writes that end of a connection.
+/// Returns whether this is how a table writes that end of a connection.
 fn is(written: &str, end: SocketAddr) -> bool {
     let parsed = address(written);
     parsed == Some((end.ip().to_canonical(), end.port()))
 }
 
-/// An address in words of 32 bits, each one as this machine reads it from memory, and a port, all in hexadecimal.
+/// Parses an address in 32-bit words, each as this machine reads it from memory, and a port, all in
+/// hexadecimal.
 fn address(written: &str) -> Option<(IpAddr, u16)> {
     let (address, port) = written.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -120,7 +124,7 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let mut at = listener.local_addr().unwrap();
             if at.ip().is_unspecified() {
-                // A server of both families, reached by the older one.
+                // A server of both families, reached over IPv4.
                 at = SocketAddr::from(([127, 0, 0, 1], at.port()));
             }
             let client = TcpStream::connect(at).unwrap();
@@ -131,7 +135,7 @@ mod tests {
             // The server's own end, as the client sees it.
             assert_eq!(of(at, end).unwrap(), own, "{address}");
             drop(client);
-            // Its end has been seen: what remains is the kernel's.
+            // Its end has been seen: the kernel holds the rest.
             let mut byte = [0];
             assert_eq!(io::Read::read(&mut &served, &mut byte).unwrap(), 0);
             let closed = of(end, at).unwrap_err();

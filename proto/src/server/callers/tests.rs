@@ -1,4 +1,4 @@
-//! Over real connections: who is let in, and who is refused in which words.
+//! Tests over real connections: which callers are accepted, and the messages to the others.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::*;
 use crate::server::{self, Limits};
 use crate::transport::Listener;
 
-/// A server of one guarded route and an open one, at a new port of this address.
+/// Starts a server of one guarded route and an open one, at a new port of this address.
 async fn serve(callers: Callers, address: &str) -> SocketAddr {
     let listener = TcpListener::bind(address).await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -30,7 +30,7 @@ async fn serve(callers: Callers, address: &str) -> SocketAddr {
     at
 }
 
-/// The answer to one request, status line and all.
+/// Returns the answer to one request, status line included.
 async fn ask(stream: &mut TcpStream, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -44,7 +44,7 @@ async fn asked(at: SocketAddr, path: &str) -> String {
     ask(&mut stream, path).await
 }
 
-/// Users of whom this process is none.
+/// Returns users that do not include the one of this process.
 fn others() -> Callers {
     let own = nix::unistd::geteuid().as_raw();
     Callers::Users(Arc::new([own + 1].into()))
@@ -57,7 +57,7 @@ async fn the_servers_own_user_is_let_in_by_every_address_of_the_host() {
         let answer = asked(at, "/guarded").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{address}: {answer}");
     }
-    // All addresses of both families, reached by the older one.
+    // All addresses of both families, reached over IPv4.
     let at = serve(Callers::users([]), "[::]:0").await;
     let older = SocketAddr::from(([127, 0, 0, 1], at.port()));
     assert!(asked(older, "/guarded").await.starts_with("HTTP/1.1 200"));
@@ -84,7 +84,8 @@ async fn another_user_is_refused_in_words_and_may_use_the_rest() {
 
 #[tokio::test]
 async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
-    // Only root is let in, as whom the kernel shows what processes have left behind.
+    // Only root is accepted, and the kernel reports root for connections that processes have
+    // closed.
     let root = Callers::Users(Arc::new([0].into()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -92,12 +93,12 @@ async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
         let client = TcpStream::connect(at).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let kept = close(client);
-        // The end arrives.
+        // The end of the stream arrives.
         let mut end = accepted;
         assert_eq!(end.read(&mut [0; 1]).await.unwrap(), 0);
         let ends = Some(Ends { peer, own: at });
         let first = root.judge(ends);
-        // Both have closed: what remains is the kernel's.
+        // Both have closed: the kernel holds the rest.
         drop(end);
         tokio::time::sleep(Duration::from_millis(20)).await;
         drop(kept);
@@ -120,7 +121,7 @@ async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
 
 #[test]
 fn who_is_not_on_this_host_is_nobody_unless_everybody_may() {
-    // Of RFC 5737 and RFC 3849: addresses of examples.
+    // From RFC 5737 and RFC 3849: addresses for documentation.
     let six = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
     let elsewhere = [
         ([198, 51, 100, 1].into(), [198, 51, 100, 2].into()),
@@ -143,7 +144,7 @@ fn who_is_not_on_this_host_is_nobody_unless_everybody_may() {
         Callers::users([]).judge(None),
         Err(Stranger::Elsewhere)
     ));
-    // Nobody has connected from there.
+    // No process has connected from there.
     let gone = Some(Ends {
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         own: SocketAddr::from(([127, 0, 0, 1], 2)),

@@ -1,4 +1,5 @@
-//! Calls of one HTTP/2 connection on a real server, over a stream in memory that counts writes.
+//! Tests of the calls of one HTTP/2 connection on a real server, over a stream in memory that
+//! counts writes.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,7 +23,7 @@ use tower::ServiceExt as _;
 use crate::server::{Limits, serve};
 use crate::transport::{Connection, Dialer, Expected, Listener, PeerIdentity};
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CALLS: usize = 64;
 
@@ -109,7 +110,7 @@ async fn ask(channel: Channel, path: &'static str) -> Option<http::StatusCode> {
     answer.ok().map(|answer| answer.status())
 }
 
-/// Calls that wait for the gate, and how many have come to it.
+/// Returns a router whose calls wait for the gate, and counts the waiting calls.
 fn gated(gate: &Arc<Semaphore>, waiting: &Arc<AtomicUsize>) -> Router {
     let (gate, waiting) = (Arc::clone(gate), Arc::clone(waiting));
     let wait = async move || {
@@ -127,7 +128,7 @@ async fn all_wait(waiting: &AtomicUsize, count: usize) {
         }
     };
     timeout(PATIENCE, all).await.expect("all calls come");
-    // What they were told on their way, as windows, is written.
+    // Frames that precede the answers, such as window updates, are written.
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 

@@ -1,4 +1,4 @@
-//! Requests as web pages and other clients send them, on a real socket.
+//! Tests with requests of web pages and other clients, on a real socket.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::*;
 use crate::server::{Limits, serve};
 use crate::transport::Listener;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any step here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn started() -> SocketAddr {
@@ -29,7 +29,7 @@ async fn started() -> SocketAddr {
     address
 }
 
-/// The whole answer to a request of HTTP/1.1 that is written as it stands.
+/// Returns the whole answer to a request of HTTP/1.1, which is sent as given.
 async fn answer(address: SocketAddr, request: &str) -> String {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -42,7 +42,7 @@ async fn answer(address: SocketAddr, request: &str) -> String {
     answer.expect("it answers").unwrap()
 }
 
-/// The status of the answer to `GET target` with these lines as its head.
+/// Returns the status of the answer to `GET target` with these header lines.
 async fn status(address: SocketAddr, target: &str, lines: &[&str]) -> u16 {
     let head = lines
         .iter()
