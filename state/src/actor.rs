@@ -1,7 +1,7 @@
-//! Who asks for a command, as far as that is proven.
+//! The actor of a command: the proven identity on whose behalf it is proposed.
 //!
-//! Supplied at the rim by the master that accepts the call, never taken from the call itself: what a caller says of itself,
-//! as `WriteBatch.principal`, is a claim. `apply` decides nothing by it.
+//! The master that accepts a call sets the actor. It is never taken from the call: an identity in a
+//! request, such as `WriteBatch.principal`, is an unproven claim. `apply` makes no decision by it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,13 +10,14 @@ use std::sync::Arc;
 use crate::ids::InvalidId;
 use crate::limits;
 
-/// Who asks for a command.
+/// The actor of a command.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Actor {
-    /// A caller that has proven no identity. Also the actor of every command of a log below level 3, which stores none.
+    /// A caller without a proven identity. Every command of a log below level 3 has this actor,
+    /// because such a log stores none.
     #[default]
     Unauthenticated,
-    /// The cluster itself: a decision of its leader.
+    /// The cluster itself, by a decision of its leader.
     Cluster,
     /// A caller with a proven identity.
     Principal(Principal),
@@ -25,38 +26,38 @@ pub enum Actor {
 /// A proven identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Principal {
-    /// What it is.
+    /// The kind of principal.
     pub kind: PrincipalKind,
-    /// Which one, among those of its kind.
+    /// The name among principals of the same kind.
     pub name: PrincipalName,
 }
 
-/// What a principal is to the cluster.
+/// The kind of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PrincipalKind {
     /// A master of this cluster.
     Master,
     /// An agent.
     Agent,
-    /// A framework's scheduler.
+    /// The scheduler of a framework.
     Framework,
-    /// A person, or a program that acts for one.
+    /// A person, or a program that acts for a person.
     Operator,
 }
 
-/// The name of a principal: part of a URI without any escape.
+/// The name of a principal: a part of a URI that needs no escaping.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrincipalName(Arc<str>);
 
 impl Actor {
-    /// Longest text form, in bytes.
+    /// The longest text form, in bytes.
     pub const TEXT_BYTES: usize = "framework/".len() + limits::NAME_BYTES;
 }
 
 impl PrincipalKind {
     const ALL: [Self; 4] = [Self::Master, Self::Agent, Self::Framework, Self::Operator];
 
-    /// Its name in text.
+    /// Returns the name of the kind.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -69,7 +70,7 @@ impl PrincipalKind {
 }
 
 impl PrincipalName {
-    /// Judges `text`.
+    /// Validates `text`.
     ///
     /// # Errors
     /// [`InvalidId`] names the text and the rule.
@@ -84,7 +85,7 @@ impl PrincipalName {
         Ok(Self(text.into()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -103,14 +104,14 @@ impl fmt::Display for PrincipalName {
     }
 }
 
-/// `KIND/NAME`, as `operator/alice`.
+/// Writes `KIND/NAME`, such as `operator/alice`.
 impl fmt::Display for Principal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.kind, self.name)
     }
 }
 
-/// `unauthenticated`, `cluster` or a principal as `operator/alice`.
+/// Writes `unauthenticated`, `cluster` or a principal such as `operator/alice`.
 impl fmt::Display for Actor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -140,7 +141,7 @@ impl FromStr for Principal {
     }
 }
 
-/// The inverse of `Display`; no other text is read as the same actor.
+/// The inverse of `Display`. Each actor has exactly one text form.
 impl FromStr for Actor {
     type Err = InvalidId;
 

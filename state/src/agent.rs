@@ -1,7 +1,8 @@
-//! Agents: one host each, as the registry holds them.
+//! Agents in the registry: one record for each host.
 //!
-//! What an agent reports ([`Reported`]) is separate from what the masters have agreed on ([`Agreed`]), and both from
-//! whether masters hear of it ([`Reachability`]). A registration replaces the first, and never changes the second.
+//! The facts that an agent reports ([`Reported`]) are separate from the decisions of the masters
+//! ([`Agreed`]). Both are separate from reachability ([`Reachability`]). A registration replaces
+//! the first and never changes the second.
 
 mod whole;
 
@@ -17,23 +18,23 @@ use crate::task::{OptOuts, Sizes, TaskSpec};
 
 pub(crate) use whole::WholeAgent;
 
-/// Whether masters hear of an agent.
+/// Whether heartbeats of an agent arrive at the masters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reachability {
-    /// It is heard of, or a leader has not given up on it.
+    /// Heartbeats arrive, or no leader has declared the agent unreachable yet.
     Reachable {
-        /// Cluster time of the registration that made it so.
+        /// The cluster time of the registration that made the agent reachable.
         since: Timestamp,
     },
-    /// Silent for longer than the timeout; its tasks may run.
+    /// No heartbeat has arrived within the timeout; the tasks may still run.
     Unreachable {
-        /// Cluster time at which a leader gave up on it.
+        /// The cluster time at which a leader declared the agent unreachable.
         since: Timestamp,
     },
 }
 
 impl Reachability {
-    /// Cluster time of the last change.
+    /// Returns the cluster time of the last change.
     #[must_use]
     pub fn since(self) -> Timestamp {
         match self {
@@ -42,27 +43,28 @@ impl Reachability {
     }
 }
 
-/// What the masters have agreed to do with an agent, reachable or not.
+/// The administrative state of an agent, which is independent of its reachability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Administration {
-    /// In use.
+    /// The agent is in use.
     Active,
-    /// Its tasks are being ended; nothing is offered.
+    /// The agent's tasks are being killed; its resources are not offered.
     Draining,
-    /// Empty after draining; nothing is offered.
+    /// The agent is empty after draining; its resources are not offered.
     Drained,
-    /// Nothing is offered; its tasks run on.
+    /// The agent's resources are not offered; its tasks continue to run.
     Deactivated,
-    /// Declared dead; refused for ever.
+    /// An operator or a leader declared the agent gone. It is rejected permanently.
     Gone,
 }
 
-/// The state of an agent in one word, as operators and metrics have it. It follows from administration and reachability.
+/// The state of an agent in one word, as operators and metrics show it. It follows from
+/// administration and reachability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AgentMode {
     /// Active and reachable.
     Registered,
-    /// Unreachable, whatever its administration, unless it is gone.
+    /// Unreachable and not gone, whatever the administrative state.
     Unreachable,
     /// Draining and reachable.
     Draining,
@@ -70,12 +72,12 @@ pub enum AgentMode {
     Drained,
     /// Deactivated and reachable.
     Deactivated,
-    /// Gone, reachable or not.
+    /// Gone, whether reachable or not.
     Gone,
 }
 
 impl AgentMode {
-    /// Whether the registry only waits for the agent to return, or to be forgotten.
+    /// Returns whether the registry only waits for the agent to return or to be removed.
     #[must_use]
     pub fn is_lost(self) -> bool {
         match self {
@@ -85,40 +87,41 @@ impl AgentMode {
     }
 }
 
-/// What an agent says of itself.
+/// The description of an agent, as the agent reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AgentInfo {
-    /// Of its host.
+    /// The name of the host.
     pub host_name: String,
-    /// Of its API, `host:port`.
+    /// The address of the agent's API, `host:port`.
     pub address: String,
-    /// All that it gives.
+    /// All resources that the agent provides.
     pub resources: Resources,
-    /// Free text by which frameworks choose.
+    /// Free text by which frameworks select agents.
     pub attributes: BTreeMap<String, String>,
-    /// Its release.
+    /// The release of the agent.
     pub version: String,
-    /// cgroup controllers that its host lacks.
+    /// The cgroup controllers that the host lacks.
     pub missing_controllers: Vec<String>,
-    /// "full", "user-namespaces" or "processes".
+    /// The isolation mode: "full", "user-namespaces" or "processes".
     pub isolation: String,
-    /// What its operator allows tasks to be let off.
+    /// The security options that the agent's operator allows tasks to request.
     pub allowed_opt_outs: OptOuts,
-    /// The largest sizes of containers that its operator gives; of agents of release 0.1 none.
+    /// The largest container sizes that the agent's operator allows. Agents of release 0.1 report
+    /// none.
     pub largest_sizes: Sizes,
-    /// It takes orders that change limits, as agents of release 0.1 announce it.
+    /// Whether the agent accepts orders that change limits, as agents of release 0.1 announce it.
     pub changes_limits: bool,
-    /// What it can do; empty for agents of release 0.1.
+    /// The capabilities of the agent; empty for agents of release 0.1.
     pub capabilities: Announced,
 }
 
 impl AgentInfo {
-    /// Whether the agent has this capability.
+    /// Returns whether the agent has this capability.
     #[must_use]
     pub fn can(&self, capability: AgentCapability) -> bool {
         let is_announced = self.capabilities.contains(capability.name());
         match capability {
-            // Agents of every release do.
+            // Agents of every release have these.
             AgentCapability::Launch | AgentCapability::Kill => true,
             AgentCapability::Limits => self.changes_limits || is_announced,
             AgentCapability::KillSignal
@@ -127,79 +130,81 @@ impl AgentInfo {
         }
     }
 
-    /// Whether the agent can do all that a task asks for. It is sent no launch of another one.
+    /// Returns whether the agent supports everything that a task requests. A task that it does not
+    /// support is not launched on it.
     #[must_use]
     pub fn can_launch(&self, spec: &TaskSpec) -> bool {
         AgentCapability::needed(spec).all(|one| self.can(one))
     }
 
-    /// Whether the agent takes orders of this kind. It is sent no others.
+    /// Returns whether the agent accepts orders of this kind. It is sent no others.
     #[must_use]
     pub fn takes(&self, kind: OrderKind) -> bool {
         self.can(kind.capability())
     }
 }
 
-/// Which offers of an agent were used, so that none is used twice.
+/// The used offers of an agent, which prevent that an offer is used twice.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UsedOffers {
-    /// This one and all before it count as used.
+    /// This offer and all before it count as used.
     pub floor: OfferId,
-    /// Used ones above the floor; at most [`crate::limits::USED_OFFERS`].
+    /// The used offers above the floor, at most [`crate::limits::USED_OFFERS`].
     pub ids: BTreeSet<OfferId>,
 }
 
-/// What an agent reports. Each registration replaces it as a whole.
+/// The facts that an agent reports. Each registration replaces all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
-    /// One life of its process and disk; a stranger with the same id shows another.
+    /// The incarnation of the agent's process and disk. Another agent with the same id reports
+    /// another number.
     pub incarnation: u64,
-    /// Of its host's kernel.
+    /// The boot id of the host's kernel.
     pub boot_id: String,
-    /// Addresses, resources, attributes and capabilities.
+    /// The addresses, resources, attributes and capabilities.
     pub info: AgentInfo,
 }
 
-/// What the masters have agreed on about an agent. No registration changes it.
+/// The decisions of the masters about an agent. No registration changes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agreed {
-    /// Whether it is in use.
+    /// The administrative state.
     pub administration: Administration,
-    /// Cluster time at which `administration` was entered.
+    /// The cluster time at which `administration` was entered.
     pub since: Timestamp,
-    /// Cluster time at which `administration` is over, if it ends by itself.
+    /// The cluster time at which `administration` ends, if it ends by itself.
     pub deadline: Option<Timestamp>,
-    /// Attributes set by operators; they win over reported ones.
+    /// The attributes that operators have set; they override reported ones.
     pub attributes: BTreeMap<String, String>,
-    /// When one of these last changed. What release 0.1.0 wrote has none.
+    /// The revision at which one of these fields last changed. Records of release 0.1.0 have none.
     pub revision: Revision,
 }
 
 /// An agent in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
-    /// Made by the registry.
+    /// The id, assigned by the registry.
     pub id: AgentId,
-    /// The random number of its first registration.
+    /// The random number of the first registration.
     pub nonce: u64,
-    /// What it reports; shared with copies of the registry.
+    /// The reported facts, shared with copies of the registry.
     pub reported: Arc<Reported>,
-    /// What the masters have agreed on.
+    /// The decisions of the masters.
     pub agreed: Agreed,
-    /// Whether masters hear of it.
+    /// Whether heartbeats arrive.
     pub reachability: Reachability,
-    /// The last order made for it.
+    /// The number of the last order for this agent.
     pub orders: OrderIndex,
-    /// When totals or attributes last changed: offers made before promise something else.
+    /// The revision at which totals or attributes last changed. Offers made before it are outdated.
     pub promise: Revision,
-    /// Used offers.
+    /// The used offers.
     pub used_offers: UsedOffers,
-    /// When anything of it but orders and used offers last changed.
+    /// The revision at which the record last changed, apart from orders and used offers.
     pub revision: Revision,
 }
 
 impl Agent {
-    /// Its state in one word.
+    /// Returns the state of the agent in one word.
     #[must_use]
     pub fn mode(&self) -> AgentMode {
         match (self.agreed.administration, self.reachability) {
@@ -212,7 +217,7 @@ impl Agent {
         }
     }
 
-    /// Cluster time at which its mode was entered.
+    /// Returns the cluster time at which the mode was entered.
     #[must_use]
     pub fn mode_since(&self) -> Timestamp {
         match self.mode() {
@@ -225,13 +230,14 @@ impl Agent {
         }
     }
 
-    /// All that it gives to tasks: what it reports, as what is agreed on shapes it.
+    /// Returns all resources that the agent provides to tasks: the reported ones, as modified by
+    /// decisions of the masters.
     #[must_use]
     pub fn total(&self) -> &Resources {
         &self.reported.info.resources
     }
 
-    /// Attributes as frameworks see them.
+    /// Returns the attributes as frameworks see them.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
         let mut all = self.reported.info.attributes.clone();

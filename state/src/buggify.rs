@@ -1,56 +1,59 @@
-//! Turns that are right and rare: a simulation takes them often, everybody else never.
+//! Correct but rare behaviour that a simulation makes frequent. Outside a simulation it never
+//! occurs on purpose.
 //!
-//! The idea is FoundationDB's: a batch of one, a full queue, a link that ends for no reason are all allowed, and what
-//! depends on their being rare is wrong. Outside a simulation each question costs one look at a thread's own word.
+//! The idea is FoundationDB's. A batch of one command, a full queue or a link that ends without a
+//! reason are all allowed, and code that depends on their rarity is wrong. Outside a simulation
+//! each query costs one read of a thread-local variable.
 
 use std::cell::Cell;
 
-/// Turns by name, each with what is rare about it.
+/// Defines the kinds of rare behaviour by name, each with a description.
 macro_rules! turns {
     ($($turn:ident $meaning:literal;)*) => {
-        /// A rare turn.
+        /// A kind of rare behaviour.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Rare {
             $(#[doc = $meaning] $turn,)*
         }
 
         impl Rare {
-            /// All of them.
+            /// All kinds, in order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$turn,)*];
         }
     };
 }
 
 turns! {
-    OneCommandAnEntry "the leader proposes each command in an entry of its own";
+    OneCommandAnEntry "the leader proposes each command in a separate entry";
     OneEntryAnAppend "a follower is sent one entry at a time";
     ShortTail "the newest entries are read from the disk";
     SmallBlocks "a snapshot is sent in parts of a few hundred bytes";
-    LinkFull "the outbox of a link is full: it ends, and the other side comes again";
-    OneUpdateInFlight "a scheduler is told of one update at a time";
+    LinkFull "the outbox of a link is full: the link ends, and the peer reconnects";
+    OneUpdateInFlight "a scheduler is sent one update at a time";
     OneUpdateACommand "updates of an agent are committed one by one";
-    OneAgentARound "the allocator looks at one agent in a round";
-    NotPassedOn "a follower does not pass a call on and names the leader";
-    OneUpdateAMessage "an agent sends one update a message";
-    OneTaskAChunk "an agent lists what it holds one task a message";
-    LateReport "an agent gathers updates for 300 ms";
-    LinkLost "an agent's link ends just after an order was taken";
+    OneAgentARound "the allocator processes one agent in a round";
+    NotPassedOn "a follower does not forward a call, and names the leader";
+    OneUpdateAMessage "an agent sends one update in each message";
+    OneTaskAChunk "an agent lists one task in each message";
+    LateReport "an agent collects updates for 300 ms";
+    LinkLost "an agent's link ends immediately after an order was accepted";
     EarlyCompaction "a journal is compacted after a few hundred bytes";
     OneRecordAGroup "a journal is synced after each record";
-    SmallSwap "a snapshot takes the place of the registry a few records at a time";
+    SmallSwap "a snapshot replaces the registry a few records at a time";
 }
 
-/// Of 16 simulations one turn is taken in 4.
+/// The probability, in sixteenths, that a simulation enables one kind.
 const TURNS_IN_16: u64 = 4;
-/// There, of 16 times that it comes up it is taken so often.
+/// The probability, in sixteenths, that an enabled kind occurs at an opportunity.
 const TIMES_IN_16: u64 = 4;
 
 thread_local! {
-    /// The state of the choices, and one bit for each turn of this simulation; none outside.
+    /// The state of the generator, and one bit for each enabled kind; `None` outside a simulation.
     static CHOICE: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
-/// From now on this thread simulates: `seed` fixes which turns may be taken, and when. Returns which.
+/// Starts a simulation in this thread. `seed` determines which kinds are enabled and when they
+/// occur. Returns the enabled kinds.
 pub fn begin(seed: u64) -> Vec<Rare> {
     let mut state = seed;
     let turns = Rare::ALL.iter().copied();
@@ -62,12 +65,12 @@ pub fn begin(seed: u64) -> Vec<Rare> {
     taken
 }
 
-/// From now on no turn is taken in this thread.
+/// Ends the simulation in this thread.
 pub fn end() {
     CHOICE.set(None);
 }
 
-/// Whether to take this turn now: never, outside a simulation.
+/// Returns whether the rare behaviour occurs now. Outside a simulation it never does.
 #[must_use]
 pub fn takes(turn: Rare) -> bool {
     let Some((mut state, taken)) = CHOICE.get() else {
@@ -81,7 +84,7 @@ pub fn takes(turn: Rare) -> bool {
     number % 16 < TIMES_IN_16
 }
 
-/// What to use now: nearly always `usual`.
+/// Returns the value to use now: nearly always `usual`.
 pub fn or<T>(turn: Rare, usual: T, rare: T) -> T {
     if takes(turn) { rare } else { usual }
 }
@@ -90,7 +93,7 @@ fn bit(turn: Rare) -> u64 {
     1 << (turn as u32)
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): its high bits are the better ones.
+/// SplitMix64 (Steele, Lea and Flood, 2014). Its high bits have the better quality.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;

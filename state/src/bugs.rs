@@ -1,13 +1,13 @@
-//! Defects that are planted to be found: run-time switches for harnesses that must prove themselves.
+//! Planted defects: run-time switches that prove that the test harnesses find bugs.
 //!
 //! Without the feature `testing` every switch is the constant `false` and costs nothing; no shipped
-//! executable has it. A switch is of the whole process, so all masters of a simulation have the same
-//! defect. Each is asked for in one place, where the right code stands beside it.
+//! executable has the feature. A switch applies to the whole process, so all masters of a
+//! simulation have the same defect. Each switch is queried in one place, next to the correct code.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Defects by name, each with what it does.
+/// Defines the defects by name, each with a description.
 macro_rules! bugs {
     ($($bug:ident $name:literal $meaning:literal;)*) => {
         /// A planted defect.
@@ -17,10 +17,10 @@ macro_rules! bugs {
         }
 
         impl Bug {
-            /// All of them.
+            /// All defects, in order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$bug,)*];
 
-            /// Its name, as it is given on a command line.
+            /// Returns the name for the command line.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
@@ -28,7 +28,7 @@ macro_rules! bugs {
                 }
             }
 
-            /// What it does, in a line.
+            /// Returns a description of one line.
             #[must_use]
             pub fn meaning(self) -> &'static str {
                 match self {
@@ -42,58 +42,58 @@ macro_rules! bugs {
 bugs! {
     VoteNotSynced "vote-not-synced" "a vote is answered before it is on disk";
     AppendNotSynced "append-not-synced" "an entry is acknowledged before it is on disk";
-    SnapshotMetaEarly "snapshot-meta-early" "a snapshot says that it ends an entry before what it holds";
-    QuorumLossIgnored "quorum-loss-ignored" "a leader without a quorum keeps its agents and frameworks";
-    ReadWithoutQuorum "read-without-quorum" "a linearizable read is answered at once by any master";
-    StaleReignCommits "stale-reign-commits" "a command of an earlier reign is applied in a later one";
-    MovedDecisionCommits "moved-decision-commits" "a decision on a record that has moved since is applied";
-    UsedOfferHonoured "used-offer-honoured" "an offer that was used is honoured again";
-    FreedAtKill "freed-at-kill" "resources are free once a kill is wanted, and again at the end";
-    AnswersNotLoaded "answers-not-loaded" "answers to numbered calls are no part of a snapshot or restart";
+    SnapshotMetaEarly "snapshot-meta-early" "the metadata of a snapshot names the entry before its last one";
+    QuorumLossIgnored "quorum-loss-ignored" "a leader without a quorum keeps the connections of agents and frameworks";
+    ReadWithoutQuorum "read-without-quorum" "any master answers a linearizable read without asking a quorum";
+    StaleReignCommits "stale-reign-commits" "a command of an earlier epoch is applied in a later one";
+    MovedDecisionCommits "moved-decision-commits" "a decision on a record that has changed since is applied";
+    UsedOfferHonoured "used-offer-honoured" "a used offer is accepted again";
+    FreedAtKill "freed-at-kill" "resources are freed when a kill is requested, and again at the end";
+    AnswersNotLoaded "answers-not-loaded" "answers to numbered calls are missing after a snapshot or restart";
     SharedOrder "shared-order" "two launches of one acceptance get one order number";
     LaunchAfterUnreachable "launch-after-unreachable" "a launch is delivered after its task was UNREACHABLE";
     SessionNotChecked "session-not-checked" "calls of a superseded scheduler are applied";
     CloneAccepted "clone-accepted" "a copy of an agent's disk is registered as the agent";
-    KillLost "kill-lost" "a kill that comes before the first word of its task is not delivered";
-    EqualWithUnsentOrder "equal-with-unsent-order" "an agent with an equal digest is not sent what it missed";
-    DigestIgnored "digest-ignored" "an agent at the last order is never compared";
-    SettledBeforeCommit "settled-before-commit" "an agent may forget an update before it is committed";
+    KillLost "kill-lost" "a kill before the first update of its task is not delivered";
+    EqualWithUnsentOrder "equal-with-unsent-order" "an agent with an equal digest is not sent the orders that it missed";
+    DigestIgnored "digest-ignored" "an agent that has applied the last order is never reconciled";
+    SettledBeforeCommit "settled-before-commit" "an agent may remove an update before it is committed";
     DeadlineLost "deadline-lost" "a new leader does not take over the deadlines of frameworks";
     GraceLost "grace-lost" "a new leader gives frameworks no time to return";
-    FreezeExpires "freeze-expires" "a pause of a master counts as silence of everybody else";
-    UnknownTooEarly "unknown-too-early" "UNKNOWN is answered while an acceptance may be on its way";
+    FreezeExpires "freeze-expires" "a pause of a master counts as silence of agents and frameworks";
+    UnknownTooEarly "unknown-too-early" "UNKNOWN is answered while an acceptance may be in flight";
     AnswerBeforeCommit "answer-before-commit" "a numbered call is answered before it is committed";
-    RescindNotTold "rescind-not-told" "a framework is not told that an offer is void";
-    UpdateForgotten "update-forgotten" "an agent forgets unsettled updates when it restarts";
-    EpochNotChecked "epoch-not-checked" "an agent obeys a leader whose reign is over";
-    EpochNotSynced "epoch-not-synced" "an agent acts in a reign before the reign is on its disk";
+    RescindNotTold "rescind-not-told" "a framework receives no rescind for a cancelled offer";
+    UpdateForgotten "update-forgotten" "an agent loses unsettled updates when it restarts";
+    EpochNotChecked "epoch-not-checked" "an agent obeys a leader whose epoch has ended";
+    EpochNotSynced "epoch-not-synced" "an agent acts in an epoch before the epoch is on its disk";
     OrderNotSynced "order-not-synced" "an agent acts on an order before the order is on its disk";
-    LaunchRepeated "launch-repeated" "a new leader sends launches again, and agents take them again";
-    FormerVoterCounts "former-voter-counts" "a voter without its disk counts on when its master has joined again";
+    LaunchRepeated "launch-repeated" "a new leader sends launches again, and agents execute them again";
+    FormerVoterCounts "former-voter-counts" "a voter that lost its disk still counts after its master has joined again";
     NodeIdReused "node-id-reused" "a master that lost its disk takes the id that its address had";
-    AppliedBeforeRecords "applied-before-records" "a long batch says what it covers before its records are written";
-    InstallNotNoted "install-not-noted" "a snapshot replaces the registry without a note of it on the disk";
-    LapsedOfferKept "lapsed-offer-kept" "one offer in three that has lapsed stays in the book of its leader";
-    SecondOfferForgotten "second-offer-forgotten" "of several offers of an agent only the first counts as given";
-    DeactivatedOffered "deactivated-offered" "what is free on a deactivated agent with tasks is offered";
-    UpdatePassedOver "update-passed-over" "an update that comes while its task is acknowledged counts as a repeat";
-    LostHopRefused "lost-hop-refused" "a call is refused whose hop to the leader broke after it was sent";
-    StopAfterNotLoaded "stop-after-not-loaded" "a restarted master forgets after what silence a task stops itself";
+    AppliedBeforeRecords "applied-before-records" "a long batch writes its applied position before its records";
+    InstallNotNoted "install-not-noted" "a snapshot replaces the registry without a marker on the disk";
+    LapsedOfferKept "lapsed-offer-kept" "one expired offer in three stays in the offer book of the leader";
+    SecondOfferForgotten "second-offer-forgotten" "of several offers of an agent only the first counts as offered";
+    DeactivatedOffered "deactivated-offered" "free resources of a deactivated agent with tasks are offered";
+    UpdatePassedOver "update-passed-over" "an update that arrives during an acknowledgement of its task counts as a repeat";
+    LostHopRefused "lost-hop-refused" "a call is refused if the connection to the leader breaks after it was forwarded";
+    StopAfterNotLoaded "stop-after-not-loaded" "a restarted master loses the stop_after_ms of tasks";
     CompactionLosesTask "compaction-loses-task" "a compacted journal lacks one of ten tasks";
-    SignalAsCode "signal-as-code" "a signal that ends an adopted task is told as an exit code";
+    SignalAsCode "signal-as-code" "a signal that kills an adopted task is reported as an exit code";
     AdoptedAsFirst "adopted-as-first" "a task of a group is adopted as the first task of its group";
-    RebootForgotten "reboot-forgotten" "an agent does not note that its host was rebooted";
-    GroupOutlives "group-outlives" "a group runs on when its first task has failed";
+    RebootForgotten "reboot-forgotten" "an agent does not notice that its host was rebooted";
+    GroupOutlives "group-outlives" "a group continues after its first task has failed";
     GroupUnprepared "group-unprepared" "a group is started when its last task is prepared";
-    ExecutorLeft "executor-left" "an executor without a stream is not ended behind its last task";
-    ExecutorTwice "executor-twice" "a second executor is begun while the first one ends";
-    LimitsAgain "limits-again" "limits that were refused are put in force after a restart";
-    CompletionForgotten "completion-forgotten" "a restarted agent forgets max_completion_ms";
+    ExecutorLeft "executor-left" "an executor without a stream is not killed after its last task";
+    ExecutorTwice "executor-twice" "a second executor is started while the first one ends";
+    LimitsAgain "limits-again" "refused limits are applied after a restart";
+    CompletionForgotten "completion-forgotten" "a restarted agent loses max_completion_ms";
     CgroupLeaked "cgroup-leaked" "the control group of one container in ten is not removed";
 }
 
-/// The environment variable that names the defects of an executable with the feature `testing`, separated by commas.
-/// Other executables ignore it.
+/// The environment variable that names the planted defects of an executable with the feature
+/// `testing`, separated by commas. Other executables ignore it.
 pub const VARIABLE: &str = "ARGOSY_PLANTED_BUGS";
 
 impl fmt::Display for Bug {
@@ -102,9 +102,9 @@ impl fmt::Display for Bug {
     }
 }
 
-/// A name that no planted defect has.
+/// The error for a name that no planted defect has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no planted bug")]
+#[error("{0:?} is not a planted bug")]
 pub struct UnknownBug(String);
 
 impl FromStr for Bug {
@@ -123,22 +123,22 @@ mod switches {
 
     use super::{Bug, UnknownBug};
 
-    /// One bit a bug; there are fewer than 64.
+    /// One bit for each defect; there are fewer than 64.
     static ON: AtomicU64 = AtomicU64::new(0);
 
-    /// Whether this defect is switched on.
+    /// Returns whether this defect is planted.
     #[must_use]
     pub fn is_on(bug: Bug) -> bool {
         ON.load(Ordering::Relaxed) & bit(bug) != 0
     }
 
-    /// Switches exactly these defects on, in the whole process.
+    /// Plants exactly these defects in the whole process.
     pub fn plant(bugs: &[Bug]) {
         let bits = bugs.iter().fold(0, |bits, bug| bits | bit(*bug));
         ON.store(bits, Ordering::Relaxed);
     }
 
-    /// Switches on the defects with these names, which a comma separates.
+    /// Plants the defects with these names, separated by commas.
     ///
     /// # Errors
     /// A name that no defect has.
@@ -157,7 +157,7 @@ mod switches {
 #[cfg(feature = "testing")]
 pub use switches::{is_on, plant, plant_named};
 
-/// Whether this defect is switched on: never, in an executable without the feature `testing`.
+/// Returns whether this defect is planted, which is never the case without the feature `testing`.
 #[cfg(not(feature = "testing"))]
 #[must_use]
 #[inline(always)]

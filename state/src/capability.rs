@@ -1,6 +1,7 @@
-//! Capabilities: what agents and frameworks announce that not every release of them has.
+//! Capabilities of agents and frameworks that not every release supports.
 //!
-//! Names, so that a master keeps those that it does not know and ignores them. The list is in `docs/protocol.md`.
+//! They are names, so that a master keeps unknown ones and ignores them. The list is in
+//! `docs/protocol.md`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,33 +10,34 @@ use std::str::FromStr;
 use crate::limits;
 use crate::task::TaskSpec;
 
-/// The names that one agent or framework announces, those of later releases included.
+/// The names that one agent or framework announces, including those of later releases.
 pub type Announced = BTreeSet<String>;
 
-/// A name that this release does not know.
+/// The error for a capability name that this release does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no capability of this name is known")]
+#[error("unknown capability")]
 pub struct UnknownCapability;
 
-/// What an agent can do.
+/// A capability of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AgentCapability {
-    /// It takes launches. Every release does, announced or not.
+    /// Accepts launches. Every release does, whether announced or not.
     Launch,
-    /// It takes kills. Every release does, announced or not.
+    /// Accepts kills. Every release does, whether announced or not.
     Kill,
-    /// It takes orders that change the limits of tasks. Agents of release 0.1 announce it by a field of its own.
+    /// Accepts orders that change the limits of tasks. Agents of release 0.1 announce it in a
+    /// separate field.
     Limits,
-    /// It ends tasks by the signal of their kill policy.
+    /// Kills tasks with the signal of their kill policy.
     KillSignal,
-    /// It asks the registry of an image when the task says.
+    /// Queries the registry of an image when the task requests it.
     ImagePull,
-    /// It shows host paths at other paths than the host's, and without the right to write.
+    /// Mounts host paths at paths that differ from the host's, and read-only.
     HostPathPlaces,
 }
 
 impl AgentCapability {
-    /// All that this release knows, in the order of the documentation.
+    /// All capabilities that this release knows, in the order of the documentation.
     pub const ALL: [Self; 6] = [
         Self::Launch,
         Self::Kill,
@@ -45,7 +47,7 @@ impl AgentCapability {
         Self::HostPathPlaces,
     ];
 
-    /// As it is announced.
+    /// Returns the announced name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,7 +60,7 @@ impl AgentCapability {
         }
     }
 
-    /// The part of a request that needs it.
+    /// Returns the part of a request that needs the capability.
     #[must_use]
     pub fn what(self) -> &'static str {
         match self {
@@ -73,13 +75,13 @@ impl AgentCapability {
         }
     }
 
-    /// All names that this release announces.
+    /// Returns all names that this release announces.
     #[must_use]
     pub fn announced() -> Announced {
         Self::ALL.map(|one| one.name().to_owned()).into()
     }
 
-    /// What the agent of a task must be able to do.
+    /// Returns the capabilities that the agent of a task needs.
     pub fn needed(spec: &TaskSpec) -> impl Iterator<Item = Self> {
         let has_places = spec
             .host_paths
@@ -111,22 +113,22 @@ impl FromStr for AgentCapability {
     }
 }
 
-/// What a framework can take.
+/// A capability of a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrameworkCapability {
-    /// It wants `gpus`, which are left out of the offers of others.
+    /// Accepts `gpus`, which are removed from the offers to other frameworks.
     Gpus,
-    /// It takes resources that may be taken back.
+    /// Accepts revocable resources.
     Revocable,
     /// Its scheduler sends heartbeats.
     Heartbeats,
 }
 
 impl FrameworkCapability {
-    /// All that this release knows, in the order of the documentation.
+    /// All capabilities that this release knows, in the order of the documentation.
     pub const ALL: [Self; 3] = [Self::Gpus, Self::Revocable, Self::Heartbeats];
 
-    /// As it is announced.
+    /// Returns the announced name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -136,7 +138,8 @@ impl FrameworkCapability {
         }
     }
 
-    /// The label by which release 0.1.0 was told the same, with the value "true". Read for one more release.
+    /// Returns the label that announces the capability to release 0.1.0, with the value "true". It
+    /// is read for one more release.
     #[must_use]
     pub fn former_label(self) -> Option<&'static str> {
         match self {
@@ -147,7 +150,7 @@ impl FrameworkCapability {
     }
 }
 
-/// Whether these names are few and short enough to be kept.
+/// Returns whether the names are few and short enough to be stored.
 pub(crate) fn are_bounded(announced: &Announced) -> bool {
     announced.len() <= limits::CAPABILITIES
         && announced
@@ -155,7 +158,7 @@ pub(crate) fn are_bounded(announced: &Announced) -> bool {
             .all(|name| !name.is_empty() && name.len() <= limits::CAPABILITY_BYTES)
 }
 
-/// These bounds in words.
+/// Returns a message that states these bounds.
 pub(crate) fn bounds() -> String {
     let (most, bytes) = (limits::CAPABILITIES, limits::CAPABILITY_BYTES);
     format!("announce at most {most}, of 1 to {bytes} bytes each")
@@ -200,7 +203,7 @@ mod tests {
         assert_eq!(needed(&task), AgentCapability::ALL[3..]);
     }
 
-    /// A cluster with one agent that announces these names, and a framework.
+    /// Returns a cluster with one agent that announces these names, and a framework.
     fn world(level: Level, announced: &[&str]) -> (World, AgentId, FrameworkId) {
         let mut world = World::empty();
         world.level = level;
@@ -216,7 +219,7 @@ mod tests {
         (world, agent, framework)
     }
 
-    /// Why the launch of this task is refused.
+    /// Returns the rejection of the launch of this task, if any.
     fn refused(
         (world, agent, framework): &mut (World, AgentId, FrameworkId),
         task: &TaskSpec,

@@ -1,7 +1,7 @@
-//! Invariants of the registry: what must hold after every entry, whatever was proposed.
+//! Invariants of the registry that hold after every entry, whatever was proposed.
 //!
-//! Reads only. [`Registry::check`] costs as much as the registry is large: tests run it after every
-//! step. Masters run [`Registry::check_slice`], which costs as much as the slice.
+//! The checks only read. The cost of [`Registry::check`] grows with the registry; tests run it
+//! after every step. Masters run [`Registry::check_slice`], whose cost grows only with the slice.
 
 mod executors;
 mod groups;
@@ -20,41 +20,41 @@ use crate::limits;
 use crate::registry::Layout;
 use crate::task::{FinishedTask, Task, TaskState};
 
-/// A fact that must never be: a defect of `apply`, or damaged storage.
+/// A violated invariant: a defect of `apply`, or corrupt storage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// What was kept up to date differs from what the records say.
-    #[error("the index of {0} is not what the records say")]
+    /// An index differs from the records.
+    #[error("the index of {0} differs from the records")]
     Index(&'static str),
-    /// Two live tasks of an agent use the same thing, or their sum cannot be told.
-    #[error("tasks of {agent} cannot run together: {task} takes what another one has")]
+    /// Two live tasks of an agent use the same resource, or their sum overflows.
+    #[error("tasks of {agent} overlap: {task} uses resources of another one")]
     Overlap {
-        /// Where.
+        /// The agent.
         agent: AgentId,
-        /// The later one in order of keys.
+        /// The later task in order of keys.
         task: TaskKey,
     },
-    /// Live tasks and what is counted as used differ.
+    /// The resources of live tasks differ from the indexed usage.
     #[error("{agent} counts {counted} as used; its live tasks use {summed}")]
     Usage {
-        /// Where.
+        /// The agent.
         agent: AgentId,
-        /// What the index says.
+        /// The usage in the index.
         counted: String,
-        /// What the tasks say.
+        /// The sum over the tasks.
         summed: String,
     },
     /// A record contradicts itself or another one.
     #[error("{what}: {rule}")]
     Record {
-        /// Which record.
+        /// The record.
         what: String,
-        /// What should hold.
+        /// The violated rule.
         rule: &'static str,
     },
 }
 
-/// Fails with `rule` about `what` unless it holds.
+/// Returns an error with `rule` about `what` unless the rule holds.
 fn must(holds: bool, what: &impl ToString, rule: &'static str) -> Result<(), Broken> {
     if holds {
         Ok(())
@@ -67,10 +67,10 @@ fn must(holds: bool, what: &impl ToString, rule: &'static str) -> Result<(), Bro
 }
 
 impl Registry {
-    /// Everything that must hold at every applied index.
+    /// Checks every invariant that holds at each applied index.
     ///
     /// # Errors
-    /// The first [`Broken`] fact that is found.
+    /// The first [`Broken`] invariant.
     pub fn check(&self) -> Result<(), Broken> {
         self.check_cluster()?;
         for target in self.cluster.sweeps.keys() {
@@ -107,7 +107,7 @@ impl Registry {
         must(
             self.cluster.epoch.0 <= self.applied,
             what,
-            "its reign began in the past",
+            "its epoch began in the past",
         )?;
         must(
             (self.level() < Level::RELEASE_0_2) == (self.cluster.layout == Layout::Whole),
@@ -128,14 +128,14 @@ impl Registry {
             SweepTarget::Agent(id) => {
                 let mode = self.agents.get(id).map(|agent| agent.mode());
                 let fits = matches!(mode, Some(AgentMode::Unreachable | AgentMode::Gone));
-                must(fits, id, "only silent or gone agents are swept")
+                must(fits, id, "only unreachable or gone agents are swept")
             }
             SweepTarget::PrunedAgent(id) => {
                 let mode = self.agents.get(id).map(|agent| agent.mode());
                 let fits = mode == Some(AgentMode::Gone);
-                must(fits, id, "an agent that is forgotten is gone first")
+                must(fits, id, "an agent that is removed is gone first")
             }
-            SweepTarget::Layout => must(false, what, "the layout has a mark of its own"),
+            SweepTarget::Layout => must(false, what, "the layout holds its own progress"),
             SweepTarget::Framework(id) => {
                 let is_known = self.frameworks.contains_key(id);
                 must(is_known, id, "only live frameworks are swept")
@@ -145,7 +145,7 @@ impl Registry {
 
     fn check_agent(&self, agent: &Agent) -> Result<(), Broken> {
         let id = &agent.id;
-        must(id.0 <= self.cluster.last_agent, id, "its number was given")?;
+        must(id.0 <= self.cluster.last_agent, id, "its id was assigned")?;
         let agreed = &agent.agreed;
         must(
             agreed.since.max(agent.reachability.since()) <= self.time,
@@ -162,7 +162,7 @@ impl Registry {
                 .deadline
                 .is_none_or(|deadline| deadline >= agreed.since),
             id,
-            "what is agreed on ends after it began",
+            "its administrative state ends after it began",
         )?;
         must(
             agent.reported.incarnation != 0,
@@ -185,11 +185,11 @@ impl Registry {
         must(
             self.cluster.layout.splits_agent(*id) || *agent == reduced,
             id,
-            "its one record holds all of it",
+            "its single record holds all its facts",
         )
     }
 
-    /// Conservation: what is counted as used is the sum of the tasks that have not ended, and of their executors.
+    /// Conservation: the indexed usage is the sum over the live tasks and their executors.
     fn check_usage(&self, id: AgentId) -> Result<(), Broken> {
         let mut sum = self.check_executors(id)?;
         for task in self.tasks_on(id).filter(|task| !task.is_terminal()) {
@@ -215,7 +215,7 @@ impl Registry {
         must(
             id.0 <= self.cluster.last_framework,
             id,
-            "its number was given",
+            "its id was assigned",
         )?;
         must(self.past(framework.revision), id, "its revision is past")?;
         must(framework.session != 0, id, "it is in a session")?;
@@ -231,7 +231,7 @@ impl Registry {
             "it is suppressed only in roles that it has",
         )?;
         if let Connection::Disconnected { since } = framework.connection {
-            must(since <= self.time, id, "it left in the past")?;
+            must(since <= self.time, id, "it disconnected in the past")?;
         }
         self.check_answers(framework)
     }
@@ -247,9 +247,9 @@ impl Registry {
             must(
                 known,
                 &id,
-                "answers are of its present session or the one before",
+                "its answers are of the current session or the previous one",
             )?;
-            must(self.past(answer.revision), &id, "answers were given")?;
+            must(self.past(answer.revision), &id, "its answers are past")?;
         }
         must(
             count <= limits::ANSWERS_PER_FRAMEWORK,
@@ -258,7 +258,7 @@ impl Registry {
         )
     }
 
-    /// Nothing of a framework that is going is left behind once its sweep is through.
+    /// Checks that nothing is left of a framework that is being removed once its sweep has ended.
     fn check_leaving(&self, framework: &Framework) -> Result<(), Broken> {
         let id = &framework.id;
         if self
@@ -273,16 +273,16 @@ impl Registry {
         let ended = index.map_or(0, |index| index.ended);
         if framework.removing {
             let killed = self.tasks_of(*id).all(|task| task.kill.is_some());
-            must(killed, id, "tasks of a removed framework are wanted dead")?;
-            must(tasks > 0, id, "a removed framework goes with its last task")?;
+            must(killed, id, "tasks of a removed framework are being killed")?;
+            must(tasks > 0, id, "a removed framework ends with its last task")?;
         }
         if framework.info.detached {
             let alone = framework.connection != Connection::Connected;
-            must(ended == 0, id, "a detached framework acknowledges itself")?;
+            must(ended == 0, id, "its ended tasks are acknowledged")?;
             must(
                 tasks > 0 || !alone,
                 id,
-                "a detached framework that nobody listens for goes with its last task",
+                "a detached and disconnected framework ends with its last task",
             )?;
         }
         Ok(())
@@ -307,14 +307,14 @@ impl Registry {
             must(
                 kill.order > task.order && kill.order.0 <= orders,
                 key,
-                "its kill was ordered behind its launch",
+                "its kill was ordered after its launch",
             )?;
         }
         if let Some(change) = &task.limits_change {
             must(
                 change.order > task.order && change.order.0 <= orders,
                 key,
-                "its limits were changed by an order behind its launch",
+                "its limits were changed by an order after its launch",
             )?;
         }
         must(task.spec.task == key.task, key, "its description names it")?;
@@ -322,7 +322,7 @@ impl Registry {
         must(
             task.latest.state == task.state,
             key,
-            "its newest update tells its state",
+            "its newest update has its state",
         )?;
         let same = task.state == TaskState::Unreachable
             || task.is_terminal()
@@ -330,10 +330,10 @@ impl Registry {
         must(
             same,
             key,
-            "it is as its agent said, unless a master knows better",
+            "its state is that of its agent, unless a master has set it",
         )?;
         let same = task.agent_state != task.state || task.latest.standing == task.standing;
-        must(same, key, "its newest update tells what its checks found")?;
+        must(same, key, "its newest update has the results of its checks")?;
         must(
             task.latest.revision <= task.revision && self.past(task.revision),
             key,
@@ -344,7 +344,8 @@ impl Registry {
         check_unacknowledged(task)
     }
 
-    /// A task on a silent or gone agent says so once its sweep is through.
+    /// Checks that tasks of an unreachable or gone agent have the corresponding state once its
+    /// sweep has ended.
     fn check_mode(&self, task: &Task) -> Result<(), Broken> {
         let sweeps = &self.cluster.sweeps;
         let swept = sweeps.contains_key(&SweepTarget::Agent(task.agent))
@@ -356,12 +357,12 @@ impl Registry {
         must(
             mode != Some(AgentMode::Gone),
             &task.key,
-            "no task lives on a gone agent",
+            "no task is live on a gone agent",
         )?;
         must(
             mode != Some(AgentMode::Unreachable) || task.state == TaskState::Unreachable,
             &task.key,
-            "a task on a silent agent is unreachable",
+            "a task on an unreachable agent is UNREACHABLE",
         )
     }
 
@@ -385,7 +386,7 @@ impl Registry {
         must(
             *given <= self.cluster.last_finished,
             what,
-            "its serials were given",
+            "its serials were assigned",
         )?;
         Ok(())
     }
@@ -395,12 +396,12 @@ impl Registry {
         must(
             finished.task.is_terminal() && finished.task.unacknowledged.is_empty(),
             key,
-            "only what has ended and is acknowledged is history",
+            "only ended and acknowledged tasks are history",
         )?;
         must(
             !self.tasks.contains_key(key),
             key,
-            "what is history does not live",
+            "a task in the history is not live",
         )
     }
 
@@ -408,7 +409,7 @@ impl Registry {
         must(
             !self.frameworks.contains_key(&id),
             &id,
-            "a removed framework never comes back",
+            "a removed framework never returns",
         )
     }
 
@@ -451,7 +452,7 @@ impl Registry {
         must(
             nonces == self.agents.len(),
             &"the agents",
-            "no two share a nonce",
+            "no two agents share a nonce",
         )
     }
 }
@@ -467,7 +468,8 @@ fn check_stopped(task: &Task) -> Result<(), Broken> {
     )
 }
 
-/// At most the newest non-terminal update and the terminal one, the newest last.
+/// Checks that at most the newest non-terminal update and the terminal one are queued, the newest
+/// last.
 fn check_unacknowledged(task: &Task) -> Result<(), Broken> {
     let key = &task.key;
     let updates = &task.unacknowledged;
@@ -482,12 +484,12 @@ fn check_unacknowledged(task: &Task) -> Result<(), Broken> {
     must(
         open <= 1 && updates.len() - open <= 1,
         key,
-        "at most one update of each kind waits",
+        "at most one update of each kind is unacknowledged",
     )?;
     must(
         updates.last().is_none_or(|last| *last == task.latest),
         key,
-        "its newest waiting update is its newest one",
+        "its newest unacknowledged update is its newest one",
     )?;
     must(
         !task.is_terminal() || !updates.is_empty(),

@@ -1,19 +1,19 @@
-//! Hashes over sets: the sum of a mark for each member, so that a change costs one member.
+//! Hashes over sets: the sum of a mark for each member, so that a change costs only one member.
 //!
-//! The bytes that are hashed are our own canonical form, never protobuf's.
+//! The hashed bytes are a canonical form of this crate, not protobuf.
 
 use sha2::{Digest, Sha256};
 
 use crate::ids::{OrderIndex, TaskKey};
 
-/// The mark of a stored record.
+/// Returns the mark of a stored record.
 #[must_use]
 pub fn record_mark(key: &[u8], value: &[u8]) -> u128 {
     mark(&[b"record", key, value])
 }
 
-/// The mark of a task that an agent holds: the instance, and the last update committed for it.
-/// Agents and masters add these up, wrapping; equal sums mean equal sets.
+/// Returns the mark of a task that an agent holds. It covers the instance, and the last update that
+/// is committed for it. Agents and masters sum the marks, wrapping; equal sums mean equal sets.
 #[must_use]
 pub fn task_mark(key: &TaskKey, order: OrderIndex, number: u64) -> u128 {
     let numbers = [
@@ -25,7 +25,7 @@ pub fn task_mark(key: &TaskKey, order: OrderIndex, number: u64) -> u128 {
     mark(&[b"task", key.task.as_str().as_bytes(), &numbers])
 }
 
-/// A kind of things that agents hold.
+/// A kind of object that agents hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HeldKind {
     /// Tasks: see [`task_mark`].
@@ -33,10 +33,10 @@ pub enum HeldKind {
 }
 
 impl HeldKind {
-    /// All of them.
+    /// All variants, in order of declaration.
     pub const ALL: [Self; 1] = [Self::Task];
 
-    /// As agents and masters call it.
+    /// Returns the name that agents and masters use.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -44,19 +44,20 @@ impl HeldKind {
         }
     }
 
-    /// The kind of this name.
+    /// Returns the kind with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// What an agent holds, or should hold: for each kind the wrapping sum of the marks of its members.
+/// The digests of the objects that an agent holds, or should hold: for each kind the wrapping sum
+/// of the marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Digests([u128; HeldKind::ALL.len()]);
 
 impl Digests {
-    /// The sum of one kind.
+    /// Returns the sum of one kind.
     #[must_use]
     pub fn of(&self, kind: HeldKind) -> u128 {
         self.0[kind as usize]
@@ -75,7 +76,7 @@ impl Digests {
     }
 }
 
-/// The first half of the SHA-256 of the parts, each behind its length.
+/// Returns the first half of the SHA-256 of the parts, each prefixed by its length.
 fn mark(parts: &[&[u8]]) -> u128 {
     let mut hash = Sha256::new();
     for part in parts {

@@ -1,6 +1,7 @@
-//! What an applied command has changed: the leader turns these into effects, followers drop them.
+//! Events: the changes of an applied command. The leader turns them into effects; followers discard
+//! them.
 //!
-//! An event carries what the registry can no longer tell.
+//! An event carries the facts that the registry no longer holds.
 
 use crate::ids::{AgentId, Epoch, FrameworkId, OrderIndex, Revision, Role, TaskKey};
 use crate::level::Level;
@@ -9,107 +10,108 @@ use crate::task::TaskState;
 /// A fact that has just become true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A reign began.
+    /// An epoch was opened.
     EpochOpened(Epoch),
-    /// An agent's record changed: mode, totals, attributes, incarnation or registration.
+    /// The record of an agent changed: mode, totals, attributes, incarnation or registration.
     AgentChanged(AgentId),
     /// An agent was declared gone.
     AgentGone(AgentId),
-    /// The record of a lost agent went.
+    /// The record of a lost agent was removed.
     AgentForgotten(AgentId),
-    /// A session of a framework began, or it is recorded as connected again.
+    /// A session of a framework began, or the framework is recorded as connected again.
     FrameworkSubscribed(FrameworkId),
-    /// A framework's info, suppression or connection changed.
+    /// The info, suppression or connection of a framework changed.
     FrameworkChanged(FrameworkId),
-    /// Roles of a framework were revived: its filters there are void.
+    /// Roles of a framework were revived: its filters in them are cancelled.
     FrameworkRevived {
-        /// Which framework.
+        /// The framework.
         framework: FrameworkId,
-        /// Which roles, by name; never empty.
+        /// The roles by name; never empty.
         roles: Vec<Role>,
     },
     /// The weight of a role was set.
     WeightChanged(Role),
     /// A framework is being removed: its stream ends.
     FrameworkRemoving(FrameworkId),
-    /// A framework is gone for good.
+    /// A framework was removed permanently.
     FrameworkRemoved(FrameworkId),
-    /// A task was accepted for an agent under an order.
+    /// A task was launched on an agent by an order.
     TaskLaunched {
-        /// Which.
+        /// The task.
         key: TaskKey,
-        /// Where.
+        /// The agent.
         agent: AgentId,
-        /// The order that carries it.
+        /// The order that launches the task.
         order: OrderIndex,
     },
-    /// A task is wanted dead under an order.
+    /// The kill of a task was requested by an order.
     TaskKillWanted {
-        /// Which.
+        /// The task.
         key: TaskKey,
-        /// Where.
+        /// The agent.
         agent: AgentId,
-        /// The order that carries it.
+        /// The order that kills the task.
         order: OrderIndex,
     },
-    /// A task is to have other limits under an order.
+    /// A change of a task's limits was requested by an order.
     TaskLimitsWanted {
-        /// Which.
+        /// The task.
         key: TaskKey,
-        /// Where.
+        /// The agent.
         agent: AgentId,
-        /// The order that carries it.
+        /// The order that changes the limits.
         order: OrderIndex,
     },
     /// A task has a new update for its framework.
     TaskUpdated {
-        /// Which.
+        /// The task.
         key: TaskKey,
-        /// Where.
+        /// The agent.
         agent: AgentId,
-        /// Names the update.
+        /// The revision that identifies the update.
         revision: Revision,
         /// The new state.
         state: TaskState,
     },
-    /// An agent may forget an update, and with it the task if `released`.
+    /// An agent may remove an update, and the task too if `released`.
     UpdateSettled {
-        /// Which agent.
+        /// The agent.
         agent: AgentId,
-        /// Which task.
+        /// The task.
         key: TaskKey,
         /// The order that launched the instance.
         order: OrderIndex,
-        /// The update, and all before it.
+        /// The number of the update; it covers all before it.
         number: u64,
-        /// Nothing more is wanted of this instance.
+        /// Whether nothing more of this instance is needed.
         released: bool,
     },
-    /// An agent holds an instance that is not wanted.
+    /// An agent holds an orphan: an instance that is unknown, has ended, or belongs to another
+    /// agent.
     Stray {
-        /// Which agent.
+        /// The agent.
         agent: AgentId,
-        /// Which task.
+        /// The task.
         key: TaskKey,
         /// The order that launched the instance.
         order: OrderIndex,
     },
-    /// A chunk of an agent's list was compared, the last one if `complete`.
+    /// A chunk of an agent's list was reconciled.
     AgentReconciled {
-        /// Which agent.
+        /// The agent.
         agent: AgentId,
         /// Whether it was the last chunk.
         complete: bool,
     },
-    /// A task's record was moved to the history.
+    /// The record of a task was moved to the history.
     TaskForgotten(TaskKey),
-    /// Resources of an agent became free or taken.
+    /// Resources of an agent became free or used.
     AgentUsageChanged(AgentId),
-    /// A larger change waits for sweeps.
+    /// A larger change has a pending sweep.
     SweepNeeded,
     /// The feature level of the cluster was raised.
     LevelRaised(Level),
-    /// The leader's digest of the registry after an entry is in the log.
+    /// The log holds the leader's digest of the registry after an entry.
     DigestLogged {
         /// The log index of that entry.
         index: u64,

@@ -1,10 +1,13 @@
-//! Fingerprints of requests: a repeat has the fingerprint of the first, any other request another one.
+//! Fingerprints of requests: a repeated request has the fingerprint of the first one, and any other
+//! request a different one.
 //!
-//! The bytes that are hashed are a canonical encoding that no storage format and no protobuf changes. A field is a
-//! number, a length and contents; a field with its default value is left out. So a field that a later release adds
-//! changes no fingerprint of a request that does not use it. A field number is never given another meaning.
+//! The hashed bytes are a canonical encoding, independent of the storage format and of protobuf. A
+//! field is a number, a length and contents; a field with its default value is omitted. So a field
+//! that a later release adds does not change the fingerprints of requests that do not use it. A
+//! field number is never given another meaning.
 //!
-//! What changes between repeats (`lowest_unanswered`, wall time, the hash itself) is never part of it.
+//! Values that change between repeats (`lowest_unanswered`, wall time, the hash itself) are never
+//! included.
 
 mod writer;
 
@@ -21,24 +24,26 @@ use crate::level::Level;
 use crate::task::TaskSpec;
 pub(crate) use writer::Writer;
 
-/// Names the meaning of the bytes that follow.
+/// The prefix that identifies the meaning of the following bytes.
 const CALL: &[u8] = b"argosy call 1";
 const BATCH: &[u8] = b"argosy batch 1";
 
-/// The fingerprint of a numbered call. `filter_ms` of an acceptance is no part of the command, but of the request.
+/// Returns the fingerprint of a numbered call. The `filter_ms` of an acceptance belongs to the
+/// request, but not to the command.
 #[must_use]
 pub fn call(call: &Call, filter_ms: u64) -> u64 {
     hash(&call_bytes(call, filter_ms))
 }
 
-/// The fingerprint of an operator's batch.
+/// Returns the fingerprint of an operator's batch.
 #[must_use]
 pub fn batch(operate: &Operate) -> u64 {
     hash(&batch_bytes(operate))
 }
 
-/// The hash that release 0.1.0 stored for the same call: of protobuf bytes that name the storage format. It does not
-/// cover `filter_ms`. Accepted for one release, for repeats of calls that were answered before an upgrade.
+/// Returns the hash that release 0.1.0 stored for the same call. It covers protobuf bytes that name
+/// the storage format, and not `filter_ms`. It is accepted for one release, for repeats of calls
+/// that were answered before an upgrade.
 #[must_use]
 pub fn call_of_0_1_0(call: &Call) -> u64 {
     let mut same = Call {
@@ -63,7 +68,7 @@ pub fn call_of_0_1_0(call: &Call) -> u64 {
     hash_of_0_1_0(Command::Call(same))
 }
 
-/// The hash that release 0.1.0 stored for the same batch. Accepted for one release.
+/// Returns the hash that release 0.1.0 stored for the same batch. It is accepted for one release.
 #[must_use]
 pub fn batch_of_0_1_0(operate: &Operate) -> u64 {
     hash_of_0_1_0(Command::Operate(Operate {

@@ -11,33 +11,35 @@ use crate::encode::stored::stored;
 use crate::encode::wire::Slot;
 use crate::ids::{FrameworkId, Revision, Role, Timestamp};
 
-/// What a framework says of itself.
+/// The description of a framework, as its scheduler reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FrameworkInfo {
-    /// For people.
+    /// The name, for people.
     pub name: String,
-    /// Default user of its tasks.
+    /// The default user of its tasks.
     pub user: String,
-    /// In which it is offered resources; never empty once registered.
+    /// The roles in which it is offered resources; never empty once registered.
     pub roles: BTreeSet<Role>,
-    /// Milliseconds of cluster time that it may be away.
+    /// The milliseconds of cluster time for which it may be disconnected.
     pub failover_timeout_ms: u64,
-    /// On whose behalf; never changes.
+    /// The principal; it never changes.
     pub principal: String,
     /// Free text.
     pub labels: BTreeMap<String, String>,
-    /// Nobody reads its updates: they acknowledge themselves, and it goes with its last task.
+    /// Whether the framework is detached: its updates need no acknowledgement, and it is removed
+    /// with its last task.
     pub detached: bool,
-    /// Milliseconds of cluster time that an offer stays good.
+    /// The milliseconds of cluster time for which an offer is valid.
     pub offer_timeout_ms: u64,
-    /// Where a person finds out more.
+    /// The address of a web page for people.
     pub web_url: String,
-    /// What it can take; empty for frameworks of release 0.1.
+    /// The capabilities; empty for frameworks of release 0.1.
     pub capabilities: Announced,
 }
 
 impl FrameworkInfo {
-    /// Whether the framework has this capability, by its name or by the label of release 0.1.0.
+    /// Returns whether the framework has this capability, by its name or by the label of release
+    /// 0.1.0.
     #[must_use]
     pub fn can(&self, capability: FrameworkCapability) -> bool {
         let label = capability.former_label();
@@ -46,14 +48,14 @@ impl FrameworkInfo {
     }
 }
 
-/// Whether somebody listens.
+/// Whether the scheduler of a framework is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Connection {
-    /// Recorded as connected.
+    /// The framework is recorded as connected.
     Connected,
-    /// Recorded as gone at this cluster time.
+    /// The framework is recorded as disconnected.
     Disconnected {
-        /// When.
+        /// The cluster time of the disconnection.
         since: Timestamp,
     },
 }
@@ -61,29 +63,30 @@ pub enum Connection {
 /// A framework in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Framework {
-    /// Made by the registry.
+    /// The id, assigned by the registry.
     pub id: FrameworkId,
-    /// What it says of itself.
+    /// The description.
     pub info: FrameworkInfo,
-    /// The nonce of the present session.
+    /// The nonce of the current session.
     pub session: u64,
-    /// Those before, newest last; at most [`crate::limits::PAST_SESSIONS`].
+    /// The nonces of earlier sessions, newest last; at most [`crate::limits::PAST_SESSIONS`].
     pub past_sessions: VecDeque<u64>,
-    /// Whether somebody listens.
+    /// Whether the scheduler is connected.
     pub connection: Connection,
-    /// Calls of the session below this number are refused as late.
+    /// The low water: calls of the session below this number are refused as late.
     pub low_water: u64,
-    /// Roles in which it wants no offers.
+    /// The roles in which it requests no offers.
     pub suppressed: BTreeSet<Role>,
-    /// Marked for removal: its tasks are being ended; it never comes back.
+    /// Whether it is marked for removal. Its tasks are being killed, and it never returns.
     pub removing: bool,
-    /// When its info, session, connection or suppression last changed; calls do not count.
+    /// The revision at which its info, session, connection or suppression last changed; calls do
+    /// not count.
     pub revision: Revision,
 }
 
 impl Framework {
-    /// Cluster time at which it is removed unless it returns; `None` while connected, detached or
-    /// already being removed.
+    /// Returns the cluster time at which it is removed unless it reconnects; `None` while it is
+    /// connected, detached or already being removed.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         match self.connection {
@@ -95,40 +98,42 @@ impl Framework {
     }
 }
 
-/// A framework that was removed: kept for display. That its id is absent from the live ones is the tombstone.
+/// A removed framework, kept for display. There are no tombstones: its id is absent from the live
+/// frameworks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedFramework {
-    /// Its id.
+    /// The id.
     pub id: FrameworkId,
-    /// What it said of itself.
+    /// The description at the time of removal.
     pub info: FrameworkInfo,
-    /// When it was removed.
+    /// The revision at which it was removed.
     pub revision: Revision,
-    /// Why, in words.
+    /// The reason of the removal, as text.
     pub reason: String,
 }
 
 /// The remembered answer to a numbered call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Hash of the request: the same number with another hash is an error.
+    /// The hash of the request. A repeat of the number with another hash is an error.
     pub hash: u64,
-    /// When it was applied.
+    /// The revision at which the call was applied.
     pub revision: Revision,
-    /// What was said.
+    /// The outcome.
     pub outcome: AnswerOutcome,
 }
 
-/// What a numbered call was answered, small enough to keep.
+/// The outcome of a numbered call, in a form small enough to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnswerOutcome {
-    /// Done, but for these positions, with a code each; only the first 64 are kept by position.
+    /// The call was applied, except for these positions. Only the first 64 are kept.
     Done {
-        /// Which part of the call, ascending, and the code of the refusal. If it was applied from format 2 the tasks of all
-        /// operations count as those of the first: [`crate::command::Shape::place`] finds them.
+        /// The refused positions, ascending, each with the code of the refusal. If the call was
+        /// applied from format 2, the tasks of all operations count as those of the first:
+        /// [`crate::command::Shape::place`] resolves them.
         refused: Vec<(Position, u8)>,
     },
-    /// Refused as a whole.
+    /// The whole call was refused.
     Refused(Refusal),
 }
 
@@ -157,7 +162,7 @@ stored!(message Framework {
     9 revision: Part,
 });
 
-/// Cluster time of the disconnection; absent while connected.
+/// The cluster time of the disconnection; absent while connected.
 enum DisconnectedSince {}
 
 impl Codec<Connection> for DisconnectedSince {
@@ -205,15 +210,17 @@ stored!(message Refusal {
     3 arguments: TextList,
 });
 
-/// Refused parts with their codes.
+/// The refused positions with their codes.
 enum RefusedPositions {}
 
-/// Refused parts of an acceptance as they are stored.
+/// The refused parts of an acceptance in stored form.
 struct RefusedFields {
-    /// Of the first operation: task and code. Format 2 has no other operation.
+    /// The task and code of each refused part of the first operation. Format 2 has no other
+    /// operation.
     first: Vec<(u32, u8)>,
-    /// Of the others: operation, task, code, operation, task, code … The operation is the distance to the former one's, and
-    /// so is the task if that is 0: nearly all of them take one byte.
+    /// The refused parts of the later operations: operation, task, code, operation, task, code, and
+    /// so on. The operation is stored as the distance to the previous one; the task too, if that
+    /// distance is 0. Nearly all of them take one byte.
     later: Vec<u32>,
 }
 
@@ -279,7 +286,7 @@ impl RefusedFields {
             let code = u8::try_from(*code).map_err(|_| Fault::Wrong("code of a refusal"))?;
             all.push((former, code));
         }
-        // What does not ascend would be written in another way.
+        // A list that does not ascend would be written differently.
         match all.is_sorted_by(|(one, _), (next, _)| one < next) {
             true => Ok(all),
             false => Err(wrong),
@@ -287,7 +294,7 @@ impl RefusedFields {
     }
 }
 
-/// A refused task of the first operation: its place there, and the code.
+/// A refused task of the first operation: its index, and the code.
 impl AsPair for (u32, u8) {
     fn pair(&self) -> [u64; 2] {
         [self.0.into(), self.1.into()]
@@ -295,7 +302,7 @@ impl AsPair for (u32, u8) {
 
     fn of([task, code]: [u64; 2]) -> Read<Self> {
         let code = AsNumber::of(code).ok_or(Fault::Wrong("code of a refusal"))?;
-        // Of a longer number the low bits count, as everywhere.
+        // The low bits of a longer number count, as everywhere.
         Ok((task as u32, code))
     }
 }
@@ -315,7 +322,7 @@ mod tests {
         }
     }
 
-    /// However a call of 256 tasks is divided.
+    /// The bound holds for every division of a call of 256 tasks.
     #[test]
     fn an_answer_with_64_refused_positions_takes_at_most_256_bytes() {
         let mut longest = 0;

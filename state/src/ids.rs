@@ -1,4 +1,4 @@
-//! Names of things: one newtype a noun, with its text form and its rules.
+//! Identifiers: one newtype for each noun, with its text form and its rules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use crate::limits;
 
-/// Text that is not an id of the wanted kind.
+/// The error for a text that is not a valid id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid {what}: {rule}")]
 pub struct InvalidId {
-    /// The kind of id, as "task id".
+    /// The kind of id, such as "task id".
     pub what: &'static str,
-    /// What was given, cut to 64 characters.
+    /// The given text, cut to 64 characters.
     pub text: String,
-    /// What would be right.
+    /// The rule that the text violates.
     pub rule: &'static str,
 }
 
@@ -52,68 +52,69 @@ macro_rules! numbered {
 }
 
 numbered!(
-    /// An agent; made by the registry, never used again.
+    /// The id of an agent, assigned by the registry and never reused.
     AgentId, "agent", "agent id"
 );
 numbered!(
-    /// A framework; made by the registry, never used again.
+    /// The id of a framework, assigned by the registry and never reused.
     FrameworkId, "framework", "framework id"
 );
 numbered!(
-    /// A master in its raft group.
+    /// The id of a master in its Raft group.
     NodeId, "master", "master id"
 );
 
-/// One reign of a leader: the log index of its `OpenEpoch` entry. 0 means none yet.
+/// The epoch of a leader: the log index of its `OpenEpoch` entry. 0 means none yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(pub u64);
 
-/// Milliseconds of cluster time.
+/// A cluster time in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The moment `ms` milliseconds later; never overflows.
+    /// Returns the time `ms` milliseconds later; never overflows.
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
 
-    /// Milliseconds from `earlier` to this moment; 0 if it is not earlier.
+    /// Returns the milliseconds from `earlier` to this time; 0 if it is not earlier.
     #[must_use]
     pub fn since_ms(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// When a fact became true: log index, and position of the command in that entry.
+/// The revision at which a fact became true: log index, and position of the command in that entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Revision {
-    /// Log index.
+    /// The log index.
     pub index: u64,
-    /// Position in the entry; also counts the facts that one command made.
+    /// The position in the entry; it also counts the facts that one command created.
     pub position: u32,
 }
 
-/// The number of an order to an agent; counts from 1 for each agent, without gaps.
+/// The number of an order to an agent. Numbers start at 1 for each agent, and have no gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct OrderIndex(pub u64);
 
-/// One proposal of one reign: how the leader finds its own commands again.
+/// The identity of one proposal in one epoch, by which the leader finds its own commands again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Ticket {
-    /// The reign that proposed it.
+    /// The epoch of the proposal.
     pub epoch: Epoch,
-    /// Counts within the reign.
+    /// The serial number within the epoch.
     pub serial: u64,
 }
 
-/// An offer: the reign that made it, and a serial in that reign. Written "12.7".
+/// The id of an offer: the epoch in which it was made, and a serial number in that epoch. Written
+/// as "12.7".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct OfferId {
-    /// The reign.
+    /// The epoch in which the offer was made.
     pub epoch: Epoch,
-    /// Counts within the reign.
+    /// The serial number within the epoch.
     pub serial: u64,
 }
 
@@ -136,7 +137,7 @@ impl FromStr for OfferId {
     }
 }
 
-/// The cluster; random, made by its first leader. Written as 32 hexadecimal digits.
+/// The id of a cluster: a random number from its first leader. Written as 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterId(pub u128);
 
@@ -160,12 +161,13 @@ impl FromStr for ClusterId {
     }
 }
 
-/// A task's id, chosen by its framework: 1 to 255 bytes of letters, digits and `._-:@`, not `.` or `..`.
+/// The id of a task, chosen by its framework: 1 to 255 bytes of letters, digits and `._-:@`, not
+/// `.` or `..`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(Arc<str>);
 
 impl TaskId {
-    /// Judges `text`.
+    /// Validates `text`.
     ///
     /// # Errors
     /// [`InvalidId`] names the text and the rule.
@@ -183,14 +185,15 @@ impl TaskId {
         Ok(Self(text.into()))
     }
 
-    /// An id that no rule was applied to, as a defect could make it: for tests of what must be refused.
+    /// Returns an id without applying any rule, such as a defect could create: for tests of
+    /// rejections.
     #[cfg(any(test, feature = "builders"))]
     #[must_use]
     pub fn unchecked(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -203,12 +206,12 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// A task group's id, chosen by its framework by the rule of [`TaskId`].
+/// The id of a task group, chosen by its framework by the rule of [`TaskId`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(TaskId);
 
 impl GroupId {
-    /// Judges `text`.
+    /// Validates `text`.
     ///
     /// # Errors
     /// [`InvalidId`] names the text and the rule.
@@ -220,7 +223,7 @@ impl GroupId {
         })
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.as_str()
@@ -233,15 +236,17 @@ impl fmt::Display for GroupId {
     }
 }
 
-/// A role: `*`, or a path of components joined by `/`, as `eng/backend`, of at most 128 bytes in all.
+/// A role: `*`, or a path of components joined by `/`, such as `eng/backend`, of at most 128 bytes
+/// in total.
 ///
-/// The rules are those of Mesos (`docs/roles.md` there): no component is empty, `.`, `..` or `*`, or starts with `-`; none
-/// holds white space or a backslash. Beyond them no component holds a control character.
+/// The rules are those of Mesos (`docs/roles.md` there): no component is empty, `.`, `..` or `*`,
+/// or starts with `-`; none contains white space or a backslash. In addition, no component contains
+/// a control character.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(Arc<str>);
 
 impl Role {
-    /// Judges `text`.
+    /// Validates `text`.
     ///
     /// # Errors
     /// [`InvalidId`] names the text and the rule.
@@ -256,32 +261,33 @@ impl Role {
         }
     }
 
-    /// The role as text.
+    /// Returns the role as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The role that this one is part of, `None` for one of the top level.
+    /// Returns the parent of this role, or `None` for a role of the top level.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         let (parent, _) = self.0.rsplit_once('/')?;
         Some(Self(parent.into()))
     }
 
-    /// The roles that this one is part of, the nearest first.
+    /// Returns the ancestors of this role, the nearest first.
     pub fn ancestors(&self) -> impl Iterator<Item = Self> + use<> {
         std::iter::successors(self.parent(), Self::parent)
     }
 
-    /// Whether this is `other` or one of its ancestors.
+    /// Returns whether this role is `other` or one of its ancestors.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         let rest = other.0.strip_prefix(&*self.0);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Whether release 0.1.0 takes it for a role, too: one component of letters, digits and `._-`, not starting with `.`.
+    /// Returns whether release 0.1.0 accepts the role too: one component of letters, digits and
+    /// `._-`, not starting with `.`.
     #[must_use]
     pub fn is_of_level_2(&self) -> bool {
         let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -289,7 +295,7 @@ impl Role {
     }
 }
 
-/// Whether `text` may be a part of a role's path.
+/// Returns whether `text` is a valid component of a role's path.
 fn is_component(text: &str) -> bool {
     let is_foreign = |c: char| c.is_whitespace() || c.is_control() || c == '\\';
     !["", ".", "..", "*"].contains(&text) && !text.starts_with('-') && !text.contains(is_foreign)
@@ -307,7 +313,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// A task in the cluster: its framework and its id there.
+/// The identity of a task in the cluster: its framework and its id there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskKey {
     /// The framework.

@@ -1,8 +1,9 @@
-//! The feature level of the cluster: what every master encodes and applies, whatever its own release can do.
+//! The feature level of the cluster: the commands and records that every master uses, whatever its
+//! own release supports.
 //!
-//! The level is replicated. It starts at the newest level that all first members know, and an operator raises it when every master
-//! knows the next one. A command is encoded and applied at the level of the cluster, so that masters of two releases keep
-//! the same records, byte for byte.
+//! The level is replicated. It starts at the newest level that all first members support, and an
+//! operator raises it when every master supports the next one. Commands are encoded and applied at
+//! the level of the cluster, so that masters of two releases keep the same records, byte for byte.
 
 mod need;
 
@@ -10,21 +11,22 @@ use std::fmt;
 
 pub use need::{Need, announced, beyond, reduce, reported};
 
-/// A feature level. Levels are ordered: each one includes all before it.
+/// A feature level. Levels are ordered: each one includes all earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Level(pub u32);
 
 impl Level {
     /// The level of a registry that no leader has opened.
     pub const FIRST: Self = Self(1);
-    /// What release 0.1.0 does: limits that change, checks by HTTPS, what is in force after a refusal.
+    /// The level of release 0.1.0: changes of limits, checks by HTTPS, limits in force after a
+    /// refusal.
     pub const RELEASE_0_1: Self = Self(2);
-    /// What release 0.2.0 adds: digests in the log, the end of `stop_after`, bounds in bytes, sizes of containers, refusals
-    /// stored as codes.
+    /// The level of release 0.2.0. It adds digests in the log, the end of `stop_after`, bounds in
+    /// bytes, sizes of containers, and refusals stored as codes.
     pub const RELEASE_0_2: Self = Self(3);
     /// The oldest level at which this release leads and follows.
     pub const OLDEST: Self = Self::RELEASE_0_1;
-    /// The newest level that this release knows.
+    /// The newest level that this release supports.
     pub const NEWEST: Self = Self::RELEASE_0_2;
 }
 
@@ -34,36 +36,36 @@ impl fmt::Display for Level {
     }
 }
 
-/// The levels at which a master can work.
+/// The levels that a master supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Levels {
-    /// The oldest.
+    /// The oldest level.
     pub oldest: Level,
-    /// The newest.
+    /// The newest level.
     pub newest: Level,
 }
 
 impl Levels {
-    /// Those of this release.
+    /// The levels of this release.
     pub const OWN: Self = Self {
         oldest: Level::OLDEST,
         newest: Level::NEWEST,
     };
-    /// Those of release 0.1.0, which does not report any.
+    /// The levels of release 0.1.0, which does not report any.
     pub const OF_0_1_0: Self = Self {
         oldest: Level::FIRST,
         newest: Level::RELEASE_0_1,
     };
 
-    /// Whether a master with these can work at `level`.
+    /// Returns whether a master with these levels can work at `level`.
     #[must_use]
     pub fn include(self, level: Level) -> bool {
         (self.oldest..=self.newest).contains(&level)
     }
 }
 
-/// The level at which a cluster of these first members begins, by what each has reported: the newest that all know. `None`
-/// as long as one has not reported.
+/// Returns the level at which a cluster of these first members begins: the newest that all of them
+/// support. Returns `None` until every member has reported its levels.
 #[must_use]
 pub fn of_founders(reported: impl IntoIterator<Item = Option<Levels>>) -> Option<Level> {
     let newest = reported

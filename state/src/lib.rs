@@ -1,8 +1,11 @@
-//! The facts that every master must agree on, and the one function that changes them.
+//! The facts on which every master must agree, and the single function that changes them.
 //!
-//! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `actor`, `seldom`, `resources`, `task`,
-//! `capability`, `agent`, `framework`, `subject`, `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`,
-//! `encode`, `fingerprint`.
+//! The crate is pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`,
+//! `actor`, `seldom`, `resources`, `task`, `capability`, `agent`, `framework`, `subject`,
+//! `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`,
+//! `fingerprint`.
+
+#![warn(missing_docs)]
 
 pub mod actor;
 pub mod agent;

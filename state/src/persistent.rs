@@ -1,7 +1,9 @@
-//! Ordered maps and sets whose copies share what is equal: a copy takes constant time and stays as it is.
+//! Ordered maps and sets whose copies share equal parts. A copy takes constant time and never
+//! changes.
 //!
-//! The API is the part of `BTreeMap` and `BTreeSet` that the registry needs. A change copies the path from the root to
-//! the changed entry if a copy of the map still holds it, and nothing otherwise.
+//! The API is the part of `BTreeMap` and `BTreeSet` that the registry needs. A change copies the
+//! path from the root to the changed entry if another copy of the map still holds it, and nothing
+//! otherwise.
 
 mod tree;
 
@@ -11,12 +13,12 @@ use std::sync::Arc;
 
 use tree::{Iter, Tree};
 
-/// A map of small values, which are copied with their neighbours.
+/// A map of small values, which are copied together with their neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map<K: Ord, V>(Tree<K, V>);
 
-/// A map of records. Each is behind an `Arc`: a change of one copies that record alone, and only if a copy of the table
-/// holds it.
+/// A map of records. Each is behind an `Arc`: a change of one copies only that record, and only if
+/// a copy of the table holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table<K: Ord, V>(Tree<K, Arc<V>>);
 
@@ -43,7 +45,7 @@ impl<T: Ord> Default for Set<T> {
 }
 
 impl<K: Ord + Clone, V: Clone> Map<K, V> {
-    /// The value of a key.
+    /// Returns the value of a key.
     #[must_use]
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
@@ -52,7 +54,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         self.0.get(key)
     }
 
-    /// Whether the key has a value.
+    /// Returns whether the key has a value.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
@@ -61,40 +63,40 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         self.0.get(key).is_some()
     }
 
-    /// The first entry.
+    /// Returns the first entry.
     #[must_use]
     pub fn first_key_value(&self) -> Option<(&K, &V)> {
         self.0.first()
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the collection is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.len() == 0
     }
 
-    /// All entries, ascending.
+    /// Returns all entries in ascending order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &V)> + DoubleEndedIterator {
         self.0.iter()
     }
 
-    /// All keys, ascending.
+    /// Returns all keys in ascending order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> + DoubleEndedIterator {
         self.0.iter().map(|(key, _)| key)
     }
 
-    /// All values, ascending by key.
+    /// Returns all values in ascending order of their keys.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &V> + DoubleEndedIterator {
         self.0.iter().map(|(_, value)| value)
     }
 
-    /// Entries in a range, ascending.
+    /// Returns the entries of a range in ascending order.
     pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(
         &self,
         range: R,
@@ -105,7 +107,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         self.0.range(range)
     }
 
-    /// The value of a key, to be changed.
+    /// Returns the value of a key for modification.
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -113,12 +115,12 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         self.0.get_mut(key)
     }
 
-    /// Sets the value of a key; returns the former one.
+    /// Sets the value of a key and returns the former one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.0.insert(key, value)
     }
 
-    /// Removes a key; returns its value.
+    /// Removes a key and returns its value.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -133,14 +135,14 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone + Default> Map<K, V> {
-    /// The value of a key, to be changed; a default one if there was none.
+    /// Returns the value of a key for modification, and inserts a default value if there is none.
     pub fn or_default(&mut self, key: K) -> &mut V {
         self.0.or_default(key)
     }
 }
 
 impl<K: Ord + Clone, V: Clone> Table<K, V> {
-    /// The record of a key.
+    /// Returns the record of a key.
     #[must_use]
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
@@ -149,7 +151,8 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.get(key).map(Arc::as_ref)
     }
 
-    /// The record of a key, as the copies of the table share it: another one as soon as it is changed.
+    /// Returns the record of a key as the copies of the table share it. A change of the record
+    /// creates another one.
     #[must_use]
     pub fn get_shared<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&Arc<V>>
     where
@@ -158,7 +161,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.get(key)
     }
 
-    /// Whether the key has a record.
+    /// Returns whether the key has a record.
     #[must_use]
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
@@ -167,46 +170,46 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.get(key).is_some()
     }
 
-    /// The first entry.
+    /// Returns the first entry.
     #[must_use]
     pub fn first_key_value(&self) -> Option<(&K, &V)> {
         self.0.first().map(|(key, value)| (key, value.as_ref()))
     }
 
-    /// The last entry.
+    /// Returns the last entry.
     #[must_use]
     pub fn last_key_value(&self) -> Option<(&K, &V)> {
         self.0.last().map(|(key, value)| (key, value.as_ref()))
     }
 
-    /// How many records there are.
+    /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the collection is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.len() == 0
     }
 
-    /// All entries, ascending.
+    /// Returns all entries in ascending order.
     pub fn iter(&self) -> Records<'_, K, V> {
         Records(self.0.iter())
     }
 
-    /// All keys, ascending.
+    /// Returns all keys in ascending order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> + DoubleEndedIterator {
         self.0.iter().map(|(key, _)| key)
     }
 
-    /// All records, ascending by key.
+    /// Returns all records in ascending order of their keys.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &V> + DoubleEndedIterator {
         self.0.iter().map(|(_, value)| value.as_ref())
     }
 
-    /// Entries in a range, ascending.
+    /// Returns the entries of a range in ascending order.
     pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(&self, range: R) -> Records<'_, K, V>
     where
         K: Borrow<Q>,
@@ -214,7 +217,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         Records(self.0.range(range))
     }
 
-    /// Records in a range, ascending, as [`Table::get_shared`] returns them.
+    /// Returns the records of a range in ascending order, as [`Table::get_shared`] returns them.
     pub fn range_shared<Q: Ord + ?Sized, R: RangeBounds<Q>>(
         &self,
         range: R,
@@ -225,7 +228,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.range(range).map(|(_, record)| record)
     }
 
-    /// The record of a key, to be changed.
+    /// Returns the record of a key for modification.
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -233,7 +236,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.get_mut(key).map(Arc::make_mut)
     }
 
-    /// The first record, to be damaged.
+    /// Returns the first record, for tests that corrupt it.
     #[cfg(test)]
     pub(crate) fn first_mut(&mut self) -> Option<&mut V> {
         let key = self.0.first()?.0.clone();
@@ -245,7 +248,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.0.insert(key, Arc::new(value));
     }
 
-    /// Removes a key; returns its record.
+    /// Removes a key and returns its record.
     pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -262,7 +265,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone + Default> Table<K, V> {
-    /// The record of a key, to be changed; a default one if there was none.
+    /// Returns the record of a key for modification, and inserts a default one if there is none.
     pub fn or_default(&mut self, key: K) -> &mut V {
         Arc::make_mut(self.0.or_default(key))
     }
@@ -280,7 +283,7 @@ where
 }
 
 impl<T: Ord + Clone> Set<T> {
-    /// Whether the item is there.
+    /// Returns whether the set contains the item.
     #[must_use]
     pub fn contains<Q: Ord + ?Sized>(&self, item: &Q) -> bool
     where
@@ -289,36 +292,36 @@ impl<T: Ord + Clone> Set<T> {
         self.0.get(item).is_some()
     }
 
-    /// The first item.
+    /// Returns the first item.
     #[must_use]
     pub fn first(&self) -> Option<&T> {
         self.0.first().map(|(item, ())| item)
     }
 
-    /// The last item.
+    /// Returns the last item.
     #[must_use]
     pub fn last(&self) -> Option<&T> {
         self.0.last().map(|(item, ())| item)
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the collection is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.len() == 0
     }
 
-    /// All items, ascending.
+    /// Returns all items in ascending order.
     pub fn iter(&self) -> Items<'_, T> {
         Items(self.0.iter())
     }
 
-    /// Items in a range, ascending.
+    /// Returns the items of a range in ascending order.
     pub fn range<Q: Ord + ?Sized, R: RangeBounds<Q>>(
         &self,
         range: R,
@@ -329,12 +332,12 @@ impl<T: Ord + Clone> Set<T> {
         Items(self.0.range(range))
     }
 
-    /// Adds an item; returns whether it was not there.
+    /// Adds an item; returns whether it is new.
     pub fn insert(&mut self, item: T) -> bool {
         self.0.insert(item, ()).is_none()
     }
 
-    /// Removes an item; returns whether it was there.
+    /// Removes an item; returns whether the set contained it.
     pub fn remove<Q: Ord + ?Sized>(&mut self, item: &Q) -> bool
     where
         T: Borrow<Q>,
@@ -382,7 +385,7 @@ impl<T: Ord + Clone> FromIterator<T> for Set<T> {
     }
 }
 
-/// Records of a table with their keys, ascending.
+/// An iterator over the records of a table with their keys, ascending.
 #[derive(Debug)]
 pub struct Records<'a, K, V>(Iter<'a, K, Arc<V>>);
 
@@ -416,7 +419,7 @@ impl<'a, K: Ord, V> IntoIterator for &'a Table<K, V> {
     }
 }
 
-/// Items of a set, ascending.
+/// An iterator over the items of a set, ascending.
 #[derive(Debug)]
 pub struct Items<'a, T>(Iter<'a, T, ()>);
 

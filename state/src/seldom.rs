@@ -1,16 +1,16 @@
-//! Lists that nearly always are empty: they take one pointer then.
+//! Lists that are nearly always empty: an empty one takes the space of one pointer.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// A list that nearly always is empty. Equality and order are those of slices.
+/// A list that is nearly always empty. Equality and order are those of slices.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(
     clippy::box_collection,
     reason = "a pointer, and not three words, in each of very many records"
 )]
 pub struct Seldom<T>(
-    /// Never an empty one: `None` is below each other list, as an empty slice is.
+    /// A non-empty list, or `None`, which sorts below every other list as an empty slice does.
     Option<Box<Vec<T>>>,
 );
 

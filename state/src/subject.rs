@@ -1,8 +1,8 @@
-//! Subjects: what a deadline, an order or a digest is about.
+//! Subjects: the objects of deadlines, orders and digests.
 
 use crate::ids::{AgentId, FrameworkId, TaskKey};
 
-/// One thing of the registry, of whatever kind.
+/// An object in the registry, of any kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     /// An agent.
@@ -13,14 +13,14 @@ pub enum Subject {
     Task(TaskKey),
     /// A batch of operators' changes that was answered.
     Request {
-        /// Whose it was.
+        /// The principal that sent the batch.
         principal: String,
-        /// How they called it.
+        /// The request id, chosen by the principal.
         id: String,
     },
 }
 
 impl Subject {
-    /// At or below all others.
+    /// The smallest subject.
     pub(crate) const FIRST: Self = Self::Agent(AgentId(0));
 }

@@ -1,4 +1,4 @@
-//! Tasks: what has been observed of them, and the one table of transitions.
+//! Tasks: their observed facts, and the table of state transitions.
 
 pub mod cause;
 mod check;
@@ -33,39 +33,39 @@ use crate::encode::codec::{Fault, Read};
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
-/// The state of a task, named as Mesos names them.
+/// The state of a task, with the names of Mesos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TaskState {
-    /// Accepted; not yet heard of from its agent.
+    /// Accepted; the agent has not reported it yet.
     Staging,
-    /// The agent has it and prepares it.
+    /// The agent has the task and prepares it.
     Starting,
-    /// Its process runs.
+    /// The process of the task runs.
     Running,
-    /// Asked to end; in its grace.
+    /// The task is being killed, within its grace period.
     Killing,
-    /// Ended by itself with code 0.
+    /// The process exited by itself with code 0.
     Finished,
-    /// Ended otherwise, or could not be started.
+    /// The process ended otherwise, or could not be started.
     Failed,
-    /// Ended because it was asked to.
+    /// The task ended because it was killed.
     Killed,
-    /// Its description is invalid.
+    /// The description is invalid.
     Error,
-    /// Never started, never will.
+    /// The task was never started and never will be.
     Dropped,
-    /// Known to be dead without a status of its own.
+    /// The task has ended without a reported status.
     Gone,
-    /// An operator said so.
+    /// The agent of the task was declared gone by an operator.
     GoneByOperator,
-    /// Its agent is not heard of; it may run.
+    /// No heartbeat of the agent has arrived in time; the task may still run.
     Unreachable,
-    /// Only ever an answer: the registry has never heard of it, or no longer.
+    /// The registry does not hold the task. Used only in answers.
     Unknown,
 }
 
 impl TaskState {
-    /// Whether nothing can follow.
+    /// Returns whether no other state can follow.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         match self {
@@ -85,8 +85,9 @@ impl TaskState {
         }
     }
 
-    /// The table: whether a task may go from this state to `next`. An agent repeats a state (a new
-    /// message, a check) while it is not terminal; nothing leaves KILLING but an end or UNREACHABLE.
+    /// Returns whether a task may change from this state to `next`. An agent may report a
+    /// non-terminal state repeatedly (with a new message or check result). Only a terminal state or
+    /// UNREACHABLE follows KILLING.
     #[must_use]
     pub fn may_become(self, next: Self) -> bool {
         if self.is_terminal() || self == Self::Unknown || next == Self::Unknown {
@@ -112,18 +113,18 @@ impl TaskState {
     }
 }
 
-/// Who made an update.
+/// The origin of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// A master.
     Master,
     /// The agent.
     Agent,
-    /// The task's own process, by its exit.
+    /// The task's process, by its exit.
     Task,
 }
 
-/// Why a task is in its state. Most have a namesake in Mesos.
+/// The reason for the state of a task. Most have the names of Mesos.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(
     missing_docs,
@@ -163,106 +164,110 @@ pub enum Reason {
     AgentIncapable,
 }
 
-/// How a process ended.
+/// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Exit {
     /// Its exit code.
     Code(i32),
-    /// The signal that ended it.
+    /// The signal that killed it.
     Signal(i32),
 }
 
-/// What the checks of a task have found; neither says anything of the other.
+/// The results of a task's checks. The two are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// Whether it is healthy; `None` without a check, and until one had a result that counts.
+    /// Whether the task is healthy; `None` without a check, and until a result has counted.
     pub healthy: Option<bool>,
-    /// Whether it is ready; `None` without a check, and until one had a result.
+    /// Whether the task is ready; `None` without a check, and until there is a result.
     pub ready: Option<bool>,
 }
 
 /// A fact about a task, kept until its framework has acknowledged it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
-    /// When it became true; with the task, its name to the framework.
+    /// The revision at which it became true. With the task, it identifies the update to the
+    /// framework.
     pub revision: Revision,
-    /// The state.
+    /// The new state.
     pub state: TaskState,
-    /// Who made it.
+    /// The origin of the update.
     pub source: Source,
-    /// Why.
+    /// The reason for the state.
     pub reason: Reason,
-    /// What its agent reports beyond the reason; none before level 3.
+    /// The details that the agent reports in addition to the reason; none before level 3.
     pub causes: Vec<Cause>,
-    /// Free text behind that, at most [`crate::limits::MESSAGE_BYTES`]. Before level 3 the whole text.
+    /// Free text after the causes, at most [`crate::limits::MESSAGE_BYTES`]. Before level 3 the
+    /// whole text.
     pub message: String,
-    /// How the process ended, if it has.
+    /// The exit status of the process, if it has ended.
     pub exit: Option<Exit>,
-    /// What its checks had found then; nothing where only a master speaks.
+    /// The results of the task's checks at that time; empty in an update of a master without them.
     pub standing: Standing,
-    /// With UNREACHABLE: its `stop_after_ms` has passed, so that it does not run any more and may be replaced.
+    /// Whether the `stop_after_ms` of an UNREACHABLE task has passed, so that it no longer runs and
+    /// may be replaced.
     pub stopped: bool,
-    /// Milliseconds of the Unix epoch, for display only.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display only.
     pub wall_ms: i64,
 }
 
-/// A wish to end a task.
+/// A requested kill of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kill {
-    /// The order that carries it.
+    /// The order that carries the kill.
     pub order: OrderIndex,
-    /// Milliseconds from the signal that asks it to end to KILL.
+    /// The grace period: milliseconds between the first signal and SIGKILL.
     pub grace_ms: u64,
 }
 
 /// A task in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
-    /// Its framework and id.
+    /// The framework and id of the task.
     pub key: TaskKey,
-    /// Where it runs.
+    /// The agent that runs the task.
     pub agent: AgentId,
-    /// On whose account.
+    /// The role that the task is charged to.
     pub role: Role,
-    /// The order that launched it: with the key, one instance.
+    /// The order that launched the task. With the key, it identifies one instance.
     pub order: OrderIndex,
-    /// What was asked for. Shared with all copies of the task: only its limits ever change.
+    /// The requested description, shared with all copies of the task. Only its limits ever change.
     pub spec: Arc<TaskSpec>,
-    /// Set once it is wanted dead.
+    /// The requested kill, if any.
     pub kill: Option<Kill>,
-    /// Set once its limits were changed.
+    /// The newest change of its limits, if any.
     pub limits_change: Option<LimitsChange>,
-    /// What the framework is told.
+    /// The state as reported to the framework.
     pub state: TaskState,
-    /// What its agent said last; differs from `state` while unreachable.
+    /// The state that the agent last reported. It differs from `state` while unreachable.
     pub agent_state: TaskState,
-    /// What its checks have found, as its agent said last.
+    /// The results of its checks that the agent last reported.
     pub standing: Standing,
-    /// Number of the newest committed update of its agent; 0 before the first.
+    /// The number of the agent's newest committed update; 0 before the first.
     pub reported: u64,
-    /// The newest fact, acknowledged or not.
+    /// The newest update, acknowledged or not.
     pub latest: Update,
-    /// At most the newest non-terminal one and the terminal one, oldest first.
+    /// The unacknowledged updates, oldest first: at most the newest non-terminal one and the
+    /// terminal one.
     pub unacknowledged: Vec<Update>,
-    /// When this record last changed.
+    /// The revision at which this record last changed.
     pub revision: Revision,
 }
 
 impl Task {
-    /// Whether it has ended.
+    /// Returns whether the task has ended.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.state.is_terminal()
     }
 
-    /// Whether it is UNREACHABLE and known to have stopped itself.
+    /// Returns whether the task is UNREACHABLE and recorded as stopped.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.state == TaskState::Unreachable && self.latest.stopped
     }
 
-    /// The silence of its agent after which it has stopped itself, in milliseconds, if that is still
-    /// to be committed.
+    /// Returns the silence of its agent, in milliseconds, after which the task has stopped itself,
+    /// if that is not committed yet.
     #[must_use]
     pub fn stops_after_ms(&self) -> Option<u64> {
         let waits = self.state == TaskState::Unreachable && !self.latest.stopped;
@@ -270,10 +275,10 @@ impl Task {
     }
 }
 
-/// A task that has ended and is acknowledged: kept for display, and to keep its id taken.
+/// A task that has ended and is acknowledged. It is kept for display, and to keep its id taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedTask {
-    /// The task as it was.
+    /// The task at its end.
     pub task: Task,
 }
 

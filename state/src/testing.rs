@@ -1,6 +1,7 @@
-//! Builders of facts for tests: every fact through the real `apply`, checked after every step.
+//! Builders of facts for tests. Every fact goes through the real `apply`, and is checked after
+//! every step.
 //!
-//! Panics wherever a test has asked for something impossible; never part of a production build.
+//! They panic if a test requests something impossible, and are never part of a production build.
 
 use std::collections::BTreeMap;
 
@@ -25,26 +26,27 @@ use crate::registry::RecordWrite;
 use crate::resources::Resources;
 use crate::task::{ExecutorSpec, Reason, Run, Source, Standing, TaskSpec, TaskState};
 
-/// Records in a slice of checks, few so that a round takes several entries.
+/// The number of records in a slice of checks; few, so that a round takes several entries.
 const SLICE: usize = 5;
 
-/// A registry in its first reign, and what a leader, its agents and its schedulers would remember.
+/// A registry in its first epoch, and the facts that a leader, its agents and its schedulers would
+/// remember.
 #[derive(Debug, Clone)]
 pub struct World {
-    /// The facts.
+    /// The registry.
     pub registry: Registry,
-    /// What storage holds.
+    /// The stored records.
     pub stored: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The leader's clock.
+    /// The clock of the leader.
     pub now: Timestamp,
     /// The level at which leaders open epochs.
     pub level: Level,
-    /// The entries that were applied, if they are to be kept.
+    /// The applied entries, if they are to be kept.
     pub log: Option<Vec<Entry>>,
-    /// Number of the next proposal and offer.
+    /// The number of the next proposal and offer.
     serial: u64,
     calls: BTreeMap<(FrameworkId, u64), u64>,
-    /// Slices are checked as it changes, as by a master.
+    /// The progress of the checks in slices, which run as on a master.
     round: Round,
 }
 
@@ -55,7 +57,7 @@ impl Default for World {
 }
 
 impl World {
-    /// One reign, nothing else.
+    /// Returns a registry with one epoch and nothing else.
     #[must_use]
     pub fn new() -> Self {
         let mut world = Self::empty();
@@ -63,7 +65,7 @@ impl World {
         world
     }
 
-    /// Not even a reign.
+    /// Returns a registry without an epoch.
     #[must_use]
     pub fn empty() -> Self {
         Self {
@@ -78,7 +80,7 @@ impl World {
         }
     }
 
-    /// A running task `name` of a framework `framework-1` on `agent-1`.
+    /// Returns a world with the running task `name` of the framework `framework-1` on `agent-1`.
     #[must_use]
     pub fn with_running_task(name: &str) -> Self {
         let mut world = Self::new();
@@ -89,12 +91,12 @@ impl World {
         world
     }
 
-    /// Lets cluster time pass.
+    /// Advances cluster time.
     pub fn pass(&mut self, ms: u64) {
         self.now = self.now.plus_ms(ms);
     }
 
-    /// A ticket of the present reign that no proposal has had.
+    /// Returns an unused ticket of the current epoch.
     pub fn ticket(&mut self) -> Ticket {
         self.serial += 1;
         Ticket {
@@ -103,8 +105,8 @@ impl World {
         }
     }
 
-    /// Applies one entry of commands, each under a ticket of the present reign, and checks every
-    /// invariant behind it.
+    /// Applies one entry of commands, each with a ticket of the current epoch, and checks every
+    /// invariant afterwards.
     pub fn apply_all(&mut self, commands: Vec<Command>) -> Vec<Applied> {
         let commands = commands
             .into_iter()
@@ -124,7 +126,7 @@ impl World {
         .0
     }
 
-    /// Applies an entry as it is; also returns what storage is given.
+    /// Applies an entry as it is, and also returns the writes for storage.
     pub fn feed(&mut self, entry: &Entry) -> (Vec<Applied>, Vec<RecordWrite>) {
         if let Some(log) = &mut self.log {
             log.push(entry.clone());
@@ -141,7 +143,7 @@ impl World {
         (applied, writes)
     }
 
-    /// Stores what storage is given.
+    /// Stores writes.
     pub(crate) fn store(&mut self, writes: &[RecordWrite]) {
         for write in writes {
             match &write.value {
@@ -158,14 +160,14 @@ impl World {
             .expect("one command has one answer")
     }
 
-    /// The registry as a restarted master would load it.
+    /// Returns the registry as a restarted master would load it.
     #[must_use]
     pub fn reloaded(&self) -> Registry {
         Registry::load(self.registry.applied(), self.stored.clone())
-            .expect("what was stored is read back")
+            .expect("stored records are valid")
     }
 
-    /// A new reign of `node`.
+    /// Opens an epoch of `node`.
     pub fn open_epoch(&mut self, node: NodeId) -> Applied {
         let index = self.registry.applied() + 1;
         self.apply(Command::OpenEpoch(OpenEpoch {
@@ -178,7 +180,7 @@ impl World {
         }))
     }
 
-    /// Registers a new agent that gives `resources`.
+    /// Registers a new agent with `resources`.
     pub fn register(&mut self, resources: &str) -> AgentId {
         let nonce = 1_000 + self.registry.agents().len() as u64;
         let register = registration(nonce, resources);
@@ -188,7 +190,7 @@ impl World {
         }
     }
 
-    /// The same agent says hello again, unchanged.
+    /// Registers the same agent again, unchanged.
     pub fn register_again(&mut self, id: AgentId) -> Applied {
         let agent = self.registry.agent(id).expect("a known agent");
         let register = RegisterAgent {
@@ -202,7 +204,7 @@ impl World {
         self.apply(Command::RegisterAgent(register))
     }
 
-    /// The leader gives up on an agent.
+    /// Declares an agent unreachable.
     pub fn lose(&mut self, agent: AgentId) -> Applied {
         let decided_on = self.registry.agent(agent).expect("a known agent").revision;
         self.apply(Command::AgentUnreachable(AgentDecision {
@@ -212,7 +214,7 @@ impl World {
         }))
     }
 
-    /// The agent lists what it holds: every live task up to `floor`.
+    /// Reconciles the agent, which lists every live task up to `floor`.
     pub fn reconcile(&mut self, agent: AgentId, floor: OrderIndex) -> Applied {
         let live = self
             .registry
@@ -260,7 +262,7 @@ impl World {
         }
     }
 
-    /// The leader gives up on a framework's stream.
+    /// Disconnects a framework.
     pub fn disconnect(&mut self, framework: FrameworkId) -> Applied {
         let decided_on = self
             .registry
@@ -273,7 +275,7 @@ impl World {
         }))
     }
 
-    /// What an offer in role `*` of the present reign would promise.
+    /// Returns the terms of an offer in role `*` of the current epoch.
     pub fn promise(&mut self, framework: FrameworkId, agent: AgentId, resources: &str) -> Promise {
         self.serial += 1;
         let present = self.registry.agent(agent).expect("a known agent").promise;
@@ -297,7 +299,8 @@ impl World {
         }
     }
 
-    /// A numbered call of the framework's present session, whose former answers are all read.
+    /// Makes a numbered call in the framework's current session. All earlier answers count as
+    /// processed.
     pub fn call(&mut self, framework: FrameworkId, action: CallAction) -> Applied {
         let session = self
             .registry
@@ -316,7 +319,7 @@ impl World {
         self.apply(Command::Call(call))
     }
 
-    /// Uses offers for tasks.
+    /// Accepts offers for tasks.
     pub fn accept(
         &mut self,
         framework: FrameworkId,
@@ -332,7 +335,7 @@ impl World {
         self.call(framework, CallAction::Accept(accept))
     }
 
-    /// Launches a task that is sure to fit.
+    /// Launches a task that always fits.
     pub fn launch(
         &mut self,
         framework: FrameworkId,
@@ -349,7 +352,7 @@ impl World {
         key(framework, name)
     }
 
-    /// The task's agent says that it is in `state`.
+    /// Reports from the agent that the task is in `state`.
     pub fn update(&mut self, key: &TaskKey, state: TaskState) -> Applied {
         let task = self.registry.task(key).expect("a known task");
         let update = AgentUpdate {
@@ -373,7 +376,7 @@ impl World {
         }))
     }
 
-    /// The framework has stored the newest update of a task.
+    /// Acknowledges the newest update of a task.
     pub fn acknowledge(&mut self, key: &TaskKey) -> Applied {
         let task = self.registry.task(key).expect("a known task");
         let updates = vec![(key.task.clone(), task.latest.revision)];
@@ -389,10 +392,10 @@ impl World {
         }))
     }
 
-    /// An operator's change without a request id.
+    /// Applies an operator's change without a request id.
     ///
     /// # Errors
-    /// The rejection, as `apply` gives it.
+    /// The rejection that `apply` returns.
     pub fn operate(&mut self, operation: Operation) -> Outcome {
         self.apply(Command::Operate(Operate {
             request: None,
@@ -404,13 +407,13 @@ impl World {
     }
 }
 
-/// Resources from text.
+/// Parses resources.
 #[must_use]
 pub fn amounts(text: &str) -> Resources {
     text.parse().expect("a test writes valid resources")
 }
 
-/// A task's name in the cluster.
+/// Returns the key of a task.
 #[must_use]
 pub fn key(framework: FrameworkId, name: &str) -> TaskKey {
     TaskKey {
@@ -419,7 +422,7 @@ pub fn key(framework: FrameworkId, name: &str) -> TaskKey {
     }
 }
 
-/// A task that runs `sleep 1000`.
+/// Returns a task that runs `sleep 1000`.
 #[must_use]
 pub fn spec(name: &str, resources: &str) -> TaskSpec {
     let task = TaskId::new(name).expect("a test writes valid task ids");
@@ -431,7 +434,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
     }
 }
 
-/// An executor that runs `sleep 1000`.
+/// Returns an executor that runs `sleep 1000`.
 #[must_use]
 pub fn executor(name: &str, resources: &str) -> ExecutorSpec {
     let task = spec(name, resources);
@@ -447,7 +450,7 @@ pub fn executor(name: &str, resources: &str) -> ExecutorSpec {
     }
 }
 
-/// A framework in role `*` that may be away for a week.
+/// Returns a framework in role `*` that may be disconnected for a week.
 #[must_use]
 pub fn framework_info(name: &str) -> FrameworkInfo {
     FrameworkInfo {
@@ -459,7 +462,7 @@ pub fn framework_info(name: &str) -> FrameworkInfo {
     }
 }
 
-/// The first hello of an agent; its incarnation is its nonce.
+/// Returns the first registration of an agent, whose incarnation is its nonce.
 #[must_use]
 pub fn registration(nonce: u64, resources: &str) -> RegisterAgent {
     RegisterAgent {

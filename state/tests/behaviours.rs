@@ -1,13 +1,13 @@
-//! `docs/behaviours.md` against the tests that it names: every line there, every test there.
+//! Test of `docs/behaviours.md`: every row is complete, and every test that it names exists.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How many behaviours there are.
+/// The number of behaviours.
 const ALL: u32 = 132;
 
-/// The rows that are open. A row that is closed leaves this list and does not return to it.
+/// The open rows. A row that is closed is removed from this list and does not return to it.
 const OPEN: [u32; 21] = [
     30, 31, 32, 34, 92, 93, 95, 102, 103, 104, 105, 106, 107, 108, 110, 111, 112, 113, 128, 129,
     131,
@@ -53,7 +53,7 @@ fn every_row_that_was_closed_stays_closed() {
 fn a_difference_has_a_reason() {
     for (number, status) in behaviours() {
         if let Status::Differs { why, .. } = status {
-            assert!(why.len() >= 20, "{number}: {why:?} is no reason");
+            assert!(why.len() >= 20, "{number}: {why:?} is not a reason");
         }
     }
 }
@@ -63,7 +63,7 @@ fn a_test_that_is_not_there_would_be_seen() {
     let sources = sources();
     assert!(!exists(&sources, "state::task::no_such_test_was_written"));
     assert!(!exists(&sources, "no-such-scenario.txt"));
-    // The right name in the wrong room is no test either.
+    // A test with the right name in the wrong crate does not count.
     assert!(exists(&sources, "state::task::killing_never_runs_again"));
     assert!(!exists(&sources, "agent::task::killing_never_runs_again"));
 }
@@ -73,7 +73,7 @@ fn root() -> PathBuf {
     folder.parent().unwrap().to_owned()
 }
 
-/// The lines of the tables: `| number | behaviour | status |`.
+/// Returns the rows of the tables: `| number | behaviour | status |`.
 fn behaviours() -> BTreeMap<u32, Status> {
     let text = fs::read_to_string(root().join("docs/behaviours.md")).unwrap();
     let mut found = BTreeMap::new();
@@ -85,9 +85,9 @@ fn behaviours() -> BTreeMap<u32, Status> {
         let Ok(number) = number.parse::<u32>() else {
             continue;
         };
-        assert!(behaviour.len() >= 15, "{number}: it says nothing");
+        assert!(behaviour.len() >= 15, "{number}: it is too short");
         let former = found.insert(number, read_status(number, status));
-        assert_eq!(former, None, "{number} is there twice");
+        assert_eq!(former, None, "{number} is listed twice");
     }
     found
 }
@@ -113,14 +113,14 @@ fn read_status(number: u32, text: &str) -> Status {
             let rest: String = text.split('`').step_by(2).collect();
             assert!(
                 rest.chars().all(|letter| ", ".contains(letter)),
-                "{number}: {rest:?} stands beside the tests"
+                "{number}: unexpected text {rest:?} after the tests"
             );
             Status::Shown(tests)
         }
     }
 }
 
-/// All Rust sources with their paths from the root.
+/// Returns all Rust sources with their paths from the root.
 fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut waiting = vec![root.clone()];
@@ -145,8 +145,9 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-/// `room::module::…::name`: a function of that name, or a case of a test program with a list of its
-/// own, in a file of the room whose path holds the modules in order. `name.txt`: a scenario.
+/// Returns whether a test exists. `crate::module::…::name` is a function of that name, or a case of
+/// a test program with its own list, in a file of the crate whose path contains the modules in
+/// order. `name.txt` is a scenario.
 fn exists(sources: &[(String, String)], test: &str) -> bool {
     if test.ends_with(".txt") {
         return root().join("state/tests/scenarios").join(test).is_file();

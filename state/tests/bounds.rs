@@ -1,4 +1,4 @@
-//! What happens at the limits, where a random life never comes.
+//! Tests of the behaviour at bounds that random commands do not reach.
 
 use argosy_state::command::{
     Acknowledge, AgentUpdate, Call, CallAction, Command, HeldTask, Operate, Operation,
@@ -35,7 +35,7 @@ fn answers_that_nobody_reads_stop_further_calls_of_the_session_only() {
     let read = world.apply(revive(id, session, most + 1, 3)).outcome;
     assert!(matches!(read, Ok(Reply::Called { .. })));
 
-    // The next session begins with room of its own.
+    // The answers of the next session replace those of this one.
     let info = framework_info("web");
     let next = session + 1;
     let subscribe = Subscribe {
@@ -66,7 +66,7 @@ fn a_removed_framework_goes_when_its_sweep_is_through() {
     }
     world.operate(Operation::Teardown(id)).unwrap();
     assert_eq!(world.registry.sweeps().count(), 1, "answers are left");
-    // Its last task ends before its answers are dropped.
+    // The last task of the framework ends before its answers are dropped.
     world.update(&task, TaskState::Killed);
     assert!(world.registry.framework(id).is_some());
     world.apply(Command::Sweep(SweepTarget::Framework(id)));
@@ -143,7 +143,7 @@ fn a_task_id_is_free_again_when_its_history_is_gone() {
         end(&mut world, &names);
     }
     let oldest = ["t0-0".to_owned()];
-    assert_eq!(launch(&mut world, &oldest), 1, "its history is still there");
+    assert_eq!(launch(&mut world, &oldest), 1, "its history still exists");
     let one_more = ["last".to_owned()];
     assert_eq!(launch(&mut world, &one_more), 0);
     end(&mut world, &one_more);

@@ -1,4 +1,4 @@
-//! The scripts that run the stages of the gate and judge what was skipped.
+//! Tests of the scripts that run the stages of the gate and report skipped tests.
 
 #![allow(
     clippy::unwrap_used,
@@ -47,7 +47,7 @@ fn a_stage_over_its_budget_is_named_and_only_a_failed_or_hung_one_fails() {
     assert!(lines[2].starts_with("hung") && lines[2].ends_with("FAILED"));
 }
 
-/// What `scripts/skips` says of this output, and whether it passes.
+/// Returns the output of `scripts/skips` for this input, and whether it succeeds.
 fn judged(output: &str) -> (bool, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut judge = Command::new(root.join("scripts/skips"))

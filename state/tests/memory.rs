@@ -1,5 +1,7 @@
-//! How much memory a registry takes that is filled to its bound of bytes: `ARGOSY_LONG=1 cargo test --release --test memory
-//! -- --nocapture` tells. The bound is one of an estimate (ADR 44): no more than twice as much may be resident.
+//! Measures the memory of a registry that is filled to its bound of bytes.
+//!
+//! Run `ARGOSY_LONG=1 cargo test --release --test memory -- --nocapture`. The bound applies to an
+//! estimate (ADR 44): at most twice as much may be resident.
 #![allow(
     clippy::disallowed_methods,
     reason = "a measurement needs its switch from the environment"
@@ -14,10 +16,10 @@ use argosy_state::limits;
 use argosy_state::task::TaskSpec;
 use argosy_state::testing::{World, spec};
 
-/// As many tasks as a leader proposes in one accept.
+/// The number of tasks that a leader proposes in one accept.
 const TASKS: usize = 256;
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process, in bytes.
 fn resident() -> u64 {
     let text = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
@@ -30,14 +32,15 @@ fn resident() -> u64 {
     kib << 10
 }
 
-/// What the estimate counts of tasks, in bytes, and how many there are.
+/// Returns the estimated bytes of tasks, and the number of tasks.
 fn counted(world: &World) -> (u64, u64) {
     let usage = world.registry.usage();
     let tasks = usage.iter().find(|usage| usage.kind == "tasks").unwrap();
     (tasks.bytes.unwrap().0, tasks.records)
 }
 
-/// Applies one accept of these tasks on what is offered of an agent. Returns whether all were accepted.
+/// Applies one accept of these tasks on offered resources of an agent. Returns whether all were
+/// accepted.
 fn accepts(
     world: &mut World,
     framework: FrameworkId,
@@ -66,7 +69,7 @@ fn accepts(
             command: Command::Call(call),
         }],
     };
-    // Not by the world, which checks all records after each step.
+    // Not through the world, which checks all records after each step.
     let registry = &mut world.registry;
     let before = registry.tasks().len();
     registry.apply(registry.applied() + 1, &entry);
@@ -74,7 +77,8 @@ fn accepts(
     registry.tasks().len() == before + TASKS
 }
 
-/// Fills a registry with tasks that two frameworks launch, and returns bytes by the estimate, and resident bytes.
+/// Fills a registry with tasks that two frameworks launch. Returns the estimated bytes and the
+/// resident bytes.
 fn filled(name: &str, task: impl Fn(String) -> TaskSpec) -> (u64, u64) {
     let before = resident();
     let mut world = World::new();
@@ -94,7 +98,7 @@ fn filled(name: &str, task: impl Fn(String) -> TaskSpec) -> (u64, u64) {
     let (bytes, tasks) = counted(&world);
     let grown = resident().saturating_sub(before);
     eprintln!(
-        "{name:>6}: {tasks} tasks, {} MiB by the estimate, {} MiB resident",
+        "{name:>6}: {tasks} tasks, {} MiB estimated, {} MiB resident",
         bytes >> 20,
         grown >> 20
     );
@@ -115,7 +119,7 @@ fn a_registry_that_is_full_takes_at_most_twice_its_bound() {
     };
     let plain = |name: String| spec(&name, "cpus:0.001");
     for (bytes, resident) in [filled("large", large), filled("plain", plain)] {
-        // The last accept was refused as a whole.
+        // The whole last accept was refused.
         assert!(bytes > limits::TASK_BYTES * 8 / 10, "{bytes} bytes");
         assert!(
             resident < 2 * limits::TASK_BYTES,

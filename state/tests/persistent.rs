@@ -1,4 +1,4 @@
-//! Persistent maps are ordered maps, and copies of them stay as they are.
+//! Tests that persistent maps behave like ordered maps, and that their copies do not change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Copies = (Table<u16, u32>, Map<u16, u32>, Set<u16>);
 
-/// The three collections at one moment, and the model of what they hold.
+/// The three collections at one moment, and a model of their contents.
 type Kept = (Copies, BTreeMap<u16, u32>);
 
 fn are_equal((table, map, set): &Copies, model: &BTreeMap<u16, u32>) {

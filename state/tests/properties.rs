@@ -1,6 +1,6 @@
-//! Random commands: what must hold whatever is proposed, in whatever order.
+//! Random commands, and the properties that hold whatever is proposed, in any order.
 //!
-//! `ARGOSY_LONG=1` plays a million commands instead of 20,000; `ARGOSY_SEED=N` plays one life again.
+//! `ARGOSY_LONG=1` runs a million commands instead of 20,000; `ARGOSY_SEED=N` repeats one run.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test reads its switches from the environment"
@@ -31,14 +31,14 @@ use dice::Dice;
 use tally::{Tally, name};
 use witness::Witness;
 
-/// How often a registration left what was agreed on as it was.
+/// The number of registrations that did not change unusual administrative state.
 const KEPT: &str = "agreed facts kept";
-/// Commands in one life of a cluster.
+/// The number of commands in one run of a cluster.
 const LIFE: usize = 1_000;
-/// Steps between two reloads.
+/// The number of steps between two reloads.
 const RELOAD: usize = 100;
 
-/// One cluster on two masters: the second one reads every entry from its stored bytes.
+/// One cluster on two masters. The second one decodes every entry from its stored bytes.
 struct Life {
     first: Registry,
     second: Registry,
@@ -58,17 +58,18 @@ impl Life {
         }
     }
 
-    /// Applies an entry to both masters; returns what storage is given and whether all was refused.
+    /// Applies an entry to both masters. Returns the writes for storage, and whether all commands
+    /// were refused.
     fn feed(&mut self, entry: &Entry) -> (Vec<RecordWrite>, bool) {
         let read = Entry {
             at: entry.at,
             commands: entry.commands.iter().map(through_bytes).collect(),
         };
-        assert_eq!(&read, entry, "a command is read back as it was written");
+        assert_eq!(&read, entry, "a command is decoded as it was encoded");
         let index = self.first.applied() + 1;
         let applied = self.first.apply(index, entry);
         let mut second = self.second.apply(index, &without_actors(read));
-        // Nothing but the actor itself depends on the actor.
+        // Only the actor itself depends on the actor.
         for (one, other) in applied.iter().zip(&mut second) {
             other.actor.clone_from(&one.actor);
         }
@@ -101,14 +102,14 @@ impl Life {
         let loaded = Registry::load(self.first.applied(), self.stored.clone()).unwrap();
         assert!(
             loaded == self.first,
-            "a loaded registry is the one that was stored"
+            "a loaded registry equals the stored one"
         );
-        // From here on a restarted master goes along.
+        // From here on the second registry is that of a restarted master.
         self.second = loaded;
     }
 }
 
-/// What a run must have met, or it proves too little.
+/// The answers that a run must contain to be conclusive.
 const MUST_BE_MET: [&str; 43] = [
     "Accept",
     "Acknowledge",
@@ -155,7 +156,7 @@ const MUST_BE_MET: [&str; 43] = [
     "unknown-task",
 ];
 
-/// As a cluster below level 3 would store it.
+/// Returns the entry as a cluster below level 3 would store it.
 fn without_actors(mut entry: Entry) -> Entry {
     for proposed in &mut entry.commands {
         proposed.actor = argosy_state::actor::Actor::default();
@@ -167,7 +168,7 @@ fn through_bytes(proposed: &Proposed) -> Proposed {
     encode::read_command(&encode::command(proposed, Level::NEWEST)).unwrap()
 }
 
-/// Kinds of the records that were written, by the first byte of their keys, without cluster time.
+/// Returns the kinds of the written records, by the first byte of their keys, without cluster time.
 fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
     const TIME: u8 = 1;
     writes
@@ -180,7 +181,7 @@ fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
 fn play(seed: u64) -> Tally {
     let mut life = Life::new();
     let mut dice = Dice::new(seed);
-    // Every other cluster is of an earlier release, until its level is raised.
+    // Every second cluster is of an earlier release, until its level is raised.
     let level = match seed % 2 {
         0 => Level::NEWEST,
         _ => Level::OLDEST,
@@ -220,7 +221,8 @@ fn play(seed: u64) -> Tally {
     life.tally
 }
 
-/// A refusal changes nothing, but for what a numbered call leaves: its answer and the low water.
+/// Asserts that a refusal changes nothing, except for the answer of a numbered call and the low
+/// water.
 fn assert_refusal_is_clean(command: &Command, kinds: &[u8]) {
     const FRAMEWORK: u8 = 5;
     const ANSWER: u8 = 7;
@@ -234,8 +236,8 @@ fn assert_refusal_is_clean(command: &Command, kinds: &[u8]) {
     );
 }
 
-/// Whether the same command a second time must change nothing. A reign is a new one each time, each
-/// sweep is the next piece, and a batch without an id may take back what it has done.
+/// Returns whether a repeat of the same command must change nothing. An epoch is new each time,
+/// each sweep is the next batch, and a batch without an id may revert its own changes.
 fn may_be_repeated(command: &Command) -> bool {
     match command {
         Command::OpenEpoch(_) | Command::Sweep(_) => false,
@@ -247,7 +249,7 @@ fn may_be_repeated(command: &Command) -> bool {
 fn run(seed: u64) -> Tally {
     let played = std::panic::catch_unwind(|| play(seed));
     played.unwrap_or_else(|panic| {
-        eprintln!("play it again with ARGOSY_SEED={seed}");
+        eprintln!("repeat it with ARGOSY_SEED={seed}");
         std::panic::resume_unwind(panic)
     })
 }
@@ -274,11 +276,11 @@ fn whatever_is_proposed_the_facts_stay_sound() {
         seed += 1;
     }
     let commands = commands(&tally);
-    eprintln!("{commands} commands in {seed} lives, seeds 0 and up: {tally:?}");
+    eprintln!("{commands} commands in {seed} runs, seeds 0 and up: {tally:?}");
     for name in MUST_BE_MET {
-        assert!(tally.contains_key(name), "nothing was ever answered {name}");
+        assert!(tally.contains_key(name), "no answer was {name}");
     }
-    assert!(tally[KEPT] > 0, "no registration met anything agreed on");
+    assert!(tally[KEPT] > 0, "no registration kept agreed facts");
 }
 
 #[test]
@@ -288,7 +290,7 @@ fn one_more_life_whose_seed_is_random_stays_sound() {
     random.read_exact(&mut bytes).unwrap();
     let seed = u64::from_be_bytes(bytes);
     eprintln!(
-        "random life, again with: ARGOSY_SEED={seed} cargo test -p argosy-state --test properties"
+        "random run, repeat it with: ARGOSY_SEED={seed} cargo test -p argosy-state --test properties"
     );
     run(seed);
 }

@@ -1,7 +1,9 @@
-//! Release 0.1.0 and this one apply the same entries at level 2: the records must be the same, byte for byte.
+//! Comparison with release 0.1.0 at level 2: both releases apply the same entries, and must write
+//! the same records, byte for byte.
 //!
-//! The former release is built from its commit (`releases.txt`) and run as a process (`release/driver.rs`). `ARGOSY_LONG=1`
-//! plays 500 lives instead of 20; `ARGOSY_SEED=N` plays one again.
+//! The former release is built from its commit (`releases.txt`) and runs as a process
+//! (`release/driver.rs`). `ARGOSY_LONG=1` executes 500 runs instead of 20; `ARGOSY_SEED=N` repeats
+//! one.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -45,9 +47,9 @@ use tally::{Tally, name};
 
 /// The level of release 0.1.0.
 const LEVEL: Level = Level::RELEASE_0_1;
-/// Commands in one life of a cluster.
+/// The number of commands in one run of a cluster.
 const LIFE: usize = 1_000;
-/// What the lives must have met, or they prove too little.
+/// The answers that the runs must contain to be conclusive.
 const MUST_BE_MET: [&str; 20] = [
     "Accept",
     "Acknowledge",
@@ -70,16 +72,17 @@ const MUST_BE_MET: [&str; 20] = [
     "repeated",
     "unknown-task",
 ];
-/// Tasks that are launched together.
+/// The number of tasks that are launched together.
 const WAVE: usize = 250;
 
-/// What a leader at level 2 proposes, and nobody raises it.
+/// Returns what a leader at level 2 proposes; the level is never raised.
 fn as_proposed(proposed: Proposed) -> Option<Proposed> {
     let proposed = Actor::at_level(LEVEL, proposed)?;
     (!matches!(proposed.command, Command::RaiseLevel { .. })).then_some(proposed)
 }
 
-/// Applies an entry to both; they must write the same records. Returns what was answered.
+/// Applies an entry to both registries, which must write the same records. Returns the counts of
+/// answers.
 fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
     let commands: Vec<Vec<u8>> = entry
         .commands
@@ -88,7 +91,7 @@ fn feed(registry: &mut Registry, former: &mut Former, entry: &Entry) -> Tally {
         .collect();
     let index = registry.applied() + 1;
     let theirs = former.apply(index, entry.at.0, &commands);
-    // What stands in the log: the operations of an acceptance are one launch there.
+    // The commands in the form of the log: the operations of an acceptance are one launch there.
     let logged = commands
         .iter()
         .map(|bytes| encode::read_command(bytes).expect("it was just written"));
@@ -145,7 +148,7 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
     let run = |seed: u64| {
         let played = std::panic::catch_unwind(|| play(&executable, seed));
         played.unwrap_or_else(|panic| {
-            eprintln!("play it again with ARGOSY_SEED={seed}");
+            eprintln!("repeat it with ARGOSY_SEED={seed}");
             std::panic::resume_unwind(panic)
         })
     };
@@ -162,13 +165,13 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
         *tally.entry(name).or_default() += count;
     }
     let commands: usize = tally.values().sum();
-    eprintln!("{commands} commands in {lives} lives, seeds 0 and up: {tally:?}");
+    eprintln!("{commands} commands in {lives} runs, seeds 0 and up: {tally:?}");
     for name in MUST_BE_MET {
-        assert!(tally.contains_key(name), "nothing was ever answered {name}");
+        assert!(tally.contains_key(name), "no answer was {name}");
     }
 }
 
-/// The entries of a scenario file, played at level 2.
+/// Returns the entries of a scenario file, run at level 2.
 fn scenario(text: &str) -> Vec<Entry> {
     let mut stage = Stage::new(LEVEL);
     stage.world.log = Some(Vec::new());
@@ -180,7 +183,7 @@ fn scenario(text: &str) -> Vec<Entry> {
         }
     }
     let log = stage.world.log.take().unwrap_or_default().into_iter();
-    // From there on release 0.1.0 applies nothing.
+    // Release 0.1.0 applies nothing from here on.
     let is_raise = |one: &Proposed| matches!(one.command, Command::RaiseLevel { .. });
     log.take_while(|entry| !entry.commands.iter().any(is_raise))
         .collect()
@@ -209,7 +212,7 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
     assert!(entries > 300, "{entries} entries");
 }
 
-/// Launches, ends and acknowledges so many tasks together.
+/// Launches, ends and acknowledges a wave of tasks.
 fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) {
     let launches = (0..WAVE).map(|at| {
         let mut spec = spec(&format!("t{wave}-{at}"), "cpus:0.001");

@@ -1,7 +1,8 @@
-//! Scenario files: what the registry answers to a script of commands, word for word.
+//! Scenario files: scripts of commands with the exact answers of the registry.
 //!
-//! Each `scenarios/*.txt` holds blocks: a verb a line, `----`, the exact output up to an empty line.
-//! `ARGOSY_BLESS=1` rewrites the outputs; the difference is then read like any other.
+//! Each `scenarios/*.txt` holds blocks: one command on each line, `----`, and the exact output up
+//! to an empty line. `ARGOSY_BLESS=1` rewrites the outputs. The difference must then be reviewed
+//! like any other.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test reads its switches from the environment"
@@ -47,12 +48,12 @@ fn the_registry_answers_as_every_scenario_says() {
     }
     assert!(
         wrong.is_empty(),
-        "{}\nrun with ARGOSY_BLESS=1 to rewrite, and read the difference",
+        "{}\nrun with ARGOSY_BLESS=1 to rewrite, and review the difference",
         wrong.join("\n")
     );
 }
 
-/// The same file with the outputs that are true now.
+/// Returns the file with the actual outputs.
 fn play(text: &str) -> String {
     let mut stage = Stage::new(Level::NEWEST);
     let mut played = String::new();

@@ -1,5 +1,7 @@
-//! What snapshots cost the one who applies: `ARGOSY_LONG=1 cargo test --release --test snapshots -- --nocapture` tells, in
-//! CPU time of its thread, so that a busy machine changes little.
+//! Measures the cost of snapshots for `apply`.
+//!
+//! Run `ARGOSY_LONG=1 cargo test --release --test snapshots -- --nocapture`. The cost is the CPU
+//! time of the thread, on which a busy machine has little influence.
 #![allow(
     clippy::disallowed_methods,
     reason = "a measurement needs its switch from the environment, and a clock"
@@ -21,21 +23,21 @@ use argosy_state::testing::{World, key, registration, spec};
 
 const AGENTS: usize = 10_000;
 const TASKS: usize = 100_000;
-/// Tasks of one accept.
+/// The number of tasks of one accept.
 const CALL: usize = 10;
-/// Updates that are measured in each way.
+/// The number of updates that are measured in each variant.
 const UPDATES: usize = 20_000;
 const ROUNDS: u32 = 8;
 const SNAPSHOTS: u32 = 100_000;
 
-/// CPU time of this thread.
+/// Returns the CPU time of this thread.
 fn cpu() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     let ns = text.split_whitespace().next().unwrap();
     Duration::from_nanos(ns.parse().unwrap())
 }
 
-/// Applies without the world's checks of all records.
+/// Applies commands without the world's checks of all records.
 fn apply(world: &mut World, commands: Vec<Command>) {
     let mut proposed = Vec::with_capacity(commands.len());
     for command in commands {
@@ -110,8 +112,8 @@ fn update(registry: &Registry, key: TaskKey, number: u64) -> Command {
     })
 }
 
-/// CPU time of so many updates, in entries of `commands`, with a snapshot before every so many entries, which is dropped at
-/// the next one.
+/// Returns the CPU time of this many updates, in entries of `commands`. A snapshot is taken before
+/// every `every` entries, and dropped at the next one.
 fn measured(
     world: &mut World,
     framework: FrameworkId,
@@ -122,7 +124,7 @@ fn measured(
     let mut held: Option<Snapshot> = None;
     for entry in 0..UPDATES / commands {
         let updates = (0..commands).map(|at| {
-            // Spread over all tasks.
+            // The updates are spread over all tasks.
             let task = (entry * commands + at) * 7_919 % TASKS;
             update(
                 &world.registry,
@@ -155,7 +157,8 @@ fn a_snapshot_costs_constant_time_and_little_of_what_is_applied_next() {
     eprintln!("a snapshot: {:.2?}", (cpu() - began) / SNAPSHOTS);
     let mut number = 0;
     for commands in [1, 32] {
-        // No snapshot, then one every so many entries; the ways take turns, so that all see the same noise.
+        // Without snapshots, and with one every so many entries. The variants alternate, so that
+        // all have the same noise.
         let ways = [usize::MAX, 100, 10, 1];
         let mut took = [Duration::ZERO; 4];
         for _ in 0..ROUNDS {

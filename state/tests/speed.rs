@@ -1,5 +1,7 @@
-//! How fast commands are written, read and applied: `ARGOSY_LONG=1 cargo test --release --test speed
-//! -- --nocapture` tells, and fails below the floor that the log needs.
+//! Measures how fast commands are encoded, decoded and applied.
+//!
+//! Run `ARGOSY_LONG=1 cargo test --release --test speed -- --nocapture`. The test fails below the
+//! rate that the log needs.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -23,15 +25,16 @@ use argosy_state::level::Level;
 use argosy_state::task::{Exit, Reason, Source, Standing, TaskState};
 use argosy_state::testing::{World, key, spec};
 
-/// Commands a second that one core must write, and read, at the least.
+/// The commands per second that one core must encode, and decode, at least.
 const FLOOR: f64 = 100_000.0;
 const AGENTS: usize = 200;
 const TASKS: usize = 20_000;
-/// The most tasks of one accept, and of one acknowledgement, that a leader proposes.
+/// The largest number of tasks of one accept, and of one acknowledgement, that a leader proposes.
 const ACCEPTED: usize = 256;
 const ACKNOWLEDGED: usize = 250;
 
-/// Four commands a task: launch, running, finished, acknowledged; and where they were proposed.
+/// Four commands for each task: launch, running, finished, acknowledged; and the state of their
+/// proposals.
 struct Lives {
     world: World,
     framework: FrameworkId,
@@ -56,7 +59,7 @@ impl Lives {
         self.accept(at, at..at + 1)
     }
 
-    /// One call that launches all of these tasks on one agent.
+    /// Returns one call that launches all of these tasks on one agent.
     fn accept(&mut self, at: usize, tasks: Range<usize>) -> Command {
         let agent = self.agents[at % AGENTS];
         let count = tasks.len();
@@ -129,7 +132,7 @@ impl Lives {
         key(self.framework, &format!("task-{at}"))
     }
 
-    /// Applies commands in entries of 64; returns commands a second, storage included.
+    /// Applies commands in entries of 64. Returns the commands per second, including storage.
     fn apply(&mut self, commands: Vec<Command>) -> f64 {
         let count = commands.len();
         let mut entries = Vec::new();
@@ -184,8 +187,8 @@ fn write_and_read(name: &str, commands: &[Command], ticket: &Proposed) -> f64 {
     written.min(read)
 }
 
-/// A whole round, as a master checks it. A slice of 200 records takes less than 200 launches do, whose turn is
-/// bounded, however busy the machine is.
+/// Checks a whole round as a master does. A slice of 200 records must take less time than 200
+/// launches, whose duration is bounded, however busy the machine is.
 fn check_in_slices(registry: &Registry, launches_per_s: f64) {
     let mut round = Round::default();
     let (mut records, mut slices) = (0, 0);
@@ -205,8 +208,8 @@ fn check_in_slices(registry: &Registry, launches_per_s: f64) {
     assert!(mean < launches, "{mean:?}, and 200 launches {launches:?}");
 }
 
-/// The largest commands that a leader proposes fill a turn of its loop (ADR 42). They may take as long as their tasks do
-/// one by one, and as long again, however busy the machine is.
+/// The largest commands that a leader proposes fill one iteration of its loop (ADR 42). They must
+/// take less than one and a half times as long as their tasks take one by one.
 #[test]
 fn the_largest_commands_take_no_longer_than_their_parts() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
@@ -276,5 +279,5 @@ fn commands_are_cheap() {
     phase(&mut lives, "acknowledged", acknowledged);
     assert_eq!(lives.world.registry.tasks().len(), 0);
     lives.world.registry.check().unwrap();
-    assert!(slowest > FLOOR, "{slowest:.0} commands a second");
+    assert!(slowest > FLOOR, "{slowest:.0} commands per second");
 }

@@ -1,11 +1,11 @@
-//! The rules of the whole tree that no compiler knows: edges between rooms, file headers and sizes,
-//! names, where unsafe code may stand, and what no committed text may say.
+//! The rules of the tree that no compiler checks: dependencies of crates, file headers and sizes,
+//! names, places of unsafe code, and words that committed text must not contain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which room may depend on which; an edge that is not here needs a decision of its own.
+/// The allowed dependencies between crates. A new one needs a decision.
 const EDGES: [(&str, &[&str]); 14] = [
     ("testing", &[]),
     ("content", &["isolation", "proto", "state", "testing"]),
@@ -62,21 +62,21 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("webui", &[]),
 ];
 
-/// Lines of a source file, and of one that holds only tests. Those that are longer today may only
-/// shrink.
+/// The largest numbers of lines of a source file, and of a file that holds only tests. Files that
+/// are longer today may only shrink.
 const FILE_LINES: usize = 500;
 const TEST_LINES: usize = 700;
 const LONGER_FILES: [(&str, usize); 1] = [("master/src/replica.rs", 600)];
 
-/// The only module with unsafe code: a file, and the folder of its parts.
+/// The only module with unsafe code: a file, and the directory of its parts.
 const UNSAFE_FILE: &str = "isolation/src/sys.rs";
 const UNSAFE_FOLDER: &str = "isolation/src/sys/";
 
-/// This file names what it forbids.
+/// This file contains the words that it forbids.
 const THIS_FILE: &str = "state/tests/tidy.rs";
 
 struct Source {
-    /// Relative to the root, with `/`.
+    /// The path relative to the root, with `/`.
     name: String,
     text: String,
 }
@@ -86,7 +86,7 @@ fn root() -> PathBuf {
     folder.parent().unwrap().to_owned()
 }
 
-/// Every text file of the tree.
+/// Returns every text file of the tree.
 fn tree() -> Vec<Source> {
     let root = root();
     let mut waiting = vec![root.clone()];
@@ -127,7 +127,7 @@ fn none(found: &[String]) {
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 
-/// The rooms that a manifest names outside of its tests.
+/// Returns the crates that a manifest names outside of its tests.
 fn rooms_named(manifest: &str) -> BTreeSet<String> {
     let mut counts = false;
     let mut rooms = BTreeSet::new();
@@ -154,7 +154,7 @@ fn rooms_depend_only_downward() {
         };
         manifests += 1;
         let Some(allowed) = edges.get(room) else {
-            found.push(format!("{room}: no such room in the list of edges"));
+            found.push(format!("{room}: this crate is not in EDGES"));
             continue;
         };
         for other in rooms_named(&file.text) {
@@ -210,7 +210,7 @@ fn modules_are_called_by_what_they_hold() {
     for file in sources() {
         let mut parts = file.name.trim_end_matches(".rs").split('/');
         if parts.any(|part| empty.contains(&part)) {
-            found.push(format!("{}: its name says nothing", file.name));
+            found.push(format!("{}: its name is meaningless", file.name));
         }
     }
     none(&found);
@@ -291,11 +291,12 @@ fn the_pure_room_bans_what_would_make_masters_differ() {
     ] {
         assert!(text.contains(&format!("\"{banned}\"")), "{banned}");
     }
-    // A file of its own hides the one at the root, so it repeats what holds everywhere.
+    // A `clippy.toml` of a crate hides the one at the root, so it must repeat the rules for all
+    // crates.
     assert!(text.contains("too-many-lines-threshold = 60"));
 }
 
-/// Crates that generated code, or nothing but a pin of their version, needs.
+/// Crates that only generated code, or only a pin of their version, needs.
 const NAMED_BY_NO_SOURCE: [&str; 5] = [
     "openraft-macros",
     "openraft-rt",
@@ -304,7 +305,7 @@ const NAMED_BY_NO_SOURCE: [&str; 5] = [
     "tonic-prost",
 ];
 
-/// What a manifest lists in this section.
+/// Returns the entries of a section in a manifest.
 fn listed<'a>(manifest: &'a str, section: &str) -> Vec<&'a str> {
     let begun = manifest
         .lines()
@@ -315,7 +316,7 @@ fn listed<'a>(manifest: &'a str, section: &str) -> Vec<&'a str> {
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether the text has this word, whole.
+/// Returns whether the text contains this whole word.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     text.match_indices(word).any(|(at, _)| {
@@ -368,7 +369,7 @@ fn every_shared_version_is_used_by_a_room() {
                 && lines.any(|line| line.split(['.', ' ', '=']).next() == Some(name))
         });
         if !is_used {
-            found.push(format!("Cargo.toml: no room uses {name}"));
+            found.push(format!("Cargo.toml: no crate uses {name}"));
         }
     }
     none(&found);
@@ -385,7 +386,7 @@ fn the_library_in_the_cache_is_of_the_version_that_is_locked() {
     let settings = fs::read_to_string(root.join("scripts/env.sh")).unwrap();
     assert!(
         !version.is_empty() && settings.contains(&format!("/rocksdb-{version}\"")),
-        "scripts/env.sh must name the folder rocksdb-{version}: each version is built anew"
+        "scripts/env.sh must name the directory rocksdb-{version}: each version is built separately"
     );
 }
 

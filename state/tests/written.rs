@@ -1,7 +1,8 @@
-//! How many bytes storage is given for a command: at most three times as many as the command has.
+//! Measures the bytes that storage is given for a command: at most three times the bytes of the
+//! command.
 //!
-//! What does not change with an update (descriptions, attributes) is in records of its own. `-- --nocapture` prints the
-//! figures, beside those of level 2, where an object is one record.
+//! Facts that do not change with an update (descriptions, attributes) are in separate records. `--
+//! --nocapture` prints the figures, with those of level 2, where an object is one record.
 
 use argosy_state::actor::Actor;
 use argosy_state::command::{
@@ -17,10 +18,11 @@ use argosy_state::task::{
 };
 use argosy_state::testing::{World, key, registration, spec};
 
-/// What an entry of one command may write, for each byte of the command.
+/// The largest number of bytes that an entry of one command may write, for each byte of the
+/// command.
 const MOST: usize = 3;
 
-/// A cluster that makes the records large which an update does not change.
+/// A cluster with large values in the records that an update does not change.
 struct Stage {
     world: World,
     agent: AgentId,
@@ -57,7 +59,7 @@ impl Stage {
         }
     }
 
-    /// Applies a command alone, and notes what it and its changes take.
+    /// Applies a single command, and records the sizes of the command and of its changes.
     fn measure(&mut self, name: &'static str, command: Command) {
         self.world.pass(5);
         let proposed = Proposed {
@@ -117,7 +119,7 @@ impl Stage {
         self.measure(name, Command::Call(call));
     }
 
-    /// The longest limits, and what the agent reports of them.
+    /// Applies the longest limits, and the agent's report about them.
     fn change_limits(&mut self, key: &TaskKey) {
         let disk = |at| DiskLimit {
             disk: format!("/dev/disk/by-id/{at}"),
@@ -151,7 +153,8 @@ impl Stage {
             limits: small,
         };
         self.call("limits lowered", action);
-        // No update: an order writes the counters of its agent, and a call its answer, however short they are.
+        // These are not updates: an order writes the counters of its agent, and a call its answer,
+        // however short they are.
         self.figures.pop();
         let change = self.world.registry.task(key).unwrap().limits_change.clone();
         let order = change.unwrap().order;
@@ -171,7 +174,7 @@ impl Stage {
         self.acknowledge("acknowledged", key);
     }
 
-    /// An agent without tasks falls silent, and comes back as it was.
+    /// An agent without tasks becomes unreachable, and returns unchanged.
     fn silence(&mut self) {
         let mut register = registration(78, "cpus:1");
         let info = self.world.registry.agent(self.agent).unwrap();
@@ -231,7 +234,8 @@ impl Stage {
     }
 }
 
-/// A hundred sweeps that wait: the first of a batch of teardowns uses up what a command may end.
+/// A hundred pending sweeps: the first teardown of a batch uses up the number of tasks that a
+/// command may end.
 fn sweeps(world: &mut World) {
     let agent = world.register("cpus:1000");
     let frameworks: Vec<FrameworkId> = (0..100)

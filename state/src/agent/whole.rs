@@ -1,4 +1,4 @@
-//! An agent as one record, which is all that release 0.1.0 has of it, and feature level 2.
+//! An agent as a single record, as release 0.1.0 and feature level 2 store it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{
 use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Timestamp};
 
-/// An agent as one record, which is all that release 0.1.0 has of it.
+/// An agent as a single record, as release 0.1.0 stores it.
 pub(crate) struct WholeAgent {
     id: AgentId,
     nonce: u64,
@@ -18,7 +18,7 @@ pub(crate) struct WholeAgent {
     info: AgentInfo,
     set_attributes: BTreeMap<String, String>,
     mode: AgentMode,
-    /// What an unreachable agent becomes when it is heard of again; else the same as `mode`.
+    /// The mode of an unreachable agent after its return; otherwise the same as `mode`.
     mode_when_heard: AgentMode,
     since: Timestamp,
     orders: OrderIndex,
@@ -70,7 +70,7 @@ impl From<&Agent> for WholeAgent {
 }
 
 impl WholeAgent {
-    /// The agent. `None` if its two modes contradict each other.
+    /// Returns the agent, or `None` if the two modes contradict each other.
     pub(crate) fn agent(self) -> Option<Agent> {
         let since = self.since;
         if self.mode != AgentMode::Unreachable && self.mode != self.mode_when_heard {
@@ -142,7 +142,8 @@ stored!(message WholeAgent as (WholeAgent {
 });
 
 impl Agent {
-    /// Leaves out what the one record of an agent of release 0.1.0 does not hold: that record has one mode with one time.
+    /// Removes what the single record of release 0.1.0 does not hold: that record has one mode with
+    /// one time.
     pub(crate) fn reduce_to_0_1_0(&mut self) {
         let since = self.mode_since();
         self.reachability = match self.mode().is_lost() {
@@ -220,7 +221,7 @@ mod tests {
                     assert_eq!(read, agent);
                     assert_eq!(read.agreed.administration, administration);
                 }
-                // What is agreed on is in force when it is heard of again.
+                // The administrative state takes effect when the agent returns.
                 unreachable.reachability = Reachability::Reachable {
                     since: Timestamp(50),
                 };

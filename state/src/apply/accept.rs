@@ -1,6 +1,6 @@
-//! Offers are used: the one place where a promise becomes a task.
+//! Acceptance of offers: the only place where an offer becomes a task.
 //!
-//! An offer is a hint; everything it promises is judged here again, against the facts.
+//! An offer is a hint. All its terms are checked again here, against the facts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Reason, Standing, Task, TaskSpec, TaskState};
 
-/// Where and on whose account operations are done.
+/// The agent and the role of an acceptance, and its call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Site<'a> {
     pub(super) call: &'a Call,
@@ -31,7 +31,7 @@ pub(super) struct Site<'a> {
 }
 
 impl Registry {
-    /// Does what fits; answers with the positions of what was refused.
+    /// Applies the operations that fit, and returns the positions of the refused ones.
     pub(super) fn accept(
         &mut self,
         scene: &mut Scene,
@@ -50,7 +50,7 @@ impl Registry {
             let whole: BTreeMap<_, _> = alone.chain(refused).collect();
             refused = whole.into_iter().collect();
         }
-        // From here on nothing is refused.
+        // Nothing is refused after this point.
         self.use_offers(agent, accept);
         let skipped: BTreeSet<_> = refused.iter().map(|(position, _)| *position).collect();
         for (operation, wanted) in (0..).zip(&accept.operations) {
@@ -68,7 +68,8 @@ impl Registry {
         Ok(refused)
     }
 
-    /// Every offer good, all of one agent and role; what they promise together.
+    /// Checks that every offer is valid and that all are of one agent and role. Returns the sum of
+    /// their resources.
     fn check_offers(
         &self,
         scene: &Scene,
@@ -89,7 +90,7 @@ impl Registry {
                 return Err(Rejection::OfferMixed(offer.id));
             }
             self.check_offer(scene, offer)?;
-            // Two good offers of one agent never overlap; forged ones might.
+            // Two valid offers of one agent never overlap. Forged offers might.
             promised = promised
                 .plus(&offer.resources)
                 .ok_or(Rejection::OfferOutdated(offer.id, offer.agent))?;
@@ -124,7 +125,8 @@ impl Registry {
         if agent.used_offers.ids.contains(&offer.id) && !bugs::is_on(Bug::UsedOfferHonoured) {
             return Err(Rejection::OfferUsed(offer.id));
         }
-        // The leader's book vouches for offers of its own reign; older ones pass the window.
+        // The leader's offer book guarantees offers of the current epoch. Offers of earlier epochs
+        // are checked against the window of used offers.
         if offer.id.epoch > self.cluster.epoch
             || (offer.id.epoch < self.cluster.epoch && offer.id <= agent.used_offers.floor)
         {
@@ -133,7 +135,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Which parts are refused, each operation judged behind the ones before it.
+    /// Returns the refused parts. Each operation is checked against the result of those before it.
     fn check_operations(
         &self,
         call: &Call,
@@ -142,7 +144,7 @@ impl Registry {
         promised: Resources,
     ) -> Vec<(Position, Rejection)> {
         let known = self.agents.get(&agent);
-        let known = known.expect("its offers were found good");
+        let known = known.expect("its offers were validated");
         let supply = Supply {
             left: promised,
             free: self.free(agent),
@@ -169,7 +171,7 @@ impl Registry {
         refused
     }
 
-    /// Which tasks of a launch are refused. Format 2 has groups in it.
+    /// Returns the refused tasks of a launch. In format 2 a launch may contain groups.
     fn check_launches<'a>(
         &self,
         site: Site<'_>,
@@ -192,7 +194,8 @@ impl Registry {
         refused
     }
 
-    /// Takes its part of the overlay, if it may; else nothing of it.
+    /// Takes the task's resources from the overlay if the launch is valid; otherwise leaves the
+    /// overlay unchanged.
     pub(super) fn check_launch<'a>(
         &self,
         site: Site<'_>,
@@ -221,7 +224,7 @@ impl Registry {
             judged.map_err(|why| inside("executor", why))?;
         }
         let agent = self.agents.get(&agent);
-        let agent = agent.expect("its offers were found good");
+        let agent = agent.expect("its offers were validated");
         if self.level() >= Level::RELEASE_0_2 {
             let lacking = AgentCapability::needed(spec).find(|one| !agent.reported.info.can(*one));
             if let Some(capability) = lacking {
@@ -236,7 +239,7 @@ impl Registry {
 
     fn use_offers(&mut self, id: AgentId, accept: &Accept) {
         let window = &mut self.count_agent(id).used_offers;
-        // One at or below the floor counts as used already; the floor never sinks.
+        // An offer at or below the floor already counts as used. The floor never decreases.
         let floor = window.floor;
         let ids = accept.offers.iter().map(|offer| offer.id);
         window.ids.extend(ids.filter(|id| *id > floor));
@@ -302,8 +305,8 @@ fn check_size(accept: &Accept) -> Result<(), Rejection> {
     })
 }
 
-/// Refuses an acceptance of which no task can be launched on any offer, for its description alone. The first such
-/// description is named by its position.
+/// Rejects an acceptance if its descriptions alone prevent the launch of every task, whatever the
+/// offers. The error names the first invalid description by its position.
 ///
 /// # Errors
 /// Names the task and its field.
@@ -313,7 +316,7 @@ pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
         type Together = fn(&TaskSpec, &TaskSpec) -> bool;
         let (name, are_together): (_, Together) = match operation {
             OfferOperation::Launch(_) => ("launch", groups::are_together),
-            // Of a group, one such task is enough.
+            // One invalid task invalidates its group.
             OfferOperation::LaunchGroup(_) => ("launch_group", |_, _| true),
         };
         let mut number = 0_usize..;
@@ -339,7 +342,7 @@ pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
     first.map_or(Ok(()), Err)
 }
 
-/// Judges what no agent could run.
+/// Validates the parts of a description that do not depend on the agent.
 pub(super) fn check_spec(spec: &TaskSpec, level: Level) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {
         Err(Rejection::Invalid {
@@ -375,7 +378,8 @@ pub(super) fn check_spec(spec: &TaskSpec, level: Level) -> Result<(), Rejection>
     Ok(())
 }
 
-/// The parts that have rules of their own: the field that is wrong, and what to do about it.
+/// Validates the parts that have rules of their own, such as volumes and checks. An error names the
+/// field and the remedy.
 fn check_parts(spec: &TaskSpec, level: Level) -> Result<(), (String, String)> {
     let named = |(field, text): (&str, String)| (field.to_owned(), text);
     container::check(spec).map_err(named)?;
@@ -385,7 +389,7 @@ fn check_parts(spec: &TaskSpec, level: Level) -> Result<(), (String, String)> {
     executors::check(spec).map_err(named)
 }
 
-/// The same, seen from one level up.
+/// Returns the rejection with its field prefixed by `outer`.
 fn inside(outer: &str, why: Rejection) -> Rejection {
     match why {
         Rejection::Invalid { field, text } => Rejection::Invalid {

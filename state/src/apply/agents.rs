@@ -1,4 +1,4 @@
-//! Agents come, fall silent, and are declared gone.
+//! Registration, loss and removal of agents.
 
 use std::sync::Arc;
 
@@ -161,7 +161,7 @@ impl Registry {
         Ok(Reply::Done)
     }
 
-    /// Records when very many agents were silent at once, for the leaders that follow.
+    /// Records the time at which very many agents were silent simultaneously, for later leaders.
     pub(super) fn mass_loss(&mut self, scene: &Scene) -> Reply {
         if self.cluster.mass_loss != Some(scene.at) {
             self.cluster.mass_loss = Some(scene.at);
@@ -170,9 +170,9 @@ impl Registry {
         Reply::Done
     }
 
-    /// Forgets an agent. Absence is its tombstone: should it come back, it ends everything and registers
-    /// anew. Tasks that nobody has seen ending are given up first; their frameworks learn so before the
-    /// record goes.
+    /// Removes an agent. There are no tombstones: an agent that the registry no longer knows kills
+    /// its tasks and registers as a new agent. Live tasks first become GONE, so that their
+    /// frameworks receive updates before the record is removed.
     pub(super) fn prune_agent(&mut self, scene: &mut Scene, decision: &AgentDecision) -> Outcome {
         let id = decision.agent;
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
@@ -192,7 +192,8 @@ impl Registry {
             self.remove_agent(id);
             scene.say(Event::AgentForgotten(id));
         } else if agent.mode() == AgentMode::Unreachable && !swept.iter().any(is_swept) {
-            // Gone for as long as it has been unreachable: it stays the one to forget.
+            // The agent counts as gone since it became unreachable, so it remains the next one to
+            // remove.
             let since = agent.reachability.since();
             self.set_administration(scene, id, Administration::Gone, since);
             scene.say(Event::AgentGone(id));
@@ -201,7 +202,7 @@ impl Registry {
         Ok(Reply::Done)
     }
 
-    /// Changes an agent that the caller has just looked up.
+    /// Changes an existing agent. The caller has looked it up.
     pub(super) fn change_agent(
         &mut self,
         scene: &mut Scene,
@@ -219,7 +220,7 @@ impl Registry {
         scene.say(Event::AgentChanged(id));
     }
 
-    /// Agrees on the administration of an agent; the caller has checked that it may be this one.
+    /// Sets the administrative state of an agent. The caller has checked the transition.
     pub(super) fn set_administration(
         &mut self,
         scene: &mut Scene,
@@ -236,7 +237,7 @@ impl Registry {
     }
 }
 
-/// What a registration reports.
+/// Returns the facts that a registration reports.
 fn reported(incarnation: u64, register: &RegisterAgent) -> Arc<Reported> {
     Arc::new(Reported {
         incarnation,
@@ -301,7 +302,8 @@ fn check_info(info: &AgentInfo) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Judges amounts from outside: what passes can be added up over every task and agent.
+/// Validates amounts from an untrusted source. Valid amounts can be summed over all tasks and
+/// agents.
 pub(super) fn check_resources(resources: &Resources) -> Result<(), String> {
     let mut parts = 0;
     for resource in resources {
@@ -339,7 +341,7 @@ pub(super) fn check_resources(resources: &Resources) -> Result<(), String> {
     Ok(())
 }
 
-/// Every text of a resource but its name and roles, which have rules of their own.
+/// Returns every text of a resource except its name and roles, which have their own rules.
 fn texts(resource: &Resource) -> impl Iterator<Item = &str> {
     let reservations = resource.identity.reservations.iter().flat_map(|level| {
         let labels = level

@@ -1,4 +1,4 @@
-//! Bounds of the registry as a whole: what is refused when there is no more room, and who makes room.
+//! Bounds of the whole registry: rejections when a bound is reached, and evictions that free space.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::registry::usage;
 use crate::resources::Value;
 use crate::task::{Limits, TaskSpec};
 
-/// What a bound leaves for tasks.
+/// The bytes that the bounds leave for tasks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TaskBytes {
     framework: u64,
@@ -22,7 +22,7 @@ pub(super) struct TaskBytes {
 }
 
 impl TaskBytes {
-    /// Takes what a new task costs.
+    /// Subtracts the cost of a new task.
     pub(super) fn take(
         &mut self,
         framework: FrameworkId,
@@ -51,7 +51,7 @@ impl TaskBytes {
 }
 
 impl Registry {
-    /// Whether the registry as a whole is bounded, as since level 3.
+    /// Returns whether the whole registry is bounded, as it is since level 3.
     pub(super) fn has_bounds(&self) -> bool {
         self.level() >= Level::RELEASE_0_2
     }
@@ -64,7 +64,8 @@ impl Registry {
         }
     }
 
-    /// Whether a task may get other limits: the former ones are kept until the agent has answered.
+    /// Checks whether the registry has space for new limits of a task. The former limits are kept
+    /// until the agent has answered.
     pub(super) fn check_limits_bytes(&self, key: &TaskKey, new: &Limits) -> Result<(), Rejection> {
         if !self.has_bounds() {
             return Ok(());
@@ -73,7 +74,7 @@ impl Registry {
         left.take_bytes(key.framework, usage::of_limits(new))
     }
 
-    /// Judges a new framework, or a new description of one.
+    /// Validates a new framework, or a new description of one, against the bounds.
     pub(super) fn check_framework_bytes(&self, framework: &Framework) -> Result<(), Rejection> {
         if !self.has_bounds() {
             return Ok(());
@@ -97,7 +98,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges a new agent, or a new description of one.
+    /// Validates a new agent, or a new description of one, against the bounds.
     pub(super) fn check_agent_bytes(&self, agent: &Agent) -> Result<(), Rejection> {
         if !self.has_bounds() {
             return Ok(());
@@ -121,7 +122,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges the kinds of resources that a new agent, or a new description of one, brings: fairness counts each of them.
+    /// Validates the kinds of resources that an agent adds. Fair sharing counts each kind.
     pub(super) fn check_resource_kinds(&self, info: &AgentInfo) -> Result<(), Rejection> {
         if self.cluster.level < Level::RELEASE_0_2 {
             return Ok(());
@@ -143,8 +144,10 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether a principal may have one more framework. A scheduler that crashes again and again and keeps no id leaves one
-    /// each time: the longest disconnected one without tasks goes. One with tasks or a stream never does.
+    /// Checks whether a principal may have one more framework, and removes one if necessary. A
+    /// scheduler that crashes repeatedly and does not keep its id leaves a framework each time. The
+    /// framework that has been disconnected longest and has no tasks is removed. A framework with
+    /// tasks or a connection never is.
     pub(super) fn make_room_for_framework(
         &mut self,
         scene: &mut Scene,

@@ -1,4 +1,4 @@
-//! Numbered calls of frameworks: each is applied at most once, and its answer remembered.
+//! Numbered calls of frameworks: each is applied at most once, and its answer is remembered.
 
 use super::Scene;
 use super::frameworks::check_info;
@@ -11,7 +11,8 @@ use crate::ids::{FrameworkId, Revision, Role, TaskId, TaskKey};
 use crate::limits;
 use crate::registry::RecordKey;
 
-/// Refusals kept by position in an answer; beyond them a repeat says only that it was applied.
+/// The number of refusals that an answer keeps by position. For later positions a repeat reports
+/// only that the call was applied.
 const REFUSED_KEPT: usize = 64;
 
 impl Registry {
@@ -31,7 +32,7 @@ impl Registry {
         self.refuse_calls_below(call.framework, answered_below);
         self.forget_answers_below(call.framework, call.session, answered_below);
         if self.answers_of(call.framework) >= limits::ANSWERS_PER_FRAMEWORK {
-            // Those of the session before make room first.
+            // Answers of earlier sessions are dropped first.
             self.drop_answers(call.framework, limits::ANSWERS_PER_FRAMEWORK, |session| {
                 session != call.session
             });
@@ -47,7 +48,8 @@ impl Registry {
         }
         let revision = scene.next_revision();
         let outcome = self.act(scene, call, revision);
-        // A teardown has dropped the answers, and so its own: a repeat finds the framework removed.
+        // A teardown drops all answers, including its own. A repeat is rejected because the
+        // framework is removed.
         if self
             .frameworks
             .get(&call.framework)
@@ -58,13 +60,13 @@ impl Registry {
         outcome.map(|refused| Reply::Called { revision, refused })
     }
 
-    /// Whether a call that has no answer yet would be acted on, whatever it asks for. Who answers one before it
-    /// is in the log asks this first: of a framework that is being removed, of a session that was superseded
-    /// and below the low water it is not known what became of the call, and only its entry may say so.
+    /// Checks whether a call without an answer would be applied, regardless of its action. A caller
+    /// that answers before the call is in the log must check this first. If the framework is being
+    /// removed, the session is superseded, or the number is below the low water, the fate of the
+    /// call is unknown and only its entry determines it.
     ///
     /// # Errors
-    ///
-    /// With what its entry would be refused now.
+    /// The rejection that the entry of the call would get now.
     pub fn may_act(&self, call: &Call) -> Result<(), Rejection> {
         let framework = self
             .frameworks
@@ -158,8 +160,8 @@ impl Registry {
             .map_or(0, |index| index.answers)
     }
 
-    /// Refuses calls of the present session below `to` from now on. Those that were answered keep
-    /// their answers: their caller may still ask.
+    /// Rejects calls of the current session below `to` from now on. Remembered answers are kept,
+    /// because the caller may still repeat those calls.
     pub(super) fn refuse_calls_below(&mut self, id: FrameworkId, to: u64) {
         let framework = self
             .frameworks
@@ -171,7 +173,7 @@ impl Registry {
         }
     }
 
-    /// Forgets answers that the caller has read.
+    /// Removes answers that the caller has processed.
     fn forget_answers_below(&mut self, id: FrameworkId, session: u64, to: u64) {
         let old: Vec<_> = self
             .answers
@@ -183,7 +185,7 @@ impl Registry {
         }
     }
 
-    /// Forgets answers of a framework's sessions that match, at most so many; says how many.
+    /// Removes at most `most` answers of a framework's matching sessions, and returns their number.
     pub(super) fn drop_answers(
         &mut self,
         id: FrameworkId,
@@ -212,7 +214,8 @@ impl Registry {
         }
     }
 
-    /// UNKNOWN is a promise: no call below this one can start the task any more.
+    /// Kills a task. An answer of UNKNOWN guarantees that no call with a lower number can still
+    /// start the task.
     fn kill(
         &mut self,
         scene: &mut Scene,
@@ -228,7 +231,7 @@ impl Registry {
             self.want_kill(scene, &key, grace_ms);
             return Ok(());
         }
-        // It has ended, and its id is taken: nothing can start it again.
+        // The task has ended and its id is taken: no call can start it again.
         if self.index.history.contains_key(&key) {
             return Ok(());
         }
@@ -308,7 +311,7 @@ impl Registry {
     }
 }
 
-/// The named roles, or all; a role that the framework is not in is refused.
+/// Returns the named roles, or all roles. A role that the framework does not have is refused.
 fn chosen(info: &FrameworkInfo, roles: &[Role]) -> Result<Vec<Role>, Rejection> {
     if roles.is_empty() {
         return Ok(info.roles.iter().cloned().collect());

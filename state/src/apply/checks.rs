@@ -1,12 +1,12 @@
-//! Checks of health and readiness that nobody could carry out.
+//! Validation of health and readiness checks that no agent could run.
 
 use crate::limits;
 use crate::task::{Check, CheckKind, TaskSpec};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (String, String);
 
-/// Judges the checks of a description.
+/// Validates the checks of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     if let Some(health) = &spec.health_check {
         check_one("health_check.check", &health.check)?;
@@ -86,7 +86,7 @@ fn check_command(field: &str, words: &[String]) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Bytes of them in log and memory, roughly.
+/// Returns the estimated size in the log and in memory, in bytes.
 pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
     let health = spec.health_check.as_ref().map(|health| &health.check);
     let both = [health, spec.readiness_check.as_deref()];
@@ -97,7 +97,7 @@ pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
             CheckKind::Http { path, statuses, .. } => path.len() + statuses.len() * part_bytes,
             CheckKind::Tcp { .. } => 0,
         };
-        // Its four times and counts.
+        // The four times and counts of a check.
         4 * part_bytes + text
     });
     each.sum()

@@ -1,7 +1,7 @@
-//! Commands and environments that the kernel would not execute.
+//! Validation of commands and environments that the kernel would not execute.
 //!
-//! Their size together is bounded by that of a description, far below what `execve` takes (a quarter of the stack's
-//! limit, 2 MiB).
+//! The bound on the size of a description bounds their total. It is far below the maximum of
+//! `execve` (a quarter of the stack limit, 2 MiB).
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::level::Level;
 use crate::limits;
 use crate::task::{Run, TaskSpec};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (String, String);
 
-/// Judges what a task runs, and with what environment.
+/// Validates the command of a task and its environment.
 pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
-    // Release 0.1.0 left the longest argument to the kernel.
+    // Release 0.1.0 did not limit the longest argument itself.
     let most = match level >= Level::RELEASE_0_2 {
         true => limits::ARGUMENT_BYTES,
         false => usize::MAX,
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(text, wanted);
     }
 
-    /// The bound is that of the kernel of this host: one byte more is not executed.
+    /// The bound is that of this host's kernel: one more byte is not executed.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "the kernel is what is asked")]
     fn the_bound_is_the_kernels() {

@@ -1,4 +1,5 @@
-//! Limits and opt-outs that cannot be right, whatever the agent, and opt-outs that this one does not allow.
+//! Validation of limits and security options that are invalid on any agent, and of options that the
+//! agent does not allow.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +8,10 @@ use crate::level::Level;
 use crate::limits;
 use crate::task::{Beyond, Limits, Network, TaskSpec};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (&'static str, String);
 
-/// Judges a description, whatever agent is to run it.
+/// Validates a description independently of the agent.
 pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
     let takes_read_only = level >= Level::RELEASE_0_2;
     let mut host_paths = spec.host_paths.iter();
@@ -36,7 +37,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
     }
 }
 
-/// Judges what a task asks for against what its agent allows.
+/// Validates the requests of a task against the options that its agent allows.
 pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
     check_sizes(spec, agent)?;
     let asked = &spec.container.opt_outs;
@@ -92,7 +93,7 @@ fn check_limits(spec: &TaskSpec, limits: &Limits) -> Result<(), Wrong> {
         return wrong("limits.cpu_millis", text);
     }
     if let Some(most) = limits.memory_bytes {
-        // Resources are thousandths of MiB.
+        // The unit of the resource is a thousandth of a MiB.
         let asked = amount(spec, "mem").saturating_mul(1 << 20) / 1_000;
         if most == 0 || most < asked {
             let text = format!(
@@ -157,12 +158,12 @@ fn check_disks(limits: &Limits) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Of a scalar resource, in thousandths.
+/// Returns the amount of a scalar resource, in thousandths.
 fn amount(spec: &TaskSpec, name: &str) -> u64 {
     u64::try_from(spec.resources.scalar_milli(name)).unwrap_or(0)
 }
 
-/// Bytes of them in log and memory, roughly.
+/// Returns the estimated size in the log and in memory, in bytes.
 pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
     let opt_outs = spec.container.opt_outs.capabilities.len() * part_bytes;
     let disks = spec.limits.iter().flat_map(|limits| &limits.io);
@@ -284,7 +285,7 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("--allow-capabilities CHOWN"), "{text}");
-        // It comes back and allows it: what was offered before promised something else.
+        // The agent returns and allows the option, so offers made before are outdated.
         let known = world.registry.agent(agent).unwrap().clone();
         let allowing = RegisterAgent {
             agent: Some(agent),

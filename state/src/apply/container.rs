@@ -1,4 +1,4 @@
-//! What no agent could make a container of.
+//! Validation of containers that no agent could create.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use crate::limits;
 use crate::resources::{Resources, Value};
 use crate::task::{CniNetwork, Container, Network, PublishedPort, Run, Sizes, TaskSpec};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (&'static str, String);
 
-/// Judges the container of a description.
+/// Validates the container of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     let Container { image, network, .. } = &spec.container;
     let has_command = spec.run != Run::Image || spec.executor.is_some();
@@ -60,7 +60,7 @@ fn check_sizes(sizes: &Sizes) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// As the specification of CNI has names of networks.
+/// Validates the name of a network by the rules of the CNI specification.
 fn check_name(name: &str) -> Result<(), Wrong> {
     let most = limits::CNI_NAME_BYTES;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -117,7 +117,7 @@ fn has_port(resources: &Resources, port: u16) -> bool {
     })
 }
 
-/// Bytes of it in log and memory, roughly.
+/// Returns the estimated size in the log and in memory, in bytes.
 pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
     let network = match &container.network {
         Network::Unnamed | Network::None => 0,

@@ -1,7 +1,8 @@
-//! From the layout of level 2 to that of level 3: sweeps split the records of a cluster that has any.
+//! Conversion of records from the layout of level 2 to that of level 3, by sweeps.
 //!
-//! The piece of a sweep is bounded in records and in bytes, so that no turn of the owner's loop gets long. What is launched
-//! or registered between two pieces gets the records that its key has by the mark.
+//! Each batch of a sweep is bounded in records and in bytes, so that one iteration of the owner's
+//! loop stays short. An object that is created between two batches gets the layout that the
+//! progress of the sweep implies for its key.
 
 use super::Scene;
 use crate::Registry;
@@ -10,13 +11,13 @@ use crate::level::Level;
 use crate::limits;
 use crate::registry::{Layout, RecordKey, records_of, usage};
 
-/// The most that agents and tasks of one piece take in memory, roughly; the last of them may exceed it.
+/// The estimated memory of the agents and tasks of one batch; the last object may exceed it.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// The most records of a task: seven, and the one that is removed.
+/// The largest number of records of a task: seven, and the one that is removed.
 const MOST_OF_A_TASK: usize = 8;
 
-/// What a piece may still change.
+/// The number of records and bytes that a batch may still change.
 struct Budget {
     records: usize,
     bytes: u64,
@@ -28,14 +29,15 @@ impl Budget {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Whether a task fits, which has the most records.
+    /// Returns whether a task with the largest number of records fits.
     fn is_left(&self) -> bool {
         self.records >= MOST_OF_A_TASK && self.bytes > 0
     }
 }
 
 impl Registry {
-    /// The level of the cluster from here on. The records of an earlier one are split: at once if nothing has any.
+    /// Sets the level of the cluster. Existing records of an earlier level are split by sweeps; an
+    /// empty registry is converted immediately.
     pub(super) fn set_level(&mut self, level: Level) {
         self.cluster.level = level;
         if level < Level::RELEASE_0_2 || self.cluster.layout != Layout::Whole {
@@ -52,13 +54,13 @@ impl Registry {
         self.changed.insert(RecordKey::History);
     }
 
-    /// Splits the next records, if any are left.
+    /// Splits the next batch of records, if any are left.
     pub(super) fn split_records(&mut self, scene: &mut Scene) {
         if !self.cluster.layout.is_converting() {
             return;
         }
         let mut budget = Budget {
-            // One is that of the cluster.
+            // One record is that of the cluster.
             records: limits::RECORDS_PER_COMMAND - 1,
             bytes: PIECE_BYTES,
         };
@@ -71,7 +73,7 @@ impl Registry {
         }
     }
 
-    /// Splits one object, or goes on to the next kind.
+    /// Splits one object, or continues with the next kind.
     fn split_next(&mut self, budget: &mut Budget) -> Layout {
         match &self.cluster.layout {
             Layout::Whole | Layout::Split => self.cluster.layout.clone(),
@@ -134,7 +136,7 @@ mod tests {
     use crate::task::{Limits, TaskState};
     use crate::testing::World;
 
-    /// A cluster of level 2 with sweeps that wait, agents, and tasks in several states.
+    /// Returns a cluster of level 2 with pending sweeps, agents, and tasks in several states.
     fn former() -> World {
         let mut world = World::empty();
         world.level = Level::RELEASE_0_1;
@@ -175,7 +177,8 @@ mod tests {
         world
     }
 
-    /// A restarted master in the middle has the same registry, whatever was split last.
+    /// A master that restarts during the conversion loads the same registry, whatever was split
+    /// last.
     #[test]
     fn at_each_step_of_the_conversion_the_stored_records_are_the_registry() {
         let mut world = former();
@@ -201,7 +204,7 @@ mod tests {
             world.registry.changed.insert(RecordKey::Cluster);
             steps += 1;
         }
-        // Two sweeps, three agents, nine tasks, and the end of each.
+        // Two sweeps, three agents, nine tasks, and the end of each kind.
         assert_eq!(steps, 2 + 3 + 9 + 3);
         let kinds: Vec<u8> = world.stored.keys().map(|key| key[0]).collect();
         assert!(!kinds.contains(&6), "a task that is not split is left");
@@ -229,7 +232,8 @@ mod tests {
         assert_eq!(world.stored, stored);
     }
 
-    /// The pieces are bounded in bytes and in records, and what comes in between has the layout of its key.
+    /// Batches are bounded in bytes and in records. Objects created between batches have the layout
+    /// of their key.
     #[test]
     fn a_large_cluster_is_split_in_bounded_pieces_while_it_works() {
         let mut world = World::empty();
@@ -249,7 +253,7 @@ mod tests {
         let mut pieces = 0;
         while world.registry.sweeps().next().is_some() {
             let before = world.registry.cluster.layout.clone();
-            // One before the mark, and one behind it.
+            // One task sorts before the progress of the sweep, and one after it.
             for name in ["a", "z"] {
                 let key = world.launch(framework, agent, &format!("{name}-{pieces}"), "cpus:0.001");
                 world.update(&key, TaskState::Running);

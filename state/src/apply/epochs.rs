@@ -1,4 +1,4 @@
-//! Epochs: who leads since when, and at which feature level.
+//! Epochs: the current leader, its start, and its feature level.
 
 use sha2::{Digest, Sha256};
 
@@ -11,7 +11,8 @@ use crate::level::Level;
 use crate::registry::RecordKey;
 
 impl Registry {
-    /// A reign begins. Its number is the log index of this entry, so it is above all former ones.
+    /// Opens an epoch. Its number is the log index of this entry, so it is higher than all earlier
+    /// ones.
     pub(super) fn open_epoch(&mut self, scene: &mut Scene, open: &OpenEpoch) -> Outcome {
         if self.cluster.facts.id == ClusterId::default() {
             let derive = |what: &[u8]| Sha256::digest([what, &open.entropy[..]].concat());
@@ -34,9 +35,11 @@ impl Registry {
         Ok(Reply::Epoch(self.cluster.epoch))
     }
 
-    /// What follows in the log is applied at the new level. There is no way back: a lower one changes nothing.
+    /// Raises the level of the cluster. All later entries are applied at the new level. A level is
+    /// never lowered: a lower one changes nothing.
     ///
-    /// One level at a time, and none while records are converted: what a level adds may have no place in those that are not.
+    /// A command raises the level by one, and not while records are being converted, because
+    /// records that are not converted may have no place for the facts of the new level.
     pub(super) fn raise_level(&mut self, scene: &mut Scene, level: Level) -> Outcome {
         if level > self.cluster.level {
             if level.0 != self.cluster.level.0 + 1 || self.cluster.layout.is_converting() {

@@ -1,4 +1,4 @@
-//! Tasks that an executor runs: what they may ask for, with whom they share it, what it costs.
+//! Validation and accounting of tasks that an executor runs.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,14 @@ use crate::limits;
 use crate::resources::Resources;
 use crate::task::{ExecutorSpec, OptOuts, RESTRICTIONS, TaskSpec};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (&'static str, String);
 
-/// Executors that the launches of one call bring to its agent.
+/// The executors that the launches of one call add to its agent.
 pub(super) type Brought<'a> = BTreeMap<&'a TaskId, &'a ExecutorSpec>;
 
-/// Judges what a task asks for that has no container of its own; the executor is judged as a task is.
+/// Validates the requests of a task without its own container. The executor is validated as a task
+/// is.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     let opt_outs = spec
         .executor
@@ -44,13 +45,15 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     }
 }
 
-/// What a launch takes of its agent: its own resources, and its executor's if that is the one it brings.
+/// The resources that a launch takes from its agent: its own, and its executor's if it adds that
+/// executor.
 pub(super) struct Taken<'a> {
     pub(super) resources: Resources,
     pub(super) brings: Option<&'a ExecutorSpec>,
 }
 
-/// What a launch takes behind those that have `brought` their executors.
+/// Returns the resources that a launch takes after those that have added the executors in
+/// `brought`.
 pub(super) fn taken<'a>(
     registry: &Registry,
     agent: AgentId,

@@ -1,4 +1,4 @@
-//! Frameworks come, change, leave, and are removed.
+//! Subscription, change, disconnection and removal of frameworks.
 
 use super::Scene;
 use crate::Registry;
@@ -79,9 +79,10 @@ impl Registry {
             }
             framework.session = subscribe.session;
             framework.low_water = 0;
-            // A new scheduler knows nothing of what the former one had suppressed.
+            // A new scheduler does not know what the former one had suppressed.
             framework.suppressed.clear();
-            // The former one may still repeat a call that was answered; those before it are too late.
+            // The former scheduler may still repeat an answered call. Answers of earlier sessions
+            // are dropped.
             let former = known.session;
             self.drop_answers(id, limits::ANSWERS_PER_FRAMEWORK, |session| {
                 session != former
@@ -100,7 +101,7 @@ impl Registry {
         Ok(Reply::Framework(id))
     }
 
-    /// Nobody will acknowledge what has ended: it goes to the history.
+    /// Moves ended tasks to the history, because the framework no longer acknowledges them.
     pub(super) fn acknowledge_ended(&mut self, scene: &mut Scene, id: FrameworkId) {
         self.begin_sweep(scene, SweepTarget::Framework(id), 0);
     }
@@ -155,7 +156,8 @@ impl Registry {
         }
     }
 
-    /// Marks a framework: its tasks are ended by sweeps, and it goes with the last of them.
+    /// Marks a framework for removal. Sweeps kill its tasks, and it is removed with the last of
+    /// them.
     pub(super) fn begin_removal(&mut self, scene: &mut Scene, id: FrameworkId) {
         let mut framework = self
             .frameworks
@@ -169,13 +171,13 @@ impl Registry {
         self.begin_sweep(scene, SweepTarget::Framework(id), 0);
     }
 
-    /// Removes a framework once nothing of it is left, if it is marked, or detached and nobody
-    /// listens for it any more.
+    /// Removes a framework that has no tasks and no running sweep left, if it is marked for
+    /// removal, or is detached and not connected.
     pub(super) fn forget_framework_if_done(&mut self, scene: &mut Scene, id: FrameworkId) {
         let Some(framework) = self.frameworks.get(&id) else {
             return;
         };
-        // A sweep that is not through comes back here when it is.
+        // A running sweep calls this function again when it ends.
         let swept = !self
             .cluster
             .sweeps
@@ -234,7 +236,8 @@ impl Registry {
     }
 }
 
-/// Judges what needs no fact of the registry, so that a service can refuse it before it is proposed.
+/// Validates the parts of a subscription that need no fact of the registry, so that a service can
+/// reject it before it is proposed.
 ///
 /// # Errors
 /// [`Rejection::Invalid`] names the field.
@@ -249,7 +252,7 @@ pub fn check_subscription(session: u64, info: &FrameworkInfo) -> Result<(), Reje
     Ok(())
 }
 
-/// Judges what a framework says of itself.
+/// Validates the description of a framework.
 pub(super) fn check_info(info: &FrameworkInfo) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {
         Err(Rejection::Invalid {

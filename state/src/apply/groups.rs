@@ -1,4 +1,5 @@
-//! Task groups are launched as one: every task of them, or none for the reason of one.
+//! Launch of task groups: either all tasks of a group are launched, or all are refused for the same
+//! reason.
 
 use std::mem::discriminant;
 
@@ -9,14 +10,15 @@ use crate::command::Rejection;
 use crate::limits;
 use crate::task::{Network, RESTRICTIONS, TaskGroup, TaskSpec};
 
-/// Whether two launches that follow each other are of one group.
+/// Returns whether two consecutive launches belong to one group.
 pub(super) fn are_together(one: &TaskSpec, next: &TaskSpec) -> bool {
     let groups = one.group.as_ref().zip(next.group.as_ref());
     groups.is_some_and(|(one, next)| one.id == next.id)
 }
 
 impl Registry {
-    /// Takes the group's part of the overlay, if all of its tasks may be launched; else nothing of it.
+    /// Takes the group's resources from the overlay if all of its tasks may be launched; otherwise
+    /// leaves the overlay unchanged.
     pub(super) fn check_group<'a>(
         &self,
         site: Site<'_>,
@@ -56,7 +58,8 @@ impl Registry {
     }
 }
 
-/// A group is whole, and its tasks are in order: masters make it so of every launch of a group.
+/// Checks that a group is complete and its tasks are in order. Masters guarantee this for every
+/// launch of a group.
 fn check_places(tasks: &[TaskSpec]) -> Result<(), String> {
     let most = limits::TASKS_PER_GROUP;
     if tasks.len() > most {
@@ -79,7 +82,7 @@ fn check_places(tasks: &[TaskSpec]) -> Result<(), String> {
     }
 }
 
-/// The network is that of the first task; the others name the same kind, or nothing.
+/// Checks that the first task determines the network: the others name the same kind, or none.
 fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
     let network = |spec: &TaskSpec| discriminant(&spec.container.network);
     let (Some(first), unsaid) = (tasks.first().map(network), discriminant(&Network::Unnamed))
@@ -106,8 +109,8 @@ fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
     }
 }
 
-/// The tasks of a group have their users in common: one who is root of its container would be the owner of what another
-/// one shows it of the host's.
+/// Checks fields that tasks of a group may not use. All tasks of a group share their users, so a
+/// task that is root in its container would own the host paths of another one.
 fn check_restrictions(tasks: &[TaskSpec]) -> Result<(), String> {
     for spec in tasks {
         for restriction in RESTRICTIONS {

@@ -1,6 +1,6 @@
-//! Host paths that no agent could show.
+//! Validation of host paths that no agent could mount.
 //!
-//! Which paths an operator allows, and whether they are there, is judged by agents.
+//! Agents check which paths their operators allow and whether the paths exist.
 
 use std::path::{Component, Path};
 
@@ -8,10 +8,10 @@ use super::volumes::RESERVED;
 use crate::limits;
 use crate::task::{HostPath, TaskSpec};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (String, String);
 
-/// Judges the host paths of a description.
+/// Validates the host paths of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     let paths = &spec.host_paths;
     for (at, path) in paths.iter().enumerate() {
@@ -25,7 +25,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
                 && path.host_path == other.host_path
                 && path.read_only == other.read_only;
             let are_nested = own.starts_with(theirs) || theirs.starts_with(own);
-            // At home they lie in each other as they do on the host.
+            // Paths that keep their place on the host are nested as they are there.
             let is_fine = are_alike || (own != theirs && path.is_at_home() && other.is_at_home());
             if are_nested && !is_fine {
                 return wrong(format!(
@@ -39,10 +39,10 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Why a host path cannot be where it is wanted.
+/// Returns the reason why a host path cannot be mounted at the requested place.
 fn misplaced(path: &HostPath) -> Option<String> {
     if path.is_at_home() {
-        // Agents judge it with their operators' list.
+        // Agents check it against their operators' list.
         return None;
     }
     let place = path.place();

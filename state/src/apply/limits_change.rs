@@ -1,7 +1,7 @@
-//! Limits of tasks that are changed after their launch, and what their agents make of that.
+//! Changes of the limits of launched tasks, and the results that agents report.
 //!
-//! The description holds what is wanted, and once a change is refused again what is in force; resources, by which tasks
-//! are placed and counted, never change here.
+//! The description holds the requested limits, and after a refused change the limits in force.
+//! Resources, by which tasks are placed and counted, never change here.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::registry::OrderKind;
 use crate::task::{Limits, LimitsChange, LimitsReport, Reason, Task, TaskSpec};
 
 impl Registry {
-    /// Gives a task these limits in the place of all that it has. A second change voids the order of the first and
-    /// takes one of its own; the same limits again change nothing, unless the agent could not keep them.
+    /// Replaces all limits of a task. A second change cancels the order of the first one and gets a
+    /// new order. The same limits again change nothing, unless the agent could not apply them.
     pub(super) fn update_limits(
         &mut self,
         scene: &mut Scene,
@@ -58,10 +58,10 @@ impl Registry {
         }
         self.check_limits_bytes(key, limits)?;
         let has_two = self.level() >= Level::RELEASE_0_2;
-        // Of a change that the agent has not answered nobody knows whether it ever held.
+        // Whether an unanswered change was ever in force is unknown.
         let (before, is_second) = match &task.limits_change {
             Some(change) if change.outcome.is_none() => (change.before.clone(), change.is_second),
-            // What is in force stays where it is.
+            // The limits in force stay in their record.
             Some(change) => (task.spec.limits.clone(), has_two && !change.is_second),
             None => (task.spec.limits.clone(), has_two),
         };
@@ -88,7 +88,7 @@ impl Registry {
     }
 }
 
-/// The description with these limits; none at all if they say nothing.
+/// Returns the description with these limits, or without limits if all have default values.
 fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
     if spec.executor.is_some() {
         let text = "an executor runs it, in whose container it has no limits of its own: change its resources by launching it anew";
@@ -108,8 +108,9 @@ fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
     })
 }
 
-/// What an agent says of an order that a later one has voided counts no more. After a refusal the description says again
-/// what is in force: by the agent's word, if that makes sense, else as it was before.
+/// Records the result of a change of limits. A report about a cancelled order is ignored. After a
+/// refusal the description holds the limits in force: those that the agent reports, if they are
+/// valid, or else those before the change.
 pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     let wanted = task.limits_change.as_mut();
     let Some(change) = wanted.filter(|change| change.order == report.order) else {
@@ -133,7 +134,7 @@ pub(super) fn settle(task: &mut Task, report: LimitsReport, level: Level) {
     }
 }
 
-/// Limits as an agent names them, unless no task like this could have them.
+/// Returns the limits that an agent reports, unless they are invalid for this task.
 fn sensible(spec: &TaskSpec, held: Limits, level: Level) -> Option<Option<Box<Limits>>> {
     let own = spec.limits.as_ref();
     let held = Limits {
@@ -146,8 +147,9 @@ fn sensible(spec: &TaskSpec, held: Limits, level: Level) -> Option<Option<Box<Li
 }
 
 impl Registry {
-    /// Its agent has become one of a release that takes no orders of limits, and answers none. What it holds keeps what it
-    /// had; what is still to be launched is launched with the new ones.
+    /// Settles an open change after the agent has been replaced by a release that does not accept
+    /// orders of limits, and so never answers. Tasks that it holds keep their former limits; tasks
+    /// that are not launched yet get the new ones.
     pub(super) fn settle_without_agent(
         &mut self,
         scene: &mut Scene,

@@ -1,8 +1,9 @@
-//! The one door through which facts change.
+//! `apply`: the only function that changes facts.
 //!
-//! Total and deterministic: every command gets an outcome, none fails half-way. All checks come
-//! before the first change. Reading order: `epochs`, `agents`, `reconcile`, `frameworks`, `calls`,
-//! `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`, `conversion`.
+//! `apply` is total and deterministic: every command gets an outcome, and none fails half-way. All
+//! checks come before the first change. Reading order: `epochs`, `agents`, `reconcile`,
+//! `frameworks`, `calls`, `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`,
+//! `conversion`.
 
 mod accept;
 mod agents;
@@ -40,34 +41,35 @@ use crate::ids::{Epoch, Revision, Ticket, Timestamp};
 use crate::limits;
 use crate::registry::RecordKey;
 
-/// What became of one command.
+/// The result of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Whose it was.
+    /// The ticket of the command.
     pub ticket: Ticket,
-    /// Who asked for it.
+    /// The actor of the command.
     pub actor: Actor,
     /// The answer.
     pub outcome: Outcome,
-    /// What changed, in order.
+    /// The changes, in order.
     pub events: Vec<Event>,
 }
 
-/// Where in the log a command stands, the time there, who asks for it, and what it has changed so far.
+/// The context of a command: its position in the log, its time, its actor, and the changes so far.
 struct Scene {
     at: Timestamp,
     index: u64,
     position: u32,
     actor: Actor,
     events: Vec<Event>,
-    /// How many tasks sweeps may still end in this command: a batch of teardowns shares one bound.
+    /// The number of tasks that sweeps may still end in this command. All teardowns of a batch
+    /// share it.
     sweep_budget: usize,
-    /// Records that the history may still drop in this command.
+    /// The number of records that the history may still drop in this command.
     drop_budget: usize,
 }
 
 impl Scene {
-    /// A revision that no other fact has.
+    /// Returns a revision that no other fact has.
     fn next_revision(&mut self) -> Revision {
         let revision = Revision {
             index: self.index,
@@ -83,8 +85,8 @@ impl Scene {
 }
 
 impl Registry {
-    /// Applies the entry at log `index`; entries come in order, each once. An entry at or below the
-    /// last applied index changes nothing and answers nothing.
+    /// Applies the entry at log `index`. Entries are applied in order, each once. An entry at or
+    /// below the last applied index changes nothing and returns no results.
     pub fn apply(&mut self, index: u64, entry: &Entry) -> Vec<Applied> {
         if index <= self.applied {
             return Vec::new();
@@ -128,7 +130,7 @@ impl Registry {
         if let Command::OpenEpoch(open) = command {
             return self.open_epoch(scene, open);
         }
-        // Before the first reign nobody may propose anything.
+        // Before the first epoch only `OpenEpoch` is applied.
         let is_stale = ticket.epoch != self.cluster.epoch;
         if (is_stale && !bugs::is_on(Bug::StaleReignCommits)) || ticket.epoch == Epoch::default() {
             return Err(Rejection::StaleEpoch);

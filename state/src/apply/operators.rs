@@ -1,4 +1,4 @@
-//! Changes by operators, in batches.
+//! Batches of changes by operators.
 
 use super::Scene;
 use crate::Registry;
@@ -10,7 +10,7 @@ use crate::level::Level;
 use crate::limits;
 use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey, usage};
 
-/// More than the one answer that a request adds, so that old ones never pile up.
+/// More than the single answer that a request adds, so that old answers do not accumulate.
 const OLD_REQUESTS_DROPPED: usize = 4;
 
 impl Registry {
@@ -67,7 +67,7 @@ impl Registry {
         Ok(Reply::Operated { revision, outcomes })
     }
 
-    /// Each named request takes a few that are too old with it: nothing needs a timer.
+    /// Removes a few expired answers with each named request, so that no timer is needed.
     fn drop_old_requests(&mut self, scene: &Scene) {
         let oldest = scene.at.0.checked_sub(limits::OPERATOR_ANSWER_MS);
         let Some(oldest) = oldest.map(|at| Timestamp(at + 1)) else {
@@ -218,7 +218,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether the agent is reachable does not matter: what is agreed on is in force when it is heard of again.
+    /// Changes the administrative state of an agent. Reachability does not matter: the state takes
+    /// effect when the agent returns.
     fn move_administration(
         &mut self,
         scene: &mut Scene,
@@ -250,7 +251,8 @@ impl Registry {
 }
 
 impl OperatorAnswer {
-    /// What the same request is answered with again. Another one of that name is refused.
+    /// Returns the remembered outcome of a repeated request. A different request with the same name
+    /// is rejected.
     ///
     /// # Errors
     /// [`Rejection::RequestReused`].

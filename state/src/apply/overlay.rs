@@ -1,7 +1,7 @@
-//! What an acceptance would change, while its operations are judged one after the other.
+//! The changes of an acceptance while its operations are checked one after the other.
 //!
-//! Nothing here touches the registry. An operation that is refused leaves the overlay as it was, so that a later one which
-//! needs its result finds that missing and is refused, too.
+//! Nothing here changes the registry. A refused operation leaves the overlay unchanged, so that a
+//! later operation that depends on its result is refused too.
 
 use std::collections::BTreeSet;
 
@@ -12,14 +12,14 @@ use crate::ids::{FrameworkId, GroupId, TaskId};
 use crate::resources::Resources;
 use crate::task::TaskSpec;
 
-/// Resources by their identities, from three points of view.
+/// The resources of an agent by identity, in three views.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Supply {
-    /// What is left of the offers.
+    /// The part of the offers that is left.
     pub(super) left: Resources,
-    /// What the agent has and no task holds.
+    /// The part of the agent's resources that no task holds.
     pub(super) free: Resources,
-    /// What the agent has, whoever holds it: its reservations and volumes are identities in it.
+    /// All resources of the agent, held or not. Reservations and volumes are identities among them.
     pub(super) total: Resources,
 }
 
@@ -62,26 +62,26 @@ fn too_large(asked: &Resources, left: &Resources) -> Rejection {
     }
 }
 
-/// A launch that was not refused, as far as a later refusal has to undo it.
+/// A valid launch, with the data that undo it if a later part is refused.
 #[derive(Debug)]
 struct Launched<'a> {
     task: &'a TaskId,
-    /// The executor that came with it.
+    /// The executor that the launch adds.
     executor: Option<&'a TaskId>,
 }
 
-/// The facts behind the operations that were not refused.
+/// The facts after the operations that were not refused.
 #[derive(Debug)]
 pub(super) struct Overlay<'a> {
     supply: Supply,
-    /// What bounds leave for tasks, where there are bounds.
+    /// The bytes that the bounds leave for tasks, if there are bounds.
     bytes: Option<TaskBytes>,
-    /// In order.
+    /// The valid launches, in order.
     launched: Vec<Launched<'a>>,
     /// The ids in `launched`.
     tasks: BTreeSet<&'a TaskId>,
     groups: BTreeSet<&'a GroupId>,
-    /// Executors that came with tasks.
+    /// The executors that the launches add.
     brought: Brought<'a>,
 }
 
@@ -109,14 +109,14 @@ impl<'a> Overlay<'a> {
         &self.brought
     }
 
-    /// Takes `from` and gives `into` back: the same amounts under other identities. Of what gives nothing back, a task holds
-    /// all until it ends, and the agent has it still.
+    /// Exchanges `from` for `into`: the same amounts under other identities. If `into` is empty, a
+    /// task holds `from` until it ends, and the agent's total does not change.
     pub(super) fn exchange(&mut self, from: &Resources, into: &Resources) -> Result<(), Rejection> {
         self.supply = self.supply.exchanged(from, into)?;
         Ok(())
     }
 
-    /// A task takes what it needs.
+    /// Takes the resources and bytes of a task.
     pub(super) fn launch(
         &mut self,
         framework: FrameworkId,
@@ -138,12 +138,12 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
-    /// The tasks of a group were launched, all of them.
+    /// Records that all tasks of a group were launched.
     pub(super) fn name_group(&mut self, group: &'a GroupId) {
         self.groups.insert(group);
     }
 
-    /// Does all that `parts` does, or nothing of it if they are refused.
+    /// Applies all changes of `parts`, or none if it fails.
     pub(super) fn whole<E>(
         &mut self,
         parts: impl FnOnce(&mut Self) -> Result<(), E>,
@@ -174,7 +174,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The same with every identity changed.
+    /// Returns the resources with every identity changed.
     fn with(text: &str, change: impl Fn(&mut Resource)) -> Resources {
         let plain = parse(text);
         let changed = plain.iter().cloned().map(|mut resource| {
@@ -203,7 +203,8 @@ mod tests {
         })
     }
 
-    /// An agent that has more than it offers here: its total is `cpus:8;mem:512;disk:100`.
+    /// Returns the overlay of an agent that has more than it offers: its total is
+    /// `cpus:8;mem:512;disk:100`.
     fn overlay(left: &str, free: &str) -> Overlay<'static> {
         let registry = crate::Registry::default();
         let supply = Supply {
@@ -240,13 +241,13 @@ mod tests {
         assert_eq!(overlay.supply.free, plus("cpus:3", &reserved("cpus:3")));
         let total = plus("cpus:5;mem:512;disk:100;ports:[1-9]", &reserved("cpus:3"));
         assert_eq!(overlay.supply.total, total);
-        // What was reserved can be used, and what was taken for that cannot.
+        // The reserved part is usable, and the part that it replaced is not.
         let none = Resources::none();
         assert!(overlay.exchange(&parse("cpus:2"), &none).is_err());
         overlay.exchange(&reserved("cpus:2"), &none).unwrap();
         assert_eq!(overlay.supply.left, plus("cpus:1", &reserved("cpus:1")));
         assert_eq!(overlay.supply.total, total);
-        // The rest of the reservation can be given up.
+        // The rest of the reservation can be released.
         overlay
             .exchange(&reserved("cpus:1"), &parse("cpus:1"))
             .unwrap();
@@ -266,7 +267,7 @@ mod tests {
             overlay.supply.left,
             left.plus(&reserved("ports:[2-2]")).unwrap()
         );
-        // A volume that a task holds is not there to be destroyed.
+        // A volume that a task holds cannot be destroyed.
         overlay.exchange(&on_volume, &Resources::none()).unwrap();
         assert!(overlay.exchange(&on_volume, &bare).is_err());
         assert!(overlay.supply.total.contains(&on_volume));
@@ -277,7 +278,7 @@ mod tests {
         let mut overlay = overlay("cpus:4;mem:64", "cpus:2;mem:64");
         let before = overlay.supply.clone();
         let cases = [
-            // Not offered, not free, of another amount, of another kind.
+            // Not offered, not free, of a different amount, of a different kind.
             ("cpus:5", reserved("cpus:5")),
             ("cpus:3", reserved("cpus:3")),
             ("cpus:1", reserved("cpus:2")),

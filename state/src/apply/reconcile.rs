@@ -1,6 +1,7 @@
-//! What an agent holds against what it should hold, a bounded chunk at a time.
+//! Reconciliation of the tasks that an agent holds with those that it should hold, in bounded
+//! chunks.
 //!
-//! The same comparison serves a first connection, a reconnection and a new leader.
+//! First connections, reconnections and new leaders use the same comparison.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -61,7 +62,8 @@ impl Registry {
         Ok(Reply::Done)
     }
 
-    /// What the agent should hold, or should once have held, in the list's part.
+    /// Returns the tasks in the range of the list that the agent should hold, or once should have
+    /// held.
     fn known(&self, list: &ReconcileAgent) -> Vec<TaskKey> {
         let from = list
             .after
@@ -91,7 +93,7 @@ impl Registry {
         let task = self
             .tasks
             .get(key)
-            .expect("the index names only tasks that are there");
+            .expect("the index names only existing tasks");
         if task.is_terminal() {
             return;
         }
@@ -108,7 +110,8 @@ impl Registry {
             None if task.state == TaskState::Unreachable => {
                 Change::by_master(TaskState::Dropped, Reason::LaunchVoided, list.wall_ms)
             }
-            // It was launched when its agent could do more: an order that needs more is never sent.
+            // The task was launched when its agent had more capabilities. An order that needs more
+            // is never sent.
             None if judges_capabilities && !info.can_launch(&task.spec) => {
                 Change::by_master(TaskState::Dropped, Reason::AgentIncapable, list.wall_ms)
             }
@@ -119,7 +122,8 @@ impl Registry {
     }
 }
 
-/// A list that does not ascend, or leaves its part, would make running tasks look missing.
+/// Rejects a list that does not ascend or leaves its range. Such a list would make running tasks
+/// appear missing.
 fn check_list(list: &ReconcileAgent) -> Result<(), Rejection> {
     if list.held.len() > limits::RECORDS_PER_COMMAND {
         return Err(too_many("held", list.held.len()));

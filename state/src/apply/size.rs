@@ -1,15 +1,16 @@
-//! What descriptions cost in log and memory, roughly.
+//! Estimates of the size of descriptions in the log and in memory.
 
 use super::{checks, confinement, container, volumes};
 use crate::level::Level;
 use crate::task::{Run, TaskSpec};
 
-/// What each part of a description costs beside its text.
+/// The estimated size of each part of a description, in addition to its text.
 const PART_BYTES: usize = 16;
 
-/// Bytes of a description without its resources, roughly: what it costs in log and memory.
+/// Returns the estimated size of a description without its resources in the log and in memory, in
+/// bytes.
 pub(super) fn of(spec: &TaskSpec, level: Level) -> usize {
-    // Release 0.1.0 counted the opt-outs of executors, too.
+    // Release 0.1.0 also counted the security options of executors.
     let executor = spec
         .executor
         .as_ref()
@@ -21,7 +22,7 @@ pub(super) fn of(spec: &TaskSpec, level: Level) -> usize {
         })
 }
 
-/// The same without what may change later, its limits.
+/// Returns the same size without the limits, which may change later.
 pub(crate) fn described(spec: &TaskSpec) -> usize {
     let pairs = |map: &crate::command::Labels| {
         map.iter()

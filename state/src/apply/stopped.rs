@@ -1,6 +1,6 @@
-//! `stop_after`: tasks of an unreachable agent that have stopped themselves.
+//! Tasks of an unreachable agent that have stopped themselves because of `stop_after_ms`.
 //!
-//! The task stays UNREACHABLE: how it ended is for its agent to report.
+//! Such a task stays UNREACHABLE: its agent reports how it ended.
 
 use super::Scene;
 use super::tasks::Change;
@@ -12,7 +12,7 @@ use crate::limits;
 use crate::task::{Reason, TaskState};
 
 impl Registry {
-    /// Marks the tasks whose time is over, a bounded number of them. A repeat finds none of these.
+    /// Marks a bounded number of tasks whose time has passed. A repeat finds none of them.
     pub(super) fn stopped(&mut self, scene: &mut Scene, stopped: &Stopped) -> Outcome {
         let id = stopped.agent;
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;

@@ -1,4 +1,5 @@
-//! Changes that are larger than a command may be: a mark in the registry, worked off in pieces.
+//! Sweeps: changes that are too large for one command. The registry holds their progress, and each
+//! batch is a command.
 
 use std::ops::Bound;
 
@@ -14,7 +15,7 @@ use crate::registry::SweepMark;
 use crate::task::{Reason, Task, TaskState};
 
 impl Registry {
-    /// Marks the work and does its first piece.
+    /// Records the sweep and applies its first batch.
     pub(super) fn begin_sweep(&mut self, scene: &mut Scene, target: SweepTarget, wall_ms: i64) {
         let mark = SweepMark {
             after: None,
@@ -71,8 +72,8 @@ impl Registry {
         }
     }
 
-    /// What a task takes of the budget of a piece. One that becomes history, which drops another one for it, changes up to ten
-    /// records.
+    /// Returns the cost of a task in the budget of a batch. A task that becomes history, and evicts
+    /// another one, changes up to ten records.
     fn sweep_cost(&self, target: SweepTarget) -> usize {
         match target {
             SweepTarget::Framework(_) | SweepTarget::PrunedAgent(_)
@@ -87,7 +88,7 @@ impl Registry {
         }
     }
 
-    /// Nobody repeats a call of a removed framework.
+    /// Drops the answers of a removed framework, whose calls are never repeated.
     fn sweep_answers(&mut self, scene: &mut Scene, id: FrameworkId) {
         if self
             .frameworks
@@ -154,7 +155,7 @@ impl Registry {
         self.set_state(scene, key, change);
     }
 
-    /// Its agent is being forgotten: nobody will ever say how it ended.
+    /// Ends a task whose agent is being removed: no report of its end will arrive.
     fn give_up_task(&mut self, scene: &mut Scene, key: &TaskKey, wall_ms: i64) {
         if self.tasks.get(key).is_none_or(Task::is_terminal) {
             return;
@@ -163,8 +164,8 @@ impl Registry {
         self.set_state(scene, key, change);
     }
 
-    /// An ended task of a framework that nobody listens for goes at once; a live one of a removed
-    /// framework when its agent has ended it.
+    /// Moves an ended task to the history, and kills a live task of a framework that is being
+    /// removed. A killed task becomes history when its agent has ended it.
     fn sweep_framework_task(&mut self, scene: &mut Scene, key: &TaskKey) {
         let Some(task) = self.tasks.get(key) else {
             return;

@@ -1,4 +1,4 @@
-//! The life of a task: updates, kills, acknowledgements, the way into history.
+//! Lifecycle of a task: updates, kills, acknowledgements, and the move to the history.
 
 use super::Scene;
 use super::limits_change::settle;
@@ -12,7 +12,7 @@ use crate::task::{
     Cause, Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update, words,
 };
 
-/// A new state of a task, before it has a revision.
+/// A new state of a task, without a revision.
 pub(super) struct Change {
     pub(super) state: TaskState,
     pub(super) source: Source,
@@ -24,7 +24,7 @@ pub(super) struct Change {
     stopped: bool,
     limits: Option<LimitsReport>,
     wall_ms: i64,
-    /// Its number, if an agent says so.
+    /// The number of the update, if an agent reports it.
     reported: Option<u64>,
 }
 
@@ -45,12 +45,12 @@ impl Change {
         }
     }
 
-    /// The same, with what an agent has said of the task's checks.
+    /// Returns the change with the results of the task's checks.
     pub(super) fn with_standing(self, standing: Standing) -> Self {
         Self { standing, ..self }
     }
 
-    /// The same with another text, below level 3.
+    /// Returns the change with another text, used below level 3.
     pub(super) fn saying(self, text: &str) -> Self {
         Self {
             message: text.to_owned(),
@@ -58,7 +58,7 @@ impl Change {
         }
     }
 
-    /// The same, of a task that has stopped itself.
+    /// Returns the change of a task that has stopped itself.
     pub(super) fn stopped(self) -> Self {
         Self {
             stopped: true,
@@ -66,7 +66,7 @@ impl Change {
         }
     }
 
-    /// The same, with what becomes of a change of its limits.
+    /// Returns the change with the result of a change of limits.
     pub(super) fn with_limits(self, report: LimitsReport) -> Self {
         Self {
             limits: Some(report),
@@ -77,7 +77,7 @@ impl Change {
     fn by_agent(update: &AgentUpdate) -> Self {
         Self {
             state: update.state,
-            // Only a master speaks as one.
+            // An agent cannot report as a master.
             source: match update.source {
                 Source::Master | Source::Agent => Source::Agent,
                 Source::Task => Source::Task,
@@ -110,7 +110,7 @@ impl Change {
     }
 }
 
-/// The longest beginning of `text` that takes at most `bytes`.
+/// Returns the longest prefix of `text` that takes at most `bytes`.
 pub(super) fn cut(text: &str, bytes: usize) -> String {
     let end = (0..=text.len().min(bytes))
         .rev()
@@ -126,7 +126,7 @@ pub(super) fn too_many(field: &str, count: usize) -> Rejection {
     }
 }
 
-/// Whether an agent may say so: the rest is for masters only.
+/// Returns whether an agent may report this state. Only masters set the others.
 fn is_for_agents(state: TaskState) -> bool {
     match state {
         TaskState::Starting
@@ -152,7 +152,7 @@ impl Registry {
             .get(&report.agent)
             .ok_or(Rejection::UnknownAgent(report.agent))?;
         if agent.mode().is_lost() {
-            // It registers again, and repeats what nobody has committed.
+            // The agent registers again, and repeats every update that is not committed.
             return Err(Rejection::Moved);
         }
         if report.updates.len() > limits::RECORDS_PER_COMMAND {
@@ -164,8 +164,8 @@ impl Registry {
         Ok(Reply::Done)
     }
 
-    /// A repeated or late update, and one for an instance that is not held, changes nothing: the
-    /// agent is told that it may forget it.
+    /// Applies an update. A repeated or late update, or one for an instance that the agent does not
+    /// hold, changes nothing. The agent may then remove it.
     fn update_task(&mut self, scene: &mut Scene, report: &UpdateTasks, update: &AgentUpdate) {
         let task = self
             .tasks
@@ -176,13 +176,14 @@ impl Registry {
             Some(task) if task.is_terminal() => true,
             Some(task) if update.number <= task.reported => false,
             Some(task) => {
-                // What its agent said last decides, not what a master has made of its silence.
+                // The state that the agent last reported decides, not the state that a master set
+                // when the agent was unreachable.
                 let is_legal =
                     is_for_agents(update.state) && task.agent_state.may_become(update.state);
                 if is_legal {
                     self.set_state(scene, &update.key, Change::by_agent(update));
                 } else {
-                    // The agent counts an illegal update as settled too: the numbers stay equal.
+                    // The agent counts an illegal update as settled too, so the numbers stay equal.
                     self.change_task(&update.key, |task| task.reported = update.number);
                 }
                 is_legal && update.state.is_terminal()
@@ -197,7 +198,8 @@ impl Registry {
         });
     }
 
-    /// Gives a task a new state and its framework an update. The caller has checked the table.
+    /// Sets the state of a task and queues an update for its framework. The caller has checked the
+    /// transition.
     pub(super) fn set_state(&mut self, scene: &mut Scene, key: &TaskKey, change: Change) {
         let revision = scene.next_revision();
         let reported = change.reported;
@@ -205,7 +207,7 @@ impl Registry {
         let limits = change.limits.clone();
         let mut update = change.into_update(revision);
         if level >= Level::RELEASE_0_2 && reported.is_none() {
-            // The reason says it: see `Update::text`.
+            // The reason determines the text: see `Update::text`.
             update.message.clear();
         }
         let state = update.state;
@@ -222,7 +224,8 @@ impl Registry {
             }
             task.latest = update.clone();
             task.revision = revision;
-            // An end joins the newest state before it; any other one takes its place.
+            // A terminal update is queued after the newest other one, and any other update replaces
+            // it.
             if !state.is_terminal() {
                 task.unacknowledged.clear();
             }
@@ -244,15 +247,15 @@ impl Registry {
         }
     }
 
-    /// Whether nobody will ever read the updates of this framework.
+    /// Returns whether updates of this framework need no acknowledgement.
     fn acknowledges_itself(&self, framework: FrameworkId) -> bool {
         self.frameworks
             .get(&framework)
             .is_none_or(|framework| framework.removing || framework.info.detached)
     }
 
-    /// Wants a task dead. A second wish counts only if its grace is shorter: it voids the first one's
-    /// order and takes one of its own.
+    /// Requests the kill of a task. A second request counts only if its grace period is shorter. It
+    /// cancels the order of the first one and gets a new order.
     pub(super) fn want_kill(&mut self, scene: &mut Scene, key: &TaskKey, grace_ms: Option<u64>) {
         let task = self
             .tasks
@@ -320,8 +323,8 @@ impl Registry {
         Ok(Reply::Done)
     }
 
-    /// Moves an ended task to the history, and with the last task of a framework that nobody
-    /// listens for, the framework.
+    /// Moves an ended task to the history. If it was the last task of a framework that is marked
+    /// for removal or detached, removes the framework.
     pub(super) fn finish_task(&mut self, scene: &mut Scene, key: &TaskKey) {
         let task = self.remove_task(key);
         self.put_finished(task, &mut scene.drop_budget);

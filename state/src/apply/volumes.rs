@@ -1,6 +1,7 @@
-//! Volumes that no agent could give.
+//! Validation of volumes that no agent could mount.
 //!
-//! What only an agent knows (which secrets its operator has, what an image has in a volume's place) is judged there.
+//! Agents check what only they know: the secrets that their operators provide, and the contents of
+//! an image at the place of a volume.
 
 use std::path::{Component, Path};
 
@@ -10,15 +11,15 @@ use crate::limits;
 use crate::resources::{Resources, Value};
 use crate::task::{HostPath, Sizes, TaskSpec, TaskVolume, VolumeSource};
 
-/// The field that is wrong, and what to do about it.
+/// The name of an invalid field, and a message that names the remedy.
 type Wrong = (String, String);
 
-/// Where a container has what is the kernel's or the agent's.
+/// The directories that belong to the kernel or to the agent in every container.
 pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
-/// Bytes of a MiB, the unit of `mem`.
+/// The bytes of a MiB, the unit of `mem`.
 const MIB: i128 = 1024 * 1024;
 
-/// Judges the volumes of a description.
+/// Validates the volumes of a description.
 pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), Wrong> {
     let volumes = &spec.volumes;
     if volumes.len() > limits::VOLUMES {
@@ -96,7 +97,8 @@ fn check_one(volume: &TaskVolume) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// Two mounts at one place would hide each other, and one below another needs a folder there to be mounted on.
+/// Checks that mounts do not conflict. Two mounts at one path would hide each other, and a nested
+/// mount needs a directory in the outer one.
 fn check_beside<'a>(
     volume: &TaskVolume,
     later: impl Iterator<Item = &'a TaskVolume>,
@@ -135,7 +137,7 @@ fn check_beside<'a>(
     Ok(())
 }
 
-/// What lies in a tmpfs is the task's memory.
+/// Checks that the tmpfs volumes fit in the task's memory, to which their contents count.
 fn check_memory(spec: &TaskSpec) -> Result<(), Wrong> {
     let bytes = spec.volumes.iter().map(|volume| match volume.source {
         VolumeSource::Tmpfs { bytes } => i128::from(bytes),
@@ -169,7 +171,7 @@ fn mem_bytes(resources: &Resources) -> i128 {
     milli.sum::<i128>() * MIB / 1_000
 }
 
-/// A relative path as it would be written back: no part is empty, `.` or `..`.
+/// Returns whether a relative path is normalized: no part is empty, `.` or `..`.
 fn is_plain(path: &str) -> bool {
     let parts = Path::new(path).components();
     let plain = parts
@@ -187,7 +189,7 @@ fn is_name(name: &str) -> bool {
         && !name.starts_with('.')
 }
 
-/// Bytes of it in log and memory, roughly.
+/// Returns the estimated size in the log and in memory, in bytes.
 pub(super) fn size(volumes: &[TaskVolume], part_bytes: usize) -> usize {
     let sizes = volumes.iter().map(|volume| {
         let source = match &volume.source {
@@ -349,7 +351,7 @@ mod tests {
         let (field, text) = refusal(&three).unwrap();
         assert_eq!(field, "volumes");
         assert!(text.contains("67108864 of mem"), "{text}");
-        // So does what it asks for in /dev/shm and /tmp.
+        // The requested sizes of /dev/shm and /tmp count too.
         let sized = |tmp_bytes| {
             let mut spec = TaskSpec {
                 volumes: two[..1].to_vec(),

@@ -1,4 +1,4 @@
-//! What must hold of executors.
+//! Invariants of executors.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::resources::Resources;
 use crate::task::ExecutorSpec;
 
 impl Registry {
-    /// What the executors of an agent use themselves, each counted once. Tasks that share one describe it alike and are
-    /// on account of one role.
+    /// Sums the resources of an agent's executors, each counted once. Tasks that share an executor
+    /// describe it alike and are charged to one role.
     pub(super) fn check_executors(&self, id: AgentId) -> Result<Resources, Broken> {
         let mut found: BTreeMap<(FrameworkId, &TaskId), (&ExecutorSpec, &Role)> = BTreeMap::new();
         let mut sum = Resources::none();

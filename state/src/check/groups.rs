@@ -1,4 +1,4 @@
-//! Invariants of task groups: whole or not at all, in one place, on one account.
+//! Invariants of task groups: complete or absent, on one agent, and charged to one role.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 use crate::limits;
 use crate::task::Task;
 
-/// Names a group for ever: its framework may give its id again once all its tasks are history.
+/// The permanent name of a group. Its framework may reuse the group id once all tasks are history.
 type Name<'a> = (FrameworkId, &'a GroupId, AgentId, OrderIndex);
 
 fn name(task: &Task) -> Option<Name<'_>> {
@@ -40,8 +40,8 @@ impl Registry {
         Ok(())
     }
 
-    /// What holds of those tasks of a group that are in the registry. At most
-    /// [`limits::TASKS_PER_GROUP`] of one launch; more are found out.
+    /// Checks the tasks of a group that are in the registry. One launch has at most
+    /// [`limits::TASKS_PER_GROUP`]; more are reported.
     pub(super) fn check_group_tasks(
         &self,
         framework: FrameworkId,
@@ -54,25 +54,21 @@ impl Registry {
         let mut kinds = BTreeSet::new();
         for task in &tasks {
             let Some(group) = &task.spec.group else {
-                return must(false, what, "its tasks say that they are of it");
+                return must(false, what, "its tasks belong to it");
             };
             let fits = group.place < group.size && group.size as usize <= limits::TASKS_PER_GROUP;
             must(fits, what, "each of its tasks has a place in it")?;
             let is_alone = places.insert(group.place);
-            must(is_alone, what, "no two of its tasks have one place")?;
+            must(is_alone, what, "no two of its tasks have the same place")?;
             names.extend(name(task));
             kinds.insert((group.size, &task.role));
         }
         must(
             names.len() == 1,
             what,
-            "its tasks are on one agent, by orders that follow each other",
+            "its tasks are on one agent, by consecutive orders",
         )?;
-        must(
-            kinds.len() == 1,
-            what,
-            "its tasks have one size and one role",
-        )
+        must(kinds.len() == 1, what, "its tasks agree on size and role")
     }
 
     fn check_whole_group(
@@ -87,7 +83,7 @@ impl Registry {
         let gone = name.and_then(|name| past.get(&name)).unwrap_or(&0);
         let group = tasks.first().and_then(|task| task.spec.group.as_deref());
         let size = group.map_or(0, |group| group.size as usize);
-        // History forgets its oldest: only then may a task be neither here nor there.
+        // The history drops its oldest tasks. Only then may a task be in neither place.
         let given = self.finished_tasks.len() + self.finished_frameworks.len();
         let is_complete = given as u64 == self.cluster.last_finished;
         must(

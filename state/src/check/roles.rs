@@ -1,4 +1,4 @@
-//! What is counted for roles follows from what is counted below them.
+//! Invariants of the usage of roles: it follows from the usage below them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::ids::Role;
 use crate::resources::Resources;
 
 impl Registry {
-    /// What an account's ancestors count is the sum of what is below them.
+    /// Checks that the usage of each role's ancestors is the sum of the usage below them.
     pub(super) fn check_roles(&self) -> Result<(), Broken> {
         let mut sums: BTreeMap<Role, Resources> = BTreeMap::new();
         for (role, used) in &self.index.roles {
@@ -21,7 +21,7 @@ impl Registry {
             must(
                 used.descendants == sums.remove(role).unwrap_or_default(),
                 role,
-                "a role counts what the roles below it use",
+                "a role counts the usage of its descendants",
             )?;
         }
         must(sums.is_empty(), &"the roles", "each ancestor is counted")

@@ -1,9 +1,9 @@
-//! Invariants in slices: a bounded number of records at a time, round after round.
+//! Invariants in slices: a bounded number of records at a time, in repeated rounds.
 //!
 //! The registry may change between two slices, so each check is local: a record against itself, the
-//! records that it refers to, and its entries in the indexes. Sums over all records (totals, modes, what
-//! roles use), and whether all tasks of a group are there or in the history, are checked by
-//! [`Registry::check`] alone.
+//! records to which it refers, and its entries in the indexes. Only [`Registry::check`] verifies
+//! sums over all records (totals, modes, usage of roles), and whether all tasks of a group are in
+//! the registry or the history.
 
 use std::ops::Bound;
 
@@ -17,15 +17,16 @@ use crate::registry::DeadlineKind;
 use crate::subject::Subject;
 use crate::task::Task;
 
-/// An agent, or a framework that is being removed, is compared with its tasks if it has at most this
-/// many: more would make the slice too long.
+/// The largest number of tasks with which an agent, or a framework that is being removed, is
+/// compared. More would make the slice too long.
 const MOST_TASKS: usize = 500;
 
-/// How far a round of checks has come. It names records by key, so it stays valid as the registry changes.
+/// The progress of a round of checks. It names records by key, so it stays valid when the registry
+/// changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Round(Next);
 
-/// What is checked next: a kind of record, behind this key.
+/// The next records to check: a kind of record, and the key after which to continue.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 enum Next {
     #[default]
@@ -38,7 +39,7 @@ enum Next {
     Past(Past),
 }
 
-/// The kinds of records that nothing changes any more.
+/// The kinds of records that never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Past {
     OperatorAnswers(Option<(String, String)>),
@@ -46,22 +47,23 @@ enum Past {
     FinishedFrameworks(Option<u64>),
 }
 
-/// What a slice has done.
+/// The result of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slice {
-    /// Records that were looked at.
+    /// The number of checked records.
     pub records: usize,
-    /// Records with more tasks than one slice may look at; these tasks were not added up.
+    /// The number of records with too many tasks for one slice; these tasks were not summed.
     pub left_out: usize,
-    /// The round is over; the next slice begins another one.
+    /// Whether the round is complete. The next slice begins a new one.
     pub is_last: bool,
 }
 
 impl Registry {
-    /// Checks the next records of `round`: `most`, and up to 500 tasks or 1,024 answers of the last of them.
+    /// Checks the next records of `round`: `most`, and up to 500 tasks or 1,024 answers of the last
+    /// of them.
     ///
     /// # Errors
-    /// The first [`Broken`] fact that is found.
+    /// The first [`Broken`] invariant.
     pub fn check_slice(&self, round: &mut Round, most: usize) -> Result<Slice, Broken> {
         let mut slice = Slice::default();
         while slice.records < most {
@@ -75,7 +77,7 @@ impl Registry {
         Ok(slice)
     }
 
-    /// Checks one record, or goes on to the next kind. `None` behind the last record.
+    /// Checks one record, or continues with the next kind. Returns `None` after the last record.
     fn check_next(&self, next: &Next, slice: &mut Slice) -> Result<Option<Next>, Broken> {
         slice.records += 1;
         Ok(Some(match next {
@@ -139,7 +141,7 @@ impl Registry {
                     self.check_finished_task(finished)?;
                     let key = &finished.task.key;
                     let listed = self.index.history.by_key.get(key);
-                    must(listed == Some(serial), key, "what is history is listed")?;
+                    must(listed == Some(serial), key, "history is indexed")?;
                     Past::FinishedTasks(Some(*serial))
                 }
                 None => Past::FinishedFrameworks(None),
@@ -155,18 +157,18 @@ impl Registry {
         }))
     }
 
-    /// A deadline of a record is in the index.
+    /// Checks that the deadlines of a record are in the index.
     fn check_deadlines_of(&self, subject: &Subject, what: &impl ToString) -> Result<(), Broken> {
         for kind in DeadlineKind::ALL {
             if let Some(at) = self.deadline_of(kind, subject) {
                 let is_listed = self.deadlines().has(kind, at, subject);
-                must(is_listed, what, "its deadlines are listed")?;
+                must(is_listed, what, "its deadlines are indexed")?;
             }
         }
         Ok(())
     }
 
-    /// An entry of the index is a deadline of a record.
+    /// Checks that an entry of the index is a deadline of a record.
     fn check_deadline(
         &self,
         (kind, at, subject): &(DeadlineKind, Timestamp, Subject),
@@ -175,7 +177,7 @@ impl Registry {
         must(
             is_known,
             &format!("{subject:?}"),
-            "its listed deadline is one of its record",
+            "its indexed deadline is in its record",
         )
     }
 
@@ -198,7 +200,7 @@ impl Registry {
         must(
             fresh.as_ref() == Some(kept),
             &id,
-            "its index is what its tasks say",
+            "its index agrees with its tasks",
         )
     }
 
@@ -222,7 +224,7 @@ impl Registry {
         must(
             kept.live + kept.ended == kept.tasks.len(),
             &id,
-            "its tasks live or have ended",
+            "its tasks are live or have ended",
         )?;
         let name = framework.info.principal.clone();
         let session = (name, framework.session, id);
@@ -254,14 +256,14 @@ impl Registry {
         must(
             waits != task.unacknowledged.is_empty(),
             key,
-            "its framework's index says whether something waits",
+            "its framework's index lists its unacknowledged updates",
         )?;
         let Some(group) = &task.spec.group else {
             return Ok(());
         };
         let first = self.group(key.framework, &group.id).next();
         must(first.is_some(), key, "the index of its group names it")?;
-        // Once a round: with the first of them.
+        // A group is checked once in a round: with its first task.
         if first.is_some_and(|first| first.key == *key) {
             slice.records += group.size as usize;
             self.check_group_tasks(key.framework, &group.id)?;
@@ -270,7 +272,7 @@ impl Registry {
     }
 }
 
-/// Everything behind `after`, or all.
+/// Returns the range of everything after `after`, or of everything.
 fn behind<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
     let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     (from, Bound::Unbounded)
@@ -285,7 +287,7 @@ mod tests {
     use crate::task::TaskState;
     use crate::testing::World;
 
-    /// All slices of a round, none of more than `most` records and one agent's tasks.
+    /// Runs all slices of a round, each of at most `most` records and one agent's tasks.
     fn round(registry: &Registry, most: usize) -> Result<usize, Broken> {
         let mut round = Round::default();
         let mut records = 0;
@@ -339,20 +341,20 @@ mod tests {
 
     type Damage = fn(&mut Registry);
 
-    /// Each damage is one that a defect of `apply` could do.
+    /// Each corruption is one that a defect of `apply` could cause.
     #[test]
     fn a_record_that_disagrees_with_an_index_is_found() {
         let damages: [(&str, Damage); 11] = [
             ("found by its nonce", |registry| {
                 registry.index.nonces.clear()
             }),
-            ("listed deadline is one of its record", |registry| {
+            ("indexed deadline is in its record", |registry| {
                 let agent = registry.agents().next().unwrap();
                 let (at, subject) = (agent.mode_since(), Subject::Agent(agent.id));
                 let deadlines = &mut registry.index.deadlines;
                 deadlines.damage(DeadlineKind::Lost, at, subject);
             }),
-            ("deadlines are listed", |registry| {
+            ("deadlines are indexed", |registry| {
                 let framework = registry.frameworks.first_mut().unwrap();
                 let since = Timestamp(1);
                 framework.connection = Connection::Disconnected { since };
@@ -361,7 +363,7 @@ mod tests {
                 let index = registry.index.agents.first_mut().unwrap();
                 index.used = Resources::none();
             }),
-            ("its index is what its tasks say", |registry| {
+            ("its index agrees with its tasks", |registry| {
                 let index = registry.index.agents.first_mut().unwrap();
                 index.held.add(HeldKind::Task, 1);
             }),
@@ -372,11 +374,11 @@ mod tests {
             ("found by its session", |registry| {
                 registry.index.sessions.clear()
             }),
-            ("whether something waits", |registry| {
+            ("lists its unacknowledged updates", |registry| {
                 let index = registry.index.frameworks.first_mut().unwrap();
                 index.unacknowledged.clear();
             }),
-            ("what is history is listed", |registry| {
+            ("history is indexed", |registry| {
                 registry.index.history.by_key.clear()
             }),
             ("its mode began in the past", |registry| {
@@ -402,7 +404,7 @@ mod tests {
         let agent = world.register("cpus:8");
         let framework = world.subscribe("many");
         let key = world.launch(framework, agent, "one", "cpus:0.001");
-        // The index alone is larger; it is not looked through.
+        // Only the index is larger, and it is not scanned.
         let index = world.registry.index.agents.get_mut(&agent).unwrap();
         for at in 0..=MOST_TASKS {
             let task = crate::ids::TaskId::new(&format!("t{at}")).unwrap();

@@ -1,36 +1,37 @@
-//! Acceptances: what a framework does with offers, and how the parts of that are named.
+//! Acceptances: the operations of a framework on offers, and the positions of their parts.
 //!
-//! A kind of operation is a variant of [`OfferOperation`]: every `match` on it names what else the new kind needs.
+//! Each kind of operation is a variant of [`OfferOperation`]. Every `match` on it lists the places
+//! that a new kind affects.
 
 use crate::ids::{AgentId, FrameworkId, OfferId, Revision, Role, Timestamp};
 use crate::resources::Resources;
 use crate::task::TaskSpec;
 
-/// Uses offers of one agent and one role.
+/// An acceptance of offers of one agent and one role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accept {
-    /// The whole promises, verified by the leader that proposes this.
+    /// The complete terms of the offers, verified by the leader that proposes the command.
     pub offers: Vec<Promise>,
-    /// Tried in order, each seeing the result of the former.
+    /// The operations, applied in order. Each one sees the result of those before it.
     pub operations: Vec<OfferOperation>,
-    /// One refused position refuses all.
+    /// Whether one refused position refuses all.
     pub all_or_nothing: bool,
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
-/// One thing that is done with the resources of offers.
+/// One operation on the resources of offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OfferOperation {
-    /// Starts tasks, each for itself. Format 2 has no other operation: there, tasks of one group that follow each other are
-    /// launched as [`OfferOperation::LaunchGroup`] launches them.
+    /// Launches tasks, each independently. Format 2 has no other operation: in it, consecutive
+    /// tasks of one group are launched as [`OfferOperation::LaunchGroup`] launches them.
     Launch(Vec<TaskSpec>),
-    /// Starts the tasks of one group: all of them, or none.
+    /// Launches the tasks of one group: all of them or none.
     LaunchGroup(Vec<TaskSpec>),
 }
 
 impl OfferOperation {
-    /// The tasks that it starts.
+    /// Returns the tasks that the operation launches.
     #[must_use]
     pub fn tasks(&self) -> &[TaskSpec] {
         match self {
@@ -38,14 +39,15 @@ impl OfferOperation {
         }
     }
 
-    /// The same, to be changed.
+    /// Returns the tasks that the operation launches, for modification.
     pub fn tasks_mut(&mut self) -> &mut [TaskSpec] {
         match self {
             Self::Launch(tasks) | Self::LaunchGroup(tasks) => tasks,
         }
     }
 
-    /// How many parts of it can be refused: its tasks. An operation without tasks would be one part.
+    /// Returns the number of parts that can be refused, which is the number of tasks. An operation
+    /// without tasks would count as one part.
     #[must_use]
     pub fn parts(&self) -> usize {
         match self {
@@ -54,17 +56,17 @@ impl OfferOperation {
     }
 }
 
-/// A part of an acceptance that can be refused.
+/// The position of a part of an acceptance that can be refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
-    /// Counts from 0 over the operations of the call.
+    /// The index of the operation in the call, from 0.
     pub operation: u32,
-    /// Counts from 0 over the tasks of that operation; 0 for an operation without tasks.
+    /// The index of the task in the operation, from 0; 0 for an operation without tasks.
     pub task: u32,
 }
 
 impl Position {
-    /// A position that counts over the parts of all operations: see [`Shape::place`].
+    /// Returns a position that counts over the parts of all operations: see [`Shape::place`].
     #[must_use]
     pub fn counted(task: u32) -> Self {
         let operation = 0;
@@ -73,7 +75,7 @@ impl Position {
 }
 
 impl Accept {
-    /// Every part that can be refused, in order.
+    /// Returns the positions of all parts that can be refused, in order.
     pub fn positions(&self) -> impl Iterator<Item = Position> {
         let operations = (0..).zip(&self.operations);
         operations.flat_map(|(operation, of)| {
@@ -83,7 +85,7 @@ impl Accept {
         })
     }
 
-    /// The tasks that it starts, in order, each with its position.
+    /// Returns the tasks that the call launches, in order, each with its position.
     pub fn launches(&self) -> impl Iterator<Item = (Position, &TaskSpec)> {
         let operations = (0..).zip(&self.operations);
         operations.flat_map(|(operation, of)| {
@@ -92,18 +94,18 @@ impl Accept {
         })
     }
 
-    /// The tasks that it starts, in order.
+    /// Returns the tasks that the call launches, in order.
     pub fn tasks(&self) -> impl Iterator<Item = &TaskSpec> {
         self.launches().map(|(_, spec)| spec)
     }
 
-    /// How many parts each operation has.
+    /// Returns the number of parts of each operation.
     #[must_use]
     pub fn shape(&self) -> Shape {
         self.operations.iter().map(OfferOperation::parts).collect()
     }
 
-    /// The same call as format 2 has it: with all tasks in one launch.
+    /// Returns the call in the form of format 2: with all tasks in one launch.
     #[must_use]
     pub fn in_one_launch(self) -> Self {
         let mut tasks = Vec::new();
@@ -120,7 +122,8 @@ impl Accept {
     }
 }
 
-/// How many parts each operation of a call has: what a number that counts over all operations refers to.
+/// The number of parts of each operation of a call. It resolves a number that counts over all
+/// operations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape(Vec<usize>);
 
@@ -131,8 +134,8 @@ impl FromIterator<usize> for Shape {
 }
 
 impl Shape {
-    /// The operation and task of a position whose `task` may count on into the operations that follow. Commands and answers of
-    /// format 2 know one operation, so their positions do.
+    /// Returns the operation and task of a position whose `task` may extend into the following
+    /// operations. Commands and answers of format 2 have one operation, so their positions do.
     #[must_use]
     pub fn place(&self, position: Position) -> Position {
         let mut task = position.task as usize;
@@ -148,7 +151,7 @@ impl Shape {
         position
     }
 
-    /// How many parts of all operations stand before a position.
+    /// Returns the number of parts of all operations before a position.
     #[must_use]
     pub fn count(&self, position: Position) -> u32 {
         let before = self.0.iter().take(position.operation as usize);
@@ -157,24 +160,24 @@ impl Shape {
     }
 }
 
-/// Everything that an offer promises.
+/// The terms of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Promise {
-    /// Its name.
+    /// The id of the offer.
     pub id: OfferId,
-    /// To whom.
+    /// The framework that receives the offer.
     pub framework: FrameworkId,
-    /// In which session.
+    /// The session of that framework.
     pub session: u64,
-    /// Of which agent.
+    /// The agent that provides the resources.
     pub agent: AgentId,
-    /// In which role.
+    /// The role in which they are offered.
     pub role: Role,
-    /// What.
+    /// The offered resources.
     pub resources: Resources,
-    /// The agent's promise revision.
+    /// The promise revision of the agent.
     pub promise: Revision,
-    /// Cluster time at which it lapses.
+    /// The cluster time at which the offer expires.
     pub expires: Timestamp,
 }
 

@@ -1,6 +1,6 @@
-//! What can be proposed, and how it is answered.
+//! Commands that masters propose, and their answers.
 //!
-//! A command carries everything that `apply` needs: ids, times and random bytes come in with it.
+//! A command carries all inputs of `apply`, including ids, times and random bytes.
 
 mod accept;
 mod refusal;
@@ -22,79 +22,85 @@ pub use accept::{Accept, OfferOperation, Position, Promise, Shape};
 pub use refusal::Refusal;
 pub use rejection::Rejection;
 
-/// One log entry: commands proposed together, tried in order.
+/// One entry of the log: commands that are proposed together and applied in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Cluster time that the leader stamped; `apply` never goes back.
+    /// The cluster time that the leader stamped. `apply` never moves time backwards.
     pub at: Timestamp,
-    /// In order.
+    /// The commands, in order.
     pub commands: Vec<Proposed>,
 }
 
-/// A command with the reign that proposed it. A ticket of another reign than the present one is
+/// A command with the ticket of its proposal. A ticket of an epoch other than the current one is
 /// refused, except for [`Command::OpenEpoch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposed {
-    /// Whose it is.
+    /// The ticket of the proposal.
     pub ticket: Ticket,
-    /// Who asks for it.
+    /// The actor of the command.
     pub actor: Actor,
-    /// What is wanted.
+    /// The command.
     pub command: Command,
 }
 
 /// A change of the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// A node has won an election, or a leader has started: a new reign begins.
+    /// Opens an epoch: a node has won an election, or a leader has started.
     OpenEpoch(OpenEpoch),
-    /// An agent says hello with something new.
+    /// Registers an agent, or changes its registration.
     RegisterAgent(RegisterAgent),
-    /// The leader has not heard of an agent for too long.
+    /// Declares an agent unreachable: the leader has received no heartbeat within the timeout.
     AgentUnreachable(AgentDecision),
-    /// The leader forgets an agent that has been lost for too long, or is one of too many.
+    /// Removes an agent that has been lost for too long, or that exceeds the bound on lost agents.
     PruneAgent(AgentDecision),
-    /// An agent has been unreachable for so long that tasks with `stop_after_ms` have stopped themselves.
+    /// Records that tasks with `stop_after_ms` have stopped themselves, because their agent has
+    /// been unreachable for that time.
     Stopped(Stopped),
-    /// A part of what an agent holds, compared with what it should hold.
+    /// Reconciles a part of the tasks that an agent holds with those that it should hold.
     ReconcileAgent(ReconcileAgent),
     /// Updates of tasks from their agent.
     UpdateTasks(UpdateTasks),
-    /// A scheduler subscribes with something new.
+    /// Subscribes a scheduler, or changes its subscription.
     Subscribe(Subscribe),
-    /// The leader has seen no stream of a framework for too long.
+    /// Disconnects a framework: the leader has seen no stream of it within the timeout.
     DisconnectFramework(FrameworkDecision),
-    /// The leader has seen the deadline of a framework pass.
+    /// Removes a framework whose deadline has passed.
     ExpireFramework(FrameworkDecision),
     /// A numbered call of a framework.
     Call(Call),
-    /// A framework has stored updates.
+    /// Acknowledges updates that a framework has stored.
     Acknowledge(Acknowledge),
-    /// A framework was, or is about to be, told UNKNOWN: earlier calls may not start anything any more.
+    /// Guarantees an answer of UNKNOWN, given or about to be given to a framework: calls with lower
+    /// numbers can no longer start a task.
     RaiseLowWater(RaiseLowWater),
-    /// Changes by operators.
+    /// A batch of changes by operators.
     Operate(Operate),
-    /// A bounded piece of a larger change that is marked in the registry.
+    /// One bounded batch of a larger change whose progress is in the registry.
     Sweep(SweepTarget),
-    /// Moves cluster time and nothing else: a deadline is near and nothing else is proposed.
+    /// Advances cluster time only: a deadline is near and no other command is proposed.
     Tick,
-    /// Very many agents are silent at once: recorded before leadership is handed over for it, and while it lasts.
+    /// Records that very many agents are silent simultaneously. It is proposed before leadership is
+    /// transferred for that reason, and while the loss lasts.
     MassLoss,
-    /// The leader logs the digest of its registry, for every master to compare with its own.
+    /// Logs the digest of the leader's registry, with which every master compares its own.
     CompareDigest(CompareDigest),
-    /// An operator raises the feature level of the cluster, since all its masters know the next one.
+    /// Raises the feature level of the cluster, on behalf of an operator, when all masters support
+    /// the next one.
     RaiseLevel {
         /// The new level.
         level: Level,
     },
 }
 
-/// See [`Command::CompareDigest`]. It changes no record: each master compares outside of `apply`.
+/// See [`Command::CompareDigest`]. It changes no record: each master compares digests outside of
+/// `apply`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompareDigest {
-    /// The log index after which the digest was taken, below that of this command.
+    /// The log index after which the digest was computed. It is lower than the index of this
+    /// command.
     pub index: u64,
-    /// [`crate::Registry::digest`] of the leader after that entry.
+    /// The [`crate::Registry::digest`] of the leader after that entry.
     pub digest: u128,
 }
 
@@ -103,90 +109,93 @@ pub struct CompareDigest {
 pub struct OpenEpoch {
     /// The node that leads.
     pub node: NodeId,
-    /// Random, one a process life.
+    /// A random number for each run of a process.
     pub process: u64,
-    /// Its raft term.
+    /// The Raft term of the epoch.
     pub term: u64,
-    /// Random bytes: the cluster's id and first key come from the very first ones.
+    /// Random bytes. The id and first key of the cluster are derived from those of the first epoch.
     pub entropy: [u8; 32],
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
-    /// The feature level at which it leads. The registry's is at least this from now on. 0 from releases before 0.1.0.
+    /// The feature level at which the leader works. The level of the registry becomes at least this
+    /// one. 0 from releases before 0.1.0.
     pub level: Level,
 }
 
 /// See [`Command::RegisterAgent`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterAgent {
-    /// Absent on a first registration.
+    /// The id of the agent; absent in a first registration.
     pub agent: Option<AgentId>,
-    /// Keys a first registration.
+    /// The key of a first registration.
     pub nonce: u64,
-    /// The last incarnation that a master confirmed to it; 0 for none.
+    /// The last incarnation that a master has confirmed; 0 for none.
     pub confirmed: u64,
-    /// Those tried since; the last one is to become the registered one.
+    /// The incarnations tried since then. The last one becomes the registered one.
     pub tried: Vec<u64>,
-    /// Of its kernel.
+    /// The boot id of the host's kernel.
     pub boot_id: String,
-    /// What it says of itself.
+    /// The agent's description.
     pub info: AgentInfo,
 }
 
-/// A decision of the leader about an agent, void if the record has moved.
+/// A decision of the leader about an agent. It is invalid if the record has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentDecision {
     /// The agent.
     pub agent: AgentId,
-    /// The revision of its record that was decided on.
+    /// The revision of the record on which the decision is based.
     pub decided_on: Revision,
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
-/// See [`Command::Stopped`]. Void if the agent's record has moved.
+/// See [`Command::Stopped`]. It is invalid if the agent's record has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
-    /// The agent that the tasks were launched on.
+    /// The agent on which the tasks were launched.
     pub agent: AgentId,
-    /// The revision of its record that was decided on.
+    /// The revision of the record on which the decision is based.
     pub decided_on: Revision,
-    /// How long no master has answered the agent, in milliseconds of cluster time; at most since it is UNREACHABLE.
+    /// The milliseconds of cluster time for which no master has answered the agent; at most the
+    /// time since it became UNREACHABLE.
     pub silent_ms: u64,
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
-/// A decision of the leader about a framework, void if the record has moved.
+/// A decision of the leader about a framework. It is invalid if the record has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameworkDecision {
     /// The framework.
     pub framework: FrameworkId,
-    /// The revision of its record that was decided on.
+    /// The revision of the record on which the decision is based.
     pub decided_on: Revision,
 }
 
-/// One chunk of an agent's list, complete for the keys above `after` up to `through`.
+/// One chunk of an agent's list. It is complete for the keys above `after` up to `through`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReconcileAgent {
     /// The agent.
     pub agent: AgentId,
-    /// Its registered incarnation; another one voids the list.
+    /// The registered incarnation. A different one invalidates the list.
     pub incarnation: u64,
-    /// The floor at which the list was taken.
+    /// The last applied order of the agent when the list was made.
     pub floor: OrderIndex,
-    /// The chunk starts behind this key; `None` from the first.
+    /// The key after which the chunk starts; `None` for the first chunk.
     pub after: Option<TaskKey>,
-    /// The chunk ends with this key; `None` to the last.
+    /// The last key of the chunk; `None` for the last chunk.
     pub through: Option<TaskKey>,
-    /// What the agent holds there, ascending; at most [`crate::limits::RECORDS_PER_COMMAND`].
+    /// The tasks that the agent holds in this range, ascending; at most
+    /// [`crate::limits::RECORDS_PER_COMMAND`].
     pub held: Vec<HeldTask>,
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
 impl ReconcileAgent {
-    /// The same list in parts for which the registry knows a bounded number of tasks each: what one
-    /// command may touch. The last part ends where this one does.
+    /// Divides the list into parts, for each of which the registry has a bounded number of tasks:
+    /// as many as one command may change. The last part ends where this list does.
     #[must_use]
     pub fn parts(self, registry: &crate::Registry) -> Vec<Self> {
         let inside = |key: &TaskKey| {
@@ -217,10 +226,10 @@ impl ReconcileAgent {
     }
 }
 
-/// A task as its agent holds it.
+/// A task that an agent holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldTask {
-    /// Which.
+    /// The task.
     pub key: TaskKey,
     /// The order that launched it.
     pub order: OrderIndex,
@@ -229,130 +238,133 @@ pub struct HeldTask {
 /// See [`Command::UpdateTasks`]; at most [`crate::limits::RECORDS_PER_COMMAND`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdateTasks {
-    /// Whose tasks.
+    /// The agent that runs the tasks.
     pub agent: AgentId,
-    /// In the order in which the agent made them.
+    /// The updates, in the order in which the agent made them.
     pub updates: Vec<AgentUpdate>,
 }
 
-/// An update as its agent numbered it.
+/// An update with the number that its agent gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentUpdate {
-    /// Which task.
+    /// The task.
     pub key: TaskKey,
     /// The order that launched it.
     pub order: OrderIndex,
-    /// Counts from 1 for each instance.
+    /// The number of the update, from 1 for each instance.
     pub number: u64,
     /// The new state.
     pub state: TaskState,
-    /// Who saw it.
+    /// The origin of the update.
     pub source: Source,
-    /// Why.
+    /// The reason for the state.
     pub reason: Reason,
-    /// What the agent reports beyond the reason. Below level 3 it is part of the message.
+    /// The details that the agent reports in addition to the reason. Below level 3 they are part of
+    /// the message.
     pub causes: Vec<Cause>,
-    /// For people: free text behind the causes.
+    /// Free text after the causes, for people.
     pub message: String,
-    /// How the process ended.
+    /// The exit status of the process.
     pub exit: Option<Exit>,
-    /// What the task's checks have found.
+    /// The results of the task's checks.
     pub standing: Standing,
-    /// What became of an order that changes its limits, if this update is the first to tell.
+    /// The result of an order that changes the limits, if this update is the first to report it.
     pub limits: Option<LimitsReport>,
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
 /// See [`Command::Subscribe`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {
-    /// Absent on the very first subscription, which is keyed by principal and session.
+    /// The id of the framework; absent in the very first subscription, whose key is principal and
+    /// session.
     pub framework: Option<FrameworkId>,
-    /// A nonce of the scheduler's life; not 0.
+    /// A random number for each run of the scheduler; not 0.
     pub session: u64,
-    /// What it says of itself.
+    /// The framework's description.
     pub info: FrameworkInfo,
 }
 
-/// A call that changes state, named so that a repeat changes nothing.
+/// A call that changes state. Because of its number, a repeat changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Whose.
+    /// The framework.
     pub framework: FrameworkId,
-    /// The nonce of its session.
+    /// The nonce of the caller's session.
     pub session: u64,
-    /// Counts from 1 within the session.
+    /// The number of the call, from 1 within the session.
     pub number: u64,
-    /// The lowest number whose answer the caller still waits for.
+    /// The lowest number whose answer the caller still awaits.
     pub lowest_unanswered: u64,
-    /// Hash of the request.
+    /// The hash of the request.
     pub hash: u64,
-    /// What is wanted.
+    /// The requested action.
     pub action: CallAction,
 }
 
-/// What a framework may call for.
+/// An action that a framework requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallAction {
-    /// Use offers.
+    /// Accepts offers.
     Accept(Accept),
-    /// End a task.
+    /// Kills a task.
     Kill {
-        /// Which.
+        /// The task.
         task: TaskId,
-        /// From TERM to KILL; `None` takes the task's own.
+        /// The grace period between TERM and KILL; `None` for the task's own.
         grace_ms: Option<u64>,
     },
-    /// Change what a task may use at most, running or not.
+    /// Changes the limits of a task, whether it runs or not.
     UpdateLimits {
-        /// Which.
+        /// The task.
         task: TaskId,
-        /// All of them, in the place of those that it has.
+        /// All new limits, which replace the present ones.
         limits: Limits,
     },
-    /// No offers in these roles; an empty list means all.
+    /// Stops offers in these roles; an empty list means all.
     Suppress(Vec<Role>),
-    /// Offers again in these roles; an empty list means all.
+    /// Resumes offers in these roles; an empty list means all.
     Revive(Vec<Role>),
-    /// Change what it says of itself.
+    /// Changes the framework's description.
     Update(FrameworkInfo),
-    /// End all its tasks and forget it.
+    /// Kills all tasks of the framework and removes it.
     Teardown,
 }
 
 /// See [`Command::Acknowledge`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acknowledge {
-    /// Whose.
+    /// The framework.
     pub framework: FrameworkId,
-    /// The nonce of its session.
+    /// The nonce of the caller's session.
     pub session: u64,
-    /// Each covers that update and all before it; at most [`crate::limits::RECORDS_PER_COMMAND`].
+    /// The acknowledged updates. Each entry covers that update and all before it; at most
+    /// [`crate::limits::RECORDS_PER_COMMAND`].
     pub updates: Vec<(TaskId, Revision)>,
 }
 
 /// See [`Command::RaiseLowWater`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaiseLowWater {
-    /// Whose.
+    /// The framework.
     pub framework: FrameworkId,
-    /// The nonce of its session.
+    /// The nonce of the caller's session.
     pub session: u64,
-    /// Calls below are refused from now on.
+    /// The number below which calls are refused from now on.
     pub to: u64,
 }
 
-/// Changes by operators, tried in order.
+/// A batch of changes by operators, applied in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operate {
-    /// Principal and request id; `None` is not remembered.
+    /// The principal and request id; the answer to `None` is not remembered.
     pub request: Option<(String, String)>,
-    /// Hash of the operations.
+    /// The hash of the operations.
     pub hash: u64,
-    /// At most [`crate::limits::OPERATIONS_PER_BATCH`].
+    /// The operations, at most [`crate::limits::OPERATIONS_PER_BATCH`].
     pub operations: Vec<Operation>,
-    /// Milliseconds of the Unix epoch, for display.
+    /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
 
@@ -361,100 +373,100 @@ pub struct Operate {
 pub enum Operation {
     /// Sets an attribute of an agent; an empty value removes it.
     SetAttribute {
-        /// Which agent.
+        /// The agent.
         agent: AgentId,
-        /// The name.
+        /// The name of the attribute.
         name: String,
-        /// The value.
+        /// The value of the attribute.
         value: String,
     },
-    /// Ends a task.
+    /// Kills a task.
     KillTask {
-        /// Which.
+        /// The task.
         key: TaskKey,
-        /// From TERM to KILL; `None` takes the task's own.
+        /// The grace period between TERM and KILL; `None` for the task's own.
         grace_ms: Option<u64>,
     },
-    /// Changes what a task may use at most, running or not.
+    /// Changes the limits of a task, whether it runs or not.
     UpdateLimits {
-        /// Which.
+        /// The task.
         key: TaskKey,
-        /// All of them, in the place of those that it has.
+        /// All new limits, which replace the present ones.
         limits: Limits,
     },
-    /// Ends a framework and all its tasks.
+    /// Kills all tasks of a framework and removes it.
     Teardown(FrameworkId),
     /// Sets the weight of a role, in thousandths.
     SetWeight {
-        /// Which role.
+        /// The role.
         role: Role,
-        /// 1 to 1,000,000,000.
+        /// The weight, 1 to 1,000,000,000.
         weight_milli: u64,
     },
-    /// Offers no more of an agent.
+    /// Stops offers of an agent.
     Deactivate(AgentId),
-    /// Offers it again.
+    /// Resumes offers of an agent.
     Reactivate(AgentId),
-    /// Declares it dead, for ever.
+    /// Declares an agent gone, permanently.
     MarkGone(AgentId),
 }
 
-/// What a sweep works off.
+/// The object of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SweepTarget {
-    /// Tasks of an agent that became unreachable or gone.
+    /// The tasks of an agent that became unreachable or gone.
     Agent(AgentId),
-    /// Tasks of a framework that is being removed.
+    /// The tasks of a framework that is being removed.
     Framework(FrameworkId),
-    /// Tasks of an agent that is being forgotten.
+    /// The tasks of an agent that is being removed.
     PrunedAgent(AgentId),
-    /// Records that are to be split, since the level of the cluster was raised: see
+    /// The records that are to be split, since the level of the cluster was raised: see
     /// [`Layout`](crate::registry::Layout).
     Layout,
 }
 
-/// How a command was answered.
+/// The answer to a command.
 pub type Outcome = Result<Reply, Rejection>;
 
-/// What a command did.
+/// The result of an applied command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Done, or already so.
+    /// The change was applied, or was already in effect.
     Done,
-    /// The new reign.
+    /// The new epoch.
     Epoch(Epoch),
-    /// An agent is registered.
+    /// The agent is registered.
     Agent(AgentId),
-    /// A framework is subscribed.
+    /// The framework is subscribed.
     Framework(FrameworkId),
-    /// A numbered call was applied, but for these parts.
+    /// A numbered call was applied, except for the refused parts.
     Called {
-        /// When.
+        /// The revision at which it was applied.
         revision: Revision,
-        /// Which parts, ascending, and why.
+        /// The refused positions, ascending, with the reasons.
         refused: Vec<(Position, Rejection)>,
     },
     /// A numbered call was applied before, with this outcome.
     Repeated(crate::framework::Answer),
-    /// Operators' changes.
+    /// A batch of changes by operators was applied.
     Operated {
-        /// When they were applied, which for a repeat is earlier than now.
+        /// The revision at which it was applied; earlier than the present one for a repeat.
         revision: Revision,
-        /// One each.
+        /// The outcome of each operation.
         outcomes: Vec<Result<(), Rejection>>,
     },
 }
 
-/// What the registry is called and sealed with; kept with the first epoch.
+/// The identity and keys of the cluster, created with the first epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterFacts {
-    /// Its id.
+    /// The id of the cluster.
     pub id: ClusterId,
-    /// Integrity key of offers. `apply` never trusts it.
+    /// The integrity key of offers. `apply` never relies on it.
     pub offer_key: [u8; 32],
-    /// The key before, still honoured.
+    /// The previous key, which is still accepted.
     pub former_offer_key: Option<[u8; 32]>,
 }
 
-/// Free text by name, as labels and attributes.
+/// Free text by name, such as labels and attributes.
 pub type Labels = BTreeMap<String, String>;

@@ -1,6 +1,7 @@
-//! Refusals as answers keep them: a code and what its sentence names, never the sentence.
+//! Refusals in stored answers: a code and the arguments of its message, without the message.
 //!
-//! A sentence may be reworded, and masters of two releases must store the same. So it is made where it is shown.
+//! A message may be reworded, but masters of two releases must store the same bytes. So the message
+//! is built when it is displayed.
 
 use std::str::FromStr;
 
@@ -10,19 +11,21 @@ use crate::ids::{GroupId, TaskId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 
-/// A refusal in an answer that is kept.
+/// A refusal in a stored answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Refusal {
-    /// [`Rejection::number`].
+    /// The code: [`Rejection::number`].
     pub code: u8,
-    /// The sentence, cut to [`limits::REFUSAL_BYTES`], of what was refused before level 3; empty since.
+    /// The message of a refusal from before level 3, cut to [`limits::REFUSAL_BYTES`]; empty since
+    /// then.
     pub message: String,
-    /// Names and numbers of the sentence, together of at most [`limits::REFUSAL_BYTES`]; none before level 3.
+    /// The names and numbers in the message, of at most [`limits::REFUSAL_BYTES`] in total; empty
+    /// before level 3.
     pub arguments: Vec<String>,
 }
 
 impl Refusal {
-    /// What is kept of a refusal at this level.
+    /// Returns the stored form of a refusal at this level.
     #[must_use]
     pub fn of(why: &Rejection, level: Level) -> Self {
         let code = why.number();
@@ -47,7 +50,7 @@ impl Refusal {
         }
     }
 
-    /// What is shown: the sentence of this release.
+    /// Returns the message of this release.
     #[must_use]
     pub fn sentence(&self) -> String {
         if !self.message.is_empty() {
@@ -59,13 +62,13 @@ impl Refusal {
         }
     }
 
-    /// Bytes of its texts.
+    /// Returns the bytes of its texts.
     pub(crate) fn bytes(&self) -> usize {
         self.message.len() + self.arguments.iter().map(String::len).sum::<usize>()
     }
 }
 
-/// The longest beginning of at most so many bytes.
+/// Returns the longest prefix of at most `bytes` bytes.
 fn cut(text: &str, bytes: usize) -> String {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {
@@ -74,7 +77,7 @@ fn cut(text: &str, bytes: usize) -> String {
     text[..end].to_owned()
 }
 
-/// What the sentence of a refusal names, unless that is a sentence itself.
+/// Returns the arguments of a refusal's message, unless the message is free text.
 fn arguments(why: &Rejection) -> Vec<String> {
     let mode = |mode: &AgentMode| format!("{mode:?}");
     match why {
@@ -122,10 +125,11 @@ fn arguments(why: &Rejection) -> Vec<String> {
     }
 }
 
-/// What is said of a field whose sentence is not kept.
+/// The message for a field whose text is not stored.
 const WRONG_BEFORE: &str = "it was refused when this call was first made; a new call is told why";
 
-/// The refusal with these arguments; `None` if this release does not know it, or an argument was cut.
+/// Rebuilds the refusal from these arguments. Returns `None` if this release does not know it, or
+/// an argument was cut.
 fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
     fn read<T: FromStr>(arguments: &[String], at: usize) -> Option<T> {
         arguments.get(at)?.parse().ok()
@@ -189,7 +193,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
     })
 }
 
-/// The mode with this name.
+/// Returns the mode with this name.
 fn mode(name: &str) -> Option<AgentMode> {
     let modes = [
         AgentMode::Registered,

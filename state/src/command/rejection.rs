@@ -1,20 +1,21 @@
-//! Refusals: replicated like any other answer, with a code for machines.
+//! Rejections of commands. They are replicated like any other answer, and each has a code for
+//! machines.
 
 use crate::capability::AgentCapability;
 use crate::ids::{AgentId, FrameworkId, GroupId, OfferId, TaskId, TaskKey};
 use crate::level::Level;
 
-/// Why something was refused. The text says what, with names and numbers.
+/// The reason of a rejection. The message names the objects and numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each says itself in its message")]
 pub enum Rejection {
-    #[error("the reign that proposed this is over")]
+    #[error("the epoch of this proposal has ended")]
     StaleEpoch,
-    #[error("the record of this was changed meanwhile")]
+    #[error("the record has changed since the decision")]
     Moved,
     #[error("no {0} in this cluster")]
     UnknownAgent(AgentId),
-    #[error("{0} was declared gone; its agent must register anew")]
+    #[error("{0} was declared gone; its agent must register as a new agent")]
     AgentGone(AgentId),
     #[error("{0} is registered with another incarnation: this looks like a copy of its disk")]
     Clone(AgentId),
@@ -105,17 +106,17 @@ pub enum Rejection {
     Internal(String),
 }
 
-/// The number of [`Rejection::Internal`], which is made by a leader alone and never stored.
+/// The number of [`Rejection::Internal`], which only a leader creates and which is never stored.
 const INTERNAL: u8 = u8::MAX;
 
 impl Rejection {
-    /// A closed code for machines, the same on the wire and in the docs.
+    /// Returns the code for machines. The wire and the documentation use the same codes.
     #[must_use]
     pub fn code(&self) -> &'static str {
         Self::code_of(self.number())
     }
 
-    /// The code of a stored refusal; "refused" if the number is of a newer release.
+    /// Returns the code of a stored refusal, or "refused" if the number is of a newer release.
     #[must_use]
     pub fn code_of(number: u8) -> &'static str {
         match number {
@@ -124,7 +125,7 @@ impl Rejection {
         }
     }
 
-    /// The code as stored; never given a new meaning.
+    /// Returns the stored number of the code. A number never changes its meaning.
     #[must_use]
     pub fn number(&self) -> u8 {
         match self {

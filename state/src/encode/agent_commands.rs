@@ -1,4 +1,4 @@
-//! What agents say, as it stands in the log.
+//! Stored forms of commands that carry reports of agents.
 
 use super::stored::stored;
 use crate::command::{

@@ -1,4 +1,4 @@
-//! Numbered calls of frameworks as they stand in the log.
+//! Stored forms of numbered calls of frameworks.
 
 use std::borrow::Cow;
 
@@ -33,8 +33,9 @@ stored!(oneof CallAction {
     },
 });
 
-/// An acceptance as it is stored. One launch of tasks is in `launches`, all else in `operations`, and never anything in both:
-/// so what format 2 can say has the bytes that it had there.
+/// The stored form of an acceptance. A single launch of tasks is in `launches`, and every other
+/// list of operations in `operations`; one of the two is always empty. So an acceptance that format
+/// 2 can express has the same bytes as there.
 struct AcceptFields<'a> {
     offers: List<'a, Promise>,
     launches: List<'a, TaskSpec>,
@@ -60,7 +61,7 @@ stored!(oneof OfferOperation {
     2 LaunchGroup(Inner<PartList>),
 });
 
-/// A list that is borrowed to be written, and owned once it is read.
+/// A list that is borrowed for writing and owned after reading.
 struct List<'a, T: Clone>(Cow<'a, [T]>);
 
 impl<T: Clone> FromIterator<T> for List<'_, T> {
@@ -127,7 +128,8 @@ stored!(message Promise {
     8 expires: Number,
 });
 
-/// A call as a cluster below level 3 has it, if that differs: an acceptance is one launch.
+/// Returns the call in the form of a cluster below level 3, if it differs: an acceptance is one
+/// launch there.
 pub(super) fn in_one_launch(call: &Call) -> Option<Call> {
     let CallAction::Accept(accept) = &call.action else {
         return None;

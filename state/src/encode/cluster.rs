@@ -1,4 +1,4 @@
-//! Singletons, weights, and answers to operators, as stored.
+//! Stored forms of singletons, weights, and answers to operators.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ stored!(message Cluster as (Cluster {
     15 last_whole: Number,
 });
 
-/// Sweeps by their target.
+/// The sweeps by target.
 enum Sweeps {}
 
 impl Codec<BTreeMap<SweepTarget, SweepMark>> for Sweeps {
@@ -83,7 +83,7 @@ stored!(message OperatorAnswer {
     20 revision: PartOrDefault,
 });
 
-// One of the changes; absent for done.
+// The outcome of one of the changes; absent for success.
 stored!(message Option<Refusal> as (refusal) {
     1 refusal: MaybePart,
 });

@@ -1,15 +1,15 @@
-//! What it takes to be a stored message, one of its fields, or a kind of field.
+//! Traits of stored messages, of their fields, and of kinds of fields.
 //!
 //! The kinds are in `scalars` and `parts`.
 
 use super::wire::{Malformed, Slot};
 
-/// Why a message cannot be read.
+/// The reason why a message cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is no message.
+    /// The bytes are not a message.
     Malformed(Malformed),
-    /// This part of it is missing, impossible, or of a newer release.
+    /// This part of the message is missing, invalid, or of a newer release.
     Wrong(&'static str),
 }
 
@@ -21,35 +21,35 @@ impl From<Malformed> for Fault {
 
 pub(crate) type Read<T> = Result<T, Fault>;
 
-/// A message. Implemented by [`stored!`](super::stored::stored).
+/// A stored message. Implemented by [`stored!`](super::stored::stored).
 pub(crate) trait Stored: Sized {
     /// Appends the fields.
     fn write(&self, out: &mut Vec<u8>);
-    /// Reads all of `bytes`.
+    /// Reads a message that occupies all of `bytes`.
     fn read(bytes: &[u8]) -> Read<Self>;
 }
 
-/// One of several fields. Implemented by [`stored!`](super::stored::stored).
+/// A `oneof`. Implemented by [`stored!`](super::stored::stored).
 pub(crate) trait Variants: Sized {
-    /// The numbers of all.
+    /// The field numbers of all variants.
     const NUMBERS: &'static [u32];
-    /// Appends the field; nothing for a variant that has none.
+    /// Appends the field, or nothing for a variant without one.
     fn write(&self, out: &mut Vec<u8>);
-    /// The variant of the field `number`; `None` if it is unknown.
+    /// Reads the variant of the field `number`; returns `None` if it is unknown.
     fn read(number: u32, slot: Slot<'_>) -> Read<Option<Self>>;
-    /// What it means that there is none of the fields.
+    /// Returns the value that the absence of all fields stands for.
     fn absent() -> Option<Self>;
 }
 
 /// A kind of field with contents of type `T`.
 pub(crate) trait Codec<T> {
-    /// Whether `value` is the default, which is left out of a message.
+    /// Returns whether `value` is the default, which is omitted from a message.
     fn is_absent(value: &T) -> bool;
     /// Appends the field.
     fn write(number: u32, value: &T, out: &mut Vec<u8>);
-    /// Reads the field from what the message has of it; `wrong` names it in errors.
+    /// Reads the field from its occurrences in the message. `wrong` names it in errors.
     fn read(slot: Slot<'_>, wrong: &'static str) -> Read<T>;
-    /// Whether a field of this kind has these numbers in a definition.
+    /// Returns whether a field of this kind has these numbers in a definition.
     fn has_numbers(numbers: &[u32]) -> bool {
         numbers.len() == 1
     }
@@ -75,7 +75,7 @@ pub(crate) fn field<C: Codec<T>, T>(
     C::read(slot, wrong)
 }
 
-/// Whether each number is above the one before.
+/// Returns whether the numbers are in strictly ascending order.
 pub(crate) const fn ascend(numbers: &[u32]) -> bool {
     let mut at = 1;
     while at < numbers.len() {

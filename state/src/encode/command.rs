@@ -1,4 +1,4 @@
-//! Commands as they stand in the log.
+//! Stored forms of commands in the log.
 
 use super::stored::stored;
 use crate::actor::{Actor, Principal};
@@ -9,7 +9,8 @@ use crate::command::{
 use crate::ids::{Revision, TaskId, Ticket};
 use crate::level::Level;
 
-/// What every command begins with, whatever its format: written before it, and read first and alone.
+/// The start of every command in every format. It is written before the rest, and can be read
+/// alone.
 pub(super) struct Head {
     pub(super) level: Level,
 }
@@ -18,16 +19,16 @@ stored!(message Head {
     1 level: Number,
 });
 
-// Behind its head.
+// The part of a command after its head.
 stored!(message Proposed as (Proposed { ticket: Ticket { epoch, serial }, actor, command }) {
     2 epoch: Number,
     3 serial: Number,
     4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 19 | 20 | 21 | 22 command: OneOf or "kind",
-    // Numbers up to 99 are those of commands to come.
+    // Numbers up to 99 are reserved for future commands.
     100 | 101 actor: OneOf,
 });
 
-// Nothing stands for what is not proven, so that bytes without an actor never grant anything.
+// An unproven identity is stored as nothing, so that bytes without an actor never grant anything.
 stored!(oneof Actor else Unauthenticated {
     100 Cluster,
     101 Principal(Part),

@@ -1,6 +1,6 @@
-//! The stored bytes of each version stay what they were, and no bytes make decoding panic.
+//! Tests that the stored bytes of each version do not change, and that decoding never panics.
 //!
-//! `tests/golden/format-N.txt` holds a line a sample: name, key if it is a record, bytes.
+//! `tests/golden/format-N.txt` holds one line for each sample: name, key if it is a record, bytes.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test reads its switches from the environment"
@@ -113,7 +113,7 @@ fn stored_bytes_keep_no_room_to_spare() {
     }
 }
 
-/// Which kind a command is; a new one has to be given a sample.
+/// Returns the number of a command's kind. A new kind must be given a sample.
 fn kind(command: &Command) -> u32 {
     match command {
         Command::OpenEpoch(_) => 0,
@@ -155,7 +155,7 @@ fn every_kind_of_command_and_record_has_golden_bytes() {
 
 #[test]
 fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
-    // Field 1 is the format, in whatever format.
+    // Field 1 is the format in every format.
     let error = read_command(&[8, 9, 0xfa, 0x07, 1, 0]).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -193,7 +193,7 @@ fn earlier_bytes_are_read(format: u32) {
         }
     }
     let loaded = Registry::load(1, records.clone()).unwrap();
-    // Samples of the first two formats are of a cluster at level 1.
+    // The samples of the first two formats are of a cluster at level 1.
     let is_whole = Level(format) < Level::RELEASE_0_2;
     let (level, names) = match is_whole {
         true => (Level::FIRST, samples::names::whole_records()),
@@ -233,7 +233,8 @@ fn below_level_3_no_actor_is_stored() {
 
 #[test]
 fn an_actor_that_no_rule_allows_is_no_command() {
-    // Level 3, a tick, and the principal of kind 9, of no kind, and of a name with a space.
+    // Level 3, a tick, and a principal of kind 9, of no kind, and with a name that contains a
+    // space.
     let tick = [8, 3, 0x8a, 0x01, 0];
     for principal in [
         &b"\x08\x09\x12\x01a"[..],
@@ -273,7 +274,7 @@ fn a_registry_is_of_the_highest_level_that_has_led_it() {
 
 #[test]
 fn a_command_that_only_a_newer_release_knows_is_an_error() {
-    // Format 1, then a field 90 that holds a message.
+    // Format 1, followed by a field 90 that holds a message.
     let error = read_command(&[8, 1, 0xd2, 0x05, 0]).unwrap_err();
     assert_eq!(error.to_string(), "the command has no valid kind");
 }
@@ -292,14 +293,14 @@ fn records_that_refer_to_nothing_are_refused() {
     assert!(Registry::load(1, [(key, value)]).is_err());
 }
 
-/// A generator with a seed: found cases can be played again.
+/// A generator with a seed, so that a failing case can be replayed.
 fn next(seed: &mut u64) -> usize {
     *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     usize::try_from(mixed >> 33).unwrap()
 }
 
-/// Changes, cuts, doubles or inserts a few bytes.
+/// Changes, cuts, duplicates or inserts a few bytes.
 fn damage(bytes: &mut Vec<u8>, seed: &mut u64) {
     for _ in 0..=next(seed) % 3 {
         let at = next(seed) % (bytes.len() + 1);
@@ -348,7 +349,7 @@ fn damaged_records_are_refused_or_loaded_without_a_panic() {
             damage(value, &mut seed);
         }
         if let Ok(registry) = Registry::load(1, records) {
-            // What is wrong with it is for the invariants to say, without a panic either.
+            // The invariants report what is wrong with the registry, also without a panic.
             drop(registry.check());
             loaded += 1;
         }

@@ -1,7 +1,7 @@
-//! Names of stored records: our own canonical form, not protobuf's.
+//! Keys of stored records: a canonical form of this crate, not protobuf.
 //!
-//! The first byte is the kind; ids follow big-endian, a last text as it is. So records of one kind
-//! are neighbours, and bytes are in the same order as [`RecordKey`].
+//! The first byte is the kind. Ids follow in big-endian order; a last text is stored as it is. So
+//! records of one kind are adjacent, and keys sort in the order of [`RecordKey`].
 
 use super::DecodeError;
 use crate::command::SweepTarget;
@@ -33,17 +33,17 @@ const AGENT_AGREED: u8 = 22;
 const AGENT_STATUS: u8 = 23;
 const SECOND_LIMITS: u8 = 24;
 
-/// What a sweep works off: behind its kind, before the id.
+/// The target of a sweep: a byte between the kind and the id.
 const SWEPT_AGENT: u8 = 1;
 const SWEPT_FRAMEWORK: u8 = 2;
 const SWEPT_PRUNED_AGENT: u8 = 3;
 const SWEPT_LAYOUT: u8 = 4;
 
-/// Ends a text that is followed by another one. A zero byte in the text is written as `0, 255`,
-/// which is above it, so that order is kept.
+/// The end mark of a text that is followed by another one. A zero byte in the text is written as
+/// `0, 255`, which sorts above the mark, so that the order is kept.
 const END: [u8; 2] = [0, 1];
 
-/// The stored name of a record.
+/// Returns the stored key of a record.
 #[must_use]
 pub fn key(name: &RecordKey) -> Vec<u8> {
     match name {
@@ -115,7 +115,7 @@ fn with_text(mut bytes: Vec<u8>, text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`key`] wrote.
+/// Reads the output of [`key`].
 pub(super) fn read_key(bytes: &[u8]) -> Result<RecordKey, DecodeError> {
     parse(bytes).ok_or_else(|| DecodeError::Key(bytes.iter().take(64).copied().collect()))
 }
@@ -157,7 +157,7 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
                 SWEPT_AGENT => SweepTarget::Agent(AgentId(id)),
                 SWEPT_FRAMEWORK => SweepTarget::Framework(FrameworkId(id)),
                 SWEPT_PRUNED_AGENT => SweepTarget::PrunedAgent(AgentId(id)),
-                // Its mark is in the record of the cluster.
+                // The progress of this sweep is in the record of the cluster.
                 _ => return None,
             })
         }
@@ -191,7 +191,7 @@ fn only_number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
-/// A text up to its end mark, and what follows.
+/// Splits a text at its end mark, and returns the rest.
 fn text(bytes: &[u8]) -> Option<(String, &[u8])> {
     let mut plain = Vec::new();
     let mut rest = bytes;
@@ -285,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Any two kinds, which the random pairs above meet by chance.
+    /// Covers all pairs of kinds, which the random pairs above cover only by chance.
     #[test]
     fn kinds_are_in_the_order_of_their_bytes() {
         let mut names = crate::encode::samples::names::records();

@@ -1,4 +1,4 @@
-//! A registry from its stored records.
+//! Construction of a registry from its stored records.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::level::Level;
 use crate::registry::{Cluster, RecordKey};
 use crate::task::Task;
 
-/// What is wrong with a record under the key of another one.
+/// The error for a record under the key of another one.
 const NAME: &str = "name: it is stored under another one";
 
 impl Registry {
-    /// The registry that was stored as `records` after the entry at log index `applied`; indexes,
-    /// marks and digest are made anew.
+    /// Returns the registry that was stored as `records` after the entry at log index `applied`.
+    /// Indexes, marks and digest are computed from the records.
     ///
     /// # Errors
     /// [`DecodeError`] if a record is damaged, misplaced, or of a newer release.
@@ -54,7 +54,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// What `apply` takes for granted of any two records.
+    /// Checks the references between records on which `apply` relies.
     fn check_references(&self) -> Result<(), DecodeError> {
         let what = "task record";
         for task in self.tasks.values() {

@@ -1,8 +1,8 @@
-//! Stored bytes: records of the registry and commands of the log, with a version from the first day.
+//! Stored bytes of registry records and log commands, versioned since the first release.
 //!
-//! The bytes are protobuf in one canonical form (fields ascending, defaults left out, maps ascending
-//! by key), fixed by golden files, because records are hashed. A field is added, never renumbered and
-//! never given another meaning. Decoding is total: no bytes make it panic.
+//! The bytes are protobuf in a canonical form: fields ascending, defaults omitted, maps ascending
+//! by key. Golden files fix them, because records are hashed. Fields are added, never renumbered
+//! and never given another meaning. Decoding is total: it never panics, whatever the bytes.
 
 mod agent_commands;
 mod call;
@@ -37,43 +37,43 @@ use codec::{Fault, Stored};
 pub use key::key;
 pub use wire::Malformed;
 
-/// Most messages have fewer.
+/// An initial capacity that suffices for most messages.
 const USUAL_BYTES: usize = 512;
 
-/// Why stored bytes are none of ours.
+/// The reason why stored bytes cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// A newer release wrote them.
+    /// A newer release wrote the bytes.
     #[error(
         "written in format {found}; this release reads up to {}: install a newer one",
         Level::NEWEST
     )]
     NewerFormat {
-        /// The format that is named in the bytes.
+        /// The format that the bytes name.
         found: u32,
     },
-    /// The bytes are no message.
-    #[error("the {what} is no message")]
+    /// The bytes are not a message.
+    #[error("the {what} is not a valid message")]
     Malformed {
-        /// What was expected, as "task record".
+        /// The expected message, such as "task record".
         what: &'static str,
-        /// What is wrong with it.
+        /// The error in the bytes.
         source: Malformed,
     },
-    /// The message says something impossible, or something that only a newer release understands.
+    /// A part of the message is invalid, or only a newer release understands it.
     #[error("the {what} has no valid {field}")]
     Invalid {
-        /// What was expected, as "task record".
+        /// The expected message, such as "task record".
         what: &'static str,
-        /// The part that is missing or impossible.
+        /// The part that is missing or invalid.
         field: &'static str,
     },
-    /// The name of a record is of no known kind.
-    #[error("no record is called {0:02x?}")]
+    /// The key of a record is of an unknown kind.
+    #[error("unknown record key {0:02x?}")]
     Key(Vec<u8>),
 }
 
-/// Reads all of a message.
+/// Reads a message that occupies all of `bytes`.
 fn read<T: Stored>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     T::read(bytes).map_err(|fault| match fault {
         Fault::Malformed(source) => DecodeError::Malformed { what, source },
@@ -85,7 +85,7 @@ fn written(message: &impl Stored) -> Vec<u8> {
     collected(|bytes| message.write(bytes))
 }
 
-/// What is written, without room to spare: it may be kept for long.
+/// Returns the written bytes without spare capacity, because they may be kept for a long time.
 fn collected(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(USUAL_BYTES);
     write(&mut bytes);
@@ -93,7 +93,7 @@ fn collected(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-/// The present record called `name`, as it is stored; `None` if there is none.
+/// Returns the stored form of the current record called `name`, or `None` if it does not exist.
 #[must_use]
 pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     let layout = &registry.cluster.layout;
@@ -131,7 +131,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     })
 }
 
-/// A record that there is only in the layout of level 3.
+/// Returns a record that exists only in the layout of level 3.
 fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     let layout = &registry.cluster.layout;
     let task = |key| split::parted(registry, key);
@@ -173,12 +173,13 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     })
 }
 
-/// A command as it stands in the log of a cluster of this feature level, which it names: a release that does not know the
-/// level refuses the command before it reads the rest. What the level does not have must be absent, but for the operations
-/// of an acceptance, which are one launch before level 3, and for the actor, which is left out below level 3.
+/// Encodes a command for the log of a cluster of this feature level. The bytes name the level: a
+/// release that does not know it rejects the command before it reads the rest. The command must not
+/// contain facts that the level does not have. There are two exceptions below level 3: the
+/// operations of an acceptance become one launch, and the actor is omitted.
 #[must_use]
 pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
-    // A release that does not know the new level must not apply what follows.
+    // A release that does not know the new level must not apply the entries that follow.
     let mut head = command::Head { level };
     if let Command::RaiseLevel { level } = proposed.command {
         head.level = head.level.max(level);
@@ -190,7 +191,7 @@ pub fn command(proposed: &Proposed, level: Level) -> Vec<u8> {
     })
 }
 
-/// A command as a cluster of this level has it, if that differs.
+/// Returns a command in the form of a cluster of this level, if it differs.
 fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
     if level >= Level::RELEASE_0_2 {
         return None;
@@ -209,7 +210,7 @@ fn at_level(proposed: &Proposed, level: Level) -> Option<Proposed> {
     })
 }
 
-/// Reads what [`command`] wrote.
+/// Reads the output of [`command`].
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes are damaged, or of a newer release.

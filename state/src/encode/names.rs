@@ -1,4 +1,4 @@
-//! Ids, keys and revisions as stored.
+//! Stored forms of ids, keys and revisions.
 
 use std::borrow::Cow;
 

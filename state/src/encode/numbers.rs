@@ -1,4 +1,5 @@
-//! Enumerations as stored: each variant has one number for ever. 0 is what is left out, and no variant but of a flag.
+//! Stored numbers of enumerations. The number of a variant never changes. 0 means an omitted field;
+//! no variant has it except that of a flag.
 
 use super::scalars::AsNumber;
 use crate::actor::PrincipalKind;
@@ -128,7 +129,7 @@ impl AsNumber for Capability {
     }
 }
 
-/// Whether it is over TLS: a flag.
+/// Stored as a flag: whether the scheme uses TLS.
 impl AsNumber for Scheme {
     fn number(&self) -> u64 {
         match self {

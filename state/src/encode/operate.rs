@@ -1,4 +1,4 @@
-//! Operators' changes and sweeps as they stand in the log.
+//! Stored forms of operators' changes and sweeps in the log.
 
 use super::stored::stored;
 use crate::command::{Operate, Operation, SweepTarget};
@@ -10,7 +10,7 @@ stored!(message Operate {
     4 wall_ms: Number,
 });
 
-// Principal and id of a request.
+// The principal and id of a request.
 stored!(message (String, String) as (principal, id) {
     1 principal: Text,
     2 id: Text,

@@ -1,6 +1,7 @@
-//! Kinds of fields that are messages, lists of these, or one of several fields.
+//! Kinds of fields that are messages, lists of messages, or one of several fields.
 //!
-//! Names are short, since [`stored!`](super::stored::stored) brings them into scope for definitions.
+//! Names are short, because [`stored!`](super::stored::stored) brings them into scope for
+//! definitions.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ impl<T: Stored> Stored for Arc<T> {
     }
 }
 
-/// A message that is always there.
+/// A message that is always present.
 pub(crate) enum Part {}
 
 impl<T: Stored> Codec<T> for Part {
@@ -64,7 +65,7 @@ impl<T: Stored> Codec<Option<T>> for MaybePart {
     }
 }
 
-/// A message that is left out if it is the default.
+/// A message that is omitted if it is the default.
 pub(crate) enum PartOrDefault {}
 
 impl<T: Stored + Default + PartialEq> Codec<T> for PartOrDefault {
@@ -81,7 +82,7 @@ impl<T: Stored + Default + PartialEq> Codec<T> for PartOrDefault {
     }
 }
 
-/// Messages.
+/// A list of messages.
 pub(crate) enum PartList {}
 
 impl<C: Items<Item: Stored>> Codec<C> for PartList {
@@ -105,7 +106,7 @@ impl<C: Items<Item: Stored>> Codec<C> for PartList {
     }
 }
 
-/// One of several fields of the message. Its numbers are those of the definition of its type.
+/// One of several fields of the message. Its numbers are those in the definition of its type.
 pub(crate) enum OneOf {}
 
 impl<T: Variants> Codec<T> for OneOf {
@@ -124,7 +125,7 @@ impl<T: Variants> Codec<T> for OneOf {
         let mut found = Ok(T::absent());
         for (number, slot) in slot.variants(T::NUMBERS)? {
             found = T::read(number, slot);
-            // One that does not count must be well-formed, too.
+            // A field that is ignored must be well-formed too.
             if let Err(Fault::Malformed(malformed)) = found {
                 return Err(malformed.into());
             }

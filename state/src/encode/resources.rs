@@ -1,4 +1,4 @@
-//! Resources as stored; read back only in normal form, whatever their size.
+//! Stored forms of resources. Only the normal form is accepted, whatever the amounts.
 
 use super::codec::{Codec, Fault, Read};
 use super::parts::{Part, PartList};

@@ -1,4 +1,4 @@
-//! One of each record and command, every field set to something that shows.
+//! Samples of every record and command, with a distinctive value in each field.
 
 mod actors;
 mod agents;
@@ -103,7 +103,7 @@ fn able() -> FrameworkInfo {
     }
 }
 
-/// A registry with one of each record; its indexes are not made.
+/// Returns a registry with one of each record. Its indexes are not built.
 pub(super) fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.applied = 50;
@@ -149,13 +149,13 @@ pub(super) fn registry() -> Registry {
     registry
 }
 
-/// A task whose newest update has a long message, and one in the history whose end has one.
+/// Adds a task whose newest update has a long message, and one in the history whose end has one.
 fn add_long_messages(registry: &mut Registry) {
     let mut talking = checked_task();
     talking.key = key(4, "web-9");
     let spec = Arc::make_mut(&mut talking.spec);
     spec.task = talking.key.task.clone();
-    // Nothing of what the other tasks that run have.
+    // The resources do not overlap those of the other running tasks.
     spec.resources = "cpus:0.25".parse().unwrap();
     talking.latest.message = "a long message ".repeat(3);
     talking.unacknowledged = vec![talking.latest.clone()];
@@ -211,7 +211,7 @@ fn framework() -> Framework {
     }
 }
 
-/// At least one of each command, by name.
+/// Returns at least one of each command, by name.
 pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
     let mut all = agent_commands();
     all.extend(calls());

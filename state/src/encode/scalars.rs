@@ -1,6 +1,7 @@
-//! Kinds of fields that are numbers, texts or bytes, or lists of these.
+//! Kinds of fields that are numbers, texts or bytes, or lists of them.
 //!
-//! Names are short, since [`stored!`](super::stored::stored) brings them into scope for definitions.
+//! Names are short, because [`stored!`](super::stored::stored) brings them into scope for
+//! definitions.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,43 +12,43 @@ use super::wire::{self, Slot};
 use crate::resources::shared_name;
 use crate::seldom::Seldom;
 
-/// What is stored as a number.
+/// A type that is stored as a number.
 pub(crate) trait AsNumber: Sized {
-    /// The stored number.
+    /// Returns the stored number.
     fn number(&self) -> u64;
-    /// What a stored number stands for, if anything.
+    /// Returns the value that a stored number stands for, if any.
     fn of(number: u64) -> Option<Self>;
 }
 
-/// What is stored as a text.
+/// A type that is stored as a text.
 pub(crate) trait AsText: Sized {
-    /// The stored text.
+    /// Returns the stored text.
     fn text(&self) -> &str;
-    /// What a stored text stands for, if anything.
+    /// Returns the value that a stored text stands for, if any.
     fn of(text: &str) -> Option<Self>;
 }
 
-/// What is stored as bytes.
+/// A type that is stored as bytes.
 pub(crate) trait AsBytes: Sized {
-    /// The stored bytes.
+    /// Returns the stored bytes.
     fn bytes(&self) -> Cow<'_, [u8]>;
-    /// What stored bytes stand for, if anything.
+    /// Returns the value that stored bytes stand for, if any.
     fn of(bytes: &[u8]) -> Option<Self>;
 }
 
-/// What is stored as two numbers in a list.
+/// A type that is stored as two numbers in a list.
 pub(crate) trait AsPair: Sized {
-    /// The stored numbers.
+    /// Returns the stored numbers.
     fn pair(&self) -> [u64; 2];
-    /// What stored numbers stand for.
+    /// Returns the value that stored numbers stand for.
     fn of(pair: [u64; 2]) -> Read<Self>;
 }
 
 /// A collection that is stored as a list.
 pub(crate) trait Items: FromIterator<Self::Item> {
-    /// Of these.
+    /// The type of the items.
     type Item;
-    /// In the order of the list.
+    /// Returns the items in the order of the list.
     fn items(&self) -> impl Iterator<Item = &Self::Item>;
 }
 
@@ -88,7 +89,7 @@ impl AsNumber for i64 {
     }
 }
 
-/// Of a longer number the low bits count, as in protobuf.
+/// The low bits of a longer number count, as in protobuf.
 impl AsNumber for u32 {
     fn number(&self) -> u64 {
         (*self).into()
@@ -135,7 +136,7 @@ impl AsText for String {
     }
 }
 
-/// Most are names of resources.
+/// Most of them are names of resources.
 impl AsText for Arc<str> {
     fn text(&self) -> &str {
         self
@@ -156,7 +157,7 @@ impl<const N: usize> AsBytes for [u8; N] {
     }
 }
 
-/// 16 bytes, big-endian.
+/// 16 bytes in big-endian order.
 impl AsBytes for u128 {
     fn bytes(&self) -> Cow<'_, [u8]> {
         Cow::Owned(self.to_be_bytes().to_vec())
@@ -175,7 +176,7 @@ fn text<T: AsText>(text: &str, wrong: &'static str) -> Read<T> {
     T::of(text).ok_or(Fault::Wrong(wrong))
 }
 
-/// A varint; 0 is left out.
+/// A varint; 0 is omitted.
 pub(crate) enum Number {}
 
 impl<T: AsNumber> Codec<T> for Number {
@@ -231,7 +232,7 @@ impl<T: AsNumber> Codec<Option<T>> for NumberOrNone {
     }
 }
 
-/// 64 bits; 0 is left out.
+/// A number of 64 bits; 0 is omitted.
 pub(crate) enum Fixed {}
 
 impl Codec<u64> for Fixed {
@@ -248,7 +249,7 @@ impl Codec<u64> for Fixed {
     }
 }
 
-/// A varint that is short for small negative numbers, too.
+/// A varint that is also short for small negative numbers.
 pub(crate) enum Zigzag {}
 
 impl Codec<i32> for Zigzag {
@@ -267,7 +268,7 @@ impl Codec<i32> for Zigzag {
     }
 }
 
-/// A text; an empty one is left out.
+/// A text; an empty one is omitted.
 pub(crate) enum Text {}
 
 impl<T: AsText> Codec<T> for Text {
@@ -304,7 +305,7 @@ impl<T: AsText> Codec<Option<T>> for MaybeText {
     }
 }
 
-/// Bytes; none are left out.
+/// Bytes; an empty sequence is omitted.
 pub(crate) enum Bytes {}
 
 impl<T: AsBytes> Codec<T> for Bytes {
@@ -343,7 +344,7 @@ impl<T: AsBytes> Codec<Option<T>> for MaybeBytes {
     }
 }
 
-/// Texts.
+/// A list of texts.
 pub(crate) enum TextList {}
 
 impl<C: Items<Item: AsText>> Codec<C> for TextList {
@@ -367,7 +368,7 @@ impl<C: Items<Item: AsText>> Codec<C> for TextList {
     }
 }
 
-/// Texts by name.
+/// A map of texts by name.
 pub(crate) enum TextMap {}
 
 impl Codec<BTreeMap<String, String>> for TextMap {
@@ -400,7 +401,7 @@ impl Codec<BTreeMap<String, String>> for TextMap {
     }
 }
 
-/// Varints, packed.
+/// A list of varints, packed.
 pub(crate) enum NumberList {}
 
 impl<C: Items<Item: AsNumber>> Codec<C> for NumberList {
@@ -428,7 +429,7 @@ fn numbers(slot: &Slot<'_>) -> Read<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Pairs of varints, packed: the first, the second, the first …
+/// A list of pairs of varints, packed: the first, the second, the first, and so on.
 pub(crate) enum PairList {}
 
 impl<T: AsPair> Codec<Vec<T>> for PairList {
@@ -454,7 +455,7 @@ impl<T: AsPair> Codec<Vec<T>> for PairList {
     }
 }
 
-/// Numbers of 64 bits, packed.
+/// A list of numbers of 64 bits, packed.
 pub(crate) enum FixedList {}
 
 impl<C: Items<Item = u64>> Codec<C> for FixedList {

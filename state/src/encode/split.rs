@@ -1,6 +1,7 @@
-//! Records of objects whose facts are stored by how often they change: see [`Layout`](crate::registry::Layout).
+//! Split records of tasks and agents: facts are stored by how often they change, see
+//! [`Layout`](crate::registry::Layout).
 //!
-//! What an object is made of is read in any order, and put together at the end.
+//! The parts of an object are read in any order, and joined at the end.
 
 mod agents;
 
@@ -22,12 +23,12 @@ use crate::task::{
     Cause, FinishedTask, Kill, Limits, LimitsChange, Standing, Task, TaskSpec, TaskState, Update,
 };
 
-/// What never changes of a task, and what its history keeps of its description.
+/// The facts of a task that never change, and the part of its description that the history keeps.
 pub(super) struct Facts {
     agent: AgentId,
     role: Role,
     order: OrderIndex,
-    /// Without limits.
+    /// The description without limits.
     spec: Arc<TaskSpec>,
 }
 
@@ -51,7 +52,7 @@ impl Facts {
     }
 }
 
-/// Limits change; all else of a description does not.
+/// Returns the description without limits, which may change. Nothing else of a description does.
 fn without_limits(task: &Task) -> Arc<TaskSpec> {
     let mut spec = Arc::clone(&task.spec);
     if spec.limits.is_some() {
@@ -60,23 +61,23 @@ fn without_limits(task: &Task) -> Arc<TaskSpec> {
     spec
 }
 
-/// All of the description of a task, if its history does not keep all of it.
+/// Returns the complete description of a task, if its history does not keep all of it.
 pub(super) fn description(task: &Task) -> Option<Arc<TaskSpec>> {
     (!keeps_all(&task.spec)).then(|| without_limits(task))
 }
 
-/// What each update of a task and each acknowledgement changes.
+/// The facts that each update and each acknowledgement of a task change.
 pub(super) struct Status {
     state: TaskState,
     agent_state: TaskState,
     reported: u64,
     unacknowledged: Vec<Update>,
-    /// The newest update, unless it is the last of those that are not acknowledged.
+    /// The newest update, unless it is the last unacknowledged one.
     latest: Option<Update>,
     revision: Revision,
     standing: Standing,
     kill: Option<Kill>,
-    /// Its serial in the history; 0 of a task that is not history.
+    /// The serial in the history; 0 for a task that is not in the history.
     finished: u64,
 }
 
@@ -95,7 +96,7 @@ stored!(message Status {
 impl Status {
     pub(super) fn of(task: &Task, finished: u64) -> Self {
         let waits = task.unacknowledged.last() == Some(&task.latest);
-        // A long message is in a record of its own.
+        // A long message has a separate record.
         let short = |update: &Update| match is_long(update) {
             true => update_without_message(update),
             false => update.clone(),
@@ -122,7 +123,7 @@ fn update_without_message(update: &Update) -> Update {
     }
 }
 
-/// The long message of the newest update of a task but its end (0), or of its end (1).
+/// The long message of the newest non-terminal update of a task (0), or of its terminal one (1).
 pub(super) struct Message {
     text: String,
     causes: Vec<Cause>,
@@ -141,7 +142,7 @@ pub(super) fn message(task: &Task, which: usize) -> Option<Message> {
     })
 }
 
-/// The newest change of a task's limits, without limits.
+/// Returns the newest change of a task's limits, without the limits.
 pub(super) fn change(task: &Task) -> Option<LimitsChange> {
     let change = task.limits_change.as_ref()?;
     Some(LimitsChange {
@@ -150,7 +151,7 @@ pub(super) fn change(task: &Task) -> Option<LimitsChange> {
     })
 }
 
-/// A task whose records are split, and its serial in the history or 0.
+/// Returns a task whose records are split, and its serial in the history or 0.
 pub(super) fn parted<'a>(registry: &'a Registry, key: &TaskKey) -> Option<(&'a Task, u64)> {
     if let Some(task) = registry.tasks.get(key) {
         let is_split = registry.cluster.layout.splits_task(key);
@@ -161,7 +162,7 @@ pub(super) fn parted<'a>(registry: &'a Registry, key: &TaskKey) -> Option<(&'a T
     has_parts(registry, serial).then_some((&finished.task, serial))
 }
 
-/// Whether the records of a task in the history are split.
+/// Returns whether the records of a task in the history are split.
 pub(super) fn has_parts(registry: &Registry, serial: u64) -> bool {
     registry.cluster.layout != Layout::Whole && serial > registry.cluster.last_whole
 }
@@ -180,7 +181,7 @@ stored!(message History {
     1 last: Number,
 });
 
-/// The cluster without what other records hold.
+/// Returns the cluster without the facts that other records hold.
 pub(super) fn cluster(cluster: &Cluster) -> Cluster {
     let mut cluster = cluster.clone();
     cluster.last_finished = 0;
@@ -191,7 +192,7 @@ pub(super) fn cluster(cluster: &Cluster) -> Cluster {
     cluster
 }
 
-/// Parts of objects that were read before all of the object was.
+/// The parts of objects that are not completely read yet.
 #[derive(Default)]
 pub(super) struct Parts {
     tasks: BTreeMap<TaskKey, TaskParts>,
@@ -270,7 +271,7 @@ impl Parts {
         self.agents.entry(id).or_default()
     }
 
-    /// Completes the registry. Each record must be one of the layout of the registry.
+    /// Completes the registry. Each record must match the layout of the registry.
     pub(super) fn join(mut self, registry: &mut Registry) -> Result<(), DecodeError> {
         self.join_cluster(&mut registry.cluster)?;
         let layout = registry.cluster.layout.clone();
@@ -330,7 +331,7 @@ impl Parts {
 }
 
 impl TaskParts {
-    /// The task, and its serial in the history or 0.
+    /// Returns the task, and its serial in the history or 0.
     fn join(self, key: TaskKey) -> Result<(Task, u64), DecodeError> {
         let Facts {
             agent,
@@ -395,7 +396,7 @@ const STATUS: &str = "record of a task's status";
 const MESSAGE: &str = "record of an update's message";
 const LIMITS: &str = "record of a task's limits";
 const SWEEP: &str = "record of a sweep";
-/// A record that is not one of the layout of its key.
+/// The error for a record that does not match the layout of its key.
 const LAYOUT: &str = "layout";
 
 fn invalid(what: &'static str, field: &'static str) -> DecodeError {

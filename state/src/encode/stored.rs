@@ -1,8 +1,9 @@
-//! One definition per stored message.
+//! The `stored!` macro: one definition for each stored message.
 //!
-//! A definition names each field once: its number, its name in Rust, and how it is stored (a type of
-//! [`scalars`](super::scalars) or [`parts`](super::parts)). Encoding and decoding follow from it. In a definition fields ascend by number, as in the
-//! canonical bytes; a number is never used again, and never given another meaning.
+//! A definition names each field once: its number, its name in Rust, and its kind (a type of
+//! [`scalars`](super::scalars) or [`parts`](super::parts)). Encoding and decoding follow from it.
+//! In a definition fields ascend by number, as in the canonical bytes. A number is never used
+//! again, and never given another meaning.
 //!
 //! ```text
 //! stored!(message Uri {
@@ -16,15 +17,17 @@
 //! });
 //! ```
 //!
-//! - `or "…"` behind a field is how errors call it, where that is not its name.
-//! - A message with another layout than its Rust type names the type and then a pattern of its fields, which is also the
-//!   expression that makes one: `message OfferId as (OfferId { epoch: Epoch(epoch), serial })`.
-//! - `where check` names a function that says what is wrong with a message whose fields are right.
+//! - `or "…"` after a field is its name in errors, if that is not the name of the field.
+//! - A message whose layout differs from its Rust type names the type and then a pattern of its
+//!   fields. The pattern is also the expression that constructs one:
+//!   `message OfferId as (OfferId { epoch: Epoch(epoch), serial })`.
+//! - `where check` names a function that returns what is wrong with a message whose fields are
+//!   valid.
 //! - A field that is a `oneof` has the numbers of all its variants: `4 | 5 | 14 run: OneOf`.
-//! - `else Variant` is what it means that none of the fields of a `oneof` is there.
-//! - A variant with named fields is a message of its own, or one field: `4 Tcp { port } as Number`.
+//! - `else Variant` is the value if none of the fields of a `oneof` is present.
+//! - A variant with named fields is a message, or a single field: `4 Tcp { port } as Number`.
 
-/// Defines how a type is stored; see the module.
+/// Defines the stored form of a type; see the module.
 macro_rules! stored {
     (message $name:ident $(where $check:ident)? {
         $($(#[$doc:meta])* $number:literal $(| $more:literal)* $field:ident: $codec:ident $(<$inner:ident>)? $(or $wrong:literal)?,)+
@@ -91,7 +94,7 @@ macro_rules! stored {
     };
 }
 
-/// Reads the fields of a message, and makes what they are.
+/// Reads the fields of a message, and constructs the value.
 macro_rules! fields {
     ($bytes:expr, $shape:tt, {
         $($number:literal $(| $more:literal)* $field:ident: $codec:ident $(<$inner:ident>)? $(or $wrong:literal)?,)+
@@ -112,7 +115,7 @@ macro_rules! fields {
     }};
 }
 
-/// How errors call a field.
+/// Returns the name of a field in errors.
 macro_rules! called {
     ($field:ident) => {
         stringify!($field)
@@ -122,7 +125,7 @@ macro_rules! called {
     };
 }
 
-/// The pattern of a variant.
+/// Expands to the pattern of a variant.
 macro_rules! pattern {
     ($variant:ident, $value:ident) => {
         Self::$variant

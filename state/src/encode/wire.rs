@@ -1,25 +1,25 @@
-//! Protobuf's wire format, as far as stored messages need it.
+//! The part of the protobuf wire format that stored messages need.
 //!
-//! The canonical form alone is written. What protobuf allows is read: fields in any order, unknown ones, packed lists or
-//! not. No bytes make it panic.
+//! Only the canonical form is written. Everything that protobuf allows is read: fields in any
+//! order, unknown fields, lists packed or not. Reading never panics.
 
 use std::borrow::Cow;
 
 use super::codec::Fault;
 
-/// Why bytes are no message.
+/// The reason why bytes are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A number has no end, or more than 64 bits.
+    /// A number does not end, or has more than 64 bits.
     #[error("invalid varint")]
     Varint,
-    /// A field is called 0, or beyond what protobuf allows.
+    /// A field number is 0, or above the maximum of protobuf.
     #[error("invalid field number")]
     Key,
-    /// A field has contents of another kind than its definition.
+    /// A field has contents of a kind other than that of its definition.
     #[error("a field has the wrong wire type")]
     WireType,
-    /// A field ends behind its message.
+    /// A field extends beyond its message.
     #[error("a field is truncated")]
     Truncated,
     /// A text is not UTF-8.
@@ -36,7 +36,7 @@ const BYTES: u8 = 2;
 const START_GROUP: u8 = 3;
 const END_GROUP: u8 = 4;
 const FIXED32: u8 = 5;
-/// Groups are never written; unknown ones are skipped up to this depth.
+/// The depth to which unknown groups are skipped. Groups are never written.
 const DEEPEST_GROUP: u32 = 100;
 
 /// The contents of one field.
@@ -79,12 +79,12 @@ impl<'a> Raw<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed::Utf8)
     }
 
-    /// The numbers of a list, packed or one of them.
+    /// Passes the numbers of a list to `each`, packed or a single one.
     pub(crate) fn varints(self, each: impl FnMut(u64)) -> Result<(), Malformed> {
         self.packed(each, Self::varint, Reader::varint)
     }
 
-    /// The same for numbers of 64 bits.
+    /// Passes the numbers of 64 bits of a list to `each`.
     pub(crate) fn fixed64s(self, each: impl FnMut(u64)) -> Result<(), Malformed> {
         self.packed(each, Self::fixed64, Reader::fixed64)
     }
@@ -107,16 +107,17 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// What a message has under the numbers of one field, in the order of the bytes.
+/// The occurrences of one field in a message, in the order of the bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Slot<'a> {
     first: Option<(u32, Raw<'a>)>,
-    /// The message from the second on. Most fields have one, and of a list only that reads its items.
+    /// The message from the second occurrence on. Most fields occur once, and only a list reads its
+    /// items from here.
     more: Option<&'a [u8]>,
 }
 
 impl<'a> Slot<'a> {
-    /// Takes in what [`scan`] has found.
+    /// Adds an occurrence that [`scan`] has found.
     #[inline(always)]
     pub(crate) fn push(&mut self, found: Found<'a>) {
         if self.first.is_none() {
@@ -126,7 +127,7 @@ impl<'a> Slot<'a> {
         }
     }
 
-    /// The contents of each, where all have one number.
+    /// Passes each occurrence to `each`, if all have one number.
     #[inline(always)]
     pub(crate) fn each(
         &self,
@@ -148,7 +149,8 @@ impl<'a> Slot<'a> {
         Ok(())
     }
 
-    /// The value of a field that is no list: of several, the last counts, and all must be well-formed.
+    /// Returns the value of a field that is not a list. The last occurrence counts, and all must be
+    /// well-formed.
     #[inline(always)]
     pub(crate) fn last<T>(
         &self,
@@ -162,7 +164,7 @@ impl<'a> Slot<'a> {
         Ok(last)
     }
 
-    /// The bytes of an embedded message: the pieces of one that is written in several are one message.
+    /// Returns the bytes of an embedded message. Several occurrences are joined to one message.
     #[inline]
     pub(crate) fn message(&self) -> Result<Option<Cow<'a, [u8]>>, Fault> {
         match (self.first, self.more) {
@@ -184,7 +186,7 @@ impl<'a> Slot<'a> {
         Ok(Cow::Owned(bytes))
     }
 
-    /// What the message has of one of the numbers of the field.
+    /// Returns the occurrences under one of the numbers of the field.
     pub(crate) fn part(&self, number: u32) -> Result<Self, Fault> {
         let mut part = Self {
             first: self.first.filter(|(first, _)| *first == number),
@@ -199,7 +201,7 @@ impl<'a> Slot<'a> {
         Ok(part)
     }
 
-    /// What the message has of the variants of a `oneof`, whose numbers these are. The last one counts.
+    /// Returns the occurrences of a `oneof` whose variants have these numbers. The last one counts.
     pub(crate) fn variants(&self, numbers: &[u32]) -> Result<Vec<(u32, Self)>, Fault> {
         let mut variants: Vec<(u32, Self)> = Vec::new();
         let Some((number, raw)) = self.first else {
@@ -230,7 +232,7 @@ impl<'a> Slot<'a> {
         Ok(variants)
     }
 
-    /// What the message has of it, if it is there once.
+    /// Returns the number of the field, if it occurs once.
     #[inline]
     pub(crate) fn only(&self) -> Option<u32> {
         match self.more {
@@ -249,7 +251,7 @@ pub(crate) struct Found<'a> {
     from: &'a [u8],
 }
 
-/// Gives `each` the fields of a message.
+/// Passes the fields of a message to `each`.
 #[inline]
 pub(crate) fn scan<'a>(bytes: &'a [u8], mut each: impl FnMut(Found<'a>)) -> Result<(), Malformed> {
     let mut reader = Reader { rest: bytes };
@@ -291,7 +293,7 @@ impl<'a> Reader<'a> {
         for (at, byte) in self.rest.iter().take(10).enumerate() {
             number |= u64::from(byte & 0x7f) << (7 * at);
             if *byte < 0x80 {
-                // The tenth byte has the 64th bit alone.
+                // The tenth byte holds only the 64th bit.
                 if at == 9 && *byte > 1 {
                     break;
                 }
@@ -318,7 +320,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(*bytes))
     }
 
-    /// Number and wire type of the next field.
+    /// Reads the number and wire type of the next field.
     #[inline(always)]
     fn key(&mut self) -> Result<(u32, u8), Malformed> {
         let key = u32::try_from(self.varint()?).map_err(|_| Malformed::Key)?;
@@ -346,7 +348,7 @@ impl<'a> Reader<'a> {
                 self.skip_group(number, depth + 1)?;
                 Raw::Other
             }
-            // Among them the end of a group that has not begun.
+            // This includes the end of a group that has not begun.
             _ => return Err(Malformed::WireType),
         })
     }
@@ -398,7 +400,8 @@ pub(crate) fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(bytes);
 }
 
-/// Writes contents behind their length. Most are short: one byte is kept for it, and more are made where it needs more.
+/// Writes contents with their length as prefix. One byte is reserved for the length, because most
+/// contents are short; more are inserted if necessary.
 pub(crate) fn put_message(number: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     put_key(number, BYTES, out);
     let at = out.len();

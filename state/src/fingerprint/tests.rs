@@ -1,4 +1,5 @@
-//! Fingerprints stay what they were, tell requests apart, and those of release 0.1.0 are known.
+//! Tests that fingerprints do not change, that different requests have different ones, and that
+//! those of release 0.1.0 are recognized.
 
 use super::*;
 use crate::encode::read_command;
@@ -7,11 +8,11 @@ use crate::resources::Resources;
 use crate::task::{ImagePull, KillSignal};
 use crate::testing;
 
-/// Commands as release 0.1.0 stored them.
+/// The commands as release 0.1.0 stored them.
 const STORED: &str = include_str!("../../tests/golden/format-2.txt");
 
-/// What release 0.1.0 stored as the hashes of the requests in `STORED`: computed by a program of another language from
-/// those bytes alone.
+/// The hashes that release 0.1.0 stored for the requests in `STORED`, computed from those bytes
+/// alone by a program in another language.
 const HASHES_OF_0_1_0: [(&str, u64); 17] = [
     ("call-accept", 0xee79_637e_24e5_2c56),
     ("call-kill", 0x520b_e434_5e24_3188),
@@ -32,7 +33,8 @@ const HASHES_OF_0_1_0: [(&str, u64); 17] = [
     ("operate-limits", 0x9e8a_6196_b28b_36ea),
 ];
 
-/// The same for [`call_bytes`] of [`acceptance`]. Another value means that calls repeated across an upgrade are refused.
+/// The result of [`call_bytes`] for [`acceptance`]. If it changes, calls repeated across an upgrade
+/// are refused.
 const GOLDEN_BYTES: &str = "\
         000000000000000d6172676f73792063616c6c2031000100000000000000080000000000000003000200000000000000\
         0800000000deadbeef000300000000000000080000000000000011000400000000000001ce000100000000000000e100\
@@ -199,7 +201,7 @@ fn an_absent_part_differs_from_an_empty_one() {
     assert_ne!(named(Some(("ab", "c"))), named(Some(("a", "bc"))));
 }
 
-/// Every sample of every kind of call, launch and operation has bytes of its own.
+/// Every sample of every kind of call, launch and operation has different bytes.
 #[test]
 fn no_two_samples_share_their_bytes() {
     let mut seen = std::collections::BTreeMap::new();

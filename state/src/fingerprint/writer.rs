@@ -1,16 +1,16 @@
-//! The canonical bytes of fingerprints: numbered fields with lengths, defaults left out.
+//! Writer of the canonical bytes of fingerprints: numbered fields with lengths, defaults omitted.
 
 use std::collections::BTreeMap;
 
 use crate::resources::{Identity, Reservation, Resource, Resources, Value};
 
-/// Bytes of a field's length.
+/// The bytes of a field's length.
 const LENGTH_BYTES: usize = 8;
 
-/// Canonical bytes in the making. Numbers are big-endian, fields ascend.
+/// A writer of canonical bytes. Numbers are big-endian, and fields ascend.
 pub(crate) struct Writer {
     bytes: Vec<u8>,
-    /// The field before, in the same part; 0 for none.
+    /// The previous field in the same part; 0 for none.
     last: u16,
 }
 
@@ -28,7 +28,7 @@ impl Writer {
         self.bytes
     }
 
-    /// Writes contents behind their length, and returns the length.
+    /// Writes contents with their length as prefix, and returns the length.
     fn behind_length(&mut self, write: impl FnOnce(&mut Self)) -> usize {
         let start = self.bytes.len();
         self.bytes.extend([0; LENGTH_BYTES]);
@@ -40,14 +40,14 @@ impl Writer {
         bytes
     }
 
-    /// Two fields of one number would make different requests alike.
+    /// Writes a field number. Two fields with the same number would make different requests alike.
     fn name(&mut self, field: u16) {
         debug_assert!(field > self.last, "{field} does not follow {}", self.last);
         self.last = field;
         self.bytes.extend(field.to_be_bytes());
     }
 
-    /// A field of any contents. Empty contents are the default: the field is left out.
+    /// Writes a field with any contents. Empty contents are the default: the field is omitted.
     pub(crate) fn part(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.name(field);
@@ -56,7 +56,8 @@ impl Writer {
         }
     }
 
-    /// A field that is present whatever its contents: one of several kinds, or a part that may be absent.
+    /// Writes a field that is present whatever its contents, such as one of several kinds, or an
+    /// optional part.
     pub(crate) fn chosen(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
         self.name(field);
         self.behind_length(write);
@@ -84,7 +85,7 @@ impl Writer {
         }
     }
 
-    /// A list; an item may be empty, and counts all the same.
+    /// Writes a list. An empty item counts like any other.
     pub(crate) fn list<T>(
         &mut self,
         field: u16,
@@ -98,7 +99,7 @@ impl Writer {
         });
     }
 
-    /// Texts one after the other.
+    /// Writes a list of texts.
     pub(crate) fn words(&mut self, field: u16, words: &[String]) {
         self.list(field, words, |out, word| out.text(1, word));
     }

@@ -1,7 +1,7 @@
-//! Which level a command needs: what it holds that earlier levels do not have.
+//! The level that a command needs because of facts that earlier levels do not have.
 //!
-//! A new command, and a new field of one, is named here together with its level. What is only reported, and not asked for,
-//! is left out at earlier levels instead: see [`reported`].
+//! A new command, and a new field of a command, is listed here with its level. Facts that are only
+//! reported, and not requested, are omitted at earlier levels instead: see [`reported`].
 
 use super::Level;
 use crate::agent::AgentInfo;
@@ -12,16 +12,16 @@ use crate::ids::Role;
 use crate::resources::Resources;
 use crate::task::{Container, TaskSpec, cause};
 
-/// What a command needs that not every level has.
+/// A part of a command that not every level has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     /// The lowest level that has it.
     pub level: Level,
-    /// What needs it, as `kill_policy.signal`.
+    /// The name of the part, such as `kill_policy.signal`.
     pub what: &'static str,
 }
 
-/// What a command needs beyond the level of its cluster; `None` if the level has all of it.
+/// Returns the first part of a command that the level of its cluster does not have, or `None`.
 #[must_use]
 pub fn beyond(level: Level, command: &Command) -> Option<Need> {
     if level >= Level::NEWEST {
@@ -53,7 +53,7 @@ fn needed(level: Level, command: &Command) -> Option<Need> {
         Command::Subscribe(subscribe) => role(&subscribe.info.roles),
         Command::RegisterAgent(register) => role(reserved_for(&register.info.resources)),
         Command::Operate(operate) => role(operate.operations.iter().filter_map(of_operation)),
-        // The level that it names is in its head.
+        // The head of the command holds the level.
         Command::RaiseLevel { .. }
         | Command::OpenEpoch(_)
         | Command::AgentUnreachable(_)
@@ -71,7 +71,7 @@ fn needed(level: Level, command: &Command) -> Option<Need> {
     }
 }
 
-/// Whether one of these roles is none by the rules of release 0.1.0.
+/// Returns the need of a role that is invalid by the rules of release 0.1.0, if any.
 fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<Need> {
     let is_new = roles.into_iter().any(|role| !role.is_of_level_2());
     is_new.then_some(Need {
@@ -80,7 +80,7 @@ fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<Need> {
     })
 }
 
-/// The roles that resources are reserved for.
+/// Returns the roles for which resources are reserved.
 fn reserved_for(resources: &Resources) -> impl Iterator<Item = &Role> {
     let levels = resources
         .iter()
@@ -101,7 +101,7 @@ fn of_operation(operation: &Operation) -> Option<&Role> {
     }
 }
 
-/// A field of a task that release 0.1.0 does not have.
+/// Returns the first field of a task that release 0.1.0 does not have.
 fn of_spec(spec: &TaskSpec) -> Option<&'static str> {
     let executor = spec.executor.as_ref().map(|executor| &executor.resources);
     let resources = [Some(&spec.resources), executor].into_iter().flatten();
@@ -131,7 +131,8 @@ fn of_container(container: &Container) -> Option<&'static str> {
     fields.find_map(|(field, is_set)| is_set.then_some(field))
 }
 
-/// What an agent reports, as far as the level has it. The agent is registered again when the level is raised.
+/// Returns an agent's description without the facts that the level does not have. The agent
+/// registers again when the level is raised.
 #[must_use]
 pub fn reported(level: Level, info: &AgentInfo) -> AgentInfo {
     let mut info = info.clone();
@@ -143,7 +144,8 @@ pub fn reported(level: Level, info: &AgentInfo) -> AgentInfo {
     info
 }
 
-/// What a framework announces, as far as the level has it: before level 3 by the labels of release 0.1.0.
+/// Returns a framework's description in the form of the level: before level 3, capabilities are
+/// announced by the labels of release 0.1.0.
 #[must_use]
 pub fn announced(level: Level, info: &FrameworkInfo) -> FrameworkInfo {
     let mut info = info.clone();
@@ -159,7 +161,8 @@ pub fn announced(level: Level, info: &FrameworkInfo) -> FrameworkInfo {
     info
 }
 
-/// Leaves out of a command what is reported and announced beyond the level, or has it in the form of that level.
+/// Removes from a command the reported and announced facts that the level does not have, or
+/// converts them to the form of that level.
 pub fn reduce(level: Level, command: &mut Command) {
     match command {
         Command::RegisterAgent(register) => register.info = reported(level, &register.info),

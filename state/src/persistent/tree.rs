@@ -1,44 +1,45 @@
-//! A B+ tree whose copies share what is equal.
+//! A B+ tree whose copies share equal parts.
 //!
-//! A copy is one count of a reference. A change goes down from the root, copies each node on its path that a copy of the
-//! tree still holds, and changes the others in place. Branches count what is below them, so that a range knows how many
-//! entries it has, and an iterator can begin at any of them.
+//! A copy increments one reference count. A change descends from the root, copies each node on its
+//! path that another copy of the tree still holds, and changes the others in place. Branches count
+//! the entries below them, so that a range knows its length, and an iterator can begin at any
+//! entry.
 
 use std::borrow::Borrow;
 use std::mem;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
-/// Entries of a leaf, and children of a branch, at most.
+/// The largest number of entries of a leaf, and of children of a branch.
 const MOST: usize = 32;
-/// Below so many a node shares with a neighbour, or is joined with it.
+/// The size below which a node borrows from a neighbour or is merged with it.
 const LEAST: usize = MOST / 4;
 
-/// Which child at each depth, and which entry of the leaf. Nodes but the rightmost have [`LEAST`] or more: fewer than 8^12
-/// entries fit into memory.
+/// The index of the child at each depth, and of the entry in the leaf. All nodes except the
+/// rightmost have at least [`LEAST`]: fewer than 8^12 entries fit in memory.
 type Path = [u8; 12];
 
-/// Keys in order, each with a value.
+/// An ordered map.
 #[derive(Debug, Clone)]
 pub(super) struct Tree<K, V> {
-    /// None of an empty tree.
+    /// The root; `None` for an empty tree.
     root: Option<Arc<Node<K, V>>>,
     len: usize,
 }
 
 #[derive(Debug, Clone)]
 enum Node<K, V> {
-    /// Ascending, never empty.
+    /// Entries in ascending order; never empty.
     Leaf(Vec<(K, V)>),
-    /// Ascending, never empty. All leaves are at one depth.
+    /// Children in ascending order; never empty. All leaves are at the same depth.
     Branch(Vec<Child<K, V>>),
 }
 
 #[derive(Debug, Clone)]
 struct Child<K, V> {
-    /// At most the first key below, and above all keys of the child before.
+    /// A key that is at most the first key below, and above all keys of the previous child.
     from: K,
-    /// Entries below.
+    /// The number of entries below.
     len: usize,
     node: Arc<Node<K, V>>,
 }
@@ -78,7 +79,8 @@ impl<K: Ord, V> Tree<K, V> {
         self.iter().next_back()
     }
 
-    /// The way to a key, if it is there: so that it is looked for once, and nothing is copied if it is not there.
+    /// Returns the path to a key, if the key exists. So a change searches for the key once, and
+    /// copies nothing if it does not exist.
     fn path<Q: Ord + ?Sized>(&self, key: &Q) -> Option<Path>
     where
         K: Borrow<Q>,
@@ -122,7 +124,7 @@ impl<K: Ord, V> Tree<K, V> {
         Iter::new(self.root.as_deref(), from..to.max(from))
     }
 
-    /// How many keys are below this one; with `itself`, this one counts, too.
+    /// Returns the number of keys below this one; with `itself`, this one counts too.
     fn rank<Q: Ord + ?Sized>(&self, key: &Q, itself: bool) -> usize
     where
         K: Borrow<Q>,
@@ -218,12 +220,12 @@ impl<K: Ord + Clone, V: Clone> Tree<K, V> {
     }
 }
 
-/// Where the key is, or belongs.
+/// Returns the index of the key, or the index at which it belongs.
 fn find<K: Borrow<Q>, V, Q: Ord + ?Sized>(entries: &[(K, V)], key: &Q) -> Result<usize, usize> {
     entries.binary_search_by(|(other, _)| other.borrow().cmp(key))
 }
 
-/// The child below which the key is, if it is there.
+/// Returns the index of the child that may contain the key.
 fn child_of<K: Borrow<Q>, V, Q: Ord + ?Sized>(children: &[Child<K, V>], key: &Q) -> usize {
     let after = children.partition_point(|child| child.from.borrow() <= key);
     after.saturating_sub(1)
@@ -250,7 +252,8 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
         }
     }
 
-    /// The former value, and what no longer fits, which belongs behind this node.
+    /// Inserts an entry. Returns the former value, and the part that no longer fits, which belongs
+    /// after this node.
     fn insert(&mut self, key: K, value: V) -> (Option<V>, Option<Arc<Self>>) {
         match self {
             Self::Leaf(entries) => match find(entries, &key) {
@@ -303,7 +306,7 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
         }
     }
 
-    /// Appends what is behind it.
+    /// Appends the entries or children of the next node.
     fn append(&mut self, right: &mut Self) {
         match (self, right) {
             (Self::Leaf(left), Self::Leaf(right)) => join(left, right),
@@ -312,7 +315,7 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
         }
     }
 
-    /// All behind the first half.
+    /// Splits off the second half.
     fn split_half(&mut self) -> Self {
         match self {
             Self::Leaf(entries) => Self::Leaf(cut(entries, entries.len() / 2)),
@@ -321,8 +324,8 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
     }
 }
 
-/// Makes room for one more. A vector that doubled would be twice as large as a full node: one more than [`MOST`] is there for
-/// the moment before a split.
+/// Reserves space for one more item. Doubling would allocate twice the size of a full node: one
+/// item more than [`MOST`] exists only just before a split.
 fn make_room<T>(items: &mut Vec<T>) {
     if items.len() == items.capacity() {
         let more = (items.len() / 4).max(4);
@@ -330,7 +333,8 @@ fn make_room<T>(items: &mut Vec<T>) {
     }
 }
 
-/// What does not fit, after an insertion at `at`. Keys that come in ascending order leave full nodes behind.
+/// Returns the part that does not fit after an insertion at `at`. Keys that arrive in ascending
+/// order leave full nodes.
 fn split<T>(items: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     if items.len() <= MOST {
         return None;
@@ -339,7 +343,7 @@ fn split<T>(items: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
     Some(cut(items, if is_last { MOST } else { MOST / 2 }))
 }
 
-/// All from `at` on. What stays keeps room for a few more.
+/// Splits off all items from `at` on. The rest keeps space for a few more.
 fn cut<T>(items: &mut Vec<T>, at: usize) -> Vec<T> {
     let rest = items.split_off(at);
     items.shrink_to(at + LEAST / 2);
@@ -351,7 +355,7 @@ fn join<T>(left: &mut Vec<T>, right: &mut Vec<T>) {
     left.append(right);
 }
 
-/// A child has become small: it is joined with a neighbour, or takes from it.
+/// Merges a child that has become small with a neighbour, or moves items from the neighbour to it.
 fn share<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
     if children.len() == 1 {
         return;
@@ -369,13 +373,13 @@ fn share<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
     }
 }
 
-/// Entries with neighbouring ranks, from both ends.
+/// An iterator over entries with consecutive ranks, from both ends.
 #[derive(Debug)]
 pub(super) struct Iter<'a, K, V> {
     root: Option<&'a Node<K, V>>,
-    /// Ranks of the entries that are left.
+    /// The ranks of the remaining entries.
     left: Range<usize>,
-    /// What is left of the leaf at the front, and maybe more than is left.
+    /// The rest of the leaf at the front, which may extend beyond the remaining entries.
     front: &'a [(K, V)],
     back: &'a [(K, V)],
 }
@@ -390,7 +394,7 @@ impl<'a, K, V> Iter<'a, K, V> {
         }
     }
 
-    /// The leaf of the entry of this rank, and where in it the entry is.
+    /// Returns the leaf of the entry with this rank, and the entry's index in it.
     fn leaf(&self, mut rank: usize) -> (&'a [(K, V)], usize) {
         let mut node = self.root.expect("a tree with entries has a root");
         loop {

@@ -1,4 +1,4 @@
-//! Remembered answers to operators' batches, with the indexes that follow from them.
+//! Remembered answers to operators' batches, with the derived indexes.
 
 use super::index::Sign;
 use super::{DeadlineKind, OperatorAnswer, RecordKey, Registry};
@@ -14,7 +14,8 @@ impl Registry {
         self.operator_answers.insert(name, answer);
     }
 
-    /// Forgets the oldest answer to operators, if it was given before this time.
+    /// Removes the oldest answer to operators if it was given before this time. Returns whether it
+    /// did.
     pub(crate) fn drop_operator_answer(&mut self, before: Timestamp) -> bool {
         let oldest = self.index.deadlines.of(DeadlineKind::Answer, None).next();
         let Some((at, Subject::Request { principal, id })) = oldest.filter(|(at, _)| *at < before)

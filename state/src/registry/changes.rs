@@ -1,75 +1,78 @@
-//! Which records an entry has changed, for storage and for the digest.
+//! The records that an entry has changed, for storage and for the digest.
 
 use super::Registry;
 use crate::command::SweepTarget;
 use crate::digest::record_mark;
 use crate::ids::{AgentId, FrameworkId, Role, TaskKey};
 
-/// Names a stored record.
+/// The name of a stored record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordKey {
-    /// Cluster time.
+    /// The cluster time.
     Time,
-    /// Singletons and counters.
+    /// The singletons and counters of the cluster.
     Cluster,
-    /// One agent that is not split.
+    /// An agent whose record is not split.
     Agent(AgentId),
-    /// The weight of one role.
+    /// The weight of a role.
     Weight(Role),
-    /// One framework.
+    /// A framework.
     Framework(FrameworkId),
-    /// One task that is not split.
+    /// A task whose record is not split.
     Task(TaskKey),
-    /// One answer: framework, session, number.
+    /// An answer to a numbered call: framework, session, number.
     Answer(FrameworkId, u64, u64),
-    /// One answer to operators: principal, request id. Boxed: two names of each task are kept, and none is to be larger than that.
+    /// An answer to operators: principal, request id. Boxed, because two keys of each task are kept
+    /// and no variant should be larger than those.
     OperatorAnswer(Box<(String, String)>),
-    /// One finished task, by serial.
+    /// A finished task, by serial.
     FinishedTask(u64),
-    /// One removed framework, by serial.
+    /// A removed framework, by serial.
     FinishedFramework(u64),
-    /// What never changes of a task, and what its history keeps of its description.
+    /// The facts of a task that never change, and the part of its description that the history
+    /// keeps.
     TaskFacts(TaskKey),
-    /// The description of a task that has not ended, if its history does not keep all of it.
+    /// The description of a task that has not ended, if the history does not keep all of it.
     TaskSpec(TaskKey),
-    /// What updates and acknowledgements change of a task.
+    /// The facts of a task that updates and acknowledgements change.
     TaskStatus(TaskKey),
-    /// The message of its newest update but its end, if it is long.
+    /// The message of a task's newest non-terminal update, if it is long.
     TaskMessage(TaskKey),
-    /// The message of its end, if it is long.
+    /// The message of a task's end, if it is long.
     TaskEndMessage(TaskKey),
     /// The limits of a task.
     TaskLimits(TaskKey),
-    /// The newest change of its limits.
+    /// The newest change of a task's limits.
     LimitsChange(TaskKey),
-    /// Orders and used offers of an agent.
+    /// The order counter and used offers of an agent.
     AgentCounters(AgentId),
-    /// How far a sweep has come.
+    /// The progress of a sweep.
     Sweep(SweepTarget),
     /// The counter of the histories.
     History,
-    /// What an agent reports.
+    /// The facts that an agent reports.
     AgentReported(AgentId),
-    /// What the masters have agreed on about an agent.
+    /// The administrative state of an agent.
     AgentAgreed(AgentId),
-    /// Whether masters hear of an agent, and its revisions.
+    /// The reachability of an agent, and its revisions.
     AgentStatus(AgentId),
-    /// The other limits of a task: see [`LimitsChange::is_second`](crate::task::LimitsChange::is_second).
+    /// The second limits of a task: see
+    /// [`LimitsChange::is_second`](crate::task::LimitsChange::is_second).
     SecondLimits(TaskKey),
 }
 
-/// A record as it is stored. No value deletes it.
+/// A stored record. A write without a value deletes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordWrite {
-    /// Encoded [`RecordKey`]; ascending keys of one kind are neighbours.
+    /// The encoded [`RecordKey`]. Ascending keys of one kind are adjacent.
     pub key: Vec<u8>,
-    /// Encoded record.
+    /// The encoded record.
     pub value: Option<Vec<u8>>,
 }
 
 impl Registry {
-    /// Everything that changed since the last call, encoded; the digest follows. To be called after
-    /// every entry.
+    /// Returns the encoded changes since the last call, and updates the digest. It must be called
+    /// after every entry.
     pub fn take_changes(&mut self) -> Vec<RecordWrite> {
         let changed = std::mem::take(&mut self.changed);
         let mut writes = Vec::with_capacity(changed.len());

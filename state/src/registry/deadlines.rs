@@ -1,7 +1,7 @@
-//! The index of deadlines: what is to happen to which subject, and when.
+//! The index of deadlines: the events that are due for each subject, and their times.
 //!
-//! It follows from the records, on every master alike. A leader reads what is due from it and has no timers of its own
-//! for what the registry knows.
+//! The index is derived from the records, identically on every master. A leader reads due events
+//! from it and has no timers for facts of the registry.
 
 use std::ops::Bound;
 
@@ -13,22 +13,23 @@ use crate::ids::Timestamp;
 use crate::persistent::Set;
 use crate::subject::Subject;
 
-/// What happens to a subject once its time has come.
+/// The event that is due for a subject at a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeadlineKind {
-    /// A framework that is away is removed.
+    /// A disconnected framework is removed.
     Failover,
-    /// The administration of an agent that was agreed on is over.
+    /// The administrative state of an agent ends.
     Administration,
-    /// A lost agent is forgotten. Its time is that of the loss: how long it is kept is a setting of the leader.
+    /// A lost agent is removed. The time is that of the loss; the leader's settings determine how
+    /// long the agent is kept.
     Lost,
-    /// The answer to a batch of operators' changes is forgotten. Its time is that of the answer; it is kept for
-    /// [`crate::limits::OPERATOR_ANSWER_MS`].
+    /// The answer to a batch of operators' changes is removed. The time is that of the answer,
+    /// which is kept for [`crate::limits::OPERATOR_ANSWER_MS`].
     Answer,
 }
 
 impl DeadlineKind {
-    /// All of them.
+    /// All variants, in order of declaration.
     pub const ALL: [Self; 4] = [
         Self::Failover,
         Self::Administration,
@@ -36,8 +37,8 @@ impl DeadlineKind {
         Self::Answer,
     ];
 
-    /// Whether somebody counts on the time: cluster time is committed while such a deadline runs. The others remove what
-    /// is old, sooner or later.
+    /// Returns whether the time is exact: cluster time is committed while such a deadline runs. The
+    /// other kinds remove old records at some later time.
     #[must_use]
     pub fn is_exact(self) -> bool {
         match self {
@@ -47,12 +48,13 @@ impl DeadlineKind {
     }
 }
 
-/// Deadlines by kind, the earliest of each kind first.
+/// The deadlines by kind, the earliest of each kind first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Deadlines(Set<(DeadlineKind, Timestamp, Subject)>);
 
 impl Deadlines {
-    /// Deadlines of a kind, the earliest first; only those behind `after`, if that is given.
+    /// Returns the deadlines of a kind, the earliest first. With `after`, returns only the later
+    /// ones.
     pub fn of<'a>(
         &'a self,
         kind: DeadlineKind,
@@ -67,7 +69,7 @@ impl Deadlines {
         entries.map(|(_, at, subject)| (*at, subject))
     }
 
-    /// The earliest deadline for whose sake cluster time is committed.
+    /// Returns the earliest deadline for which cluster time is committed.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
         let kinds = DeadlineKind::ALL.into_iter().filter(|kind| kind.is_exact());
@@ -79,7 +81,7 @@ impl Deadlines {
         self.0.contains(&(kind, at, subject.clone()))
     }
 
-    /// The first entry behind this one, of any kind.
+    /// Returns the first entry after this one, of any kind.
     pub(crate) fn behind(
         &self,
         after: &Option<(DeadlineKind, Timestamp, Subject)>,
@@ -94,7 +96,7 @@ impl Deadlines {
     }
 }
 
-/// The deadlines of an agent.
+/// Returns the deadlines of an agent.
 fn of_agent(agent: &Agent) -> impl Iterator<Item = (DeadlineKind, Timestamp)> {
     let lost = agent.mode().is_lost().then(|| agent.mode_since());
     let parts = [
@@ -126,13 +128,13 @@ impl Indexes {
 }
 
 impl Registry {
-    /// What is to happen to which subject, and when.
+    /// Returns the index of deadlines.
     #[must_use]
     pub fn deadlines(&self) -> &Deadlines {
         &self.index.deadlines
     }
 
-    /// What the record of a subject says of this kind of deadline.
+    /// Returns the deadline of this kind in the record of a subject.
     pub(crate) fn deadline_of(&self, kind: DeadlineKind, subject: &Subject) -> Option<Timestamp> {
         match (kind, subject) {
             (DeadlineKind::Failover, Subject::Framework(id)) => self.frameworks.get(id)?.deadline(),
@@ -173,7 +175,7 @@ mod tests {
         entries.collect()
     }
 
-    /// As a drain with a deadline will agree on it.
+    /// Sets the deadline of the administrative state, as a drain will.
     fn agree_on(world: &mut World, id: AgentId, deadline: Option<Timestamp>) {
         let mut agent = world.registry.agent(id).unwrap().clone();
         agent.agreed.deadline = deadline;
@@ -214,12 +216,12 @@ mod tests {
             [of_framework, agreed.clone(), lost, answer.clone()]
         );
         assert_eq!(world.registry.deadlines().next(), Some(Timestamp(1_500)));
-        // It comes back: what is agreed on holds.
+        // The agent returns, and the administrative state is unchanged.
         world.register_again(agent);
         world.operate(Operation::Teardown(framework)).unwrap();
         assert_eq!(all(&world), [agreed, answer.clone()]);
         assert_eq!(world.registry.deadlines().next(), Some(Timestamp(9_000)));
-        // Another state has no deadline until one is agreed on.
+        // Another state has no deadline until one is set.
         world.operate(Operation::Reactivate(agent)).unwrap();
         assert_eq!(all(&world), [answer]);
         assert_eq!(world.registry.deadlines().next(), None);

@@ -1,6 +1,6 @@
-//! What is derived of executors: which tasks keep one on an agent, and whether it counts.
+//! The index of executors: their tasks on an agent, and whether their resources count.
 //!
-//! There is no record of an executor: it follows from its tasks, all of which describe it alike.
+//! There is no record of an executor. It is derived from its tasks, all of which describe it alike.
 
 use super::Registry;
 use super::index::Sign;
@@ -8,28 +8,30 @@ use crate::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 use crate::persistent::{Map, Set};
 use crate::task::{ExecutorSpec, Task};
 
-/// Names an executor on its agent: whose it is, and its id there.
+/// The name of an executor on its agent: its framework and its id.
 pub type ExecutorKey = (FrameworkId, TaskId);
 
-/// What is derived of one executor on one agent.
+/// The derived facts of one executor on one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecutorIndex {
-    /// Its tasks that have not ended; never empty. As long as there are any, its agent counts its own resources as used.
+    /// The tasks of the executor that have not ended; never empty. While the executor has tasks,
+    /// its agent counts its resources as used.
     pub tasks: Set<TaskKey>,
-    /// How many of them are not UNREACHABLE. As long as there are any, its role and framework count them too.
+    /// The number of those tasks that are not UNREACHABLE. While it is not 0, the role and
+    /// framework count the executor's resources too.
     pub reachable: usize,
 }
 
-/// What of an executor's own resources begins or ceases to count with a task.
+/// The changes in the accounting of an executor's resources that a task causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turned {
-    /// For its agent.
+    /// Whether the agent begins or ceases to count them.
     pub(super) agent: bool,
-    /// For its role and framework.
+    /// Whether the role and framework begin or cease to count them.
     pub(super) role: bool,
 }
 
-/// Counts a task that has not ended in or out.
+/// Adds or removes a task that has not ended.
 pub(super) fn count(
     executors: &mut Map<ExecutorKey, ExecutorIndex>,
     executor: &ExecutorSpec,
@@ -55,7 +57,7 @@ pub(super) fn count(
 }
 
 impl Registry {
-    /// A task that keeps this executor on this agent, if there is one.
+    /// Returns a task of this executor on this agent, if there is one.
     #[must_use]
     pub fn task_of_executor(
         &self,

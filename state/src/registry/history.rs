@@ -1,4 +1,4 @@
-//! The history of ended tasks: what is kept of one, and whose oldest goes when there is no more room.
+//! The history of ended tasks: the kept facts, and the eviction at the bounds.
 
 use std::sync::Arc;
 
@@ -11,18 +11,19 @@ use crate::limits;
 use crate::persistent::{Map, Set, Table};
 use crate::task::{FinishedTask, Run, Task, TaskSpec};
 
-/// Dropped for one that is added: enough to come below a bound that a release has lowered, and few enough for a turn.
+/// The number of tasks dropped for one that is added: enough to get below a bound that a release
+/// has lowered, and few enough for one iteration of the loop.
 const DROPPED: usize = 8;
-/// The most records of a task in the history.
+/// The largest number of records of a task in the history.
 const RECORDS: usize = 6;
 
-/// What is derived of the history.
+/// The derived facts of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct HistoryIndex {
-    /// Serials by task.
+    /// The serials by task.
     pub(crate) by_key: Map<TaskKey, u64>,
     frameworks: Table<FrameworkId, Part>,
-    /// Frameworks by what their history takes.
+    /// The frameworks by the bytes of their history.
     by_bytes: Set<(u64, FrameworkId)>,
 }
 
@@ -38,7 +39,8 @@ impl HistoryIndex {
         self.by_key.contains_key(key)
     }
 
-    /// The oldest task of the framework whose history takes the most: no framework evicts the history of another one.
+    /// Returns the oldest task of the framework with the largest history. So no framework evicts
+    /// the history of a smaller one.
     fn next_to_go(&self) -> Option<u64> {
         let (_, framework) = self.by_bytes.last()?;
         self.frameworks.get(framework)?.serials.first().copied()
@@ -68,8 +70,8 @@ impl Indexes {
 }
 
 impl Registry {
-    /// Adds an ended task to the history, and drops what is too much, but not much more than it adds: `budget` is what the
-    /// command may drop beyond that.
+    /// Adds an ended task to the history, and drops tasks above the bounds. `budget` is the number
+    /// of records that the command may drop in addition to one task for the new one.
     pub(crate) fn put_finished(&mut self, mut task: Task, budget: &mut usize) {
         let serial = self.next_finished();
         self.note_finished(&task, serial);
@@ -87,7 +89,7 @@ impl Registry {
         for at in 0..DROPPED {
             let is_full = self.finished_tasks.len() > limits::FINISHED_TASKS
                 || self.index.bytes.history > limits::FINISHED_TASK_BYTES;
-            // The first one makes room for the task that is added.
+            // The first dropped task makes space for the new one.
             let may_drop = is_full && (at == 0 || *budget >= RECORDS);
             let Some(oldest) = self.index.history.next_to_go().filter(|_| may_drop) else {
                 return;
@@ -99,7 +101,7 @@ impl Registry {
         }
     }
 
-    /// As release 0.1.0 did: the oldest of all is dropped.
+    /// Drops the oldest task of all frameworks, as release 0.1.0 did.
     fn drop_oldest(&mut self) {
         while self.finished_tasks.len() > limits::FINISHED_TASKS
             && let Some(oldest) = self
@@ -119,7 +121,7 @@ impl Registry {
     }
 }
 
-/// Whether the history keeps all of a description.
+/// Returns whether the history keeps all of a description.
 pub(crate) fn keeps_all(spec: &TaskSpec) -> bool {
     let is_short = spec.environment.is_empty() && spec.uris.is_empty();
     let same = |spec: &TaskSpec| {
@@ -130,7 +132,8 @@ pub(crate) fn keeps_all(spec: &TaskSpec) -> bool {
     is_short && same(spec)
 }
 
-/// What lists and explanations show of a task that has ended: neither its environment nor what it was brought or saw.
+/// Reduces a description to the fields that lists and explanations show for an ended task.
+/// Environment, files and mounts are removed.
 pub(crate) fn kept_spec(spec: &mut TaskSpec) {
     let most = limits::FINISHED_TEXT_BYTES;
     spec.environment.clear();
@@ -165,7 +168,7 @@ fn shorten(run: &mut Run, most: usize) {
                 cut(word, left);
                 left -= word.len();
             }
-            // The program stays, however short: it names what ran.
+            // The program is kept, however short the bound, because it names the command.
             let mut at = 0;
             words.retain(|word| {
                 at += 1;
@@ -175,7 +178,7 @@ fn shorten(run: &mut Run, most: usize) {
     }
 }
 
-/// Leaves the longest beginning of at most so many bytes.
+/// Cuts a text to the longest prefix of at most `most` bytes.
 fn cut(text: &mut String, bytes: usize) {
     let end = (0..=text.len().min(bytes))
         .rev()

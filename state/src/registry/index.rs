@@ -1,4 +1,5 @@
-//! What follows from the records: kept up to date at every change, verified by `check`.
+//! The indexes that are derived from the records. They are updated with every change and verified
+//! by `check`.
 
 use std::collections::BTreeMap;
 
@@ -19,46 +20,47 @@ use crate::persistent::{Map, Set, Table};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 
-/// What is derived of one agent.
+/// The derived facts of one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AgentIndex {
-    /// Its tasks, ended or not.
+    /// The tasks of the agent, ended or not.
     pub tasks: Set<TaskKey>,
-    /// Orders that still mean something.
+    /// The orders that are still in effect.
     pub orders: Map<OrderIndex, Order>,
-    /// What tasks that have not ended use, and their executors, each once.
+    /// The resources of the live tasks, and of their executors, each counted once.
     pub used: Resources,
-    /// Executors with a task that has not ended.
+    /// The executors with a live task.
     pub executors: Map<ExecutorKey, ExecutorIndex>,
-    /// Tasks that have not ended.
+    /// The number of tasks that have not ended.
     pub live: usize,
-    /// Tasks in state UNREACHABLE: as long as there are any, an equal sum of marks is not enough.
+    /// The number of tasks in state UNREACHABLE. While there are any, an equal sum of marks is not
+    /// sufficient.
     pub unreachable: usize,
-    /// Those of them that stop themselves and are not known to have done so, by the silence after which they have, in
-    /// milliseconds.
+    /// Those unreachable tasks that stop themselves and are not recorded as stopped, by the silence
+    /// in milliseconds after which they have stopped.
     pub stopping: Set<(u64, TaskKey)>,
-    /// Hashes over what the agent should hold.
+    /// The digests of the objects that the agent should hold.
     pub held: Digests,
 }
 
-/// What is derived of one framework.
+/// The derived facts of one framework.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FrameworkIndex {
-    /// Its tasks, ended or not.
+    /// The tasks of the framework, ended or not.
     pub tasks: Set<TaskId>,
-    /// Tasks that have not ended.
+    /// The number of tasks that have not ended.
     pub live: usize,
-    /// Ended tasks whose end is not acknowledged.
+    /// The number of ended tasks whose end is not acknowledged.
     pub ended: usize,
-    /// What its tasks and executors use, by role, without those on unreachable agents.
+    /// The usage of its tasks and executors by role, without those on unreachable agents.
     pub used: Map<Role, Resources>,
-    /// Tasks with something to acknowledge.
+    /// The tasks with unacknowledged updates.
     pub unacknowledged: Set<TaskId>,
-    /// Remembered answers.
+    /// The number of remembered answers.
     pub answers: usize,
-    /// What its tasks take in memory, roughly.
+    /// The estimated memory of its tasks, in bytes.
     pub task_bytes: u64,
-    /// Its groups, each with those of its tasks that are in the registry.
+    /// The groups, each with those of its tasks that are in the registry.
     pub groups: Map<GroupId, Set<TaskId>>,
 }
 
@@ -68,11 +70,11 @@ pub(crate) struct Indexes {
     pub(crate) frameworks: Table<FrameworkId, FrameworkIndex>,
     pub(crate) roles: Table<Role, RoleUse>,
     pub(crate) nonces: Map<u64, AgentId>,
-    /// Present and past sessions of live frameworks, by principal.
+    /// The current and past sessions of live frameworks, by principal.
     pub(crate) sessions: Set<(String, u64, FrameworkId)>,
     pub(crate) deadlines: Deadlines,
     pub(crate) history: HistoryIndex,
-    /// Live frameworks by principal, without those that are being removed.
+    /// The live frameworks by principal, without those that are being removed.
     pub(crate) principals: Map<String, Set<FrameworkId>>,
     pub(crate) bytes: Bytes,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
@@ -80,22 +82,23 @@ pub(crate) struct Indexes {
     pub(crate) live_tasks: usize,
 }
 
-/// Whether an agent's totals count for the cluster.
+/// Returns whether the agent's resources count in the totals of the cluster.
 fn counts(agent: &Agent) -> bool {
     agent.mode() == AgentMode::Registered
 }
 
-/// All of a task that the indexes depend on and that may change in its life.
+/// The facts of a task on which the indexes depend and that may change during its lifecycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facet {
-    /// Its agent is expected to hold it: until its own end is committed, or a master has ended it.
+    /// Whether its agent is expected to hold it: until its end is committed, or a master has ended
+    /// it.
     live: bool,
     unreachable: bool,
     stops_after_ms: Option<u64>,
     kill: Option<OrderIndex>,
     limits: Option<OrderIndex>,
     reported: u64,
-    /// Something waits for its framework's acknowledgement.
+    /// Whether an update waits for the framework's acknowledgement.
     waits: bool,
 }
 
@@ -114,8 +117,8 @@ impl Facet {
 }
 
 impl Indexes {
-    /// Counts a task with `facet`, which is or was its own. `None` if what tasks use cannot be added
-    /// up; records that `apply` made always can.
+    /// Adds or removes a task with `facet`, its present or former one. Returns `None` if the usage
+    /// cannot be summed, which never happens for records that `apply` created.
     fn task(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
         let agent = self.agents.or_default(task.agent);
         sign.set(&mut agent.tasks, task.key.clone());
@@ -164,7 +167,7 @@ impl Indexes {
         Some(())
     }
 
-    /// What its executor uses itself comes with the first of its tasks and goes with the last.
+    /// Adds or removes the executor's resources, with the first or last of its tasks.
     fn executor(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
         let Some(executor) = &task.spec.executor else {
             return Some(());
@@ -184,8 +187,8 @@ impl Indexes {
         Some(())
     }
 
-    /// Follows a change of a task that was counted with `former`, no further than it reaches: most
-    /// updates change nothing but the number of the last one.
+    /// Updates the indexes after a change of a task that was counted with `former`, as far as the
+    /// change requires: most updates change only the number of the last one.
     fn changed(&mut self, task: &Task, former: Facet) {
         let present = Facet::of(task);
         if present == former {
@@ -329,11 +332,12 @@ impl Sign {
     }
 }
 
-const LAUNCHES_FIT: &str = "launches were checked against what is free";
-const USE_IS_COVERED: &str = "what is used covers every task that has not ended";
+const LAUNCHES_FIT: &str = "launches were checked against the free resources";
+const USE_IS_COVERED: &str = "the usage covers every live task";
 const TOTALS_FIT: &str = "totals were checked at registration";
 
-/// The one door to each record: the indexes follow, and the change is noted for storage.
+/// The only functions that change records. They update the indexes and note each change for
+/// storage.
 impl Registry {
     /// Adds a task under a key that is free.
     pub(crate) fn put_task(&mut self, task: Task) {
@@ -346,7 +350,7 @@ impl Registry {
         self.tasks.insert(task.key.clone(), task);
     }
 
-    /// Changes a task in place; the index is touched only as far as the change reaches.
+    /// Changes a task in place, and the indexes only as far as the change requires.
     pub(crate) fn change_task(&mut self, key: &TaskKey, change: impl FnOnce(&mut Task)) {
         let task = self
             .tasks
@@ -362,7 +366,7 @@ impl Registry {
         self.note_changed(key, &parts, &present);
     }
 
-    /// To become history.
+    /// Removes a task that becomes history.
     pub(crate) fn remove_task(&mut self, key: &TaskKey) -> Task {
         let task = self
             .tasks
@@ -394,7 +398,7 @@ impl Registry {
         self.agents.insert(agent.id, agent);
     }
 
-    /// Removes an agent that has no task left.
+    /// Removes an agent without tasks.
     pub(crate) fn remove_agent(&mut self, id: AgentId) {
         let agent = self
             .agents
@@ -428,7 +432,8 @@ impl Registry {
         framework
     }
 
-    /// The index of one agent from those tasks that it names; `None` if what they use cannot be added up.
+    /// Rebuilds the index of one agent from the tasks that it names. Returns `None` if their usage
+    /// cannot be summed.
     pub(crate) fn fresh_agent_index(&self, id: AgentId) -> Option<AgentIndex> {
         let mut fresh = Indexes::default();
         fresh.agents.or_default(id);
@@ -438,7 +443,7 @@ impl Registry {
         fresh.agents.remove(&id)
     }
 
-    /// Every index anew from the records; `None` if what they use cannot be added up.
+    /// Rebuilds every index from the records. Returns `None` if the usage cannot be summed.
     pub(crate) fn indexes(&self) -> Option<Indexes> {
         let mut index = Indexes::default();
         for agent in self.agents.values() {

@@ -1,7 +1,9 @@
-//! Which records hold a fact: up to feature level 2 one for all of an object, above it several, by how often they change.
+//! The layout of records: up to feature level 2 one record for each object, above it several, by
+//! how often their facts change.
 //!
-//! The layout is replicated. When the level is raised, sweeps split the records in the order of their keys, and the layout
-//! says how far they have come: so each master knows at each index which records an object has.
+//! The layout is replicated. When the level is raised, sweeps split the records in the order of
+//! their keys, and the layout holds their progress. So each master knows at each index which
+//! records an object has.
 
 use super::history::keeps_all;
 use super::{RecordKey, Registry};
@@ -11,33 +13,33 @@ use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, TaskKey};
 use crate::task::{Cause, Limits, Task, Update};
 
-/// How the records of the registry are laid out.
+/// The layout of the registry's records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// One record for each object, and one for the cluster and its sweeps, as release 0.1.0 has them.
+    /// One record for each object, and one for the cluster and its sweeps, as in release 0.1.0.
     #[default]
     Whole,
-    /// The counter of the history is split off, and the sweeps up to this one.
+    /// The counter of the history and the sweeps up to this one are split.
     Sweeps {
-        /// `None`: none of them.
+        /// The last split sweep; `None` if none is.
         after: Option<SweepTarget>,
     },
-    /// All sweeps are split, and the agents up to this one.
+    /// All sweeps and the agents up to this one are split.
     Agents {
-        /// 0: none of them.
+        /// The last split agent; 0 if none is.
         after: AgentId,
     },
-    /// All agents are split, and the tasks up to this one.
+    /// All sweeps and agents, and the tasks up to this one, are split.
     Tasks {
-        /// `None`: none of them.
+        /// The last split task; `None` if none is.
         after: Option<TaskKey>,
     },
-    /// What changes often is apart from what does not.
+    /// All records are split: facts that change often are separate from those that do not.
     Split,
 }
 
 impl Layout {
-    /// Whether sweeps are still to split records.
+    /// Returns whether records remain to be split by sweeps.
     #[must_use]
     pub fn is_converting(&self) -> bool {
         match self {
@@ -46,7 +48,7 @@ impl Layout {
         }
     }
 
-    /// Whether this sweep has a record of its own.
+    /// Returns whether this sweep has a separate record.
     pub(crate) fn splits_sweep(&self, target: SweepTarget) -> bool {
         match self {
             Self::Whole => false,
@@ -55,7 +57,7 @@ impl Layout {
         }
     }
 
-    /// Whether this agent has several records.
+    /// Returns whether this agent has several records.
     pub(crate) fn splits_agent(&self, id: AgentId) -> bool {
         match self {
             Self::Whole | Self::Sweeps { .. } => false,
@@ -64,7 +66,8 @@ impl Layout {
         }
     }
 
-    /// Whether the description, the status and the limits of this task are records of their own.
+    /// Returns whether the description, the status and the limits of this task are separate
+    /// records.
     pub(crate) fn splits_task(&self, key: &TaskKey) -> bool {
         match self {
             Self::Whole | Self::Sweeps { .. } | Self::Agents { .. } => false,
@@ -91,16 +94,17 @@ stored!(oneof Layout else Whole {
     4 Split,
 });
 
-/// A message of an update that is longer, its causes included, has a record of its own, so that later updates do not write it again.
+/// The longest message of an update, including its causes, that is stored in the status record. A
+/// longer one has a separate record, so that later updates do not rewrite it.
 const SHORT_BYTES: usize = 32;
 
-/// Whether the message of an update has a record of its own.
+/// Returns whether the message of an update has a separate record.
 pub(crate) fn is_long(update: &Update) -> bool {
     let causes = update.causes.iter().map(Cause::bytes);
     update.message.len() + causes.sum::<usize>() > SHORT_BYTES
 }
 
-/// The newest update but the end, and the end, if their messages are long.
+/// Returns the newest non-terminal update, and the terminal one, if their messages are long.
 pub(crate) fn long_messages(task: &Task) -> [Option<&Update>; 2] {
     let long = |is_end: bool| {
         let updates = task.unacknowledged.iter().chain([&task.latest]);
@@ -110,7 +114,8 @@ pub(crate) fn long_messages(task: &Task) -> [Option<&Update>; 2] {
     [long(false), long(true)]
 }
 
-/// What the two records of a task's limits hold: those of its description, and those before a change that is open.
+/// Returns the contents of the two records of a task's limits: those of its description, and those
+/// before an open change.
 pub(crate) fn limits_of(task: &Task) -> [Option<&Limits>; 2] {
     let change = task.limits_change.as_ref();
     let before = change.and_then(|change| change.before.as_deref());
@@ -121,7 +126,7 @@ pub(crate) fn limits_of(task: &Task) -> [Option<&Limits>; 2] {
     both
 }
 
-/// The records of a task that is split.
+/// Returns the records of a task that is split.
 pub(crate) fn records_of(task: &Task) -> impl Iterator<Item = RecordKey> {
     let key = &task.key;
     let [message, end] = long_messages(task);
@@ -139,10 +144,11 @@ pub(crate) fn records_of(task: &Task) -> impl Iterator<Item = RecordKey> {
     records.into_iter().flatten()
 }
 
-/// What the record of a change of limits holds: its order, its outcome, why, and whether the second limits are the new ones.
+/// The contents of the record of a change of limits: its order, its outcome, the causes, and
+/// whether the second limits are the new ones.
 type KeptChange = (OrderIndex, Option<Result<(), String>>, Vec<Cause>, bool);
 
-/// What of a task is in records that few changes concern, before a change.
+/// The state of a task's rarely changed records before a change.
 #[derive(PartialEq, Eq)]
 pub(super) struct Former {
     limits: [Option<Limits>; 2],
@@ -163,9 +169,9 @@ impl Former {
     }
 }
 
-/// Notes for storage which records a change concerns.
+/// The functions that note the changed records for storage.
 impl Registry {
-    /// All records of a task that is launched.
+    /// Notes all records of a task that is launched.
     pub(super) fn note_launched(&mut self, task: &Task) {
         match self.cluster.layout.splits_task(&task.key) {
             true => self.changed.extend(records_of(task)),
@@ -173,7 +179,7 @@ impl Registry {
         }
     }
 
-    /// What changes in the life of a task.
+    /// Notes the records that a change of a task concerns.
     pub(super) fn note_changed(&mut self, key: &TaskKey, former: &Former, present: &Former) {
         if !self.cluster.layout.splits_task(key) {
             self.changed.insert(RecordKey::Task(key.clone()));
@@ -194,7 +200,8 @@ impl Registry {
         self.changed.extend(records.into_iter().flatten());
     }
 
-    /// The records of a task that becomes history under `serial`: those that the history keeps stay as they are.
+    /// Notes the records of a task that becomes history under `serial`. Those that the history
+    /// keeps do not change.
     pub(super) fn note_finished(&mut self, task: &Task, serial: u64) {
         let key = &task.key;
         if !self.cluster.layout.splits_task(key) {
@@ -217,7 +224,7 @@ impl Registry {
         self.changed.extend(gone);
     }
 
-    /// The records of a task that the history drops.
+    /// Notes the records of a task that the history drops.
     pub(super) fn note_dropped(&mut self, task: &Task, serial: u64) {
         match serial <= self.cluster.last_whole || self.cluster.layout == Layout::Whole {
             true => drop(self.changed.insert(RecordKey::FinishedTask(serial))),
@@ -225,7 +232,8 @@ impl Registry {
         }
     }
 
-    /// The records of an agent that a change concerns, or all of one that comes or goes.
+    /// Notes the records that a change of an agent concerns, or all of an agent that is added or
+    /// removed.
     pub(super) fn note_agent(&mut self, id: AgentId, change: Option<(&Agent, &Agent)>) {
         if !self.cluster.layout.splits_agent(id) {
             self.changed.insert(RecordKey::Agent(id));
@@ -244,7 +252,7 @@ impl Registry {
         self.changed.extend(records.into_iter().flatten());
     }
 
-    /// The counters of an agent.
+    /// Notes the record with the counters of an agent.
     pub(super) fn note_counters(&mut self, id: AgentId) {
         self.changed
             .insert(match self.cluster.layout.splits_agent(id) {
@@ -253,7 +261,7 @@ impl Registry {
             });
     }
 
-    /// Changes the orders of an agent, or its used offers, and nothing else of it.
+    /// Returns an agent for a change of only its orders or used offers.
     pub(crate) fn count_agent(&mut self, id: AgentId) -> &mut Agent {
         self.note_counters(id);
         self.agents
@@ -261,14 +269,14 @@ impl Registry {
             .expect("the caller has just looked it up")
     }
 
-    /// As release 0.1.0 does.
+    /// Notes the cluster's record, as release 0.1.0 does.
     pub(super) fn note_removed_agent(&mut self) {
         if self.cluster.layout == Layout::Whole {
             self.changed.insert(RecordKey::Cluster);
         }
     }
 
-    /// Sets a sweep, or how far it has come.
+    /// Adds a sweep, or sets its progress.
     pub(crate) fn put_sweep(&mut self, target: SweepTarget, mark: super::SweepMark) {
         self.cluster.sweeps.insert(target, mark);
         self.note_sweep(target);
@@ -290,7 +298,7 @@ impl Registry {
             });
     }
 
-    /// The next serial of the histories.
+    /// Returns the next serial of the histories.
     pub(crate) fn next_finished(&mut self) -> u64 {
         self.cluster.last_finished += 1;
         self.changed.insert(match self.cluster.layout {

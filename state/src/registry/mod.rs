@@ -1,6 +1,6 @@
-//! The registry: every fact the cluster has agreed on, and indexes that `apply` keeps.
+//! The registry: every replicated fact of the cluster, and the indexes that `apply` maintains.
 //!
-//! Fields are private: facts change only through `apply`, everything else borrows.
+//! The fields are private: facts change only through `apply`, and all other code borrows them.
 
 mod answers;
 mod changes;
@@ -40,63 +40,64 @@ pub use roles::RoleUse;
 pub use snapshot::Snapshot;
 pub use usage::Usage;
 
-/// The cluster itself: singletons and counters.
+/// The facts of the cluster itself: singletons and counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cluster {
-    /// Its id and keys.
+    /// The id and keys of the cluster.
     pub facts: ClusterFacts,
-    /// The feature level: what commands may hold and how they are applied.
+    /// The feature level, which determines the facts of commands and how commands are applied.
     pub level: Level,
-    /// The present reign.
+    /// The current epoch.
     pub epoch: Epoch,
-    /// Who reigns.
+    /// The leader of the current epoch.
     pub leader: NodeId,
-    /// Random number of the reigning process.
+    /// The random number of the leader's process.
     pub process: u64,
-    /// Raft term of the reign.
+    /// The Raft term of the epoch.
     pub term: u64,
-    /// The last agent number given.
+    /// The last assigned agent number.
     pub last_agent: u64,
-    /// The last framework number given.
+    /// The last assigned framework number.
     pub last_framework: u64,
     /// The last serial in the histories.
     pub last_finished: u64,
-    /// What waits for sweeps.
+    /// The pending sweeps.
     pub sweeps: BTreeMap<SweepTarget, SweepMark>,
-    /// When a leader last found very many agents silent at once, in cluster time.
+    /// The cluster time at which a leader last found very many agents silent simultaneously.
     pub mass_loss: Option<Timestamp>,
-    /// The last serial of the histories whose task is one record.
+    /// The last serial of the histories whose task is a single record.
     pub last_whole: u64,
-    /// Which records hold what.
+    /// The layout of the records.
     pub layout: Layout,
 }
 
-/// How far a sweep has come.
+/// The progress of a sweep.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SweepMark {
-    /// The last task that was looked at; `None` before the first.
+    /// The last processed task; `None` before the first.
     pub after: Option<TaskKey>,
-    /// Milliseconds of the Unix epoch at which it began, for display.
+    /// The wall-clock time at which the sweep began, in milliseconds of the Unix epoch, for
+    /// display.
     pub wall_ms: i64,
 }
 
 /// The remembered answer to a batch of operators' changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorAnswer {
-    /// Hash of the operations.
+    /// The hash of the operations.
     pub hash: u64,
-    /// When it was applied, in cluster time.
+    /// The cluster time at which the batch was applied.
     pub at: Timestamp,
-    /// The revision at which it was applied; 0 of one that an earlier release remembered.
+    /// The revision at which it was applied; 0 if an earlier release remembered it.
     pub revision: Revision,
-    /// One an operation: `None` for done.
+    /// The outcome of each operation: `None` for success.
     pub outcomes: Vec<Option<Refusal>>,
 }
 
-/// Names an answer to a numbered call: framework, session, number.
+/// The key of an answer to a numbered call: framework, session, number.
 pub type AnswerKey = (FrameworkId, u64, u64);
 
-/// Everything agreed on.
+/// All replicated facts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Registry {
     pub(crate) applied: u64,
@@ -116,11 +117,11 @@ pub struct Registry {
     pub(crate) digest: u128,
 }
 
-/// The weight of a role that nobody has set, in thousandths.
+/// The default weight of a role, in thousandths.
 pub const DEFAULT_WEIGHT_MILLI: u64 = 1_000;
 
 impl Registry {
-    /// Nothing agreed on yet.
+    /// Returns an empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -132,69 +133,70 @@ impl Registry {
         }
     }
 
-    /// Log index of the last applied entry.
+    /// Returns the log index of the last applied entry.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.applied
     }
 
-    /// Cluster time: that of the newest applied entry.
+    /// Returns the cluster time of the newest applied entry.
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.time
     }
 
-    /// The feature level of the cluster: at it commands are encoded and applied.
+    /// Returns the feature level at which commands are encoded and applied.
     #[must_use]
     pub fn level(&self) -> Level {
         self.cluster.level
     }
 
-    /// The level at which a leader of this release opens an epoch; `None` for a new cluster, where its members decide.
+    /// Returns the level at which a leader of this release opens an epoch; `None` for a new
+    /// cluster, where its members decide.
     #[must_use]
     pub fn level_to_lead(&self) -> Option<Level> {
         let is_new = self.cluster.epoch == Epoch::default();
         (!is_new).then(|| self.cluster.level.max(Level::OLDEST))
     }
 
-    /// Singletons and counters.
+    /// Returns the singletons and counters.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// The present reign.
+    /// Returns the current epoch.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.cluster.epoch
     }
 
-    /// One agent.
+    /// Returns an agent.
     #[must_use]
     pub fn agent(&self, id: AgentId) -> Option<&Agent> {
         self.agents.get(&id)
     }
 
-    /// All agents, ascending.
+    /// Returns all agents in ascending order.
     pub fn agents(&self) -> impl ExactSizeIterator<Item = &Agent> {
         self.agents.values()
     }
 
-    /// Agents above `after`, ascending.
+    /// Returns the agents above `after` in ascending order.
     pub fn agents_after(&self, after: AgentId) -> impl Iterator<Item = &Agent> {
         self.agents
             .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
             .map(|(_, agent)| agent)
     }
 
-    /// What is derived of one agent.
+    /// Returns the derived facts of an agent.
     #[must_use]
     pub fn agent_index(&self, id: AgentId) -> Option<&AgentIndex> {
         self.index.agents.get(&id)
     }
 
-    /// What an agent has left: totals without every task that has not ended, and their executors. Empty while more is
-    /// used than there is.
+    /// Returns the free resources of an agent: its totals without those of live tasks and their
+    /// executors. Empty while more is used than the agent has.
     #[must_use]
     pub fn free(&self, id: AgentId) -> Resources {
         match (self.agents.get(&id), self.index.agents.get(&id)) {
@@ -204,37 +206,37 @@ impl Registry {
         }
     }
 
-    /// How many agents are lost: unreachable or gone.
+    /// Returns the number of lost agents: unreachable or gone.
     #[must_use]
     pub fn lost_agents(&self) -> usize {
         self.agents_in(AgentMode::Unreachable) + self.agents_in(AgentMode::Gone)
     }
 
-    /// How many agents are in `mode`.
+    /// Returns the number of agents in `mode`.
     #[must_use]
     pub fn agents_in(&self, mode: AgentMode) -> usize {
         self.index.modes.get(&mode).copied().unwrap_or(0)
     }
 
-    /// The agent that registered first with `nonce`.
+    /// Returns the agent that first registered with `nonce`.
     #[must_use]
     pub fn agent_by_nonce(&self, nonce: u64) -> Option<AgentId> {
         self.index.nonces.get(&nonce).copied()
     }
 
-    /// One framework.
+    /// Returns a framework.
     #[must_use]
     pub fn framework(&self, id: FrameworkId) -> Option<&Framework> {
         self.frameworks.get(&id)
     }
 
-    /// All live frameworks, ascending.
+    /// Returns all live frameworks in ascending order.
     pub fn frameworks(&self) -> impl ExactSizeIterator<Item = &Framework> {
         self.frameworks.values()
     }
 
-    /// The framework of `principal` that is in `session` or was in it before; the oldest one, if
-    /// several share the number.
+    /// Returns the framework of `principal` that is or was in `session`; the oldest one, if several
+    /// share the number.
     #[must_use]
     pub fn framework_by_session(&self, principal: &str, session: u64) -> Option<FrameworkId> {
         let first = (principal.to_owned(), session, FrameworkId(0));
@@ -242,25 +244,25 @@ impl Registry {
         (name == principal && *number == session).then_some(*id)
     }
 
-    /// Frameworks above `after`, ascending.
+    /// Returns the frameworks above `after` in ascending order.
     pub fn frameworks_after(&self, after: FrameworkId) -> impl Iterator<Item = &Framework> {
         let above = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
         self.frameworks.range(above).map(|(_, framework)| framework)
     }
 
-    /// What is derived of one framework.
+    /// Returns the derived facts of a framework.
     #[must_use]
     pub fn framework_index(&self, id: FrameworkId) -> Option<&FrameworkIndex> {
         self.index.frameworks.get(&id)
     }
 
-    /// All that registered agents give, whatever is used of it.
+    /// Returns the total resources of all registered agents, used or not.
     #[must_use]
     pub fn total(&self) -> &Resources {
         &self.index.total
     }
 
-    /// The weight of a role, in thousandths.
+    /// Returns the weight of a role, in thousandths.
     #[must_use]
     pub fn weight_milli(&self, role: &Role) -> u64 {
         self.weights
@@ -269,23 +271,23 @@ impl Registry {
             .unwrap_or(DEFAULT_WEIGHT_MILLI)
     }
 
-    /// Weights that were set, ascending by role.
+    /// Returns the weights that operators have set, in ascending order of roles.
     pub fn weights(&self) -> impl Iterator<Item = (&Role, u64)> {
         self.weights.iter().map(|(role, weight)| (role, *weight))
     }
 
-    /// One task, ended or not, as long as something about it is not acknowledged.
+    /// Returns a task, ended or not, until all its updates are acknowledged.
     #[must_use]
     pub fn task(&self, key: &TaskKey) -> Option<&Task> {
         self.tasks.get(key)
     }
 
-    /// All such tasks, ascending.
+    /// Returns all such tasks in ascending order.
     pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
         self.tasks.values()
     }
 
-    /// The tasks of a group that are in the registry, ascending.
+    /// Returns the tasks of a group that are in the registry, in ascending order.
     pub fn group<'a>(
         &'a self,
         framework: FrameworkId,
@@ -299,14 +301,14 @@ impl Registry {
         })
     }
 
-    /// Tasks above `after`, ascending.
+    /// Returns the tasks above `after` in ascending order.
     pub fn tasks_after<'a>(&'a self, after: &'a TaskKey) -> impl Iterator<Item = &'a Task> {
         self.tasks
             .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
             .map(|(_, task)| task)
     }
 
-    /// Tasks of one framework, ascending.
+    /// Returns the tasks of a framework in ascending order.
     pub fn tasks_of(&self, framework: FrameworkId) -> impl Iterator<Item = &Task> {
         let names = self
             .index
@@ -323,7 +325,7 @@ impl Registry {
         })
     }
 
-    /// Tasks of one agent, ascending.
+    /// Returns the tasks of an agent in ascending order.
     pub fn tasks_on(&self, agent: AgentId) -> impl Iterator<Item = &Task> {
         let keys = self
             .index
@@ -335,7 +337,7 @@ impl Registry {
         keys.filter_map(|key| self.tasks.get(key))
     }
 
-    /// A finished task, as long as it is in the history.
+    /// Returns a finished task while it is in the history.
     #[must_use]
     pub fn finished_task(&self, key: &TaskKey) -> Option<&FinishedTask> {
         self.index
@@ -345,45 +347,45 @@ impl Registry {
             .and_then(|serial| self.finished_tasks.get(serial))
     }
 
-    /// Finished tasks with their serials, oldest first, above `after`.
+    /// Returns the finished tasks above the serial `after`, oldest first, with their serials.
     pub fn finished_tasks_after(&self, after: u64) -> impl Iterator<Item = (u64, &FinishedTask)> {
         self.finished_tasks
             .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
             .map(|(serial, task)| (*serial, task))
     }
 
-    /// Removed frameworks, oldest first.
+    /// Returns the removed frameworks, oldest first.
     pub fn finished_frameworks(&self) -> impl Iterator<Item = &FinishedFramework> {
         self.finished_frameworks.values()
     }
 
-    /// The remembered answer to a numbered call.
+    /// Returns the remembered answer to a numbered call.
     #[must_use]
     pub fn answer(&self, key: AnswerKey) -> Option<&Answer> {
         self.answers.get(&key)
     }
 
-    /// The remembered answer to a batch of operators, by principal and request id.
+    /// Returns the remembered answer to a batch of operators, by principal and request id.
     #[must_use]
     pub fn operator_answer(&self, name: &(String, String)) -> Option<&OperatorAnswer> {
         self.operator_answers.get(name)
     }
 
-    /// What waits for sweeps.
+    /// Returns the targets of pending sweeps.
     pub fn sweeps(&self) -> impl Iterator<Item = SweepTarget> {
         let converting = self.cluster.layout.is_converting();
         let layout = converting.then_some(SweepTarget::Layout);
         self.cluster.sweeps.keys().copied().chain(layout)
     }
 
-    /// Tasks that have not ended.
+    /// Returns the number of tasks that have not ended.
     #[must_use]
     pub fn live_tasks(&self) -> usize {
         self.index.live_tasks
     }
 
-    /// The same on every master at the same applied index, as long as changes were collected after
-    /// every entry (see [`Self::take_changes`]).
+    /// Returns the digest of the records. It is the same on every master at the same applied index,
+    /// provided that changes were collected after every entry (see [`Self::take_changes`]).
     #[must_use]
     pub fn digest(&self) -> u128 {
         self.digest

@@ -1,23 +1,24 @@
-//! Orders of agents: what each is about.
+//! Orders to agents, and their subjects.
 
 use super::Registry;
 use crate::capability::AgentCapability;
 use crate::ids::{AgentId, OrderIndex, TaskKey};
 use crate::subject::Subject;
 
-/// A kind of order: one action on one kind of subject. An agent announces which it takes, and is sent no others.
+/// A kind of order: one action on one kind of subject. An agent announces the kinds that it
+/// accepts, and is sent no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderKind {
-    /// Start a task.
+    /// Launches a task.
     Launch,
-    /// End a task.
+    /// Kills a task.
     Kill,
-    /// Change the limits of a task.
+    /// Changes the limits of a task.
     Limits,
 }
 
 impl OrderKind {
-    /// What an agent must have announced to be sent one.
+    /// Returns the capability that an agent needs for orders of this kind.
     #[must_use]
     pub fn capability(self) -> AgentCapability {
         match self {
@@ -28,19 +29,19 @@ impl OrderKind {
     }
 }
 
-/// An order that still means something. What it says is in the record of its subject.
+/// An order that is still in effect. Its contents are in the record of its subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Start this task.
+    /// Launches this task.
     Launch(TaskKey),
-    /// End it.
+    /// Kills this task.
     Kill(TaskKey),
-    /// Change its limits.
+    /// Changes the limits of this task.
     Limits(TaskKey),
 }
 
 impl Order {
-    /// Its kind.
+    /// Returns the kind of the order.
     #[must_use]
     pub fn kind(&self) -> OrderKind {
         match self {
@@ -50,7 +51,7 @@ impl Order {
         }
     }
 
-    /// What it is about.
+    /// Returns the subject of the order.
     #[must_use]
     pub fn subject(&self) -> Subject {
         match self {
@@ -60,7 +61,8 @@ impl Order {
 }
 
 impl Registry {
-    /// Orders of an agent above `floor` that still mean something, ascending. Numbers in between were voided.
+    /// Returns the orders of an agent above `floor` that are still in effect, ascending. The
+    /// missing numbers are those of cancelled orders.
     pub fn orders_after(
         &self,
         agent: AgentId,
@@ -72,7 +74,7 @@ impl Registry {
         orders.map(|(index, order)| (*index, order))
     }
 
-    /// The last order made for an agent.
+    /// Returns the number of the last order for an agent.
     #[must_use]
     pub fn last_order(&self, agent: AgentId) -> OrderIndex {
         self.agents

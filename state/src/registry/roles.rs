@@ -1,6 +1,7 @@
-//! What is used on account of roles: each role's own use, and that of the roles below it.
+//! Usage by role: the usage of each role itself, and that of its descendants.
 //!
-//! Kept at every change, so that a limit of a role holds for everything below it at the cost of its depth.
+//! It is updated with every change, so that checking a limit of a role and everything below it
+//! costs only the depth of the role.
 
 use super::Registry;
 use super::index::Sign;
@@ -8,16 +9,18 @@ use crate::ids::Role;
 use crate::persistent::Table;
 use crate::resources::Resources;
 
-/// What tasks and executors use on account of one role, without those on unreachable agents: scalars only.
+/// The usage of tasks and executors that are charged to one role, without those on unreachable
+/// agents: scalars only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoleUse {
-    /// On its own account.
+    /// The usage that is charged to the role itself.
     pub own: Resources,
-    /// On account of the roles below it, at any depth.
+    /// The usage that is charged to its descendants, at any depth.
     pub descendants: Resources,
 }
 
-/// Counts `part` on account of a role, and so for its ancestors. `None` if it cannot be added up.
+/// Charges `part` to a role, and to the descendants' usage of its ancestors. Returns `None` if the
+/// sum overflows.
 pub(super) fn count(
     roles: &mut Table<Role, RoleUse>,
     role: &Role,
@@ -43,13 +46,13 @@ fn drop_if_unused(roles: &mut Table<Role, RoleUse>, role: &Role) {
 }
 
 impl Registry {
-    /// What tasks use on account of `role` itself, without those on unreachable agents.
+    /// Returns the usage that is charged to `role` itself, without tasks on unreachable agents.
     #[must_use]
     pub fn role_used(&self, role: &Role) -> Option<&Resources> {
         self.index.roles.get(role).map(|used| &used.own)
     }
 
-    /// What tasks use on account of `role` and of the roles below it, without those on unreachable agents.
+    /// Returns the usage of `role` and its descendants, without tasks on unreachable agents.
     #[must_use]
     pub fn role_tree_used(&self, role: &Role) -> Resources {
         let used = self.index.roles.get(role);
@@ -59,7 +62,7 @@ impl Registry {
         })
     }
 
-    /// What tasks use in all roles together, without those on unreachable agents.
+    /// Returns the usage of all roles together, without tasks on unreachable agents.
     #[must_use]
     pub fn role_totals(&self) -> Resources {
         let parts = self.index.roles.values().map(|used| &used.own);
@@ -103,7 +106,7 @@ mod tests {
             Some(&"cpus:1".parse().unwrap())
         );
         assert_eq!(world.registry.role_totals().to_string(), "cpus:6.5");
-        // What runs on an unreachable agent counts for no role; what has ended counts nowhere.
+        // A task on an unreachable agent counts for no role, and an ended task counts nowhere.
         world.lose(agents[1]);
         world.update(&key(framework, "a"), TaskState::Finished);
         assert_eq!(trees(&world), ["cpus:2", "cpus:2", "cpus:2", "cpus:0.5"]);

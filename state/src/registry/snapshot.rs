@@ -1,4 +1,5 @@
-//! A copy of the registry for readers: it stays as it is while `apply` goes on, and costs constant time.
+//! Snapshots of the registry for readers: a copy costs constant time and does not change while
+//! `apply` continues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Deref};
@@ -9,9 +10,9 @@ use crate::agent::Agent;
 use crate::ids::{AgentId, TaskKey};
 use crate::task::Task;
 
-/// The registry as it was after one entry. Clones share it.
+/// The registry after one entry. Clones share it.
 ///
-/// It has every fact and index. What [`Registry::take_changes`] alone needs is left out.
+/// It has every fact and index, but not the data that only [`Registry::take_changes`] needs.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot(Arc<Registry>);
 
@@ -24,8 +25,8 @@ impl Deref for Snapshot {
 }
 
 impl Registry {
-    /// A copy that shares its records with this registry. The next change of a record, and of an index entry, copies it
-    /// with its path in the tree, as long as the snapshot is there.
+    /// Returns a copy that shares its records with this registry. While the snapshot exists, the
+    /// next change of a record or index entry copies it, together with its path in the tree.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot(Arc::new(Self {
@@ -47,14 +48,16 @@ impl Registry {
         }))
     }
 
-    /// Agents above `after`, ascending, as snapshots share them. As long as a reference to a record is held, weak or not, a
-    /// change of it makes another one: what was derived from it is then known to be outdated.
+    /// Returns the agents above `after` in ascending order, as snapshots share them. While a
+    /// reference to a record is held, weak or not, a change creates a new record at another
+    /// address. So data derived from the old one is recognized as outdated.
     pub fn shared_agents_after(&self, after: AgentId) -> impl Iterator<Item = &Arc<Agent>> {
         let above = (Bound::Excluded(after), Bound::Unbounded);
         self.agents.range_shared(above)
     }
 
-    /// Tasks behind `after`, or all, ascending, as snapshots share them: see [`Registry::shared_agents_after`].
+    /// Returns the tasks after `after`, or all, in ascending order, as snapshots share them: see
+    /// [`Registry::shared_agents_after`].
     pub fn shared_tasks_after<'a>(
         &'a self,
         after: Option<&'a TaskKey>,
@@ -64,7 +67,7 @@ impl Registry {
             .range_shared::<TaskKey, _>((after, Bound::Unbounded))
     }
 
-    /// One task, as snapshots share it: see [`Registry::shared_agents_after`].
+    /// Returns a task as snapshots share it: see [`Registry::shared_agents_after`].
     #[must_use]
     pub fn shared_task(&self, key: &TaskKey) -> Option<&Arc<Task>> {
         self.tasks.get_shared(key)
@@ -76,7 +79,8 @@ mod tests {
     use super::*;
     use crate::testing::World;
 
-    /// What is derived of a record is kept by its address: the law that this is sound.
+    /// Derived data is cached by the address of its record. This test verifies that the address
+    /// identifies the record.
     #[test]
     fn a_record_with_a_weak_reference_is_changed_at_another_address() {
         let mut world = World::new();

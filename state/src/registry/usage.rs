@@ -1,4 +1,5 @@
-//! What the records take in memory, roughly, and how much they may: counted at every change, never by looking at all.
+//! The estimated memory of records, and the bounds on it. Counters are updated with every change;
+//! the records are never scanned.
 
 use super::index::Sign;
 use super::{Indexes, OperatorAnswer, Registry};
@@ -10,12 +11,13 @@ use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Cause, Limits, Task};
 
-/// What a record costs without its texts and lists: keys, indexes, marks, numbers.
+/// The estimated cost of a record without its texts and lists: keys, indexes, marks, numbers.
 const RECORD_BYTES: u64 = 1024;
-/// The same of a small part of a record: an entry of a map, a resource, a limit of a disk.
+/// The estimated cost of a small part of a record: an entry of a map, a resource, a limit of a
+/// disk.
 const PART_BYTES: u64 = 64;
 
-/// Bytes of all records of a kind.
+/// The bytes of all records of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Bytes {
     pub(crate) tasks: u64,
@@ -25,21 +27,22 @@ pub(crate) struct Bytes {
     pub(crate) operator_answers: u64,
 }
 
-/// How much of a bound is used.
+/// The usage of a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// The kind of record.
     pub kind: &'static str,
-    /// How many there are.
+    /// The number of records.
     pub records: u64,
-    /// How many there may be; `None`: only their bytes are bounded.
+    /// The bound on the number of records; `None` if only their bytes are bounded.
     pub most_records: Option<u64>,
-    /// What they take in memory, roughly; `None`: each has a small bound, and only their number counts.
+    /// The estimated memory and its bound, in bytes; `None` if each record has a small bound and
+    /// only their number counts.
     pub bytes: Option<(u64, u64)>,
 }
 
 impl Registry {
-    /// Usage and bounds of each kind of record. The cost does not grow with the registry.
+    /// Returns usage and bounds of each kind of record. The cost does not grow with the registry.
     #[must_use]
     pub fn usage(&self) -> [Usage; 8] {
         let Bytes {
@@ -97,7 +100,7 @@ impl Registry {
         ]
     }
 
-    /// What the tasks of a framework take.
+    /// Returns the bytes of a framework's tasks.
     pub(crate) fn task_bytes_of(&self, id: FrameworkId) -> u64 {
         let index = self.index.frameworks.get(&id);
         index.map_or(0, |index| index.task_bytes)
@@ -105,7 +108,7 @@ impl Registry {
 }
 
 impl Indexes {
-    /// Counts what a task takes.
+    /// Adds or subtracts the bytes of a task.
     pub(super) fn weigh_task(&mut self, task: &Task, sign: Sign) {
         let bytes = of_task(task);
         let framework = self.frameworks.or_default(task.key.framework);
@@ -113,7 +116,7 @@ impl Indexes {
         sign.bytes(&mut self.bytes.tasks, bytes);
     }
 
-    /// Follows a change of what a task takes without its description.
+    /// Updates the counters after a change of a task's bytes outside of its description.
     pub(super) fn weigh_change(&mut self, task: &Task, former: u64) {
         let present = of_changes(task);
         if present == former {
@@ -141,13 +144,13 @@ impl Indexes {
     }
 }
 
-/// The most that the answer to a batch of so many operations takes.
+/// Returns the largest size of an answer to a batch of `operations` operations.
 pub(crate) fn most_of_answer(operations: usize) -> u64 {
     let texts = operations as u64 * (PART_BYTES + limits::REFUSAL_BYTES as u64);
     RECORD_BYTES + 2 * limits::NAME_BYTES as u64 + texts
 }
 
-/// What a task takes that has just been launched.
+/// Returns the bytes of a task that has just been launched.
 pub(crate) fn of_spec(spec: &crate::task::TaskSpec) -> u64 {
     let executor = spec.executor.as_ref();
     RECORD_BYTES
@@ -162,7 +165,7 @@ pub(crate) fn of_task(task: &Task) -> u64 {
     of_spec(&task.spec) - limits + of_changes(task)
 }
 
-/// What changes in the life of a task: limits and updates.
+/// Returns the bytes of the variable parts of a task: limits and updates.
 pub(super) fn of_changes(task: &Task) -> u64 {
     let change = task.limits_change.as_ref();
     let before = change.and_then(|change| change.before.as_deref());
@@ -182,7 +185,7 @@ fn of_causes(causes: &[Cause]) -> u64 {
     each.sum()
 }
 
-/// What limits take.
+/// Returns the bytes of limits.
 pub(crate) fn of_limits(limits: &Limits) -> u64 {
     let disks = limits.io.iter();
     PART_BYTES
@@ -223,7 +226,7 @@ pub(crate) fn of_framework(framework: &Framework) -> u64 {
         + info.capabilities.len() as u64 * PART_BYTES
         + of_texts(&info.labels)
         + roles.sum::<u64>()
-        // Each is found by its principal.
+        // Each session is indexed by its principal.
         + framework.past_sessions.len() as u64 * (PART_BYTES + info.principal.len() as u64)
 }
 

@@ -1,7 +1,7 @@
-//! Amounts of things, exact: the one implementation that allocator, apply and agent share.
+//! Exact amounts of resources: the only implementation, shared by allocator, `apply` and agent.
 //!
-//! Scalars are integers in thousandths (Mesos' precision), ranges and sets are kept in normal form.
-//! Two resources add up only when everything but their amount is equal.
+//! Scalars are integers in thousandths (Mesos' precision). Ranges and sets are kept in normal form.
+//! Two resources add up only if they are equal in everything but their amounts.
 
 mod text;
 mod value;
@@ -19,40 +19,40 @@ pub use value::{Range, Value};
 /// One level of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reservation {
-    /// For whom.
+    /// The role that the reservation is for.
     pub role: Role,
-    /// By whom; empty if unknown.
+    /// The principal that made the reservation; empty if unknown.
     pub principal: String,
-    /// Free text of whoever reserved.
+    /// Free text from the creator of the reservation.
     pub labels: BTreeMap<String, String>,
 }
 
 /// The identity of a volume on a disk resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Volume {
-    /// Unique on its agent.
+    /// The id, unique on its agent.
     pub id: String,
-    /// Where a task sees it.
+    /// The path of the volume in the container.
     pub container_path: String,
 }
 
-/// Everything of a resource but its amount.
+/// The attributes of a resource, without its amount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
-    /// "cpus", "mem", "disk", "gpus", "ports" or a custom name.
+    /// The name: "cpus", "mem", "disk", "gpus", "ports" or a custom one.
     pub name: Arc<str>,
-    /// Outermost first; empty means unreserved.
+    /// The reservations, outermost first; empty means unreserved.
     pub reservations: Seldom<Reservation>,
-    /// The volume on it, if any.
+    /// The volume on the resource, if any.
     pub volume: Option<Box<Volume>>,
-    /// May be taken back at any time.
+    /// Whether it may be revoked at any time.
     pub revocable: bool,
-    /// May be used by several tasks at once.
+    /// Whether several tasks may use it simultaneously.
     pub shared: bool,
 }
 
 impl Identity {
-    /// An unreserved, unshared resource called `name`.
+    /// Returns an unreserved, unshared resource called `name`.
     #[must_use]
     pub fn plain(name: &str) -> Self {
         Self {
@@ -65,11 +65,11 @@ impl Identity {
     }
 }
 
-/// The names that most resources have, each kept once.
+/// The names of most resources, each stored once.
 static USUAL: LazyLock<[Arc<str>; 5]> =
     LazyLock::new(|| ["cpus", "mem", "disk", "gpus", "ports"].map(Arc::from));
 
-/// A name of a resource, without a copy of its own if it is a usual one.
+/// Returns a name of a resource. Common names share one allocation.
 #[must_use]
 pub fn shared_name(name: &str) -> Arc<str> {
     let usual = USUAL.iter().find(|usual| &***usual == name);
@@ -79,27 +79,29 @@ pub fn shared_name(name: &str) -> Arc<str> {
 /// One resource: an identity and an amount that is never empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource {
-    /// What it is.
+    /// The identity.
     pub identity: Identity,
-    /// How much.
+    /// The amount.
     pub value: Value,
 }
 
-/// A bundle of resources in normal form: ascending by identity, no empty amounts, one entry an identity.
+/// A bundle of resources in normal form: ascending by identity, no empty amounts, one entry for
+/// each identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Resources {
     entries: Vec<Resource>,
 }
 
 impl Resources {
-    /// Nothing.
+    /// Returns the empty bundle.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Collects `parts`, adding up equal identities. `None` if a name is used with two kinds of
-    /// amount, a scalar is negative or beyond [`crate::limits::SCALAR_MILLI`], or ranges overlap.
+    /// Collects `parts` and adds up equal identities. Returns `None` if a name is used with two
+    /// kinds of amount, a scalar is negative or above [`crate::limits::SCALAR_MILLI`], or ranges
+    /// overlap.
     #[must_use]
     pub fn collect(parts: impl IntoIterator<Item = Resource>) -> Option<Self> {
         let mut all = Self::none();
@@ -113,7 +115,7 @@ impl Resources {
         bounded.then_some(all)
     }
 
-    /// The bundle with exactly these entries; `None` if they are not in normal form.
+    /// Returns the bundle with exactly these entries, or `None` if they are not in normal form.
     pub(crate) fn from_normal(entries: Vec<Resource>) -> Option<Self> {
         let ascending = entries
             .windows(2)
@@ -124,8 +126,9 @@ impl Resources {
         (ascending && normal).then_some(Self { entries })
     }
 
-    /// Only the scalars: what can be added up over agents, whose ports and sets overlap.
-    /// By name alone: each reservation and volume is an identity of its own, and sums would grow with their number.
+    /// Returns only the scalars, by name alone. Only they can be summed over agents, whose ports
+    /// and sets overlap. Reservations and volumes are ignored, because each is an identity and sums
+    /// would grow with their number.
     pub(crate) fn scalars(&self) -> Option<Self> {
         let mut all = Self::none();
         for entry in &self.entries {
@@ -136,7 +139,8 @@ impl Resources {
         Some(all)
     }
 
-    /// The same amounts by name alone: what an exchange of identities keeps. `None` if ranges or sets of one name overlap.
+    /// Returns the amounts by name alone, which an exchange of identities preserves. Returns `None`
+    /// if ranges or sets of one name overlap.
     pub(crate) fn amounts(&self) -> Option<Self> {
         let mut all = Self::none();
         for entry in &self.entries {
@@ -145,18 +149,18 @@ impl Resources {
         Some(all)
     }
 
-    /// The entries, ascending by identity.
+    /// Returns the entries in ascending order of identity.
     pub fn iter(&self) -> std::slice::Iter<'_, Resource> {
         self.entries.iter()
     }
 
-    /// Whether there is nothing.
+    /// Returns whether the bundle is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Thousandths of the scalars called `name`, over all identities.
+    /// Returns the thousandths of the scalars called `name`, over all identities.
     #[must_use]
     pub fn scalar_milli(&self, name: &str) -> i64 {
         self.entries
@@ -166,8 +170,8 @@ impl Resources {
             .sum()
     }
 
-    /// Both together. `None` if they cannot be added: kinds differ, or ranges or sets overlap. Sums
-    /// may grow beyond the limit of one scalar: nine million of the largest fit.
+    /// Returns the sum of both. Returns `None` if they cannot be added: kinds differ, or ranges or
+    /// sets overlap. Sums may exceed the limit of one scalar: nine million of the largest fit.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Option<Self> {
         let mut sum = self.clone();
@@ -177,7 +181,7 @@ impl Resources {
         Some(sum)
     }
 
-    /// What is left without `other`. `None` if `other` is not contained.
+    /// Returns the difference, or `None` if `other` is not contained.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Option<Self> {
         let mut rest = self.clone();
@@ -187,7 +191,7 @@ impl Resources {
         Some(rest)
     }
 
-    /// What is left without whatever of `other` is contained.
+    /// Returns the difference, ignoring parts of `other` that are not contained.
     #[must_use]
     pub fn minus_saturating(&self, other: &Self) -> Self {
         let mut rest = self.clone();
@@ -203,7 +207,7 @@ impl Resources {
         rest
     }
 
-    /// Whether `other` is a part of this.
+    /// Returns whether `other` is contained in this bundle.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
         other.entries.iter().all(|entry| {
@@ -212,8 +216,9 @@ impl Resources {
         })
     }
 
-    /// Adds one resource from outside in place; an empty amount changes nothing. `None` as in
-    /// [`Self::plus`], or if the amount itself is malformed; then nothing has changed.
+    /// Adds one resource from an untrusted source in place. An empty amount changes nothing.
+    /// Returns `None`, without a change, as in [`Self::plus`], or if the amount itself is
+    /// malformed.
     pub fn add(&mut self, part: &Resource) -> Option<()> {
         let value = part.value.clone().normal()?;
         if value.is_empty() {
@@ -227,7 +232,8 @@ impl Resources {
         match self.position(identity) {
             Ok(at) => self.entries[at].value = self.entries[at].value.plus(&value)?,
             Err(at) => {
-                // Very many bundles are kept: most have two or three entries, and no room for a fourth.
+                // Very many bundles are stored. Most have two or three entries, and no spare
+                // capacity for a fourth.
                 if self.entries.len() == self.entries.capacity() {
                     self.entries.reserve_exact((self.entries.len() / 4).max(1));
                 }

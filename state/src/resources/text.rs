@@ -1,4 +1,4 @@
-//! Resources as people write them: `cpus:4;mem:1024;ports:[31000-32000];zones:{a,b}`.
+//! The text form of resources, such as `cpus:4;mem:1024;ports:[31000-32000];zones:{a,b}`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,13 +7,13 @@ use std::str::FromStr;
 use super::{Identity, Range, Resource, Resources, Value};
 use crate::limits;
 
-/// Text that describes no resources.
+/// The error for a text that does not describe resources.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{part:?} is not a resource: {rule}")]
 pub struct InvalidResources {
-    /// The part that is wrong, cut to 64 characters.
+    /// The invalid part, cut to 64 characters.
     pub part: String,
-    /// What would be right.
+    /// The rule that the part violates.
     pub rule: &'static str,
 }
 
@@ -103,7 +103,7 @@ fn range(text: &str) -> Option<Range> {
     (range.begin <= range.end).then_some(range)
 }
 
-/// Thousandths of a decimal number such as `0.125`; `None` for anything else.
+/// Returns the thousandths of a decimal number such as `0.125`; `None` for any other text.
 #[must_use]
 pub fn scalar_milli(text: &str) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -5,29 +5,29 @@ use std::sync::Arc;
 
 use crate::limits;
 
-/// Whole numbers from `begin` to `end`, both included.
+/// An inclusive range of whole numbers, from `begin` to `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Range {
-    /// The first.
+    /// The first number.
     pub begin: u64,
-    /// The last; not below `begin`.
+    /// The last number; not below `begin`.
     pub end: u64,
 }
 
-/// How much of a resource.
+/// The amount of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// Thousandths of the unit; never negative.
     Scalar(i64),
-    /// Ascending, disjoint, not adjacent.
+    /// Ranges that are ascending, disjoint and not adjacent.
     Ranges(Vec<Range>),
-    /// Distinct items.
+    /// A set of distinct items.
     Set(BTreeSet<Arc<str>>),
 }
 
 impl Value {
-    /// In normal form. `None` if a scalar is negative or too large, or a range ends before it begins
-    /// or overlaps another.
+    /// Returns the normal form. Returns `None` if a scalar is negative or too large, or a range
+    /// ends before it begins or overlaps another.
     pub(crate) fn normal(self) -> Option<Self> {
         match self {
             Self::Scalar(milli) => (0..=limits::SCALAR_MILLI)
@@ -38,7 +38,7 @@ impl Value {
         }
     }
 
-    /// Whether it is something, and in normal form, of whatever size.
+    /// Returns whether the amount is not empty and in normal form, whatever its size.
     pub(super) fn is_normal(&self) -> bool {
         match self {
             Self::Scalar(milli) => *milli > 0,
@@ -55,7 +55,7 @@ impl Value {
         }
     }
 
-    /// Whether the amount is nothing.
+    /// Returns whether the amount is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match self {
@@ -65,7 +65,7 @@ impl Value {
         }
     }
 
-    /// Thousandths, if it is a scalar; else 0.
+    /// Returns the thousandths of a scalar; 0 for other kinds.
     #[must_use]
     pub fn scalar_milli(&self) -> i64 {
         match self {
@@ -90,7 +90,7 @@ impl Value {
             .then(|| self.minus_saturating(other).unwrap_or(Self::Scalar(0)))
     }
 
-    /// What is left; `None` for nothing.
+    /// Returns the difference; `None` if it is empty.
     pub(super) fn minus_saturating(&self, other: &Self) -> Option<Self> {
         let rest = match (self, other) {
             (Self::Scalar(a), Self::Scalar(b)) => Self::Scalar((a - b).max(0)),
@@ -114,7 +114,7 @@ impl Value {
     }
 }
 
-/// Sorts and joins neighbours; `None` if two overlap or one is inverted.
+/// Sorts ranges and joins adjacent ones. Returns `None` if two overlap or one is inverted.
 fn join(mut ranges: Vec<Range>) -> Option<Vec<Range>> {
     ranges.sort_unstable();
     let mut joined: Vec<Range> = Vec::with_capacity(ranges.len());
@@ -131,7 +131,7 @@ fn join(mut ranges: Vec<Range>) -> Option<Vec<Range>> {
     Some(joined)
 }
 
-/// `whole` without `parts`; both in normal form.
+/// Returns `whole` without `parts`; both are in normal form.
 fn cut(whole: &[Range], parts: &[Range]) -> Vec<Range> {
     let mut rest = Vec::with_capacity(whole.len());
     for range in whole {

@@ -1,7 +1,9 @@
-//! Causes: what an agent reports of an update beyond its reason, as codes and the names and numbers of their sentences.
+//! Causes: the details of an update that an agent reports in addition to the reason, as codes with
+//! arguments.
 //!
-//! Records hold no sentences: they are made where they are shown, from the sentences of [`Code`]. What comes from outside of
-//! the agent (a program, a server, the kernel) stays free text behind them. Before level 3 the whole text is stored.
+//! Records hold no messages. They are built for display from the templates in [`Code`]. Texts from
+//! outside the agent (a program, a server, the kernel) remain free text after the causes. Before
+//! level 3 the whole text is stored.
 
 mod code;
 
@@ -15,9 +17,9 @@ pub use self::code::Code;
 /// One cause. A code of a later release is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cause {
-    /// Names the sentence.
+    /// The code, which names the message.
     pub code: String,
-    /// Names and numbers in it, in their order.
+    /// The names and numbers in the message, in order.
     pub arguments: Vec<String>,
 }
 
@@ -26,14 +28,15 @@ stored!(message Cause {
     2 arguments: TextList,
 });
 
-/// What separates one cause from the next, or from free text, where its sentence does not.
+/// The separator between a cause and the next one, or free text, where the message does not end
+/// with one.
 const SEPARATOR: &str = "; ";
 
-/// What stands at the end of an argument that is too long.
+/// The end of an argument that was cut.
 const CUT: &str = "…";
 
 impl Cause {
-    /// A cause of this release. Arguments too long to be kept are cut.
+    /// Returns a cause of this release. Arguments that are too long are cut.
     #[must_use]
     pub fn new(code: Code, arguments: &[&dyn fmt::Display]) -> Self {
         let mut cause = Self {
@@ -44,24 +47,24 @@ impl Cause {
         cause
     }
 
-    /// Whether this release has the sentence.
+    /// Returns whether this release has the message.
     #[must_use]
     pub fn is_known(&self) -> bool {
         Code::named(&self.code).is_some()
     }
 
-    /// Bytes of its texts.
+    /// Returns the bytes of its texts.
     pub(crate) fn bytes(&self) -> usize {
         self.code.len() + self.arguments.iter().map(String::len).sum::<usize>()
     }
 
-    /// Whether it is short enough to be kept.
+    /// Returns whether the cause is short enough to be stored.
     #[must_use]
     pub fn is_bounded(&self) -> bool {
         self.arguments.len() <= limits::CAUSE_ARGUMENTS && self.bytes() <= limits::CAUSE_BYTES
     }
 
-    /// Cuts the longest argument until all of it is bounded.
+    /// Cuts the longest argument until the cause is short enough.
     fn shorten(&mut self) {
         while self.bytes() > limits::CAUSE_BYTES {
             let excess = self.bytes() - limits::CAUSE_BYTES;
@@ -79,13 +82,13 @@ impl Cause {
     fn sentence(&self) -> String {
         match Code::named(&self.code) {
             Some(code) => filled(code.sentence(), &self.arguments),
-            // Of a later release: better than nothing.
+            // A code of a later release is displayed as it is.
             None => format!("{} {}: ", self.code, self.arguments.join(" ")),
         }
     }
 }
 
-/// Without what only joins it to the next one.
+/// Writes the message without its final separator.
 impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(closed(&self.sentence()))
@@ -119,7 +122,7 @@ fn closed(text: &str) -> &str {
     text.trim_end_matches([' ', ';', ':'])
 }
 
-/// What is shown of these causes and the free text behind them.
+/// Returns the displayed text of these causes and the free text after them.
 #[must_use]
 pub fn text(causes: &[Cause], detail: &str) -> String {
     let mut text = String::new();
@@ -135,23 +138,24 @@ pub fn text(causes: &[Cause], detail: &str) -> String {
     text
 }
 
-/// Why something is as an agent reports it: causes, and free text behind them. It becomes a sentence where it is shown.
+/// An explanation as an agent reports it: causes, and free text after them. The message is built
+/// for display.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Explanation {
-    /// The first explains what happened, each next one the one before.
+    /// The causes. The first explains the event, and each next one the cause before it.
     pub causes: Vec<Cause>,
-    /// Free text behind them, in the words of a program, a server or the kernel.
+    /// The free text after the causes, from a program, a server or the kernel.
     pub detail: String,
 }
 
 impl Explanation {
-    /// One cause.
+    /// Returns an explanation with one cause.
     #[must_use]
     pub fn of(code: Code, arguments: &[&dyn fmt::Display]) -> Self {
         Self::from(Cause::new(code, arguments))
     }
 
-    /// The same with free text behind it.
+    /// Adds free text after the causes.
     #[must_use]
     pub fn saying(mut self, detail: impl Into<String>) -> Self {
         let detail = detail.into();
@@ -162,7 +166,7 @@ impl Explanation {
         self
     }
 
-    /// The same with another one behind it.
+    /// Appends another explanation.
     #[must_use]
     pub fn then(mut self, next: Self) -> Self {
         if next.causes.is_empty() {
@@ -170,7 +174,7 @@ impl Explanation {
         }
         let detail = std::mem::take(&mut self.detail);
         if !detail.is_empty() {
-            // An argument more is free text.
+            // An additional argument is free text.
             match self.causes.last_mut() {
                 Some(last) => {
                     last.arguments.push(detail);
@@ -184,7 +188,7 @@ impl Explanation {
         self
     }
 
-    /// Whether nothing is to be said.
+    /// Returns whether there is nothing to explain.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.causes.is_empty() && self.detail.is_empty()
@@ -206,7 +210,7 @@ impl From<Cause> for Explanation {
     }
 }
 
-/// In the words of somebody else.
+/// Takes text from outside the agent.
 impl From<String> for Explanation {
     fn from(detail: String) -> Self {
         Self {
@@ -216,7 +220,7 @@ impl From<String> for Explanation {
     }
 }
 
-/// The same.
+/// Takes text from outside the agent.
 impl From<&str> for Explanation {
     fn from(detail: &str) -> Self {
         Self::from(detail.to_owned())

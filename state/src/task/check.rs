@@ -1,25 +1,26 @@
-//! What is asked of running tasks.
+//! Checks of running tasks.
 
 use std::collections::BTreeSet;
 
 use crate::encode::stored::stored;
 use crate::fingerprint::Writer;
 
-/// What is asked of a running task, again and again, from inside its namespaces.
+/// A check that is repeated while a task runs, from inside its namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What is asked.
+    /// The kind of probe.
     pub kind: CheckKind,
-    /// From the task's start to the first time, in milliseconds.
+    /// The time from the task's start to the first probe, in milliseconds.
     pub delay_ms: u64,
-    /// From one answer to the next time, in milliseconds; at least [`crate::limits::CHECK_INTERVAL_MS`].
+    /// The time from one result to the next probe, in milliseconds; at least
+    /// [`crate::limits::CHECK_INTERVAL_MS`].
     pub interval_ms: u64,
-    /// How long an answer may take before it counts as a failure, in milliseconds; at least 1.
+    /// The time after which a probe without a result counts as failed, in milliseconds; at least 1.
     pub timeout_ms: u64,
 }
 
 impl Check {
-    /// With the times that Mesos gives to one that names none.
+    /// Returns a check with the default times of Mesos.
     #[must_use]
     pub fn of(kind: CheckKind) -> Self {
         Self {
@@ -31,53 +32,55 @@ impl Check {
     }
 }
 
-/// What is asked of a task.
+/// The kind of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckKind {
-    /// That `/bin/sh -c` with this line exits with 0, beside the task's own command and as that runs.
+    /// `/bin/sh -c` with this line exits with 0. It runs next to the task's command, under the same
+    /// conditions.
     Shell(String),
-    /// The same for a program and its arguments; never empty.
+    /// A program with these arguments exits with 0; never empty.
     Argv(Vec<String>),
-    /// That a port of the task's loopback address answers a GET by HTTP.
+    /// A port of the task's loopback address answers an HTTP GET request.
     Http {
-        /// Plainly, or over TLS.
+        /// Plain HTTP, or HTTP over TLS.
         scheme: Scheme,
-        /// Which port.
+        /// The port.
         port: u16,
-        /// For what; begins with `/`.
+        /// The requested path; begins with `/`.
         path: String,
-        /// Which statuses mean that all is well; empty means 200 to 399.
+        /// The statuses that count as success; empty means 200 to 399.
         statuses: BTreeSet<u16>,
     },
-    /// That a port of the task's loopback address takes a connection.
+    /// A port of the task's loopback address accepts a connection.
     Tcp {
-        /// Which port.
+        /// The port.
         port: u16,
     },
 }
 
-/// How HTTP is spoken.
+/// The scheme of an HTTP check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// As it is.
+    /// Plain HTTP.
     Http,
-    /// Over TLS, whoever the other side says that it is.
+    /// HTTP over TLS, without verification of the certificate.
     Https,
 }
 
-/// A check that ends its task when it fails too often.
+/// A check that kills its task after too many consecutive failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What is asked, and when.
+    /// The check and its times.
     pub check: Check,
-    /// For so long after the task's start failures count for nothing, until one answer was good; in milliseconds.
+    /// The time after the task's start during which failures do not count, until one probe has
+    /// succeeded; in milliseconds.
     pub grace_ms: u64,
-    /// How many failures in a row end the task; at least 1.
+    /// The number of consecutive failures after which the task is killed; at least 1.
     pub failures: u32,
 }
 
 impl HealthCheck {
-    /// With Mesos' patience.
+    /// Returns a health check with the default grace period and failure count of Mesos.
     #[must_use]
     pub fn of(check: Check) -> Self {
         Self {
@@ -96,7 +99,8 @@ stored!(message Check {
 });
 
 impl Check {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let Check {
             kind,
@@ -150,7 +154,8 @@ stored!(message HealthCheck {
 });
 
 impl HealthCheck {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let HealthCheck {
             check,

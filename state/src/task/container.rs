@@ -1,64 +1,66 @@
-//! What a container is made of.
+//! The container of a task.
 
 use super::{OptOuts, Sizes};
 use crate::encode::stored::stored;
 use crate::fingerprint::Writer;
 
-/// What a container is made of beside the agent's default.
+/// The settings of a container that differ from the agent's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Container {
-    /// Name of the image that is its root; empty means the programs of the agent's host.
+    /// The name of the image for the root file system; empty means the programs of the agent's
+    /// host.
     pub image: String,
-    /// What it reaches, and by what it is reached.
+    /// The network of the container.
     pub network: Network,
-    /// What it is let off of its agent's profile.
+    /// The security options that relax the agent's profile.
     pub opt_outs: OptOuts,
-    /// Sizes that differ from its agent's usual ones.
+    /// The sizes that differ from the agent's defaults.
     pub sizes: Sizes,
-    /// When the image's registry is asked; `None`: as its agent does for all.
+    /// The pull policy of the image; `None` for the agent's default.
     pub pull: Option<ImagePull>,
 }
 
-/// When a registry is asked for an image that its agent has already. It is never asked for one that is named by its digest.
+/// The policy by which the image's registry is queried for an image that the agent already has. It
+/// is never queried for an image that is named by its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImagePull {
-    /// Never: a tag means what it meant when it was pulled.
+    /// The registry is not queried: a tag means what it meant when it was pulled.
     IfAbsent,
-    /// At each start; what has not changed is not pulled again.
+    /// The registry is queried at each start. Unchanged layers are not pulled again.
     Always,
 }
 
 /// The network of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Network {
-    /// What its agent gives tasks: one of its own, or the host's if it is let into that.
+    /// The agent's default: a private network, or the host's if the task may use that.
     #[default]
     Unnamed,
-    /// Nothing but itself.
+    /// A network with only a loopback device.
     None,
-    /// An address of its own behind the host's; these ports of the host lead to it.
+    /// A private address on the agent's bridge network, with these published ports.
     Bridge(Vec<PublishedPort>),
-    /// What a CNI network of the agent's host makes of it.
+    /// A CNI network of the agent's host.
     Cni(CniNetwork),
 }
 
-/// A network that plugins of the agent's host make.
+/// A network that CNI plugins of the agent's host create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CniNetwork {
-    /// As the operator of the host has named it.
+    /// The name that the operator of the host has given the network.
     pub name: String,
-    /// Ports of the host that lead to it, where its plugins can do that.
+    /// The ports of the host that are forwarded to the container, if its plugins support that.
     pub published: Vec<PublishedPort>,
 }
 
-/// A port of the host that leads into a container.
+/// A port of the host that is forwarded to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishedPort {
-    /// The host's; one of the task's `ports`.
+    /// The port of the host; one of the task's `ports`.
     pub host: u16,
-    /// The container's.
+    /// The port of the container.
     pub container: u16,
-    /// UDP, not TCP.
+    /// Whether the protocol is UDP instead of TCP.
     pub udp: bool,
 }
 
@@ -71,7 +73,8 @@ stored!(message Container {
 });
 
 impl Container {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let Container {
             image,
@@ -101,7 +104,8 @@ stored!(oneof Network else Unnamed {
 });
 
 impl Network {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         match self {
             Network::Unnamed => (),
@@ -133,7 +137,8 @@ stored!(message PublishedPort {
 });
 
 impl PublishedPort {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let PublishedPort {
             host,

@@ -8,30 +8,31 @@ use crate::fingerprint::Writer;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
-/// What runs a task in place of its agent. Tasks of one framework that name the same id on the same agent share one
-/// executor; all of them must describe it alike.
+/// A program that runs tasks in place of the agent. Tasks of one framework that name the same id on
+/// the same agent share one executor, and all of them must describe it alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutorSpec {
-    /// Its id within the framework; written as task ids are.
+    /// The id within the framework, with the syntax of task ids.
     pub executor: TaskId,
-    /// What it uses itself, counted once on its agent for as long as it has a task that has not ended. Never empty.
+    /// The executor's own resources, counted once on its agent while it has a task that has not
+    /// ended. Never empty.
     pub resources: Resources,
-    /// What to run.
+    /// The command to run.
     pub run: Run,
-    /// What its container is made of.
+    /// The container of the executor.
     pub container: Container,
-    /// Its whole environment, but for what the agent sets.
+    /// The whole environment, in addition to the variables that the agent sets.
     pub environment: BTreeMap<String, String>,
-    /// Empty means the agent's default.
+    /// The user; empty means the agent's default.
     pub user: String,
-    /// Brought before its start.
+    /// The files that are fetched before its start.
     pub uris: Vec<Uri>,
-    /// Milliseconds from the wish that it ends to TERM, and from TERM to KILL.
+    /// The milliseconds between the request to end and TERM, and between TERM and KILL.
     pub grace_ms: u64,
 }
 
 impl ExecutorSpec {
-    /// The same as a task with a container of its own: what an agent makes of it, and what rules it is judged by.
+    /// Returns the executor as a task with a container, by whose rules it is run and validated.
     #[must_use]
     pub fn as_task(&self) -> TaskSpec {
         TaskSpec {
@@ -46,7 +47,7 @@ impl ExecutorSpec {
     }
 }
 
-// The fields that a task's description has, too, have the numbers of that.
+// Fields that the description of a task has too have the same numbers as there.
 stored!(message ExecutorSpec {
     1 executor: Text or "task id",
     3 resources: Part,
@@ -59,7 +60,8 @@ stored!(message ExecutorSpec {
 });
 
 impl ExecutorSpec {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let ExecutorSpec {
             executor,

@@ -1,6 +1,6 @@
-//! Task groups: tasks that are started together, share a network and a folder, and end together.
+//! Task groups: tasks that start and end together, and share a network and a directory.
 //!
-//! A group has no record of its own: it is what its tasks say of it.
+//! A group has no record: it is derived from the descriptions of its tasks.
 
 use super::TaskSpec;
 use crate::encode::stored::stored;
@@ -10,11 +10,12 @@ use crate::ids::{GroupId, OrderIndex};
 /// The place of a task in its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskGroup {
-    /// Which group of its framework.
+    /// The id of the group, unique in its framework.
     pub id: GroupId,
-    /// Counts from 0 in the order of their start; their orders follow each other in it, too.
+    /// The index of the task, from 0 in the order of start. The orders of the tasks are consecutive
+    /// in the same order.
     pub place: u32,
-    /// How many tasks there are: 1 to [`crate::limits::TASKS_PER_GROUP`].
+    /// The number of tasks: 1 to [`crate::limits::TASKS_PER_GROUP`].
     pub size: u32,
 }
 
@@ -31,7 +32,8 @@ impl TaskGroup {
         placed.collect()
     }
 
-    /// The order of the group's first task, if this one was launched by `order`: with its agent, it names the group.
+    /// Returns the order of the group's first task, if this one was launched by `order`. With the
+    /// agent, it identifies the group.
     #[must_use]
     pub fn first(&self, order: OrderIndex) -> OrderIndex {
         OrderIndex(order.0.saturating_sub(self.place.into()))
@@ -45,7 +47,8 @@ stored!(message TaskGroup {
 });
 
 impl TaskGroup {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let TaskGroup { id, place, size } = self;
         out.text(1, id.as_str());

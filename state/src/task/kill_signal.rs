@@ -1,27 +1,28 @@
-//! Signals with which a task can ask to be ended.
+//! Signals that a task can request for its kill.
 
-/// A signal that programs take as a request to end. Named and numbered as in `signal(7)`. KILL is none of them, since each
-/// task gets it after its grace, and STOP and CONT end nothing.
+/// A signal that programs treat as a request to exit. Names and numbers are those of `signal(7)`.
+/// KILL is not among them, because each task gets it after its grace period. STOP and CONT end
+/// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KillSignal {
-    /// Its terminal is gone.
+    /// The terminal is closed.
     Hup,
     /// Ctrl-C: the fast shutdown of PostgreSQL.
     Int,
     /// The graceful shutdown of nginx and PHP-FPM.
     Quit,
-    /// Free for the program.
+    /// A signal that the program defines.
     Usr1,
-    /// Free for the program.
+    /// A signal that the program defines.
     Usr2,
-    /// What a task gets that names none, and whose image names none.
+    /// The default, if neither the task nor its image names a signal.
     Term,
     /// The graceful shutdown of Apache httpd.
     Winch,
 }
 
 impl KillSignal {
-    /// All of them, by number.
+    /// All signals, by number.
     pub const ALL: [Self; 7] = [
         Self::Hup,
         Self::Int,
@@ -32,7 +33,7 @@ impl KillSignal {
         Self::Winch,
     ];
 
-    /// As `signal(7)` has it, without `SIG`.
+    /// Returns the name of `signal(7)` without `SIG`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,7 +47,7 @@ impl KillSignal {
         }
     }
 
-    /// The number of Linux on x86 and ARM, which is also the stored one.
+    /// Returns the number of Linux on x86 and ARM, which is also the stored one.
     #[must_use]
     pub fn number(self) -> u32 {
         match self {
@@ -60,7 +61,7 @@ impl KillSignal {
         }
     }
 
-    /// The one of this number.
+    /// Returns the signal with this number.
     #[must_use]
     pub fn of(number: u32) -> Option<Self> {
         Self::ALL
@@ -68,17 +69,17 @@ impl KillSignal {
             .find(|signal| signal.number() == number)
     }
 
-    /// The one of this name, with or without `SIG`, in capitals or not.
+    /// Returns the signal with this name, with or without `SIG`, in any case.
     ///
     /// # Errors
-    /// A sentence that lists the names.
+    /// A message that lists the names.
     pub fn named(name: &str) -> Result<Self, String> {
         let plain = name.to_ascii_uppercase();
         let plain = plain.strip_prefix("SIG").unwrap_or(&plain);
         let mut all = Self::ALL.into_iter();
         all.find(|signal| signal.name() == plain).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("{name:?} is no signal that asks a task to end: name one of {names}")
+            format!("invalid kill signal {name:?}: name one of {names}")
         })
     }
 }

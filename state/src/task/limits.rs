@@ -1,4 +1,4 @@
-//! The most that a task may use, where that is not what it asks for, and what became of a change of it.
+//! Limits of a task that differ from its resources, and the results of changes.
 
 use crate::encode::codec::{Codec, Read, put};
 use crate::encode::scalars::{MaybeText, Number, Text};
@@ -8,68 +8,73 @@ use crate::fingerprint::Writer;
 use crate::ids::{OrderIndex, Revision};
 use crate::task::{Cause, LIMITS_NOT_CHANGED, cause};
 
-/// Limits of a task beside its resources, which are what is kept for it. The default is what an agent gives by itself:
-/// no more memory than is asked for, as much processor time as is free.
+/// The limits of a task, in addition to its resources, which are reserved for it. The default is
+/// that of the agent: memory as requested, and any free processor time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Limits {
-    /// The most processor time, in thousandths of a processor; not less than `cpus` of its resources. `None`: no limit.
+    /// The limit of processor time, in thousandths of a processor; not less than `cpus` of its
+    /// resources. `None`: no limit.
     pub cpu_millis: Option<u64>,
-    /// The most memory, in bytes; not less than `mem` of its resources. `None`: that much.
+    /// The limit of memory, in bytes; not less than `mem` of its resources. `None`: `mem`.
     pub memory_bytes: Option<u64>,
-    /// The most processes and threads; `None`: the agent's own limit, which is never exceeded.
+    /// The limit of processes and threads; `None`: the agent's limit, which is never exceeded.
     pub pids: Option<u64>,
-    /// Its share of busy disks, 1 to 10,000; `None`: 100.
+    /// The share of busy disks, 1 to 10,000; `None`: 100.
     pub io_weight: Option<u64>,
-    /// The most that it does with single disks; at most [`crate::limits::DISK_LIMITS`], each disk once.
+    /// The limits of single disks; at most [`crate::limits::DISK_LIMITS`], each disk once.
     pub io: Vec<DiskLimit>,
-    /// It has the processors of its resources, which are whole then, for itself alone.
+    /// Whether the task has exclusive use of the processors of its resources, whose number is then
+    /// whole.
     pub exclusive_cpus: bool,
 }
 
-/// The most that a task does with one disk, a second; `None`: as much as it can.
+/// The limits of a task's operations on one disk, per second; `None`: no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskLimit {
-    /// Its device on the agent's host, as `/dev/sda`. Empty: the disk of the task's sandbox.
+    /// The device on the agent's host, such as `/dev/sda`. Empty: the disk of the task's sandbox.
     pub disk: String,
-    /// Bytes read.
+    /// The number of bytes read.
     pub read_bytes: Option<u64>,
-    /// Bytes written.
+    /// The number of bytes written.
     pub write_bytes: Option<u64>,
-    /// Operations that read.
+    /// The number of read operations.
     pub read_operations: Option<u64>,
-    /// Operations that write.
+    /// The number of write operations.
     pub write_operations: Option<u64>,
 }
 
-/// The newest change of a task's limits since its launch. What they are to be is in its description.
+/// The newest change of a task's limits since its launch. The requested limits are in the
+/// description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsChange {
-    /// The order that carries it.
+    /// The order that carries the change.
     pub order: OrderIndex,
-    /// When it was asked for; names it to the framework.
+    /// The revision of the request, which identifies the change to the framework.
     pub revision: Revision,
-    /// Whether the limits are in force, or why not: free text behind the causes. `None` until the agent has said so.
+    /// The result: in force, or refused with free text after the causes. `None` until the agent has
+    /// reported it.
     pub outcome: Option<Result<(), String>>,
-    /// What was in force when it was asked for, until the agent has said: a refusal leaves the task with it. `None`: no
-    /// limits by name.
+    /// The limits in force at the time of the request, until the agent has answered: after a
+    /// refusal they remain in force. `None`: default limits.
     pub before: Option<Box<Limits>>,
-    /// Since level 3 a task has two records for limits. Whether those of its description are in the second one, and
-    /// `before` in the first: so neither is written again when the other one comes into force.
+    /// Whether the limits of the description are in the second record, and `before` in the first.
+    /// Since level 3 a task has two records for limits, so that neither is rewritten when the other
+    /// one takes effect.
     pub is_second: bool,
-    /// Why they are not in force, as codes. Before level 3 none.
+    /// The causes of a refusal, as codes. None before level 3.
     pub causes: Vec<Cause>,
 }
 
-/// What an agent has made of a change of limits.
+/// The result of a change of limits, as an agent reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsReport {
-    /// The order that carried it.
+    /// The order that carried the change.
     pub order: OrderIndex,
-    /// In force, or why not: free text behind the causes.
+    /// The result: in force, or refused with free text after the causes.
     pub outcome: Result<(), String>,
-    /// What is in force in the place of what was refused, if the agent knows better than the registry.
+    /// The limits in force after a refusal, if the agent knows them better than the registry.
     pub held: Option<Box<Limits>>,
-    /// Why they are not in force, as codes.
+    /// The causes of a refusal, as codes.
     pub causes: Vec<Cause>,
 }
 
@@ -91,7 +96,8 @@ stored!(message DiskLimit {
 });
 
 impl LimitsChange {
-    /// Why the limits are not in force, for people; `None` if they are, or if that is not known yet.
+    /// Returns the reason why the limits are not in force, for people; `None` if they are, or if
+    /// the result is not known yet.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         let detail = self.outcome.as_ref()?.as_ref().err()?;
@@ -104,7 +110,8 @@ impl LimitsChange {
 }
 
 impl Limits {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let Limits {
             cpu_millis,
@@ -172,7 +179,7 @@ impl Codec<Result<(), String>> for Refusal {
     }
 }
 
-/// An outcome, once there is one: that there is one, and then as [`Refusal`] has it.
+/// An outcome that may be unknown: a flag for its presence, and then the form of [`Refusal`].
 enum Settled {}
 
 impl Codec<Option<Result<(), String>>> for Settled {

@@ -1,6 +1,6 @@
-//! What a container may be let off of its agent's profile.
+//! Security options: relaxations of the isolation that an agent's profile defines.
 //!
-//! Asked for by a task, and allowed by the operator of its agent: each by its name.
+//! A task requests each option by name, and the operator of its agent allows it by name.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,38 +8,39 @@ use std::fmt;
 use crate::encode::stored::stored;
 use crate::fingerprint::Writer;
 
-/// A capability that a task may have in its container's own user namespace, never on its host. Named and numbered as in
-/// `capabilities(7)`; what is not here does nothing there, or too much.
+/// A capability that a task may have in the user namespace of its container, never on its host.
+/// Names and numbers are those of `capabilities(7)`. A capability that is missing here would have
+/// no effect there, or too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
-    /// Give files away.
+    /// Change the owner of files.
     Chown,
     /// Read, write and search files whatever their mode.
     DacOverride,
-    /// Change what only a file's owner may.
+    /// Change attributes of files that only the owner may change.
     Fowner,
     /// Keep set-user-id bits that a change would clear.
     Fsetid,
-    /// Signal processes of other users of the container.
+    /// Send signals to processes of other users of the container.
     Kill,
-    /// Become another group.
+    /// Change the group.
     Setgid,
-    /// Become another user.
+    /// Change the user.
     Setuid,
-    /// Give up capabilities one by one.
+    /// Drop individual capabilities.
     Setpcap,
-    /// Listen at ports below 1024 of a network that is the container's alone.
+    /// Listen on ports below 1024 of a network that only the container uses.
     NetBindService,
-    /// Send raw packets in a network that is the container's alone.
+    /// Send raw packets in a network that only the container uses.
     NetRaw,
     /// Change the root directory.
     SysChroot,
-    /// Give files capabilities.
+    /// Set capabilities of files.
     Setfcap,
 }
 
 impl Capability {
-    /// All of them, by number.
+    /// All capabilities, by number.
     pub const ALL: [Self; 12] = [
         Self::Chown,
         Self::DacOverride,
@@ -55,8 +56,8 @@ impl Capability {
         Self::Setfcap,
     ];
 
-    /// The set `SERVER`: what servers need that start as root, give their data to a user and become that user, as those of
-    /// the official nginx, postgres and redis images.
+    /// The set `SERVER`: the capabilities of servers that start as root, give their data to a user
+    /// and become that user, such as the official nginx, postgres and redis images.
     pub const SERVER: [Self; 6] = [
         Self::Chown,
         Self::DacOverride,
@@ -66,10 +67,10 @@ impl Capability {
         Self::Setuid,
     ];
 
-    /// The name of [`Capability::SERVER`] where operators write names. Never stored or sent.
+    /// The name of [`Capability::SERVER`] in settings of operators. It is never stored or sent.
     pub const SERVER_NAME: &str = "SERVER";
 
-    /// As `capabilities(7)` has it, without `CAP_`.
+    /// Returns the name of `capabilities(7)` without `CAP_`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -88,7 +89,7 @@ impl Capability {
         }
     }
 
-    /// The kernel's number, which is also the stored one.
+    /// Returns the kernel's number, which is also the stored one.
     #[must_use]
     pub fn number(self) -> u32 {
         match self {
@@ -107,7 +108,7 @@ impl Capability {
         }
     }
 
-    /// The one of this number.
+    /// Returns the capability with this number.
     #[must_use]
     pub fn of(number: u32) -> Option<Self> {
         Self::ALL
@@ -115,10 +116,10 @@ impl Capability {
             .find(|capability| capability.number() == number)
     }
 
-    /// The one of this name, with or without `CAP_`, in capitals or not.
+    /// Returns the capability with this name, with or without `CAP_`, in any case.
     ///
     /// # Errors
-    /// A sentence that lists the names.
+    /// A message that lists the names.
     pub fn named(name: &str) -> Result<Self, String> {
         let plain = name.to_ascii_uppercase();
         let plain = plain.strip_prefix("CAP_").unwrap_or(&plain);
@@ -126,14 +127,14 @@ impl Capability {
         all.find(|capability| capability.name() == plain)
             .ok_or_else(|| {
                 let names = Self::ALL.map(Self::name).join(", ");
-                format!("{name:?} is no capability that a container can have; there are {names}")
+                format!("invalid container capability {name:?}: use one of {names}")
             })
     }
 
-    /// Those that a name stands for: a set, or one capability.
+    /// Returns the capabilities that a name stands for: a set, or one capability.
     ///
     /// # Errors
-    /// A sentence that lists the names.
+    /// A message that lists the names.
     pub fn all_named(name: &str) -> Result<Vec<Self>, String> {
         if name.eq_ignore_ascii_case(Self::SERVER_NAME) {
             return Ok(Self::SERVER.into());
@@ -145,7 +146,8 @@ impl Capability {
         one.map(|one| vec![one])
     }
 
-    /// The shortest list of names that [`Capability::all_named`] takes for these, separated by commas.
+    /// Returns the shortest list of names that [`Capability::all_named`] accepts for these,
+    /// separated by commas.
     #[must_use]
     pub fn list(capabilities: &BTreeSet<Self>) -> String {
         let server = BTreeSet::from(Self::SERVER);
@@ -168,23 +170,23 @@ impl fmt::Display for Capability {
     }
 }
 
-/// What a container is let off, or what an agent allows; the default is nothing.
+/// The security options that a container has, or that an agent allows; none by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OptOuts {
-    /// Capabilities in its own user namespace.
+    /// The capabilities in the container's user namespace.
     pub capabilities: BTreeSet<Capability>,
-    /// All system calls, subject to the kernel's own rules.
+    /// Whether there is no seccomp filter: only the kernel's own rules restrict system calls.
     pub unconfined_seccomp: bool,
-    /// Set-user-id files of its image mean within it what they say.
+    /// Whether set-user-id files of the image take effect within the container.
     pub new_privileges: bool,
-    /// It may make user namespaces of its own.
+    /// Whether the container may create user namespaces.
     pub nested_user_namespaces: bool,
-    /// It is in the network of its agent's host.
+    /// Whether the container uses the network of its agent's host.
     pub host_network: bool,
 }
 
 impl OptOuts {
-    /// Lets it off what `other` is let off, too.
+    /// Adds the options of `other`.
     pub fn join(&mut self, other: Self) {
         self.capabilities.extend(other.capabilities);
         self.unconfined_seccomp |= other.unconfined_seccomp;
@@ -193,19 +195,21 @@ impl OptOuts {
         self.host_network |= other.host_network;
     }
 
-    /// Whether it is nothing.
+    /// Returns whether no option is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether somebody inside may become root of the container, whoever the command is at first.
+    /// Returns whether a process may become root of the container, whatever the user of the
+    /// command.
     #[must_use]
     pub fn changes_users(&self) -> bool {
         !self.capabilities.is_empty() || self.new_privileges
     }
 
-    /// The first of these that is not among `allowed`, as a task names it, and the agent's flag that would allow it.
+    /// Returns the first option that is not among `allowed`, with its name in a task, and the
+    /// agent's flag that would allow it.
     #[must_use]
     pub fn beyond(&self, allowed: &Self) -> Option<(String, String)> {
         let mut beyond = self.capabilities.difference(&allowed.capabilities);
@@ -253,7 +257,8 @@ stored!(message OptOuts {
 });
 
 impl OptOuts {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let OptOuts {
             capabilities,
@@ -284,7 +289,7 @@ mod tests {
         }
         assert_eq!(Capability::named("cap_chown"), Ok(Capability::Chown));
         let refused = Capability::named("SYS_ADMIN").unwrap_err();
-        assert!(refused.contains("there are CHOWN, "), "{refused}");
+        assert!(refused.contains("use one of CHOWN, "), "{refused}");
         assert_eq!(Capability::of(21), None);
     }
 

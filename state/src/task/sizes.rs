@@ -3,45 +3,47 @@
 use crate::encode::stored::stored;
 use crate::fingerprint::Writer;
 
-/// What a task asks for instead of its agent's usual sizes, or what an agent gives at most.
+/// The sizes that a task requests instead of its agent's defaults, or the largest ones that an
+/// agent allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sizes {
-    /// Open files of each of its processes. `None`: the usual number; of an agent: it takes no other.
+    /// The number of open files of each process. `None`: the default; of an agent: no other size is
+    /// allowed.
     pub open_files: Option<u64>,
-    /// Bytes in `/dev/shm`; they count as the task's memory. `None` as above.
+    /// The bytes in `/dev/shm`, which count as the task's memory. `None` as above.
     pub shm_bytes: Option<u64>,
-    /// The same in `/tmp`.
+    /// The bytes in `/tmp`, likewise.
     pub tmp_bytes: Option<u64>,
 }
 
-/// A size beyond what an agent gives.
+/// A size above the bound of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beyond {
-    /// Its field, as `open_files`.
+    /// The field, such as `open_files`.
     pub field: &'static str,
-    /// What was asked for.
+    /// The requested size.
     pub asked: u64,
-    /// What the agent gives at most; `None`: it takes no such field.
+    /// The bound of the agent; `None`: the agent does not accept the field.
     pub most: Option<u64>,
     /// The agent's flag that would allow it.
     pub flag: String,
 }
 
 impl Sizes {
-    /// Whether it names none.
+    /// Returns whether no size is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The larger of each.
+    /// Takes the larger one of each size.
     pub fn join(&mut self, other: Self) {
         self.open_files = self.open_files.max(other.open_files);
         self.shm_bytes = self.shm_bytes.max(other.shm_bytes);
         self.tmp_bytes = self.tmp_bytes.max(other.tmp_bytes);
     }
 
-    /// The first of these that is more than an agent gives.
+    /// Returns the first size that exceeds the bound of an agent.
     #[must_use]
     pub fn beyond(&self, most: &Self) -> Option<Beyond> {
         let files = |number: u64| format!("--max-open-files {number}");
@@ -72,7 +74,8 @@ stored!(message Sizes {
 });
 
 impl Sizes {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let Sizes {
             open_files,

@@ -1,4 +1,4 @@
-//! What frameworks ask for: a task's description.
+//! Descriptions of tasks, as frameworks request them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,36 +10,38 @@ use crate::fingerprint::Writer;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
-/// A file to bring into the sandbox before the start.
+/// A file that is fetched into the sandbox before the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
     /// An absolute path, `file://`, `http://` or `https://`.
     pub value: String,
     /// Whether it gets the executable bit.
     pub executable: bool,
-    /// Its name in the sandbox; empty means the last part of `value`.
+    /// The name in the sandbox; empty means the last part of `value`.
     pub output_file: String,
-    /// Whether it is an archive that becomes a folder.
+    /// Whether it is an archive that is extracted to a directory.
     pub extract: bool,
-    /// What its bytes must be: 64 lower-case hexadecimal digits; empty means whatever they are.
+    /// The SHA-256 of its bytes: 64 lower-case hexadecimal digits; empty means that it is not
+    /// verified.
     pub sha256: String,
-    /// Whether the agent keeps it for other tasks.
+    /// Whether the agent caches it for other tasks.
     pub cache: bool,
 }
 
-/// A host path made visible to the task.
+/// A host path that is mounted in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPath {
-    /// On the host, absolute.
+    /// The path on the host, absolute.
     pub host_path: String,
-    /// In the container: absolute, or relative to the sandbox.
+    /// The path in the container: absolute, or relative to the sandbox.
     pub container_path: String,
     /// Whether the task may not write to it.
     pub read_only: bool,
 }
 
 impl HostPath {
-    /// Where a container has it. By a name in the sandbox it is reached at the host's path.
+    /// Returns its path in the container. A host path with a name in the sandbox is mounted at the
+    /// host's path.
     pub(crate) fn place(&self) -> &str {
         match self.container_path.starts_with('/') {
             true => &self.container_path,
@@ -47,16 +49,16 @@ impl HostPath {
         }
     }
 
-    /// Whether it is where the host has it.
+    /// Returns whether its path in the container is that on the host.
     pub(crate) fn is_at_home(&self) -> bool {
         Path::new(self.place()) == Path::new(&self.host_path)
     }
 }
 
-/// What to run.
+/// The command of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
-    /// What the image says.
+    /// The command of the image.
     Image,
     /// A command line for `/bin/sh -c`.
     Shell(String),
@@ -64,57 +66,59 @@ pub enum Run {
     Argv(Vec<String>),
 }
 
-/// What a framework asks for.
+/// The description of a task, as a framework requests it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskSpec {
-    /// Its id within the framework.
+    /// The id within the framework.
     pub task: TaskId,
-    /// For people; may be empty.
+    /// A name for people; may be empty.
     pub name: String,
-    /// What it uses.
+    /// The requested resources.
     pub resources: Resources,
-    /// The most that it may use, where that is something else. Boxed: most tasks have none.
+    /// The limits, where they differ from the resources. Boxed, because most tasks have none.
     pub limits: Option<Box<Limits>>,
-    /// What to run.
+    /// The command to run.
     pub run: Run,
-    /// What its container is made of.
+    /// The settings of the container.
     pub container: Container,
-    /// Its whole environment.
+    /// The whole environment.
     pub environment: BTreeMap<String, String>,
-    /// Empty means the agent's default.
+    /// The user; empty means the agent's default.
     pub user: String,
-    /// Brought before the start.
+    /// The files that are fetched before the start.
     pub uris: Vec<Uri>,
-    /// Mounted at the start.
+    /// The host paths that are mounted at the start.
     pub host_paths: Vec<HostPath>,
-    /// Milliseconds from the signal that asks it to end to KILL.
+    /// The grace period: milliseconds between the first signal of a kill and SIGKILL.
     pub grace_ms: u64,
-    /// That signal; `None`: the one that its image names, else TERM.
+    /// The first signal; `None`: that of the image, or else TERM.
     pub kill_signal: Option<KillSignal>,
     /// Free text of the framework.
     pub labels: BTreeMap<String, String>,
-    /// Milliseconds until it is killed; 0 means never.
+    /// The milliseconds after which the task is killed; 0 means never.
     pub max_completion_ms: u64,
-    /// Milliseconds without a leader until it stops itself; 0 means never.
+    /// The milliseconds without a leader after which the task stops itself; 0 means never.
     pub stop_after_ms: u64,
-    /// Asked while it runs; ends it when it fails too often. Boxed, like the next: most tasks have none.
+    /// The check that kills the task after too many failures. Boxed, like the next one, because
+    /// most tasks have none.
     pub health_check: Option<Box<HealthCheck>>,
-    /// Asked while it runs; only tells.
+    /// The check that only reports readiness.
     pub readiness_check: Option<Box<Check>>,
-    /// What it sees beside its root and its sandbox.
+    /// The volumes, in addition to root and sandbox.
     pub volumes: Vec<TaskVolume>,
-    /// Its command has a terminal instead of pipes.
+    /// Whether the command has a terminal instead of pipes.
     pub tty: bool,
-    /// Whoever attaches to it may write to its standard input, which is empty otherwise.
+    /// Whether attached clients may write to its standard input, which is empty otherwise.
     pub stdin: bool,
-    /// Runs it, in a container of its own for all tasks of that executor; `None`: the task has a container itself.
+    /// The executor that runs the task, in one container for all its tasks; `None`: the task has
+    /// its own container.
     pub executor: Option<Box<ExecutorSpec>>,
-    /// Its place among the tasks that it was launched with, if they are a group.
+    /// The place of the task in its group, if it has one.
     pub group: Option<Box<TaskGroup>>,
 }
 
 impl TaskSpec {
-    /// A task that runs this with no resources, and with nothing else that it could ask for.
+    /// Returns a task that runs this command, without resources and with default settings.
     #[must_use]
     pub fn new(task: TaskId, run: Run) -> Self {
         Self {
@@ -143,8 +147,9 @@ impl TaskSpec {
         }
     }
 
-    /// How long after the last heartbeat that a leader has answered nothing of the task runs any more, in
-    /// milliseconds: `stop_after_ms`, the grace, and 5 % for clocks that differ. `None` if it never stops itself.
+    /// Returns the milliseconds after the last answered heartbeat after which nothing of the task
+    /// runs any more: `stop_after_ms`, the grace period, and 5 % for differing clocks. `None` if
+    /// the task never stops itself.
     #[must_use]
     pub fn stopped_after_ms(&self) -> Option<u64> {
         if self.stop_after_ms == 0 {
@@ -157,12 +162,12 @@ impl TaskSpec {
 
 /// A field of a description that not every task may use.
 pub(crate) struct Restriction {
-    /// Its name on the wire.
+    /// The name on the wire.
     pub(crate) field: &'static str,
     pub(crate) is_used: fn(&TaskSpec) -> bool,
-    /// Why a task of an executor may not, if it may not.
+    /// The reason why a task of an executor may not use the field, if it may not.
     pub(crate) in_executor: Option<&'static str>,
-    /// Why a task of a group may not, if it may not.
+    /// The reason why a task of a group may not use the field, if it may not.
     pub(crate) in_group: Option<&'static str>,
 }
 
@@ -176,7 +181,7 @@ const fn own_container(field: &'static str, is_used: fn(&TaskSpec) -> bool) -> R
     }
 }
 
-/// The fields that not every task may use. The first one that is used is named.
+/// The fields that not every task may use. The first used one is reported.
 pub(crate) const RESTRICTIONS: &[Restriction] = &[
     own_container("group", |spec| spec.group.is_some()),
     own_container("container", |spec| spec.container != Container::default()),
@@ -199,7 +204,7 @@ pub(crate) const RESTRICTIONS: &[Restriction] = &[
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
 ];
 
-// Numbers 18, 19, 21, 23, 25 and 27 are free.
+// Numbers 18, 19, 21, 23, 25 and 27 are unused.
 stored!(message TaskSpec {
     1 task: Text or "task id",
     2 name: Text,
@@ -226,7 +231,8 @@ stored!(message TaskSpec {
 });
 
 impl TaskSpec {
-    /// Removes the fields that release 0.1.0 did not read. To ask for the host's network was then to ask for nothing.
+    /// Removes the fields that release 0.1.0 did not read. There, a request for the host's network
+    /// had no effect.
     pub(crate) fn reduce_to_0_1_0(&mut self) {
         self.kill_signal = None;
         let executor = self.executor.as_mut();
@@ -239,7 +245,8 @@ impl TaskSpec {
         }
     }
 
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let TaskSpec {
             task,
@@ -307,7 +314,8 @@ stored!(oneof Run {
 });
 
 impl Run {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         match self {
             Run::Image => out.chosen(1, |_| ()),
@@ -327,7 +335,8 @@ stored!(message Uri {
 });
 
 impl Uri {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let Uri {
             value,
@@ -353,7 +362,8 @@ stored!(message HostPath {
 });
 
 impl HostPath {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let HostPath {
             host_path,
@@ -368,7 +378,8 @@ impl HostPath {
 
 #[cfg(test)]
 impl TaskSpec {
-    /// A description for each field that release 0.1.0 does not have, by the name of its golden bytes.
+    /// Returns a description for each field that release 0.1.0 does not have, by the name of its
+    /// golden bytes.
     pub(crate) fn samples(base: &Self) -> Vec<(&'static str, Self)> {
         let with = |change: fn(&mut Self)| {
             let mut spec = base.clone();

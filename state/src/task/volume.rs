@@ -1,30 +1,32 @@
-//! What a container sees beside its root and its sandbox.
+//! Volumes of a container, in addition to its root and its sandbox.
 
 use crate::encode::stored::stored;
 use crate::fingerprint::Writer;
 
-/// A place of a container with contents of its own.
+/// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskVolume {
-    /// Where the container sees it: absolute, without `.` and `..`.
+    /// The path in the container: absolute, without `.` and `..`.
     pub container_path: String,
-    /// Whether the task may not write to it. A secret never can be written to.
+    /// Whether the task may not write to it. A secret is always read-only.
     pub read_only: bool,
-    /// What it is.
+    /// The contents of the volume.
     pub source: VolumeSource,
 }
 
-/// What a volume is.
+/// The contents of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeSource {
-    /// A folder of the task's sandbox, made if it is not there: a path below the sandbox.
+    /// A directory of the task's sandbox, by its path below the sandbox; created if it does not
+    /// exist.
     Sandbox(String),
-    /// A file system in memory, which ends with the task.
+    /// A tmpfs, which is removed with the task.
     Tmpfs {
-        /// The most it holds, in bytes; counted as the task's memory.
+        /// The size, in bytes; counted as the task's memory.
         bytes: u64,
     },
-    /// A file with what an agent's operator keeps under this name for the task's role. The registry never has the value.
+    /// A file with the secret that the agent's operator provides under this name for the task's
+    /// role. The registry never has the value.
     Secret(String),
 }
 
@@ -35,7 +37,8 @@ stored!(message TaskVolume {
 });
 
 impl TaskVolume {
-    /// Appends what the fingerprint of a request covers. The field numbers are its own.
+    /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut Writer) {
         let TaskVolume {
             container_path,

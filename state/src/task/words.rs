@@ -1,13 +1,14 @@
-//! What updates that masters make say, by their reasons: made where it is shown, and stored below level 3 only.
+//! The messages of updates from masters, by their reasons. They are built for display, and stored
+//! only below level 3.
 
 use super::{Reason, Source, Update, cause};
 
-/// Why a change of limits was refused that no agent has answered.
+/// The refusal of a change of limits that the agent's release cannot answer.
 pub const LIMITS_NOT_CHANGED: &str =
     "its agent is of a release that cannot change limits of a task: upgrade it, and ask again";
 
 impl Update {
-    /// The text for people.
+    /// Returns the text for people.
     #[must_use]
     pub fn text(&self) -> String {
         let is_empty = self.message.is_empty() && self.causes.is_empty();
@@ -18,7 +19,7 @@ impl Update {
     }
 }
 
-/// What a master says with this reason.
+/// Returns the message of a master for this reason.
 pub(crate) fn of_master(reason: Reason) -> &'static str {
     match reason {
         Reason::AgentUnreachable => "its agent is not heard of; it may run",
@@ -30,11 +31,11 @@ pub(crate) fn of_master(reason: Reason) -> &'static str {
             "it was not delivered before its agent became unreachable; it never started"
         }
         Reason::StoppedWithoutLeader => {
-            "its agent is not heard of, and its stop_after_ms has passed: it does not run any more"
+            "its agent is unreachable and its stop_after_ms has passed: it no longer runs"
         }
         Reason::LimitsUpdated => LIMITS_NOT_CHANGED,
         Reason::AgentIncapable => {
-            "its agent has come back as a release that cannot do what its description asks for; it never started"
+            "its agent has returned with a release that does not support its description; it never started"
         }
         Reason::None
         | Reason::TaskInvalid

@@ -1,4 +1,4 @@
-//! Schedulers, operators and leaders that do the right thing mostly, and anything sometimes.
+//! Random schedulers, operators and leaders that mostly act correctly, and sometimes arbitrarily.
 
 use std::collections::BTreeMap;
 
@@ -25,9 +25,9 @@ pub(crate) struct Actor {
     serial: u64,
     offers: Vec<Promise>,
     numbers: BTreeMap<(FrameworkId, u64), u64>,
-    /// Proposals of the past, to come again late.
+    /// Past proposals, which may be repeated late.
     past: Vec<Proposed>,
-    /// Whether agents of this life may lose what they had.
+    /// Whether agents of this run may lose resources.
     shrinking: bool,
     /// The level of its leaders.
     pub(crate) level: Level,
@@ -46,7 +46,8 @@ impl Actor {
         }
     }
 
-    /// What a leader proposes at the level of the cluster: what the level does not have is left out, or refused before.
+    /// Returns what a leader proposes at the level of the cluster. Facts that the level does not
+    /// have are removed; `None` if the leader refuses the command.
     pub(crate) fn at_level(level: Level, mut proposed: Proposed) -> Option<Proposed> {
         level::reduce(level, &mut proposed.command);
         match level::beyond(level, &proposed.command) {
@@ -56,7 +57,7 @@ impl Actor {
     }
 
     pub(crate) fn entry(&mut self, dice: &mut Dice, registry: &Registry, count: usize) -> Entry {
-        // A leader's clock may be behind, too.
+        // The clock of a leader may also be behind.
         let ms = dice.next() % 2_000;
         if dice.percent(5) {
             self.now = Timestamp(self.now.0.saturating_sub(ms));
@@ -262,7 +263,7 @@ impl Actor {
             wall_ms: 5,
         };
         if dice.percent(30) {
-            // As format 2 has it.
+            // In the form of format 2.
             accept = accept.in_one_launch();
         }
         accept
@@ -494,7 +495,7 @@ fn operate(
     })
 }
 
-/// Whoever asks, the same is decided.
+/// The actor does not affect the decision.
 fn asks(serial: u64) -> argosy_state::actor::Actor {
     let asking = match serial % 6 {
         0 => "cluster",
@@ -507,7 +508,7 @@ fn asks(serial: u64) -> argosy_state::actor::Actor {
     asking.parse().unwrap()
 }
 
-/// Good ones mostly.
+/// Returns limits that are mostly valid.
 fn limits(dice: &mut Dice) -> Limits {
     Limits {
         cpu_millis: dice.percent(50).then(|| 1 + dice.next() % 20_000),

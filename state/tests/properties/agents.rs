@@ -1,4 +1,5 @@
-//! What agents say, and what leaders make of their silence: right mostly, and anything sometimes.
+//! Random reports of agents, and decisions of leaders about silent agents: mostly correct, and
+//! sometimes arbitrary.
 
 use argosy_state::Registry;
 use argosy_state::command::{
@@ -37,7 +38,7 @@ pub(crate) fn new_agent(dice: &mut Dice) -> Command {
     ))
 }
 
-/// What a leader makes of the silence of an agent, now and then too late.
+/// Returns a leader's decision about a silent agent, sometimes too late.
 pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> AgentDecision {
     let mut decided_on = registry.agent(id).unwrap().revision;
     if dice.percent(20) {
@@ -50,7 +51,7 @@ pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> Agen
     }
 }
 
-/// What a leader makes of a long silence, now and then too early or too late.
+/// Returns a leader's decision about a long silence, sometimes too early or too late.
 pub(crate) fn stopped(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
     let since = registry.agent(id).unwrap().mode_since();
     let AgentDecision {
@@ -66,7 +67,7 @@ pub(crate) fn stopped(dice: &mut Dice, registry: &Registry, id: AgentId) -> Comm
     })
 }
 
-/// What the agent would hold at a floor, with a little missing and a little too much.
+/// Returns the list of an agent, with a few tasks missing and a few too many.
 pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
     let agent = registry.agent(id).unwrap();
     let floor = OrderIndex(agent.orders.0.saturating_sub(dice.next() % 5));
@@ -114,7 +115,7 @@ pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Co
     })
 }
 
-/// What became of a change of its limits, now and then of another one.
+/// Returns the result of a change of the task's limits, sometimes of another change.
 fn limits_report(dice: &mut Dice, task: &Task) -> Option<LimitsReport> {
     let change = task.limits_change.as_ref()?;
     let is_refused = dice.percent(30);

@@ -1,4 +1,4 @@
-//! Random numbers from a seed (splitmix64): the same on every machine.
+//! Random numbers from a seed (splitmix64), identical on every machine.
 
 pub(crate) struct Dice(u64);
 
@@ -22,7 +22,7 @@ impl Dice {
         self.next() % 100 < chance
     }
 
-    /// One of `all`; `None` if there are none.
+    /// Returns one of `all`; `None` if there are none.
     pub(crate) fn pick<T: Clone>(&mut self, all: &[T]) -> Option<T> {
         if all.is_empty() {
             None

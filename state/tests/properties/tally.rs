@@ -1,13 +1,13 @@
-//! What was answered, by name, and how often.
+//! Counts of answers by name.
 
 use std::collections::BTreeMap;
 
 use argosy_state::command::{CallAction, Command, Outcome, Reply};
 
-/// How often something was answered, by its name.
+/// The number of answers, by name.
 pub(crate) type Tally = BTreeMap<&'static str, usize>;
 
-/// The code of a refusal, or what was done.
+/// Returns the code of a refusal, or the name of the result.
 pub(crate) fn name(command: &Command, outcome: &Outcome) -> &'static str {
     match (command, outcome) {
         (_, Err(why)) => why.code(),

@@ -1,4 +1,4 @@
-//! Remembers what has been seen: some facts must never change once they are true.
+//! A record of facts that must not change once they are true.
 
 use std::collections::BTreeMap;
 
@@ -23,15 +23,16 @@ pub(crate) struct Witness {
     /// The end of each instance that has ended.
     ends: BTreeMap<(TaskKey, AgentId, OrderIndex), TaskState>,
     seen: BTreeMap<TaskState, usize>,
-    /// What was agreed on about agents behind the newest entry.
+    /// The administrative state of agents after the newest entry.
     agreed: BTreeMap<AgentId, Agreed>,
-    /// Registrations that replaced what an agent reports while something unusual was agreed on about it.
+    /// The number of registrations that replaced the reported facts while the administrative state
+    /// was unusual.
     kept: usize,
 }
 
 impl Witness {
     pub(crate) fn look(&mut self, registry: &Registry) {
-        assert!(registry.time() >= self.time, "cluster time went back");
+        assert!(registry.time() >= self.time, "cluster time moved backwards");
         self.time = registry.time();
         let cluster = registry.cluster();
         assert!(cluster.last_agent >= self.last_agent);
@@ -46,7 +47,8 @@ impl Witness {
             if former.is_some_and(|former| !total.contains(&former)) {
                 self.shrunk.insert(agent.id, true);
             }
-            // More is never launched than there is; only who shrinks has less than is used.
+            // Launches never exceed the available resources. Only an agent that shrinks has less
+            // than is used.
             let used = &registry.agent_index(agent.id).unwrap().used;
             assert!(
                 self.shrunk.contains_key(&agent.id) || total.contains(used),
@@ -63,7 +65,7 @@ impl Witness {
         }
     }
 
-    /// No registration changes what is agreed on about an agent that is known.
+    /// Checks that no registration changes the administrative state of a known agent.
     pub(crate) fn look_at_agreements(
         &mut self,
         registry: &Registry,
@@ -96,7 +98,7 @@ impl Witness {
             .collect();
     }
 
-    /// An instance ends once, in one way.
+    /// Checks that an instance ends once, in one state.
     fn look_at(&mut self, task: &Task) {
         let instance = (task.key.clone(), task.agent, task.order);
         if task.is_terminal() {
@@ -104,11 +106,11 @@ impl Witness {
             assert_eq!(end, task.state, "{} ended twice", task.key);
         } else {
             let end = self.ends.get(&instance);
-            assert_eq!(end, None, "{} lives on after its end", task.key);
+            assert_eq!(end, None, "{} is live after its end", task.key);
         }
     }
 
-    /// A life in which nothing happens proves nothing.
+    /// Asserts that enough has happened for the run to be conclusive.
     pub(crate) fn assert_busy(&self) {
         let states = [TaskState::Staging, TaskState::Running];
         for state in states {
@@ -122,7 +124,8 @@ impl Witness {
     }
 }
 
-/// What is agreed on about an agent. One record of release 0.1.0 has one time for it and for reachability.
+/// Returns the administrative state of an agent. The single record of release 0.1.0 has one time
+/// for it and for reachability.
 fn facts(agreed: &Agreed, registry: &Registry) -> Agreed {
     let is_split = registry
         .sweeps()

@@ -1,7 +1,9 @@
-//! A master of a former release without its rim: applies the entries that come in, and reports what it stores.
+//! A master of a former release, reduced to `apply`: reads entries and reports the records that it
+//! writes.
 //!
-//! Built against the `state` crate of that release. In: the log index, cluster time, the number of commands, each with its length. Out:
-//! the digest, the number of records written, each with its key and its value. All numbers are little endian.
+//! It is built against the `state` crate of that release. Input: the log index, cluster time, the
+//! number of commands, each with its length. Output: the digest, the number of written records,
+//! each with its key and its value. All numbers are little endian.
 
 use std::io::{self, Read, Write};
 

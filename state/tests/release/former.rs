@@ -1,4 +1,5 @@
-//! A process of the former release that applies entries, and the comparison with what this release writes.
+//! A process of the former release that applies entries, and the comparison with the records of
+//! this release.
 
 use std::io::{BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -6,16 +7,16 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use argosy_testing::{Release, ReleaseError};
 
-/// A record by its key; no value deletes it.
+/// A written record by its key. A record without a value is deleted.
 pub(crate) type Written = (Vec<u8>, Option<Vec<u8>>);
 
-/// What the former release has written for an entry.
+/// The records that the former release has written for an entry.
 pub(crate) struct Applied {
     pub(crate) digest: u128,
     pub(crate) writes: Vec<Written>,
 }
 
-/// Release 0.1.0; `None` if this clone has no history.
+/// Returns release 0.1.0; `None` if this clone has no history.
 pub(crate) fn release() -> Option<Release> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -29,7 +30,8 @@ pub(crate) fn release() -> Option<Release> {
     }
 }
 
-/// The driver, built against the `state` crate of release 0.1.0; `None` if this clone has no history.
+/// Builds the driver against the `state` crate of release 0.1.0; `None` if this clone has no
+/// history.
 pub(crate) fn executable() -> Option<PathBuf> {
     let release = release()?;
     let main = Path::new("state/src/bin/driver.rs");
@@ -40,7 +42,7 @@ pub(crate) fn executable() -> Option<PathBuf> {
     }
 }
 
-/// One registry of the former release.
+/// A registry of the former release.
 pub(crate) struct Former {
     child: Child,
     input: BufWriter<ChildStdin>,
@@ -95,7 +97,7 @@ impl Former {
     fn number<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         let read = self.output.read_exact(&mut bytes);
-        read.expect("the former release goes on: its error is above");
+        read.expect("the former release is running: its error is above");
         bytes
     }
 }
@@ -107,7 +109,7 @@ impl Drop for Former {
     }
 }
 
-/// The records that differ, by key.
+/// Returns the records that differ, by key.
 pub(crate) fn difference(ours: &[Written], theirs: &[Written]) -> String {
     let mut text = String::new();
     let show = |write: Option<&Written>| match write {

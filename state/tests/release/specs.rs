@@ -1,4 +1,5 @@
-//! Descriptions of tasks, agents and frameworks with every field that release 0.1.0 has, right and wrong.
+//! Valid and invalid descriptions of tasks, agents and frameworks, with every field that release
+//! 0.1.0 has.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use argosy_state::task::{
 
 use crate::dice::Dice;
 
-/// Adds to some of what a command describes.
+/// Adds fields to some of a command's descriptions.
 pub(crate) fn vary(dice: &mut Dice, command: &mut Command) {
     match command {
         Command::Call(call) => match &mut call.action {
@@ -91,7 +92,7 @@ fn vary_spec(dice: &mut Dice, spec: &mut TaskSpec) {
     }
 }
 
-/// What only level 3 has: it is refused before it is proposed.
+/// Adds fields that only level 3 has. A leader refuses them before they are proposed.
 fn newer(dice: &mut Dice, spec: &mut TaskSpec) {
     match dice.below(4) {
         0 => spec.kill_signal = Some(KillSignal::Int),

@@ -25,7 +25,7 @@ impl<'a> Line<'a> {
         Self { text, words, pairs }
     }
 
-    /// The word at `position`; the verb is at 0.
+    /// Returns the word at `position`; the command is at 0.
     pub(crate) fn word(&self, position: usize) -> &'a str {
         let word = self.words.get(position);
         word.unwrap_or_else(|| panic!("word {position} is missing in {:?}", self.text))
@@ -50,7 +50,7 @@ impl<'a> Line<'a> {
 
     pub(crate) fn read<T: FromStr>(&self, text: &str) -> T {
         text.parse()
-            .unwrap_or_else(|_| panic!("{text:?} does not fit in {:?}", self.text))
+            .unwrap_or_else(|_| panic!("{text:?} is invalid in {:?}", self.text))
     }
 
     pub(crate) fn agent(&self, position: usize) -> AgentId {
@@ -61,26 +61,26 @@ impl<'a> Line<'a> {
         self.read(self.word(position))
     }
 
-    /// `framework-1/name`.
+    /// Parses `framework-1/name`.
     pub(crate) fn key(&self, text: &str) -> TaskKey {
         let (framework, task) = text
             .split_once('/')
-            .unwrap_or_else(|| panic!("{text:?} is no task in {:?}", self.text));
+            .unwrap_or_else(|| panic!("{text:?} is not a task in {:?}", self.text));
         TaskKey {
             framework: self.read(framework),
             task: TaskId::new(task).unwrap(),
         }
     }
 
-    /// `framework-1/name@order`.
+    /// Parses `framework-1/name@order`.
     pub(crate) fn instance(&self, text: &str) -> (TaskKey, OrderIndex) {
         let (key, order) = text
             .split_once('@')
-            .unwrap_or_else(|| panic!("{text:?} is no instance in {:?}", self.text));
+            .unwrap_or_else(|| panic!("{text:?} is not an instance in {:?}", self.text));
         (self.key(key), OrderIndex(self.read(order)))
     }
 
-    /// `index.position`.
+    /// Parses `index.position`.
     pub(crate) fn revision(&self, text: &str) -> Revision {
         let id: OfferId = self.read(text);
         Revision {

@@ -1,4 +1,4 @@
-//! Answers, events and facts in words.
+//! The text form of answers, events and facts.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use argosy_state::framework::{AnswerOutcome, Connection};
 use argosy_state::ids::Revision;
 use argosy_state::task::{Standing, Task, Update};
 
-/// Events beyond these are only counted.
+/// The number of events that are printed. More are only counted.
 const EVENTS_SHOWN: usize = 12;
 
 pub(crate) fn applied(applied: &Applied) -> String {
@@ -34,7 +34,7 @@ fn refusal(why: &Rejection) -> String {
     format!("{why} ({})", why.code())
 }
 
-/// Operation and task.
+/// Prints the operation and task of a position.
 fn position(position: Position) -> String {
     format!("{}.{}", position.operation, position.task)
 }
@@ -169,7 +169,7 @@ pub(crate) fn facts(registry: &Registry, what: &str) -> String {
         "history" => history(registry),
         "cluster" => cluster(registry),
         "level" => format!("level {}\n", registry.level()),
-        other => panic!("nothing called {other:?} can be shown"),
+        other => panic!("cannot show {other:?}"),
     }
 }
 
@@ -254,7 +254,7 @@ fn task(task: &Task) -> String {
     )
 }
 
-/// What was changed, and what became of it.
+/// Prints the newest change of limits and its result.
 fn limits(task: &Task) -> String {
     let Some(change) = &task.limits_change else {
         return String::new();
@@ -290,7 +290,7 @@ fn update(update: &Update) -> String {
     )
 }
 
-/// Nothing of what is not known.
+/// Prints the known results of checks.
 fn standing(standing: Standing) -> String {
     let word = |name: &str, value: Option<bool>| match value {
         Some(true) => format!(" {name}"),

@@ -1,4 +1,4 @@
-//! Plays the lines of a script on a world.
+//! The interpreter of scenario scripts.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// A stage whose leaders are at this level.
+    /// Returns an interpreter whose leaders are at this level.
     pub(crate) fn new(level: Level) -> Self {
         let mut world = World::empty();
         world.level = level;
@@ -40,7 +40,7 @@ impl Stage {
         }
     }
 
-    /// What happens at one line.
+    /// Executes one line and returns its output.
     pub(crate) fn play(&mut self, text: &str) -> String {
         if let Some(rest) = text.strip_prefix("stale ") {
             let command = self.command(&Line::new(rest));
@@ -115,7 +115,7 @@ impl Stage {
         format!("{pieces} pieces\n")
     }
 
-    /// Uses offers one by one for nothing: first call, epoch, first serial, how many.
+    /// Uses offers one by one without launching: first call, epoch, first serial, count.
     fn spend(&mut self, line: &Line<'_>) -> String {
         let first: u64 = line.read(line.word(3).trim_start_matches('#'));
         let (epoch, serial): (u64, u64) = (line.read(line.word(4)), line.read(line.word(5)));
@@ -197,7 +197,7 @@ impl Stage {
                 index: line.read(line.word(1)),
                 digest: u128::from_str_radix(line.word(2), 16).unwrap(),
             }),
-            other => panic!("no verb {other:?}"),
+            other => panic!("unknown command {other:?}"),
         }
     }
 
@@ -279,7 +279,7 @@ impl Stage {
             "revive" => CallAction::Revive(roles()),
             "update" => CallAction::Update(info(line, line.word(4))),
             "teardown" => CallAction::Teardown,
-            other => panic!("no call {other:?}"),
+            other => panic!("unknown call {other:?}"),
         }
     }
 
@@ -288,11 +288,11 @@ impl Stage {
         let offers = names
             .filter(|name| !name.is_empty())
             .map(|name| self.offers[name].clone());
-        // Tasks that follow each other are one launch, unless `then` is between them; a group is an operation.
+        // Consecutive tasks are one launch, unless `then` separates them. A group is one operation.
         let mut operations: Vec<OfferOperation> = Vec::new();
         let words = line.words_from(4).iter();
         for word in words.filter(|word| !["all", "flat"].contains(word)) {
-            // `name@executor/own/cpus:1` is a task of an executor that uses `own` itself.
+            // `name@executor/own/cpus:1` is a task of an executor with the resources `own`.
             let (word, executor) = match word.split_once('@') {
                 None => ((*word).to_owned(), None),
                 Some((name, rest)) => {
@@ -338,7 +338,7 @@ impl Stage {
             all_or_nothing: line.has("all"),
             wall_ms: 0,
         };
-        // As format 2 has it.
+        // In the form of format 2.
         match line.has("flat") {
             true => accept.in_one_launch(),
             false => accept,
@@ -359,7 +359,7 @@ impl Stage {
     }
 }
 
-/// `pod/a:cpus:1,b:cpus:2` is a group of two.
+/// Parses a group: `pod/a:cpus:1,b:cpus:2` has two tasks.
 fn group(text: &str) -> Vec<TaskSpec> {
     let (id, tasks) = text.split_once('/').unwrap();
     let tasks = tasks.split(',').map(|task| {
@@ -415,7 +415,7 @@ fn register(line: &Line<'_>) -> Command {
     })
 }
 
-/// `framework-1/a@1#2:running` for each.
+/// Parses updates such as `framework-1/a@1#2:running`.
 fn update(line: &Line<'_>) -> Command {
     let updates = line.words_from(2).iter().map(|text| {
         let (instance, rest) = text.split_once('#').unwrap();
@@ -442,7 +442,7 @@ fn update(line: &Line<'_>) -> Command {
     })
 }
 
-/// `healthy=yes ready=no`, of all updates of the line.
+/// Parses `healthy=yes ready=no`, for all updates of the line.
 fn standing(line: &Line<'_>) -> Standing {
     let said = |name| line.pair(name).map(|word| word == "yes");
     Standing {
@@ -451,7 +451,7 @@ fn standing(line: &Line<'_>) -> Standing {
     }
 }
 
-/// `cpu=500 mem=64 pids=10 weight=200 disk=/dev/sda exclusive`: all that is named.
+/// Parses `cpu=500 mem=64 pids=10 weight=200 disk=/dev/sda exclusive`.
 fn limits(line: &Line<'_>) -> Limits {
     let disk = line.pair("disk").map(|disk| DiskLimit {
         disk: disk.to_owned(),
@@ -468,7 +468,8 @@ fn limits(line: &Line<'_>) -> Limits {
     }
 }
 
-/// `limits=5` or `limits=5 refused=WHY`, of all updates of the line; with `held=yes`, what is in force instead.
+/// Parses `limits=5` or `limits=5 refused=WHY`, for all updates of the line; with `held=yes`, the
+/// limits in force instead.
 fn limits_report(line: &Line<'_>) -> Option<LimitsReport> {
     let refusal = line.pair("refused").map(str::to_owned);
     line.number("limits").map(|order| LimitsReport {
@@ -490,7 +491,7 @@ fn state_named(name: &str) -> TaskState {
         "killed" => TaskState::Killed,
         "gone" => TaskState::Gone,
         "unreachable" => TaskState::Unreachable,
-        other => panic!("no state {other:?}"),
+        other => panic!("unknown state {other:?}"),
     }
 }
 
@@ -515,7 +516,7 @@ fn subscribe(line: &Line<'_>) -> Command {
     })
 }
 
-/// Operations follow each other behind a `+`.
+/// Parses operations that are separated by `+`.
 fn operate(line: &Line<'_>) -> Command {
     let operations = line.words_from(1).split(|word| *word == "+");
     let request = line
@@ -557,6 +558,6 @@ fn operation(line: &Line<'_>, words: &[&str]) -> Operation {
         ["deactivate", id] => Operation::Deactivate(line.read(id)),
         ["reactivate", id] => Operation::Reactivate(line.read(id)),
         ["gone", id] => Operation::MarkGone(line.read(id)),
-        other => panic!("no operation {other:?}"),
+        other => panic!("unknown operation {other:?}"),
     }
 }

@@ -1,7 +1,8 @@
-//! Each bound is reached, refuses with a sentence, and gives way when there is room again.
+//! Tests of the bounds: each one rejects with a message when reached, and accepts again when there
+//! is space.
 //!
-//! Bounds of gigabytes are reached by their counters, on a copy of the registry; that the counters are right is checked
-//! after every step of every test.
+//! Bounds of gigabytes are reached by setting their counters, on a copy of the registry. Every test
+//! checks the counters after every step.
 
 use crate::Registry;
 use crate::actor::Actor;
@@ -18,7 +19,7 @@ use crate::task::{
 };
 use crate::testing::{World, framework_info, key, registration, spec};
 
-/// What a command is answered once `fill` has used up a bound.
+/// Returns the outcome of a command after `fill` has used up a bound.
 fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Command) -> Outcome {
     let mut registry = world.registry.clone();
     fill(&mut registry);
@@ -37,7 +38,7 @@ fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Comman
 fn full(outcome: &Outcome) -> &str {
     match outcome {
         Err(Rejection::Full(text)) => text,
-        other => panic!("not refused for a bound: {other:?}"),
+        other => panic!("not refused because of a bound: {other:?}"),
     }
 }
 
@@ -53,7 +54,7 @@ fn records(world: &World, kind: &str) -> u64 {
     usage.records
 }
 
-/// A task with an environment of so many bytes.
+/// Returns a task with an environment of `kib` KiB.
 fn large(name: &str, kib: usize) -> TaskSpec {
     let parts = (0..kib / 100).map(|at| (format!("V{at}"), "x".repeat(100 << 10)));
     TaskSpec {
@@ -62,7 +63,7 @@ fn large(name: &str, kib: usize) -> TaskSpec {
     }
 }
 
-/// The positions of a call's launches that were refused, and why.
+/// Returns the positions of the refused launches of a call, with the reasons.
 fn refused(outcome: Outcome) -> Vec<(Position, Rejection)> {
     match outcome {
         Ok(Reply::Called { refused, .. }) => refused,
@@ -98,7 +99,7 @@ fn what_tasks_take_is_counted_and_given_back_when_they_end() {
         (bytes(&world, "tasks"), world.registry.task_bytes_of(one)),
         (0, 0)
     );
-    // Of their environments nothing is left.
+    // The history keeps nothing of their environments.
     assert!(bytes(&world, "finished_tasks") < 8 << 10);
     assert!(world.reloaded() == world.registry);
 }
@@ -150,7 +151,7 @@ fn a_launch_that_the_framework_has_no_bytes_for_is_refused_and_the_others_stand(
     assert_eq!(refused(answered(&mut world, |_| (), call)), []);
 }
 
-/// Frameworks whose schedulers have crashed without an id, all of them disconnected.
+/// Adds frameworks whose schedulers have crashed without keeping an id, all of them disconnected.
 fn crashed(world: &mut World, principal: &str, count: usize) -> Vec<FrameworkId> {
     let mut ids = Vec::new();
     for part in (0..count).collect::<Vec<_>>().chunks(1_000) {
@@ -212,7 +213,7 @@ fn a_scheduler_that_crashes_again_and_again_replaces_its_own_oldest_framework() 
     );
     assert!(
         world.registry.framework(crashed[0]).is_none(),
-        "the oldest one without tasks went"
+        "the oldest one without tasks was removed"
     );
     for kept in [busy, other, crashed[1]] {
         assert!(world.registry.framework(kept).is_some(), "{kept}");
@@ -397,7 +398,7 @@ fn answers_of_all_frameworks_and_of_operators_are_bounded() {
     assert_eq!(outcome, Err(Rejection::TooManyRequests));
     world.apply(batch).outcome.unwrap();
     assert!(bytes(&world, "operator_answers") > 16 << 10);
-    // The next named batch, ten minutes later, drops it.
+    // The next named batch, ten minutes later, removes it.
     world.pass(limits::OPERATOR_ANSWER_MS);
     world.apply(Command::Operate(Operate {
         request: Some(("alice".to_owned(), "r-2".to_owned())),
@@ -409,7 +410,7 @@ fn answers_of_all_frameworks_and_of_operators_are_bounded() {
     assert!(bytes(&world, "operator_answers") < 4 << 10);
 }
 
-/// Ends all tasks of a detached framework: they are history at once.
+/// Ends all tasks of a detached framework, which become history immediately.
 fn end_all(world: &mut World, id: FrameworkId, agent: AgentId) {
     let updates = world.registry.tasks_of(id).map(|task| AgentUpdate {
         key: task.key.clone(),
@@ -525,7 +526,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
     assert_eq!((words.len(), words[0].as_str()), (2, "prog"));
     assert_eq!(words[1], "é".repeat(510));
 
-    // Beyond its bytes the oldest go, a few for each that comes.
+    // Beyond its bound of bytes, the history drops a few of its oldest tasks for each new one.
     for name in ["b", "c", "d"] {
         world.launch(id, agent, name, "cpus:1");
         end(&mut world, &key(id, name));
@@ -544,7 +545,8 @@ fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
     assert!(registry.finished_task(&key(id, "e")).is_some());
 }
 
-/// Tasks with as many records as there can be: limits and their change, and long messages.
+/// Launches tasks with the largest possible number of records: limits, a change of them, and long
+/// messages.
 fn laden(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String]) {
     for name in names {
         let mut task = spec(name, "cpus:0.001");
@@ -610,7 +612,8 @@ fn acknowledged_ends_change_at_most_a_thousand_records_however_full_the_history_
             assert_eq!(world.apply(command).outcome, Ok(Reply::Done));
             continue;
         }
-        // As if the histories were far beyond their bytes: each end that comes drops all that it may.
+        // The counter is set as if the history were far beyond its bound: each new end drops as
+        // many as it may.
         let mut registry = world.registry.clone();
         registry.index.bytes.history = 4 * limits::FINISHED_TASK_BYTES;
         let commands = vec![Proposed {

@@ -1,8 +1,8 @@
-//! Commands of each kind of actor.
+//! Samples of commands of each kind of actor.
 
 use crate::command::Proposed;
 
-/// Some of `plain`, each by an actor.
+/// Returns some of `plain`, each by an actor.
 pub(super) fn commands(plain: &[(&'static str, Proposed)]) -> Vec<(&'static str, Proposed)> {
     let by = |name: &'static str, command: &str, actor: &str| {
         let sample = plain.iter().find(|(name, _)| *name == command);

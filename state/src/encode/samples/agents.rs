@@ -1,4 +1,4 @@
-//! An agent that is lost, and on which something was agreed.
+//! A sample of a lost agent with administrative state.
 
 use std::sync::Arc;
 

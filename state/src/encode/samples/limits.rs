@@ -1,4 +1,4 @@
-//! A task with limits and opt-outs, and what an agent allows.
+//! Samples of a task with limits and security options, and of an agent that allows them.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::task::{
     Reason, Run, Sizes, Task, TaskSpec, TaskState,
 };
 
-/// Every opt-out there is.
+/// Returns all security options.
 fn opt_outs() -> OptOuts {
     OptOuts {
         capabilities: Capability::ALL.into(),
@@ -26,7 +26,7 @@ fn opt_outs() -> OptOuts {
     }
 }
 
-/// Those with one that agents before release 0.2 do not know.
+/// Returns them together with one that agents before release 0.2 do not know.
 fn with_host_network() -> OptOuts {
     OptOuts {
         host_network: true,
@@ -34,7 +34,7 @@ fn with_host_network() -> OptOuts {
     }
 }
 
-/// One command with each.
+/// Returns one command with each.
 #[allow(clippy::too_many_lines, reason = "one sample after the other")]
 pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     let accept = Accept {
@@ -167,7 +167,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     all
 }
 
-/// An agent that allows them all.
+/// Returns a registration of an agent that allows all of them.
 fn registration(info: AgentInfo) -> RegisterAgent {
     RegisterAgent {
         agent: None,
@@ -199,7 +199,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A task with all of it.
+/// Returns a task with all of them.
 fn limited() -> TaskSpec {
     TaskSpec {
         limits: Some(Box::new(limits())),
@@ -211,7 +211,7 @@ fn limited() -> TaskSpec {
     }
 }
 
-/// What an agent says of a change of limits.
+/// Returns an agent's report about a change of limits.
 fn report(outcome: Result<(), String>, held: Option<Box<Limits>>) -> Command {
     let update = AgentUpdate {
         state: TaskState::Running,
@@ -231,8 +231,8 @@ fn report(outcome: Result<(), String>, held: Option<Box<Limits>>) -> Command {
     })
 }
 
-/// Tasks whose limits were changed: of the first and the last the agent has not spoken yet, of one they are in
-/// force, of one they are not.
+/// Returns tasks whose limits were changed. The first and the last change are unanswered, one is in
+/// force, and one was refused.
 pub(super) fn changed() -> Vec<Task> {
     let changes = [
         ("web-8", None, None),
@@ -258,7 +258,7 @@ pub(super) fn changed() -> Vec<Task> {
     tasks.collect()
 }
 
-/// A refusal as an answer keeps it.
+/// Returns a stored refusal.
 pub(super) fn refusal(code: u8, message: &str, arguments: &[&str]) -> Refusal {
     Refusal {
         code,

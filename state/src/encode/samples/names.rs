@@ -1,4 +1,4 @@
-//! The names of the records of the samples, in both layouts.
+//! The keys of the sample records, in both layouts.
 
 use super::{key, role};
 use crate::command::SweepTarget;
@@ -10,7 +10,7 @@ const TASKS: [&str; 7] = [
     "web-1", "web-6", "web-8", "web-81", "web-82", "web-83", "web-84",
 ];
 
-/// The names of the records of [`registry`](super::registry).
+/// Returns the keys of the records of [`registry`](super::registry).
 pub(in crate::encode) fn records() -> Vec<RecordKey> {
     let mut names = vec![
         RecordKey::Time,
@@ -41,7 +41,7 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
     names
 }
 
-/// The names of the records of [`registry`](super::registry) as level 2 lays them out.
+/// Returns the keys of the records of [`registry`](super::registry) in the layout of level 2.
 pub(in crate::encode) fn whole_records() -> Vec<RecordKey> {
     let split = records()
         .into_iter()

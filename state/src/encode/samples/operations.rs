@@ -1,4 +1,4 @@
-//! An acceptance of several operations, and answers to calls.
+//! Samples of an acceptance of several operations, and of answers to calls.
 
 use super::limits::refusal;
 use super::tasks::{group, spec};
@@ -33,7 +33,7 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
     vec![("call-accept-operations", Command::Call(call))]
 }
 
-/// Answers to calls of each kind.
+/// Adds answers to calls of each kind.
 pub(super) fn add_answers(registry: &mut Registry) {
     let done = AnswerOutcome::Done {
         refused: vec![(position(0, 1), 22), (position(0, 300), 23)],

@@ -1,4 +1,4 @@
-//! Tasks and what they are made of, each part of them at least once.
+//! Samples of tasks and their parts, each part at least once.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::task::{
     TaskState, Update, Uri,
 };
 
-/// Every kind of amount and every part of an identity.
+/// Returns every kind of amount and every part of an identity.
 pub(super) fn resources() -> Resources {
     let mut disk = Identity::plain("disk");
     disk.reservations = vec![Reservation {
@@ -108,7 +108,7 @@ pub(super) fn task(id: &str) -> Task {
     }
 }
 
-/// One that runs, and is healthy but not ready.
+/// Returns a task that runs, and is healthy but not ready.
 pub(super) fn checked_task() -> Task {
     let standing = Standing {
         healthy: Some(true),
@@ -132,7 +132,7 @@ pub(super) fn checked_task() -> Task {
     }
 }
 
-/// One that has stopped itself on an unreachable agent.
+/// Returns a task that has stopped itself on an unreachable agent.
 pub(super) fn stopped_task() -> Task {
     let latest = Update {
         source: Source::Master,
@@ -146,7 +146,7 @@ pub(super) fn stopped_task() -> Task {
         agent_state: TaskState::Running,
         latest: latest.clone(),
         unacknowledged: vec![latest],
-        // Nothing of what the task that runs has.
+        // The resources do not overlap those of the running task.
         spec: Arc::new(TaskSpec {
             resources: "cpus:0.5".parse().unwrap(),
             ..TaskSpec::clone(&task("web-84").spec)
@@ -155,7 +155,7 @@ pub(super) fn stopped_task() -> Task {
     }
 }
 
-/// A task with each kind of network.
+/// Returns a task with each kind of network.
 pub(super) fn containers() -> Vec<TaskSpec> {
     let port = |udp| PublishedPort {
         host: 8080,
@@ -187,7 +187,7 @@ pub(super) fn containers() -> Vec<TaskSpec> {
     specs.into()
 }
 
-/// A task in a network of plugins, to which people attach.
+/// Returns a task in a CNI network, with a terminal and standard input.
 pub(super) fn attached() -> TaskSpec {
     let port = PublishedPort {
         host: 8080,
@@ -208,7 +208,7 @@ pub(super) fn attached() -> TaskSpec {
     }
 }
 
-/// Tasks that are a group.
+/// Returns the tasks of a group.
 pub(super) fn group() -> [TaskSpec; 2] {
     [(0, "web-8"), (1, "web-9")].map(|(place, task)| TaskSpec {
         group: Some(Box::new(TaskGroup {
@@ -220,7 +220,7 @@ pub(super) fn group() -> [TaskSpec; 2] {
     })
 }
 
-/// Tasks with each kind of check.
+/// Returns tasks with each kind of check.
 pub(super) fn checks() -> [TaskSpec; 2] {
     let http = CheckKind::Http {
         scheme: Scheme::Http,
@@ -249,7 +249,7 @@ pub(super) fn checks() -> [TaskSpec; 2] {
     })
 }
 
-/// A task that is asked by HTTPS.
+/// Returns a task with an HTTPS check.
 pub(super) fn https_check() -> TaskSpec {
     let https = CheckKind::Http {
         scheme: Scheme::Https,
@@ -263,7 +263,7 @@ pub(super) fn https_check() -> TaskSpec {
     }
 }
 
-/// Tasks of executors with each kind of command.
+/// Returns tasks of executors with each kind of command.
 pub(super) fn executors() -> Vec<TaskSpec> {
     let runs = [
         ("web-8", Run::Shell("run tasks".to_owned())),

@@ -1,4 +1,4 @@
-//! A task with volumes, and the end of one that had too much on its disk.
+//! Samples of a task with volumes, and of the end of a task that exceeded its disk limit.
 
 use super::{agent_update, tasks::spec};
 use crate::command::{Accept, Call, CallAction, Command, OfferOperation, UpdateTasks};
@@ -31,7 +31,7 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
-/// A task with each kind of volume.
+/// Returns a task with each kind of volume.
 fn task() -> TaskSpec {
     let sources = [
         ("/data", VolumeSource::Sandbox("data".to_owned())),

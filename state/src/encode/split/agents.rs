@@ -1,4 +1,5 @@
-//! Records of an agent: what it reports, what is agreed on, whether it is heard of, and what orders and launches count.
+//! Split records of an agent: reported facts, administrative state, reachability, and the counters
+//! of orders and launches.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::encode::stored::stored;
 use crate::encode::wire::{self, Slot};
 use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision};
 
-/// What an agent reports, and the number by which its first registration is known.
+/// The facts that an agent reports, and the random number that identifies its first registration.
 pub(in crate::encode) struct AgentFacts {
     nonce: u64,
     reported: Arc<Reported>,
@@ -36,7 +37,7 @@ impl AgentFacts {
     }
 }
 
-/// What changes of an agent as masters hear of it or not.
+/// The facts that change with an agent's reachability.
 pub(in crate::encode) struct AgentStatus {
     reachability: Reachability,
     promise: Revision,
@@ -64,7 +65,7 @@ impl AgentStatus {
     }
 }
 
-/// What each order for an agent and each launch on it changes.
+/// The counters that each order for an agent and each launch on it change.
 pub(in crate::encode) struct Counters {
     orders: OrderIndex,
     used: UsedOffers,
@@ -85,8 +86,8 @@ impl Counters {
     }
 }
 
-/// Offers, ascending: of each how many epochs and then how many serials it is behind the one before, the first behind 0.
-/// In another epoch serials are counted from 0.
+/// Offers in ascending order. Each is stored as its distance in epochs and in serials from the one
+/// before, the first from 0. In a new epoch serials count from 0.
 enum Offers {}
 
 type OfferIds = BTreeSet<OfferId>;
@@ -136,7 +137,7 @@ impl Codec<OfferIds> for Offers {
     }
 }
 
-/// Parts of an agent that were read before all of them were.
+/// The parts of an agent that is not completely read yet.
 #[derive(Default)]
 pub(super) struct AgentParts {
     pub(super) facts: Option<AgentFacts>,

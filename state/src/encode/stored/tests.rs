@@ -1,4 +1,5 @@
-//! What definitions write is what protobuf's own library writes, and both read the same from whatever bytes.
+//! Tests of `stored!` against protobuf's own library: both write the same bytes, and read the same
+//! values from any bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,7 @@ use prost::{Message, Oneof};
 use crate::encode::codec::{Fault, Stored};
 use crate::encode::wire::Malformed;
 
-/// Every kind of field at least once.
+/// A message with every kind of field at least once.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Sample {
     long: u64,
@@ -189,7 +190,7 @@ struct BothReference {
     right: Option<u64>,
 }
 
-/// What the reference stands for; `None` for what a definition calls wrong.
+/// Returns the sample that the reference stands for; `None` if the definition rejects it.
 fn meant(reference: Reference) -> Option<Sample> {
     Some(Sample {
         long: reference.long,
@@ -336,7 +337,7 @@ fn samples() -> impl Strategy<Value = Sample> {
     })
 }
 
-/// Bytes that are fields of the sample, in any order, some twice and some unknown or damaged.
+/// Bytes that are fields of the sample in any order, some repeated, unknown or damaged.
 fn disordered() -> impl Strategy<Value = Vec<u8>> {
     let pieces = (
         samples(),
@@ -376,9 +377,10 @@ proptest! {
         let reference = Reference::decode(bytes.as_slice());
         match Sample::read(&bytes) {
             Ok(sample) => prop_assert_eq!(reference.ok().and_then(meant), Some(sample)),
-            // The reference takes entries of a map for messages, whatever their wire type says; no release writes such.
+            // The reference reads entries of a map as messages, whatever their wire type. No
+            // release writes such bytes.
             Err(Fault::Malformed(Malformed::WireType)) => {}
-            // Of a message with several faults, either may be named.
+            // If a message has several faults, either may be reported.
             Err(_) => prop_assert_eq!(reference.ok().and_then(meant), None),
         }
     }
@@ -406,7 +408,7 @@ fn what_is_no_message_is_named() {
         (&[82, 2, 97], Malformed::Truncated),
         (&[82, 1, 255], Malformed::Utf8),
         (&[12], Malformed::WireType),
-        // An entry of a map that says it is a group.
+        // An entry of a map with the wire type of a group.
         (&[107, 108], Malformed::WireType),
         // An unknown group that does not end.
         (&[0xc3, 0x3e], Malformed::Varint),

@@ -1,4 +1,4 @@
-//! Trees do what ordered maps do, keep their shape, and leave their copies alone.
+//! Tests that trees behave like ordered maps, keep their shape, and do not change their copies.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The first and last key, how many entries there are, and how deep the leaves are.
+/// Returns the first and last key, the number of entries, and the depth of the leaves.
 fn shape(node: &Node<u32, u32>, is_root: bool) -> (u32, u32, usize, usize) {
     assert!((1..=MOST).contains(&node.width()), "{}", node.width());
     match node {
@@ -44,7 +44,7 @@ fn shape(node: &Node<u32, u32>, is_root: bool) -> (u32, u32, usize, usize) {
     }
 }
 
-/// How deep the leaves are.
+/// Checks a tree against the model, and returns the depth of the leaves.
 fn check(tree: &Tree<u32, u32>, model: &BTreeMap<u32, u32>) -> usize {
     assert!(tree.iter().eq(model.iter()), "{tree:?}, {model:?}");
     assert!(tree.iter().rev().eq(model.iter().rev()));
@@ -76,7 +76,7 @@ fn check(tree: &Tree<u32, u32>, model: &BTreeMap<u32, u32>) -> usize {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// So many keys from here on, so far apart.
+    /// Inserts this many keys from here on, at this distance.
     Insert(u32, u32, u32),
     Remove(u32, u32, u32),
     Change(u32),
@@ -141,7 +141,7 @@ fn ascending_keys_fill_their_nodes_and_any_order_of_removal_empties_the_tree() {
         3,
         "40,000 entries in full nodes of 32"
     );
-    // 7,919 is prime to the number of keys: each key comes once, in scattered order.
+    // 7,919 is coprime to the number of keys: each key occurs once, in scattered order.
     for key in (0..40_000_u32).map(|at| at * 7_919 % 40_000) {
         assert_eq!(tree.remove(&key), model.remove(&key));
         if model.len() % 4_096 == 0 {
@@ -169,7 +169,7 @@ fn a_lookup_for_a_change_copies_nothing_of_a_key_that_is_not_there() {
     assert_eq!(copy.get(&1_000), Some(&500));
 }
 
-/// The largest number of entries or children for which a node has room.
+/// Returns the largest capacity of a node, in entries or children.
 fn room(node: &Node<u32, u32>) -> usize {
     match node {
         Node::Leaf(entries) => entries.capacity(),

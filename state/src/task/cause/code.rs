@@ -1,12 +1,14 @@
-//! Codes of causes and their sentences. A code is never given another meaning; a sentence may be reworded.
+//! Codes of causes and their messages. A code is never given another meaning; a message may be
+//! reworded.
 //!
-//! `{}` stands for an argument. A sentence that ends with a colon or a semicolon and a space is followed by the next cause
-//! or by free text. One argument more than there are places is free text behind the sentence.
+//! `{}` stands for an argument. A message that ends with a colon or a semicolon and a space is
+//! followed by the next cause or by free text. An argument without a place is free text after the
+//! message.
 
 /// Defines the codes, in the order of [`Code::ALL`].
 macro_rules! codes {
     ($($code:ident $name:literal $sentence:literal)+) => {
-        /// What a cause says.
+        /// The code of a cause.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[expect(missing_docs, reason = "the sentences say it")]
         pub enum Code {
@@ -14,10 +16,10 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All codes of this release.
+            /// All codes of this release, in order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$code),+];
 
-            /// How it is stored and sent.
+            /// Returns the stored and sent name.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
@@ -25,7 +27,7 @@ macro_rules! codes {
                 }
             }
 
-            /// Its sentence, with `{}` for each argument.
+            /// Returns the message, with `{}` for each argument.
             #[must_use]
             pub fn sentence(self) -> &'static str {
                 match self {
@@ -33,7 +35,7 @@ macro_rules! codes {
                 }
             }
 
-            /// The code of this name, if this release has it.
+            /// Returns the code of this name, if this release has it.
             #[must_use]
             pub fn named(name: &str) -> Option<Self> {
                 match name {
@@ -48,7 +50,7 @@ macro_rules! codes {
 codes! {
     // Free text before another cause.
     Text "text" "{}"
-    // The life of a task.
+    // The lifecycle of a task.
     AgentRebooted "agent-rebooted" "its host was rebooted"
     SupervisorGone "supervisor-gone" "its supervisor was gone when the agent came back; how it ended is not known"
     JournalDamaged "journal-damaged" "a part of the journal of its agent was damaged"
@@ -116,7 +118,7 @@ codes! {
     Evicted "evicted" "evicted: only {} MiB of the agent's disk were free, less than its floor of {} MiB, and no task exceeded its request by more: it used {} MiB and requested {} MiB; request as much disk as the task needs"
     FetchedTooMuch "fetched-too-much" "what was fetched takes {} bytes of a disk of {}: ask for more disk"
     GroupFolder "group-folder" "the group's folder is a part of the disk of {}, which has ended: "
-    // What a task may ask an agent for.
+    // Requests of a task to its agent.
     DescriptionMissing "description-missing" "spec: it is missing"
     CommandMissing "command-missing" "shell, argv: give one of them"
     CommandTwice "command-twice" "shell, argv: give only one of them"
