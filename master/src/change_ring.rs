@@ -1,8 +1,9 @@
-//! The newest changes of the registry: a bounded ring, the same on every master.
+//! The newest changes of the registry: a bounded ring, identical on every master.
 //!
-//! Every entry that is applied adds the records that it changed, as they are stored. The position of a change is its
-//! place among those of its entry, so (log index, position) names the same key and bytes on every master, and a reader
-//! that has read up to an index goes on at any of them. The ring begins empty at a start and when a snapshot is installed.
+//! Every applied entry adds the records that it changed, in their stored form. The position of a
+//! change is its index among the changes of its entry. So (log index, position) identifies the same
+//! key and bytes on every master. A reader that has read up to an index can continue at any master.
+//! The ring is empty after a start and after a snapshot is installed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +13,12 @@ use argosy_state::ids::Revision;
 use bytes::Bytes;
 use metrics::gauge;
 
-/// How much is kept.
+/// The capacity of the ring.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Changes.
+    /// Maximum number of changes.
     pub(crate) records: usize,
-    /// Bytes of keys and records, and [`OVERHEAD`] each.
+    /// Maximum bytes of keys and records, with [`OVERHEAD`] for each.
     pub(crate) bytes: usize,
 }
 
@@ -30,49 +31,47 @@ impl Default for Bounds {
     }
 }
 
-/// What a change takes besides its bytes.
+/// Memory of a change in addition to its bytes.
 const OVERHEAD: usize = 128;
 
-/// A record that was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) revision: Revision,
-    /// As it is stored: [`argosy_state::encode::key`].
+    /// The stored form of the key: [`argosy_state::encode::key`].
     pub(crate) key: Bytes,
-    /// As it is stored; `None` if the record was removed.
+    /// The stored form of the record; `None` if it was removed.
     pub(crate) value: Option<Bytes>,
 }
 
 /// The changes of one entry, in the order of their positions. Never empty.
 type OfEntry = Arc<[Change]>;
 
-/// Changes behind a revision.
+/// Changes after a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Page {
     /// Whole entries, in the order of the log.
     pub(crate) entries: Vec<OfEntry>,
-    /// The log index up to which nothing is missing: where the next page begins.
+    /// The log index up to which nothing is missing: the start of the next page.
     pub(crate) upto: u64,
 }
 
-/// Changes that were asked for are no longer kept, or never were.
+/// The requested changes are no longer kept, or never were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("changes up to log index {oldest} are no longer kept here")]
 pub(crate) struct HistoryLost {
-    /// A reader that has everything up to here may go on.
+    /// A reader that has everything up to this log index can continue.
     pub(crate) oldest: u64,
 }
 
-/// The ring itself.
 #[derive(Debug)]
 struct Ring {
     bounds: Bounds,
     entries: VecDeque<OfEntry>,
     records: usize,
     bytes: usize,
-    /// Everything up to this log index is not here.
+    /// The ring holds nothing up to and including this log index.
     floor: u64,
-    /// Everything behind the floor and up to this log index is here.
+    /// The ring holds everything after the floor and up to this log index.
     newest: u64,
 }
 
@@ -88,7 +87,7 @@ impl Ring {
         }
     }
 
-    /// Adds what the entry at `index` changed. An entry that is not behind the newest one adds nothing.
+    /// Adds the changes of the entry at `index`. An entry at or before the newest one adds nothing.
     fn add(&mut self, index: u64, writes: &[RecordWrite]) {
         if index <= self.newest {
             return;
@@ -144,36 +143,37 @@ fn size(entry: &[Change]) -> usize {
     entry.iter().map(bytes).sum()
 }
 
-/// The ring, shared by the owner, which adds, and readers. Clones share it.
+/// The ring, shared by the owner, which adds changes, and by readers. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct ChangeRing(
-    // A lock, since readers are many and the owner must not wait for their turns: it is held to add one entry, or to
-    // count up references to the entries of a page.
+    // A lock, because there are many readers and the owner must not wait for their turns. It is
+    // held to add one entry, or to count up references to the entries of a page.
     Arc<Mutex<Ring>>,
 );
 
 impl ChangeRing {
-    /// An empty one of a registry in which everything up to `floor` is applied.
+    /// Creates an empty ring for a registry in which everything up to `floor` is applied.
     pub(crate) fn new(bounds: Bounds, floor: u64) -> Self {
         Self(Arc::new(Mutex::new(Ring::new(bounds, floor))))
     }
 
-    /// Adds what the entry at `index` changed, in the order in which the registry reports it.
+    /// Adds the changes of the entry at `index`, in the order in which the registry reports them.
     pub(crate) fn add(&self, index: u64, writes: &[RecordWrite]) {
         self.ring().add(index, writes);
     }
 
-    /// Begins again, empty, with a registry in which everything up to `floor` is applied.
+    /// Empties the ring for a registry in which everything up to `floor` is applied.
     pub(crate) fn restart(&self, floor: u64) {
         let mut ring = self.ring();
         let empty = Ring::new(ring.bounds, floor);
         let former = std::mem::replace(&mut *ring, empty);
         drop(ring);
-        // Freed without the lock.
+        // Freed after the lock is released.
         drop(former);
     }
 
-    /// Changes behind the log index `after`, of at most so many entries. An index that is not applied yet has none.
+    /// Returns the changes after the log index `after`, of at most `entries` entries. An index that
+    /// is not applied yet has none.
     ///
     /// # Errors
     /// [`HistoryLost`] if some of them are no longer kept: the reader needs a snapshot.
@@ -197,7 +197,7 @@ impl ChangeRing {
         gauge!("argosy_change_ring_oldest_revision").set(floor as f64);
     }
 
-    /// The ring is whole between two calls.
+    /// Locks the ring, which is consistent between two calls, so a poisoned lock is harmless.
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,7 +218,7 @@ mod tests {
         ChangeRing::new(Bounds { records, bytes }, floor)
     }
 
-    /// Each change as "index.position key=value", a removal without a value.
+    /// Formats each change as "index.position key=value"; a removal has no value.
     fn read(page: &Page) -> Vec<String> {
         let changes = page.entries.iter().flat_map(|entry| entry.iter());
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
@@ -257,7 +257,7 @@ mod tests {
         for index in 1..=3 {
             changes.add(index, &[write("a", Some("1")), write("b", Some("1"))]);
         }
-        // Two entries of two changes are more than three.
+        // Two entries of two changes exceed three changes.
         assert_eq!(changes.since(1, 10), Err(HistoryLost { oldest: 2 }));
         assert_eq!(read(&changes.since(2, 10).unwrap()).len(), 2);
         let large = "x".repeat(1_000);
@@ -267,7 +267,7 @@ mod tests {
         }
         assert_eq!(bounded.since(6, 10), Err(HistoryLost { oldest: 7 }));
         assert_eq!(bounded.since(7, 10).unwrap().entries.len(), 3);
-        // One that is larger than the ring leaves nothing.
+        // An entry that is larger than the ring leaves nothing.
         bounded.add(11, &[write("a", Some(&large.repeat(9)))]);
         assert_eq!(bounded.since(10, 10), Err(HistoryLost { oldest: 11 }));
         assert_eq!(read(&bounded.since(11, 10).unwrap()).len(), 0);
@@ -280,7 +280,7 @@ mod tests {
         changes.restart(40);
         assert_eq!(changes.since(1, 10), Err(HistoryLost { oldest: 40 }));
         assert_eq!(changes.since(40, 10).unwrap().upto, 40);
-        // What comes twice is there once.
+        // An entry that is added twice is stored once.
         changes.add(40, &[write("a", Some("1"))]);
         changes.add(41, &[write("a", Some("2"))]);
         changes.add(41, &[write("a", Some("2"))]);

@@ -1,7 +1,7 @@
-//! Invariants of the registry and of the offer book, checked a slice at a time: at each tick of an idle
-//! owner, and once a second of a busy one.
+//! Checks of the invariants of the registry and of the offer book, one slice at a time: at each
+//! tick while the owner is idle, and once a second while it is busy.
 //!
-//! Decides what is checked when; the checks themselves are `Registry::check_slice` and
+//! This module decides what is checked when. The checks themselves are `Registry::check_slice` and
 //! `OfferBook::check_slice`.
 
 use argosy_state::Registry;
@@ -10,12 +10,12 @@ use argosy_state::ids::OfferId;
 
 use crate::offers::OfferBook;
 
-/// Records in a slice, and offers: about a millisecond.
+/// Records, and offers, in one slice: about a millisecond.
 const SLICE: usize = 200;
-/// Ticks from the beginning of a round to that of the next, at least.
+/// Minimum ticks from the start of one round to the start of the next.
 const TICKS_PER_ROUND: u32 = 100;
 
-/// Busy ticks in a row after which a slice is checked although other work waits: one second.
+/// Consecutive busy ticks after which a slice is checked although other work waits: one second.
 const BUSY_TICKS: u32 = 10;
 
 /// Whether other work waits for the owner.
@@ -25,7 +25,7 @@ pub(crate) enum Load {
     Busy,
 }
 
-/// What a slice has looked at.
+/// The result of one slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Checked {
     pub(crate) records: usize,
@@ -34,29 +34,30 @@ pub(crate) struct Checked {
     pub(crate) left_out: usize,
 }
 
-/// How far the checks have come.
+/// Progress of the checks.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     round: Round,
-    /// The offer that was last checked; `None` begins again.
+    /// The offer that was checked last; `None` starts over.
     offer: Option<OfferId>,
-    /// This round has come to its end for the registry, and for the book.
+    /// Whether this round is complete for the registry, and for the book.
     is_done: [bool; 2],
-    /// Ticks since this round began.
+    /// Ticks since the start of this round.
     ticks: u32,
-    /// Busy ticks in a row.
+    /// Consecutive busy ticks.
     busy: u32,
-    /// What was applied when this round began.
+    /// The applied log index at the start of this round.
     began_at: u64,
-    /// A whole round found nothing wrong, and nothing was applied since it began.
+    /// The applied log index if a whole round found no error and no entry was applied during it.
     settled_at: Option<u64>,
 }
 
 impl Checks {
-    /// Checks the next slice, if one is due at this tick. `book` is that of the leader, if it is here.
+    /// Checks the next slice, if one is due at this tick. `book` is the leader's, if this master
+    /// leads.
     ///
     /// # Errors
-    /// Says which invariant is broken.
+    /// Names the invariant that is broken.
     pub(crate) fn tick(
         &mut self,
         load: Load,
@@ -126,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Ticks until a round begins to look at records again.
+    /// Returns the number of ticks until a round examines records again.
     fn ticks_to_records(checks: &mut Checks, registry: &Registry) -> Option<u32> {
         (1..=3 * TICKS_PER_ROUND)
             .find(|_| checks.tick(Load::Idle, registry, None).unwrap().records > 0)
@@ -140,7 +141,7 @@ mod tests {
         world.register("cpus:1");
         let again = ticks_to_records(&mut checks, &world.registry);
         assert_eq!(again, Some(TICKS_PER_ROUND - 1));
-        // That round saw everything as it is now.
+        // That round saw the current state of everything.
         assert_eq!(ticks_to_records(&mut checks, &world.registry), None);
         world.register("cpus:1");
         assert_eq!(ticks_to_records(&mut checks, &world.registry), Some(1));

@@ -1,4 +1,4 @@
-//! Cluster time: runs by the monotonic clock while this master leads, and stands still otherwise.
+//! Cluster time: follows the monotonic clock while this master leads, and stops otherwise.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::Timestamp;
 use tokio::time::Instant;
 
-/// A longer gap between two looks is a pause of this process or machine: it counts as this much.
+/// A longer gap between two readings is a pause of this process or machine. It counts as this much.
 const LONGEST_GAP: Duration = Duration::from_secs(1);
 
-/// Cluster time, and when it was looked at last.
+/// Cluster time, and the time of the last reading.
 pub(crate) struct Clock {
     now: Timestamp,
     looked: Instant,
@@ -21,12 +21,13 @@ impl Clock {
         Self { now, looked }
     }
 
-    /// Cluster time at the last look.
+    /// Returns the cluster time of the last reading.
     pub(crate) fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// Moves the clock, if it runs. Returns the gap if it was a pause, which is nobody's silence.
+    /// Advances the clock, if it runs. Returns the gap if it was a pause, which must not count as
+    /// silence of an agent or framework.
     pub(crate) fn look(&mut self, runs: bool) -> Option<Duration> {
         self.look_at(Instant::now(), runs)
     }
@@ -41,7 +42,7 @@ impl Clock {
         let counted = if expires { gap } else { gap.min(LONGEST_GAP) };
         let ms = counted.as_millis().try_into().unwrap_or(0);
         self.now = self.now.plus_ms(ms);
-        // What is below a millisecond is not lost.
+        // Fractions of a millisecond are carried over.
         self.looked -= Duration::from_nanos(u64::from(counted.subsec_nanos() % 1_000_000));
         (gap > LONGEST_GAP && !expires).then_some(gap)
     }

@@ -1,7 +1,8 @@
 //! Comparison of this master's registry with its leader's, by their digests.
 //!
-//! The leader logs the digest that its registry had after an entry; every master looks up what its own
-//! was then. Pure: what was applied comes in, a verdict goes out. `apply` knows nothing of it.
+//! The leader logs the digest of its registry after an entry. Every master compares it with the
+//! digest that its own registry had then. The comparison is pure: applied entries come in, a result
+//! goes out. `apply` is not involved.
 
 use std::collections::VecDeque;
 
@@ -15,14 +16,15 @@ use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, Ticket, Timestamp};
 use argosy_state::level::Level;
 
-/// The leader logs a digest in each epoch, and again when so many entries have been applied since. An idle cluster
-/// applies none, so it logs none.
+/// Entries between two digests. The leader logs a digest in each epoch, and another one when this
+/// many entries have been applied since. An idle cluster applies none, so it logs none.
 pub(crate) const EVERY: u64 = 1_000;
-/// Digests that are remembered, 32 bytes each. Between an index and the entry with its digest lie those
-/// entries that were on their way when it was proposed: at most 256 of a full queue and 8 of raft.
+/// Number of digests that are kept, 32 bytes each. Between an index and the entry with its digest
+/// lie the entries that were in flight when it was proposed: at most 256 of a full queue and 8 of
+/// raft.
 const REMEMBERED: usize = 1_024;
 
-/// This registry is another one than the leader's.
+/// The registry of this master differs from the leader's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the registry of this master differs from that of the leader: after entry {index} its digest is {own:032x}, the leader's is {logged:032x}; this master must not serve it: run `argosy master rejoin` on this host"
@@ -30,25 +32,26 @@ const REMEMBERED: usize = 1_024;
 pub struct Divergence {
     /// The log index after which both digests were taken.
     pub index: u64,
-    /// In the log, from the leader.
+    /// The leader's digest, from the log.
     pub logged: u128,
-    /// That of this master.
+    /// The digest of this master.
     pub own: u128,
 }
 
-/// What came of one digest in the log.
+/// The result for one digest in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
-    /// Both registries were the same after that entry.
+    /// Both registries were equal after that entry.
     Equal,
-    /// This master no longer knows, or never had, its own digest there: it has installed a snapshot or has just started.
+    /// This master does not have its digest for that entry: it has installed a snapshot or has just
+    /// started.
     NotKnown,
 }
 
 /// The digests after the newest entries that were applied here.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    /// After the oldest entry that is remembered; one follows the other.
+    /// The index of the oldest entry whose digest is kept; the digests follow without gaps.
     first: u64,
     digests: VecDeque<u128>,
     /// The index and the epoch in which this master, as leader, last logged its digest.
@@ -57,7 +60,7 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Begins with a registry that was loaded.
+    /// Starts with a registry that was loaded.
     pub(crate) fn of(registry: &Registry) -> Self {
         Self {
             first: registry.applied(),
@@ -67,10 +70,11 @@ impl Comparison {
         }
     }
 
-    /// Takes in an entry that has just been applied to `registry`, and compares what it says.
+    /// Records the digest after an entry that has just been applied to `registry`, and compares any
+    /// logged digest in the entry.
     ///
     /// # Errors
-    /// [`Divergence`] if this registry was another one.
+    /// [`Divergence`] if this registry differed.
     pub(crate) fn applied(
         &mut self,
         registry: &Registry,
@@ -113,8 +117,8 @@ impl Comparison {
         self.digests.push_back(digest);
     }
 
-    /// What a leader proposes at a tick, if its digest is due: then every master compares its registry with this one, as
-    /// it is now.
+    /// Returns the command that a leader proposes at a tick, if its digest is due. Every master
+    /// then compares its registry with the leader's current one.
     pub(crate) fn due(&mut self, registry: &Registry) -> Option<Proposed> {
         let (index, epoch) = (registry.applied(), registry.epoch());
         let has_digests = registry.level() >= Level::RELEASE_0_2;
@@ -122,7 +126,7 @@ impl Comparison {
         is_due.then(|| {
             (self.logged_at, self.logged_in) = (index, epoch);
             let digest = registry.digest();
-            // Nobody waits for it.
+            // No caller waits for the outcome.
             let ticket = Ticket { epoch, serial: 0 };
             let command = Command::CompareDigest(CompareDigest { index, digest });
             Proposed {
@@ -134,11 +138,12 @@ impl Comparison {
     }
 }
 
-/// Commands of more bytes are proposed without being read back: that would take a good part of a turn.
+/// Larger commands are proposed without being decoded again, which would take a good part of a
+/// turn.
 const READ_BACK_BYTES: usize = 64 << 10;
 
-/// Whether a command will be read when it is committed. One that is not would end every master, at each
-/// start again.
+/// Checks that a command can be decoded when it is committed. A command that cannot would make
+/// every master exit, again at each start.
 ///
 /// # Errors
 /// As [`encode::read_command`].
@@ -152,7 +157,7 @@ pub(crate) fn readable(command: &[u8]) -> Result<(), DecodeError> {
 /// Applies a committed entry and collects the records that it changed.
 ///
 /// # Errors
-/// If a command cannot be read: it is of a newer release, and going on would diverge.
+/// If a command cannot be decoded: it is of a newer release, and continuing would diverge.
 pub(crate) fn apply_quietly(
     registry: &mut Registry,
     committed: &Committed,
@@ -161,7 +166,7 @@ pub(crate) fn apply_quietly(
     Ok(Unapplied::read(committed)?.apply(registry, writes))
 }
 
-/// An entry that was read and is not applied yet.
+/// An entry that was decoded and is not applied yet.
 pub(crate) struct Unapplied {
     index: u64,
     entry: Entry,
@@ -187,7 +192,7 @@ impl Unapplied {
         self.entry.commands.iter().map(|proposed| &proposed.command)
     }
 
-    /// Applies it and adds the records that it changes to `writes`.
+    /// Applies the entry and adds the records that it changes to `writes`.
     pub(crate) fn apply(
         &self,
         registry: &mut Registry,
@@ -210,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// Applies what `log` proposes, as an entry of its own.
+    /// Applies the proposals of `log` as one entry.
     fn commit(world: &mut World, proposed: Proposed) -> Vec<Applied> {
         let entry = Entry {
             at: world.now,
@@ -265,12 +270,12 @@ mod tests {
         let mut leader = Comparison::of(&world.registry);
         let logged = leader.due(&world.registry).unwrap();
         world.register("cpus:1");
-        // It starts here, or has installed a snapshot of here.
+        // The master starts here, or has installed a snapshot of this index.
         let mut comparison = Comparison::of(&world.registry);
         let all = commit(&mut world, logged);
         let compared = comparison.applied(&world.registry, &all).unwrap();
         assert_eq!(compared, [Compared::NotKnown]);
-        // The digest that was loaded counts: a record that changed on the disk is found by it.
+        // The digest that was loaded counts: it detects a record that changed on the disk.
         let mut loaded = Comparison::of(&world.registry);
         let mut leader = Comparison::of(&world.registry);
         let logged = leader.due(&world.registry).unwrap();
@@ -303,7 +308,7 @@ mod tests {
         let begun = world.registry.applied();
         commit(&mut world, logged);
         while world.registry.applied() < begun + EVERY {
-            // Its own entry calls for no other one.
+            // Its own entry does not make another digest due.
             assert_eq!(comparison.due(&world.registry), None);
             world.apply(Command::Tick);
         }

@@ -1,4 +1,4 @@
-//! What a master is started with.
+//! Start settings of a master.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,47 +11,48 @@ use argosy_state::level::Level;
 /// Settings of one master.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where log, registry and snapshots are kept.
+    /// Directory of the log, the registry and the snapshots.
     pub directory: PathBuf,
-    /// How clients and other masters reach its API, `host:port`.
+    /// API address of this master, as clients and other masters reach it, `host:port`.
     pub api_address: String,
-    /// How other masters reach its raft port, `host:port`.
+    /// Raft address of this master, as other masters reach it, `host:port`.
     pub raft_address: String,
-    /// Raft addresses of all masters, its own included.
+    /// Raft addresses of all masters, including this one.
     pub peers: Vec<String>,
-    /// Found a group of one.
+    /// Whether to bootstrap a group of one master.
     pub bootstrap: bool,
-    /// The times of elections.
+    /// Election timing.
     pub timing: Timing,
-    /// When the log is cut.
+    /// When snapshots are taken and the log is truncated.
     pub snapshot: SnapshotPolicy,
-    /// How long an agent may be silent, in milliseconds of cluster time.
+    /// Time after which a silent agent becomes unreachable, in milliseconds of cluster time.
     pub agent_timeout_ms: u64,
-    /// How long a scheduler that sends heartbeats may be silent before its stream is closed, in milliseconds of cluster
-    /// time.
+    /// Time after which the stream of a silent scheduler that sends heartbeats is closed, in
+    /// milliseconds of cluster time.
     pub framework_timeout_ms: u64,
-    /// How long a framework's stream may be gone before it is recorded as disconnected, in
+    /// Time for which a framework may be without a stream before it is recorded as disconnected, in
     /// milliseconds of cluster time.
     pub framework_grace_ms: u64,
-    /// How long an agent that is unreachable or gone is remembered, in milliseconds of cluster time.
+    /// Time for which an unreachable or gone agent is remembered, in milliseconds of cluster time.
     pub lost_agent_ms: u64,
-    /// How old the last acknowledgement of a quorum may be while this master acts as leader, in milliseconds.
-    /// Nothing but promptness rests on it, as simulations of masters with a longer one show; `None`: the longest
-    /// wait before an election.
+    /// The lease: maximum age of a quorum's last acknowledgement while this master acts as leader,
+    /// in milliseconds. Only promptness depends on it, as simulations of masters with a longer
+    /// lease show. `None`: the longest wait before an election.
     pub office_lease_ms: Option<u64>,
-    /// A new cluster begins at no newer feature level than this one. Simulations of upgrades begin at a former level.
+    /// The highest feature level at which a new cluster begins. Simulations of upgrades begin at an
+    /// earlier level.
     pub founding_level: Level,
-    /// Who may reach into tasks by its API, through the agents that have them.
+    /// Which clients may enter tasks through the API, by way of the agents.
     pub access: Access,
-    /// Host names that its API answers to in requests that could be those of web pages, beside that of `api_address`,
-    /// `localhost` and IP addresses.
+    /// Host names that the API accepts in requests that could come from web pages, in addition to
+    /// that of `api_address`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
-    /// Spreads retries; any number.
+    /// Seed that spreads retries; any number.
     pub seed: u64,
 }
 
 impl Config {
-    /// Defaults for everything but places.
+    /// Returns the defaults for everything except directory and addresses.
     #[must_use]
     pub fn new(directory: PathBuf, api_address: String, raft_address: String) -> Self {
         Self {
@@ -74,32 +75,32 @@ impl Config {
         }
     }
 
-    /// The names that its API answers to.
+    /// Returns the host names that the API accepts.
     pub(crate) fn hosts(&self) -> Hosts {
         let own = std::iter::once(&self.api_address);
         Hosts::new(own.chain(&self.host_names))
     }
 
-    /// How old the last acknowledgement of a quorum may be while this master acts as leader.
+    /// Returns the maximum age of a quorum's last acknowledgement while this master acts as leader.
     pub(crate) fn office_lease(&self) -> Duration {
         let lease_ms = self.office_lease_ms;
         Duration::from_millis(lease_ms.unwrap_or(self.timing.election_max_ms))
     }
 }
 
-/// The times that a leader works with, in milliseconds of cluster time.
+/// Time limits of a leader, in milliseconds of cluster time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// How long an agent may be silent.
+    /// Time after which a silent agent becomes unreachable.
     pub(crate) agent_timeout_ms: u64,
-    /// How long a scheduler that sends heartbeats may be silent.
+    /// Time after which the stream of a silent scheduler that sends heartbeats is closed.
     pub(crate) framework_timeout_ms: u64,
-    /// How long a framework's stream may be gone.
+    /// Time for which a framework may be without a stream.
     pub(crate) framework_grace_ms: u64,
-    /// How long a lost agent is remembered.
+    /// Time for which a lost agent is remembered.
     pub(crate) lost_agent_ms: u64,
-    /// How long a leader that was deposed may answer agents before it notices.
+    /// Time for which a deposed leader may still answer agents before it notices.
     pub(crate) deposed_leader_ms: u64,
-    /// How long a new leader waits for frameworks to present the offers that they hold.
+    /// Time for which a new leader waits for frameworks to present the offers that they hold.
     pub(crate) resume_ms: u64,
 }

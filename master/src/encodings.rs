@@ -1,7 +1,8 @@
-//! Records as lists send them, encoded once for all readers.
+//! A cache of encoded records for list responses, shared by all readers.
 //!
-//! An encoding belongs to one version of a record: it is found by the address of the record, which a weak reference keeps
-//! from being used again, and a change of a record makes another one at another address. Nothing here knows what is encoded.
+//! An encoding belongs to one version of a record. It is found by the address of the record, which
+//! a weak reference keeps from being reused; a changed record has another address. This module does
+//! not depend on the type of the records.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -13,24 +14,26 @@ use std::time::Duration;
 use metrics::gauge;
 use prost::Message;
 
-/// Bytes of all encodings. Beyond it, records are encoded for each reader, and what is kept stays: readers go through all
-/// records in turn, and would find nothing if new ones replaced old ones.
+/// Maximum bytes of all encodings. Beyond it, records are encoded for each reader, and cached ones
+/// stay: readers scan all records in turn, and replacement would evict each encoding before its
+/// next use.
 const BYTES: usize = 64 << 20;
-/// Overhead of an encoding: its entry, and its place on the heap.
+/// Overhead of an encoding: its map entry and its heap allocation.
 const ENTRY_BYTES: usize = 128;
-/// Interval of sweeps. For so long the memory of a changed record may be held.
+/// Interval of sweeps. The memory of a changed record may be held for this long.
 const SWEEP: Duration = Duration::from_secs(10);
-/// An encoding that was not read for so many sweeps is dropped.
+/// Number of sweeps after which an encoding that was not read is dropped.
 const UNREAD_SWEEPS: u32 = 6;
 
 /// The encodings of one master. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Encodings(
-    // A lock, since readers may be on several threads: it is held for a part of a page, and never by the owner.
+    // A lock, because readers may be on several threads. It is held for a part of a page, and never
+    // by the owner.
     Arc<Mutex<Kept>>,
 );
 
-/// Encodings, locked.
+/// The locked encodings.
 #[derive(Debug)]
 pub(crate) struct Kept {
     entries: HashMap<usize, Encoding>,
@@ -43,7 +46,7 @@ pub(crate) struct Kept {
 struct Encoding {
     record: Weak<dyn Any + Send + Sync>,
     bytes: Box<[u8]>,
-    /// The sweep before which it was read last.
+    /// The number of the sweep before which it was last read.
     read: u32,
 }
 
@@ -67,7 +70,7 @@ impl Encodings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops what is outdated or no longer read; runs until it is dropped.
+    /// Periodically drops outdated and unread encodings until the future is dropped.
     pub(crate) async fn sweep(self) {
         let mut sweeps = tokio::time::interval(SWEEP);
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -79,7 +82,8 @@ impl Encodings {
 }
 
 impl Kept {
-    /// The encoding of `record` by `show`, which depends on nothing else and is the same for all records of this type.
+    /// Returns the encoding of `record` by `show`, which must depend on the record alone and be the
+    /// same for all records of this type.
     pub(crate) fn encoded<R, M>(
         &mut self,
         record: &Arc<R>,
@@ -141,7 +145,7 @@ mod tests {
         Arc::new(text.to_owned())
     }
 
-    /// The encoding, and whether it was made now.
+    /// Returns the encoding, and whether it was made by this call.
     fn read(encodings: &Encodings, record: &Arc<String>) -> (Vec<u8>, bool) {
         let mut made = false;
         let mut kept = encodings.lock();

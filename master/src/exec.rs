@@ -1,8 +1,9 @@
-//! People in tasks: a request to let a command in, or to attach to the task's own, is passed on to the agent that has the
-//! task, and then bytes both ways.
+//! Proxying of exec and attach: requests to run a command in a task, or to attach to the task's own
+//! command.
 //!
-//! Any master does it, and its reign has no part in it: a stream hangs on this process and on nothing that it agrees on.
-//! What the bytes mean is the agent's and the client's affair.
+//! The agent that runs the task gets the request, and then bytes flow in both directions. Any
+//! master does this, leading or not: a stream depends on this process and not on replicated state.
+//! The protocol inside the stream is between the agent and the client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +24,14 @@ use tonic::Status;
 
 use crate::http::{Http, Segments, address_of, passed_on, problem};
 
-/// Streams that one master passes on at a time; a further one is refused.
+/// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
-/// How long an agent may take to let a command in; it gives up before.
+/// Timeout for an agent's answer. The agent's own timeout is shorter.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// How long one direction may go on when the other has ended.
+/// Time for which one direction may continue after the other has ended.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// What a client says of its WebSocket, and of the page that opened it.
+/// Request headers that describe the client's WebSocket and the page that opened it.
 const ASKED: [HeaderName; 7] = [
     header::CONNECTION,
     header::UPGRADE,
@@ -40,7 +41,7 @@ const ASKED: [HeaderName; 7] = [
     header::SEC_WEBSOCKET_EXTENSIONS,
     header::ORIGIN,
 ];
-/// What an agent says of it.
+/// Response headers that describe the agent's WebSocket.
 const ANSWERED: [HeaderName; 5] = [
     header::CONNECTION,
     header::UPGRADE,
@@ -49,7 +50,7 @@ const ANSWERED: [HeaderName; 5] = [
     header::SEC_WEBSOCKET_EXTENSIONS,
 ];
 
-/// How many may be passed on.
+/// Limit of concurrent streams.
 #[derive(Clone)]
 pub(crate) struct Door {
     room: Arc<Semaphore>,
@@ -66,7 +67,7 @@ impl Door {
         let permit = Arc::clone(&self.room).try_acquire_owned();
         permit.map_err(|_| {
             let text = format!(
-                "this master passes on {} streams: end one, or ask another",
+                "this master forwards {} streams: close one, or use another master",
                 self.streams
             );
             Status::resource_exhausted(text)
@@ -74,7 +75,7 @@ impl Door {
     }
 }
 
-/// `GET /v1/agents/{id}/exec?…`: the answer is the agent's.
+/// `GET /v1/agents/{id}/exec?…`: forwards the agent's answer.
 pub(crate) async fn exec(
     State(http): State<Http>,
     Segments(id): Segments<String>,
@@ -83,7 +84,7 @@ pub(crate) async fn exec(
     pass_to_agent(http, &id, "exec", request).await
 }
 
-/// `GET /v1/agents/{id}/attach?…`: the same.
+/// `GET /v1/agents/{id}/attach?…`: forwards the agent's answer.
 pub(crate) async fn attach(
     State(http): State<Http>,
     Segments(id): Segments<String>,
@@ -115,7 +116,8 @@ async fn pass_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> 
     let tasks = http.services.tasks.clone();
     tasks.spawn(async move {
         let _permit = permit;
-        // Whichever side is gone before it began drops the other, which ends the command.
+        // If either peer disconnects before the start, the other is dropped, which ends the
+        // command.
         if let (Ok(client), Ok(agent)) = tokio::join!(ours, answer.upgrade()) {
             join(TokioIo::new(client), agent).await;
         }
@@ -141,7 +143,7 @@ async fn ask(
     let asked = http.agents.get(url).headers(headers).send();
     match timeout(ANSWER_LIMIT, asked).await {
         Ok(Ok(answer)) => Ok(answer),
-        // The URL holds the command's arguments, which may be secret.
+        // The URL contains the command's arguments, which may be secret.
         Ok(Err(why)) => Err(Status::unavailable(format!(
             "{id} at {address} does not answer: {}",
             why.without_url()
@@ -160,13 +162,14 @@ fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
         .collect()
 }
 
-/// Passes bytes on until both sides have ended, or one has and the other does not follow.
+/// Copies bytes until both directions have ended, or one has and the other does not follow in time.
 async fn join(client: impl AsyncRead + AsyncWrite, agent: impl AsyncRead + AsyncWrite) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_agent, to_agent) = tokio::io::split(agent);
     let mut there = std::pin::pin!(pass(from_client, to_agent));
     let mut back = std::pin::pin!(pass(from_agent, to_client));
-    // A side that takes nothing more and says no end is cut: nobody is left who waits for it.
+    // A direction that makes no progress and does not end is cut: its peer has already closed the
+    // other.
     tokio::select! {
         () = &mut there => drop(timeout(FAREWELL, back).await),
         () = &mut back => drop(timeout(FAREWELL, there).await),
@@ -174,7 +177,7 @@ async fn join(client: impl AsyncRead + AsyncWrite, agent: impl AsyncRead + Async
 }
 
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-    // However it ends, the other side is told; how, the two ends find out by their own protocol.
+    // The peer always sees the end of the stream; the outcome is part of the inner protocol.
     let _ = tokio::io::copy(&mut from, &mut to).await;
     let _ = to.shutdown().await;
 }

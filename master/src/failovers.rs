@@ -1,4 +1,4 @@
-//! Changes of leader as this master saw them: for people and for measurements only.
+//! Leader changes as this master saw them, for display and measurements only.
 
 use std::collections::VecDeque;
 
@@ -8,18 +8,18 @@ use argosy_state::ids::Epoch;
 
 use crate::metrics::failover;
 
-/// Changes of leader kept for display; the oldest is forgotten.
+/// Number of leader changes kept for display; the oldest is dropped.
 const KEPT: usize = 50;
 
-/// What this master knows of its own reigns.
+/// Epochs of this master as leader.
 pub(crate) struct Failovers {
     list: VecDeque<v1::Failover>,
-    /// The term of the newest reign.
+    /// The term of the newest epoch.
     term: u64,
 }
 
 impl Failovers {
-    /// `term` is that of the newest reign in the registry.
+    /// `term` is that of the newest epoch in the registry.
     pub(crate) fn new(term: u64) -> Self {
         Self {
             list: VecDeque::new(),
@@ -27,18 +27,18 @@ impl Failovers {
         }
     }
 
-    /// Newest last.
+    /// Returns the leader changes, newest last.
     pub(crate) fn list(&self) -> &VecDeque<v1::Failover> {
         &self.list
     }
 
-    /// A reign has begun, whoever's; returns the term of the one before.
+    /// Records that an epoch of any master has begun. Returns the term of the previous one.
     pub(crate) fn reign(&mut self, term: u64) -> u64 {
         std::mem::replace(&mut self.term, term)
     }
 
-    /// The newest reign is this master's. A death that was seen before the former reign is another
-    /// story.
+    /// Records that this master's epoch has begun. A leader failure that was detected before the
+    /// previous epoch does not belong to this change.
     pub(crate) fn begin(&mut self, epoch: Epoch, former_term: u64, phases: Phases, now_ms: i64) {
         let ms = |us: u64| i64::try_from(us / 1_000).unwrap_or(0);
         let seen = (former_term..self.term).contains(&phases.dead_term);
@@ -60,7 +60,7 @@ impl Failovers {
         }
     }
 
-    /// An offer was made.
+    /// Records the first offer.
     pub(crate) fn first_offer(&mut self, now_ms: i64) {
         let last = self.list.back_mut();
         if let Some(last) = last.filter(|last| last.first_offer_ms == 0) {
@@ -69,7 +69,7 @@ impl Failovers {
         }
     }
 
-    /// A launch was committed.
+    /// Records the first committed launch.
     pub(crate) fn first_launch(&mut self, now_ms: i64) {
         let last = self.list.back_mut();
         if let Some(last) = last.filter(|last| last.first_launch_ms == 0) {
@@ -102,11 +102,12 @@ mod tests {
     #[test]
     fn only_the_death_that_led_to_this_reign_counts() {
         assert_eq!(began(3, 4, 3), 5);
-        // The one that died was elected after the former reign and never came into office.
+        // The failed leader was elected after the previous epoch and never became the active
+        // leader.
         assert_eq!(began(3, 6, 5), 5);
-        // A transfer; the death was seen long ago.
+        // A transfer; the failure was detected long ago.
         assert_eq!(began(8, 9, 3), 0);
-        // Into office again in the same term.
+        // Active leader again in the same term.
         assert_eq!(began(4, 4, 3), 0);
     }
 

@@ -1,6 +1,7 @@
-//! What every request passes before its route: refusals, bounds, and the headers of every reply.
+//! The layer in front of all routes: request checks, limits, and the headers of every response.
 //!
-//! One layer, since each layer of a router costs a call some microseconds: it is boxed, and cloned with all below it.
+//! There is one layer, because each layer of a router costs a call some microseconds: it is boxed,
+//! and cloned with all layers below it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,7 +20,7 @@ use crate::owner_handle::Desk;
 use crate::service::{self, Named};
 use crate::{http, reads};
 
-/// The routes with all that applies to each of them. Cheap to clone.
+/// The routes with the checks and headers that apply to each of them. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Front {
     routes: Router,

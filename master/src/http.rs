@@ -1,5 +1,6 @@
-//! HTTP beside gRPC on the same port: health, metrics, the read side of the operator API as JSON,
-//! the files of agents and commands in their tasks. The JSON is the canonical mapping of `argosy.v1`.
+//! The HTTP surface on the same port as gRPC: health, metrics, the read side of the operator API as
+//! JSON, the files of agents, and commands in tasks. The JSON is the canonical mapping of
+//! `argosy.v1`.
 
 mod caller;
 mod index;
@@ -34,26 +35,28 @@ pub(crate) use index::{too_long, unknown};
 use parameters::Parameters;
 pub(crate) use parameters::Segments;
 
-/// Room for the text of `/metrics`. A longer one takes more if there is room, and is shown in any case.
+/// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
+/// returned in any case.
 const METRICS_BYTES: usize = 256 << 10;
-/// What it usually takes.
+/// Typical size of the text.
 const LIKELY_METRICS_BYTES: usize = 64 << 10;
-/// Answers of agents about files that one master passes on at a time; a further one is refused.
+/// Maximum number of file responses of agents that one master forwards at the same time; further
+/// ones are rejected.
 const FILES: usize = 256;
 
-/// What every answer needs.
+/// State shared by all handlers.
 #[derive(Clone)]
 pub(crate) struct Http {
     pub(crate) services: Services,
     metrics: Option<PrometheusHandle>,
     pub(crate) exec: exec::Door,
-    /// Asks agents.
+    /// Client for requests to agents.
     pub(crate) agents: reqwest::Client,
-    /// Answers about files under way, each with a connection to an agent.
+    /// Permits for file responses in progress, each with a connection to an agent.
     files: Arc<Semaphore>,
 }
 
-/// The routes.
+/// Builds the routes.
 pub(crate) fn router(
     services: Services,
     metrics: Option<PrometheusHandle>,
@@ -64,7 +67,7 @@ pub(crate) fn router(
         .no_proxy()
         // Agents speak plain HTTP: a host without CA certificates is no obstacle.
         .tls_certs_only([])
-        // An agent answers for itself, or not at all.
+        // A redirect of an agent is not followed.
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2));
     let client = client.build().expect("the settings are constant");
@@ -174,7 +177,8 @@ async fn framework(
     }
 }
 
-/// Why a framework's work does not run: for the smallest demand, or for `wanted=cpus:1;mem:64`.
+/// Explains why a framework's work does not run: for the smallest demand, or for
+/// `wanted=cpus:1;mem:64`.
 async fn explain(
     State(http): State<Http>,
     caller: Caller,
@@ -192,7 +196,7 @@ fn explain_request(
     parameters: &Parameters,
 ) -> Result<v1::ExplainRequest, Status> {
     parameters.only(&["wanted", "consistency"])?;
-    // The answer is the leader's in any case.
+    // The leader answers in any case.
     parameters.consistency()?;
     let wanted = parameters.0.get("wanted").map(|wanted| {
         let wanted: Result<Resources, InvalidResources> = wanted.parse();
@@ -234,7 +238,7 @@ async fn offers(State(http): State<Http>, caller: Caller, parameters: Parameters
     listed::<v1::OfferPage>(&http, List::Offers, caller, request).await
 }
 
-/// Passes a question about files on to the agent that has them, and its answer back as it comes.
+/// Forwards a file request to the agent that has the files, and streams its response back.
 async fn agent_files(
     State(http): State<Http>,
     Segments((id, verb)): Segments<(String, String)>,
@@ -255,7 +259,7 @@ async fn agent_files(
         Err(status) => return problem(&status),
     };
     let Ok(place) = Arc::clone(&http.files).try_acquire_owned() else {
-        let text = "this master passes on as many answers about files as it can: wait for one, or ask another";
+        let text = "this master forwards as many file responses as it can: retry later, or use another master";
         return problem(&Status::resource_exhausted(text));
     };
     let url = format!(
@@ -270,7 +274,7 @@ async fn agent_files(
     }
 }
 
-/// Where the API of the agent is that is asked for.
+/// Returns the API address of the requested agent.
 pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<String, Status> {
     let id = request.id.clone();
     let agent = reads::apart(service::one_agent(&http.services.desk, request)).await?;
@@ -279,11 +283,11 @@ pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<S
         return Ok(address);
     }
     Err(Status::failed_precondition(format!(
-        "{id} says that it is at {address:?}, which is no host:port"
+        "{id} reports the address {address:?}, which is not host:port"
     )))
 }
 
-/// An agent's answer, as it comes; it keeps its place until its end.
+/// Streams an agent's response; it keeps its permit until its end.
 pub(crate) fn passed_on(
     answer: reqwest::Response,
     place: Option<OwnedSemaphorePermit>,
@@ -305,18 +309,19 @@ pub(crate) fn passed_on(
         .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
 }
 
-/// Whether an agent's word for its address is a host and a port and nothing else.
+/// Returns whether an agent's reported address is a host and a port and nothing else.
 fn is_place(address: &str) -> bool {
     let authority = address.parse::<Authority>();
     authority.is_ok_and(|place| !address.contains('@') && place.port_u16().is_some())
 }
 
-/// The same as over gRPC: what only the leader knows is asked of it.
+/// Returns the same result as over gRPC; calls that only the leader can answer were forwarded to
+/// it.
 fn answer<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
     answer.map(tonic::Response::into_inner)
 }
 
-/// The question for one record.
+/// Builds the request for one record.
 fn one(id: String, parameters: &Parameters) -> Result<v1::GetRequest, Status> {
     parameters.only(&["consistency", "min_revision"])?;
     Ok(v1::GetRequest {
@@ -327,14 +332,15 @@ fn one(id: String, parameters: &Parameters) -> Result<v1::GetRequest, Status> {
     })
 }
 
-/// Whether a list has records that have ended.
+/// Whether a list includes records that have ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum History {
     Kept,
     None,
 }
 
-/// Known parameters steer the page; every other one is a field to filter by.
+/// Builds a list request: known parameters control the page; every other one is a field to filter
+/// by.
 fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Status> {
     let mut request = v1::ListRequest {
         consistency: parameters.consistency()?,
@@ -355,7 +361,8 @@ fn list(parameters: Parameters, history: History) -> Result<v1::ListRequest, Sta
     Ok(request)
 }
 
-/// A page as JSON. That takes longer than to make the page, so the thread of the readers does it.
+/// Encodes a page as JSON. That takes longer than building the page, so the readers' thread does
+/// it.
 async fn listed<T: prost::Message + Default + serde::Serialize>(
     http: &Http,
     list: List,
@@ -383,7 +390,7 @@ fn json<T: serde::Serialize>(answer: Result<T, Status>) -> Response {
     }
 }
 
-/// A refusal as HTTP says it.
+/// Returns an error as an HTTP response.
 pub(crate) fn problem(status: &Status) -> Response {
     let code = match status.code() {
         Code::InvalidArgument => StatusCode::BAD_REQUEST,
@@ -397,7 +404,7 @@ pub(crate) fn problem(status: &Status) -> Response {
     refusal(code, status.code(), status.message())
 }
 
-/// A refusal with a status of HTTP, a code of gRPC and a sentence.
+/// Builds an error response from an HTTP status, a gRPC code and a message.
 fn refusal(status: StatusCode, code: Code, message: &str) -> Response {
     let body = serde_json::json!({ "code": format!("{code:?}"), "message": message });
     let mut response = (status, axum::Json(body)).into_response();

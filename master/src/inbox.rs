@@ -1,4 +1,4 @@
-//! What comes to the owner of the registry, and what it shows readers.
+//! Messages to the owner of the registry, and the state that it publishes for readers.
 
 use std::collections::VecDeque;
 
@@ -12,29 +12,30 @@ use tokio::time::Instant;
 use crate::leader::{Answer, Input, Leader, LeaderSight};
 use crate::links::{LinkId, LinkSender, RequestId};
 
-/// What services send to the owner.
+/// Messages from services to the owner.
 pub(crate) enum Message {
-    /// An input that nobody waits for.
+    /// An input for which no caller waits.
     Input(Input),
-    /// An input with somebody who waits. Dropping the waiter says that nobody leads here.
+    /// An input for which a caller waits. Dropping the sender reports that this master does not
+    /// lead.
     Ask(
         RequestId,
         Box<dyn FnOnce(RequestId) -> Input + Send>,
         oneshot::Sender<Answer>,
     ),
-    /// A stream of an agent begins.
+    /// A new stream of an agent.
     AgentLink(LinkId, LinkSender<v1::ToAgent>),
-    /// A stream of a framework begins.
+    /// A new stream of a framework.
     FrameworkLink(LinkId, LinkSender<v1::Event>),
-    /// Asks how late the owner comes to its inbox: it was due at this moment.
+    /// A probe of the owner's lag; it was due at this moment.
     Probe(Instant),
 }
 
-/// A bounded look at what the owner has: at most some hundred records and 256 KiB. Looks come on a channel of
-/// their own, so that no link's input waits behind them.
+/// A bounded query of the owner's state: at most some hundred records and 256 KiB. Queries come on
+/// a separate channel, so that no link's input waits behind them.
 pub(crate) type Look = Box<dyn FnOnce(&Facts<'_>) + Send>;
 
-/// What a look sees, within a turn of the owner.
+/// The state that a query sees, within a turn of the owner.
 pub(crate) struct Facts<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) leader: Option<&'a Leader>,
@@ -43,7 +44,7 @@ pub(crate) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// A copy for readers, in constant time.
+    /// Returns a copy for readers, in constant time.
     pub(crate) fn view(&self) -> View {
         View {
             registry: self.registry.snapshot(),
@@ -55,7 +56,8 @@ impl Facts<'_> {
     }
 }
 
-/// What readers see outside of the owner's turns: the registry as it was after one entry, and what the leader was then.
+/// The state that readers see outside the owner's turns: the registry after one entry, and the
+/// leader's state at that time.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) registry: Snapshot,
@@ -65,15 +67,15 @@ pub(crate) struct View {
     pub(crate) taken: Instant,
 }
 
-/// Who leads, for services: cheap to look at.
+/// The leader status for services; cheap to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Office {
-    /// This process is in office.
+    /// Whether this process is the active leader.
     pub(crate) here: bool,
-    /// API address of the leader, if another one.
+    /// API address of the leader, if it is another master.
     pub(crate) leader: Option<String>,
-    /// The newest reign that this master knows.
+    /// The newest epoch that this master knows.
     pub(crate) epoch: u64,
-    /// The term of that reign.
+    /// The term of that epoch.
     pub(crate) term: u64,
 }

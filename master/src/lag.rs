@@ -1,7 +1,7 @@
-//! How late the owner comes to what its links sent.
+//! The owner's lag: how late it processes the messages of its links.
 //!
-//! A probe goes through the inbox as a heartbeat does: a task of the same runtime sends it, and it
-//! waits behind everything that links have sent. So it is late for the same reasons.
+//! A probe passes through the inbox as a heartbeat does: a task of the same runtime sends it, and
+//! it waits behind all messages of the links. It is therefore late for the same reasons.
 
 use std::time::Duration;
 
@@ -11,15 +11,14 @@ use tokio::time::Instant;
 
 use crate::inbox::Message;
 
-/// From one probe to the next.
+/// Interval of probes.
 const PROBE: Duration = Duration::from_millis(500);
-/// A leader whose links wait longer gives up its office: agents drop a link after three seconds of
-/// silence.
+/// Lag at which a leader steps down: agents drop a link after three seconds of silence.
 pub(crate) const TOO_LATE: Duration = Duration::from_secs(3);
-/// Ticks of the owner that must have come since: after a pause of the process the probe is late once,
-/// and nothing is wrong.
+/// Ticks of the owner that must pass after the last timely probe. After a pause of the process, the
+/// probe is late once although nothing is wrong.
 const TICKS: u32 = 15;
-/// From one hand-over for this reason to the next: the load may follow the leader.
+/// Minimum interval of leadership transfers for this reason: the load may follow the leader.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// Sends probes until the owner ends.
@@ -27,7 +26,7 @@ pub(crate) async fn probe(inbox: mpsc::Sender<Message>) {
     let mut due = tokio::time::interval(PROBE);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        // The moment at which it should have come, not the one at which this task got its turn.
+        // The moment at which the probe was due, not the one at which this task was scheduled.
         let due = due.tick().await;
         if inbox.send(Message::Probe(due)).await.is_err() {
             return;
@@ -37,9 +36,9 @@ pub(crate) async fn probe(inbox: mpsc::Sender<Message>) {
 
 /// The lag of the owner, as its probes show it.
 pub(crate) struct Lag {
-    /// The last probe that came was due then: nothing that was sent later is known to have come.
+    /// When the last timely probe was due. Messages sent later are not known to have arrived.
     answered: Instant,
-    /// Ticks since.
+    /// Ticks since the last timely probe.
     ticks: u32,
     handed_over: Option<Instant>,
     seconds: Histogram,
@@ -55,7 +54,7 @@ impl Lag {
         }
     }
 
-    /// Notes the arrival of a probe. A late one proves nothing.
+    /// Records the arrival of a probe. A late one does not reset the lag.
     pub(crate) fn came(&mut self, now: Instant, due: Instant) {
         self.seconds.record(now.saturating_duration_since(due));
         if now.saturating_duration_since(due) < TOO_LATE {
@@ -64,7 +63,7 @@ impl Lag {
         }
     }
 
-    /// Returns the lag if the leader is to hand over now.
+    /// Returns the lag if the leader must transfer leadership now.
     pub(crate) fn tick(&mut self, now: Instant) -> Option<Duration> {
         self.ticks = self.ticks.saturating_add(1);
         let late = now.saturating_duration_since(self.answered);
@@ -83,7 +82,8 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(100);
 
-    /// Ticks for so long, with a probe each half second that takes `lag` to come; the hand-overs.
+    /// Ticks for `length`, with a probe each half second that takes `late` to arrive. Returns the
+    /// times of the leadership transfers.
     fn run(lag: &mut Lag, begun: Instant, length: Duration, late: Duration) -> Vec<Duration> {
         let mut handed_over = Vec::new();
         for at in 1..=length.as_millis() as u32 / 100 {
@@ -122,7 +122,7 @@ mod tests {
         let begun = Instant::now();
         let mut lag = Lag::new(begun);
         let back = begun + Duration::from_secs(20);
-        // Probe and tick come together; whichever is first.
+        // Probe and tick coincide; the result does not depend on their order.
         assert_eq!(lag.tick(back), None);
         lag.came(back, begun + PROBE);
         let minute = Duration::from_secs(60);

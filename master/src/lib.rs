@@ -1,8 +1,10 @@
-//! Leading: one task owns the registry; links, offers, allocator and deadlines are pure; services
-//! at the rim decide nothing.
+//! The master: one task owns the registry. Links, offers, allocator and deadlines are pure, and the
+//! services at the edge make no decisions.
 //!
-//! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `comparison`, `checks`, `clock`, `failovers`,
-//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`, `http`, `exec`, `metrics`.
+//! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
+//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `links`,
+//! `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`, `http`,
+//! `exec`, `metrics`.
 
 pub mod allocator;
 mod change_ring;

@@ -1,6 +1,6 @@
-//! Connections: where effects go out.
+//! Links: connections through which effects reach agents, frameworks and callers.
 //!
-//! A peer that does not drain its link is closed; it reconnects and reconciles.
+//! A link whose peer does not drain it is closed; the peer reconnects and reconciles.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -16,33 +16,34 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::leader::Answer;
 
-/// One connection of an agent or a framework to this process; never used again.
+/// One connection of an agent or a framework to this process; ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LinkId(pub(crate) u64);
 
-/// One call that waits for its answer; never used again.
+/// One call that waits for its answer; ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RequestId(pub(crate) u64);
 
-/// Messages that a link holds before its peer counts as not draining: one kill or launch order
-/// each, and updates in flight are bounded by 1,000 a framework.
+/// Messages that a link holds before its peer counts as not draining. One kill or launch order is
+/// one message, and updates in flight are bounded by 1,000 for each framework.
 pub(crate) const LINK_MESSAGES: usize = 8_192;
-/// Messages that are still to find room when a framework's reader counts as behind.
+/// Remaining capacity in messages at which a framework's reader counts as behind.
 const ROOM_LEFT: usize = LINK_MESSAGES / 2;
-/// Bytes that wait when a framework's reader counts as behind.
+/// Unread bytes at which a framework's reader counts as behind.
 const BACKLOG_BYTES: usize = 1 << 20;
-/// Bytes that wait on one link before its peer counts as not draining: far more than a framework is sent once it is
-/// behind, and 128 orders of the largest size. What is queued is still read after the close, so an agent that is sent more
-/// comes back with a higher floor.
+/// Unread bytes of one link at which its peer counts as not draining: far more than a framework is
+/// sent once it is behind, and 128 orders of the largest size. Queued messages are still read after
+/// the close, so an agent that is sent more returns with a higher last applied order.
 pub(crate) const LINK_BYTES: usize = 64 << 20;
 
-/// A message in a link, and its length in bytes. Boxed: a channel keeps some 30 to 100 places once messages have passed
-/// through it, and a place inside of it would be as large as the largest kind of message.
+/// A queued message, and its length in bytes. It is boxed, because a channel keeps some 30 to 100
+/// slots once messages have passed through it. An unboxed slot would be as large as the largest
+/// kind of message.
 type Queued<T> = Box<(usize, T)>;
 
-/// A stream to a peer: the owner's end, and the connection's.
+/// Creates a stream to a peer: the owner's end, and the connection's end.
 pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
-    // Full, the peer is not draining: the link is closed.
+    // A full channel means that the peer is not draining: the link is closed.
     let (sender, receiver) = mpsc::channel(LINK_MESSAGES);
     let backlog = Arc::new(AtomicUsize::new(0));
     let theirs = Arc::clone(&backlog);
@@ -63,12 +64,12 @@ pub(crate) struct LinkSender<T> {
     backlog: Arc<AtomicUsize>,
 }
 
-/// Why a message was not queued on a link.
+/// The reason for which a message was not queued on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotSent {
     /// The peer does not drain the stream: its bound in bytes or messages is reached.
     Full,
-    /// The stream is gone.
+    /// The stream is closed.
     Gone,
 }
 
@@ -76,13 +77,13 @@ impl<T: prost::Message> LinkSender<T> {
     /// Queues a message.
     ///
     /// # Errors
-    /// If the stream is gone or full.
+    /// If the stream is closed or full.
     pub(crate) fn send(&self, message: T) -> Result<(), NotSent> {
         let bytes = message.encoded_len();
         if self.backlog().saturating_add(bytes) > LINK_BYTES {
             return Err(NotSent::Full);
         }
-        // Before the reader can take them off.
+        // Added before the reader can subtract them.
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
         let queued = self.sender.try_send(Box::new((bytes, message)));
         queued.map_err(|error| match error {
@@ -91,7 +92,7 @@ impl<T: prost::Message> LinkSender<T> {
         })
     }
 
-    /// Bytes that wait for the reader.
+    /// Returns the unread bytes.
     fn backlog(&self) -> usize {
         self.backlog.load(Ordering::Relaxed)
     }
@@ -100,7 +101,7 @@ impl<T: prost::Message> LinkSender<T> {
         self.sender.capacity() < ROOM_LEFT || self.backlog() > BACKLOG_BYTES
     }
 
-    /// The same end, which does not keep the stream open.
+    /// Returns the same end as a weak reference, which does not keep the stream open.
     pub(crate) fn weak(&self) -> WeakLinkSender<T> {
         WeakLinkSender {
             sender: self.sender.downgrade(),
@@ -117,7 +118,7 @@ pub(crate) struct WeakLinkSender<T> {
 }
 
 impl<T> WeakLinkSender<T> {
-    /// `None` once the owner has dropped its end.
+    /// Returns `None` once the owner has dropped its end.
     pub(crate) fn upgrade(&self) -> Option<LinkSender<T>> {
         Some(LinkSender {
             sender: self.sender.upgrade()?,
@@ -146,7 +147,7 @@ impl<T> Stream for LinkStream<T> {
     }
 }
 
-/// Whether a message was queued; counts the queues that had no room.
+/// Returns whether a message was queued; counts the queues that had no room.
 fn queued(sent: Result<(), NotSent>, queue: &'static str) -> bool {
     if sent == Err(NotSent::Full) {
         counter!("argosy_queue_full_total", "queue" => queue).increment(1);
@@ -154,18 +155,18 @@ fn queued(sent: Result<(), NotSent>, queue: &'static str) -> bool {
     sent.is_ok()
 }
 
-/// What became of an event.
+/// The outcome of sending an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It is on its way.
+    /// The event was queued.
     Well,
-    /// It is on its way, and with it the reader is behind.
+    /// The event was queued, and the reader is now behind.
     FellBehind,
-    /// The link is gone, or was full; it is closed.
+    /// The link was closed or full; it is closed now.
     Lost,
 }
 
-/// The sending ends of all links, and the callers that wait.
+/// The sending ends of all links, and the waiting callers.
 #[derive(Default)]
 pub(crate) struct Outbox {
     agents: BTreeMap<LinkId, LinkSender<v1::ToAgent>>,
@@ -188,13 +189,13 @@ impl Outbox {
         self.waiting.insert(request, waiter);
     }
 
-    /// Whether the agent's end of a link is still open.
+    /// Returns whether the agent's end of a link is still open.
     pub(crate) fn has_agent(&self, link: LinkId) -> bool {
         let sender = self.agents.get(&link);
         sender.is_some_and(|sender| !sender.sender.is_closed())
     }
 
-    /// False if the link is gone or full; it is closed then.
+    /// Sends a message. Returns false, and closes the link, if it is closed or full.
     pub(crate) fn tell_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
         let sent = match self.agents.get(&link) {
             Some(sender) => queued(sender.send(message), "agent-link"),
@@ -221,7 +222,7 @@ impl Outbox {
         }
     }
 
-    /// Links whose readers are behind no longer; each is named once.
+    /// Returns the links whose readers are no longer behind, each once.
     pub(crate) fn caught_up(&mut self) -> Vec<LinkId> {
         let frameworks = &self.frameworks;
         let is_behind = |link: &LinkId| {
@@ -234,7 +235,7 @@ impl Outbox {
             .collect()
     }
 
-    /// A caller that has gone away needs no answer.
+    /// Answers a caller. A caller that has disconnected needs no answer.
     pub(crate) fn answer(&mut self, request: RequestId, answer: Answer) {
         if let Some(waiter) = self.waiting.remove(&request) {
             let _ = waiter.send(answer);
@@ -250,7 +251,7 @@ impl Outbox {
         self.behind.remove(&link);
     }
 
-    /// Ends every stream; every waiting caller learns that nobody leads here.
+    /// Ends every stream, and reports to every waiting caller that this master does not lead.
     pub(crate) fn close_all(&mut self) {
         self.agents.clear();
         self.frameworks.clear();
@@ -258,12 +259,12 @@ impl Outbox {
         self.waiting.clear();
     }
 
-    /// Open streams of agents and of frameworks.
+    /// Returns the number of open streams of agents and of frameworks.
     pub(crate) fn open(&self) -> [usize; 2] {
         [self.agents.len(), self.frameworks.len()]
     }
 
-    /// Bytes that wait on the fullest link of an agent, and of a framework.
+    /// Returns the unread bytes on the fullest link of an agent, and of a framework.
     pub(crate) fn largest_backlogs(&self) -> [usize; 2] {
         let agents = self.agents.values().map(LinkSender::backlog);
         let frameworks = self.frameworks.values().map(LinkSender::backlog);
@@ -302,7 +303,7 @@ mod tests {
         }
     }
 
-    /// What an idle link keeps is some places, and not some messages: 10,000 agents are 10,000 links.
+    /// An idle link keeps some empty slots, but no messages: 10,000 agents are 10,000 links.
     #[test]
     fn a_place_in_a_link_is_a_pointer() {
         fn place<T>(_sender: &mpsc::Sender<T>) -> usize {

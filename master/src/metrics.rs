@@ -1,5 +1,5 @@
-//! Figures for `/metrics`: counts that the owner publishes, set as gauges at the rim, and what it
-//! measures as it goes.
+//! Metrics for `/metrics`: counts that the owner publishes as gauges, and measurements that it
+//! records.
 
 #[cfg(test)]
 mod tests;
@@ -25,10 +25,10 @@ use crate::comparison::Compared;
 use crate::leader::Leader;
 use crate::links::{LINK_BYTES, Outbox};
 
-/// How the paths of calls of `argosy.v1` begin.
+/// The path prefix of calls of `argosy.v1`.
 pub(crate) const CALLS: &str = "/argosy.v1.";
 
-/// What the owner counts at each tick. Cheap: sizes that the registry knows.
+/// Counts that the owner publishes at each tick. They are cheap: the registry keeps these sizes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Counts {
     is_leader: bool,
@@ -54,7 +54,8 @@ pub(crate) struct Counts {
     usage: Vec<Usage>,
 }
 
-/// How many entries every other member lacks; all, as long as this leader has not heard it.
+/// Returns the number of entries that each other member lacks; all entries, until this leader has
+/// had its answer.
 fn lag(status: &Status, progress: &Progress) -> Vec<(u64, u64)> {
     let members = status.voters.iter().chain(&*status.learners);
     let others = members.filter(|(id, _)| status.is_leader && *id != status.id);
@@ -84,7 +85,7 @@ impl Counts {
         Self {
             is_leader: status.is_leader,
             in_office: leader.is_some(),
-            // A leader that hears no quorum is none.
+            // A leader without an answer of a quorum does not count.
             has_leader: match status.is_leader {
                 true => leader.is_some(),
                 false => status.leader.is_some(),
@@ -175,18 +176,19 @@ impl Counts {
     }
 }
 
-/// A phase that comes later than this was not waited for: nobody wanted an offer, or a launch.
+/// A later phase was not delayed by the change of leader: there was no demand for an offer, or a
+/// launch.
 const FAILOVER_MS: u64 = 60_000;
 
-/// What the owner measures; handles, so that it costs next to nothing.
+/// The owner's metrics, as handles, so that recording costs next to nothing.
 pub(crate) struct Meters {
-    /// One request of raft to apply entries, effects included.
+    /// Duration of one request of raft to apply entries, effects included.
     pub(crate) applied: Histogram,
     queued: Counter,
     full: Counter,
     too_large: Counter,
     not_leader: Counter,
-    /// Commands that could not be read back: a defect.
+    /// Commands that could not be decoded again: a defect.
     pub(crate) unreadable: Counter,
     checked: [Counter; 3],
     lag: Histogram,
@@ -227,7 +229,7 @@ impl Meters {
         }
     }
 
-    /// A tick came so long after the one before, with so many messages waiting for the owner.
+    /// Records a tick: its delay, and the number of messages that wait for the owner.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
     pub(crate) fn tick(&self, after: Duration, wanted: Duration, waiting: usize) {
         self.lag.record(after.saturating_sub(wanted));
@@ -235,7 +237,7 @@ impl Meters {
     }
 }
 
-/// Digests in the log that this master has compared with its own, or could not.
+/// Counts the logged digests that this master has compared with its own, or could not compare.
 pub(crate) fn compared(all: &[Compared]) {
     for compared in all {
         let result = match compared {
@@ -246,8 +248,8 @@ pub(crate) fn compared(all: &[Compared]) {
     }
 }
 
-/// A phase of a change of leader was reached at this wall time: counted from the moment the former
-/// one was seen dead here, or else from the election.
+/// Records that a phase of a change of leader was reached at this wall time. The duration starts
+/// when this master detected the failure of the former leader, or else at the election.
 pub(crate) fn failover(phase: &'static str, failover: &v1::Failover, at_ms: i64) {
     let from_ms = match failover.dead_seen_ms {
         0 => failover.elected_ms,
@@ -260,15 +262,16 @@ pub(crate) fn failover(phase: &'static str, failover: &v1::Failover, at_ms: i64)
     }
 }
 
-/// How long calls of gRPC take. A stream is timed to its opening; a refusal after its head is not seen.
+/// Durations of gRPC calls. A stream is timed to its opening; a rejection after its headers is not
+/// seen.
 #[derive(Default)]
 pub(crate) struct CallTimes {
-    /// Of calls that went well, by path: those of methods that are served. A lock, held for a look-up.
+    /// Durations of successful calls of served methods, by path. The lock is held for a lookup.
     done: RwLock<BTreeMap<String, Histogram>>,
 }
 
 impl CallTimes {
-    /// A call of this path was answered with these headers.
+    /// Records a call of this path that was answered with these headers.
     pub(crate) fn record(&self, path: &str, headers: &HeaderMap, took: Duration) {
         let code = headers.get("grpc-status");
         let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
@@ -291,7 +294,7 @@ fn of_calls(path: &str, code: Code) -> Histogram {
     let names = path
         .strip_prefix(CALLS)
         .and_then(|names| names.split_once('/'));
-    // Methods that are not served have no bound of names.
+    // Names of methods that are not served are unbounded.
     let known = names.filter(|_| code != Code::Unimplemented);
     let (service, method) = known.unwrap_or(("other", "other"));
     let (service, method) = (service.to_owned(), method.to_owned());
@@ -301,19 +304,19 @@ fn of_calls(path: &str, code: Code) -> Histogram {
 const COUNTERS: [(&str, &str); 5] = [
     (
         "argosy_invariant_checks_total",
-        "Records and offers that were checked for broken invariants, and those with too many tasks to be added up",
+        "Records and offers checked for broken invariants, and those with too many tasks to check",
     ),
     (
         "argosy_digest_comparisons_total",
-        "Digests of the registry in the log, by what came of comparing them with that of this master",
+        "Logged digests of the registry, by result of the comparison with the digest of this master",
     ),
     (
         "argosy_raft_proposals_total",
-        "Commands for the log, by what became of them at raft's queue",
+        "Commands proposed to raft's queue, by outcome",
     ),
     (
         "argosy_queue_full_total",
-        "How often a bounded queue had no room",
+        "Messages for which a bounded queue had no room",
     ),
     (
         "argosy_reads_cut_off_total",
@@ -324,27 +327,27 @@ const COUNTERS: [(&str, &str); 5] = [
 const DURATIONS: [(&str, &str); 7] = [
     (
         "argosy_raft_apply_duration_seconds",
-        "Time to apply the entries of one request, their effects included",
+        "Time to apply the entries of one request, including their effects",
     ),
     (
         "argosy_runtime_loop_lag_seconds",
-        "How late the loop that owns the registry came to its tick",
+        "Delay of the ticks of the loop that owns the registry",
     ),
     (
         "argosy_master_turn_seconds",
-        "One turn of the loop that owns the registry: 5 ms at the most",
+        "Duration of one turn of the loop that owns the registry: at most 5 ms",
     ),
     (
         "argosy_master_turn_cpu_seconds",
-        "CPU time of one such turn: the rest of its time it waited for a processor",
+        "CPU time of one such turn; for the rest of its duration it waited for a processor",
     ),
     (
         "argosy_master_inbox_lag_seconds",
-        "How late the loop that owns the registry came to what its links had sent",
+        "Delay with which the loop that owns the registry processes messages of its links",
     ),
     (
         "argosy_failover_duration_seconds",
-        "From the death of the former leader as seen here, or the election, to a phase of the change",
+        "Time from the detected failure of the former leader, or from the election, to a phase of the change",
     ),
     (
         "argosy_rpc_duration_seconds",
@@ -368,7 +371,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("argosy_raft_term", "Newest raft term seen"),
     (
         "argosy_raft_epoch",
-        "Newest reign applied: the log index of its OpenEpoch entry",
+        "Newest applied epoch: the log index of its OpenEpoch entry",
     ),
     (
         "argosy_feature_level",
@@ -386,11 +389,11 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     (
         "argosy_raft_snapshot_index",
-        "Index of the last entry up to which the log may be cut",
+        "Index of the last entry up to which the log may be truncated",
     ),
     (
         "argosy_raft_follower_lag_entries",
-        "Entries that a follower lacks, as the leader last heard",
+        "Entries that a follower lacks, as last reported to the leader",
     ),
     ("argosy_agents", "Agents by mode"),
     ("argosy_frameworks", "Live frameworks by connection"),
@@ -399,38 +402,38 @@ const GAUGES: &[(&str, &str)] = &[
     ("argosy_streams", "Open streams by kind of peer"),
     (
         "argosy_link_backlog_bytes",
-        "Bytes that wait on the fullest stream to a peer, by kind of peer",
+        "Unread bytes on the fullest stream to a peer, by kind of peer",
     ),
     (
         "argosy_link_backlog_bytes_limit",
-        "Bytes that may wait on one stream before it is closed",
+        "Maximum unread bytes of a stream before it is closed",
     ),
     ("argosy_resources", "Resources of registered agents"),
     ("argosy_registry_records", "Records of the registry by kind"),
     (
         "argosy_registry_records_limit",
-        "How many records of a kind there may be",
+        "Maximum number of records of a kind",
     ),
     (
         "argosy_registry_bytes",
-        "Memory that records of a kind take, roughly",
+        "Approximate memory of the records of a kind",
     ),
     (
         "argosy_registry_bytes_limit",
-        "How much memory records of a kind may take; more is refused",
+        "Maximum memory of the records of a kind; further records are rejected",
     ),
-    ("argosy_queue_depth", "What waits in a bounded queue"),
+    ("argosy_queue_depth", "Number of items in a bounded queue"),
     (
         "argosy_read_bytes",
         "Bytes that answers to reads hold while they are built and sent",
     ),
     (
         "argosy_encoded_record_bytes",
-        "Bytes of records that are kept as lists send them",
+        "Bytes of encoded records that are cached for lists",
     ),
 ];
 
-/// Help texts, once a process.
+/// Registers the help texts, once in each process.
 pub(crate) fn describe() {
     argosy_proto::server::describe();
     for (name, help) in COUNTERS {

@@ -1,4 +1,4 @@
-//! How services reach the owner: send, await, look.
+//! The services' handle to the owner: send, await, query.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,23 +19,24 @@ use crate::metrics::Counts;
 use crate::reads::{Bounds, Reads, Share};
 use crate::views::Views;
 
-/// The way to the owner of the registry; cheap to clone.
+/// A handle to the owner of the registry; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Desk {
     pub(crate) node: Node,
-    /// Full means that the owner is behind: senders wait, and their peers feel it.
+    /// A full inbox means that the owner is behind: senders wait, which slows their peers down.
     pub(crate) inbox: mpsc::Sender<Message>,
-    /// Full means that readers wait; each has one look in it at most, so they take turns.
+    /// A full channel means that readers wait; each has one query in it at most, so they take
+    /// turns.
     looks: mpsc::Sender<Look>,
     views: Views,
     /// The newest changes of the registry.
     pub(crate) changes: ChangeRing,
     pub(crate) reads: Reads,
-    /// Where pages are made: behind everything else.
+    /// The runtime that builds pages, with lower priority than everything else.
     pub(crate) readers: Handle,
-    /// Records as lists send them.
+    /// Encoded records for lists.
     pub(crate) encodings: Encodings,
-    /// Frameworks have a budget of their own: readers of lists cannot use it up.
+    /// A separate budget for frameworks: readers of lists cannot use it up.
     pub(crate) reconciliations: Reads,
     pub(crate) office: watch::Receiver<Office>,
     pub(crate) applied: watch::Receiver<u64>,
@@ -65,7 +66,7 @@ impl Desk {
             encodings: Encodings::default(),
             reconciliations: Reads::new(Bounds {
                 bytes: 32 << 20,
-                // A follower passes the calls of many frameworks on over one connection.
+                // A follower forwards the calls of many frameworks over one connection.
                 bytes_each: 32 << 20,
                 bytes_kept: 0,
                 ..Bounds::default()
@@ -78,7 +79,7 @@ impl Desk {
         }
     }
 
-    /// A number that no other link or request of this process has.
+    /// Returns a number that no other link or request of this process has.
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
@@ -87,14 +88,15 @@ impl Desk {
         LinkId(self.number())
     }
 
-    /// Whether the owner took it: not when this process is ending.
+    /// Sends a message to the owner. Fails only when this process is shutting down.
     pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
         self.inbox.send(message).await.map_err(|_| stopping())
     }
 
-    /// Asks the leader in this process; UNAVAILABLE if it is not here, or leaves before it answers. A refusal is passed
-    /// on only when a quorum has confirmed afterwards that no other master led: by itself a leader that was replaced
-    /// without knowing refuses what the next one has already done.
+    /// Sends an input to the leader in this process; UNAVAILABLE if this master does not lead, or
+    /// stops leading before it answers. A rejection is returned only after a quorum has confirmed
+    /// that no other master led: a leader that was deposed without noticing rejects what the next
+    /// one has already done.
     pub(crate) async fn ask(
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
@@ -124,8 +126,8 @@ impl Desk {
         answer.await.map_err(|_| unavailable(MOVED))
     }
 
-    /// The facts as they are at log index `index` or later, for reads outside of the owner's turns. What is at `index`
-    /// must be applied here already.
+    /// Returns the facts as of log index `index` or later, for reads outside the owner's turns. The
+    /// entry at `index` must already be applied here.
     pub(crate) async fn view(&self, index: u64) -> Result<Arc<View>, Status> {
         if let Some(view) = self.views.recent(index, Instant::now()) {
             return Ok(view);
@@ -134,14 +136,15 @@ impl Desk {
         self.look(move |facts| views.renewed(facts, index)).await
     }
 
-    /// Looks at what the owner has, within a turn of it; `look` must touch only a bounded number of records.
+    /// Queries the owner's state within one of its turns; `look` must touch only a bounded number
+    /// of records.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Facts<'_>) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
         let read = move |facts: &Facts<'_>| {
-            // A reader that has gone away needs no answer.
+            // A reader that has disconnected needs no answer.
             let _ = sender.send(look(facts));
         };
         let sent = self.looks.send(Box::new(read)).await;
@@ -154,7 +157,8 @@ impl Desk {
         self.reads.reserve(bytes, likely).await
     }
 
-    /// One record, or a summary, at log index `index` or later: it holds its share until the answer is sent.
+    /// Reads one record, or a summary, at log index `index` or later. It holds its share until the
+    /// answer is sent.
     pub(crate) async fn read_one<T>(
         &self,
         index: u64,
@@ -168,7 +172,8 @@ impl Desk {
         Ok(found)
     }
 
-    /// Waits until what is applied here covers everything that was committed before this call; returns the log index.
+    /// Waits until the state applied here covers everything that was committed before this call.
+    /// Returns the log index.
     pub(crate) async fn confirm(&self) -> Result<u64, Status> {
         let index = self
             .node
@@ -179,8 +184,9 @@ impl Desk {
         Ok(index)
     }
 
-    /// Whether this master can answer: it knows a leader, and a quorum has confirmed that just now. One
-    /// that is cut off goes on believing, for a second, in the leader that it knew last. Says why not.
+    /// Checks whether this master can answer: it knows a leader, and a quorum has just confirmed
+    /// that. A master that is cut off trusts its last known leader for another second. Returns the
+    /// reason if it cannot.
     pub(crate) async fn ready(&self) -> Result<(), String> {
         let office = self.office.borrow().clone();
         if !office.here && office.leader.is_none() {
@@ -207,7 +213,7 @@ impl Desk {
         }
     }
 
-    /// Who leads, once somebody does; UNAVAILABLE at the deadline.
+    /// Waits for a leader and returns its status; UNAVAILABLE at the deadline.
     pub(crate) async fn leader(&self, deadline: Instant) -> Result<Office, Status> {
         let known = self.office.borrow().clone();
         if known.here || known.leader.is_some() {
@@ -225,18 +231,18 @@ impl Desk {
     }
 }
 
-/// Room for one record and its encoded form: a task's description takes 512 KiB at most.
+/// Memory reserved for one record and its encoded form: a task's description takes 512 KiB at most.
 const RECORD_BYTES: usize = 2 << 20;
-/// What it usually takes.
+/// Typical memory of one record.
 const LIKELY_BYTES: usize = 4 << 10;
 const MOVED: &str =
     "leadership has moved: the outcome is unknown, repeat the call with the same number";
-/// How long a question whether this master can answer may take.
+/// Timeout of a check whether this master can answer.
 const CONFIRMED: Duration = Duration::from_secs(1);
-/// How long a call waits for something that usually takes milliseconds.
+/// Timeout of a call for an event that usually takes milliseconds.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// UNAVAILABLE with a hint when to try again.
+/// Returns UNAVAILABLE with a retry hint.
 pub(crate) fn unavailable(why: &str) -> Status {
     use tonic_types::{ErrorDetails, StatusExt};
     let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(100)));

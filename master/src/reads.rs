@@ -1,8 +1,9 @@
-//! Bounds on reads: readers at once, bytes of answers, and the time that a slow reader may hold them; for all connections
-//! together and for each.
+//! Bounds on reads: concurrent readers, bytes of answers, and the time that a slow reader may hold
+//! them; for all connections together and for each.
 //!
-//! An answer holds its share of the budget from before it is built until its last byte is sent. Nothing here knows what is read.
-//! Reading order: [`Bounds`], [`Reads::reserve`], then `line` (whose turn is next) and `sending` (answers on their way).
+//! An answer holds its share of the budget from before it is built until its last byte is sent.
+//! This module does not depend on what is read. Reading order: [`Bounds`], [`Reads::reserve`], then
+//! `line` (the order of waiting reads) and `sending` (answers in progress).
 
 mod line;
 mod sending;
@@ -25,25 +26,28 @@ use sending::Sending;
 /// The bounds of one process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Answers that are built at once. Each may compute for some milliseconds on a thread that also serves links.
+    /// Maximum number of answers that are built at the same time. Each may compute for some
+    /// milliseconds on a thread that also serves links.
     pub(crate) builders: usize,
     /// The same for one connection.
     pub(crate) builders_each: usize,
-    /// Reads that wait for their turn. Beyond it, the newest read of the connection that has most of them is refused.
+    /// Maximum number of waiting reads. Beyond it, the newest read of the connection with the most
+    /// of them is rejected.
     pub(crate) line: usize,
-    /// Bytes of answers that are built or being sent.
+    /// Maximum bytes of answers that are built or being sent.
     pub(crate) bytes: usize,
-    /// The same for one connection. One read is served however large it is.
+    /// The same for one connection. One read is served regardless of its size.
     pub(crate) bytes_each: usize,
-    /// The part of these that is kept for reads of at most a third of it, as of one record.
+    /// The part of these bytes that is reserved for reads of at most a third of it, such as one
+    /// record.
     pub(crate) bytes_kept: usize,
-    /// How long a read waits for its turn. Then it is refused.
+    /// Timeout of a waiting read, after which it is rejected.
     pub(crate) patience: Duration,
-    /// How long a reader may take nothing of its answer. Then the answer is dropped.
+    /// Time for which a reader may read nothing of its answer. After it, the answer is dropped.
     pub(crate) stalled: Duration,
     /// The same while other reads wait.
     pub(crate) hurried: Duration,
-    /// How long an answer may take to be read. Then it is dropped.
+    /// Maximum time in which an answer must be read. After it, the answer is dropped.
     pub(crate) longest: Duration,
 }
 
@@ -117,8 +121,8 @@ impl Reads {
         }
     }
 
-    /// Waits in line for room to build an answer of at most `bytes`, which is expected to take `likely`: of several connections
-    /// that wait, the one that was given least goes first.
+    /// Waits in line for room to build an answer of at most `bytes`, which is expected to take
+    /// `likely`. Of several waiting connections, the one that has received least is served first.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the line is full, or there is no room in time.
@@ -145,18 +149,16 @@ impl Reads {
             serial,
         };
         serve(&self.line);
-        // Refuses by dropping the waiter.
+        // Dropping the waiter rejects its read.
         drop(locked(&self.line).overflow());
         match tokio::time::timeout(self.bounds.patience, turn).await {
             Ok(Ok(share)) => Ok(share),
-            Ok(Err(_)) => Err(refused("as many reads as may wait are waiting")),
-            Err(_) => Err(refused(
-                "other reads took all of the time that this one may wait",
-            )),
+            Ok(Err(_)) => Err(refused("too many reads are waiting")),
+            Err(_) => Err(refused("this read found no room within its timeout")),
         }
     }
 
-    /// Drops answers whose readers are too slow; runs until it is dropped.
+    /// Drops answers whose readers are too slow, until the future is dropped.
     pub(crate) async fn cut_off_slow_readers(self) {
         let mut looks = tokio::time::interval(self.bounds.hurried / 2);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -177,7 +179,7 @@ impl Reads {
         }
     }
 
-    /// Bytes of the budget that answers hold.
+    /// Returns the bytes of the budget that answers hold.
     pub(crate) fn held(&self) -> usize {
         (self.bounds.bytes / UNIT - locked(&self.line).free().units) * UNIT
     }
@@ -190,7 +192,7 @@ impl Reads {
     }
 }
 
-/// Gives their shares to all whose turn it is.
+/// Grants their shares to all reads that are next.
 fn serve(line: &Arc<Queue>) {
     loop {
         let Some(turn) = locked(line).next() else {
@@ -202,13 +204,13 @@ fn serve(line: &Arc<Queue>) {
             units: turn.units,
             builds: true,
         };
-        // If its reader has gone just now, this gives it back.
+        // If its reader has just disconnected, this returns the share.
         drop(turn.waiter.send(share));
     }
 }
 
 impl Share {
-    /// Gives the builder back: the answer is built.
+    /// Releases the builder slot: the answer is built.
     pub(crate) fn built(&mut self) {
         if std::mem::take(&mut self.builds) {
             let room = Room {
@@ -220,8 +222,8 @@ impl Share {
         }
     }
 
-    /// Adjusts the share to the size of the answer. A larger answer takes more if the budget has it, and
-    /// is kept even if it has not.
+    /// Adjusts the share to the size of the answer. A larger answer takes more if the budget has
+    /// it, and is kept even if it has not.
     pub(crate) fn fit(&mut self, bytes: usize) {
         let units = units(bytes + ANSWER_BYTES);
         if units <= self.units {
@@ -237,9 +239,9 @@ impl Share {
         }
     }
 
-    /// Attaches the share to the answer of this task. Outside of a call it is released at once.
+    /// Attaches the share to the answer of this task. Outside a call it is released immediately.
     pub(crate) fn leave_to_answer(self) {
-        // Outside of a call nothing is sent.
+        // Outside a call nothing is sent.
         let _ = CALL.try_with(|call| call.shares.borrow_mut().push(self));
     }
 }
@@ -255,7 +257,7 @@ impl Drop for Share {
     }
 }
 
-/// A place in the line, left when it is dropped.
+/// A place in the line, released when it is dropped.
 struct Place<'a> {
     line: &'a Arc<Queue>,
     caller: Caller,
@@ -265,12 +267,13 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         locked(self.line).leave(self.caller, self.serial);
-        // It may have been the first one, with others behind it that need less.
+        // It may have been the first one, followed by others that need less.
         serve(self.line);
     }
 }
 
-/// Nothing panics while it holds the lock but by a bug, and the line is whole between its calls.
+/// Locks the line. Code under the lock panics only because of a bug, and the line is consistent
+/// between its calls.
 fn locked(line: &Queue) -> MutexGuard<'_, Line<oneshot::Sender<Share>>> {
     line.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -279,23 +282,23 @@ fn units(bytes: usize) -> usize {
     bytes.div_ceil(UNIT)
 }
 
-/// RESOURCE_EXHAUSTED with a hint when to try again.
+/// Returns RESOURCE_EXHAUSTED with a retry hint.
 fn refused(why: &str) -> Status {
     counter!("argosy_queue_full_total", "queue" => "reads").increment(1);
     let mut details = ErrorDetails::with_error_info("too-many-reads", "argosy", []);
     details.set_retry_info(Some(Duration::from_secs(1)));
-    let text = format!("{why}: read again in a second, or ask another master");
+    let text = format!("{why}: retry in a second, or use another master");
     Status::with_error_details(tonic::Code::ResourceExhausted, text, details)
 }
 
-/// Runs a read whose result is not the answer, as before a file is streamed: its share ends here, and
-/// the answer is not cut off.
+/// Runs a read whose result is not the answer, such as one before a file is streamed: its share
+/// ends here, and the answer is not cut off.
 pub(crate) async fn apart<T>(read: impl Future<Output = T>) -> T {
     let caller = CALL.try_with(|call| call.caller).unwrap_or_default();
     CALL.scope(Answering::of(caller), read).await
 }
 
-/// Keeps what an answer holds of the budget until its body is sent.
+/// Keeps the answer's share of the budget until its body is sent.
 pub(crate) async fn bounded(
     reads: &Reads,
     peer: Option<&PeerIdentity>,
@@ -343,7 +346,7 @@ mod tests {
         let first = reads.reserve(ANSWER_BYTES, 0).await.unwrap();
         let _second = reads.reserve(ANSWER_BYTES, 0).await.unwrap();
         assert_eq!(reads.held(), 4 * ANSWER_BYTES);
-        // One waits in line, the next one is refused at once, with a hint.
+        // One waits in line, the next one is rejected immediately, with a hint.
         let begun = Instant::now();
         let (waited, refused) = tokio::join!(reads.reserve(0, 0), reads.reserve(0, 0));
         assert!(begun.elapsed() >= Duration::from_millis(20));
@@ -352,7 +355,7 @@ mod tests {
             let hint = status.get_details_retry_info().unwrap().retry_delay;
             assert_eq!(hint, Some(Duration::from_secs(1)));
         }
-        // What is given back goes to the one that waits.
+        // A released share goes to the waiting read.
         let (waited, ()) = tokio::join!(reads.reserve(ANSWER_BYTES, 0), async { drop(first) });
         drop(waited.unwrap());
         assert_eq!(reads.held(), 2 * ANSWER_BYTES);

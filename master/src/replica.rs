@@ -1,8 +1,8 @@
-//! The one task that owns the registry and, while leading, the leader.
+//! The replica: the one task that owns the registry and, while leading, the leader.
 //!
 //! It awaits its inbox, raft's requests, the status of the group, ticks and the stop token, and
-//! nothing else. Nothing it does in a turn takes longer than a few milliseconds. Reading order: this file,
-//! then `applying`, `loading`, `proposing` and `reads`.
+//! nothing else. A turn never takes longer than a few milliseconds. Reading order: this file, then
+//! `applying`, `loading`, `proposing` and `reads`.
 
 mod applying;
 mod loading;
@@ -43,7 +43,7 @@ use applying::{Applying, Founding};
 use loading::Loading;
 use proposing::Unproposed;
 
-/// What the replica publishes.
+/// The state that the replica publishes.
 pub(crate) struct Published {
     pub(crate) office: watch::Sender<Office>,
     pub(crate) applied: watch::Sender<u64>,
@@ -53,19 +53,19 @@ pub(crate) struct Published {
     pub(crate) pulse: Arc<Pulse>,
 }
 
-/// Inputs taken from the inbox at once.
+/// Maximum number of inputs taken from the inbox at one time.
 const INPUTS: usize = 256;
-/// What is logged when leadership is handed over for agents that fell silent.
-const AGENTS_SILENT: &str = "many agents fell silent at once: handing leadership over, in case it is this master that is cut off";
-/// What is logged when leadership is handed over because links wait for this master.
+/// Log message of a leadership transfer because of agents that fell silent.
+const AGENTS_SILENT: &str = "many agents fell silent at the same time: transferring leadership in case this master is cut off";
+/// Log message of a leadership transfer because links wait for this master.
 const LINKS_LATE: &str =
-    "agents and frameworks wait too long for this master: handing leadership over";
-/// How often a leader looks at its timers.
+    "agents and frameworks wait too long for this master: transferring leadership";
+/// Interval at which a leader checks its timers.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// A proposal to open an epoch that has not come back for so long was lost.
+/// Timeout after which a proposal to open an epoch counts as lost.
 const REOPEN: Duration = Duration::from_secs(2);
 
-/// The owner loop's state.
+/// The state of the owner's loop.
 pub(crate) struct Replica {
     node: Node,
     process: u64,
@@ -78,9 +78,10 @@ pub(crate) struct Replica {
     outbox: Outbox,
     published: Published,
     status: watch::Receiver<Status>,
-    /// Inputs taken and not worked off.
+    /// Inputs that were taken and not processed yet.
     taken: VecDeque<Message>,
-    /// What raft's queue had no room for. As long as there is any, nothing is taken from the inbox, and callers wait.
+    /// Proposals for which raft's queue had no room. While there are any, nothing is taken from the
+    /// inbox, and callers wait.
     unproposed: VecDeque<Unproposed>,
     /// The term for which an `OpenEpoch` was proposed.
     opened: u64,
@@ -88,7 +89,7 @@ pub(crate) struct Replica {
     founding: Founding,
     clock: Clock,
     failovers: Failovers,
-    /// Offers or orders are due that the last turn had no time for.
+    /// Whether offers or orders are due for which the last turn had no time.
     more_to_send: bool,
     falls: Falls,
     distance: Distance,
@@ -96,7 +97,7 @@ pub(crate) struct Replica {
     entropy: [u8; 32],
     meters: Meters,
     ticked: Instant,
-    /// Raft hands over nothing more until these are applied.
+    /// Entries in progress. Raft passes no more until these are applied.
     applying: Option<Applying>,
     loading: Loading,
     turns: Turns,
@@ -153,7 +154,7 @@ impl Replica {
     /// Runs until stopped, or until consensus has failed.
     ///
     /// # Errors
-    /// Says why this process cannot go on.
+    /// Returns the reason for which this process cannot continue.
     pub(crate) async fn run(
         mut self,
         mut requests: mpsc::Receiver<OwnerRequest>,
@@ -170,7 +171,7 @@ impl Replica {
             let has_work = self.more_to_send || (has_room && !self.taken.is_empty());
             let is_owed = self.turns.are_offers_owed();
             let has_look = !looks.is_empty() && self.look_share.is_open(Instant::now());
-            // What earlier turns put off comes before more of the log.
+            // Work that earlier turns deferred comes before more of the log.
             let is_free = !is_owed && !has_look && !self.loading.is_under_way();
             tokio::select! {
                 biased;
@@ -201,7 +202,8 @@ impl Replica {
                     self.taken.extend(batch.drain(..));
                     self.work_off();
                 }
-                // Behind everything else: what the last turn had no time for goes on.
+                // After everything else: continues with the work for which the last turn had no
+                // time.
                 () = tokio::task::yield_now(), if has_work => self.work_off(),
                 look = looks.recv(), if !has_work => match look {
                     Some(look) => self.show(look),
@@ -212,13 +214,13 @@ impl Replica {
                 self.offer();
             }
             if self.turns.end() {
-                // Consensus has this thread as well.
+                // Consensus uses this thread as well.
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Inputs in their order, as long as there is time and raft takes what they propose.
+    /// Processes inputs in their order, as long as there is time and raft accepts their proposals.
     fn work_off(&mut self) {
         self.turns.begin();
         self.look();
@@ -236,7 +238,7 @@ impl Replica {
         };
         warn!(
             gap_ms = gap.as_millis(),
-            "this process was paused: agents and frameworks get a fresh grace"
+            "this process was paused: the timeouts of agents and frameworks restart"
         );
         let now = self.clocks();
         if let Some(leader) = &mut self.leader {
@@ -251,7 +253,8 @@ impl Replica {
         }
     }
 
-    /// A reign began: ours if node, process and term are. Any other one ends ours.
+    /// Handles a new epoch. It is this master's if node, process and term match; any other epoch
+    /// ends this master's leadership.
     fn epoch_opened(&mut self, epoch: Epoch) {
         let cluster = self.registry.cluster();
         let former_term = self.failovers.reign(cluster.term);
@@ -278,7 +281,7 @@ impl Replica {
         info!(
             epoch = epoch.0,
             term = self.registry.cluster().term,
-            "in office"
+            "became the active leader"
         );
         self.leader = Some(Leader::new(&self.registry, self.clocks(), self.limits));
         self.publish_office();
@@ -289,10 +292,10 @@ impl Replica {
         if self.leader.take().is_none() {
             return;
         }
-        // The way back into office, if this node still leads, is a new epoch: tickets and offers of
-        // the former one never mean anything else.
+        // If this node still leads, it becomes the active leader again with a new epoch: tickets
+        // and offers of the former epoch never gain another meaning.
         self.opened = 0;
-        warn!(epoch = self.registry.epoch().0, why, "out of office");
+        warn!(epoch = self.registry.epoch().0, why, "stepped down");
         self.unproposed.clear();
         self.node.forget_queued();
         self.outbox.close_all();
@@ -329,7 +332,7 @@ impl Replica {
             return Err(failure);
         }
         if self.leader.is_some() && (!is_leader || term != self.registry.cluster().term) {
-            self.leave_office("the term is over");
+            self.leave_office("the term has ended");
         }
         if is_leader && self.opened != term && self.is_heard() {
             self.open_epoch(term);
@@ -338,8 +341,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether a quorum has answered of late. Who is not heard opens no epoch either: its entries would keep the
-    /// others from electing a leader that is.
+    /// Returns whether a quorum has answered recently. A leader without such an answer opens no
+    /// epoch either: its entries would keep the others from electing a leader that has one.
     fn is_heard(&self) -> bool {
         let acked = self.node.quorum_acked_ago();
         acked.is_some_and(|ago| ago <= self.office_lease)
@@ -361,7 +364,7 @@ impl Replica {
         if self.leader.is_some() && !heard && !bugs::is_on(Bug::QuorumLossIgnored) {
             self.leave_office("no quorum has answered for too long");
             if self.falls.fall(Instant::now()) {
-                // Full: it is being handed over already.
+                // A full channel means that a transfer is already in progress.
                 let _ = self.hand_over.try_send(TOO_OFTEN);
             }
         } else if is_leader
@@ -391,7 +394,7 @@ impl Replica {
         Ok(())
     }
 
-    /// A leader that comes too late to what its links send cannot serve them: another one may.
+    /// Transfers leadership if this leader processes messages of its links too late to serve them.
     fn check_lag(&mut self) {
         let late = self.lag.tick(Instant::now());
         let Some(late) = late.filter(|_| self.leader.is_some()) else {
@@ -399,16 +402,17 @@ impl Replica {
         };
         warn!(
             late_ms = late.as_millis(),
-            "what agents and frameworks have sent was not processed for too long"
+            "messages of agents and frameworks were not processed in time"
         );
-        // Full: it is being handed over already.
+        // A full channel means that a transfer is already in progress.
         let _ = self.hand_over.try_send(LINKS_LATE);
     }
 
-    /// A leader that cannot confirm reads hands leadership over: another master may be nearer to a majority.
+    /// Transfers leadership if this leader cannot confirm reads: another master may be closer to a
+    /// majority.
     fn check_distance(&mut self) {
         if self.distance.look(self.node.is_far_away(), Instant::now()) {
-            // Full: it is being handed over already.
+            // A full channel means that a transfer is already in progress.
             let _ = self.hand_over.try_send(FAR_AWAY);
         }
     }
@@ -417,7 +421,7 @@ impl Replica {
         match message {
             Message::Input(input) => {
                 match &input {
-                    // The agent has given up on it, and says hello on another one.
+                    // The agent has abandoned this link, and sends its hello on another one.
                     Input::AgentHello { link, .. } if !self.outbox.has_agent(*link) => return,
                     Input::AgentClosed { link } => self.outbox.close_agent(*link),
                     Input::FrameworkClosed { link } => self.outbox.close_framework(*link),
@@ -447,7 +451,7 @@ impl Replica {
         self.perform(effects);
     }
 
-    /// What has become free is offered at the end of the turn, all of it together.
+    /// Offers, at the end of the turn, all resources that have become free.
     fn offer(&mut self) {
         for link in self.outbox.caught_up() {
             let behind = false;

@@ -1,4 +1,4 @@
-//! Wiring of one master: raft, the owner, services, one port. The only place that spawns.
+//! The assembly of one master: raft, the owner, services, one port. The only module that spawns.
 
 #[cfg(test)]
 mod tests;
@@ -33,39 +33,42 @@ use crate::metrics::Counts;
 use crate::owner_handle::Desk;
 use crate::reads::{Bounds, Reads};
 use crate::replica::{self, Published, Replica};
+use crate::service;
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::views::Views;
 use crate::watchdog::{Pulse, Watchdog};
-use crate::{exec, http, lag, metrics, service};
+use crate::{exec, http, lag, metrics};
 
-/// What a master is given by whoever starts it.
+/// Parts of a master that its caller provides.
 pub struct Parts {
-    /// Where the API's connections come in.
+    /// The listener of the API.
     pub api: Listener,
-    /// Where raft's connections come in, how other masters are reached, and what time it is.
+    /// Raft's listener, its connections to other masters, and its clock.
     pub raft: Surroundings,
-    /// The runtime of raft and of the owner of the registry, best of one thread: a flood on the API cannot cost leadership.
+    /// The runtime of raft and of the owner of the registry, preferably with one thread, so that a
+    /// flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
-    /// Where pages of lists are made: one thread that yields to all others is enough.
+    /// The runtime that builds pages of lists: one thread that yields to all others is enough.
     pub readers: Handle,
-    /// Keeps log, registry and snapshots instead of the directory: for simulations.
+    /// A store for log, registry and snapshots that replaces the directory, for simulations.
     pub memory: Option<MemoryStore>,
-    /// Where metrics are rendered; none answers 404.
+    /// The renderer of metrics; without it, `/metrics` returns 404.
     pub metrics: Option<PrometheusHandle>,
     /// Random bytes, new at every start.
     pub entropy: [u8; 32],
 }
 
-/// Why a master ended.
+/// The reason for which a master ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Raft did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// It cannot go on; restarting from the log is safer.
-    #[error("this master cannot go on: {0}")]
+    /// The master cannot continue; restarting from the log is safer.
+    #[error("this master cannot continue: {0}")]
     Failed(String),
-    /// Its registry is not that of the group: it must not be started again on this directory.
+    /// Its registry differs from that of the group: the master must not be started again on this
+    /// directory.
     #[error(transparent)]
     Diverged(#[from] Divergence),
 }
@@ -80,29 +83,30 @@ impl RunError {
     }
 }
 
-/// Requests of raft that wait for the owner: raft waits for each answer, so more never come.
+/// Capacity for requests of raft to the owner. Raft waits for each answer, so there are never more.
 const RAFT_REQUESTS: usize = 4;
-/// Messages that wait for the owner; senders wait when it is full.
+/// Capacity for messages to the owner; senders wait when it is full.
 const INBOX: usize = 16_384;
-/// Looks of readers that wait for the owner; readers wait when it is full.
+/// Capacity for queries of readers; readers wait when it is full.
 const LOOKS: usize = 64;
-/// How long a new leader waits for frameworks to present the offers that they hold, in milliseconds.
+/// Time for which a new leader waits for frameworks to present the offers that they hold, in
+/// milliseconds.
 const RESUME_MS: u64 = 100;
-/// How long open calls may go on when this master stops.
+/// Time for which open calls may continue when this master stops.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Runs a master until `stop`, after which it hands leadership over and ends.
+/// Runs a master until `stop`, after which it transfers leadership and ends.
 ///
 /// # Errors
-/// If it cannot start, or must not go on.
+/// If the master cannot start, or must not continue.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     metrics::describe();
     let directory = parts.memory.is_none().then(|| config.directory.clone());
     let ended = lead_or_follow(config, parts, stop).await;
     if let (Err(RunError::Diverged(why)), Some(directory)) = (&ended, directory) {
-        // Whoever starts it again would have it serve what is wrong.
+        // A restart would serve an incorrect registry.
         if let Err(source) = argosy_raft::forbid_start(&directory, &why.to_string()) {
-            error!(%source, directory = %directory.display(), "this master must not be started again, and that cannot be noted in its directory");
+            error!(%source, directory = %directory.display(), "this master must not be started again, and this cannot be recorded in its directory");
         }
     }
     ended
@@ -155,7 +159,7 @@ async fn lead_or_follow(
     let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
         ended = &mut owner => ended.unwrap_or_else(|why| Err(RunError::Failed(format!("the owner of the registry ended: {why}")))),
-        // It ends when it is told to, and then the owner has ended before.
+        // The server ends only when it is stopped, and by then the owner has ended.
         ended = &mut server => Err(RunError::Failed(format!("the API ended: {ended:?}"))),
     };
     drop(watchdog);
@@ -171,7 +175,7 @@ async fn lead_or_follow(
     ended
 }
 
-/// On threads that need nothing of the owner's; a simulation has one thread.
+/// Runs on threads that are independent of the owner's; a simulation has one thread.
 fn watched(pulse: Arc<Pulse>, node: &Node, has_threads: bool) -> Result<Watchdog, RunError> {
     let give_up = giving_up(node.clone());
     if !has_threads {
@@ -181,8 +185,8 @@ fn watched(pulse: Arc<Pulse>, node: &Node, has_threads: bool) -> Result<Watchdog
     started.map_err(|why| RunError::Failed(format!("the watchdog cannot start: {why}")))
 }
 
-/// Begins a hand-over, on the runtime that this is called on. It succeeds if only the owner stands still: if its thread does,
-/// consensus does too, and the followers have elected another leader by then.
+/// Starts a leadership transfer on the current runtime. It succeeds only if the owner alone stalls:
+/// if its thread stalls, consensus does too, and the followers have elected another leader by then.
 fn giving_up(node: Node) -> impl Fn() + Send + Sync + 'static {
     let on = Handle::current();
     move || {
@@ -201,14 +205,14 @@ struct Owner {
     pulse: Arc<Pulse>,
 }
 
-/// What the owner is sent: raft's requests, messages, looks.
+/// The owner's receivers: raft's requests, messages, queries.
 type Inboxes = (
     mpsc::Receiver<OwnerRequest>,
     mpsc::Receiver<Message>,
     mpsc::Receiver<Look>,
 );
 
-/// The office lease, and the tick in which a leader notices that it is over.
+/// Returns the lease and the tick in which a leader notices that it has expired.
 fn deposed_leader_ms(config: &Config) -> u64 {
     let longest = config.office_lease() + replica::TICK;
     u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
@@ -275,8 +279,8 @@ fn owner_of(
     }
 }
 
-/// Runs the owner until `stop`, and then on while leadership moves: what is committed until then
-/// still takes effect.
+/// Runs the owner until `stop`, and continues while leadership is transferred: entries committed
+/// until then still take effect.
 async fn own(
     replica: Replica,
     (requests, messages, looks): Inboxes,
@@ -299,7 +303,7 @@ async fn own(
     }
 }
 
-/// Raft's start, for its own runtime.
+/// Starts raft on its runtime.
 async fn starting(
     config: Config,
     memory: Option<MemoryStore>,
@@ -323,9 +327,10 @@ async fn starting(
     }
 }
 
-/// Waits for raft's start. It loads the registry before it answers, so the owner's part is played here until then.
-/// Nobody can be answered before raft has started, which for a master that belongs to no group yet
-/// may take for ever: who connects sees the connection end, and asks another master.
+/// Rejects connections while raft starts. Raft loads the registry before it answers, so this code
+/// handles the owner's requests until then. A client cannot be answered before raft has started,
+/// and for a master that belongs to no group yet that may never happen. Clients see the connection
+/// end, and use another master.
 async fn turn_away(api: &mut Listener) -> std::convert::Infallible {
     loop {
         drop(api.accept().await);
@@ -351,13 +356,14 @@ async fn load(
                 let node = node.map_err(|why| RunError::Failed(format!("raft's start ended: {why}")))??;
                 return Ok((node, registry));
             }
-            // When raft's start fails its channel closes: its own error says why.
+            // When raft's start fails, its channel closes; the start returns the actual error.
             Some(request) = requests.recv() => early(&mut registry, &mut compared, request)?,
         }
     }
 }
 
-/// What raft asks before the owner runs: to load, and to apply what was committed before.
+/// Handles raft's requests before the owner runs: to load, and to apply entries that were committed
+/// before.
 fn early(
     registry: &mut Registry,
     compared: &mut Comparison,
@@ -392,9 +398,9 @@ async fn hand_over_first(node: &Node) {
         return;
     }
     match tokio::time::timeout(Duration::from_secs(3), node.transfer(None)).await {
-        Ok(Ok(to)) => info!(to, "leadership is handed over"),
-        Ok(Err(why)) => warn!(%why, "leadership could not be handed over"),
-        Err(_) => warn!("leadership was not taken over in 3 s"),
+        Ok(Ok(to)) => info!(to, "leadership transferred"),
+        Ok(Err(why)) => warn!(%why, "leadership could not be transferred"),
+        Err(_) => warn!("the leadership transfer did not complete in 3 s"),
     }
 }
 
@@ -433,7 +439,7 @@ async fn serve(
     let connections = Connections::of_this_process("api");
     tokio::select! {
         () = server::serve(socket, front, connections, stop.clone()) => {}
-        // Streams end with the owner; what is still open after a second is cut.
+        // Streams end with the owner; those that are still open after a second are cut.
         () = async { stop.cancelled().await; tokio::time::sleep(GOODBYE).await } => {}
     }
     Ok(())

@@ -1,26 +1,28 @@
-//! When a leader whose followers answer too late hands leadership over.
+//! Step-downs of a leader whose followers answer too late.
 //!
-//! Pure. If no quorum answers within the lease, the leader goes silent and the others elect another one. Two cases remain:
-//! answers that take about as long as the lease, so that the leader loses its office and regains it again and again
-//! ([`Falls`]), and answers within the lease that take longer than a heartbeat may, so that no read is confirmed
+//! This module is pure. If no quorum answers within the lease, the leader stops acting and the
+//! others elect another one. Two cases remain. Answers may take about as long as the lease, so that
+//! the leader loses and regains its active status again and again ([`Falls`]). Or answers arrive
+//! within the lease but take longer than a heartbeat may, so that no read is confirmed
 //! ([`Distance`]).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many falls mean that the next will come too.
+/// Number of step-downs after which another one is expected.
 const FALLS: usize = 3;
-/// If they come within so many leases. One after the other, with health between them, mean nothing.
+/// The window in which they must occur, in leases. Isolated step-downs with healthy periods between
+/// them do not count.
 const LEASES: u32 = 16;
 
-/// What is logged when leadership is handed over for this.
-pub(crate) const TOO_OFTEN: &str = "a quorum answers too late again and again: handing leadership over, in case it is this master that is far away or slow";
+/// Log message of a leadership transfer for this reason.
+pub(crate) const TOO_OFTEN: &str = "a quorum repeatedly answers too late: transferring leadership in case this master is far away or slow";
 
-/// What is logged when leadership is handed over because no read can be confirmed.
-pub(crate) const FAR_AWAY: &str = "a majority of the masters is too far away to confirm reads in time: handing leadership over, in case it is this master that is far away";
+/// Log message of a leadership transfer because no read can be confirmed.
+pub(crate) const FAR_AWAY: &str = "a majority of the masters is too far away to confirm reads in time: transferring leadership in case this master is far away";
 
-/// The falls that still count.
+/// The step-downs that still count.
 #[derive(Debug)]
 pub(crate) struct Falls {
     within: Duration,
@@ -35,7 +37,8 @@ impl Falls {
         }
     }
 
-    /// Notes a fall. True if leadership should be handed over; it is counted anew then.
+    /// Records a step-down. Returns true, and resets the count, if leadership should be
+    /// transferred.
     pub(crate) fn fall(&mut self, now: Instant) -> bool {
         self.falls
             .retain(|fall| now.duration_since(*fall) < self.within);
@@ -48,26 +51,26 @@ impl Falls {
     }
 }
 
-/// A hand-over that has not succeeded is tried again after this time: its target may have been down.
+/// Delay before a failed transfer is retried: its target may have been down.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Whether this master has handed leadership over because it is far away from the others.
+/// Whether this master has transferred leadership because it is far away from the others.
 ///
-/// A master that was far away, handed leadership over and was elected again keeps it: otherwise leadership would move for
-/// ever among masters that are all far away from each other.
+/// A master that was far away, transferred leadership and was elected again keeps it. Otherwise
+/// leadership would move endlessly among masters that are all far away from each other.
 #[derive(Debug, Default)]
 pub(crate) enum Distance {
     #[default]
     Near,
-    /// Leads, and asked for a hand-over at this time.
+    /// The master leads, and requested a transfer at this time.
     Asked(Instant),
-    /// Has led no more since it asked.
+    /// The master no longer leads since its request.
     HandedOver,
 }
 
 impl Distance {
-    /// Notes whether this master is far away from a majority, `None` while it does not lead. Returns whether to hand
-    /// leadership over now.
+    /// Records whether this master is far away from a majority, `None` while it does not lead.
+    /// Returns whether to transfer leadership now.
     pub(crate) fn look(&mut self, is_far: Option<bool>, now: Instant) -> bool {
         let (next, asks) = match (&*self, is_far) {
             (Self::Near, None) | (_, Some(false)) => (Self::Near, false),

@@ -1,7 +1,7 @@
-//! Turns of the owner: how long they take, what a command costs, how much of them reads may have.
+//! Turns of the owner: their duration, the cost of a command, and the share of queries.
 //!
-//! A turn is bounded by work, never by a stopwatch alone: entries, orders and looks that are left go
-//! on in the next one.
+//! A turn is bounded by work, never by a stopwatch alone: remaining entries, orders and queries
+//! continue in the next one.
 
 use std::time::Duration;
 
@@ -11,23 +11,24 @@ use bytes::Bytes;
 use metrics::{Histogram, histogram};
 use tokio::time::Instant;
 
-/// Records that a turn changes before the entries that are left wait for the next one. A launched task has two or three.
+/// Number of changed records in a turn after which the remaining entries wait for the next one. A
+/// launched task has two or three.
 pub(crate) const TURN_RECORDS: usize = 1_024;
-/// Bytes of records, likewise.
+/// The same limit in bytes of records.
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 
-/// How long a turn takes up inputs and entries: the rest waits for the next one, so that ticks and raft get their time. A
-/// single input is bounded by itself.
+/// Time for which a turn accepts inputs and entries: the rest waits for the next one, so that ticks
+/// and raft are served. A single input is bounded by itself.
 const TURN: Duration = Duration::from_millis(2);
-/// What the entries of one turn cost together, as [`work`] tells it, unless a single one costs more: the last one begins
-/// within [`TURN`].
+/// Total cost of the entries of one turn, as [`work`] returns it, unless a single one costs more:
+/// the last one begins within [`TURN`].
 const SHARED_WORK: u32 = argosy_raft::TURN_WORK / 2;
-/// What a turn may have cost when offers and orders still follow in it: these take up to 3.6 ms.
+/// Maximum cost of a turn in which offers and orders still follow: these take up to 3.6 ms.
 const LITTLE_WORK: u32 = argosy_raft::TURN_WORK / 4;
-/// How long it may have taken, likewise.
+/// Maximum duration of such a turn.
 const LITTLE_TIME: Duration = Duration::from_millis(1);
 
-/// What one turn has applied so far.
+/// Work that one turn has applied so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Spent {
     work: u32,
@@ -36,7 +37,7 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    /// An entry of this work has changed these records.
+    /// Adds an entry of this work that has changed these records.
     pub(crate) fn add(&mut self, work: u32, writes: &[RecordWrite]) {
         let bytes = |write: &RecordWrite| write.value.as_ref().map_or(0, Bytes::len);
         self.work = self.work.saturating_add(work);
@@ -44,23 +45,23 @@ impl Spent {
         self.bytes += writes.iter().map(bytes).sum::<usize>();
     }
 
-    /// Whether the next entry waits for the next turn, whatever it is.
+    /// Returns whether the next entry waits for the next turn, regardless of its cost.
     fn is_enough(self) -> bool {
         self.records >= TURN_RECORDS || self.bytes >= TURN_BYTES
     }
 
-    /// Whether an entry of this work may still be applied. The first one always is.
+    /// Returns whether an entry of this work may still be applied. The first one always may.
     fn has_time_for(self, work: u32) -> bool {
         self.work == 0 || self.work.saturating_add(work) <= SHARED_WORK
     }
 
-    /// Whether so little was applied that offers and orders still follow.
+    /// Returns whether so little was applied that offers and orders still follow.
     fn is_little(self) -> bool {
         self.work <= LITTLE_WORK && self.records <= TURN_RECORDS / 4 && self.bytes <= TURN_BYTES / 4
     }
 }
 
-/// What it costs to apply a command, in units of about 1.2 µs: an entry takes
+/// Returns the cost of applying a command, in units of about 1.2 µs: an entry takes
 /// [`argosy_raft::TURN_WORK`] of them. A launch takes about 20 µs, an update or an acknowledged end
 /// 9, an operator's change 1 (`state/tests/speed.rs` on a busy machine).
 pub(crate) fn work(command: &Command) -> u32 {
@@ -98,10 +99,11 @@ pub(crate) fn work(command: &Command) -> u32 {
     u32::try_from(work).unwrap_or(u32::MAX).max(1)
 }
 
-/// The part of the owner's time that looks may have while anything else waits: one in four.
+/// The reciprocal of the share of the owner's time that queries may use while other work waits: one
+/// in four.
 const LOOK_SHARE: u32 = 4;
 
-/// When the next look may be taken although other work waits.
+/// Time from which the next query may run although other work waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LookShare {
     open: Instant,
@@ -112,34 +114,34 @@ impl LookShare {
         Self { open: now }
     }
 
-    /// Whether a look may be taken before other work.
+    /// Returns whether a query may run before other work.
     pub(crate) fn is_open(self, now: Instant) -> bool {
         now >= self.open
     }
 
-    /// A look has ended, after so long.
+    /// Records the duration of a query.
     pub(crate) fn took(&mut self, now: Instant, took: Duration) {
         self.open = now + took * (LOOK_SHARE - 1);
     }
 }
 
-/// The running turn: what it has spent, what it still has time for, and how long turns take.
+/// The current turn: the work done, the budget left, and the duration of turns.
 pub(crate) struct Turns {
     began: Instant,
     spent: Spent,
-    /// The last turn left offers and orders to the next one.
+    /// Whether the last turn left offers and orders to the next one.
     are_offers_owed: bool,
     took: Histogram,
     cpu_began: Option<Duration>,
     cpu_took: Histogram,
-    /// How long turns have taken since other tasks had the thread.
+    /// Duration of the turns since other tasks had the thread.
     since_yield: Duration,
 }
 
-/// Time of turns after which other tasks get the thread, whatever waits for the owner.
+/// Duration of turns after which other tasks get the thread, regardless of waiting work.
 const SHARE: Duration = Duration::from_millis(1);
 
-/// CPU time of this thread. A turn does not await, so that it stays on its thread.
+/// Returns the CPU time of this thread. A turn does not await, so it stays on its thread.
 fn cpu() -> Option<Duration> {
     let now = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID.now().ok()?;
     Some(now.into())
@@ -164,34 +166,34 @@ impl Turns {
         self.spent = Spent::default();
     }
 
-    /// An entry of this work was applied and has changed these records.
+    /// Records that an entry of this work was applied and has changed these records.
     pub(crate) fn spend(&mut self, work: u32, writes: &[RecordWrite]) {
         self.spent.add(work, writes);
     }
 
-    /// Whether the next input or entry waits for the next turn.
+    /// Returns whether the next input or entry waits for the next turn.
     pub(crate) fn is_spent(&self) -> bool {
         self.spent.is_enough() || self.began.elapsed() >= TURN
     }
 
-    /// Whether an entry of this work may still be applied.
+    /// Returns whether an entry of this work may still be applied.
     pub(crate) fn has_time_for(&self, work: u32) -> bool {
         self.spent.has_time_for(work)
     }
 
-    /// Whether offers and orders follow in this turn. If not, they are owed: the next turn makes them before it takes up
-    /// anything that takes long.
+    /// Returns whether offers and orders follow in this turn. If not, they are owed: the next turn
+    /// makes them before it accepts anything that takes long.
     pub(crate) fn has_time_for_offers(&mut self) -> bool {
         self.are_offers_owed = !self.spent.is_little() || self.began.elapsed() >= LITTLE_TIME;
         !self.are_offers_owed
     }
 
-    /// Whether the last turn had no time for offers and orders.
+    /// Returns whether the last turn had no time for offers and orders.
     pub(crate) fn are_offers_owed(&self) -> bool {
         self.are_offers_owed
     }
 
-    /// Ends the turn. True if other tasks of this thread are to get their turn.
+    /// Ends the turn. Returns true if other tasks of this thread should run.
     pub(crate) fn end(&mut self) -> bool {
         let took = self.began.elapsed();
         self.took.record(took);
@@ -232,14 +234,14 @@ mod tests {
         }
     }
 
-    /// Launches so many tasks at once.
+    /// Launches `count` tasks in one call.
     fn launch(world: &mut World, agent: AgentId, framework: FrameworkId, count: usize) {
         let offer = world.promise(framework, agent, "cpus:10;mem:1000");
         let specs = (0..count).map(|at| spec(&format!("task-{at:04}"), "cpus:0.01;mem:1"));
         world.accept(framework, vec![offer], specs.collect());
     }
 
-    /// Records that a command changes, with the whole budget of a turn in view.
+    /// Counts the records that a command changes, against the whole budget of a turn.
     #[test]
     fn the_largest_calls_of_frameworks_take_one_turn() {
         let (mut world, agent, framework) = world();
@@ -299,7 +301,8 @@ mod tests {
         assert!(spent.is_enough());
     }
 
-    /// A launch's worth of work and records, so many times; what a turn took up of them.
+    /// Applies the work and records of a launch `launches` times; returns the part that one turn
+    /// accepted.
     fn applied(launches: u32) -> Spent {
         let mut spent = Spent::default();
         for _ in 0..launches {
@@ -328,7 +331,7 @@ mod tests {
         turns.spend(16, &[write(200), write(20)]);
         assert!(!turns.has_time_for_offers());
         assert!(turns.are_offers_owed());
-        // Entries wait while they are owed, so that the next turn has spent nothing when it comes to them.
+        // Entries wait while they are owed, so the next turn has spent nothing when it makes them.
         turns.begin();
         assert!(turns.has_time_for_offers());
         assert!(!turns.are_offers_owed());

@@ -1,7 +1,7 @@
-//! The newest copy of the facts, shared by readers who come at the same time.
+//! The newest copy of the facts, shared by readers that arrive at the same time.
 //!
-//! It is made when a reader asks for it, within a turn of the owner, and dropped when it is old: what is shared with a
-//! copy is copied when it is changed.
+//! It is created when a reader requests it, within a turn of the owner, and dropped when it is old:
+//! state that is shared with a copy must be copied when it changes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,32 +10,33 @@ use tokio::time::Instant;
 
 use crate::inbox::{Facts, View};
 
-/// A view is given to further readers for so long. Each has the revision that its reader needs; what a leader alone
-/// knows, as links, may be so old.
+/// Time for which a view is given to further readers. Each view has the revision that its reader
+/// needs; the leader's private state, such as links, may be this old.
 const SHARED: Duration = Duration::from_millis(10);
 
-/// Clones share the view.
+/// The shared view. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Views(
-    // A lock, since the owner makes the view and readers take it: it is held to copy or to set a reference.
+    // A lock, because the owner creates the view and readers take it. It is held to copy or to set
+    // a reference.
     Arc<Mutex<Option<Arc<View>>>>,
 );
 
 impl Views {
-    /// A view of the registry at log index `index` or later, if there is a recent one.
+    /// Returns a view of the registry at log index `index` or later, if there is a recent one.
     pub(crate) fn recent(&self, index: u64, now: Instant) -> Option<Arc<View>> {
         let view = self.view().clone();
         view.filter(|view| view.registry.applied() >= index && !view.is_older_than(SHARED, now))
     }
 
-    /// A recent one, or a new one of these facts, in which `index` is applied.
+    /// Returns a recent view, or a new one of these facts, in which `index` is applied.
     pub(crate) fn renewed(&self, facts: &Facts<'_>, index: u64) -> Arc<View> {
         if let Some(view) = self.recent(index, Instant::now()) {
             return view;
         }
         let view = Arc::new(facts.view());
         let former = self.view().replace(Arc::clone(&view));
-        // Freed without the lock.
+        // Freed after the lock is released.
         drop(former);
         view
     }
@@ -86,7 +87,7 @@ mod tests {
         let applied = world.registry.applied();
         let first = view(&world, applied);
         world.register("cpus:1");
-        // A reader that needs no more than the first one has takes it.
+        // A reader whose revision the first view has shares it.
         assert!(Arc::ptr_eq(&first, &view(&world, applied)));
         assert_eq!(first.registry.agents().len(), 1);
         let second = view(&world, world.registry.applied());
@@ -96,7 +97,7 @@ mod tests {
         assert!(views.recent(applied, Instant::now()).is_none());
         let third = view(&world, applied);
         assert!(!Arc::ptr_eq(&second, &third));
-        // Nothing holds a copy that nobody reads.
+        // A copy without readers is not kept.
         views.expire(Instant::now());
         assert_eq!(Arc::strong_count(&third), 2);
         tokio::time::advance(SHARED * 2).await;

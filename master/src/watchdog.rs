@@ -1,9 +1,11 @@
-//! A loop that has not turned for two seconds gives up leadership, then the process.
+//! The watchdog of the owner's loop: a loop without a turn for two seconds gives up leadership,
+//! then the process aborts.
 //!
-//! The loop shares its thread with consensus, so the watcher needs nothing of that thread: it is a plain thread with no runtime,
-//! lock or channel of the loop. A second thread logs and asks for the hand-over, because either may wait for what the blocked
-//! thread holds, such as the lock of standard error. The watcher decides by its own looks, never by elapsed time, and a late
-//! look starts the count again: a stopped process or a suspended machine is not a standstill.
+//! The loop shares its thread with consensus, so the watcher needs nothing of that thread: it is a
+//! plain thread with no runtime, lock or channel of the loop. A second thread logs and requests the
+//! leadership transfer. Either may wait for something that the blocked thread holds, such as the
+//! lock of standard error. The watcher decides by the number of its checks, never by elapsed time,
+//! and a late check restarts the count: a stopped process or a suspended machine is not a stall.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,47 +19,49 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
-/// Between two looks.
+/// Interval of checks.
 const LOOK: Duration = Duration::from_millis(250);
-/// Looks without a turn after which leadership is given up: two seconds.
+/// Checks without a turn after which leadership is given up: two seconds.
 const GIVE_UP: u32 = 8;
-/// Looks without a turn after which the process ends: one second for another master to take over.
+/// Checks without a turn after which the process ends: this leaves one second for another master to
+/// take over.
 const ABORT: u32 = 12;
-/// A look that comes so many times later than it is due says that the process, or the machine, was stopped.
+/// A check that is late by this factor of its interval shows that the process, or the machine, was
+/// stopped.
 const LATE: u32 = 2;
-/// How long the process lives on for its last words to be logged.
+/// Time that the process waits before its end, so that the last message can be logged.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// What the watched loop shows.
+/// The watched loop's turn counter.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     turns: AtomicU64,
 }
 
 impl Pulse {
-    /// The loop has turned.
+    /// Records a turn of the loop.
     pub(crate) fn beat(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it has turned.
+    /// Returns the number of turns.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 }
 
-/// What is to be done about a loop.
+/// The action that a check requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// Nothing.
+    /// None: the loop turns.
     Well,
-    /// Another master is to lead.
+    /// Leadership is given up.
     GiveUp,
-    /// The process is to end.
+    /// The process ends.
     Abort,
 }
 
-/// Logs the verdict, and acts on it as far as it needs the rest of the process.
+/// Logs the verdict, and performs the part of it that needs the rest of the process.
 fn announce(verdict: Verdict, give_up: &impl Fn()) {
     match verdict {
         Verdict::Well => {}
@@ -71,7 +75,7 @@ fn announce(verdict: Verdict, give_up: &impl Fn()) {
     }
 }
 
-/// What was seen of a loop so far.
+/// Observations of a loop so far.
 #[derive(Debug, Default)]
 struct Watch {
     seen: Option<u64>,
@@ -79,7 +83,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Each verdict but the first is returned once, until the loop turns again. A late look starts the count again.
+    /// Checks the loop. Each verdict but the first is returned once, until the loop turns again. A
+    /// late check restarts the count.
     fn look(&mut self, turns: u64, is_late: bool) -> Verdict {
         if is_late || Some(turns) != self.seen {
             *self = Self {
@@ -106,7 +111,8 @@ pub(crate) enum Watchdog {
 }
 
 impl Watchdog {
-    /// Watches from threads of its own. `give_up` is called on one of them and returns at once.
+    /// Watches from separate threads. `give_up` is called on one of them and must return
+    /// immediately.
     pub(crate) fn thread(
         pulse: Arc<Pulse>,
         give_up: impl Fn() + Send + 'static,
@@ -114,7 +120,7 @@ impl Watchdog {
         Self::thread_with(pulse, LOOK, give_up, || std::process::abort())
     }
 
-    /// The same with another pace and another end.
+    /// Watches like [`Self::thread`], with another interval and another end.
     pub(crate) fn thread_with(
         pulse: Arc<Pulse>,
         look: Duration,
@@ -132,7 +138,7 @@ impl Watchdog {
         Ok(Self::Thread { _stop: stop })
     }
 
-    /// Watches from a task of the runtime around it.
+    /// Watches from a task of the current runtime.
     pub(crate) fn task(pulse: Arc<Pulse>, give_up: impl Fn() + Send + Sync + 'static) -> Self {
         let watching = tokio::spawn(async move {
             let mut watch = Watch::default();
@@ -153,8 +159,8 @@ impl Watchdog {
     }
 }
 
-/// Looks at the loop until it is stopped (false), or the process is to end (true). Shares no lock with the loop, and allocates
-/// nothing.
+/// Checks the loop until the watchdog is stopped (false), or the process must end (true). Shares no
+/// lock with the loop, and allocates nothing.
 fn has_died(pulse: &Pulse, look: Duration, stopped: &Receiver<Infallible>, voice: &Voice) -> bool {
     let mut watch = Watch::default();
     let mut looked = Instant::now();
@@ -166,7 +172,8 @@ fn has_died(pulse: &Pulse, look: Duration, stopped: &Receiver<Infallible>, voice
             Verdict::GiveUp => voice.say(Verdict::GiveUp),
             Verdict::Abort => {
                 voice.say(Verdict::Abort);
-                // Not logged in time: the process ends without a word rather than not at all.
+                // If it is not logged in time, the process ends without a message rather than not
+                // at all.
                 let _ = voice.said.recv_timeout(LAST_WORDS);
                 return true;
             }
@@ -177,9 +184,10 @@ fn has_died(pulse: &Pulse, look: Duration, stopped: &Receiver<Infallible>, voice
 
 /// A thread that logs and gives up leadership, so that the watcher itself waits for nothing.
 struct Voice {
-    /// Room for both verdicts. Full: the thread is stuck with an earlier one, and nothing more can be logged.
+    /// Capacity for both verdicts. A full channel means that the thread is stuck with an earlier
+    /// one, and nothing more can be logged.
     verdicts: SyncSender<Verdict>,
-    /// The last verdict was logged.
+    /// Reports that the last verdict was logged.
     said: Receiver<()>,
 }
 
@@ -209,7 +217,7 @@ impl Voice {
 mod tests {
     use super::*;
 
-    /// Short enough for a test, and long enough for a busy machine to come in time.
+    /// Short enough for a test, and long enough for a busy machine to check in time.
     const SHORT: Duration = Duration::from_millis(50);
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -238,7 +246,8 @@ mod tests {
         }
     }
 
-    /// A process that is stopped for a second, again and again, and runs in between for too short a time for a turn.
+    /// Simulates a process that is stopped for a second, again and again, and runs in between for
+    /// too short a time for a turn.
     #[test]
     fn a_late_look_starts_the_count_again() {
         let pulse = Pulse::default();
@@ -249,7 +258,7 @@ mod tests {
         }
     }
 
-    /// Watches a pulse; the channel hears of the end.
+    /// Watches a pulse; the channel receives the end.
     fn watched(pulse: Arc<Pulse>, give_up: impl Fn() + Send + 'static) -> (Watchdog, Receiver<()>) {
         let (ended, end) = mpsc::channel();
         let end_it = move || ended.send(()).unwrap();
@@ -276,7 +285,7 @@ mod tests {
     fn a_watchdog_that_is_dropped_ends_nothing() {
         let (watchdog, end) = watched(Arc::default(), || {});
         drop(watchdog);
-        // The sender is gone with the thread, and has sent nothing.
+        // The sender was dropped with the thread, and has sent nothing.
         let ended = end.recv_timeout(PATIENCE);
         assert_eq!(ended, Err(RecvTimeoutError::Disconnected));
     }

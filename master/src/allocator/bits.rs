@@ -1,6 +1,6 @@
-//! Sets of small integers, a bit each: what the allocator scans instead of lists of pairs.
+//! Sets of small integers, one bit for each: the allocator scans them instead of lists of pairs.
 
-/// A set that grows as needed and knows how many members it has.
+/// A set that grows as needed and counts its members.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Bits {
     words: Vec<u64>,
@@ -14,7 +14,6 @@ impl Bits {
             .is_some_and(|word| word >> (at % 64) & 1 == 1)
     }
 
-    /// Adds or removes a member.
     pub(super) fn set(&mut self, at: u32, member: bool) {
         let (word, bit) = (at as usize / 64, 1_u64 << (at % 64));
         if word >= self.words.len() {
@@ -46,7 +45,8 @@ impl Bits {
         self.words.get(at).copied().unwrap_or(0)
     }
 
-    /// The first member from `from` on that is not in `without`, and how many words were looked at.
+    /// Returns the first member from `from` on that is not in `without`, and the number of words
+    /// that were scanned.
     pub(super) fn next_without(&self, without: &Self, from: u32) -> (Option<u32>, usize) {
         let first = from as usize / 64;
         let mut mask = u64::MAX << (from % 64);

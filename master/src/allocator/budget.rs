@@ -1,4 +1,4 @@
-//! One turn of the allocator: what it sees, what it may spend, what comes out.
+//! One turn of the allocator: its input, its budget and its result.
 
 use std::sync::Arc;
 
@@ -9,42 +9,45 @@ use argosy_state::ids::{FrameworkId, Role, Timestamp};
 use super::eligibility::Demand;
 use crate::offers::OfferBook;
 
-/// How much one turn may do, in steps of about a microsecond each.
+/// The work that one turn may do, in steps of about a microsecond each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget(pub usize);
 
 impl Budget {
-    /// For the leader's loop: some 500 offers, within its bound of 5 ms a turn when they are signed
-    /// and encoded too.
+    /// The budget of the leader's loop: about 500 offers, within the bound of 5 ms for a turn that
+    /// also signs and encodes them.
     pub const TURN: Self = Self(1_000);
-    /// What is left of a turn after so many steps of timers and heartbeats, and so many orders to agents. An offer that is
-    /// signed and encoded takes about as long as an order, and seven times as long as a heartbeat.
+    /// Returns the budget that a turn has left after `ticked` steps of timers and heartbeats and
+    /// `ordered` orders to agents. Signing and encoding an offer takes about as long as an order,
+    /// and seven times as long as a heartbeat.
     pub(crate) fn after(ticked: usize, ordered: usize) -> Self {
         let Self(steps) = Self::TURN;
         Self(steps.saturating_sub(ticked / 2 + ordered * 2).max(1))
     }
 
-    /// For whoever has all the time there is.
+    /// The budget of a caller without a time limit.
     pub const UNBOUNDED: Self = Self(usize::MAX);
 }
 
-/// What a turn has decided. The offers are open in the book already: they are to be signed and sent.
+/// The decisions of one turn. The offers are already open in the book and remain to be signed and
+/// sent.
 #[derive(Debug, Default)]
 pub struct Round {
-    /// Withdrawn because one of `offers` contains them: these events are sent first.
+    /// Offers that are withdrawn because one of `offers` contains them. These events are sent
+    /// first.
     pub joined: Vec<Arc<Promise>>,
-    /// In the order in which they were made.
+    /// New offers, in the order in which they were made.
     pub offers: Vec<Arc<Promise>>,
-    /// Clients for which a pass over all agents has found nothing, each said once until it is
-    /// offered something, a few a turn; [`super::Allocator::explain`] says why.
+    /// Clients for which a pass over all agents has found nothing. Each is reported once until it
+    /// is offered something, a few in each turn; [`super::Allocator::explain`] gives the reasons.
     pub unmet: Vec<(FrameworkId, Role)>,
-    /// The budget is spent and there is more to do: call again after other work had its turn.
+    /// Whether the budget is spent and work is left: call again after other work has had its turn.
     pub more: bool,
-    /// Full rounds begun in this reign.
+    /// Full rounds that began in this epoch.
     pub serial: u64,
 }
 
-/// The facts of a turn and what is left of its budget.
+/// The facts of one turn and the rest of its budget.
 pub(super) struct Turn<'a> {
     pub(super) registry: &'a Registry,
     pub(super) demand: Demand<'a>,

@@ -1,7 +1,8 @@
-//! What the allocator keeps of agents and clients in dense arrays, so that a decision touches few
+//! The allocator's cache of agents and clients in dense arrays, so that a decision touches few
 //! cache lines and no names.
 //!
-//! Copies of facts, never truth: looking again at any time gives the same.
+//! The arrays are copies of facts and never authoritative: a refresh at any time gives the same
+//! result.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,27 +16,26 @@ use super::eligibility::{Minimum, Sight, is_plain};
 use super::share::{Amounts, Kinds};
 use super::skip_reason::LastDecline;
 
-/// One agent.
 #[derive(Debug, Default)]
 pub(super) struct AgentMirror {
     pub(super) id: AgentId,
-    /// What can be offered now; empty while the agent may not be offered.
+    /// Resources that can be offered now; empty while the agent may not be offered.
     pub(super) free: Resources,
     pub(super) amounts: Amounts,
     pub(super) promise: Revision,
-    /// Whether everyone sees the same of it.
+    /// Whether all clients see the same resources of the agent.
     pub(super) plain: bool,
 }
 
-/// All agents by place; places are used again.
+/// All agents by slot. Slots are reused.
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     all: Vec<AgentMirror>,
     places: BTreeMap<AgentId, u32>,
     spare: Vec<u32>,
-    /// Those with anything to offer.
+    /// Agents with any free resources.
     pub(super) some: Bits,
-    /// Those with as much as the general minimum.
+    /// Agents with at least the general minimum free.
     pub(super) ample: Bits,
 }
 
@@ -44,7 +44,7 @@ impl Agents {
         self.places.get(&id).copied()
     }
 
-    /// Those above `after`, up to `through`.
+    /// Returns the agents after `after`, up to and including `through`.
     pub(super) fn between(
         &self,
         after: AgentId,
@@ -59,7 +59,7 @@ impl Agents {
         &self.all[at as usize]
     }
 
-    /// The place of an agent, made if it has none.
+    /// Returns the slot of an agent, and allocates one if necessary.
     pub(super) fn ensure(&mut self, id: AgentId) -> u32 {
         if let Some(at) = self.place(id) {
             return at;
@@ -76,7 +76,7 @@ impl Agents {
         at
     }
 
-    /// Gives the place of an agent back.
+    /// Releases the slot of an agent.
     pub(super) fn remove(&mut self, id: AgentId) -> Option<u32> {
         let at = self.places.remove(&id)?;
         self.all[at as usize] = AgentMirror::default();
@@ -86,17 +86,17 @@ impl Agents {
         Some(at)
     }
 
-    /// Takes what the agent gives and promises; whether that is another promise than before.
+    /// Stores the agent's total and promise. Returns whether the promise has changed.
     pub(super) fn promise(&mut self, at: u32, agent: &Agent) -> bool {
         let mirror = &mut self.all[at as usize];
-        // What is agreed on may shape the total without another promise.
+        // Negotiated features may shape the total without changing the promise.
         mirror.plain = is_plain(agent.total());
         let is_other = mirror.promise != agent.promise;
         mirror.promise = agent.promise;
         is_other
     }
 
-    /// Takes what is free; whether that is anything else than before.
+    /// Stores the free resources. Returns whether they have changed.
     pub(super) fn set_free(
         &mut self,
         at: u32,
@@ -116,7 +116,7 @@ impl Agents {
         true
     }
 
-    /// All that is free is being offered.
+    /// Marks all free resources as offered and returns them.
     pub(super) fn take_all(&mut self, at: u32) -> (Resources, Amounts) {
         let mirror = &mut self.all[at as usize];
         self.some.set(at, false);
@@ -126,7 +126,7 @@ impl Agents {
     }
 }
 
-/// A framework in a role: what offers are made to.
+/// A framework in a role: the unit that receives offers.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) framework: FrameworkId,
@@ -134,26 +134,24 @@ pub(super) struct Client {
     pub(super) role: Role,
     pub(super) offer_timeout_ms: u64,
     pub(super) sight: Sight,
-    /// Of its own; `None` takes the general one.
+    /// The framework's own minimum; `None` means the general one.
     pub(super) minimum: Option<Minimum>,
     pub(super) last_decline: Option<LastDecline>,
-    /// Its last full pass found nothing for it, and it has been said.
+    /// Whether its last full pass found nothing and that has been reported.
     pub(super) unmet: bool,
 }
 
-/// One framework.
 #[derive(Debug, Default)]
 pub(super) struct FrameworkMirror {
     pub(super) session: u64,
-    /// Of the record that the clients were made from.
+    /// The revision of the record from which the clients were made.
     pub(super) revision: Revision,
-    /// Its clients by role.
     pub(super) clients: BTreeMap<Role, u32>,
-    /// Roles that it is in or has tasks in, as of the last look.
+    /// Roles in which it is subscribed or has tasks, as of the last refresh.
     pub(super) accounts: Vec<Role>,
 }
 
-/// All clients, by their place in the tree.
+/// All clients, by their node in the tree.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     all: Vec<Option<Client>>,
@@ -161,7 +159,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// A client that is there: places come from the tree or from a framework's mirror.
+    /// Returns an existing client: slots come from the tree or from a framework's mirror.
     pub(super) fn get(&self, at: u32) -> &Client {
         self.all[at as usize]
             .as_ref()
@@ -182,12 +180,12 @@ impl Clients {
         self.all.get(at as usize).is_some_and(Option::is_some)
     }
 
-    /// One above the largest place.
+    /// Returns one more than the largest slot.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// Places of all clients, ascending.
+    /// Returns the slots of all clients in ascending order.
     pub(super) fn places(&self) -> impl Iterator<Item = u32> {
         (0..self.all.len() as u32).filter(|at| self.is_there(*at))
     }

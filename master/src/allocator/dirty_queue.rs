@@ -1,9 +1,9 @@
-//! What is to be looked at again: each once, and none waits behind those that came later.
+//! A queue of items to refresh, without duplicates: later items do not overtake earlier ones.
 
 use std::collections::BTreeSet;
 
-/// A queue without repetitions. Two generations: what comes in while one is worked off belongs to
-/// the next, so that the smallest ids cannot starve the others.
+/// A queue without duplicates, in two generations. Items that arrive while one generation is
+/// processed belong to the next, so that the smallest ids cannot starve the others.
 #[derive(Debug)]
 pub(super) struct Due<Id> {
     present: BTreeSet<Id>,

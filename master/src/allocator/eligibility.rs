@@ -1,7 +1,7 @@
-//! Who may be offered what: the state of frameworks and agents, what a framework can see of an
-//! agent, and the least that is worth an offer.
+//! Eligibility for offers: the state of frameworks and agents, the resources of an agent that a
+//! framework can see, and the minimum that is worth an offer.
 //!
-//! Facts only; nothing here knows shares, filters or open offers.
+//! This module uses facts only. It does not know shares, filters or open offers.
 
 use std::str::FromStr;
 
@@ -15,26 +15,26 @@ use argosy_state::resources::{InvalidResources, Resource, Resources};
 
 use super::skip_reason::Reason;
 
-/// A framework's own least bundle, written as in [`Minimum`]; empty means anything.
+/// Label with which a framework sets its minimum, written as in [`Minimum`]; empty means anything.
 pub const MINIMUM_LABEL: &str = "argosy.offers/minimum";
 
-/// How far this leader reaches a framework.
+/// State of the leader's stream to a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// No stream in this reign.
+    /// The framework has had no stream in this epoch.
     None,
-    /// A stream whose reader is too far behind to be sent offers.
+    /// The framework reads its stream too slowly to be sent offers.
     Behind,
-    /// A stream that takes offers.
+    /// The stream takes offers.
     Open,
 }
 
-/// What the leader alone knows: its links.
+/// Facts that only the leader knows: the state of its links.
 #[derive(Clone, Copy)]
 pub struct Demand<'a> {
-    /// Whether this leader has the link of an agent.
+    /// Returns whether this leader has a link to an agent.
     pub linked: &'a dyn Fn(AgentId) -> bool,
-    /// How far this leader reaches a framework.
+    /// Returns the state of this leader's stream to a framework.
     pub stream: &'a dyn Fn(FrameworkId) -> Stream,
 }
 
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Demand<'_> {
     }
 }
 
-/// Why a framework takes no offers at all; `None` if it does.
+/// Returns the reason for which a framework takes no offers at all; `None` if it takes them.
 pub(super) fn framework_obstacle(
     registry: &Registry,
     demand: &Demand<'_>,
@@ -67,12 +67,12 @@ pub(super) fn framework_obstacle(
     }
 }
 
-/// Why nothing of an agent is offered to anyone; `None` if it may be.
+/// Returns the reason for which an agent is not offered to any framework; `None` if it may be.
 pub(super) fn agent_obstacle(demand: &Demand<'_>, agent: &Agent) -> Option<Reason> {
     mode_obstacle(agent, || (demand.linked)(agent.id))
 }
 
-/// The same, of an agent whose link is known.
+/// As [`agent_obstacle`], for an agent whose link is known.
 pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Option<Reason> {
     match agent.mode() {
         AgentMode::Registered if linked() => None,
@@ -84,7 +84,7 @@ pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Opt
     }
 }
 
-/// What a framework in a role can see of an agent.
+/// The visibility rules for a framework in a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sight {
     role: Role,
@@ -101,13 +101,14 @@ impl Sight {
         }
     }
 
-    /// The part that it sees.
+    /// Returns the part of the resources that is visible.
     pub(super) fn part(&self, resources: &Resources) -> Resources {
         let seen = resources.iter().filter(|resource| self.sees(resource));
         Resources::collect(seen.cloned()).unwrap_or_default()
     }
 
-    /// A reservation is for its role and those below it.
+    /// Returns whether the resource is visible: a reservation is for its role and the roles below
+    /// it.
     fn sees(&self, resource: &Resource) -> bool {
         let identity = &resource.identity;
         let ours = identity.reservations.last().is_none_or(|reservation| {
@@ -118,7 +119,7 @@ impl Sight {
     }
 }
 
-/// Whether everyone sees the same of these resources.
+/// Returns whether these resources are visible to all frameworks alike.
 pub(super) fn is_plain(resources: &Resources) -> bool {
     resources.iter().all(|resource| {
         let identity = &resource.identity;
@@ -126,7 +127,7 @@ pub(super) fn is_plain(resources: &Resources) -> bool {
     })
 }
 
-/// The least that is worth an offer: any one of several bundles. Written `cpus:0.01|mem:32`; the
+/// The minimum that is worth an offer: any one of several bundles. Written `cpus:0.01|mem:32`; the
 /// empty text means anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Minimum {
@@ -134,7 +135,7 @@ pub struct Minimum {
 }
 
 impl Default for Minimum {
-    /// As Mesos has it: a hundredth of a cpu, or 32 MiB.
+    /// Returns the minimum of Mesos: a hundredth of a cpu, or 32 MiB.
     fn default() -> Self {
         "cpus:0.01|mem:32"
             .parse()
@@ -163,7 +164,7 @@ impl std::fmt::Display for Minimum {
 }
 
 impl Minimum {
-    /// Whether `resources` are worth an offer.
+    /// Returns whether `resources` are worth an offer.
     #[must_use]
     pub fn is_met(&self, resources: &Resources) -> bool {
         if resources.is_empty() {
@@ -172,13 +173,13 @@ impl Minimum {
         self.any_of.is_empty() || self.any_of.iter().any(|least| reaches(resources, least))
     }
 
-    /// Of a framework that has set one of its own. A text that cannot be read counts as unset.
+    /// Returns the minimum that a framework has set. A text that cannot be parsed counts as unset.
     pub(super) fn of(info: &FrameworkInfo) -> Option<Self> {
         info.labels.get(MINIMUM_LABEL)?.parse().ok()
     }
 }
 
-/// Amounts count whatever they are reserved for.
+/// Amounts count regardless of their reservation.
 fn reaches(have: &Resources, least: &Resources) -> bool {
     least.iter().all(|wanted| {
         let milli = wanted.value.scalar_milli();
@@ -235,7 +236,7 @@ mod tests {
 
         let sees = |role: &str, announced: &[FrameworkCapability]| {
             let names = announced.iter().map(|one| one.name().to_owned());
-            // Release 0.1.0 announces the same by labels.
+            // Release 0.1.0 announces the same abilities by labels.
             let labels = announced.iter().filter_map(|one| one.former_label());
             let labels = labels.map(|label| (label.to_owned(), "true".to_owned()));
             let able = FrameworkInfo {

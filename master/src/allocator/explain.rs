@@ -1,7 +1,9 @@
-//! Why a framework is not offered agents: each judged once, under the first check that fails.
+//! Explanations of why agents are not offered to a framework: each agent is judged once, under the
+//! first check that fails.
 //!
-//! Computed when asked: from a copy of the facts, and from what the leader alone knows (streams, offers, filters, limits),
-//! which is copied out of its memory, so that agents are judged outside of its loop.
+//! An explanation is computed on request from two sources: a copy of the facts, and the state that
+//! only the leader has (streams, offers, filters, limits). That state is copied out of the leader's
+//! memory, so that agents are judged outside its loop.
 
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
@@ -16,25 +18,27 @@ use super::share::Kinds;
 use super::skip_reason::{Explanation, LastDecline, Reason, Verdict};
 use crate::offers::OfferBook;
 
-/// What is to be explained.
+/// The question that an explanation answers.
 #[derive(Debug, Clone)]
 pub struct Question {
-    /// To whom.
+    /// The framework that waits.
     pub framework: FrameworkId,
-    /// In which role; `None` takes the best of all its roles.
+    /// The role; `None` takes the best of all roles of the framework.
     pub role: Option<Role>,
-    /// What it waits for; `None` means the least that is worth an offer.
+    /// The resources that it waits for; `None` means the minimum that is worth an offer.
     pub wanted: Option<Resources>,
-    /// Agents behind this one; the default is from the first.
+    /// Only agents after this one are judged; the default starts with the first agent.
     pub after: AgentId,
-    /// Agents judged at most; about a microsecond each. Whoever asks within the leader's loop sets it.
+    /// The maximum number of agents to judge, at about a microsecond each. Callers within the
+    /// leader's loop set it.
     pub agents: usize,
-    /// Verdicts kept at most; beyond them, and beyond 128 KiB of them, only the counts go on.
+    /// The maximum number of verdicts to keep. Beyond it, and beyond 128 KiB of verdicts, agents
+    /// are only counted.
     pub verdicts: usize,
 }
 
 impl Question {
-    /// Why `framework` is not offered `wanted`: all agents, 100 verdicts.
+    /// Asks why `framework` is not offered `wanted`: all agents, 100 verdicts.
     #[must_use]
     pub fn new(framework: FrameworkId, wanted: Option<Resources>) -> Self {
         Self {
@@ -48,26 +52,26 @@ impl Question {
     }
 }
 
-/// Bytes of verdicts that are kept.
+/// The maximum number of bytes of verdicts that are kept.
 const VERDICT_BYTES: usize = 128 << 10;
 
-/// What a leader alone knows of a question, copied out of its memory. With it, agents are judged on any copy of the
-/// registry.
+/// The leader's private state that a question needs, copied out of its memory. With it, agents can
+/// be judged on any copy of the registry.
 #[derive(Debug, Clone)]
 pub struct Inputs {
     wanted: Resources,
     verdicts: usize,
-    /// Why the framework takes no offers at all, in words too.
+    /// The reason for which the framework takes no offers at all, as a code and a text.
     obstacle: Option<(Reason, String)>,
     roles: Vec<Eyes>,
     kinds: Kinds,
     last_decline: Option<LastDecline>,
-    /// Of a filtered agent.
+    /// The detail for a filtered agent.
     declined: String,
     round: u64,
 }
 
-/// A role with what it can see and is content with.
+/// A role with its visibility and its minimum.
 #[derive(Debug, Clone)]
 struct Eyes {
     role: Role,
@@ -78,28 +82,28 @@ struct Eyes {
     limit: Option<Limit>,
 }
 
-/// The limit of a role, and what is left below it and the limits of the roles above.
+/// The limit of a role, and the amounts left below it and below the limits of the roles above.
 #[derive(Debug, Clone)]
 struct Limit {
     text: String,
     room: Room,
 }
 
-/// What a leader alone knows of one agent, as far as the question needs it.
+/// The leader's private state about one agent, as far as the question needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgentInputs {
     linked: bool,
     offered: Resources,
     /// An open offer to the framework itself.
     own: Option<OfferId>,
-    /// Open offers, all of them to others if none is its own.
+    /// The number of open offers. If `own` is `None`, all of them are to other frameworks.
     offers: usize,
-    /// The roles, by place, from which a filter hides it.
+    /// The roles, by index, from which a filter hides the agent.
     hidden: Vec<usize>,
 }
 
 impl Allocator {
-    /// Judges agents for a framework. Pages by [`Explanation::next`].
+    /// Judges agents for a framework. [`Explanation::next`] continues with the next page.
     #[must_use]
     pub fn explain(
         &self,
@@ -121,7 +125,7 @@ impl Allocator {
         explanation
     }
 
-    /// What this leader knows of a question, but for agents.
+    /// Returns the leader's private state for a question, without agents.
     #[must_use]
     pub fn inputs(&self, registry: &Registry, demand: Demand<'_>, question: &Question) -> Inputs {
         let framework = registry.framework(question.framework);
@@ -140,7 +144,7 @@ impl Allocator {
         }
     }
 
-    /// What this leader knows of an agent.
+    /// Returns the leader's private state about an agent.
     #[must_use]
     pub fn agent_inputs(
         &self,
@@ -241,7 +245,7 @@ fn framework_detail(framework: Option<&Framework>, reason: Reason) -> String {
 }
 
 impl Inputs {
-    /// An explanation without agents.
+    /// Returns an explanation without agents.
     #[must_use]
     pub fn begin(&self) -> Explanation {
         Explanation {
@@ -252,7 +256,7 @@ impl Inputs {
         }
     }
 
-    /// Judges one more agent, as `registry` and `known` have it.
+    /// Judges one more agent, as described by `registry` and `known`.
     pub fn judge(
         &self,
         explanation: &mut Explanation,
@@ -281,7 +285,7 @@ impl Inputs {
         explanation.next = Some(agent.id);
     }
 
-    /// The best that any of the roles gets: the later a check fails, the nearer the agent was.
+    /// Returns the best result of any role: the later a check fails, the closer the agent was.
     fn best(&self, registry: &Registry, agent: &Agent, known: &AgentInputs) -> (Reason, String) {
         if let Some((reason, detail)) = &self.obstacle {
             return (*reason, detail.clone());
@@ -388,7 +392,8 @@ impl Inputs {
             .then(|| format!("role {} is limited to {}", eyes.role, limit.text))
     }
 
-    /// The first thing asked for that `have` falls short of: "asked cpus:64; it has cpus:2".
+    /// Returns the first requested resource that `have` falls short of: "asked cpus:64; it has
+    /// cpus:2".
     fn lack(&self, verb: &str, have: &Resources) -> String {
         let short = self.wanted.iter().find(|asked| !covers(have, asked));
         let Some(asked) = short else {
@@ -409,7 +414,7 @@ impl Inputs {
     }
 }
 
-/// Enough is free, but it is on offer.
+/// Describes an agent that has enough free resources which are on offer.
 fn offered(known: &AgentInputs) -> (Reason, String) {
     match known.own {
         Some(id) => {
@@ -423,7 +428,8 @@ fn offered(known: &AgentInputs) -> (Reason, String) {
     }
 }
 
-/// Whether the agent could do when empty: amounts of a name count whatever they are reserved for.
+/// Returns whether an empty agent would suffice: amounts of a name count regardless of their
+/// reservation.
 fn has(total: &Resources, wanted: &Resources, enough: bool) -> bool {
     enough || (!wanted.is_empty() && wanted.iter().all(|asked| covers(total, asked)))
 }
@@ -445,8 +451,8 @@ fn text(resources: &Resources) -> String {
     }
 }
 
-/// The one of two agents that falls less short of what is wanted: by the kind it has the smallest
-/// part of. The first of two equals.
+/// Returns the agent that comes closer to the requested resources. Each is rated by the kind of
+/// which it has the smallest fraction of the request. The first agent wins a tie.
 pub(super) fn nearer(
     wanted: &Resources,
     first: (AgentId, Resources),

@@ -1,8 +1,8 @@
-//! Who is next: a tree of roles with frameworks as its leaves, each level in the order of weighted
-//! dominant shares.
+//! The order of clients: a tree of roles with frameworks as its leaves. Each level is ordered by
+//! weighted dominant share.
 //!
-//! Roles are flat today; a role of several levels only adds nodes. Amounts are looked up by the
-//! mirrors and set here; nothing here reads facts.
+//! Roles are flat today; a role of several levels only adds nodes. The amounts come from the cache;
+//! this module reads no facts.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,10 @@ use super::share::{Amounts, Kinds, Limit, Share};
 /// The root of all roles.
 pub(super) const ROOT: u32 = 0;
 
-/// What a node stands for.
+/// The account that a node represents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Account {
-    /// A role: listed while something below it is.
+    /// A role: listed while any node below it is listed.
     Role,
     /// A framework in a role: listed while it takes offers.
     Client,
@@ -26,18 +26,19 @@ pub(super) enum Account {
 struct Node {
     parent: u32,
     account: Account,
-    /// Its own, without what is below.
+    /// Amounts of the node itself, without the nodes below.
     own: Amounts,
-    /// Its own and, for a role, that of the roles below. What clients have is in their role's own.
+    /// Amounts of the node and, for a role, of the roles below. Amounts of clients are included in
+    /// `own` of their role.
     allocated: Amounts,
     weight_milli: u64,
     served: u64,
     active: bool,
     limit: Option<Limit>,
-    /// Under which share its parent lists it.
+    /// The share under which its parent lists it.
     listed: Option<Share>,
     stale: bool,
-    /// Nodes right below it, listed or not.
+    /// The number of direct children, listed or not.
     members: usize,
     children: BTreeSet<(Share, u32)>,
 }
@@ -61,7 +62,7 @@ impl Node {
     }
 }
 
-/// The tree. Changes mark nodes; [`Tree::settle`] lists them anew, each once.
+/// The tree. Changes mark nodes; [`Tree::settle`] lists each marked node again, once.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
@@ -70,10 +71,10 @@ pub(super) struct Tree {
     served: u64,
 }
 
-/// What is left below some limits; see [`Tree::room`].
+/// Amounts that are left below some limits; see [`Tree::room`].
 #[derive(Debug, Clone)]
 pub(super) struct Room {
-    /// Each with what is allocated below it.
+    /// Each limit with the amounts allocated below it.
     limits: Vec<(Limit, Amounts)>,
 }
 
@@ -94,7 +95,7 @@ impl Tree {
         }
     }
 
-    /// One above the largest index of a node.
+    /// Returns one more than the largest index of a node.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -110,7 +111,7 @@ impl Tree {
         self.nodes.len() as u32 - 1
     }
 
-    /// Takes out a client, or a role that nothing is below.
+    /// Removes a client, or a role without children.
     pub(super) fn remove(&mut self, at: u32) {
         debug_assert!(self.is_empty(at), "clients go before their role");
         self.node_mut(at).active = false;
@@ -120,7 +121,7 @@ impl Tree {
         self.spare.push(at);
     }
 
-    /// Whether nothing is below a node.
+    /// Returns whether a node has no children.
     pub(super) fn is_empty(&self, at: u32) -> bool {
         self.node(at).members == 0
     }
@@ -160,7 +161,7 @@ impl Tree {
         self.node_mut(at).limit = limit;
     }
 
-    /// What a node has by itself, as the facts and the book say now.
+    /// Sets the amounts of the node itself to the current values of registry and book.
     pub(super) fn set_own(&mut self, at: u32, own: Amounts) {
         if self.node(at).own != own {
             let by = own.minus(&self.node(at).own);
@@ -169,7 +170,7 @@ impl Tree {
         }
     }
 
-    /// A client is offered `amounts`: it and its roles have more, and were served last.
+    /// Charges a client and its roles for an offer of `amounts`, and marks them as served last.
     pub(super) fn charge(&mut self, client: u32, amounts: &Amounts) {
         self.served += 1;
         let role = self.parent(client);
@@ -186,7 +187,7 @@ impl Tree {
         }
     }
 
-    /// Whether all roles above a client have room for `amounts` more.
+    /// Returns whether the limits of all roles above a client leave room for `amounts`.
     pub(super) fn has_room(&self, client: u32, amounts: &Amounts) -> bool {
         let mut at = self.parent(client);
         while at != ROOT {
@@ -200,7 +201,7 @@ impl Tree {
         true
     }
 
-    /// What is left below the limits above a client: a copy.
+    /// Returns a copy of the room below the limits above a client.
     pub(super) fn room(&self, client: u32) -> Room {
         let mut limits = Vec::new();
         let mut at = self.parent(client);
@@ -213,14 +214,14 @@ impl Tree {
         Room { limits }
     }
 
-    /// Every share is another: lists all anew.
+    /// Marks all nodes after every share has changed.
     pub(super) fn mark_all(&mut self) {
         for at in 1..self.nodes.len() as u32 {
             self.mark(at);
         }
     }
 
-    /// Lists what has changed since the last call under its present share.
+    /// Lists each node that has changed since the last call under its current share.
     pub(super) fn settle(&mut self, kinds: &Kinds) {
         while let Some(at) = self.stale.pop() {
             self.node_mut(at).stale = false;
@@ -229,7 +230,7 @@ impl Tree {
         }
     }
 
-    /// The first client in fair order for which `judge` finds something.
+    /// Returns the first client in fair order for which `judge` returns a result.
     pub(super) fn first<T>(&self, judge: &mut impl FnMut(u32) -> Option<T>) -> Option<(u32, T)> {
         debug_assert!(self.stale.is_empty(), "settle comes first");
         self.first_below(ROOT, judge)

@@ -1,8 +1,9 @@
-//! Decline filters: which agents are hidden from which clients, until when.
+//! Decline filters: which agents are hidden from which clients, and until when.
 //!
-//! A filter hides an agent while what a client would see free there is a part of what it declined.
-//! Dense: a bit for each (client, agent) that is scanned, sorted lists an agent that are looked up,
-//! deadlines in batches. A client's bits are the truth; entries without a bit are leftovers.
+//! A filter hides an agent while the free resources that the client would see there are a part of
+//! those that it declined. The storage is dense: one bit for each (client, agent), which is
+//! scanned; a sorted list for each agent, which is searched; and deadlines in batches. A client's
+//! bits are authoritative; entries without a bit are leftovers.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use argosy_state::resources::Resources;
 use super::bits::Bits;
 use super::eligibility::Sight;
 
-/// One filter, at its agent.
+/// One filter of an agent.
 #[derive(Debug)]
 struct Entry {
     client: u32,
@@ -20,11 +21,11 @@ struct Entry {
     until: Timestamp,
 }
 
-/// What was declined, shared by all who declined the same.
+/// The declined resources, shared by all clients that declined the same.
 #[derive(Debug)]
 struct Bundle {
     declined: Resources,
-    /// Whose eyes to look through; `None` on an agent of which everyone sees the same.
+    /// The visibility rules to apply; `None` for an agent of which all clients see the same.
     sight: Option<Sight>,
     hides: bool,
     users: u32,
@@ -43,7 +44,7 @@ impl Bundle {
 struct OnAgent {
     /// Ascending by client.
     entries: Vec<Entry>,
-    /// Those without users are free places.
+    /// Bundles without users are free slots.
     bundles: Vec<Bundle>,
 }
 
@@ -53,8 +54,8 @@ struct OfClient {
     hidden: Bits,
 }
 
-/// All filters. At the limit the one that would end first makes room: its client is merely offered
-/// the agent again a little early.
+/// All filters. At the limit, the filter that would end first is dropped: its client is only
+/// offered the agent again a little early.
 #[derive(Debug)]
 pub(super) struct Filters {
     agents: Vec<OnAgent>,
@@ -65,7 +66,7 @@ pub(super) struct Filters {
     nothing: Bits,
 }
 
-/// Who declined what where, until when.
+/// A decline by a client: of which resources on which agent, and until when.
 #[derive(Debug)]
 pub(super) struct Filter<'a> {
     pub(super) client: u32,
@@ -87,20 +88,21 @@ impl Filters {
         }
     }
 
-    /// Whether the agent is hidden from the client now.
+    /// Returns whether the agent is currently hidden from the client.
     pub(super) fn hides(&self, client: u32, agent: u32) -> bool {
         self.hidden(client).contains(agent)
     }
 
-    /// The agents hidden from a client now.
+    /// Returns the agents that are currently hidden from a client.
     pub(super) fn hidden(&self, client: u32) -> &Bits {
         self.clients
             .get(client as usize)
             .map_or(&self.nothing, |client| &client.hidden)
     }
 
-    /// Adds a filter in place of the client's former one there. A new one counts as hiding until
-    /// [`Self::look_again`] is called for the agent. Returns the clients whose filters made room.
+    /// Adds a filter, which replaces the client's former filter for the agent. A new filter counts
+    /// as hiding until [`Self::look_again`] is called for the agent. Returns the clients whose
+    /// filters were dropped to make room.
     pub(super) fn add(&mut self, filter: Filter<'_>) -> Vec<u32> {
         let Filter { client, agent, .. } = filter;
         let mut dropped = Vec::new();
@@ -131,7 +133,7 @@ impl Filters {
                 self.entries += 1;
             }
         }
-        // Others who declined the same may be looking at the agent already.
+        // Clients that declined the same may already see the agent again.
         let hides = on_agent.bundles[bundle as usize].hides;
         let of_client = &mut self.clients[client as usize];
         of_client.declined.set(agent, true);
@@ -139,8 +141,8 @@ impl Filters {
         dropped
     }
 
-    /// The agent has `free` now: filters hide it or no longer do. To be called when something is
-    /// free; an agent with nothing to offer needs no hiding.
+    /// Re-evaluates the filters of an agent that has `free` resources. Call it when any resources
+    /// are free; an agent with nothing to offer needs no hiding.
     pub(super) fn look_again(&mut self, agent: u32, free: &Resources) {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
             return;
@@ -167,7 +169,7 @@ impl Filters {
         }
     }
 
-    /// Forgets the filters on an agent: it is gone, or gives something else now.
+    /// Removes the filters of an agent that is gone or whose resources have changed.
     pub(super) fn drop_agent(&mut self, agent: u32) {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
             return;
@@ -178,7 +180,7 @@ impl Filters {
         }
     }
 
-    /// Forgets the filters of a client. The entries stay until their time, without a meaning.
+    /// Removes the filters of a client. The entries stay until they expire, without effect.
     pub(super) fn drop_client(&mut self, client: u32) {
         if let Some(of_client) = self.clients.get_mut(client as usize) {
             of_client.declined.clear();
@@ -186,12 +188,13 @@ impl Filters {
         }
     }
 
-    /// When the next filters end.
+    /// Returns the time at which the next filters expire.
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
         self.expiries.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Ends one batch of filters that is over at `now`: whose, and how many.
+    /// Removes one batch of filters that has expired at `now`. Returns the client and the number of
+    /// filters.
     pub(super) fn expire(&mut self, now: Timestamp) -> Option<(u32, usize)> {
         let due = self
             .next_expiry()
@@ -205,7 +208,7 @@ impl Filters {
         Some((client, agents.len()))
     }
 
-    /// How many entries there are, leftovers included.
+    /// Returns the number of entries, leftovers included.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries
@@ -248,7 +251,7 @@ impl OnAgent {
             .binary_search_by_key(&client, |entry| entry.client)
     }
 
-    /// The place of a bundle, one user more.
+    /// Returns the slot of a bundle and adds one user to it.
     fn bundle(&mut self, declined: &Resources, sight: Option<Sight>) -> u32 {
         let same = |bundle: &Bundle| {
             bundle.users > 0 && bundle.declined == *declined && bundle.sight == sight

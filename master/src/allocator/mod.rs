@@ -1,10 +1,10 @@
-//! Who is offered what: weighted dominant resource fairness over roles, then over the frameworks of
-//! a role, after filters, suppression, minimum and what each may see.
+//! The allocator: weighted dominant resource fairness over roles, then over the frameworks of a
+//! role. Filters, suppression, the minimum and visibility apply first.
 //!
-//! Pure: facts, links and time come in, offers and reasons go out. Nothing here is replicated and
-//! nothing decides: an offer is a hint that `apply` judges again. Reading order: `turn`,
-//! `eligibility`, `reason`, `share`, `fair_share`, `filters`, `mirrors`, `looking`, `offering`,
-//! `sweep`, `rounds`, `explain`.
+//! The allocator is pure: its input is facts, links and time, its output offers and reasons. Its
+//! state is not replicated and not binding: an offer is a hint that `apply` checks again. Reading
+//! order: `budget`, `eligibility`, `skip_reason`, `share`, `fair_share`, `filters`, `cache`,
+//! `dirty_queue`, `refresh`, `offering`, `sweep`, `rounds`, `explain`.
 
 mod bits;
 mod budget;
@@ -44,23 +44,24 @@ pub use eligibility::{Demand, MINIMUM_LABEL, Minimum, Stream};
 pub use explain::{AgentInputs, Inputs, Question};
 pub use skip_reason::{Explanation, LastDecline, Outlook, Reason, Verdict};
 
-/// How long a decline hides an agent unless the framework says otherwise, in milliseconds.
+/// Time for which a decline hides an agent by default, in milliseconds.
 pub const FILTER_MS: u64 = 5_000;
-/// Longest filter: 365 days, as in Mesos, in milliseconds.
+/// Maximum duration of a filter: 365 days, as in Mesos, in milliseconds.
 pub const LONGEST_FILTER_MS: u64 = 365 * 24 * 3_600_000;
-/// Longest code of a decline that is kept, in characters; longer ones are cut.
+/// Maximum length of a decline code, in characters; longer ones are truncated.
 pub const DECLINE_CODE: usize = 64;
-/// Longest text of a decline that is kept, in characters; longer ones are cut.
+/// Maximum length of a decline text, in characters; longer ones are truncated.
 pub const DECLINE_TEXT: usize = 256;
 
-/// What an operator may set.
+/// Settings that an operator can change.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The least that is worth an offer.
+    /// The minimum that is worth an offer.
     pub minimum: Minimum,
-    /// Milliseconds between full rounds, the safety net; a filter lasts at least as long.
+    /// The interval of full rounds, the safety net, in milliseconds. A filter lasts at least as
+    /// long.
     pub round_ms: u64,
-    /// Filters kept; at the limit the one that would end first makes room.
+    /// The maximum number of filters; at the limit, the filter that would end first is dropped.
     pub filters: usize,
 }
 
@@ -74,37 +75,37 @@ impl Default for Settings {
     }
 }
 
-/// What a framework does not want for a while: a declined offer, what an acceptance left of one, or
-/// a filter that it brings along when it subscribes again.
+/// Resources that a framework rejects for a while: a declined offer, the rest of an accepted one,
+/// or a filter that the framework presents when it subscribes again.
 #[derive(Debug, Clone)]
 pub struct Declined {
-    /// Whose wish it is.
+    /// The framework that declines.
     pub framework: FrameworkId,
-    /// In which session; another one's wishes are void.
+    /// The session of the decline; declines of another session are invalid.
     pub session: u64,
-    /// In which role.
+    /// The role in which the resources were offered.
     pub role: Role,
-    /// Of which agent.
+    /// The agent whose resources are declined.
     pub agent: AgentId,
-    /// What it does not want.
+    /// The declined resources.
     pub resources: Resources,
-    /// For how long: [`FILTER_MS`] if it does not say, not at all for 0, otherwise at least one
+    /// Duration of the filter: [`FILTER_MS`] if `None`, no filter if 0, otherwise at least one
     /// round and at most [`LONGEST_FILTER_MS`].
     pub filter_ms: Option<u64>,
-    /// Why, if it was an answer to an offer.
+    /// The reason, if the decline answers an offer.
     pub because: Option<Because>,
 }
 
-/// Why a framework declines, in its own words; shown by `explain`.
+/// A framework's own reason for a decline; `explain` shows it.
 #[derive(Debug, Clone, Default)]
 pub struct Because {
-    /// For machines; cut to [`DECLINE_CODE`].
+    /// A machine-readable code; truncated to [`DECLINE_CODE`].
     pub code: String,
-    /// For people; cut to [`DECLINE_TEXT`].
+    /// A human-readable text; truncated to [`DECLINE_TEXT`].
     pub text: String,
 }
 
-/// The allocator of one reign. Made anew by each leader; it fills itself from the registry.
+/// The allocator of one epoch. Each leader creates one, which fills itself from the registry.
 #[derive(Debug)]
 pub struct Allocator {
     settings: Settings,
@@ -116,24 +117,26 @@ pub struct Allocator {
     agents: Agents,
     filters: Filters,
     frameworks_due: Due<FrameworkId>,
-    /// Roles with a weight that has changed.
+    /// Roles whose weight has changed.
     roles_due: BTreeSet<Role>,
     agents_due: Due<AgentId>,
-    /// Agents with an offer that was closed: what waits there to be joined may be offered now, even if no more is free.
+    /// Agents with an offer that was closed: resources that wait there to be joined may be offered
+    /// now, even if no more are free.
     closed_on: BTreeSet<AgentId>,
-    /// Emptied by every step that has the budget; none that has not offers anything.
+    /// Emptied by every step that has the budget; a step without it offers nothing.
     declines_due: VecDeque<(Declined, Timestamp)>,
     sweep: Sweep,
-    /// Clients for which nothing was found, to be said a few a turn: saying why costs.
+    /// Clients for which nothing was found, reported a few in each turn because an explanation is
+    /// expensive.
     unmet_due: VecDeque<u32>,
-    /// Nothing is offered until everything was looked at once.
+    /// Nothing is offered until everything has been loaded once.
     loaded: Loaded,
     next_round: Timestamp,
     looked_through: LookedThrough,
     rounds: u64,
 }
 
-/// Up to where the rounds have looked at everything again.
+/// The position up to which the rounds have refreshed everything.
 #[derive(Debug, Default)]
 struct LookedThrough {
     role: Option<Role>,
@@ -141,17 +144,17 @@ struct LookedThrough {
     framework: FrameworkId,
 }
 
-/// How much of the registry the mirrors show.
+/// The part of the registry that the cache contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loaded {
     Nothing,
-    /// Agents up to this one.
+    /// Agents up to and including this one.
     UpTo(AgentId),
     Everything,
 }
 
 impl Allocator {
-    /// An allocator that knows nothing yet.
+    /// Creates an empty allocator.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -177,7 +180,7 @@ impl Allocator {
         }
     }
 
-    /// Hears of a fact that has just become true. A missed one heals in the rounds that follow.
+    /// Processes a new fact. The following rounds repair a missed one.
     pub fn observe(&mut self, event: &Event) {
         match event {
             Event::AgentChanged(agent)
@@ -210,29 +213,30 @@ impl Allocator {
         }
     }
 
-    /// Shares have moved by other means than what is used: a full round begins at once.
+    /// Begins a full round immediately: shares have changed for a reason other than usage.
     pub fn look(&mut self) {
         self.next_round = Timestamp(0);
     }
 
-    /// The link of an agent came or went, or anything else of it may have changed.
+    /// Marks an agent whose link came or went, or which may have changed in another way.
     pub fn agent_changed(&mut self, agent: AgentId) {
         self.agents_due.insert(agent);
     }
 
-    /// The stream of a framework came, went or fell behind, or anything else of it may have changed.
+    /// Marks a framework whose stream came, went or fell behind, or which may have changed in
+    /// another way.
     pub fn framework_changed(&mut self, framework: FrameworkId) {
         self.frameworks_due.insert(framework);
     }
 
-    /// Hides an agent from a framework while no more is free there than it does not want. Takes
-    /// effect in the next step, before anything is offered.
+    /// Hides an agent from a framework while the free resources there do not exceed the declined
+    /// ones. Takes effect in the next step, before anything is offered.
     pub fn decline(&mut self, declined: Declined, now: Timestamp) {
         self.agent_changed(declined.agent);
         self.declines_due.push_back((declined, now));
     }
 
-    /// Forgets the filters of a framework in these roles; none named means all.
+    /// Removes the filters of a framework in these roles; an empty list means all roles.
     pub fn revive(&mut self, framework: FrameworkId, roles: &[Role]) {
         self.framework_changed(framework);
         let Some(known) = self.clients.frameworks.get(&framework) else {
@@ -248,8 +252,8 @@ impl Allocator {
         }
     }
 
-    /// Caps what a role may hold, offers included; kinds that are not named have no limit, and
-    /// `None` lifts it. A whole agent that would not fit is not offered.
+    /// Limits the resources that a role may hold, offers included. Kinds that are not named have no
+    /// limit, and `None` removes the limit. A whole agent that would not fit is not offered.
     pub fn set_limit(&mut self, role: &Role, limit: Option<&Resources>) {
         match limit {
             Some(limit) => drop(self.limits.insert(role.clone(), limit.clone())),
@@ -262,7 +266,7 @@ impl Allocator {
         self.look();
     }
 
-    /// When [`Self::step`] has something to do again by itself; at once if something is due.
+    /// Returns the time at which [`Self::step`] has work without a new event; now if work is due.
     #[must_use]
     pub fn next_wakeup(&self) -> Timestamp {
         let is_due = !self.roles_due.is_empty()
@@ -277,14 +281,14 @@ impl Allocator {
         expiry.map_or(self.next_round, |at| at.min(self.next_round))
     }
 
-    /// Full rounds begun in this reign.
+    /// Returns the number of full rounds that began in this epoch.
     #[must_use]
     pub fn rounds(&self) -> u64 {
         self.rounds
     }
 
-    /// Does what is due, as far as the budget goes: looks at what has changed, offers what has
-    /// become free, ends filters, begins a full round when its time has come.
+    /// Does the work that is due, as far as the budget allows: refreshes what has changed, offers
+    /// what has become free, ends filters, and begins a full round when it is due.
     pub fn step(
         &mut self,
         registry: &Registry,
@@ -318,7 +322,7 @@ impl Allocator {
         }
     }
 
-    /// One full round to its end, whatever it costs: everything is looked at and offered.
+    /// Runs one full round to its end, regardless of its cost: everything is refreshed and offered.
     pub fn allocate(
         &mut self,
         registry: &Registry,

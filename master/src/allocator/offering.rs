@@ -1,7 +1,8 @@
-//! Making offers: what a client may be given of an agent, and the order to it.
+//! Making offers: the resources of an agent that a client may receive, and the order in which
+//! clients are served.
 //!
-//! What becomes free while a client holds an offer of the same agent is a second offer. A third one never is: it waits,
-//! and then all of them become one.
+//! Resources that become free while a client holds an offer of the same agent become a second
+//! offer. There is never a third: its resources wait, and then all of them become one offer.
 
 use std::sync::Arc;
 
@@ -13,22 +14,23 @@ use super::Allocator;
 use super::budget::Turn;
 use crate::offers::{OfferBook, Standing};
 
-/// Offers of one agent to one framework in one role and session, at most; those that are being used count.
+/// Maximum number of offers of one agent to one framework in one role and session; offers in use
+/// count.
 const OFFERS: usize = 2;
-/// How long an offer is left alone before it is joined with others, in milliseconds: a scheduler that reads its stream
-/// has that long to use it.
+/// Time for which an offer is not joined with others, in milliseconds: a scheduler that reads its
+/// stream can use the offer within it.
 const JOIN_MS: u64 = 1_000;
 
-/// What of an agent's free resources a client may be given.
+/// The part of an agent's free resources that a client may receive.
 #[derive(Debug)]
 pub(super) enum Part {
-    /// All of it.
+    /// All free resources.
     Whole,
-    /// Some: the rest is not for its eyes.
+    /// The visible part of the free resources.
     Some(Resources),
 }
 
-/// An offer that a client holds.
+/// An open or pending offer that a client holds.
 #[derive(Debug)]
 pub(super) struct Held {
     offer: Arc<Promise>,
@@ -37,7 +39,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// It is young, or is being used, which is settled at once, or lapses soon, after which all of it is offered whole.
+    /// Returns whether the offer must not be joined yet. It is young, or in use, which ends soon,
+    /// or expires soon, after which its resources are offered as a whole.
     fn is_left_alone(&self, now: Timestamp) -> bool {
         self.standing == Standing::Pending
             || self.since.plus_ms(JOIN_MS) > now
@@ -46,7 +49,7 @@ impl Held {
 }
 
 impl Allocator {
-    /// What a client may be given of an agent now; `None` for nothing.
+    /// Returns the resources of an agent that a client may receive now; `None` for nothing.
     pub(super) fn part(
         &self,
         book: &OfferBook,
@@ -62,7 +65,8 @@ impl Allocator {
         (!waits).then_some(part)
     }
 
-    /// The offers that one more of this agent is joined with, once none of them is left alone; `None`: it stands alone.
+    /// Returns the offers with which another offer of this agent must be joined, once none of them
+    /// is left alone. `None` means that the new offer stands alone.
     pub(super) fn to_join(&self, book: &OfferBook, client: u32, agent: u32) -> Option<Vec<Held>> {
         let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
@@ -98,7 +102,7 @@ impl Allocator {
         fits.then_some(Part::Some(part))
     }
 
-    /// Opens the offer; the mirrors follow at once.
+    /// Opens an offer and updates the cache.
     pub(super) fn offer(&mut self, turn: &mut Turn<'_>, client: u32, agent: u32, part: Part) {
         let (resources, amounts) = match part {
             Part::Whole => self.agents.take_all(agent),
@@ -116,7 +120,8 @@ impl Allocator {
         facts.unmet = false;
         let mirror = self.agents.get(agent);
         let mut resources = resources;
-        // It lapses with the first of them: a framework does not hold an agent for longer because more of it becomes free.
+        // The joined offer expires with the first of its parts: a framework does not hold an agent
+        // for longer because more of it becomes free.
         let mut expires = turn.now.plus_ms(facts.offer_timeout_ms);
         for Held { offer, .. } in joined {
             // Two offers of one agent never overlap.
@@ -141,7 +146,7 @@ impl Allocator {
         turn.spend(1);
     }
 
-    /// Offers one agent to whoever is next and can use it.
+    /// Offers one agent to the first client in fair order that can use it.
     pub(super) fn offer_agent(&mut self, turn: &mut Turn<'_>, agent: u32) {
         while self.agents.some.contains(agent) {
             self.tree.settle(&self.kinds);
@@ -150,7 +155,7 @@ impl Allocator {
                 asked += 1;
                 self.part(turn.book, turn.now, client, agent)
             });
-            // A client that is passed over costs a few dozen nanoseconds.
+            // A client that is skipped costs a few dozen nanoseconds.
             turn.spend(1 + asked / 32);
             let Some((client, part)) = found else {
                 return;

@@ -1,7 +1,7 @@
-//! Looking at the facts again: the mirrors of frameworks, roles and agents follow registry, book
-//! and links.
+//! Refreshing the cache: the mirrors of frameworks, roles and agents follow registry, book and
+//! links.
 //!
-//! Level-triggered: it does not matter why something is looked at, or how often.
+//! Refreshing is level-triggered: its cause and frequency do not matter.
 
 use argosy_state::bugs::{self, Bug};
 use argosy_state::framework::Framework;
@@ -16,12 +16,13 @@ use super::share::{Amounts, Moved};
 use super::skip_reason::Reason;
 use super::{Allocator, Loaded};
 
-/// Up to so many clients every move of the totals counts at once.
+/// Up to this number of clients, every change of the totals takes effect immediately.
 const FEW_CLIENTS: usize = 256;
 
 impl Allocator {
-    /// Follows the cluster's totals: all shares hang on them. With many clients a small move waits
-    /// for the next round, so that an agent that comes or goes does not cost a look at every client.
+    /// Follows the cluster's totals, on which all shares depend. With many clients, a small change
+    /// waits for the next round, because it would cost a refresh of every client for each agent
+    /// that joins or leaves.
     pub(super) fn look_at_totals(&mut self, turn: &Turn<'_>, exactly: bool) {
         let exactly = exactly || self.clients.len() <= FEW_CLIENTS;
         match self.kinds.update(turn.registry.total(), exactly) {
@@ -39,7 +40,7 @@ impl Allocator {
         }
     }
 
-    /// Looks at everything there is, a part a turn; nothing is offered before that is done.
+    /// Loads all facts, a part in each turn. Nothing is offered before that is done.
     pub(super) fn load(&mut self, turn: &mut Turn<'_>) {
         while let Loaded::UpTo(after) = self.loaded {
             if turn.is_spent() {
@@ -61,14 +62,14 @@ impl Allocator {
         }
     }
 
-    /// Marks all frameworks that are there or were.
+    /// Marks all frameworks that exist or existed.
     pub(super) fn mark_frameworks(&mut self, turn: &Turn<'_>) {
         let known = self.clients.frameworks.keys().copied();
         let frameworks = turn.registry.frameworks().map(|framework| framework.id);
         self.frameworks_due.extend(known.chain(frameworks));
     }
 
-    /// Follows one framework.
+    /// Refreshes one framework.
     pub(super) fn look_at_framework(&mut self, turn: &Turn<'_>, id: FrameworkId) {
         let facts = turn.registry.framework(id);
         self.leave_roles(id, facts);
@@ -93,7 +94,7 @@ impl Allocator {
         }
     }
 
-    /// What a framework has moves its roles, those too that it has left.
+    /// Updates the shares of a framework's roles, including the roles that it has left.
     fn look_at_accounts(&mut self, turn: &Turn<'_>, id: FrameworkId, facts: Option<&Framework>) {
         let used = turn.registry.framework_index(id);
         let used = used.into_iter().flat_map(|index| index.used.keys());
@@ -114,7 +115,7 @@ impl Allocator {
         self.tree.set_own(at, used);
     }
 
-    /// Follows one role, if anyone is in it.
+    /// Refreshes one role if any framework is in it.
     pub(super) fn look_at_role(&mut self, turn: &Turn<'_>, role: &Role) {
         let Some(at) = self.roles.get(role).copied() else {
             return;
@@ -128,7 +129,7 @@ impl Allocator {
         self.tree.set_weight(at, turn.registry.weight_milli(role));
     }
 
-    /// Follows one agent; whether what can be offered of it has changed.
+    /// Refreshes one agent. Returns whether its free resources have changed.
     pub(super) fn look_at_agent(&mut self, turn: &Turn<'_>, id: AgentId) -> bool {
         let Some(agent) = turn.registry.agent(id) else {
             if let Some(at) = self.agents.remove(id) {
@@ -167,7 +168,7 @@ impl Allocator {
         true
     }
 
-    /// The client of a framework in a role, made inactive if there is none.
+    /// Returns the client of a framework in a role, and creates an inactive one if necessary.
     fn ensure_client(&mut self, id: FrameworkId, role: &Role) -> u32 {
         if let Some(at) = self.clients.place(id, role) {
             return at;
@@ -187,13 +188,13 @@ impl Allocator {
             unmet: false,
         };
         self.clients.put(at, client);
-        // The client is followed in full at the next look, whatever the record's revision.
+        // The next refresh updates the client in full, regardless of the record's revision.
         let mirror = self.clients.frameworks.entry(id).or_default();
         mirror.revision = Revision::default();
         at
     }
 
-    /// A new session starts without the filters of the one before.
+    /// Removes the filters of the previous session when a new one starts.
     fn follow_session(&mut self, id: FrameworkId, session: u64) {
         let mirror = self.clients.frameworks.entry(id).or_default();
         if mirror.session == session {
@@ -206,7 +207,7 @@ impl Allocator {
         }
     }
 
-    /// The node of a role. Its path has one level today: a role of more would add one node a level.
+    /// Returns the node of a role. A path has one level today; each further level would add a node.
     fn ensure_role(&mut self, role: &Role) -> u32 {
         if let Some(at) = self.roles.get(role) {
             return *at;
@@ -219,7 +220,8 @@ impl Allocator {
         at
     }
 
-    /// Every round looks at every role: one that no framework is in costs nothing any more.
+    /// Removes a role without frameworks. Every round refreshes every role, so that an empty one
+    /// would still have a cost.
     fn drop_role_if_empty(&mut self, role: &Role) {
         if let Some(at) = self.roles.get(role).copied()
             && self.tree.is_empty(at)
@@ -253,7 +255,7 @@ impl Allocator {
         };
     }
 
-    /// Takes out the clients of roles that the framework is no longer in.
+    /// Removes the clients of roles that the framework has left.
     fn leave_roles(&mut self, id: FrameworkId, facts: Option<&Framework>) {
         let Some(mirror) = self.clients.frameworks.get(&id) else {
             return;

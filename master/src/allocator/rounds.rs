@@ -1,5 +1,5 @@
-//! What a turn does, in order: look at what is due, note declines, offer what became free, end
-//! filters, go on with the pass; and once a second the safety net.
+//! The steps of a turn, in order: refresh what is due, record declines, offer what became free, end
+//! filters, continue the pass; and once a second the safety net.
 
 use std::ops::Bound;
 
@@ -13,17 +13,18 @@ use super::{
     Loaded,
 };
 
-/// Agents looked at again in each full round although nothing has been heard of them, so that a
-/// missed event heals; a bigger cluster takes several rounds.
+/// Agents that each full round refreshes although no event named them, so that a missed event is
+/// repaired. A bigger cluster takes several rounds.
 const AGENTS_A_ROUND: usize = 2_048;
-/// Frameworks likewise.
+/// Frameworks that each full round refreshes.
 const FRAMEWORKS_A_ROUND: usize = 512;
-/// Roles likewise.
+/// Roles that each full round refreshes.
 const ROLES_A_ROUND: usize = 512;
-/// With more agents due at once than this, a pass over all is cheaper than one walk an agent.
+/// With more agents due at the same time, one pass over all agents is cheaper than one search for
+/// each.
 const WALKS_A_TURN: usize = 256;
 
-/// Clients without an offer that are named in one turn.
+/// Clients without an offer that one turn reports.
 const UNMET_A_TURN: usize = 8;
 
 impl Allocator {
@@ -61,7 +62,7 @@ impl Allocator {
             let Some(at) = self.unmet_due.pop_front() else {
                 return;
             };
-            // It may be gone, or have been offered something since.
+            // The client may have been removed, or have been offered something since.
             if self.clients.is_there(at) && self.clients.get(at).unmet {
                 let client = self.clients.get(at);
                 turn.unmet.push((client.framework, client.role.clone()));
@@ -136,7 +137,8 @@ impl Allocator {
         }
     }
 
-    /// A client whose filters have ended, if it is still there, goes through all agents.
+    /// Starts a pass over all agents for a client whose filters have expired, if the client still
+    /// exists.
     fn wake(&mut self, client: u32) {
         if self.clients.is_there(client) {
             self.sweep.wake(client);
@@ -167,8 +169,8 @@ impl Allocator {
         }
     }
 
-    /// The safety net: a part of the roles, agents and frameworks is looked at again, and
-    /// every client goes through all agents.
+    /// Begins a round of the safety net: refreshes a part of the roles, agents and frameworks, and
+    /// starts a pass over all agents for every client.
     pub(super) fn begin_round(&mut self, turn: &mut Turn<'_>) {
         self.look_at_totals(turn, true);
         self.rounds += 1;
@@ -194,7 +196,7 @@ impl Allocator {
         self.sweep_all();
     }
 
-    /// The roles of this round; the rest follows in the next ones.
+    /// Returns the roles of this round; the rest follows in the next rounds.
     pub(super) fn next_roles(&mut self) -> Vec<Role> {
         let after = match &self.looked_through.role {
             Some(role) => Bound::Excluded(role),
@@ -209,7 +211,7 @@ impl Allocator {
     }
 }
 
-/// Where to go on behind a part: from the start when it was not full.
+/// Returns the position at which the next part begins: the start if this part was not full.
 fn last_of<Id: Copy + Default>(part: &[Id], full: usize) -> Id {
     let last = part.last().copied().filter(|_| part.len() == full);
     last.unwrap_or_default()

@@ -1,6 +1,7 @@
-//! Dominant shares in exact integers: amounts by kind, what the cluster has, and their order.
+//! Dominant shares in exact integers: amounts by kind, the cluster's totals, and the order of
+//! shares.
 //!
-//! No floats: two shares are compared by cross-multiplication, so equal shares are equal.
+//! There are no floats: two shares are compared by cross-multiplication, so equal shares are equal.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use argosy_state::resources::{Resources, Value};
 
 use crate::offers::Tally;
 
-/// So many kinds of resources are kept in place; clusters with more pay an allocation for the rest.
+/// The number of kinds of resources that are stored in place. Clusters with more kinds pay an
+/// allocation for the rest.
 const IN_PLACE: usize = 8;
 
-/// Thousandths by kind, in the order of [`Kinds`]; kinds behind the last one that is named have nothing.
+/// Amounts in thousandths by kind, in the order of [`Kinds`]. Kinds after the last entry have none.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Amounts {
     first: [i64; IN_PLACE],
@@ -72,12 +74,12 @@ impl PartialEq for Amounts {
 
 impl Eq for Amounts {}
 
-/// The most of some kinds, by place; every other kind is unlimited.
+/// Maximum amounts of some kinds, by index; every other kind is unlimited.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Limit(Vec<(usize, i64)>);
 
 impl Limit {
-    /// Whether `have` and `more` together are not above it.
+    /// Returns whether the sum of `have` and `more` does not exceed the limit.
     pub(super) fn allows(&self, have: &Amounts, more: &Amounts) -> bool {
         let mut limits = self.0.iter();
         limits.all(|(at, most)| have.get(*at).saturating_add(more.get(*at)) <= *most)
@@ -87,21 +89,21 @@ impl Limit {
 /// The kinds that every cluster counts.
 const WELL_KNOWN: [&str; 4] = ["cpus", "mem", "disk", "gpus"];
 
-/// What has become of the cluster's totals.
+/// The effect of an update of the cluster's totals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// Nothing.
+    /// No change.
     No,
-    /// Totals: every share is another.
+    /// The totals have changed, and with them every share.
     Totals,
-    /// A new kind: every amount is another.
+    /// The kinds have changed, and with them every amount.
     Kinds,
 }
 
-/// The kinds that count, and how much of each the cluster has.
+/// The kinds that count, and the cluster's total of each.
 #[derive(Debug, Clone)]
 pub(super) struct Kinds {
-    /// The four well-known ones, then custom scalars in the order in which agents brought them.
+    /// The four well-known kinds, then custom scalars in the order in which agents introduced them.
     names: Vec<Arc<str>>,
     totals: Amounts,
     seen: Resources,
@@ -116,8 +118,8 @@ impl Kinds {
         }
     }
 
-    /// Takes the cluster's totals as they are now; unless `exactly`, only when a kind has moved by
-    /// more than a hundredth.
+    /// Stores the cluster's current totals; unless `exactly`, only when a kind has changed by more
+    /// than a hundredth.
     pub(super) fn update(&mut self, total: &Resources, exactly: bool) -> Moved {
         if *total == self.seen || !(exactly || self.has_drifted(total)) {
             return Moved::No;
@@ -129,7 +131,7 @@ impl Kinds {
         let names: Vec<&Arc<str>> = scalars.map(|resource| &resource.identity.name).collect();
         let has_new = names.iter().any(|name| self.position(name).is_none());
         if has_new {
-            // Kinds of which nothing is left give their places back.
+            // Kinds without a remaining total release their slots.
             let is_known = |name: &Arc<str>| WELL_KNOWN.contains(&&**name);
             self.names
                 .retain(|name| is_known(name) || names.contains(&name));
@@ -171,8 +173,8 @@ impl Kinds {
         amounts
     }
 
-    /// A limit: kinds that it does not name are unlimited. One that the cluster does not have counts once an agent brings
-    /// it: every limit is made anew then.
+    /// Returns a limit that leaves kinds unlimited which `resources` does not name. A kind that the
+    /// cluster does not have counts once an agent introduces it: then every limit is created again.
     pub(super) fn limit(&self, resources: &Resources) -> Limit {
         let named = resources.iter().filter_map(|resource| {
             let at = self.position(&resource.identity.name)?;
@@ -185,7 +187,7 @@ impl Kinds {
         self.names.iter().position(|known| **known == *name)
     }
 
-    /// The largest part of any kind: how much of it, and how much there is.
+    /// Returns the largest fraction of any kind, as the amount and the total.
     fn dominant(&self, amounts: &Amounts) -> (u64, u64) {
         let (mut most, mut whole) = (0_u64, 1_u64);
         for (at, amount) in amounts.iter().enumerate().take(self.names.len()) {
@@ -201,7 +203,8 @@ impl Kinds {
         (most, whole)
     }
 
-    /// The share of who has `amounts`, under a weight in thousandths; `served` breaks ties.
+    /// Returns the share of an account with `amounts`, under a weight in thousandths; `served`
+    /// breaks ties.
     pub(super) fn share(&self, amounts: &Amounts, weight_milli: u64, served: u64) -> Share {
         let (amount, whole) = self.dominant(amounts);
         Share {
@@ -212,8 +215,8 @@ impl Kinds {
     }
 }
 
-/// A weighted dominant share, `amount / whole`; the smaller goes first, and of equals the one that
-/// was served longer ago.
+/// A weighted dominant share, `amount / whole`. The smaller share goes first, and of equal shares
+/// the one that was served longer ago.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
     amount: u64,
@@ -246,7 +249,7 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// The product in 192 bits, high and low part: no size of cluster or weight overflows it.
+/// Returns the product in 192 bits as high and low part: no size of cluster or weight overflows it.
 fn wide(a: u128, b: u64) -> (u128, u64) {
     let b = u128::from(b);
     let low = (a & u128::from(u64::MAX)) * b;

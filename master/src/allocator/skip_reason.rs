@@ -1,4 +1,5 @@
-//! Why an agent was not offered to a framework: the closed set, and how many agents fall under each.
+//! Reasons for which an agent was not offered to a framework: the closed set, and the number of
+//! agents under each.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,8 +7,8 @@ use std::fmt;
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::resources::Resources;
 
-/// Why a framework is not offered an agent, in the order in which it is judged: each agent counts
-/// once, under the first that holds.
+/// The reason for which a framework is not offered an agent, in the order of the checks. Each agent
+/// counts once, under the first check that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The framework has no stream to this leader, or is being removed.
@@ -20,51 +21,53 @@ pub enum Reason {
     Suppressed,
     /// The agent was declared gone.
     Gone,
-    /// The agent has not been heard of for too long.
+    /// No heartbeat of the agent has arrived in time.
     Unreachable,
-    /// The agent is being emptied, or is empty after that.
+    /// The agent is being drained, or has been drained.
     Draining,
     /// An operator has deactivated the agent.
     Deactivated,
     /// The agent is not connected to this leader.
     NoLink,
-    /// The agent could not hold it even if it were empty.
+    /// The agent could not hold the request even if it were empty.
     TooSmall,
-    /// What would do is reserved for another role, or of a kind that the framework has not asked for.
+    /// Sufficient resources are reserved for another role, or of a kind that the framework has not
+    /// requested.
     NotVisible,
-    /// The role would be above its limit.
+    /// The role would exceed its limit.
     OverLimit,
-    /// The framework declined it, and no more is free there than it declined.
+    /// The framework declined the agent, and the free resources there do not exceed the declined
+    /// ones.
     Filtered,
-    /// It is offered to this framework; its answer is awaited.
+    /// The agent is on offer to this framework, which has not answered yet.
     Offered,
-    /// It is offered to others; their answer is awaited.
+    /// The agent is on offer to other frameworks, which have not answered yet.
     OfferedElsewhere,
-    /// Tasks use it.
+    /// Tasks use the resources.
     Busy,
-    /// So little is free that it is not worth an offer.
+    /// The free resources are below the minimum that is worth an offer.
     BelowMinimum,
-    /// Nothing stands against it: it is offered in turn.
+    /// No check fails: the agent is offered in turn.
     Ready,
 }
 
-/// What a reason means for whoever waits, the better the later.
+/// The meaning of a reason for a waiting framework; later variants are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outlook {
-    /// No agent in this state could, now or later.
+    /// No agent in this state could ever hold the request.
     Never,
-    /// Somebody has to allow it first.
+    /// An operator or a framework has to allow it first.
     NotAllowed,
-    /// Not while things are as they are.
+    /// Not in the current state of the cluster.
     NotNow,
-    /// It was, or is, on offer.
+    /// The resources were, or are, on offer.
     OfferedNotUsed,
-    /// At once.
+    /// The agent is offered in turn.
     Ready,
 }
 
 impl Reason {
-    /// All, in the order in which they are judged.
+    /// All reasons, in the order of the checks.
     pub const ALL: [Self; 18] = [
         Self::NotActive,
         Self::Unacknowledged,
@@ -86,7 +89,7 @@ impl Reason {
         Self::Ready,
     ];
 
-    /// Its name to machines: never given a new meaning.
+    /// Returns the stable machine-readable code, which never changes its meaning.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -111,7 +114,7 @@ impl Reason {
         }
     }
 
-    /// What it means for whoever waits.
+    /// Returns the outlook for a waiting framework.
     #[must_use]
     pub fn outlook(self) -> Outlook {
         match self {
@@ -141,65 +144,65 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Why one agent was passed over.
+/// The result for one agent that was passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Which.
+    /// The agent that was judged.
     pub agent: AgentId,
     /// The first check that failed.
     pub reason: Reason,
-    /// In words, with numbers.
+    /// A human-readable detail, with numbers.
     pub detail: String,
 }
 
-/// Why a framework last declined an offer.
+/// A framework's most recent decline of an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastDecline {
-    /// A code of the framework's own; may be empty.
+    /// The framework's own code; may be empty.
     pub code: String,
-    /// In words; may be empty.
+    /// The framework's own text; may be empty.
     pub text: String,
-    /// Of which agent.
+    /// The agent whose offer was declined.
     pub agent: AgentId,
-    /// Cluster time.
+    /// The cluster time of the decline.
     pub at: Timestamp,
 }
 
-/// Why a demand is not met, agent by agent.
+/// The reasons for which a demand is not met, agent by agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Explanation {
-    /// What was judged; empty means the least that is worth an offer.
+    /// The resources that were judged; empty means the minimum that is worth an offer.
     pub wanted: Resources,
-    /// Agents by reason; they add up to all agents judged.
+    /// Agents by reason; the counts add up to all agents judged.
     pub counts: BTreeMap<Reason, u32>,
-    /// One an agent, ascending by agent, as many as were asked for.
+    /// One verdict for each agent, ascending by agent, up to the requested number.
     pub verdicts: Vec<Verdict>,
-    /// Of those too small, the one that comes nearest, and all it has.
+    /// The agent that comes closest among those that are too small, and its total.
     pub nearest: Option<(AgentId, Resources)>,
     /// The newest decline of the framework in the role.
     pub last_decline: Option<LastDecline>,
-    /// Full rounds begun in this reign when this was judged.
+    /// Full rounds that had begun in this epoch when this was judged.
     pub round: u64,
-    /// There are more agents: go on behind this one.
+    /// The last agent of this page if more follow: continue after it.
     pub next: Option<AgentId>,
-    /// Bytes of the words of all verdicts.
+    /// Bytes of the details of all verdicts.
     pub(super) verdict_bytes: usize,
 }
 
 impl Explanation {
-    /// Agents judged.
+    /// Returns the number of agents judged.
     #[must_use]
     pub fn agents(&self) -> u32 {
         self.counts.values().sum()
     }
 
-    /// Agents under a reason.
+    /// Returns the number of agents under a reason.
     #[must_use]
     pub fn count(&self, reason: Reason) -> u32 {
         self.counts.get(&reason).copied().unwrap_or(0)
     }
 
-    /// Adds what was judged behind this.
+    /// Appends the next page.
     pub fn extend(&mut self, later: Self) {
         for (reason, agents) in later.counts {
             *self.counts.entry(reason).or_default() += agents;
@@ -215,7 +218,7 @@ impl Explanation {
         self.next = later.next;
     }
 
-    /// One sentence on the whole: the best outlook that any agent has.
+    /// Returns a one-sentence summary: the best outlook of any agent.
     #[must_use]
     pub fn summary(&self) -> String {
         let outlook = self.counts.keys().map(|reason| reason.outlook()).max();

@@ -1,9 +1,10 @@
-//! Passes over all agents for many clients at once: the one with the smallest share chooses next,
-//! until nobody finds anything more.
+//! Passes over all agents for many clients at the same time: the client with the smallest share
+//! chooses next, until no client finds anything more.
 //!
-//! Each client goes through the agents once, a machine word of 64 at a time, so that a pass costs
-//! O(offers · log clients + clients · agents / 64). It stops when a turn's budget is spent and goes
-//! on from there: shares are taken anew each turn, and what changes meanwhile wakes its clients.
+//! Each client scans the agents once, in machine words of 64, so that a pass costs O(offers · log
+//! clients + clients · agents / 64). A pass stops when a turn's budget is spent and continues from
+//! there in the next turn. Shares are read again in each turn, and a change in between wakes the
+//! clients that it concerns.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,12 +19,12 @@ use super::share::Share;
 /// Words of agents that are scanned in about a microsecond.
 const WORDS_A_STEP: usize = 512;
 
-/// Clients that are put in order in about a microsecond.
+/// Clients that are ordered in about a microsecond.
 const CLIENTS_A_STEP: usize = 16;
 
 type Heap = BinaryHeap<Reverse<(Share, u32)>>;
 
-/// Clients that have not been through all agents yet.
+/// Clients that have not scanned all agents yet.
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     waiting: Vec<u32>,
@@ -33,7 +34,7 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    /// A client goes through all agents, again if it is on its way.
+    /// Starts a scan of all agents for a client, or restarts it.
     pub(super) fn wake(&mut self, client: u32) {
         if self.cursors.len() <= client as usize {
             self.cursors.resize(client as usize + 1, 0);
@@ -45,7 +46,7 @@ impl Sweep {
         }
     }
 
-    /// A client is gone or its place is another's.
+    /// Removes a client that no longer exists or whose slot is reused.
     pub(super) fn forget(&mut self, client: u32) {
         if self.members.contains(client) {
             self.members.set(client, false);
@@ -59,7 +60,7 @@ impl Sweep {
 }
 
 impl Allocator {
-    /// Every client that takes offers goes through all agents.
+    /// Starts a scan of all agents for every client that takes offers.
     pub(super) fn sweep_all(&mut self) {
         for client in self.clients.places() {
             if self.tree.is_active(client) {
@@ -68,7 +69,7 @@ impl Allocator {
         }
     }
 
-    /// Goes on with the pass, if there is one.
+    /// Continues the pass, if one is running.
     pub(super) fn go_on_sweeping(&mut self, turn: &mut Turn<'_>) {
         if self.sweep.is_over() || turn.is_spent() {
             return;
@@ -104,7 +105,8 @@ impl Allocator {
             .retain(|client| members.contains(*client));
     }
 
-    /// One heap for each role with waiting clients below, in the order of the shares as they are now.
+    /// Fills one heap for each role with waiting clients below it, in the order of the current
+    /// shares.
     fn fill(&mut self, heaps: &mut Vec<Heap>) {
         heaps.resize_with(self.tree.len(), Heap::new);
         let (tree, members) = (&self.tree, &mut self.sweep.members);
@@ -127,7 +129,7 @@ impl Allocator {
         }
     }
 
-    /// The next agent that a client can be offered anything of.
+    /// Returns the next agent of which a client can be offered anything.
     fn next_agent(&mut self, turn: &mut Turn<'_>, client: u32) -> Option<(u32, Part)> {
         let facts = self.clients.get(client);
         let candidates = if facts.minimum.is_none() {
@@ -165,8 +167,8 @@ impl Allocator {
     }
 }
 
-/// The client whose turn it is: at each level the smallest share. Roles without waiting clients are
-/// taken out on the way. `path` becomes the edges to it from the root.
+/// Returns the client that is next: the one with the smallest share at each level. Roles without
+/// waiting clients are removed on the way. `path` becomes the edges from the root to the client.
 fn descend(
     heaps: &mut [Heap],
     path: &mut Vec<(u32, u32)>,

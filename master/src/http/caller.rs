@@ -1,4 +1,4 @@
-//! Who asks by HTTP: passed on to the services with the question.
+//! The identity of an HTTP caller, which is passed to the services with the request.
 
 use std::convert::Infallible;
 
@@ -19,7 +19,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 impl Caller {
-    /// Its question. Headers stay behind: masters forward no HTTP.
+    /// Builds the caller's request. Headers are dropped: masters do not forward HTTP.
     pub(super) fn asks<T>(self, question: T) -> Request<T> {
         let mut request = Request::new(question);
         if let Some(peer) = self.0 {

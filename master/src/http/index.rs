@@ -1,4 +1,4 @@
-//! What this port answers, for people and scripts that ask for anything else.
+//! The index of the HTTP paths, and the responses to unknown ones.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,11 @@ use tonic::{Code, Status};
 
 use super::refusal;
 
-/// Longest path with its parameters, in bytes. HTTP/1.1 with more than 65,534 is refused before, without a body.
+/// Maximum length of a path with its parameters, in bytes. HTTP/1.1 rejects more than 65,534
+/// earlier, without a body.
 const PATH_BYTES: usize = 65_000;
 
-/// Every path, and what it answers.
+/// Every path with its description.
 pub(crate) const PATHS: [(&str, &str); 15] = [
     ("/v1/cluster", "masters, leader, counts, resources"),
     ("/v1/agents", "agents, a page at a time"),
@@ -48,7 +49,7 @@ pub(crate) const PATHS: [(&str, &str); 15] = [
     ("/metrics", "figures for Prometheus"),
 ];
 
-/// The page at `/`.
+/// Returns the HTML page at `/`.
 pub(super) async fn page() -> Html<String> {
     let release = v1_release();
     let mut page = format!(
@@ -72,7 +73,7 @@ pub(super) async fn page() -> Html<String> {
     Html(page)
 }
 
-/// The same for scripts, at `/v1`.
+/// Returns the JSON list at `/v1`.
 pub(super) async fn list() -> Response {
     let paths = PATHS.map(|(path, answer)| serde_json::json!({ "path": path, "answer": answer }));
     axum::Json(serde_json::json!({ "release": v1_release(), "paths": paths })).into_response()
@@ -83,7 +84,7 @@ fn v1_release() -> String {
     release
 }
 
-/// A path that is none of these, or a call of gRPC that no service has.
+/// Responds to an unknown path, or to a gRPC call that no service has.
 pub(crate) async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
     let kind = request.headers().get(header::CONTENT_TYPE);
@@ -94,7 +95,7 @@ pub(crate) async fn unknown(request: Request) -> Response {
     refusal(StatusCode::NOT_FOUND, Code::NotFound, &text)
 }
 
-/// A path that is there, and another method.
+/// Responds to a known path with a wrong method.
 pub(super) async fn wrong_method(request: Request) -> Response {
     let text = format!(
         "{} {}: use GET; gRPC changes things",
@@ -104,7 +105,7 @@ pub(super) async fn wrong_method(request: Request) -> Response {
     refusal(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, &text)
 }
 
-/// The refusal of a path that is too long.
+/// Rejects a path that is too long.
 pub(crate) fn too_long(request: &Request) -> Option<Response> {
     let length = request
         .uri()

@@ -1,4 +1,4 @@
-//! What a request asks for: parameters and segments of its path, strictly read.
+//! Strict parsing of query parameters and path segments.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use tonic::Status;
 use super::problem;
 use crate::service::choices;
 
-/// The parameters behind the `?`, each at most once.
+/// The parameters after the `?`, each at most once.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(pub(super) BTreeMap<String, String>);
 
@@ -32,7 +32,7 @@ impl Parameters {
         Ok(Self(parameters))
     }
 
-    /// How fresh the answer is to be; linearizable unless told.
+    /// Returns the requested consistency; linearizable by default.
     pub(super) fn consistency(&self) -> Result<i32, Status> {
         let wanted = self.0.get("consistency");
         let wanted = wanted.map_or(Ok(v1::Consistency::Linearizable), |value| {
@@ -49,7 +49,7 @@ impl Parameters {
         self.0.get(name).map(number).transpose()
     }
 
-    /// Refuses all others.
+    /// Rejects all other parameters.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Status> {
         match self.0.keys().find(|name| !known.contains(&name.as_str())) {
             Some(name) => Err(Status::invalid_argument(format!(

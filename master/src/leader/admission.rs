@@ -1,7 +1,9 @@
-//! The verdict on a registered agent: it holds what it should, or it sends its list.
+//! Admission of registered agents: an agent either holds the expected tasks and orders, or sends
+//! its list.
 //!
-//! After an election every agent of the cluster returns within milliseconds. An agent that holds what it should costs
-//! nothing. Each list costs log entries, so a bounded number of lists is under way and the other agents wait in line.
+//! After an election, every agent of the cluster returns within milliseconds. An agent that holds
+//! what it should costs nothing. Each list costs log entries, so the number of lists in progress is
+//! bounded and the other agents wait in line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,37 +22,38 @@ use super::agents::{AgentLink, Stage};
 use super::{Effect, Hello, Leader, Now};
 use crate::links::LinkId;
 
-/// Lists under way at once.
+/// Maximum number of lists in progress.
 pub(super) const LISTS: usize = 32;
-/// How long an agent may take for each chunk of its list, in milliseconds. Then the next agent is asked; the late list is
-/// still accepted. This bounds the wait in line when agents stop between the question and the list.
+/// Time that an agent may take for each chunk of its list, in milliseconds. After it, the next
+/// agent is asked; the late list is still accepted. This bounds the wait in line when agents stop
+/// between the request and the list.
 pub(super) const CHUNK_MS: u64 = 5_000;
 
-/// Agents that are asked for their lists, and those that wait in line. Each link is in one of them at most, so both are
-/// bounded by the number of links.
+/// Agents that were asked for their lists, and agents in line. Each link is in one of the two sets
+/// at most, so both are bounded by the number of links.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
-    /// Links whose lists are under way, and when each was asked or last sent a chunk.
+    /// Links whose lists are in progress, and when each was asked or last sent a chunk.
     listing: BTreeMap<LinkId, Timestamp>,
     /// Links in line. Their numbers ascend as connections arrive: the first one is the next.
     in_line: BTreeSet<LinkId>,
 }
 
 impl Admission {
-    /// Renews the time of a list that is under way.
+    /// Renews the timeout of a list in progress.
     pub(super) fn hear(&mut self, link: LinkId, at: Timestamp) {
         if let Some(heard) = self.listing.get_mut(&link) {
             *heard = at;
         }
     }
 
-    /// The link is closed, or its list is compared.
+    /// Removes a link that is closed, or whose list is compared.
     pub(super) fn leave(&mut self, link: LinkId) {
         self.listing.remove(&link);
         self.in_line.remove(&link);
     }
 
-    /// The next link to ask, if there is room for another list.
+    /// Returns the next link to ask, if there is room for another list.
     fn next(&mut self, now: Timestamp) -> Option<LinkId> {
         if self.in_line.is_empty() {
             return None;
@@ -69,7 +72,8 @@ impl Admission {
 }
 
 impl Leader {
-    /// The verdict: equal, or compare. A former link of the same agent is dropped.
+    /// Decides whether the agent is ready or must send its list. A former link of the same agent is
+    /// dropped.
     pub(super) fn admit(&mut self, registry: &Registry, now: Now, link: LinkId, id: AgentId) {
         let Some(state) = self.agent_links.get_mut(&link) else {
             return;
@@ -78,7 +82,7 @@ impl Leader {
             return;
         };
         let Some(agent) = registry.agent(id) else {
-            // Committed, and gone again in the same entry.
+            // The agent was registered and removed again in the same entry.
             return self.shut_down(link, &Rejection::UnknownAgent(id).to_string());
         };
         let equal = holds_what_it_should(registry, agent, hello)
@@ -121,8 +125,8 @@ impl Leader {
         self.arm_agent(now, id);
     }
 
-    /// Asks the agents whose turn it is for their lists; called at the end of each step. An agent in line is registered:
-    /// its heartbeats are answered and keep it alive.
+    /// Asks the next agents in line for their lists; called at the end of each step. An agent in
+    /// line is registered: its heartbeats are answered and keep it reachable.
     pub(super) fn ask_for_lists(&mut self, now: Now) {
         while let Some(link) = self.admission.next(now.at) {
             let Some(AgentLink { stage, .. }) = self.agent_links.get_mut(&link) else {
@@ -147,19 +151,21 @@ impl Leader {
     }
 }
 
-/// One second up to 1,000 agents that are alive, then stretched with their number, a third of the timeout at most.
+/// Returns the heartbeat interval: one second up to 1,000 reachable agents, then longer in
+/// proportion to their number, a third of the timeout at most.
 pub(super) fn interval_ms(watched: usize, timeout_ms: u64) -> u64 {
     let stretched = 1_000 * (watched as u64).div_ceil(1_000).max(1);
     stretched.min(timeout_ms / 3).max(100)
 }
 
-/// Whether an agent with this floor and digest holds exactly what it should. Launches above its floor are still to be
-/// delivered, so their marks do not count. The cost follows the number of undelivered orders.
+/// Returns whether an agent with this last applied order and digest holds exactly what it should.
+/// Launches after that order are still to be delivered, so their digests do not count. The cost is
+/// proportional to the number of undelivered orders.
 fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
     let mut held = held_by(registry, agent.id);
     let index = registry.agent_index(agent.id);
     let unreachable = index.map_or(0, |index| index.unreachable);
-    // Tasks that are UNREACHABLE wait for the comparison: it reports that they are back.
+    // UNREACHABLE tasks need the comparison: it reports that they are back.
     if unreachable > 0 || hello.floor > agent.orders {
         return false;
     }
@@ -171,18 +177,19 @@ fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bo
         }
         match order {
             Order::Launch(key) => {
-                // A task that has reported was delivered: this agent has forgotten it.
+                // A task that has reported was delivered: this agent has lost it.
                 let Some(task) = registry.task(key).filter(|task| task.reported == 0) else {
                     return false;
                 };
-                // The comparison ends what an agent of an earlier release cannot do.
+                // The comparison ends tasks that an agent of an earlier release cannot run.
                 if !agent.reported.info.can_launch(&task.spec) {
                     return false;
                 }
                 held.remove(HeldKind::Task, task_mark(key, task.order, task.reported));
             }
             Order::Kill(_) => {}
-            // The comparison settles what an agent of an earlier release cannot answer.
+            // The comparison settles limit changes that an agent of an earlier release cannot
+            // confirm.
             Order::Limits(_) if !agent.reported.info.takes(order.kind()) => return false,
             Order::Limits(_) => {}
         }
@@ -195,7 +202,8 @@ fn held_by(registry: &Registry, id: AgentId) -> Digests {
     index.map_or_else(Digests::default, |index| index.held)
 }
 
-/// Whether the agent holds this, as far as it reports it: of an agent of another release a kind may not be known.
+/// Returns whether the agent holds this, as far as it reports it. An agent of another release may
+/// not know a kind.
 fn is_equal(hello: &Hello, held: &Digests) -> bool {
     let mut reported = hello.digests.iter();
     reported.all(|(kind, digest)| held.of(*kind) == *digest)

@@ -1,7 +1,7 @@
-//! Agents: hello, verdict, orders, updates.
+//! Agents: hello, registration result, orders, updates.
 //!
-//! A first connection, a reconnection and a new leader take the same way: compare facts, send the
-//! difference.
+//! A first connection, a reconnection and a new leader follow the same procedure: compare facts,
+//! send the difference.
 
 use std::collections::BTreeMap;
 
@@ -22,39 +22,40 @@ use argosy_state::persistent::Map;
 use super::{Effect, Hello, Leader, Now, Route};
 use crate::links::LinkId;
 
-/// Updates in one command: it fits into an entry however long their texts are, and changes at most 1,000 records.
+/// Maximum number of updates in one command: it fits into an entry regardless of the length of
+/// their texts, and changes at most 1,000 records.
 const UPDATES: usize = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
 
-/// How far a link has come.
+/// The stage of an agent's link.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Its registration is proposed, or waits for its turn.
+    /// The registration is proposed, or waits in line.
     Registering(Box<Hello>),
-    /// It is asked for its list when its turn comes.
+    /// The agent will be asked for its list.
     InLine { incarnation: u64 },
-    /// Its list is awaited; orders wait for the comparison.
+    /// The agent's list is awaited; orders wait for the comparison.
     Listing {
         incarnation: u64,
         after: Option<TaskKey>,
         floor: Option<OrderIndex>,
     },
-    /// Orders up to this one were sent.
+    /// Orders up to and including this one were sent.
     Ready { sent: OrderIndex },
 }
 
 /// One connection of an agent.
 #[derive(Debug)]
 pub(super) struct AgentLink {
-    /// Who speaks on it.
+    /// The authenticated peer.
     pub(super) actor: Actor,
     /// Known once it is registered.
     pub(super) agent: Option<AgentId>,
-    /// When something last came in.
+    /// Time at which the last message arrived.
     pub(super) heard: Timestamp,
     pub(super) stage: Stage,
 }
 
-/// Whether what the agent holds is known to be what it should: only then is it offered.
+/// Returns whether the agent is known to hold exactly what it should. Only then is it offered.
 pub(super) fn is_ready(
     linked: &Map<AgentId, LinkId>,
     links: &BTreeMap<LinkId, AgentLink>,
@@ -130,10 +131,11 @@ impl Leader {
         }
     }
 
-    /// Whether the agent has a link on which something arrived within two heartbeat intervals: its process is alive.
+    /// Whether the agent has a link on which something arrived within two heartbeat intervals: its
+    /// process is alive.
     ///
-    /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its next incarnation and
-    /// before the master had confirmed it: the copy knows both.
+    /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its
+    /// next incarnation and before the master had confirmed it: the copy knows both.
     fn is_heard(&self, now: Now, agent: AgentId) -> bool {
         let link = self.linked_agents.get(&agent);
         let state = link.and_then(|link| self.agent_links.get(link));
@@ -199,7 +201,7 @@ impl Leader {
             );
         }
         if last {
-            // Orders go on behind this floor once the last chunk is compared.
+            // Orders continue after this index once the last chunk is compared.
             *listed = Some(floor);
         }
         self.admission.hear(link, now.at);
@@ -232,8 +234,9 @@ impl Leader {
         }
     }
 
-    /// A list that was taken of another incarnation, or could not be compared, says nothing about
-    /// this link, and no other one will come on it: the agent connects anew.
+    /// Handles the outcome of a list. A list of another incarnation, or one that could not be
+    /// compared, proves nothing about this link, and no other list will follow on it: the agent
+    /// must reconnect.
     pub(super) fn list_compared(&mut self, link: LinkId, outcome: &Outcome) {
         if outcome.is_err() && self.agent_links.contains_key(&link) {
             self.out.push(Effect::CloseAgent(link));
@@ -329,7 +332,7 @@ impl Leader {
         }
     }
 
-    /// Its record moved: links and offers follow.
+    /// Updates links and offers after the agent's record has changed.
     pub(super) fn agent_changed(&mut self, registry: &Registry, now: Now, id: AgentId) {
         self.outdated(registry, id);
         match registry.agent(id).map(|agent| agent.mode()) {
@@ -395,7 +398,7 @@ impl Leader {
     }
 }
 
-/// Cuts a text as `apply` would.
+/// Truncates a text as `apply` would.
 fn shorten(text: &mut String, bytes: usize) {
     if text.len() > bytes {
         text.truncate(text.floor_char_boundary(bytes));

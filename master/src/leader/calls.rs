@@ -19,24 +19,26 @@ use super::{Answer, Decline, Leader, Now, Refused, Route, refused};
 use crate::links::RequestId;
 use crate::offers::{Standing, verify};
 
-/// Repeats of one call that wait with it; the one that has waited longest is told to try again.
+/// Repeats of one call that wait with it. Beyond this number, the repeat that has waited longest is
+/// asked to retry.
 const REPEATS: usize = 16;
 
-/// A call on its way through the log.
+/// A call in flight in the log.
 #[derive(Debug)]
 pub(super) struct PendingCall {
-    /// Who waits; a repeat joins.
+    /// The waiting requests; a repeated call joins them.
     pub(super) requests: VecDeque<RequestId>,
     hash: u64,
     key: (FrameworkId, u64, u64),
-    /// Of its operations: the log may hold them in one.
+    /// The shape of its operations: the log may hold them as one.
     shape: Shape,
     /// The offers that it uses, all of one agent and role.
     used: Option<UsedOffers>,
 }
 
 impl PendingCall {
-    /// Once it is applied, facts alone say what is free of them.
+    /// Returns the used offers. Once the call is applied, facts alone determine which of their
+    /// resources are free.
     pub(super) fn used_offers(&self) -> &[OfferId] {
         self.used.as_ref().map_or(&[], |used| &used.ids)
     }
@@ -51,7 +53,8 @@ struct UsedOffers {
 }
 
 impl Leader {
-    /// An answer already given, or a call already on its way, is found before anything is judged.
+    /// Handles a call. A stored answer, or the same call in flight, is found before anything is
+    /// judged.
     pub(super) fn call(
         &mut self,
         registry: &Registry,
@@ -95,8 +98,9 @@ impl Leader {
         if let CallAction::Accept(accept) = &call.action {
             match self.judge(registry, now, &call, accept, tokens) {
                 Ok(()) => used = used_offers(accept, filter_ms),
-                // What became of it is forgotten, and it may have used these offers itself: not the offers are
-                // what is wrong with it. Its entry says what is; without offers it can do nothing else.
+                // The stored answer may have been dropped, and the call may itself have used these
+                // offers, so they are not the actual error. The entry determines it; without offers
+                // the call can do nothing else.
                 Err(_) if registry.may_act(&call).is_err() => {
                     let offers = Vec::new();
                     let accept = accept.clone();
@@ -126,8 +130,9 @@ impl Leader {
         self.pending_calls.insert(key, serial);
     }
 
-    /// Has the call remembered by the hash of the level: a leader of release 0.1.0 may get its repeat. Returns the former hash.
-    /// What the level does not have of a framework is left out.
+    /// Has the call stored under the hash of the cluster's level: a leader of release 0.1.0 may
+    /// receive its repeat. Returns the former hash. Fields of a framework that the level does not
+    /// have are removed.
     fn reduce_to_level(&self, call: &mut Call) -> u64 {
         let hash = call.hash;
         if self.level < Level::RELEASE_0_2 {
@@ -139,8 +144,9 @@ impl Leader {
         hash
     }
 
-    /// Refuses a call for what only the book and the clock of this leader say. If another master leads by now, the call may
-    /// have been answered there. So the refusal waits for an entry, which a replaced leader cannot commit.
+    /// Rejects a call for a reason that only the book and the clock of this leader show. If another
+    /// master leads by now, the call may have been answered there. So the rejection waits for an
+    /// entry, which a deposed leader cannot commit.
     fn refuse_once_confirmed(&mut self, request: RequestId, why: Rejection) {
         self.decide(Command::Tick, Route::Refusal(request, why));
     }
@@ -155,7 +161,8 @@ impl Leader {
         self.answer(request, refused(&why));
     }
 
-    /// One of an earlier reign that was never adopted is not in the book: `apply` judges it.
+    /// Takes the used offers from the book. An offer of an earlier epoch that was never adopted is
+    /// not in the book: `apply` judges it.
     fn take(&mut self, used: &UsedOffers) {
         let ids = used.ids.iter().copied();
         let open: Vec<OfferId> = ids.filter(|id| self.book.get(*id).is_some()).collect();
@@ -164,8 +171,9 @@ impl Leader {
             .expect("each was just seen to be open");
     }
 
-    /// What only the leader can know of offers: whether they are authentic, and open in its book; and whether any task
-    /// can be launched by its description. Everything else is judged when the entry is applied.
+    /// Judges what only the leader can know of offers: whether they are authentic, and open in its
+    /// book; and whether any task can be launched by its description. Everything else is judged
+    /// when the entry is applied.
     fn judge(
         &self,
         registry: &Registry,
@@ -215,11 +223,11 @@ impl Leader {
                 return Err(Rejection::OfferUsed(promise.id));
             }
         }
-        // A description that no agent can run costs no offer.
+        // A description that no agent can run does not consume the offer.
         check_descriptions(accept)
     }
 
-    /// A token of an earlier reign loses against an open offer.
+    /// Returns whether an offer fits: a token of an earlier epoch loses against an open offer.
     fn fits(&self, registry: &Registry, promise: &Promise) -> bool {
         let free = registry.free(promise.agent);
         free.minus(&self.book.offered_on(promise.agent))
@@ -284,12 +292,12 @@ impl Leader {
             }
             Some(_) => {}
         }
-        // An offer that is gone, or somebody else's, needs no declining.
+        // An offer that is gone, or belongs to another framework, needs no declining.
         self.declined(now, decline);
         self.answer(request, Answer::Declined);
     }
 
-    /// What was answered before is answered again without an entry.
+    /// Handles an operator's batch. A stored answer is returned again without an entry.
     pub(super) fn operate(
         &mut self,
         registry: &Registry,
@@ -307,7 +315,7 @@ impl Leader {
             return self.operated(registry, request, outcome);
         }
         if self.level < Level::RELEASE_0_2 {
-            // As for calls.
+            // The same as for calls.
             operate.hash = fingerprint::batch_of_0_1_0(&operate);
         }
         self.propose(actor, Command::Operate(operate), Route::Operate(request));
@@ -316,7 +324,7 @@ impl Leader {
     pub(super) fn operated(&mut self, registry: &Registry, request: RequestId, outcome: Outcome) {
         let answer = match outcome {
             Ok(Reply::Operated { revision, outcomes }) => Answer::Operated {
-                // An earlier release remembered none: by now it is applied.
+                // An earlier release stored none: by now the batch is applied.
                 revision: match revision.index {
                     0 => Revision {
                         index: registry.applied(),
@@ -336,7 +344,7 @@ impl Leader {
     }
 }
 
-/// What a turn has time for.
+/// Rejects an acceptance that is too large for one turn.
 fn check_size(accept: &Accept) -> Result<(), Rejection> {
     let counts = [
         (accept.tasks().count(), "tasks", limits::TASKS_PER_CALL),
@@ -369,7 +377,7 @@ fn shape_of(call: &Call) -> Shape {
     }
 }
 
-/// A call that was applied whole, by now.
+/// Returns the answer to a call whose operations all succeeded.
 fn done(registry: &Registry) -> Answer {
     let revision = Revision {
         index: registry.applied(),
@@ -392,7 +400,7 @@ fn used_offers(accept: &Accept, filter_ms: u64) -> Option<UsedOffers> {
     })
 }
 
-/// A stored answer, in the words of its codes.
+/// Returns a stored answer, with the messages of its codes.
 fn repeated(stored: &Stored, shape: &Shape) -> Answer {
     match &stored.outcome {
         AnswerOutcome::Done { refused } => {

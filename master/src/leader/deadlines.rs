@@ -1,8 +1,8 @@
-//! Who is overdue.
+//! Deadlines: which agents, frameworks and tasks are overdue.
 //!
-//! Deadlines that masters agree on are in the index of the registry, and are read from there. What only this leader
-//! knows, as when something was last heard, has timers: one ordered set, looked at each tick; a heartbeat only moves the
-//! moment at which its timer is found too early.
+//! Replicated deadlines are read from the index of the registry. Facts that only this leader knows,
+//! such as the time of the last heartbeat, have timers: one ordered set, checked at each tick. A
+//! heartbeat does not move its timer; the timer finds on expiry that it is too early.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,18 +22,18 @@ use crate::links::LinkId;
 enum Timer {
     /// An agent may have been silent for too long.
     Agent(AgentId),
-    /// A framework's stream may have been gone for too long.
+    /// A framework may have been without a stream for too long.
     Stream(FrameworkId),
     /// A scheduler that sends heartbeats may have been silent for too long.
     Silence(LinkId),
 }
 
-/// Timers and heartbeats that the running turn has still time for.
+/// Timers and heartbeats that the current turn can still process.
 #[derive(Debug, Clone, Copy)]
 struct Steps(usize);
 
 impl Steps {
-    /// What one turn has time for: a step takes up to three microseconds.
+    /// The budget of one turn: a step takes up to three microseconds.
     const TURN: Self = Self(512);
 }
 
@@ -43,13 +43,14 @@ impl Default for Steps {
     }
 }
 
-/// How far the leader has come with the deadlines of the registry that are due. Each is looked at once in a pass: it stays
-/// in the index until what was decided is applied, and the next pass finds it again if that was overtaken and refused.
+/// The leader's progress through the due deadlines of the registry. A pass handles each deadline
+/// once. The deadline stays in the index until the decision is applied; if that decision was
+/// overtaken and rejected, the next pass finds the deadline again.
 #[derive(Debug, Default)]
 struct Pass {
-    /// The deadline that was looked at last.
+    /// The deadline that was handled last.
     behind: Option<(DeadlineKind, Timestamp, Subject)>,
-    /// When the next pass may begin.
+    /// The earliest start of the next pass.
     next: Timestamp,
 }
 
@@ -58,19 +59,20 @@ struct Pass {
 pub(super) struct Deadlines {
     timers: BTreeSet<(Timestamp, Timer)>,
     pass: Pass,
-    /// Agents that are watched, and when something last came of them.
+    /// Watched agents, and when the last message of each arrived.
     heard: BTreeMap<AgentId, Timestamp>,
-    /// Frameworks without a stream, since when.
+    /// Frameworks without a stream, and since when.
     gone: BTreeMap<FrameworkId, Timestamp>,
-    /// Frameworks whose disconnection is being committed, and how many of these decisions are in the log.
+    /// Frameworks whose disconnection is being committed, and the number of these decisions in the
+    /// log.
     disconnecting: BTreeMap<FrameworkId, usize>,
     last_heartbeat: Timestamp,
-    /// Streams from this one on have not been sent the heartbeat that is due.
+    /// The first stream that has not been sent the current heartbeat.
     next_beat: Option<LinkId>,
     /// The last tick, while timers or heartbeats that were due at it are left.
     unfinished: Option<Now>,
     steps: Steps,
-    /// Cluster time of the newest entry, and the step in which ticks are due.
+    /// Cluster time of the newest entry, or of the last tick that was proposed.
     last_entry: Timestamp,
 }
 
@@ -81,13 +83,14 @@ impl Deadlines {
         }
     }
 
-    /// How many agents are expected to be heard: those that are neither unreachable nor gone.
+    /// Returns the number of agents that are expected to send heartbeats: those that are neither
+    /// unreachable nor gone.
     pub(super) fn watched(&self) -> usize {
         self.heard.len()
     }
 
-    /// Whether a decision that the framework is disconnected is on its way through the log. Until it is applied, the
-    /// record does not show whether the framework is connected.
+    /// Returns whether a decision that the framework is disconnected is in flight in the log. Until
+    /// it is applied, the record does not show whether the framework is connected.
     pub(super) fn is_disconnecting(&self, id: FrameworkId) -> bool {
         self.disconnecting.contains_key(&id)
     }
@@ -101,8 +104,8 @@ impl Deadlines {
         }
     }
 
-    /// The next deadline of the registry that is due, and not looked at in this pass: of every kind that masters count on,
-    /// one kind after the other.
+    /// Returns the next due deadline of the registry that this pass has not handled: of every exact
+    /// kind, one kind after the other.
     fn due<'a>(
         &self,
         registry: &'a Registry,
@@ -122,7 +125,7 @@ impl Deadlines {
         })
     }
 
-    /// Begins another pass once nothing is left of this one.
+    /// Begins another pass once no deadline of this one is left.
     fn begin_pass(&mut self, registry: &Registry, now: Now) {
         if now.at >= self.pass.next && self.due(registry, now).is_none() {
             self.pass = Pass {
@@ -134,7 +137,7 @@ impl Deadlines {
 }
 
 impl Leader {
-    /// On taking office everybody gets a full, fresh grace.
+    /// Restarts every timeout when leadership begins.
     pub(super) fn arm_all(&mut self, registry: &Registry, now: Now) {
         self.begin_mass_loss(registry, now);
         for agent in registry.agents() {
@@ -148,7 +151,8 @@ impl Leader {
         }
     }
 
-    /// A pause of this process is nobody's silence: everybody gets a full, fresh grace.
+    /// Restarts every timeout after a pause of this process, which must not count as silence of
+    /// others.
     pub(crate) fn refresh(&mut self, now: Now) {
         for heard in self.deadlines.heard.values_mut() {
             *heard = now.at;
@@ -171,14 +175,15 @@ impl Leader {
         }
     }
 
-    /// Watches an agent whose record moved: it gets no new grace if it is watched already.
+    /// Watches an agent whose record has changed. An agent that is already watched keeps its
+    /// timeout.
     pub(super) fn watch_agent(&mut self, now: Now, agent: AgentId) {
         if !self.deadlines.heard.contains_key(&agent) {
             self.arm_agent(now, agent);
         }
     }
 
-    /// An unreachable agent is not watched; its timer finds nothing.
+    /// Stops watching an unreachable agent; its timer finds nothing.
     pub(super) fn unwatch_agent(&mut self, agent: AgentId) {
         self.deadlines.heard.remove(&agent);
     }
@@ -193,7 +198,7 @@ impl Leader {
         }
     }
 
-    /// A stream ended: its framework has a while to come back.
+    /// Records that a stream ended: its framework has a limited time to return.
     pub(super) fn stream_gone(&mut self, now: Now, id: FrameworkId) {
         self.deadlines.gone.insert(id, now.at);
         self.deadlines
@@ -243,15 +248,15 @@ impl Leader {
         self.lapse_offers(now);
     }
 
-    /// Continues with what was due at the last tick, and returns how many steps the turn has taken for
-    /// it; called once at the end of each turn.
+    /// Continues with the work that was due at the last tick, and returns the number of steps that
+    /// the turn has taken for it. Called once at the end of each turn.
     pub(super) fn end_ticking(&mut self, registry: &Registry) -> usize {
         self.work_off_tick(registry);
         let Steps(left) = std::mem::take(&mut self.deadlines.steps);
         Steps::TURN.0 - left
     }
 
-    /// Whether timers or heartbeats are left that were due at the last tick.
+    /// Returns whether timers or heartbeats are left that were due at the last tick.
     pub(super) fn is_ticking(&self) -> bool {
         self.deadlines.unfinished.is_some()
     }
@@ -261,7 +266,7 @@ impl Leader {
             return;
         };
         while self.deadlines.steps.0 > 0 {
-            // Timers come last: as many as there are agents may be due at each tick.
+            // Timers come last: at each tick, as many as there are agents may be due.
             let has_worked = self.beat()
                 || self.look_at_deadline(registry, now)
                 || self.look_at_timer(registry, now);
@@ -287,7 +292,7 @@ impl Leader {
         next.is_some()
     }
 
-    /// Looks at the next deadline of the registry that is due; false if there is none.
+    /// Handles the next deadline of the registry that is due; false if there is none.
     fn look_at_deadline(&mut self, registry: &Registry, now: Now) -> bool {
         let Some((kind, at, subject)) = self.deadlines.due(registry, now) else {
             return false;
@@ -297,13 +302,13 @@ impl Leader {
         true
     }
 
-    /// What a leader proposes once the time of an agreed deadline has come: one line for each kind.
+    /// Proposes the consequence of a replicated deadline: one line for each kind.
     fn deadline_due(&mut self, registry: &Registry, kind: DeadlineKind, subject: &Subject) {
         match (kind, subject) {
             (DeadlineKind::Failover, Subject::Framework(id)) => self.framework_due(registry, *id),
-            // No command sets one yet, and none ends what it is the deadline of.
+            // No command sets one yet, and none ends what the deadline belongs to.
             (DeadlineKind::Administration, Subject::Agent(_)) => {}
-            // These are not exact: passes of their own remove what is old.
+            // These are not exact: separate passes remove old records.
             (DeadlineKind::Lost | DeadlineKind::Answer, _) => {}
             // The index has no such entries.
             (
@@ -316,7 +321,7 @@ impl Leader {
         }
     }
 
-    /// Looks at the next timer that is due; false if there is none.
+    /// Handles the next timer that is due; false if there is none.
     fn look_at_timer(&mut self, registry: &Registry, now: Now) -> bool {
         let next = self.deadlines.timers.first().copied();
         let Some((due, timer)) = next.filter(|(due, _)| *due <= now.at) else {
@@ -348,7 +353,7 @@ impl Leader {
             self.deadlines.timers.insert((later, Timer::Agent(id)));
             return;
         }
-        // Looked at again, in case this decision is overtaken and refused.
+        // Checked again, in case this decision is overtaken and rejected.
         self.deadlines.timers.insert((
             now.at.plus_ms(self.limits.agent_timeout_ms),
             Timer::Agent(id),
@@ -374,7 +379,7 @@ impl Leader {
             self.deadlines.timers.insert((due, Timer::Stream(id)));
             return;
         }
-        // Looked at again, in case this decision is overtaken and refused.
+        // Checked again, in case this decision is overtaken and rejected.
         self.deadlines.timers.insert((
             now.at.plus_ms(self.limits.framework_grace_ms),
             Timer::Stream(id),
@@ -390,7 +395,7 @@ impl Leader {
         );
     }
 
-    /// A framework has been away for too long.
+    /// Handles a framework that has been without a stream for too long.
     fn framework_due(&mut self, registry: &Registry, id: FrameworkId) {
         let Some(framework) = registry.framework(id) else {
             return;
@@ -405,8 +410,8 @@ impl Leader {
         self.decide(Command::ExpireFramework(decision), Route::Events);
     }
 
-    /// While a deadline of the registry runs, cluster time is committed now and then, so that a
-    /// change of leader costs little of it; else idle is silent.
+    /// Commits cluster time periodically while a deadline of the registry runs, so that a change of
+    /// leader loses little of it. Otherwise an idle leader commits nothing.
     fn advance_time(&mut self, registry: &Registry, now: Now) {
         self.deadlines.last_entry = self.deadlines.last_entry.max(registry.time());
         let Some(deadline) = registry.deadlines().next() else {
@@ -420,14 +425,15 @@ impl Leader {
     }
 }
 
-/// How often a framework's stream shows that it lives, in milliseconds.
+/// Interval of heartbeats on a framework's stream, in milliseconds.
 pub(crate) const HEARTBEAT_MS: u64 = 1_000;
-/// From the beginning of a pass over the deadlines that are due to that of the next, in milliseconds.
+/// Interval of passes over the due deadlines, in milliseconds.
 const PASS_MS: u64 = 1_000;
-/// The shortest step in which cluster time is committed for its own sake, in milliseconds.
+/// Minimum interval at which cluster time is committed in an entry for that purpose, in
+/// milliseconds.
 const TICK_MS: u64 = 30_000;
 
-/// Whether a stream of this framework is expected.
+/// Returns whether the framework is expected to have a stream.
 fn is_expected(framework: &Framework) -> bool {
     framework.connection == Connection::Connected && !framework.removing
 }

@@ -1,6 +1,6 @@
-//! Updates on their way to frameworks: a cursor over the registry's records, not a queue.
+//! Delivery of updates to frameworks: a cursor over the registry's records, not a queue.
 //!
-//! At most so many tasks are in flight; the next ones are sent when those are acknowledged.
+//! The number of tasks in flight is bounded; the next ones are sent when those are acknowledged.
 
 use std::ops::Bound;
 
@@ -18,11 +18,11 @@ use super::frameworks::Replay;
 use super::{Answer, Leader, Now, Reconcile, Route, refused};
 use crate::links::{LinkId, RequestId};
 
-/// Tasks of one framework with updates sent and not acknowledged.
+/// Maximum number of tasks of one framework with updates that are sent and not acknowledged.
 const IN_FLIGHT: usize = 1_000;
 
 impl Leader {
-    /// A task in flight may be told of again at once; another one waits for its turn.
+    /// Sends an update of a task that is in flight immediately; another task waits in line.
     pub(super) fn task_updated(&mut self, registry: &Registry, key: &TaskKey) {
         let Some(link) = self.linked_frameworks.get(&key.framework).copied() else {
             return;
@@ -38,7 +38,7 @@ impl Leader {
         }
     }
 
-    /// Nobody will acknowledge what is not there any more: its place is free.
+    /// Releases the place of a task that no longer exists: it will not be acknowledged.
     pub(super) fn task_forgotten(&mut self, registry: &Registry, key: &TaskKey) {
         let Some(link) = self.linked_frameworks.get(&key.framework).copied() else {
             return;
@@ -52,7 +52,7 @@ impl Leader {
         }
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends waiting updates, as far as there is room.
     pub(super) fn pump_updates(&mut self, registry: &Registry, link: LinkId) {
         while let Some(state) = self.framework_links.get_mut(&link) {
             let Some(framework) = state.framework else {
@@ -70,7 +70,8 @@ impl Leader {
         }
     }
 
-    /// Sends what this stream was not told yet of a task; it is in flight then.
+    /// Sends the updates of a task that this stream has not been sent yet. The task is in flight
+    /// then.
     fn tell_updates(&mut self, registry: &Registry, link: LinkId, key: &TaskKey) {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
@@ -110,7 +111,8 @@ impl Leader {
                 },
             );
         }
-        // A leader that was replaced without knowing has not seen the update: what it lacks proves nothing.
+        // A leader that was deposed without noticing has not seen the update: its absence proves
+        // nothing.
         let applied = registry.applied();
         let stored = |(task, revision): &(TaskId, Revision)| {
             let task = registry.task(&TaskKey {
@@ -123,7 +125,7 @@ impl Leader {
             });
             !waits && revision.index <= applied
         };
-        // A repeat, or one for what is long forgotten, needs no entry.
+        // A repeat, or an acknowledgement of a task that was removed long ago, needs no entry.
         let known = registry
             .framework(framework)
             .is_some_and(|known| known.session == acknowledge.session);
@@ -166,8 +168,9 @@ impl Leader {
         self.pump_updates(registry, link);
     }
 
-    /// Answers at once from the registry. UNKNOWN is a promise, so it waits for a commit. So does a refusal: a leader that was
-    /// replaced without knowing it may not know the framework, or its newest session.
+    /// Answers immediately from the registry. UNKNOWN is a promise, so it waits for a commit. So
+    /// does a rejection: a leader that was deposed without noticing may not know the framework, or
+    /// its newest session.
     pub(super) fn reconcile(
         &mut self,
         registry: &Registry,
@@ -228,7 +231,8 @@ impl Leader {
     }
 }
 
-/// The next task of a stream's replay. One that is in flight by then is sent nothing twice.
+/// Returns the next task of a stream's replay. A task that is in flight by then is sent nothing
+/// twice.
 fn replayed(registry: &Registry, framework: FrameworkId, replay: &mut Replay) -> Option<TaskId> {
     let from = match replay {
         Replay::Start => Bound::Unbounded,
@@ -245,8 +249,8 @@ fn replayed(registry: &Registry, framework: FrameworkId, replay: &mut Replay) ->
     next
 }
 
-/// One answer a task: the state that the framework was last told, or UNKNOWN. Of all tasks a
-/// bounded part.
+/// Returns one answer for each task: the state that the framework was last sent, or UNKNOWN. Of all
+/// tasks, it returns a bounded part.
 fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> Answer {
     let (statuses, more) = if reconcile.tasks.is_empty() {
         part(registry, reconcile)
@@ -316,7 +320,7 @@ fn one(registry: &Registry, now: Now, reconcile: &Reconcile, task: &TaskId) -> v
     )
 }
 
-/// The present state of a task. Answers are not acknowledged, so they carry no revision.
+/// Returns the current state of a task. Answers are not acknowledged, so they carry no revision.
 fn answer(task: &Task) -> v1::TaskStatus {
     let status = convert::status(task, &task.latest);
     v1::TaskStatus {

@@ -15,17 +15,17 @@ use super::deadlines::HEARTBEAT_MS;
 use super::{Answer, Effect, Leader, Now, Route, Subscription};
 use crate::links::{LinkId, RequestId};
 
-/// Heartbeats that a scheduler sends within the time after which its silence counts.
+/// Heartbeats that a scheduler sends within its silence timeout.
 const HEARTBEATS_IN_A_TIMEOUT: u64 = 3;
 
-/// How far the replay of a stream has come: a cursor, since 100,000 tasks may wait.
+/// Progress of a stream's replay: a cursor, because 100,000 tasks may wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Replay {
-    /// From the first task on.
+    /// Starts with the first task.
     Start,
-    /// Behind this one.
+    /// Continues after this task.
     Behind(TaskId),
-    /// All of it was sent.
+    /// The whole replay was sent.
     Done,
 }
 
@@ -35,15 +35,17 @@ pub(super) struct FrameworkLink {
     /// Known once it is subscribed.
     pub(super) framework: Option<FrameworkId>,
     pub(super) subscription: Box<Subscription>,
-    /// Tasks with updates sent and not acknowledged, up to which revision.
+    /// Tasks with updates that are sent and not acknowledged, and the revision up to which they
+    /// were sent.
     pub(super) in_flight: BTreeMap<TaskId, Revision>,
     /// Tasks with updates that wait for room; none of them is in flight.
     pub(super) unsent: BTreeSet<TaskId>,
-    /// What was not acknowledged when the stream began, in the order of the registry's index.
+    /// Updates that were not acknowledged when the stream began, in the order of the registry's
+    /// index.
     pub(super) replay: Replay,
-    /// Its reader is behind: it is sent no offers, nor hints.
+    /// Whether its reader is behind: it is sent neither offers nor hints.
     pub(super) behind: bool,
-    /// When its scheduler was last heard of.
+    /// Time at which the last message of its scheduler arrived.
     pub(super) heard: Timestamp,
 }
 
@@ -71,7 +73,8 @@ impl Leader {
         let known = named.or_else(|| {
             registry.framework_by_session(&subscription.info.principal, subscription.session)
         });
-        // One without a record may be newer than what this leader knows, if another one leads by now: the entry decides.
+        // If another master leads by now, a framework without a record may be newer than this
+        // leader's state: the entry decides.
         let framework = known.and_then(|id| registry.framework(id));
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
@@ -124,13 +127,14 @@ impl Leader {
         }
     }
 
-    /// The stream is the framework's from now on: what it held is judged, what it missed is sent.
+    /// Attaches a stream to its framework: judges the offers that the framework holds, and sends
+    /// the updates that it missed.
     fn attach(&mut self, registry: &Registry, now: Now, link: LinkId, id: FrameworkId) {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
         };
         let Some(framework) = registry.framework(id) else {
-            // Committed, and removed again in the same entry.
+            // The framework was subscribed and removed again in the same entry.
             let text = Rejection::UnknownFramework(id).to_string();
             return self.end_stream(link, "removed", &text);
         };
@@ -181,7 +185,8 @@ impl Leader {
         self.resumed(registry, now, id, filters);
     }
 
-    /// How often the scheduler of a stream is to send heartbeats, in milliseconds; 0 for one that sends none.
+    /// Returns the heartbeat interval for the scheduler of a stream, in milliseconds; 0 for a
+    /// scheduler that sends none.
     fn expect_heartbeats(&mut self, now: Now, link: LinkId) -> u64 {
         let state = self.framework_links.get(&link);
         if !state.is_some_and(|state| state.subscription.sends_heartbeats) {
@@ -203,7 +208,7 @@ impl Leader {
         }
     }
 
-    /// Writes nothing, whatever the session: a scheduler that is superseded learns so on its stream.
+    /// Writes nothing, regardless of the session: a superseded scheduler is notified on its stream.
     pub(super) fn framework_heartbeat(
         &mut self,
         now: Now,
@@ -220,7 +225,8 @@ impl Leader {
         self.answer(request, Answer::Heard);
     }
 
-    /// Its scheduler sends no more heartbeats: others get its offers at once, and its absence begins.
+    /// Handles a scheduler that no longer sends heartbeats: its offers are free immediately, and
+    /// its disconnection timeout begins.
     pub(super) fn framework_silent(&mut self, now: Now, link: LinkId) {
         let Some(id) = self
             .framework_links
@@ -244,7 +250,8 @@ impl Leader {
         }
     }
 
-    /// Info, suppression or connection moved: streams, timers and offers follow.
+    /// Updates streams, timers and offers after info, suppression or connection of a framework has
+    /// changed.
     pub(super) fn framework_changed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
         let Some(framework) = registry.framework(id) else {
             return;
@@ -289,8 +296,8 @@ impl Leader {
         }
     }
 
-    /// Tells every framework with a stream that is read that an agent failed. A hint: the updates of
-    /// its tasks are what counts.
+    /// Notifies every framework whose stream is not behind that an agent failed. This is a hint:
+    /// the updates of its tasks are authoritative.
     pub(super) fn tell_failure(&mut self, agent: AgentId, reason: &str) {
         let read = |link: &LinkId| {
             self.framework_links
@@ -314,16 +321,17 @@ impl Leader {
         ));
     }
 
-    /// Closes a stream whose framework the record calls disconnected: the decision was applied after the framework had
-    /// subscribed. The scheduler subscribes again, as an agent in this place registers again, and that is committed. A
-    /// `Subscribe` proposed here instead would overwrite a newer description of the framework that is in the log already.
+    /// Closes a stream whose framework is recorded as disconnected: the decision was applied after
+    /// the framework had subscribed. The scheduler subscribes again, just as an agent in this
+    /// situation registers again, and that is committed. A `Subscribe` proposed here instead would
+    /// overwrite a newer description of the framework that is already in the log.
     fn close_stream(&mut self, id: FrameworkId, link: LinkId) {
         self.linked_frameworks.remove(&id);
         self.framework_links.remove(&link);
         self.out.push(Effect::CloseFramework(link));
     }
 
-    /// Says why, then ends the stream.
+    /// Sends the reason, then ends the stream.
     fn end_stream(&mut self, link: LinkId, code: &str, message: &str) {
         let error = v1::Error {
             code: code.to_owned(),

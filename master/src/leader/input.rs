@@ -1,4 +1,4 @@
-//! What comes in to a leader, and what it wants done.
+//! Inputs and effects of a leader.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use argosy_state::resources::Resources;
 use super::messages::FrameworkMessage;
 use crate::links::{LinkId, RequestId};
 
-/// The two clocks: cluster time decides, wall time is shown.
+/// The two clocks: cluster time decides, wall time is for display.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
     /// Cluster time.
@@ -30,12 +30,12 @@ pub(crate) struct Now {
     pub(crate) wall_ms: i64,
 }
 
-/// What came in. What may be proposed for it names its actor.
+/// An input of a leader. An input that may lead to a proposal names its actor.
 #[derive(Debug)]
 pub(crate) enum Input {
     AgentHello {
         link: LinkId,
-        /// Whose stream it is.
+        /// The actor whose stream it is.
         actor: Actor,
         hello: Box<Hello>,
     },
@@ -68,13 +68,13 @@ pub(crate) enum Input {
     FrameworkClosed {
         link: LinkId,
     },
-    /// A scheduler is alive.
+    /// A heartbeat of a scheduler.
     FrameworkHeartbeat {
         request: RequestId,
         framework: FrameworkId,
         session: u64,
     },
-    /// What was sent on a stream piles up unread, or no longer does.
+    /// Unread messages pile up on the stream, or no longer do.
     FrameworkBehind {
         link: LinkId,
         behind: bool,
@@ -109,14 +109,15 @@ pub(crate) enum Input {
         actor: Actor,
         operate: Operate,
     },
-    /// Raises the feature level; every member knows it.
+    /// Raises the feature level; every member supports it.
     RaiseLevel {
         request: RequestId,
         actor: Actor,
         level: Level,
     },
     Applied(Applied),
-    /// The proposal with this serial holds what the level of the cluster does not have.
+    /// The proposal with this serial contains something that the level of the cluster does not
+    /// have.
     BeyondLevel {
         serial: u64,
         need: Need,
@@ -126,7 +127,7 @@ pub(crate) enum Input {
         serial: u64,
         bytes: usize,
     },
-    /// The proposal with this serial cannot be read back from its stored form.
+    /// The proposal with this serial cannot be decoded from its stored form.
     Unreadable {
         serial: u64,
         why: DecodeError,
@@ -146,9 +147,9 @@ pub(crate) struct Hello {
     pub(crate) highest_epoch: Epoch,
     pub(crate) info: AgentInfo,
     pub(crate) floor: OrderIndex,
-    /// By the kinds that it reports; of agents of release 0.1 tasks only.
+    /// Digests by the kinds that the agent reports; agents of release 0.1 report tasks only.
     pub(crate) digests: BTreeMap<HeldKind, u128>,
-    /// The version of the protocol that was agreed on.
+    /// The negotiated protocol version.
     pub(crate) version: u32,
 }
 
@@ -161,13 +162,13 @@ pub(crate) struct Subscription {
     pub(crate) info: FrameworkInfo,
     pub(crate) held: Vec<(Promise, Vec<u8>)>,
     pub(crate) filters: Vec<HeldFilter>,
-    /// The version of the protocol that was agreed on.
+    /// The negotiated protocol version.
     pub(crate) version: u32,
-    /// It sends heartbeats: silence ends its stream.
+    /// Whether it sends heartbeats: then silence ends its stream.
     pub(crate) sends_heartbeats: bool,
 }
 
-/// A decline still in force, as its maker remembers it.
+/// A decline still in force, as the framework presents it.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldFilter {
     pub(crate) agent: AgentId,
@@ -176,7 +177,7 @@ pub(crate) struct HeldFilter {
     pub(crate) remaining_ms: u64,
 }
 
-/// Offers that are not wanted.
+/// Offers that a framework declines.
 #[derive(Debug, Clone)]
 pub(crate) struct Decline {
     pub(crate) framework: FrameworkId,
@@ -186,19 +187,20 @@ pub(crate) struct Decline {
     pub(crate) reason: (String, String),
 }
 
-/// A question about tasks.
+/// A reconciliation request for tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct Reconcile {
     pub(crate) framework: FrameworkId,
     pub(crate) session: u64,
-    /// At most [`argosy_state::limits::RECORDS_PER_COMMAND`]; none means all that have not ended.
+    /// At most [`argosy_state::limits::RECORDS_PER_COMMAND`]; an empty list means all tasks that
+    /// have not ended.
     pub(crate) tasks: Vec<TaskId>,
-    /// Of all, those behind this one.
+    /// If all tasks are requested, those after this one.
     pub(crate) after: Option<TaskId>,
     pub(crate) next_number: u64,
 }
 
-/// What is to be done; performed by the replica in order.
+/// An effect of a leader's decisions; the replica performs effects in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
     Propose(Box<Proposed>),
@@ -207,11 +209,12 @@ pub(crate) enum Effect {
     CloseAgent(LinkId),
     CloseFramework(LinkId),
     Answer(RequestId, Answer),
-    /// Too many agents fell silent at once: perhaps it is this master that is cut off.
+    /// Transfers leadership: too many agents fell silent within one timeout, so this master may be
+    /// cut off.
     HandOver,
 }
 
-/// What a caller is told.
+/// An answer to a caller.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
     Called {
@@ -221,11 +224,11 @@ pub(crate) enum Answer {
     Acknowledged,
     Declined,
     Heard,
-    /// On its way, or lost.
+    /// The message was sent, or is lost.
     Passed,
     Reconciled {
         reply: v1::ReconcileReply,
-        /// There is more behind this task.
+        /// The last task of this answer, if more follow.
         more: Option<TaskId>,
     },
     Operated {
@@ -238,7 +241,7 @@ pub(crate) enum Answer {
     },
 }
 
-/// A refused part of a call.
+/// A rejected part of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) position: Position,

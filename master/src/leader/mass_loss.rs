@@ -1,7 +1,9 @@
-//! What happens when very many agents fall silent at once: probably it is this master that is cut off.
+//! Mass loss: very many agents that fall silent within one timeout. The likely cause is that this
+//! master is cut off.
 //!
-//! The leader first hands leadership over, once for each such loss, then gives up one agent in a hundred a second. The
-//! registry records the hand-over, so that the next leader continues slowly instead of handing over again.
+//! The leader first transfers leadership, once for each such loss, then declares one agent in a
+//! hundred per second unreachable. The registry records the transfer, so that the next leader
+//! continues slowly instead of transferring leadership again.
 
 use argosy_state::Registry;
 use argosy_state::command::Command;
@@ -10,53 +12,57 @@ use argosy_state::level::Level;
 
 use super::{Effect, Leader, Now, Route};
 
-/// Agents that may be given up at once, however few there are.
+/// Number of agents that may be declared unreachable immediately, however small the cluster is.
 const FEW: usize = 10;
-/// A record of a mass loss counts for so many agent timeouts: longer than a change of leader takes with the grace that
-/// follows. A leader that still holds agents back renews the record after one.
+/// Agent timeouts for which a record of a mass loss counts: longer than a change of leader with its
+/// following grace period. A leader that still holds agents back renews the record after one
+/// timeout.
 const RECENT_TIMEOUTS: u64 = 4;
-/// How long the leader waits for its successor before it gives up the next agent, in milliseconds.
+/// Time for which the leader waits for its successor before it declares the next agent unreachable,
+/// in milliseconds.
 const HAND_OVER_MS: u64 = 1_000;
 
-/// How fast agents are given up.
+/// State of the rate limit for declaring agents unreachable.
 #[derive(Debug, Default)]
 pub(super) struct MassLoss {
-    /// Agents given up within the running window.
+    /// Agents declared unreachable within the current window.
     silent: usize,
     window_began: Timestamp,
-    /// The most agents that were watched within the running window.
+    /// The maximum number of watched agents within the current window.
     watched: usize,
-    /// When an agent was last held back, or given up in the slow way.
+    /// Time at which an agent was last held back, or declared unreachable at the slow rate.
     held_back: Timestamp,
-    /// When the next agent may be given up while many are silent.
+    /// Time at which the next agent may be declared unreachable while many are silent.
     next_mark: Timestamp,
-    /// A record of it is on its way through the log.
+    /// Whether a record of the mass loss is in flight in the log.
     recording: bool,
-    /// Before level 3: leadership was handed over for one.
+    /// Before level 3: whether leadership was transferred for a mass loss.
     handed_over: bool,
 }
 
 impl Leader {
-    /// Takes over from a leader that may have handed over for a mass loss: then none is given up at once here.
+    /// Continues after a leader that may have transferred leadership for a mass loss: then no agent
+    /// is declared unreachable immediately.
     pub(super) fn begin_mass_loss(&mut self, registry: &Registry, now: Now) {
         let goes_on = self.since_mass_loss(registry, now).is_some();
         let state = &mut self.mass_loss;
         state.window_began = now.at;
         if goes_on {
             state.silent = usize::MAX;
-            // Agents are due after one timeout: until the first of them is held back, no new window begins.
+            // Agents are due after one timeout: until the first of them is held back, no new window
+            // begins.
             state.held_back = now.at.plus_ms(self.limits.agent_timeout_ms);
         }
     }
 
-    /// When the agent is looked at again, if it is not to be given up now. When more than max(10, a fifth) of the agents
-    /// that are watched fall silent within one timeout, the leader hands over, once; then it gives up one in a hundred a
-    /// second.
+    /// Returns when the agent is checked again, if it must not be declared unreachable now. When
+    /// more than max(10, a fifth) of the watched agents fall silent within one timeout, the leader
+    /// transfers leadership, once. Then it declares one agent in a hundred per second unreachable.
     pub(super) fn hold_back(&mut self, registry: &Registry, now: Now) -> Option<Timestamp> {
         let watched = self.deadlines.watched();
         let timeout_ms = self.limits.agent_timeout_ms;
         let state = &mut self.mass_loss;
-        // As long as some wait for their turn, no new window lets a fifth through at once.
+        // While agents are held back, no new window lets another fifth through.
         if now.at.since_ms(state.window_began) > timeout_ms
             && now.at.since_ms(state.held_back) > timeout_ms
         {
@@ -97,7 +103,8 @@ impl Leader {
         self.decide(Command::MassLoss, Route::MassLoss { hand_over });
     }
 
-    /// Before level 3 a mass loss is not recorded: each leader hands over once, as release 0.1.0 does.
+    /// Transfers leadership once in the epoch, as release 0.1.0 does: before level 3 a mass loss is
+    /// not recorded.
     fn hand_over_once(&mut self, now: Now) {
         let state = &mut self.mass_loss;
         if !std::mem::replace(&mut state.handed_over, true) {
@@ -106,7 +113,7 @@ impl Leader {
         }
     }
 
-    /// Leadership is handed over only once the next leader can know why.
+    /// Transfers leadership only once the next leader can know the reason.
     pub(super) fn mass_loss_recorded(&mut self, hand_over: bool) {
         self.mass_loss.recording = false;
         if hand_over {
@@ -114,7 +121,8 @@ impl Leader {
         }
     }
 
-    /// Milliseconds of cluster time since a mass loss was last recorded, if that is recent.
+    /// Returns the milliseconds of cluster time since a mass loss was last recorded, if that is
+    /// recent.
     fn since_mass_loss(&self, registry: &Registry, now: Now) -> Option<u64> {
         let recorded = registry.cluster().mass_loss?;
         let since_ms = now.at.since_ms(recorded);

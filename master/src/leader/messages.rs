@@ -1,4 +1,5 @@
-//! Messages between frameworks and their executors: passed on at once or not at all, never in the log.
+//! Messages between frameworks and their executors: forwarded immediately or not at all, never in
+//! the log.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +11,11 @@ use argosy_state::ids::{AgentId, FrameworkId, TaskId, Timestamp};
 use super::{Answer, Leader, Now, refused};
 use crate::links::{LinkId, RequestId};
 
-/// Bytes that frameworks may send to one agent, and agents to one framework, in a second. More is refused or lost, so that
-/// no stream that carries what matters is given up for it.
+/// Maximum bytes per second from frameworks to one agent, and from agents to one framework. Excess
+/// messages are rejected or lost, so that they never cause an important stream to be closed.
 const BYTES_A_SECOND: usize = 1024 * 1024;
 
-/// A message of a framework.
+/// A message of a framework to an executor.
 #[derive(Debug, Clone)]
 pub(crate) struct FrameworkMessage {
     pub(crate) framework: FrameworkId,
@@ -24,7 +25,7 @@ pub(crate) struct FrameworkMessage {
     pub(crate) data: Vec<u8>,
 }
 
-/// What was passed on in this second.
+/// Bytes that were forwarded in the current second.
 #[derive(Debug, Default)]
 pub(super) struct Passed {
     since: Timestamp,
@@ -44,7 +45,7 @@ impl Passed {
     }
 }
 
-/// Whether there is room for so many more.
+/// Returns whether there is room for `bytes` more.
 fn takes<K: Ord>(passed: &mut BTreeMap<K, usize>, key: K, bytes: usize) -> bool {
     let sum = passed.entry(key).or_default();
     let fits = sum.saturating_add(bytes) <= BYTES_A_SECOND;
@@ -82,7 +83,8 @@ impl Leader {
         let is_there = registry
             .task_of_executor(agent, framework, &executor)
             .is_some();
-        // Only what goes somewhere counts: or one could use up what is for the executors of others.
+        // Only delivered messages count: otherwise one framework could use up the budget for the
+        // executors of others.
         if is_there && !takes(&mut self.passed.at(now.at).to_agents, agent, data.len()) {
             let message = format!("{agent} is sent more than a mebibyte a second; send less");
             let code = "too-many-requests";
@@ -100,7 +102,8 @@ impl Leader {
         self.answer(request, Answer::Passed);
     }
 
-    /// Lost if its framework has no stream, or does not read it.
+    /// Forwards a message to its framework. It is lost if the framework has no stream, or is
+    /// behind.
     pub(super) fn agent_message(&mut self, now: Now, link: LinkId, message: v1::ExecutorMessage) {
         let agent = self.agent_links.get(&link).and_then(|state| state.agent);
         let framework = message.framework_id.parse::<FrameworkId>().ok();

@@ -1,8 +1,9 @@
 //! A leader's decisions: facts, the time and one input in, effects out.
 //!
-//! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
-//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `admission`, `orders`, `settling`, `frameworks`, `calls`,
-//! `delivery`, `offering`, `deadlines`, `mass_loss`, `stopping`, `pruning`.
+//! The leader holds only state that one round can rebuild: links, open offers, filters, timers.
+//! Nothing here awaits, locks, or reads a clock. Reading order: `input`, `agents`, `registering`,
+//! `admission`, `orders`, `update_acks`, `frameworks`, `calls`, `messages`, `delivery`, `offering`,
+//! `deadlines`, `mass_loss`, `stopping`, `pruning`.
 
 mod admission;
 mod agents;
@@ -48,40 +49,40 @@ pub(crate) use messages::FrameworkMessage;
 pub(crate) use offering::explanation;
 use orders::OrderBudget;
 
-/// What a proposal was made for: where its outcome goes.
+/// The origin of a proposal, which determines where its outcome goes.
 #[derive(Debug)]
 enum Route {
-    /// The outcome shows in the events alone.
+    /// Only the events show the outcome.
     Events,
     /// The next piece follows it.
     Sweep,
     /// The next tasks of this agent that have stopped themselves follow it.
     Stopped(AgentId),
-    /// A part of an agent's list: the link is no good if it is refused.
+    /// A part of an agent's list: a rejection closes the link.
     List(LinkId),
     /// An agent waits for its registration.
     Agent(LinkId),
     /// A scheduler waits for its subscription.
     Framework(LinkId),
-    /// A framework is to be recorded as disconnected.
+    /// A framework is recorded as disconnected.
     Disconnect(FrameworkId),
-    /// Leadership may be handed over once it is applied.
+    /// Leadership may be transferred once it is applied.
     MassLoss { hand_over: bool },
     /// Callers wait, with the offers that the call takes.
     Call(Box<calls::PendingCall>),
-    /// A caller waits to be refused.
+    /// A caller waits for a rejection.
     Refusal(RequestId, Rejection),
-    /// A scheduler waits for its acknowledgements to be stored.
+    /// A scheduler waits until its acknowledgements are stored.
     Acknowledge(RequestId, argosy_state::command::Acknowledge),
-    /// A scheduler waits for a truthful UNKNOWN.
+    /// A scheduler waits for a reliable UNKNOWN.
     Reconcile(RequestId, input::Reconcile),
-    /// An operator waits.
+    /// An operator waits for a batch.
     Operate(RequestId),
     /// An operator waits for a higher feature level.
     RaiseLevel(RequestId),
 }
 
-/// A leader in office.
+/// An active leader.
 #[derive(Debug)]
 pub(crate) struct Leader {
     epoch: Epoch,
@@ -99,11 +100,11 @@ pub(crate) struct Leader {
     framework_links: BTreeMap<LinkId, FrameworkLink>,
     linked_frameworks: Map<FrameworkId, LinkId>,
     pending_calls: BTreeMap<(FrameworkId, u64, u64), u64>,
-    /// A piece of a sweep is on its way; one at a time.
+    /// Whether a piece of a sweep is in flight; there is at most one.
     sweeping: bool,
-    /// Agents with orders that the last turn had no time for.
+    /// Agents with orders for which the last turn had no time.
     orders_due: BTreeSet<AgentId>,
-    /// What this turn may still send of orders.
+    /// Budget of orders that this turn may still send.
     orders_left: OrderBudget,
     book: OfferBook,
     allocator: Allocator,
@@ -116,7 +117,7 @@ pub(crate) struct Leader {
     out: Vec<Effect>,
 }
 
-/// What readers see of a leader.
+/// The state of a leader that readers see.
 #[derive(Debug)]
 pub(crate) struct LeaderSight {
     linked_agents: Map<AgentId, LinkId>,
@@ -126,19 +127,19 @@ pub(crate) struct LeaderSight {
 }
 
 impl LeaderSight {
-    /// Whether the leader had a stream of the agent that was ready for orders.
+    /// Returns whether the leader had a stream of the agent that was ready for orders.
     pub(crate) fn agent_is_linked(&self, agent: AgentId) -> bool {
         self.linked_agents.contains_key(&agent)
     }
 
-    /// Whether the leader had a stream of the framework.
+    /// Returns whether the leader had a stream of the framework.
     pub(crate) fn framework_is_linked(&self, framework: FrameworkId) -> bool {
         self.linked_frameworks.contains_key(&framework)
     }
 }
 
 impl Leader {
-    /// Takes office: every deadline gets a full grace, and nothing is offered until the frameworks
+    /// Begins an epoch: every timeout restarts, and nothing is offered until the frameworks
     /// recorded as connected have resumed, or a short time has passed.
     pub(crate) fn new(registry: &Registry, now: Now, limits: Limits) -> Self {
         let mut leader = Self {
@@ -174,7 +175,7 @@ impl Leader {
         leader
     }
 
-    /// The whole behaviour, a few lines for each kind of input.
+    /// Handles one input; this is the whole behaviour, a few lines for each kind.
     #[expect(clippy::too_many_lines, reason = "a table of the kinds of input")]
     pub(crate) fn step(&mut self, registry: &Registry, now: Now, input: Input) -> Vec<Effect> {
         match input {
@@ -255,8 +256,9 @@ impl Leader {
         std::mem::take(&mut self.out)
     }
 
-    /// An entry is applied, and its commands are told one by one: whatever any of them used must not
-    /// count as offered and as used at once, so all of it is settled before the first.
+    /// Settles an applied entry before the events of its commands are handled one by one. An offer
+    /// that any of them used must not count as offered and as used at the same time. So all of them
+    /// are settled first.
     pub(crate) fn settle(&mut self, entry: &[Applied]) {
         for applied in entry {
             if applied.ticket.epoch == self.epoch
@@ -267,17 +269,17 @@ impl Leader {
         }
     }
 
-    /// The feature level that it leads at.
+    /// Returns the feature level at which it leads.
     pub(crate) fn level(&self) -> Level {
         self.level
     }
 
-    /// Open and pending offers.
+    /// Returns the book of open and pending offers.
     pub(crate) fn book(&self) -> &OfferBook {
         &self.book
     }
 
-    /// What readers see of this leader, in constant time.
+    /// Returns the state for readers, in constant time.
     pub(crate) fn sight(&self) -> LeaderSight {
         LeaderSight {
             linked_agents: self.linked_agents.clone(),
@@ -286,12 +288,12 @@ impl Leader {
         }
     }
 
-    /// How many frameworks have a stream.
+    /// Returns the number of frameworks with a stream.
     pub(crate) fn linked_frameworks(&self) -> usize {
         self.linked_frameworks.len()
     }
 
-    /// Proposes what somebody has asked for.
+    /// Proposes a command that an actor has requested.
     fn propose(&mut self, actor: Actor, command: Command, route: Route) -> u64 {
         self.serial += 1;
         self.routes.insert(self.serial, route);
@@ -331,7 +333,8 @@ impl Leader {
         }
     }
 
-    /// A proposal that no entry can hold was never in the log: whoever waits is refused.
+    /// Handles a proposal that no entry can hold: it was never in the log, so its callers are
+    /// rejected.
     fn too_large(&mut self, registry: &Registry, now: Now, serial: u64, bytes: usize) {
         let text = format!("it takes {bytes} bytes in the log, more than an entry holds: split it");
         let field = "request".to_owned();
@@ -341,7 +344,7 @@ impl Leader {
     fn not_proposed(&mut self, registry: &Registry, now: Now, serial: u64, why: Rejection) {
         match self.routes.remove(&serial) {
             None => {}
-            // The same piece would be proposed again at once, and refused again.
+            // The same piece would be proposed again immediately, and rejected again.
             Some(Route::Sweep) => self.sweeping = false,
             Some(route) => {
                 if let Route::Call(pending) = &route {
@@ -384,7 +387,7 @@ impl Leader {
         }
     }
 
-    /// Turns a fact into what follows from it, whoever proposed it.
+    /// Handles the consequences of an event, regardless of who proposed it.
     fn happened(&mut self, registry: &Registry, now: Now, event: &Event) {
         match event {
             // Digests are compared by every master, leading or not.
@@ -426,8 +429,8 @@ impl Leader {
         }
     }
 
-    /// Works off one piece of what is marked; the next follows when this one is applied, until
-    /// nothing is marked.
+    /// Processes one piece of the marked records; the next follows when this one is applied, until
+    /// no record is marked.
     fn sweep(&mut self, registry: &Registry) {
         if self.sweeping {
             return;
@@ -439,7 +442,7 @@ impl Leader {
     }
 }
 
-/// The sentence for a caller.
+/// Returns the answer to a rejected caller.
 fn refused(why: &Rejection) -> Answer {
     Answer::from(why)
 }

@@ -1,7 +1,7 @@
-//! Offers on their way to frameworks: when they are made, kept, withdrawn.
+//! Offers to frameworks: when they are made, kept and withdrawn.
 //!
-//! The allocator decides what is offered to whom; the book knows what is open. This file feeds both
-//! with what happened, and tells frameworks.
+//! The allocator decides what is offered to which framework; the book knows which offers are open.
+//! This file passes events to both, and notifies frameworks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use crate::allocator::{
 use crate::links::LinkId;
 use crate::offers::{Standing, revalidate, sign, verify};
 
-/// Offers of one event take no more than this unless a single one does: a message is 4 MiB at most.
+/// Maximum bytes of the offers of one event, unless one offer is larger (a message: 4 MiB).
 const EVENT_BYTES: usize = 1 << 20;
 
-/// The start of a reign: frameworks first present what they hold.
+/// The start of an epoch: frameworks first present the offers that they hold.
 #[derive(Debug)]
 pub(super) struct Offering {
     resume_until: Timestamp,
@@ -47,7 +47,8 @@ impl Offering {
         }
     }
 
-    /// Whether offers may be made: everybody is back, or the time for it is over.
+    /// Returns whether offers may be made: all frameworks have resumed, or the time for it has
+    /// passed.
     fn is_open(&mut self, now: Now) -> bool {
         if !self.waiting.is_empty() && self.resume_until <= now.at {
             self.waiting.clear();
@@ -57,8 +58,9 @@ impl Offering {
 }
 
 impl Leader {
-    /// Continues with timers, heartbeats and orders that are left, and makes the offers that are due, as far as one turn
-    /// goes; called at the end of each turn. Also returns whether there is more to do at once.
+    /// Continues with the remaining timers, heartbeats and orders, and makes the offers that are
+    /// due, as far as one turn allows; called at the end of each turn. Also returns whether more
+    /// work is due immediately.
     pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> (Vec<Effect>, bool) {
         let due = self.allocator.next_wakeup() <= now.at || self.book.is_touched();
         let ticked = self.end_ticking(registry);
@@ -95,7 +97,7 @@ impl Leader {
         allocator.step(registry, book, demand, now.at, budget)
     }
 
-    /// Judges what a resuming framework holds: which offers stay, and which are gone.
+    /// Judges the offers that a resuming framework holds: each is kept or rescinded.
     pub(super) fn revalidate(
         &mut self,
         registry: &Registry,
@@ -111,7 +113,7 @@ impl Leader {
         let mut presented = BTreeSet::new();
         let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
         for (at, (promise, token)) in held.into_iter().enumerate() {
-            // Judging costs: beyond what a turn has time for, the resources are offered anew.
+            // Validation is expensive: beyond the time of a turn, resources are offered again.
             let good = at < limits::RECORDS_PER_COMMAND
                 && promise.framework == id
                 && verify(facts, &promise, &token)
@@ -126,7 +128,7 @@ impl Leader {
                 rescinded.push(promise.id);
             }
         }
-        // Offers that the framework does not know of got lost with its stream: they are free again.
+        // Offers that the framework does not know were lost with its stream: they are free again.
         let open: Vec<OfferId> = self
             .book
             .offers_of(id)
@@ -139,7 +141,7 @@ impl Leader {
         (kept, rescinded)
     }
 
-    /// The framework has a stream again: it takes part in allocation.
+    /// Includes a framework that has a stream again in the allocation.
     pub(super) fn resumed(
         &mut self,
         registry: &Registry,
@@ -172,22 +174,23 @@ impl Leader {
         self.allocator.framework_changed(id);
     }
 
-    /// An agent's link came up, or its record moved.
+    /// Includes an agent whose link came up, or whose record has changed.
     pub(super) fn offer_agent(&mut self, agent: AgentId) {
         self.allocator.agent_changed(agent);
     }
 
-    /// An agent's link is gone: nothing new is offered of it. What is open stays, for it will be back.
+    /// Makes no new offers of an agent whose link is gone. Open offers stay, because the agent is
+    /// expected to return.
     pub(super) fn withhold_agent(&mut self, agent: AgentId) {
         self.allocator.agent_changed(agent);
     }
 
-    /// A framework's stream is gone: nothing new is offered to it.
+    /// Makes no new offers to a framework whose stream is gone.
     pub(super) fn withhold_framework(&mut self, framework: FrameworkId) {
         self.allocator.framework_changed(framework);
     }
 
-    /// Withdraws offers that promise what the agent's record no longer does.
+    /// Withdraws offers of resources that the agent no longer promises.
     pub(super) fn outdated(&mut self, registry: &Registry, id: AgentId) {
         let promise = registry
             .agent(id)
@@ -202,7 +205,7 @@ impl Leader {
         self.rescind(outdated, "its agent has changed");
     }
 
-    /// Withdraws open offers that tasks have overtaken, newest first, and looks at the agent again.
+    /// Withdraws open offers whose resources tasks now use, newest first, and refreshes the agent.
     pub(super) fn usage_changed(&mut self, registry: &Registry, id: AgentId) {
         let free = registry.free(id);
         while !free.contains(&self.book.offered_on(id)) {
@@ -212,15 +215,15 @@ impl Leader {
                 .filter(|(_, standing)| *standing == Standing::Open)
                 .map(|(offer, _)| offer.id)
                 .max();
-            // Those being used stay: `apply` judges them.
+            // Pending offers stay: `apply` judges them.
             let Some(newest) = newest else { break };
-            self.rescind(vec![newest], "what it promises is in use");
+            self.rescind(vec![newest], "its resources are in use");
         }
         self.allocator.agent_changed(id);
     }
 
-    /// Withdraws open offers of earlier reigns that `apply` can no longer tell from used ones: the agent remembers only
-    /// so many of those.
+    /// Withdraws open offers of earlier epochs that `apply` can no longer distinguish from used
+    /// ones: the agent's record keeps a limited number of used offers.
     fn forgotten_as_used(&mut self, registry: &Registry, id: AgentId) {
         let Some(agent) = registry.agent(id) else {
             return;
@@ -234,7 +237,7 @@ impl Leader {
         self.rescind(forgotten, "many newer ones of its agent were used");
     }
 
-    /// What an acceptance left over is not offered again to this framework for a while.
+    /// Filters the rest of an accepted offer: the framework is not offered it for a while.
     pub(super) fn after_accept(
         &mut self,
         registry: &Registry,
@@ -284,8 +287,8 @@ impl Leader {
         }
     }
 
-    /// A framework's record moved: offers in roles that it left or suppressed, of former sessions,
-    /// and of one that is gone, are withdrawn.
+    /// Withdraws offers after a framework's record has changed: offers in roles that it left or
+    /// suppressed, of former sessions, and of a framework that is gone.
     pub(super) fn framework_moved(&mut self, registry: &Registry, id: FrameworkId) {
         let facts = registry.framework(id).filter(|framework| {
             !framework.removing && framework.connection == Connection::Connected
@@ -308,11 +311,11 @@ impl Leader {
         self.allocator.framework_changed(id);
     }
 
-    /// Withdraws what has lapsed, a bounded number at a time.
+    /// Withdraws offers that have expired, a bounded number at a time.
     pub(super) fn lapse_offers(&mut self, now: Now) {
         let lapsed = self.book.expire(now.at, limits::RECORDS_PER_COMMAND);
         for offer in lapsed {
-            self.tell_rescinded(&offer, "it has lapsed");
+            self.tell_rescinded(&offer, "it has expired");
         }
     }
 
@@ -346,7 +349,7 @@ impl Leader {
         self.tell_framework(link, v1::event::Event::Rescind(rescind));
     }
 
-    /// Few events a framework, whatever number of offers.
+    /// Sends offers in few events for each framework, regardless of their number.
     fn tell_offers(&mut self, registry: &Registry, made: Vec<Arc<Promise>>) {
         let facts = &registry.cluster().facts;
         let mut by_framework: BTreeMap<FrameworkId, Vec<v1::Offer>> = BTreeMap::new();
@@ -369,7 +372,8 @@ impl Leader {
         }
     }
 
-    /// Says why a framework gets nothing in a role, once until it does.
+    /// Sends a framework the reason for which it gets nothing in a role, once until it is offered
+    /// something.
     fn tell_unmet(&mut self, registry: &Registry, unmet: &[(FrameworkId, Role)]) {
         for (framework, role) in unmet {
             let Some(link) = self.linked_frameworks.get(framework).copied() else {
@@ -391,7 +395,7 @@ impl Leader {
         }
     }
 
-    /// Why a framework is not offered something, agent by agent: a part of the answer.
+    /// Explains why a framework is not offered something, agent by agent: one page of the answer.
     fn explain(&self, registry: &Registry, question: &Question) -> Explanation {
         let explain = |demand: Demand<'_>| {
             self.allocator
@@ -400,12 +404,12 @@ impl Leader {
         self.demanded(explain)
     }
 
-    /// What this leader alone knows of a question, but for agents.
+    /// Returns the leader's private state for a question, without agents.
     pub(crate) fn explain_inputs(&self, registry: &Registry, question: &Question) -> Inputs {
         self.demanded(|demand| self.allocator.inputs(registry, demand, question))
     }
 
-    /// What it knows of these agents: a microsecond each.
+    /// Returns the leader's private state about these agents: a microsecond each.
     pub(crate) fn agent_inputs(
         &self,
         inputs: &Inputs,
@@ -433,7 +437,8 @@ impl Leader {
     }
 }
 
-/// Offers in events of at most [`limits::RECORDS_PER_COMMAND`] and about [`EVENT_BYTES`] each.
+/// Divides offers into events of at most [`limits::RECORDS_PER_COMMAND`] and about [`EVENT_BYTES`]
+/// each.
 fn events(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
     let mut events: Vec<Vec<v1::Offer>> = Vec::new();
     let mut bytes = 0;
@@ -455,7 +460,7 @@ fn events(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
     events
 }
 
-/// How far a framework is reached.
+/// Returns the state of the stream to a framework.
 fn stream_of(
     linked: &Map<FrameworkId, LinkId>,
     links: &BTreeMap<LinkId, FrameworkLink>,
@@ -468,7 +473,7 @@ fn stream_of(
     }
 }
 
-/// An explanation on the wire.
+/// Converts an explanation to its wire form.
 pub(crate) fn explanation(explanation: Explanation) -> v1::Explanation {
     let counts = explanation
         .counts

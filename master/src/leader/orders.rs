@@ -1,4 +1,5 @@
-//! Orders on their way to agents: a cursor over the registry's orders, so many in a turn.
+//! Delivery of orders to agents: a cursor over the registry's orders, a bounded number in each
+//! turn.
 
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
@@ -12,7 +13,7 @@ use prost::Message as _;
 use super::Leader;
 use super::agents::{AgentLink, Stage};
 
-/// What may still be sent in a turn.
+/// Orders and bytes that may still be sent in a turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OrderBudget {
     orders: usize,
@@ -20,13 +21,13 @@ pub(super) struct OrderBudget {
 }
 
 impl OrderBudget {
-    /// What one turn sends: a launch is converted in some microseconds, and may take 512 KiB.
+    /// The budget of one turn: a launch is converted in some microseconds, and may take 512 KiB.
     pub(super) const TURN: Self = Self {
         orders: 256,
         bytes: 256 << 10,
     };
 
-    /// What the inputs and entries of one turn send at once: the rest follows at the end of a turn.
+    /// The budget of the inputs and entries of one turn: the rest follows at the end of a turn.
     pub(super) const AT_ONCE: Self = Self {
         orders: 32,
         bytes: 32 << 10,
@@ -43,7 +44,7 @@ impl OrderBudget {
 }
 
 impl Leader {
-    /// Sends orders that the turn has had no time for, and returns how many.
+    /// Sends orders for which the turn has had no time, and returns their number.
     pub(super) fn pump_due_orders(&mut self, registry: &Registry) -> usize {
         self.orders_left = OrderBudget::TURN;
         while !self.orders_left.is_spent()
@@ -55,8 +56,8 @@ impl Leader {
         OrderBudget::TURN.orders - left.orders
     }
 
-    /// Sends the orders that a ready link has not been sent, as far as this turn goes. Numbers
-    /// without an order were voided.
+    /// Sends the orders that a ready link has not been sent, as far as this turn allows. Numbers
+    /// without an order were cancelled.
     pub(super) fn pump_orders(&mut self, registry: &Registry, id: AgentId) {
         let link = self.linked_agents.get(&id).copied();
         let Some((link, state)) =
@@ -106,7 +107,8 @@ impl Leader {
     }
 }
 
-/// Whether an agent has what an order needs: its kind, and what the description of a launch asks for.
+/// Returns whether an agent supports an order: its kind, and the features of a launch's
+/// description.
 fn can_take(registry: &Registry, agent: &Agent, order: &Order) -> bool {
     let info = &agent.reported.info;
     let is_within = |key| {
@@ -120,7 +122,7 @@ fn can_take(registry: &Registry, agent: &Agent, order: &Order) -> bool {
         }
 }
 
-/// The order on the wire, or a void one in its place.
+/// Returns the wire form of the order, or a cancelled one in its place.
 fn message(registry: &Registry, index: OrderIndex, order: &Order, is_known: bool) -> v1::Order {
     // The agent's release is an earlier one than when this was ordered.
     if !is_known {
@@ -136,7 +138,7 @@ fn message(registry: &Registry, index: OrderIndex, order: &Order, is_known: bool
         Order::Kill(key) => known(key).map(|task| convert::order_kill(index, task)),
         Order::Limits(key) => known(key).map(|task| convert::order_limits(index, task)),
     };
-    // The index names only tasks that are there.
+    // The index names only tasks that exist.
     message.unwrap_or_else(|| convert::order_void(index))
 }
 

@@ -1,8 +1,9 @@
-//! Which lost agents are forgotten: those lost for too long, and the oldest of too many that run nothing.
+//! Pruning of lost agents: those lost for too long are removed, and the oldest ones that run
+//! nothing when there are too many.
 //!
-//! A task that may still run is given up for its agent's age only, never for the number of lost agents: it would be killed
-//! when the agent returns. Decides only; that the record has not moved since, and that no task is left, is judged where it is
-//! applied.
+//! A task that may still run is given up only because of its agent's age, never because of the
+//! number of lost agents: it would be killed when the agent returns. This module only decides;
+//! `apply` checks that the record has not changed since, and that no task is left.
 
 use argosy_state::Registry;
 use argosy_state::agent::{Agent, AgentMode};
@@ -14,14 +15,14 @@ use argosy_state::subject::Subject;
 
 use super::{Leader, Now, Route};
 
-/// From the beginning of a pass over the lost agents to that of the next, in milliseconds.
+/// Interval of passes over the lost agents, in milliseconds.
 const PASS_MS: u64 = 60_000;
-/// Agents that are forgotten in one pass at most: the rest waits for the next.
+/// Maximum number of agents that one pass removes: the rest waits for the next pass.
 const AGENTS_PER_PASS: usize = 100;
-/// Agents that are examined at one tick: the rest waits for the next tick.
+/// Maximum number of agents that one tick examines: the rest waits for the next tick.
 const AGENTS_PER_TICK: usize = 1_000;
 
-/// When lost agents are examined, and how far the running pass has come.
+/// The schedule of passes over lost agents, and the progress of the current one.
 #[derive(Debug, Default)]
 pub(super) struct Pruning {
     next: Timestamp,
@@ -33,9 +34,9 @@ pub(super) struct Pruning {
 pub(super) struct Pass {
     /// The agent that was examined last, and when it was lost.
     behind: Option<(Timestamp, Subject)>,
-    /// Lost agents beyond those that are kept, without those that the pass has chosen.
+    /// Lost agents in excess of those that are kept, without those that the pass has chosen.
     surplus: usize,
-    /// Agents that the pass may still return.
+    /// Number of agents that the pass may still return.
     left: usize,
     is_over: bool,
 }
@@ -71,7 +72,7 @@ impl Pass {
         }
     }
 
-    /// Examines at most so many lost agents and returns those to forget, the longest lost first.
+    /// Examines at most `most` lost agents and returns those to remove, the longest lost first.
     pub(super) fn examine<'a>(
         &mut self,
         registry: &'a Registry,
@@ -104,7 +105,8 @@ impl Pass {
                 continue;
             }
             self.surplus = self.surplus.saturating_sub(1);
-            // What a framework has not acknowledged yet keeps the record; it goes when that has.
+            // Updates that a framework has not acknowledged yet keep the record; it is removed
+            // after them.
             if agent.mode() == AgentMode::Unreachable || !has_tasks(registry, agent.id) {
                 self.left -= 1;
                 found.push(agent);

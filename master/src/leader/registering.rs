@@ -1,8 +1,9 @@
-//! Registrations on their way through the log: a bounded number of them, the others in line.
+//! Registrations in flight in the log: a bounded number, with the other agents in line.
 //!
-//! After a start of very many hosts all their agents say hello at once, and each gives up after some seconds and says it
-//! again. A registration that is proposed costs the log, whether its link is still there or not. One that waits in line
-//! costs nothing once its link is closed, so that the time of the masters goes to agents that still wait.
+//! After very many hosts start at the same time, all their agents send a hello. Each agent times
+//! out after some seconds and sends it again. A proposed registration costs the log, whether its
+//! link still exists or not. A registration in line costs nothing once its link is closed, so that
+//! the masters spend their time on agents that still wait.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +13,11 @@ use super::agents::Stage;
 use super::{Hello, Leader, Route};
 use crate::links::LinkId;
 
-/// Registrations in the log at once: less than a second of work.
+/// Maximum number of registrations in the log: less than a second of work.
 pub(super) const REGISTRATIONS: usize = 1_024;
 
-/// How many registrations are in the log, and the links in line. A link is in line at most once, so that the line is
-/// bounded by the number of links.
+/// The number of registrations in the log, and the links in line. A link is in line at most once,
+/// so the line is bounded by the number of links.
 #[derive(Debug, Default)]
 pub(super) struct Registering {
     proposed: usize,
@@ -25,20 +26,21 @@ pub(super) struct Registering {
 }
 
 impl Registering {
-    /// The link is closed.
+    /// Removes a link that is closed.
     pub(super) fn leave(&mut self, link: LinkId) {
         self.in_line.remove(&link);
     }
 }
 
 impl Leader {
-    /// A hello that says something new: it is proposed when its turn comes.
+    /// Queues a hello that changes the record: it is proposed in turn.
     pub(super) fn register_in_turn(&mut self, link: LinkId) {
         self.registering.in_line.insert(link);
         self.register_next();
     }
 
-    /// A registration has come through the log, or could not be proposed.
+    /// Releases the place of a registration that has come through the log, or could not be
+    /// proposed.
     pub(super) fn registration_concluded(&mut self) {
         let registering = &mut self.registering;
         registering.proposed = registering.proposed.saturating_sub(1);
@@ -56,7 +58,7 @@ impl Leader {
                 continue;
             };
             let (actor, register) = (state.actor.clone(), registration(hello));
-            // Counted only with its proposal, whose end uncounts it.
+            // Counted only with its proposal, whose outcome decrements the count.
             self.registering.proposed += 1;
             self.propose(actor, Command::RegisterAgent(register), Route::Agent(link));
         }

@@ -1,7 +1,7 @@
-//! When tasks with `stop_after_ms` have stopped themselves on unreachable agents.
+//! The times at which tasks with `stop_after_ms` have stopped themselves on unreachable agents.
 //!
-//! Decides when to propose it. Which tasks it is, and that the agent has not returned since, is judged
-//! where it is applied.
+//! This module decides when to propose it. `apply` selects the tasks, and checks that the agent has
+//! not returned since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,23 +15,23 @@ use argosy_state::subject::Subject;
 
 use super::{Leader, Now, Route};
 
-/// Agents that are looked at in one tick; the others wait for the next.
+/// Agents that one tick examines; the others wait for the next tick.
 const AGENTS_PER_TICK: usize = 100;
-/// When an agent is looked at again whose record moved meanwhile, in milliseconds.
+/// Delay before an agent is examined again whose record changed in the meantime, in milliseconds.
 const AGAIN_MS: u64 = 1_000;
 
-/// Unreachable agents, and when the next of their tasks has stopped itself.
+/// Unreachable agents, and the time at which the next of their tasks has stopped itself.
 #[derive(Debug, Default)]
 pub(super) struct Stops {
-    /// Since when no master answers the agent, as far as this leader knows: since it applied that the agent is
-    /// UNREACHABLE, or since it took office.
+    /// The time since which no master answers the agent, as far as this leader knows: when it
+    /// applied that the agent is UNREACHABLE, or when its leadership began.
     silent_since: BTreeMap<AgentId, Timestamp>,
     timers: BTreeSet<(Timestamp, AgentId)>,
     timer_of: BTreeMap<AgentId, Timestamp>,
 }
 
 impl Stops {
-    /// Looks at an agent at this time, and no longer at the one before.
+    /// Schedules the next check of an agent, which replaces the former one.
     fn look_at(&mut self, id: AgentId, at: Option<Timestamp>) {
         let former = match at {
             Some(at) => self.timer_of.insert(id, at),
@@ -45,8 +45,8 @@ impl Stops {
 }
 
 impl Leader {
-    /// On taking office the whole time begins again: the former leader may have answered an agent of which this one
-    /// knows only that it is UNREACHABLE.
+    /// Restarts the full time when leadership begins: the former leader may have answered an agent
+    /// of which this one knows only that it is UNREACHABLE.
     pub(super) fn arm_stops(&mut self, registry: &Registry, now: Now) {
         let lost = registry.deadlines().of(DeadlineKind::Lost, None);
         for (_, subject) in lost {
@@ -58,19 +58,19 @@ impl Leader {
         }
     }
 
-    /// The agent is UNREACHABLE, and its link is closed.
+    /// Records that the agent is UNREACHABLE, and that its link is closed.
     pub(super) fn agent_is_silent(&mut self, registry: &Registry, now: Now, id: AgentId) {
         self.stops.silent_since.entry(id).or_insert(now.at);
         self.arm_stop(registry, id);
     }
 
-    /// The agent is heard of again, gone, or forgotten.
+    /// Removes an agent that has returned, is gone, or was removed.
     pub(super) fn agent_is_not_silent(&mut self, id: AgentId) {
         self.stops.silent_since.remove(&id);
         self.stops.look_at(id, None);
     }
 
-    /// A task of the agent became UNREACHABLE, or has stopped.
+    /// Schedules a check after a task of the agent became UNREACHABLE, or has stopped.
     pub(super) fn arm_stop(&mut self, registry: &Registry, id: AgentId) {
         let Some(since) = self.stops.silent_since.get(&id).copied() else {
             return;
@@ -88,7 +88,8 @@ impl Leader {
     }
 
     pub(super) fn stop_tasks(&mut self, registry: &Registry, now: Now) {
-        // Earlier levels do not have it. When the level is raised, the next epoch begins with all agents again.
+        // Earlier levels do not have it. When the level is raised, the next epoch begins with all
+        // agents again.
         if self.level < Level::RELEASE_0_2 {
             return;
         }
@@ -126,7 +127,7 @@ impl Leader {
         self.decide(Command::Stopped(stopped), Route::Stopped(id));
     }
 
-    /// Goes on with the tasks that are left; looks again later if the record has moved.
+    /// Continues with the tasks that are left; checks again later if the record has changed.
     pub(super) fn tasks_stopped(
         &mut self,
         registry: &Registry,

@@ -1,7 +1,8 @@
-//! Leader: inputs in, effects compared, word for word.
+//! Tests of the leader: inputs in, effects compared as text.
 //!
-//! Every fact goes through the real `apply`; `UPDATE_EXPECT=1` rewrites the outputs, the difference
-//! is then read like any other. Reading order: `world`, `words`, then one file a subject.
+//! Every fact passes through the real `apply`. `UPDATE_EXPECT=1` rewrites the expected output;
+//! review the difference like any other. Reading order: `world`, `messages_text`, then one file for
+//! each subject.
 
 mod actors;
 mod admission;

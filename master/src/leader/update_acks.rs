@@ -1,4 +1,5 @@
-//! What agents are told of their updates: those that are settled, and tasks that nobody wants.
+//! Responses to agents about their updates: settled updates, and tasks that must be killed as
+//! orphans.
 
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey};
@@ -24,7 +25,7 @@ impl Leader {
         let Some(link) = self.linked_agents.get(&agent).copied() else {
             return;
         };
-        // Neighbours of one turn share a message.
+        // Neighbouring acknowledgements of one turn share a message.
         if let Some(Effect::ToAgent(last, message)) = self.out.last_mut()
             && *last == link
             && let Some(v1::to_agent::Message::Committed(committed)) = &mut message.message

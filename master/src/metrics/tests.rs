@@ -1,4 +1,4 @@
-//! That the figures shown are those of the registry.
+//! Tests that the published metrics are those of the registry.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::*;
 
-/// What `/metrics` shows of the registry: by name without `argosy_registry_`, and by kind.
+/// Returns the registry's metrics in `/metrics`: by name without `argosy_registry_`, and by kind.
 fn shown(registry: &Registry) -> BTreeMap<(String, String), u64> {
     let recorder = PrometheusBuilder::new().build_recorder();
     let counts = Counts::of(

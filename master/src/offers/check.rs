@@ -1,4 +1,4 @@
-//! What must always hold of the book: run after every step in tests, and in slices by every leader.
+//! Invariants of the offer book: checked after every step in tests, and in slices by every leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -10,19 +10,21 @@ use argosy_state::resources::Resources;
 use super::{OfferBook, Standing, Tally};
 
 impl OfferBook {
-    /// Whether no unit is in two live offers, nothing open is offered that is not free, and every
-    /// index agrees with the offers. To be called when everything applied is settled.
+    /// Checks the three invariants of the book: no unit is in two live offers, every open offer
+    /// contains free resources only, and every index agrees with the offers. Call it when
+    /// everything that was applied is settled.
     ///
     /// # Errors
-    /// A sentence that names the first thing wrong.
+    /// A message that names the first violation.
     pub fn check(&self, registry: &Registry) -> Result<(), String> {
         self.check_agents(registry)?;
         self.check_indexes()
     }
 
-    /// Checks at most `most` offers behind `after`, each against the indexes, and with the first offer
-    /// of an agent all of that agent. Returns how many, and the last of them if there are more. Sums
-    /// over frameworks and roles are checked by [`Self::check`] alone.
+    /// Checks at most `most` offers after `after`, each against the indexes, and with the first
+    /// offer of an agent all offers of that agent. Returns the number of checked offers, and the
+    /// last of them if there are more. Sums over frameworks and roles are checked by
+    /// [`Self::check`] alone.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -83,8 +85,8 @@ impl OfferBook {
         let facts = registry.agent(agent);
         let mut open = Resources::none();
         for (promise, standing) in self.offers_on(agent) {
-            // One that is being used, or of an agent that has changed since, is for `apply`
-            // and for the leader's next rescind to judge.
+            // A pending offer, or one of an agent that has changed since, is judged by `apply` and
+            // by the leader's next rescind.
             if standing == Standing::Pending
                 || facts.is_none_or(|facts| facts.promise != promise.promise)
             {

@@ -1,7 +1,8 @@
-//! Offers of this reign: which are open, which have an acceptance on its way, and their tokens.
+//! Offers of the current epoch: which are open, which have an acceptance in flight, and their
+//! tokens.
 //!
-//! Never replicated: an offer is a hint, the commit decides. Reading order: this file, `check`,
-//! `token`, `revalidate`, `tally`.
+//! The book is never replicated: an offer is a hint, and the commit decides. Reading order: this
+//! file, `check`, `token`, `revalidate`, `usage`.
 
 mod check;
 mod revalidate;
@@ -23,35 +24,36 @@ pub use revalidate::{WhyNot, revalidate};
 pub use token::{TOKEN_BYTES, sign, verify};
 pub use usage::Tally;
 
-/// What has become of an offer in the book.
+/// The state of an offer in the book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Its framework may use it.
     Open,
-    /// An acceptance is on its way: what it promises stays held until that is settled.
+    /// An acceptance is in flight: the resources stay held until it is settled.
     Pending,
 }
 
-/// Why offers cannot be taken.
+/// The reason for which offers cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TakeError {
-    /// Never made in this reign or adopted into it, or closed since.
+    /// The offer was never made in or adopted into this epoch, or has been closed since.
     #[error("offer {0} is not open")]
     NotOpen(OfferId),
-    /// Another acceptance of it is on its way.
+    /// Another acceptance of the offer is in flight.
     #[error("offer {0} is already being used")]
     Pending(OfferId),
-    /// Named twice in one acceptance.
+    /// The offer is named twice in one acceptance.
     #[error("offer {0} is given twice")]
     Twice(OfferId),
 }
 
-/// Whose share or free resources a change of the book has moved; see [`OfferBook::take_touched`].
+/// Agents and frameworks whose free resources or share a change of the book has moved; see
+/// [`OfferBook::take_touched`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Ascending.
+    /// Agents in ascending order.
     pub agents: BTreeSet<AgentId>,
-    /// Ascending.
+    /// Frameworks in ascending order.
     pub frameworks: BTreeSet<FrameworkId>,
 }
 
@@ -69,7 +71,7 @@ struct Held {
     roles: BTreeMap<Role, Tally>,
 }
 
-/// Open and pending offers of one reign. Every operation costs O(log n) an offer.
+/// Open and pending offers of one epoch. Every operation costs O(log n) for each offer.
 #[derive(Debug)]
 pub struct OfferBook {
     epoch: Epoch,
@@ -84,7 +86,7 @@ pub struct OfferBook {
 }
 
 impl OfferBook {
-    /// An empty book for a new reign.
+    /// Creates an empty book for a new epoch.
     #[must_use]
     pub fn new(epoch: Epoch) -> Self {
         Self {
@@ -100,18 +102,18 @@ impl OfferBook {
         }
     }
 
-    /// The reign.
+    /// Returns the epoch of the book.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// What is opened from now on is opened at this cluster time.
+    /// Sets the cluster time at which further offers are opened.
     pub fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
     }
 
-    /// Opens an offer under the next id of this reign; `promise.id` is overwritten. The allocator
+    /// Opens an offer under the next id of this epoch; `promise.id` is overwritten. The allocator
     /// does this as it decides, so nothing counts as touched.
     pub fn open(&mut self, mut promise: Promise) -> Arc<Promise> {
         self.last_serial += 1;
@@ -124,8 +126,9 @@ impl OfferBook {
         promise
     }
 
-    /// Opens an offer of an earlier reign under its old id; the caller has judged it with
-    /// [`revalidate`]. It counts as opened at `now`. One that is in the book already stays as it is.
+    /// Opens an offer of an earlier epoch under its old id; the caller has judged it with
+    /// [`revalidate`]. It counts as opened at `now`. An offer that is already in the book stays
+    /// unchanged.
     pub fn adopt(&mut self, promise: Promise, now: Timestamp) -> Arc<Promise> {
         if let Some(known) = self.offers.get(&promise.id) {
             return Arc::clone(&known.promise);
@@ -137,8 +140,7 @@ impl OfferBook {
         promise
     }
 
-    /// Marks open offers as being used, all or none; what they promise stays held until
-    /// [`Self::settle`].
+    /// Marks open offers as pending, all or none; their resources stay held until [`Self::settle`].
     ///
     /// # Errors
     /// [`TakeError`] names the first offer that cannot be taken; then nothing has changed.
@@ -163,15 +165,16 @@ impl OfferBook {
         Ok(taken)
     }
 
-    /// Forgets offers whose acceptance was applied, refused or lost: facts alone say what is free
-    /// now. Ids that are not in the book are passed over.
+    /// Removes offers whose acceptance was applied, rejected or lost: facts alone determine now
+    /// which resources are free. Ids that are not in the book are skipped.
     pub fn settle(&mut self, ids: &[OfferId]) {
         for id in ids {
             self.close(*id);
         }
     }
 
-    /// Closes an open offer of `framework`; `None` if it has none of that name, or it is being used.
+    /// Closes an open offer of `framework`; `None` if it has no offer of that id, or the offer is
+    /// pending.
     pub fn decline(&mut self, framework: FrameworkId, id: OfferId) -> Option<Arc<Promise>> {
         let entry = self.offers.get(&id)?;
         if entry.promise.framework != framework || entry.standing == Standing::Pending {
@@ -180,7 +183,7 @@ impl OfferBook {
         self.close(id)
     }
 
-    /// Closes one open offer, whoever holds it.
+    /// Closes one open offer of any framework.
     pub fn rescind(&mut self, id: OfferId) -> Option<Arc<Promise>> {
         self.offers
             .get(&id)
@@ -189,8 +192,8 @@ impl OfferBook {
             .flatten()
     }
 
-    /// Closes the open offers of an agent; returns whom to tell. Those being used stay: `apply`
-    /// judges them.
+    /// Closes the open offers of an agent, and returns them so that their frameworks can be
+    /// notified. Pending offers stay: `apply` judges them.
     pub fn rescind_agent(&mut self, agent: AgentId) -> Vec<Arc<Promise>> {
         let ids = self.agents.get(&agent).cloned().unwrap_or_default();
         self.rescind_all(&ids)
@@ -215,7 +218,7 @@ impl OfferBook {
         self.rescind_matching(framework, |promise| promise.session != session)
     }
 
-    /// Closes at most `most` open offers that have lapsed at `now`, earliest first.
+    /// Closes at most `most` open offers that have expired at `now`, earliest first.
     pub fn expire(&mut self, now: Timestamp, most: usize) -> Vec<Arc<Promise>> {
         let mut lapsed = Vec::new();
         while lapsed.len() < most {
@@ -235,13 +238,13 @@ impl OfferBook {
         lapsed
     }
 
-    /// When the next open offer lapses.
+    /// Returns when the next open offer expires.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
         self.expiries.first().map(|(at, _)| *at)
     }
 
-    /// One offer.
+    /// Returns one offer.
     #[must_use]
     pub fn get(&self, id: OfferId) -> Option<(&Arc<Promise>, Standing)> {
         self.offers
@@ -249,39 +252,39 @@ impl OfferBook {
             .map(|entry| (&entry.promise, entry.standing))
     }
 
-    /// All offers, ascending by id.
+    /// Returns all offers, ascending by id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<Promise>, Standing)> {
         self.offers
             .values()
             .map(|entry| (&entry.promise, entry.standing))
     }
 
-    /// Offers above `after`, ascending by id.
+    /// Returns the offers after `after`, ascending by id.
     pub fn after(&self, after: OfferId) -> impl Iterator<Item = &Arc<Promise>> {
         let above = (Bound::Excluded(after), Bound::Unbounded);
         self.offers.range(above).map(|(_, entry)| &entry.promise)
     }
 
-    /// How many there are.
+    /// Returns the number of offers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.offers.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether the book is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.offers.is_empty()
     }
 
-    /// Offers of an agent.
+    /// Returns the offers of an agent.
     pub fn offers_on(&self, agent: AgentId) -> impl Iterator<Item = (&Arc<Promise>, Standing)> {
         let ids = self.agents.get(&agent).into_iter().flatten();
         ids.filter_map(|id| self.get(*id))
     }
 
-    /// Offers of an agent to a framework in a role and session, each with its standing and the time since which it is in
-    /// the book.
+    /// Returns the offers of an agent to a framework in a role and session. Each comes with its
+    /// state and the time at which it was opened or adopted.
     pub fn offers_to<'a>(
         &'a self,
         agent: AgentId,
@@ -298,13 +301,13 @@ impl OfferBook {
         fitting.map(|entry| (&entry.promise, entry.standing, entry.since))
     }
 
-    /// Whether an agent has any offers.
+    /// Returns whether an agent has any offers.
     #[must_use]
     pub fn has_offers_on(&self, agent: AgentId) -> bool {
         self.agents.contains_key(&agent)
     }
 
-    /// Offers of a framework, ascending by id.
+    /// Returns the offers of a framework, ascending by id.
     pub fn offers_of(
         &self,
         framework: FrameworkId,
@@ -314,7 +317,7 @@ impl OfferBook {
         ids.filter_map(|id| self.get(*id))
     }
 
-    /// What the offers of an agent promise together.
+    /// Returns the sum of the offers of an agent.
     #[must_use]
     pub fn offered_on(&self, agent: AgentId) -> Resources {
         let mut sum = Resources::none();
@@ -324,7 +327,7 @@ impl OfferBook {
         };
         for (promise, _) in self.offers_on(agent).take(counted) {
             for resource in &promise.resources {
-                // Offers of one agent never overlap; `check` proves it.
+                // Offers of one agent never overlap; `check` verifies it.
                 let added = sum.add(resource);
                 debug_assert!(added.is_some(), "two offers of {agent} overlap");
             }
@@ -332,25 +335,25 @@ impl OfferBook {
         sum
     }
 
-    /// Scalars that a framework is offered in a role.
+    /// Returns the scalars that a framework is offered in a role.
     #[must_use]
     pub fn offered_to(&self, framework: FrameworkId, role: &Role) -> Option<&Tally> {
         self.frameworks.get(&framework)?.roles.get(role)
     }
 
-    /// Scalars that are offered in a role.
+    /// Returns the scalars that are offered in a role.
     #[must_use]
     pub fn offered_in(&self, role: &Role) -> Option<&Tally> {
         self.roles.get(role)
     }
 
-    /// Agents and frameworks whose offers changed since the last call, by other means than
-    /// [`Self::open`]. The allocator looks at them again.
+    /// Returns the agents and frameworks whose offers changed since the last call, by other means
+    /// than [`Self::open`]. The allocator refreshes them.
     pub fn take_touched(&mut self) -> Touched {
         std::mem::take(&mut self.touched)
     }
 
-    /// Whether [`Self::take_touched`] would return anything.
+    /// Returns whether [`Self::take_touched`] would return anything.
     #[must_use]
     pub fn is_touched(&self) -> bool {
         !self.touched.agents.is_empty() || !self.touched.frameworks.is_empty()
@@ -415,7 +418,7 @@ impl OfferBook {
     }
 }
 
-/// The sums of a role; the name is copied only when it is new.
+/// Returns the sums of a role; the name is copied only when it is new.
 fn tally<'a>(by_role: &'a mut BTreeMap<Role, Tally>, role: &Role) -> &'a mut Tally {
     if !by_role.contains_key(role) {
         by_role.insert(role.clone(), Tally::default());

@@ -1,7 +1,7 @@
-//! Whether an offer made in an earlier reign is still good under the new leader.
+//! Revalidation: whether an offer made in an earlier epoch is still valid under the new leader.
 //!
-//! Judges facts only; the token is verified before. What stands here is a hint like any offer:
-//! `apply` judges again when it is accepted.
+//! This module judges facts only; the token is verified earlier. An adopted offer is a hint like
+//! any other: `apply` judges it again when it is accepted.
 
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
@@ -10,11 +10,11 @@ use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 
 use super::{OfferBook, Standing};
 
-/// Why an offer that a framework still holds is rescinded.
+/// The reason for which an offer that a framework still holds is rescinded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each says itself in its message")]
 pub enum WhyNot {
-    #[error("it has lapsed")]
+    #[error("it has expired")]
     Expired,
     #[error("no {0} in this cluster")]
     UnknownFramework(FrameworkId),
@@ -26,18 +26,18 @@ pub enum WhyNot {
     UnknownAgent(AgentId),
     #[error("{0} is {1:?}")]
     AgentNotActive(AgentId, AgentMode),
-    #[error("{0} has changed what it gives")]
+    #[error("the resources of {0} have changed")]
     Outdated(AgentId),
     #[error("it was used, declined or rescinded, or is from too long ago")]
     Used,
-    #[error("an acceptance of it is on its way")]
+    #[error("an acceptance of it is in flight")]
     Taken,
-    #[error("{0} has given away what it promises")]
+    #[error("the promised resources of {0} are in use")]
     NotFree(AgentId),
 }
 
 impl WhyNot {
-    /// A closed code for machines.
+    /// Returns a machine-readable code of a closed set.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -55,11 +55,11 @@ impl WhyNot {
     }
 }
 
-/// Whether `promise` may be adopted into `book`. One that is open there already is good: adopting
-/// it again changes nothing.
+/// Checks whether `promise` may be adopted into `book`. An offer that is already open there is
+/// valid: adopting it again changes nothing.
 ///
 /// # Errors
-/// The first failing check, for the framework to be told.
+/// The first failing check, to be sent to the framework.
 pub fn revalidate(
     registry: &Registry,
     book: &OfferBook,
@@ -74,7 +74,7 @@ pub fn revalidate(
         Some((known, Standing::Open)) if **known == *promise => return Ok(()),
         Some((_, Standing::Pending)) => return Err(WhyNot::Taken),
         Some((_, Standing::Open)) => return Err(WhyNot::Used),
-        // This reign's offers are all in the book, so one that is not has been closed.
+        // All offers of this epoch are in the book, so a missing one has been closed.
         None if promise.id.epoch >= book.epoch() => return Err(WhyNot::Used),
         None => {}
     }

@@ -1,4 +1,4 @@
-//! The book under random operations, and what it does one by one.
+//! Tests of the book: random operations, and each operation alone.
 
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ fn every_index_agrees_with_the_offers_after_random_operations() {
                     let mut new = promise(framework.0, dice.below(300) as u64, step + 50);
                     new.role = [role("a"), role("b")][dice.below(2)].clone();
                     new.session = dice.below(3) as u64;
-                    // No two offers of an agent may overlap: a port of its own each.
+                    // No two offers of an agent may overlap: each has a different port.
                     new.resources = parse(&format!("cpus:1;ports:[{step}-{step}]"));
                     if dice.below(5) == 0 {
                         new.id = id;
@@ -166,7 +166,7 @@ fn an_overlap_or_an_offer_of_what_is_not_free_is_found_by_the_check() {
     );
 }
 
-/// An offer made in one reign, and the next reign begun.
+/// Returns an offer that was made in one epoch, after the next epoch has begun.
 fn held_over_a_failover() -> (World, Promise) {
     let mut world = World::new();
     world.framework(&["a"]);

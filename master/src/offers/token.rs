@@ -1,28 +1,28 @@
 //! Tokens: proof that a master of this cluster made an offer, so that offers survive their leader.
 //!
-//! HMAC-SHA-256 over our own canonical bytes, never protobuf's. An integrity key, not an
-//! authority: `apply` judges every promise again, token or not.
+//! HMAC-SHA-256 over a canonical encoding that is independent of protobuf. The key protects
+//! integrity and grants no authority: `apply` judges every promise again, with or without a token.
 
 use argosy_state::command::{ClusterFacts, Promise};
 use argosy_state::resources::{Identity, Resources, Value};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Bytes of a token.
+/// Length of a token in bytes.
 pub const TOKEN_BYTES: usize = 32;
 
-/// Names the meaning of the bytes that follow; another layout gets another name.
+/// The name of the canonical layout; another layout gets another name.
 const LAYOUT: &[u8] = b"argosy offer 1";
 
-/// The token of a promise, under the cluster's present key.
+/// Returns the token of a promise, under the cluster's present key.
 #[must_use]
 pub fn sign(facts: &ClusterFacts, promise: &Promise) -> [u8; TOKEN_BYTES] {
     let mac = seal(&facts.offer_key, &canonical(facts, promise));
     mac.finalize().into_bytes().into()
 }
 
-/// Whether `token` was made for exactly this promise under the present key or the one before. Takes
-/// the same time wherever a wrong token differs.
+/// Returns whether `token` was made for exactly this promise, under the present key or the previous
+/// one. The time does not depend on the position of a difference.
 #[must_use]
 pub fn verify(facts: &ClusterFacts, promise: &Promise, token: &[u8]) -> bool {
     let bytes = canonical(facts, promise);
@@ -37,8 +37,8 @@ fn seal(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-/// Everything that is promised and the cluster it is promised in. Numbers are big-endian, texts and
-/// lists stand behind their length: no two promises share their bytes.
+/// Returns the canonical bytes of a promise and of its cluster. Numbers are big-endian, and texts
+/// and lists follow their length: no two promises share their bytes.
 fn canonical(facts: &ClusterFacts, promise: &Promise) -> Vec<u8> {
     let mut out = Writer(Vec::with_capacity(384));
     out.text(LAYOUT);
@@ -193,8 +193,8 @@ mod tests {
 
     #[test]
     fn the_token_of_a_known_promise_never_changes() {
-        // Both were made by a program of another language. Another value means that offers held
-        // from the former release would be refused.
+        // Both were made by a program in another language. Another value means that offers held
+        // from the former release would be rejected.
         assert_eq!(hex(&canonical(&facts(), &promise())), GOLDEN_BYTES);
         assert_eq!(hex(&sign(&facts(), &promise())), GOLDEN_TOKEN);
     }

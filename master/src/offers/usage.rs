@@ -1,30 +1,31 @@
-//! Sums of scalars by name, over many bundles: what fairness is reckoned with.
+//! Sums of scalars by name, over many bundles: the usage that fairness is based on.
 //!
-//! Kept exactly by adding and taking away the same bundles; ports and sets have no cluster-wide sum.
+//! The sums are exact, because the same bundles are added and subtracted. Ports and sets have no
+//! cluster-wide sum.
 
 use std::sync::Arc;
 
 use argosy_state::resources::{Resources, Value};
 
-/// Thousandths by resource name; names with nothing left are dropped.
+/// Thousandths by resource name; names without a remainder are dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
     sums: Vec<(Arc<str>, i64)>,
 }
 
 impl Tally {
-    /// The sums, ascending by name.
+    /// Returns the sums, ascending by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
         self.sums.iter().map(|(name, milli)| (&**name, *milli))
     }
 
-    /// Whether nothing is counted.
+    /// Returns whether every sum is zero.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sums.is_empty()
     }
 
-    /// Thousandths of `name`.
+    /// Returns the thousandths of `name`.
     #[must_use]
     pub fn milli(&self, name: &str) -> i64 {
         self.iter()
@@ -41,7 +42,7 @@ impl Tally {
         self.sums.retain(|(_, milli)| *milli != 0);
     }
 
-    /// Both sides are ascending by name, so one walk does.
+    /// Adds or subtracts a bundle. Both inputs are ascending by name, so one pass suffices.
     fn count(&mut self, resources: &Resources, sign: i64) {
         let mut at = 0;
         for resource in resources {

@@ -1,27 +1,29 @@
-//! The line of reads: whose turn is next, and what each connection holds of the budget.
+//! The line of reads: their order, and the part of the budget that each connection holds.
 //!
-//! Connections share by cost: weighted fair queueing (A. Demers, S. Keshav, S. Shenker, SIGCOMM 1989). The tag of a read is its
-//! start plus its cost, and the smallest tag is served first. A read starts at its connection's last tag, or at the clock if its
-//! connection was idle; the clock advances by what is served, divided by the number of connections that wait. So a connection
-//! without state, as an idle one is, has neither debts nor savings.
+//! Connections share by cost: weighted fair queueing (A. Demers, S. Keshav, S. Shenker, SIGCOMM
+//! 1989). The tag of a read is its start plus its cost, and the smallest tag is served first. A
+//! read starts at its connection's last tag, or at the clock if its connection was idle. The clock
+//! advances by the cost of served reads, divided by the number of waiting connections. So a
+//! connection without state, such as an idle one, has neither debts nor savings.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
-/// A connection, by the address and port of its other end; `None` where that is not known.
+/// A connection, by the address and port of its peer; `None` if they are unknown.
 pub(super) type Caller = Option<SocketAddr>;
 
-/// Costs are counted in this part of a unit, so that they can be divided by the number of connections.
+/// Costs are counted in this fraction of a unit, so that they can be divided by the number of
+/// connections.
 const COST: u64 = 1 << 10;
 
-/// What may be held at once.
+/// Resources that may be held at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) units: usize,
     pub(super) builders: usize,
 }
 
-/// A read that waits.
+/// A waiting read.
 #[derive(Debug)]
 struct Read<W> {
     serial: u64,
@@ -35,13 +37,13 @@ struct Read<W> {
 struct Connection<W> {
     held: Room,
     queue: VecDeque<Read<W>>,
-    /// Where the first read of the queue starts.
+    /// The start of the first read in the queue.
     start: u64,
-    /// Its place in the order, while it waits.
+    /// Its position in the order, while it waits.
     place: Option<(u64, u64)>,
 }
 
-/// A read whose turn has come.
+/// The read that is served next.
 #[derive(Debug)]
 pub(super) struct Turn<W> {
     pub(super) caller: Caller,
@@ -52,22 +54,22 @@ pub(super) struct Turn<W> {
 #[derive(Debug)]
 pub(super) struct Line<W> {
     free: Room,
-    /// What one connection may hold. A connection that holds nothing may take any one read.
+    /// Maximum that one connection may hold. A connection that holds nothing may take any one read.
     each: Room,
-    /// Units that large reads leave to small ones: those of at most a third of it.
+    /// Units that are reserved for small reads: those of at most a third of it.
     kept: usize,
     longest: usize,
-    /// What a connection that had always waited would have been given, in units of cost.
+    /// The cost that a permanently waiting connection would have received.
     clock: u64,
     last: u64,
     waiting: usize,
     connections: BTreeMap<Caller, Connection<W>>,
-    /// Connections that wait, by the tag and number of their first read.
+    /// Waiting connections, by the tag and number of their first read.
     order: BTreeSet<(u64, u64, Caller)>,
 }
 
 impl<W> Line<W> {
-    /// A line of at most `longest` reads that wait.
+    /// Creates a line of at most `longest` waiting reads.
     pub(super) fn new(free: Room, each: Room, kept: usize, longest: usize) -> Self {
         Self {
             free,
@@ -90,7 +92,7 @@ impl<W> Line<W> {
         self.waiting
     }
 
-    /// Puts a read at the end of its connection's queue. Returns its number.
+    /// Adds a read to the end of its connection's queue. Returns its number.
     pub(super) fn enter(&mut self, caller: Caller, units: usize, cost: usize, waiter: W) -> u64 {
         self.last += 1;
         self.waiting += 1;
@@ -113,10 +115,10 @@ impl<W> Line<W> {
         self.last
     }
 
-    /// Takes the next read that there is room for.
+    /// Takes the next read for which there is room.
     ///
-    /// A connection that holds its share is passed over. Other reads wait for the first one, however large it is, but for small
-    /// ones, which have room of their own.
+    /// A connection that holds its share is skipped. Other reads wait for the first one, regardless
+    /// of its size, except small ones, which have reserved room.
     pub(super) fn next(&mut self) -> Option<Turn<W>> {
         if self.free.builders == 0 {
             return None;
@@ -152,7 +154,8 @@ impl<W> Line<W> {
         })
     }
 
-    /// Takes a read out of a line that is too long: the newest of the connection that has most of them.
+    /// Removes a read from a line that is too long: the newest of the connection with the most
+    /// reads.
     pub(super) fn overflow(&mut self) -> Option<W> {
         if self.waiting <= self.longest {
             return None;
@@ -165,7 +168,7 @@ impl<W> Line<W> {
         Some(read.waiter)
     }
 
-    /// Takes a read out that waits no longer, if it still does.
+    /// Removes a read that no longer waits, if it is still in line.
     pub(super) fn leave(&mut self, caller: Caller, serial: u64) {
         let Some(connection) = self.connections.get_mut(&caller) else {
             return;
@@ -176,7 +179,7 @@ impl<W> Line<W> {
         self.place(caller);
     }
 
-    /// Gives back what a connection held.
+    /// Returns the room that a connection held.
     pub(super) fn give_back(&mut self, caller: Caller, room: Room) {
         self.free.units += room.units;
         self.free.builders += room.builders;
@@ -187,7 +190,7 @@ impl<W> Line<W> {
         self.forget_if_idle(caller);
     }
 
-    /// Takes more for a read that is being served, if there is room.
+    /// Takes more units for a read that is being served, if there is room.
     pub(super) fn take_more(&mut self, caller: Caller, units: usize) -> bool {
         let Some(connection) = self.connections.get_mut(&caller) else {
             return false;
@@ -200,7 +203,7 @@ impl<W> Line<W> {
         is_room
     }
 
-    /// Places a connection by its first read.
+    /// Orders a connection by its first read.
     fn place(&mut self, caller: Caller) {
         if let Some(connection) = self.connections.get_mut(&caller) {
             let head = connection.queue.front();
@@ -245,7 +248,7 @@ mod tests {
     use super::*;
 
     const PAGE: usize = 3_000;
-    /// What one page holds.
+    /// The room that one page holds.
     const ONE_PAGE: Room = Room {
         units: PAGE,
         builders: 1,
@@ -264,7 +267,7 @@ mod tests {
         Line::new(room, each, 0, longest)
     }
 
-    /// Serves one read at a time to its end. Returns the names in order.
+    /// Serves one read after another to its end. Returns the names in order.
     fn serve(line: &mut Line<u32>, reads: usize) -> Vec<u32> {
         let served = (0..reads).map_while(|_| {
             let turn = line.next()?;
@@ -305,7 +308,7 @@ mod tests {
         let served = serve(&mut line, 20);
         let of = |name| served.iter().filter(|one| **one == name).count();
         assert_eq!((of(1), of(2), of(3)), (5, 5, 10), "{served:?}");
-        // What is left of one connection has the line for itself.
+        // The rest of one connection has the line for itself.
         assert_eq!(serve(&mut line, 1_000).len(), 100);
     }
 
@@ -334,7 +337,7 @@ mod tests {
         line.enter(caller(2), PAGE, PAGE, 9);
         assert_eq!(line.overflow(), Some(3));
         assert_eq!((line.overflow(), line.waiting()), (None, 4));
-        // One that has as many as any other is refused itself.
+        // If its connection has as many reads as any other, the new read itself is rejected.
         line.enter(caller(1), PAGE, PAGE, 5);
         assert_eq!(line.overflow(), Some(5));
         assert_eq!(serve(&mut line, 10), [0, 9, 1, 2]);

@@ -1,5 +1,5 @@
-//! Answers that are being sent, in small chunks: what a reader has not taken yet is held and counted
-//! here, not in the buffers of its connection.
+//! Answers that are being sent, in small chunks: unread bytes are held and counted here, not in the
+//! buffers of their connection.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -14,13 +14,13 @@ use tokio::time::Instant;
 
 use super::Share;
 
-/// Bytes handed to a connection at once: it asks for more when its reader has taken them.
+/// Bytes passed to a connection in one chunk: it requests more when its reader has read them.
 const CHUNK: usize = 16 << 10;
 
-/// All answers on their way.
+/// All answers in progress.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sending {
-    // Held for a look-up; nothing is awaited under it.
+    // Held for a lookup; nothing is awaited under it.
     answers: Arc<Mutex<Answers>>,
 }
 
@@ -30,12 +30,12 @@ struct Answers {
     open: BTreeMap<u64, Arc<Mutex<Answer>>>,
 }
 
-/// One answer: what is left of it, until it is sent or cut off.
+/// One answer: the rest of it, until it is sent or cut off.
 #[derive(Debug)]
 struct Answer {
     rest: Option<Rest>,
     began: Instant,
-    /// When its reader last took something.
+    /// When its reader last read something.
     moved: Instant,
 }
 
@@ -82,8 +82,8 @@ impl Sending {
         })
     }
 
-    /// Drops answers of which nothing was taken for `stalled`, or not all within `longest`. Returns their
-    /// number.
+    /// Drops answers of which nothing was read for `stalled`, or not all within `longest`. Returns
+    /// their number.
     pub(super) fn cut(&self, now: Instant, stalled: Duration, longest: Duration) -> u64 {
         let open: Vec<_> = locked(&self.answers).open.values().cloned().collect();
         let mut cut = 0;
@@ -196,10 +196,10 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(2)).await;
             slow.next().await.unwrap().unwrap();
         }
-        // The memory is released although the connection never asked for the next chunk.
+        // The memory is released although the connection never requested the next chunk.
         assert!(reads.held() < 1_100_000, "{}", reads.held());
         stalled.next().await.unwrap().unwrap_err();
-        // A reader that takes a little now and then is cut off too.
+        // A reader that occasionally reads a little is cut off too.
         let begun = Instant::now();
         while slow.next().await.unwrap().is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;

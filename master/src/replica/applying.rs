@@ -1,4 +1,5 @@
-//! What raft asks of the owner: to load the registry, and to apply entries over as many turns as they need.
+//! Requests of raft to the owner: loading the registry, and applying entries over as many turns as
+//! they need.
 
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::metrics;
 use crate::run::RunError;
 use crate::turns;
 
-/// Entries that raft has handed over, applied one by one over as many turns as they need.
+/// Entries from raft, applied one by one over as many turns as they need.
 pub(super) struct Applying {
     entries: std::vec::IntoIter<Committed>,
-    /// The next one, which the last turn had no time for.
+    /// The next entry, for which the last turn had no time.
     next: Option<Unapplied>,
     writes: Vec<RecordWrite>,
     done: oneshot::Sender<Vec<RecordWrite>>,
@@ -37,22 +38,22 @@ impl Applying {
     }
 }
 
-/// Every master logs who was refused, leading or not.
+/// Logs a rejected command; every master does so, leading or not.
 fn note_refusal(applied: &Applied) {
     if let Err(why) = &applied.outcome {
         let (actor, serial) = (&applied.actor, applied.ticket.serial);
-        debug!(%actor, serial, code = why.code(), "a command is refused");
+        debug!(%actor, serial, code = why.code(), "a command was rejected");
     }
 }
 
-/// How long the first leader of a cluster waits for the feature levels of its members.
+/// Time for which the first leader of a cluster waits for the feature levels of its members.
 const FOUNDERS: Duration = Duration::from_secs(5);
 
 /// The level of a new cluster, as far as this master decides it.
 pub(super) struct Founding {
-    /// The newest at which it begins.
+    /// The newest level at which it begins.
     newest: Level,
-    /// Since when this master waits for what the members report, in which term.
+    /// The term in which this master waits for the members' reports, and since when.
     waits: Option<(u64, Instant)>,
 }
 
@@ -91,7 +92,7 @@ impl Replica {
     }
 
     /// Applies entries until none is left or this turn has changed enough. An entry is never split:
-    /// what is seen between two turns is the registry at an entry.
+    /// between two turns, the registry is in the state after a whole entry.
     pub(super) fn apply_on(&mut self) -> Result<(), RunError> {
         let Some(mut applying) = self.applying.take() else {
             return Ok(());
@@ -117,15 +118,15 @@ impl Replica {
             self.applying = Some(applying);
             return Ok(());
         }
-        // What is applied has left raft's queue: there is room again.
+        // Applied entries have left raft's queue: there is room again.
         self.propose_on();
         self.meters.applied.record(applying.took);
-        // Raft stops with the process; whoever waited is gone with it.
+        // Raft stops with the process, and so do its waiters.
         let _ = applying.done.send(applying.writes);
         Ok(())
     }
 
-    /// A new cluster begins at no newer level than this one.
+    /// Sets the highest level at which a new cluster begins.
     pub(crate) fn beginning_at(self, founding_level: Level) -> Self {
         let founding = Founding {
             newest: founding_level,
@@ -134,8 +135,9 @@ impl Replica {
         Self { founding, ..self }
     }
 
-    /// At which level an epoch is to be opened; `None` as long as it is not known. A new cluster starts at the newest level
-    /// that all its members report, and whether this one is new shows only once all of the log is applied.
+    /// Returns the level at which an epoch is opened; `None` as long as it is unknown. A new
+    /// cluster starts at the newest level that all its members report. Whether the cluster is new
+    /// is known only once all of the log is applied.
     pub(super) fn level_to_open(&mut self, term: u64) -> Option<Level> {
         if let Some(level) = self.registry.level_to_lead() {
             return Some(level);

@@ -1,5 +1,5 @@
-//! The registry of an installed snapshot: read on another thread, since a large one takes seconds and consensus shares the
-//! owner's thread.
+//! Loading the registry of an installed snapshot on another thread: a large one takes seconds, and
+//! consensus shares the owner's thread.
 
 use argosy_state::Registry;
 use tokio::sync::oneshot;
@@ -13,27 +13,28 @@ use crate::run::RunError;
 
 type Read = Result<Registry, RunError>;
 
-/// A registry that replaces the present one when it has been read.
+/// A loaded registry that replaces the present one.
 pub(super) struct Loaded {
     registry: Registry,
     done: oneshot::Sender<()>,
 }
 
-/// The registry that is being read, if one is.
+/// The registry that is being loaded, if there is one.
 #[derive(Default)]
 pub(super) struct Loading {
-    /// Not in a simulation, which has one thread.
+    /// False in a simulation, which has one thread.
     has_threads: bool,
     reading: Option<(JoinHandle<Read>, oneshot::Sender<()>)>,
 }
 
 impl Loading {
-    /// Nothing is applied and no epoch is opened meanwhile: the present registry is out of date.
+    /// Returns whether a registry is being loaded. Nothing is applied and no epoch is opened during
+    /// that time: the present registry is out of date.
     pub(super) fn is_under_way(&self) -> bool {
         self.reading.is_some()
     }
 
-    /// Returns when it has been read. May be dropped at any time.
+    /// Waits until the registry is loaded. May be dropped at any time.
     pub(super) async fn loaded(&mut self) -> Result<Loaded, RunError> {
         let Some((reading, _)) = &mut self.reading else {
             return std::future::pending().await;
@@ -46,13 +47,13 @@ impl Loading {
 }
 
 impl Replica {
-    /// Snapshots are read on other threads.
+    /// Sets whether snapshots are loaded on other threads.
     pub(crate) fn with_threads(mut self, has_threads: bool) -> Self {
         self.loading.has_threads = has_threads;
         self
     }
 
-    /// Raft asks for nothing else until `done` is answered.
+    /// Starts loading. Raft sends no other request until `done` is answered.
     pub(super) fn load(
         &mut self,
         last_index: u64,
@@ -76,7 +77,7 @@ impl Replica {
         self.turns.begin();
         let former = std::mem::replace(&mut self.registry, loaded.registry);
         if self.loading.has_threads {
-            // To free a large registry takes as long as a turn may, and longer.
+            // Freeing a large registry takes as long as a turn may, and longer.
             drop(tokio::task::spawn_blocking(move || drop(former)));
         }
         (self.comparison, self.checks) = (Comparison::of(&self.registry), Checks::default());
@@ -85,7 +86,7 @@ impl Replica {
         self.failovers.reign(self.registry.cluster().term);
         self.published.changes.restart(self.registry.applied());
         self.published.applied.send_replace(self.registry.applied());
-        // Raft stops with the process; whoever waited is gone with it.
+        // Raft stops with the process, and so do its waiters.
         let _ = loaded.done.send(());
     }
 }

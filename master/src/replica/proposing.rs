@@ -1,4 +1,5 @@
-//! What the owner asks raft to log: the opening of an epoch, and the leader's commands in their order.
+//! Proposals of the owner to raft: the opening of an epoch, and the leader's commands in their
+//! order.
 
 use argosy_raft::{Proposal, ProposeError};
 use argosy_state::actor::Actor;
@@ -14,14 +15,15 @@ use crate::comparison::readable;
 use crate::leader::Input;
 use crate::turns;
 
-/// A proposal that raft has not taken yet.
+/// A proposal that raft has not accepted yet.
 pub(super) struct Unproposed {
     serial: u64,
     proposal: Proposal,
 }
 
 impl Replica {
-    /// Proposed once a term; if it is lost with the term, the next term opens another one.
+    /// Proposes an epoch, once in each term. If the proposal is lost with the term, the next term
+    /// opens another one.
     pub(super) fn open_epoch(&mut self, term: u64) {
         use sha2::Digest;
         if self.loading.is_under_way() {
@@ -59,7 +61,7 @@ impl Replica {
         }
     }
 
-    /// In order behind what waits already.
+    /// Proposes a command after those that already wait.
     pub(super) fn propose(&mut self, proposed: &Proposed) {
         if self.leader.is_none() {
             // Lost with an effect before this one.
@@ -73,7 +75,7 @@ impl Replica {
         let work = turns::work(&proposed.command);
         let command = encode::command(proposed, level);
         if let Err(why) = readable(&command) {
-            error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
+            error!(serial, %why, "a command cannot be decoded and is not proposed: please report this defect");
             self.meters.unreadable.increment(1);
             return self.step(Input::Unreadable { serial, why });
         }
@@ -88,8 +90,8 @@ impl Replica {
         }
     }
 
-    /// Hands raft what it has room for. A node that leads no more loses what it cannot take:
-    /// leaving office tells everybody to try again, which is what they do with a call of unknown
+    /// Passes raft as many proposals as it has room for. A node that no longer leads drops the
+    /// rest: losing leadership makes every caller retry, as it does for a call with an unknown
     /// outcome.
     pub(super) fn propose_on(&mut self) {
         while let Some(first) = self.unproposed.front() {
@@ -105,7 +107,7 @@ impl Replica {
                 }
                 Err(why @ (ProposeError::NotLeader | ProposeError::Stopped)) => {
                     warn!(%why, "a command could not be proposed");
-                    self.leave_office("its commands are not taken");
+                    self.leave_office("raft accepts no commands");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Readers' looks at the facts.
+//! Readers' queries of the facts.
 
 use tokio::time::Instant;
 
@@ -6,14 +6,14 @@ use super::Replica;
 use crate::inbox::{Facts, Look};
 
 impl Replica {
-    /// Shows a reader the facts.
+    /// Runs a reader's query on the facts.
     pub(super) fn show(&mut self, look: Look) {
         self.turns.begin();
         let began = Instant::now();
         look(&Facts {
             registry: &self.registry,
             leader: self.leader.as_ref(),
-            // Only a leader's clock runs.
+            // Only a leader's clock advances.
             now: match self.leader {
                 Some(_) => self.clock.now(),
                 None => self.registry.time(),

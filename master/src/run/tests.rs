@@ -1,4 +1,5 @@
-//! One master alone, on a store in memory: the loop itself, with raft behind it. And three, far apart.
+//! Tests of one master alone, on a store in memory: the loop itself, with raft behind it. Also of
+//! three masters that are far apart.
 
 mod actors;
 mod answers;
@@ -40,7 +41,7 @@ struct Alone {
     stop: CancellationToken,
     owner: JoinHandle<Result<(), RunError>>,
     pulse: Arc<Pulse>,
-    /// What raft asks of the owner comes this way.
+    /// Sends raft's requests to the owner.
     requests: mpsc::Sender<OwnerRequest>,
 }
 
@@ -50,7 +51,7 @@ impl Alone {
         Self::start_among(listener, Vec::new(), 1).await
     }
 
-    /// Three that are a group.
+    /// Starts three masters that form a group.
     async fn start_three() -> Vec<Self> {
         let mut listeners = Vec::new();
         for _ in 0..3 {
@@ -64,7 +65,7 @@ impl Alone {
         join_all(starting).await
     }
 
-    /// One alone, if there are no peers.
+    /// Starts one master, which is alone if there are no peers.
     async fn start_among(listener: TcpListener, peers: Vec<String>, seed: u64) -> Self {
         let address = listener.local_addr().unwrap().to_string();
         let bootstrap = peers.is_empty();
@@ -154,7 +155,7 @@ impl Alone {
             .unwrap()
     }
 
-    /// Has these applied, as if the owner had proposed them. Returns when the last is proposed.
+    /// Proposes these commands as if the owner had done so. Returns when the last is proposed.
     async fn propose_all(&self, epoch: Epoch, commands: impl Iterator<Item = Command>) {
         for (serial, command) in (1 << 40..).zip(commands) {
             let ticket = Ticket { epoch, serial };
@@ -230,7 +231,7 @@ async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_no
     assert_eq!(repeated, first);
     let next = revision_of(alone.operate(weight(3_000)).await);
     assert!(next.0 > between.0);
-    // Among them may be the digest that a new leader logs.
+    // They may include the digest that a new leader logs.
     let logged = divergence::commands_in(&alone.memory);
     let batches = logged
         .iter()
@@ -284,8 +285,8 @@ async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
     alone.end().await;
 }
 
-/// It knows nothing of what the next leader has done: seed 4002431 refused an accept as `offer-used` that the next
-/// leader then committed.
+/// The deposed leader does not know what the next one has done: seed 4002431 rejected an accept as
+/// `offer-used` that the next leader then committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_another_reign_is_no_answer() {
     let alone = Alone::start().await;
@@ -310,7 +311,7 @@ async fn a_refusal_of_another_reign_is_no_answer() {
         });
         let answered = tokio::time::timeout(PATIENCE, asked).await.unwrap();
         let code = answered.map_or_else(|status| status.code(), |_| tonic::Code::Ok);
-        // What was done is in the log, whoever leads.
+        // The log contains the change, regardless of the leader.
         let expected = if is_refused {
             tonic::Code::Unavailable
         } else {
@@ -337,7 +338,7 @@ async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
     let newer = argosy_state::level::Level::NEWEST.0 + 1;
-    // A format, then a field 90 that holds a message: a command that only a newer release knows.
+    // A format, then a field 90 that holds a message: a command that only a newer release supports.
     let commands = [
         (1, "the command has no valid kind"),
         (newer as u8, "install a newer one"),

@@ -1,6 +1,7 @@
-//! Who asks: the proven identity of the peer, or what a master says of a call that it forwards.
+//! The actor of a call: the authenticated identity of the peer, or the actor that a master names in
+//! a call that it forwards.
 //!
-//! What a message says of its sender is no part of it.
+//! Fields of the message itself do not identify its sender.
 
 use argosy_proto::transport::PeerIdentity;
 use argosy_state::actor::{Actor, Principal, PrincipalKind};
@@ -13,17 +14,17 @@ use super::forward::FORWARDED;
 /// Names the actor of a forwarded call, in the text form of [`Actor`].
 const FORWARDED_ACTOR: &str = "argosy-forwarded-actor";
 
-/// The actor of a call, by its metadata and by the identity of its peer.
+/// Returns the actor of a call, from its metadata and the identity of its peer.
 ///
 /// # Errors
-/// If the call names an actor that its peer has no right to name.
+/// If the call names an actor that its peer may not name.
 pub(super) fn actor(metadata: &MetadataMap, extensions: &Extensions) -> Result<Actor, Status> {
     let peer = extensions.get::<PeerIdentity>();
     let principal = peer.and_then(PeerIdentity::principal);
     let is_master = principal.is_some_and(|one| one.kind == PrincipalKind::Master);
     let mut named = metadata.get_all(FORWARDED_ACTOR).iter();
     let Some(first) = named.next() else {
-        // A master that does not name the actor does not ask for itself.
+        // A master that does not name the actor does not act for itself.
         let is_passed_on = is_master && metadata.contains_key(FORWARDED);
         let own = peer.filter(|_| !is_passed_on).map(PeerIdentity::actor);
         return Ok(own.unwrap_or_default());
@@ -35,13 +36,13 @@ pub(super) fn actor(metadata: &MetadataMap, extensions: &Extensions) -> Result<A
     match (principal, &actor) {
         (_, Actor::Cluster) => Err(forged(principal, &actor)),
         (Some(_), _) if is_master => Ok(actor),
-        // As between masters without authentication. It says no more than the connection does.
+        // As between masters without authentication. It proves no more than the connection does.
         (None, Actor::Unauthenticated) => Ok(actor),
         (_, Actor::Unauthenticated | Actor::Principal(_)) => Err(forged(principal, &actor)),
     }
 }
 
-/// Names the actor of a call that is passed on.
+/// Names the actor of a forwarded call.
 pub(super) fn name_actor(metadata: &mut MetadataMap, actor: &Actor) {
     let text = actor.to_string();
     let value = MetadataValue::try_from(text).expect("the text of an actor is plain ASCII");
@@ -53,7 +54,7 @@ fn read(value: &[u8]) -> Result<Actor, Status> {
         let (length, most) = (value.len(), Actor::TEXT_BYTES);
         return Err(malformed(&format!("it has {length} bytes; at most {most}")));
     }
-    let text = std::str::from_utf8(value).map_err(|_| malformed("it is no text"))?;
+    let text = std::str::from_utf8(value).map_err(|_| malformed("it is not valid UTF-8"))?;
     text.parse().map_err(|why| malformed(&format!("{why}")))
 }
 
@@ -67,7 +68,7 @@ fn forged(peer: Option<&Principal>, actor: &Actor) -> Status {
         None => "this caller, who is not authenticated".to_owned(),
     };
     let text = format!(
-        "{FORWARDED_ACTOR} says that {actor} asks, which only a master may say for callers that it has authenticated, and {peer} may not"
+        "{FORWARDED_ACTOR} names the actor {actor}: only a master may name one, for callers that it has authenticated, and {peer} may not"
     );
     let details = ErrorDetails::with_error_info("forwarded-actor", "argosy", []);
     Status::with_error_details(Code::PermissionDenied, text, details)
@@ -77,7 +78,7 @@ fn forged(peer: Option<&Principal>, actor: &Actor) -> Status {
 mod tests {
     use super::*;
 
-    /// What a leader takes for the actor of a call from `peer` with these metadata.
+    /// Returns the actor that a leader derives for a call from `peer` with these metadata.
     fn taken(peer: &str, metadata: &[(&'static str, &str)]) -> Result<String, Code> {
         let mut map = MetadataMap::new();
         for (name, value) in metadata {
@@ -119,7 +120,7 @@ mod tests {
         // A release that names no actor does not lend its own rights.
         let unnamed = taken("master/m1", &[(FORWARDED, "1")]);
         assert_eq!(unnamed, Ok("unauthenticated".to_owned()));
-        // Without authentication masters are not known; then nobody is.
+        // Without authentication masters are not identified, so the actor is unauthenticated.
         let plain = [(FORWARDED, "1"), (FORWARDED_ACTOR, "unauthenticated")];
         assert_eq!(taken("", &plain), Ok("unauthenticated".to_owned()));
     }
@@ -146,7 +147,7 @@ mod tests {
                 assert_eq!(taken, Err(Code::PermissionDenied), "{peer} as {named}");
             }
         }
-        // The mark alone hides nobody.
+        // The mark alone does not hide the actor.
         let marked = taken("operator/alice", &[(FORWARDED, "1")]);
         assert_eq!(marked, Ok("operator/alice".to_owned()));
     }

@@ -1,4 +1,4 @@
-//! `argosy.v1.Agents`: one stream an agent.
+//! `argosy.v1.Agents`: one stream for each agent.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -74,7 +74,7 @@ impl Services {
         let refusals = sender.weak();
         self.desk.send(Message::AgentLink(link, sender)).await?;
         let services = self.clone();
-        // Set when the agent's side has ended; before that, the end is this master's doing.
+        // Set when the agent's direction has ended; before that, this master ends the stream.
         let ended = Arc::new(OnceLock::new());
         let over = Arc::clone(&ended);
         self.tasks.spawn(async move {
@@ -92,7 +92,7 @@ impl Services {
             }
             // The only place that sets it.
             let _ = over.set(read);
-            // The owner may be gone by now, and its links with it.
+            // The owner may have ended by now, and its links with it.
             let _ = services
                 .desk
                 .send(Message::Input(Input::AgentClosed { link }))
@@ -103,7 +103,8 @@ impl Services {
         Ok(receiver.map(Ok).chain(last).boxed())
     }
 
-    /// Answers an agent whose message is malformed, or of another version, so that its log says why.
+    /// Reports a malformed message, or one of another version, to the agent, so that its log shows
+    /// the reason.
     async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, code: &str, text: &str) {
         let facts = self.desk.look(|facts| {
             let cluster = facts.registry.cluster();
@@ -122,7 +123,7 @@ impl Services {
             cluster_id,
             message,
         };
-        // It may have gone already.
+        // The stream may be closed already.
         let _ = sender.send(message);
     }
 
@@ -137,7 +138,7 @@ impl Services {
                 let order = order.order_index;
                 warn!(
                     link = link.0,
-                    order, "an agent does not know an order of this kind"
+                    order, "an agent does not support an order of this kind"
                 );
                 continue;
             }
@@ -154,10 +155,10 @@ impl Services {
     }
 }
 
-/// The status with which a stream ends, by how the agent's side of it ended.
+/// Returns the status with which a stream ends, depending on how the agent's direction ended.
 fn last_status(ended: Option<&Result<(), Status>>) -> Option<Status> {
     match ended {
-        // The agent has no more to say.
+        // The agent closed its direction.
         Some(Ok(())) => None,
         Some(Err(why)) => Some(why.clone()),
         None => Some(unavailable(
@@ -167,7 +168,7 @@ fn last_status(ended: Option<&Result<(), Status>>) -> Option<Status> {
     }
 }
 
-/// `version` is that of the protocol that was agreed on by a hello.
+/// Converts a message. `version` is the protocol version that the hello negotiated.
 fn input(
     link: LinkId,
     actor: &Actor,
@@ -206,8 +207,8 @@ fn input(
             })
         }
         From::ExecutorMessage(message) => Ok(Input::AgentMessage { link, message }),
-        // Read before this: there is nothing to decide.
-        From::UnsupportedOrder(_) => Err(Malformed::new("message", "it is none to decide on")),
+        // Handled earlier: it needs no decision.
+        From::UnsupportedOrder(_) => Err(Malformed::new("message", "it needs no decision")),
         From::Ping(ping) => Ok(Input::AgentPing {
             link,
             serial: ping.serial,
@@ -249,7 +250,7 @@ fn hello(wire: v1::Hello, version: u32) -> Result<Hello, Malformed> {
     })
 }
 
-/// A wrapping sum of marks; absent of nothing.
+/// Returns a wrapping sum of digests; an absent one means that the agent holds none.
 fn sum(field: &str, bytes: &[u8]) -> Result<u128, Malformed> {
     match bytes {
         [] => Ok(0),
@@ -282,7 +283,7 @@ mod tests {
     #[test]
     fn digests_are_read_by_kind_and_those_of_an_unknown_kind_are_not_compared() {
         let tasks = |digest: u128| BTreeMap::from([(HeldKind::Task, digest)]);
-        // Agents of release 0.1 report that of tasks alone.
+        // Agents of release 0.1 report the digest of tasks alone.
         assert_eq!(hello(wire(&[]), 1).unwrap().digests, tasks(7));
         let nine = 9_u128.to_be_bytes();
         let later = wire(&[("volume", &[1, 2]), ("task", &nine)]);

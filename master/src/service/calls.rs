@@ -1,4 +1,4 @@
-//! A scheduler's messages as the leader takes them: converted, judged by their shape.
+//! A scheduler's messages in the form that the leader takes: converted, with their shape validated.
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
@@ -12,9 +12,9 @@ use tonic::Status;
 use super::{CALL_BYTES, malformed};
 use crate::leader::{HeldFilter, Subscription};
 
-/// Largest filters of a subscription, together, in bytes.
+/// Maximum bytes of all filters of a subscription.
 const FILTER_BYTES: usize = 64 * 1024;
-/// Offers that a subscription presents. Each is verified in the owner's turn.
+/// Maximum number of offers that a subscription presents. Each is verified in the owner's turn.
 const HELD_OFFERS: usize = 10_000;
 
 pub(super) fn accept(
@@ -40,7 +40,7 @@ pub(super) fn accept(
     Ok((CallAction::Accept(accept), tokens))
 }
 
-/// `version` is that of the protocol that was agreed on.
+/// Converts a subscription. `version` is the negotiated protocol version.
 pub(super) fn subscription(
     wire: v1::SubscribeRequest,
     version: u32,
@@ -50,7 +50,7 @@ pub(super) fn subscription(
         .ok_or_else(|| Malformed::new("info", "it is missing"))?;
     if wire.held.len() > HELD_OFFERS {
         let text = format!(
-            "{} offers; at most {HELD_OFFERS}: present those that you want to use, the others are free then",
+            "{} offers; at most {HELD_OFFERS}: present those that will be used; the others are released",
             wire.held.len()
         );
         return Err(Malformed::new("held", text));
@@ -113,7 +113,7 @@ pub(super) fn task(text: &str) -> Result<TaskId, Status> {
     TaskId::new(text).map_err(|why| malformed(&Malformed::new("task_id", why.to_string())))
 }
 
-/// A list in parts that one turn of the owner has time for; an empty one is one part.
+/// Divides a list into parts for which one turn of the owner has time; an empty list is one part.
 pub(super) fn parts<T: Clone>(all: &[T], most: usize) -> Vec<Vec<T>> {
     if all.is_empty() {
         return vec![Vec::new()];

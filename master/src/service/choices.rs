@@ -1,4 +1,5 @@
-//! Words of closed sets in filters and parameters, strictly read: what is mistyped is refused, never ignored.
+//! Strict parsing of enumerated values in filters and parameters: a misspelled value is rejected,
+//! never ignored.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -11,8 +12,8 @@ use tonic::Status;
 
 use super::malformed;
 
-/// A filter whose values are written as records are compared: states and modes in lower case, without a prefix. Refuses an
-/// id that no record can have.
+/// Returns a filter in the form in which records are compared: states and modes in lower case,
+/// without a prefix. Rejects an id that no record can have.
 pub(super) fn filter(filter: HashMap<String, String>) -> Result<HashMap<String, String>, Status> {
     let chosen = filter.into_iter().map(|(field, value)| {
         let value = match field.as_str() {
@@ -28,7 +29,7 @@ pub(super) fn filter(filter: HashMap<String, String>) -> Result<HashMap<String, 
     chosen.collect()
 }
 
-/// How fresh an answer is to be.
+/// Parses the requested consistency.
 pub(crate) fn consistency(value: &str) -> Result<v1::Consistency, Status> {
     let numbers = [v1::Consistency::Linearizable, v1::Consistency::Local];
     let names = numbers.map(|one| one.as_str_name());
@@ -39,13 +40,14 @@ pub(crate) fn consistency(value: &str) -> Result<v1::Consistency, Status> {
     }
 }
 
-/// Yes or no.
+/// Parses a boolean.
 pub(crate) fn flag(field: &str, value: &str) -> Result<bool, Status> {
     let chosen = choice(field, value, "", &["true", "false", "1", "0"])?;
     Ok(chosen == "true" || chosen == "1")
 }
 
-/// One of these names, in any case, with or without their prefix; in lower case without it.
+/// Parses one of these names, in any case, with or without their prefix; returns it in lower case
+/// without the prefix.
 fn choice(field: &str, value: &str, prefix: &str, names: &[&str]) -> Result<String, Status> {
     let short = |name: &str| {
         let name = name.to_ascii_uppercase();

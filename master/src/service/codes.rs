@@ -1,17 +1,18 @@
-//! Statuses that gRPC's own layer makes before a service sees the message, in the words of this protocol.
+//! Corrects statuses that the gRPC layer creates before a service sees the message, so that they
+//! follow this protocol.
 
 use axum::response::Response;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// How messages begin about a message that cannot be read.
+/// Prefixes of the gRPC layer's messages about undecodable requests.
 const UNREADABLE: [&str; 3] = [
     "failed to decode Protobuf message",
     "Missing request message",
     "protocol error: received message with",
 ];
 
-/// Corrects the status of a call of `argosy.v1` that was refused before it came to its service.
+/// Corrects the status of a call of `argosy.v1` that was rejected before it reached its service.
 pub(crate) fn correct(response: Response) -> Response {
     let status = Status::from_header_map(response.headers());
     match status.as_ref().and_then(corrected) {
@@ -20,7 +21,7 @@ pub(crate) fn correct(response: Response) -> Response {
     }
 }
 
-/// The same for a message of a stream.
+/// Corrects the status of a message of a stream in the same way.
 pub(super) fn correct_status(status: Status) -> Status {
     corrected(&status).unwrap_or(status)
 }

@@ -1,4 +1,5 @@
-//! Why something does not run: a task by how far it came, a framework by what it is not offered.
+//! Explanations of why work does not run: of a task by its progress, of a framework by the agents
+//! that it is not offered.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::allocator::{Explanation, Question};
 use crate::inbox::Facts;
 
 impl Services {
-    /// At the leader, who alone knows what is offered.
+    /// Runs at the leader, which alone knows the offers.
     pub(crate) async fn explain_here(
         &self,
         question: v1::ExplainRequest,
@@ -45,8 +46,9 @@ impl Services {
         Ok(explanation)
     }
 
-    /// All agents of a copy of the registry, judged outside of the owner's turns; `None` if there is no such framework.
-    /// What the leader alone knows of them comes from short looks, so it may be some milliseconds newer.
+    /// Judges all agents of a copy of the registry outside the owner's turns; `None` if the
+    /// framework does not exist. The leader's private state comes from short queries, so it may be
+    /// some milliseconds newer.
     async fn judged(&self, question: Question) -> Result<Option<Explanation>, Status> {
         let framework = question.framework;
         let first = move |facts: &Facts<'_>| {
@@ -73,7 +75,7 @@ impl Services {
             let of_agents = {
                 let (inputs, ids) = (Arc::clone(&inputs), ids.clone());
                 move |facts: &Facts<'_>| {
-                    // Another leader counts frameworks in another way.
+                    // Another leader numbers the clients in `inputs` differently.
                     let leader = facts
                         .leader
                         .filter(|leader| leader.book().epoch() == epoch)?;
@@ -94,13 +96,13 @@ fn moved() -> Status {
     crate::owner_handle::unavailable("leadership has just moved")
 }
 
-/// Agents that one look asks the leader about, a microsecond each, and that are judged before other work of the thread
-/// takes its turn.
+/// Agents that one query covers, at a microsecond each, and that are judged before other work of
+/// the thread is scheduled.
 const AGENTS_A_LOOK: usize = 200;
-/// Room for an explanation: a hundred sentences.
+/// Memory reserved for an explanation: a hundred details.
 const EXPLANATION_BYTES: usize = 256 << 10;
 
-/// A task with a record has an agent: nothing is left to be offered.
+/// Explains a task with a record: it has an agent, so there is nothing left to offer.
 fn placed(task: &v1::Task) -> v1::Explanation {
     use v1::TaskState;
     let (id, agent) = (&task.task_id, &task.agent_id);

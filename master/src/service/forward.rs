@@ -1,4 +1,4 @@
-//! From a follower to the leader: one hop, never two.
+//! Forwarding from a follower to the leader: one hop, never two.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,9 +26,9 @@ use super::{Services, malformed, refused};
 use crate::inbox::Office;
 use crate::owner_handle::{LONGEST_WAIT, unavailable};
 
-/// Marks a forwarded call: it is not passed on again.
+/// Marks a forwarded call, which is not forwarded again.
 pub(super) const FORWARDED: &str = "argosy-forwarded";
-/// Asks for the leader's address instead of a forwarded stream.
+/// Requests the leader's address instead of a forwarded stream.
 pub(super) const REFER: &str = "argosy-refer";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
@@ -37,19 +37,20 @@ const LEADER: &str = "argosy-leader";
 const OPENING: Duration = Duration::from_secs(1);
 /// Minimum timeout of a forwarded call, even if the client's deadline is shorter.
 const ANSWERING: Duration = LONGEST_WAIT;
-/// What the leader says on a stream, passed on.
+/// A forwarded stream of the leader's messages.
 pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Where a call is served.
+/// The place where a call is served.
 pub(crate) enum Place {
-    /// By the leader in this process.
+    /// The leader in this process.
     Here,
-    /// By the leader at the other end of this connection.
+    /// The leader that is the peer of this connection.
     There(Lease, String),
 }
 
 impl Services {
-    /// Finds out where a call is served, waiting for a leader up to the call's deadline, and who asks.
+    /// Determines the actor and where a call is served, and waits for a leader up to the call's
+    /// deadline.
     pub(crate) async fn place(
         &self,
         metadata: &MetadataMap,
@@ -87,7 +88,7 @@ impl Services {
         let (place, actor) = self.place(metadata, extensions, Use::Calls).await?;
         match place {
             Place::Here => {
-                // Who leads is named with what every reply has.
+                // The headers that every reply has name the leader.
                 Ok(Response::new(local(request.into_inner(), actor).await?))
             }
             Place::There(lease, address) => {
@@ -110,8 +111,8 @@ impl Services {
         }
     }
 
-    /// A stream that is passed on, once the leader has opened it: see [`hop`]. Its place on the connection is given
-    /// back when it ends.
+    /// Returns a forwarded stream, once the leader has opened it: see [`hop`]. Its place on the
+    /// connection is released when it ends.
     pub(crate) async fn hop<T: Send + 'static>(
         &self,
         opened: impl Future<Output = Result<Response<Streaming<T>>, Status>> + Send + 'static,
@@ -132,9 +133,9 @@ impl Services {
     }
 }
 
-/// Waits for the leader's answer, or for its replacement. The call continues, and keeps its place on the connection, even if
-/// its client cancels: a server closes a connection when many of its streams are reset before it has accepted them, and
-/// other clients share this connection.
+/// Waits for the leader's answer, or for its replacement. The call continues, and keeps its place
+/// on the connection, even if its client cancels: a server closes a connection when many of its
+/// streams are reset before it has accepted them, and other clients share this connection.
 async fn asked<T: Send + 'static>(
     place: impl Send + 'static,
     office: watch::Receiver<Office>,
@@ -154,8 +155,9 @@ async fn asked<T: Send + 'static>(
         .unwrap_or_else(|why| Err(Status::internal(format!("a forwarded call failed: {why}"))))
 }
 
-/// What the leader says on a stream once it has opened it, which it must within [`OPENING`]. The stream ends with
-/// its hop, and as soon as another master leads: the connection to one that is frozen or cut off stays open.
+/// Returns the leader's stream once it is open, which must happen within [`OPENING`]. The stream
+/// ends with its hop, and as soon as another master leads: the connection to a frozen or isolated
+/// leader stays open.
 async fn hop<T: Send + 'static>(
     office: watch::Receiver<Office>,
     opened: impl Future<Output = Result<impl Stream<Item = Result<T, Status>> + Send + 'static, Status>>,
@@ -186,7 +188,7 @@ async fn hop<T: Send + 'static>(
     Ok(until_error(stream.filter_map(future::ready).boxed()).boxed())
 }
 
-/// The messages up to the first error, and this error. Nothing is read behind it.
+/// Returns the messages up to and including the first error. Nothing is read after it.
 fn until_error<T: Send + 'static>(
     messages: Passed<T>,
 ) -> impl Stream<Item = Result<T, Status>> + Send {
@@ -198,8 +200,8 @@ fn until_error<T: Send + 'static>(
     })
 }
 
-/// What a client says on a stream that is forwarded, and why it could not be read any further, once that is so. The
-/// leader's end of the stream only sees that there is no more.
+/// Returns a client's messages for a forwarded stream, and the reason for which they could not be
+/// read any further, once there is one. The leader only sees that its stream ends.
 pub(crate) fn readable<T: Send + 'static>(
     messages: Streaming<T>,
 ) -> (impl Stream<Item = T> + Send + 'static, Unreadable) {
@@ -213,12 +215,12 @@ pub(crate) fn readable<T: Send + 'static>(
     (messages, unreadable)
 }
 
-/// Why a client's stream could not be read any further.
+/// The reason for which a client's stream could not be read any further.
 #[derive(Clone, Default)]
 pub(crate) struct Unreadable(Arc<OnceLock<Status>>);
 
 impl Unreadable {
-    /// The same answers, and in the end the client learns why.
+    /// Returns the same answers, followed by the reason.
     pub(crate) fn after<T: Send + 'static>(self, answers: Passed<T>) -> Passed<T> {
         let last = future::lazy(move |_| self.0.get().cloned().map(Err));
         answers
@@ -227,7 +229,8 @@ impl Unreadable {
     }
 }
 
-/// Waits until another master leads: a frozen or partitioned leader would delay the call up to its deadline.
+/// Waits until another master leads: a frozen or partitioned leader would delay the call up to its
+/// deadline.
 async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
     let moved = office.wait_for(|office| {
         office.here
@@ -242,7 +245,7 @@ async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
     }
 }
 
-/// The same message, marked, with who asks.
+/// Returns the same message, marked as forwarded, with its actor.
 pub(crate) fn forwarded<Q>(message: Q, actor: &Actor) -> Request<Q> {
     let mut request = Request::new(message);
     request
@@ -252,17 +255,19 @@ pub(crate) fn forwarded<Q>(message: Q, actor: &Actor) -> Request<Q> {
     request
 }
 
-/// The leader's own refusal passes; a broken hop is nobody's word: the outcome is unknown.
+/// Returns the status of a forwarded call. The leader's own rejection is returned unchanged; after
+/// a broken hop the outcome is unknown.
 pub(crate) fn lost(status: Status, address: &str) -> Status {
-    // A status that was made on this side has a source; a master's own has none.
+    // A status that this master's transport created has a source; one that the leader sent has
+    // none.
     if std::error::Error::source(&status).is_none() {
         return status;
     }
-    debug!(%status, address, "a forwarded call or stream broke off");
+    debug!(%status, address, "a forwarded call or stream failed");
     unknown(&format!("the connection to the leader at {address} broke"))
 }
 
-/// The leader may have got the call, or not.
+/// Returns UNAVAILABLE for an unknown outcome: the leader may have received the call, or not.
 fn unknown(why: &str) -> Status {
     if bugs::is_on(Bug::LostHopRefused) {
         return Status::aborted(why);
@@ -272,7 +277,7 @@ fn unknown(why: &str) -> Status {
     ))
 }
 
-/// Tells a client where the leader is, so that it goes there directly next time.
+/// Names the leader to a client, so that it connects to it directly next time.
 pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
     if let Ok(value) = MetadataValue::try_from(address) {
         metadata.insert(LEADER, value);
@@ -286,7 +291,7 @@ pub(super) fn referred(address: &str) -> Status {
     status
 }
 
-/// Refuses a client that names versions of which this master speaks none.
+/// Rejects a client that names protocol versions of which this master supports none.
 pub(crate) fn check_versions(headers: &HeaderMap) -> Result<(), Status> {
     let Some(named) = headers.get(versions::HEADER) else {
         return Ok(());
@@ -314,8 +319,8 @@ impl Named {
         }
     }
 
-    /// Every reply names the leader and the versions of this master, reads and refusals included: also those that no service
-    /// has made.
+    /// Names the leader and the versions of this master in every reply. That includes replies to
+    /// reads, rejections, and replies that no service has created.
     pub(crate) fn name(&self, office: &watch::Receiver<Office>, headers: &mut HeaderMap) {
         headers.insert(versions::HEADER, self.versions.clone());
         if headers.contains_key(LEADER) {
@@ -337,7 +342,7 @@ impl Named {
     }
 }
 
-/// When the caller gives up; without a word of it, after ten seconds.
+/// Returns the caller's deadline; ten seconds from now if it sets none.
 pub(crate) fn deadline(metadata: &MetadataMap) -> Instant {
     let given = metadata
         .get("grpc-timeout")
@@ -346,7 +351,7 @@ pub(crate) fn deadline(metadata: &MetadataMap) -> Instant {
     Instant::now() + given.unwrap_or(LONGEST_WAIT).min(Duration::from_secs(60))
 }
 
-/// Reads a `grpc-timeout`: digits and one of H M S m u n.
+/// Parses a `grpc-timeout`: digits and one of H M S m u n.
 fn timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u64 = digits.parse().ok()?;

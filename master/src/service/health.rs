@@ -1,6 +1,7 @@
-//! `grpc.health.v1.Health`: the services follow `/readyz`, the process as a whole (the empty name) serves while it answers.
+//! `grpc.health.v1.Health`: the services follow `/readyz`. The process as a whole (the empty name)
+//! is SERVING while it answers.
 //!
-//! Asked for, never polled: nobody who watches costs nothing.
+//! The state is computed on request and for watchers only, so an unwatched service costs nothing.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,12 +17,12 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use super::Services;
 use crate::owner_handle::Desk;
 
-/// How often a watched service is looked at.
+/// Interval at which a watched service is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-/// The service on this master.
+/// Returns the service of this master.
 pub(crate) fn health(desk: Desk) -> HealthServer<Answering> {
     HealthServer::new(Answering { desk })
 }
@@ -30,7 +31,7 @@ pub(crate) struct Answering {
     desk: Desk,
 }
 
-/// What a name in a question stands for.
+/// The subject that the name in a request denotes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Process,
@@ -46,7 +47,7 @@ fn subject(service: &str) -> Subject {
     ];
     match service {
         "" => Subject::Process,
-        // Whoever is asked tells what it knows.
+        // Any master answers with its own knowledge.
         name if name == v1::reigns_server::ReignsServer::<Services>::NAME => Subject::Process,
         name if served.contains(&name) => Subject::LeaderDependent,
         _ => Subject::Unknown,

@@ -1,6 +1,6 @@
-//! `argosy.v1.Reigns`: who leads, told at once to whoever listens.
+//! `argosy.v1.Reigns`: reports the leader, and each change of it immediately, to its subscribers.
 //!
-//! Told from what is applied here, never from what is hoped: a reign is told when it is committed.
+//! It reports applied state only: an epoch is reported when it is committed.
 
 use std::pin::Pin;
 
@@ -26,7 +26,8 @@ impl Reigns for Services {
     }
 }
 
-/// Each reign once. Who reads slowly misses those that are over by then. Ends with this master's owner.
+/// Returns each epoch once. A slow reader misses epochs that have ended by then. The stream ends
+/// with this master's owner.
 fn reigns(office: watch::Receiver<Office>, own: String) -> impl Stream<Item = v1::Reign> + Send {
     stream::unfold((office, 0), move |(mut office, told)| {
         let own = own.clone();
@@ -77,7 +78,8 @@ mod tests {
             (first.epoch, first.leader_address.as_str(), first.here),
             (5, "a:1", false)
         );
-        // A candidate that has not opened its epoch is no reign; the former one is not told again.
+        // A candidate that has not opened its epoch is not reported, and the former epoch is not
+        // repeated.
         sender.send_replace(office(5, None));
         sender.send_replace(office(5, Some("b:1")));
         assert!(futures::poll!(told.next()).is_pending());

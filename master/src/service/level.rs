@@ -1,4 +1,4 @@
-//! Raising the feature level: every member must have reported that it knows the next one.
+//! Raising the feature level: every member must have reported that it supports the next one.
 
 use argosy_proto::v1;
 use argosy_raft::{HeldMembers, Member};
@@ -11,7 +11,7 @@ use super::{Services, accepted, refused};
 use crate::leader::Input;
 
 impl Services {
-    /// At the leader. No member joins between the question and the commit.
+    /// Runs at the leader. No member joins between the check and the commit.
     pub(super) async fn raise_level_here(
         &self,
         request: v1::RaiseLevelRequest,
@@ -37,7 +37,7 @@ impl Services {
     }
 }
 
-/// The level to raise the cluster to: the wanted one, or the newest that all members know.
+/// Returns the new level of the cluster: the requested one, or the newest that all members support.
 fn chosen(
     present: Level,
     wanted: Option<Level>,

@@ -1,8 +1,9 @@
-//! Pages of records: read from a copy of the facts, outside of the owner's turns.
+//! Pages of records, read from a copy of the facts, outside the owner's turns.
 //!
-//! A page is bounded in records and in bytes; records are filtered before they are converted. A page is made in parts on the
-//! thread of the readers, and between two parts other readers have their turn. Records are encoded once for all readers
-//! (`encodings`). Open offers, which the leader alone has, are read in looks of such a part each.
+//! A page is bounded in records and in bytes; records are filtered before they are converted. A
+//! page is built in parts on the readers' thread, and other readers run between two parts. Records
+//! are encoded once for all readers (`encodings`). Open offers, which only the leader has, are read
+//! in queries of one part each.
 
 mod page;
 mod serving;
@@ -30,30 +31,30 @@ use page::Records;
 pub(crate) use serving::{List, routes};
 use tasks::list_tasks;
 
-/// Records that one part of a page goes through.
+/// Records that one part of a page scans.
 const PART: usize = 500;
 /// Bytes that one part converts, unless a single record takes more.
 const PART_BYTES: usize = 256 << 10;
-/// Parts of one page: a filter that few records pass goes on with the next page.
+/// Parts of one page: a filter that few records match continues with the next page.
 const PARTS: usize = 200;
-/// Records of a page unless asked otherwise.
+/// Default size of a page in records.
 const PAGE: usize = 1_000;
-/// Records of the largest page.
+/// Maximum size of a page in records.
 const LARGEST_PAGE: usize = 10_000;
-/// Bytes of the largest page, as [`Records::cost`] counts them: a message takes 4 MiB at most.
+/// Maximum bytes of a page, as [`Records::cost`] counts them: a message takes 4 MiB at most.
 const PAGE_BYTES: usize = 3 << 20;
-/// Overhead of a record in the memory of those who read it.
+/// Memory overhead of a record for its readers.
 const RECORD_BYTES: usize = 1_024;
 
-/// Waits until the read has the consistency and the revision that were asked for. Returns the log index that a view needs
-/// to have. Refuses an unknown consistency.
+/// Waits until the read has the requested consistency and revision. Returns the log index that a
+/// view must include. Rejects an unknown consistency.
 pub(super) async fn settle(
     desk: &Desk,
     consistency: i32,
     min_revision: u64,
 ) -> Result<u64, Status> {
     let index = match v1::Consistency::try_from(consistency) {
-        // What was answered here before is seen.
+        // Everything that was answered here before is visible.
         Ok(v1::Consistency::Local) => *desk.applied.borrow(),
         Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => desk.confirm().await?,
         Err(_) => {
@@ -76,7 +77,7 @@ fn size(request: &v1::ListRequest) -> Result<usize, Status> {
     }
 }
 
-/// Refuses a field that cannot be filtered by.
+/// Rejects a field that cannot be filtered by.
 fn check_filter(filter: &HashMap<String, String>, known: &[&str]) -> Result<(), Status> {
     match filter.keys().find(|field| !known.contains(&field.as_str())) {
         Some(field) => Err(malformed(&Malformed::new(
@@ -91,26 +92,26 @@ fn matches(filter: &HashMap<String, String>, field: &str, value: &str) -> bool {
     filter.get(field).is_none_or(|wanted| wanted == value)
 }
 
-/// As [`matches`], for what is text only on the wire.
+/// As [`matches`], for a value that is a text only on the wire.
 fn is(filter: &HashMap<String, String>, field: &str, value: &dyn Display) -> bool {
     filter
         .get(field)
         .is_none_or(|wanted| *wanted == value.to_string())
 }
 
-/// A name as filters write it: `running` for `TASK_STATE_RUNNING`.
+/// Returns a name in the form of filters: `running` for `TASK_STATE_RUNNING`.
 fn plain(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_ascii_lowercase()
 }
 
-/// What a part may still add to its page.
+/// The room that a part has left on its page.
 #[derive(Debug, Clone, Copy)]
 struct Room {
     records: usize,
     bytes: usize,
 }
 
-/// A part of a page: what was found, and where to go on.
+/// A part of a page: the records that were found, and the position at which to continue.
 #[derive(Debug, Default)]
 struct Part {
     found: Records,
@@ -118,14 +119,14 @@ struct Part {
 }
 
 impl Records {
-    /// Bytes that these records take of a page.
+    /// Returns the bytes that these records take of a page.
     fn cost(&self) -> usize {
         self.count * RECORD_BYTES + self.bytes.len()
     }
 }
 
-/// Goes through records until the part is over. `place` returns where a record stands; `show` adds it, if it is wanted:
-/// only then is it converted.
+/// Scans records until the part is complete. `place` returns the position of a record; `show` adds
+/// a record that matches, and only then converts it.
 fn gather<R>(
     records: impl Iterator<Item = R>,
     room: Room,
@@ -148,7 +149,7 @@ fn gather<R>(
     part
 }
 
-/// A page that is being made.
+/// A page in progress.
 #[derive(Debug)]
 struct Making {
     page: Part,
@@ -174,7 +175,7 @@ impl Making {
         }
     }
 
-    /// Takes up the next part; returns whether the page goes on.
+    /// Appends the next part; returns whether the page continues.
     fn add(&mut self, mut part: Part) -> bool {
         self.parts += 1;
         self.page.found.append(&mut part.found);
@@ -189,7 +190,8 @@ impl Making {
         }
     }
 
-    /// The page at `revision`, of the kind that `end` makes of the token of the next page and the revision.
+    /// Returns the page at `revision`, of the kind that `end` makes of the token of the next page
+    /// and the revision.
     fn end<T: prost::Message>(
         self,
         revision: Revision,
@@ -204,19 +206,20 @@ impl Making {
     }
 }
 
-/// A page, and what its records take of the memory of those who read it: JSON is made of them here.
+/// A page, and the memory that its records take in a reader. This process is such a reader when it
+/// converts a page to JSON.
 struct Made {
     page: Page,
     cost: usize,
 }
 
-/// Makes a page, within its share of what answers may hold. `size` is that of the page in records.
+/// Builds a page within its share of the budget for answers. `size` is the page size in records.
 async fn within_share(
     desk: &Desk,
     size: usize,
     made: impl Future<Output = Result<Made, Status>>,
 ) -> Result<Page, Status> {
-    // The records, and once more what they are written as.
+    // The records, and once more their serialized form.
     let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
     let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
     let Made { page, cost } = made.await?;
@@ -225,7 +228,8 @@ async fn within_share(
     Ok(page)
 }
 
-/// Reads parts of a view, which has what is at `index`, until the page is full or the end is reached.
+/// Reads parts of a view, which includes the entry at `index`, until the page is full or the end is
+/// reached.
 async fn collect<T: prost::Message>(
     desk: &Desk,
     index: u64,
@@ -250,14 +254,15 @@ async fn collect<T: prost::Message>(
     within_share(desk, size, made).await
 }
 
-/// Computes behind everything else that this process does. Ends with the reader that asked.
+/// Computes with lower priority than everything else in this process. Ends with the reader that
+/// requested it.
 pub(crate) async fn on_readers_thread<T: Send + 'static>(
     desk: &Desk,
     computed: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Status> {
     let task = AbortOnDropHandle::new(desk.readers.spawn(computed));
     task.await
-        .map_err(|why| Status::internal(format!("a page could not be made: {why}")))
+        .map_err(|why| Status::internal(format!("a page could not be built: {why}")))
 }
 
 fn here(registry: &Registry) -> Revision {
@@ -270,7 +275,7 @@ fn here(registry: &Registry) -> Revision {
 fn bad_token(token: &str) -> Status {
     malformed(&Malformed::new(
         "page_token",
-        format!("{token:?} did not come from a former page"),
+        format!("{token:?} is not the token of a previous page"),
     ))
 }
 
@@ -313,8 +318,8 @@ fn wants_agent(filter: &HashMap<String, String>, agent: &Agent) -> bool {
         && (!filter.contains_key("mode") || matches(filter, "mode", &plain(mode(), "AGENT_MODE_")))
 }
 
-/// Frameworks ascend by id; behind them, if wanted, removed ones, oldest first. A token is the last
-/// id seen, or `~` and the last id of the history.
+/// Lists frameworks ascending by id, followed on request by removed ones, oldest first. A token is
+/// the last id seen, or `~` and the last id of the history.
 async fn list_frameworks(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
@@ -370,7 +375,7 @@ async fn list_frameworks(desk: &Desk, request: v1::ListRequest) -> Result<Page, 
     collect(desk, index, (size, request.page_token), part, end).await
 }
 
-/// Open offers: only the leader has them.
+/// Lists open offers, which only the leader has.
 async fn list_offers(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
@@ -405,13 +410,13 @@ async fn list_offers(desk: &Desk, request: v1::ListRequest) -> Result<Page, Stat
     };
     let page = within_share(desk, size, read).await?;
     if !desk.office.borrow().here {
-        // The last looks may have seen no book any more.
+        // The last queries may have found no book any more.
         return Err(unavailable("leadership has just moved"));
     }
     Ok(page)
 }
 
-/// A part of a page of offers, in a look.
+/// Returns a part of a page of offers, within a query.
 fn open_offers(
     facts: &Facts<'_>,
     filter: &HashMap<String, String>,

@@ -1,11 +1,12 @@
-//! How a change of the group of masters is refused.
+//! Statuses of rejected member changes.
 
 use argosy_raft::MembershipError;
 use tonic::Status;
 
 use super::refused;
 
-/// Why the group was not changed. A master that knows no leader may have been removed: others are to be asked.
+/// Returns the status for a failed member change. A master that knows no leader may have been
+/// removed: the caller must use another master.
 pub(super) fn unchanged(why: &MembershipError) -> Status {
     let code = match why {
         MembershipError::NoLeader | MembershipError::Stopped => "no-leader",
@@ -18,8 +19,8 @@ pub(super) fn unchanged(why: &MembershipError) -> Status {
 mod tests {
     use super::*;
 
-    /// Found by simulation seed 2000054: an operator's client that had chosen a removed master was refused by it, and
-    /// asked nobody else.
+    /// Found by simulation seed 2000054: an operator's client that had chosen a removed master was
+    /// rejected by it, and tried no other.
     #[test]
     fn a_master_that_knows_no_leader_sends_the_caller_to_another() {
         let code = |why| unchanged(&why).code();

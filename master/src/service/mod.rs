@@ -1,6 +1,7 @@
-//! gRPC at the rim: convert, send, await, answer. No decision.
+//! The gRPC services: convert, send, await, answer. They make no decisions.
 //!
-//! Any master serves any call: what only the leader can do is forwarded to it, one hop.
+//! Any master serves any call: calls that only the leader can answer are forwarded to it, in one
+//! hop.
 
 mod actor;
 mod agents;
@@ -40,21 +41,21 @@ pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::Peers;
 pub(crate) use reflection::reflection;
 
-/// Every service of `argosy.v1`; cheap to clone.
+/// All services of `argosy.v1`; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) desk: Desk,
     pub(crate) peers: Peers,
-    /// Readers of streams; they end with their streams.
+    /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }
 
-/// Largest message of either direction, in bytes.
+/// Maximum size of a message in either direction, in bytes.
 pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
-/// Largest call that changes state, in bytes.
+/// Maximum size of a call that changes state, in bytes.
 pub(crate) const CALL_BYTES: usize = 1 << 20;
 
-/// Refuses a call that changes state and is too large.
+/// Rejects a call that changes state and is too large.
 fn bounded(bytes: usize) -> Result<(), Status> {
     if bytes <= CALL_BYTES {
         return Ok(());
@@ -65,13 +66,13 @@ fn bounded(bytes: usize) -> Result<(), Status> {
     Err(refused("invalid", &text))
 }
 
-/// A message of the wrong shape.
+/// Returns the status for a message of the wrong shape.
 fn malformed(why: &Malformed) -> Status {
     let details = ErrorDetails::with_bad_request_violation(&why.field, &why.text);
     Status::with_error_details(tonic::Code::InvalidArgument, why.to_string(), details)
 }
 
-/// A refusal, with its code for machines.
+/// Returns the status for a rejection, with its machine-readable code.
 fn refused(code: &str, message: &str) -> Status {
     let kind = match code {
         "unknown-agent" | "unknown-framework" | "unknown-task" => tonic::Code::NotFound,
@@ -81,9 +82,9 @@ fn refused(code: &str, message: &str) -> Status {
         "too-many-answers" | "too-many-unacknowledged" | "too-many-requests" | "registry-full" => {
             tonic::Code::ResourceExhausted
         }
-        // Nothing is known of the outcome: the caller is to try again.
+        // The outcome is unknown: the caller must retry.
         "stale-epoch" | "repeated" => tonic::Code::Unavailable,
-        // Nothing was done: another master may be able to.
+        // The call had no effect: another master may be able to serve it.
         "no-leader" => tonic::Code::Unavailable,
         "internal" => tonic::Code::Internal,
         _ => tonic::Code::FailedPrecondition,
@@ -92,7 +93,7 @@ fn refused(code: &str, message: &str) -> Status {
     Status::with_error_details(kind, message.to_owned(), details)
 }
 
-/// The status of a refusal, or the answer of another kind.
+/// Returns the status of a rejection, or any other answer.
 fn accepted(answer: Answer) -> Result<Answer, Status> {
     match answer {
         Answer::Refused { code, message } => Err(refused(code, &message)),
@@ -121,10 +122,10 @@ fn not_found(what: &str, id: &str, near: &[String]) -> Status {
     )
 }
 
-/// The newest version of the protocol that this master and a peer speak.
+/// Returns the newest protocol version that this master and a peer support.
 fn check_protocol(peer: &str, protocol: Option<&v1::Protocol>) -> Result<u32, Status> {
     let Some(protocol) = protocol else {
-        let why = Malformed::new("protocol", "say which version you speak");
+        let why = Malformed::new("protocol", "name the protocol version");
         return Err(malformed(&why));
     };
     let agreed = Versions::OWN.negotiated(peer, protocol);
@@ -135,7 +136,7 @@ fn check_protocol(peer: &str, protocol: Option<&v1::Protocol>) -> Result<u32, St
 mod tests {
     use super::*;
 
-    /// As release 0.1.0 says it, without a range.
+    /// Reports a version without a range, as release 0.1.0 does.
     fn spoken(version: u32, release: &str) -> Option<v1::Protocol> {
         Some(v1::Protocol {
             version,

@@ -1,4 +1,4 @@
-//! `argosy.v1.Operator`: read the cluster, change it in batches.
+//! `argosy.v1.Operator`: reading the cluster, and changing it in batches.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::owner_handle::Desk;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
 
-/// Batches of one stream on their way at once: more wait in the connection.
+/// Maximum number of batches of one stream in flight: more wait in the connection.
 const BATCHES: usize = 64;
 
 fn client(channel: Channel) -> OperatorClient<Channel> {
@@ -47,7 +47,7 @@ macro_rules! routed {
     };
 }
 
-/// A page of a list as a message, for readers in this process.
+/// Returns a page of a list as a message, for readers in this process.
 macro_rules! listed {
     ($self:ident, $request:ident, $list:ident) => {{
         let page = $self.list(List::$list, $request).await?;
@@ -285,7 +285,8 @@ impl Services {
     }
 }
 
-/// Whether the asked master answers from what it has. Who is connected only the leader knows.
+/// Returns whether the called master answers from its own state. Only the leader knows which agents
+/// and frameworks are connected.
 pub(super) fn is_local(consistency: i32) -> bool {
     consistency == i32::from(v1::Consistency::Local)
 }
@@ -365,7 +366,7 @@ fn task_key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
     })
 }
 
-/// What a record that was found takes.
+/// Returns the bytes of a record that was found.
 fn bytes<T: Message>(found: &Option<T>) -> usize {
     found.as_ref().map_or(0, Message::encoded_len)
 }
@@ -416,7 +417,8 @@ pub(crate) async fn one_framework(
         .ok_or_else(|| not_found("framework", &request.id, &[]))
 }
 
-/// By id within a framework; without one, the id must be used by a single framework.
+/// Returns a task by id within a framework; without a framework, a single framework must use the
+/// id.
 pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1::Task, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     let framework: FrameworkId =

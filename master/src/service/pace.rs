@@ -1,4 +1,5 @@
-//! How fast one client's messages are forwarded: a flood of one stream must not use up the connection that others share.
+//! The rate limit for forwarding one client's messages: a flood on one stream must not use up the
+//! connection that others share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +8,12 @@ use futures::{Stream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Messages that go on at once.
+/// Messages that are forwarded without delay.
 const BURST: u32 = 500;
-/// Time between two later ones: 2,000 a second, several times what an agent with 1,000 tasks sends.
+/// Interval of later messages: 2,000 a second, several times the rate of an agent with 1,000 tasks.
 const INTERVAL: Duration = Duration::from_micros(500);
 
-/// The same messages, none of them faster than that.
+/// Returns the same messages, limited to that rate.
 pub(super) fn paced<T: Send + 'static>(
     messages: impl Stream<Item = T> + Send + 'static,
 ) -> impl Stream<Item = T> + Send + 'static {
@@ -29,7 +30,8 @@ pub(super) fn paced<T: Send + 'static>(
     })
 }
 
-/// The same messages, each of which takes a place first; whoever has its answer adds the place again.
+/// Returns the same messages, each of which takes a permit first. The receiver of its answer
+/// returns the permit.
 pub(super) fn taking_room<T: Send + 'static>(
     messages: impl Stream<Item = T> + Send + 'static,
     room: Arc<Semaphore>,
@@ -46,7 +48,8 @@ pub(super) fn taking_room<T: Send + 'static>(
     })
 }
 
-/// When a message that is here now may go on. `due` is when all messages so far would have gone on without bursts.
+/// Returns when a message that has just arrived may be forwarded. `due` is the time at which all
+/// messages so far would have been forwarded without bursts.
 fn admitted(due: &mut Instant, now: Instant) -> Instant {
     let at = due.checked_sub(INTERVAL * BURST).unwrap_or(now).max(now);
     *due = (*due).max(now) + INTERVAL;

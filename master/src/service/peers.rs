@@ -1,10 +1,11 @@
 //! Connections to other masters, shared by the calls and streams that are forwarded over them.
 //!
-//! One HTTP/2 connection carries a bounded number of them, and each has its own flow control: a client that does not
-//! read its stream fills that stream's window and holds up no other one. The window of the connection is larger than
-//! the windows of all its streams, because it is shared: a smaller one would let one stream stall the others. h2
-//! derives from it what unread small frames may cost, and breaks the whole connection beyond that, with every stream
-//! on it. Unary calls have connections of their own.
+//! One HTTP/2 connection carries a bounded number of them, and each has its own flow control: a
+//! client that does not read its stream fills that stream's window and blocks no other stream. The
+//! window of the connection is larger than the windows of all its streams, because it is shared:
+//! with a smaller one, one stream could stall the others. From it, h2 derives a limit for unread
+//! small frames. Beyond that limit, h2 closes the whole connection with every stream on it. Unary
+//! calls have separate connections.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -17,10 +18,10 @@ use tonic::transport::{Channel, Endpoint};
 use super::forward::name_leader;
 use crate::owner_handle::unavailable;
 
-/// How long a connection to another master may take.
+/// Timeout of connecting to another master.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a connection is used for.
+/// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Use {
     /// Calls with one answer.
@@ -29,13 +30,13 @@ pub(crate) enum Use {
     Streams,
 }
 
-/// How the connections for one use are shaped.
+/// The limits of the connections for one use.
 struct Shape {
     /// Users of one connection, as long as there may be more connections.
     shared_by: usize,
-    /// Users of one connection at most.
+    /// Maximum users of one connection.
     most: usize,
-    /// Connections to one master.
+    /// Maximum connections to one master.
     connections: usize,
     stream_window: u32,
     connection_window: u32,
@@ -62,18 +63,18 @@ impl Use {
     }
 }
 
-/// By address and use.
+/// Connections by address and use.
 type Connections = BTreeMap<(String, Use), Vec<Shared>>;
 
-/// Connections to other masters, made when first needed.
+/// Connections to other masters, opened when first needed.
 #[derive(Clone)]
 pub(crate) struct Peers {
     dialer: Dialer,
-    // Held for a look-up; nothing is awaited under it.
+    // Held for a lookup; nothing is awaited under it.
     shared: Arc<Mutex<Connections>>,
 }
 
-/// One connection and its users, who hold the other ends.
+/// One connection. Its users hold clones of the reference, which counts them.
 struct Shared {
     channel: Channel,
     users: Arc<()>,
@@ -92,14 +93,14 @@ impl Shared {
     }
 }
 
-/// A place on a connection, for one call or stream; given back when it is dropped.
+/// A place on a connection, for one call or stream; released when it is dropped.
 pub(crate) struct Lease {
     channel: Channel,
     _user: Arc<()>,
 }
 
 impl Lease {
-    /// The connection. A clone must not outlive the lease.
+    /// Returns the connection. A clone must not outlive the lease.
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
@@ -113,8 +114,9 @@ impl Peers {
         }
     }
 
-    /// A place on a connection to the master at `address`. Calls beyond what the connections are meant for share
-    /// them further and wait, up to a bound; streams are refused, because they do not end.
+    /// Returns a place on a connection to the master at `address`. Excess calls share the
+    /// connections further and wait, up to a bound; excess streams are rejected, because they do
+    /// not end.
     pub(crate) fn lease(&self, address: &str, kind: Use) -> Result<Lease, Status> {
         let shape = kind.shape();
         let mut all = self.shared.lock().expect("no holder of the lock panics");
@@ -128,7 +130,8 @@ impl Peers {
         if let Some(with_room) = shared.iter().find(|one| one.users() < shape.shared_by) {
             let lease = with_room.lease();
             let is_unused = |one: &Shared| one.users() == 0;
-            // The first with room is taken, so the last ones fall unused; one of them is kept for the next peak.
+            // The first with room is taken, so the last ones become unused; one of them is kept for
+            // the next peak.
             if shared.len() > 2 && shared[shared.len() - 2..].iter().all(is_unused) {
                 shared.pop();
             }
@@ -167,7 +170,8 @@ impl Peers {
             ))
         })?;
         let endpoint = endpoint
-            // A connection that is dead without notice ends within three seconds: later calls get a new one.
+            // A connection that fails silently ends within three seconds: later calls get a new
+            // one.
             .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
@@ -187,7 +191,7 @@ mod tests {
 
     /// Bytes of the smallest message of a stream: five of gRPC, two of an event without fields.
     const SMALLEST_FRAME: u32 = 7;
-    /// What h2 counts for a frame below this size.
+    /// The size that h2 counts for a smaller frame.
     const COUNTED: u32 = 256;
 
     fn connections(peers: &Peers, address: &str, kind: Use) -> usize {
@@ -218,7 +222,7 @@ mod tests {
         assert_eq!(connections(&peers, "a:1", Use::Streams), 1);
         leases.push(lease().unwrap());
         assert_eq!(connections(&peers, "a:1", Use::Streams), 2);
-        // Calls are no users of these.
+        // Calls do not use these connections.
         let call = peers.lease("a:1", Use::Calls).unwrap();
         assert_eq!(connections(&peers, "a:1", Use::Calls), 1);
         while leases.len() < shape.shared_by * shape.connections {
@@ -232,7 +236,7 @@ mod tests {
             lease().unwrap();
         }
         assert_eq!(connections(&peers, "a:1", Use::Streams), 2);
-        // Another leader: what still has users stays.
+        // Another leader: connections with users stay.
         let _other = peers.lease("b:1", Use::Calls).unwrap();
         assert_eq!(connections(&peers, "a:1", Use::Streams), 0);
         assert_eq!(connections(&peers, "a:1", Use::Calls), 1);
@@ -253,7 +257,7 @@ mod tests {
         peers.lease("a:1", Use::Calls).unwrap();
     }
 
-    /// As a host behind a cut: the connection stands, and nobody reads it.
+    /// Simulates a partitioned host: the connection stays open, and its peer does not read.
     #[tokio::test]
     async fn a_connection_that_is_dead_without_a_word_ends() {
         let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,5 @@
-//! Answers to `Reconcile`: pages, so that neither a turn of the owner nor a message holds all tasks.
+//! Answers to `Reconcile`: pages, so that neither a turn of the owner nor a message holds all
+//! tasks.
 
 use argosy_proto::convert::Malformed;
 use argosy_proto::v1;
@@ -12,8 +13,8 @@ use super::calls::{framework, task};
 use super::{MESSAGE_BYTES, Services, accepted, malformed, refused};
 use crate::leader::{Answer, Input, Reconcile};
 
-/// A page is sent when it takes so many bytes. What one turn of the owner adds is less than as many
-/// again, so that a page is one message.
+/// Size in bytes at which a page is sent. One turn of the owner adds less than that, so that a page
+/// is one message.
 const PAGE_BYTES: usize = MESSAGE_BYTES / 2;
 
 impl Services {
@@ -51,10 +52,10 @@ impl Services {
     }
 }
 
-/// What one turn of the owner answers, and where it goes on.
+/// The answer of one turn of the owner, and the position at which to continue.
 type Part = (v1::ReconcileReply, Option<TaskId>);
 
-/// Where a page begins: behind a task, or at a position of the tasks that are named.
+/// The start of a page: after a task, or at a position in the list of named tasks.
 struct Cursor {
     named: Vec<TaskId>,
     position: usize,
@@ -70,7 +71,7 @@ impl Cursor {
             .collect::<Result<_, _>>()?;
         let token = wire.page_token.as_str();
         let foreign = || {
-            let text = format!("{token:?} did not come from a former page");
+            let text = format!("{token:?} is not the token of a previous page");
             malformed(&Malformed::new("page_token", text))
         };
         let (position, after) = match (token, named.is_empty()) {
@@ -85,13 +86,13 @@ impl Cursor {
         })
     }
 
-    /// The tasks of one turn; none means all that have not ended.
+    /// Returns the tasks of one turn; an empty list means all that have not ended.
     fn part(&self) -> Vec<TaskId> {
         let rest = self.named.iter().skip(self.position);
         rest.take(limits::RECORDS_PER_COMMAND).cloned().collect()
     }
 
-    /// Behind what a turn has answered: the token of what is left.
+    /// Advances past the tasks that a turn has answered. Returns the token of the rest.
     fn advance(&mut self, more: Option<TaskId>) -> Option<String> {
         if self.named.is_empty() {
             self.after = more;
@@ -102,8 +103,8 @@ impl Cursor {
     }
 }
 
-/// One page, from as many turns of the owner as fit. A caller that does not know pages gets the whole
-/// answer or a refusal: half an answer would look like a whole one.
+/// Returns one page, from as many turns of the owner as fit. A caller that does not support pages
+/// gets the whole answer or a rejection: a partial answer would look complete.
 async fn page<Asked: Future<Output = Result<Part, Status>>>(
     wire: v1::ReconcileRequest,
     page_bytes: usize,
@@ -127,7 +128,7 @@ async fn page<Asked: Future<Output = Result<Part, Status>>>(
         let (mut reply, more) = ask(part).await?;
         bytes += reply.encoded_len();
         page.statuses.append(&mut reply.statuses);
-        // The oldest: what is newer than it may have changed since.
+        // The oldest revision: newer records may have changed since.
         page.revision = page.revision.or(reply.revision);
         let Some(token) = cursor.advance(more) else {
             break;
@@ -138,7 +139,7 @@ async fn page<Asked: Future<Output = Result<Part, Status>>>(
         }
         if bytes >= 2 * page_bytes {
             let text = format!(
-                "the answer takes more than {} bytes: ask for it in pages, with `paged`",
+                "the answer takes more than {} bytes: request it in pages, with `paged`",
                 2 * page_bytes
             );
             return Err(refused("invalid", &text));
@@ -166,7 +167,7 @@ mod tests {
     /// A thousand short answers take some 90 KiB.
     const PAGE: usize = 40_000;
 
-    /// One framework with so many tasks that have not ended.
+    /// Returns a registry with one framework with `PAGE` tasks that have not ended.
     fn registry() -> Registry {
         let mut world = World::new();
         let agent = world.register("cpus:64;mem:65536");

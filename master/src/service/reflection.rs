@@ -1,5 +1,5 @@
-//! gRPC reflection, for tools such as grpcurl. A stream may hold two descriptors that its client does not read, so the number
-//! of streams is bounded.
+//! gRPC reflection, for tools such as grpcurl. A stream may hold two descriptors that its client
+//! does not read, so the number of streams is bounded.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
-/// Streams of reflection that are open at a time. Further ones are refused.
+/// Maximum number of open reflection streams. Further ones are rejected.
 const STREAMS: usize = 64;
 
-/// The services of reflection, in both versions: many clients still use v1alpha.
+/// Returns the services of reflection, in both versions: many clients still use v1alpha.
 ///
 /// # Errors
-/// If the descriptors of this release cannot be read.
+/// If the descriptors of this release cannot be decoded.
 pub(crate) fn reflection() -> Result<Router, Error> {
     let builder =
         || Builder::configure().register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS);
@@ -40,7 +40,7 @@ async fn bounded(State(streams): State<Arc<Semaphore>>, request: Request, next: 
     let Ok(place) = streams.try_acquire_owned() else {
         counter!("argosy_queue_full_total", "queue" => "reflection").increment(1);
         let text =
-            format!("{STREAMS} streams of reflection are open: end one, or ask another master");
+            format!("{STREAMS} streams of reflection are open: close one, or use another master");
         return Status::resource_exhausted(text).into_http();
     };
     let response = next.run(request).await;

@@ -27,8 +27,8 @@ use crate::links;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
-/// How long what was declined is not offered again unless the framework says otherwise, in
-/// milliseconds (Mesos' default).
+/// Default time for which declined resources are not offered again, in milliseconds (Mesos'
+/// default).
 const FILTER_MS: u64 = 5_000;
 
 fn client(channel: Channel) -> SchedulerClient<Channel> {
@@ -171,7 +171,7 @@ impl Services {
         let subscription = subscription(wire, version).map_err(|why| malformed(&why))?;
         let link = self.desk.new_link();
         let (sender, receiver) = links::link();
-        // The stream is dropped with its connection, or with this call if its caller gives up while
+        // The stream is dropped with its connection, or with this call if its caller cancels while
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
         let desk = self.desk.clone();

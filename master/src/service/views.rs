@@ -1,4 +1,4 @@
-//! Facts as operators see them.
+//! Conversion of facts to the messages of the operator API.
 
 use argosy_proto::versions::Versions;
 use argosy_proto::{convert, v1};
@@ -22,7 +22,7 @@ pub(super) fn agent(view: &View, agent: &Agent) -> v1::Agent {
     }
 }
 
-/// What an agent's record alone says: the other fields are those of [`agent_now`].
+/// Returns the fields that depend on an agent's record alone; [`agent_now`] returns the others.
 pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
     let info = v1::AgentInfo {
         attributes: agent.attributes().into_iter().collect(),
@@ -38,7 +38,7 @@ pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
     }
 }
 
-/// What is known of an agent beside its record.
+/// Returns the fields of an agent that do not come from its record.
 pub(super) fn agent_now(view: &View, agent: &Agent) -> v1::Agent {
     let index = view.registry.agent_index(agent.id);
     v1::Agent {
@@ -99,12 +99,12 @@ pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
     convert::task(task, address)
 }
 
-/// What a task's record alone says: the other field is that of [`task_now`].
+/// Returns the fields that depend on a task's record alone; [`task_now`] returns the other.
 pub(super) fn task_record(task: &Task) -> v1::Task {
     convert::task(task, "")
 }
 
-/// What is known of a task beside its record.
+/// Returns the field of a task that does not come from its record.
 pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
     let agent = registry.agent(task.agent);
     v1::Task {
@@ -113,7 +113,7 @@ pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
     }
 }
 
-/// An open offer, without its token: that is its holder's.
+/// Returns an open offer without its token, which belongs to its holder.
 pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer> {
     let agent = registry.agent(promise.agent)?;
     Some(v1::Offer {
@@ -124,7 +124,7 @@ pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer>
 
 pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
     let registry = &view.registry;
-    // A copy: `masters` reads the same watch, and a second read of one thread can wait for a writer
+    // A copy: `masters` reads the same watch, and a second read on one thread can wait for a writer
     // that waits for the first.
     let status = node.status().borrow().clone();
     let used = registry.role_totals();
@@ -133,7 +133,8 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
     let leader = leader.filter(|_| in_office || !status.is_leader);
     let mut masters = masters(node);
     if status.is_leader && !in_office {
-        // Elected, and not in office yet or not any more: it is not known whether a quorum follows.
+        // Elected, but not the active leader yet or any more: it is unknown whether a quorum
+        // follows.
         let own = masters.iter_mut().filter(|master| master.role == "leader");
         own.for_each(|master| "unconfirmed".clone_into(&mut master.role));
     }
@@ -164,20 +165,21 @@ pub(super) fn cluster(view: &View, node: &Node) -> v1::Cluster {
     }
 }
 
-/// Milliseconds since this master last knew a leader with a quorum; 0 when it does now.
+/// Returns the milliseconds since this master last knew a leader with a quorum; 0 if it knows one
+/// now.
 fn without_leader_ms(in_office: bool, status: &Status, node: &Node) -> u64 {
     let ago = match (in_office, status.is_leader) {
         (true, _) => None,
         (false, true) => Some(node.quorum_acked_ago().unwrap_or_default()),
         (false, false) => status.leaderless_since.map(|since| since.elapsed()),
     };
-    // No leader at all is never 0, however young.
+    // Without a leader the result is never 0, however short the time.
     ago.map_or(0, |ago| {
         u64::try_from(ago.as_millis()).unwrap_or(u64::MAX).max(1)
     })
 }
 
-/// The masters, as the asked one knows them; how far they lag only the leader knows.
+/// Returns the masters, as the called one knows them; only the leader knows how far they lag.
 pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
     let listed = node.members().into_iter().map(|member| v1::Master {
         node_id: format!("master-{}", member.id),

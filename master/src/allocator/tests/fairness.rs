@@ -1,4 +1,4 @@
-//! Who is served first, and how evenly.
+//! Tests of the order in which clients are served, and of its evenness.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -143,7 +143,7 @@ fn frameworks_of_equal_demand_end_within_one_agent_of_each_other() {
         let mut held: BTreeMap<FrameworkId, usize> = BTreeMap::new();
         for at in 0..agents {
             world.agent("cpus:4;mem:512");
-            // Events and rounds are mixed: some agents come alone, some in a crowd.
+            // Events and rounds are mixed: some agents join alone, some in a crowd.
             if dice.below(3) > 0 && at + 1 < agents {
                 continue;
             }
@@ -200,7 +200,7 @@ fn the_order_in_which_agents_and_frameworks_come_changes_no_account() {
     }
 }
 
-/// All orders of so many things.
+/// Returns all permutations of `count` items.
 fn orders(count: usize) -> Vec<Vec<usize>> {
     let Some(last) = count.checked_sub(1) else {
         return vec![Vec::new()];
@@ -230,7 +230,7 @@ fn what_frameworks_hold_counts_alike_in_every_order_of_arrival() {
                 2 => frameworks.push((world.framework(&["a"]), role("a"))),
                 _ => frameworks.push((world.framework(&["b"]), role("b"))),
             }
-            // A task of each framework on each agent, as soon as there is an offer.
+            // Each framework launches one task on each agent, as soon as there is an offer.
             for _ in 0..4 {
                 for offer in world.offers() {
                     if launched.insert((offer.framework, offer.agent)) {
@@ -244,7 +244,7 @@ fn what_frameworks_hold_counts_alike_in_every_order_of_arrival() {
             }
         }
         assert_eq!(launched.len(), 4);
-        // Nothing is offered any more, so that only what they hold is left.
+        // No more offers are made, so that only the held resources are left.
         loop {
             let offers = world.offers();
             if offers.is_empty() {
@@ -307,7 +307,8 @@ fn a_kind_behind_the_eighth_counts_for_fairness() {
         panic!("one agent is one offer");
     };
     let other = if first == a { b } else { a };
-    // Of everything else both would have as much after the first of these.
+    // After the first of these agents, both frameworks would have the same amount of every other
+    // kind.
     for _ in 0..4 {
         world.agent(&format!("cpus:1{kinds};kind-11:1"));
     }
@@ -345,7 +346,7 @@ fn a_weight_that_changes_counts_at_once_among_more_roles_than_a_round_looks_at()
         world.framework(&[&format!("b{at:03}")]);
     }
     world.agent("cpus:2");
-    // The round of these steps looks at the first 512, the next one at the rest.
+    // The round of these steps refreshes the first 512, the next one the rest.
     while world.step(Budget::UNBOUNDED).more {}
     world.operate(Operation::SetWeight {
         role: role("a"),

@@ -1,4 +1,4 @@
-//! Declines, suppression and revival.
+//! Tests of declines, suppression and revival.
 
 use argosy_state::command::CallAction;
 

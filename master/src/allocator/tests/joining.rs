@@ -1,4 +1,5 @@
-//! Free resources of one agent become one offer: few offers, whatever ends when.
+//! Tests of joining: free resources of one agent become one offer, in whatever order they become
+//! free.
 
 use argosy_state::ids::{AgentId, FrameworkId};
 use argosy_state::resources::Resources;
@@ -6,7 +7,7 @@ use argosy_state::resources::Resources;
 use super::world::{World, parse};
 use crate::offers::Standing;
 
-/// A framework whose tasks use all of two agents, one processor each.
+/// Returns a framework whose tasks use all of two agents, one processor each.
 fn busy() -> (World, FrameworkId, [AgentId; 2]) {
     let mut world = World::new();
     let agents = [
@@ -104,7 +105,7 @@ fn an_offer_whose_acceptance_is_on_its_way_is_never_joined() {
         assert_eq!(world.book.get(id).unwrap().1, Standing::Pending);
     }
     assert_eq!(open(&world, framework), 2);
-    // Once it is settled, all that has become free is one offer.
+    // Once it is settled, all free resources become one offer.
     let settled: Vec<_> = world.book.iter().map(|(offer, _)| offer.id).collect();
     world.book.settle(&settled);
     let offers = world.offers();
@@ -156,7 +157,7 @@ fn a_role_that_no_framework_is_in_any_more_is_forgotten() {
     }
     assert_eq!(world.allocator.roles.len(), 1);
     assert!(world.registry.framework(kept).is_some());
-    // Its place is another's by now, and it is offered as before.
+    // Its slot is reused by now, and the agent is offered as before.
     let again = world.framework(&["role-7"]);
     world.wait_ms(1_000);
     world.offers();

@@ -1,4 +1,4 @@
-//! Tests of the allocator on real facts: every world is a registry that commands were applied to.
+//! Tests of the allocator on real facts: every world is a registry to which commands were applied.
 
 mod fairness;
 mod filters;

@@ -1,5 +1,5 @@
-//! Long random runs: whatever happens in whatever order, nothing is offered twice, nothing is
-//! withheld, and the mirrors say what the facts say.
+//! Long random runs of events in any order: nothing is offered twice, nothing is withheld, and the
+//! cache agrees with the facts.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use argosy_state::resources::Resources;
 use super::world::{World, parse, role};
 use crate::allocator::{Settings, Stream};
 
-/// A small generator: the same seed gives the same run.
+/// A small pseudo-random generator: the same seed gives the same run.
 pub(crate) struct Dice(u64);
 
 impl Dice {
@@ -31,7 +31,7 @@ impl Dice {
 }
 
 impl World {
-    /// What each account holds in the tree is what registry and book say.
+    /// Checks that the amounts of each account in the tree equal those in registry and book.
     pub(crate) fn check_mirrors(&mut self) {
         let allocator = &self.allocator;
         for (id, mirror) in &allocator.clients.frameworks {
@@ -68,8 +68,9 @@ impl World {
         }
     }
 
-    /// No agent that is worth an offer is left over while a client that takes offers could have it. What waits to be joined
-    /// with two open offers is offered by a full round, within a second of the time that it may be.
+    /// Checks that no agent that is worth an offer is left over while a client that takes offers
+    /// could have it. Resources that wait to be joined with two open offers are an exception: a
+    /// full round offers them within a second of the time from which that is allowed.
     pub(crate) fn check_nothing_is_withheld(&mut self) {
         for client in self.allocator.clients.places() {
             if !self.allocator.tree.is_active(client) {
@@ -97,7 +98,7 @@ fn scalars(resources: &Resources) -> Resources {
     Resources::collect(only.cloned()).unwrap()
 }
 
-/// All that is offered and used of an agent is never more than it has, unit by unit.
+/// Checks that the offered and used resources of an agent never exceed its total, unit by unit.
 fn check_conservation(world: &World) {
     for agent in world.registry.agents() {
         let used = &world.registry.agent_index(agent.id).unwrap().used;

@@ -1,4 +1,4 @@
-//! What `explain` says.
+//! Tests of the results of `explain`.
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::ids::AgentId;

@@ -1,4 +1,4 @@
-//! Which agents and frameworks take part at all, and what they see.
+//! Tests of which agents and frameworks take part in allocation, and of what frameworks see.
 
 use argosy_state::command::Operation;
 

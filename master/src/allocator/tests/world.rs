@@ -1,4 +1,4 @@
-//! A cluster in miniature: registry, book and allocator, driven as a leader drives them.
+//! A miniature cluster: registry, book and allocator, driven as a leader drives them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(crate) fn role(text: &str) -> Role {
     Role::new(text).unwrap()
 }
 
-/// What links the pretended leader has.
+/// The links of the simulated leader.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     pub(crate) unlinked: BTreeSet<AgentId>,
@@ -72,7 +72,7 @@ impl World {
         world
     }
 
-    /// Another reign begins: book and allocator are made anew.
+    /// Begins another epoch with a new book and a new allocator.
     pub(crate) fn new_leader(&mut self, settings: Settings) {
         self.apply(Command::OpenEpoch(OpenEpoch {
             node: NodeId(1),
@@ -113,7 +113,7 @@ impl World {
         self.register(nonce, None, resources)
     }
 
-    /// An agent comes back with other resources.
+    /// Registers an agent again with other resources.
     pub(crate) fn resize(&mut self, id: AgentId, resources: &str) {
         let nonce = self.registry.agent(id).unwrap().nonce;
         assert_eq!(self.register(nonce, Some(id), resources), id);
@@ -269,7 +269,7 @@ impl World {
         }))
         .outcome
         .unwrap();
-        // A framework that is being removed has gone with its last task.
+        // A framework that is being removed disappears with its last task.
         let Some(session) = self
             .registry
             .framework(framework)
@@ -317,7 +317,7 @@ impl World {
         self.allocator.decline(declined, self.now);
     }
 
-    /// One turn.
+    /// Runs one turn.
     pub(crate) fn step(&mut self, budget: Budget) -> Round {
         let links = &self.links;
         let linked = |agent| !links.unlinked.contains(&agent);
@@ -339,7 +339,7 @@ impl World {
         round
     }
 
-    /// All turns until nothing is left to do; every invariant holds then.
+    /// Runs turns until no work is left, and checks that every invariant holds then.
     pub(crate) fn offers(&mut self) -> Vec<Arc<Promise>> {
         let mut offers = Vec::new();
         loop {
@@ -353,7 +353,7 @@ impl World {
         offers
     }
 
-    /// Who is offered which agent, in order.
+    /// Returns which framework is offered which agent, in order.
     pub(crate) fn offered(&mut self) -> Vec<(FrameworkId, AgentId)> {
         let offers = self.offers();
         offers
@@ -362,7 +362,7 @@ impl World {
             .collect()
     }
 
-    /// Cluster time moves on.
+    /// Advances cluster time.
     pub(crate) fn wait_ms(&mut self, ms: u64) {
         self.now = self.now.plus_ms(ms);
     }

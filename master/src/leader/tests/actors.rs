@@ -1,4 +1,4 @@
-//! Who asks for what a leader proposes.
+//! Tests of the actors that a leader's proposals name.
 
 use argosy_state::actor::Actor;
 use argosy_state::command::{Command, Operation};
@@ -9,7 +9,7 @@ use super::world::World;
 use crate::leader::Input;
 use crate::links::LinkId;
 
-/// Who asks for the proposals that wait, and for what.
+/// Returns the actors and the kinds of the proposals that wait.
 fn proposed(world: &World) -> Vec<(String, &'static str)> {
     let kind = |command: &Command| match command {
         Command::RegisterAgent(_) => "register",
@@ -35,7 +35,7 @@ fn speaks(world: &mut World, actor: &str) {
     world.actor = actor.parse().unwrap();
 }
 
-/// Commits what waits, which is this.
+/// Commits the waiting proposals and compares them.
 fn expect(world: &mut World, expected: &[(&str, &str)]) {
     let found = proposed(world);
     let found: Vec<_> = found
@@ -60,7 +60,7 @@ fn what_is_asked_for_on_a_link_or_call_is_proposed_for_its_actor() {
     speaks(&mut world, "framework/web");
     world.accept("1.1", &["a"]);
     expect(&mut world, &[("framework/web", "call")]);
-    // Its link was opened by the agent, whoever calls now.
+    // Its link was opened by the agent, regardless of the actor of the current call.
     world.report(LinkId(2), "a", 1, TaskState::Running);
     expect(&mut world, &[("agent/host-1", "update")]);
     world.acknowledge(&["a"]);

@@ -1,4 +1,4 @@
-//! Agents that return all at once, with orders on their way to them.
+//! Tests of agents that all return at the same time, with orders in flight to them.
 
 use argosy_state::agent::AgentMode;
 use argosy_state::digest::HeldKind;
@@ -13,7 +13,7 @@ use crate::leader::admission::{CHUNK_MS, LISTS, interval_ms};
 use crate::leader::{Hello, Input};
 use crate::links::LinkId;
 
-/// Agents with these numbers, registered as one entry, all silent until now.
+/// Registers agents with these numbers in one entry; all are silent until now.
 fn many(agents: u64) -> World {
     let mut world = World::new();
     world.slow_log();
@@ -26,7 +26,7 @@ fn many(agents: u64) -> World {
     world
 }
 
-/// What an agent would say that has forgotten a task, or runs one that the registry does not know.
+/// Returns the hello of an agent that has lost a task, or runs one that the registry does not know.
 fn different(world: &World, agent: u64) -> Hello {
     let mut hello = world.hello_of(AgentId(agent));
     hello.digests.insert(
@@ -36,7 +36,8 @@ fn different(world: &World, agent: u64) -> Hello {
     hello
 }
 
-/// The hello of the only agent while it has taken orders up to `floor` and holds these tasks.
+/// Returns the hello of the only agent while it has taken orders up to `floor` and holds these
+/// tasks.
 fn at_floor(world: &World, floor: u64, held: &[&str]) -> Hello {
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(floor);
@@ -59,7 +60,7 @@ fn an_agent_with_orders_on_their_way_is_equal_after_a_failover_and_gets_them() {
     world.forget_said();
     world.new_leader();
     let entries = world.entries();
-    // It has taken the launch of "a" and nothing behind it.
+    // It has taken the launch of "a" and no later order.
     let hello = at_floor(&world, 1, &["a"]);
     let link = world.link();
     world.hello(link, hello);
@@ -125,9 +126,9 @@ fn an_agent_that_lacks_a_delivered_task_or_holds_one_more_is_compared() {
     for hello in [
         at_floor(&world, 1, &[]),
         at_floor(&world, 1, &["a", "b"]),
-        // Above every order: this registry is not what the agent has seen.
+        // Above every order: the agent has seen a different registry.
         at_floor(&world, 3, &["a", "b"]),
-        // It took the launch back: its disk is an older one.
+        // It has lost the launch: its disk is an older copy.
         at_floor(&world, 0, &[]),
     ] {
         let link = world.link();
@@ -186,7 +187,8 @@ fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
         world.hello(link, hello);
     }
     world.forget_said();
-    // All live, and those that were asked send nothing: after a while the last one is asked too.
+    // All are reachable, and those that were asked send nothing: after a while the last one is
+    // asked too.
     world.pass_with(CHUNK_MS - 100, &links);
     world.expect_silence();
     world.pass_with(100, &links);

@@ -1,4 +1,4 @@
-//! Agents: hello, verdict, orders, strays.
+//! Tests of agents: hello, registration result, orders, orphans.
 
 use argosy_state::agent::AgentMode;
 use argosy_state::capability::{AgentCapability, Announced};
@@ -149,7 +149,7 @@ fn a_new_hello_drops_the_former_link() {
         link-2 closed
         link-3 <- registered agent-1, equal
     "#]]);
-    // What was still read from it changes nothing, nor does its end.
+    // Messages that were still read from it change nothing, nor does its end.
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.feed(Input::AgentPing {
         link: LinkId(2),
@@ -263,7 +263,7 @@ fn an_agent_that_was_away_is_believed_again_and_its_frameworks_are_told() {
         world.registry.agent(AGENT).unwrap().mode(),
         AgentMode::Unreachable
     );
-    // It holds exactly what it should, and still its tasks are compared: they are UNREACHABLE.
+    // It holds exactly what it should, but its tasks are compared because they are UNREACHABLE.
     let link = world.agent_returns(AGENT);
     world.expect(&expect![[r#"
         link-3 <- registered agent-1, different
@@ -527,7 +527,8 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
     let mode = world.registry.agent(AGENT).unwrap().mode();
     assert_eq!(mode, AgentMode::Unreachable);
     assert_eq!(world.state_of("a"), TaskState::Finished);
-    // Nobody has acknowledged it: whoever comes back is told the end, and nothing of the loss.
+    // The update has not been acknowledged: a returning framework is sent the final state, without
+    // the loss.
     world.framework_returns(FRAMEWORK, &[]);
     world.expect(&expect![[r#"
         link-1 closed
@@ -555,7 +556,7 @@ fn a_list_of_another_incarnation_ends_its_link() {
     let mut first = world.hello_of(AGENT);
     *first.digests.get_mut(&HeldKind::Task).unwrap() += 1;
     world.hello(LinkId(3), first.clone());
-    // It starts anew, and its stream breaks before its registration is committed.
+    // The agent starts again, and its stream breaks before its registration is committed.
     world.slow_log();
     let mut second = first;
     second.tried = vec![77];

@@ -1,4 +1,4 @@
-//! Numbered calls: each happens once, whatever is repeated, lost or late.
+//! Tests of numbered calls: each takes effect once, even if messages are repeated, lost or late.
 
 use argosy_state::command::{Accept, Call, CallAction, OfferOperation, Operate, Operation};
 use argosy_state::fingerprint;

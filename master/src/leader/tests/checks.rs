@@ -1,4 +1,4 @@
-//! What the checks of tasks have found, on its way to frameworks.
+//! Tests of the delivery of check results to frameworks.
 
 use argosy_state::task::{Reason, Standing, TaskState};
 use expect_test::expect;
@@ -37,7 +37,7 @@ fn what_a_check_has_found_is_told_until_it_is_acknowledged_and_comes_back_with_i
         link-3 closed
         link-4 <- subscribed framework-1 session 101 epoch 1
     "#]]);
-    // Nobody knows how it is while its agent is away.
+    // The result is unknown while its agent is unreachable.
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.pass(15_000);
     world.expect(&expect![[r#"

@@ -1,4 +1,4 @@
-//! Silence and absence, measured in cluster time.
+//! Tests of silence and absence, measured in cluster time.
 
 use argosy_state::agent::AgentMode;
 use argosy_state::framework::{Connection, FrameworkInfo};
@@ -101,7 +101,8 @@ fn an_agent_whose_return_is_being_committed_is_not_given_up() {
     world.new_leader();
     world.slow_log();
     world.pass(14_000);
-    // Its boot id is new, so its registration is an entry; the deadline passes meanwhile.
+    // Its boot id is new, so its registration is an entry; the deadline passes before that is
+    // applied.
     let mut hello = world.hello_of(AGENT);
     hello.boot_id = "another boot".to_owned();
     let link = world.link();
@@ -145,9 +146,9 @@ fn when_very_many_fall_silent_the_leader_first_hands_over_once() {
     };
     assert_eq!(handed_over(&mut world), 1);
     let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);
-    // A fifth of forty is fewer than ten: so many are lost at once.
+    // A fifth of forty is less than ten, so ten are lost immediately.
     assert_eq!(lost(&world), 10);
-    // Nobody took over, so one in a hundred a second follows, at least one.
+    // No other master took over, so one in a hundred follows per second, at least one.
     world.pass(1_000);
     assert_eq!(lost(&world), 11);
     world.pass(5_000);
@@ -188,7 +189,7 @@ fn absence_runs_in_cluster_time_across_leaders() {
     world.pass(10_000);
     world.forget_said();
     world.pass(40_000);
-    // What is left counts on under the next leader.
+    // The remaining time continues under the next leader.
     world.new_leader();
     world.pass(19_900);
     assert!(world.registry.framework(FRAMEWORK).is_some());
@@ -231,7 +232,7 @@ fn an_idle_cluster_writes_nothing() {
     assert_eq!(world.entries(), entries);
 }
 
-/// A lost agent is forgotten some day; nobody waits for it.
+/// A lost agent is removed eventually; the exact time does not matter.
 #[test]
 fn an_idle_cluster_with_a_lost_agent_writes_nothing_until_it_is_forgotten() {
     let mut world = World::new();
@@ -247,7 +248,7 @@ fn an_idle_cluster_with_a_lost_agent_writes_nothing_until_it_is_forgotten() {
     world.forget_said();
 }
 
-/// One proposal a pass for each of them, however long the log takes.
+/// One proposal in each pass for each of them, regardless of how long the log takes.
 #[test]
 fn many_frameworks_that_are_due_together_are_each_looked_at_once_a_pass() {
     let mut world = World::new();
@@ -351,7 +352,8 @@ fn a_framework_being_removed_whose_agent_is_away_writes_nothing() {
     assert_eq!(world.entries(), entries);
 }
 
-/// Each takes two calls, the second on what the first has left.
+/// Launches 300 tasks on each of two agents. Each agent takes two calls; the second uses the
+/// resources that the first has left.
 fn two_agents_with_300_tasks_each(world: &mut World) {
     for (offer, from) in [("1.1", 0), ("1.2", 150), ("1.3", 300), ("1.4", 450)] {
         if from % 300 == 0 {
@@ -385,7 +387,7 @@ fn a_new_leader_goes_on_with_every_larger_change() {
     two_agents_with_300_tasks_each(&mut world);
     world.slow_log();
     world.pass(LIMITS.agent_timeout_ms);
-    // Both are marked, and what follows is lost with the leader.
+    // Both are marked, and the consequences are lost with the leader.
     world.commit_first(2);
     assert_eq!(world.registry.sweeps().count(), 2);
     world.new_leader();

@@ -1,4 +1,4 @@
-//! Offers and declines over a change of leader.
+//! Tests of offers and declines over a change of leader.
 
 use argosy_state::command::CallAction;
 use argosy_state::limits;
@@ -35,7 +35,7 @@ fn an_offer_that_was_not_presented_again_may_still_be_accepted_until_another_is_
         link-3 <- unmet in *: 1 no-link
         call-1: called at 5.0
     "#]]);
-    // Now the rest is on offer: what the former leader promised of it is worth nothing.
+    // Now the rest is on offer: the former leader's offer of it is invalid.
     world.agent_returns(AGENT);
     world.expect(&expect![[r#"
         link-4 <- registered agent-1, equal
@@ -60,7 +60,8 @@ fn a_token_of_an_earlier_reign_loses_against_an_open_offer() {
     "#]]);
 }
 
-/// Found by the process test of a failover: it was refused as used, and nobody had withdrawn it.
+/// Found by the process test of a failover: the offer was rejected as used, and it had not been
+/// withdrawn.
 #[test]
 fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_one() {
     let mut world = World::with_offer();
@@ -91,7 +92,8 @@ fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_
         world.accept(&format!("{epoch}.{number}"), &[]);
         world.call(CallAction::Revive(Vec::new()));
     }
-    // The first offer that was used is forgotten now, and the second one next: a later one than what is still held.
+    // The first offer that was used is dropped from the record now, and the second one next: a
+    // later one than what is still held.
     world.expect(&expect![[r#"
         call-129: called at 135.0
         call-130: called at 136.0
@@ -120,7 +122,8 @@ fn offers_that_a_new_leader_adopts_are_good_for_a_second() {
     }
     world.new_leader();
     world.agent_returns(AGENT);
-    // An acceptance of 1.2 is under way; what "c" has freed could be joined with both offers.
+    // An acceptance of 1.2 is in flight; the resources that "c" has freed could be joined with both
+    // offers.
     world.framework_returns(FRAMEWORK, &["1.2", "1.3"]);
     world.pass_with(900, &[LinkId(3), LinkId(4)]);
     world.forget_said();
@@ -166,7 +169,7 @@ fn a_new_leader_offers_nothing_until_all_are_back_or_their_time_is_over() {
     world.new_leader();
     world.agent_returns(AGENT);
     world.framework_returns(FRAMEWORK, &[]);
-    // The other one may still hold an offer of the agent.
+    // The other framework may still hold an offer of the agent.
     world.expect(&expect![[r#"
         link-4 <- registered agent-1, equal
         link-5 <- subscribed framework-1 session 101 epoch 5

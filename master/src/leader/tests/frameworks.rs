@@ -1,4 +1,4 @@
-//! Frameworks: sessions, streams, absence.
+//! Tests of frameworks: sessions, streams, absence.
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::framework::{Connection, FrameworkInfo};
@@ -188,7 +188,7 @@ fn a_framework_that_was_removed_is_told_so_and_never_comes_back() {
 fn a_framework_that_a_replaced_leader_does_not_know_is_not_told_that_it_was_removed() {
     let mut world = World::new();
     world.slow_log();
-    // Registered under the next leader, and back at this one, which has not learned of either.
+    // Registered under the next leader, and back at this one, which does not know either yet.
     let mut subscription = new_framework(7, framework_info("web"));
     subscription.framework = Some(FrameworkId(9));
     let link = world.link();

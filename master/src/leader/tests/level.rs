@@ -1,4 +1,4 @@
-//! What a leader proposes at a level below its own.
+//! Tests of a leader's proposals at a level below its own.
 
 use argosy_state::actor::Actor;
 use argosy_state::agent::AgentInfo;
@@ -13,7 +13,7 @@ use super::world::{LIMITS, new_agent};
 use crate::leader::{Answer, Effect, Input, Leader, Now};
 use crate::links::{LinkId, RequestId};
 
-/// A leader and its registry, of which each effect is looked at.
+/// A leader and its registry; the test examines each effect.
 struct Office {
     world: testing::World,
     leader: Leader,
@@ -35,14 +35,14 @@ impl Office {
         Self { world, leader }
     }
 
-    /// The next epoch, at the level that the registry has by now.
+    /// Begins the next epoch, at the level that the registry has by now.
     fn again(&mut self) {
         self.world.level = self.world.registry.level();
         self.world.open_epoch(NodeId(1));
         self.leader = Leader::new(&self.world.registry, at(&self.world), LIMITS);
     }
 
-    /// What is proposed for an input.
+    /// Returns the proposals for an input.
     fn proposed(&mut self, input: Input) -> Vec<Command> {
         let now = at(&self.world);
         let effects = self.leader.step(&self.world.registry, now, input);
@@ -53,7 +53,7 @@ impl Office {
         proposals.collect()
     }
 
-    /// The agent says this, and what is proposed for it is applied.
+    /// Sends the hello of an agent, and applies the proposals for it.
     fn registered(&mut self, link: u64, agent: Option<AgentId>, info: AgentInfo) -> Vec<Command> {
         let mut hello = new_agent(7, "cpus:4");
         (hello.agent, hello.info) = (agent, info);
@@ -102,7 +102,7 @@ fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise
     let level = Level::RELEASE_0_2;
     drop(office.world.apply(Command::RaiseLevel { level }));
     office.again();
-    // Beside it the records of the former level are split by sweeps.
+    // In addition, sweeps split the records of the former level.
     let commands = office.registered(3, Some(AgentId(1)), info());
     let is_registration = |command: &&Command| matches!(command, Command::RegisterAgent(_));
     assert_eq!(commands.iter().filter(is_registration).count(), 1);
@@ -135,7 +135,7 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
     assert_eq!(level::beyond(Level::RELEASE_0_2, &command), None);
     let need = level::beyond(Level::RELEASE_0_1, &command).expect("a field of 0.2.0");
     assert_eq!(need.what, "kill_policy.signal");
-    // As the owner of the log returns it: the proposal was not taken.
+    // As the owner of the log returns it: the proposal was not accepted.
     let level = Level::RELEASE_0_2;
     drop(office.proposed(Input::RaiseLevel {
         request: RequestId(9),

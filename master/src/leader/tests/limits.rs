@@ -1,4 +1,4 @@
-//! Limits that are changed while a task runs, on their way to its agent and back.
+//! Tests of limit changes of a running task: the way to its agent and back.
 
 use argosy_state::command::{AgentUpdate, CallAction, Operation};
 use argosy_state::ids::{OrderIndex, TaskId};
@@ -23,7 +23,7 @@ fn change(task: &str, pids: u64) -> CallAction {
     }
 }
 
-/// The agent of "a" says what became of an order.
+/// Sends the outcome of an order, as the agent of "a" reports it.
 fn say(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result<(), String>) {
     let update = AgentUpdate {
         reason: Reason::LimitsUpdated,
@@ -56,7 +56,7 @@ fn limits_go_to_the_agent_as_an_order_and_what_became_of_it_to_the_framework() {
         link-1 <- update a RUNNING at 10.0 (LIMITS_UPDATED), limits of 9.0 refused: too little
         link-2 <- committed framework-1/a@1 #3
     "#]]);
-    // The next leader knows as much.
+    // The next leader has the same state.
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
     world.expect(&expect![[r#"

@@ -1,4 +1,4 @@
-//! Very many agents that fall silent at once.
+//! Tests of very many agents that fall silent within one timeout.
 
 use argosy_state::agent::AgentMode;
 use argosy_state::command::Operation;
@@ -10,7 +10,7 @@ fn lost(world: &World) -> usize {
     world.registry.agents_in(AgentMode::Unreachable)
 }
 
-/// How often leadership was handed over since the last look.
+/// Returns how often leadership was transferred since the last call.
 fn handed_over(world: &mut World) -> usize {
     let said = world.take_said();
     said.iter().filter(|line| *line == "hand over").count()
@@ -77,7 +77,7 @@ fn another_mass_loss_much_later_is_handed_over_again() {
     let mut world = with_agents(40);
     world.pass(LIMITS.agent_timeout_ms);
     assert_eq!(handed_over(&mut world), 1);
-    // To its end, and well beyond.
+    // Past the end of the loss, and well beyond.
     world.pass(200_000);
     assert_eq!((lost(&world), handed_over(&mut world)), (40, 0));
     world.new_leader();

@@ -1,4 +1,5 @@
-//! Messages between a framework and its executor: passed on at once or lost, never in the log.
+//! Tests of messages between a framework and its executor: forwarded immediately or lost, never in
+//! the log.
 
 use argosy_proto::v1;
 use argosy_state::command::CallAction;
@@ -12,7 +13,7 @@ use crate::leader::{FrameworkMessage, Input};
 use crate::links::LinkId;
 
 impl World {
-    /// As `with_offer`, and a task of the executor "e" is launched on `agent-1`.
+    /// Like `with_offer`, with a task of the executor "e" launched on `agent-1`.
     fn with_executor() -> Self {
         let mut world = Self::with_offer();
         let task = TaskSpec {

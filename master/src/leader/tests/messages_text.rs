@@ -1,4 +1,4 @@
-//! Effects in words, one line each.
+//! Effects as text, one line for each.
 
 use argosy_proto::{convert, v1};
 use argosy_state::command::Position;
@@ -6,7 +6,7 @@ use argosy_state::ids::Revision;
 
 use crate::leader::Answer;
 
-/// A message to an agent; heartbeats and orders of nothing included.
+/// Formats a message to an agent; heartbeats and empty orders are included.
 pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
     use v1::to_agent::Message;
     match message {
@@ -71,13 +71,13 @@ fn order(order: &v1::Order) -> String {
     }
 }
 
-/// Nothing of a task without a limit of processes.
+/// Formats the process limit; empty for a task without one.
 fn pids(limits: Option<&v1::Limits>) -> String {
     let most = limits.and_then(|limits| limits.pids);
     most.map_or_else(String::new, |most| format!(", {most} pids"))
 }
 
-/// An event for a framework.
+/// Formats an event for a framework.
 pub(super) fn event(event: &v1::event::Event) -> String {
     use v1::event::Event;
     match event {
@@ -130,7 +130,8 @@ fn subscription(subscribed: &v1::Subscribed) -> String {
     )
 }
 
-/// A task's state, its revision if it is to be acknowledged, why, and what its checks have found.
+/// Formats a task's state, its revision if it must be acknowledged, the reason, and the check
+/// results.
 pub(super) fn status(status: &v1::TaskStatus) -> String {
     let state = status.state().as_str_name();
     let reason = status.reason().as_str_name();
@@ -163,7 +164,7 @@ fn limits(status: &v1::LimitsStatus) -> String {
     }
 }
 
-/// An answer to a caller.
+/// Formats an answer to a caller.
 pub(super) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Called { revision, refused } => {

@@ -1,4 +1,4 @@
-//! Offers: made, used once, withdrawn.
+//! Tests of offers: made, used once, withdrawn.
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::framework::FrameworkInfo;
@@ -77,7 +77,7 @@ fn the_offer_of_another_framework_is_refused() {
     let (mut accept, tokens) = world.acceptance("1.2", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept.clone()));
     world.send(call, tokens.clone());
-    // Nor does it help to claim it.
+    // Claiming that the offer is its own does not help.
     accept.offers[0].framework = FRAMEWORK;
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
@@ -107,7 +107,8 @@ fn an_offer_is_used_once_under_this_leader_and_the_next() {
     "#]]);
 }
 
-/// Found by simulation seed 2000028: it was told that the offer was used, and so that its task would not run.
+/// Found by simulation seed 2000028: the caller received that the offer was used, and concluded
+/// that its task would not run.
 #[test]
 fn a_repeat_is_not_told_that_its_own_offer_is_used_once_its_answer_is_forgotten() {
     let mut world = World::with_offer();
@@ -184,7 +185,7 @@ fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
     world.forget_said();
     world.accept("1.1 1.1", &["a"]);
     world.accept("1.1 1.2", &["a"]);
-    // Both are as good as before.
+    // Both offers are as valid as before.
     world.accept("1.2", &["a"]);
     world.expect(&expect![[r#"
         call-1: refused offer-twice: offer 1.1 is given twice; give each offer once
@@ -230,7 +231,7 @@ fn an_unused_offer_lapses_and_a_used_or_declined_one_is_never_withdrawn() {
     world.expect_silence();
     world.pass_with(1_200, &[LinkId(2)]);
     world.expect(&expect![[r#"
-        link-1 <- rescind 1.1: it has lapsed
+        link-1 <- rescind 1.1: it has expired
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
     world.accept("1.2", &["a"]);
@@ -258,7 +259,7 @@ fn how_long_an_offer_is_good_is_the_framework_s_choice() {
     assert!(
         world
             .take_said()
-            .contains(&"link-1 <- rescind 1.1: it has lapsed".to_owned())
+            .contains(&"link-1 <- rescind 1.1: it has expired".to_owned())
     );
 }
 

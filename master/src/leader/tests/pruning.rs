@@ -1,4 +1,4 @@
-//! Lost agents are forgotten when their time is over, and their tasks with them.
+//! Tests of the removal of lost agents, and of their tasks, when their time is over.
 
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
@@ -11,7 +11,7 @@ use expect_test::expect;
 use super::super::pruning::Pass;
 use super::world::{AGENT, LIMITS, World, new_agent};
 
-/// Until an agent that falls silent now is forgotten, in milliseconds.
+/// Time until an agent that falls silent now is removed, in milliseconds.
 const FORGOTTEN_MS: u64 = LIMITS.agent_timeout_ms + LIMITS.lost_agent_ms + 60_000;
 
 #[test]
@@ -41,7 +41,7 @@ fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
     let mut world = World::with_offer();
     world.pass(FORGOTTEN_MS - 61_000);
     world.slow_log();
-    // The return is written first, then the decision of which nobody can know that it is late.
+    // The return is written first, then the decision, which cannot know that it is late.
     world.agent_returns(AGENT);
     world.pass(62_000);
     assert_eq!(world.proposed_bytes().len(), 2);
@@ -79,7 +79,7 @@ fn ids(registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
     ids_by(usize::MAX, registry, now, kept)
 }
 
-/// The same, `most` agents at a time.
+/// Returns the ids to remove, when `most` agents are examined at a time.
 fn ids_by(most: usize, registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
     let mut pass = Pass::new(registry, kept);
     let mut ids = Vec::new();
@@ -91,7 +91,8 @@ fn ids_by(most: usize, registry: &Registry, now: Timestamp, kept: usize) -> Vec<
     ids
 }
 
-/// Agents 4, 2 and 1 are lost, in this order, a second apart; 2 holds a task.
+/// Returns a registry in which agents 4, 2 and 1 are lost, in this order, a second apart; 2 holds a
+/// task.
 fn three_lost() -> (Facts, Timestamp) {
     let mut world = Facts::new();
     let agents: Vec<AgentId> = (0..4).map(|_| world.register("cpus:4")).collect();

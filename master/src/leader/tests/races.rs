@@ -1,4 +1,5 @@
-//! What comes in while a decision of the leader on the same agent or framework is being committed.
+//! Tests of inputs that arrive while a decision of the leader on the same agent or framework is
+//! being committed.
 
 use argosy_state::agent::AgentMode;
 use argosy_state::framework::{Connection, FrameworkInfo};
@@ -14,7 +15,8 @@ fn connection(world: &World) -> Connection {
     world.registry.framework(FRAMEWORK).unwrap().connection
 }
 
-/// A framework on link-1 whose stream is gone for its grace: its disconnection is proposed and not committed.
+/// Returns a framework on link-1 whose stream has been gone for its grace period: its disconnection
+/// is proposed and not committed.
 fn disconnecting(failover_timeout_ms: u64) -> World {
     let mut world = World::new();
     let info = FrameworkInfo {
@@ -95,8 +97,9 @@ fn a_disconnection_that_is_committed_after_the_next_epoch_changes_nothing() {
     }
 }
 
-/// The record follows the stream, however the two came apart: here a repeated first subscription, which changes nothing,
-/// was committed before a disconnection that was decided on the record of the first.
+/// The record follows the stream, however the two came to differ. Here a repeated first
+/// subscription, which changes nothing, was committed before a disconnection that was decided on
+/// the record of the first.
 #[test]
 fn a_stream_whose_framework_is_recorded_as_disconnected_is_closed_and_its_scheduler_returns() {
     let mut world = World::new();
@@ -127,7 +130,7 @@ fn an_agent_that_returns_while_it_is_being_given_up_registers_again() {
     let mut world = World::with_running_task();
     world.slow_log();
     world.pass(LIMITS.agent_timeout_ms);
-    // Nothing is new, so it is admitted at once; the decision is applied afterwards.
+    // Nothing is new, so it is admitted immediately; the decision is applied afterwards.
     world.agent_returns(AGENT);
     world.forget_said();
     world.commit();

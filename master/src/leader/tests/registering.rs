@@ -1,4 +1,4 @@
-//! More agents that say hello at once than registrations may be in the log.
+//! Tests of more simultaneous agent hellos than registrations that may be in the log.
 
 use argosy_state::command::{Command, Proposed};
 
@@ -7,7 +7,7 @@ use crate::leader::Input;
 use crate::leader::registering::REGISTRATIONS;
 use crate::links::LinkId;
 
-/// Links of so many agents whose registrations no entry holds yet.
+/// Returns the links of `agents` agents whose registrations no entry holds yet.
 fn hellos(world: &mut World, agents: usize) -> Vec<LinkId> {
     world.slow_log();
     world.check_at_the_end();
@@ -19,7 +19,7 @@ fn hellos(world: &mut World, agents: usize) -> Vec<LinkId> {
     (1..=agents as u64).map(hello).collect()
 }
 
-/// The nonces of the registrations that are proposed, in the order of the log.
+/// Returns the nonces of the registrations that are proposed, in the order of the log.
 fn proposed(world: &World) -> Vec<u64> {
     let nonce = |proposed: &Proposed| match &proposed.command {
         Command::RegisterAgent(register) => Some(register.nonce),

@@ -1,4 +1,4 @@
-//! Schedulers that send heartbeats, and stop doing so with their connections open.
+//! Tests of schedulers that stop sending heartbeats while their connections stay open.
 
 use argosy_state::framework::{Connection, FrameworkInfo};
 use argosy_state::ids::FrameworkId;
@@ -9,7 +9,8 @@ use super::world::{FRAMEWORK, LIMITS, World, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
 
-/// `framework-1` on link-1 sends heartbeats and holds offer 1.1 of all of `agent-1`, which is on link-2.
+/// Returns a world in which `framework-1` on link-1 sends heartbeats and holds offer 1.1 of all of
+/// `agent-1`, which is on link-2.
 fn with_heartbeats(failover_timeout_ms: u64) -> World {
     let mut world = World::new();
     let link = world.link();
@@ -51,7 +52,7 @@ fn the_offers_of_a_silent_scheduler_go_to_others_and_its_absence_begins() {
         link-1 closed
         link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
-    // Its end of the connection is told later, or never.
+    // The end of its connection is reported later, or never.
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.pass_with(LIMITS.framework_grace_ms - 100, &[LinkId(2)]);
     assert_eq!(connection(&world, FRAMEWORK), Connection::Connected);

@@ -1,4 +1,4 @@
-//! Tasks that stop themselves on agents that are not heard of: when their frameworks are told.
+//! Tests of tasks that stop themselves on silent agents: when their frameworks are notified.
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::task::{TaskSpec, TaskState};
@@ -9,12 +9,13 @@ use super::world::{AGENT, FRAMEWORK, LIMITS, World, task_key};
 use crate::leader::Input;
 use crate::links::LinkId;
 
-/// Ten seconds, three of grace, and 5 % of both; then the lease of a leader that was deposed. At the next tick.
+/// Ten seconds, three of grace, and 5 % of both; then the lease of a leader that was deposed. At
+/// the next tick.
 const STOPPED_MS: u64 = (13_650 + LIMITS.deposed_leader_ms).next_multiple_of(100);
 
 impl World {
-    /// As [`Self::with_offer`], and tasks of one processor run there, acknowledged, that stop themselves after as many
-    /// milliseconds.
+    /// Like [`Self::with_offer`], with acknowledged tasks of one processor that stop themselves
+    /// after the given milliseconds.
     pub(super) fn with_singletons(tasks: &[(&str, u64)]) -> Self {
         let mut world = Self::with_offer();
         world.launch_singletons(tasks);
@@ -33,7 +34,8 @@ impl World {
         };
         for (at, part) in tasks.chunks(250).enumerate() {
             if at > 0 {
-                // What the call before has left comes back; the agent is heard at the end.
+                // The rest of the previous call is offered again; the agent sends a heartbeat at
+                // the end.
                 self.pass_with(7_000, &[LinkId(2)]);
             }
             let specs = part.iter().map(singleton).collect();
@@ -49,7 +51,7 @@ fn is_stopped(world: &World, task: &str) -> bool {
     world.registry.task(&task_key(task)).unwrap().is_stopped()
 }
 
-/// The updates that were said since the last look.
+/// Returns the updates that were sent since the last call.
 fn updates(world: &mut World) -> Vec<String> {
     let said = world.take_said();
     let updates = said.into_iter().filter(|line| line.contains("update "));
@@ -110,7 +112,8 @@ fn a_new_leader_counts_the_whole_time_again() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
     world.pass(LIMITS.agent_timeout_ms);
     world.pass(STOPPED_MS - 100);
-    // The leader before may have answered the agent until now, though it is recorded as UNREACHABLE since long.
+    // The former leader may have answered the agent until now, although it has long been recorded
+    // as UNREACHABLE.
     world.new_leader();
     world.pass(STOPPED_MS - 100);
     world.forget_said();
@@ -125,7 +128,7 @@ fn an_agent_that_is_heard_again_starts_the_time_anew() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
     world.pass(LIMITS.agent_timeout_ms);
     world.pass(10_000);
-    // It says hello, and falls silent before it has listed what it holds.
+    // It sends a hello, and falls silent before it has sent its list.
     let link = world.agent_returns(AGENT);
     world.feed(Input::AgentClosed { link });
     assert_eq!(world.state_of("a"), TaskState::Unreachable);
@@ -152,7 +155,7 @@ fn a_decision_on_a_record_that_has_moved_is_made_again() {
     world.pass(LIMITS.agent_timeout_ms);
     world.slow_log();
     world.operate(Operation::Deactivate(AGENT));
-    // Decided before the operator's change is applied, and applied behind it.
+    // Decided before the operator's change is applied, and applied after it.
     world.pass(STOPPED_MS);
     world.commit();
     world.forget_said();

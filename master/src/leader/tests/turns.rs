@@ -1,4 +1,4 @@
-//! What one turn does at most, and that what is left follows.
+//! Tests of the bounds of one turn, and of the completion of the rest.
 
 use argosy_state::command::{Accept, CallAction, OfferOperation};
 use argosy_state::digest::HeldKind;
@@ -9,7 +9,8 @@ use argosy_state::testing::spec;
 use super::world::{AGENT, LIMITS, World};
 use crate::links::LinkId;
 
-/// `framework-1`, and so many tasks on the agent of link-2, which is sent their orders.
+/// Returns a world with `framework-1` and `count` tasks on the agent of link-2, which is sent their
+/// orders.
 fn launched(count: u32) -> World {
     let mut world = World::new();
     world.subscribe("many");

@@ -1,4 +1,4 @@
-//! Updates, acknowledgements, questions about tasks.
+//! Tests of updates, acknowledgements and reconciliation.
 
 use argosy_state::actor::Actor;
 use argosy_state::command::Acknowledge;
@@ -72,7 +72,7 @@ fn a_repeated_or_unexpected_acknowledgement_writes_nothing() {
 fn an_acknowledgement_of_an_update_that_is_not_known_here_waits_for_a_commit() {
     let mut world = World::with_running_task();
     let entries = world.entries();
-    // Another master leads by now, and this one does not know yet.
+    // Another master leads by now, and this one has not noticed yet.
     let later = Revision {
         index: world.registry.applied() + 1,
         position: 0,
@@ -204,17 +204,17 @@ fn no_more_than_a_thousand_tasks_wait_for_acknowledgements_on_a_stream() {
     // The next ones follow as those are acknowledged.
     world.acknowledge(&["t0003", "t0007"]);
     assert_eq!(told(world.take_said()), 2);
-    // A task that is in flight already may be told of again: the cursor is over tasks.
+    // Another update of a task that is already in flight may be sent: the cursor is over tasks.
     world.report(LinkId(2), "t0000", 2, TaskState::Finished);
     assert_eq!(told(world.take_said()), 1);
-    // A new stream starts from what is not acknowledged.
+    // A new stream starts with the unacknowledged updates.
     world.framework_returns(FRAMEWORK, &[]);
     let said = world.take_said();
     let third = said
         .iter()
         .filter(|line| line.starts_with("link-3 <- update"))
         .count();
-    // t0000 has two of them: RUNNING, and the end.
+    // t0000 has two of them: RUNNING, and the final state.
     assert_eq!(third, 1_001);
 }
 
@@ -287,7 +287,7 @@ fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
         call-6: reconciled [a GONE_BY_OPERATOR (RECONCILIATION)]
         call-7: reconciled []
     "#]]);
-    // Acknowledged, it is history, and the answer stays true as long as that is kept.
+    // Once acknowledged, it is history, and the answer stays true as long as that is kept.
     world.acknowledge(&["a"]);
     world.reconcile(&["a"], 1);
     world.expect(&expect![[r#"
@@ -327,7 +327,7 @@ fn a_launch_on_its_way_is_never_missing() {
     let mut world = World::with_offer();
     world.slow_log();
     world.accept("1.1", &["a"]);
-    // Asked before the launch is committed: the answer is given behind it.
+    // Requested before the launch is committed: the answer is given after it.
     world.reconcile(&["a"], 2);
     world.expect_silence();
     world.commit();
@@ -366,8 +366,8 @@ fn questions_of_strangers_are_refused_by_an_entry() {
     "#]]);
 }
 
-/// Tasks `t0000` and so on, running on one agent, their updates told and not acknowledged.
-/// By calls of 250, each on the offer of what the one before has left.
+/// Launches tasks `t0000` and so on, running on one agent, with updates sent and not acknowledged.
+/// Each call launches 250 tasks, on the offer of the resources that the previous call has left.
 fn launch_many(world: &mut World, count: u32) {
     for from in (0..count).step_by(250) {
         let specs = (from..count.min(from + 250)).map(|at| spec(&format!("t{at:04}"), "cpus:1"));
@@ -418,7 +418,7 @@ fn a_place_in_flight_is_free_when_its_task_is_forgotten_unacknowledged() {
     world.accept("1.5", &["zebra"]);
     world.report(LinkId(2), "t0000", 2, TaskState::Finished);
     world.forget_said();
-    // From now on ended tasks go to the history by themselves.
+    // From now on ended tasks move to the history without an acknowledgement.
     let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
     info.detached = true;
     world.call(argosy_state::command::CallAction::Update(info));

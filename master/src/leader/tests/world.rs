@@ -1,5 +1,5 @@
-//! A leader with its registry: what comes in is fed, proposals are committed at once (or when asked
-//! for), and everything that goes out is a line.
+//! A leader with its registry: the test feeds inputs, proposals are committed immediately (or on
+//! request), and every effect is a line.
 
 mod levels;
 mod log;
@@ -51,21 +51,21 @@ pub(super) struct World {
     numbers: BTreeMap<(FrameworkId, u64), u64>,
     /// Proposals that are not committed yet.
     pub(super) queue: VecDeque<Proposed>,
-    /// Who speaks on links and calls from now on.
+    /// The actor of links and calls from now on.
     pub(super) actor: Actor,
     /// Whether proposals wait for [`Self::commit`].
     slow_log: bool,
     /// Whether the registry is checked after each entry.
     checks: bool,
-    /// Offers as their frameworks got them, by id.
+    /// Offers as their frameworks received them, by id.
     received: BTreeMap<String, v1::Offer>,
     said: Vec<String>,
-    /// Heartbeats of frameworks are lines, too.
+    /// Whether heartbeats of frameworks are lines, too.
     pub(super) tell_heartbeats: bool,
 }
 
 impl World {
-    /// A first reign, nobody there.
+    /// Returns a world in its first epoch, without agents and frameworks.
     pub(super) fn new() -> Self {
         let mut registry = Registry::new();
         let now = Timestamp(1_000);
@@ -88,8 +88,8 @@ impl World {
         }
     }
 
-    /// `framework-1` on link-1, `agent-1` with four processors on link-2, nothing unsaid: the
-    /// framework holds offer 1.1 of all of it.
+    /// Returns a world with `framework-1` on link-1, `agent-1` with four processors on link-2, and
+    /// no unread lines: the framework holds offer 1.1 of all of the agent.
     pub(super) fn with_offer() -> Self {
         let mut world = Self::new();
         world.subscribe("web");
@@ -98,7 +98,7 @@ impl World {
         world
     }
 
-    /// As [`Self::with_offer`], and task `a` of one processor runs there, acknowledged.
+    /// Like [`Self::with_offer`], with an acknowledged task `a` of one processor running there.
     pub(super) fn with_running_task() -> Self {
         let mut world = Self::with_offer();
         world.accept("1.1", &["a"]);
@@ -108,7 +108,7 @@ impl World {
         world
     }
 
-    /// Another master leads: nothing of the former leader is left but the facts.
+    /// Starts another leader, which has only the facts of the former one.
     pub(super) fn new_leader(&mut self) {
         self.queue.clear();
         open_epoch(&mut self.registry, self.now);
@@ -116,7 +116,7 @@ impl World {
         self.feed(Input::Tick);
     }
 
-    // What comes in.
+    // Inputs.
 
     pub(super) fn feed(&mut self, input: Input) {
         let effects = self.leader.step(&self.registry, clocks(self.now), input);
@@ -128,7 +128,7 @@ impl World {
         self.check_book();
     }
 
-    /// As each master checks it between two inputs.
+    /// Checks the book as each master does between two inputs.
     fn check_book(&self) {
         let book = self.leader.book();
         if let Err(broken) = book.check(&self.registry) {
@@ -138,17 +138,18 @@ impl World {
         assert_eq!(slice, Ok((book.len(), None)));
     }
 
-    /// The registry is so large that its check after each entry would take too long: the test checks it at its end.
+    /// Defers the check of the registry to the end of the test: the registry is so large that a
+    /// check after each entry would take too long.
     pub(super) fn check_at_the_end(&mut self) {
         self.checks = false;
     }
 
-    /// From now on what is proposed waits for [`Self::commit`].
+    /// Makes proposals wait for [`Self::commit`] from now on.
     pub(super) fn slow_log(&mut self) {
         self.slow_log = true;
     }
 
-    /// Commits what was proposed, and what follows from it, one entry each.
+    /// Commits the proposals, and the proposals that follow from them, one entry each.
     pub(super) fn commit(&mut self) {
         while self.commit_oldest() {}
         self.offer();
@@ -180,12 +181,12 @@ impl World {
         true
     }
 
-    /// Lets cluster time pass, in steps of a tick; nobody says anything meanwhile.
+    /// Advances cluster time in steps of a tick, without other inputs.
     pub(super) fn pass(&mut self, ms: u64) {
         self.pass_with(ms, &[]);
     }
 
-    /// Lets cluster time pass while these agents give signs of life every second.
+    /// Advances cluster time while these agents send heartbeats every second.
     pub(super) fn pass_with(&mut self, ms: u64, living: &[LinkId]) {
         for step in 1..=ms / 100 {
             self.now = self.now.plus_ms(100);
@@ -202,7 +203,7 @@ impl World {
         self.said.retain(|line| !line.ends_with("pong 0"));
     }
 
-    /// The leader's process was paused, or its machine.
+    /// Simulates a pause of the leader's process or machine.
     pub(super) fn pause(&mut self) {
         self.now = self.now.plus_ms(1_000);
         self.leader.refresh(clocks(self.now));
@@ -214,7 +215,7 @@ impl World {
         LinkId(self.links)
     }
 
-    /// A new agent says hello.
+    /// Sends the hello of a new agent.
     pub(super) fn agent(&mut self, resources: &str) -> LinkId {
         let link = self.link();
         let hello = new_agent(1_000 + link.0, resources);
@@ -230,7 +231,7 @@ impl World {
         });
     }
 
-    /// What `agent` would say on a new link, holding exactly what the registry thinks it holds.
+    /// Returns the hello of `agent` on a new link, holding exactly what the registry expects.
     pub(super) fn hello_of(&self, agent: AgentId) -> Hello {
         let record = self.registry.agent(agent).unwrap();
         Hello {
@@ -252,7 +253,7 @@ impl World {
         }
     }
 
-    /// The agent connects anew, holding exactly what the registry thinks it holds.
+    /// Reconnects the agent, holding exactly what the registry expects.
     pub(super) fn agent_returns(&mut self, agent: AgentId) -> LinkId {
         let link = self.link();
         let hello = self.hello_of(agent);
@@ -260,7 +261,7 @@ impl World {
         link
     }
 
-    /// The agent's list, as one chunk.
+    /// Sends the agent's list as one chunk.
     pub(super) fn list(&mut self, link: LinkId, floor: u64, held: &[(&str, u64)]) {
         let held = held.iter().map(|(task, order)| HeldTask {
             key: key(FRAMEWORK, task),
@@ -274,7 +275,7 @@ impl World {
         });
     }
 
-    /// An agent's update of a task of `framework-1`.
+    /// Sends an agent's update of a task of `framework-1`.
     pub(super) fn report(&mut self, link: LinkId, task: &str, number: u64, state: TaskState) {
         let update = self.update(task, number, state);
         self.feed(Input::AgentReport {
@@ -305,7 +306,7 @@ impl World {
         }
     }
 
-    /// A new framework subscribes.
+    /// Subscribes a new framework.
     pub(super) fn subscribe(&mut self, name: &str) -> LinkId {
         let link = self.link();
         let subscription = new_framework(100 + link.0, framework_info(name));
@@ -321,7 +322,8 @@ impl World {
         });
     }
 
-    /// What the framework's present scheduler would say on a new stream, holding these offers.
+    /// Returns the subscription of the framework's present scheduler on a new stream, holding these
+    /// offers.
     pub(super) fn subscription_of(&self, framework: FrameworkId, held: &[&str]) -> Subscription {
         let record = self.registry.framework(framework).unwrap();
         Subscription {
@@ -332,7 +334,7 @@ impl World {
         }
     }
 
-    /// The framework's present scheduler opens a new stream, holding these offers.
+    /// Opens a new stream of the framework's present scheduler, holding these offers.
     pub(super) fn framework_returns(&mut self, framework: FrameworkId, held: &[&str]) -> LinkId {
         let link = self.link();
         let subscription = self.subscription_of(framework, held);
@@ -340,7 +342,7 @@ impl World {
         link
     }
 
-    /// The promise and the token of an offer that was received.
+    /// Returns the promise and the token of an offer that was received.
     pub(super) fn held(&self, id: &str) -> (Promise, Vec<u8>) {
         let offer = self
             .received
@@ -352,7 +354,7 @@ impl World {
         .unwrap()
     }
 
-    /// The next numbered call of `framework-1`.
+    /// Returns the next numbered call of `framework-1`.
     pub(super) fn call_of(&mut self, action: CallAction) -> Call {
         let session = self.registry.framework(FRAMEWORK).unwrap().session;
         let number = self.numbers.entry((FRAMEWORK, session)).or_default();
@@ -383,7 +385,7 @@ impl World {
         });
     }
 
-    /// `framework-1` launches tasks of one processor each on the offers, which are named with
+    /// Launches tasks of `framework-1` of one processor each on the offers, which are named with
     /// spaces between.
     pub(super) fn accept(&mut self, offers: &str, tasks: &[&str]) {
         let specs = tasks.iter().map(|task| spec(task, "cpus:1")).collect();
@@ -423,7 +425,7 @@ impl World {
         self.feed(Input::Decline { request, decline });
     }
 
-    /// `framework-1` acknowledges the newest update of each task.
+    /// Acknowledges the newest update of each task, as `framework-1`.
     pub(super) fn acknowledge(&mut self, tasks: &[&str]) {
         let updates = tasks.iter().map(|task| {
             let latest = self.registry.task(&key(FRAMEWORK, task));
@@ -487,9 +489,9 @@ impl World {
         RequestId(self.requests)
     }
 
-    // What went out.
+    // Outputs.
 
-    /// What was said since the last look.
+    /// Compares the lines since the last call.
     pub(super) fn expect(&mut self, wanted: &Expect) {
         let said: String = self.said.drain(..).map(|line| line + "\n").collect();
         wanted.assert_eq(&said);
@@ -499,7 +501,7 @@ impl World {
         assert_eq!(self.said, Vec::<String>::new());
     }
 
-    /// For what another test has looked at.
+    /// Drops the lines, for output that another test covers.
     pub(super) fn forget_said(&mut self) {
         self.said.clear();
     }
@@ -508,7 +510,7 @@ impl World {
         std::mem::take(&mut self.said)
     }
 
-    /// Entries in the log.
+    /// Returns the number of entries in the log.
     pub(super) fn entries(&self) -> u64 {
         self.registry.applied()
     }
@@ -589,7 +591,7 @@ impl World {
     }
 }
 
-/// Nothing is left unsaid at the end of a test.
+/// Checks that no line is left unread at the end of a test.
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -598,7 +600,7 @@ impl Drop for World {
     }
 }
 
-/// A first hello; its incarnation is its nonce.
+/// Returns a first hello; its incarnation is its nonce.
 pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
     Hello {
         cluster: None,
@@ -622,7 +624,7 @@ pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
     }
 }
 
-/// A first subscription.
+/// Returns a first subscription.
 pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> Subscription {
     Subscription {
         cluster: None,
@@ -636,7 +638,7 @@ pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> Subscription {
     }
 }
 
-/// The name of a task of `framework-1`.
+/// Returns the key of a task of `framework-1`.
 pub(super) fn task_key(task: &str) -> TaskKey {
     key(FRAMEWORK, task)
 }
@@ -667,5 +669,5 @@ fn clocks(at: Timestamp) -> Now {
     Now { at, wall_ms: 0 }
 }
 
-/// The longest that an offer is good unless its framework says otherwise.
+/// The maximum lifetime of an offer unless its framework sets another.
 pub(super) const OFFER_MS: u64 = limits::OFFER_TIMEOUT_MS;

@@ -1,4 +1,5 @@
-//! Three masters on a network in memory that proves identities: who asks reaches the log, by way of any master.
+//! Three masters on an in-memory network that proves identities: the actor of a call reaches the
+//! log by way of any master.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,10 +28,10 @@ const HEADER: &str = "argosy-forwarded-actor";
 #[derive(Clone, Default)]
 struct Network(Arc<Mutex<BTreeMap<String, Host>>>);
 
-/// Who listens, and where its connections go.
+/// A listening process, and the channel for its connections.
 type Host = (PeerIdentity, mpsc::UnboundedSender<Identified>);
 
-/// Whether the network proves who is at the ends of its connections.
+/// Whether the network proves the identities of both ends of its connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proof {
     Of,
@@ -127,14 +128,14 @@ impl Cluster {
         }
     }
 
-    /// A connection of `principal` to the master at `place`.
+    /// Returns a connection of `principal` to the master at `place`.
     pub(super) fn channel(&self, principal: &str, place: usize) -> Channel {
         let dialer = self.network.dialer(self.proof.of(principal));
         let endpoint = Endpoint::from_shared(format!("http://{}", api(place))).unwrap();
         endpoint.connect_with_connector_lazy(dialer.connector(PATIENCE, Expected::MASTER))
     }
 
-    /// A master that leads and one that does not.
+    /// Returns a master that leads and one that does not.
     pub(super) async fn places(&self) -> (usize, usize) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -156,7 +157,8 @@ impl Cluster {
         }
     }
 
-    /// Who has asked for the commands that `pick` names, in their order in the log of the master at `place`.
+    /// Returns the actors of the commands that `pick` selects, in the order of the log of the
+    /// master at `place`.
     fn asked(&self, place: usize, pick: impl Fn(&Command) -> bool) -> Vec<String> {
         let entries = (1..).map_while(|index| self.stores[place].entry(index));
         let commands = entries.flat_map(|entry| entry.commands);
@@ -174,7 +176,7 @@ impl Cluster {
     }
 }
 
-/// A change by an operator, on a connection of its own. `headers` come with it.
+/// Sends an operator's change on a separate connection, with the given `headers`.
 async fn write(
     cluster: &Cluster,
     (principal, place): (&str, usize),
@@ -292,7 +294,7 @@ async fn a_client_that_names_an_actor_is_not_believed() {
         }
     }
     assert_eq!(cluster.asked(leader, is_operate), [""; 0]);
-    // A master is.
+    // A master may name another actor.
     write(&cluster, ("master/m7", leader), &forged)
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! What a client is answered that asks for what is not there, or says what cannot be read.
+//! Tests of the responses to requests for things that do not exist, and to malformed messages.
 
 use std::pin::Pin;
 
@@ -33,13 +33,14 @@ fn client() -> reqwest::Client {
     client.build().unwrap()
 }
 
-/// A message of gRPC around these bytes.
+/// Returns a gRPC message with these bytes.
 fn framed(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap();
     [&[0], &length.to_be_bytes()[..], bytes].concat()
 }
 
-/// The status of a call with this body, once there is one of a master that can answer: a busy host may change leaders.
+/// Returns the status of a call with this body from a master that can answer: a busy host may
+/// change leaders.
 async fn called(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -63,7 +64,8 @@ async fn asked(request: reqwest::RequestBuilder) -> reqwest::Response {
     }
 }
 
-/// The status of a call with this body, wherever in the answer it is, and the messages before it.
+/// Returns the status of a call with this body, whether in the headers or trailers, and the
+/// messages before it.
 async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> (Status, Vec<u8>) {
     let request = axum::http::Request::post(path)
         .header("content-type", "application/grpc")
@@ -174,7 +176,7 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
             "letters, digits",
         ),
         ("/v1/offers?agent_id=x", 400, "InvalidArgument", "agent-N"),
-        // This process has no recorder of metrics.
+        // This process has no metrics recorder.
         ("/metrics", 404, "NotFound", "records no metrics"),
         (&long, 414, "InvalidArgument", "at most 65000"),
     ] {
@@ -227,14 +229,15 @@ async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
     masters.end().await;
 }
 
-/// Beyond 65,534 bytes the HTTP library answers by itself. The bound for clients, with an answer in JSON, is below that.
+/// Beyond 65,534 bytes the HTTP library itself answers. The documented bound, with a JSON answer,
+/// is lower.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
     let masters = Masters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     for (bytes, has_body) in [(65_534, true), (65_535, false)] {
         let path = format!("/v1/tasks?name={}", "x".repeat(bytes - 15));
-        // No client library takes such a path.
+        // No client library accepts such a path.
         let mut stream = TcpStream::connect(&masters.api[leader]).await.unwrap();
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
@@ -253,7 +256,7 @@ async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
 async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() {
     let masters = Masters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
-    // A field of five bytes, and one is there.
+    // A field of five bytes, of which one is present.
     let unreadable = framed(&[0x0a, 5, b'x']);
     for place in [leader, (leader + 1) % 3] {
         let mut channel = channel(&masters.api[place]);
@@ -445,7 +448,7 @@ async fn reflection_lists_the_services_in_both_versions() {
         let path = format!("http://{}/{method}", masters.api[leader]);
         let (status, message) = called_once(&mut channel, &path, list.clone()).await;
         assert_eq!(status.code(), Code::Ok, "{version}: {status}");
-        // Both versions are the same on the wire.
+        // Both versions are identical on the wire.
         let answer = ServerReflectionResponse::decode(&message[5..]).unwrap();
         let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
             panic!("{version}: {answer:?}");
@@ -525,7 +528,7 @@ async fn a_web_page_under_another_name_is_refused_and_grpc_is_served_under_any()
             "{message}"
         );
     }
-    // The raft port answers no web page either.
+    // The raft port does not answer web pages either.
     let raft = format!("http://{}/argosy.raft.v1.Raft/Append", masters.raft[leader]);
     let request = client.post(raft).header("content-type", "application/grpc");
     let answer = asked(request.header("host", "rebound.example:5052")).await;

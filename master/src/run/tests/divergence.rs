@@ -1,5 +1,6 @@
-//! Three masters in this process. The stored registry of one is changed behind its back. A follower is found out, reports
-//! it, and the other two go on. A leader is left by both followers, and acknowledges nothing more.
+//! Three masters in this process, of which one has a manipulated stored registry. If it is a
+//! follower, it detects and reports the difference, and the other two continue. If it is the
+//! leader, both followers leave it, and it acknowledges nothing more.
 
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
@@ -45,7 +46,7 @@ impl Master {
         Some(self.client().get_cluster(request).await.ok()?.into_inner())
     }
 
-    /// Whether it answers a question for the whole group, and not only for itself.
+    /// Returns whether it answers a read that a quorum must confirm.
     async fn answers_for_the_group(&self) -> bool {
         let mut request = tonic::Request::new(v1::GetClusterRequest {
             consistency: v1::Consistency::Linearizable.into(),
@@ -54,7 +55,8 @@ impl Master {
         self.client().get_cluster(request).await.is_ok()
     }
 
-    /// Writes by way of this master until it is acknowledged: on a busy host nobody may lead for a moment.
+    /// Writes through this master until the write is acknowledged: on a busy host there may be no
+    /// leader for a moment.
     async fn write(&self, weight_milli: u64) {
         let deadline = Instant::now() + PATIENCE;
         while !self.try_write("ops", weight_milli).await {
@@ -139,7 +141,8 @@ impl Group {
         self.run(place, api, raft, timing);
     }
 
-    /// Has the one at `place` lead a group that was stopped: the others call for elections much later.
+    /// Starts a stopped group so that the master at `place` leads: the others start elections much
+    /// later.
     async fn run_led_by(&mut self, place: usize) {
         let patient = Timing {
             silence_ms: 15_000,
@@ -153,7 +156,7 @@ impl Group {
         }
     }
 
-    /// Waits until one of `places` is in office, and all of them have applied what it has.
+    /// Waits until one of `places` is the active leader, and all of them have applied its state.
     async fn settled(&self, places: &[usize]) -> usize {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -176,7 +179,7 @@ impl Group {
         }
     }
 
-    /// Has another of `places` lead; each new leader logs its digest.
+    /// Transfers leadership to another of `places`; each new leader logs its digest.
     async fn change_leader(&self, places: &[usize]) {
         let deadline = Instant::now() + PATIENCE;
         let leader = self.settled(places).await;
@@ -188,7 +191,7 @@ impl Group {
             let request = v1::TransferLeaderRequest {
                 node_id: node_id.clone(),
             };
-            // Refused while the group is busy with something else.
+            // Rejected while another operation on the group is in progress.
             let _ = self.0[leader].client().transfer_leader(request).await;
             let now = self.settled(places).await;
             let seen = self.0[now].seen().await;
@@ -203,7 +206,7 @@ fn others(place: usize) -> [usize; 2] {
     [(place + 1) % 3, (place + 2) % 3]
 }
 
-/// Changes a record of the registry that is stored there.
+/// Changes a stored record of the registry.
 fn tamper(memory: &MemoryStore) {
     let key = argosy_state::encode::key(&RecordKey::Weight(Role::new("ops").unwrap()));
     let (_, records) = memory.registry().unwrap();
@@ -213,7 +216,7 @@ fn tamper(memory: &MemoryStore) {
     memory.replace_record(key, changed);
 }
 
-/// The commands in the log of `memory`.
+/// Returns the commands in the log of `memory`.
 pub(super) fn commands_in(memory: &MemoryStore) -> Vec<Command> {
     let (_, last) = memory.last_entry().unwrap();
     let entries = (1..=last).filter_map(|index| memory.entry(index));
@@ -222,7 +225,7 @@ pub(super) fn commands_in(memory: &MemoryStore) -> Vec<Command> {
     read.map(|read| read.command).collect()
 }
 
-/// The indexes whose digests are in the log of `memory`.
+/// Returns the indexes whose digests are in the log of `memory`.
 fn logged_in(memory: &MemoryStore) -> Vec<u64> {
     let commands = commands_in(memory).into_iter();
     let indexes = commands.filter_map(|command| match command {
@@ -232,7 +235,7 @@ fn logged_in(memory: &MemoryStore) -> Vec<u64> {
     indexes.collect()
 }
 
-/// The weights that are set by the log of `memory`, in order.
+/// Returns the weights that the log of `memory` sets, in order.
 fn weights_in(memory: &MemoryStore) -> Vec<u64> {
     let commands = commands_in(memory).into_iter();
     let operations = commands.flat_map(|command| match command {
@@ -268,7 +271,7 @@ async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
         "{ended}"
     );
     group.0[others[0]].write(5_000).await;
-    // One that is sound takes up where it was.
+    // A healthy master resumes where it was.
     for place in others {
         group.0[place].stop().await;
         group.run_again(place).await;
@@ -279,7 +282,8 @@ async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
     }
 }
 
-/// Nobody can tell from two registries which one is right: the followers do not outvote their leader, they leave it.
+/// Two registries do not show which one is right: the followers do not outvote their leader, they
+/// leave it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledges_nothing_more() {
     let mut group = Group::start().await;
@@ -293,7 +297,7 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
     }
     tamper(&group.0[wrong].memory);
     group.run_led_by(wrong).await;
-    // Writes of another record than the wrong one go on until it serves no more.
+    // Writes of records other than the manipulated one continue until it no longer serves.
     let mut acknowledged = vec![2_000];
     let mut weight_milli = 10_000;
     let deadline = Instant::now() + PATIENCE;
@@ -316,9 +320,10 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
     };
     assert_eq!(one, other, "they name the same digests");
     assert_ne!(one.own, one.logged);
-    // The leader is not stopped. Without a quorum it leaves office, and neither writes nor answers for the group.
+    // The leader is not stopped. Without a quorum it steps down, and neither writes nor answers for
+    // the group.
     loop {
-        assert!(Instant::now() < deadline, "it stays in office");
+        assert!(Instant::now() < deadline, "it stays the active leader");
         let seen = group.0[wrong].seen().await;
         if seen.is_some_and(|seen| seen.leader.is_empty()) {
             break;
@@ -328,7 +333,8 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
     assert!(!group.0[wrong].try_write("dev", 99_000).await);
     assert!(!group.0[wrong].answers_for_the_group().await);
     group.0[wrong].stop().await;
-    // All that it has acknowledged, also between its election and the comparison, is in the logs of the others, too.
+    // Everything that it has acknowledged, even between its election and the comparison, is also in
+    // the logs of the others.
     let written = weights_in(&group.0[wrong].memory);
     for place in followers {
         let stored = weights_in(&group.0[place].memory);

@@ -18,7 +18,7 @@ use super::*;
 use crate::leader::{Decline, Hello, Subscription};
 use crate::links::{self, LinkId, LinkStream};
 
-/// After this long without a message an agent drops its link.
+/// After this time without a message an agent drops its link.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// An agent and a framework without connections: their links end here.
@@ -100,7 +100,7 @@ impl Links {
         self.offer = tokio::time::timeout(PATIENCE, offered).await.unwrap();
     }
 
-    /// Tasks with descriptions of so many bytes, on the offer at hand.
+    /// Launches tasks with descriptions of `bytes` bytes on the current offer.
     async fn launch(&mut self, number: u64, tasks: usize, bytes: usize) {
         let offer = Some(self.offer.clone());
         let (promise, token) = convert::promise(&v1::HeldOffer { offer }).unwrap();
@@ -136,7 +136,7 @@ impl Links {
         self.next_offer().await;
     }
 
-    /// One heartbeat of the agent, and one offer that goes back and comes again.
+    /// Sends one heartbeat of the agent, declines the offer and waits for it again.
     async fn beat(&mut self, serial: u64) {
         let ping = Input::AgentPing {
             link: self.agent,
@@ -171,7 +171,7 @@ impl Links {
 const QUESTION: &[u8] =
     b"GET /v1/tasks?page_size=10000&consistency=local HTTP/1.1\r\nhost: x\r\n\r\n";
 
-/// Reads answer after answer; counts the good ones and the refused ones.
+/// Reads one answer after another; counts the successful and the rejected ones.
 async fn read_on(address: String, good: Arc<AtomicUsize>, refused: Arc<AtomicUsize>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(mut stream) = TcpStream::connect(&address).await {
@@ -197,14 +197,14 @@ async fn read_on(address: String, good: Arc<AtomicUsize>, refused: Arc<AtomicUsi
     }
 }
 
-/// Reads the summary of the cluster over and over on one connection: it is never refused.
+/// Reads the summary of the cluster repeatedly on one connection: it is never rejected.
 async fn look_on(address: String, looks: Arc<AtomicUsize>) {
     let mut stream = TcpStream::connect(&address).await.unwrap();
     let mut buffer = vec![0; 64 << 10];
     loop {
         let question = b"GET /v1/cluster?consistency=local HTTP/1.1\r\nhost: x\r\n\r\n";
         stream.write_all(question).await.unwrap();
-        // The answer is smaller than what is read at once, and is sent at once.
+        // The answer is smaller than one read, and is sent in one piece.
         let read = stream.read(&mut buffer).await.unwrap();
         let head = String::from_utf8_lossy(&buffer[..read.min(12)]);
         assert_eq!(head, "HTTP/1.1 200");
@@ -213,7 +213,7 @@ async fn look_on(address: String, looks: Arc<AtomicUsize>) {
     }
 }
 
-/// Asks once and never reads.
+/// Sends one request and never reads.
 async fn stall(address: String) -> TcpStream {
     let mut stream = TcpStream::connect(&address).await.unwrap();
     stream.write_all(QUESTION).await.unwrap();
@@ -245,7 +245,8 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
         line: 8,
         bytes: budget,
         bytes_kept: 8 << 20,
-        // Refused is what finds the line full; how long a page takes to build on a busy machine decides nothing.
+        // Only reads that find the line full are rejected; the time to build a page on a busy
+        // machine does not matter.
         patience: PATIENCE,
         stalled: Duration::from_secs(1),
         hurried: Duration::from_millis(300),
@@ -258,7 +259,7 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
         links.launch(number, 100, 8_000).await;
     }
     let address = serve_reads(&alone.desk).await;
-    // Their answers are larger than what sockets buffer.
+    // Their answers are larger than the socket buffers.
     let mut stalled = Vec::new();
     for _ in 0..8 {
         stalled.push(stall(address.clone()).await);
@@ -276,7 +277,7 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
     let looker = tokio::spawn(look_on(address.clone(), Arc::clone(&looks)));
     let mut serial = 0;
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    // Long enough that readers come to their turn, and some do not.
+    // Long enough that some readers are served, and some are not.
     while good.load(Ordering::Relaxed) < 40
         || refused.load(Ordering::Relaxed) < 10
         || looks.load(Ordering::Relaxed) < 10
@@ -295,7 +296,7 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
     assert!(!looker.is_finished(), "{:?}", looker.await);
     looker.abort();
     readers.shutdown().await;
-    // Those that never read are connected still, and hold nothing.
+    // Those that never read are still connected, and hold nothing.
     until("all memory is given back", || alone.desk.reads.held() == 0).await;
     drop(stalled);
     assert_eq!(alone.in_office().await.epoch, epoch);

@@ -1,4 +1,4 @@
-//! What clients find at the API of a group of three: streams and calls that a follower passes on to the leader.
+//! Tests of the API of a group of three: streams and calls that a follower forwards to the leader.
 
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::rtt::Masters;
 use super::*;
 
-/// Streams of one client's connection: fewer than a server takes.
+/// Streams of one client's connection: fewer than a server accepts.
 const PER_CONNECTION: u64 = 75;
 
 fn channel(address: &str) -> Channel {
@@ -21,7 +21,7 @@ fn channel(address: &str) -> Channel {
 async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Event>, String> {
     let request = v1::SubscribeRequest {
         protocol: Some(argosy_proto::versions::Versions::OWN.first()),
-        // A framework without an id is known by it.
+        // It identifies a framework without an id.
         session,
         info: Some(v1::FrameworkInfo {
             name: format!("scheduler-{session}"),
@@ -50,7 +50,7 @@ async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Even
     }
 }
 
-/// Reads until so many heartbeats have come, or says how the stream ended.
+/// Reads `count` heartbeats, or returns how the stream ended.
 async fn heartbeats(stream: &mut Streaming<v1::Event>, count: usize) -> Result<(), String> {
     let mut heard = 0;
     while heard < count {
@@ -65,7 +65,8 @@ async fn heartbeats(stream: &mut Streaming<v1::Event>, count: usize) -> Result<(
     Ok(())
 }
 
-/// Opens hundreds of streams at a follower, reads all but one, and calls by way of the same follower.
+/// Opens hundreds of streams at a follower, reads all but one, and makes calls through the same
+/// follower.
 async fn streams_and_calls(follower: &str) -> Result<(), String> {
     let mut streams = Vec::new();
     for connection in 0..4 {
@@ -113,12 +114,13 @@ async fn streams_and_calls(follower: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A heartbeat is one small frame: 134 of them at once were more than one connection between masters took, and 200
-/// streams left no room for a call.
+/// A heartbeat is one small frame. In an earlier version, 134 of them at the same time overloaded
+/// the one connection between masters, and 200 streams left no room for a call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_streams_and_their_calls_go_through_one_follower() {
     let masters = Masters::start_timed(Timing::wan()).await;
-    // A busy host may change the leader, which ends every stream: that proves nothing, and is tried again.
+    // A busy host may change the leader, which ends every stream: that proves nothing, and is
+    // retried.
     for _ in 0..5 {
         let (leader, _) = masters.leader().await;
         let epoch = masters.epoch().await;
@@ -129,11 +131,11 @@ async fn hundreds_of_streams_and_their_calls_go_through_one_follower() {
             Err(_) => {}
         }
     }
-    panic!("no leader stays in office");
+    panic!("no leader stays active");
 }
 
-/// Opens streams and calls at a follower and drops them at once: from several connections, many at the same moment, at all
-/// moments from before they are sent to after they are answered.
+/// Opens streams and calls at a follower and drops them immediately: from several connections, many
+/// at the same moment, at all moments from before they are sent to after they are answered.
 async fn opened_and_dropped(follower: &str, tries: u64) {
     const AT_ONCE: u64 = 40;
     let clients = (0..8).map(|client| async move {
@@ -155,8 +157,8 @@ async fn opened_and_dropped(follower: &str, tries: u64) {
     join_all(clients).await;
 }
 
-/// A server ends a connection whose peer resets too many streams. Masters share connections among their clients, so one
-/// client that resets its streams may not count against the others.
+/// A server ends a connection whose peer resets too many streams. Masters share connections among
+/// their clients, so one client that resets its streams may not count against the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_a_client_opens_and_drops_end_no_stream_of_another_client() {
     let masters = Masters::start_timed(Timing::wan()).await;
@@ -187,5 +189,5 @@ async fn streams_that_a_client_opens_and_drops_end_no_stream_of_another_client()
             );
         }
     }
-    panic!("no leader stays in office");
+    panic!("no leader stays active");
 }

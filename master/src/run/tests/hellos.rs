@@ -1,4 +1,4 @@
-//! Registrations of agents whose streams have ended before the owner reads them.
+//! Tests of registrations of agents whose streams have ended before the owner reads them.
 
 use argosy_proto::v1;
 use argosy_state::actor::Actor;
@@ -42,7 +42,7 @@ async fn a_hello_of_a_closed_stream_registers_no_agent() {
     let opened = Message::AgentLink(open, sender);
     alone.desk.send(opened).await.unwrap();
     alone.desk.send(hello(open, 2)).await.unwrap();
-    // Registrations are committed in order, so that the first would be stored by now.
+    // Registrations are committed in order, so the first would be stored by now.
     let answered = tokio::time::timeout(PATIENCE, to_agent.next()).await;
     assert!(answered.unwrap().is_some());
     let nonces = alone.desk.look(|facts| {

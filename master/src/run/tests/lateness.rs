@@ -1,4 +1,5 @@
-//! Three masters whose inboxes can be made slow: what links send waits in them, everything else goes on.
+//! Three masters whose inboxes can be made slow: messages of links wait in them, everything else
+//! continues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +10,12 @@ use tokio::time::Instant;
 use super::*;
 use crate::lag::TOO_LATE;
 
-/// How long each message waits in a slow inbox.
+/// Delay of each message in a slow inbox.
 const LATE: Duration = Duration::from_secs(4);
 /// All inboxes are fast.
 const NOBODY: usize = usize::MAX;
 
-/// A master without an API: nothing but its own probes comes in.
+/// A master without an API: only its own probes arrive.
 struct Served {
     desk: Desk,
     node: Node,
@@ -24,7 +25,8 @@ struct Served {
 }
 
 impl Served {
-    /// Wired as [`lead_or_follow`] does it, with an inbox that is slow while `slow` is `place`.
+    /// Assembles a master as [`lead_or_follow`] does, with an inbox that is slow while `slow` is
+    /// `place`.
     async fn start(
         place: usize,
         (raft, peers): (TcpListener, Vec<String>),
@@ -82,7 +84,7 @@ impl Served {
     }
 }
 
-/// Passes messages on in their order, each a while later while that inbox is slow.
+/// Forwards messages in their order, with a delay while that inbox is slow.
 async fn carry(
     mut from: mpsc::Receiver<Message>,
     to: mpsc::Sender<Message>,
@@ -106,7 +108,7 @@ async fn carry(
     tokio::join!(take, give);
 }
 
-/// The place of the master in office, once there is one besides `former`.
+/// Returns the place of the active leader, once there is one other than `former`.
 async fn in_office(masters: &[Served], former: Option<usize>) -> usize {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -120,7 +122,7 @@ async fn in_office(masters: &[Served], former: Option<usize>) -> usize {
     }
 }
 
-/// Its own thread only, which is the one whose log is captured.
+/// Runs on one thread, which is the one whose log is captured.
 #[tokio::test]
 async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_over() {
     let log = Log::default();
@@ -144,8 +146,8 @@ async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_
         starts.map(|(place, raft)| Served::start(place, (raft, peers.clone()), slow.clone()));
     let masters = join_all(starts).await;
     let late = in_office(&masters, None).await;
-    let reported = "what agents and frameworks have sent was not processed for too long";
-    let handed_over = "leadership is handed over";
+    let reported = "messages of agents and frameworks were not processed in time";
+    let handed_over = "leadership transferred";
     assert!(!has(reported) && !has(handed_over));
     let begun = Instant::now();
     slow.store(late, Ordering::Relaxed);
@@ -154,13 +156,13 @@ async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_
         begun.elapsed() > TOO_LATE,
         "it handed over for another reason"
     );
-    for words in [reported, "handing leadership over", handed_over] {
+    for words in [reported, "transferring leadership", handed_over] {
         assert!(has(words), "{words}: {:?}", log.0.lock().unwrap());
     }
-    // It follows, as slow as it is.
+    // It becomes a follower, although it is slow.
     let deadline = Instant::now() + PATIENCE;
     while masters[late].is_in_office() {
-        assert!(Instant::now() < deadline, "two are in office");
+        assert!(Instant::now() < deadline, "two masters are active leaders");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for master in masters {

@@ -1,4 +1,4 @@
-//! Lists over gRPC, of a leader and by way of a follower.
+//! Tests of lists over gRPC, from a leader and through a follower.
 
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;

@@ -1,4 +1,5 @@
-//! Readers outside of the owner's turns: the ring of changes on every master, and explanations of many agents.
+//! Tests of readers outside the owner's turns: the ring of changes on every master, and
+//! explanations of many agents.
 
 use argosy_proto::v1;
 use argosy_state::actor::Actor;
@@ -12,17 +13,17 @@ use super::routes::services;
 use super::*;
 use crate::change_ring::{Change, HistoryLost};
 
-/// More than any reader here wants at once.
+/// More than any reader here requests.
 const ALL: usize = 1_000_000;
 
-/// All changes that a master has behind a log index.
+/// Returns all changes that a master has after a log index.
 fn changes(desk: &Desk, after: u64) -> Vec<Change> {
     let page = desk.changes.since(after, ALL).unwrap();
     let entries = page.entries.iter().flat_map(|entry| entry.iter());
     entries.cloned().collect()
 }
 
-/// Writes the weight of a role at whichever of these leads; returns the log index.
+/// Writes the weight of a role through the current leader of these; returns the log index.
 async fn write(masters: &[&Alone], weight_milli: u64) -> u64 {
     loop {
         for alone in masters {
@@ -55,7 +56,7 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
     let first = write(&all, 2_000).await;
     let mut last = first;
     for step in 1..40 {
-        // Every fourth write removes the record: it is what holds unless something is set.
+        // Every fourth write sets the default, which removes the record.
         let weight = if step % 4 == 0 { 1_000 } else { 1_000 + step };
         last = write(&all, weight).await;
     }
@@ -65,7 +66,7 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
     let seen = changes(&all[0].desk, first);
     let role = encode::key(&RecordKey::Weight(Role::new("ops").unwrap()));
     let of_role = |change: &&Change| change.key == role;
-    // A write whose answer a change of leader has taken is repeated.
+    // A write whose answer was lost in a change of leader is repeated.
     assert!(seen.iter().filter(of_role).count() >= 39);
     let removed = seen
         .iter()
@@ -85,7 +86,7 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
             up_to_last(seen.clone())
         );
     }
-    // The leader ends; a reader of it goes on where it stood.
+    // The leader ends; its reader continues at another master.
     let leader = all.iter().position(|one| one.desk.office.borrow().here);
     let leader = all.swap_remove(leader.expect("one leads"));
     let read = leader.desk.changes.since(first, ALL).unwrap();
@@ -113,7 +114,7 @@ async fn what_was_changed_before_a_master_started_is_said_to_be_lost() {
     alone.in_office().await;
     let before = alone.desk.changes.since(0, ALL).map(|page| page.upto);
     alone.operate(weight(2_000)).await;
-    // What was applied before its loop ran is not there, and everything since is.
+    // Entries applied before its loop ran are missing, and everything since is present.
     match before {
         Err(HistoryLost { oldest }) => assert!(!changes(&alone.desk, oldest).is_empty()),
         Ok(_) => assert!(!changes(&alone.desk, 0).is_empty()),
@@ -152,7 +153,7 @@ async fn all_agents_are_judged_however_many_there_are() {
     };
     let judged = explained.counts.iter().map(|count| u64::from(count.agents));
     assert_eq!(judged.sum::<u64>(), AGENTS);
-    // However many there are, the answer stays small.
+    // The answer stays small, regardless of the number of agents.
     assert_eq!(explained.verdicts.len(), 100);
     assert_eq!(explained.verdicts[99].agent_id, "agent-100");
     alone.end().await;

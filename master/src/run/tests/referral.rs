@@ -1,4 +1,5 @@
-//! Agents at a master that does not lead: those that ask for it are referred to the leader, the others are forwarded.
+//! Tests of agents at a master that does not lead: those that request it are referred to the
+//! leader, the others are forwarded.
 
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
@@ -8,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::rtt::Masters;
 
-/// Opens a stream at a master and says nothing on it.
+/// Opens a stream at a master and sends nothing on it.
 async fn connected(
     address: &str,
     refers: bool,
@@ -32,7 +33,7 @@ async fn an_agent_that_asks_for_it_is_referred_to_the_leader() {
     assert_eq!(referred.code(), tonic::Code::Unavailable);
     let named = referred.metadata().get("argosy-leader");
     assert_eq!(named.unwrap(), masters.api[leader].as_str());
-    // As agents of earlier releases ask, and those that do not reach the leader.
+    // As agents of earlier releases do, and those that cannot reach the leader.
     let forwarded = connected(follower, false).await.unwrap();
     assert_eq!(
         forwarded.metadata().get("argosy-leader").unwrap(),

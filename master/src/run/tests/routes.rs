@@ -1,4 +1,4 @@
-//! Answers of the real router, asked without a connection.
+//! Tests of the real router without a connection.
 
 use argosy_proto::server::callers::Access;
 use argosy_proto::transport::{Dialer, PeerIdentity};
@@ -23,7 +23,7 @@ pub(super) fn services(desk: &Desk) -> Services {
     }
 }
 
-/// The real routes, with the bounds on reads.
+/// Returns the real routes, with the bounds on reads.
 pub(super) fn routes(desk: &Desk, metrics: Option<PrometheusHandle>) -> Router {
     let reads = desk.reads.clone();
     let bounded = from_fn(move |request: Request, next: Next| {
@@ -50,7 +50,7 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Asks for a page on the router itself; the body of the answer is not read.
+/// Requests a page from the router itself; the body of the answer is not read.
 async fn unread(mut routes: Router, path: &'static str) -> Response {
     let request = Request::get(path).body(Body::empty());
     routes.call(request.unwrap()).await.unwrap()

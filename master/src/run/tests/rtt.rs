@@ -1,4 +1,5 @@
-//! Three masters in this process, one of them far away: its raft connections take their time.
+//! Three masters in this process, of which one is far away: its raft connections have a high
+//! latency.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// One way. Twice that is longer than a heartbeat may take, and shorter than an election.
+/// One-way latency. Twice that is longer than a heartbeat may take, and shorter than an election.
 const FAR: Duration = Duration::from_millis(100);
-/// Nobody is far away.
+/// No master is far away.
 const NOBODY: usize = usize::MAX;
-/// Chunks on their way; the sender waits for more room.
+/// Chunks in flight; the sender waits for more room.
 const UNDER_WAY: usize = 256;
 
 pub(super) struct Masters {
@@ -79,7 +80,7 @@ impl Masters {
         }
     }
 
-    /// The cluster as the master at `place` sees it, if it answers.
+    /// Returns the cluster as the master at `place` reports it, if it answers.
     pub(super) async fn seen(&self, place: usize) -> Option<v1::Cluster> {
         let address = format!("http://{}", self.api[place]);
         let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
@@ -91,13 +92,13 @@ impl Masters {
         Some(client.get_cluster(request).await.ok()?.into_inner())
     }
 
-    /// Waits until a master is in office; its place and its name.
+    /// Waits for an active leader. Returns its place and its name.
     pub(super) async fn leader(&self) -> (usize, String) {
         let (place, seen) = self.in_office().await;
         (place, seen.leader)
     }
 
-    /// The epoch of the master that is in office.
+    /// Returns the epoch of the active leader.
     pub(super) async fn epoch(&self) -> u64 {
         self.in_office().await.1.epoch
     }
@@ -117,7 +118,7 @@ impl Masters {
         }
     }
 
-    /// Writes for ever, a little at a time, by way of the master at `place`.
+    /// Writes continuously, a little at a time, through the master at `place`.
     fn load(&self, place: usize) -> tokio_util::task::AbortOnDropHandle<()> {
         let address = format!("http://{}", self.api[place]);
         let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
@@ -136,7 +137,7 @@ impl Masters {
                     ..Default::default()
                 });
                 request.set_timeout(Duration::from_millis(500));
-                // What is refused meanwhile does not matter: the log is to be busy.
+                // Rejected writes do not matter: they only keep the log busy.
                 let _ = client.clone().write_one(request).await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -152,7 +153,7 @@ impl Masters {
     }
 }
 
-/// Connections of the master at `own`: slow if it, or the one at the other end, is far away.
+/// Returns the connections of the master at `own`: slow if it, or the peer, is far away.
 fn dialer(own: usize, raft: &[String], far: &Arc<AtomicUsize>) -> Dialer {
     let (raft, far) = (raft.to_vec(), Arc::clone(far));
     Dialer::new(move |address, _| {
@@ -170,7 +171,7 @@ fn dialer(own: usize, raft: &[String], far: &Arc<AtomicUsize>) -> Dialer {
             let (from_near, to_near) = tokio::io::split(inner);
             let away = is_far.clone();
             tokio::spawn(async move {
-                // The end of either direction is the end of both, as when a process ends.
+                // The end of either direction ends both, as when a process ends.
                 tokio::select! {
                     _ = carry(from_near, to_socket, away) => {}
                     _ = carry(from_socket, to_near, is_far) => {}
@@ -215,8 +216,8 @@ async fn a_leader_too_far_away_for_its_followers_makes_room_for_a_steady_one() {
     masters.far.store(far, Ordering::Relaxed);
     let near = (far + 1) % 3;
     let _load = (masters.load(near), masters.load(near), masters.load(far));
-    // So many looks in a row see the same reign of another master: a leader that is in office by turns opens
-    // one after the other.
+    // This many consecutive reads see the same epoch of another master: a leader that repeatedly
+    // loses and regains its lease opens one after the other.
     let (mut reign, mut steady) = (0, 0);
     let deadline = Instant::now() + PATIENCE;
     while steady < 20 {

@@ -1,4 +1,5 @@
-//! What stands still, or could: the loop beside consensus, and the loop while a large snapshot is read.
+//! Tests of stalls: of the loop next to consensus, and of the loop while a large snapshot is
+//! loaded.
 
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
     };
     let give_up = giving_up(masters[leader].node.clone());
     let look = Duration::from_millis(20);
-    // A pulse of its own, which never beats. The end is that of the watchdog only.
+    // A separate pulse that never beats. The abort ends only this watchdog.
     let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
     let asked = Instant::now();
     while in_office(Some(leader)).is_none() {
@@ -34,7 +35,7 @@ async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
     }
 }
 
-/// The registry in the store, once it is all of the log.
+/// Returns the registry in the store, once it includes all of the log.
 async fn stored(alone: &Alone) -> (u64, argosy_raft::Records) {
     let asked = Instant::now();
     loop {
@@ -60,7 +61,7 @@ async fn the_loop_turns_while_a_large_snapshot_is_read() {
         Command::RegisterAgent(agent)
     });
     alone.propose_all(epoch, registered).await;
-    // In order behind them.
+    // In order after them.
     alone.operate(weight(2_000)).await;
     let (last_index, records) = stored(&alone).await;
     let (done, loaded) = oneshot::channel();
@@ -79,7 +80,7 @@ async fn the_loop_turns_while_a_large_snapshot_is_read() {
     );
     let ticks = took.as_millis() / replica::TICK.as_millis();
     assert!(u128::from(turns) > ticks / 2, "{turns} turns in {took:?}");
-    // It leads again, in a new epoch, from what was read.
+    // It leads again, in a new epoch, with the loaded registry.
     let mut office = alone.desk.office.clone();
     let again = office.wait_for(|office| office.here && office.epoch > epoch.0);
     tokio::time::timeout(PATIENCE, again)

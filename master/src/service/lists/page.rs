@@ -1,7 +1,8 @@
-//! Pages as bytes: what `AgentPage`, `FrameworkPage`, `TaskPage` and `OfferPage` have in common on the wire.
+//! Pages as bytes: the common wire format of `AgentPage`, `FrameworkPage`, `TaskPage` and
+//! `OfferPage`.
 //!
-//! Each has its records in field 1, so a page is made of encoded records without knowing what they are. A page that the
-//! leader has made passes through a follower as it is.
+//! Each has its records in field 1, so a page is assembled from encoded records of any type. A
+//! follower forwards a page of the leader unchanged.
 
 use std::marker::PhantomData;
 
@@ -24,7 +25,6 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Adds a record.
     pub(super) fn add(&mut self, record: &impl Message) {
         self.begin(record.encoded_len());
         record
@@ -32,7 +32,8 @@ impl Records {
             .expect("a vector takes all bytes");
     }
 
-    /// Adds a record of which some fields are encoded and `rest` has the others: together they are one message.
+    /// Adds a record of which some fields are already encoded and `rest` has the others: together
+    /// they are one message.
     pub(super) fn add_with(&mut self, encoded: &[u8], rest: &impl Message) {
         self.begin(encoded.len() + rest.encoded_len());
         self.bytes.put_slice(encoded);
@@ -55,7 +56,7 @@ impl Records {
         }
     }
 
-    /// The page with these records and the other fields of `end`.
+    /// Returns the page with these records and the other fields of `end`.
     pub(super) fn page(mut self, end: &impl Message) -> Page {
         end.encode(&mut self.bytes)
             .expect("a vector takes all bytes");
@@ -72,22 +73,22 @@ impl Page {
         self.0.len()
     }
 
-    /// The page as a message. Fails if it is none: only if another master has sent it.
+    /// Decodes the page. Fails only if another master has sent an invalid one.
     pub(crate) fn decoded<T: Message + Default>(self) -> Result<T, Status> {
         let page = T::decode(self.0);
         page.map_err(|why| Status::internal(format!("a page of a list cannot be read: {why}")))
     }
 }
 
-/// Pages that are sent: a request in, a page out.
+/// Codec of a server that sends pages: a request in, a page out.
 #[derive(Debug, Default)]
 pub(crate) struct Sent;
 
-/// Pages that are asked of the leader: a request out, a page in.
+/// Codec of a client that requests pages from the leader: a request out, a page in.
 #[derive(Debug, Default)]
 pub(crate) struct Passed;
 
-/// Bytes as they are.
+/// Codec that passes bytes through unchanged.
 #[derive(Debug)]
 pub(crate) struct Raw(PhantomData<Page>);
 

@@ -1,6 +1,6 @@
-//! Lists over gRPC: pages are sent as they were encoded, by this master or by the leader.
+//! Lists over gRPC: pages are sent as this master or the leader encoded them.
 //!
-//! The generated service has these calls too; the routes here stand before it.
+//! The generated service has these calls too; the routes here take precedence.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -43,7 +43,8 @@ impl List {
         }
     }
 
-    /// Whether the asked master answers from what it has. Only the leader knows what is connected and what is offered.
+    /// Returns whether the called master answers from its own state. Only the leader knows
+    /// connections and offers.
     fn is_answered_here(self, consistency: i32) -> bool {
         match self {
             Self::Tasks => true,
@@ -54,7 +55,7 @@ impl List {
 }
 
 impl Services {
-    /// A page of a list, by this master or by the leader.
+    /// Returns a page of a list, from this master or from the leader.
     pub(crate) async fn list(
         &self,
         list: List,
@@ -68,7 +69,7 @@ impl Services {
         let share = if leads_here {
             None
         } else {
-            // The leader makes the page; this master holds it until its reader has it.
+            // The leader builds the page; this master holds it until its reader has it.
             let mut share = self.desk.reserve(2 * MESSAGE_BYTES, MESSAGE_BYTES).await?;
             share.built();
             Some(share)
@@ -93,7 +94,7 @@ impl Services {
     }
 }
 
-/// A page of the leader's.
+/// Returns a page from the leader.
 async fn list_there(
     list: List,
     channel: Channel,
@@ -142,7 +143,7 @@ impl Service<http::Request<Body>> for Lists {
     }
 }
 
-/// The routes of all lists.
+/// Returns the routes of all lists.
 pub(crate) fn routes(services: &Services) -> Router {
     List::ALL.into_iter().fold(Router::new(), |router, list| {
         let services = services.clone();

@@ -19,8 +19,8 @@ use crate::inbox::View;
 use crate::owner_handle::Desk;
 use crate::service::{choices, views};
 
-/// Tasks ascend by framework and id; behind them, if wanted, finished ones, oldest first. A token
-/// names the last task seen, or `~` and the last serial of the history.
+/// Lists tasks ascending by framework and id, followed on request by finished ones, oldest first. A
+/// token names the last task seen, or `~` and the last serial of the history.
 pub(super) async fn list_tasks(desk: &Desk, request: v1::ListRequest) -> Result<Page, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(
@@ -53,7 +53,7 @@ pub(super) async fn list_tasks(desk: &Desk, request: v1::ListRequest) -> Result<
     collect(desk, index, (size, request.page_token), part, end).await
 }
 
-/// Which tasks are wanted, and by which index they are found.
+/// The requested tasks, and the index by which they are found.
 #[derive(Debug, Clone)]
 struct Wanted {
     filter: HashMap<String, String>,
@@ -63,7 +63,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// Of a filter whose ids were judged.
+    /// Creates the selection from a filter whose ids are validated.
     fn new(filter: HashMap<String, String>, encodings: Encodings) -> Self {
         Self {
             encodings,
@@ -194,7 +194,8 @@ mod tests {
         bytes: 64 << 20,
     };
 
-    /// Two frameworks on two agents with so many tasks each; a description takes so many bytes.
+    /// Returns a registry with two frameworks on two agents with `tasks` tasks each; a description
+    /// takes `bytes` bytes.
     fn registry(tasks: usize, bytes: usize) -> Registry {
         let mut world = World::new();
         let agents = ["cpus:64;mem:65536", "cpus:64;mem:65536"].map(|all| world.register(all));
@@ -214,7 +215,8 @@ mod tests {
         world.registry
     }
 
-    /// All that a filter finds, by parts; how many there were, and the bytes of the largest.
+    /// Returns all matches of a filter, read in parts; the number of parts, and the bytes of the
+    /// largest.
     fn all(registry: &Registry, filter: &[(&str, &str)]) -> (Vec<String>, usize, usize) {
         let pairs = filter
             .iter()
@@ -281,7 +283,7 @@ mod tests {
             .map(|task| views::task(&registry, task))
             .collect();
         assert!(single.iter().all(|task| !task.agent_address.is_empty()));
-        // Encoded, then as it is kept.
+        // First while it is encoded, then from the cache.
         assert_eq!(listed(&registry), single);
         assert_eq!(listed(&registry), single);
     }

@@ -1,4 +1,4 @@
-//! The form that proposals have in the log of a cluster of an earlier level.
+//! The form of proposals in the log of a cluster of an earlier level.
 
 use argosy_state::encode;
 use argosy_state::level::Level;
@@ -6,7 +6,8 @@ use argosy_state::level::Level;
 use super::World;
 
 impl World {
-    /// What waits for the log, in the form that it has in the log of a cluster of this level.
+    /// Converts the waiting proposals to the form that they have in the log of a cluster of this
+    /// level.
     pub(crate) fn log_at(&mut self, level: Level) {
         for proposed in &mut self.queue {
             let bytes = encode::command(proposed, level);

@@ -1,4 +1,4 @@
-//! What becomes of proposals, where it is not committed at once.
+//! Outcomes of proposals that are not committed immediately.
 
 use argosy_state::command::Entry;
 use argosy_state::encode;
@@ -8,14 +8,15 @@ use super::{World, clocks};
 use crate::leader::Input;
 
 impl World {
-    /// Another master leads, and what this leader proposed last is committed behind the new epoch.
+    /// Another master leads, and the last proposals of this leader are committed after the new
+    /// epoch.
     pub(in crate::leader::tests) fn new_leader_before_proposals(&mut self) {
         let late = std::mem::take(&mut self.queue);
         self.new_leader();
         self.queue.extend(late);
     }
 
-    /// Commits what was proposed as one entry; its events are told when all of it is true.
+    /// Commits the proposals as one entry; its events are delivered when all of it is applied.
     pub(in crate::leader::tests) fn commit_together(&mut self) {
         let entry = Entry {
             at: self.now,
@@ -32,7 +33,7 @@ impl World {
         self.commit();
     }
 
-    /// Commits the oldest proposals, one entry each, and loses what follows from them.
+    /// Commits the oldest proposals, one entry each, and loses the proposals that follow from them.
     pub(in crate::leader::tests) fn commit_first(&mut self, count: usize) {
         self.queue.truncate(count);
         while let Some(proposed) = self.queue.pop_front() {
@@ -45,7 +46,7 @@ impl World {
         }
     }
 
-    /// The log has no entry that would hold the oldest proposal.
+    /// Reports the oldest proposal as too large for an entry of the log.
     pub(in crate::leader::tests) fn too_large(&mut self) {
         let proposed = self.queue.pop_front().expect("something was proposed");
         self.feed(Input::TooLarge {
@@ -54,7 +55,7 @@ impl World {
         });
     }
 
-    /// The size of each proposal that waits, in bytes.
+    /// Returns the size of each waiting proposal, in bytes.
     pub(in crate::leader::tests) fn proposed_bytes(&self) -> Vec<usize> {
         let all = self.queue.iter();
         all.map(|proposed| encode::command(proposed, Level::NEWEST).len())
