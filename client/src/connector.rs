@@ -1,6 +1,6 @@
-//! Connections to masters, and calls that find the leader by themselves.
+//! Connections to masters, and calls that find the leader.
 //!
-//! Repeats only what may be repeated; which that is, the caller says.
+//! A call is repeated only if its caller declares that a repeat is harmless.
 
 #[cfg(test)]
 mod tests;
@@ -25,33 +25,34 @@ use crate::masters::Masters;
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";
-/// Longest message that is sent or taken, in bytes.
+/// Maximum length of a message in either direction, in bytes.
 pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Deadline of a call that names none.
+/// Default deadline of a call.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a connection may take.
+/// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one master may take to answer before another is asked.
+/// Timeout for an answer of one master, after which another one is called.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one of which nothing has been heard yet may take at first: the host may not be there at all.
+/// Timeout of the first attempt at a master that has never answered: the host may not exist.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
-/// How long one master may take to answer before others are heard about who leads.
+/// Time without an answer after which other masters are watched for news of a new leader.
 const QUIET: Duration = Duration::from_millis(200);
-/// How long a master that could not be reached in time is not asked first, whoever names it.
+/// Time for which a master that did not answer in time is not called first, even if another one
+/// names it.
 const AVOID: Duration = Duration::from_secs(10);
 
-/// How to reach the masters.
+/// Connection settings.
 #[derive(Clone)]
 pub struct ConnectorConfig {
     /// Opens the byte streams.
     pub dialer: Dialer,
-    /// Starts the sequence that spreads pauses and choices.
+    /// Seed of the random sequence that spreads pauses and choices.
     pub seed: u64,
 }
 
 impl Default for ConnectorConfig {
-    /// TCP, with a seed of chance.
+    /// Returns TCP with a random seed.
     fn default() -> Self {
         Self {
             dialer: Dialer::tcp(),
@@ -63,13 +64,13 @@ impl Default for ConnectorConfig {
 /// Whether a call may be sent again after it was sent once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// It reads, or its number or request id makes repeats harmless.
+    /// The call reads, or its number or request id makes repeats harmless.
     Always,
-    /// Only as long as nobody can have got it.
+    /// Only as long as no master can have received it.
     OnlyUnsent,
 }
 
-/// Shared by all callers of one program: connections, and who leads as far as is known.
+/// State that all callers of one program share: connections, and the last known leader.
 #[derive(Clone)]
 pub struct Connector {
     inner: Arc<Inner>,
@@ -79,22 +80,23 @@ struct Inner {
     masters: Masters,
     dialer: Dialer,
     reigns: Reigns,
-    // A lock, since calls run side by side on many tasks; it is never held across an await.
+    // A lock, because calls run concurrently on many tasks; it is never held across an await.
     known: Mutex<Known>,
 }
 
 struct Known {
     likely: Option<String>,
-    // One entry an address on the list or named by a master: bounded by evicting strangers.
+    // One entry for each address that is on the list or was named by a master. Entries of unlisted
+    // addresses are evicted, which bounds the map.
     channels: HashMap<String, Channel>,
     avoided: HashMap<String, Instant>,
-    // Masters that answered when they were asked last, whatever they said.
+    // Masters that answered the last call, whatever the answer.
     heard: HashSet<String>,
     random: u64,
 }
 
 impl Connector {
-    /// Opens nothing yet.
+    /// Creates a connector without opening connections.
     #[must_use]
     pub fn new(masters: Masters, config: ConnectorConfig) -> Self {
         let known = Known {
@@ -114,26 +116,27 @@ impl Connector {
         }
     }
 
-    /// The list it was given.
+    /// Returns the list of masters from which the connector was created.
     #[must_use]
     pub fn masters(&self) -> &Masters {
         &self.inner.masters
     }
 
-    /// API address of the leader as last named by a master.
+    /// Returns the API address of the leader as a master last named it.
     #[must_use]
     pub fn leader(&self) -> Option<String> {
         self.known(|known| known.likely.clone())
     }
 
-    /// Notes that nothing was heard from `address` for too long. What kept silent may have been the network: no
-    /// connection that is open now is used for later calls, since another dead one would cost as long again.
+    /// Records that nothing was received from `address` for too long. The network may have failed,
+    /// so no connection that is open now is used for later calls: another dead one would cost as
+    /// long again.
     pub(crate) fn fell_silent(&self, address: &str) {
         self.distrust(address);
         self.known(|known| known.channels.clear());
     }
 
-    /// Ends the connection to `address` for later calls and asks others first.
+    /// Drops the connection to `address` for later calls, and calls other masters first.
     pub(crate) fn distrust(&self, address: &str) {
         self.known(|known| {
             known.channels.remove(address);
@@ -145,12 +148,13 @@ impl Connector {
         });
     }
 
-    /// Notes who leads.
+    /// Records the leader.
     pub(crate) fn note_leader(&self, address: &str) {
         self.known(|known| known.note_leader(address));
     }
 
-    /// Notes that a master has told of a new reign: its leader is there, whatever was thought of it before.
+    /// Records that a master has reported a new epoch. Its leader exists, so an earlier failure to
+    /// reach it no longer counts.
     pub(crate) fn note_reign(&self, leader: &str) {
         self.known(|known| {
             known.avoided.remove(leader);
@@ -158,8 +162,9 @@ impl Connector {
         });
     }
 
-    /// Waits until another master says that the reign of `epoch`, served at `address`, is over; then its
-    /// connection is not used again. Without an epoch any reign that is not known yet is news.
+    /// Waits until another master reports that the epoch `epoch`, served at `address`, has ended;
+    /// then its connection is not used again. Without an epoch, any epoch that is not known yet is
+    /// news.
     pub(crate) fn replaced(
         &self,
         epoch: Option<u64>,
@@ -179,7 +184,7 @@ impl Connector {
         }
     }
 
-    /// Asks one master after the other until one answers or `deadline` has passed.
+    /// Calls one master after the other until one answers or `deadline` has passed.
     pub(crate) async fn call<T, F, Fut>(
         &self,
         deadline: Duration,
@@ -195,7 +200,8 @@ impl Connector {
         let mut epoch = self.inner.reigns.epoch();
         let mut was_sent = false;
         loop {
-            // A leader that was told of meanwhile comes before whoever has not been asked yet.
+            // A leader that was reported in the meantime is called before masters that were not
+            // called yet.
             if let Some(news) = self.inner.reigns.newer(epoch) {
                 epoch = news.epoch;
                 search.prefer(news.leader);
@@ -211,7 +217,7 @@ impl Connector {
                     continue;
                 }
             };
-            // What cannot be repeated gets all the time there is.
+            // A call that cannot be repeated gets all the remaining time.
             let limit = match repeat {
                 Repeat::Always if search.is_first_round() && !self.has_heard(&address) => {
                     left.min(FIRST_ATTEMPT)
@@ -223,7 +229,7 @@ impl Connector {
                 Ok(answer) => return Ok(answer),
                 Err((Failed::Refused(refusal), _)) => return Err(CallError::Refused(refusal)),
                 Err((Failed::Elsewhere { cause, sent }, hint)) => {
-                    tracing::debug!(address, %cause, hint, "another master is asked");
+                    tracing::debug!(address, %cause, hint, "trying another master");
                     was_sent |= sent;
                     search.failed(&address, cause, hint);
                     if sent && repeat == Repeat::OnlyUnsent {
@@ -307,7 +313,7 @@ impl Connector {
 
     fn note_heard(&self, address: &str) {
         self.known(|known| {
-            // A stranger that a master named need not be remembered: it is asked when it is named.
+            // An unlisted master need not be remembered: it is called when another master names it.
             if self
                 .inner
                 .masters
@@ -320,7 +326,7 @@ impl Connector {
         });
     }
 
-    /// Whether it answered when it was asked last.
+    /// Returns whether the master answered the last call.
     pub(crate) fn has_heard(&self, address: &str) -> bool {
         self.known(|known| known.heard.contains(address))
     }
@@ -384,7 +390,7 @@ impl Known {
     }
 }
 
-/// A good answer, and who gave it.
+/// A successful answer, and the master that gave it.
 pub(crate) struct Answer<T> {
     pub(crate) body: T,
     pub(crate) address: String,
@@ -405,7 +411,7 @@ fn replaced(news: &Reign) -> String {
     format!("{} leads since epoch {}", news.leader, news.epoch)
 }
 
-/// Judges the versions that a master names; one of release 0.1.0 names none.
+/// Checks the versions that a master names; a master of release 0.1.0 names none.
 fn common_version(metadata: &MetadataMap) -> Result<(), Refusal> {
     let named = metadata.get(versions::HEADER);
     let named = named.and_then(|named| named.to_str().ok()?.parse().ok());
@@ -420,7 +426,7 @@ fn common_version(metadata: &MetadataMap) -> Result<(), Refusal> {
 
 fn leader_of(metadata: &MetadataMap) -> Option<String> {
     let address = metadata.get(LEADER_HEADER)?.to_str().ok()?;
-    // A strange address is worth nothing, and would only make a strange error later.
+    // An invalid address is useless, and would only cause a confusing error later.
     Some(Masters::new([address]).ok()?.addresses()[0].clone())
 }
 
@@ -436,11 +442,11 @@ fn open(address: &str, dialer: &Dialer) -> Result<Channel, Cause> {
     Ok(endpoint.connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT, Expected::MASTER)))
 }
 
-/// A number that no other process is likely to have drawn; never 0.
+/// Returns a random number that is never 0, and that no other process is likely to have drawn.
 #[must_use]
 pub fn chance() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // Each `RandomState` is keyed by the operating system's randomness.
+    // The operating system's randomness seeds each `RandomState`.
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
     hasher.finish().max(1)

@@ -1,6 +1,6 @@
-//! How a call ends badly: refused, unanswered, or nobody there.
+//! Failures of calls: rejected, unanswered, or no master reachable.
 //!
-//! Refused is certain; everything else may still have happened.
+//! Only a rejection is certain; in all other cases the call may still have taken effect.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -11,22 +11,22 @@ use tonic_types::StatusExt as _;
 
 use crate::leader::{Cause, NoMaster};
 
-/// A master's "no", with its reason.
+/// A master's rejection, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     /// The gRPC code.
     pub code: Code,
-    /// Closed code for machines, as "offer-used"; empty if the master gave none.
+    /// Machine-readable code of a closed set, such as "offer-used"; empty if the master gave none.
     pub reason: String,
-    /// What was wrong and what to do, in one sentence.
+    /// The error and its remedy, in one sentence.
     pub message: String,
-    /// Names and numbers that belong to it.
+    /// Names and numbers that belong to the reason.
     pub details: BTreeMap<String, String>,
 }
 
 impl Refusal {
-    /// A master that speaks no version of this program's.
+    /// Returns the rejection of a master that supports none of this program's versions.
     pub(crate) fn of_versions(why: &NoCommonVersion) -> Self {
         Self {
             code: Code::FailedPrecondition,
@@ -36,7 +36,7 @@ impl Refusal {
         }
     }
 
-    /// Reads a status that a master sent.
+    /// Converts a status that a master sent.
     #[must_use]
     pub fn from_status(status: &Status) -> Self {
         let info = status.get_details_error_info();
@@ -56,52 +56,52 @@ impl Refusal {
     }
 }
 
-/// Why a call has no good answer.
+/// The reason for which a call has no successful answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// A master refused it: it did not happen.
+    /// A master rejected the call: it had no effect.
     #[error(transparent)]
     Refused(Refusal),
-    /// Nobody could be asked in time: it did not happen.
+    /// No master could be called in time: the call had no effect.
     #[error("{0}")]
     NoMaster(NoMaster),
-    /// It was sent, and no answer came: it may have happened, or still happen.
+    /// The call was sent, and no answer came: it may have taken effect, or still do so.
     #[error("no answer in {after_ms} ms; it may still happen ({causes})")]
     Unanswered {
-        /// How long was waited, in milliseconds.
+        /// The time waited, in milliseconds.
         after_ms: u64,
-        /// What each master said last.
+        /// The last failure of each master.
         causes: NoMaster,
     },
 }
 
-/// What a failed attempt means for the search.
+/// The meaning of a failed attempt for the search.
 #[derive(Debug)]
 pub(crate) enum Failed {
     /// The master's own answer.
     Refused(Refusal),
-    /// Try elsewhere. `sent`: the request may have reached somebody.
+    /// Another master is to be called. `sent`: the request may have reached a master.
     Elsewhere { cause: Cause, sent: bool },
 }
 
-/// Judges the status of an attempt that was given `timeout_ms`.
+/// Classifies the status of an attempt that was given `timeout_ms`.
 pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
-    // A status that was made on this side has a source; a master's own has none.
+    // A status that the local transport created has a source; one that a master sent has none.
     let local = status.source().is_some();
     match status.code() {
         Code::Unavailable if local => {
             let cause = cause_of(status, timeout_ms);
-            // A connection that was never made has carried nothing.
+            // A connection that was never established has carried nothing.
             let sent = !never_connected(status);
             Failed::Elsewhere { cause, sent }
         }
-        // A numbered call or one with a request id is repeated as it is, so "sent" does no harm. A master that knows
-        // no leader says that it has done nothing.
+        // A numbered call or one with a request id is repeated unchanged, so "sent" is harmless. A
+        // master that reports that it knows no leader has done nothing.
         Code::Unavailable => Failed::Elsewhere {
             cause: Cause::Unavailable(short(status.message())),
             sent: Refusal::from_status(status).reason != "no-leader",
         },
-        // It has done nothing, and another master may have room.
+        // The call had no effect, and another master may have room.
         Code::ResourceExhausted if Refusal::from_status(status).reason == "too-many-reads" => {
             Failed::Elsewhere {
                 cause: Cause::Unavailable(short(status.message())),
@@ -131,7 +131,7 @@ fn never_connected(status: &Status) -> bool {
     false
 }
 
-/// The innermost cause of an error, in the words of the search.
+/// Returns the innermost cause of an error as a cause of the search.
 pub(crate) fn cause_of(error: &(dyn std::error::Error + 'static), timeout_ms: u64) -> Cause {
     let mut last = error.to_string();
     let mut next = Some(error);

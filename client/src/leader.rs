@@ -1,4 +1,4 @@
-//! Which master to ask next, and what each said: the search for one that answers.
+//! The search for a master that answers: which master to call next, and the last failure of each.
 //!
 //! Pure: no IO and no clock; the jitter comes from a given seed.
 
@@ -7,23 +7,23 @@ use std::fmt;
 
 use crate::masters::Masters;
 
-/// Shortest pause between two rounds over all masters, in milliseconds.
+/// Minimum pause between two rounds over all masters, in milliseconds.
 const FIRST_PAUSE_MS: u64 = 20;
-/// Longest pause between two rounds, in milliseconds.
+/// Maximum pause between two rounds, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 1_000;
 
-/// Why one master was of no use.
+/// The reason for which one master could not serve the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// Nothing listens there.
+    /// No process listens at the address.
     Refused,
-    /// No answer in so many milliseconds.
+    /// No answer within this number of milliseconds.
     TimedOut(u64),
-    /// The name cannot be resolved; the text says why.
+    /// The host name cannot be resolved; the text gives the reason.
     NoHost(String),
     /// The connection ended before the answer.
     Broken(String),
-    /// It answers, but cannot serve now, as a master that knows no leader.
+    /// The master answers, but cannot serve now, for example because it knows no leader.
     Unavailable(String),
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Nobody on the list could serve; one cause an address.
+/// No master on the list could serve; one cause for each address.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NoMaster {
     /// The newest cause of each address, in the order of the list.
@@ -68,17 +68,17 @@ impl fmt::Display for NoMaster {
 
 impl std::error::Error for NoMaster {}
 
-/// What to do next in a search.
+/// The next step of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Ask this address.
+    /// Call this address.
     Ask(String),
-    /// All were asked: wait so many milliseconds, then go on.
+    /// All were called: wait this number of milliseconds, then continue.
     Pause(u64),
 }
 
-/// One search: rounds over the list, the likeliest address first and those last of which nothing has been heard, with
-/// growing pauses between.
+/// One search: rounds over the list with growing pauses between them. The likeliest address comes
+/// first, and masters that have never answered come last.
 #[derive(Debug)]
 pub(crate) struct Search {
     masters: Vec<String>,
@@ -114,7 +114,7 @@ impl Search {
         search
     }
 
-    /// Whether there may be others that have not been asked yet.
+    /// Returns whether there may be masters that have not been called yet.
     pub(crate) fn is_first_round(&self) -> bool {
         self.rounds == 1
     }
@@ -123,10 +123,10 @@ impl Search {
         self.rounds = self.rounds.saturating_add(1);
         self.asked.clear();
         self.queue = self.masters.iter().cloned().collect();
-        // Everybody starting with the first address would make its master carry them all.
+        // If every client started with the first address, its master would carry the whole load.
         let start = next_random(&mut self.random) as usize % self.queue.len().max(1);
         self.queue.rotate_left(start);
-        // A host that is not there costs seconds.
+        // A host that does not exist costs seconds.
         let last = &self.last;
         let queue = self.queue.make_contiguous();
         queue.sort_by_key(|address| last.contains(address));
@@ -152,13 +152,13 @@ impl Search {
         Step::Pause(pause_ms / 2 + jitter)
     }
 
-    /// Somebody was just told to lead: asked next, even if it was asked before it did.
+    /// Calls a newly reported leader next, even if it was called before it led.
     pub(crate) fn prefer(&mut self, leader: String) {
         self.likely = Some(leader.clone());
         self.put_first(leader);
     }
 
-    /// Notes why `address` was of no use; a leader that it names is asked next, once a round.
+    /// Records the failure of `address`. A leader that it names is called next, once in each round.
     pub(crate) fn failed(&mut self, address: &str, cause: Cause, hint: Option<String>) {
         self.causes.insert(address.to_owned(), cause);
         if self.likely.as_deref() == Some(address) {
@@ -170,7 +170,8 @@ impl Search {
         }
     }
 
-    /// What each address said last, in the order of the list, hinted strangers behind.
+    /// Returns the last failure of each address: first in the order of the list, then unlisted
+    /// addresses that were hints.
     pub(crate) fn causes(&self) -> NoMaster {
         let listed = self.masters.iter();
         let strangers = self
@@ -185,7 +186,7 @@ impl Search {
     }
 }
 
-/// Next number of a splitmix64 sequence: enough for jitter.
+/// Returns the next number of a splitmix64 sequence: sufficient for jitter.
 pub(crate) fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
@@ -244,7 +245,7 @@ mod tests {
             Some("d:1".into()),
         );
         assert_eq!(ask(&mut search), "d:1");
-        // Two masters that name each other cannot keep the search from ending.
+        // Two masters that name each other cannot prolong the search endlessly.
         search.failed("d:1", Cause::Refused, Some("a:1".into()));
         let rest = [ask(&mut search), ask(&mut search)];
         assert!(rest.contains(&"b:1".into()) && rest.contains(&"c:1".into()));

@@ -1,8 +1,9 @@
-//! What the masters say about who leads, heard at one that does not: a leader that freezes, or is cut off,
-//! leaves its connections open and cannot say that it was replaced.
+//! The watch for a new leader, at masters that do not lead: a leader that freezes, or is cut off,
+//! leaves its connections open and cannot report that it was replaced.
 //!
-//! A hint and no more: it ends streams and attempts early. Whom an agent obeys, the epoch in each message
-//! decides. Nothing runs by itself: whoever waits for news listens for all others of its program too.
+//! The result is only a hint: it ends streams and attempts early. Agents obey the epoch in each
+//! message instead. There is no background task: a caller that waits for news listens for all other
+//! callers of its program too.
 
 #[cfg(test)]
 mod tests;
@@ -20,30 +21,31 @@ use tonic::{Code, Request, Status, Streaming};
 use crate::connector::Connector;
 use crate::masters::Masters;
 
-/// How long a master may take to say who leads; it has said so long before, if it knows anything.
+/// Time in which a master must report the leader; it reports much faster if it knows one.
 const OPENING: Duration = Duration::from_secs(1);
-/// How long one that was opened may be silent at first: it knows no leader, as one whose disk hangs.
+/// Time for which a new stream may be silent at first. A master that stays silent knows no leader,
+/// such as one whose disk hangs.
 const FIRST_WORD: Duration = Duration::from_millis(500);
-/// How long one that was of no use is passed over for those that may not be there at all.
+/// Time for which a master that failed is tried after masters that have never answered.
 const RECENT: Duration = Duration::from_secs(10);
-/// Half the shortest pause after a failure, and the longest, in milliseconds.
+/// Half the minimum pause after a failure, and the maximum pause, in milliseconds.
 const PAUSE_MS: (u64, u64) = (25, 1_000);
-/// The pause after a master of an earlier release, which tells nothing.
+/// The pause after a master of an earlier release, which does not support the watch.
 const UNKNOWN_PAUSE_MS: u64 = 30_000;
 
-/// A reign that a master has told of.
+/// An epoch that a master has reported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Reign {
-    /// 0: none was told of yet.
+    /// The epoch; 0 if none was reported yet.
     pub(crate) epoch: u64,
     /// API address of its leader.
     pub(crate) leader: String,
 }
 
-/// The newest reign that any master told of, and the ear of the program.
+/// The newest epoch that any master reported, and the program's shared listener.
 pub(crate) struct Reigns {
     newest: watch::Sender<Reign>,
-    // Held while listening, by one for all: the others wait for `newest`, or for their turn.
+    // Held while listening, by one caller for all: the others wait for `newest`, or for the lock.
     ear: Mutex<Ear>,
 }
 
@@ -51,9 +53,9 @@ pub(crate) struct Reigns {
 struct Ear {
     open: Option<Open>,
     failures: u32,
-    /// The last one asked does not know the question.
+    /// Whether the last master that was called does not support the watch.
     is_unknown: bool,
-    /// When each master was of no use last: the one that was so longest ago is tried next.
+    /// When each master last failed: the one with the oldest failure is tried next.
     failed: HashMap<String, Instant>,
 }
 
@@ -85,18 +87,19 @@ impl Reigns {
         }
     }
 
-    /// The newest epoch that was told of; 0 if none was.
+    /// Returns the newest epoch that was reported; 0 if none was.
     pub(crate) fn epoch(&self) -> u64 {
         self.newest.borrow().epoch
     }
 
-    /// The newest reign, if it is after `epoch`.
+    /// Returns the newest reported epoch, if it is after `epoch`.
     pub(crate) fn newer(&self, epoch: u64) -> Option<Reign> {
         let newest = self.newest.borrow();
         (newest.epoch > epoch).then(|| newest.clone())
     }
 
-    /// Waits for a reign after `epoch` whose leader is not at `address`; listens for it after `quiet`.
+    /// Waits for an epoch after `epoch` whose leader is not at `address`; starts to listen after
+    /// `quiet`.
     pub(crate) async fn after(
         &self,
         epoch: u64,
@@ -121,7 +124,7 @@ impl Reigns {
         }
     }
 
-    /// One step of listening. May be dropped at any time: the next one goes on.
+    /// Performs one step of listening. May be dropped at any time: the next step continues.
     async fn listen(&self, connector: &Connector) {
         let mut ear = self.ear.lock().await;
         let Some(open) = &mut ear.open else {
@@ -131,7 +134,7 @@ impl Reigns {
             return ear.close();
         };
         if reign.here {
-            // It could not tell of its own end.
+            // The leader could not report its own replacement.
             ear.close();
         } else {
             ear.failures = 0;
@@ -140,19 +143,19 @@ impl Reigns {
     }
 
     fn heard(&self, reign: &v1::Reign, connector: &Connector) {
-        // A strange address is worth nothing.
+        // An invalid address is useless.
         let Ok(leader) = Masters::new([&reign.leader_address]) else {
             return;
         };
         let leader = leader.addresses()[0].clone();
-        // A master that lags tells of the past.
+        // A master that lags reports an old epoch.
         if self.epoch() < reign.epoch {
             connector.note_reign(&leader);
             self.learn(reign.epoch, &leader);
         }
     }
 
-    /// Notes a reign, however it was learned of.
+    /// Records an epoch from any source.
     pub(crate) fn learn(&self, epoch: u64, leader: &str) {
         self.newest.send_if_modified(|newest| {
             let is_newer = newest.epoch < epoch;
@@ -167,7 +170,8 @@ impl Reigns {
 impl Ear {
     async fn open(&mut self, connector: &Connector) {
         let Some(address) = self.next(connector) else {
-            // The only master: nobody else could tell of another one, unless one is named later.
+            // There is only one master, so no other could report a new leader, unless one is named
+            // later.
             return tokio::time::sleep(Duration::from_millis(PAUSE_MS.1)).await;
         };
         let pause_ms = match self.failures {
@@ -176,7 +180,7 @@ impl Ear {
             failures => (PAUSE_MS.0 << failures.min(10)).min(PAUSE_MS.1),
         };
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        // Noted first: if this is dropped in the middle, the next one asks elsewhere.
+        // Recorded first: if this is dropped halfway, the next step calls another master.
         self.failed.insert(address.clone(), Instant::now());
         let unanswered = |_| Err(Status::deadline_exceeded("no answer in time"));
         let opened = match connector.channel(&address) {
@@ -205,8 +209,9 @@ impl Ear {
         }
     }
 
-    /// Not the leader, nor one that has just been silent or of no use; of the others first those that have been heard
-    /// at all, and of these the one that failed longest ago.
+    /// Returns the next master: not the leader, nor one that has just been silent or failed. Of the
+    /// others, masters that have answered before come first, and of these the one with the oldest
+    /// failure.
     fn next(&self, connector: &Connector) -> Option<String> {
         let leader = connector.leader();
         let masters = connector.masters().addresses().iter();

@@ -1,7 +1,11 @@
-//! Finding the leader, retrying, resuming; the framework SDK and the operator client.
+//! The client library: finding the leader, retrying, resuming; the framework SDK and the operator
+//! client.
 //!
-//! Holds no rule of the cluster: what may be done is the masters' to say. Reading order: `masters`,
-//! `leader`, `failure`, `connector`, `reigns`, `operator`, `uplink`, `resources`, `scheduler`, `executor`, `kit`.
+//! The library contains no rules of the cluster: masters decide what is allowed. Reading order:
+//! `masters`, `leader`, `failure`, `connector`, `leader_watch`, `operator`, `uplink`, `resources`,
+//! `scheduler`, `executor`, `test_masters`.
+
+#![warn(missing_docs)]
 
 pub mod connector;
 pub mod executor;
@@ -23,5 +27,5 @@ pub use masters::{InvalidMasters, Masters};
 pub use operator::OperatorClient;
 pub use scheduler::{Driver, Scheduler, SchedulerConfig};
 pub use uplink::AgentUplink;
-// Frameworks reckon with the same arithmetic as the masters, and depend on this crate only.
+// Frameworks use the same arithmetic as the masters, and depend on this crate only.
 pub use argosy_state::resources::{InvalidResources, Resources};

@@ -1,29 +1,29 @@
-//! The list of masters' addresses that a person gives.
+//! The list of masters' addresses that a user provides.
 //!
-//! Only its shape is judged here; no name is looked up.
+//! Only the syntax is checked; host names are not resolved.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Port of a master's API where an address names none.
+/// Default port of a master's API.
 pub const DEFAULT_PORT: u16 = 5050;
 
-/// API addresses of masters, as `host:port`; never empty, no address twice.
+/// API addresses of masters, as `host:port`; never empty, without duplicates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masters(Vec<String>);
 
-/// Text that is no list of masters.
+/// The reason for which a text is not a list of masters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMasters {
-    /// Nothing was given.
+    /// The list is empty.
     #[error("no master is named: write host:port,host:port as in 10.0.0.1:5050,10.0.0.2:5050")]
     Empty,
-    /// One part is no address.
+    /// One part is not an address.
     #[error("{part:?} is not a master's address: {rule}")]
     Address {
-        /// The part, cut to 64 characters.
+        /// The part, truncated to 64 characters.
         part: String,
-        /// What would be right.
+        /// The rule that it violates.
         rule: &'static str,
     },
     /// One address is listed twice.
@@ -32,10 +32,10 @@ pub enum InvalidMasters {
 }
 
 impl Masters {
-    /// Judges a list of addresses; one without a port gets [`DEFAULT_PORT`].
+    /// Parses a list of addresses; one without a port gets [`DEFAULT_PORT`].
     ///
     /// # Errors
-    /// [`InvalidMasters`] names the part and what would be right.
+    /// [`InvalidMasters`] names the part and the rule that it violates.
     pub fn new<T: AsRef<str>>(parts: impl IntoIterator<Item = T>) -> Result<Self, InvalidMasters> {
         let mut all: Vec<String> = Vec::new();
         for part in parts {
@@ -51,7 +51,7 @@ impl Masters {
         Ok(Self(all))
     }
 
-    /// The addresses, in the order given.
+    /// Returns the addresses, in the given order.
     #[must_use]
     pub fn addresses(&self) -> &[String] {
         &self.0

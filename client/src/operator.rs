@@ -1,6 +1,6 @@
-//! The operator's calls, typed, with deadlines and repeats.
+//! The operator's calls, typed, with deadlines and retries.
 //!
-//! A write carries a request id, so that a repeat changes nothing; a read may be repeated anyway.
+//! A write carries a request id, so that a repeat changes nothing; a read may always be repeated.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, Repeat, chance};
 use crate::failure::{CallError, Refusal};
 
-/// Batches that wait to be sent on a write stream. When full, `send` waits.
+/// Capacity for batches to be sent on a write stream. When it is full, `send` waits.
 const WRITES_AHEAD: usize = 64;
 
 /// Calls of `argosy.v1.Operator`. Cheap to clone; clones share connections and request ids.
@@ -51,7 +51,8 @@ macro_rules! changes {
         $(#[$doc])*
         ///
         /// # Errors
-        /// [`CallError`]; it is sent once, so "unanswered" means: look before trying again.
+        /// [`CallError`]. The call is sent once. If it is unanswered, check the state before a
+        /// retry.
         pub async fn $name(&self, request: $request) -> Result<$reply, CallError> {
             self.ask(Repeat::OnlyUnsent, request, |mut stub, request| async move { stub.$name(request).await }).await
         }
@@ -59,7 +60,7 @@ macro_rules! changes {
 }
 
 impl OperatorClient {
-    /// Uses the connections of `connector`; each call has [`DEFAULT_DEADLINE`].
+    /// Creates a client on the connections of `connector`; each call has [`DEFAULT_DEADLINE`].
     #[must_use]
     pub fn new(connector: Connector) -> Self {
         let requests = Requests {
@@ -73,7 +74,7 @@ impl OperatorClient {
         }
     }
 
-    /// The same client with another deadline for each call.
+    /// Returns the same client with another deadline for each call.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self {
@@ -82,56 +83,56 @@ impl OperatorClient {
         }
     }
 
-    /// The connections under it.
+    /// Returns the connector of this client.
     #[must_use]
     pub fn connector(&self) -> &Connector {
         &self.connector
     }
 
     reads! {
-        /// The cluster in one look.
+        /// Returns a summary of the cluster.
         get_cluster(v1::GetClusterRequest) -> v1::Cluster;
-        /// One page of agents.
+        /// Returns one page of agents.
         list_agents(v1::ListRequest) -> v1::AgentPage;
-        /// One agent, by id, unique prefix or name.
+        /// Returns one agent, by id, unique prefix or name.
         get_agent(v1::GetRequest) -> v1::Agent;
-        /// One page of frameworks.
+        /// Returns one page of frameworks.
         list_frameworks(v1::ListRequest) -> v1::FrameworkPage;
-        /// One framework.
+        /// Returns one framework.
         get_framework(v1::GetRequest) -> v1::Framework;
-        /// One page of tasks.
+        /// Returns one page of tasks.
         list_tasks(v1::ListRequest) -> v1::TaskPage;
-        /// One task.
+        /// Returns one task.
         get_task(v1::GetRequest) -> v1::Task;
-        /// One page of open offers.
+        /// Returns one page of open offers.
         list_offers(v1::ListRequest) -> v1::OfferPage;
-        /// Why nothing runs.
+        /// Explains why a task or framework does not run.
         explain(v1::ExplainRequest) -> v1::Explanation;
     }
 
     changes! {
-        /// Takes a master into the group.
+        /// Adds a master to the group.
         join_master(v1::JoinMasterRequest) -> v1::MembershipReply;
-        /// Takes a master out of the group.
+        /// Removes a master from the group.
         remove_master(v1::RemoveMasterRequest) -> v1::MembershipReply;
-        /// Hands leadership to another master.
+        /// Transfers leadership to another master.
         transfer_leader(v1::TransferLeaderRequest) -> v1::MembershipReply;
         /// Raises the feature level of the cluster.
         raise_level(v1::RaiseLevelRequest) -> v1::RaiseLevelReply;
     }
 
-    /// A request id that no other batch has.
+    /// Returns a request id that no other batch has.
     #[must_use]
     pub fn new_request_id(&self) -> String {
         let number = self.requests.next.fetch_add(1, Ordering::Relaxed);
         format!("{:016x}-{number}", self.requests.prefix)
     }
 
-    /// Changes the cluster, repeating until the deadline. A batch without a request id gets one; to
-    /// repeat it by hand after an error, give your own.
+    /// Changes the cluster, and repeats the batch until the deadline. A batch without a request id
+    /// gets one; to repeat it manually after an error, set a request id.
     ///
     /// # Errors
-    /// [`CallError`] for the batch; what befell each operation is in the reply.
+    /// [`CallError`] for the batch; the reply contains the outcome of each operation.
     pub async fn write(&self, mut batch: v1::WriteBatch) -> Result<v1::WriteReply, CallError> {
         if batch.request_id.is_empty() {
             batch.request_id = self.new_request_id();
@@ -142,10 +143,10 @@ impl OperatorClient {
         .await
     }
 
-    /// One change.
+    /// Performs one operation.
     ///
     /// # Errors
-    /// [`CallError`], also when the operation itself was refused.
+    /// [`CallError`], also when the operation itself was rejected.
     pub async fn write_operation(
         &self,
         operation: v1::write_operation::Operation,
@@ -168,11 +169,11 @@ impl OperatorClient {
         }
     }
 
-    /// Opens a stream of batches, for many changes in a row. It ends with the leader; what was sent
-    /// and not answered is then to be sent again under the same request ids.
+    /// Opens a stream of batches, for many changes in a row. It ends with the leader; batches that
+    /// were sent and not answered must then be sent again under the same request ids.
     ///
     /// # Errors
-    /// [`CallError`] if no master takes it.
+    /// [`CallError`] if no master accepts it.
     pub async fn write_stream(&self) -> Result<WriteStream, CallError> {
         let answer = self
             .connector
@@ -214,13 +215,13 @@ fn stub(channel: Channel) -> Stub<Channel> {
         .max_encoding_message_size(MESSAGE_BYTES)
 }
 
-/// An open stream of batches; one reply each, in order.
+/// An open stream of batches; one reply for each, in order.
 pub struct WriteStream {
     sender: mpsc::Sender<v1::WriteBatch>,
     replies: Streaming<v1::WriteReply>,
 }
 
-/// The write stream has ended; what is unanswered may have happened.
+/// The write stream has ended; unanswered batches may have taken effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the stream of writes has ended: {0}")]
 pub struct WriteStreamEnded(pub String);
@@ -229,13 +230,13 @@ impl WriteStream {
     /// Sends a batch; waits while too many are unsent.
     ///
     /// # Errors
-    /// [`WriteStreamEnded`] when nobody takes it any more.
+    /// [`WriteStreamEnded`] when the stream has ended.
     pub async fn send(&self, batch: v1::WriteBatch) -> Result<(), WriteStreamEnded> {
         let ended = |_| WriteStreamEnded("the master closed it".into());
         self.sender.send(batch).await.map_err(ended)
     }
 
-    /// The reply to the oldest batch without one.
+    /// Returns the reply to the oldest batch without one.
     ///
     /// # Errors
     /// [`WriteStreamEnded`] with the master's reason.
@@ -247,7 +248,7 @@ impl WriteStream {
         }
     }
 
-    /// The two ends, for a task that sends and one that reads.
+    /// Splits the stream into its two ends, for a task that sends and one that reads.
     #[must_use]
     pub fn split(self) -> (mpsc::Sender<v1::WriteBatch>, Streaming<v1::WriteReply>) {
         (self.sender, self.replies)

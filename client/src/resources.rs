@@ -1,4 +1,4 @@
-//! Resources as frameworks handle them: written as text, taken out of offers.
+//! Resources as frameworks use them: parsed from text, and taken out of offers.
 //!
 //! The arithmetic is that of `state`; nothing is rounded here.
 
@@ -10,21 +10,21 @@ use argosy_state::resources::{
     Identity, InvalidResources, Range, Reservation, Resource, Resources, Value, Volume,
 };
 
-/// Reads `cpus:0.1;mem:32;ports:[31000-31001]`.
+/// Parses `cpus:0.1;mem:32;ports:[31000-31001]`.
 ///
 /// # Errors
-/// [`InvalidResources`] names the part that is wrong and the rule.
+/// [`InvalidResources`] names the invalid part and the rule.
 pub fn resources(text: &str) -> Result<Vec<v1::Resource>, InvalidResources> {
     Ok(to_wire(&text.parse()?))
 }
 
-/// The wire form.
+/// Converts resources to their wire form.
 #[must_use]
 pub fn to_wire(resources: &Resources) -> Vec<v1::Resource> {
     resources.iter().map(one_to_wire).collect()
 }
 
-/// Adds up what came over the wire. `None` if a value is missing, negative, too large or overlaps.
+/// Adds up resources in wire form. `None` if a value is missing, negative, too large or overlaps.
 #[must_use]
 pub fn from_wire(resources: &[v1::Resource]) -> Option<Resources> {
     let parts: Option<Vec<_>> = resources.iter().map(one_from_wire).collect();
@@ -99,12 +99,12 @@ fn one_from_wire(resource: &v1::Resource) -> Option<Resource> {
     Some(Resource { identity, value })
 }
 
-/// What is left of an offer while tasks are cut out of it.
+/// The rest of an offer while tasks are allocated from it.
 #[derive(Debug, Clone)]
 pub struct Remainder(Resources);
 
 impl Remainder {
-    /// All of an offer. An offer that makes no sense has nothing left.
+    /// Returns all of an offer. An invalid offer leaves nothing.
     #[must_use]
     pub fn of(offer: &v1::Offer) -> Self {
         Self(from_wire(&offer.resources).unwrap_or_default())
@@ -135,14 +135,14 @@ impl Remainder {
             .flatten()
     }
 
-    /// What is left.
+    /// Returns the remaining resources.
     #[must_use]
     pub fn resources(&self) -> &Resources {
         &self.0
     }
 }
 
-/// One port as resources, to be added to what a task asks.
+/// Returns one port as resources, to be added to the request of a task.
 #[must_use]
 pub fn port_resource(port: u64) -> Resources {
     let value = Value::Ranges(vec![Range {

@@ -1,6 +1,7 @@
 //! The stream of an agent to the leader.
 //!
-//! Opens it and nothing more: what is said on it, and when to open the next, the agent decides.
+//! This module only opens it: the agent decides which messages it sends, and when to open the next
+//! stream.
 
 #[cfg(test)]
 mod tests;
@@ -20,11 +21,11 @@ use tonic::{Request, Status, Streaming};
 use crate::connector::{Connector, LEADER_HEADER, MESSAGE_BYTES, Repeat};
 use crate::failure::CallError;
 
-/// Messages that wait to be sent. When full, the agent's sending waits: what is unsent is in its
-/// journal anyway.
+/// Capacity for messages to be sent. When it is full, the agent's sending waits: unsent messages
+/// are in its journal anyway.
 const OUTBOX: usize = 256;
 
-/// Metadata with which a client asks for the leader's address instead of a forwarded stream.
+/// Metadata with which a client requests the leader's address instead of a forwarded stream.
 const REFER: &str = "argosy-refer";
 
 /// Opens streams to the leader, one after the other.
@@ -35,27 +36,29 @@ pub struct AgentUplink {
 
 /// One open stream.
 pub struct Uplink {
-    /// To the master; closed when the stream has ended.
+    /// The channel to the master; closed when the stream has ended.
     pub sender: mpsc::Sender<v1::FromAgent>,
-    /// From the master.
+    /// The messages from the master.
     pub inbound: Inbound,
-    /// API address of the master at the other end.
+    /// API address of the connected master.
     pub address: String,
 }
 
 impl AgentUplink {
-    /// Uses the connections of `connector`.
+    /// Creates an uplink on the connections of `connector`.
     #[must_use]
     pub fn new(connector: Connector) -> Self {
         Self { connector }
     }
 
-    /// Opens a stream, `hello` first, at the leader. Another master refers to the leader; only if the leader does not
-    /// answer then, the stream is forwarded. Gives up after `deadline`; a search that fails has cost pauses of up to a
-    /// second, so calling again at once is fine.
+    /// Opens a stream at the leader, with `hello` as its first message. Another master refers to
+    /// the leader; the stream is forwarded only if the leader does not answer then. Times out after
+    /// `deadline`. A failed search has included pauses of up to a second, so the caller may retry
+    /// immediately.
     ///
     /// # Errors
-    /// [`CallError`] with what each master said. A refusal *on* the stream is a message of it.
+    /// [`CallError`] with the failure of each master. A rejection *on* the stream is one of its
+    /// messages.
     pub async fn connect(&self, hello: v1::Hello, deadline: Duration) -> Result<Uplink, CallError> {
         let first = v1::FromAgent {
             message: Some(v1::from_agent::Message::Hello(hello)),
@@ -103,35 +106,37 @@ impl AgentUplink {
         })
     }
 
-    /// To be called when a stream fell silent: no connection that is open now is used again.
+    /// Records that a stream fell silent: no connection that is open now is used again.
     pub fn fell_silent(&self, address: &str) {
         self.connector.fell_silent(address);
     }
 }
 
-/// What the master says on one stream.
+/// The master's messages on one stream.
 pub struct Inbound {
     stream: Streaming<v1::ToAgent>,
-    /// The newest that was heard on it.
+    /// The newest epoch that was received on it.
     epoch: u64,
-    // Kept from message to message, so that a busy stream is no reason never to listen.
+    // Kept across messages, so that a busy stream does not prevent the watch.
     replaced: Pin<Box<dyn Future<Output = String> + Send>>,
     connector: Connector,
     address: String,
 }
 
 impl Inbound {
-    /// The next message; `None` at the end. A stream whose reign is over ends early, if another master says
-    /// so: the connection to a leader that is frozen or cut off stays open. May be dropped at any time.
+    /// Returns the next message; `None` at the end. A stream whose epoch has ended ends early, if
+    /// another master reports it: the connection to a leader that is frozen or cut off stays open.
+    /// May be dropped at any time.
     ///
     /// # Errors
-    /// UNAVAILABLE if another master leads by now; otherwise the status with which the stream broke.
+    /// UNAVAILABLE if another master leads by now; otherwise the status with which the stream
+    /// broke.
     pub async fn message(&mut self) -> Result<Option<v1::ToAgent>, Status> {
         let message = tokio::select! {
             biased;
             message = self.stream.message() => message?,
             leader = &mut self.replaced => {
-                // Whoever reads on is told the same.
+                // A caller that continues to read receives the same error.
                 self.replaced = Box::pin(std::future::ready(leader.clone()));
                 return Err(Status::unavailable(leader));
             }

@@ -1,4 +1,5 @@
-//! Masters that say nothing, or garbage, or are not there, and connections that die without a word.
+//! Tests with masters that do not answer, send garbage or do not exist, and with connections that
+//! fail silently.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,7 +37,8 @@ async fn masters_that_take_connections_and_say_nothing_are_named_with_how_long_w
     );
 }
 
-/// As a firewall that has forgotten its connections: none of them ends, and nothing comes through any more.
+/// Simulates a firewall that has dropped its connections: none of them ends, and no data passes any
+/// more.
 #[tokio::test]
 async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     let cluster = crate::test_masters::FakeCluster::start(2).await;
@@ -64,7 +66,7 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     let ask = async |deadline| {
         let client = client.with_deadline(deadline);
         let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
-        // The fake does not know the question, and says so.
+        // The fake master does not support the call, and rejects it.
         matches!(answer, Err(CallError::Refused(_)))
     };
     for address in cluster.masters().addresses() {
@@ -73,7 +75,8 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
     }
     is_dead.send_replace(true);
     assert!(!ask(QUIET).await);
-    // The other one is asked, and not over what was opened before: that would take as long as there is.
+    // The other master is called, and not over the connection that was open before: that would take
+    // all the remaining time.
     connector.known(|known| known.likely = Some(cluster.masters().addresses()[0].clone()));
     assert!(ask(ATTEMPT_TIMEOUT).await);
 }
@@ -87,7 +90,7 @@ async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
     let config = ConnectorConfig {
         dialer: Dialer::new(|address, _| async move {
             let stream = tokio::net::TcpStream::connect(address).await;
-            // As a host that is not there.
+            // Simulates a host that does not exist.
             let Ok(stream) = stream else {
                 return std::future::pending().await;
             };

@@ -1,7 +1,7 @@
-//! The executor SDK: a program that runs tasks of its framework in the place of an agent.
+//! The executor SDK: for a program that runs tasks of its framework on an agent's host.
 //!
-//! Reconnects, repeats what its agent has not acknowledged, and knows which tasks it was handed before. Reading order:
-//! `book` (what is held and not acknowledged), `run` (the stream).
+//! It reconnects, repeats updates that its agent has not acknowledged, and knows which tasks it has
+//! already received. Reading order: `state` (tasks and unacknowledged updates), `run` (the stream).
 
 mod run;
 mod state;
@@ -15,52 +15,56 @@ use tokio::sync::mpsc;
 pub use run::Runner;
 pub use state::Book;
 
-/// Messages that may wait for the stream. When full, further ones are lost.
+/// Capacity for messages that wait for the stream. When it is full, further ones are lost.
 const MESSAGES: usize = 64;
-/// Updates that may wait for the stream. When full, whoever makes one waits.
+/// Capacity for updates that wait for the stream. When it is full, callers wait.
 const WAITING: usize = 1_024;
 
-/// One instance of a task: an id may be used again for another one.
+/// One instance of a task: an id may be reused for another instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskName {
-    /// Its id in the framework.
+    /// Id of the task within its framework.
     pub task_id: String,
-    /// The order that launched it.
+    /// Index of the order that launched it.
     pub order: u64,
 }
 
-/// What an executor does when its agent asks for it. No call may block: work belongs into tasks of its own, which tell
-/// of it by the [`Driver`].
+/// Callbacks of an executor, called on requests of its agent. No callback may block: work belongs
+/// in separate tasks, which report it through the [`Driver`].
 pub trait Executor: Send {
-    /// Runs a task: called once for each. An update is due as soon as it is taken.
+    /// Runs a task; called once for each. The executor reports an update as soon as it has accepted
+    /// the task.
     fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &Driver);
 
-    /// Ends a task, in this time. Its end is an update like any other; none is due if it has ended.
+    /// Ends a task within the grace period. The end is reported by an update, unless the task has
+    /// already ended.
     fn kill(&mut self, name: &TaskName, grace: Duration, driver: &Driver);
 
-    /// Something of its framework. It may come twice; what was sent while a link was down never does.
+    /// Receives a message of its framework. A message may arrive twice; one that was sent while a
+    /// link was down never arrives.
     fn message(&mut self, _data: Vec<u8>, _driver: &Driver) {}
 
-    /// It has no task left, and this time to end: [`Runner::run`] returns when all updates are acknowledged.
+    /// Asks the executor, which has no task left, to end within the grace period. [`Runner::run`]
+    /// returns when all updates are acknowledged.
     fn shutdown(&mut self, _grace: Duration) {}
 }
 
-/// Where an executor meets its agent.
+/// Location and credentials of an executor's agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meeting {
-    /// The agent's socket.
+    /// Path of the agent's socket.
     pub socket: PathBuf,
-    /// The file that holds what the agent knows it by.
+    /// Path of the file with the token that identifies the executor to the agent.
     pub token_file: PathBuf,
 }
 
-/// What names where an executor meets its agent is not in its environment.
+/// A variable that names the agent's socket or token file is missing in the environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not set: have an agent start this program, as the executor of a task")]
 pub struct NotAnExecutor(&'static str);
 
 impl Meeting {
-    /// Where the agent has said by the environment of a process; give it `std::env::vars()`.
+    /// Reads the location from the environment that the agent has set; pass `std::env::vars()`.
     ///
     /// # Errors
     /// Names the variable that is missing.
@@ -85,7 +89,7 @@ impl Meeting {
 const SOCKET: &str = "ARGOSY_EXECUTOR_SOCKET";
 const TOKEN_FILE: &str = "ARGOSY_EXECUTOR_TOKEN_FILE";
 
-/// How the work of an executor tells its agent of its tasks. Cheap to clone.
+/// A handle through which the work of an executor reports its tasks to the agent. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Driver {
     news: mpsc::Sender<News>,
@@ -95,34 +99,35 @@ pub struct Driver {
 /// A new state of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct News {
-    /// Of which task.
+    /// The task.
     pub name: TaskName,
-    /// STARTING, RUNNING, or an end: FINISHED, FAILED, KILLED or ERROR.
+    /// STARTING, RUNNING, or a final state: FINISHED, FAILED, KILLED or ERROR.
     pub state: v1::TaskState,
-    /// For people; cut at 1,024 bytes.
+    /// A human-readable message; truncated to 1,024 bytes.
     pub text: String,
-    /// How its process ended, if it had one.
+    /// The exit of its process, if it had one.
     pub exit: Option<v1::Exit>,
 }
 
 impl Driver {
-    /// Tells of a task. It is kept, and repeated if need be, until the agent has it on its disk. Waits while very much is
-    /// not sent yet; does nothing once the executor has ended.
+    /// Reports a state of a task. The report is kept, and repeated if necessary, until the agent
+    /// has stored it on its disk. Waits while too many updates are unsent; does nothing once the
+    /// executor has ended.
     pub async fn tell(&self, news: News) {
-        // Nobody is left to tell: the process is about to end.
+        // The receiver is gone: the process is about to end.
         let _ = self.news.send(news).await;
     }
 
-    /// Sends the framework up to 65,536 bytes, if it can be reached now; a longer one is lost, and so is one for which there
-    /// is no room. Waits for nothing.
+    /// Sends the framework up to 65,536 bytes, if it can be reached now. A longer message is lost,
+    /// and so is one for which there is no room. Does not wait.
     pub fn message(&self, data: Vec<u8>) {
         if data.len() <= argosy_state::limits::EXECUTOR_MESSAGE_BYTES {
-            // Nobody has promised more.
+            // Delivery is not guaranteed.
             let _ = self.messages.try_send(data);
         }
     }
 
-    /// Tells that a task runs.
+    /// Reports that a task runs.
     pub async fn running(&self, name: TaskName) {
         self.tell(News {
             name,

@@ -17,40 +17,42 @@ use tonic::{Code, Status, Streaming};
 use super::state::Book;
 use super::{Driver, Executor, MESSAGES, Meeting, News, TaskName, WAITING};
 
-/// Waits between tries, doubled up to the longest: its agent may be away for as long as it likes.
+/// Backoff between attempts, doubled up to the maximum: the agent may be down for any length of
+/// time.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// How long one try may take.
+/// Timeout of one attempt.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
-/// Messages that may wait to be sent. When full the stream is given up: all of them are repeated on the next.
+/// Capacity for messages to be sent. When it is full, the stream is abandoned: all of them are
+/// repeated on the next.
 const OUTBOX: usize = 4_096;
-/// The largest message, in bytes.
+/// Maximum size of a message, in bytes.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Why an executor cannot go on.
+/// The reason for which an executor cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Its token cannot be read.
-    #[error("cannot read {path}, which its agent names as its token")]
+    /// The token cannot be read.
+    #[error("cannot read the token file {path} that the agent names")]
     Token {
-        /// The file.
+        /// The token file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The agent does not take it for its executor.
-    #[error("the agent and this executor do not work together: {0}")]
+    /// The agent does not accept this process as its executor.
+    #[error("the agent rejects this executor: {0}")]
     Refused(String),
 }
 
-/// Keeps up the stream.
+/// Keeps the stream open.
 pub struct Runner {
     meeting: Meeting,
     driver: Driver,
     news: mpsc::Receiver<News>,
     messages: mpsc::Receiver<Vec<u8>>,
     book: Book,
-    /// Set once the agent wants it to end.
+    /// Set once the agent asks the executor to end.
     end_by: Option<Instant>,
 }
 
@@ -60,7 +62,7 @@ struct Stream {
 }
 
 impl Runner {
-    /// Will meet the agent there.
+    /// Creates a runner that will connect to this agent.
     #[must_use]
     pub fn new(meeting: Meeting) -> Self {
         let (sender, news) = mpsc::channel(WAITING);
@@ -78,17 +80,17 @@ impl Runner {
         }
     }
 
-    /// How work tells of tasks.
+    /// Returns a handle through which work reports its tasks.
     #[must_use]
     pub fn driver(&self) -> Driver {
         self.driver.clone()
     }
 
-    /// Runs until the agent wants the executor to end, and all that was said is acknowledged or the time for that is
-    /// over.
+    /// Runs until the agent asks the executor to end, and every update is acknowledged or the time
+    /// for that has passed.
     ///
     /// # Errors
-    /// If the agent can never take it: a token that is not there, or is another one's.
+    /// If the agent can never accept it: the token is missing, or belongs to another executor.
     pub async fn run(mut self, executor: &mut impl Executor) -> Result<(), RunError> {
         let mut wait = FIRST_WAIT;
         loop {
@@ -107,7 +109,7 @@ impl Runner {
         }
     }
 
-    /// `None` if it is to be tried again.
+    /// Connects to the agent; `None` if the attempt is to be repeated.
     async fn connect(&self) -> Result<Option<Stream>, RunError> {
         let path = &self.meeting.token_file;
         let token = tokio::fs::read(path)
@@ -130,7 +132,7 @@ impl Runner {
                 Err(RunError::Refused(status.message().to_owned()))
             }
             Ok(Err(status)) => {
-                tracing::debug!(why = status.message(), "its agent cannot be reached yet");
+                tracing::debug!(why = status.message(), "the agent is not reachable yet");
                 Ok(None)
             }
             Err(_) => Ok(None),
@@ -155,7 +157,7 @@ impl Runner {
         Ok(Stream { outbox, inbound })
     }
 
-    /// Until the stream ends, or the executor may.
+    /// Serves the stream until it ends, or the executor may end.
     async fn attend(
         &mut self,
         mut stream: Stream,
@@ -178,7 +180,7 @@ impl Runner {
                         return Ok(());
                     }
                 }
-                // The runner holds a sender itself, so that it never ends.
+                // The runner itself holds a sender, so the channel never ends.
                 Some(news) = self.news.recv() => {
                     let Some(update) = self.book.note(news) else { continue };
                     let message = Some(Say::Update(update));
@@ -238,13 +240,13 @@ impl Runner {
                     return Err(RunError::Refused(why.to_string()));
                 }
             }
-            // What a newer release says beyond this needs no answer.
+            // Messages that only a newer release knows need no answer.
             None => {}
         }
         Ok(())
     }
 
-    /// Meanwhile what happens is noted.
+    /// Waits, and records events during the wait.
     async fn pause(&mut self, wait: Duration) {
         let over = Instant::now() + wait;
         while let Ok(Some(news)) = tokio::time::timeout_at(over, self.news.recv()).await {

@@ -1,4 +1,4 @@
-//! What an executor holds: its tasks, and what it said of them that is not acknowledged. Pure.
+//! The state of an executor: its tasks, and its unacknowledged updates. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +7,8 @@ use argosy_proto::versions::Versions;
 
 use super::{News, TaskName};
 
-/// The tasks of an executor, until their ends are acknowledged. [`super::Runner`] keeps one; a simulation does, too.
+/// The tasks of an executor, until their final updates are acknowledged. [`super::Runner`] keeps
+/// one; so does a simulation.
 #[derive(Debug, Default)]
 pub struct Book {
     tasks: BTreeMap<TaskName, Held>,
@@ -22,7 +23,7 @@ struct Held {
 }
 
 impl Book {
-    /// Takes a task in; false if it is there already.
+    /// Adds a task; false if it is already known.
     pub fn take(&mut self, name: &TaskName) -> bool {
         let is_new = !self.tasks.contains_key(name);
         if is_new {
@@ -31,13 +32,13 @@ impl Book {
         is_new
     }
 
-    /// Whether a task is there that has not ended.
+    /// Returns whether a known task has not ended.
     #[must_use]
     pub fn is_live(&self, name: &TaskName) -> bool {
         self.tasks.get(name).is_some_and(|held| !held.has_ended)
     }
 
-    /// Makes an update; none of a task that has ended or is not there.
+    /// Creates an update; `None` for a task that has ended or is unknown.
     pub fn note(&mut self, news: News) -> Option<v1::ExecutorUpdate> {
         let held = self.tasks.get_mut(&news.name)?;
         if held.has_ended {
@@ -57,7 +58,7 @@ impl Book {
         Some(update)
     }
 
-    /// The agent has this update and those before it.
+    /// Records that the agent has stored this update and those before it.
     pub fn acknowledged(&mut self, name: &TaskName, serial: u64) {
         let Some(held) = self.tasks.get_mut(name) else {
             return;
@@ -68,13 +69,13 @@ impl Book {
         }
     }
 
-    /// Whether nothing is left to say, and nothing to run.
+    /// Returns whether no update is unacknowledged and no task runs.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// How a stream begins.
+    /// Returns the first message of a stream.
     #[must_use]
     pub fn subscribe(&self, token: Vec<u8>) -> v1::ExecutorSubscribe {
         let tasks = self.tasks.keys().map(|name| v1::ExecutorTask {

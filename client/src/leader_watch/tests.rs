@@ -1,4 +1,5 @@
-//! Leaders that fall silent, and masters that tell of the next one. Nothing here ever sends a heartbeat.
+//! Tests with leaders that fall silent, and masters that report the next one. No heartbeats are
+//! sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,14 +21,14 @@ use crate::{AgentUplink, Masters};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A master whose every word the test writes.
+/// A master whose every message the test writes.
 struct Master {
     address: String,
     reign: watch::Sender<Option<v1::Reign>>,
     listeners: Arc<AtomicUsize>,
     /// The epoch in which it serves agents; 0: it does not answer them.
     serves: watch::Sender<u64>,
-    /// So many agents are turned away first.
+    /// Number of agents that are rejected first.
     refusals: Arc<AtomicUsize>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
@@ -65,7 +66,7 @@ impl Agents for Service {
             ..Default::default()
         };
         sender.try_send(Ok(first)).unwrap();
-        // Open for ever, and silent.
+        // Open and silent without limit.
         let receiver = ReceiverStream::new(receiver).chain(tokio_stream::pending());
         Ok(Response::new(Box::pin(receiver)))
     }
@@ -117,7 +118,7 @@ impl Master {
         }
     }
 
-    /// Says from now on that `leader` leads in `epoch`.
+    /// Reports from now on that `leader` leads in `epoch`.
     fn tell(&self, epoch: u64, leader: &Master) {
         self.reign.send_replace(Some(v1::Reign {
             epoch,
@@ -151,7 +152,7 @@ async fn linked(connector: &Connector) -> (Uplink, v1::ToAgent) {
         .expect("no link")
 }
 
-/// Reads on until the stream ends early, which `tell` must bring about.
+/// Reads until the stream ends early, which `tell` must cause.
 async fn ends(link: &mut Uplink) -> String {
     let told = tokio::time::timeout(PATIENCE, link.inbound.message()).await;
     told.expect("the stream stays open")
@@ -171,7 +172,7 @@ async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_nex
     connector.note_leader(&silent.address);
     let (mut link, first) = linked(&connector).await;
     assert_eq!((first.epoch, &link.address), (5, &silent.address));
-    // The reign of the stream itself is no news, nor is a candidate's earlier one.
+    // The epoch of the stream itself is no news, nor is a candidate's earlier one.
     other.tell(5, &silent);
     next.tell(4, &next);
     let early = tokio::time::timeout(Duration::from_millis(100), link.inbound.message()).await;
@@ -198,7 +199,7 @@ async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
     let connector = connector(&[&mute, &next]);
     connector.note_leader(&mute.address);
     next.tell(7, &next);
-    // Shorter than a master may take: waiting for it leaves no time for the other one.
+    // Shorter than a master's timeout: waiting for it leaves no time for the other one.
     let uplink = AgentUplink::new(connector.clone());
     let found = uplink
         .connect(v1::Hello::default(), Duration::from_secs(2))
@@ -222,14 +223,14 @@ async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_
     assert_eq!(second.listeners.load(Ordering::Relaxed), 1);
     second.tell(6, &second);
     ends(&mut two).await;
-    // Whoever reads on is told the same.
+    // A caller that continues to read receives the same error.
     ends(&mut two).await;
 }
 
 #[tokio::test]
 async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
     let only = Master::start(5).await;
-    // Named otherwise than it names itself.
+    // The list names it differently than it names itself.
     let port = only.address.rsplit_once(':').unwrap().1;
     let masters = Masters::new([format!("localhost:{port}")]).unwrap();
     let connector = Connector::new(masters, ConnectorConfig::default());
@@ -282,12 +283,12 @@ async fn a_search_comes_back_to_a_master_that_leads_by_now() {
     connector.note_leader(&next.address);
     next.refusals.store(1, Ordering::Relaxed);
     let uplink = AgentUplink::new(connector.clone());
-    // Shorter than a master may take: waiting for the mute one leaves no time.
+    // Shorter than a master's timeout: waiting for the mute one leaves no time.
     let hello = v1::Hello::default();
     let search = uplink.connect(hello, Duration::from_millis(2_500));
     let told = async {
         mute.tell(7, &next);
-        // Once it has been heard that it leads, it turns away who came before.
+        // Once it is reported as the leader, it rejects agents that came before.
         connector.replaced(Some(0), "nobody:1".to_owned()).await;
         next.serves.send_replace(7);
     };

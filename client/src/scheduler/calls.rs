@@ -1,7 +1,8 @@
 //! Numbered calls that are not answered yet: each keeps its number and its content until it is.
 //!
-//! Pure. Decides which may be on their way side by side, so that neither a kill nor a question can
-//! overtake, and thereby void, a launch asked for before it, nor limits those that were asked for before them.
+//! Pure. This module decides which calls may be in flight at the same time. A kill or
+//! reconciliation must not overtake, and thereby cancel, a launch that was requested earlier, nor
+//! may changes of limits overtake each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +10,13 @@ use argosy_proto::v1;
 
 use super::driver::CallKey;
 
-/// Calls on their way at once. Further ones wait their turn.
+/// Maximum number of calls in flight. Further ones wait.
 const IN_FLIGHT: usize = 64;
-/// Distance from the lowest unanswered number to the highest sent: half of what masters remember.
+/// Maximum distance from the lowest unanswered number to the highest sent: half of what masters
+/// remember.
 const WINDOW: u64 = 512;
 
-/// What a call asks for, with its `CallId` once it was sent.
+/// The request of a call, with its `CallId` once it was sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Request {
     Accept(v1::AcceptRequest),
@@ -26,14 +28,14 @@ pub(crate) enum Request {
     Teardown(v1::TeardownRequest),
 }
 
-/// How a kind of call stands to the calls before and behind it.
+/// The ordering of a kind of call relative to earlier and later calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// Beside others.
+    /// Concurrent with others.
     Free,
-    /// Not before every earlier accept is answered.
+    /// After every earlier accept is answered.
     BehindAccepts,
-    /// Alone: behind all earlier ones, before all later ones.
+    /// Alone: after all earlier ones, before all later ones.
     Alone,
 }
 
@@ -77,12 +79,12 @@ pub(crate) struct Calls {
     pending: BTreeMap<u64, Pending>,
     last_number: u64,
     in_flight: usize,
-    // Numbers of pending accepts: what kills wait for.
+    // Numbers of pending accepts, for which kills wait.
     accepts: BTreeSet<u64>,
 }
 
 impl Calls {
-    /// Gives a call the next number.
+    /// Adds a call under the next number.
     pub(crate) fn add(&mut self, key: CallKey, request: Request) -> u64 {
         self.last_number += 1;
         let number = self.last_number;
@@ -99,12 +101,12 @@ impl Calls {
         number
     }
 
-    /// The number that the next call will get.
+    /// Returns the number that the next call will get.
     pub(crate) fn next_number(&self) -> u64 {
         self.last_number + 1
     }
 
-    /// Whether every call below `number` is answered.
+    /// Returns whether every call below `number` is answered.
     pub(crate) fn is_answered_below(&self, number: u64) -> bool {
         self.pending
             .keys()
@@ -116,7 +118,7 @@ impl Calls {
         self.pending.is_empty()
     }
 
-    /// Ends the calls that remove the framework; none if none is open.
+    /// Removes and returns the calls that remove the framework; empty if none is open.
     pub(crate) fn take_teardowns(&mut self) -> Vec<Pending> {
         let is_teardown = |call: &Pending| matches!(call.request, Request::Teardown(_));
         let open = self.pending.iter().filter(|(_, call)| is_teardown(call));
@@ -127,7 +129,7 @@ impl Calls {
             .collect()
     }
 
-    /// Offers used by accepts that are not answered.
+    /// Returns the offers used by accepts that are not answered.
     pub(crate) fn used_offers(&self) -> impl Iterator<Item = &v1::HeldOffer> {
         self.accepts
             .iter()
@@ -138,7 +140,8 @@ impl Calls {
             .flatten()
     }
 
-    /// Calls that may be sent now, marked as sent. `teardown_may_go`: nothing else is to be waited for.
+    /// Returns the calls that may be sent now, marked as sent. `teardown_may_go`: a teardown has
+    /// nothing else to wait for.
     pub(crate) fn send(&mut self, id: &v1::CallId, teardown_may_go: bool) -> Vec<(u64, Request)> {
         let Some(lowest) = self.pending.keys().next().copied() else {
             return Vec::new();
@@ -159,7 +162,7 @@ impl Calls {
                 let waits = matches!(call.request, Request::Teardown(_)) && !teardown_may_go;
                 if may_go && !waits {
                     if !call.is_signed {
-                        // A repeat must be what it was, so the id is made once.
+                        // A repeat must equal the original, so the id is created once.
                         call.request.sign(v1::CallId {
                             number: *number,
                             lowest_unanswered: lowest,
@@ -179,7 +182,7 @@ impl Calls {
         sent
     }
 
-    /// No answer came: the call keeps its number and will be sent again.
+    /// Records that no answer came: the call keeps its number and will be sent again.
     pub(crate) fn unanswered(&mut self, number: u64) {
         if let Some(call) = self
             .pending
@@ -191,7 +194,7 @@ impl Calls {
         }
     }
 
-    /// The answer came: the call is over. `None` if it was over already.
+    /// Removes an answered call. `None` if it was already removed.
     pub(crate) fn answered(&mut self, number: u64) -> Option<Pending> {
         let call = self.pending.remove(&number)?;
         self.in_flight -= usize::from(call.is_in_flight);
@@ -199,7 +202,7 @@ impl Calls {
         Some(call)
     }
 
-    /// Ends all that is open.
+    /// Removes and returns all open calls.
     pub(crate) fn drain(&mut self) -> Vec<Pending> {
         self.in_flight = 0;
         self.accepts.clear();

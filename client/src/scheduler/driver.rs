@@ -1,4 +1,4 @@
-//! What a scheduler may ask for: queued here, carried out by the run.
+//! Requests of a scheduler: queued here, performed by the run.
 //!
 //! Nothing blocks, and nothing is decided here.
 
@@ -11,10 +11,10 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Answer, Outcome};
 
-/// Calls that may be open at once. Further ones are answered [`Outcome::NotSent`].
+/// Maximum number of open calls. Further ones are answered [`Outcome::NotSent`].
 pub(crate) const OPEN_CALLS: usize = 4_096;
 
-/// Names a call within its run.
+/// Identifies a call within its run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallKey(pub(crate) u64);
 
@@ -27,32 +27,32 @@ impl fmt::Display for CallKey {
 /// Offers of one agent and one role, used together.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Accept {
-    /// Their ids.
+    /// Ids of the offers.
     pub offer_ids: Vec<String>,
-    /// What to do with them, tried in order; each sees what the former ones left.
+    /// Operations on the offers, tried in order; each uses what the previous ones left.
     pub operations: Vec<Operation>,
-    /// For how many milliseconds what is left is not offered again; `None` means 5,000.
+    /// Time for which the rest is not offered again, in milliseconds; `None` means 5,000.
     pub filter_ms: Option<u64>,
-    /// Refuse all if one part is refused.
+    /// Whether all operations are rejected if one part is rejected.
     pub all_or_nothing: bool,
 }
 
-/// Something that is done with the resources of offers.
+/// An operation on the resources of offers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
-    /// Launches tasks, each for itself.
+    /// Launches tasks independently of each other.
     Launch(Vec<v1::TaskSpec>),
     /// Launches 1 to 16 tasks as a group: all of them, or none.
     LaunchGroup {
-        /// Names the group within its framework.
+        /// Id of the group within its framework.
         group_id: String,
-        /// In the order of their start.
+        /// Tasks in the order of their start.
         tasks: Vec<v1::TaskSpec>,
     },
 }
 
 impl Operation {
-    /// The tasks that it launches.
+    /// Returns the tasks that it launches.
     #[must_use]
     pub fn tasks(&self) -> &[v1::TaskSpec] {
         match self {
@@ -75,16 +75,17 @@ impl From<Operation> for v1::Operation {
     }
 }
 
-/// A call on its way. Dropping it changes nothing; the answer also comes as a callback.
+/// A call in flight. Dropping it changes nothing; the answer also arrives as a callback.
 #[derive(Debug)]
 pub struct Call {
-    /// Its name in [`Answer::call`].
+    /// The key of the call, as in [`Answer::call`].
     pub key: CallKey,
     answer: oneshot::Receiver<Answer>,
 }
 
 impl Call {
-    /// Waits for the answer. Do not await it inside a callback: the answer comes between callbacks.
+    /// Waits for the answer. Do not await it inside a callback: the answer arrives between
+    /// callbacks.
     pub async fn answer(self) -> Answer {
         let key = self.key;
         let over = |_| Answer {
@@ -133,20 +134,20 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// A handle on a running scheduler; cheap to clone, usable from any task or thread.
+/// A handle to a running scheduler; cheap to clone, usable from any task or thread.
 #[derive(Clone)]
 pub struct Driver(Arc<Shared>);
 
 struct Shared {
-    // A lock, since callbacks and other tasks both ask; never held across an await.
+    // A lock, because callbacks and other tasks both make requests; never held across an await.
     asked: Mutex<Asked>,
     wake: Notify,
 }
 
 #[derive(Default)]
 struct Asked {
-    // Bounded by OPEN_CALLS, but for declines, messages and acknowledgements, which the run takes out after
-    // every callback and which it never keeps waiting.
+    // Bounded by OPEN_CALLS, except for declines, messages and acknowledgements, which the run
+    // takes out after every callback and never keeps waiting.
     commands: VecDeque<Command>,
     waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
     last_key: u64,
@@ -161,7 +162,7 @@ impl Driver {
         }))
     }
 
-    /// Launches tasks on one offer. What is left of it is offered again at once.
+    /// Launches tasks on one offer. The rest of it is offered again immediately.
     pub fn accept(&self, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) -> Call {
         self.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],
@@ -171,8 +172,8 @@ impl Driver {
         })
     }
 
-    /// Launches 1 to 16 tasks on one offer that are started in this order, share a network and a folder, and end
-    /// together. What is left of the offer is offered again at once.
+    /// Launches 1 to 16 tasks on one offer. They are started in this order, share a network and a
+    /// directory, and end together. The rest of the offer is offered again immediately.
     pub fn launch_group(
         &self,
         offer: &v1::Offer,
@@ -190,9 +191,10 @@ impl Driver {
         })
     }
 
-    /// Does operations with offers of one agent and role. Of more than
-    /// [`TASKS_PER_CALL`](argosy_state::limits::TASKS_PER_CALL) tasks the first are launched, and the others answered as
-    /// not launched, unless it is all or nothing. A group is never divided.
+    /// Performs operations on offers of one agent and role. Of more than
+    /// [`TASKS_PER_CALL`](argosy_state::limits::TASKS_PER_CALL) tasks, the first are launched and
+    /// the others answered as not launched, unless `all_or_nothing` is set. A group is never
+    /// divided.
     pub fn accept_with(&self, accept: Accept) -> Call {
         let task_ids = accept
             .operations
@@ -203,12 +205,12 @@ impl Driver {
         self.call(task_ids, |key| Command::Accept(key, accept))
     }
 
-    /// Gives an offer back; it is not offered again for `filter_ms` (`None`: 5,000) milliseconds.
+    /// Declines an offer; it is not offered again for `filter_ms` (`None`: 5,000) milliseconds.
     pub fn decline(&self, offer: &v1::Offer, filter_ms: Option<u64>) {
         self.decline_because(vec![offer.offer_id.clone()], filter_ms, "", "");
     }
 
-    /// Gives offers back and says why: `code` for machines, `text` for `argosy explain`.
+    /// Declines offers with a reason: `code` for machines, `text` for `argosy explain`.
     pub fn decline_because(
         &self,
         offer_ids: Vec<String>,
@@ -224,7 +226,7 @@ impl Driver {
         });
     }
 
-    /// Ends a task: TERM, and KILL after `grace_ms` (`None`: as the task says).
+    /// Kills a task: TERM, and KILL after `grace_ms` (`None`: as the task defines).
     pub fn kill(&self, task_id: &str, grace_ms: Option<u64>) -> Call {
         let task_id = task_id.to_owned();
         self.call(Vec::new(), |key| Command::Kill {
@@ -234,9 +236,10 @@ impl Driver {
         })
     }
 
-    /// Changes the most that a task may use: `limits` replaces all that it has. Done means that the masters have agreed; an
-    /// update whose `limits` carry the answer's revision, or a later one, tells that they are in force, or why not. Those
-    /// that it has already are no change, of which nothing is told.
+    /// Changes the limits of a task: `limits` replaces all of them. The answer `Done` means that
+    /// the masters have committed the change. An update whose `limits` carry the answer's revision,
+    /// or a later one, reports whether they are in force, or why not. Limits equal to the present
+    /// ones are no change, and cause no update.
     pub fn update_limits(&self, task_id: &str, limits: v1::Limits) -> Call {
         let task_id = task_id.to_owned();
         self.call(Vec::new(), |key| Command::UpdateLimits {
@@ -246,8 +249,8 @@ impl Driver {
         })
     }
 
-    /// Says that this update, and all before it, is stored; needed with
-    /// [`super::Acknowledge::Explicitly`] only. Answers to a reconcile need none.
+    /// Acknowledges that this update, and all before it, is stored; needed with
+    /// [`super::Acknowledge::Explicitly`] only. Answers to a reconciliation need none.
     pub fn acknowledge(&self, status: &v1::TaskStatus) {
         if let Some(revision) = status.revision {
             let task_id = status.task_id.clone();
@@ -255,20 +258,20 @@ impl Driver {
         }
     }
 
-    /// Asks for the state of tasks (none named: of all that have not ended); answered by updates
-    /// without a revision, before the call is answered. UNKNOWN means that no call made before this
-    /// one can still start the task.
+    /// Requests the state of tasks (none named: of all that have not ended). The answer arrives as
+    /// updates without a revision, before the call is answered. UNKNOWN means that no call made
+    /// before this one can still start the task.
     pub fn reconcile(&self, task_ids: Vec<String>) -> Call {
         self.call(Vec::new(), |key| Command::Reconcile(key, task_ids))
     }
 
-    /// Wants no offers for these roles (none named: all) until [`Self::revive`].
+    /// Suppresses offers for these roles (none named: all) until [`Self::revive`].
     pub fn suppress(&self, roles: Vec<String>) -> Call {
         self.call(Vec::new(), |key| Command::Suppress(key, roles))
     }
 
-    /// Sends an executor of this framework up to 65,536 bytes, if it can be reached now. Messages may come twice, never, and
-    /// in another order.
+    /// Sends an executor of this framework up to 65,536 bytes, if it can be reached now. Messages
+    /// may arrive twice, never, or in another order.
     pub fn message(&self, agent_id: &str, executor_id: &str, data: Vec<u8>) {
         self.push(Command::Message {
             agent_id: agent_id.to_owned(),
@@ -277,22 +280,22 @@ impl Driver {
         });
     }
 
-    /// Wants offers again, also those declined before.
+    /// Requests offers again, including those declined before.
     pub fn revive(&self, roles: Vec<String>) -> Call {
         self.call(Vec::new(), |key| Command::Revive(key, roles))
     }
 
-    /// Changes what the framework says of itself.
+    /// Changes the description of the framework.
     pub fn update_framework(&self, info: v1::FrameworkInfo) -> Call {
         self.call(Vec::new(), |key| Command::UpdateFramework(key, info))
     }
 
-    /// Removes the framework: its tasks are killed, its id never comes back, the run ends.
+    /// Removes the framework: its tasks are killed, its id is never reused, and the run ends.
     pub fn teardown(&self) -> Call {
         self.call(Vec::new(), Command::Teardown)
     }
 
-    /// Ends the run once everything asked so far is answered; the tasks go on.
+    /// Ends the run once every request so far is answered; the tasks continue.
     pub fn stop(&self) {
         self.push(Command::Stop);
     }
@@ -303,7 +306,7 @@ impl Driver {
         asked.last_key += 1;
         let key = CallKey(asked.last_key);
         if asked.is_over {
-            // The sender is dropped: the answer says that the run has ended.
+            // The sender is dropped: the answer is that the run has ended.
             return Call { key, answer };
         }
         let command = if asked.waiting.len() < OPEN_CALLS {
@@ -338,12 +341,12 @@ impl Driver {
     pub(crate) fn answer(&self, answer: &Answer) {
         let sender = self.asked().waiting.remove(&answer.call.0);
         if let Some(sender) = sender {
-            // Nobody may be waiting: the callback is told anyway.
+            // There may be no waiter: the callback is called anyway.
             let _ = sender.send(answer.clone());
         }
     }
 
-    /// Nothing is carried out any more; who still waits is told so.
+    /// Stops accepting requests; waiting callers receive the answer that the run has ended.
     pub(crate) fn close(&self) {
         let mut asked = self.asked();
         asked.is_over = true;

@@ -1,8 +1,9 @@
-//! The framework SDK: write callbacks, and the library keeps the session with the masters.
+//! The framework SDK: a scheduler implements callbacks, and the library keeps the session with the
+//! masters.
 //!
-//! A scheduler never sees a change of leader unless it asks for it; whatever is unanswered is
-//! repeated under its number. Reading order: this file, `driver`, `calls`, `offers`, `updates`,
-//! `session` (the pure core), `run` and `wire` (the rim).
+//! A scheduler never sees a change of leader unless it implements the callbacks for it; every
+//! unanswered request is repeated under its number. Reading order: this file, `driver`, `calls`,
+//! `offers`, `updates`, `session` (the pure core), `run` and `wire` (the edge).
 
 mod calls;
 mod driver;
@@ -25,100 +26,103 @@ use crate::masters::Masters;
 pub use driver::{Accept, Call, CallKey, Driver, Operation};
 pub use run::{Runner, run};
 
-/// What a framework does with what the cluster tells it.
+/// Callbacks of a framework for the events of the cluster.
 ///
 /// Callbacks are serial and in order. They run on the task that awaits [`Runner::run`], so a
-/// callback that takes long delays the next ones; it loses nothing.
+/// callback that takes long delays the next ones; no event is lost.
 #[allow(unused_variables, reason = "the defaults ignore what they are told")]
 pub trait Scheduler {
-    /// The framework is known to the cluster under `subscription.framework_id`: told once a run.
+    /// Called once in each run, when the framework is registered under `subscription.framework_id`.
     /// Keep that id to take the framework over in a later process.
     fn registered(&mut self, driver: &Driver, subscription: &Subscription) {}
 
-    /// Resources that may be used: answer each with [`Driver::accept`] or [`Driver::decline`], now
-    /// or later. An offer that is kept stays good over a change of leader until it is rescinded.
+    /// Called with offers of resources: answer each with [`Driver::accept`] or [`Driver::decline`],
+    /// now or later. A kept offer stays valid over a change of leader until it is rescinded.
     fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>);
 
-    /// An offer that was held is void.
+    /// Called when an offer that was held is no longer valid.
     fn rescinded(&mut self, driver: &Driver, offer_id: &str, reason: &str) {}
 
-    /// A task changed. At least once for the newest state and the final one, in order for each
-    /// task, and never twice in one process. A status without a revision answers
-    /// [`Driver::reconcile`]; one that something newer has overtaken is not told.
+    /// Called when a task has changed: at least once for the newest state and the final one, in
+    /// order for each task, and never twice in one process. A status without a revision answers
+    /// [`Driver::reconcile`]; it is omitted if a newer update has arrived.
     fn update(&mut self, driver: &Driver, status: &v1::TaskStatus);
 
-    /// A call was answered, or never will be.
+    /// Called when a call was answered, or never will be.
     fn answered(&mut self, driver: &Driver, answer: &Answer) {}
 
-    /// An agent is lost, as its masters see it. What befell its tasks comes as updates.
+    /// Called when the masters have lost an agent. The effect on its tasks arrives as updates.
     fn agent_lost(&mut self, driver: &Driver, agent_id: &str, reason: &str) {}
 
-    /// Something of an executor of this framework. It may come twice, and what was sent while a link was down never does.
+    /// Called with a message of an executor of this framework. It may arrive twice; one that was
+    /// sent while a link was down never arrives.
     fn message(&mut self, driver: &Driver, message: &v1::ExecutorMessage) {}
 
-    /// Why nothing is offered.
+    /// Called with the reason for which nothing is offered.
     fn demand_unmet(&mut self, driver: &Driver, demand: &v1::DemandUnmet) {}
 
-    /// Time passes: every [`SchedulerConfig::tick`].
+    /// Called at each interval of [`SchedulerConfig::tick`].
     fn tick(&mut self, driver: &Driver) {}
 
-    /// The stream of events broke; it is being resumed.
+    /// Called when the stream of events has broken; it is being resumed.
     fn disconnected(&mut self, driver: &Driver, why: &str) {}
 
-    /// The stream of events is back. Offers that were not kept have been rescinded already.
+    /// Called when the stream of events is open again. Offers that were not kept have already been
+    /// rescinded.
     fn reconnected(&mut self, driver: &Driver, subscription: &Subscription) {}
 
-    /// The session is over and the run ends: see [`SchedulerError`].
+    /// Called when the session has ended and the run ends: see [`SchedulerError`].
     fn error(&mut self, driver: &Driver, error: &SchedulerError) {}
 }
 
 /// One successful subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The framework's id, as "framework-7".
+    /// Id of the framework, such as "framework-7".
     pub framework_id: String,
-    /// The cluster's id.
+    /// Id of the cluster.
     pub cluster_id: String,
-    /// The reign of the leader that answers; the first part of the offers it makes.
+    /// Epoch of the leader that answers; the first part of the ids of its offers.
     pub epoch: u64,
-    /// API address of the leader; empty if it is not told.
+    /// API address of the leader; empty if it is unknown.
     pub leader_address: String,
-    /// Offers that stay good.
+    /// Ids of the offers that stay valid.
     pub kept_offers: Vec<String>,
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Which call.
+    /// The call that was answered.
     pub call: CallKey,
     /// For an accept: the tasks of all its operations, in order.
     pub task_ids: Vec<String>,
-    /// How it ended.
+    /// The outcome of the call.
     pub outcome: Outcome,
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// It was applied.
+    /// The call was applied.
     Done {
-        /// When.
+        /// The revision at which it was applied.
         revision: v1::Revision,
-        /// Which parts of an accept were refused. `operation` and `task` are always there, also from masters that leave
-        /// them out; `position` is the place in [`Answer::task_ids`].
+        /// The parts of an accept that were rejected. `operation` and `task` are always set, even
+        /// if the master omits them; `position` is the index in [`Answer::task_ids`].
         refused: Vec<v1::Refused>,
     },
-    /// It was refused as a whole and changed nothing.
+    /// The call was rejected as a whole and changed nothing.
     Refused(Refusal),
-    /// It can no longer happen, but may have happened before: reconcile its tasks to know.
+    /// The call can no longer take effect, but may have done so before: reconcile its tasks to find
+    /// out.
     Lost(Refusal),
-    /// It never left this process.
+    /// The call never left this process.
     NotSent(String),
 }
 
 impl Answer {
-    /// Tasks of an accept that were certainly not launched, each with the reason.
+    /// Returns the tasks of an accept that were certainly not launched, each with the reason.
     #[must_use]
     pub fn not_launched(&self) -> Vec<(&str, &str)> {
         let all = |why| self.task_ids.iter().map(|id| (id.as_str(), why)).collect();
@@ -136,26 +140,26 @@ impl Answer {
         }
     }
 
-    /// Whether the call was applied.
+    /// Returns whether the call was applied.
     #[must_use]
     pub fn is_done(&self) -> bool {
         matches!(self.outcome, Outcome::Done { .. })
     }
 }
 
-/// Why a run ended although nobody asked it to.
+/// The reason for which a run ended without a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchedulerError {
     /// Another scheduler has taken over the framework.
     #[error("another scheduler has taken over this framework: {0}")]
     Superseded(String),
-    /// The framework is gone; its id never comes back.
+    /// The framework was removed; its id is never reused.
     #[error("the framework was removed: {0}")]
     Removed(String),
-    /// The masters refuse the subscription.
+    /// The masters reject the subscription.
     #[error("the subscription was refused: {0}")]
     Refused(Refusal),
-    /// The first subscription took too long.
+    /// The first subscription timed out.
     #[error("{0}")]
     NotReached(CallError),
 }
@@ -166,35 +170,35 @@ pub enum Acknowledge {
     /// When [`Scheduler::update`] has returned.
     #[default]
     AfterCallback,
-    /// When [`Driver::acknowledge`] says so. Until then the update comes again in a later process.
+    /// On a call of [`Driver::acknowledge`]. Until then, the update is repeated in a later process.
     Explicitly,
 }
 
-/// How a scheduler runs.
+/// Settings of a scheduler.
 #[derive(Clone)]
 pub struct SchedulerConfig {
-    /// Where the masters are.
+    /// Addresses of the masters.
     pub masters: Masters,
-    /// How they are reached.
+    /// Connection settings.
     pub connector: ConnectorConfig,
-    /// What the framework says of itself.
+    /// Description of the framework.
     pub info: v1::FrameworkInfo,
-    /// The id of an earlier process's framework, to take it over.
+    /// Id of an earlier process's framework, to take it over.
     pub framework_id: Option<String>,
-    /// Names this life of the scheduler; random, not 0.
+    /// Id of this run of the scheduler; random, not 0.
     pub session: u64,
     /// When updates are acknowledged.
     pub acknowledge: Acknowledge,
-    /// How often [`Scheduler::tick`] is called; zero means never.
+    /// Interval of [`Scheduler::tick`]; zero means never.
     pub tick: Duration,
-    /// How long the first subscription may take before the run ends with an error; `None` means
-    /// for ever. Once subscribed, a scheduler waits for its masters without limit.
+    /// Timeout of the first subscription, after which the run ends with an error; `None` means no
+    /// timeout. Once subscribed, a scheduler waits for its masters without limit.
     pub first_subscription: Option<Duration>,
 }
 
 impl SchedulerConfig {
-    /// A framework called `name` in the default role, a new session, TCP, a tick a second, 30 s for
-    /// the first subscription.
+    /// Returns the settings of a framework called `name` in the default role. It has a new session,
+    /// TCP, a tick each second, and 30 s for the first subscription.
     #[must_use]
     pub fn new(masters: Masters, name: &str) -> Self {
         Self {
@@ -214,14 +218,15 @@ impl SchedulerConfig {
     }
 }
 
-/// Whether nothing of the task runs any more, so that it is safe to launch another one in its place: it has ended, or its
-/// agent is unreachable and it has stopped itself after its `stop_after_ms`.
+/// Returns whether no process of the task runs any more, so that it is safe to launch another task
+/// in its place: it has ended, or its agent is unreachable and it has stopped itself after its
+/// `stop_after_ms`.
 #[must_use]
 pub fn is_replaceable(status: &v1::TaskStatus) -> bool {
     is_terminal(status.state()) || (status.state() == v1::TaskState::Unreachable && status.stopped)
 }
 
-/// Whether a task in this state has ended for good.
+/// Returns whether a task in this state has ended permanently.
 #[must_use]
 pub fn is_terminal(state: v1::TaskState) -> bool {
     use v1::TaskState as S;

@@ -1,20 +1,23 @@
-//! Offers in hand, with their tokens, and declines in force.
+//! Held offers, with their tokens, and declines in force.
 //!
-//! Pure. An offer is kept until it is used, declined or rescinded; both are presented again when
-//! the stream is resumed.
+//! Pure. An offer is kept until it is used, declined or rescinded; offers and declines are
+//! presented again when the stream is resumed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use prost::Message as _;
 
-/// Encoded filters presented at most, in bytes. At the bound those that end first are left out.
+/// Maximum bytes of encoded filters that are presented. Beyond it, those that end first are left
+/// out.
 const FILTER_BYTES: usize = 64 * 1024;
-/// Encoded offers presented at most, in bytes: a subscription is one message. The rest is rescinded.
+/// Maximum bytes of encoded offers that are presented: a subscription is one message. The rest is
+/// rescinded.
 const HELD_BYTES: usize = 3 * 1024 * 1024;
-/// Offers presented at most, the newest: so many does a master judge. The rest is rescinded.
+/// Maximum number of offers that are presented, the newest first: a master validates this many. The
+/// rest is rescinded.
 const HELD_OFFERS: usize = 1_000;
-/// How long a decline without a time is in force, in milliseconds.
+/// Default duration of a decline, in milliseconds.
 pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;
 
 #[derive(Debug, Clone)]
@@ -23,7 +26,7 @@ struct Decline {
     until_ms: u64,
 }
 
-/// An offer in hand.
+/// A held offer.
 #[derive(Debug)]
 struct Held {
     /// Position in the order of arrival.
@@ -31,19 +34,19 @@ struct Held {
     offer: v1::Offer,
 }
 
-/// What one session holds.
+/// The offers and declines of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Offers {
-    /// By id.
+    /// Held offers by id.
     held: BTreeMap<String, Held>,
-    /// Offers received so far.
+    /// Number of offers received so far.
     arrivals: u64,
     // By agent and role, as masters keep them.
     declines: BTreeMap<(String, String), Decline>,
 }
 
 impl Offers {
-    /// New ones among `offers`; one that is held already is a repeat.
+    /// Adds offers and returns the new ones; an offer that is already held is a repeat.
     pub(crate) fn receive(
         &mut self,
         offers: Vec<v1::Offer>,
@@ -64,7 +67,8 @@ impl Offers {
         new
     }
 
-    /// Takes offers out to use them. The first that is not held is named instead.
+    /// Takes offers out to use them. If one is not held, returns the id of the first such offer
+    /// instead.
     pub(crate) fn take(&mut self, offer_ids: &[String]) -> Result<Vec<v1::HeldOffer>, String> {
         if let Some(stranger) = offer_ids.iter().find(|id| !self.held.contains_key(*id)) {
             return Err(stranger.clone());
@@ -77,7 +81,7 @@ impl Offers {
         Ok(offer_ids.iter().filter_map(take).collect())
     }
 
-    /// Gives offers back, remembering for how long they are not wanted. Ids that were held.
+    /// Declines offers, and remembers the duration. Returns the ids that were held.
     pub(crate) fn decline(
         &mut self,
         offer_ids: &[String],
@@ -102,19 +106,20 @@ impl Offers {
         given_back
     }
 
-    /// Whether it was held.
+    /// Removes an offer; returns whether it was held.
     pub(crate) fn rescind(&mut self, offer_id: &str) -> bool {
         self.held.remove(offer_id).is_some()
     }
 
-    /// A revival ends the declines of its roles; none named means all.
+    /// Ends the declines of these roles; an empty list means all.
     pub(crate) fn revive(&mut self, roles: &[String]) {
         let stays = |role: &String| !roles.is_empty() && !roles.contains(role);
         self.declines.retain(|(_, role), _| stays(role));
     }
 
-    /// Returns what to present at a subscription, and the ids that found no room. First come the offers that calls
-    /// without an answer have used (without room, others may be offered them before the call is repeated), then the newest.
+    /// Returns what to present at a subscription, and the ids that found no room. First come the
+    /// offers that unanswered calls have used (without room, others may be offered them before the
+    /// call is repeated), then the newest.
     pub(crate) fn present<'a>(
         &mut self,
         used: impl Iterator<Item = &'a v1::HeldOffer>,
@@ -149,7 +154,7 @@ impl Offers {
         (presented, left_out)
     }
 
-    /// Forgets what a new leader did not keep, and names it.
+    /// Removes the offers that a new leader did not keep, and returns their ids.
     pub(crate) fn keep_only(&mut self, kept: &BTreeSet<&str>) -> Vec<String> {
         let lost: Vec<String> = self
             .held
@@ -163,7 +168,7 @@ impl Offers {
         lost
     }
 
-    /// Declines still in force.
+    /// Returns the declines that are still in force.
     pub(crate) fn filters(&mut self, now_ms: u64) -> Vec<v1::Filter> {
         self.declines.retain(|_, decline| decline.until_ms > now_ms);
         let filter = |((agent_id, role), decline): (&(String, String), &Decline)| v1::Filter {
@@ -250,7 +255,7 @@ mod tests {
         assert_eq!(left_out.len(), 30_001 - HELD_OFFERS);
         let second = presented[1].offer.as_ref().unwrap();
         assert_eq!(second.offer_id, "1.29999", "then comes the newest");
-        // What was left out is not held any more.
+        // Offers that were left out are no longer held.
         assert_eq!(offers.take(&left_out[..1]), Err(left_out[0].clone()));
         let mut large = offer("1.5", "agent-5");
         large.attributes = [("rack".to_owned(), "x".repeat(1 << 20))].into();

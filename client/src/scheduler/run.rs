@@ -1,6 +1,6 @@
-//! The rim of a session: streams, calls, timers, and the callbacks one by one.
+//! The edge of a session: streams, calls, timers, and the callbacks one by one.
 //!
-//! Decides nothing: every input goes to the core, every effect is carried out.
+//! It decides nothing: every input goes to the core, and every effect is performed.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,19 +18,20 @@ use super::{Scheduler, SchedulerConfig, SchedulerError};
 use crate::connector::{Connector, DEFAULT_DEADLINE};
 use crate::failure::CallError;
 
-/// Events read and not yet handled. When full, reading stops, and the master holds offers back.
+/// Capacity for events that were read and not handled yet. When it is full, reading stops, and the
+/// master holds offers back.
 const INBOX: usize = 256;
-/// How long a stop waits for what was asked before it.
+/// Time for which a stop waits for earlier requests.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// A scheduler about to run.
+/// A scheduler that is ready to run.
 pub struct Runner {
     config: SchedulerConfig,
     driver: Driver,
 }
 
 impl Runner {
-    /// Connects nothing yet.
+    /// Creates a runner without connecting.
     #[must_use]
     pub fn new(config: SchedulerConfig) -> Self {
         Self {
@@ -39,17 +40,17 @@ impl Runner {
         }
     }
 
-    /// A handle for other tasks.
+    /// Returns a handle for other tasks.
     #[must_use]
     pub fn driver(&self) -> Driver {
         self.driver.clone()
     }
 
-    /// Runs until [`Driver::stop`], [`Driver::teardown`], `stop` or an error. Tasks go on, but for
-    /// a teardown.
+    /// Runs until [`Driver::stop`], [`Driver::teardown`], `stop` or an error. Tasks continue,
+    /// except after a teardown.
     ///
     /// # Errors
-    /// [`SchedulerError`], after [`Scheduler::error`] was told.
+    /// [`SchedulerError`], after [`Scheduler::error`] was called.
     pub async fn run(
         self,
         scheduler: &mut impl Scheduler,
@@ -88,7 +89,7 @@ struct Rim {
     inbox: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
     last_failure: Option<CallError>,
-    // Set once a stop is wanted: when it is no longer waited for answers.
+    // Set once a stop is requested: the time after which answers are no longer awaited.
     drain_until: Option<Instant>,
 }
 
@@ -127,7 +128,7 @@ impl Rim {
         let mut ticks = tokio::time::interval(if self.tick.is_zero() { far } else { self.tick });
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
-        // A stream that opens and stays silent does not end the search; this does.
+        // A stream that opens and stays silent does not end the search; this timer does.
         let first = tokio::time::sleep(
             self.first_subscription
                 .map_or(far, |limit| limit + FIRST_EVENT),
@@ -151,7 +152,7 @@ impl Rim {
                 Some(done) = self.tasks.join_next() => match done {
                     Ok(Some(input)) => input,
                     Ok(None) => continue,
-                    // Nothing aborts these tasks, so one that did not end well has panicked.
+                    // These tasks are never aborted, so a join error is a panic.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 Some(input) = self.inbox.recv() => input,
@@ -174,7 +175,7 @@ impl Rim {
         let limit = self
             .first_subscription
             .filter(|_| !self.session.was_registered());
-        // The failed search itself has used up the time, give or take a timer.
+        // The failed search itself has used up the time, up to the precision of a timer.
         self.last_failure.is_some()
             && limit.is_some_and(|limit| self.begun.elapsed() + Duration::from_millis(50) >= limit)
     }
@@ -194,7 +195,7 @@ impl Rim {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What callbacks and other tasks have asked for since.
+    /// Handles the requests that callbacks and other tasks have made since the last call.
     fn asked(&mut self, scheduler: &mut impl Scheduler) -> Option<Result<(), SchedulerError>> {
         let mut result = None;
         for command in self.driver.take() {
@@ -216,7 +217,8 @@ impl Rim {
         self.session.step(now_ms, input)
     }
 
-    /// One input, all its effects, and all inputs that callbacks make of them. `Some` ends the run.
+    /// Handles one input, all its effects, and all inputs that callbacks create. `Some` ends the
+    /// run.
     fn feed(
         &mut self,
         scheduler: &mut impl Scheduler,
@@ -234,7 +236,7 @@ impl Rim {
                 Effect::Tell(notice) => {
                     let handled = self.tell(scheduler, notice);
                     let asked = self.driver.take().into_iter().map(Input::Asked);
-                    // Acknowledged last, so that what the callback asked for is on its way first.
+                    // Acknowledged last, so that the callback's requests are sent first.
                     for input in asked.chain(handled) {
                         effects.extend(self.step(input));
                     }
@@ -280,7 +282,7 @@ impl Rim {
             let result = call(&connector, request, |mut stub, r| async move {
                 stub.decline(r).await
             });
-            // Lost, the offers lapse by themselves.
+            // If the declines are lost, the offers expire.
             if let Err(error) = result.await {
                 tracing::debug!(%error, "offers could not be declined");
             }
@@ -318,7 +320,7 @@ impl Rim {
                 self.tasks.spawn(async move {
                     tokio::time::sleep(Duration::from_millis(after_ms)).await;
                     let last = read(&connector, link, (request, deadline), &sender).await;
-                    // Behind all events of the stream. Nobody takes it when the run has ended.
+                    // After all events of the stream. The channel is closed if the run has ended.
                     let _ = sender.send(last).await;
                     None
                 });

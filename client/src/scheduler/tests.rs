@@ -1,4 +1,4 @@
-//! The SDK against fake masters: losses, repeats, silence, changes of leader.
+//! Tests of the SDK against fake masters: losses, repeats, silence, changes of leader.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::test_masters::{FakeCluster, Fault, Received};
 
 type Log = Arc<Mutex<Vec<String>>>;
 
-/// Writes down what it is told.
+/// Records the callbacks that it receives.
 struct Recorder {
     log: Log,
     offers: Arc<Mutex<Vec<v1::Offer>>>,
@@ -247,7 +247,7 @@ async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_o
     assert!(presented.contains(&(gone.offer_id.clone(), gone.token.to_vec())));
     let answer = world.driver.accept(&kept, vec![task("a")]).answer().await;
     assert!(answer.is_done(), "{answer:?}");
-    // What is used is not presented again.
+    // A used offer is not presented again.
     world.cluster.change_leader();
     world.told("reconnected in epoch 2").await;
     assert!(
@@ -262,7 +262,7 @@ async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_o
 async fn an_offer_that_the_new_leader_does_not_keep_is_rescinded() {
     let world = World::start(1).await;
     let offer = world.offer("agent-1").await;
-    // The leader voids it and the word is lost with the stream.
+    // The leader rescinds it, and the event is lost with the stream.
     world.cluster.drop_streams();
     world.cluster.rescind(&offer.offer_id);
     world.told(&format!("rescinded {}", offer.offer_id)).await;
@@ -309,7 +309,7 @@ async fn nothing_is_acknowledged_before_an_explicit_word() {
     let world = World::with(1, |config| config.acknowledge = Acknowledge::Explicitly).await;
     world.cluster.update("a", TaskState::Running);
     world.told("update a TASK_STATE_RUNNING").await;
-    // An answered call shows that whatever was to be sent before it is sent.
+    // An answered call shows that everything before it was sent.
     world.driver.revive(Vec::new()).answer().await;
     let is_acknowledged = |all: &[Received]| {
         all.iter()

@@ -1,15 +1,16 @@
-//! Which updates were seen, and which are to be acknowledged.
+//! Updates that were received, and acknowledgements that are to be sent.
 //!
-//! Pure. To a framework an update is (task, revision); masters replay what is not acknowledged.
+//! Pure. To a framework an update is (task, revision); masters replay unacknowledged updates.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 
-/// Ended and acknowledged tasks remembered, so that a late replay is known; the oldest are forgotten.
+/// Number of ended and acknowledged tasks that are remembered, so that a late replay is recognized;
+/// the oldest are dropped.
 const ENDED: usize = 10_000;
-/// Acknowledgements in one call.
+/// Maximum number of acknowledgements in one call.
 const BATCH: usize = 1_000;
 
 type Revision = (u64, u32);
@@ -19,7 +20,7 @@ struct Progress {
     seen: Revision,
     acknowledged: Option<Revision>,
     is_terminal: bool,
-    /// The entry up to which an answer to a reconciliation told of it.
+    /// The entry up to which an answer to a reconciliation has reported it.
     answered: u64,
 }
 
@@ -34,7 +35,8 @@ pub(crate) struct Updates {
 }
 
 impl Updates {
-    /// Whether the update is new. One that was acknowledged before is acknowledged again.
+    /// Records an update; returns whether it is new. One that was acknowledged before is
+    /// acknowledged again.
     pub(crate) fn receive(&mut self, status: &v1::TaskStatus, is_terminal: bool) -> bool {
         let Some(revision) = status.revision.map(pair) else {
             return true;
@@ -48,7 +50,8 @@ impl Updates {
             if is_terminal || revision.0 > progress.answered {
                 return true;
             }
-            // An answer has told of something newer: the past is not told, and nobody else would acknowledge it.
+            // An answer has reported a newer state: the old one is not delivered, so it is
+            // acknowledged here.
             progress.acknowledged = Some(revision);
             self.to_send.insert(status.task_id.clone(), revision);
             return false;
@@ -62,13 +65,14 @@ impl Updates {
         false
     }
 
-    /// Whether an update of this task was seen that is newer than everything up to the entry at `index`.
+    /// Returns whether an update of this task was received that is newer than everything up to the
+    /// entry at `index`.
     pub(crate) fn is_past(&self, task_id: &str, index: u64) -> bool {
         let progress = self.tasks.get(task_id);
         progress.is_some_and(|progress| progress.seen.0 > index)
     }
 
-    /// Covers this update and all before it.
+    /// Acknowledges this update and all before it.
     pub(crate) fn acknowledge(&mut self, task_id: &str, revision: v1::Revision) {
         let revision = pair(revision);
         let progress = self.tasks.entry(task_id.to_owned()).or_default();
@@ -85,7 +89,7 @@ impl Updates {
         }
     }
 
-    /// An answer to a reconciliation, as of the entry at `index`, is told.
+    /// Records that an answer to a reconciliation, as of the entry at `index`, is delivered.
     pub(crate) fn answer(&mut self, task_id: &str, index: u64, is_terminal: bool) {
         let is_new = !self.tasks.contains_key(task_id);
         let progress = self.tasks.entry(task_id.to_owned()).or_default();
@@ -104,7 +108,8 @@ impl Updates {
         }
     }
 
-    /// The next call's acknowledgements; one call at a time, so that what comes meanwhile is batched.
+    /// Returns the acknowledgements for the next call; one call at a time, so that later ones are
+    /// batched.
     pub(crate) fn send(&mut self) -> Option<Vec<v1::Acknowledgement>> {
         if !self.in_flight.is_empty() || self.to_send.is_empty() {
             return None;
@@ -125,12 +130,12 @@ impl Updates {
         Some(self.in_flight.iter().map(wire).collect())
     }
 
-    /// The masters have them, or refuse them for good.
+    /// Records that the masters have them, or reject them permanently.
     pub(crate) fn sent(&mut self) {
         self.in_flight.clear();
     }
 
-    /// They may not have arrived: they are sent again, unless a later one covers them.
+    /// Records that they may not have arrived: they are sent again, unless a later one covers them.
     pub(crate) fn unsent(&mut self) {
         for (task, revision) in std::mem::take(&mut self.in_flight) {
             let entry = self.to_send.entry(task).or_insert(revision);
@@ -138,7 +143,7 @@ impl Updates {
         }
     }
 
-    /// Whether every acknowledgement has arrived.
+    /// Returns whether every acknowledgement has arrived.
     pub(crate) fn is_empty(&self) -> bool {
         self.to_send.is_empty() && self.in_flight.is_empty()
     }

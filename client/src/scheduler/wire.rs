@@ -1,6 +1,6 @@
-//! Calls and the stream on the wire; each ends with what the core is to be told.
+//! Calls and the stream on the wire; each ends with an input for the core.
 //!
-//! Decides nothing but how long silence may last.
+//! This module decides nothing except the silence timeouts.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use super::session::{Input, Reply};
 use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, Repeat};
 use crate::failure::{CallError, Failed, judge};
 
-/// How long a new stream may take to its first event.
+/// Timeout of the first event on a new stream.
 pub(super) const FIRST_EVENT: Duration = Duration::from_secs(5);
-/// Heartbeats missed in a row before a stream counts as dead.
+/// Number of consecutive missed heartbeats after which a stream counts as dead.
 const HEARTBEATS: u32 = 3;
 
 fn stub(channel: Channel) -> SchedulerClient<Channel> {
@@ -113,7 +113,7 @@ pub(super) async fn numbered(
     })
 }
 
-/// What a leader wants to hear of this scheduler: of which framework, and how often.
+/// The heartbeats that a leader expects of this scheduler: the framework id, and the interval.
 type Wanted = (String, Duration);
 
 /// Reads one stream to its end and sends heartbeats until then; returns how it ended.
@@ -135,14 +135,14 @@ pub(super) async fn read(
             Err(error) => return Input::Unreached { link, error },
         };
     let (want, wanted) = oneshot::channel();
-    // Each goes on while the other waits: events that pile up unread do not make this scheduler silent.
+    // Each continues while the other waits: unread events do not make this scheduler silent.
     tokio::select! {
         ended = events(connector, link, opened, want, sender) => ended,
         never = send_heartbeats(connector, session, wanted) => match never {},
     }
 }
 
-/// Shows the leader that this scheduler is alive, as often as it wants.
+/// Sends heartbeats to the leader at the interval that it expects.
 async fn send_heartbeats(
     connector: &Connector,
     session: u64,
@@ -152,7 +152,7 @@ async fn send_heartbeats(
         // The leader is of a release that expects none.
         return std::future::pending().await;
     };
-    // The subscription itself was the first sign of life.
+    // The subscription itself counts as the first heartbeat.
     let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -165,14 +165,15 @@ async fn send_heartbeats(
             request.set_timeout(limit);
             async move { stub(channel).heartbeat(request).await }
         };
-        // Without an answer in time the next one follows; the stream itself shows whether the leader is there.
+        // If there is no answer in time, the next heartbeat follows; the stream itself shows
+        // whether the leader still exists.
         if let Err(error) = connector.call(interval, Repeat::Always, ask).await {
             tracing::debug!(%error, "a heartbeat has no answer");
         }
     }
 }
 
-/// Passes events on until the stream ends.
+/// Forwards events until the stream ends.
 async fn events(
     connector: &Connector,
     link: u64,
@@ -207,7 +208,7 @@ async fn events(
                 ));
             }
         };
-        // An event of a later release is no reason to stop.
+        // An event of a later release is ignored.
         let Some(event) = message.event else { continue };
         if let v1::event::Event::Subscribed(subscribed) = &event {
             let interval =
@@ -217,7 +218,7 @@ async fn events(
             let heartbeat_ms = subscribed.scheduler_heartbeat_interval_ms;
             if let Some(want) = want.take().filter(|_| heartbeat_ms > 0) {
                 let interval = Duration::from_millis(heartbeat_ms.clamp(10, 600_000));
-                // The receiver lives as long as this stream is read.
+                // The receiver exists as long as this stream is read.
                 let _ = want.send((subscribed.framework_id.clone(), interval));
             }
             if let Ok(leader) = crate::Masters::new([&subscribed.leader_address]) {

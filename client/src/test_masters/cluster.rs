@@ -1,4 +1,4 @@
-//! What the fake masters agree on.
+//! The shared state of the fake masters.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,48 +11,48 @@ use tonic::Status;
 use crate::resources::{from_wire, resources, to_wire};
 use crate::scheduler::is_terminal;
 
-/// Events that wait to be read by a test's scheduler; a test that needs more is wrong.
+/// Capacity for events that a test's scheduler has not read; a test that needs more is wrong.
 const EVENTS: usize = 10_000;
 
-/// Something that came in.
+/// An input of the fake masters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Received {
     /// A subscription.
     Subscribed {
         /// The framework id presented; empty the first time.
         framework_id: String,
-        /// The session.
+        /// The session id presented.
         session: u64,
         /// Offers presented, each with its token.
         held: Vec<(String, Vec<u8>)>,
-        /// Declines presented.
+        /// Number of declines presented.
         filters: usize,
     },
-    /// A numbered call, also a repeat, also one that met a fault.
+    /// A numbered call, including repeats and calls that met a fault.
     Called {
-        /// Its kind, as "accept".
+        /// Kind of the call, such as "accept".
         kind: &'static str,
-        /// Its number.
+        /// Number of the call.
         number: u64,
-        /// The lowest number that the caller still waits for.
+        /// The lowest number for which the caller still waits.
         lowest_unanswered: u64,
-        /// Its whole content, to compare repeats.
+        /// Content of the whole call, to compare repeats.
         content: String,
     },
     /// Acknowledgements: task and log index.
     Acknowledged(Vec<(String, u64)>),
-    /// Offers given back.
+    /// Declined offers.
     Declined(Vec<String>),
     /// A reconciliation, with the caller's next number.
     Reconciled(u64),
 }
 
-/// What befalls a unary call.
+/// A fault of a unary call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// UNAVAILABLE, and nothing has happened.
+    /// UNAVAILABLE, and the call had no effect.
     Unavailable,
-    /// UNAVAILABLE, although it has happened.
+    /// UNAVAILABLE, although the call took effect.
     LostReply,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Brain {
     unacknowledged: BTreeMap<String, Vec<v1::TaskStatus>>,
     tasks: BTreeMap<String, v1::TaskStatus>,
     pub(super) link: Option<mpsc::Sender<Result<v1::Event, Status>>>,
-    /// Streams of leaders that do not know of their end.
+    /// Streams of leaders that have not noticed their end.
     deposed: Vec<mpsc::Sender<Result<v1::Event, Status>>>,
 }
 
@@ -246,10 +246,10 @@ impl Brain {
         }
         self.session = request.session;
         let (kept, rescinded) = self.adopt(held);
-        // Bounded far above what a test sends.
+        // The bound is far above what a test sends.
         let (link, events) = mpsc::channel(EVENTS);
         self.link = Some(link);
-        // What was offered while nobody listened is offered now.
+        // Offers made while no stream was open are sent now.
         let unheard = self
             .open
             .values()
@@ -281,7 +281,7 @@ impl Brain {
         Ok(events)
     }
 
-    /// Offers that are still good are open again; the rest is named.
+    /// Opens the offers that are still valid again. Returns the ids of those and of the rest.
     fn adopt(&mut self, held: Vec<v1::Offer>) -> (Vec<String>, Vec<String>) {
         let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
         for offer in held {
@@ -362,7 +362,7 @@ impl Brain {
         }
     }
 
-    /// A numbered call: at most once, whatever is repeated.
+    /// Handles a numbered call: it takes effect at most once, even if it is repeated.
     pub(super) fn call(
         &mut self,
         kind: &'static str,
@@ -453,7 +453,7 @@ impl Brain {
             .operations
             .iter()
             .filter_map(|operation| operation.operation.as_ref());
-        // It refuses task by task, as no test of a scheduler needs more of a group.
+        // Rejections are per task, because no test of a scheduler needs more of a group.
         let tasks = launches.flat_map(|operation| match operation {
             v1::operation::Operation::Launch(launch) => &launch.tasks,
             v1::operation::Operation::LaunchGroup(launch) => &launch.tasks,

@@ -1,6 +1,7 @@
 //! A cluster of fake masters in this process: scripted offers, losses, repeats, changes of leader.
 //!
-//! For tests of frameworks. It keeps the rules of the protocol and nothing of a cluster's judgement.
+//! It serves tests of frameworks. It follows the rules of the protocol and makes none of a
+//! cluster's decisions.
 
 mod cluster;
 mod service;
@@ -21,10 +22,10 @@ pub use cluster::{Fault, Received};
 
 use crate::masters::Masters;
 
-/// How long [`FakeCluster::wait`] waits before it fails the test.
+/// Time that [`FakeCluster::wait`] waits before it fails the test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Masters that share one registry, each with its own port; one of them leads.
+/// Masters that share one registry, each with a separate port; one of them leads.
 pub struct FakeCluster {
     brain: Arc<Mutex<Brain>>,
     servers: Vec<Server>,
@@ -37,10 +38,10 @@ struct Server {
 }
 
 impl FakeCluster {
-    /// Starts so many masters on ports of loopback; the first leads.
+    /// Starts `masters` masters on loopback ports; the first leads.
     ///
     /// # Panics
-    /// If no port can be had.
+    /// If no port is available.
     pub async fn start(masters: usize) -> Self {
         let brain = Arc::new(Mutex::new(Brain::default()));
         let mut servers = Vec::new();
@@ -65,52 +66,53 @@ impl FakeCluster {
         Self { brain, servers }
     }
 
-    /// Their addresses.
+    /// Returns the addresses of the masters.
     ///
     /// # Panics
-    /// Never: loopback addresses are good ones.
+    /// Never: loopback addresses are valid.
     #[must_use]
     pub fn masters(&self) -> Masters {
         Masters::new(self.servers.iter().map(|server| &server.address)).expect("they are addresses")
     }
 
-    /// Offers `resources` of `agent`; told at once. Its id.
+    /// Offers `resources` of `agent`; sent immediately. Returns the id of the offer.
     pub fn offer(&self, agent: &str, resources: &str) -> String {
         self.brain().offer(agent, resources)
     }
 
-    /// Voids an offer.
+    /// Rescinds an offer.
     pub fn rescind(&self, offer_id: &str) {
         self.brain().rescind(offer_id);
     }
 
-    /// A task changes its state; told at once, and again at each subscription until acknowledged.
+    /// Changes the state of a task; sent immediately, and again at each subscription until
+    /// acknowledged.
     pub fn update(&self, task_id: &str, state: v1::TaskState) {
         self.brain().update(task_id, state);
     }
 
-    /// An unreachable task has stopped itself; told like [`Self::update`].
+    /// Reports that an unreachable task has stopped itself; sent like [`Self::update`].
     pub fn stop(&self, task_id: &str) {
         self.brain().stop(task_id);
     }
 
-    /// Lets every task launched from now on go through these states at once.
+    /// Makes every task launched from now on pass through these states immediately.
     pub fn script(&self, states: &[v1::TaskState]) {
         self.brain().script = states.to_vec();
     }
 
-    /// Every agent's API is at this address from now on.
+    /// Sets the API address of every agent from now on.
     pub fn set_agent_address(&self, address: &str) {
         address.clone_into(&mut self.brain().agent_address);
     }
 
-    /// Tasks launched since this was last asked, for a test that runs them.
+    /// Returns the tasks launched since the last call, for a test that runs them.
     #[must_use]
     pub fn take_launched(&self) -> Vec<v1::TaskSpec> {
         std::mem::take(&mut self.brain().launched)
     }
 
-    /// The next `times` unary calls meet this fault.
+    /// Injects this fault into the next `times` unary calls.
     pub fn fault(&self, fault: Fault, times: usize) {
         self.brain()
             .faults
@@ -127,41 +129,42 @@ impl FakeCluster {
         self.brain().link = None;
     }
 
-    /// Sends no more heartbeats, but leaves the streams open.
+    /// Stops sending heartbeats, but leaves the streams open.
     pub fn fall_silent(&self) {
         self.brain().is_silent = true;
     }
 
-    /// Answers reconciliations in pages of so many statuses, to those who know pages.
+    /// Answers reconciliations in pages of `statuses` statuses, for callers that support pages.
     pub fn answer_in_pages_of(&self, statuses: usize) {
         self.brain().page = Some(statuses);
     }
 
-    /// From the next subscription on the leader wants heartbeats of the scheduler so often.
+    /// Makes the leader expect heartbeats of the scheduler at this interval, from the next
+    /// subscription on.
     pub fn want_heartbeats(&self, interval: Duration) {
         self.brain().scheduler_heartbeat_ms =
             u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
     }
 
-    /// Heartbeats that the scheduler has sent.
+    /// Returns the number of heartbeats that the scheduler has sent.
     #[must_use]
     pub fn heartbeats(&self) -> usize {
         self.brain().heartbeats
     }
 
-    /// Another master leads from now on, in a new epoch; of the open offers it knows only those
-    /// that are presented to it.
+    /// Makes another master lead from now on, in a new epoch. Of the open offers, it knows only
+    /// those that are presented to it.
     pub fn change_leader(&self) {
         self.brain().change_leader();
     }
 
-    /// As [`Self::change_leader`], but the former leader does not know: its streams stay open, and it goes on
-    /// sending heartbeats.
+    /// Like [`Self::change_leader`], but the former leader does not notice: its streams stay open,
+    /// and it continues to send heartbeats.
     pub fn depose_leader(&self) {
         self.brain().depose_leader();
     }
 
-    /// Ends the leading master for good, connections and all; the next one leads.
+    /// Ends the leading master permanently, including its connections; the next one leads.
     ///
     /// # Panics
     /// If its task panicked.
@@ -170,7 +173,7 @@ impl FakeCluster {
         let server = &mut self.servers[leader];
         server.stop.cancel();
         server.task.abort();
-        // Aborting it is what was wanted.
+        // The abort is intended.
         let _ = (&mut server.task).await;
         self.brain().change_leader();
     }
@@ -180,31 +183,32 @@ impl FakeCluster {
         self.brain().supersede();
     }
 
-    /// All that came in so far.
+    /// Returns all inputs so far.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.brain().received.clone()
     }
 
-    /// Ids of offers that are open at the leader.
+    /// Returns the ids of the offers that are open at the leader.
     #[must_use]
     pub fn open_offers(&self) -> Vec<String> {
         self.brain().open.keys().cloned().collect()
     }
 
-    /// Tasks launched, with how often each was: once, unless something is wrong.
+    /// Returns the launched tasks, with the number of launches of each: one, unless there is an
+    /// error.
     #[must_use]
     pub fn launches(&self) -> Vec<(String, usize)> {
         self.brain().launches.clone().into_iter().collect()
     }
 
-    /// Waits until what came in satisfies `done`.
+    /// Waits until the inputs satisfy `done`.
     ///
     /// # Panics
-    /// After 20 s, with all that came in.
+    /// After 20 s, with all inputs.
     pub async fn wait(&self, what: &str, done: impl Fn(&[Received]) -> bool) {
         let begun = tokio::time::Instant::now();
-        // A copy, so that `done` may ask the cluster as well.
+        // A copy, so that `done` may call the cluster as well.
         while !done(&self.received()) {
             if begun.elapsed() > PATIENCE {
                 panic!("waited in vain for {what}; came in: {:#?}", self.received());
@@ -243,7 +247,7 @@ async fn serve(
     }
 }
 
-/// What agents of the fake cluster allow: the host's network.
+/// Returns the options that agents of the fake cluster allow: the host's network.
 fn host_network() -> v1::OptOuts {
     v1::OptOuts {
         host_network: true,

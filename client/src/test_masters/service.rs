@@ -1,4 +1,4 @@
-//! The gRPC face of a fake master.
+//! The gRPC services of a fake master.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::connector::LEADER_HEADER;
 #[derive(Clone)]
 pub(super) struct Master {
     brain: Arc<Mutex<Brain>>,
-    /// Which of the masters it is.
+    /// The index of this master.
     place: usize,
     stop: CancellationToken,
 }
@@ -35,7 +35,7 @@ impl Master {
         self.brain.lock().expect("no test panicked in it")
     }
 
-    /// Any master serves any call, and names the leader.
+    /// Builds a reply: any master serves any call, and names the leader.
     fn reply<T>(&self, body: T) -> Response<T> {
         let mut response = Response::new(body);
         let brain = self.brain();
@@ -137,12 +137,12 @@ impl Scheduler for Master {
         })
     }
 
-    /// No executor is ever there.
+    /// Accepts and drops every message: there are never any executors.
     async fn message(&self, _: Request<v1::MessageRequest>) -> Answer<v1::MessageReply> {
         Ok(Response::new(v1::MessageReply {}))
     }
 
-    /// No fault of the script meets it, for its time is not the test's.
+    /// Scripted faults do not apply to heartbeats, because the test does not control their time.
     async fn heartbeat(
         &self,
         request: Request<v1::HeartbeatRequest>,
@@ -222,7 +222,7 @@ impl Reigns for Master {
     type WatchStream = ReceiverStream<Result<v1::Reign, Status>>;
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> Answer<Self::WatchStream> {
-        // One at a time: who listens always hears the newest.
+        // One at a time: a listener always receives the newest.
         let (sender, reigns) = mpsc::channel(1);
         let master = self.clone();
         tokio::spawn(async move {

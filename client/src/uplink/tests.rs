@@ -1,4 +1,4 @@
-//! Masters that refer an agent to the leader, and a leader that an agent cannot reach.
+//! Tests of masters that refer an agent to the leader, and of a leader that an agent cannot reach.
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -15,10 +15,10 @@ use crate::connector::ConnectorConfig;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A master that opens streams, or refers to the leader who asks for that.
+/// A master that opens streams, or refers clients that request it to the leader.
 struct Master {
     address: String,
-    /// Of each stream that was asked for: whether it asked to be referred.
+    /// For each requested stream: whether it asked for a referral.
     asked: Arc<Mutex<Vec<bool>>>,
     _task: AbortOnDropHandle<()>,
 }
@@ -75,7 +75,7 @@ impl Master {
     }
 }
 
-/// The address at which an agent that lists one master gets its stream.
+/// Returns the address at which an agent that lists one master gets its stream.
 async fn connected(listed: &Master) -> String {
     let masters = listed.address.parse().unwrap();
     let uplink = AgentUplink::new(Connector::new(masters, ConnectorConfig::default()));

@@ -1,4 +1,5 @@
-//! What masters answer: done, refused, or nothing, which means "unknown" and never "no".
+//! Answers of masters: done, rejected, or none, which means an unknown outcome and never a
+//! rejection.
 
 use argosy_proto::{convert, v1};
 
@@ -7,8 +8,8 @@ use crate::failure::CallError;
 use crate::scheduler::calls::{Pending, Request};
 use crate::scheduler::{Outcome, is_terminal};
 
-/// Whether a cluster that answers so does not remember what became of the framework's calls: it may have done
-/// this one before, and the answer was lost.
+/// Returns whether a cluster with this reason has lost the outcomes of the framework's calls: it
+/// may have performed this call earlier, and the answer was lost.
 fn is_forgotten(reason: &str) -> bool {
     matches!(
         reason,
@@ -16,7 +17,8 @@ fn is_forgotten(reason: &str) -> bool {
     )
 }
 
-/// The refused parts of a call with their operations, which masters of release 0.1.0 do not name.
+/// Returns the rejected parts of a call with their operations, which masters of release 0.1.0 do
+/// not name.
 fn placed(request: &Request, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
     let operations = match request {
         Request::Accept(accept) => accept.operations.as_slice(),
@@ -62,7 +64,7 @@ impl Session {
         };
         let is_late = refusal.reason == "late";
         match &mut call.request {
-            // Killing twice is killing once: a late kill gets a new number.
+            // Killing twice equals killing once: a late kill gets a new number.
             Request::Kill(request) if is_late => {
                 request.call = None;
                 self.calls.add(call.key, call.request);
@@ -91,7 +93,7 @@ impl Session {
         self.answer(call.key, task_ids, outcome);
         match call.request {
             Request::Accept(request) if !is_done => {
-                // It used nothing: what it held is given back rather than left to time out.
+                // The call used nothing: its offers are declined rather than left to expire.
                 let ids = request
                     .offers
                     .into_iter()
@@ -133,7 +135,8 @@ impl Session {
             }
             Err(CallError::Refused(refusal)) => Outcome::Refused(refusal),
             Ok(reply) => {
-                // Updates come by another way: an answer that was given before a newer one would tell of the past.
+                // Updates arrive by another path: an answer that is older than an update would
+                // report the past.
                 let newest = reply.revision.map_or(u64::MAX, |revision| revision.index);
                 for mut status in reply.statuses {
                     if self.updates.is_past(&status.task_id, newest) {
@@ -141,7 +144,8 @@ impl Session {
                     }
                     status.revision = None;
                     let state = status.state();
-                    // UNKNOWN may be said of a task that is on its way: what comes of it is told.
+                    // UNKNOWN may be reported of a task whose launch is in flight: its outcome is
+                    // reported later.
                     if let Some(revision) =
                         reply.revision.filter(|_| state != v1::TaskState::Unknown)
                     {

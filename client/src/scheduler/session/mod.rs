@@ -1,8 +1,8 @@
-//! One session of a framework: what is held, what is unanswered, what comes next.
+//! The session core of a framework: held offers, unanswered requests, next steps.
 //!
-//! Pure: inputs in, effects out; the time is an argument and the rim performs. Here is the whole in
-//! one view; `stream` holds what masters tell, `requests` what the scheduler asks for (`surplus` what of it
-//! is too much for one call), `answers` what masters answer.
+//! Pure: inputs in, effects out; the time is an argument, and the edge performs the effects. This
+//! file is the overview; `stream` handles events of masters, `requests` the scheduler's requests
+//! (`surplus` their part that exceeds one call), and `answers` the masters' answers.
 
 mod answers;
 mod requests;
@@ -24,7 +24,7 @@ use super::{Acknowledge, Answer, Outcome, SchedulerError, Subscription};
 use crate::failure::{CallError, Refusal};
 use surplus::Surplus;
 
-/// What came in.
+/// An input of the session.
 #[derive(Debug)]
 pub(crate) enum Input {
     Begin,
@@ -61,14 +61,14 @@ pub(crate) enum Input {
     },
 }
 
-/// A good answer to a numbered call.
+/// A successful answer to a numbered call.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Reply {
     pub(crate) revision: v1::Revision,
     pub(crate) refused: Vec<v1::Refused>,
 }
 
-/// What is to be told to the scheduler.
+/// A notification for the scheduler.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Notice {
     Registered(Subscription),
@@ -83,7 +83,7 @@ pub(crate) enum Notice {
     Answered(Answer),
 }
 
-/// What is to be done.
+/// An effect of the session, to be performed by the edge.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     Subscribe {
@@ -106,7 +106,7 @@ pub(crate) enum Effect {
     End(Result<(), SchedulerError>),
 }
 
-/// Who the session is.
+/// The identity of the session.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) info: v1::FrameworkInfo,
@@ -122,7 +122,7 @@ struct Question {
     key: CallKey,
     task_ids: Vec<String>,
     next_number: u64,
-    /// Where the next page begins.
+    /// The start of the next page.
     page_token: String,
     is_in_flight: bool,
 }
@@ -141,7 +141,7 @@ pub(crate) struct Session {
     updates: Updates,
     questions: VecDeque<Question>,
     last_question: u64,
-    /// Tasks beyond what one call launches, by call: they are answered with it, as not launched.
+    /// Tasks that exceed one call, by call: they are answered with it, as not launched.
     surplus: BTreeMap<CallKey, Surplus>,
     is_stopping: bool,
     is_over: bool,
@@ -170,7 +170,7 @@ impl Session {
         }
     }
 
-    /// Whether the cluster knows the framework.
+    /// Returns whether the cluster knows the framework.
     pub(crate) fn was_registered(&self) -> bool {
         self.was_registered
     }
@@ -188,7 +188,7 @@ impl Session {
                 self.closed(now_ms, error.to_string())
             }
             Input::Refused { link, refusal } if link == self.link => self.refused(now_ms, refusal),
-            // A former stream has nothing to say.
+            // Inputs of a former stream are ignored.
             Input::Event { .. }
             | Input::Closed { .. }
             | Input::Unreached { .. }
@@ -236,7 +236,7 @@ impl Session {
         };
         for call in self.calls.drain() {
             let task_ids = task_ids(&call.request);
-            // It may have happened: only a repeat would tell, and there will be none.
+            // The call may have taken effect: only a repeat would show it, and there will be none.
             self.answer(
                 call.key,
                 task_ids,
@@ -274,7 +274,7 @@ impl Session {
             self.effects.push(Effect::Send { number, request });
         }
         for question in &mut self.questions {
-            // UNKNOWN voids every call below the number: none of them may still be open.
+            // UNKNOWN cancels every call below the number: none of them may still be open.
             if !question.is_in_flight && self.calls.is_answered_below(question.next_number) {
                 question.is_in_flight = true;
                 let request = v1::ReconcileRequest {
@@ -294,7 +294,8 @@ impl Session {
         self.end_if_idle();
     }
 
-    /// A stop waits for what was asked before it; before anything was ever sent there is nothing.
+    /// Ends the run if a stop has nothing to wait for: it waits for earlier requests, of which
+    /// there are none before the first subscription.
     fn end_if_idle(&mut self) {
         let is_idle = self.calls.is_empty() && self.questions.is_empty() && self.updates.is_empty();
         if self.is_stopping && (is_idle || !self.was_registered) {
@@ -303,7 +304,7 @@ impl Session {
     }
 }
 
-/// The answer to a call, with the tasks that were left out of it.
+/// Returns the answer to a call, including the tasks that were left out of it.
 fn with_surplus(
     mut task_ids: Vec<String>,
     surplus: Surplus,

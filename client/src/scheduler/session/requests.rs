@@ -1,4 +1,4 @@
-//! What the scheduler asks for becomes numbered calls, questions and declines.
+//! Conversion of a scheduler's requests to numbered calls, reconciliations and declines.
 
 use std::collections::BTreeSet;
 
@@ -97,12 +97,12 @@ impl Session {
                 return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
             }
         };
-        // What is all or nothing goes whole: the masters say what is wrong with too many.
+        // An all-or-nothing accept is sent whole: the masters report that it is too large.
         if !accept.all_or_nothing
             && let Some(surplus) = Surplus::take(&mut accept.operations)
         {
             self.surplus.insert(key, surplus);
-            // What is left of the offers is wanted.
+            // The rest of the offers is requested again.
             accept.filter_ms = Some(0);
         }
         let operations = accept.operations.into_iter().map(Into::into).collect();
@@ -136,7 +136,7 @@ impl Session {
         self.calls.add(key, Request::UpdateLimits(request));
     }
 
-    /// Before it is registered it can have no executor.
+    /// Sends a message to an executor. A framework that is not registered yet can have none.
     fn message(&mut self, agent_id: String, executor_id: String, data: Vec<u8>) {
         if let Some(framework_id) = self.identity.framework_id.clone() {
             self.effects.push(Effect::Message(v1::MessageRequest {
@@ -156,7 +156,7 @@ impl Session {
         code: String,
         text: String,
     ) {
-        // Before the first subscription nothing was offered, so the id is there.
+        // Before the first subscription nothing was offered, so the id is set.
         let Some(framework_id) = self
             .identity
             .framework_id
@@ -188,7 +188,7 @@ impl Session {
     }
 
     fn update_framework(&mut self, key: CallKey, info: v1::FrameworkInfo) {
-        // From now on, or a resumed stream would take it back.
+        // Set immediately, or a resumed stream would undo the change.
         self.former_info = Some(std::mem::replace(&mut self.identity.info, info.clone()));
         let request = v1::UpdateFrameworkRequest {
             call: None,

@@ -11,10 +11,11 @@ use crate::failure::Refusal;
 use crate::leader::next_random;
 use crate::scheduler::{Outcome, SchedulerError, Subscription, is_terminal};
 
-/// Longest pause between two attempts to subscribe, in milliseconds.
+/// Maximum pause between two attempts to subscribe, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 1_000;
 
-/// What the scheduler says of itself, and what this SDK does for it.
+/// Returns the scheduler's description of its framework, with the capabilities that this SDK
+/// implements.
 pub(super) fn announcing(info: &v1::FrameworkInfo) -> v1::FrameworkInfo {
     let mut info = info.clone();
     let heartbeats = FrameworkCapability::Heartbeats.name();
@@ -28,7 +29,8 @@ impl Session {
     pub(super) fn subscribe(&mut self, now_ms: u64) {
         self.link += 1;
         self.is_subscribed = false;
-        // Offers of an unanswered accept as well: so nobody else is offered them meanwhile.
+        // Includes the offers of an unanswered accept, so that no other framework is offered them
+        // in the meantime.
         let (held, left_out) = self.offers.present(self.calls.used_offers());
         for offer_id in left_out {
             self.tell(Notice::Rescinded {
@@ -45,7 +47,8 @@ impl Session {
             filters: self.offers.filters(now_ms),
             cluster_id: self.cluster_id.clone(),
         };
-        // The first attempt goes at once; a master that takes streams and drops them is not hammered.
+        // The first attempt is immediate; the backoff protects a master that accepts streams and
+        // drops them.
         let pause_ms = match self.failures {
             0 => 0,
             failures => (10_u64 << failures.min(10)).min(LONGEST_PAUSE_MS),
@@ -88,7 +91,7 @@ impl Session {
         }
     }
 
-    /// A removal that was asked for is no error.
+    /// Ends the run; a requested removal is no error.
     fn end_or_torn_down(&mut self, error: SchedulerError) {
         let is_removed = matches!(error, SchedulerError::Removed(_));
         let teardowns = match is_removed {
@@ -97,7 +100,7 @@ impl Session {
         };
         let is_wanted = !teardowns.is_empty();
         for call in teardowns {
-            // The stream told of it before the answer came.
+            // The stream reported it before the answer came.
             self.answer(
                 call.key,
                 Vec::new(),

@@ -1,22 +1,23 @@
-//! What one call cannot hold, and is answered as not launched.
+//! The part of an accept that exceeds one call, and is answered as not launched.
 
 use argosy_state::command::{Position, Shape};
 use argosy_state::limits::{OPERATIONS_PER_ACCEPT, TASKS_PER_CALL};
 
 use crate::scheduler::driver::Operation;
 
-/// Tasks behind those that one call launches.
+/// Tasks beyond those that one call launches.
 #[derive(Debug, PartialEq)]
 pub(super) struct Surplus {
-    /// Of the whole call.
+    /// The shape of the whole call.
     pub(super) shape: Shape,
-    /// With their places in the whole call.
+    /// The tasks with their positions in the whole call.
     pub(super) tasks: Vec<(Position, String)>,
 }
 
 impl Surplus {
-    /// Takes away what is beyond the first tasks and operations that one call may have; `None` if there is nothing. A group
-    /// is never divided, and one that is first stays: only its masters can say what is wrong with one that is too large.
+    /// Removes everything beyond the first tasks and operations that one call may have; `None` if
+    /// there is nothing. A group is never divided. A first group always stays: only its masters can
+    /// report why one that is too large is invalid.
     pub(super) fn take(operations: &mut Vec<Operation>) -> Option<Self> {
         let shape: Shape = operations.iter().map(|one| one.tasks().len()).collect();
         let mut room = TASKS_PER_CALL;
@@ -87,7 +88,8 @@ mod tests {
         }
     }
 
-    /// How many tasks each operation that goes has, and which places the others have.
+    /// Returns the number of tasks of each operation that stays, and the positions of the removed
+    /// tasks.
     fn taken(mut operations: Vec<Operation>) -> (Vec<usize>, Vec<(u32, u32)>) {
         let surplus = Surplus::take(&mut operations);
         let kept = operations.iter().map(|one| one.tasks().len()).collect();
@@ -117,7 +119,7 @@ mod tests {
         let behind = vec![launch(255), group(2), launch(1)];
         let left = vec![(1, 0), (1, 1), (2, 0)];
         assert_eq!(taken(behind), (vec![255], left));
-        // Its masters say what is wrong with it.
+        // Its masters report why it is invalid.
         assert_eq!(taken(vec![group(300)]), (vec![300], vec![]));
     }
 

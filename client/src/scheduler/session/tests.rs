@@ -1,4 +1,4 @@
-//! The session core by itself: inputs in, effects compared.
+//! Tests of the session core alone: inputs in, effects compared.
 
 use argosy_proto::v1;
 use argosy_proto::versions::Versions;
@@ -15,7 +15,7 @@ struct World {
 }
 
 impl World {
-    /// Subscribed, with one offer "1.1" in hand.
+    /// Returns a subscribed session that holds offer "1.1".
     fn subscribed() -> Self {
         let identity = Identity {
             info: v1::FrameworkInfo {
@@ -518,7 +518,7 @@ fn an_answer_in_pages_is_delivered_whole_and_then_concluded() {
     let (again, second) = asked(&effects).unwrap();
     assert_eq!((again, second.page_token.as_str()), (serial, "b"));
     assert_eq!(second.next_number, first.next_number);
-    // An answer that is lost costs this page only.
+    // A lost answer costs this page only.
     let result = Err(CallError::NoMaster(NoMaster::default()));
     let effects = world.feed(Input::Reconciled { serial, result });
     assert_eq!(asked(&effects).unwrap().1, second);
