@@ -1,5 +1,5 @@
-//! The agent's loop: the one owner of the core. Awaits its inbox, the journal, the next deadline and the
-//! stop; performs effects in order.
+//! The agent's loop: the only owner of the core. Awaits its inbox, the journal, the next deadline
+//! and the stop; performs effects in order.
 
 use std::time::Duration;
 
@@ -23,31 +23,32 @@ use crate::metrics;
 use crate::reach::Reach;
 use crate::uplink::Uplink;
 
-/// Events looked at before the journal and the deadlines are looked at again.
+/// Maximum number of events that are handled before the journal and the deadlines are checked
+/// again.
 const TURN: usize = 256;
-/// How often metrics are published.
+/// The interval of metrics.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
-/// How long tasks may take to end when the operator wants them ended first.
+/// Timeout for the end of all tasks when the operator requests it before the stop.
 const END_ALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// What an agent is given rather than makes.
+/// The dependencies of an agent.
 pub struct Parts {
-    /// Where connections to its API come in.
+    /// The listener of its API.
     pub api: Listener,
-    /// Where its journal, containers and clocks are.
+    /// Its journal, containers and clocks.
     pub ground: Ground,
-    /// How to reach masters: the dialer and the seed of its choices.
+    /// The connector to masters: the dialer and the seed of its choices.
     pub connector: ConnectorConfig,
     /// Rendered at `/metrics`.
     pub metrics: Option<PrometheusHandle>,
-    /// Cancelled to have every task ended before the agent stops by itself.
+    /// Cancelled to request that every task ends before the agent stops by itself.
     pub end_tasks: CancellationToken,
 }
 
-/// Runs one agent until `stop`, or until it cannot go on; its tasks go on either way.
+/// Runs one agent until `stop`, or until it cannot continue; its tasks continue in either case.
 ///
 /// # Errors
-/// What kept it from starting, or made it stop: never a task, a master or a request.
+/// The reason why it could not start, or stopped: never a task, a master or a request.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     metrics::describe();
     let masters = Masters::new(&config.masters).map_err(|error| RunError::Config {
@@ -86,8 +87,8 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
     }
 }
 
-/// Runs the loop and the connection to the leader on a separate thread, so that heartbeats are answered while other
-/// threads of the agent are blocked.
+/// Runs the loop and the connection to the leader on a separate thread, so that heartbeats are
+/// answered while other threads of the agent are blocked.
 async fn on_its_own_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunError> {
     let failed = |source| RunError::Thread { source };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -100,7 +101,8 @@ async fn on_its_own_thread(agent: Agent, stop: CancellationToken) -> Result<(), 
     let _guard = stop.clone().drop_guard();
     let run = move || {
         let ended = runtime.block_on(agent.run(stop));
-        // Closes its connections before the caller goes on. Does not wait for look-ups of names that hang.
+        // Closes its connections before the caller continues. Does not wait for name lookups that
+        // hang.
         runtime.shutdown_background();
         // Fails only if the caller was dropped.
         let _ = told.send(ended);
@@ -125,7 +127,7 @@ struct Agent {
     helpers: JoinSet<Result<(), RunError>>,
     end_tasks: CancellationToken,
     ending: bool,
-    /// Held while it lives.
+    /// Held while it runs.
     _lock: Option<Lock>,
 }
 
@@ -133,7 +135,7 @@ impl Agent {
     async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
         let mut seen = Progress::default();
         if self.progress.borrow().is_full {
-            // Before anything of an earlier life is started.
+            // Before any container of an earlier run is started.
             seen = self.journal_moved(seen);
         }
         self.step(Input::Begin);
@@ -159,14 +161,15 @@ impl Agent {
                 () = sleep_until(give_up) => break Ok(()),
                 changed = self.progress.changed() => match changed {
                     Ok(()) => seen = self.journal_moved(seen),
-                    // The writer is gone: `close` below says why.
+                    // The writer has ended: `close` below returns the error.
                     Err(_) => break Ok(()),
                 },
                 count = self.events.recv_many(&mut turn, TURN) => {
                     if count == 0 {
                         break Ok(());
                     }
-                    // A request that the broker did not answer may have been performed: the next agent finds out.
+                    // A request that the broker did not answer may have been performed: the next
+                    // run determines that.
                     match self.has_lost_its_broker() {
                         true => turn.clear(),
                         false => turn.drain(..).for_each(|event| self.event(event)),
@@ -177,7 +180,7 @@ impl Agent {
                 ended = self.helpers.join_next() => match ended {
                     Some(Ok(Err(error))) => break Err(error),
                     Some(Ok(Ok(())) | Err(_)) | None => break Err(RunError::Api {
-                        source: std::io::Error::other("a part of the agent ended unasked"),
+                        source: std::io::Error::other("a background task of the agent ended unexpectedly"),
                     }),
                 },
             }
@@ -185,7 +188,7 @@ impl Agent {
         };
         self.helpers.abort_all();
         self.containers.stop().await;
-        // What was said last is on disk before the process ends.
+        // The last records are on disk before the process ends.
         self.journal.close().await?;
         stopped
     }
@@ -237,7 +240,7 @@ impl Agent {
                     said,
                 });
             }
-            // Whoever asked may have gone: then the answer is dropped.
+            // If the requester no longer waits, the answer is dropped.
             Event::Ask(Question::Task(key, answer)) => {
                 drop(answer.send(self.core.whereabouts(&key)));
             }
@@ -261,7 +264,7 @@ impl Agent {
         }
     }
 
-    /// What a master says, where somebody looks on.
+    /// Returns a copy of a master's message, if there is an observer.
     fn overheard(&self, input: &Input) -> Option<v1::ToAgent> {
         match (&self.onlooker, input) {
             (Some(_), Input::Message { link, message }) if self.uplink.has(*link) => {
@@ -271,7 +274,7 @@ impl Agent {
         }
     }
 
-    /// Returns what the core must hear at once.
+    /// Performs an effect. Returns an input that the core must handle immediately.
     fn perform(&mut self, effect: Effect) -> Option<Input> {
         match self.containers.perform(effect)? {
             Effect::Persist {

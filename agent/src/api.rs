@@ -20,26 +20,27 @@ use crate::paths::Paths;
 use crate::runner::Controls;
 use crate::statistics::Statistics;
 
-/// How long the loop may take to say what runs before metrics come without it.
+/// The time for which metrics wait for the loop's list of containers; then they are sent without
+/// it.
 const ASKING: Duration = Duration::from_secs(1);
 
-/// What every call needs.
+/// The state of every call.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) asker: Asker,
     pub(crate) statistics: Statistics,
-    /// Knows no container on a made-up host.
+    /// Contains no container on a simulated host.
     pub(crate) controls: Controls,
     pub(crate) exec: Door,
     pub(crate) access: Access,
-    /// Bounds the folders that are listed at a time: beyond it requests are refused.
+    /// Limits concurrent directory listings: further requests are refused.
     pub(crate) listings: Arc<Semaphore>,
     pub(crate) followers: files::Followers,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
-/// For the listings of one agent.
+/// Returns the semaphore for the listings of one agent.
 pub(crate) fn listings() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(files::LISTINGS))
 }
@@ -94,7 +95,7 @@ async fn standing(State(shared): State<Shared>) -> Response {
 async fn metrics(State(shared): State<Shared>) -> Response {
     let rendered = shared.metrics.map(|metrics| metrics.render());
     let mut text = rendered.unwrap_or_default();
-    // An agent that stops, or has more to do than it can, still tells of itself.
+    // An agent that is stopping or overloaded still reports its own metrics.
     let asked = tokio::time::timeout(ASKING, shared.asker.containers()).await;
     if let Ok(Some(containers)) = asked {
         text.push_str(&shared.statistics.exposition(containers).await);
@@ -102,7 +103,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-/// Healthy is an agent whose loop turns; whether a master knows it is `/v1/agent`'s to say.
+/// Reports that the agent's loop runs; `/v1/agent` reports whether it is registered.
 async fn health(State(shared): State<Shared>) -> Response {
     match shared.asker.standing().await {
         Some(_) => "ok\n".into_response(),
@@ -116,7 +117,7 @@ async fn unknown() -> Response {
     files::problem(StatusCode::NOT_FOUND, message)
 }
 
-/// A path that is there, and another method.
+/// Answers requests with a wrong method.
 async fn wrong_method(request: Request) -> Response {
     let message = format!("{} {}: use GET", request.method(), request.uri().path());
     files::problem(StatusCode::METHOD_NOT_ALLOWED, &message)

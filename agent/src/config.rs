@@ -1,4 +1,4 @@
-//! What an agent is told at its start, and what the rooms below it need of that.
+//! The configuration of an agent.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ use crate::runner::{Devices, NetworkSettings};
 use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::ImageSettings;
 
-/// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
+/// Default maximum size of a fetched file, in bytes: 8 GiB.
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
-/// How much of what was fetched is kept unless told otherwise, in bytes: 2 GiB, as in Mesos.
+/// Default size of the fetch cache, in bytes: 2 GiB, as in Mesos.
 pub const FETCH_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
-/// How long an executor may take to subscribe unless told otherwise, in milliseconds: a minute, as in Mesos.
+/// Default timeout of an executor's subscription, in milliseconds: a minute, as in Mesos.
 pub const EXECUTOR_REGISTRATION_TIMEOUT_MS: u64 = 60_000;
-/// Processes and threads of one task unless told otherwise.
+/// Default limit of the processes and threads of one task.
 pub const PIDS_MAX: u64 = 4_096;
 /// Default of `--default-mem`, in bytes.
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
@@ -39,22 +39,24 @@ pub const LARGEST_SIZES: Sizes = Sizes {
     tmp_bytes: Some(1024 * 1024 * 1024),
 };
 
-/// How much of the disk is kept free of the sandboxes of ended tasks unless told otherwise, in per cent.
+/// Default part of the disk that is kept free of the sandboxes of ended tasks, in per cent.
 pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
 
-/// How containers are confined.
+/// The isolation mode of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IsolationMode {
     /// The strongest that this host allows; never plain processes.
     #[default]
     Detect,
-    /// The default profile: users of its own, a view of the host's programs, few system calls. As root.
+    /// The default profile: user namespaces, a view of the host's programs, few system calls. As
+    /// root.
     Full,
-    /// Namespaces and cgroups alone: a task is a user of the host, and sees all of it. As root.
+    /// Only namespaces and cgroups: a task is a user of the host, and sees all of its files. As
+    /// root.
     Namespaces,
     /// Namespaces inside a user namespace, of the agent's own user.
     UserNamespaces,
-    /// Plain processes: confines nothing, and must be asked for by name.
+    /// Plain processes: no isolation. Must be requested explicitly.
     Processes,
 }
 
@@ -73,20 +75,20 @@ impl FromStr for IsolationMode {
     }
 }
 
-/// What keeps tasks that ask for `disk` from taking more of it.
+/// The method by which the disk limits of tasks are enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DiskEnforcement {
-    /// The agent looks again and again, and kills who has more.
+    /// The agent measures repeatedly, and kills tasks that exceed their limits.
     #[default]
     Measured,
-    /// A project quota of the agent's file system, which refuses more.
+    /// A project quota of the agent's file system, which refuses further writes.
     Quota,
-    /// A file system of its own for each, in a file behind a loop device.
+    /// A dedicated file system for each task, in a file behind a loop device.
     Loop,
 }
 
 impl DiskEnforcement {
-    /// As `--disk-enforcement` names it.
+    /// Returns the name that `--disk-enforcement` uses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -97,104 +99,108 @@ impl DiskEnforcement {
     }
 }
 
-/// How the root file system of a container with an image is made.
+/// The method by which the root file system of a container with an image is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImageRoots {
-    /// An overlay, or a copy if overlay mounts fail in containers on this host. The first such container decides.
+    /// An overlay, or a copy if overlay mounts fail in containers on this host. The first such
+    /// container decides.
     #[default]
     Detect,
-    /// An overlay mount over shared layers.
     Overlay,
     /// A copy of all layers. It counts towards the task's disk.
     Copy,
 }
 
-/// How one agent runs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its directory: journal, sandboxes, containers. Made if it is not there.
+    /// The directory for journal, sandboxes and containers. Created if it is missing.
     pub directory: PathBuf,
     /// API addresses of masters, `host:port`.
     pub masters: Vec<String>,
-    /// Its own API's address as others reach it, `host:port`.
+    /// The address of its own API for other hosts, `host:port`.
     pub address: String,
-    /// Of its host, for people.
+    /// The name of its host, for display.
     pub host_name: String,
-    /// The address that its tasks are told to listen at; `None` takes the host part of `address`.
+    /// The address at which its tasks should listen; `None` takes the host part of `address`.
     pub task_address: Option<String>,
-    /// What it gives; see [`crate::inventory::detect`].
+    /// The resources that it offers; see [`crate::inventory::detect`].
     pub resources: Resources,
-    /// Free text by which frameworks choose.
+    /// Free text by which frameworks select agents.
     pub attributes: BTreeMap<String, String>,
-    /// How containers are confined.
+    /// The isolation mode of containers.
     pub isolation: IsolationMode,
-    /// Start although limits cannot be enforced.
+    /// Whether it starts although limits cannot be enforced.
     pub allow_missing_controllers: bool,
-    /// Folders of the host of which, and below which, a task may ask to see; empty means none.
+    /// Host directories that tasks may request, with everything below them; empty means none.
     pub host_paths: Vec<PathBuf>,
-    /// Who may reach into its tasks by its API.
+    /// The permission for interactive access to tasks through its API.
     pub access: Access,
-    /// Host names that its API answers to in requests that could be those of web pages, beside those of `address`,
-    /// `host_name`, `localhost` and IP addresses.
+    /// Host names that its API accepts in requests that could come from web pages, in addition to
+    /// those of `address`, `host_name`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
-    /// A client of such a command, or of a task's own, that has said nothing for so long is gone.
+    /// The timeout after which a silent client of an interactive session is considered gone.
     pub session_silence: Duration,
-    /// What tasks may be let off of the default profile.
+    /// The security options that tasks may request.
     pub allowed_opt_outs: OptOuts,
-    /// The largest sizes that its tasks may ask for.
+    /// The largest sizes that its tasks may request.
     pub largest_sizes: Sizes,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
     pub seed: u64,
-    /// The largest file that is fetched for a task, in bytes.
+    /// Maximum size of a file that is fetched for a task, in bytes.
     pub fetch_limit_bytes: u64,
-    /// Tasks may fetch files of this host that are below one of these, and that their own user can read.
+    /// Directories of this host from which tasks may fetch files that their own user can read.
     pub fetch_folders: Vec<PathBuf>,
-    /// Servers that tasks may fetch from although they are this host's, the cluster's or metadata services.
+    /// Servers from which tasks may fetch although they belong to this host, to the cluster or to
+    /// metadata services.
     pub fetch_allow: Vec<FetchAllow>,
-    /// What tasks may connect to although it is the cluster's or knows the host's credentials.
+    /// Endpoints to which tasks may connect although they belong to the cluster or serve the host's
+    /// credentials.
     pub task_allow: Vec<TaskAllow>,
-    /// Ports that tasks cannot connect to, besides those of this agent and of its masters.
+    /// Ports to which tasks cannot connect, in addition to those of this agent and of its masters.
     pub task_deny: Vec<u16>,
-    /// The port on which the agent's API listens, if it is another one than that of `address`.
+    /// The port on which the agent's API listens, if it differs from that of `address`.
     pub api_port: Option<u16>,
-    /// How much of what was fetched is kept for other tasks, in bytes.
+    /// Maximum size of the shared fetch cache, in bytes.
     pub fetch_cache_bytes: u64,
-    /// URIs whose files stay among those: none makes room for another.
+    /// URIs whose files are never evicted from the cache.
     pub fetch_cache_pins: Vec<String>,
-    /// Processes and threads of one task; 0 means no limit.
+    /// Limit of the processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
     /// Memory limit of tasks that request no `mem`, in bytes; 0 means no limit.
     pub default_memory_bytes: u64,
-    /// Disk limit of tasks, and of executors with all their tasks, that request no `disk`, in bytes; 0 means no limit.
+    /// Disk limit of tasks, and of executors with all their tasks, that request no `disk`, in
+    /// bytes; 0 means no limit.
     pub default_disk_bytes: u64,
-    /// The largest file of each of a task's stdout and stderr before it is rotated, in bytes; at least 65,536.
+    /// The size at which each of a task's stdout and stderr is rotated, in bytes; at least 65,536.
     pub log_file_bytes: u64,
-    /// How many such files there are of each, the one that is being written included; 1 to 100.
+    /// Number of files of each stream, including the current one; 1 to 100.
     pub log_files: u32,
-    /// Where the operator keeps secrets for tasks, as `ROLE/NAME`; a folder that only the agent's user may enter. `None`:
-    /// there are none.
+    /// The operator's directory of secrets for tasks, as `ROLE/NAME`; only the agent's user may
+    /// have access. `None`: no secrets.
     pub secret_folder: Option<PathBuf>,
-    /// Sandboxes of ended tasks go, the oldest first, when less of the disk is free; in per cent.
+    /// The free part of the disk below which sandboxes of ended tasks are removed, the oldest
+    /// first; in per cent.
     pub sandbox_headroom_percent: u64,
-    /// Tasks that have more on the disk than they requested are evicted while less than this is free, in bytes; 0 means never.
-    /// `None`: 5 % of the disk, at most 1 GiB.
+    /// The free space below which tasks that exceed their disk requests are evicted, in bytes; 0
+    /// means never. `None`: 5 % of the disk, at most 1 GiB.
     pub disk_floor_bytes: Option<u64>,
-    /// What keeps tasks that ask for `disk` from taking more of it.
+    /// The method by which the disk limits of tasks are enforced.
     pub disk_enforcement: DiskEnforcement,
-    /// Where images come from, and how long they stay.
+    /// The sources of images, and their retention.
     pub images: ImageSettings,
-    /// How the root file system of a container with an image is made.
+    /// The method by which the root file system of a container with an image is created.
     pub image_roots: ImageRoots,
-    /// Devices of the host that tasks may have: what the items of the resource `devices` stand for.
+    /// Devices of the host that tasks may use: the devices of each item of the resource `devices`.
     pub devices: Devices,
-    /// Where containers with a network of their own are.
+    /// The settings of container networks.
     pub networks: NetworkSettings,
-    /// How long an executor may take to subscribe, after its start and after the end of a stream, in milliseconds.
+    /// Timeout of an executor's subscription, after its start and after the end of a stream, in
+    /// milliseconds.
     pub executor_registration_timeout_ms: u64,
 }
 
 impl Config {
-    /// A configuration with defaults for everything that has one.
+    /// Returns a configuration with all defaults.
     #[must_use]
     pub fn new(directory: PathBuf, masters: Vec<String>, address: String) -> Self {
         Self {
@@ -241,7 +247,8 @@ impl Config {
         }
     }
 
-    /// The mode that this host allows, and whether the default profile is part of it.
+    /// Returns the isolation mode that this host allows, and whether it includes the default
+    /// profile.
     pub(crate) fn isolation(&self) -> Result<(Isolation, bool), RunError> {
         let found = detect();
         let impossible = |mode, why: &String| RunError::Isolation {
@@ -262,11 +269,11 @@ impl Config {
                 Ok(()) => Ok((Isolation::UserNamespaces, false)),
                 Err(why) => Err(impossible("user-namespaces", why)),
             },
-            // Never less because of one setting of the kernel: a task would be a user of the host.
+            // Never weaker because of one kernel setting: a task would be a user of the host.
             IsolationMode::Detect if found.full.is_ok() => match &found.profile {
                 Ok(()) => Ok((Isolation::Full, true)),
                 Err(why) => {
-                    let remedy = "; to do without, say --isolation namespaces";
+                    let remedy = "; to run without it, set --isolation namespaces";
                     Err(impossible("full", &format!("{why}{remedy}")))
                 }
             },
@@ -277,19 +284,19 @@ impl Config {
                     .collect::<Vec<_>>()
                     .join("; ");
                 let remedy =
-                    "; to run plain processes, which confines nothing, say --isolation processes";
+                    "; to run plain processes without isolation, set --isolation processes";
                 impossible("full or user-namespaces", &(why + remedy))
             }),
         }
     }
 
-    /// The names that its API answers to.
+    /// Returns the host names that its API accepts.
     pub(crate) fn hosts(&self) -> Hosts {
         let own = [&self.address, &self.host_name];
         Hosts::new(own.into_iter().chain(&self.host_names))
     }
 
-    /// The address given to tasks.
+    /// Returns the address given to tasks.
     pub(crate) fn task_address(&self) -> String {
         let host = self
             .address
@@ -299,13 +306,13 @@ impl Config {
     }
 }
 
-/// What containers are made with.
+/// The settings for the creation of containers.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) address: String,
     pub(crate) task_address: String,
     pub(crate) isolation: Isolation,
-    /// The default profile is part of it.
+    /// Whether the isolation includes the default profile.
     pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
     pub(crate) secret_folder: Option<PathBuf>,
@@ -320,8 +327,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// A number that an adopter knows a launch by. Names are unique on this host, so this only keeps
-    /// agents of two directories apart.
+    /// Returns a number that identifies a launch at its adoption. Names are unique on this host, so
+    /// this only separates agents of two directories.
     pub(crate) fn nonce(&self, name: ContainerName) -> u64 {
         let parts = [name.instance.agent.0, name.instance.order.0, name.life];
         parts.into_iter().fold(self.seed, |mixed, part| {

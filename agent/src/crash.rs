@@ -1,7 +1,7 @@
-//! The steps of an agent, and of `content` within it, at which tests have it die: see [`argosy_isolation::crash`], which
-//! has those of containers.
+//! Crash points of an agent, and of `content` within it. Those of containers are in
+//! [`argosy_isolation::crash_points`].
 
-/// Named for what has just been done.
+/// Each is named after the step that precedes it.
 pub const STEPS: &[&str] = &[
     "begin.users-kept",
     "begin.networks-resumed",

@@ -1,4 +1,4 @@
-//! Descriptors that the runtime waits on.
+//! Descriptors in the event loop of the runtime.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -6,8 +6,9 @@ use std::os::fd::AsRawFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Has the runtime wait on a descriptor, which its owner keeps open and never exchanges: all that are given here are
-/// owners by type, and show the same one always. That is what the newer, unsafe constructor asks for.
+/// Registers a descriptor, which its owner keeps open and never exchanges: all callers pass owners
+/// by type, which always return the same descriptor. The newer, unsafe constructor requires exactly
+/// that.
 #[allow(
     deprecated,
     reason = "the replacement is unsafe, and unsafe code lives in isolation only"

@@ -1,5 +1,5 @@
-//! What an agent stands on: clocks, a journal, containers. This machine's, or those of a host that is made up
-//! for a simulation. Decides nothing.
+//! The environment of an agent: clocks, a journal, containers. It is this machine, or a simulated
+//! host. Makes no decisions.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,62 +34,64 @@ use crate::start::{self, Host};
 use crate::statistics::Statistics;
 use crate::{api, gc, metrics};
 
-/// Connections to an agent's API: masters that forward requests for files and commands, and readers of metrics.
+/// Maximum number of connections to an agent's API: from masters that forward requests for files
+/// and commands, and from readers of metrics.
 const API_CONNECTIONS: usize = 4_096;
 
-/// Where an agent's journal, containers and clocks are.
+/// The provider of an agent's journal, containers and clocks.
 pub enum Ground {
-    /// This machine, and the processes that an agent has there. What needs root is done by this process, if it is root.
+    /// This machine, and the agent's helper processes. This process performs operations that need
+    /// root, if it is root.
     Machine(HelperCommands),
-    /// This machine. What needs root is done by a broker.
+    /// This machine. A broker performs operations that need root.
     Divided(Link),
-    /// A made-up host.
+    /// A simulated host.
     MadeUp(MadeUp),
 }
 
-/// A host that is made up, for simulations.
+/// A simulated host: its boot, clocks, journal and containers.
 pub struct MadeUp {
-    /// Of its present boot.
+    /// The id of its present boot.
     pub boot_id: String,
-    /// Since then.
+    /// The time since that boot.
     pub boot_clock: BootClock,
     /// The time of day.
     pub wall: WallClock,
-    /// Holds the journal.
+    /// The disk with the journal.
     pub disk: MemoryDisk,
-    /// Its containers, given those that the journal knows: others are orphans, to be ended.
+    /// Creates its containers, given those that the journal knows: others are orphans, to be ended.
     pub containers: Box<dyn FnOnce(Teller, Vec<ContainerName>) -> Box<dyn Containers> + Send>,
-    /// Sees what passes between this agent and its master.
+    /// Observes the messages between this agent and its master.
     pub onlooker: Box<dyn Onlooker>,
 }
 
-/// Sees what an agent hears and says, and changes nothing.
+/// An observer of an agent's messages, which changes nothing.
 pub trait Onlooker: Send {
-    /// The agent is about to open a link, and to come back by name if it has one.
+    /// The agent is about to open a link, and to register again under its id if it has one.
     fn dials(&mut self);
 
-    /// A master said this; `is_obeyed` unless the agent ended the link for it.
+    /// The agent received this message; `is_obeyed` unless it ended the link because of it.
     fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool);
 
-    /// The agent says this to its master, now.
+    /// The agent sends this message to its master now.
     fn said(&mut self, message: &v1::FromAgent);
 }
 
-/// Carries out what the core wants done to containers, and tells it what happened.
+/// The containers of a host: performs the effects of the core, and reports events to it.
 pub trait Containers: Send {
-    /// Performs an effect that concerns containers; hands others back.
+    /// Performs an effect that concerns containers; returns all others.
     fn perform(&mut self, effect: Effect) -> Option<Effect>;
 
-    /// Lets go of every container; none of them notices.
+    /// Releases every container; all of them continue to run.
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
-/// Milliseconds since the host booted, as the core counts time. Cheap to clone.
+/// Milliseconds since the host booted, the time base of the core. Cheap to clone.
 #[derive(Clone)]
 pub struct BootClock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl BootClock {
-    /// Whatever `now` says.
+    /// Returns a clock that shows the results of `now`.
     pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
@@ -105,19 +107,19 @@ impl fmt::Debug for BootClock {
     }
 }
 
-/// How containers tell the agent's loop what happened. Cheap to clone.
+/// The channel of containers to the agent's loop. Cheap to clone.
 #[derive(Clone)]
 pub struct Teller(pub(crate) mpsc::Sender<Event>);
 
 impl Teller {
-    /// Waits while the loop has much to do.
+    /// Waits while the loop is busy.
     pub async fn tell(&self, input: Input) {
-        // The loop is gone only when the agent stops: then the next life finds out by itself.
+        // The loop ends only when the agent stops: then the next run discovers the state itself.
         let _ = self.0.send(Event::Core(input)).await;
     }
 }
 
-/// What an agent has when it has found its feet.
+/// The result of opening an environment.
 pub(crate) struct Footing {
     pub(crate) facts: Facts,
     pub(crate) setup: Setup,
@@ -125,17 +127,17 @@ pub(crate) struct Footing {
     pub(crate) containers: Box<dyn Containers>,
     pub(crate) clock: BootClock,
     pub(crate) onlooker: Option<Box<dyn Onlooker>>,
-    /// What its tasks cannot connect to.
+    /// The endpoints to which its tasks cannot connect.
     pub(crate) reach: Reach,
-    /// `None` on a made-up host.
+    /// `None` on a simulated host.
     pub(crate) broker: Option<Broker>,
-    /// What goes on beside the loop. None of it ends before the agent does.
+    /// Background tasks next to the loop. None of them ends before the agent does.
     pub(crate) helpers: JoinSet<Result<(), RunError>>,
-    /// Held while the agent lives.
+    /// Held while the agent runs.
     pub(crate) lock: Option<Lock>,
 }
 
-/// What the agent shows of itself, and where.
+/// The agent's HTTP surface.
 pub(crate) struct Front {
     pub(crate) api: Listener,
     pub(crate) metrics: Option<PrometheusHandle>,
@@ -156,14 +158,14 @@ impl Ground {
     }
 }
 
-/// Who does what needs root.
+/// The process that performs operations that need root.
 enum Root {
     Here(HelperCommands),
     Elsewhere(Link),
 }
 
 impl Root {
-    /// What tells of a broker's end comes with it.
+    /// Opens the access to these operations. The result includes a notification of a broker's end.
     fn open(
         self,
         config: &Config,
@@ -185,7 +187,7 @@ impl Root {
 async fn end_with(broker: oneshot::Receiver<String>) -> Result<(), RunError> {
     let how = broker.await;
     let how = how.unwrap_or_else(|_| "has ended".to_owned());
-    let why = format!("the broker of this agent, which does what needs root, {how}");
+    let why = format!("the broker of this agent, which performs operations that need root, {how}");
     Err(RunError::Broker { why })
 }
 
@@ -243,7 +245,7 @@ fn on_machine(
     })
 }
 
-/// Serves the API, and makes room now and then.
+/// Serves the API, and collects garbage at intervals.
 fn help(
     config: &Config,
     front: Front,
@@ -270,7 +272,7 @@ fn help(
     helpers
 }
 
-/// Makes room now and then.
+/// Collects garbage at intervals.
 fn tidy(
     helpers: &mut JoinSet<Result<(), RunError>>,
     runner: &Runner,
@@ -294,7 +296,7 @@ fn tidy(
     });
 }
 
-/// Serves the agent's API, with bounds for what its peers may hold.
+/// Serves the agent's API, with limits on its connections.
 pub(crate) fn serve(
     listener: Listener,
     hosts: Hosts,

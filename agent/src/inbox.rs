@@ -1,4 +1,4 @@
-//! What reaches the agent's loop: happenings, the next link, and questions from the API.
+//! The inbox of the agent's loop: events, the next link, and questions from the API.
 
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
@@ -7,60 +7,58 @@ use tokio::sync::{mpsc, oneshot};
 use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
 use crate::executors::ExecutorSender;
 
-/// Events that may wait for the loop. When full, whoever sends waits: streams are read later,
-/// supervisors keep what they have to say, questions take longer.
+/// Capacity of the inbox. When it is full, senders wait: streams are read later, supervisors keep
+/// their notices, questions take longer.
 pub(crate) const WAITING: usize = 4_096;
 
-/// One thing for the loop to look at.
+/// One event for the loop.
 pub(crate) enum Event {
-    /// For the core.
+    /// An input for the core.
     Core(Input),
     /// A stream is open.
     Linked {
-        /// Its number.
         link: u64,
-        /// Into it.
+        /// The channel into the stream.
         sender: mpsc::Sender<v1::FromAgent>,
-        /// The master at the other end.
+        /// The address of the master.
         address: String,
     },
-    /// An executor has shown its token on a new stream.
+    /// An executor has presented its token on a new stream.
     ExecutorLinked {
-        /// Which executor.
         instance: Instance,
-        /// Counts the streams of all executors.
+        /// The number of the stream, over all executors.
         connection: u64,
-        /// Into it.
+        /// The channel into the stream.
         sender: ExecutorSender,
-        /// What it said first.
+        /// Its first message.
         said: ExecutorSaid,
     },
-    /// Somebody wants to know something.
+    /// A question of the API.
     Ask(Question),
 }
 
-/// A question; the answer is dropped if nobody waits any more.
+/// A question; the answer is dropped if the requester no longer waits.
 pub(crate) enum Question {
-    /// Where a task's newest instance is, and whether it has ended.
+    /// The location of a task's newest instance, and whether it has ended.
     Task(TaskKey, oneshot::Sender<TaskView>),
     /// All containers.
     Containers(oneshot::Sender<Vec<ContainerView>>),
-    /// Whether this agent is registered, and as what.
+    /// Whether this agent is registered, and under which id.
     Standing(oneshot::Sender<Standing>),
 }
 
-/// What the loop knows of a task.
+/// The loop's state of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TaskView {
-    /// Under whose name its sandboxes are: its own, or its executor's.
+    /// The name of the directory with its sandboxes: its own, or its executor's.
     pub(crate) home: TaskKey,
-    /// Where it is; `None` if it is not held.
+    /// Its container; `None` if it is not held.
     pub(crate) container: Option<ContainerName>,
-    /// Whether no more output will come.
+    /// Whether no more output will follow.
     pub(crate) ended: bool,
 }
 
-/// One container, for people.
+/// One container, for display.
 #[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct ContainerView {
     pub(crate) container: String,
@@ -70,38 +68,39 @@ pub(crate) struct ContainerView {
     pub(crate) state: &'static str,
     pub(crate) pid: Option<i32>,
     pub(crate) held: bool,
-    /// What its checks have told last; nothing without checks.
+    /// The last reported results of its checks; empty without checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) healthy: Option<Told>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ready: Option<Told>,
-    /// Whom it runs, if it is an executor's.
+    /// The tasks that it runs, if it is an executor's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tasks: Vec<String>,
     #[serde(skip)]
     pub(crate) name: ContainerName,
-    /// The name of what it has in common with others.
+    /// The name of the shared resources of its group.
     #[serde(skip)]
     pub(crate) group: Option<ContainerName>,
 }
 
-/// What a check has told last.
+/// The last reported result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Told {
-    /// Whether all is well.
+    /// Whether the check passed.
     passed: bool,
-    /// Since when that is so, in milliseconds since 1970; `None` if an older release has told it.
+    /// The time since which this holds, in milliseconds since 1970; `None` if an older release has
+    /// reported it.
     since_ms: Option<i64>,
 }
 
 impl Told {
-    /// `None` if nothing is known.
+    /// Returns `None` if nothing is known.
     pub(crate) fn of(passed: Option<bool>, since_ms: Option<i64>) -> Option<Self> {
         passed.map(|passed| Self { passed, since_ms })
     }
 }
 
-/// How the agent stands with the masters.
+/// The agent's registration with the masters.
 #[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct Standing {
     pub(crate) agent_id: Option<String>,
@@ -112,7 +111,7 @@ pub(crate) struct Standing {
     pub(crate) tasks: usize,
 }
 
-/// How to ask the loop.
+/// A sender of questions to the loop.
 #[derive(Clone)]
 pub(crate) struct Asker(mpsc::Sender<Event>);
 
@@ -121,17 +120,17 @@ impl Asker {
         Self(inbox)
     }
 
-    /// `None` when the agent stops.
+    /// Returns `None` when the agent stops.
     pub(crate) async fn task(&self, key: TaskKey) -> Option<TaskView> {
         self.ask(|answer| Question::Task(key, answer)).await
     }
 
-    /// `None` when the agent stops.
+    /// Returns `None` when the agent stops.
     pub(crate) async fn containers(&self) -> Option<Vec<ContainerView>> {
         self.ask(Question::Containers).await
     }
 
-    /// `None` when the agent stops.
+    /// Returns `None` when the agent stops.
     pub(crate) async fn standing(&self) -> Option<Standing> {
         self.ask(Question::Standing).await
     }

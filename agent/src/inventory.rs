@@ -1,4 +1,4 @@
-//! What this host can give: processors, memory, disk, ports.
+//! Detection of the host's resources: processors, memory, disk, ports.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -7,17 +7,17 @@ use argosy_state::resources::Resources;
 
 use crate::error::RunError;
 
-/// Memory left to the host, in MiB, or half of all if that is less. Mesos keeps the same back.
+/// Memory reserved for the host, in MiB, or half of all if that is less. Mesos reserves the same.
 const MEMORY_RESERVE_MIB: u64 = 1_024;
-/// Disk left to the host, in MiB, or half of all if that is less. Mesos keeps the same back.
+/// Disk reserved for the host, in MiB, or half of all if that is less. Mesos reserves the same.
 const DISK_RESERVE_MIB: u64 = 5 * 1_024;
-/// Ports offered unless told otherwise; the range that Mesos offers.
+/// Default ports; the range that Mesos offers.
 const PORTS: &str = "31000-32000";
 
-/// Looks at the host that `directory` is on: `cpus`, `mem` and `disk` in MiB, `ports`.
+/// Detects the resources of the host with `directory`: `cpus`, `mem` and `disk` in MiB, `ports`.
 ///
 /// # Errors
-/// If the host does not tell.
+/// If the host does not report them.
 pub fn detect(directory: &Path) -> Result<Resources, RunError> {
     let cpus = std::thread::available_parallelism().map_err(|source| RunError::Host {
         path: PathBuf::from("/proc/self/status"),
@@ -33,7 +33,7 @@ fn keep_back(total: u64, reserve: u64) -> u64 {
     total.saturating_sub(reserve.min(total / 2))
 }
 
-/// Of the host, or of the memory cgroup that the agent itself is confined to.
+/// Returns the memory of the host, or of the memory cgroup that limits the agent itself.
 fn memory_mib() -> Result<u64, RunError> {
     let path = PathBuf::from("/proc/meminfo");
     let text = fs::read_to_string(&path).map_err(|source| RunError::Host {

@@ -1,8 +1,9 @@
-//! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
+//! The agent: the tasks of one host, their updates, journal and sandboxes. Makes no decisions for
+//! the cluster.
 //!
-//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `broker`, `sandbox`, `reach`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
-//! `config`.
+//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`,
+//! `environment`, `agent` (the loop), then `broker`, `sandbox`, `reach`, `disk`, `gc`,
+//! `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`.
 
 mod agent;
 mod api;

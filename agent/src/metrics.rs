@@ -1,11 +1,12 @@
-//! Names and meanings of the agent's metrics; values are set where things happen, and here once a second.
+//! Names and descriptions of the agent's metrics; other modules set their values, and this one does
+//! once a second.
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
 use crate::core::{Record, wire};
 use crate::inbox::{ContainerView, Standing};
 
-/// Tells the recorder what each name means.
+/// Registers the descriptions of all metrics.
 pub(crate) fn describe() {
     argosy_proto::server::describe();
     describe_gauge!(
@@ -15,7 +16,7 @@ pub(crate) fn describe() {
     describe_gauge!("argosy_agent_epoch", "Highest epoch seen.");
     describe_gauge!(
         "argosy_agent_broker_responds",
-        "1 while the process that has kept root answers, 0 once a heartbeat has gone unanswered for ten seconds. Not there if the agent is not divided."
+        "1 while the broker answers, 0 once a heartbeat has gone unanswered for ten seconds. Missing if the agent has no broker."
     );
     describe_counter!(
         "argosy_agent_reconnects_total",
@@ -37,7 +38,7 @@ pub(crate) fn describe() {
     describe_disks();
     describe_counter!(
         "argosy_agent_checks_total",
-        "Times that a check was made, by what is checked and how it is asked, and by result: passed, failed, timed_out."
+        "Probes of checks, by check, by kind of probe, and by result: passed, failed, timed_out."
     );
     describe_counter!(
         "argosy_agent_health_kills_total",
@@ -47,7 +48,7 @@ pub(crate) fn describe() {
     describe_fetches();
     describe_gauge!(
         "argosy_agent_exec_sessions",
-        "Commands that were let into tasks and whose clients are there."
+        "Exec sessions with a connected client."
     );
     describe_gauge!(
         "argosy_agent_attach_sessions",
@@ -59,7 +60,7 @@ pub(crate) fn describe() {
     );
     describe_counter!(
         "argosy_agent_journal_damages_total",
-        "Parts of the journal that were found damaged at a start; the log says where."
+        "Damaged parts of the journal that were found at a start; the log has their offsets."
     );
     describe_gauge!(
         "argosy_agent_limits_enforced",
@@ -67,11 +68,11 @@ pub(crate) fn describe() {
     );
 }
 
-/// What becomes of tasks and of the journal when disks are full.
+/// Describes the metrics of full disks.
 fn describe_disks() {
     describe_counter!(
         "argosy_agent_disk_kills_total",
-        "Containers that had more on the disk than they may."
+        "Containers killed for exceeding their disk limit."
     );
     describe_counter!(
         "argosy_agent_disk_evictions_total",
@@ -83,24 +84,24 @@ fn describe_disks() {
     );
     describe_gauge!(
         "argosy_agent_journal_full",
-        "1 while the disk has no space for the journal but what is reserved; no task is started then."
+        "1 while the disk has no space for the journal but the reserve; no task is started then."
     );
 }
 
-/// What is made good after a crash, or while a part of a host hangs.
+/// Describes the metrics of recoveries after a crash, and of hanging parts of a host.
 fn describe_recoveries() {
     describe_counter!(
         "argosy_agent_orphans_removed_total",
-        "Containers removed that no journal knew."
+        "Orphaned containers that were removed."
     );
     describe_gauge!(
         "argosy_agent_unresolved",
-        "What an earlier life of the agent left and it cannot deal with yet: orphans (containers that do not end) and \
-         networks (1 while those of earlier containers cannot be taken up). The log says why."
+        "Remains of an earlier run of the agent that it cannot resolve yet: orphans (containers that do not end) and \
+         networks (1 while those of earlier containers cannot be adopted). The log has the reason."
     );
     describe_counter!(
         "argosy_agent_launchers_replaced_total",
-        "Launchers that were replaced because they took no requests."
+        "Launchers that were replaced because they accepted no requests."
     );
     describe_counter!(
         "argosy_agent_forced_kills_total",
@@ -111,7 +112,7 @@ fn describe_recoveries() {
 fn describe_fetches() {
     describe_counter!(
         "argosy_agent_content_services_replaced_total",
-        "Processes that ask servers and registries which were lost or said nothing, and were replaced."
+        "Content services that ended or did not respond, and were replaced."
     );
     describe_counter!(
         "argosy_agent_fetch_cache_hits_total",
@@ -119,23 +120,23 @@ fn describe_fetches() {
     );
     describe_counter!(
         "argosy_agent_fetch_cache_misses_total",
-        "Files for tasks that were downloaded to be kept in the cache."
+        "Files that were downloaded into the fetch cache."
     );
     describe_counter!(
         "argosy_agent_fetch_cache_passed_by_total",
-        "Files that were downloaded and not kept, since what is pinned or in use left no room for them."
+        "Files that were downloaded and not cached, since pinned and used files left no space for them."
     );
     describe_gauge!(
         "argosy_agent_fetch_cache_bytes",
-        "What the cache of fetched files holds."
+        "Size of the files in the fetch cache."
     );
     describe_gauge!(
         "argosy_agent_fetch_cache_pinned_bytes",
-        "What of it the operator has pinned, so that it makes no room for others."
+        "Size of the pinned files in the fetch cache, which are never evicted."
     );
 }
 
-/// Says which limits are kept.
+/// Sets which limits are enforced.
 pub(crate) fn limits_enforced(missing: &[String]) {
     for controller in ["cpu", "memory", "pids"] {
         let kept = !missing.iter().any(|name| name == controller);
@@ -144,7 +145,7 @@ pub(crate) fn limits_enforced(missing: &[String]) {
     }
 }
 
-/// Counts what a new record of the journal tells.
+/// Counts a new record of the journal.
 pub(crate) fn recorded(record: &Record) {
     match record {
         Record::Updated { update, .. } if wire::is_unhealthy(update) => {
@@ -154,7 +155,7 @@ pub(crate) fn recorded(record: &Record) {
     }
 }
 
-/// Publishes the loop's present view.
+/// Publishes the loop's present state.
 pub(crate) fn publish(standing: &Standing, containers: &[ContainerView]) {
     gauge!("argosy_agent_registered").set(f64::from(u8::from(standing.registered)));
     // Epochs are log indexes: far below 2^53.

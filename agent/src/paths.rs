@@ -1,27 +1,30 @@
-//! Where an agent keeps what: the one drawing of its directory.
+//! Layout of an agent's directory, the only definition of its paths.
 //!
 //! ```text
 //! <directory>/                      of one agent, on a local disk
-//!   lock                            held by the living agent; its process id inside
+//!   lock                            held by the running agent; contains its process id
 //!   journal                         orders taken, handles, updates: see `journal`
-//!   journal.next                    a compacted journal in the making; worth nothing until renamed
-//!   containers/<container>/         hand-off between agents and a supervisor: see argosy_isolation
-//!   executors/<container>/          socket and token by which an executor meets its agent; the container sees it
+//!   journal.next                    a compacted journal in progress; unused until it is renamed
+//!   containers/<container>/         state directory shared by agents and a supervisor: see
+//!                                   argosy_isolation
+//!   executors/<container>/          socket and token of an executor; mounted in the container
 //!   sandboxes/<framework>/<task>/<container>/
 //!                                   working directory of one instance: fetched files, stdout, stderr
 //!   sandboxes/<framework>/<task>/<container>.output
-//!                                   which bytes of stdout and stderr are in which file, once they were rotated
-//!   disks/<container>/              the file system of a container's own, if it has one: see argosy_isolation
+//!                                   map of rotated files to bytes of stdout and stderr
+//!   disks/<container>/              dedicated file system of a container, if it has one: see
+//!                                   argosy_isolation
 //!   groups/<framework>/<group>/<agent>-<order>-0/
-//!                                   the folder that the tasks of a group share, named by the order of the first
-//!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
-//!   images/                         images and their layers, and which containers hold them: see argosy_content
-//!   network-prefix6                 what the IPv6 addresses of its containers begin with, if it was generated
-//!   probe/                          of a container that tells whether this host gives containers overlays
-//!   cni/<container>.json            what CNI plugins were told for a container, to have them take it back
+//!                                   directory that the tasks of a group share; the order is the first
+//!   cache/<digest of URI>           fetch cache; the time of a file is that of its last use
+//!   images/                         images, their layers, and the containers that hold them: see
+//!                                   argosy_content
+//!   network-prefix6                 IPv6 prefix of its containers, if it was generated
+//!   probe/                          the container that probes this host for overlay support
+//!   cni/<container>.json            input of CNI plugins for a container, for its release
 //! ```
-//! `<container>` is `<agent>-<order>-<life>`: it never names two starts, even when an agent registers
-//! anew and its orders count from 1 again.
+//! `<container>` is `<agent>-<order>-<life>`: agent id, order, and number of the agent's run. It
+//! never names two starts, even when an agent registers again and its orders count from 1 again.
 
 use std::path::{Path, PathBuf};
 
@@ -36,7 +39,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The drawing, rooted at `directory`.
+    /// Returns the layout with the root `directory`.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
         Self {
@@ -44,67 +47,67 @@ impl Paths {
         }
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Held by the living agent.
+    /// Returns the lock of the running agent.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
     }
 
-    /// The generated IPv6 prefix of containers.
+    /// Returns the file with the generated IPv6 prefix of containers.
     #[must_use]
     pub fn network_prefix6(&self) -> PathBuf {
         self.root.join("network-prefix6")
     }
 
-    /// The journal.
+    /// Returns the journal.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")
     }
 
-    /// A compacted journal in the making.
+    /// Returns the compacted journal in progress.
     #[must_use]
     pub fn journal_next(&self) -> PathBuf {
         self.root.join("journal.next")
     }
 
-    /// All hand-off folders.
+    /// Returns the parent of all state directories.
     #[must_use]
     pub fn containers(&self) -> PathBuf {
         self.root.join("containers")
     }
 
-    /// The hand-off folder of one container.
+    /// Returns the state directory of one container.
     #[must_use]
     pub fn container(&self, name: ContainerName) -> PathBuf {
         self.containers().join(name.to_string())
     }
 
-    /// Where executors meet their agent.
+    /// Returns the parent of the directories of executor sockets.
     #[must_use]
     pub fn executor_places(&self) -> PathBuf {
         self.root.join("executors")
     }
 
-    /// Where the executor in this container meets its agent.
+    /// Returns the directory with the socket of the executor in this container.
     #[must_use]
     pub fn executor(&self, name: ContainerName) -> PathBuf {
         self.executor_places().join(name.to_string())
     }
 
-    /// All sandboxes.
+    /// Returns the parent of all sandboxes.
     #[must_use]
     pub fn sandboxes(&self) -> PathBuf {
         self.root.join("sandboxes")
     }
 
-    /// The sandboxes of all instances of one task.
+    /// Returns the parent of the sandboxes of one task.
     #[must_use]
     pub fn task(&self, key: &TaskKey) -> PathBuf {
         self.sandboxes()
@@ -112,43 +115,44 @@ impl Paths {
             .join(key.task.as_str())
     }
 
-    /// The sandbox of one container.
+    /// Returns the sandbox of one container.
     #[must_use]
     pub fn sandbox(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(name.to_string())
     }
 
-    /// Beside the sandbox of one container, where it cannot reach: which bytes of its output are in which file.
+    /// Returns the record that maps rotated files of one container's output to offsets, next to its
+    /// sandbox, where the task cannot access it.
     #[must_use]
     pub fn output_record(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(format!("{name}.output"))
     }
 
-    /// Of a container that tells whether this host gives containers overlays.
+    /// Returns the directory of the container that probes for overlay support.
     #[must_use]
     pub fn probe(&self) -> PathBuf {
         self.root.join("probe")
     }
 
-    /// All file systems of containers.
+    /// Returns the parent of all file systems of containers.
     #[must_use]
     pub fn disks(&self) -> PathBuf {
         self.root.join("disks")
     }
 
-    /// The file system of one container.
+    /// Returns the file system of one container.
     #[must_use]
     pub fn disk(&self, name: ContainerName) -> PathBuf {
         self.disks().join(name.to_string())
     }
 
-    /// All folders of groups.
+    /// Returns the parent of all group directories.
     #[must_use]
     pub fn groups(&self) -> PathBuf {
         self.root.join("groups")
     }
 
-    /// The folder that the tasks of a group share.
+    /// Returns the directory that the tasks of a group share.
     #[must_use]
     pub fn group(&self, framework: FrameworkId, group: &GroupId, name: ContainerName) -> PathBuf {
         self.groups()
@@ -157,19 +161,19 @@ impl Paths {
             .join(name.to_string())
     }
 
-    /// Fetched files that are kept.
+    /// Returns the fetch cache.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
     }
 
-    /// A file for each container in a network of CNI plugins.
+    /// Returns the directory with a file for each container with a CNI network.
     #[must_use]
     pub fn cni_records(&self) -> PathBuf {
         self.root.join("cni")
     }
 
-    /// All that is kept of images.
+    /// Returns the image store.
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.root.join("images")

@@ -1,5 +1,5 @@
-//! What this agent's tasks, and what fetches for them, cannot connect to: the ports of the cluster, and the services from
-//! which the host has its credentials, unless the operator opens them.
+//! Endpoints to which this agent's tasks, and their fetches, cannot connect: the ports of the
+//! cluster, and the services that serve the host's credentials, unless the operator opens them.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use argosy_proto::CLUSTER_PORTS;
 use crate::broker::{Broker, ClosedReach};
 use crate::config::Config;
 
-/// Something that tasks may connect to although it is the cluster's or the host's: one `--task-allow`.
+/// A cluster or host endpoint to which tasks may connect: one `--task-allow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TaskAllow {
     /// This port, at every address.
@@ -29,17 +29,18 @@ impl FromStr for TaskAllow {
         }
         let port = text.parse().ok().filter(|port| *port > 0);
         port.map(Self::Port).ok_or_else(|| {
-            format!("{text:?} is no port; write a number from 1 to 65535, or metadata")
+            format!("{text:?} is not a port; write a number from 1 to 65535, or metadata")
         })
     }
 }
 
-/// What is closed, and to which control groups.
+/// The closed endpoints, and the cgroups to which they are closed.
 pub(crate) struct Reach {
-    /// Closes it. `None` where nothing is closed.
+    /// Closes endpoints. `None` if nothing is closed.
     broker: Option<Broker>,
     allowed: BTreeSet<TaskAllow>,
-    /// What `--fetch-allow` says: the service itself judges addresses by it, this is the wall behind that.
+    /// The settings of `--fetch-allow`: the service itself checks addresses against them, this is
+    /// the second isolation layer.
     fetch_allow: Vec<FetchAllow>,
     /// The registries of `--insecure-registry`.
     registries: Vec<InsecureRegistry>,
@@ -47,7 +48,7 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// As the operator has it.
+    /// Returns the settings of the operator.
     pub(crate) fn new(config: &Config, broker: Option<Broker>) -> Self {
         let mut ports: BTreeSet<u16> = CLUSTER_PORTS.collect();
         ports.extend(config.api_port);
@@ -63,7 +64,7 @@ impl Reach {
         }
     }
 
-    /// A master serves at this address: its port is closed from now on, whatever `--masters` says.
+    /// Adds a master's address: its port is closed from now on, whatever `--masters` contains.
     pub(crate) fn learn(&mut self, master: &str) {
         let is_new = port(master).is_some_and(|port| self.ports.insert(port));
         let Some(broker) = self.broker.clone().filter(|_| is_new) else {
@@ -71,7 +72,7 @@ impl Reach {
         };
         let (tasks, content) = (self.closed(), self.closed_to_content());
         let master = master.to_owned();
-        // A request waits for others, and the agent's loop for none.
+        // The request waits for others, and the agent's loop must not wait.
         let close = move || {
             if let Err(why) = broker.close_reach(tasks, content) {
                 tracing::warn!(why, master, "tasks can connect to this master's port");
@@ -93,8 +94,9 @@ impl Reach {
 }
 
 impl Reach {
-    /// A port that the operator opens is open at every address here, and a network opens all: programs that knew
-    /// addresses, too, would say again what the service says.
+    /// Returns the endpoints closed to the content service. A port that the operator opens is open
+    /// at every address here, and a network opens all ports: a filter by addresses would duplicate
+    /// the check of the service.
     pub(crate) fn closed_to_content(&self) -> ClosedReach {
         let registries = || self.registries.iter().map(InsecureRegistry::server);
         let is_open = |port: &u16| {
@@ -111,13 +113,13 @@ impl Reach {
                 .copied()
                 .filter(|port| !is_open(port))
                 .collect(),
-            // Most registries are elsewhere: one of them opens nothing that it does not need.
+            // Most registries are elsewhere: such a registry opens nothing that it does not need.
             metadata: self.fetch_allow.is_empty() && !registries().any(FetchAllow::is_at_metadata),
         }
     }
 }
 
-/// Of `host:port`.
+/// Returns the port of `host:port`.
 fn port(address: &str) -> Option<u16> {
     address.rsplit_once(':')?.1.parse().ok()
 }
@@ -157,7 +159,7 @@ mod tests {
             (closed.ports, closed.metadata)
         };
         let all = vec![5_050, 5_051, 5_052, 6_050, 6_051, 7_051];
-        // Tasks and what fetches for them are opened apart.
+        // Endpoints are opened separately for tasks and for their fetches.
         config.task_allow = vec!["5051".parse().unwrap(), "metadata".parse().unwrap()];
         assert_eq!(closed(&config), (all, true));
         config.fetch_allow = vec!["files.example:6050".parse().unwrap()];

@@ -1,4 +1,4 @@
-//! Working directories of tasks: made before a start, one for each instance.
+//! Sandboxes: working directories of tasks, created before a start, one for each instance.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -12,27 +12,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::broker::Above;
 
-/// Why a sandbox cannot be made.
+/// The reason why a sandbox cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
-    /// The folder could not be made.
+    /// The directory could not be created.
     #[error(
         "cannot make the sandbox {path}: {source}; {}",
         remedy::of_failed_write(source)
     )]
     Make { path: PathBuf, source: io::Error },
-    /// A host path is not one that tasks may see.
+    /// Tasks may not use the host path.
     #[error("host_paths {path:?} is not allowed here: {rule}")]
     HostPath { path: String, rule: String },
 }
 
-/// Makes the folder, for its user alone. One that is there already is taken.
+/// Creates the directory, accessible only to its user. An existing one is reused.
 pub(crate) fn make(path: &Path, owner: Option<&User>, above: Above) -> Result<(), SandboxError> {
     let failed = |source| SandboxError::Make {
         path: path.to_owned(),
         source,
     };
-    // The task's user must be able to pass through the folders above.
+    // The task's user must be able to traverse the directories above.
     let parent = path.parent().unwrap_or(path);
     above.make(parent).map_err(failed)?;
     match DirBuilder::new().mode(0o750).create(path) {
@@ -50,17 +50,18 @@ pub(crate) fn make(path: &Path, owner: Option<&User>, above: Above) -> Result<()
     }
 }
 
-/// What is known of the container that is to see host paths.
+/// The properties of the container that uses host paths.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Viewer {
-    /// It has a view of its own, not the host's.
+    /// Whether it has its own view of the file system, not the host's.
     pub(crate) is_confined: bool,
-    /// Somebody in it is, or may become, root of the container.
+    /// Whether a process in it is, or may become, root of the container.
     pub(crate) may_be_root: bool,
 }
 
-/// Judges host paths by what the operator allows, and returns how the container sees them. One that has a name in the
-/// sandbox is seen at the host's path, to which that name becomes a link.
+/// Checks host paths against the operator's settings, and returns their mounts in the container. A
+/// path with a name in the sandbox is mounted at the host's path, and that name becomes a link to
+/// it.
 pub(crate) fn host_paths(
     sandbox: &Path,
     wanted: &[v1::HostPath],
@@ -93,7 +94,7 @@ fn refused(wanted: &v1::HostPath, rule: impl Into<String>) -> SandboxError {
     }
 }
 
-/// The path without links, which is below one that the operator allows.
+/// Returns the path without links, if it is below a permitted one.
 fn permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, SandboxError> {
     let host = fs::canonicalize(&wanted.host_path);
     let host = host.map_err(|error| refused(wanted, error.to_string()))?;
@@ -106,7 +107,7 @@ fn permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, Sand
     Err(refused(wanted, rule))
 }
 
-/// Where the container sees it.
+/// Returns the mount point in the container.
 fn place(
     sandbox: &Path,
     wanted: &v1::HostPath,
@@ -123,7 +124,7 @@ fn place(
             return Ok(host.to_owned());
         }
         if inside == Path::new(&wanted.host_path) {
-            // Its parts would have to be links in the container, too.
+            // Its components would have to be links in the container, too.
             let host = host.display();
             let rule = format!("it leads through a link: name {host} itself");
             return Err(refused(wanted, rule));
@@ -140,7 +141,7 @@ fn place(
     let mut parts = inside.components();
     let is_plain = parts.all(|part| matches!(part, Component::Normal(_)));
     if !is_plain || inside.components().count() != 1 {
-        let rule = format!("{inside:?} is not one plain name in the sandbox");
+        let rule = format!("{inside:?} is not a plain name in the sandbox");
         return Err(refused(wanted, rule));
     }
     let link = sandbox.join(inside);
@@ -223,7 +224,7 @@ mod tests {
         let link = allowed.join("link");
         let why = see(&link, link.to_str().unwrap()).unwrap_err().to_string();
         assert!(why.contains("leads through a link"), "{why}");
-        // Elsewhere it is what the link led to when it was judged.
+        // Elsewhere it is the target that the link had at the check.
         let moved = see(&link, "/conf/").unwrap();
         let expected = HostPath {
             from: allowed.join("inner"),

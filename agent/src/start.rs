@@ -1,4 +1,4 @@
-//! What an agent finds out and makes before its loop turns.
+//! Startup of an agent: detection and preparation before its loop runs.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -31,20 +31,20 @@ use crate::runner::Runner;
 use crate::runner::limits::Defaults;
 use crate::runner::sizes::largest;
 
-/// What the host allows.
+/// The capabilities of the host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Host {
     pub(crate) isolation: Isolation,
     pub(crate) profile: bool,
-    /// The agent's control groups.
+    /// The agent's cgroup tree.
     tree: Option<PathBuf>,
     pub(crate) missing: Vec<String>,
-    /// Where its containers get their addresses from, once that is known.
+    /// The address ranges of its containers, once they are known.
     pub(crate) task_subnets: Option<TaskSubnets>,
 }
 
 impl Host {
-    /// A made-up one limits nothing and lacks nothing.
+    /// Returns a simulated host, without limits and without missing features.
     pub(crate) fn made_up() -> Self {
         Self {
             isolation: Isolation::Processes,
@@ -55,7 +55,7 @@ impl Host {
         }
     }
 
-    /// The agent's control groups, if it has any.
+    /// Returns the agent's cgroup tree, if it has one.
     pub(crate) fn tree(&self) -> Option<Tree> {
         self.tree.as_deref().map(Tree::at)
     }
@@ -97,7 +97,8 @@ impl Host {
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) if isolation == Isolation::Full => return Err(error.into()),
-            // Without root a group may not be had: then nothing is limited, which must be allowed too.
+            // Without root a cgroup may be unavailable: then nothing is limited, which must be
+            // allowed too.
             Err(_) => {
                 let missing = limits.missing(&[]).controllers;
                 return Self::allowed(config, nowhere(missing), PathBuf::from("/sys/fs/cgroup"));
@@ -118,12 +119,13 @@ impl Host {
         Ok(host)
     }
 
-    /// Walls behind others: without them tasks run all the same, and it is told like a controller that is missing.
+    /// Adds filters that are second isolation layers: without them tasks run all the same, and they
+    /// are reported like missing controllers.
     fn tell_filters(&mut self, tree: &Tree, reach: &Reach) {
         let closed = reach.closed().closed().apply(tree.root());
         let content = reach.closed_to_content().closed();
         if let Err(error) = closed.and_then(|()| content.apply(&tree.content())) {
-            tracing::warn!(%error, "this host lets no program keep tasks from the cluster's ports and from metadata services");
+            tracing::warn!(%error, "this host allows no filter of the cluster's ports and of metadata services for tasks");
             self.missing.push("reach".to_owned());
         }
         if !self.profile {
@@ -131,16 +133,16 @@ impl Host {
         }
         if let Err(error) = argosy_isolation::port_filter::supported() {
             let ports = argosy_isolation::port_filter::left_open(true);
-            tracing::warn!(%error, ports, "this host lets no program keep tasks in its network from ports of others");
+            tracing::warn!(%error, ports, "this host allows no port filter for tasks in its network");
             self.missing.push(ports.to_owned());
         }
         if let Err(error) = argosy_isolation::device_filter::supported() {
-            tracing::warn!(%error, "this host lets no program keep devices from containers; they see none but theirs");
+            tracing::warn!(%error, "this host allows no device filter; containers see only their own devices");
             self.missing.push("devices".to_owned());
         }
     }
 
-    /// As `--isolation` names it.
+    /// Returns the name that `--isolation` uses.
     fn isolation_name(&self) -> &'static str {
         match (self.isolation, self.profile) {
             (Isolation::Full, false) => "namespaces",
@@ -159,7 +161,8 @@ impl Host {
     }
 }
 
-/// What tasks ask for is theirs before that of others is taken back: as far as their tree is protected.
+/// Protects the requested memory of tasks from reclaim by other processes: as far as their tree is
+/// protected.
 fn protect(tree: &Tree, config: &Config, missing: &[String]) {
     if missing.iter().any(|name| name == "memory") {
         return;
@@ -168,11 +171,12 @@ fn protect(tree: &Tree, config: &Config, missing: &[String]) {
     let bytes = u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000;
     if let Err(error) = tree.protect(bytes) {
         let why = crate::error::sentence(&error);
-        tracing::warn!(why, "what tasks ask for of memory is not protected");
+        tracing::warn!(why, "the requested memory of tasks is not protected");
     }
 }
 
-/// The same for every life of an agent on this directory, and for no other directory's.
+/// Returns the name of the tree: the same for every run of an agent on this directory, and
+/// different for every other directory.
 pub(crate) fn tree_name(paths: &Paths) -> ContainerId {
     let root = std::fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
     let hash = Sha256::digest(root.as_os_str().as_encoded_bytes());
@@ -184,8 +188,8 @@ pub(crate) fn tree_name(paths: &Paths) -> ContainerId {
     ContainerId::new(format!("agent-{digits}")).expect("hexadecimal digits make a name")
 }
 
-/// Removes the cgroup tree of the agent that lived on `directory`, and ends whatever is left in it.
-/// Only while no agent has the directory. Nothing is wrong if there is no tree.
+/// Removes the cgroup tree of the agent of `directory`, and ends all processes in it. Only while no
+/// agent uses the directory. It is no error if there is no tree.
 ///
 /// # Errors
 /// If processes do not end within `patience`, or a group cannot be removed.
@@ -204,7 +208,7 @@ pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalEr
     Ok(tree.remove()?)
 }
 
-/// Whether the user of a divided agent can search all folders above its directory.
+/// Checks that the user of a divided agent can search all directories above its own.
 pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunError> {
     let failed = |source| RunError::Directory {
         path: directory.to_owned(),
@@ -249,23 +253,24 @@ pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
             journal = %journal.display(),
             offset = damage.offset,
             bytes = damage.bytes,
-            "a part of the journal is damaged: what it said is lost, the masters repair what they can"
+            "a part of the journal is damaged: its records are lost, the masters repair what they can"
         );
     }
     for instance in &contents.lost {
         tracing::error!(
             journal = %journal.display(),
             order = instance.order.0,
-            "the record of what this order launched is lost: its container is ended, and its master reports it as gone"
+            "the record of this order's launch is lost: its container is ended, and its master reports it as gone"
         );
     }
     if contents.torn_bytes > 0 {
         let bytes = contents.torn_bytes;
-        tracing::info!(journal = %journal.display(), bytes, "a write that a crash cut off is dropped");
+        tracing::info!(journal = %journal.display(), bytes, "an incomplete write of a crash is dropped");
     }
 }
 
-/// The containers of which a journal knows, those of executors too, and the names of their groups.
+/// Returns the containers that a journal knows, including those of executors, and the names of
+/// their groups.
 pub(crate) fn known(facts: &Facts) -> Vec<ContainerName> {
     let executors = facts.executors.keys();
     let executors = executors.filter_map(|instance| facts.executor_container(*instance));
@@ -283,7 +288,7 @@ pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunErr
         .map_err(|source| RunError::Orphans { source })?;
     crash_points::passed("begin.orphans-cleared");
     if removed > 0 {
-        tracing::warn!(removed, "containers that no journal knew were ended");
+        tracing::warn!(removed, "orphans were ended");
     }
     Ok(())
 }
@@ -299,7 +304,7 @@ pub(crate) fn seed(config: &Config) -> Result<u64, RunError> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// From the boot clock to the time of day, in milliseconds.
+/// Returns the offset from the boot clock to the time of day, in milliseconds.
 pub(crate) fn wall_offset_ms(wall: &WallClock, clock: &BootClock) -> i64 {
     let boot_ms = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
     wall.now_ms().saturating_sub(boot_ms)
@@ -339,7 +344,7 @@ pub(crate) fn setup(
     }
 }
 
-/// Where there is no profile there is nothing to be let off of it.
+/// Returns the permitted security options: without the profile, only that of the host network.
 fn allowed(config: &Config, profile: bool) -> OptOuts {
     if profile {
         return config.allowed_opt_outs.clone();

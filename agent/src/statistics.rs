@@ -1,6 +1,7 @@
-//! What running containers use: for people and for Prometheus.
+//! Resource usage of running containers, for display and for Prometheus.
 //!
-//! Looked at when somebody asks, outside the agent's loop: what nobody wants to know costs nothing. Decides nothing.
+//! Collected on request, outside the agent's loop: without requests it costs nothing. Makes no
+//! decisions.
 
 mod exposition;
 
@@ -16,27 +17,28 @@ use crate::broker::Broker;
 use crate::core::task_key;
 use crate::inbox::ContainerView;
 
-/// Tasks with metrics of their own at a time; of more only the first are shown.
+/// Maximum number of tasks with separate metrics; of more only the first are exported.
 const TASKS: usize = 500;
 
-/// What one container uses.
+/// The usage of one container.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub(crate) struct Usage {
-    /// As its control group counts it.
+    /// The counters of its cgroup.
     #[serde(flatten)]
     pub(crate) stats: Stats,
-    /// `None` if it has no network of its own.
+    /// `None` if it has no private network.
     pub(crate) network: Option<Traffic>,
-    /// `None` if no file system keeps it in bounds.
+    /// `None` if the kernel does not limit its disk usage.
     pub(crate) disk: Option<DiskUsage>,
 }
 
-/// Where it is found out. Cheap to clone.
+/// The sources of the statistics. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Statistics {
-    /// `None` on a made-up host, whose containers use nothing.
+    /// `None` on a simulated host, whose containers use nothing.
     sources: Option<Arc<Sources>>,
-    /// One look at a time: whoever asks often gets no more of the processors than one that reads files.
+    /// One collection at a time: frequent requests use no more of the processors than one reader of
+    /// files.
     turn: Arc<Semaphore>,
 }
 
@@ -46,7 +48,7 @@ struct Sources {
 }
 
 impl Sources {
-    /// `None` without a control group of its own.
+    /// Returns `None` without a cgroup of the container.
     fn look(&self, view: &ContainerView) -> Option<Usage> {
         let name = view.name;
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
@@ -77,7 +79,7 @@ impl Statistics {
         }
     }
 
-    /// What each of these uses now; `None` for those that do not run.
+    /// Returns the current usage of each container; `None` for those that do not run.
     pub(crate) async fn look(
         &self,
         containers: Vec<ContainerView>,
@@ -85,8 +87,8 @@ impl Statistics {
         let turn = self.turn.clone().acquire_owned().await;
         let sources = self.sources.clone();
         let look = move || {
-            // Kept to the end of the look, whether or not anybody waits for it by then.
-            let _turn = turn.expect("nobody closes it");
+            // Held to the end of the collection, even if the requester no longer waits.
+            let _turn = turn.expect("the semaphore is never closed");
             let looked = containers.into_iter().map(|view| {
                 let runs = view.state == "running";
                 let sources = sources.as_ref().filter(|_| runs);
@@ -99,7 +101,7 @@ impl Statistics {
         looked.expect("reading statistics never panics")
     }
 
-    /// The same of the first running ones, as Prometheus reads it.
+    /// Returns the usage of the first running ones in the format of Prometheus.
     pub(crate) async fn exposition(&self, mut containers: Vec<ContainerView>) -> String {
         containers.retain(|view| view.state == "running");
         containers.truncate(TASKS);

@@ -1,6 +1,6 @@
-//! The stream to the leader: opened when the core says so, its messages carried both ways.
+//! The stream to the leader: opened at the core's request, with messages in both directions.
 //!
-//! Decides nothing: when to dial, what to say and when to give up is the core's.
+//! Makes no decisions: the core decides when to dial, what to send and when to give up.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::core::Input;
 use crate::inbox::Event;
 
-/// How long one search for the leader takes at most.
+/// Timeout of one search for the leader.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// Messages that may wait for the stream. When full, the link is dropped: the master does not read, and
-/// what was not sent is in the journal.
+/// Capacity of the queue of messages to the stream. When it is full, the link is dropped: the
+/// master does not read, and unsent updates are in the journal.
 const OUTBOX: usize = 8_192;
 
 /// The agent's one stream.
@@ -47,7 +47,7 @@ impl Uplink {
         }
     }
 
-    /// Looks for the leader, later. Whatever was open or sought before ends.
+    /// Searches for the leader, after a wait. Any open stream or present search ends.
     pub(crate) fn dial(&mut self, after_ms: u64, hello: v1::Hello) {
         self.current = None;
         self.dials += 1;
@@ -66,7 +66,7 @@ impl Uplink {
         });
     }
 
-    /// The stream that was sought is open. False if it is not wanted any more.
+    /// Handles the opening of a stream. Returns false if it is no longer needed.
     pub(crate) fn linked(
         &mut self,
         link: u64,
@@ -84,13 +84,13 @@ impl Uplink {
         true
     }
 
-    /// Whether this is the stream that is open.
+    /// Whether this is the open stream.
     pub(crate) fn has(&self, link: u64) -> bool {
         let current = self.current.as_ref();
         current.is_some_and(|current| current.link == link)
     }
 
-    /// Says something on a stream; returns what the core must know if that cannot be.
+    /// Sends a message on a stream; returns an input for the core if that fails.
     pub(crate) fn send(&mut self, link: u64, message: v1::FromAgent) -> Option<Input> {
         let current = self
             .current
@@ -100,7 +100,7 @@ impl Uplink {
             Ok(()) => None,
             Err(mpsc::error::TrySendError::Full(_)) => Some(Input::Disconnected {
                 link,
-                why: format!("the master did not take {OUTBOX} messages"),
+                why: format!("the master did not receive {OUTBOX} messages"),
             }),
             Err(mpsc::error::TrySendError::Closed(_)) => Some(Input::Disconnected {
                 link,
@@ -133,7 +133,7 @@ impl Stream {
             Err(error) => {
                 tracing::warn!(
                     why = crate::error::sentence(&error),
-                    "no leader found, looking on: check --masters, or start the masters"
+                    "no leader found, retrying: check --masters, or start the masters"
                 );
                 self.tell(Event::Core(Input::DialFailed)).await;
                 return;
@@ -165,7 +165,7 @@ impl Stream {
                         self.tell(Event::Core(Input::Message { link, message }))
                             .await;
                         if is_order && buggify::takes(Rare::LinkLost) {
-                            return "the stream broke behind an order".to_owned();
+                            return "the stream broke after an order".to_owned();
                         }
                     }
                     Ok(None) => return "the master closed the stream".to_owned(),
@@ -173,7 +173,7 @@ impl Stream {
                 }
             }
         };
-        // What can still be read is read even when nothing can be sent any more.
+        // Messages that can still be read are read even when nothing can be sent any more.
         tokio::pin!(carry, read);
         let why = tokio::select! {
             why = &mut read => why,
@@ -185,7 +185,7 @@ impl Stream {
     }
 
     async fn tell(&self, event: Event) {
-        // The loop is gone only when the agent stops.
+        // The loop ends only when the agent stops.
         let _ = self.inbox.send(event).await;
     }
 }

@@ -35,7 +35,7 @@ use crate::start::Host;
 /// A handle on the broker. All clones share its connections.
 #[derive(Clone)]
 pub(crate) enum Broker {
-    /// In this process.
+    /// Performs the operations in this process.
     Here(Arc<Operations>),
     Elsewhere(Arc<Connections>),
 }
@@ -50,7 +50,8 @@ pub(crate) enum Adopted {
 pub(super) type Done<T = ()> = Result<T, String>;
 
 impl Broker {
-    /// Starts the broker's service. The receiver resolves when the broker has exited, with how, in words that follow "it".
+    /// Starts the broker's service. The receiver resolves when the broker has exited, with a
+    /// description of its exit that follows "it".
     pub(crate) fn open(
         link: Link,
         lock: &Lock,
@@ -78,14 +79,15 @@ impl Broker {
             let pid = broker.as_ref().map(|broker| broker.pid);
             heartbeat::watch(&control, &asked, pid);
             let how = broker.and_then(|broker| division::wait(broker.handle.as_fd()).ok());
-            // The receiver may be gone.
+            // The receiver may have been dropped.
             let _ = tell.send(how.unwrap_or_else(|| "has ended".to_owned()));
         };
         thread.spawn(watch).map_err(words)?;
         Ok((Self::Elsewhere(connections), host, ended))
     }
 
-    /// Whether the broker has ended, as far as requests have shown. What fails from then on fails for that alone.
+    /// Whether the broker has ended, as far as requests have shown. Later requests fail for that
+    /// reason alone.
     pub(crate) fn is_lost(&self) -> bool {
         match self {
             Self::Here(_) => false,
@@ -93,7 +95,7 @@ impl Broker {
         }
     }
 
-    /// The agent ends: from now on no request waits for a broker that does not respond.
+    /// Marks the agent as ending: from now on no request waits for a broker that does not respond.
     pub(crate) fn end(&self) {
         if let Self::Elsewhere(connections) = self {
             connections.end();
@@ -124,7 +126,7 @@ impl Broker {
         self.ask(request, &[]).map(|(reply, _)| reply)
     }
 
-    /// Fails if the broker does not respond: for what is only shown.
+    /// Fails if the broker does not respond: for values that are only displayed.
     pub(super) fn shown(&self, request: Request) -> Done<Reply> {
         let asked = self.ask_with(request, &[], Patience::None);
         asked.map(|(reply, _)| reply)
@@ -191,7 +193,7 @@ impl Broker {
         one(connection).map(Unpacking::passed_on)
     }
 
-    /// `folder` and `group` are the container's.
+    /// Adopts a container of an earlier agent. `folder` and `group` are the container's.
     pub(crate) fn adopt(
         &self,
         name: ContainerName,
@@ -308,7 +310,7 @@ impl Broker {
         usage(self.plain(Request::DiskUsage(TaskContainer::new(key, name))))
     }
 
-    /// The same; `None` also if the broker does not respond.
+    /// Does the same; returns `None` also if the broker does not respond.
     pub(crate) fn shown_disk_usage(&self, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
         usage(self.shown(Request::DiskUsage(TaskContainer::new(key, name))))
     }
@@ -361,7 +363,8 @@ impl Broker {
         self.done(Request::MakePlace(name, guest.clone()))
     }
 
-    /// Opens an executor's socket. Returns the listener, the user ids that may connect, and the token.
+    /// Opens an executor's socket. Returns the listener, the user ids that may connect, and the
+    /// token.
     pub(crate) fn listen_at_place(
         &self,
         name: ContainerName,
@@ -421,7 +424,7 @@ impl Broker {
         })
     }
 
-    /// Removes networks and control groups from the host if no container is left.
+    /// Removes networks and cgroups from the host if no container is left.
     pub(crate) fn clear(&self) -> Done {
         self.done(Request::Clear)
     }

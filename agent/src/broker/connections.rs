@@ -66,7 +66,8 @@ impl Connections {
         }
     }
 
-    /// Whether the broker has ended, as far as requests have shown. True before the first of them fails for it.
+    /// Whether the broker has ended, as far as requests have shown. It is set before the first
+    /// request fails for that reason.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::SeqCst)
     }
@@ -75,7 +76,8 @@ impl Connections {
         self.responds.store(responds, Ordering::SeqCst);
     }
 
-    /// The agent ends: what it learns is no longer acted on, and the next one finds out what was done.
+    /// Marks the agent as ending: it no longer acts on results, and the next run determines what
+    /// was done.
     pub(super) fn end(&self) {
         self.is_ending.store(true, Ordering::SeqCst);
     }
@@ -94,7 +96,7 @@ impl Connections {
         if answered.is_err() {
             self.is_lost.store(true, Ordering::SeqCst);
         }
-        // One that is closed fails at once; and the agent ends as its broker has.
+        // A closed socket fails immediately; and the agent ends because its broker has.
         self.lock().push(socket);
         self.returned.notify_one();
         match answered {
@@ -105,7 +107,7 @@ impl Connections {
         }
     }
 
-    /// `None` if it was given up.
+    /// Returns `None` if the wait was abandoned.
     fn take(&self, patience: Patience) -> Option<Socket> {
         let mut idle = self.lock();
         loop {
@@ -120,7 +122,7 @@ impl Connections {
         }
     }
 
-    /// The reply; `None` if it was given up.
+    /// Returns the reply; `None` if the wait was abandoned.
     fn exchange(
         &self,
         socket: &mut Socket,

@@ -1,4 +1,4 @@
-//! The agent's requests that make and end one container.
+//! The agent's requests that create and end one container.
 
 use argosy_isolation::User;
 use argosy_state::ids::TaskKey;
@@ -20,8 +20,8 @@ impl Broker {
         self.done(Request::Destroy(name))
     }
 
-    /// Takes users for a task, makes the folders of its container, and returns the first of the users on the host. `user` is
-    /// its owner among them.
+    /// Allocates host user ids for a task, creates the directories of its container, and returns
+    /// the first of the ids. `user` is its owner among them.
     pub(crate) fn begin(
         &self,
         key: &TaskKey,
@@ -33,7 +33,8 @@ impl Broker {
         u32::try_from(first).map_err(|_| senseless())
     }
 
-    /// Ends a container and returns what it has of the host. With `is_ended` its supervisor has exited in order.
+    /// Ends a container and releases its host resources. With `is_ended` its supervisor has exited
+    /// normally.
     pub(crate) fn release(&self, name: ContainerName, is_ended: bool) -> Done {
         self.done(Request::Release { name, is_ended })
     }

@@ -1,14 +1,14 @@
-//! The folders of an agent that its broker makes, and whose they are.
+//! The directories of an agent that its broker creates, and their owners.
 //!
 //! ```text
-//! <directory>/          root's; the agent may add files, and remove none but its own (sticky)
-//!   containers/ sandboxes/ groups/ images/ images/layers/ and what is in them down to a task's own files
+//! <directory>/          root's; the agent may add files, and remove only its own (sticky)
+//!   containers/ sandboxes/ groups/ images/ images/layers/ and all in them down to a task's own files
 //!                       root's; the agent may list them
 //!   executors/ disks/ cni/ probe/            root's
 //!   journal lock cache/ images/blobs/ images/records/ images/leases/    the agent's
 //! ```
-//! So nothing on the way to a file that root acts on is the agent's to replace. Where the agent is not divided, all of it
-//! belongs to one user.
+//! So the agent can replace no directory on the path to a file that root acts on. Without a broker,
+//! all of it belongs to one user.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -27,25 +27,26 @@ use super::request::LayerChange;
 use crate::core::ContainerName;
 use crate::paths::Paths;
 
-/// In the hand-off folder of a container that has processors of its own: their numbers, as `2,3`.
+/// The file in the state directory of a container with exclusive processors: their numbers, as
+/// `2,3`.
 pub(crate) const CORES: &str = "cores";
-/// The most that is noted of them, in bytes.
+/// Maximum size of that file, in bytes.
 const CORES_BYTES: usize = 64 * 1024;
-/// The files of a layer, and what is known of it, in its own folder.
+/// The names of a layer's files and of its metadata, in its directory.
 const ROOT: &str = "root";
 const LAYER_FILE: &str = "layer.json";
 const LAYER_FILE_BYTES: usize = 4_096;
 
-/// Folders above those of tasks.
+/// Parent directories of those of tasks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Above {
     mode: u32,
-    /// Who may list them.
+    /// The group that may list them.
     group: Option<u32>,
 }
 
 impl Above {
-    /// For an agent whose files are this user's.
+    /// Returns the mode for an agent whose files are this user's.
     pub(crate) fn of(owner: HostUser) -> Self {
         let group = (owner != HostUser::own()).then_some(owner.gid);
         Self {
@@ -54,19 +55,19 @@ impl Above {
         }
     }
 
-    /// The same that no other user passes through.
+    /// Returns the same without access for other users.
     pub(crate) fn closed(self) -> Self {
         let mode = if self.group.is_some() { 0o750 } else { 0o700 };
         Self { mode, ..self }
     }
 
-    /// For an agent that is not divided.
+    /// Returns the mode for an agent without a broker.
     #[cfg(test)]
     pub(crate) fn own() -> Self {
         Self::of(HostUser::own())
     }
 
-    /// Makes a folder and those above it. One that is there stays as it is.
+    /// Creates a directory and its parents. An existing directory is left unchanged.
     pub(crate) fn make(self, path: &Path) -> io::Result<()> {
         let above = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         match DirBuilder::new().mode(self.mode).create(path) {
@@ -89,7 +90,7 @@ impl Above {
     }
 }
 
-/// Makes an agent's folders, and gives it what an earlier life as root has left of its own files.
+/// Creates an agent's directories, and gives it its own files that an earlier run as root has left.
 pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::Error)> {
     let at = |path: &Path| {
         let path = path.to_owned();
@@ -103,14 +104,15 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
             .create(path)
             .map_err(at(path))
     };
-    // Tasks of other users pass through to their sandboxes; what is beside them is the agent's alone.
+    // Tasks of other users can traverse to their sandboxes; everything next to these is accessible
+    // only to the agent.
     make(paths.root(), 0o711)?;
     make(&paths.containers(), 0o700)?;
     make(&paths.sandboxes(), 0o711)?;
     if owner == HostUser::own() {
         return close(paths.root()).map_err(at(paths.root()));
     }
-    // The directory itself last: then no name in it is the agent's to take.
+    // The directory itself last: then the agent can take no name in it.
     let roots = [
         (paths.containers(), 0o750),
         (paths.sandboxes(), 0o751),
@@ -153,7 +155,7 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
     Ok(())
 }
 
-/// A folder of root's that the agent's group may use. Nothing else is taken for one.
+/// Gives a directory of root's to the agent's group. Rejects every other file.
 fn keep_for_root(path: &Path, mode: u32, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(CWD, path, flags, Mode::empty())?;
@@ -166,7 +168,7 @@ fn keep_for_root(path: &Path, mode: u32, owner: HostUser) -> io::Result<()> {
     Ok(rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
 }
 
-/// Takes a directory back from an agent that was divided.
+/// Takes a directory back from an agent that ran with a broker.
 fn close(path: &Path) -> io::Result<()> {
     const SHARED: u32 = 0o1020;
     let mode = fs::metadata(path)?.permissions().mode();
@@ -176,7 +178,8 @@ fn close(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o711))
 }
 
-/// Gives root's own plain file to the agent. One that has another name elsewhere may be anybody's.
+/// Gives root's own regular file to the agent. A file with another hard link may belong to any
+/// user.
 fn take_over(at: impl AsFd, path: impl rustix::path::Arg, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match openat(at, path, flags, Mode::empty()) {
@@ -202,12 +205,12 @@ fn give(file: &OwnedFd, owner: HostUser) -> io::Result<()> {
     )?)
 }
 
-/// A folder of root's and the plain files in it.
+/// Gives a directory of root's and the regular files in it to the agent.
 fn take_over_folder(path: &Path, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(CWD, path, flags, Mode::empty())?;
     if fstat(&folder)?.st_uid != 0 {
-        // What came into it since is the agent's own.
+        // Files that were created since are the agent's own.
         return Ok(());
     }
     for entry in Dir::read_from(&folder)? {
@@ -216,11 +219,11 @@ fn take_over_folder(path: &Path, owner: HostUser) -> io::Result<()> {
             take_over(&folder, entry.file_name(), owner)?;
         }
     }
-    // Last: where this was cut off it is done again.
+    // Last: after an interruption the whole step is repeated.
     give(&folder, owner)
 }
 
-/// The hand-off folder of a container, into which an agent looks and its supervisor writes.
+/// Creates the state directory of a container, which its agent reads and its supervisor writes.
 pub(super) fn make_container(paths: &Paths, name: ContainerName) -> Result<(), String> {
     let folder = paths.container(name);
     let made = DirBuilder::new()
@@ -243,30 +246,31 @@ pub(super) fn note_cores(paths: &Paths, name: ContainerName, text: &str) -> Resu
     let path = paths.container(name).join(CORES);
     let is_list = |byte: u8| byte.is_ascii_digit() || byte == b',';
     if text.len() > CORES_BYTES || !text.bytes().all(is_list) {
-        return Err("that is no list of processors".to_owned());
+        return Err("invalid list of processors".to_owned());
     }
     fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// The folder of layers.
+/// Returns the directory of layers.
 pub(super) fn layers(paths: &Paths) -> PathBuf {
     paths.images().join("layers")
 }
 
-/// The files of a layer that is being made.
+/// Returns the directory for the files of a layer that is being created.
 pub(super) fn layer_root(paths: &Paths, draft: &str) -> Result<PathBuf, String> {
     match is_draft(draft) {
         true => Ok(layers(paths).join(draft).join(ROOT)),
-        false => Err(format!("{draft:?} is no layer that is being made")),
+        false => Err(format!("{draft:?} is not the draft of a layer")),
     }
 }
 
-/// Files of layers belong to all users of their images, root among them.
+/// Changes the directory of layers. Files of layers belong to all users of their images, root among
+/// them.
 pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()> {
     let layers = layers(paths);
     let plain = |name: String| match is_draft(&name) || is_digest(&name) {
         true => Ok(layers.join(name)),
-        false => Err(io::Error::other(format!("{name:?} is no layer"))),
+        false => Err(io::Error::other(format!("{name:?} is not a layer"))),
     };
     match change {
         LayerChange::Make { draft } => {
@@ -292,12 +296,13 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
     }
 }
 
-/// Folders of tasks and of frameworks from which a life of the agent that was cut off had removed the last sandbox.
+/// Removes directories of tasks and of frameworks from which an interrupted run of the agent had
+/// removed the last sandbox.
 pub(super) fn clear_emptied(paths: &Paths) {
     for path in [paths.sandboxes(), paths.groups()] {
         for framework in folders(&path) {
             for task in folders(&framework) {
-                // Whatever is in it keeps it, and its framework's.
+                // A non-empty directory stays, and so does its framework's.
                 let _ = fs::remove_dir(task);
             }
             let _ = fs::remove_dir(framework);

@@ -1,4 +1,5 @@
-//! Judges what an agent asks for, as if somebody else had taken it over: whatever passes makes nobody root of the host.
+//! Checks an agent's requests as if the agent were compromised: no accepted request gives a process
+//! root on the host.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,14 +21,14 @@ use crate::paths::Paths;
 
 /// The network namespace of this process.
 const OWN_NETWORK: &str = "/proc/self/ns/net";
-/// Digits of a digest.
+/// Number of digits of a digest.
 const DIGITS: usize = 64;
 
-/// What an operator allows, and where everything is.
+/// The operator's settings, and the paths of the agent.
 pub(super) struct Guard {
     paths: Paths,
     tree: Option<Tree>,
-    /// Without the profile tasks are users of the host, and an agent has its own rights only.
+    /// Without the profile tasks are users of the host, and an agent has only its own rights.
     profile: bool,
     host_paths: Vec<PathBuf>,
     secret_folder: Option<PathBuf>,
@@ -56,7 +57,7 @@ impl Guard {
         self.secret_folder.as_deref()
     }
 
-    /// Whether this may be launched. `holds` says which users of the host this agent's containers have.
+    /// Checks a launch. `holds` returns which host user ids belong to this agent's containers.
     pub(super) fn judge(
         &self,
         spec: &Spec,
@@ -78,19 +79,19 @@ impl Guard {
             return Err("it is not isolated in full".to_owned());
         }
         if spec.directory != self.paths.container(name) {
-            return Err("its hand-off folder is another one's".to_owned());
+            return Err("its state directory is not that of this container".to_owned());
         }
         if spec.cgroup != self.group(&spec.id) {
-            return Err("its control group is another one's".to_owned());
+            return Err("its cgroup is not that of this container".to_owned());
         }
         if !holds(profile.first_host_id) {
-            return Err("its users are none of this agent's".to_owned());
+            return Err("its users do not belong to this agent".to_owned());
         }
         self.judge_sandbox(spec, name)?;
         if let Some(folder) = &spec.shared_folder
             && !is_shared(&self.paths, folder)
         {
-            return Err("what it shares is no folder of a group".to_owned());
+            return Err("its group directory is not that of a group".to_owned());
         }
         self.judge_profile(profile, name)?;
         if let Some(device) = spec
@@ -98,7 +99,7 @@ impl Guard {
             .iter()
             .find(|path| !self.devices.contains(*path))
         {
-            return Err(format!("{} is no device for tasks", device.display()));
+            return Err(format!("{} is not a device for tasks", device.display()));
         }
         self.judge_network(&spec.network, namespace)
     }
@@ -114,9 +115,9 @@ impl Guard {
             [framework, task, last] if *last == name.to_string() => task_key(framework, task),
             _ => None,
         });
-        let key = key.ok_or("its sandbox is another one's")?;
+        let key = key.ok_or("its sandbox is not that of this container")?;
         if spec.output_record != self.paths.output_record(&key, name) {
-            return Err("its output is noted at another one's place".to_owned());
+            return Err("its output record is not that of this container".to_owned());
         }
         Ok(())
     }
@@ -136,7 +137,7 @@ impl Guard {
             .iter()
             .find(|path| !is_at(path, &own) && !self.is_open(&path.from))
         {
-            return Err(format!("{} is no path for tasks", path.from.display()));
+            return Err(format!("{} is not a path for tasks", path.from.display()));
         }
         for volume in volumes {
             let VolumeSource::Secret(secret) = &volume.source else {
@@ -144,13 +145,14 @@ impl Guard {
             };
             let is_one = secret.name.components().count() == 2 && is_plain(&secret.name);
             if Some(&secret.folder) != self.secret_folder.as_ref() || !is_one {
-                return Err("its secret is not in the operator's folder".to_owned());
+                return Err("its secret is not in the operator's directory".to_owned());
             }
         }
         Ok(())
     }
 
-    /// Below a path that the operator has opened; that no link is on the way is seen when it is opened.
+    /// Whether a path is below one that the operator has opened; links on the path are detected
+    /// when it is opened.
     fn is_open(&self, path: &Path) -> bool {
         let is_below = |open: &PathBuf| {
             let open = std::fs::canonicalize(open);
@@ -178,7 +180,7 @@ impl Guard {
         if is_within {
             return Ok(());
         }
-        Err("it is let off more than the operator allows".to_owned())
+        Err("it has security options that the operator does not allow".to_owned())
     }
 
     fn judge_root(&self, root: &Root, name: ContainerName) -> Result<(), String> {
@@ -198,7 +200,9 @@ impl Guard {
             }) if is_own(upper) && is_own(work) => layers
                 .iter()
                 .try_for_each(|layer| is_layer(&self.paths, layer)),
-            Root::Folder(_) | Root::Image(_) => Err("its root is another one's".to_owned()),
+            Root::Folder(_) | Root::Image(_) => {
+                Err("its root is not that of this container".to_owned())
+            }
         }
     }
 
@@ -206,40 +210,42 @@ impl Guard {
         match (network, namespace) {
             (Network::Host { ports }, None) => {
                 if !self.allowed.host_network {
-                    return Err("the host's network is not open to tasks".to_owned());
+                    return Err("the host's network is not allowed for tasks".to_owned());
                 }
                 match ports {
                     Some(_) => Ok(()),
-                    None => Err("it names no ports of the host's network".to_owned()),
+                    None => Err("it names no ports in the host's network".to_owned()),
                 }
             }
             (Network::None, None) => Ok(()),
             (Network::Joined, Some(namespace)) => {
-                let failed = |error: std::io::Error| format!("its network cannot be seen: {error}");
+                let failed = |error: std::io::Error| format!("its network cannot be read: {error}");
                 let own = std::fs::metadata(OWN_NETWORK).map_err(failed)?;
                 let file = File::from(namespace.try_clone().map_err(failed)?);
                 let joined = file.metadata().map_err(failed)?;
                 if joined.dev() != own.dev() {
-                    return Err("what it joins is no network".to_owned());
+                    return Err(
+                        "the descriptor that it joins is not a network namespace".to_owned()
+                    );
                 }
                 if joined.ino() == own.ino() {
-                    return Err("the host's network is not one to join".to_owned());
+                    return Err("the host's network must not be joined".to_owned());
                 }
                 Ok(())
             }
             (Network::Joined, None) | (Network::Host { .. } | Network::None, Some(_)) => {
-                Err("a network comes with it if it joins one".to_owned())
+                Err("it must have a network descriptor exactly if it joins a network".to_owned())
             }
         }
     }
 }
 
-/// Seen at its own name.
+/// Whether the host path is mounted at the same path.
 fn is_at(path: &HostPath, own: &Path) -> bool {
     path.from == own && path.to == own
 }
 
-/// The names on the way from one folder to another below it; `None` if it is not plainly below.
+/// Returns the names between a directory and a path below it; `None` if it is not clearly below.
 fn below<'a>(folder: &Path, path: &'a Path) -> Option<Vec<&'a str>> {
     let names = path.strip_prefix(folder).ok()?.components();
     names
@@ -267,7 +273,8 @@ fn is_container(name: &str) -> bool {
     name.parse::<ContainerName>().is_ok()
 }
 
-/// Three names below, the last one a container's or a group's.
+/// Whether a path is three levels below the directory, and ends in the name of a container or a
+/// group.
 fn is_held(folder: &Path, path: &Path) -> bool {
     let names = below(folder, path);
     names.is_some_and(|names| names.len() == 3 && is_container(names[2]))
@@ -282,7 +289,7 @@ fn is_shared(paths: &Paths, path: &Path) -> bool {
     is_held(&paths.groups(), path) || on_a_disk()
 }
 
-/// The folder of a group, from names that are its own.
+/// Returns the directory of a group, computed from valid names.
 pub(super) fn group_folder(
     paths: &Paths,
     framework: &str,
@@ -290,20 +297,20 @@ pub(super) fn group_folder(
     name: ContainerName,
 ) -> Result<PathBuf, String> {
     let group = GroupId::new(group).map_err(|error| format!("group: {error}"))?;
-    // Any task's name does, to have the framework's judged.
-    let key = task_key(framework, group.as_str()).ok_or("group: its framework is none")?;
+    // Any task name serves to check the framework's.
+    let key = task_key(framework, group.as_str()).ok_or("group: invalid framework")?;
     Ok(paths.group(key.framework, &group, name))
 }
 
-/// A sandbox, or a folder of a group.
+/// Checks that a path is a sandbox, or the directory of a group.
 pub(super) fn is_removable(paths: &Paths, path: &Path) -> Result<(), String> {
     if is_held(&paths.sandboxes(), path) || is_held(&paths.groups(), path) {
         return Ok(());
     }
-    Err(format!("{} is no sandbox", path.display()))
+    Err(format!("{} is not a sandbox", path.display()))
 }
 
-/// The same, or what a container has changed of its image.
+/// Checks the same, or that it is a container's changes of its image.
 pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
     let changes = below(&paths.containers(), path);
     let is_changes =
@@ -318,14 +325,14 @@ pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
     is_removable(paths, path)
 }
 
-/// The files of a layer of the store.
+/// Checks that a path contains the files of a stored layer.
 pub(super) fn is_layer(paths: &Paths, path: &Path) -> Result<(), String> {
     let names = below(&super::folders::layers(paths), path);
     let is_one =
         names.is_some_and(|names| matches!(names[..], [digest, "root"] if is_digest(digest)));
     match is_one {
         true => Ok(()),
-        false => Err(format!("{} is no layer", path.display())),
+        false => Err(format!("{} is not a layer", path.display())),
     }
 }
 
@@ -334,7 +341,7 @@ pub(super) fn is_digest(name: &str) -> bool {
     name.len() == DIGITS && name.bytes().all(is_digit)
 }
 
-/// What is not finished in the store of layers, or on its way out.
+/// Whether an entry of the layer store is incomplete or being removed.
 pub(super) fn is_draft(name: &str) -> bool {
     let number = name.strip_prefix(argosy_content::images::DRAFT);
     number.is_some_and(|number| {

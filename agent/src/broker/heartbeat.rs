@@ -1,4 +1,5 @@
-//! Whether a broker responds. One that is stopped (SIGSTOP, a debugger) does not end, and answers nothing.
+//! Heartbeats that detect whether a broker responds. A stopped process (SIGSTOP, a debugger) does
+//! not end, and answers nothing.
 
 use std::time::Duration;
 
@@ -8,15 +9,16 @@ use super::connections::Connections;
 use super::link::{self, Control};
 use super::server::Said;
 
-/// How often it is asked.
+/// The heartbeat interval.
 const EVERY: Duration = Duration::from_secs(2);
-/// It has ten seconds to answer, in parts: whoever is stopped together with it for longer loses one of them.
+/// The timeout is ten seconds, in parts: an agent that is stopped together with its broker for
+/// longer loses only one of them.
 const PARTS: u32 = 20;
 const PART: Duration = Duration::from_millis(500);
 
 /// Sends heartbeats to the broker until it has exited.
 pub(super) fn watch(control: &Packets, connections: &Connections, pid: Option<u32>) {
-    // Nothing comes unasked: what can be read is the end.
+    // The broker sends nothing unrequested: readable means closed.
     while let Ok(false) = control.is_readable(EVERY) {
         if link::send(control, &Control::Heartbeat, &[]).is_err() {
             return;

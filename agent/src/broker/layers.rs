@@ -1,4 +1,4 @@
-//! The folder of layers, as the store of images changes it.
+//! The directory of layers, as the image store changes it.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use argosy_content::images::LayerFolders;
 use super::client::Broker;
 use super::request::{LayerChange, Request};
 
-/// By a broker.
+/// A store whose changes a broker performs.
 pub(crate) struct LayersOf(pub(crate) Broker);
 
 impl LayersOf {
@@ -37,7 +37,7 @@ impl LayerFolders for LayersOf {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let name = file_name(path)?;
-        // Nothing is wrong if it is gone.
+        // It is no error if it does not exist.
         match path.symlink_metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             _ => self.change(LayerChange::Remove { name }),

@@ -10,12 +10,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Up to this length a message is a packet, in bytes: a packet may have 128 KiB.
+/// Maximum length of a message in a packet, in bytes: a packet may have 128 KiB.
 const PACKET_BYTES: usize = 96 * 1024;
-/// The longest message, in bytes: a launch may have 2 MiB.
+/// Maximum length of a message, in bytes: a launch may have 2 MiB.
 pub(super) const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
-/// Requests that are performed at a time; more wait for their turn. As many as an agent makes and removes containers at a
-/// time, runs plugins, unpacks and measures.
+/// Maximum number of concurrent requests; more are queued. The same number as an agent's concurrent
+/// creations and removals of containers, plugin runs, unpackings and measurements.
 pub(super) const CONNECTIONS: usize = 40;
 
 /// An agent's ends of the sockets to its broker.
@@ -27,25 +27,25 @@ pub struct Link {
     pub(super) broker: Option<Fork>,
 }
 
-/// What the first socket carries.
+/// The messages of the first socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Control {
     /// The agent is in its user namespace.
     Map,
     /// With the lock of its directory: from now on the broker serves.
     Open,
-    /// Whether it responds.
+    /// A check whether the broker responds.
     Heartbeat,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Envelope<T> {
     Here(T),
-    /// It is in the file that comes first.
+    /// The message is in the file that is the first descriptor.
     InFile,
 }
 
-/// Two connected sets of sockets.
+/// Returns two connected sets of sockets.
 pub(super) fn pair() -> io::Result<(Link, Link)> {
     let (control, of_broker) = Packets::pair()?;
     let pairs = (0..CONNECTIONS).map(|_| Packets::pair());
@@ -88,7 +88,7 @@ pub(super) fn send<T: Serialize>(
     packets.send(&Envelope::<()>::InFile, &all)
 }
 
-/// The next message; `None` once the other side is gone.
+/// Receives the next message; `None` once the peer has closed the connection.
 pub(super) fn receive<T: DeserializeOwned>(
     packets: &Packets,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
@@ -110,12 +110,12 @@ fn read<T: DeserializeOwned>(file: File) -> io::Result<T> {
     let found = file.metadata()?;
     if !found.is_file() || found.len() > MESSAGE_BYTES {
         return Err(io::Error::other(format!(
-            "a message of {} bytes is too long, or in no file",
+            "a message of {} bytes is too long, or is not in a file",
             found.len()
         )));
     }
     let mut bytes = Vec::new();
-    // It may grow meanwhile.
+    // It may grow concurrently.
     file.take(MESSAGE_BYTES).read_to_end(&mut bytes)?;
     Ok(serde_json::from_slice(&bytes)?)
 }

@@ -1,17 +1,21 @@
-//! What of an agent needs root: asked of a broker, by few requests that it judges.
+//! Operations of an agent that need root: the agent requests them from a broker, which checks them.
 //!
 //! ```text
-//! agent, user argosy-agent ──sockets──▶ broker, root ──socket──▶ spawner, root ──exec──▶ launcher, content service, nft, plugins
+//! agent, user argosy-agent ──sockets──▶ broker, root ──socket──▶ spawner, root
+//!                                       ──exec──▶ launcher, content service, nft, plugins
 //! ```
-//! An agent that is started as root divides itself before it has threads (`division`): a copy of it keeps root, the rest
-//! goes on as another user. Where it is not divided, without root or with less isolation, the same requests are
-//! performed in the agent's own process, judged all the same.
+//! An agent that is started as root divides itself before it has threads (`division`): a copy of it
+//! keeps root, the rest continues as another user. Where it is not divided, without root or with
+//! less isolation, the same requests are performed in the agent's own process, with the same
+//! checks.
 //!
-//! The broker executes nothing and has a filter of system calls (`argosy_isolation::spawner`). It runs no runtime, has no socket but those to its agent, and reads nothing that a task or a stranger has
-//! written but hand-off files of its own supervisors. It believes nothing that the agent says: paths are computed from
-//! names, or compared with such (`guard`); every folder on the way to one belongs to root (`folders`), so that none of
-//! them is a link. Reading order: `request`, `operations/perform`, `operations`, `guard`, `folders`, `link`, `connections`, `heartbeat`, `client` with `containers`,
-//! `networks` and `layers`, `server`.
+//! The broker executes nothing and has a system call filter (`argosy_isolation::spawner`). It runs
+//! no runtime, has no socket but those to its agent, and reads no untrusted file but the state
+//! files of its own supervisors. It trusts no data of the agent: paths are computed from names, or
+//! compared with computed ones (`guard`); every directory on the path belongs to root (`folders`),
+//! so that none of them is a link. Reading order: `request`, `operations/perform`, `operations`,
+//! `guard`, `folders`, `link`, `connections`, `heartbeat`, `client` with `containers`, `networks`
+//! and `layers`, `server`.
 
 mod client;
 mod connections;

@@ -1,4 +1,4 @@
-//! Networks of containers, asked of a broker.
+//! Requests to a broker about networks of containers.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use super::request::{ClosedReach, Reply, Request};
 use crate::core::ContainerName;
 
 impl Broker {
-    /// Whether containers can have networks; and why without IPv6, if so.
+    /// Checks whether containers can have networks; returns the reason if they have no IPv6.
     pub(crate) fn check_networks(&self) -> Done<Option<String>> {
         match self.plain(Request::CheckNetworks)? {
             Reply::Networks(why_no_ipv6) => Ok(why_no_ipv6),
@@ -71,7 +71,7 @@ impl Broker {
         self.done(Request::Unplug(name))
     }
 
-    /// Containers of which plugins hold something.
+    /// Returns the containers with CNI resources.
     pub(crate) fn plugged(&self) -> Done<Vec<ContainerName>> {
         match self.plain(Request::Plugged)? {
             Reply::Containers(names) => Ok(names),

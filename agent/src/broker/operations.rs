@@ -1,4 +1,5 @@
-//! Performs requests. The functions that it calls are the owners of what they change; nothing is decided here.
+//! Performs requests. The called functions own the data that they change; no decisions are made
+//! here.
 
 mod perform;
 
@@ -41,21 +42,21 @@ use crate::runner::{HelperCommands, REMOVAL_PATIENCE, groups};
 use crate::sandbox;
 use crate::start::Host;
 
-/// Passes through tasks' disks that wait at a time.
+/// Maximum number of waiting disk measurements.
 const PASSES: usize = 16_384;
-/// How long an agent that stops waits for the last of its ended containers.
+/// The time for which a stopping agent waits for the last of its ended containers.
 const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks.
+/// The polling interval.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A reply, with its descriptors; or in words why not.
+/// A reply with its descriptors, or an error message.
 pub(super) type Performed = Result<(Reply, Vec<OwnedFd>), String>;
 
-/// What needs root of one agent.
+/// The operations of one agent that need root.
 pub(crate) struct Operations {
     guard: Guard,
     paths: Paths,
-    /// Whose the agent's own files are.
+    /// The owner of the agent's own files.
     owner: HostUser,
     tree: Option<Tree>,
     host_ids: Option<HostIds>,
@@ -64,10 +65,11 @@ pub(crate) struct Operations {
     plugs: Plugs,
     bounds: Bounds,
     roots: Roots,
-    /// To tasks, and to what fetches for them. A lock, so that no earlier word comes after a later one.
+    /// The endpoints closed to tasks, and to the content service. A lock, so that no older set
+    /// overwrites a newer one.
     closed: Mutex<[ClosedReach; 2]>,
     content: ServiceCommand,
-    /// A lock, since any thread may ask for it.
+    /// A lock, since any thread may request it.
     service: Mutex<Option<service::Process>>,
     passes: Mutex<Passes>,
 }
@@ -79,7 +81,7 @@ struct Passes {
 }
 
 impl Operations {
-    /// Makes what an agent needs of its host. Only while it holds the lock of its directory.
+    /// Prepares the host for an agent. Only while it holds the lock of its directory.
     pub(crate) fn open(
         config: &Config,
         commands: HelperCommands,
@@ -125,7 +127,7 @@ impl Operations {
         match self.launching.launch(spec, namespace) {
             Ok(container) => Ok((Reply::Running(None), vec![container.into_connection()])),
             Err(LaunchError::Spec(error)) => Ok((Reply::Invalid(error.to_string()), Vec::new())),
-            // Whether this request arrived is for the hand-off files to say.
+            // The state files show whether this request arrived.
             Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
                 Ok(Adoption::Running(container)) => {
                     let handle = container.handle().cloned().map(Box::new);
@@ -154,7 +156,8 @@ impl Operations {
         destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| sentence(&error))
     }
 
-    /// Without a control group the container has ended, as an agent reports after its supervisor has.
+    /// Releases a container's resources. Without a cgroup the container has ended, as an agent
+    /// reports after its supervisor has.
     fn release(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
         let is_leaked = bugs::is_on(Bug::CgroupLeaked) && name.instance.order.0 % 10 == 9;
         let is_ended = is_ended && self.group(name).is_some_and(|group| !group.path().exists());
@@ -174,7 +177,7 @@ impl Operations {
         Ok(())
     }
 
-    /// Returns the first user on the host.
+    /// Returns the first host user id.
     fn begin(&self, at: &TaskContainer, holder: ContainerName, user: &User) -> Result<u32, String> {
         let mut numbers = [user.uid, user.gid].into_iter().chain(user.groups.clone());
         if let Some(number) = numbers.find(|number| *number >= CONTAINER_IDS) {
@@ -194,7 +197,7 @@ impl Operations {
         descriptors: Vec<OwnedFd>,
     ) -> Performed {
         let mut descriptors = descriptors.into_iter();
-        let archive = descriptors.next().ok_or("there is no archive")?;
+        let archive = descriptors.next().ok_or("the archive is missing")?;
         let (rules, owner, target) = match target {
             Target::Layer { draft } => {
                 let root = folders::layer_root(&self.paths, draft)?;
@@ -213,7 +216,7 @@ impl Operations {
                     uid: *uid,
                     gid: *gid,
                 };
-                let target = descriptors.next().ok_or("there is no target")?;
+                let target = descriptors.next().ok_or("the target is missing")?;
                 (rules, owner, target)
             }
         };
@@ -266,12 +269,13 @@ impl Operations {
         let on_its_own = first.and_then(|first| self.bounds.group(first.name));
         let folder = on_its_own.unwrap_or(usual);
         let above = folders::Above::of(self.owner);
-        // With the profile all users of the group's containers may write to it, and nobody else comes near it.
+        // With the profile all users of the group's containers may write to it, and no other user
+        // can access it.
         let profile = self.host_ids.is_some();
         let above = if profile { above.closed() } else { above };
         groups::make(&folder, owner, profile, above).map_err(|error| {
             let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
-            format!("cannot make the group's folder {folder}: {error}; {remedy}")
+            format!("cannot create the group directory {folder}: {error}; {remedy}")
         })?;
         if let Some(first) = first {
             self.bounds.share(&self.sandbox(first)?, &folder)?;
@@ -291,12 +295,12 @@ impl Operations {
                 Some(Walk::through(&step.folders).then_through(group))
             }
         }
-        .ok_or("there is no such pass")?;
+        .ok_or("unknown disk measurement")?;
         let progress = walk.go(step.until_cost, step.enough_bytes);
         let passage = Passage::of(progress, &walk);
         let pass = passage.goes_on().then(|| {
             let mut passes = self.passes();
-            // Those of an agent that has forgotten them: it begins them again.
+            // Measurements that an agent has forgotten are dropped: it begins them again.
             while passes.waiting.len() >= PASSES {
                 passes.waiting.pop_first();
             }
@@ -337,7 +341,7 @@ impl Operations {
         Ok((Reply::Root(root), Vec::new()))
     }
 
-    /// Closes more. What was closed before stays so, whatever the agent says now.
+    /// Closes more endpoints. Closed endpoints stay closed, whatever the agent requests.
     fn close_reach(&self, tasks: ClosedReach, content: ClosedReach) -> Result<(), String> {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         for (closed, more) in closed.iter_mut().zip([tasks, content]) {
@@ -372,7 +376,8 @@ impl Operations {
         }
     }
 
-    /// Ends the helpers, and removes the tree when the last supervisor of an ended container has gone.
+    /// Ends the helpers, and removes the tree when the last supervisor of an ended container has
+    /// exited.
     fn clear(&self) {
         self.end();
         let Some(tree) = &self.tree else { return };
@@ -394,7 +399,7 @@ impl Operations {
         while is_empty() && tree.remove().is_err() && again() {}
     }
 
-    /// Ends the processes that it has beside it.
+    /// Ends its child processes.
     pub(super) fn end(&self) {
         self.launching.end();
         self.end_content();
@@ -415,14 +420,15 @@ impl Operations {
 
     fn ids(&self) -> Result<&HostIds, String> {
         let ids = self.host_ids.as_ref();
-        ids.ok_or_else(|| "containers of this agent have no users of their own".to_owned())
+        ids.ok_or_else(|| "containers of this agent have no separate users".to_owned())
     }
 
     fn holds(&self, first: u32) -> bool {
         self.host_ids.as_ref().is_some_and(|ids| ids.holds(first))
     }
 
-    /// Whether a user of the host is one of this agent's containers. Without the profile all of this is the agent's own right.
+    /// Checks that a host user belongs to one of this agent's containers. Without the profile the
+    /// agent may use any user that its own rights allow.
     fn judge_user(&self, user: &User) -> Result<(), String> {
         let Some(ids) = &self.host_ids else {
             return Ok(());
@@ -431,7 +437,7 @@ impl Operations {
         match all.into_iter().find(|number| !ids.holds(*number)) {
             None => Ok(()),
             Some(number) => Err(format!(
-                "{number} is no user or group of a container of this agent"
+                "{number} is not a user or group of a container of this agent"
             )),
         }
     }
@@ -445,7 +451,7 @@ impl Operations {
     }
 }
 
-/// The folders of an agent, made or taken over before anything else.
+/// Creates or takes over the directories of an agent, before anything else.
 pub(crate) fn prepare(directory: &Path, owner: HostUser) -> Result<(), RunError> {
     let prepared = folders::prepare(&Paths::new(directory), owner);
     prepared.map_err(|(path, source)| RunError::Directory { path, source })
@@ -457,6 +463,6 @@ fn id(name: ContainerName) -> ContainerId {
 
 fn has_hung_up(end: &OwnedFd) -> bool {
     let mut watched = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-    // Nothing is ever written: what there is to read is the end.
+    // Nothing is ever written: readable means closed.
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }

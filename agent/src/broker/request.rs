@@ -1,6 +1,7 @@
 //! Requests of an agent to its broker, and the replies.
 //!
-//! They name containers, tasks and layers. A path in one is compared with those that the broker computes itself.
+//! They name containers, tasks and layers. A path in a request is compared with those that the
+//! broker computes itself.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -52,10 +53,10 @@ impl TaskContainer {
         }
     }
 
-    /// The task, if the names are those of one.
+    /// Returns the task, if the names are valid.
     pub(crate) fn key(&self) -> Result<TaskKey, String> {
         task_key(&self.framework, &self.task)
-            .ok_or_else(|| format!("{:?} is no task of {:?}", self.task, self.framework))
+            .ok_or_else(|| format!("{:?} is not a task of {:?}", self.task, self.framework))
     }
 }
 
@@ -116,16 +117,16 @@ impl From<WantedPath> for v1::HostPath {
     }
 }
 
-/// Where an archive is unpacked.
+/// The target of an unpack request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Target {
-    /// The folder of a layer that is being made.
+    /// The directory of a layer that is being created.
     Layer { draft: String },
-    /// The folder that comes as the second descriptor, for this user and group.
+    /// The directory passed as the second descriptor, for this user and group.
     Files { uid: u32, gid: u32 },
 }
 
-/// A change in the folder of layers. Names are single file names.
+/// A change in the directory of layers. Names are single file names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LayerChange {
     Make { draft: String },
@@ -134,13 +135,13 @@ pub(crate) enum LayerChange {
     Remove { name: String },
 }
 
-/// One part of a pass through what a task has on the disk.
+/// One part of a disk measurement of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MeasureStep {
-    /// The pass that an earlier step has begun.
+    /// The id of a measurement that an earlier step has begun.
     pub(crate) pass: Option<u64>,
     pub(crate) folders: Vec<PathBuf>,
-    /// The container whose processes are looked at, too.
+    /// The container whose processes are scanned, too.
     pub(crate) processes: Option<ContainerName>,
     pub(crate) until_cost: u64,
     pub(crate) enough_bytes: u64,
@@ -148,12 +149,12 @@ pub(crate) struct MeasureStep {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// The first, with the descriptor of the agent's lock.
+    /// The first request, with the descriptor of the agent's lock.
     Open,
     MakeContainer(ContainerName),
-    /// With the network namespace that it joins, if it does.
+    /// With the descriptor of the network namespace that it joins, if any.
     Launch(Box<Spec>),
-    /// With the archive, and the target if that is a folder of files.
+    /// With the archive, and the target if that is a directory of files.
     Unpack {
         format: Format,
         rules: Rules,
@@ -162,13 +163,14 @@ pub(crate) enum Request {
     Adopt(ContainerName),
     Void(ContainerName),
     Destroy(ContainerName),
-    /// Takes users for a task, and makes its container's folders for one of them: the first three requests of each start.
+    /// Allocates host user ids for a task, and creates its container's directories for one of them:
+    /// the first three requests of each start.
     Begin {
         at: TaskContainer,
         holder: ContainerName,
         user: User,
     },
-    /// Ends a container and returns all that it has of the host.
+    /// Ends a container and releases all of its host resources.
     Release {
         name: ContainerName,
         is_ended: bool,
@@ -206,7 +208,7 @@ pub(crate) enum Request {
     ResumeDisks,
     Measure(MeasureStep),
     EndMeasure(u64),
-    /// With a descriptor that hangs up when the root is not wanted any more.
+    /// With a descriptor that is closed when the root is no longer needed.
     MakeRoot {
         at: TaskContainer,
         holder: ContainerName,
@@ -259,20 +261,20 @@ pub(crate) enum Reply {
         reason: String,
         never_started: bool,
     },
-    /// A launch that can never be right.
+    /// A launch that is always invalid.
     Invalid(String),
     Number(u64),
     Is(bool),
     Path(PathBuf),
     HostPaths(Vec<HostPath>),
-    /// Why networks have IPv4 only, if the operator wants more.
+    /// The reason why networks have only IPv4, if the operator enabled IPv6.
     Networks(Option<String>),
     Usage(Option<DiskUsage>),
     Keeper(Keeper),
     Root(Root),
     Measured {
         passage: Passage,
-        /// To go on with; `None` once it is through.
+        /// The id for the next step; `None` once the measurement is complete.
         pass: Option<u64>,
     },
     /// With a listening socket.

@@ -1,4 +1,4 @@
-//! The broker's own life: made by an agent that is root, it serves it until that is gone.
+//! The broker's process: created by an agent that is root, it serves that agent until it exits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,21 +19,22 @@ use crate::error::{RunError, sentence};
 use crate::runner::{HelperCommands, host_ids};
 use crate::start;
 
-/// Exit status of a broker in which a request panicked, as Rust programs have it.
+/// Exit status of a broker in which a request panicked, as of other Rust programs.
 const PANICKED: i32 = 101;
 
-/// What the broker says in reply: its descriptors come with it.
+/// A reply of the broker, accompanied by its descriptors.
 pub(super) type Said = Result<Reply, String>;
 
-/// Divides this process, which is an agent that is about to start: root stays with a copy of it, and this one goes on as the
-/// user of agents. `None` if this process stays what it is: it is not root, it isolates less than in full, by which a task is a
-/// user of the host, or its directory is closed to the user of agents.
+/// Divides this process, which is an agent that is about to start: a copy of it keeps root, and
+/// this one continues as the user of agents. Returns `None` if this process stays unchanged: it is
+/// not root, it isolates less than in full, by which a task is a user of the host, or its directory
+/// is inaccessible to the user of agents.
 ///
-/// `kept` are descriptors that `commands` name. `at_end` is done by root when the agent has ended. Only before there are
-/// threads.
+/// `kept` are descriptors that `commands` name. Root performs `at_end` when the agent has ended.
+/// Only before there are threads.
 ///
 /// # Errors
-/// What cannot be done. This process must end then.
+/// If a step fails. This process must exit then.
 pub fn divide(
     config: &Config,
     commands: &HelperCommands,
@@ -49,7 +50,7 @@ pub fn divide(
     prepare(&config.directory, HostUser::own())?;
     if let Err(error) = start::is_reachable(&config.directory, owner) {
         let why = sentence(&error);
-        tracing::warn!(why, "this agent stays root, and all of it is");
+        tracing::warn!(why, "this agent keeps root, without a broker");
         return Ok(None);
     }
     prepare(&config.directory, owner)?;
@@ -60,7 +61,7 @@ pub fn divide(
     all.extend_from_slice(kept);
     let served = Arc::clone(&theirs);
     let broker = division::fork(c"argosy-broker", &all, move || {
-        // Before its own filter, which what is executed would have, too.
+        // Before the broker's own filter, which executed programs would inherit.
         let spawner = spawner::begin(programs(config, commands), kept);
         let ended = spawner.and_then(|spawner| serve(&served, config, commands, owner, spawner));
         at_end();
@@ -87,7 +88,7 @@ pub fn divide(
     Ok(Some(own))
 }
 
-/// All that is executed for an agent.
+/// Returns all programs that are executed for an agent.
 fn programs(config: &Config, commands: &HelperCommands) -> Programs {
     let own = [&commands.launcher.program, &commands.content.program];
     let of_host = ["nft"].into_iter().chain(disk::MAKERS).map(PathBuf::from);
@@ -116,7 +117,7 @@ fn serve(
     let Some((Control::Open, lock)) = link::receive(&link.control)? else {
         return Ok(());
     };
-    // It has the lock as long as one of the two lives.
+    // The lock is held as long as one of the two processes runs.
     let _lock: Vec<OwnedFd> = lock;
     let (operations, host) = match Operations::open(config, commands.clone(), owner) {
         Ok(opened) => opened,
@@ -145,18 +146,19 @@ fn serve(
         thread.spawn(move || {
             let answers = AssertUnwindSafe(|| answer(&link.requests[at], &operations));
             if catch_unwind(answers).is_err() {
-                // A request without a reply would block the agent. Without its broker it exits, and both are started again.
+                // A request without a reply would block the agent. Without its broker it exits, and
+                // both are restarted.
                 std::process::exit(PANICKED);
             }
         })?;
     }
-    // Until the agent's end. What is being performed then breaks off as if the agent had died doing it; the next one begins
-    // at any point.
+    // Until the agent's end. An operation in progress is interrupted as if the agent had crashed in
+    // it; the next run recovers from any point.
     let ended = loop {
         match link::receive::<Control>(&link.control) {
             Ok(Some((Control::Heartbeat, _))) => {
                 let said: Said = Ok(Reply::Done);
-                // Fails only if the agent is gone, which the next look shows.
+                // Fails only if the agent has exited, which the next receive shows.
                 let _ = link::send(&link.control, &said, &[]);
             }
             Ok(Some((Control::Map | Control::Open, _)) | None) => break Ok(()),
@@ -167,7 +169,7 @@ fn serve(
     ended
 }
 
-/// Serves one socket until it is closed, or something comes over it that is no request.
+/// Serves one socket until it is closed, or receives something that is not a request.
 fn answer(packets: &Packets, operations: &Operations) {
     while let Ok(Some((request, descriptors))) = link::receive::<Request>(packets) {
         let performed: Performed = operations.perform(request, descriptors);

@@ -1,9 +1,9 @@
-//! How much code a broker runs with root's rights.
+//! The amount of code that a broker runs as root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What reads, judges and dispatches what an agent asks.
+/// Files that read, check and dispatch an agent's requests.
 const OWN: [&str; 7] = [
     "broker/folders.rs",
     "broker/guard.rs",
@@ -13,7 +13,7 @@ const OWN: [&str; 7] = [
     "broker/request.rs",
     "broker/server.rs",
 ];
-/// The agent's end.
+/// The files of the agent's end.
 const OF_THE_AGENT: [&str; 8] = [
     "broker/client.rs",
     "broker/connections.rs",
@@ -48,7 +48,8 @@ const CALLED: [&str; 21] = [
     "sandbox.rs",
     "start.rs",
 ];
-/// Of `isolation`, what other processes run: the launcher and what it makes, and the content service. All else counts.
+/// Files of `isolation` that other processes run: the launcher and its children, and the content
+/// service. All others count.
 const OF_OTHERS: [&str; 20] = [
     "attachment.rs",
     "command.rs",
@@ -72,7 +73,7 @@ const OF_OTHERS: [&str; 20] = [
     "unpack",
 ];
 
-/// Lines of a file or folder up to its tests.
+/// Returns the lines of a file or directory up to its tests.
 fn lines(path: &Path) -> usize {
     if path.is_dir() {
         let entries = fs::read_dir(path).unwrap().flatten();
@@ -94,7 +95,7 @@ fn a_broker_reads_and_judges_requests_in_less_than_3000_lines_and_what_it_calls_
         |files: &[&str]| -> usize { files.iter().map(|file| lines(&own_room.join(file))).sum() };
     let own = listed(&OWN);
     assert!((1_000..3_000).contains(&own), "{own} lines");
-    // A new file of the broker's is counted.
+    // A new file of the broker is counted.
     let mut found: Vec<_> = ["broker", "broker/operations"]
         .into_iter()
         .flat_map(|folder| fs::read_dir(own_room.join(folder)).unwrap().flatten())

@@ -1,4 +1,4 @@
-//! What an agent that somebody has taken over asks of its broker, and is refused.
+//! Requests of a compromised agent that its broker refuses.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -48,7 +48,7 @@ fn name() -> ContainerName {
     "1-2-3".parse().unwrap()
 }
 
-/// A launch that an agent may ask for.
+/// Returns a launch that an agent may request.
 fn usual(paths: &Paths) -> Spec {
     let key = crate::core::task_key("framework-1", "web").unwrap();
     let id = ContainerId::new("1-2-3").unwrap();
@@ -284,7 +284,7 @@ fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
     }
     let mut joined = usual(&paths);
     joined.network = Network::Joined;
-    // A namespace of another kind is refused by the kernel, which is told the kind that is to be joined.
+    // The kernel refuses a namespace of another kind, since the expected kind is passed to it.
     for file in ["/proc/self/ns/net", "/etc/passwd"] {
         let file: OwnedFd = fs::File::open(file).unwrap().into();
         judge(&joined, Some(&file)).unwrap_err();
@@ -321,7 +321,7 @@ fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
     let (one, other) = Packets::pair().unwrap();
     one.send(&"garbage", &[]).unwrap();
     link::receive::<Request>(&other).unwrap_err();
-    // A file that comes with it must be one, and short.
+    // An accompanying file must be a regular file, and short.
     let (reader, _writer) = std::io::pipe().unwrap();
     use std::os::fd::AsFd;
     one.send(&serde_json::json!("InFile"), &[reader.as_fd()])
@@ -336,7 +336,7 @@ fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
     link::receive::<Request>(&other).unwrap_err();
     let long = vec![name(); 1 << 20];
     link::send(&one, &Request::KeepUsers(long), &[]).unwrap_err();
-    // One that is longer than a packet comes whole.
+    // A message longer than a packet arrives complete.
     let known = vec![name(); 50_000];
     link::send(&one, &Request::KeepUsers(known.clone()), &[]).unwrap();
     match link::receive::<Request>(&other).unwrap() {
@@ -347,7 +347,7 @@ fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
     assert!(link::receive::<Request>(&other).unwrap().is_none());
 }
 
-/// Operations of an agent whose launcher only waits.
+/// Returns the operations of an agent whose launcher only waits.
 fn opened(folder: &std::path::Path) -> Operations {
     let directory = folder.join("agent");
     prepare(&directory, HostUser::own()).unwrap();
@@ -390,7 +390,7 @@ fn a_container_that_an_agent_reports_as_ended_is_ended_if_it_has_a_group() {
     assert!(!group.path().exists());
     let status = child.wait().unwrap();
     assert_eq!(status.signal(), Some(9), "{status}");
-    // Once more, as an agent does that has not noted it.
+    // Again, as an agent does that has not recorded it.
     release(true);
     release(false);
     ask(Request::Clear).unwrap();
@@ -422,7 +422,7 @@ fn what_would_make_an_agent_root_is_refused() {
             owner: Some(owner),
         })
     };
-    // Nobody but its own containers' users is given anything.
+    // Only users of its own containers are accepted as owners.
     for owner in [
         user(0, 0),
         user(first, 0),
@@ -505,7 +505,7 @@ fn what_would_make_an_agent_root_is_refused() {
         &folder.path().join("agent"),
     )))))
     .unwrap_err();
-    // A name that a task has put into its sandbox leads its agent nowhere.
+    // A link that a task has put into its sandbox does not redirect its agent.
     let made = folder.path().join("agent/sandboxes/framework-1/web/1-2-3");
     symlink("/etc", made.join("doc")).unwrap();
     let paths = vec![WantedPath {

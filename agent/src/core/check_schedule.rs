@@ -1,7 +1,8 @@
-//! Checks of the tasks that run: when each has its turn, and what follows from what was found.
+//! Checks of running tasks: their schedule, and the consequences of their results.
 //!
-//! `checks` judges one task and knows no other; here it gets its turns and its answers, and its end. What it finds is
-//! told by an update; the update that says why a task is ended is on disk before it is.
+//! `checks` judges one task in isolation; this module runs its probes, and handles results and its
+//! end. Results are reported in updates; the update with the reason for a task's end is on disk
+//! before the task is ended.
 
 use argosy_proto::convert::{Malformed, check_from, health_check_from};
 use argosy_proto::v1;
@@ -19,9 +20,9 @@ use super::lifecycle::{Failing, Phase};
 pub(super) struct Watch {
     checks: Checks,
     asked: Asked,
-    /// Its place among the turns.
+    /// Its position in the schedule.
     due: Option<Timestamp>,
-    /// What its newest change is, for the update that tells it.
+    /// The newest change, for the update that reports it.
     pub(super) news: Option<(v1::Reason, Explanation)>,
 }
 
@@ -31,7 +32,7 @@ impl Watch {
     }
 }
 
-/// What a description wants to be asked.
+/// The checks that a launch order requests.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     health: Option<HealthCheck>,
@@ -39,10 +40,10 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// What this order wants to be asked.
+    /// Returns the checks that this order requests.
     ///
     /// # Errors
-    /// Names the field that nobody could ask; masters of this release refuse such a task.
+    /// Names the field that cannot be probed; masters of this release refuse such a task.
     pub(super) fn of(launch: &v1::LaunchOrder) -> Result<Self, Malformed> {
         let Some(spec) = &launch.spec else {
             return Ok(Self::default());
@@ -69,12 +70,13 @@ impl Asked {
 }
 
 impl Core {
-    /// Its command runs since then: it is looked at from now on. `was` is what it was before.
+    /// Starts the checks of a task whose command runs since `started_at`. `was` is its former
+    /// phase.
     pub(super) fn watch(&mut self, instance: Instance, started_at: Timestamp, was: Phase) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        // An order that asks what nobody can was refused before its start.
+        // An order with invalid checks was refused before its start.
         let asked = Asked::of(&task.launch).unwrap_or_default();
         let policies = Policies {
             health: asked.health.as_ref().map(Policy::from),
@@ -100,12 +102,13 @@ impl Core {
         }
     }
 
-    /// Nobody wants to know any more how it is.
+    /// Stops the checks of a task.
     pub(super) fn unwatch(&mut self, instance: Instance) {
         self.turn(instance, |checks, _| checks.end());
     }
 
-    /// Some of its updates are committed: there is room for what its checks have found meanwhile, and its limits.
+    /// Reports check results and limits that waited: some updates of the task are committed, so
+    /// there is space for them.
     pub(super) fn catch_up(&mut self, instance: Instance) {
         let course = self.courses.get(&instance);
         let known = course.and_then(|course| course.watch.as_ref());
@@ -117,7 +120,7 @@ impl Core {
         }
     }
 
-    /// Gives everybody a turn who is due.
+    /// Runs every check that is due.
     pub(super) fn look(&mut self) {
         while let Some((at, instance)) = self.looks.first().copied()
             && at <= self.now
@@ -131,7 +134,7 @@ impl Core {
         self.turn(instance, |checks, now| checks.answered(now, look, answer));
     }
 
-    /// The checks of a task do something; they have a turn when they want the next one.
+    /// Runs a step of the checks of a task; they are scheduled again for their next deadline.
     fn turn(
         &mut self,
         instance: Instance,
@@ -189,7 +192,7 @@ impl Core {
                     Kind::Health => known.ready == told.ready,
                     Kind::Readiness => known.healthy == told.healthy,
                 };
-                // One update may tell of both: then it says why for both.
+                // One update may report both: then it has the reasons of both.
                 let why = match watch.news.take() {
                     Some((_, other)) if !is_other_told => other.then(why),
                     Some(_) | None => why,
@@ -198,7 +201,8 @@ impl Core {
                 self.mark_dirty(instance);
             }
             checks::Effect::Kill { reason } => {
-                // It is ended when the update that says so is on disk: the next life knows why, and does not ask again.
+                // The task is ended when the update with the reason is on disk: the next run knows
+                // the reason, and does not probe again.
                 course.failing.get_or_insert(Failing::Unhealthy(reason));
                 self.mark_dirty(instance);
             }

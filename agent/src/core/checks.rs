@@ -1,25 +1,28 @@
-//! Health and readiness of one running task: when it is looked at, and what is made of what was found.
+//! Health and readiness checks of one running task: their schedule, and the evaluation of their
+//! results.
 //!
-//! Two checks that know nothing of each other, so that neither hides what the other found. A health check ends its task
-//! after so many failures in a row; a readiness check only tells. Both begin anew with an agent's new life, which knows
-//! from the task's last update what was told before, and so says nothing twice.
+//! The two checks are independent, so neither hides the result of the other. A health check ends
+//! its task after a number of consecutive failures; a readiness check only reports. Both restart
+//! with a new run of the agent, which knows from the task's last update what was reported before,
+//! and so reports nothing twice.
 
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{self, Code, Explanation, Standing};
 
-/// When a check looks, and what its failures mean.
+/// The schedule of a check, and the consequences of its failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// From the task's start to the first look, in milliseconds.
+    /// From the task's start to the first probe, in milliseconds.
     pub delay_ms: u64,
-    /// From the end of one look to the next, in milliseconds; at least 1.
+    /// From the end of one probe to the next, in milliseconds; at least 1.
     pub interval_ms: u64,
-    /// How long a look may take before it counts as failed, in milliseconds; at least 1.
+    /// Timeout of a probe, in milliseconds; at least 1.
     pub timeout_ms: u64,
-    /// How many failures in a row end the task; at least 1. Readiness knows no such end.
+    /// Consecutive failures that end the task; at least 1. Unused by readiness checks.
     pub failures: u32,
-    /// For so long after the task's start failures count for nothing, until one look has succeeded; in milliseconds.
-    /// Readiness knows no grace: what is not ready yet is not ready.
+    /// The time after the task's start in which failures are ignored, until one probe has
+    /// succeeded; in milliseconds. Unused by readiness checks: a task that is not ready yet is not
+    /// ready.
     pub grace_ms: u64,
 }
 
@@ -33,7 +36,7 @@ impl From<&task::HealthCheck> for Policy {
     }
 }
 
-/// Of a readiness check.
+/// The policy of a readiness check.
 impl From<&task::Check> for Policy {
     fn from(check: &task::Check) -> Self {
         Self {
@@ -46,67 +49,63 @@ impl From<&task::Check> for Policy {
     }
 }
 
-/// What is asked about a task.
+/// The kind of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Whether it is to go on.
+    /// Whether the task may continue.
     Health,
-    /// Whether it can take work.
+    /// Whether the task can accept work.
     Readiness,
 }
 
-/// One look of one check: an answer to an earlier one counts for nothing.
+/// One probe of one check. Results of earlier probes are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Of which check.
     pub kind: Kind,
-    /// Counts this check's looks, from 1.
+    /// The number of this check's probe, from 1.
     pub number: u64,
 }
 
-/// What a look found.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// All is well.
+    /// The task passed.
     Passed,
-    /// It is not, or it could not be looked at.
+    /// The task failed, or could not be probed.
     Failed(Explanation),
-    /// There was no answer in time.
+    /// No result within the timeout.
     TimedOut,
 }
 
-/// What is to be done.
+/// An action that a check requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Look, and answer under the same number. The time is a hint for who looks: it is kept here.
+    /// Run a probe, and return its result under the same number. The time is a hint for the probe:
+    /// the check itself enforces the timeout.
     Run {
-        /// Which look.
         look: Look,
-        /// How long it may take, in milliseconds.
+        /// Timeout in milliseconds.
         timeout_ms: u64,
     },
-    /// Stop looking: nobody waits for the answer any more.
+    /// Cancel the probe: its result is no longer needed.
     Cancel(Look, Cause),
-    /// Tell of it in an update of the running task.
+    /// Report the result in an update of the running task.
     Report {
-        /// Which of it has changed.
+        /// The check whose result has changed.
         kind: Kind,
-        /// All that is known now: both go into each update, whichever has changed.
+        /// All current results: both go into each update, whichever has changed.
         standing: Standing,
-        /// How it is, and why.
+        /// The result and its reason.
         why: Explanation,
     },
     /// End the task, which has failed.
-    Kill {
-        /// Why.
-        reason: Explanation,
-    },
+    Kill { reason: Explanation },
 }
 
-/// Why nobody waits for an answer any more.
+/// The reason why a result is no longer needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// It has not come in time, which is a failure.
+    /// The timeout has passed, which is a failure.
     Late,
     /// The task ends.
     Over,
@@ -121,11 +120,11 @@ pub struct Checks {
     standing: Standing,
 }
 
-/// One check on its way.
+/// The state of one check.
 #[derive(Debug)]
 struct Check {
     policy: Policy,
-    /// Of the present look, or of the last.
+    /// The number of the current or last probe.
     number: u64,
     state: State,
     /// Failures since the last success.
@@ -134,27 +133,25 @@ struct Check {
     has_passed: bool,
 }
 
-/// What a check waits for.
+/// The event that a check waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The time of its next look.
+    /// The time of its next probe.
     Waiting(Timestamp),
-    /// An answer, until then.
+    /// The result of a probe, until this time.
     Looking(Timestamp),
 }
 
-/// Which checks a task asks for.
+/// The policies of a task's checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policies {
-    /// Of its health.
     pub health: Option<Policy>,
-    /// Of its readiness.
     pub readiness: Option<Policy>,
 }
 
 impl Checks {
-    /// Of a task that began to run at `started_at`, on the boot clock. `told` is what its last update says: nothing for
-    /// a new task.
+    /// Returns the checks of a task that began to run at `started_at`, on the boot clock. `told` is
+    /// the content of its last update: empty for a new task.
     #[must_use]
     pub fn new(policies: Policies, started_at: Timestamp, told: Standing) -> Self {
         let check = |policy: Option<Policy>, has_passed| {
@@ -166,7 +163,8 @@ impl Checks {
                 has_passed,
             })
         };
-        // One that was unhealthy had its grace, too: within it nothing would have been told.
+        // A task that was unhealthy is past its grace period: within it nothing would have been
+        // reported.
         Self {
             started_at,
             health: check(policies.health, told.healthy.is_some()),
@@ -175,8 +173,9 @@ impl Checks {
         }
     }
 
-    /// The task was adopted: it is looked at first at some moment within an interval from now. An agent that has just
-    /// started would else look at all of its tasks at once. `below` gives a number below another one, which is not 0.
+    /// Schedules the first probes of an adopted task at a random moment within one interval from
+    /// now. Otherwise an agent that has just started would probe all of its tasks simultaneously.
+    /// `below` returns a number below its argument, which is not 0.
     pub fn spread(&mut self, now: Timestamp, mut below: impl FnMut(u64) -> u64) {
         let checks = [&mut self.health, &mut self.readiness];
         for check in checks.into_iter().flatten() {
@@ -187,13 +186,13 @@ impl Checks {
         }
     }
 
-    /// What is known now.
+    /// Returns the current results.
     #[must_use]
     pub fn standing(&self) -> Standing {
         self.standing
     }
 
-    /// When [`Checks::tick`] is due; `None` if never.
+    /// Returns the time at which [`Checks::tick`] is due; `None` if never.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let checks = [&self.health, &self.readiness];
@@ -203,7 +202,7 @@ impl Checks {
         due.min()
     }
 
-    /// A deadline has come. Repeatable.
+    /// Handles a deadline. Repeatable.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         for kind in [Kind::Health, Kind::Readiness] {
@@ -231,7 +230,7 @@ impl Checks {
         effects
     }
 
-    /// A look has an answer. One that comes late, twice or for nothing changes nothing.
+    /// Handles the result of a probe. A late, repeated or unrequested result changes nothing.
     pub fn answered(&mut self, now: Timestamp, look: Look, answer: Answer) -> Vec<Effect> {
         let started_at = self.started_at;
         let Some(check) = self.check(look.kind) else {
@@ -259,7 +258,7 @@ impl Checks {
         }
     }
 
-    /// The task is being ended, or has ended: what is being looked at need not be.
+    /// Cancels all probes, because the task is being ended or has ended.
     pub fn end(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
         for (kind, check) in [
@@ -298,13 +297,13 @@ impl Checks {
         if failed >= limit {
             let reason = Explanation::of(Code::HealthCheckFailed, &[&failed]).then(reason);
             effects.push(Effect::Kill { reason });
-            // Once is enough: what follows is the task's end.
+            // One report is enough: the task's end follows.
             effects.extend(self.end());
         }
         effects
     }
 
-    /// Only what is new is told: an idle cluster writes nothing.
+    /// Reports a result only if it is new: an idle cluster writes nothing.
     fn found(&mut self, kind: Kind, is_well: bool, reason: Explanation) -> Vec<Effect> {
         let (known, code) = match (kind, is_well) {
             (Kind::Health, true) => (&mut self.standing.healthy, Code::Healthy),

@@ -1,6 +1,8 @@
-//! The disk limit of a task, and the end of a task that exceeds it. Containers of executors: `executors/life.rs`.
+//! The disk limit of a task, and the end of a task that exceeds it. Containers of executors:
+//! `executors/lifecycle.rs`.
 //!
-//! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a restart of the agent.
+//! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a
+//! restart of the agent.
 
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
@@ -14,7 +16,7 @@ use super::lifecycle::{Failing, Phase};
 /// Bytes of a MiB, the unit of `disk`.
 const MIB: u64 = 1024 * 1024;
 
-/// The most that a task may have on the disk, in bytes; `None` if it asked for no `disk`.
+/// Returns the disk limit of a task in bytes; `None` if it requests no `disk`.
 pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
     let named = spec
         .resources
@@ -33,7 +35,8 @@ pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
 pub struct DiskDefault(pub u64);
 
 impl DiskDefault {
-    /// The disk limit of a task, in bytes. A task of an executor has no default: the container of the executor has one.
+    /// Returns the disk limit of a task, in bytes. A task of an executor has no default: the
+    /// container of the executor has one.
     pub(crate) fn limit_bytes(self, spec: &v1::TaskSpec) -> Option<u64> {
         match spec.executor {
             Some(_) => limit_bytes(spec),
@@ -41,7 +44,7 @@ impl DiskDefault {
         }
     }
 
-    /// The requested amount, or else the default, in bytes.
+    /// Returns the requested amount, or else the default, in bytes.
     pub(super) fn or(self, requested_bytes: Option<u64>) -> Option<u64> {
         requested_bytes.or((self.0 > 0).then_some(self.0))
     }
@@ -51,7 +54,8 @@ impl Core {
     /// Starts to measure the disk usage of a task whose command runs.
     pub(super) fn measure(&mut self, instance: Instance) {
         self.measure_alone(instance);
-        // The folder of its group is a part of the disk of one that an earlier life of the agent has measured.
+        // The group directory counts toward the disk usage of a task that an earlier run of the
+        // agent has measured.
         if let Some(first) = self.late_first(instance) {
             self.measure_alone(first);
         }
@@ -84,8 +88,9 @@ impl Core {
         self.setup.disk_default.limit_bytes(spec)
     }
 
-    /// It is killed at once: in a grace it would only write more. If it has ended already, and its group's folder has grown
-    /// since, one of the others is.
+    /// Kills a task that exceeds its disk limit immediately: during a grace period it would only
+    /// write more. If it has already ended, and its group directory has grown since, another task
+    /// of the group is killed.
     pub(super) fn over_disk(&mut self, first: Instance, mut why: Explanation) {
         let running = (self.phase(first) == Some(Phase::Running)).then_some(first);
         let Some(instance) = running.or_else(|| self.answerable(first)) else {
@@ -103,7 +108,8 @@ impl Core {
         self.mark_dirty(instance);
     }
 
-    /// Whether it ended because one of its files reached its limit, which is the end of all that it may have.
+    /// Whether it ended because one of its files reached its limit, which is the total limit of the
+    /// task.
     pub(super) fn outgrown(&self, instance: Instance, ended: &Ended) -> Option<Failing> {
         let limit_bytes = self.disk_limit(instance)?;
         if ended.how != How::Signal(Signal::SIGXFSZ as i32) {

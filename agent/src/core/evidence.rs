@@ -1,13 +1,14 @@
-//! What a record shows besides what it says, for journals of which another record is damaged.
+//! Evidence in a record beyond its content, for journals of which another record is damaged.
 //!
-//! A record that names an instance shows that its launch was taken, and in which life. Without damage this is known
-//! already, and changes nothing.
+//! A record that names an instance proves that its launch was taken, and in which run. Without
+//! damage this is known already, and changes nothing.
 
 use super::executors::ExecutorRecord;
 use super::facts::{Facts, Instance, Record, Taken};
 
 impl Facts {
-    /// Keeps what this record shows of the floor, of the life, and of the id of this agent.
+    /// Keeps the evidence of this record for the last order taken, the run, and the id of this
+    /// agent.
     pub(super) fn learn(&mut self, record: &Record) {
         if let Record::Took {
             what: Taken::Launch {
@@ -16,7 +17,7 @@ impl Facts {
             ..
         } = record
         {
-            // Orders come only to an agent that has an id.
+            // Only an agent with an id receives orders.
             self.identity.agent.get_or_insert(*agent);
         }
         if let Some(instance) = record.instance()
@@ -27,8 +28,8 @@ impl Facts {
         self.identity.life = self.identity.life.max(life(record));
     }
 
-    /// Leaves out so many numbers of updates of each task that has not ended: records of updates were lost, and the
-    /// registry ignores a number that it has seen.
+    /// Skips this many update numbers of each task that has not ended: records of updates were
+    /// lost, and the registry ignores a number that it has seen.
     pub(crate) fn skip_numbers(&mut self, count: u64) {
         let live = self.tasks.values_mut();
         live.filter(|task| !task.state.is_terminal())
@@ -37,7 +38,7 @@ impl Facts {
 }
 
 impl Record {
-    /// The instance that this record names; a launch names an order alone.
+    /// Returns the instance that this record names; a launch names only an order.
     pub(crate) fn instance(&self) -> Option<Instance> {
         match self {
             Record::Identity(_) | Record::Forgot(_) | Record::Floor(_) => None,
@@ -63,7 +64,7 @@ impl Record {
     }
 }
 
-/// The life that a record names; 0 for none.
+/// Returns the run that a record names; 0 for none.
 fn life(record: &Record) -> u64 {
     match record {
         Record::Took {
@@ -73,7 +74,7 @@ fn life(record: &Record) -> u64 {
         | Record::Retried { life, .. } => *life,
         Record::Task { facts, .. } => facts.life,
         Record::Executor(ExecutorRecord::Began { facts, .. }) => facts.life,
-        // Identities replace the life.
+        // Identities replace the run.
         Record::Identity(_)
         | Record::Forgot(_)
         | Record::Floor(_)

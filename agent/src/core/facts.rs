@@ -1,8 +1,9 @@
-//! What an agent must not forget, and the one function that changes it.
+//! Durable facts of an agent, and the one function that changes them.
 //!
-//! The same function follows a record when it is made and when it is read back after a crash, so
-//! memory and disk cannot differ. Total: a record about a task that is not there changes no task,
-//! because the record that made it may have been damaged. What such a record shows all the same is kept: see `evidence`.
+//! The same function applies a record when it is made and when it is read back after a crash, so
+//! memory and disk cannot differ. It is total: a record about an unknown task changes no task,
+//! because the record that launched the task may be damaged. What such a record proves is still
+//! kept: see `evidence`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -18,27 +19,26 @@ use serde::{Deserialize, Serialize};
 use super::executors::{ExecutorFacts, ExecutorRecord};
 use super::wire;
 
-/// Longest grace of a task that the cluster does not want to hear of any more, in milliseconds.
+/// Longest grace period of a task that the cluster no longer tracks, in milliseconds.
 const STRAY_GRACE_MS: u64 = 10_000;
-/// From TERM to KILL unless the task says otherwise, in milliseconds. Mesos' default.
+/// Grace period of a task that sets none, in milliseconds. Mesos' default.
 const DEFAULT_GRACE_MS: u64 = 3_000;
 
 /// One instance of a task on this host: the agent id and the order that launched it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {
-    /// The id this agent had; it may have another now.
+    /// The id of the agent at the launch; it may have another id now.
     pub agent: AgentId,
-    /// The order that launched it.
     pub order: OrderIndex,
 }
 
-/// The name of one container: an instance, and the life of the agent process that started it.
+/// The name of one container: an instance, and the run of the agent process that started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerName {
-    /// What runs in it.
+    /// The instance that runs in the container.
     pub instance: Instance,
-    /// Counts the starts of the agent process.
+    /// The number of the run: a count of the starts of the agent process.
     pub life: u64,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for ContainerName {
     }
 }
 
-/// Text that names no container of an agent.
+/// An error for text that is not the name of an agent's container.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not the name of a container: write AGENT-ORDER-LIFE")]
 pub struct InvalidContainerName(String);
@@ -70,88 +70,91 @@ impl FromStr for ContainerName {
             }),
             _ => None,
         };
-        // Comparing with what it prints refuses signs, leading zeros and a fourth part.
+        // The comparison with the printed form rejects signs, leading zeros and a fourth part.
         named
             .filter(|name| name.to_string() == text)
             .ok_or_else(|| InvalidContainerName(text.chars().take(64).collect()))
     }
 }
 
-/// Who this agent is, and whom it obeys.
+/// The identity of this agent, and the leader that it accepts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
-    /// The cluster it belongs to; `None` before the first word of a master.
+    /// The agent's cluster; `None` before the first message of a master.
     pub cluster: Option<ClusterId>,
-    /// The highest epoch seen: anything lower is refused.
+    /// The highest epoch seen; messages of lower epochs are rejected.
     pub epoch: Epoch,
     /// `None` before the first registration.
     pub agent: Option<AgentId>,
-    /// Keys the first registration.
+    /// The idempotency key of the first registration.
     pub nonce: u64,
-    /// The last incarnation confirmed by a master; 0 for none.
+    /// The last incarnation that a master confirmed; 0 for none.
     pub confirmed: u64,
-    /// Those that may have been sent since, the newest last.
+    /// Incarnations that may have been sent since, newest last.
     pub tried: Vec<u64>,
-    /// Counts the starts of the process.
+    /// A count of the starts of the process.
     pub life: u64,
-    /// The boot in which this was written.
+    /// The boot id of the host when this record was written.
     pub boot_id: String,
-    /// The first life in that boot: what an earlier one started is over, whatever its files say.
+    /// The first run in that boot. Containers of earlier runs have ended, whatever their files
+    /// contain.
     pub boot_life: u64,
 }
 
-/// A command that has been executed.
+/// The start of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartedFact {
-    /// Process number of the container's first process, as the host sees it.
+    /// The process id of the container's first process in the host's PID namespace.
     pub pid: i32,
-    /// When, on the boot clock.
+    /// The time of the start on the boot clock.
     pub at: Timestamp,
 }
 
-/// A task that this agent has taken.
+/// A task that this agent has accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskFacts {
-    /// Its name in the cluster.
+    /// The task's name in the cluster.
     pub key: TaskKey,
-    /// What was ordered, with the limits that were ordered last.
+    /// The launch order, with the limits that were ordered last.
     pub launch: Arc<v1::LaunchOrder>,
-    /// The life in which its container was, or is to be, started.
+    /// The run in which the task's container is started.
     pub life: u64,
-    /// Set once it is wanted dead: milliseconds from TERM to KILL.
+    /// The grace period in milliseconds, once the task is to be killed.
     pub kill_grace_ms: Option<u64>,
-    /// The newest order that changed the limits in `launch`; 0 if none has.
+    /// The newest order that changed the limits in `launch`; 0 if there is none.
     pub limits_order: OrderIndex,
-    /// The newest of them of which an update has told what became of it.
+    /// The newest of these orders whose outcome an update has reported.
     pub limits_told: OrderIndex,
-    /// Set once its command was executed.
+    /// Set once the command was executed.
     pub started: Option<StartedFact>,
-    /// Updates that no master has said are committed, oldest first.
+    /// Updates that are not known to be committed, oldest first.
     pub updates: VecDeque<v1::NumberedUpdate>,
     /// Number of the newest update made.
     pub made: u64,
-    /// Number of the newest update that a master said is committed.
+    /// Number of the newest update that a master reported as committed.
     pub committed: u64,
     /// State in the newest update; STAGING before the first.
     pub state: TaskState,
-    /// What its checks have found, by the newest update.
+    /// The results of the checks, by the newest update.
     pub standing: Standing,
-    /// Since when that is so.
+    /// The times since which these results hold.
     pub since: Since,
-    /// Set once its health check has ended it, by the update that says so: why.
+    /// The reason why the health check ended the task, once an update reports it.
     pub unhealthy: Option<Explanation>,
-    /// The newest number of its executor, of what is in an update or changed nothing; 0 without one.
+    /// The highest serial number of the executor's updates that an update contains or that changed
+    /// nothing; 0 without an executor.
     pub heard: u64,
-    /// False once the cluster does not want to hear of it any more: then it is only ended and cleared away.
+    /// Whether the cluster tracks the task. Otherwise it is only ended and cleaned up.
     pub held: bool,
 }
 
-/// Since when what a task's checks have found is so: by the host's clock, in milliseconds since 1970, as updates are.
+/// The times since which a task's check results hold, by the host's clock, in milliseconds since
+/// 1970, as in updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Since {
-    /// Of its health; `None` if nothing is known, or not since when.
+    /// The time of the last change of health; `None` if it is unknown.
     pub healthy: Option<i64>,
-    /// Of its readiness.
+    /// The time of the last change of readiness.
     pub ready: Option<i64>,
 }
 
@@ -171,124 +174,108 @@ impl Since {
 /// One entry of the journal.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
-    /// Identity, epoch, incarnations: all of it, replacing what was.
+    /// Identity, epoch and incarnations. Replaces the former record as a whole.
     Identity(Identity),
-    /// As `Identity`; and everything that was held is a stray, and orders count from 1 again.
+    /// As `Identity`; in addition every held instance becomes an orphan, and orders count from 1
+    /// again.
     Forgot(Identity),
-    /// An order was taken: this is the floor.
+    /// An order was taken. Its number is the last order taken.
     Took {
-        /// Its number.
         order: OrderIndex,
-        /// What it asked for.
+        /// The request of the order.
         what: Taken,
     },
     /// A command was executed.
     Started {
-        /// Whose.
         instance: Instance,
-        /// Which, when.
+        /// The process and the time.
         fact: StartedFact,
     },
     /// An update was made.
     Updated {
-        /// Of which instance.
         instance: Instance,
-        /// The update.
         update: Box<v1::NumberedUpdate>,
     },
     /// Updates up to a number are in the registry.
     Committed {
-        /// Of which instance.
         instance: Instance,
-        /// The newest.
+        /// The newest committed update.
         number: u64,
     },
     /// An instance is forgotten.
-    Released {
-        /// Which.
-        instance: Instance,
-    },
-    /// An instance is not wanted: it is ended and not spoken of.
-    Stray {
-        /// Which.
-        instance: Instance,
-    },
+    Released { instance: Instance },
+    /// An instance is an orphan: it is ended, and is not reported.
+    Stray { instance: Instance },
     /// A launch that certainly never started is tried again under another container name.
     Retried {
-        /// Which.
         instance: Instance,
-        /// The new life in its name.
+        /// The new run in the container's name.
         life: u64,
     },
-    /// The floor, in a compacted journal.
+    /// The last order taken, in a compacted journal.
     Floor(OrderIndex),
     /// A task with all its facts, in a compacted journal.
     Task {
-        /// Which.
         instance: Instance,
-        /// All of it.
         facts: Box<TaskFacts>,
     },
-    /// Something of an executor.
+    /// A change of an executor.
     Executor(ExecutorRecord),
 }
 
-/// What an order asked for.
+/// The request of an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Taken {
-    /// Run a task.
+    /// Launch a task.
     Launch {
         /// The id of this agent; `None` in journals of 0.1, where only `Identity` has it.
         agent: Option<AgentId>,
-        /// Its name.
         key: TaskKey,
-        /// The order.
         launch: Arc<v1::LaunchOrder>,
-        /// The life in its container's name.
+        /// The run in the container's name.
         life: u64,
     },
-    /// End a task.
+    /// Kill a task.
     Kill {
-        /// Which instance.
         instance: Instance,
-        /// From TERM to KILL, in milliseconds.
+        /// The grace period in milliseconds.
         grace_ms: u64,
     },
-    /// Give a task other limits.
+    /// Change the limits of a task.
     Limits {
-        /// Which instance.
         instance: Instance,
-        /// All of them; `None` means those of its resources.
+        /// All limits; `None` means those of the task's resources.
         limits: Option<v1::Limits>,
     },
-    /// Nothing: it was void, or named nothing that is here.
+    /// No request: the order was cancelled, or names an unknown task.
     Nothing,
 }
 
-/// All that must outlive the process.
+/// All state that must outlive the process.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Facts {
-    /// Who this agent is.
+    /// The identity of this agent.
     pub identity: Identity,
     /// The last order taken.
     pub floor: OrderIndex,
-    /// Every task, held or stray.
+    /// Every task, held or orphaned.
     pub tasks: BTreeMap<Instance, TaskFacts>,
     /// Every executor, by the task that brought it.
     pub executors: BTreeMap<Instance, ExecutorFacts>,
-    /// The instance held under each name.
+    /// The held instance of each name.
     pub held: BTreeMap<TaskKey, Instance>,
-    /// Hashes over what is held.
+    /// Digests over the held instances.
     pub digests: Digests,
 }
 
 impl Facts {
-    /// Follows one record.
+    /// Applies one record.
     pub fn apply(&mut self, record: &Record) {
         self.learn(record);
         match record {
             Record::Identity(identity) => {
-                // An id is given up by `Forgot` alone: then that record is damaged.
+                // Only `Forgot` drops an id. A different id here means that this record was
+                // damaged.
                 let former = self.identity.agent;
                 if former.is_some() && former != identity.agent {
                     self.forget();
@@ -330,7 +317,8 @@ impl Facts {
         }
     }
 
-    /// Records that make these facts out of nothing. What concerns all tasks is said twice.
+    /// Returns records that rebuild these facts from nothing. Facts that concern all tasks are
+    /// written twice.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Record> {
         let head = || {
@@ -348,7 +336,7 @@ impl Facts {
         records.chain(head()).collect()
     }
 
-    /// The container of an instance that is here, and is run by no executor.
+    /// Returns the container of a known instance that no executor runs.
     #[must_use]
     pub fn container(&self, instance: Instance) -> Option<ContainerName> {
         let task = self.tasks.get(&instance);
@@ -359,7 +347,7 @@ impl Facts {
             })
     }
 
-    /// The instance of this order under the present id, if it has this name.
+    /// Returns the instance of this order under the present agent id, if it has this name.
     #[must_use]
     pub fn find(&self, key: &TaskKey, order: OrderIndex) -> Option<Instance> {
         let agent = self.identity.agent?;
@@ -370,7 +358,7 @@ impl Facts {
             .map(|_| instance)
     }
 
-    /// Everything that was held is a stray, and orders count from 1 again.
+    /// Turns every held instance into an orphan, and restarts the numbering of orders at 1.
     fn forget(&mut self) {
         self.floor = OrderIndex(0);
         let held: Vec<_> = self.held.values().copied().collect();
@@ -425,7 +413,7 @@ impl Facts {
         }
     }
 
-    /// The registry gives a name again only when it is done with the former instance.
+    /// Inserts a task. The registry reuses a name only after it has released the former instance.
     fn insert(&mut self, instance: Instance, facts: TaskFacts) {
         if facts.held {
             if let Some(former) = self.held.get(&facts.key).copied() {
@@ -453,7 +441,7 @@ impl Facts {
             return;
         };
         let before = mark(instance, task);
-        // What is committed was made: its own record may be damaged.
+        // A committed update was made: its own record may be damaged.
         task.made = task.made.max(number);
         task.committed = task.committed.max(number);
         while task
@@ -482,7 +470,7 @@ fn mark(instance: Instance, task: &TaskFacts) -> u128 {
 }
 
 impl TaskFacts {
-    /// From TERM to KILL, in milliseconds: the shortest that was asked for.
+    /// Returns the grace period in milliseconds: the shortest that was requested.
     pub(super) fn grace_ms(&self) -> u64 {
         let policy = self.launch.spec.as_ref().and_then(|spec| spec.kill_policy);
         let own = match policy.map_or(0, |policy| policy.grace_ms) {

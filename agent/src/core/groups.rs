@@ -1,8 +1,9 @@
-//! Tasks of a group: started when the last of them is ready, ended one after the other when one of them ends badly.
+//! Task groups: all tasks start when the last one is ready, and end one after another when one of
+//! them fails.
 //!
-//! The orders of a group follow each other; the first one names it. Nothing of a group is stored: after a crash the same
-//! rules make the same of what its tasks have come to. Until the last of them has ended none is forgotten, so that what is
-//! missing was lost.
+//! The orders of a group are consecutive; the first one names it. Nothing of a group is stored:
+//! after a crash the same rules derive the same decisions from the states of its tasks. No task is
+//! forgotten until the last one has ended, so a missing task was lost.
 
 mod cause;
 mod folder;
@@ -20,7 +21,7 @@ use super::outcome::End;
 use super::{Core, network};
 use cause::{Cause, Rank, cause_in};
 
-/// Tasks that belong together: as many orders from the first one on.
+/// A task group: consecutive orders, from the first one on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Group {
     first: Instance,
@@ -28,7 +29,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// That of an instance by its order; `None` if it is in none, or if the order makes no sense.
+    /// Returns the group of an instance by its order; `None` if it has none, or if the order is
+    /// malformed.
     fn of(instance: Instance, launch: &v1::LaunchOrder) -> Option<Self> {
         let spec = launch
             .spec
@@ -47,7 +49,8 @@ impl Group {
         })
     }
 
-    /// What its tasks have in common on the host is kept under this name: no life of an agent is the life 0.
+    /// Returns the name of the shared host resources of the group. No run of an agent has the
+    /// number 0.
     fn name(self) -> ContainerName {
         ContainerName {
             instance: self.first,
@@ -59,7 +62,7 @@ impl Group {
         OrderIndex(self.first.order.0.saturating_add(self.size - 1))
     }
 
-    /// In the order of their start.
+    /// Returns the members in the order of their start.
     fn members(self) -> impl DoubleEndedIterator<Item = Instance> {
         (0..self.size).map(move |place| Instance {
             order: OrderIndex(self.first.order.0.saturating_add(place)),
@@ -68,12 +71,13 @@ impl Group {
     }
 }
 
-/// The name of the group that an instance is in by its order.
+/// Returns the name of the group of an instance, by its order.
 pub(crate) fn group_name(instance: Instance, launch: &v1::LaunchOrder) -> Option<ContainerName> {
     Group::of(instance, launch).map(Group::name)
 }
 
-/// Why an order names a group that cannot be; `None` if it names none, or a good one. Masters of this release send no such.
+/// Explains why an order names an impossible group; `None` if it names none, or a valid one.
+/// Masters of this release do not send such orders.
 pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Option<Explanation> {
     let spec = launch.spec.as_ref()?;
     let wire = spec.group.as_ref()?;
@@ -90,26 +94,26 @@ pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Opti
     })
 }
 
-/// How far a task has come in what its group does together.
+/// The progress of a task in the common steps of its group.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    /// Its order is on disk, and nothing but the others keeps it from being prepared.
+    /// Whether the order is on disk, so that only the other tasks delay the preparation.
     ordered: bool,
-    /// The wish to end it is on disk.
+    /// Whether the kill order is on disk.
     wanted: bool,
-    /// It was told to end; when that is over by, the next one's turn comes.
+    /// The end of the grace period of its kill; after it the next task is killed.
     told: Option<Timestamp>,
-    /// Why it is ended, if for the sake of another one.
+    /// The cause of the kill, if another task is the reason for it.
     why: Option<Explanation>,
 }
 
 impl Turn {
-    /// Why it is ended; empty unless for the sake of another one.
+    /// Returns the cause of the kill; empty unless another task is the reason for it.
     pub(super) fn why(&self) -> Explanation {
         self.why.clone().unwrap_or_default()
     }
 
-    /// Its end, with the reason why it was ended.
+    /// Adds the cause of the kill to the end.
     pub(super) fn explain(&self, mut end: End) -> End {
         if let Some(why) = &self.why
             && end.state == TaskState::Killed
@@ -127,13 +131,15 @@ impl Core {
         Group::of(instance, &task.launch)
     }
 
-    /// Whether all of its orders have come, or never will: those of a former id are over.
+    /// Whether all orders of the group have arrived, or never will: those of a former agent id are
+    /// over.
     fn is_delivered(&self, group: Group) -> bool {
         let is_present = self.facts.identity.agent == Some(group.first.agent);
         !is_present || group.last() <= self.facts.floor
     }
 
-    /// An order of it is here: something is to be done when the last one is, or is void.
+    /// Waits for the other orders of a group: the group acts when the last one has arrived or is
+    /// cancelled.
     pub(super) fn gather(&mut self, instance: Instance) {
         let group = self.group(instance);
         if let Some(group) = group.filter(|group| !self.is_delivered(*group)) {
@@ -141,7 +147,7 @@ impl Core {
         }
     }
 
-    /// The floor has risen.
+    /// Handles an increase of the last order taken.
     pub(super) fn gathered(&mut self) {
         let groups = self.gathering.iter().copied();
         let whole: Vec<_> = groups.filter(|group| self.is_delivered(*group)).collect();
@@ -150,14 +156,14 @@ impl Core {
             self.tend(group);
             let tasks = &self.facts.tasks;
             let mut known = group.members().filter_map(|member| tasks.get(&member));
-            // What masters want to hear of first is told, and then cleared.
+            // Tasks that a master still tracks are reported before the cleanup.
             if !known.any(|task| task.held) {
                 self.clear_group(group);
             }
         }
     }
 
-    /// Its order is on disk: it goes on with the others. False if it has no others.
+    /// Adds an instance whose order is on disk to its group. Returns false if it is in no group.
     pub(super) fn is_grouped(&mut self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;
@@ -169,7 +175,8 @@ impl Core {
         true
     }
 
-    /// The wish to end it is on disk, and it may run: its turn comes. False if nobody is to end before it.
+    /// Handles a kill order on disk for an instance that may run. Returns false if no other task
+    /// has to end before it.
     pub(super) fn waits_its_turn(&mut self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;
@@ -183,21 +190,21 @@ impl Core {
         };
         course.turn.wanted = true;
         if course.turn.told.is_some() {
-            // The grace has become shorter.
+            // The grace period became shorter.
             return false;
         }
         self.tend(group);
         true
     }
 
-    /// Something has become of one of its tasks.
+    /// Handles a change of one of the group's tasks.
     pub(super) fn tend_group_of(&mut self, instance: Instance) {
         if let Some(group) = self.group(instance) {
             self.tend(group);
         }
     }
 
-    /// Whose grace is over has had its turn.
+    /// Continues with the next kill of each group whose current grace period is over.
     pub(super) fn next_turns(&mut self) {
         while let Some((at, instance)) = self.turns.first().copied()
             && at <= self.now
@@ -207,7 +214,7 @@ impl Core {
         }
     }
 
-    /// Brings a group to where what its tasks have come to lets it be.
+    /// Takes every step of a group that the states of its tasks allow.
     fn tend(&mut self, group: Group) {
         let course = |instance| self.courses.get(&instance);
         let is_found = |instance| course(instance).is_none_or(|course| !course.is_sought());
@@ -220,7 +227,7 @@ impl Core {
         }
     }
 
-    /// Prepares all once all are ordered, and starts all once all are prepared.
+    /// Prepares all tasks once all are ordered, and starts all once all are prepared.
     fn go_on(&mut self, group: Group) {
         let all = |is_so: &dyn Fn(&Course) -> bool| {
             let mut courses = group.members().map(|member| self.courses.get(&member));
@@ -237,13 +244,13 @@ impl Core {
         }
     }
 
-    /// For a planted defect alone.
+    /// Implements a planted defect only.
     fn is_last_prepared(&self, group: Group) -> bool {
         let last = group.members().next_back();
         last.and_then(|last| self.phase(last)) == Some(Phase::Prepared)
     }
 
-    /// Starts all, or none: what keeps one of them from being started is known before the first.
+    /// Starts all tasks, or none: every obstacle to a start is known before the first.
     fn start_group(&mut self, group: Group) {
         let late = |member| Some((member, self.is_stopped_already(member)?));
         if let Some((member, end)) = group.members().find_map(late) {
@@ -254,7 +261,8 @@ impl Core {
         }
     }
 
-    /// Why the group has to end; `None` if it has not. The failure of one comes before what followed from it.
+    /// Returns the cause for which the group has to end, if there is one. A failure precedes its
+    /// consequences.
     fn cause(&self, group: Group) -> Option<Cause> {
         let mut causes = Vec::new();
         let (mut has_started, mut is_unready) = (false, false);
@@ -270,7 +278,7 @@ impl Core {
                 continue;
             };
             if Group::of(member, &task.launch) != Some(group) || group_id(task) != name {
-                // It may be the task of somebody else: what becomes of it says nothing of this group.
+                // It may be another framework's task: its state is not evidence about this group.
                 let what = Explanation::of(Code::GroupPlaceTaken, &[&task.key.task]);
                 let reason = v1::Reason::TaskInvalid;
                 causes.push((Rank::Other, Cause::of_group(what, reason)));
@@ -292,7 +300,7 @@ impl Core {
         first.map(|(_, cause)| cause)
     }
 
-    /// What the first of its tasks that is here calls it.
+    /// Returns the framework's name of the group, from its first known task.
     fn name_of(&self, group: Group) -> Option<(FrameworkId, &str)> {
         let mut own = group.members().filter_map(|member| {
             let task = self.facts.tasks.get(&member)?;
@@ -302,10 +310,10 @@ impl Core {
         own.next().and_then(group_id)
     }
 
-    /// Ends what was not started at once, the rest from the last to the first: the next when the former has ended, or its
-    /// grace is over.
+    /// Ends all tasks that were not started, and then the others one by one, from the last to the
+    /// first: each when the former has ended, or its grace period is over.
     fn wind_down(&mut self, group: Group, cause: &Cause) {
-        // An order that contradicts those of a group has a place in it, and is left alone.
+        // An order that contradicts those of a group has a position in it, and is ignored.
         let mut own: Vec<_> = group.members().rev().collect();
         own.retain(|member| self.group(*member) == Some(group));
         for member in own.iter().copied() {
@@ -340,7 +348,8 @@ impl Core {
         self.end(instance, end);
     }
 
-    /// Whether the one before it may be ended, too. If it was not told yet, it is.
+    /// Whether the task before this one may be killed too. Kills this one first if that has not
+    /// happened yet.
     fn had_its_turn(&mut self, instance: Instance, cause: &Cause) -> bool {
         let is_unwanted = self.is_unwanted(instance);
         let Some(course) = self.courses.get_mut(&instance) else {
@@ -357,7 +366,8 @@ impl Core {
         } else if course.turn.wanted && course.phase == Phase::Running {
             self.tell_to_end(instance);
         }
-        // It comes back when the wish is on disk, when it runs, when it has ended, or when its time is over.
+        // This is called again when the kill order is on disk, and when the task runs, has ended,
+        // or exceeds its grace period.
         false
     }
 
@@ -370,7 +380,8 @@ impl Core {
         self.turns.insert((until, instance));
     }
 
-    /// Whether it stays here for the others' sake, though nothing is left of it and nobody wants to hear of it.
+    /// Whether the instance is kept for the other tasks, though nothing remains of it and no report
+    /// is due.
     pub(super) fn is_kept(&self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;
@@ -386,7 +397,8 @@ impl Core {
         courses.all(Course::is_clear)
     }
 
-    /// Nothing is left of this one: with the last of them goes what they had in common.
+    /// Handles the complete cleanup of one task. The shared resources of the group are released
+    /// with the last one.
     pub(super) fn clear_group_of(&mut self, instance: Instance) {
         if let Some(group) = self.group(instance) {
             self.clear_group(group);
@@ -406,7 +418,7 @@ impl Core {
         }
     }
 
-    /// What the start of one of its tasks needs to know of the others.
+    /// Returns the facts about the other tasks that the start of one task needs.
     pub(super) fn group_start(&self, instance: Instance) -> Option<Box<GroupStart>> {
         let group = self.group(instance)?;
         let tasks = group

@@ -1,4 +1,4 @@
-//! What comes into the core, and what it wants done.
+//! The inputs and effects of the core.
 
 use std::sync::Arc;
 
@@ -12,158 +12,137 @@ use super::executors::ExecutorSaid;
 use super::facts::{ContainerName, Instance, Record, StartedFact};
 use super::limits::Unmet;
 
-/// Something has happened.
+/// An event that the core handles.
 #[derive(Debug)]
 pub enum Input {
-    /// The process has started and read its journal. Comes once, before all others but [`Input::JournalFull`].
+    /// The process has started and read its journal. Comes once, before all others but
+    /// [`Input::JournalFull`].
     Begin,
-    /// A stream to a master is open, and the hello is said.
+    /// A stream to a master is open, and the hello is sent.
     Connected {
-        /// Counts the streams.
+        /// The number of the stream.
         link: u64,
     },
     /// A stream has ended.
     Disconnected {
-        /// Which.
         link: u64,
-        /// For the log.
+        /// The reason, for the log.
         why: String,
     },
     /// No leader could be reached.
     DialFailed,
-    /// A master said something.
+    /// A message of a master.
     Message {
-        /// On which stream.
+        /// The number of the stream.
         link: u64,
-        /// What.
         message: Box<v1::ToAgent>,
     },
     /// All records up to this number are on disk.
     Durable {
-        /// The newest.
+        /// The newest of them.
         number: u64,
     },
-    /// The journal is much larger than what it says.
+    /// The journal is much larger than its live content.
     JournalLarge,
     /// Whether the disk of the journal is full.
     JournalFull(bool),
-    /// The files of a task take their time.
+    /// The fetch of a task's files is in progress.
     Fetching {
-        /// Whose.
         instance: Instance,
-        /// What comes, and how much of it is here.
+        /// The current file, and how much of it is fetched.
         what: Explanation,
     },
-    /// The files of a task are there, or cannot be had.
+    /// The files of a task are fetched, or the fetch failed.
     Fetched {
-        /// Whose.
         instance: Instance,
-        /// Why not, with its URI.
+        /// The error, with its URI.
         result: Result<(), Explanation>,
     },
     /// A command has been executed.
     Started {
-        /// Whose.
         instance: Instance,
-        /// Which process, when.
+        /// The process and the time.
         fact: StartedFact,
     },
-    /// A container could not be made.
+    /// A container could not be created.
     NotStarted {
-        /// Whose.
         instance: Instance,
-        /// Why.
         refusal: Refusal,
     },
     /// A command has ended.
     Exited {
-        /// Whose.
         instance: Instance,
-        /// How.
+        /// Its status.
         ended: Ended,
     },
-    /// A supervisor is gone without a word.
+    /// A supervisor has ended without a report.
     Lost {
-        /// Whose.
         instance: Instance,
-        /// How that is known.
+        /// The evidence for this.
         why: Explanation,
     },
-    /// What became of a container of an earlier life.
-    Found {
-        /// Whose.
-        instance: Instance,
-        /// What.
-        found: Found,
-    },
-    /// Nothing is left of a container, or of what a group of them had in common.
-    Destroyed {
-        /// Which.
-        name: ContainerName,
-    },
-    /// A running task was looked at.
+    /// The state of a container of an earlier run.
+    Found { instance: Instance, found: Found },
+    /// A container, or the shared resources of a group, are removed.
+    Destroyed { name: ContainerName },
+    /// The result of a probe of a running task.
     Looked {
-        /// Which.
         instance: Instance,
-        /// Of which of its checks, and which time.
+        /// The check and the number of the probe.
         look: Look,
-        /// What was found.
+        /// The result.
         answer: Answer,
     },
-    /// Other limits of a running task are in force, or not.
+    /// Changed limits of a running task are in force, or could not be applied.
     Limited {
-        /// Whose.
         instance: Instance,
-        /// The order that wanted them.
+        /// The order that changes them.
         order: OrderIndex,
         /// Whether they are in force.
         outcome: Result<(), Unmet>,
     },
-    /// A task has more on the disk than it may.
+    /// A task exceeds its disk limit.
     OverDisk {
-        /// Which.
         instance: Instance,
-        /// How much, of how much.
+        /// The usage and the limit.
         why: Explanation,
     },
-    /// Something came from the socket of an executor.
+    /// A message from the socket of an executor.
     Executor {
-        /// Which executor.
         instance: Instance,
-        /// Counts the streams of all executors.
+        /// The number of the stream, over all executors.
         connection: u64,
-        /// What.
         said: ExecutorSaid,
     },
-    /// A deadline has come.
+    /// A deadline has passed.
     Tick,
-    /// The operator wants every task ended before the agent stops.
+    /// The operator requests that every task ends before the agent stops.
     EndAll,
 }
 
-/// Why a container could not be made.
+/// The reason why a container could not be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// TASK_INVALID if another host would refuse it too.
+    /// TASK_INVALID if every other host would refuse the task too.
     pub reason: v1::Reason,
-    /// Why.
+    /// The explanation.
     pub why: Explanation,
 }
 
-/// How a command ended, as far as a supervisor knows.
+/// The end of a command, as far as the supervisor knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// The status.
+    /// The exit status.
     pub how: How,
-    /// Set if the supervisor ended it.
+    /// Set if the supervisor ended the command.
     pub stop: Option<StopCause>,
-    /// Its memory limit was reached.
+    /// Whether its memory limit was reached.
     pub out_of_memory: bool,
-    /// How, for people.
+    /// The explanation, for display.
     pub why: Explanation,
 }
 
-/// The status of an ended command.
+/// The exit status of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// It exited.
@@ -174,201 +153,179 @@ pub enum How {
     NotStarted,
 }
 
-/// Why a supervisor ended a command.
+/// The reason why a supervisor ended a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopCause {
-    /// The agent asked.
+    /// The agent requested it.
     Ordered,
     /// `stop_after` passed.
     StopAfter,
 }
 
-/// What became of a container of an earlier life of the agent.
+/// The state of a container of an earlier run of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// It runs.
     Running(StartedFact),
     /// It ended, and its status was kept.
     Exited(Ended),
-    /// It was started, and nobody knows how it ended.
+    /// It was started, and its exit status is unknown.
     Gone,
-    /// It could not be asked, and may run.
+    /// The query failed, and it may run.
     Unknown,
     /// It never started, and never will under this container name.
     NeverStarted,
 }
 
-/// A container to start.
+/// The description of a container to start.
 #[derive(Debug, Clone)]
 pub struct Start {
-    /// Its name.
     pub name: ContainerName,
-    /// The task.
     pub key: TaskKey,
-    /// What was ordered.
+    /// The launch order.
     pub launch: Arc<v1::LaunchOrder>,
-    /// When it is to end itself unless renewed, on the boot clock.
+    /// The time on the boot clock at which it ends itself unless renewed.
     pub stop_at: Option<Timestamp>,
-    /// What it has in common with others, if it is one of a group.
+    /// The shared resources of its task group, if it is in one.
     pub group: Option<Box<GroupStart>>,
 }
 
 impl Start {
-    /// Under which name it holds what it may share: users of the host, and a network.
+    /// Returns the name that owns its shareable resources: host user ids, and a network.
     #[must_use]
     pub fn holder(&self) -> ContainerName {
         self.group.as_ref().map_or(self.name, |group| group.name)
     }
 }
 
-/// What the containers of a group have in common.
+/// The resources that the containers of a group share.
 #[derive(Debug, Clone)]
 pub struct GroupStart {
-    /// Names it on this host.
+    /// The name of the group on this host.
     pub name: ContainerName,
-    /// As its framework calls it.
+    /// The framework's name of the group.
     pub id: String,
-    /// With the published ports of all of them; `None` means that of the host.
+    /// The network, with the published ports of all tasks; `None` means that of the host.
     pub network: Option<v1::Network>,
-    /// The container and key of the first of its tasks, as a part of whose disk its folder counts.
+    /// The container and key of the first task, to whose disk usage the group directory counts.
     pub first: Option<(ContainerName, TaskKey)>,
 }
 
-/// Something is to be done. Performed in order.
+/// An action that the core requests. Actions are performed in order.
 #[derive(Debug)]
 pub enum Effect {
     /// Append to the journal.
     Persist {
-        /// Counts the records of this process.
+        /// The number of the record in this run.
         number: u64,
-        /// What.
         record: Box<Record>,
-        /// How soon.
+        /// The urgency of the sync.
         sync: Sync,
     },
-    /// Replace the journal by these records, which say the same as all before.
+    /// Replace the journal by these records, which are equivalent to all before.
     Compact(Vec<Record>),
-    /// Look for the leader after so many milliseconds.
+    /// Connect to the leader after this many milliseconds.
     Dial {
-        /// Milliseconds to wait first.
+        /// The wait in milliseconds.
         after_ms: u64,
-        /// What to say first; nothing in it changes while there is no link.
+        /// The first message; nothing in it changes while there is no link.
         hello: Box<v1::Hello>,
     },
-    /// Say something to the master.
+    /// Send a message to the master.
     Send {
-        /// On which stream.
+        /// The number of the stream.
         link: u64,
-        /// What.
         message: Box<v1::FromAgent>,
     },
     /// End a stream.
     Hangup {
-        /// Which.
         link: u64,
-        /// For the log.
+        /// The reason, for the log.
         why: String,
     },
-    /// Bring a task's files.
+    /// Fetch a task's files.
     Fetch(Box<Start>),
-    /// Stop bringing them; nobody waits for the answer.
+    /// Cancel the fetch; its result is no longer needed.
     CancelFetch(Instance),
-    /// Prepare a start while its order is being synced: what it takes is given back by the container's removal, and nothing
-    /// is executed. Either [`Effect::Start`] or [`Effect::Destroy`] follows, unless this process ends before.
+    /// Prepare a start while its order is being synced: the removal of the container releases all
+    /// acquired resources, and nothing is executed. Either [`Effect::Start`] or [`Effect::Destroy`]
+    /// follows, unless this process ends before.
     Prepare(Box<Start>),
     /// Start a container, at most once.
     Start(Box<Start>),
-    /// Call a start off; how it ended is told in any case: its command was not executed, or it was too late.
+    /// Cancel a start. The outcome is reported in any case: the command was not executed, or the
+    /// cancellation was too late.
     CancelStart(Instance),
-    /// See what became of a container of an earlier life, and never let it start from now on.
-    Find {
-        /// Its name.
-        name: ContainerName,
-        /// The task.
-        key: TaskKey,
-    },
-    /// TERM, grace, KILL.
+    /// Determine the state of a container of an earlier run, and prevent its start from now on.
+    Find { name: ContainerName, key: TaskKey },
+    /// Send TERM, and KILL after the grace period.
     Kill {
-        /// Whom.
         instance: Instance,
-        /// Milliseconds from TERM to KILL.
+        /// The grace period in milliseconds.
         grace_ms: u64,
     },
     /// Move the deadline of `stop_after`.
     Renew {
-        /// Whose.
         instance: Instance,
-        /// On the boot clock.
+        /// The new deadline on the boot clock.
         stop_at: Timestamp,
     },
-    /// Look at a running task from inside its namespaces, and answer under the same name.
+    /// Probe a running task from inside its namespaces, and return the result under the same name.
     Look {
-        /// At which.
         instance: Instance,
-        /// For which of its checks, and which time.
+        /// The check and the number of the probe.
         look: Look,
-        /// What to ask.
+        /// The kind of the probe.
         kind: CheckKind,
-        /// Milliseconds until nobody waits for the answer any more.
+        /// The timeout in milliseconds.
         timeout_ms: u64,
     },
-    /// Stop looking; nobody waits for the answer.
+    /// Cancel a probe; its result is no longer needed.
     StopLooking {
-        /// At which.
         instance: Instance,
-        /// For which of its checks, and which time.
+        /// The check and the number of the probe.
         look: Look,
-        /// Why.
+        /// The reason.
         cause: Cause,
     },
-    /// Measure again and again what a running task has on the disk, until it is destroyed.
+    /// Measure the disk usage of a running task repeatedly, until it is destroyed.
     Measure {
-        /// Its container.
         name: ContainerName,
-        /// The task.
         key: TaskKey,
-        /// The most it may have, in bytes; [`u64::MAX`] for no limit.
+        /// The disk limit in bytes; [`u64::MAX`] for no limit.
         limit_bytes: u64,
-        /// What it requested, in bytes.
+        /// The requested amount in bytes.
         requested_bytes: u64,
-        /// Whether files count that its processes hold open without a name. Not if some of those may lie on host paths or
-        /// in a group's folder, which are not its own.
+        /// Whether unlinked files count that its processes hold open. Not if some of them may lie
+        /// on host paths or in a group directory, which do not belong to the task.
         counts_nameless: bool,
-        /// Id and name of the group whose folder is a part of its disk: then it is measured until that is destroyed.
+        /// Id and name of the group whose directory counts toward its disk usage: then it is
+        /// measured until that is destroyed.
         group: Option<(String, ContainerName)>,
     },
-    /// Change what a running container may use to what this order says.
+    /// Change the limits of a running container to those of this order.
     Limit {
-        /// Its name.
         name: ContainerName,
-        /// The order, as `Start` has it.
+        /// The order, as in `Start`.
         launch: Arc<v1::LaunchOrder>,
-        /// The order that wants it, whose outcome is to be told. Executors' follow from their tasks, and nobody waits.
+        /// The order that changes the limits, whose outcome is reported. Limits of executors follow
+        /// from their tasks, and have no report.
         order: Option<OrderIndex>,
     },
-    /// Take connections of an executor that runs.
+    /// Accept connections of a running executor.
     Listen(ContainerName),
-    /// Take no more of them.
+    /// Stop accepting them.
     StopListening(ContainerName),
-    /// Say something to an executor.
+    /// Send a message to an executor.
     TellExecutor {
-        /// To which.
         instance: Instance,
-        /// On which of its streams.
+        /// The number of the stream.
         connection: u64,
-        /// What.
         message: Box<v1::ToExecutor>,
     },
-    /// Clear away all that is left of a container, but not its sandbox.
-    Destroy {
-        /// Its name.
-        name: ContainerName,
-        /// The task.
-        key: TaskKey,
-    },
-    /// Give back what the containers of a group had in common, but not their folder. All of them are gone.
-    DestroyGroup {
-        /// Its name.
-        name: ContainerName,
-    },
+    /// Remove everything of a container but its sandbox.
+    Destroy { name: ContainerName, key: TaskKey },
+    /// Release the shared resources of a group, but keep its directory. All of its containers are
+    /// removed.
+    DestroyGroup { name: ContainerName },
 }

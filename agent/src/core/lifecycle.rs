@@ -1,6 +1,6 @@
-//! The way of one instance: from an order to a cleared container.
+//! Lifecycle of a task instance, from its launch order to cleanup.
 //!
-//! What is in here dies with the process; what must not is in `facts`.
+//! This state is lost when the process ends; durable state is in `facts`.
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
@@ -16,24 +16,22 @@ use super::outcome::{End, as_shells_tell, judge};
 use super::preparing::is_brought;
 use super::{Core, Deferred, Sync};
 
-/// Where an instance is.
+/// The phase of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Its order is not on disk yet, or it waits for a master's word.
+    /// The order is not on disk yet, or waits for a registration.
     Waiting,
-    /// Its container of an earlier life is being looked for.
+    /// The agent is searching for the container of an earlier run.
     Finding,
-    /// That failed; it is asked again. It may run.
+    /// The search failed and is repeated. The container may run.
     Unknown,
-    /// Its files are being brought.
+    /// The files of the task are being fetched.
     Fetching,
-    /// All its files are here; it waits for the others of its group.
+    /// All files are fetched; the task waits for the other tasks of its group.
     Prepared,
-    /// Its container is being made.
+    /// The container is being created.
     Starting,
-    /// Its command runs.
     Running,
-    /// It has ended.
     Ended,
 }
 
@@ -57,44 +55,44 @@ impl Phase {
     }
 }
 
-/// What is left to clear away.
+/// What remains to be cleaned up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remains {
-    /// Nothing was ever taken for it.
+    /// No host resource was ever acquired.
     Nothing,
-    /// A container, dead or alive, or what was taken for one.
+    /// A container, running or not, or host resources that were acquired for one.
     Container,
-    /// It is being destroyed.
+    /// The cleanup has begun.
     Destroying,
 }
 
-/// One instance on its way.
+/// The state of one instance in this run of the agent.
 #[derive(Debug)]
 pub(super) struct Course {
     pub(super) phase: Phase,
     pub(super) end: Option<End>,
-    /// Set when the agent itself ends it.
+    /// Set when the agent itself ends the task.
     pub(super) failing: Option<Failing>,
-    /// How far its fetching is, if that is to be told.
+    /// The progress of the fetch, if it is to be reported.
     pub(super) fetching: Option<Explanation>,
     pub(super) limiting: Limiting,
-    /// Its checks, once it runs.
+    /// The checks, once the task runs.
     pub(super) watch: Option<Watch>,
-    /// What it has in the place of a container, if an executor runs it.
+    /// The state that replaces a container if an executor runs the task.
     pub(super) hosted: Option<Box<Hosted>>,
-    /// Its part in what its group does, if it is in one.
+    /// The position in its task group, if it is in one.
     pub(super) turn: Turn,
     remains: Remains,
 }
 
-/// Why the agent itself ends a task, which has failed then.
+/// The reason for which the agent itself ends a task, which then has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failing {
     /// Its `max_completion_ms` has passed.
     OutOfTime,
     /// Its health check failed too often.
     Unhealthy(Explanation),
-    /// It has more on the disk than it may.
+    /// It exceeds its disk limit.
     OverDisk(Explanation),
 }
 
@@ -122,12 +120,12 @@ impl Course {
         }
     }
 
-    /// Whether what became of its container of an earlier life is not known yet.
+    /// Whether the state of the container of an earlier run is still unknown.
     pub(super) fn is_sought(&self) -> bool {
         matches!(self.phase, Phase::Finding | Phase::Unknown)
     }
 
-    /// Something of the host is taken for it.
+    /// Records that host resources are acquired for the instance.
     pub(super) fn take_host(&mut self) {
         self.remains = Remains::Container;
     }
@@ -142,7 +140,7 @@ impl Course {
 }
 
 impl Core {
-    /// The order of this launch is on disk.
+    /// Continues a launch whose order is on disk.
     pub(super) fn launch(&mut self, instance: Instance) {
         let Some(course) = self.courses.get(&instance) else {
             return;
@@ -187,7 +185,7 @@ impl Core {
     pub(super) fn fetch(&mut self, instance: Instance) {
         self.enter(instance, Phase::Fetching);
         if let Some(course) = self.courses.get_mut(&instance) {
-            // Its files need an owner: users of the host are taken for it.
+            // Its files need an owner: host user ids are allocated for it.
             course.take_host();
         }
         let start = self.description(instance);
@@ -213,7 +211,7 @@ impl Core {
             name: self
                 .facts
                 .container(instance)
-                .expect("the task was just looked up"),
+                .expect("the task was just found"),
             key: task.key.clone(),
             launch: task.launch.clone(),
             stop_at: self.stop_at(instance),
@@ -260,11 +258,12 @@ impl Core {
             .spec
             .as_ref()
             .map_or(0, |spec| spec.max_completion_ms);
-        // Its limits count from the start that the journal has, if it has one.
+        // Its limits count from the start in the journal, if that has one.
         let at = task.started.unwrap_or(fact).at;
         let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();
         if task.started.is_none() {
-            // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
+            // The supervisor's state files prove the start after a crash: no step waits for this
+            // record.
             self.persist(Record::Started { instance, fact }, Sync::Lazy);
         }
         let is_forgotten = bugs::is_on(Bug::CompletionForgotten) && was != Phase::Starting;
@@ -326,7 +325,7 @@ impl Core {
         self.end(instance, end);
     }
 
-    /// The wish to end it is on disk.
+    /// Continues a kill whose order is on disk.
     pub(super) fn kill(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         if task.is_some_and(|task| task.executor().is_some()) {
@@ -341,16 +340,16 @@ impl Core {
             }
             Some(Phase::Running) if self.waits_its_turn(instance) => {}
             Some(Phase::Running) => drop(self.end_running(instance)),
-            // Killed as soon as it is known to run, if its command is executed by now.
+            // The task is killed as soon as it is known to run, if its command is executed by then.
             Some(Phase::Starting) => self.effects.push(Effect::CancelStart(instance)),
             Some(Phase::Finding) => {}
-            // The next answer decides: it is killed if it is found, and destroyed if it cannot be asked again.
+            // The next result decides: kill if found, destroy if the query fails again.
             Some(Phase::Unknown) => {}
             Some(Phase::Ended) | None => {}
         }
     }
 
-    /// TERM, and KILL after its grace, which is returned in milliseconds.
+    /// Sends TERM, and KILL after the grace period, which it returns in milliseconds.
     pub(super) fn end_running(&mut self, instance: Instance) -> u64 {
         let task = self.facts.tasks.get(&instance);
         let grace_ms = task.map_or(0, TaskFacts::grace_ms);
@@ -370,7 +369,7 @@ impl Core {
         self.end_running(instance);
     }
 
-    /// Every task is wanted dead, by whoever stops this agent.
+    /// Kills every task, because the agent is being stopped.
     pub(super) fn end_all(&mut self) {
         let live: Vec<_> = self
             .courses
@@ -405,7 +404,7 @@ impl Core {
         self.end(instance, end);
     }
 
-    /// It has ended: cleared away once that is on disk, at once if nobody is to be told.
+    /// Handles an end. The cleanup waits until the end is on disk, unless no report is due.
     pub(super) fn end(&mut self, instance: Instance, end: End) {
         self.unwatch(instance);
         let Some(course) = self.courses.get_mut(&instance) else {
@@ -447,7 +446,7 @@ impl Core {
         }
     }
 
-    /// A container of an earlier try says nothing about the present one.
+    /// Handles the cleanup of a container. That of an earlier attempt is ignored.
     pub(super) fn destroyed(&mut self, name: ContainerName) {
         let instance = name.instance;
         let present = self.facts.container(instance);
@@ -465,7 +464,7 @@ impl Core {
         self.forget_if_done(instance);
     }
 
-    /// An instance goes when nothing is left of it and nobody wants to hear of it.
+    /// Forgets an instance when nothing remains of it and no report is due.
     pub(super) fn forget_if_done(&mut self, instance: Instance) {
         let clear = self.courses.get(&instance).is_some_and(Course::is_clear);
         let held = self

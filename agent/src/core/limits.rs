@@ -1,4 +1,5 @@
-//! Limits that are changed after the launch: on disk first, in force once the task runs, told once.
+//! Limits that are changed after the launch: recorded first, applied once the task runs, reported
+//! once.
 
 use argosy_proto::{convert, v1};
 use argosy_state::bugs::{self, Bug};
@@ -11,28 +12,28 @@ use super::lifecycle::Phase;
 use super::orders::{key, task_of};
 use super::{Core, Deferred, Sync};
 
-/// Why limits are not in force as they were wanted, and what is.
+/// The reason why requested limits are not in force, and the limits in force instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unmet {
-    /// Why.
+    /// The explanation.
     pub why: Explanation,
-    /// What is in force instead; `None` if that was put in force by an earlier life of this agent.
+    /// The limits in force; `None` if an earlier run of this agent has applied them.
     pub held: Option<v1::Limits>,
 }
 
-/// What became of an order that changes limits.
+/// The outcome of an order that changes limits.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Limited {
     order: OrderIndex,
     outcome: Result<(), Unmet>,
 }
 
-/// What this life does about limits that change.
+/// The state of limit changes in this run.
 #[derive(Debug, Default)]
 pub(super) struct Limiting {
-    /// The order that it has begun to put in force.
+    /// The order that it has begun to apply.
     begun: Option<OrderIndex>,
-    /// What became of one, until it is told.
+    /// The outcome of an order, until it is reported.
     pub(super) limited: Option<Limited>,
 }
 
@@ -64,7 +65,8 @@ impl Limited {
 }
 
 impl Core {
-    /// A task of an executor has no limits of its own: no master orders any.
+    /// Takes an order that changes limits. A task of an executor has no limits: masters do not
+    /// order any.
     pub(super) fn take_limits(
         &mut self,
         order: OrderIndex,
@@ -86,9 +88,10 @@ impl Core {
         self.when_durable(Deferred::Limit(instance));
     }
 
-    /// Whatever was ordered last is put in force, unless an update has told of it: once the order is on disk, once the
-    /// task runs, and once it is found running after a restart of the agent. Once a life: of two tries the second might
-    /// succeed after the first was told as refused.
+    /// Applies the limits that were ordered last, unless an update has reported them: once the
+    /// order is on disk, once the task runs, and once it is found running after a restart of the
+    /// agent. Each run of the agent tries once: of two attempts the second might succeed after the
+    /// first was reported as refused.
     pub(super) fn limit(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         let told = |task: &TaskFacts| match bugs::is_on(Bug::LimitsAgain) {
@@ -112,7 +115,8 @@ impl Core {
         }
     }
 
-    /// What became of an order that a later one has replaced is not told.
+    /// Handles the outcome of an order. The outcome of an order that a later one has replaced is
+    /// not reported.
     pub(super) fn limited(
         &mut self,
         instance: Instance,

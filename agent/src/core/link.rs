@@ -1,4 +1,4 @@
-//! The one link to the leader: hello, fencing, registration, heartbeats, and when to dial again.
+//! The one link to the leader: hello, fencing, registration, heartbeats and redials.
 
 use std::collections::VecDeque;
 
@@ -14,23 +14,25 @@ use super::facts::{Identity, Record};
 use super::input::Effect;
 use super::{Core, Deferred, Sync};
 
-/// How long a master may take to answer a hello, in milliseconds: after an election agents wait in line.
+/// Timeout of a master's reply to a hello, in milliseconds: after an election agents are queued.
 const REGISTRATION_MS: u64 = 10_000;
 /// The shortest silence that ends a link, in milliseconds.
 const SILENCE_MINIMUM_MS: u64 = 1_000;
 /// Heartbeat intervals of silence that end a link.
 const SILENCE_INTERVALS: u64 = 3;
-/// Bounds of the heartbeat interval that a master may ask for, in milliseconds.
+/// Bounds of the heartbeat interval that a master may set, in milliseconds.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
-/// Waits between dials, in milliseconds: doubled up to the longest, and half of it again at random.
+/// Backoff between dials, in milliseconds: doubled up to the longest, plus up to half of it as
+/// jitter.
 const DIAL_FIRST_MS: u64 = 10;
 const DIAL_LONGEST_MS: u64 = 1_000;
-/// The wait after a refusal, in milliseconds: only a person can change it.
+/// The backoff after a rejection, in milliseconds: only an operator can resolve one.
 const DIAL_REFUSED_MS: u64 = 5_000;
-/// The code by which a leader refuses an agent that has seen a later reign. Mostly it was replaced and does not know it
-/// yet, so that another master is asked as soon as after a link that broke.
+/// The code by which a leader rejects an agent that has seen a later epoch. Usually that leader was
+/// replaced and does not know it yet, so the agent tries another master as soon as after a broken
+/// link.
 const EPOCH_ABOVE: &str = "epoch-above";
-/// Unanswered pings remembered; older ones can no longer renew anything.
+/// Unanswered pings remembered; older ones can no longer renew a lease.
 const PINGS: usize = 64;
 /// Incarnations remembered until one is confirmed; the oldest is dropped.
 const TRIED: usize = 1_000;
@@ -40,7 +42,7 @@ const TRIED: usize = 1_000;
 pub(super) struct Link {
     pub(super) serial: u64,
     pub(super) registered: bool,
-    /// When its hello was made.
+    /// The time at which its hello was made.
     hello_at: Timestamp,
     interval_ms: u64,
     heard_at: Timestamp,
@@ -77,12 +79,12 @@ impl Link {
     }
 }
 
-/// Whether and how the next link is being made.
+/// The state of the next connection attempt.
 #[derive(Debug, Default)]
 pub(super) struct Dial {
     failures: u32,
     under_way: bool,
-    /// When the hello was made: nothing that follows can be older.
+    /// The time at which the hello was made: nothing that follows can be older.
     at: Timestamp,
 }
 
@@ -92,7 +94,7 @@ impl Core {
         self.link = Some(Link::new(serial, self.now, self.dial.at));
     }
 
-    /// A new incarnation is on disk before a master can hear of it.
+    /// Adds a new incarnation. It is on disk before it is sent to a master.
     fn put_incarnation(&mut self) {
         if self.incarnated {
             return;
@@ -172,7 +174,7 @@ impl Core {
             Some(_) if !registered => {
                 self.hang_up(
                     serial,
-                    "a master spoke before it had registered this agent".into(),
+                    "a master sent a message before it had registered this agent".into(),
                 );
             }
             Some(Said::Order(order)) => self.order(serial, order),
@@ -181,12 +183,12 @@ impl Core {
             Some(Said::ListTasks(v1::ListTasks {})) => self.list_tasks(serial),
             Some(Said::KillStray(kill)) => self.kill_stray(&kill),
             Some(Said::ExecutorMessage(message)) => self.pass_to_executor(message),
-            None => self.hang_up(serial, "a master said something unknown here".into()),
+            None => self.hang_up(serial, "a master sent a message of an unknown kind".into()),
         }
     }
 
-    /// Lets only the cluster of this agent and no earlier reign pass. A higher epoch is on disk before
-    /// anything of that message is acted upon: whatever it causes is deferred behind this record.
+    /// Accepts only messages of this agent's cluster and of no earlier epoch. A higher epoch is on
+    /// disk before the message has any effect: its effects are deferred behind this record.
     fn fence(&mut self, envelope: &v1::ToAgent) -> Result<(), String> {
         let told: ClusterId = envelope
             .cluster_id
@@ -202,7 +204,7 @@ impl Core {
         let epoch = Epoch(envelope.epoch);
         if epoch < identity.epoch && !bugs::is_on(Bug::EpochNotChecked) {
             return Err(format!(
-                "refused: epoch {} is over, epoch {} was seen",
+                "refused: epoch {} has ended, epoch {} was seen",
                 epoch.0, identity.epoch.0
             ));
         }
@@ -294,7 +296,7 @@ impl Core {
         }
     }
 
-    /// A leader in office has answered what was sent at this time.
+    /// Records that an active leader has answered a message sent at this time.
     fn answered(&mut self, sent_at: Timestamp) {
         let acked_at = self.acked_at.map_or(sent_at, |known| known.max(sent_at));
         self.acked_at = Some(acked_at);
@@ -310,7 +312,7 @@ impl Core {
             let silence_ms = self.now.since_ms(link.heard_at);
             self.hang_up(
                 serial,
-                format!("nothing heard from the master for {silence_ms} ms"),
+                format!("no message from the master for {silence_ms} ms"),
             );
         } else if link.registered && link.ping_at <= self.now {
             link.ping_serial += 1;
@@ -349,8 +351,8 @@ impl Core {
         self.dial_after(wait_ms + jitter_ms);
     }
 
-    /// Dials once nothing of the past needs to be known or ended first: containers of an earlier life
-    /// are found, and those of a former agent id are gone, since their resources count as free.
+    /// Dials once the agent's past is resolved: containers of an earlier run are found, and those
+    /// of a former agent id are removed, since their resources count as free.
     pub(super) fn dial_after(&mut self, after_ms: u64) {
         let knows_all = self.is_recovered();
         let is_empty = self.courses.is_empty() && self.executors.is_empty();

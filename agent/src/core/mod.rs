@@ -1,9 +1,10 @@
 //! The agent's decisions: one input and the time in, effects as data out.
 //!
-//! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
-//! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `evidence`, `orders`, `preparing`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`,
-//! `disk`, `space`, `limits`, `end`, `updates`, `link`, `recovery`.
+//! The core uses no clock, no IO, and no randomness but the rare branches of a simulation. Every
+//! effect that reports a fact, or acts on an order, waits in `deferred` until all earlier records
+//! are on disk. Reading order: `facts`, `evidence`, `orders`, `preparing`, `lifecycle`,
+//! `stop_after`, `groups`, `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`,
+//! `limits`, `outcome`, `updates`, `link`, `recovery`.
 
 mod check_schedule;
 pub mod checks;
@@ -55,16 +56,17 @@ pub(crate) use orders::key as task_key;
 
 pub use input::{Effect, Ended, Found, GroupStart, How, Input, Refusal, Start, StopCause};
 
-/// What the core is told once.
+/// The configuration of the core.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// What the agent says of itself.
+    /// The description of the agent that it registers with.
     pub info: v1::AgentInfo,
     /// The present boot of the host.
     pub boot_id: String,
     /// Whether a part of the journal was damaged when this process read it.
     pub journal_damaged: bool,
-    /// How long an executor may take to subscribe, from its start or the end of its last stream, in milliseconds.
+    /// Timeout of an executor's subscription, from its start or the end of its last stream, in
+    /// milliseconds.
     pub executor_timeout_ms: u64,
     /// Disk limit of tasks that request no `disk`.
     pub disk_default: DiskDefault,
@@ -74,7 +76,7 @@ pub struct Setup {
     pub wall_offset_ms: i64,
 }
 
-/// The agent's mind.
+/// The state machine of the agent.
 #[derive(Debug)]
 pub struct Core {
     facts: Facts,
@@ -85,86 +87,87 @@ pub struct Core {
     now: Timestamp,
     /// Records handed to the journal so far.
     appended: u64,
-    /// The newest of them that something waits for.
+    /// The newest record that a deferred effect waits for.
     awaited: u64,
     /// Records known to be on disk.
     durable: u64,
-    /// Waiting for the journal, in order. Bounded by what the inputs before the next sync can cause.
+    /// Effects that wait for the journal, in order. Bounded by what the inputs before the next sync
+    /// can cause.
     deferred: VecDeque<(u64, Deferred)>,
-    /// Only kills and ends of tasks are recorded in full then.
+    /// Whether the disk is full: then only kills and ends of tasks are recorded in full.
     journal_is_full: bool,
     link: Option<Link>,
-    /// When the newest message was sent that a leader in office has answered, over whichever link; `None` before the
-    /// first one in the life of this process.
+    /// The send time of the newest message that an active leader has answered, over any link;
+    /// `None` before the first one in this run of the process.
     acked_at: Option<Timestamp>,
     dial: Dial,
-    /// Whether this process has put an incarnation of its own into the identity.
+    /// Whether this process has put a new incarnation into the identity.
     incarnated: bool,
     /// Tasks whose newest state is not in an update yet.
     dirty: BTreeSet<Instance>,
     report_at: Option<Timestamp>,
-    /// When those are reported that have ended.
+    /// The time at which ended tasks are reported.
     ends_at: Option<Timestamp>,
     reported_at: Timestamp,
-    /// Ends of `max_completion_ms`.
+    /// Deadlines by `max_completion_ms`.
     overdue: BTreeSet<(Timestamp, Instance)>,
-    /// Turns of the checks of running tasks.
+    /// The next steps of the checks of running tasks.
     looks: BTreeSet<(Timestamp, Instance)>,
-    /// When containers that could not be asked are asked again.
+    /// The times at which containers that could not be queried are queried again.
     asks: BTreeSet<(Timestamp, Instance)>,
-    /// Until when masters wait for what became of the life before.
+    /// The time until which the hello waits for the containers of the previous run.
     found_by: Option<Timestamp>,
-    /// Groups of which orders are still to come.
+    /// Groups with orders that have not arrived.
     gathering: BTreeSet<Group>,
-    /// When the next task of a group has its turn to end.
+    /// The times of the next kills in groups.
     turns: BTreeSet<(Timestamp, Instance)>,
-    /// Groups whose tasks are all gone, and what they had in common is going.
+    /// Groups without tasks whose shared resources are being released.
     parting: BTreeSet<ContainerName>,
-    /// Recovered launches that never started; they wait for a master's word.
+    /// Recovered launches that never started; they wait for a registration.
     unstarted: BTreeSet<Instance>,
     effects: Vec<Effect>,
 }
 
-/// What waits for the journal.
+/// An effect or step that waits for the journal.
 #[derive(Debug)]
 enum Deferred {
-    /// Look for the leader after so many milliseconds.
+    /// Connect to the leader after this many milliseconds.
     Dial(u64),
-    /// Say something on this link.
+    /// Send a message on this link.
     Say(u64, Box<v1::from_agent::Message>),
-    /// Act on a launch.
+    /// Continue a launch.
     Launch(Instance),
-    /// Act on the wish to end a task.
+    /// Continue a kill.
     Kill(Instance),
-    /// Act on other limits of a task.
+    /// Apply changed limits of a task.
     Limit(Instance),
-    /// Clear away a container whose end is recorded.
+    /// Clean up a container whose end is recorded.
     Destroy(Instance),
-    /// Make the container of an executor.
+    /// Create the container of an executor.
     Execute(Instance),
-    /// Say something to an executor.
+    /// Send a message to an executor.
     TellExecutor(Instance, Box<v1::to_executor::Message>),
-    /// This task has left its executor.
+    /// Detach this task from its executor.
     Unhost(Instance, Instance),
-    /// Clear away an executor whose tasks' ends are recorded.
+    /// Clean up an executor whose tasks' ends are recorded.
     ClearExecutor(Instance),
-    /// A master has answered what was sent at this time.
+    /// Record that a master has answered a message sent at this time.
     Renew(Timestamp),
-    /// A registration with this cluster holds; `true` if nothing needs repair.
+    /// Complete the registration on this link.
     Registered(u64),
 }
 
-/// How a record goes to disk.
+/// The urgency of a record's sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
-    /// Something waits for it.
+    /// An effect waits for the record.
     Awaited,
-    /// With the next one that something waits for: losing it costs a repetition, never a fact.
+    /// The record is synced with the next awaited one: its loss costs a repetition, never a fact.
     Lazy,
 }
 
 impl Core {
-    /// A core that remembers `facts`. The first input must be [`Input::Begin`].
+    /// Returns a core with these `facts`. The first input must be [`Input::Begin`].
     #[must_use]
     pub fn new(facts: Facts, setup: Setup) -> Self {
         Self {
@@ -199,7 +202,7 @@ impl Core {
         }
     }
 
-    /// What is remembered.
+    /// Returns the durable facts.
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
@@ -211,14 +214,14 @@ impl Core {
         self.link.as_ref().is_some_and(|link| link.registered)
     }
 
-    /// Whether every container is gone, and what groups of them had in common.
+    /// Whether all containers and all shared resources of groups are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let is_clear = self.courses.values().all(Course::is_clear);
         is_clear && self.executors.is_empty() && self.parting.is_empty()
     }
 
-    /// Every instance that is not cleared away, for people.
+    /// Returns every instance that is not cleaned up, for display.
     pub(crate) fn containers(&self) -> Vec<ContainerView> {
         let tasks = self.facts.tasks.iter();
         let views = tasks.filter_map(|(instance, task)| {
@@ -243,7 +246,7 @@ impl Core {
         views.chain(executors).collect()
     }
 
-    /// When [`Input::Tick`] is due.
+    /// Returns the time at which [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let link = self.link.as_ref().map(Link::deadline);
@@ -267,7 +270,8 @@ impl Core {
         all.into_iter().flatten().min()
     }
 
-    /// Takes one input in, at a time on the boot clock; returns what is to be done, in order.
+    /// Handles one input at a time on the boot clock; returns the effects in the order of their
+    /// execution.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
         self.now = self.now.max(now);
         let Some(input) = self.executor_input(input) else {
@@ -301,7 +305,7 @@ impl Core {
                 outcome,
             } => self.limited(instance, order, outcome),
             Input::OverDisk { instance, why } => self.over_disk(instance, why),
-            // An executor's, which was taken above.
+            // Inputs of executors were handled above.
             Input::Executor { .. } => {}
             Input::Tick => self.tick(),
             Input::EndAll => self.end_all(),
@@ -309,7 +313,7 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
-    /// The only way to change a fact.
+    /// Records a change of facts. All facts change here.
     fn persist(&mut self, record: Record, sync: Sync) {
         self.facts.apply(&record);
         self.appended += 1;
@@ -323,7 +327,7 @@ impl Core {
         });
     }
 
-    /// Does it as soon as every awaited record so far is on disk.
+    /// Performs a step as soon as every awaited record so far is on disk.
     fn when_durable(&mut self, deferred: Deferred) {
         if self.durable >= self.awaited && self.deferred.is_empty() {
             self.perform(deferred);

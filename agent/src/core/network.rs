@@ -1,15 +1,17 @@
-//! The network that the tasks of a group share: of the first one's kind, with the ports that all of them publish.
+//! The network that the tasks of a group share: of the first one's kind, with the published ports
+//! of all.
 
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
-/// That of these tasks; `None` means that of the host. Masters refuse a group whose tasks name different kinds.
+/// Returns the network of these tasks; `None` means that of the host. Masters refuse a group whose
+/// tasks name different kinds.
 pub(super) fn of_group(specs: &[&v1::TaskSpec]) -> Option<v1::Network> {
     let mode = match mode(specs.first()?)? {
         Mode::Bridge(_) => Mode::Bridge(v1::BridgeNetwork {
             published: specs.iter().flat_map(|spec| published(spec)).collect(),
         }),
-        // Masters refuse groups with networks of plugins; an agent that is handed one fails its tasks.
+        // Masters refuse groups with CNI networks; an agent that receives one fails its tasks.
         other @ (Mode::Host(_) | Mode::None(_) | Mode::Cni(_)) => other.clone(),
     };
     Some(v1::Network { mode: Some(mode) })

@@ -1,4 +1,4 @@
-//! Orders of the leader: numbered without gaps, taken once, on disk before anything is done.
+//! Orders of the leader: numbered without gaps, taken once, on disk before they have any effect.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use super::lifecycle::{Course, Phase};
 use super::{Core, Deferred, Sync, space};
 
 impl Core {
-    /// Takes the next order. One at or below the floor is a repeat; one beyond the next shows that
-    /// something is missing, and the reconciliation of a new link repairs that. Only a void one may stand
-    /// for all numbers up to its own.
+    /// Takes the next order. An order up to the last one taken is a repeat. One beyond the next
+    /// shows that an order is missing; the reconciliation of a new link repairs that. Only a
+    /// cancelled order may stand for all numbers up to its own.
     pub(super) fn order(&mut self, link: u64, order: v1::Order) {
         let index = OrderIndex(order.index);
         let is_repeated = index <= self.facts.floor;
@@ -25,7 +25,10 @@ impl Core {
         let is_void = matches!(order.order, Some(What::Void(_)));
         if index.0 != self.facts.floor.0 + 1 && !is_void && !is_repeated {
             let floor = self.facts.floor.0;
-            self.hang_up(link, format!("order {} came after order {floor}", index.0));
+            self.hang_up(
+                link,
+                format!("order {} arrived after order {floor}", index.0),
+            );
             return;
         }
         let subject = order.subject;
@@ -46,9 +49,10 @@ impl Core {
         self.persist(Record::Took { order, what }, Sync::Awaited);
     }
 
-    /// Masters send only kinds that the agent announces, so this is a defect of a newer master. A new link would bring the
-    /// same order again. It counts as taken, and the answer says that it had no effect. A task that it should have started
-    /// is missing in the agent's next list, and is GONE.
+    /// Takes an order of an unknown kind. Masters send only kinds that the agent announces, so this
+    /// is a defect of a newer master. A new link would bring the same order again. It counts as
+    /// taken, and the report states that it had no effect. A task that it should have started is
+    /// missing in the agent's next list, and is GONE.
     fn take_unknown(&mut self, link: u64, order: OrderIndex) {
         self.take_nothing(order);
         let order_index = order.0;
@@ -69,7 +73,7 @@ impl Core {
         let key = key(&launch.framework_id, named.unwrap_or_default());
         let key = key.filter(|key| subject.is_none() || task_of(subject) == Some(key.clone()));
         let (Some(key), Some(agent)) = (key, self.facts.identity.agent) else {
-            // Without a name nothing can be said of it; the masters find it missing.
+            // A task without a name cannot be reported; the masters find it missing.
             self.take_nothing(order);
             return;
         };
@@ -129,7 +133,7 @@ impl Core {
         }
     }
 
-    /// The registry has no more use for this instance: if it lives, it is ended.
+    /// Releases an instance that the registry no longer needs: if it runs, it is ended.
     fn release(&mut self, instance: Instance) {
         if self
             .courses
@@ -158,7 +162,7 @@ impl Core {
         }
     }
 
-    /// Nothing more is said of this instance, and it is ended if it lives.
+    /// Turns an instance into an orphan: it is not reported again, and it is ended if it runs.
     fn stray(&mut self, instance: Instance) {
         self.persist(Record::Stray { instance }, Sync::Awaited);
         self.end_stray(instance);
@@ -174,7 +178,8 @@ impl Core {
         });
     }
 
-    /// The cluster knows this agent no more: everything is ended, and it comes back as a new one.
+    /// Handles a registry that no longer knows this agent: all tasks are ended, and the agent
+    /// registers as a new one.
     pub(super) fn shutdown(&mut self, link: u64, reason: &str) {
         let held: Vec<_> = self.facts.held.values().copied().collect();
         let identity = Identity {
@@ -191,18 +196,18 @@ impl Core {
         }
         self.hang_up(
             link,
-            format!("told to end everything and register anew: {reason}"),
+            format!("ordered to end all tasks and register again: {reason}"),
         );
     }
 }
 
-/// The task that an order is about. Masters of release 0.1 send no subject.
+/// Returns the task that an order is about. Masters of release 0.1 send no subject.
 pub(super) fn task_of(subject: Option<v1::Subject>) -> Option<TaskKey> {
     let v1::subject::Subject::Task(task) = subject?.subject?;
     key(&task.framework_id, &task.task_id)
 }
 
-/// The name of a task, if it is one.
+/// Returns the name of a task, if it is valid.
 pub(crate) fn key(framework: &str, task: &str) -> Option<TaskKey> {
     Some(TaskKey {
         framework: framework.parse::<FrameworkId>().ok()?,

@@ -1,4 +1,4 @@
-//! What the end of an instance means to its framework: state, reason, explanation.
+//! The outcome of an instance for its framework: state, reason, explanation.
 
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, TaskState};
@@ -6,7 +6,7 @@ use argosy_state::task::{Code, Explanation, TaskState};
 use super::input::{Ended, How, StopCause};
 use super::lifecycle::Failing;
 
-/// How it ended, for its last update.
+/// The end of an instance, for its last update.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct End {
     pub(super) state: TaskState,
@@ -32,7 +32,8 @@ impl End {
     }
 }
 
-/// What the end of a command means. KILLED even if it exited with 0 in its grace, as in Mesos.
+/// Translates the end of a command. It is KILLED even if it exited with 0 in its grace period, as
+/// in Mesos.
 pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> End {
     use v1::Reason;
     let failed = failing.map(|failing| match failing {
@@ -51,7 +52,7 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
         _ if killed => (TaskState::Killed, Reason::TaskKilled),
         (_, Some(StopCause::StopAfter)) => (TaskState::Failed, Reason::StoppedWithoutLeader),
         (_, Some(StopCause::Ordered)) if let Some(reason) = failed => (TaskState::Failed, reason),
-        // It may end by itself at its limit, too: then nobody has ordered it.
+        // A task may be stopped by a signal at its limit, too, without an order.
         (How::Signal(_), None) if failed == Some(Reason::LimitDisk) => {
             (TaskState::Failed, Reason::LimitDisk)
         }
@@ -78,7 +79,8 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
     }
 }
 
-/// As shells tell it: a signal is 128 and its number. For a planted defect alone.
+/// Returns the exit status as shells report it: a signal is 128 and its number. For a planted
+/// defect only.
 pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
     let how = exit.how.map(|how| match how {
         v1::exit::How::Signal(number) => v1::exit::How::Code(128 + number),
@@ -87,7 +89,7 @@ pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
     v1::Exit { how }
 }
 
-/// The end of an instance whose container cannot tell its own.
+/// Returns the end of an instance whose container has no exit status.
 pub(super) fn unknown_end(rebooted: bool) -> End {
     let (reason, code) = match rebooted {
         true => (v1::Reason::AgentRebooted, Code::AgentRebooted),

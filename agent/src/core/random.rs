@@ -1,6 +1,6 @@
-//! Numbers that look random, from a seed that is an argument: splitmix64.
+//! Pseudorandom numbers from a seed that is an argument: splitmix64.
 
-/// A stream of numbers.
+/// A pseudorandom sequence.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
@@ -17,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 1 on: 0 means "none" on the wire.
+    /// Returns a number of at least 1: 0 means "none" on the wire.
     pub(crate) fn name(&mut self) -> u64 {
         self.next().max(1)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

@@ -1,7 +1,8 @@
-//! After a start of the process: what became of the tasks of the life before.
+//! Crash recovery: the tasks of the previous run after a start of the process.
 //!
-//! No master is spoken to before every container was looked for, so that what is said is true, but not for longer than four
-//! seconds. Of one that could not be asked, or has not answered by then, nothing is said, and it is asked again.
+//! The agent contacts no master before it has searched for every container, so that its report is
+//! correct, but waits for at most four seconds. A container that could not be queried, or has not
+//! answered by then, is not reported, and is queried again.
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
@@ -13,11 +14,12 @@ use super::lifecycle::{Course, Failing, Phase};
 use super::outcome::{End, unknown_end};
 use super::{Core, Deferred, Sync};
 
-/// How long after a container could not be asked it is asked again, in milliseconds.
+/// The time after which a container that could not be queried is queried again, in milliseconds.
 const ASK_AGAIN_MS: u64 = 5_000;
 
-/// How long masters wait for what became of all containers, in milliseconds. An agent that says nothing for longer than its
-/// timeout, 15 s unless set otherwise, is taken for lost, and so are all of its tasks.
+/// The time for which the report waits for the state of all containers, in milliseconds. An agent
+/// that is silent for longer than its timeout, 15 s unless configured otherwise, is considered
+/// lost, and so are all of its tasks.
 const FINDING_MS: u64 = 4_000;
 
 impl Core {
@@ -81,7 +83,8 @@ impl Core {
         self.dial_if_clear();
     }
 
-    /// What has not been found in time is asked for still: its answer comes, and is taken as a later one.
+    /// Stops waiting for containers that were not found in time. The search continues, and a later
+    /// result is accepted.
     pub(super) fn give_up_finding(&mut self) {
         if self.found_by.is_none_or(|at| at > self.now) {
             return;
@@ -129,7 +132,8 @@ impl Core {
         self.dial_if_clear();
     }
 
-    /// Its container could not be asked. A task that is wanted runs on, if it does, until it can be; others need not wait.
+    /// Handles a container that could not be queried. A running task that is still needed continues
+    /// until a query succeeds; other tasks are not delayed.
     fn not_found(&mut self, instance: Instance) {
         if self.is_unwanted(instance) {
             let why = Explanation::of(Code::ContainerUnknown, &[]);
@@ -145,7 +149,7 @@ impl Core {
         self.asks.insert((self.now.plus_ms(ASK_AGAIN_MS), instance));
     }
 
-    /// Asks again what became of containers that could not be asked.
+    /// Queries again the containers that could not be queried.
     pub(super) fn ask_unknown(&mut self) {
         while let Some((at, instance)) = self.asks.first().copied()
             && at <= self.now
@@ -164,7 +168,8 @@ impl Core {
         }
     }
 
-    /// What was found only after a master has spoken need not wait for the next one that does.
+    /// Continues with containers that were found after a registration, without waiting for the next
+    /// one.
     pub(super) fn go_on_if_registered(&mut self) {
         if let Some(link) = self.link.as_ref().filter(|link| link.registered) {
             let registered = Deferred::Registered(link.serial);
@@ -172,7 +177,7 @@ impl Core {
         }
     }
 
-    /// The end of an instance whose container cannot tell its own.
+    /// Returns the end of an instance whose container has no exit status.
     pub(super) fn unknown_end(&self, rebooted: bool) -> End {
         let mut end = unknown_end(rebooted);
         if self.setup.journal_damaged {
@@ -181,25 +186,27 @@ impl Core {
         end
     }
 
-    /// Its container, if it had one, was started before the host was. Told by lives, not by whether the boot has
-    /// changed since the last one: that may have ended before it could say what became of its tasks.
+    /// Whether its container, if it had one, was started before the host's present boot. This is
+    /// decided by runs, not by whether the boot has changed since the last run: that run may have
+    /// ended before it could report its tasks.
     pub(super) fn is_of_earlier_boot(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         task.is_some_and(|task| task.life < self.facts.identity.boot_life)
     }
 
-    /// Its container was started by an earlier life of this agent.
+    /// Whether its container was started by an earlier run of this agent.
     pub(super) fn is_adopted(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         task.is_some_and(|task| task.life < self.facts.identity.life)
     }
 
-    /// Hand-off files may not outlive a power cut: that there are none proves nothing after one, and never anything
-    /// against what the journal knows.
+    /// Whether a launch may start again. The supervisor's state files may not survive a power loss.
+    /// After one, their absence proves nothing, and it never overrides the journal.
     fn may_start_again(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         let is_unstarted = task.is_some_and(|task| match task.state {
-            // A committed update without a state is one whose record is damaged: it may report a start or an end.
+            // A committed update without a state is one whose record is damaged: it may report a
+            // start or an end.
             TaskState::Staging => task.started.is_none() && task.committed == 0,
             TaskState::Starting => task.started.is_none(),
             TaskState::Running
@@ -217,8 +224,9 @@ impl Core {
         is_unstarted && !self.is_of_earlier_boot(instance)
     }
 
-    /// A launch that never started is tried again only now: who was cut off from the masters for long may
-    /// have been replaced, and would be told so by the one that now registered this agent.
+    /// Completes a registration. A launch that never started is tried again only now: an agent that
+    /// was long disconnected from the masters may have been replaced, and the master that
+    /// registered it would have reported that.
     pub(super) fn registration_holds(&mut self, link: u64) {
         let current = self
             .link

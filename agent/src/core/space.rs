@@ -1,7 +1,8 @@
 //! Launches while the disk of the journal is full.
 //!
-//! A task could not write its output, and its launch may be large: the launch is recorded without what only its start
-//! needs, and fails. The reserve of the journal is left to kills and to the ends of other tasks.
+//! A task could not write its output, and its launch may be large. The launch is recorded without
+//! the parts that only its start needs, and fails. The reserve of the journal is left to kills and
+//! to the ends of other tasks.
 
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, TaskState};
@@ -9,9 +10,9 @@ use argosy_state::task::{Code, Explanation, TaskState};
 use super::Core;
 use super::outcome::End;
 
-/// Removes what only the start of a task needs. The rest is small and names the task. It cannot be started without a
-/// command: if the agent ends before the end of this task is recorded, and finds space at its next start, it refuses the
-/// task as invalid.
+/// Removes the parts that only the start of a task needs. The rest is small and names the task. It
+/// cannot be started without a command: if the agent ends before the end of this task is recorded,
+/// and finds space at its next start, it refuses the task as invalid.
 pub(super) fn strip(launch: &mut v1::LaunchOrder) {
     if let Some(spec) = launch.spec.take() {
         launch.spec = Some(v1::TaskSpec {
@@ -24,7 +25,7 @@ pub(super) fn strip(launch: &mut v1::LaunchOrder) {
 }
 
 impl Core {
-    /// The end of a launch for which the disk has no space; `None` if it has.
+    /// Returns the end of a launch for which the disk has no space; `None` if there is space.
     pub(super) fn has_no_space(&self) -> Option<End> {
         self.journal_is_full.then(|| {
             End::by_agent(

@@ -1,7 +1,7 @@
-//! `stop_after_ms`: when a task stops itself because no leader answers its agent.
+//! `stop_after_ms`: the time at which a task stops itself because no leader answers its agent.
 //!
-//! The supervisor of the task keeps the deadline; what is decided here is which one. Masters count on it: they
-//! say that a task may be replaced when the deadline, the grace and a margin have passed.
+//! The supervisor of the task keeps the deadline; this module computes it. Masters rely on it: they
+//! report that a task may be replaced when the deadline, the grace period and a margin have passed.
 
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
@@ -14,15 +14,15 @@ use super::lifecycle::Phase;
 use super::outcome::End;
 
 impl Core {
-    /// When the task stops itself, if it does. Counted from the sending of the newest message that a leader in office
-    /// has answered, whether there is a link now or not.
+    /// Returns the time at which the task stops itself, if it does. It counts from the send time of
+    /// the newest message that an active leader has answered, with or without a link now.
     pub(super) fn stop_at(&self, instance: Instance) -> Option<Timestamp> {
         let spec = self.facts.tasks.get(&instance)?.launch.spec.as_ref()?;
         let acked_at = self.acked_at.unwrap_or_default();
         (spec.stop_after_ms > 0).then(|| acked_at.plus_ms(spec.stop_after_ms))
     }
 
-    /// The end of a task whose time was over before it could be started.
+    /// Returns the end of a task whose deadline passed before it could be started.
     pub(super) fn is_stopped_already(&self, instance: Instance) -> Option<End> {
         let stop_at = self.stop_at(instance).filter(|at| *at <= self.now)?;
         let late_ms = self.now.since_ms(stop_at);
@@ -31,7 +31,7 @@ impl Core {
         Some(End::by_agent(TaskState::Failed, reason, why))
     }
 
-    /// A leader in office has answered what was sent at this time.
+    /// Records that an active leader has answered a message sent at this time.
     pub(super) fn renew(&mut self, acked_at: Timestamp) {
         for (instance, course) in &self.courses {
             let Some(task) = self.facts.tasks.get(instance) else {

@@ -1,4 +1,5 @@
-//! Updates: numbered for each task, on disk before they are sent, kept until a master has committed them.
+//! Updates: numbered for each task, on disk before they are sent, kept until a master has committed
+//! them.
 
 use std::collections::BTreeSet;
 
@@ -14,15 +15,17 @@ use super::limits::Limited;
 use super::outcome::End;
 use super::{Core, Deferred, Sync, wire};
 
-/// How long a change waits for others to share a record, a sync and a message, in milliseconds. A
-/// command that ends in this time is never reported as RUNNING: one command less for the masters.
+/// The time for which a change waits for others to share a record, a sync and a message, in
+/// milliseconds. A command that ends in this time is never reported as RUNNING: one command less
+/// for the masters.
 const GATHER_MS: u64 = 2;
-/// How long after a report an agent counts as quiet, in milliseconds: the next start is reported at once.
+/// The time after a report from which an agent counts as quiet, in milliseconds: the next start is
+/// reported immediately.
 const QUIET_MS: u64 = 50;
-/// Updates in one message.
+/// Maximum number of updates in one message.
 const UPDATES_A_MESSAGE: usize = 500;
-/// Updates of one task that wait for their commit at most, but for a new state: what checks find beyond is told, as it is
-/// then, when there is room.
+/// Maximum number of uncommitted updates of one task, except for a new state. Later check results
+/// are reported, with their then current values, when fewer are waiting.
 const WAITING_UPDATES: usize = 8;
 /// Tasks in one chunk of a list.
 const TASKS_A_CHUNK: usize = 500;
@@ -34,7 +37,7 @@ impl Core {
         self.report_at.get_or_insert(self.now.plus_ms(gather_ms));
     }
 
-    /// The same for a task that has started: at once if this agent was quiet.
+    /// Marks a task that has started for a report: immediately if this agent was quiet.
     pub(super) fn mark_started(&mut self, instance: Instance) {
         let at = self
             .reported_at
@@ -45,8 +48,8 @@ impl Core {
         self.mark_dirty(instance);
     }
 
-    /// The same for a task that has ended. Its resources are needed, and no later change of it can save a report: it waits
-    /// only for as long as others have just been reported.
+    /// Marks a task that has ended for a report. Its resources are needed, and no later change of
+    /// it can save a report: it waits only as long as others have just been reported.
     pub(super) fn mark_ended(&mut self, instance: Instance) {
         self.mark_dirty(instance);
         let gather_ms = buggify::or(Rare::LateReport, GATHER_MS, 300);
@@ -61,7 +64,7 @@ impl Core {
         self.update(dirty);
     }
 
-    /// Makes updates of what has ended.
+    /// Makes updates of the tasks that have ended.
     pub(super) fn report_ends(&mut self) {
         let has_ended = |instance: &Instance| {
             let course = self.courses.get(instance);
@@ -83,7 +86,7 @@ impl Core {
         let mut unhealthy = Vec::new();
         for instance in dirty {
             let update = self.next_update(instance);
-            // Told, or older than what will be told when there is room.
+            // Reported, or older than the next report.
             if let Some(course) = self.courses.get_mut(&instance) {
                 course.fetching = None;
                 if update.is_some() {
@@ -154,7 +157,8 @@ impl Core {
             .saturating_add(self.setup.wall_offset_ms)
     }
 
-    /// Unregistered, nothing is sent: everything is, right after the registration.
+    /// Sends updates. An unregistered agent sends nothing: it sends all updates right after the
+    /// registration.
     pub(super) fn send_updates(&mut self, updates: Vec<v1::NumberedUpdate>) {
         let Some(link) = self.link.as_ref().filter(|link| link.registered) else {
             return;
@@ -177,7 +181,7 @@ impl Core {
         self.send_updates(updates);
     }
 
-    /// All that is held, in the order in which the registry compares it.
+    /// Sends all held tasks, in the order in which the registry compares them.
     pub(super) fn list_tasks(&mut self, link: u64) {
         let held: Vec<_> = self
             .facts
@@ -211,7 +215,7 @@ fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
     }
 }
 
-/// What there is to say about an instance now.
+/// Returns the reportable state of an instance, if it has one.
 fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
     let now = |state, reason, why: Explanation| End::by_agent(state, reason, why);
     let quiet = v1::Reason::Unspecified;
@@ -233,7 +237,7 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
         Phase::Running
             if let (None, Some(limited)) = (&course.failing, &course.limiting.limited) =>
         {
-            // A master keeps the newest update alone: what a check has found is in its words, too.
+            // A master keeps only the newest update, so its text contains the check results, too.
             let watch = course.watch.as_ref();
             let untold = watch.filter(|watch| watch.standing() != task.standing);
             let news = untold.and_then(|watch| watch.news.as_ref());

@@ -1,7 +1,8 @@
 //! Evicts tasks while the disk is almost full.
 //!
-//! Below the floor of free space the task is evicted that exceeds its request by most, as in Kubernetes' node-pressure
-//! eviction. A task within its request is never evicted, whatever else fills the disk.
+//! Below the floor of free space the task is evicted that exceeds its request by most, as in
+//! Kubernetes' node-pressure eviction. A task within its request is never evicted, whatever else
+//! fills the disk.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,10 @@ use super::schedule::Rounds;
 use super::{Usage, mebibytes};
 use crate::core::Instance;
 
-/// An evicted task has freed its space after this time: garbage collection removes its sandbox within two rounds.
+/// An evicted task has freed its space after this time: garbage collection removes its sandbox
+/// within two rounds.
 const WAIT: Duration = Duration::from_secs(90);
-/// The next task is evicted sooner, after this time, if free space goes on shrinking.
+/// The next task is evicted sooner, after this time, if free space continues to shrink.
 const WAIT_WHILE_SHRINKING: Duration = Duration::from_secs(5);
 
 /// Evictions from one disk.
@@ -22,7 +24,7 @@ const WAIT_WHILE_SHRINKING: Duration = Duration::from_secs(5);
 pub(super) struct Evictions {
     floor: Floor,
     last: Option<Eviction>,
-    /// The level could not be read, which was logged.
+    /// Whether the level could not be read, which was logged.
     is_blind: bool,
 }
 
@@ -41,7 +43,7 @@ impl Evictions {
         }
     }
 
-    /// The task that must end now, and why. It is no longer measured.
+    /// Returns the task to evict now, and the reason. It is no longer measured.
     pub(super) fn next(&mut self, rounds: &mut Rounds) -> Option<(Instance, Explanation)> {
         let level = self.level()?;
         let now = Instant::now();
@@ -86,7 +88,7 @@ impl Evictions {
         }
     }
 
-    /// Whether less is free than the floor although the last eviction has had its time.
+    /// Whether less is free than the floor although the last eviction had time to take effect.
     fn is_due(&self, level: Level, now: Instant) -> bool {
         let waits = self.last.is_some_and(|last| {
             let wait = match level.free_bytes < last.free_bytes {

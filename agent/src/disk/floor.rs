@@ -1,17 +1,17 @@
-//! The floor of free space on the agent's disk. Below it tasks are evicted (`eviction`), and sandboxes of ended tasks are
-//! removed sooner (`gc`).
+//! The floor of free space on the agent's disk. Below it tasks are evicted (`eviction`), and
+//! sandboxes of ended tasks are removed sooner (`gc`).
 
 use std::io;
 use std::path::PathBuf;
 
 use argosy_content::images::space;
 
-/// The default floor, in per cent of the disk, ...
+/// The default floor, in per cent of the disk.
 const DEFAULT_PERCENT: u64 = 5;
-/// ... and its upper bound, in bytes.
+/// Upper bound of the default floor, in bytes.
 const DEFAULT_MAX_BYTES: u64 = 1 << 30;
 
-/// The floor of the disk of one folder.
+/// The floor of the disk with one directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Floor {
     folder: PathBuf,
@@ -27,15 +27,16 @@ pub(crate) struct Level {
 }
 
 impl Floor {
-    /// At least `bytes` of the disk with `folder` should be free; `None` for the default, 0 for no floor.
+    /// Returns a floor of at least `bytes` of free space on the disk with `folder`; `None` for the
+    /// default, 0 for no floor.
     pub(crate) fn new(folder: PathBuf, bytes: Option<u64>) -> Self {
         Self { folder, bytes }
     }
 
-    /// How full the disk is now.
+    /// Returns the current level of the disk.
     ///
     /// # Errors
-    /// If the kernel does not tell.
+    /// If the kernel does not report it.
     pub(crate) fn level(&self) -> io::Result<Level> {
         let (free_bytes, total_bytes) = space(&self.folder)?;
         Ok(self.level_of(free_bytes, total_bytes))

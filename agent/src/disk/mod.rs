@@ -1,9 +1,10 @@
-//! What tasks have on the disk, and what keeps them from having more than they may.
+//! The disk usage of tasks, and its limits.
 //!
-//! Where the operator asks for it, that is the kernel (`bounds`); else it is measured each second. One thread at a time
-//! walks through the folders of all tasks. How much it looks at in a second is bounded (`rounds`), whatever tasks make; it
-//! follows no link and crosses no mount (`walk`). Now and then it also looks at open files that have no name any more
-//! (`nameless`). While the disk is almost full (`floor`), tasks are evicted (`eviction`).
+//! The kernel enforces the limits if the operator enables that (`quota`); otherwise usage is
+//! measured each second. A single thread traverses the directories of all tasks. The number of
+//! entries that it visits in a second is bounded (`schedule`), however many files tasks create; it
+//! follows no link and crosses no mount (`scan`). At intervals it also counts open files that are
+//! unlinked (`unlinked`). While the disk is almost full (`floor`), tasks are evicted (`eviction`).
 
 mod eviction;
 mod floor;
@@ -31,37 +32,37 @@ pub(crate) use quota::{Bounds, Keeper, check, enforced_bytes, judge, keeper, rel
 pub(crate) use scan::{Passage, Walk};
 use schedule::Rounds;
 
-/// How often it is measured.
+/// The interval of measurements.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// A task whose disk is measured.
+/// A task whose disk usage is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Measured {
-    /// Where its files are.
+    /// The directories with its files.
     pub(crate) folders: Vec<PathBuf>,
-    /// The container whose processes are looked at, too.
+    /// The container whose processes are scanned, too.
     pub(crate) processes: Option<ContainerName>,
-    /// The most that they may take, in bytes; [`u64::MAX`] for no limit.
+    /// The limit in bytes; [`u64::MAX`] for no limit.
     pub(crate) limit_bytes: u64,
-    /// What the task requested, in bytes: while it has no more, it is never evicted.
+    /// The requested amount in bytes: a task within its request is never evicted.
     pub(crate) requested_bytes: u64,
-    /// One of the folders is its group's, and may grow when it has ended.
+    /// Whether one of the directories is its group's, and may grow after the task has ended.
     pub(crate) leads_group: bool,
 }
 
-/// A task whose disk is to be measured, unless the kernel keeps it in bounds.
+/// A task whose disk usage is measured unless the kernel limits it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) key: TaskKey,
     pub(crate) name: ContainerName,
-    /// What is kept of its output.
+    /// Maximum size of its stored output.
     pub(crate) output_bytes: u64,
-    /// Without what it changes of its image.
+    /// Without its changes of its image.
     pub(crate) measured: Measured,
 }
 
 impl Wanted {
-    /// `None` if it cannot have more than it may. Blocks.
+    /// Returns `None` if the task cannot exceed its limit. Blocks.
     fn seen(self, broker: &Broker) -> Option<Measured> {
         let Self {
             key,
@@ -74,7 +75,7 @@ impl Wanted {
             Ok((keeper, changes)) => {
                 let limit_bytes = measured.limit_bytes;
                 measured.limit_bytes = keeper.measured_above(limit_bytes, output_bytes)?;
-                // Behind its sandbox, before the folder of its group.
+                // After its sandbox, before the directory of its group.
                 measured.folders.insert(1, changes);
                 Some(measured)
             }
@@ -86,7 +87,7 @@ impl Wanted {
     }
 }
 
-/// What a task uses of the disk, and what it requested.
+/// The disk usage of a task, and its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Usage {
     instance: Instance,
@@ -94,16 +95,15 @@ struct Usage {
     requested_bytes: u64,
 }
 
-/// A task has more on the disk than it may.
+/// An excess of a task over its disk limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Excess {
-    /// Which.
     pub(crate) instance: Instance,
-    /// What was found until it was more than the limit, in bytes.
+    /// The bytes that were found until they exceeded the limit.
     pub(crate) found_bytes: u64,
     /// The limit, in bytes.
     pub(crate) limit_bytes: u64,
-    /// Its folders lie deeper in each other than is measured: that counts as too much.
+    /// Whether its directories are nested too deeply to be measured: that counts as an excess.
     pub(crate) is_too_deep: bool,
 }
 
@@ -117,7 +117,7 @@ impl Excess {
     }
 }
 
-/// With at most one decimal, upwards: what is more than its limit never looks like it.
+/// Formats mebibytes with at most one decimal, rounded up: an excess never looks like the limit.
 fn mebibytes(bytes: u64) -> String {
     let tenths = (u128::from(bytes) * 10).div_ceil(1 << 20);
     match (tenths / 10, tenths % 10) {
@@ -126,11 +126,12 @@ fn mebibytes(bytes: u64) -> String {
     }
 }
 
-/// Who is to be measured. Cheap to clone; all clones are the same.
+/// The tasks to be measured. Cheap to clone; all clones share one list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Meter(Arc<Mutex<Vec<Change>>>);
 
-/// News for the next round. As many at most as containers start and end in a second.
+/// A change for the next round. Their number is bounded by that of containers that start and end in
+/// a second.
 #[derive(Debug)]
 enum Change {
     Begin(Box<Wanted>),
@@ -154,23 +155,24 @@ impl Change {
 }
 
 impl Meter {
-    /// From the next round on.
+    /// Begins a measurement in the next round.
     pub(crate) fn begin(&self, wanted: Wanted) {
         self.changed(Change::Begin(Box::new(wanted)));
     }
 
-    /// One that leads a group goes on. Nothing is wrong if it was never begun.
+    /// Ends a measurement. The first task of a group continues. It is no error if it was never
+    /// begun.
     pub(crate) fn end(&self, instance: Instance) {
         self.changed(Change::End(instance));
     }
 
-    /// The group is gone that it leads.
+    /// Ends the measurement of the first task of a group that is removed.
     pub(crate) fn end_group(&self, first: Instance) {
         self.changed(Change::EndGroup(first));
     }
 
     fn changed(&self, change: Change) {
-        // A lock, since the loop tells and another thread takes; each holds it for one line.
+        // A lock, since the loop adds and another thread takes; each holds it for one line.
         let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         changes.push(change);
     }
@@ -179,7 +181,8 @@ impl Meter {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Measures until the agent stops, and evicts below the floor. What is found waits while the agent's loop is busy.
+    /// Measures until the agent stops, and evicts below the floor. Results wait while the agent's
+    /// loop is busy.
     pub(crate) async fn run(self, broker: Broker, inbox: mpsc::Sender<Event>, floor: Floor) {
         let mut rounds = Rounds::of(broker.clone());
         let mut evictions = Evictions::new(floor);

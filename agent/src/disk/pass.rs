@@ -1,4 +1,4 @@
-//! One pass through the files of a task, by whoever may look at them.
+//! One traversal of a task's files, in the process that has access to them.
 
 use std::path::PathBuf;
 
@@ -8,26 +8,26 @@ use super::scan::{Passage, Progress};
 use crate::broker::{Broker, MeasureStep};
 use crate::core::ContainerName;
 
-/// Who looks at the files of tasks.
+/// The process that traverses the files of tasks.
 #[derive(Clone)]
 pub(super) enum Looker {
     Broker(Broker),
-    /// This thread.
+    /// This process.
     #[cfg(test)]
     Own(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<u64, Walk>>>),
 }
 
-/// A pass through a task's files, on its way.
+/// A traversal of a task's files in progress.
 pub(super) struct Pass {
     looker: Looker,
     step: MeasureStep,
-    /// What it has cost so far, in entries.
+    /// The cost so far, in entries.
     pub(super) cost: u64,
     held: usize,
 }
 
 impl Looker {
-    /// In this process.
+    /// Returns the looker for this process.
     #[cfg(test)]
     pub(super) fn own() -> Self {
         Self::Own(std::sync::Arc::default())
@@ -53,7 +53,7 @@ impl Looker {
 }
 
 impl Pass {
-    /// Not begun yet.
+    /// Returns a traversal that is not begun yet.
     pub(super) fn through(
         looker: Looker,
         folders: Vec<PathBuf>,
@@ -74,7 +74,7 @@ impl Pass {
         }
     }
 
-    /// Goes on until it has cost so much, or it has found more bytes than `enough`.
+    /// Continues until the cost is reached, or it has found more bytes than `enough`.
     pub(super) fn go(&mut self, until_cost: u64, enough_bytes: u64) -> Progress {
         let step = &mut self.step;
         (step.until_cost, step.enough_bytes) = (until_cost, enough_bytes);
@@ -85,8 +85,11 @@ impl Pass {
                 passage.progress
             }
             Err(why) => {
-                tracing::warn!(why, "a task cannot be measured this time");
-                // It is begun again.
+                tracing::warn!(
+                    why,
+                    "the disk usage of a task cannot be measured in this round"
+                );
+                // The traversal is begun again.
                 step.pass = None;
                 (self.cost, self.held) = (until_cost, 0);
                 Progress::Unfinished(0)
@@ -94,7 +97,7 @@ impl Pass {
         }
     }
 
-    /// How many descriptors it holds while it waits.
+    /// Returns the number of descriptors that it holds while suspended.
     pub(super) fn held(&self) -> usize {
         self.held
     }

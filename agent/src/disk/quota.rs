@@ -1,7 +1,7 @@
-//! Has the kernel keep what tasks may have on the disk, where the operator asks for it.
+//! Disk limits enforced by the kernel, if the operator enables that.
 //!
-//! What is so bounded is seen from the disk itself, never from a setting: an agent that was started otherwise goes on with
-//! what an earlier one made.
+//! The state is read from the disk itself, never from a setting: an agent that was started with
+//! another setting continues with the limits of an earlier one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,19 @@ use crate::core::{ContainerName, disk_limit_bytes};
 use crate::gc::below;
 use crate::paths::Paths;
 
-/// Locked by whichever agent of the host looks for a project that nobody has.
+/// The lock for the search of an unused project id, shared by all agents of the host.
 const ALONE: &str = "/run/argosy/projects";
-/// In a container's hand-off folder: what it changes of its image, if it has no file system of its own for that.
+/// In a container's state directory: the changes of its image, if they have no dedicated file
+/// system.
 const CHANGES: &str = "changes";
 
-/// Whether this host can do it, or in words why not. `profile`: tasks have users of their own.
+/// Checks whether this host supports it; the error has the reason. `profile`: tasks have separate
+/// users.
 pub(crate) fn check(how: DiskEnforcement, profile: bool, directory: &Path) -> Result<(), String> {
     match how {
         DiskEnforcement::Measured => return Ok(()),
         DiskEnforcement::Quota | DiskEnforcement::Loop if !profile => {
-            let why = "without users of their own tasks could leave their project, and hold on to the mounts of others: \
+            let why = "without separate users tasks could leave their project, and keep the mounts of others busy: \
                        start with --isolation full, or with --disk-enforcement measured";
             return Err(why.to_owned());
         }
@@ -36,8 +38,8 @@ pub(crate) fn check(how: DiskEnforcement, profile: bool, directory: &Path) -> Re
     Ok(())
 }
 
-/// What the kernel is to keep a task to; `None` if it is not. An executor's tasks come and go, with what they may have,
-/// so that its container is measured.
+/// Returns the limit that the kernel enforces; `None` if it does not. An executor's tasks come and
+/// go, with their limits, so its container is measured.
 pub(crate) fn enforced_bytes(how: DiskEnforcement, task: &v1::TaskSpec) -> Option<u64> {
     match how {
         DiskEnforcement::Measured => None,
@@ -47,7 +49,8 @@ pub(crate) fn enforced_bytes(how: DiskEnforcement, task: &v1::TaskSpec) -> Optio
     }
 }
 
-/// What was brought into a sandbox before its task starts was brought by the agent, whom no quota stops.
+/// Checks the usage before the start of a task. The agent fetches files into the sandbox, and no
+/// quota limits the agent.
 pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), Cause> {
     match usage {
         Some(has) if has.used_bytes > has.limit_bytes => Err(Cause::new(
@@ -58,7 +61,7 @@ pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), Cause> {
     }
 }
 
-/// Where tasks' disks are bounded, and how.
+/// The location and the method of the tasks' disk limits.
 #[derive(Debug)]
 pub(crate) struct Bounds {
     paths: Paths,
@@ -73,13 +76,14 @@ impl Bounds {
         }
     }
 
-    /// Whether what is seen at a sandbox is bounded: a file system that is not shown there yet bounds nothing.
+    /// Whether a limit applies at a sandbox: a file system that is not mounted there yet limits
+    /// nothing.
     pub(crate) fn is_bounded(&self, name: ContainerName, sandbox: &Path) -> bool {
         let system = FileSystem::at(&self.paths.disk(name));
         system.is_shown(sandbox) || project::usage(sandbox).is_some()
     }
 
-    /// Bounds a sandbox that is there and empty. What an earlier try has left is begun anew. Blocks.
+    /// Limits an existing, empty sandbox. Replaces the result of an earlier attempt. Blocks.
     pub(crate) fn take(
         &self,
         name: ContainerName,
@@ -98,7 +102,7 @@ impl Bounds {
         taken.map_err(|error| crate::error::sentence(&error))
     }
 
-    /// Where a container with an image has what it changes of it.
+    /// Returns the directory for a container's changes of its image.
     pub(crate) fn changes(&self, name: ContainerName) -> PathBuf {
         let system = FileSystem::at(&self.paths.disk(name));
         match system.is_mounted() {
@@ -107,20 +111,22 @@ impl Bounds {
         }
     }
 
-    /// The folder that a container's group shares, if it is on a file system of the container's own.
+    /// Returns the directory of a container's group, if it is on the container's dedicated file
+    /// system.
     pub(crate) fn group(&self, first: ContainerName) -> Option<PathBuf> {
         let system = FileSystem::at(&self.paths.disk(first));
         system.is_mounted().then(|| system.group())
     }
 
-    /// Counts an empty folder as a part of what a sandbox may have.
+    /// Counts an empty directory to the limit of a sandbox.
     pub(crate) fn share(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
         let shared = project::share(sandbox, folder);
         shared.map_err(|error| crate::error::sentence(&error))
     }
 
-    /// File systems that are not mounted or not shown here are those of an earlier boot, or were never finished; or an agent in another
-    /// mount namespace has made them, where its tasks have their sandboxes: those are mounted here, too.
+    /// Adopts the file systems of an earlier run. File systems that are not mounted at their
+    /// sandboxes are those of an earlier boot, or incomplete; or an agent in another mount
+    /// namespace has created them, at its tasks' sandboxes: those are mounted here, too.
     pub(crate) fn resume(&self) {
         let entries = std::fs::read_dir(self.paths.disks());
         let entries = entries.into_iter().flatten().flatten();
@@ -133,24 +139,25 @@ impl Bounds {
             let name = folder.file_name().and_then(|name| name.to_str());
             let sandbox = name.and_then(|name| sandboxes.get(&name.parse().ok()?));
             let system = FileSystem::at(&folder);
-            // An agent may have died between the two steps of finding it again.
+            // An agent may have crashed between the two steps of the adoption.
             if system.is_mounted() && sandbox.is_none_or(|sandbox| system.is_shown(sandbox)) {
                 continue;
             }
             if let Err(error) = resume(&system, sandbox) {
                 let why = crate::error::sentence(&error);
-                tracing::warn!(path = %folder.display(), why, "a file system of an earlier task stays");
+                tracing::warn!(path = %folder.display(), why, "a file system of an earlier task cannot be removed");
             }
         }
     }
 }
 
-/// Finds one again that is mounted elsewhere, or removes it: then it was shown nowhere, which is the last step of its making.
+/// Adopts a file system that is mounted elsewhere, or removes it: then it was mounted at no
+/// sandbox, which is the last step of its creation.
 fn resume(system: &FileSystem, sandbox: Option<&PathBuf>) -> Result<(), DiskError> {
     match sandbox {
         Some(sandbox) if system.recover(sandbox)? => {
             let path = sandbox.display();
-            tracing::info!(%path, "a file system of another mount namespace is mounted here, too");
+            tracing::info!(%path, "a file system of another mount namespace is now mounted here, too");
             Ok(())
         }
         Some(sandbox) => system.remove(sandbox),
@@ -158,26 +165,27 @@ fn resume(system: &FileSystem, sandbox: Option<&PathBuf>) -> Result<(), DiskErro
     }
 }
 
-/// What a container has of its disk, as the kernel counts it; `None` if it does not.
+/// Returns a container's disk usage as the kernel counts it; `None` if it does not.
 pub(crate) fn usage(paths: &Paths, name: ContainerName, sandbox: &Path) -> Option<DiskUsage> {
     let system = FileSystem::at(&paths.disk(name));
     system.usage().or_else(|| project::usage(sandbox))
 }
 
-/// Whom the kernel keeps from having more than a container's disk.
+/// The users whose disk usage the kernel limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Keeper {
-    /// Nobody: it is measured.
+    /// None: usage is measured.
     Nobody,
-    /// Its users, but not root of the host, who writes its output: a quota.
+    /// A quota: limits the container's users, but not root of the host, who writes its output.
     Users,
-    /// Everybody: a file system of its own.
+    /// A dedicated file system: limits all users.
     All,
 }
 
 impl Keeper {
-    /// Above which usage the container is measured to have too much. What is kept of its output goes beyond a quota; that
-    /// it has more means that it keeps output under other names. `None` if it cannot have more.
+    /// Returns the measured usage that exceeds the limit. The stored output is added to a quota;
+    /// usage beyond that means that the task keeps output under other names. `None` if the limit
+    /// cannot be exceeded.
     pub(crate) fn measured_above(self, limit_bytes: u64, output_bytes: u64) -> Option<u64> {
         match self {
             Self::Nobody => Some(limit_bytes),
@@ -187,7 +195,7 @@ impl Keeper {
     }
 }
 
-/// What keeps a container to its disk.
+/// Returns the method by which a container's disk usage is limited.
 pub(crate) fn keeper(paths: &Paths, name: ContainerName, sandbox: &Path) -> Keeper {
     if FileSystem::at(&paths.disk(name)).is_mounted() {
         return Keeper::All;
@@ -198,7 +206,7 @@ pub(crate) fn keeper(paths: &Paths, name: ContainerName, sandbox: &Path) -> Keep
     }
 }
 
-/// Before a sandbox is removed: what bounds it goes. Nothing is wrong if nothing does.
+/// Removes the limit of a sandbox, before the sandbox is removed. It is no error if none exists.
 pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
     let name = sandbox.file_name().and_then(|name| name.to_str());
     if let Some(name) = name.and_then(|name| name.parse().ok()) {
@@ -257,7 +265,7 @@ mod tests {
         check(DiskEnforcement::Measured, false, folder.path()).unwrap();
     }
 
-    /// Why this host has no file systems for tasks, if so.
+    /// Whether this host cannot create file systems for tasks.
     fn impossible() -> bool {
         let why = match nix::unistd::geteuid().is_root() {
             true => FileSystem::supported()
@@ -292,7 +300,7 @@ mod tests {
                 system.make(4 << 20, sandbox).unwrap();
                 std::fs::write(sandbox.join("file"), "kept").unwrap();
                 made.send(()).unwrap();
-                // An error is the test's end.
+                // An error means that the test has ended.
                 let _ = ended.recv();
             });
             is_made.recv().unwrap();

@@ -1,7 +1,8 @@
-//! One pass through the folders of one task, a few entries at a time.
+//! A traversal of the directories of one task, a few entries at a time.
 //!
-//! Every folder is opened below the one it lies in, without following a link or crossing a mount, so that it does not
-//! matter what a task does to it meanwhile: what it moves about may be counted twice or not at all this time.
+//! Every directory is opened relative to its parent, without following a link or crossing a mount,
+//! so that concurrent changes by the task are harmless: a moved file may be counted twice or not at
+//! all in this traversal.
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -15,55 +16,56 @@ use serde::{Deserialize, Serialize};
 
 use super::unlinked;
 
-/// How deep folders may lie in each other: each one on the way is held open.
+/// Maximum depth of nested directories: each one on the path is held open.
 pub(super) const DEPTH: usize = 256;
-/// What opening a folder costs in entries.
+/// The cost of opening a directory, in entries.
 const FOLDER_COST: u64 = 8;
-/// What each file costs on the disk beside its blocks: what ext4 keeps of it.
+/// The disk usage of a file in addition to its blocks: ext4's inode.
 const INODE_BYTES: u64 = 256;
-/// Nameless files that are known apart; what comes beyond may be counted for each that has it open.
+/// Maximum number of unlinked files that are distinguished; further ones may be counted once for
+/// each process that has them open.
 const NAMELESS: usize = 65_536;
-/// The unit of blocks in the answers of the kernel, whatever a file system's own.
+/// The unit of block counts from the kernel, for all file systems.
 const BLOCK_BYTES: u64 = 512;
 
-/// A pass on its way.
+/// A traversal in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    /// Still to be entered.
+    /// Directories still to be entered.
     folders: Vec<PathBuf>,
-    /// Where it stands: each lies in the one before.
+    /// The open directories on the current path: each lies in the one before.
     open: Vec<Dir>,
-    /// The group whose processes are looked at then.
+    /// The cgroup whose processes are scanned afterwards.
     group: Option<PathBuf>,
     processes: Vec<u32>,
-    /// What the one that it looks at has open.
+    /// The process that is being scanned, and its open files.
     holding: Option<(u32, Dir)>,
     nameless: BTreeSet<u64>,
-    /// Of the folder that it entered last from outside.
+    /// The device of the last top-level directory.
     device: u64,
     bytes: u64,
-    /// What it has cost so far, in entries.
+    /// The cost so far, in entries.
     pub(super) cost: u64,
 }
 
-/// How far a pass has come.
+/// The progress of a traversal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Progress {
-    /// So many bytes were found, and there is more.
+    /// This many bytes were found, and the traversal is not complete.
     Unfinished(u64),
-    /// So many bytes were found in all.
+    /// This many bytes were found in total.
     Done(u64),
-    /// Folders lie deeper in each other than is looked.
+    /// Directories are nested too deeply.
     TooDeep,
 }
 
-/// A pass after a part of it.
+/// The state of a traversal after one part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Passage {
     pub(super) progress: Progress,
-    /// What it has cost so far, in entries.
+    /// The cost so far, in entries.
     pub(super) cost: u64,
-    /// How many descriptors it holds while it waits.
+    /// Number of descriptors that it holds while suspended.
     pub(super) held: usize,
 }
 
@@ -76,7 +78,7 @@ impl Passage {
         }
     }
 
-    /// Whether there is more to be looked at.
+    /// Whether the traversal is not complete.
     pub(crate) fn goes_on(self) -> bool {
         matches!(self.progress, Progress::Unfinished(_))
     }
@@ -90,18 +92,18 @@ impl Walk {
         }
     }
 
-    /// And then through what the processes of this group hold open.
+    /// Continues with the open files of this cgroup's processes.
     pub(crate) fn then_through(mut self, group: Option<&Path>) -> Self {
         self.group = group.map(Path::to_owned);
         self
     }
 
-    /// How many descriptors it holds while it waits.
+    /// Returns the number of descriptors that it holds while suspended.
     pub(super) fn held(&self) -> usize {
         self.open.len() + usize::from(self.holding.is_some())
     }
 
-    /// Goes on until it has cost so much, or it has found more bytes than `enough`.
+    /// Continues until the cost is reached, or it has found more bytes than `enough`.
     pub(crate) fn go(&mut self, until_cost: u64, enough: u64) -> Progress {
         while self.cost < until_cost && self.bytes <= enough {
             let Some(folder) = self.open.last_mut() else {
@@ -115,7 +117,7 @@ impl Walk {
             self.cost += 1;
             match folder.read() {
                 None => drop(self.open.pop()),
-                // It went while it was read: so did what was in it.
+                // The directory was removed while it was read, with its contents.
                 Some(Err(_)) => drop(self.open.pop()),
                 Some(Ok(entry)) => {
                     let name = entry.file_name();
@@ -131,7 +133,7 @@ impl Walk {
         Progress::Unfinished(self.bytes)
     }
 
-    /// One step through what processes hold open; false if there is nothing left to look at.
+    /// Scans the next open file of the processes; returns false if none is left.
     fn look_at_processes(&mut self) -> bool {
         if let Some(group) = self.group.take() {
             self.cost += FOLDER_COST;
@@ -169,7 +171,7 @@ impl Walk {
     fn enter_from_outside(&mut self, path: &Path) {
         self.cost += 1;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // One that is not there takes no room.
+        // A missing directory uses no space.
         let Ok(folder) = openat(CWD, path, flags, Mode::empty()) else {
             return;
         };
@@ -183,7 +185,8 @@ impl Walk {
         }
     }
 
-    /// Counts an entry of the innermost folder, and goes into it if it is one; returns whether it did.
+    /// Counts an entry of the innermost directory, and enters it if it is a directory; returns
+    /// whether it did.
     fn count(&mut self, name: &CStr) -> bool {
         let Some(Ok(folder)) = self.open.last().map(Dir::fd) else {
             return false;
@@ -207,18 +210,19 @@ impl Walk {
                 self.open.push(inner);
                 true
             }
-            // Without root some of its user's folders may be closed even to the agent.
+            // Without root some directories of the agent's own user may be inaccessible even to the
+            // agent.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS) => false,
             Err(errno) => {
-                tracing::warn!(why = %errno, "a folder of a task cannot be measured this time");
+                tracing::warn!(why = %errno, "a directory of a task cannot be measured in this round");
                 false
             }
         }
     }
 }
 
-/// What a file takes of the disk, in bytes. Each of its names has an equal share of its blocks, so that all of them make
-/// one; and each has to be looked at.
+/// Returns the disk usage of a file, in bytes. Each of its names has an equal share of its blocks,
+/// so that all of them add up to one file; and each name is visited.
 fn share(found: &Stat) -> u64 {
     let blocks = u64::try_from(found.st_blocks).unwrap_or(0);
     let names = match FileType::from_raw_mode(found.st_mode) {
@@ -265,7 +269,7 @@ mod tests {
             (2 * MIB as u64..3 * MIB as u64).contains(&(full - empty)),
             "{full} {empty}"
         );
-        // A hole takes no room; a second name takes that of a name.
+        // A sparse file uses no blocks; a second hard link only its name.
         fs::File::create(one.join("hole"))
             .unwrap()
             .set_len(1 << 40)
@@ -296,7 +300,7 @@ mod tests {
         let again = file.try_clone().unwrap();
         fs::remove_file(task.join("file")).unwrap();
         file.write_all(&vec![1; 64 * MIB]).unwrap();
-        // Other tests of this process may do the same meanwhile, with less.
+        // Other tests of this process may do the same concurrently, with less.
         let found = through() - before;
         assert!(
             (64 * MIB as u64..128 * MIB as u64).contains(&found),

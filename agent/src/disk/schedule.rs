@@ -1,9 +1,9 @@
-//! Whose turn it is to be measured, and for how long.
+//! The schedule of disk measurements.
 //!
-//! A round, once a second, costs at most so much, whatever tasks have. Most have few files: each of these is measured in
-//! each round as far as the round lasts, then those that had no turn. Those with many files share half of each round: a
-//! turn each, after which the pass through its files waits where it stands, so that millions of names hold up nobody but
-//! who has them.
+//! A round, once a second, has a maximum cost, however many files tasks have. Most tasks have few
+//! files: each of these is measured in each round while its budget lasts, then those that had no
+//! turn. Tasks with many files share half of each round. Each gets one turn, after which its
+//! traversal is suspended, so that millions of names delay only the task that has them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,47 +13,49 @@ use super::{Excess, Measured, Usage};
 use crate::broker::Broker;
 use crate::core::Instance;
 
-/// What a round may cost, in entries: about a fortieth of a core.
+/// The maximum cost of a round, in entries: about a fortieth of a core.
 const ROUND_COST: u64 = 20_000;
-/// Each so many-th pass through a task's files looks at what its processes hold open, too.
+/// Every n-th traversal of a task's files includes the open files of its processes.
 const PROCESSES_EVERY: u64 = 5;
-/// A task that costs more has many files.
+/// A task with a higher cost has many files.
 const SMALL_COST: u64 = 2_000;
-/// The least that a turn of one with many is worth.
+/// The minimum cost of a turn of a task with many files.
 const TURN_COST: u64 = 500;
-/// How many folders may be held open by all passes that wait for their next turn. A pass that would be beyond goes on until
-/// it is through, before all others: whoever nests folders deep cannot take all descriptors of the agent.
+/// Maximum number of directories that all suspended traversals may hold open. A traversal that
+/// would exceed it runs to completion, before all others: deeply nested directories cannot use up
+/// the agent's descriptors.
 const HELD_FOLDERS: usize = 1_024;
 
 /// All tasks that are measured.
 pub(super) struct Rounds {
     looker: Looker,
     measured: BTreeMap<Instance, Known>,
-    /// Those with few files, or of whom nothing is known yet; the next one first.
+    /// Tasks with few files, or not measured yet; the next one first.
     small: VecDeque<Instance>,
-    /// Those with many.
+    /// Tasks with many files.
     large: VecDeque<Instance>,
-    /// Of these: how far each has come that was begun.
+    /// The suspended traversals of these tasks.
     walks: BTreeMap<Instance, Pass>,
 }
 
-/// What is known of a task.
+/// The known facts about a task.
 #[derive(Debug)]
 struct Known {
     measured: Measured,
-    /// Passes through its files that were begun.
+    /// Number of traversals that were begun.
     passes: u64,
-    /// What the newest pass has found, in bytes: so far, if that is more than what the one before had found.
+    /// The bytes that the newest complete traversal found, or those that the present one has found
+    /// so far, if that is more.
     bytes: u64,
 }
 
-/// How a turn ended.
+/// The end of a turn.
 enum Turn {
-    /// It has been looked at.
+    /// The traversal is complete.
     Done,
-    /// There is more to look at.
+    /// The traversal is suspended.
     Unfinished,
-    /// It is to go.
+    /// The task is to be killed.
     Over(Excess),
 }
 
@@ -72,7 +74,7 @@ impl Rounds {
         }
     }
 
-    /// In this process.
+    /// Measures in this process.
     #[cfg(test)]
     pub(super) fn own() -> Self {
         Self::by(Looker::own())
@@ -82,7 +84,8 @@ impl Rounds {
         self.measured.is_empty()
     }
 
-    /// Begins to measure a task, or changes what is to be measured; what is known of it stays.
+    /// Begins to measure a task, or changes its directories and limits; its results so far are
+    /// kept.
     pub(super) fn begin(&mut self, instance: Instance, measured: Measured) {
         if let Some(known) = self.measured.get_mut(&instance) {
             known.measured = measured;
@@ -97,13 +100,13 @@ impl Rounds {
         self.small.push_back(instance);
     }
 
-    /// Whether a folder that is measured as a part of its disk is its group's.
+    /// Whether one of its measured directories is that of its group.
     pub(super) fn leads_group(&self, instance: Instance) -> bool {
         let measured = self.measured.get(&instance);
         measured.is_some_and(|known| known.measured.leads_group)
     }
 
-    /// The task that exceeds its request by most; `None` if all are within their requests.
+    /// Returns the task that exceeds its request by most; `None` if all are within their requests.
     pub(super) fn most_above_request(&self) -> Option<Usage> {
         let above = self.measured.iter().filter_map(|(instance, known)| {
             let requested_bytes = known.measured.requested_bytes;
@@ -125,7 +128,7 @@ impl Rounds {
         self.large.retain(|waiting| *waiting != instance);
     }
 
-    /// One round. Who has too much is told once.
+    /// Runs one round. Each excess is reported once.
     pub(super) fn round(&mut self) -> Vec<Excess> {
         self.round_of(ROUND_COST)
     }
@@ -141,14 +144,14 @@ impl Rounds {
         found
     }
 
-    /// Returns what it has cost.
+    /// Returns the cost.
     fn measure_small(&mut self, cost: u64, found: &mut Vec<Excess>) -> u64 {
         let mut spent = 0;
         for _ in 0..self.small.len() {
             if spent >= cost {
                 break;
             }
-            let instance = self.small.pop_front().expect("so many were counted");
+            let instance = self.small.pop_front().expect("the count matches the queue");
             let mut walk = self.walk(instance);
             match self.turn(instance, &mut walk, SMALL_COST) {
                 Turn::Done => self.small.push_back(instance),
@@ -168,7 +171,7 @@ impl Rounds {
             if cost == 0 {
                 return;
             }
-            let instance = self.large.pop_front().expect("so many were counted");
+            let instance = self.large.pop_front().expect("the count matches the queue");
             let begun = self.walks.remove(&instance);
             let mut walk = begun.unwrap_or_else(|| self.walk(instance));
             let before = walk.cost;
@@ -196,10 +199,10 @@ impl Rounds {
         }
     }
 
-    /// A new pass through what a task has.
+    /// Begins a new traversal of a task's files.
     fn walk(&mut self, instance: Instance) -> Pass {
         let known = self.measured.get_mut(&instance);
-        let known = known.expect("only who is measured has a turn");
+        let known = known.expect("only measured tasks have turns");
         known.passes += 1;
         let looks_at_processes = known.passes.is_multiple_of(PROCESSES_EVERY);
         let measured = &known.measured;
@@ -209,7 +212,7 @@ impl Rounds {
 
     fn turn(&mut self, instance: Instance, walk: &mut Pass, until_cost: u64) -> Turn {
         let known = self.measured.get_mut(&instance);
-        let known = known.expect("only who is measured has a turn");
+        let known = known.expect("only measured tasks have turns");
         let limit_bytes = known.measured.limit_bytes;
         let excess = |found_bytes, is_too_deep| {
             Turn::Over(Excess {

@@ -1,6 +1,7 @@
-//! Files that processes hold open and that have no name any more: no folder shows them, and they fill the disk.
+//! Unlinked files that processes hold open: no directory shows them, and they use disk space.
 //!
-//! Seen are those behind a process' descriptors. One that is only mapped, or under way in a message, is not.
+//! Only files behind a process' descriptors are found. A file that is only mapped, or in transit in
+//! a socket message, is not.
 
 use std::ffi::CStr;
 use std::fs;
@@ -9,26 +10,26 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat, statfs};
 
-/// What `statfs` says of the root of a container with an image.
+/// The file system type of the root of a container with an image, as `statfs` returns it.
 const OVERLAY: i64 = 0x794c_7630;
 
-/// The processes of a container.
+/// Returns the processes of a container.
 pub(super) fn processes(group: &Path) -> Vec<u32> {
     let list = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     let numbers = list.lines().filter_map(|line| line.parse().ok());
-    // Of the host's other processes, in another namespace, 0 is told.
+    // The kernel shows processes in other PID namespaces as 0.
     numbers.filter(|process| *process > 0).collect()
 }
 
-/// What a process has open. Nothing is wrong if it has ended.
+/// Returns the descriptors of a process; `None` if it has ended, which is no error.
 pub(super) fn descriptors(process: u32) -> Option<Dir> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = openat(CWD, format!("/proc/{process}/fd"), flags, Mode::empty()).ok()?;
     Dir::new(folder).ok()
 }
 
-/// A file without a name that lies on this device, or on the container's own root: its number, and what it takes in
-/// blocks.
+/// Returns an unlinked file on this device, or on the container's own root: its inode number, and
+/// the size of its blocks.
 pub(super) fn nameless(
     process: u32,
     descriptors: BorrowedFd<'_>,
@@ -40,7 +41,7 @@ pub(super) fn nameless(
     if !is_file || found.st_nlink > 0 {
         return None;
     }
-    // What is in memory is its memory.
+    // Files in memory count as memory.
     let is_on_disk = found.st_dev == device || {
         let path = format!("/proc/{process}/fd/{}", name.to_str().ok()?);
         statfs(path).is_ok_and(|system| system.f_type == OVERLAY)

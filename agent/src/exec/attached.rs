@@ -1,8 +1,10 @@
-//! Attached to a task's own command: what it writes goes to the client, what the client sends goes to it.
+//! Attachment to a task's own command: its output goes to the client, the client's input goes to
+//! it.
 //!
-//! One loop. It hears the client at all times, so that signals and its end wait behind nothing; it asks the supervisor for
-//! more only when the client has taken what there was. A client that is slow makes the supervisor leave output out for
-//! it, and holds up nobody else. That it goes, or this agent does, means nothing to the command.
+//! One loop. It reads from the client at all times, so that signals and the disconnection are
+//! handled without delay. It requests more from the supervisor only when the client has received
+//! all output. For a slow client the supervisor drops output, and no other client is delayed. The
+//! end of the client or of this agent does not affect the command.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,7 +34,7 @@ use crate::api::Shared;
 use crate::descriptors::watched;
 use crate::runner::AttachError;
 
-/// `GET /v1/attach?task=FRAMEWORK/TASK&stdin=…`
+/// Handles `GET /v1/attach?task=FRAMEWORK/TASK&stdin=…`
 pub(crate) async fn attach(
     State(shared): State<Shared>,
     RawQuery(query): RawQuery,
@@ -48,7 +50,7 @@ pub(crate) async fn attach(
         task: asked.task.clone(),
     };
     let attached = attached.map_err(late)??;
-    tracing::info!(task = %asked.task, stdin = asked.stdin, "somebody has attached");
+    tracing::info!(task = %asked.task, stdin = asked.stdin, "client attached");
     let silence = shared.exec.silence;
     Ok(
         upgrade
@@ -56,7 +58,7 @@ pub(crate) async fn attach(
     )
 }
 
-/// Attaches, and waits until that has worked.
+/// Attaches, and waits for the result.
 async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecError> {
     let task = &asked.task;
     let name = container_of(shared, task).await?;
@@ -70,7 +72,7 @@ async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecErr
             ExecError::NotRunning(task.clone())
         }
         AttachError::Attachment(error @ AttachmentError::Early) => ExecError::Refused {
-            reason: format!("nobody can attach to {task}: {error}"),
+            reason: format!("cannot attach to {task}: {error}"),
         },
         AttachError::Attachment(error) => failed(&error),
     })?;
@@ -91,9 +93,9 @@ async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecErr
             Ok(attached)
         }
         Ok(AttachmentNotice::Refused { reason }) => Err(ExecError::Refused {
-            reason: format!("nobody can attach to {task}: {reason}"),
+            reason: format!("cannot attach to {task}: {reason}"),
         }),
-        // It ended under us.
+        // The container ended during the request.
         Ok(_) | Err(AttachmentError::Lost) => Err(ExecError::NotRunning(task.clone())),
         Err(error) => Err(failed(&error)),
     }
@@ -104,10 +106,11 @@ async fn run(attended: impl Future<Output = Ending>, task: TaskKey, _permit: Own
     sessions.increment(1.0);
     let ending = attended.await;
     sessions.decrement(1.0);
-    tracing::info!(task = %task, %ending, "somebody who was attached is gone");
+    tracing::info!(task = %task, %ending, "attached client disconnected");
 }
 
-/// Until the command has ended and the client knows, or the client is gone.
+/// Serves until the command has ended and the client has received the result, or the client has
+/// disconnected.
 async fn attend(attached: Attached, socket: WebSocket, silence: Duration) -> Ending {
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUED);
@@ -117,14 +120,14 @@ async fn attend(attached: Attached, socket: WebSocket, silence: Duration) -> End
         told = send(sink, queued, silence) => told,
     };
     let Some(end) = told else {
-        return Ending::ClientGone("it takes nothing any more".to_owned());
+        return Ending::ClientGone("it no longer receives data".to_owned());
     };
-    // Closed by the client: closing while something of its is unread could destroy what it has not read.
+    // Closed by the client: closing with unread input could destroy output that it has not read.
     let _ = timeout(FAREWELL, serving).await;
     Ending::Told(end)
 }
 
-/// When a client that cannot be read any more has had its time; never of one that can.
+/// Waits until the time of a client whose messages cannot be read is over; forever if they can.
 async fn over(farewell: &Option<(Instant, String)>) -> String {
     match farewell {
         Some((until, why)) => {
@@ -135,24 +138,25 @@ async fn over(farewell: &Option<(Instant, String)>) -> String {
     }
 }
 
-/// One client, and the supervisor that it is attached to.
+/// One client, and its attachment to the supervisor.
 struct Attached {
     attachment: AsyncFd<Attachment>,
-    /// The client may write to the command.
+    /// Whether the client may write to the command.
     stdin: bool,
-    /// Told by the supervisor, and not yet taken by the connection. Nothing more is asked for while there are some.
+    /// Notices of the supervisor that the connection has not taken yet. No more are requested while
+    /// there are some.
     frames: VecDeque<FromCommand>,
-    /// Input that comes after what is on its way.
+    /// Input that follows the input in transit.
     feeding: Bytes,
-    /// Bytes of input that the supervisor has and the command may not.
+    /// Bytes of input that the supervisor has received and the command may not have.
     on_its_way: usize,
-    /// The end has been told: only the client's going is waited for.
+    /// Whether the end has been sent: only the client's disconnection is awaited.
     is_over: bool,
     input_is_over: bool,
 }
 
 impl Attached {
-    /// Why the client is gone.
+    /// Returns the reason for the client's disconnection.
     async fn serve(
         mut self,
         mut heard: SplitStream<WebSocket>,
@@ -161,7 +165,8 @@ impl Attached {
     ) -> String {
         let input = Input::default();
         let mut last = Instant::now();
-        // Set once nothing more of the client can be read: until then it may read what it is told.
+        // Set once the client's messages cannot be read: until then it may read the remaining
+        // output.
         let mut farewell: Option<(Instant, String)> = None;
         loop {
             let takes_input = !self.is_over && !self.input_is_over && self.on_its_way == 0;
@@ -179,7 +184,7 @@ impl Attached {
                         }
                         Ok(None) => return "the connection was closed".to_owned(),
                         Err(_) => {
-                            return format!("nothing was heard for {} s", silence.as_secs());
+                            return format!("no message for {} s", silence.as_secs());
                         }
                     };
                     match self.obey(message, &input) {
@@ -190,7 +195,7 @@ impl Attached {
                 }
                 room = queue.reserve(), if !self.frames.is_empty() => match room {
                     Ok(room) => room.send(self.frames.pop_front().expect("there are some")),
-                    // Whoever writes to the connection has gone, and says why.
+                    // The writer of the connection has ended, and returns the reason.
                     Err(_) => std::future::pending().await,
                 },
                 notice = self.notice(), if asks => match notice {
@@ -211,7 +216,7 @@ impl Attached {
         }
     }
 
-    /// Waits for the next notice; nothing is lost when it is not waited for any more.
+    /// Waits for the next notice. Cancel-safe.
     async fn notice(&mut self) -> Result<AttachmentNotice, AttachmentError> {
         loop {
             if let Some(notice) = self.attachment.get_mut().notice()? {
@@ -224,12 +229,12 @@ impl Attached {
         }
     }
 
-    /// False if the client goes.
+    /// Handles a message of the client. Returns false if the client closes the session.
     fn obey(&mut self, message: Message, input: &Input) -> Result<bool, String> {
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(_) => return Err("frames are binary messages, not text".to_owned()),
-            // Signs of life, answered below us.
+            // Pings and pongs are handled by the WebSocket library.
             Message::Ping(_) | Message::Pong(_) => return Ok(true),
             Message::Close(_) => return Ok(false),
         };
@@ -240,7 +245,9 @@ impl Attached {
             ToCommand::Input(bytes) if self.stdin => {
                 input.add(&bytes).map_err(|error| error.to_string())?;
             }
-            ToCommand::Input(_) => return Err("it sent input and had not asked to".to_owned()),
+            ToCommand::Input(_) => {
+                return Err("it sent input without having requested that".to_owned());
+            }
             ToCommand::Resize(size) => {
                 let (rows, columns) = (size.rows, size.columns);
                 self.or_end(|attachment| attachment.resize(WindowSize { rows, columns }));
@@ -272,7 +279,7 @@ impl Attached {
             AttachmentNotice::Ended(Outcome::NotStarted)
             | AttachmentNotice::Attached(_)
             | AttachmentNotice::Refused { .. } => {
-                let why = "its supervisor says what makes no sense";
+                let why = "invalid message from its supervisor";
                 self.end(End::Lost(why.to_owned()));
             }
         }
@@ -296,7 +303,7 @@ impl Attached {
         }
     }
 
-    /// The client is told, and then gone.
+    /// Sends the end to the client, which then disconnects.
     fn end(&mut self, end: End) {
         if !std::mem::replace(&mut self.is_over, true) {
             self.frames.push_back(FromCommand::End(end));

@@ -1,4 +1,5 @@
-//! Input on its way to a command: at most a window of it, so that whoever reads the connection never waits.
+//! The queue of input for a command: at most one window, so that the reader of the connection never
+//! waits.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,8 +7,8 @@ use argosy_proto::exec::INPUT_WINDOW_BYTES;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-/// Between the one who hears the client and the one who writes to the command. A lock, since both look at it; nothing is
-/// awaited under it.
+/// The queue between the receiver of the client's messages and the writer to the command. A lock,
+/// since both use it; nothing is awaited under it.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     waiting: Mutex<Waiting>,
@@ -17,30 +18,30 @@ pub(super) struct Input {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: BytesMut,
-    /// Those that wait, and those that are being written.
+    /// Bytes that wait, and bytes that are being written.
     untaken: usize,
     has_ended: bool,
 }
 
-/// What the command gets next.
+/// The next input of the command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Bytes(Bytes),
-    /// There is no more.
+    /// The end of the input.
     End,
 }
 
-/// The client keeps no measure.
+/// The client exceeds its window.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InputError {
-    #[error("more input was sent than 131,072 bytes beyond what was taken")]
+    #[error("more than 131,072 bytes of input were sent beyond the input taken")]
     TooMuch,
     #[error("input was sent after its end")]
     AfterEnd,
 }
 
 impl Input {
-    /// Adds what the client has sent; nothing is the end.
+    /// Adds input of the client; empty input is the end.
     pub(super) fn add(&self, bytes: &[u8]) -> Result<(), InputError> {
         let mut waiting = self.waiting();
         if waiting.has_ended {
@@ -56,7 +57,7 @@ impl Input {
         Ok(())
     }
 
-    /// Waits for something to write. After the end there is nothing.
+    /// Waits for the next input. After the end there is none.
     pub(super) async fn next(&self) -> Next {
         loop {
             {
@@ -72,12 +73,12 @@ impl Input {
         }
     }
 
-    /// The command has so much more: the client may send as much again.
+    /// Records that the command has received this many bytes: the client may send as many again.
     pub(super) fn taken(&self, bytes: usize) {
         self.waiting().untaken -= bytes;
     }
 
-    /// No panic leaves it half-changed.
+    /// Locks the queue. No panic leaves it half-changed.
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +110,7 @@ mod tests {
             panic!("it has not ended")
         };
         assert_eq!(bytes.len(), INPUT_WINDOW_BYTES);
-        // They are on their way, but the command does not have them.
+        // They are in transit, but the command does not have them.
         assert_eq!(input.add(b"x"), Err(InputError::TooMuch));
         input.taken(half.len());
         input.add(&half).unwrap();

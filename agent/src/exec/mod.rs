@@ -1,9 +1,9 @@
-//! A person in a task: `GET /v1/exec` lets one more command into a container, and carries its streams; `GET /v1/attach`
-//! carries those of the container's own.
+//! Interactive commands in tasks: `GET /v1/exec` starts another command in a container, and
+//! forwards its streams; `GET /v1/attach` forwards those of the container's own command.
 //!
-//! Everything that can be refused is refused as HTTP before the connection becomes a WebSocket. Decides nothing for the
-//! agent's loop, and never holds it up: it is asked once where the task is. Reading order: `request`, `stream`, `input`,
-//! `session`; `attached`.
+//! Every possible refusal is an HTTP response before the connection becomes a WebSocket. This
+//! module makes no decision for the agent's loop, and never blocks it: it sends one query for the
+//! location of the task. Reading order: `request`, `stream`, `input`, `session`; `attached`.
 
 mod attached;
 mod input;
@@ -37,18 +37,18 @@ use request::Asked;
 use session::{Ending, Entered, attend};
 use stream::Notices;
 
-/// Sessions of one agent at a time; a further one is refused. Each may hold some 0.5 MiB while its peers are slow, and
-/// five descriptors.
+/// Maximum number of sessions of one agent; a further one is refused. Each may hold some 0.5 MiB
+/// while its peers are slow, and five descriptors.
 const SESSIONS: usize = 512;
-/// How long a container may take to let a command in, until it is executed.
+/// Timeout of the start of a command in a container, until it is executed.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes that a WebSocket reads or writes at a time.
+/// Buffer size of a WebSocket, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// How many may come in.
+/// The limits of interactive sessions.
 #[derive(Clone)]
 pub(crate) struct Door {
-    /// After so long without a word a client is gone.
+    /// The timeout after which a silent client is considered gone.
     silence: Duration,
     room: Arc<Semaphore>,
 }
@@ -65,12 +65,12 @@ impl Door {
     }
 }
 
-/// Why nobody was let in. Every one is a sentence for a person.
+/// The reason why a session was refused. Every one is a complete message for the user.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     #[error(
-        "exec is not for web pages: this request names the origin {origin:?}, and any page that a person of this \
-         network opens could make it"
+        "exec is not allowed from web pages: this request has the origin {origin:?}, and any page that a user of \
+         this network opens could send it"
     )]
     Page { origin: String },
     #[error("{field} {value:?} is not valid: {remedy}")]
@@ -79,22 +79,22 @@ pub(crate) enum ExecError {
         value: String,
         remedy: &'static str,
     },
-    #[error("this needs a WebSocket that speaks {protocol}: {why}")]
+    #[error("this needs a WebSocket with the protocol {protocol}: {why}")]
     Protocol { protocol: &'static str, why: String },
     #[error("there is no task {0} on this agent")]
     Unknown(TaskKey),
     #[error("{0} does not run on this agent now")]
     NotRunning(TaskKey),
-    /// The container says no.
+    /// The container refused it.
     #[error("{reason}")]
     Refused { reason: String },
-    #[error("{SESSIONS} people or programs are in tasks of this agent: end one session first")]
+    #[error("{SESSIONS} sessions are open on this agent: end one first")]
     Full,
     #[error("{reason}")]
     TaskFull { reason: String },
-    #[error("{task} has not let the command in within {} s", START_LIMIT.as_secs())]
+    #[error("{task} has not started the command within {} s", START_LIMIT.as_secs())]
     Late { task: TaskKey },
-    #[error("cannot let a command into {task}: {why}")]
+    #[error("cannot exec in {task}: {why}")]
     Failed { task: TaskKey, why: String },
     #[error("the agent is stopping")]
     Stopping,
@@ -116,7 +116,8 @@ impl IntoResponse for ExecError {
     }
 }
 
-/// A browser sends an origin with every WebSocket that a page opens, and asks nobody first.
+/// Refuses requests of web pages. A browser sends an origin with every WebSocket that a page opens,
+/// without asking the user.
 fn refuse_pages(headers: &HeaderMap) -> Result<(), ExecError> {
     match headers.get(ORIGIN) {
         Some(origin) => Err(ExecError::Page {
@@ -126,7 +127,7 @@ fn refuse_pages(headers: &HeaderMap) -> Result<(), ExecError> {
     }
 }
 
-/// `GET /v1/exec?task=FRAMEWORK/TASK&argument=…`
+/// Handles `GET /v1/exec?task=FRAMEWORK/TASK&argument=…`
 pub(crate) async fn exec(
     State(shared): State<Shared>,
     RawQuery(query): RawQuery,
@@ -143,7 +144,7 @@ pub(crate) async fn exec(
         task: asked.task.clone(),
     };
     let (entered, place) = entered.map_err(late)??;
-    tracing::info!(task = %asked.task, program = asked.program, "a command was let in");
+    tracing::info!(task = %asked.task, program = asked.program, "exec session started");
     let silence = shared.exec.silence;
     Ok(upgrade.on_upgrade(move |socket| {
         let attended = attend(entered, socket, silence);
@@ -151,7 +152,8 @@ pub(crate) async fn exec(
     }))
 }
 
-/// A client that goes before it has its WebSocket drops the session, which ends the command.
+/// Runs a session. A client that disconnects before the WebSocket is open drops the session, which
+/// ends the command.
 async fn run(
     attended: impl Future<Output = Ending>,
     task: TaskKey,
@@ -161,7 +163,7 @@ async fn run(
     sessions.increment(1.0);
     let ending = attended.await;
     sessions.decrement(1.0);
-    tracing::info!(task = %task, %ending, "a command that was let in is over");
+    tracing::info!(task = %task, %ending, "exec session ended");
 }
 
 fn speaking(
@@ -185,14 +187,14 @@ fn speaking(
     Ok(upgrade)
 }
 
-/// The container of a task that this agent holds.
+/// Returns the container of a task that this agent holds.
 async fn container_of(shared: &Shared, task: &TaskKey) -> Result<ContainerName, ExecError> {
     let view = shared.asker.task(task.clone()).await;
     let container = view.ok_or(ExecError::Stopping)?.container;
     container.ok_or_else(|| ExecError::Unknown(task.clone()))
 }
 
-/// Lets the command in, and waits until it is executed.
+/// Starts the command, and waits until it is executed.
 async fn enter(
     shared: &Shared,
     task: &TaskKey,
@@ -231,7 +233,8 @@ async fn enter(
             task: task.clone(),
             why: "it ended before it had begun".to_owned(),
         }),
-        // The container ended under it, or a process of the same user killed its keeper.
+        // The container ended during the request, or a process of the same user killed the exec
+        // monitor.
         Err(EntryError::Lost) => Err(ExecError::NotRunning(task.clone())),
         Err(error) => Err(failed(&error)),
     }

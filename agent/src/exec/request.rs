@@ -1,4 +1,4 @@
-//! From a query to a request to enter: pure.
+//! Parses the query of an exec request. Pure.
 
 use argosy_isolation::exec::USUAL_SIZE;
 use argosy_isolation::{EntryRequest, Program, WindowSize, Work};
@@ -8,14 +8,14 @@ use axum::http::Uri;
 
 use super::ExecError;
 
-/// How much of a value an error repeats, in characters.
+/// Maximum length of a value in an error message, in characters.
 const SHOWN: usize = 200;
 
-/// What is asked for.
+/// A parsed exec request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) task: TaskKey,
-    /// For people: arguments may hold secrets, the program's name does not.
+    /// For display: arguments may contain secrets, the program's name does not.
     pub(super) program: String,
     pub(super) request: EntryRequest,
 }
@@ -29,7 +29,8 @@ fn invalid(field: &str, value: &str, remedy: &'static str) -> ExecError {
 }
 
 impl Asked {
-    /// A parameter that nobody knows is refused: a later one may mean less than it is taken for.
+    /// Parses a query. An unknown parameter is refused: it could restrict the request in a newer
+    /// version.
     pub(super) fn parse(query: &str) -> Result<Self, ExecError> {
         let mut task = None;
         let mut arguments = Vec::new();
@@ -86,11 +87,11 @@ impl Asked {
     }
 }
 
-/// Who wants to attach to a task's own command.
+/// A parsed request to attach to a task's own command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AttachAsked {
     pub(super) task: TaskKey,
-    /// To write to its standard input, too.
+    /// Whether the client writes to its standard input, too.
     pub(super) stdin: bool,
 }
 
@@ -125,7 +126,7 @@ fn once<T>(place: &mut Option<T>, name: &str, value: &str, given: T) -> Result<(
     }
 }
 
-/// As the files API has it in its paths.
+/// Parses a task in the format of paths in the files API.
 fn task_of(value: &str) -> Result<TaskKey, ExecError> {
     let parts = value.split_once('/');
     let key = parts.and_then(|(framework, task)| crate::core::task_key(framework, task));

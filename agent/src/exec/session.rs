@@ -1,11 +1,13 @@
-//! One session, from the WebSocket to its end: four loops in one task, none of which waits for another's peer.
+//! One session, from the WebSocket to its end: four loops in one task, none of which waits for
+//! another loop's peer.
 //!
 //! ```text
 //! client ──frames──▶ listen ──input──▶ feed ──▶ command
 //!        ◀──frames── send ◀──queue── relay ◀──
 //! ```
-//! `listen` never waits for the command, so signals and the client's end are seen at once. A client that does not read
-//! fills the queue, then the command's pipes, and so stops the command and nobody else.
+//! `listen` never waits for the command, so signals and the client's disconnection are handled
+//! immediately. A client that does not read fills the queue, then the command's pipes, and so
+//! blocks only its own command.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,29 +29,31 @@ use tokio_util::sync::CancellationToken;
 use super::input::{Input, Next};
 use super::stream::{Notices, Stream};
 
-/// Frames that wait for the connection. When it is full the command's output is read no more.
+/// Capacity of the queue of frames for the connection. While it is full, the command's output is
+/// not read.
 pub(super) const QUEUED: usize = 2;
-/// So many times in a row a client is asked for a sign of life before it is taken for gone.
+/// Number of consecutive unanswered pings after which a client is considered gone.
 const ASKED: u32 = 4;
-/// How long a command that has ended is read without a byte: a process that it did not start may hold its output open.
+/// The time without output after which the output of an ended command is closed: a process that it
+/// did not start may hold it open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
-/// How much of it is read then: what a pipe can hold at most.
+/// Maximum size of that remaining output: the capacity of a pipe.
 const DRAIN_BYTES: usize = 1024 * 1024;
-/// How long a client that was told the end may take to close.
+/// The time for which a client may take to close after it has received the end.
 pub(super) const FAREWELL: Duration = Duration::from_secs(5);
-/// What a person types at a terminal for the end of input.
+/// The end-of-input character of a terminal.
 const END_OF_INPUT: &[u8] = b"\x04";
 
-/// A command that was let in and executed. Dropping it ends the command.
+/// A command that was started and executed. Dropping it ends the command.
 pub(super) struct Entered {
     notices: Notices,
     stdin: Stream,
-    /// Each with what its bytes become.
+    /// The outputs, each with the frame type of its bytes.
     outputs: Vec<(Stream, Channel)>,
     is_terminal: bool,
 }
 
-/// What becomes of a byte that was written.
+/// The conversion of output bytes to a frame.
 type Channel = fn(Bytes) -> FromCommand;
 
 impl Entered {
@@ -81,12 +85,12 @@ impl Entered {
     }
 }
 
-/// How a session ended, for the log.
+/// The end of a session, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The client was told how the command ended.
+    /// The client received the command's result.
     Told(End),
-    /// The client is gone; the command was ended if it had not.
+    /// The client disconnected; the command was ended if it had not.
     ClientGone(String),
 }
 
@@ -101,7 +105,8 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Until the command has ended and the client knows, or the client is gone.
+/// Serves until the command has ended and the client has received the result, or the client has
+/// disconnected.
 pub(super) async fn attend(entered: Entered, socket: WebSocket, silence: Duration) -> Ending {
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUED);
@@ -130,15 +135,15 @@ pub(super) async fn attend(entered: Entered, socket: WebSocket, silence: Duratio
         never = speaker.speak(&input, ended) => match never {},
     };
     let Some(end) = told else {
-        return Ending::ClientGone("it takes nothing any more".to_owned());
+        return Ending::ClientGone("it no longer receives data".to_owned());
     };
-    // Closed by the client: closing while something of its is unread could destroy what it has not read.
+    // Closed by the client: closing with unread input could destroy output that it has not read.
     let _ = timeout(FAREWELL, listen).await;
     Ending::Told(end)
 }
 
-/// Writes frames to the connection, the end as the last one; `None` if the connection broke before. Asks for signs
-/// of life.
+/// Writes frames to the connection, the end as the last one; `None` if the connection broke before.
+/// Sends pings.
 pub(super) async fn send(
     mut sink: SplitSink<WebSocket, Message>,
     mut queued: mpsc::Receiver<FromCommand>,
@@ -157,20 +162,20 @@ pub(super) async fn send(
         };
         sink.send(Message::Binary(frame.encode())).await.ok()?;
         if let FromCommand::End(end) = frame {
-            // A client that is gone by now has been told as well as could be.
+            // The client may have disconnected by now; a failure to close is ignored.
             let _ = sink.close().await;
             return Some(end);
         }
     }
 }
 
-/// Hears the client and the keeper of the command.
+/// The receiver of messages from the client and from the exec monitor.
 struct Listener {
     frames: SplitStream<WebSocket>,
     /// `None` once the end is known.
     running: Option<Running>,
     terminal: Option<Stream>,
-    /// After so long without a word the client is gone.
+    /// The timeout after which a silent client is considered gone.
     silence: Duration,
 }
 
@@ -181,7 +186,7 @@ struct Running {
 }
 
 impl Listener {
-    /// Why the client is gone.
+    /// Returns the reason for the client's disconnection.
     async fn listen(mut self, input: &Input) -> String {
         loop {
             let message = tokio::select! {
@@ -189,12 +194,13 @@ impl Listener {
                     Ok(Some(Ok(message))) => message,
                     Ok(Some(Err(error))) => {
                         self.end(unreadable(&error));
-                        // It may still read what it is told, which closing with something unread could destroy.
+                        // The client may still read the message, which closing with unread input
+                        // could destroy.
                         sleep(FAREWELL).await;
                         return crate::error::sentence(&error);
                     }
                     Ok(None) => return "the connection was closed".to_owned(),
-                    Err(_) => return format!("nothing was heard for {} s", self.silence.as_secs()),
+                    Err(_) => return format!("no message for {} s", self.silence.as_secs()),
                 },
                 told = next_notice(&mut self.running) => {
                     self.end(end_of(told));
@@ -211,17 +217,17 @@ impl Listener {
                     let why = "it was ended: frames are binary messages, not text";
                     self.end(End::Lost(why.to_owned()));
                 }
-                // Signs of life, answered below us.
+                // Pings and pongs are handled by the WebSocket library.
                 Message::Ping(_) | Message::Pong(_) => {}
                 Message::Close(_) => return "it closed the session".to_owned(),
             }
         }
     }
 
-    /// Nothing more is heard of the command, and if it still runs it is ended.
+    /// Ends the command if it still runs; no more notices are read.
     fn end(&mut self, end: End) {
         if let Some(Running { outcome, .. }) = self.running.take() {
-            // Whoever waits for it lives as long as this does.
+            // The receiver lives as long as this does.
             let _ = outcome.send(end);
         }
     }
@@ -237,7 +243,7 @@ impl Listener {
                 let terminal = terminal.ok_or("it has no terminal whose size could change")?;
                 let (rows, columns) = (size.rows, size.columns);
                 let resized = terminal.resize(WindowSize { rows, columns });
-                resized.map_err(|error| format!("its terminal takes no size: {error}"))
+                resized.map_err(|error| format!("its terminal cannot be resized: {error}"))
             }
             ToCommand::Signal(signal) => notices
                 .signal(signal)
@@ -246,11 +252,12 @@ impl Listener {
     }
 }
 
-/// What is told to a client of which nothing more can be read: a frame that is too large, or no WebSocket.
+/// Returns the end for a client whose messages cannot be read: a frame that is too large, or no
+/// WebSocket.
 pub(super) fn unreadable(error: &axum::Error) -> End {
     let why = crate::error::sentence(error);
     End::Lost(format!(
-        "it was ended: what the client sent cannot be read ({why}); a message holds at most {DATA_LIMIT_BYTES} bytes and its channel"
+        "it was ended: a message of the client cannot be read ({why}); a message holds at most {DATA_LIMIT_BYTES} bytes and its channel"
     ))
 }
 
@@ -270,12 +277,12 @@ fn end_of(told: Result<EntryNotice, EntryError>) -> End {
             EntryNotice::Ended(Outcome::NotStarted)
             | EntryNotice::Started(_)
             | EntryNotice::Probed(_),
-        ) => End::Lost("its keeper says what makes no sense".to_owned()),
+        ) => End::Lost("invalid message from the exec monitor".to_owned()),
         Err(error) => End::Lost(crate::error::sentence(&error)),
     }
 }
 
-/// Passes on what the command reads and writes.
+/// The forwarder of the command's input and output.
 struct Speaker {
     stdin: Stream,
     terminal: Option<Stream>,
@@ -284,7 +291,8 @@ struct Speaker {
 }
 
 impl Speaker {
-    /// What it wrote comes before its end, whatever was heard first. Then there is nothing left to say.
+    /// Sends the output before the end, whichever was received first. Then there is nothing left to
+    /// send.
     async fn speak(self, input: &Input, mut ended: oneshot::Receiver<End>) -> Infallible {
         let over = CancellationToken::new();
         let relays = self.outputs.into_iter();
@@ -303,7 +311,7 @@ impl Speaker {
         if !all_is_said {
             relays.await;
         }
-        // Without an end nobody listens any more, and the session is over.
+        // Without an end the receiver is closed, and the session is over.
         if let Ok(end) = end {
             let _ = self.queue.send(FromCommand::End(end)).await;
         }
@@ -311,8 +319,8 @@ impl Speaker {
     }
 }
 
-/// Writes to the command what was sent to it. A command that reads no more must not hold up its client: what comes is
-/// taken, and lost.
+/// Writes the client's input to the command. A command that no longer reads must not block its
+/// client: its input is accepted, and discarded.
 async fn feed(
     stdin: Stream,
     terminal: Option<Stream>,
@@ -327,12 +335,12 @@ async fn feed(
             stdin = None;
         }
         input.taken(bytes.len());
-        // Whoever sends is gone only with the session.
+        // The receiver is closed only with the session.
         let _ = queue.send(FromCommand::Taken(bytes.len())).await;
     }
     drop(stdin);
     if let Some(terminal) = terminal {
-        // Nobody may be there to read it.
+        // The terminal may have no reader.
         let _ = terminal.write_all(END_OF_INPUT).await;
     }
     std::future::pending().await
@@ -352,7 +360,7 @@ async fn relay(
             read = from.read(&mut buffer) => read,
             () = silent_after(over) => return,
         };
-        // What cannot be read has ended.
+        // An output that cannot be read has ended.
         let Ok(count @ 1..) = read else { return };
         let bytes = Bytes::copy_from_slice(&buffer[..count]);
         if queue.send(channel(bytes)).await.is_err() {

@@ -1,4 +1,4 @@
-//! A command's streams and a session's notices, for the runtime to wait on.
+//! Asynchronous wrappers of a command's streams and a session's notices.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,24 +12,24 @@ use tokio::io::unix::AsyncFd;
 
 use crate::descriptors::watched;
 
-/// One end of a pipe, or the master of a terminal. Clones are the same; the last one closes it.
+/// One end of a pipe, or the master of a terminal. All clones share it; the last one closes it.
 #[derive(Debug, Clone)]
 pub(super) struct Stream(Arc<AsyncFd<OwnedFd>>);
 
 impl Stream {
     pub(super) fn new(file: OwnedFd) -> io::Result<Self> {
-        // The command has a file description of its own, which goes on blocking.
+        // The command has a separate file description, which stays blocking.
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
         fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let file = watched(file, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self(Arc::new(file)))
     }
 
-    /// Some of what there is; 0 at the end.
+    /// Reads available bytes; returns 0 at the end.
     pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = |file: &OwnedFd| -> io::Result<usize> {
             match nix::unistd::read(file, buffer) {
-                // Of a terminal: nobody has its other side open any more.
+                // Of a terminal: no process has its other end open any more.
                 Err(Errno::EIO) => Ok(0),
                 read => Ok(read?),
             }
@@ -47,13 +47,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Only a terminal has a size.
+    /// Sets the window size. Only a terminal has one.
     pub(super) fn resize(&self, size: WindowSize) -> io::Result<()> {
         size.set(self.0.get_ref())
     }
 }
 
-/// What a session says. Dropping it ends the command.
+/// The notices of a session. Dropping it ends the command.
 pub(super) struct Notices(AsyncFd<Session>);
 
 impl Notices {
@@ -61,7 +61,7 @@ impl Notices {
         Ok(Self(watched(session, Interest::READABLE)?))
     }
 
-    /// Waits for the next notice. To be called no more after the last one.
+    /// Waits for the next notice. Must not be called after the last one.
     pub(super) async fn next(&mut self) -> Result<EntryNotice, EntryError> {
         loop {
             if let Some(notice) = self.0.get_mut().notice()? {

@@ -1,5 +1,5 @@
-//! Over HTTP: who is not let in, and what is said. What happens inside is shown with real containers in
-//! `tests/end_to_end`.
+//! Tests over HTTP: refused requests and their messages. Sessions with real containers are tested
+//! in `tests/end_to_end`.
 
 use argosy_proto::exec::SILENCE_LIMIT;
 use argosy_proto::server::callers::{Access, Callers};
@@ -16,7 +16,7 @@ use crate::runner::Controls;
 
 const QUERY: &str = "task=framework-1/web&argument=true";
 
-/// The address of an agent that says where each task is, and lets nobody into any.
+/// Returns the address of an agent that knows the location of each task, and refuses every session.
 async fn agent(access: Access, container: Option<ContainerName>) -> String {
     let (inbox, mut events) = mpsc::channel(16);
     tokio::spawn(async move {
@@ -48,7 +48,7 @@ async fn agent(access: Access, container: Option<ContainerName>) -> String {
     address.to_string()
 }
 
-/// The request of a client that speaks the protocol.
+/// Returns a valid request.
 fn request(agent: &str, query: &str) -> reqwest::RequestBuilder {
     asking(agent, query, PROTOCOL)
 }

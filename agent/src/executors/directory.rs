@@ -1,7 +1,8 @@
-//! The folder in which an executor meets its agent: a socket, a token, and who may use them.
+//! The directory with an executor's socket to its agent, its token, and their access rules.
 //!
-//! It belongs to the agent: what is in it can be made again under the same name, and nobody inside can put anything
-//! else there. The container sees it, and nothing beside it, at the host's own name.
+//! It belongs to the agent: its files can be created again under the same names, and no process in
+//! the container can create others there. It is mounted in the container at the host's path,
+//! without its parent.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -13,23 +14,23 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-/// The longest path that a socket can have on Linux, in bytes.
+/// Maximum length of a socket path on Linux, in bytes.
 const SOCKET_PATH_BYTES: usize = 107;
-/// Bytes of a token before they are written as text.
+/// Number of random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 
-/// Who may use a place.
+/// The users that may access the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Guest {
-    /// Whose socket and token are, as the disk counts users; `None`: any user's that can see them.
+    /// The owner of socket and token, by ids on disk; `None`: any user that can see them.
     pub(crate) owner: Option<u32>,
-    /// Which users of the host may connect.
+    /// The host users that may connect.
     pub(crate) peers: RangeInclusive<u32>,
-    /// Whether the folder above is passed by nobody but the agent.
+    /// Whether only the agent can traverse the parent directory.
     pub(crate) is_hidden: bool,
 }
 
-/// A place, by its folder.
+/// The path of the directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Place(PathBuf);
 
@@ -50,12 +51,12 @@ impl Place {
         self.0.join("guest")
     }
 
-    /// Makes the folder and a new token.
+    /// Creates the directory and a new token.
     pub(crate) fn make(&self, guest: &Guest) -> io::Result<()> {
         let bytes = self.socket().as_os_str().len();
         if bytes > SOCKET_PATH_BYTES {
             return Err(io::Error::other(format!(
-                "the path of its socket would take {bytes} bytes, and the kernel takes {SOCKET_PATH_BYTES}: give the agent a shorter --data-dir"
+                "the path of its socket would have {bytes} bytes, and the kernel allows {SOCKET_PATH_BYTES}: give the agent a shorter --data-dir"
             )));
         }
         let parent = self.0.parent().unwrap_or(&self.0);
@@ -75,12 +76,13 @@ impl Place {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
         file.write_all(text.as_bytes())?;
-        // Whatever the agent's mask is.
+        // Regardless of the agent's umask.
         file.set_permissions(Permissions::from_mode(mode))?;
         give(path, owner)
     }
 
-    /// Binds the socket, anew if there was one; for whoever may use the place.
+    /// Binds the socket, replacing an old one; returns the listener, the permitted users, and the
+    /// token.
     pub(crate) fn listen(&self) -> io::Result<(UnixListener, RangeInclusive<u32>, Vec<u8>)> {
         let guest = guest_from(&fs::read_to_string(self.guest_file())?)?;
         let token = fs::read(self.token_file())?;
@@ -96,7 +98,7 @@ impl Place {
         Ok((listener, guest.peers, token))
     }
 
-    /// Removes the folder. Nothing is wrong if there is none.
+    /// Removes the directory. It is no error if it does not exist.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -131,7 +133,7 @@ fn guest_text(guest: &Guest) -> String {
 
 fn guest_from(text: &str) -> io::Result<Guest> {
     let words: Vec<_> = text.split(' ').collect();
-    let damaged = || io::Error::other("the note on who may use it is damaged");
+    let damaged = || io::Error::other("the record of its users is damaged");
     let [owner, first, last, is_hidden] = words[..] else {
         return Err(damaged());
     };
@@ -146,14 +148,14 @@ fn guest_from(text: &str) -> io::Result<Guest> {
     })
 }
 
-/// Hexadecimal digits of random bytes.
+/// Returns hexadecimal digits of random bytes.
 fn new_token() -> io::Result<String> {
     let mut bytes = [0; TOKEN_BYTES];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Compares in a time that tells nothing of where they differ.
+/// Compares two tokens in constant time.
 pub(crate) fn is_same_token(own: &[u8], told: &[u8]) -> bool {
     let differences = own.iter().zip(told).fold(0, |all, (a, b)| all | (a ^ b));
     own.len() == told.len() && differences == 0

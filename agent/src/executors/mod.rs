@@ -1,6 +1,7 @@
-//! The sockets of executors: opened and closed as the core says, messages carried both ways. Decides nothing.
+//! The sockets of executors: opened and closed as the core requests, with messages in both
+//! directions. Makes no decisions.
 //!
-//! Reading order: `place`, `service`.
+//! Reading order: `directory`, `service`.
 
 mod directory;
 mod service;
@@ -22,12 +23,13 @@ use crate::broker::Broker;
 use crate::core::{ContainerName, Instance};
 use crate::inbox::Event;
 
-/// Into the present stream of an executor. When full that stream ends; the next one begins with what is missing.
+/// The sender of an executor's present stream. When it is full that stream ends; the next one
+/// begins with the missing messages.
 pub(crate) type ExecutorSender = mpsc::Sender<Result<v1::ToExecutor, Status>>;
 
-/// All sockets that are open.
+/// All open sockets.
 pub(crate) struct ExecutorSockets {
-    /// `None` on a made-up host, whose executors nobody meets.
+    /// `None` on a simulated host, whose executors have no sockets.
     broker: Option<Broker>,
     inbox: mpsc::Sender<Event>,
     connections: Arc<AtomicU64>,
@@ -71,7 +73,8 @@ impl ExecutorSockets {
         let Some(broker) = self.broker.clone() else {
             return;
         };
-        // One task a socket. If it cannot be served its executor does not subscribe, and is ended for that.
+        // One asynchronous task per socket. If it fails, its executor does not subscribe, and is
+        // ended for that.
         self.threads.spawn(async move {
             if let Err(error) = service.run(name, broker).await {
                 let why = crate::error::sentence(&error);
@@ -87,7 +90,7 @@ impl ExecutorSockets {
         }
     }
 
-    /// A stream has shown its token: it takes the place of the one before, which ends.
+    /// Handles a stream that was authenticated: it replaces the one before, which ends.
     pub(crate) fn linked(&mut self, instance: Instance, connection: u64, sender: ExecutorSender) {
         if let Some(open) = self.open.get_mut(&instance) {
             open.stream = Some((connection, sender));

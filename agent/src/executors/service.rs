@@ -1,4 +1,5 @@
-//! `argosy.v1.Executor` on the socket of one executor. Decides nothing but who may speak.
+//! The service `argosy.v1.Executor` on the socket of one executor. It decides only about
+//! authentication.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -27,26 +28,28 @@ use crate::broker::Broker;
 use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
 use crate::inbox::Event;
 
-/// Connections of one executor at a time; more wait in the kernel.
+/// Maximum number of connections of one executor; more wait in the kernel.
 const CONNECTIONS: usize = 8;
-/// How long an executor may take to show its token.
+/// Timeout for the executor's token.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
-/// Messages that may wait for an executor. When full its stream ends: what was not read is told again on the next.
+/// Capacity of the queue of messages to an executor. When it is full, its stream ends: unread
+/// messages are repeated on the next.
 const OUTBOX: usize = 1_024;
-/// From one message for a framework to the next: at most a hundred a second of one executor, and a mebibyte.
+/// The interval of messages to a framework: at most a hundred a second from one executor, and a
+/// mebibyte.
 const MESSAGE_PAUSE: Duration = Duration::from_millis(10);
-/// From one update to the next: at most a thousand a second, so that no executor keeps the agent from others.
+/// The interval of updates: at most a thousand a second, so that no executor monopolizes the agent.
 const UPDATE_PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_A_BYTE: Duration = Duration::from_nanos(1_000_000_000 / (1024 * 1024));
-/// The largest message of an executor, in bytes.
+/// Maximum size of a message of an executor, in bytes.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The agent's side of one socket.
+/// The agent's end of one socket.
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) instance: Instance,
     pub(super) connections: Arc<AtomicU64>,
-    /// To the agent's loop. When full, the executor is read later.
+    /// The channel to the agent's loop. While it is full, the executor is not read.
     pub(super) inbox: mpsc::Sender<Event>,
     pub(super) stop: CancellationToken,
 }
@@ -111,7 +114,8 @@ impl Executor for Door {
         };
         let stopping = |_| Status::unavailable("the agent is stopping; try again");
         service.inbox.send(linked).await.map_err(stopping)?;
-        // One task a stream, as it is read while the other way is written. It ends with either side, or the service.
+        // One asynchronous task per stream reads it, while another one writes. It ends with the
+        // peer, or the service.
         tokio::spawn(async move {
             tokio::select! {
                 () = service.stop.cancelled() => {}
@@ -122,7 +126,7 @@ impl Executor for Door {
     }
 }
 
-/// The version of the protocol that both sides speak. An executor that names none speaks the first one.
+/// Returns the negotiated version of the protocol. An executor that names none uses the first one.
 fn negotiated(said: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
     let first = v1::Protocol {
         version: 1,
@@ -149,11 +153,11 @@ async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::Fro
             }
             Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
             Some(Said::FrameworkMessage(data)) => {
-                // A flood is held up here, and with it only who makes it.
+                // Throttles a flood of messages, and only its sender.
                 tokio::time::sleep(MESSAGE_PAUSE.max(PAUSE_A_BYTE * size(data.len()))).await;
                 ExecutorSaid::Message(data)
             }
-            // Of a newer release: it is said again where that matters.
+            // From a newer release: it is repeated where that matters.
             None => continue,
             Some(Said::Subscribe(_)) => break,
         };
@@ -161,7 +165,7 @@ async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::Fro
             return;
         }
     }
-    // The loop is gone only when the agent stops.
+    // The loop ends only when the agent stops.
     let _ = tell(ExecutorSaid::Closed).await;
 }
 
@@ -169,7 +173,7 @@ fn size(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Connections of these users of the host; others are closed.
+/// Returns the connections of these host users; others are closed.
 fn incoming(
     listener: UnixListener,
     peers: RangeInclusive<u32>,
@@ -200,7 +204,7 @@ fn incoming(
     )
 }
 
-/// A connection that counts for as long as it is open.
+/// A connection that is counted while it is open.
 struct Guarded {
     stream: UnixStream,
     _permit: OwnedSemaphorePermit,

@@ -1,4 +1,4 @@
-//! The three calls: a folder's list, a part of a file (followed or not), a whole file.
+//! The three calls: a directory listing, a part of a file (followed or not), a whole file.
 
 use std::io;
 use std::time::Duration;
@@ -20,13 +20,14 @@ use super::path::{Place, Target, sandbox};
 use super::reader::{Reader, Step};
 use crate::api::Shared;
 
-/// Bytes in one answer to a read that does not follow.
+/// Maximum size of a response to a read that does not follow, in bytes.
 const READ_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
-/// How often a followed file is looked at: doubled from the first to the last while nothing comes.
+/// The polling interval of a followed file: doubled from the first to the last while nothing is
+/// written.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_LAST: Duration = Duration::from_millis(200);
 
-/// What can be asked.
+/// The query parameters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Asked {
@@ -52,7 +53,7 @@ fn parameters(asked: Parameters) -> Result<Asked, FilesError> {
     }
 }
 
-/// `GET /v1/files/browse?path=`
+/// Handles `GET /v1/files/browse?path=`
 pub(crate) async fn browse(
     State(shared): State<Shared>,
     asked: Parameters,
@@ -70,7 +71,7 @@ pub(crate) async fn browse(
     let slot = shared.listings.try_acquire_owned();
     let slot = slot.map_err(|_| FilesError::Busy { most: LISTINGS })?;
     let list = move || {
-        // Held until the folder is read, also when the client is gone by then.
+        // Held until the directory is read, even after a disconnection of the client.
         let _slot = slot;
         list(&place, &folder, &parts)
     };
@@ -86,26 +87,26 @@ struct Served {
     place: Place,
     reader: Reader,
     ended: bool,
-    /// Where to stop, whatever the file's size.
+    /// The offset at which to stop, whatever the file's size.
     until: u64,
-    /// Counted from before the file is opened until the answer has ended.
+    /// Counted from before the file is opened until the response has ended.
     _follower: Option<Follower>,
     pause: Duration,
 }
 
-/// What is asked for, opened, and how much of it there is.
+/// Opens the requested file and determines its size.
 async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, FilesError> {
     let Target::Sandbox(key, parts) = &place.target else {
         return Err(FilesError::Kind {
             path: place.path.clone(),
-            what: "a folder; browse lists it",
+            what: "a directory; browse lists it",
         });
     };
     let follower = match asked.follow {
         true => Some(shared.followers.admit(key)?),
         false => None,
     };
-    // First whether it has ended, then the size: what an ended task wrote is all in it.
+    // First the state of the task, then the size: the file of an ended task is complete.
     let sandbox = sandbox(&place, key, &shared.paths, &shared.asker).await?;
     let ended = sandbox.ended;
     let (named, parts) = (place.clone(), parts.clone());
@@ -124,7 +125,7 @@ async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, Fi
     })
 }
 
-/// `GET /v1/files/read?path=&offset=&length=[&follow=true]`
+/// Handles `GET /v1/files/read?path=&offset=&length=[&follow=true]`
 pub(crate) async fn read(
     State(shared): State<Shared>,
     asked: Parameters,
@@ -144,7 +145,7 @@ pub(crate) async fn read(
     Ok((headers, part(served)).into_response())
 }
 
-/// `GET /v1/files/download?path=`
+/// Handles `GET /v1/files/download?path=`
 pub(crate) async fn download(
     State(shared): State<Shared>,
     asked: Parameters,
@@ -155,7 +156,7 @@ pub(crate) async fn download(
     let end = reader
         .seek_whole(asked.offset)
         .map_err(|source| place.failed(source))?;
-    // What is appended while it is sent would not fit the length that was promised.
+    // Bytes that are appended during the transfer would exceed the announced length.
     served.until = served.until.min(end);
     let name = served.place.path.rsplit('/').next().unwrap_or("file");
     let name: String = name
@@ -173,7 +174,7 @@ pub(crate) async fn download(
     Ok((headers, served.headers(), part(served)).into_response())
 }
 
-/// What is there now.
+/// Returns a body with the available bytes.
 fn part(served: Served) -> Body {
     Body::from_stream(stream::try_unfold(served, |served: Served| async move {
         Ok::<_, io::Error>(match served.next().await? {
@@ -183,13 +184,15 @@ fn part(served: Served) -> Body {
     }))
 }
 
-/// What is there, and what comes until the task has ended. Ends at a gap, too: the next answer says where it ends.
+/// Returns a body with the available bytes, and all that follow until the task has ended. Ends at a
+/// gap, too: the next response reports where the gap ends.
 fn follow(served: Served) -> Body {
     Body::from_stream(stream::try_unfold(
         served,
         |mut served: Served| async move {
             loop {
-                // Asked before the file is read: what an ended task wrote is then all there.
+                // The state is queried before the file is read: then the file of an ended task is
+                // complete.
                 let ended = served.has_ended().await;
                 let step;
                 (served, step) = served.next().await?;

@@ -1,4 +1,5 @@
-//! How many requests follow files of this agent's tasks: each reads its file several times a second.
+//! Limits on requests that follow files of this agent's tasks: each reads its file several times a
+//! second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,31 +8,33 @@ use argosy_state::ids::TaskKey;
 
 use super::FilesError;
 
-/// Requests that follow files of one agent at a time.
+/// Maximum number of followers of one agent.
 const IN_TOTAL: usize = 512;
-/// Those that follow files of one task.
+/// Maximum number of followers of one task.
 const OF_A_TASK: usize = 64;
 
-/// The requests that follow now. Cheap to clone.
+/// The current followers. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Followers(Arc<Mutex<Counts>>);
 
 #[derive(Default)]
 struct Counts {
     total: usize,
-    /// No task is in it without a follower.
+    /// It contains no task without a follower.
     tasks: HashMap<TaskKey, usize>,
 }
 
-/// One request that follows, until it is dropped.
+/// One follower, counted until it is dropped.
 pub(super) struct Follower {
     all: Followers,
     task: TaskKey,
 }
 
 impl Followers {
+    /// Admits a follower.
+    ///
     /// # Errors
-    /// If this task, or this agent, has as many followers as it may have.
+    /// If this task, or this agent, has the maximum number of followers.
     pub(super) fn admit(&self, task: &TaskKey) -> Result<Follower, FilesError> {
         let mut counts = self.counts();
         if counts

@@ -1,4 +1,4 @@
-//! A folder's list, in memory that does not grow with the folder.
+//! A directory listing, in memory that does not grow with the directory.
 
 use std::collections::BinaryHeap;
 use std::ffi::OsString;
@@ -11,17 +11,18 @@ use serde::Serialize;
 use super::FilesError;
 use super::path::{Place, open_below};
 
-/// Entries in one list; the rest is named by their number only.
+/// Maximum number of entries in one listing; the others are only counted.
 const ENTRIES: usize = 10_000;
-/// Folders that are listed at a time: each takes a thread until it is read, however many files it has.
+/// Maximum number of concurrent listings: each takes a thread until the directory is read, however
+/// many files it has.
 pub(crate) const LISTINGS: usize = 16;
 
-/// A folder's list.
+/// A directory listing.
 #[derive(Debug, Serialize)]
 pub(super) struct Listing {
     path: String,
     entries: Vec<Entry>,
-    /// Entries that are not listed, beyond the limit.
+    /// Number of entries beyond the limit.
     left_out: u64,
 }
 
@@ -36,17 +37,17 @@ struct Entry {
     modified_ms: i64,
 }
 
-/// Lists the folder at these components below `folder`. Blocks.
+/// Lists the directory at these components below `folder`. Blocks.
 pub(super) fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Listing, FilesError> {
     let folder = open_below(place, folder, parts)?;
     let kind = folder.metadata().map_err(|source| place.failed(source))?;
     if !kind.is_dir() {
         return Err(FilesError::Kind {
             path: place.path.clone(),
-            what: "a file; browse lists folders, read and download serve files",
+            what: "a file; browse lists directories, read and download serve files",
         });
     }
-    // By its descriptor: the folder that was opened, whatever its name means now.
+    // By its descriptor: the directory that was opened, even if its name has changed.
     let opened = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     let mut first = First::new(ENTRIES);
     for entry in std::fs::read_dir(&opened).map_err(|source| place.failed(source))? {
@@ -57,7 +58,7 @@ pub(super) fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Lis
     let base = if base.is_empty() { "tasks" } else { base };
     let left_out = first.left_out;
     let entries = first.names.into_sorted_vec().into_iter();
-    // One that has gone since is simply not there.
+    // An entry that was removed since is omitted.
     let entries = entries.filter_map(|name| entry(base, &opened, &name).ok());
     Ok(Listing {
         path: place.path.clone(),
@@ -85,7 +86,7 @@ fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<Entry> {
     })
 }
 
-/// The names that come first in order, of any number of them.
+/// The first names in sorted order, from any number of names.
 struct First {
     /// The last one on top.
     names: BinaryHeap<OsString>,
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn of_many_names_only_the_first_are_kept_in_order() {
         let mut first = First::new(3);
-        // In an order of which each beginning has another last name.
+        // In an order in which each prefix has another last name.
         for number in (0..1_000).map(|step| step * 7 % 1_000) {
             first.add(format!("{number:03}").into());
             assert!(first.names.len() <= 3);

@@ -1,6 +1,7 @@
-//! Sandboxes over HTTP: browse, read, follow, download. Reads only; never leaves a sandbox.
+//! Sandboxes over HTTP: browse, read, follow, download. Read-only; access is restricted to
+//! sandboxes.
 //!
-//! Reading order: `place`, `reader`, `listing`, `followers`, `answers`.
+//! Reading order: `path`, `reader`, `listing`, `followers`, `answers`.
 
 mod answers;
 mod followers;
@@ -19,7 +20,7 @@ pub(crate) use answers::{browse, download, read};
 pub(crate) use followers::Followers;
 pub(crate) use listing::LISTINGS;
 
-/// Why a file is not served.
+/// The reason why a file is not served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilesError {
     #[error("{field} {value:?} is not valid: {remedy}")]
@@ -30,14 +31,14 @@ pub(crate) enum FilesError {
     },
     #[error("there is no {path:?} on this agent: {why}")]
     Missing { path: String, why: String },
-    #[error("{path:?} is {what}: only files and folders are served")]
+    #[error("{path:?} is {what}: only files and directories are served")]
     Kind { path: String, what: &'static str },
     #[error("cannot read {path:?}: {source}")]
     Read {
         path: String,
         source: std::io::Error,
     },
-    #[error("the agent lists {most} folders already; ask again in a moment")]
+    #[error("the agent already lists {most} directories; retry later")]
     Busy { most: usize },
     #[error("{most} requests follow files of {task} already; end one first")]
     FollowedTask { task: TaskKey, most: usize },
@@ -62,7 +63,7 @@ impl IntoResponse for FilesError {
     }
 }
 
-/// A refusal, in the shape that masters give theirs: the code is the name that gRPC has for it.
+/// Returns a refusal in the format of the masters: the code is the gRPC status name.
 pub(crate) fn problem(status: StatusCode, message: &str) -> Response {
     let code = match status {
         StatusCode::BAD_REQUEST => "InvalidArgument",

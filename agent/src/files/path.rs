@@ -1,7 +1,7 @@
-//! From a path of the API to a file: `tasks/<framework>/<task>/…`, one component at a time.
+//! Resolves a path of the API to a file: `tasks/<framework>/<task>/…`, one component at a time.
 //!
-//! Every component is opened relative to the one before, without following links: no name and no race
-//! leads out of a sandbox.
+//! Every component is opened relative to the one before, without following links: no name and no
+//! race can escape a sandbox.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,23 +17,22 @@ use crate::core::ContainerName;
 use crate::inbox::Asker;
 use crate::paths::Paths;
 
-/// A path of the API, taken apart.
+/// A parsed path of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    /// As it was given.
+    /// The path as given.
     pub(super) path: String,
-    /// What it names.
     pub(super) target: Target,
 }
 
-/// What a path names.
+/// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// The list of frameworks.
     Frameworks,
     /// The list of one framework's tasks.
     Tasks(String),
-    /// Something in a sandbox: components below it, none for itself.
+    /// A file or directory in a sandbox: components below it, none for the sandbox itself.
     Sandbox(TaskKey, Vec<String>),
 }
 
@@ -94,9 +93,9 @@ impl Place {
 #[derive(Debug, Clone)]
 pub(super) struct Sandbox {
     pub(super) folder: PathBuf,
-    /// Where its output is recorded, once it was rotated.
+    /// The record of its output files, once they were rotated.
     pub(super) output_record: PathBuf,
-    /// Whether no more output will come.
+    /// Whether no more output will follow.
     pub(super) ended: bool,
 }
 
@@ -114,12 +113,12 @@ pub(super) async fn sandbox(
         None => {
             let task = paths.task(home);
             let found = tokio::task::spawn_blocking(move || newest(&task)).await;
-            found.expect("listing a folder never panics")
+            found.expect("listing a directory never panics")
         }
     };
     let Some(name) = name else {
         return Err(place.missing(format!(
-            "{key} has never run here, or its sandbox was removed after an hour"
+            "{key} has never run on this agent, or its sandbox was removed after an hour"
         )));
     };
     Ok(Sandbox {
@@ -136,14 +135,14 @@ fn newest(folder: &Path) -> Option<ContainerName> {
         .max()
 }
 
-/// Opens what is at these components below `folder`.
+/// Opens the file at these components below `folder`.
 pub(super) fn open_below(
     place: &Place,
     folder: &Path,
     parts: &[String],
 ) -> Result<File, FilesError> {
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // Not waiting for a writer when somebody puts a FIFO there.
+    // Does not wait for a writer if the file is a FIFO.
     let last = OFlag::O_RDONLY
         | OFlag::O_NOFOLLOW
         | OFlag::O_NONBLOCK
@@ -151,8 +150,8 @@ pub(super) fn open_below(
         | OFlag::O_CLOEXEC;
     let explain = |errno: Errno| match errno {
         Errno::ENOENT => place.missing("no such file"),
-        Errno::ENOTDIR => place.missing("a part of it is not a folder, or is a link"),
-        Errno::ENAMETOOLONG => place.missing("a part of it is too long"),
+        Errno::ENOTDIR => place.missing("a component is not a directory, or is a link"),
+        Errno::ENAMETOOLONG => place.missing("a component is too long"),
         Errno::ELOOP => FilesError::Kind {
             path: place.path.clone(),
             what: "a link",

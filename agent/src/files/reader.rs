@@ -1,9 +1,11 @@
-//! A file as a row of bytes; a task's output as one row over all files that it is rotated into.
+//! A file as a sequence of bytes; a task's output as one sequence over all files that it is rotated
+//! into.
 //!
-//! An offset in `stdout` or `stderr` counts the bytes that were written since the task began, wherever they are by now. Each
-//! byte is read at its offset or, when its file is gone, not at all: then there is a gap, and whoever reads is told where it
-//! ends. A file that is open here can be read to its end whatever becomes of its name, so a reader that keeps up loses
-//! nothing. Blocks; knows nothing of HTTP.
+//! An offset in `stdout` or `stderr` counts the bytes that were written since the task began, in
+//! whichever file they are by now. Each byte is read at its offset or, when its file is removed,
+//! not at all: then there is a gap, and the reader receives the offset of its end. A file that is
+//! open here can be read to its end after it is renamed or removed, so a reader that keeps up loses
+//! nothing. Blocks; independent of HTTP.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,10 +19,10 @@ use super::path::{Place, Sandbox, open_below};
 
 /// Bytes read at a time.
 const CHUNK_BYTES: u64 = 64 * 1024;
-/// How many names beyond the recorded ones are looked at: files move on while they are looked for.
+/// Number of names beyond the recorded ones that are checked: files are renamed during the search.
 const NAMES_BEYOND: usize = 2;
 
-/// One file of a row.
+/// One file of a sequence.
 #[derive(Debug)]
 struct Part {
     file: File,
@@ -32,14 +34,14 @@ struct Part {
 }
 
 impl Part {
-    /// The offset after the last byte that is there.
+    /// Returns the offset after the last existing byte.
     fn present(&self) -> io::Result<u64> {
         let there = self.begin + self.file.metadata()?.len();
         Ok(self.end.map_or(there, |end| end.min(there)))
     }
 }
 
-/// Where a rotated stream is looked for.
+/// The location of a rotated stream.
 #[derive(Debug, Clone)]
 struct Source {
     place: Place,
@@ -47,31 +49,31 @@ struct Source {
     stream: StreamName,
 }
 
-/// What is kept of a stream now.
+/// The retained files of a stream.
 struct Kept {
     parts: Vec<Part>,
-    /// How many bytes the stream had when that was recorded.
+    /// The number of bytes of the stream when that was recorded.
     end: u64,
     /// The offset at which the newest file begins.
     newest: u64,
 }
 
-/// What came of reading on.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The next bytes, which are some.
+    /// The next bytes, at least one.
     Bytes(Vec<u8>),
-    /// There is nothing more now.
+    /// No more bytes exist now.
     Nothing,
-    /// What comes next is gone; what comes after it is a new reader's to find.
+    /// The next bytes are removed; a new reader finds those after them.
     Gap,
 }
 
-/// A row of bytes and a place in it.
+/// A sequence of bytes and a position in it.
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Option<Source>,
-    /// Ascending; those before the offset are let go.
+    /// Ascending; those before the offset are closed.
     parts: Vec<Part>,
     /// The beginning of the newest file that was recorded when the parts were opened.
     newest: u64,
@@ -101,13 +103,13 @@ impl Reader {
         }
         let file = open_below(place, &sandbox.folder, parts)?;
         let metadata = file.metadata().map_err(failed)?;
-        // Had it been rotated by now, this might not be its first file.
+        // If it has been rotated by now, this might not be its first file.
         if let Some(rotated) = Self::rotated(source.as_ref()).map_err(failed)? {
             return Ok(rotated);
         }
         let what = match metadata.file_type() {
             kind if kind.is_file() => None,
-            kind if kind.is_dir() => Some("a folder; browse lists it"),
+            kind if kind.is_dir() => Some("a directory; browse lists it"),
             _ => Some("a special file"),
         };
         if let Some(what) = what {
@@ -129,7 +131,7 @@ impl Reader {
         })
     }
 
-    /// A stream of which there is more than one file.
+    /// Opens a stream with more than one file.
     fn rotated(source: Option<&Source>) -> io::Result<Option<Self>> {
         let Some(source) = source else {
             return Ok(None);
@@ -148,18 +150,18 @@ impl Reader {
         }))
     }
 
-    /// How many bytes the row had when it was opened.
+    /// Returns the number of bytes in the sequence when it was opened.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Where it is.
+    /// Returns the current offset.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Goes to this offset, or, if what is there is gone, to the next one that is kept. With `ended` nothing more will be
-    /// kept, so that it is the end if all that follows is gone.
+    /// Moves to this offset, or, if its bytes are removed, to the next one that is retained. With
+    /// `ended` no more will be written, so it moves to the end if all that follows is removed.
     pub(super) fn seek(&mut self, offset: u64, ended: bool) -> io::Result<()> {
         self.offset = offset;
         for part in &self.parts {
@@ -178,7 +180,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Goes to the first offset, from the given one on, from which all is kept to the end; returns that end.
+    /// Moves to the first offset, from the given one on, from which all bytes to the end are
+    /// retained; returns that end.
     pub(super) fn seek_whole(&mut self, offset: u64) -> io::Result<u64> {
         let mut whole = None;
         for part in &self.parts {
@@ -188,7 +191,7 @@ impl Reader {
                 .unwrap_or((part.begin, part.begin));
             whole = Some((begin, present));
         }
-        // All of it is gone: the command itself has removed its files.
+        // All of it is removed: the command itself has deleted its files.
         let (begin, end) = whole.unwrap_or((self.size, self.size));
         self.offset = offset.clamp(begin, end);
         Ok(end)
@@ -225,7 +228,7 @@ impl Reader {
         }
     }
 
-    /// Takes note of files that were begun since. False if there are none.
+    /// Finds files that were begun since. Returns false if there are none.
     fn look_again(&mut self) -> io::Result<bool> {
         let Some(source) = &self.source else {
             return Ok(false);
@@ -249,11 +252,12 @@ impl Source {
         Record::read(&self.sandbox.output_record)
     }
 
-    /// Opens the files that are kept, but for those that are held already. `before` is the record as it was just now.
+    /// Opens the retained files that are not open already. `before` is the current record.
     fn look(&self, before: &Record, mut held: Vec<Part>) -> io::Result<Kept> {
         let before = &before.of(self.stream).parts;
         let mut found = self.files(before.len() + NAMES_BEYOND)?;
-        // A file that is recorded before and after was there all the time, and nothing else had its number.
+        // A file that is recorded before and after existed all the time, and its inode number was
+        // not reused.
         let after = self.record()?;
         let (after, end) = match &after {
             Some(record) => (&record.of(self.stream).parts, record.of(self.stream).end),
@@ -276,7 +280,7 @@ impl Source {
                 end,
             }));
         }
-        // Those that are not kept any more are full, and are read as long as they are held.
+        // Those that are no longer retained are full, and are read as long as they are open.
         let first = after.first().map_or(0, |part| part.begin);
         held.retain(|part| part.begin < first);
         for part in &mut held {
@@ -290,8 +294,8 @@ impl Source {
         })
     }
 
-    /// What is under the names of the stream's files. From the newest name to the oldest, the way on which files
-    /// move: none slips past.
+    /// Opens the files under the names of the stream. From the newest name to the oldest, the
+    /// direction in which files are renamed: none is missed.
     fn files(&self, names: usize) -> io::Result<HashMap<FileId, File>> {
         let mut found = HashMap::new();
         for rotations in 0..names {
@@ -303,7 +307,7 @@ impl Source {
                 {
                     return Err(source);
                 }
-                // Gone, or something else that the command has put there.
+                // Removed, or replaced by the command.
                 Err(_) => continue,
             };
             let metadata = file.metadata()?;

@@ -1,4 +1,4 @@
-//! Over HTTP, on real folders: what is served, and everything that must not be.
+//! Tests over HTTP, on real directories: served files, and refused requests.
 
 use std::fs;
 use std::path::Path;
@@ -30,12 +30,12 @@ struct Server {
 }
 
 impl Server {
-    /// A server whose loop holds no task, and says of each that it has ended.
+    /// Returns a server whose loop has no task, and answers that each has ended.
     async fn start() -> Self {
         Self::start_with(true).await
     }
 
-    /// The same; `ended` is what its loop says of each task.
+    /// Does the same; `ended` is the loop's answer for each task.
     async fn start_with(ended: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (inbox, mut events) = mpsc::channel(16);
@@ -173,10 +173,10 @@ async fn output_that_was_rotated_is_served_by_the_offsets_of_its_stream() {
     assert_eq!(whole.headers()["x-argosy-offset"], "20");
     assert_eq!(whole.headers()["content-length"], "25");
     assert_eq!(whole.text().await.unwrap(), "twenty....thirty....forty");
-    // A rotated file by its own name is a file like others.
+    // A rotated file can be read by its own name, like other files.
     let (_, old) = server.text(&format!("{download}/stdout.1")).await;
     assert_eq!(old, "thirty....");
-    // What the task has removed is skipped, and the answer says so.
+    // A part that the task has removed is skipped, and the answer reports the gap.
     fs::remove_file(sandbox.join("stdout.1")).unwrap();
     let cut = server.get(&format!("{read}&offset=20")).await;
     assert_eq!(cut.text().await.unwrap(), "twenty....");
@@ -327,7 +327,7 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
     let (status, text) = server.text(path).await;
     assert_eq!(status, 429);
     assert!(
-        text.contains("ResourceExhausted") && text.contains("ask again"),
+        text.contains("ResourceExhausted") && text.contains("retry later"),
         "{text}"
     );
     drop(taken);
@@ -338,7 +338,7 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
 
 #[tokio::test]
 async fn another_method_and_an_agent_that_stops_are_answered_in_json() {
-    // Its loop answers no question about the agent as a whole, as one that stops.
+    // Its loop does not answer questions about the agent as a whole, as when it stops.
     let server = Server::start().await;
     let client = reqwest::Client::new();
     for (method, path, status, code, says) in [

@@ -1,9 +1,12 @@
-//! Removes sandboxes of ended tasks and the folders of their groups: after an hour, and all but the newest thousand; the
-//! oldest one each round while less of the disk is free than the headroom; all of them below the disk's floor. Removes
-//! the hand-off folders of containers that are gone, and images that nobody holds while the disk is too full.
+//! Garbage collection of sandboxes, group directories, state directories and images.
 //!
-//! Follows no link and crosses no mount. Folders go in rounds, away from launches: some file systems make
-//! new files slowly next to ones just deleted.
+//! Sandboxes of ended tasks and the directories of their groups are removed after an hour, and all
+//! but the newest thousand; the oldest one each round while less of the disk is free than the
+//! headroom; all of them below the disk's floor. State directories are removed with their
+//! containers, and unused images while the disk is too full.
+//!
+//! Follows no link and crosses no mount. Directories are removed in rounds, apart from launches:
+//! some file systems create files slowly next to ones just deleted.
 
 mod removal;
 
@@ -25,21 +28,21 @@ use crate::paths::Paths;
 use argosy_content::images::Images;
 pub(crate) use removal::remove;
 
-/// How long a sandbox is kept after its task ended.
+/// Retention time of a sandbox after the end of its task.
 const KEEP: Duration = Duration::from_secs(3_600);
-/// How many sandboxes of ended tasks are kept at most.
+/// Maximum number of retained sandboxes of ended tasks.
 const KEEP_NEWEST: usize = 1_000;
-/// How often sandboxes are looked through, unless many containers end.
+/// The interval of rounds, unless many containers end.
 const EVERY: Duration = Duration::from_secs(30);
-/// After so many containers have ended, sandboxes are looked through at once.
+/// A round starts immediately after this many containers have ended.
 const MANY_ENDED: usize = KEEP_NEWEST;
 
-/// Counts containers that end between two rounds. Cheap to clone; all clones are the same.
+/// The count of containers that end between two rounds. Cheap to clone; all clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ends(Arc<(AtomicUsize, Notify)>);
 
 impl Ends {
-    /// One more.
+    /// Counts one container.
     pub(crate) fn count(&self) {
         let (count, many) = &*self.0;
         if count.fetch_add(1, Ordering::Relaxed) + 1 == MANY_ENDED {
@@ -47,7 +50,7 @@ impl Ends {
         }
     }
 
-    /// Returns as soon as there are many.
+    /// Returns as soon as many containers have ended.
     async fn many(&self) {
         self.0.1.notified().await;
     }
@@ -57,7 +60,7 @@ impl Ends {
     }
 }
 
-/// Whether there is as much room on the disk as is to be kept.
+/// The free space on the disk, compared with its thresholds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     Enough,
@@ -67,16 +70,17 @@ enum Room {
     Critical,
 }
 
-/// What is known of ended sandboxes. Their ages begin anew with each start of the agent.
+/// The known ended sandboxes. Their ages restart with each start of the agent.
 #[derive(Debug, Default)]
 struct Keeper {
     ended: BTreeMap<PathBuf, Instant>,
 }
 
 impl Keeper {
-    /// Which of `present` are to go now. `live` are those of tasks that have not ended, and of groups of such: these keep the
-    /// sandbox of their first task, too, as a part of whose disk their folder counts. For want of room the oldest goes, or
-    /// all; but none that has ended since the last round: somebody may still be reading its output.
+    /// Returns those of `present` that are to be removed now. `live` are the tasks that have not
+    /// ended, and their groups: a group keeps the sandbox of its first task, too, as its directory
+    /// counts toward that task's disk usage. Without enough space the oldest is removed, or all;
+    /// but none that has ended since the last round: its output may still be in use.
     fn judge(
         &mut self,
         now: Instant,
@@ -85,7 +89,7 @@ impl Keeper {
         live: &BTreeSet<ContainerName>,
     ) -> Vec<PathBuf> {
         let is_live = |name: &ContainerName| {
-            // Of a group that it is the first of.
+            // The group of which it is the first task.
             let group = ContainerName { life: 0, ..*name };
             live.contains(name) || live.contains(&group)
         };
@@ -99,7 +103,7 @@ impl Keeper {
             .map(|(name, path)| (former.get(&path).copied().unwrap_or(now), name, path))
             .collect();
         aged.sort_by(|a, b| b.cmp(a));
-        // Rounds may come faster while many containers end.
+        // Rounds may be more frequent while many containers end.
         let has_been_there = |since: Instant| now.duration_since(since) >= EVERY / 2;
         let oldest = match room {
             Room::Enough | Room::Critical => None,
@@ -124,8 +128,8 @@ impl Keeper {
     }
 }
 
-/// Runs until the agent stops. Sandboxes go for want of room when less of the disk is free than `headroom_percent` or the
-/// floor.
+/// Runs until the agent stops. Sandboxes are removed for lack of space when less of the disk is
+/// free than `headroom_percent` or the floor.
 pub(crate) async fn run(
     (paths, broker): (Paths, Broker),
     asker: Asker,
@@ -142,12 +146,12 @@ pub(crate) async fn run(
             () = ends.many() => {}
         }
         ends.begin_again();
-        // Listed before it is asked who lives: what is made in between is not listed.
+        // The list is made before the query for live tasks, so it contains no later sandboxes.
         let (listed, floor) = (paths.clone(), floor.clone());
         let list = move || {
             let room = room(&floor, headroom_percent);
             let mut present = below(&listed.sandboxes());
-            // A group's folder goes as the sandbox of its last task does.
+            // A group's directory is removed like the sandbox of its last task.
             present.extend(below(&listed.groups()));
             (present, named(&listed.containers()), room)
         };
@@ -167,7 +171,7 @@ pub(crate) async fn run(
                 tracing::warn!(why, "sandboxes cannot be removed");
             }
             for (name, _) in folders.iter().filter(|(name, _)| !known.contains(name)) {
-                // Tried again in the next round.
+                // Retried in the next round.
                 let _ = broker.remove_container(*name);
                 crash_points::passed("gc.folder-removed");
             }
@@ -177,12 +181,12 @@ pub(crate) async fn run(
     }
 }
 
-/// Without an answer nothing is removed for want of room.
+/// Returns the free space. If it cannot be read, nothing is removed for lack of space.
 fn room(floor: &Floor, headroom_percent: u64) -> Room {
     match floor.level() {
         Ok(level) => judge_room(level, headroom_percent),
         Err(error) => {
-            tracing::warn!(why = %error, "free space cannot be read: no sandbox is removed for want of it");
+            tracing::warn!(why = %error, "free space cannot be read: no sandbox is removed for lack of it");
             Room::Enough
         }
     }
@@ -199,7 +203,7 @@ fn judge_room(level: Level, headroom_percent: u64) -> Room {
     }
 }
 
-/// Tidies images until the agent stops.
+/// Collects unused images until the agent stops.
 pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -217,25 +221,25 @@ pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
         match images.tidy(living).await {
             Ok(Some((0, 0))) => {}
             Ok(Some((images, layers))) => {
-                tracing::info!(images, layers, "images were removed to make room");
+                tracing::info!(images, layers, "unused images were removed");
             }
             Ok(None) => return,
             Err(error) => {
                 let why = crate::error::sentence(&error);
-                tracing::warn!(why, "images cannot be tidied; trying again later");
+                tracing::warn!(why, "unused images cannot be removed; retrying later");
             }
         }
     }
 }
 
-/// All sandboxes, or folders of groups: three levels of plain folders.
+/// Returns all sandboxes, or group directories: three levels of directories.
 pub(crate) fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
     let frameworks = folders(path);
     let tasks = frameworks.iter().flat_map(|framework| folders(framework));
     tasks.flat_map(|task| named(&task)).collect()
 }
 
-/// The folders in here that have a container's name.
+/// Returns the subdirectories with a container's name.
 fn named(path: &Path) -> Vec<(ContainerName, PathBuf)> {
     let all = folders(path).into_iter();
     all.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
@@ -248,7 +252,7 @@ pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
     };
     entries
         .filter_map(Result::ok)
-        // Of the entry itself: a link is no folder.
+        // Of the entry itself: a link is no directory.
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .map(|entry| entry.path())
         .collect()

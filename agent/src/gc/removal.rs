@@ -1,4 +1,4 @@
-//! Removes sandboxes, with all that belongs to them.
+//! Removal of sandboxes and of all their related files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,8 @@ pub(crate) fn remove(paths: &Paths, leaving: Vec<PathBuf>) {
     });
 }
 
-/// `read_mounts` is called once for all of them: reading costs as much as the host has mounts.
+/// Removes these sandboxes and their related files. `read_mounts` is called once for all of them:
+/// its cost grows with the number of the host's mounts.
 fn remove_beside(
     paths: &Paths,
     mut leaving: Vec<PathBuf>,
@@ -31,7 +32,7 @@ fn remove_beside(
         }
         Err(error) => {
             let why = crate::error::sentence(&error);
-            tracing::warn!(path = %path.display(), why, "what bounds a sandbox's disk cannot be removed");
+            tracing::warn!(path = %path.display(), why, "the disk limit of a sandbox cannot be removed");
             false
         }
     });
@@ -55,7 +56,7 @@ fn remove_beside(
 }
 
 fn remove_sandbox(path: &Path) {
-    // Beside it: which of its files hold which bytes of the output. Seldom there.
+    // The file next to it that maps its files to offsets of the output. It rarely exists.
     for beside in ["output", "output.draft"] {
         match fs::remove_file(path.with_extension(beside)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -71,7 +72,8 @@ fn remove_sandbox(path: &Path) {
         return;
     }
     crash_points::passed("gc.sandbox-removed");
-    // The task's folder, and its framework's, go with their last sandbox; while others are there it fails.
+    // The directories of the task and of the framework are removed with their last sandbox;
+    // otherwise this fails.
     for parent in path.ancestors().skip(1).take(2) {
         if fs::remove_dir(parent).is_err() {
             break;
@@ -85,13 +87,14 @@ fn mount_points(mountinfo: &str) -> BTreeSet<PathBuf> {
     points.map(|point| unescape(point).into()).collect()
 }
 
-/// Whether something is mounted there or below. Paths are ordered by their components: what is below follows at once.
+/// Whether a file system is mounted there or below. Paths are ordered by their components: paths
+/// below follow immediately.
 fn has_mounts(mounts: &BTreeSet<PathBuf>, path: &Path) -> bool {
     let next = mounts.range(path.to_owned()..).next();
     next.is_some_and(|point| point.starts_with(path))
 }
 
-/// Spaces and the like are written as octal numbers there.
+/// Decodes spaces and similar characters, which are octal numbers there.
 fn unescape(text: &str) -> String {
     let codes = [
         ("\\040", " "),
@@ -126,7 +129,7 @@ mod tests {
         assert!(!has_mounts(&mounts, Path::new("/srv/z")));
     }
 
-    /// Somebody else's mount, removed with this.
+    /// A foreign mount, unmounted when this is dropped.
     struct Foreign(PathBuf);
 
     impl Foreign {

@@ -1,7 +1,8 @@
-//! A journal's successor: a new file that says the same in fewer records.
+//! A journal's successor: a new file with equivalent contents in fewer records.
 //!
-//! It is written on a thread of its own while records still go to the old file; what came meanwhile is copied behind
-//! it. Until it replaces the old file nothing depends on it: if it cannot be written, it is discarded.
+//! It is written on a separate thread while records still go to the old file; these are copied to
+//! its end. The old file is complete until the successor replaces it: a successor that cannot be
+//! written is discarded.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -19,15 +20,15 @@ use crate::core::Record;
 pub(super) struct Compaction {
     writing: Writing,
     salt: u64,
-    /// Records since it began, encoded. Bounded by what is appended while the successor is written.
+    /// Encoded records since it began. Bounded by what is appended while the successor is written.
     since: Vec<Vec<u8>>,
 }
 
-/// Who writes the records that it begins with.
+/// The writer of the initial records.
 #[derive(Debug)]
 enum Writing {
     Thread(JoinHandle<io::Result<(Output, u64)>>),
-    /// Memory does not block: it was written at once.
+    /// Memory does not block: it was written immediately.
     Written(io::Result<(Output, u64)>),
 }
 
@@ -40,7 +41,8 @@ pub(super) struct Successor {
 }
 
 impl Compaction {
-    /// Begins a successor of a file with this salt. Without a thread there is none; the old file only goes on growing.
+    /// Begins a successor of a file with this salt. Without a thread there is none; the old file
+    /// continues to grow.
     pub(super) fn begin(place: &Place, salt: u64, records: Vec<Record>) -> Option<Self> {
         let salt = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
         let may_block = place.may_block();
@@ -63,7 +65,7 @@ impl Compaction {
         })
     }
 
-    /// Notes a record, encoded, that was appended to the old file meanwhile.
+    /// Adds an encoded record that was also appended to the old file.
     pub(super) fn follow(&mut self, payload: Vec<u8>) {
         self.since.push(payload);
     }
@@ -82,7 +84,8 @@ impl Compaction {
         }
     }
 
-    /// Appends what came meanwhile, and syncs. Waits for the thread if it is not ready.
+    /// Appends the records added since it began, and syncs. Waits for the thread if it is not
+    /// ready.
     pub(super) fn finish(self) -> io::Result<Successor> {
         let (mut file, bytes) = match self.writing {
             Writing::Thread(thread) => thread.join().expect("a compaction never panics"),
@@ -106,7 +109,7 @@ impl Compaction {
     }
 }
 
-/// A whole new successor with these records, on disk.
+/// Creates a complete successor with these records, on disk.
 pub(super) fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u64)> {
     let mut file = place.create()?;
     let mut bytes = frame::head(frame::VERSION, salt).to_vec();

@@ -1,4 +1,4 @@
-//! Records of executors as bytes.
+//! Encoding of executor records.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) struct StoredExecutorRecord {
 #[derive(Clone, PartialEq, prost::Oneof)]
 #[allow(
     clippy::large_enum_variant,
-    reason = "one lives for the length of a call, on the stack"
+    reason = "one exists for the duration of a call, on the stack"
 )]
 enum Body {
     #[prost(message, tag = "1")]

@@ -1,33 +1,35 @@
-//! How records lie in the file.
+//! Layout of records in the file.
 //!
 //! ```text
 //! file   "ARGOSYJ\n"  version u32  salt u64  CRC-32C u32 of these 20 bytes
 //! frame  mark u32     length u32   CRC-32C u32 of salt, length and payload   payload
 //! ```
 //! All numbers are little-endian. After a damaged frame the next whole one is found by its mark and
-//! checksum; the salt, random for each file, keeps a task's own bytes from ever passing for a frame.
+//! checksum; the salt, random for each file, prevents a task's own bytes from being mistaken for a
+//! frame.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// The newest format that this release reads, and the one it writes; older ones are read, too, and rewritten at once. It
-/// grows with each kind of record, and with each field that a release without it must not lose.
+/// The newest format that this release reads, and the one it writes; older ones are read, too, and
+/// rewritten immediately. It grows with each kind of record, and with each field that a release
+/// without it must not lose.
 ///
 /// | | |
 /// |---|---|
 /// | 1 | tasks, without checks, executors and limits that change |
-/// | 2 | all records of today; a launch says since 0.2.0 whose it is, which no reader needs unless records are damaged |
+/// | 2 | all records of today; a launch names its agent since 0.2.0, which no reader needs unless records are damaged |
 pub(super) const VERSION: u32 = 2;
 /// Length of the file's head, in bytes.
 pub(super) const HEAD_BYTES: usize = 24;
 /// Length of a frame without its payload, in bytes.
 pub(super) const FRAME_BYTES: usize = 12;
-/// The longest payload, in bytes: far above the largest order.
+/// Maximum length of a payload, in bytes: far above the largest order.
 pub(super) const PAYLOAD_LIMIT_BYTES: usize = 16 * 1024 * 1024;
 
 const MAGIC: &[u8; 8] = b"ARGOSYJ\n";
 const MARK: [u8; 4] = [0xa7, b'j', 0x1e, 0xc5];
 
-/// What the first bytes of a file say.
+/// The result of reading the first bytes of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// A journal of this format or an earlier one.
@@ -36,7 +38,7 @@ pub(super) enum Head {
     Newer { version: u32 },
     /// A journal whose head has more than one wrong bit.
     Damaged,
-    /// Something else.
+    /// Not a journal.
     Foreign,
 }
 
@@ -49,7 +51,7 @@ pub(super) struct Known {
     pub(super) is_repaired: bool,
 }
 
-/// The head of a file; anything but the present version is for tests.
+/// Returns the head of a file; only tests use another than the present version.
 pub(super) fn head(version: u32, salt: u64) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(MAGIC);
@@ -60,8 +62,8 @@ pub(super) fn head(version: u32, salt: u64) -> [u8; HEAD_BYTES] {
     head
 }
 
-/// Reads a head. The checksum is judged before the version, in which a wrong bit would pass for a later format: all
-/// formats have this head.
+/// Reads a head. The checksum is verified before the version, in which a wrong bit would look like
+/// a later format: all formats have this head.
 pub(super) fn read_head(bytes: &[u8]) -> Head {
     let Some(found) = bytes.first_chunk::<HEAD_BYTES>() else {
         return Head::Foreign;
@@ -93,8 +95,8 @@ fn is_whole(head: &[u8; HEAD_BYTES]) -> bool {
     head[..8] == MAGIC[..] && word(&head[20..]) == checksum(&[&head[..20]])
 }
 
-/// The whole head from which this one differs by one bit. There is one at most: two heads with right checksums differ by
-/// more than two bits.
+/// Returns the valid head that differs from this one by one bit. There is one at most: two heads
+/// with correct checksums differ by more than two bits.
 fn repaired(head: &[u8; HEAD_BYTES]) -> Option<[u8; HEAD_BYTES]> {
     let flipped = |bit: usize| {
         let mut head = *head;
@@ -115,7 +117,7 @@ pub(super) fn put(out: &mut Vec<u8>, salt: u64, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// The payload of the whole frame that begins at `bytes`, if one does.
+/// Returns the payload of the intact frame at the start of `bytes`, if there is one.
 pub(super) fn get(bytes: &[u8], salt: u64) -> Option<&[u8]> {
     let frame = bytes
         .get(..FRAME_BYTES)
@@ -129,7 +131,7 @@ pub(super) fn get(bytes: &[u8], salt: u64) -> Option<&[u8]> {
     (word(&frame[8..12]) == sum(salt, length, payload)).then_some(payload)
 }
 
-/// Where the next whole frame begins, at or after `from`.
+/// Returns the position of the next intact frame, at or after `from`.
 pub(super) fn find(bytes: &[u8], salt: u64, from: usize) -> Option<usize> {
     let places = bytes.get(from..)?.windows(MARK.len()).enumerate();
     places

@@ -1,5 +1,5 @@
-//! One agent a directory: a lock that the kernel drops with the last process that has it, and the agent's process id for the
-//! next one.
+//! The lock of an agent's directory: the kernel releases it with the last process that holds it.
+//! The file contains the agent's process id.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -10,50 +10,43 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// How long a lock is waited for whose holder is dead.
+/// Timeout for a lock whose holder has exited.
 const DEAD_HOLDER_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is tried meanwhile.
+/// The interval of attempts.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Held while an agent lives, and as long as a process to which it has given the descriptor: nothing unlocks it by word, which
-/// would take it from that one, too.
+/// A lock that is held while an agent runs, and as long as a process to which it has passed the
+/// descriptor. There is no explicit unlock, which would take it from that process, too.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-/// Why a directory could not be locked.
+/// The reason why a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another agent lives on it.
+    /// Another agent runs on it.
     #[error(
-        "another agent, process {pid}, runs on {directory}: stop it, or give this one a --data-dir of its own"
+        "another agent, process {pid}, runs on {directory}: stop it, or give this one another --data-dir"
     )]
     Taken {
-        /// Its process number, or "?" in its first moment.
+        /// Its process id, or "?" right after its start.
         pid: String,
-        /// The directory.
         directory: PathBuf,
     },
-    /// The agent is dead, and a process that it has made lives on with its lock.
+    /// The agent has exited, and one of its child processes still holds its lock.
     #[error(
-        "agent {pid} of {directory} is dead, but a process that it has left still has its lock, most likely a broker that was stopped: \
+        "agent {pid} of {directory} has exited, but a process that it has left still holds its lock, most likely a broker that was stopped: \
          find it by `pgrep -a argosy-broker`, and continue it (kill -CONT), so that it ends, or kill it"
     )]
     Left {
-        /// The agent's process number.
+        /// The agent's process id.
         pid: u32,
-        /// The directory.
         directory: PathBuf,
     },
-    /// The file could not be made or locked.
+    /// The file could not be created or locked.
     #[error("cannot lock {path}")]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Lock { path: PathBuf, source: io::Error },
 }
 
 impl AsFd for Lock {
@@ -63,11 +56,12 @@ impl AsFd for Lock {
 }
 
 impl Lock {
-    /// Takes the lock at `path`. Waits up to ten seconds for one whose holder is dead: a process that it was making
-    /// when it died has the lock, too, until it executes its own program.
+    /// Takes the lock at `path`. Waits up to ten seconds for one whose holder has exited: a process
+    /// that it was creating at its exit also holds the lock, until it executes its own program.
     ///
     /// # Errors
-    /// [`LockError::Taken`] names the process that holds it, [`LockError::Left`] the one that has left it.
+    /// [`LockError::Taken`] names the process that holds it, [`LockError::Left`] the one that has
+    /// left it.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         Self::take_within(path, DEAD_HOLDER_PATIENCE)
     }
@@ -109,7 +103,7 @@ impl Lock {
     }
 }
 
-/// Who has signed last; nobody in the first moment of the first.
+/// Returns the last holder; `None` right after the start of the first.
 fn holder(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
@@ -117,14 +111,14 @@ fn holder(file: &mut File) -> Option<u32> {
 }
 
 fn sign(file: &mut File) -> io::Result<()> {
-    // Over what is there: a full disk has no room for a new block.
+    // Overwrites in place: a full disk has no space for a new block.
     let pid = std::process::id().to_string();
     file.rewind()?;
     file.write_all(pid.as_bytes())?;
     file.set_len(pid.len() as u64)
 }
 
-/// Whether there is such a process that has not ended.
+/// Whether a running process has this id.
 fn lives(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
@@ -135,7 +129,7 @@ fn lives(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    /// The lock of an agent that is dead, held by somebody else.
+    /// Returns the lock of an agent that has exited, held by another process.
     fn left_behind(path: &Path) -> File {
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         let pid = dead.id();
@@ -159,7 +153,7 @@ mod tests {
             "{refused:?}"
         );
         drop(of_the_broker);
-        // A child that another test is making has it, too, until it executes its program.
+        // A child that another test is creating has it, too, until it executes its program.
         let deadline = Instant::now() + DEAD_HOLDER_PATIENCE;
         while let Err(refused) = Lock::take(&path) {
             assert!(Instant::now() < deadline, "{refused}");

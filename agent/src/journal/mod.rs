@@ -1,8 +1,8 @@
 //! The journal: one append-only, checksummed file of records, synced in groups.
 //!
-//! Knows how records lie on disk, and little of what they mean. An error of the disk is final: the process must
-//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `reserve`, `place`,
-//! `seal`, `compaction`, `writer`, `lock`.
+//! This module handles the storage of records, and little of their meaning. A disk error is final:
+//! the process must stop, and nothing is ever synced twice. Reading order: `frame`, `record`,
+//! `read`, `reserve`, `storage`, `seal`, `compaction`, `writer`, `lock`.
 
 mod compaction;
 mod executors;
@@ -29,79 +29,57 @@ pub use read::{Contents, Damage, read, read_memory, read_synced};
 pub use storage::MemoryDisk;
 pub use writer::{Journal, Progress, Request};
 
-/// Why a journal cannot be used. Each is final for this process.
+/// The reason why a journal cannot be used. Each is final for this process.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// It could not be read.
     #[error("cannot read the journal {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It could not be written or synced: what was reported as done is on disk, nothing else is sure.
+    Read { path: PathBuf, source: io::Error },
+    /// It could not be written or synced: data that was reported as done is on disk, nothing else
+    /// is certain.
     #[error(
-        "cannot write the journal {path}; tasks run on: {}, then start this agent again",
+        "cannot write the journal {path}; tasks continue to run: {}, then start this agent again",
         remedy::of_failed_write(source)
     )]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
     /// A newer release has written it.
     #[error(
         "the journal {path} has format {found}, this release reads up to {}: start the newer release again",
         frame::VERSION
     )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u32,
-    },
+    Newer { path: PathBuf, found: u32 },
     /// A newer release has written to it.
     #[error(
         "the journal {path} has a record at byte {offset} of a kind that this release does not know: start the newer \
          release again"
     )]
     Unknown {
-        /// The file.
         path: PathBuf,
-        /// Where the record begins.
+        /// The offset of the record.
         offset: u64,
     },
-    /// It is damaged where it says which agent this is.
+    /// The records with the agent's identity are damaged.
     #[error(
-        "the journal {path} is damaged at byte {offset}, and what is left does not say which agent this is or whose its tasks \
-         are; nothing was changed or ended: restore it, or move it away and this agent starts as a new one, under another id, \
-         and ends what still runs here"
+        "the journal {path} is damaged at byte {offset}, and the rest does not identify this agent or the owner of its tasks; \
+         nothing was changed or ended: restore it, or move it away and this agent starts as a new one, under another id, \
+         and ends all tasks that still run here"
     )]
     NoIdentity {
-        /// The file.
         path: PathBuf,
-        /// Where the first damaged part begins, in bytes.
+        /// The offset of the first damaged part, in bytes.
         offset: u64,
     },
-    /// It is damaged in its head, without which no record can be read.
+    /// Its head is damaged, without which no record can be read.
     #[error(
         "the journal {path} is damaged in its first {} bytes, without which nothing in it can be read; nothing was changed or \
-         ended: restore it, or move it away and this agent starts as a new one, under another id, and ends what still runs here",
+         ended: restore it, or move it away and this agent starts as a new one, under another id, and ends all tasks that still run here",
         frame::HEAD_BYTES
     )]
-    Head {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file does not begin as a journal does.
+    Head { path: PathBuf },
+    /// The file does not begin with the magic of a journal.
     #[error(
-        "{path} does not begin as a journal does: restore it, or move it away and this agent starts anew, \
-         under another id, and ends what still runs here"
+        "{path} does not begin with the header of a journal: restore it, or move it away and this agent starts as a new one, \
+         under another id, and ends all tasks that still run here"
     )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-    },
+    Foreign { path: PathBuf },
 }

@@ -1,4 +1,4 @@
-//! Reading a journal back: all whole records in order, and an account of what was not whole.
+//! Reads a journal: all intact records in order, and a report of the damaged parts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,24 +10,24 @@ use super::storage::MemoryDisk;
 use super::{JournalError, record};
 use crate::core::{ExecutorRecord, Facts, Instance, Record, Taken};
 
-/// What a journal holds.
+/// The contents of a journal.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Its whole records, followed one after the other.
+    /// The facts of its intact records, applied in order.
     pub facts: Facts,
-    /// How many there were.
+    /// The number of intact records.
     pub records: u64,
-    /// Whether one bit of the file's head was wrong, by which nothing was lost.
+    /// Whether one bit of the file's head was wrong, which lost nothing.
     pub head_repaired: bool,
-    /// What was lost in the middle.
+    /// The damaged parts in the middle.
     pub damage: Vec<Damage>,
-    /// Tasks and executors of which there is no record but such as need an earlier one, which was lost.
+    /// Tasks and executors whose remaining records all need an earlier one, which was lost.
     pub lost: BTreeSet<Instance>,
-    /// Bytes behind the last whole record: a write that a crash cut off.
+    /// Bytes after the last intact record: a write that a crash interrupted.
     pub torn_bytes: u64,
-    /// Whether a launch in it does not say of which agent: 0.1 wrote it.
+    /// Whether it contains a launch without an agent id, written by 0.1.
     pub(super) has_old_launches: bool,
-    /// Where appending goes on, and with which salt; `None` if there is no file yet.
+    /// The position and the salt for appending; `None` if there is no file yet.
     pub(super) end: Option<End>,
 }
 
@@ -51,31 +51,32 @@ impl Contents {
         }
     }
 
-    /// Whether one more damaged record could cost more than its own task: then it is written anew at once.
+    /// Whether one more damaged record could affect more than one task: then the journal is
+    /// rewritten immediately.
     pub(super) fn is_fragile(&self) -> bool {
         self.head_repaired || !self.damage.is_empty() || self.has_old_launches
     }
 }
 
-/// Where a file's whole part ends.
+/// The end of a file's intact part.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct End {
     pub(super) offset: u64,
     pub(super) salt: u64,
-    /// The format that its head names.
+    /// The format in its head.
     pub(super) version: u32,
 }
 
-/// A part of the file that is no whole record, with whole ones behind it.
+/// A damaged part of the file, with intact records after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damage {
-    /// Where it begins, in bytes.
+    /// Its offset, in bytes.
     pub offset: u64,
-    /// How long it is.
+    /// Its length.
     pub bytes: u64,
 }
 
-/// Reads the journal at `path`. None there is the same as an empty one.
+/// Reads the journal at `path`. A missing file is an empty journal.
 ///
 /// # Errors
 /// If it cannot be read, is of a newer format or has a record of an unknown kind, or is no journal.
@@ -104,7 +105,7 @@ pub fn read_memory(disk: &MemoryDisk) -> Result<Contents, JournalError> {
     }
 }
 
-/// Reads what a power cut would leave of the journal of a disk in memory.
+/// Reads the journal of a disk in memory as after a power loss.
 ///
 /// # Errors
 /// As [`read`].
@@ -131,15 +132,15 @@ pub(super) fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError>
     }
 }
 
-/// Why a journal is not followed.
+/// The reason why a journal is rejected.
 enum Refused {
-    /// A whole record of a kind that only a newer release knows: what it says must not be left out.
+    /// An intact record of a kind that only a newer release knows: its content must not be ignored.
     Unknown { offset: u64 },
-    /// It is damaged, and the records that say which agent this is are lost.
+    /// The journal is damaged, and the records with the agent's identity are lost.
     NoIdentity { offset: u64 },
 }
 
-/// What the records before a place show of which agent this is.
+/// The evidence of the agent's identity in the records read so far.
 #[derive(Default)]
 struct Names {
     has_identity: bool,
@@ -147,7 +148,7 @@ struct Names {
 }
 
 impl Names {
-    /// Looks at a record that is about to be followed.
+    /// Checks a record that is about to be applied.
     fn look(&mut self, facts: &Facts, record: &Record) {
         match record {
             Record::Identity(_) | Record::Forgot(_) => self.has_identity = true,
@@ -210,7 +211,7 @@ fn contents(bytes: &[u8], head: Known) -> Result<Contents, Refused> {
                 offset: first.offset,
             });
         }
-        // No more records than that have room in what is damaged.
+        // The damaged part has no space for more records than that.
         let bytes: u64 = contents.damage.iter().map(|damage| damage.bytes).sum();
         contents.facts.skip_numbers(bytes / FRAME_BYTES as u64);
     } else {

@@ -1,6 +1,6 @@
-//! Records as bytes: protobuf messages of our own, with the wire's messages inside.
+//! Encoding of records: protobuf messages of this module, with the wire's messages inside.
 //!
-//! Fields are added, never given a new meaning; the file's version grows with them (`frame`).
+//! Fields are added, and never get another meaning; the file's version grows with them (`frame`).
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ struct Stored {
 #[derive(Clone, PartialEq, prost::Oneof)]
 #[allow(
     clippy::large_enum_variant,
-    reason = "one lives for the length of a call, on the stack"
+    reason = "one exists for the duration of a call, on the stack"
 )]
 enum Body {
     #[prost(message, tag = "1")]
@@ -108,7 +108,7 @@ struct TookLimits {
     limits: Option<v1::Limits>,
 }
 
-/// An instance with a number: of an update, a life, or milliseconds.
+/// An instance with a number: of an update, a run, or milliseconds.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(super) struct Numbered {
     #[prost(message, required, tag = "1")]
@@ -185,7 +185,7 @@ struct StoredTask {
     ready_since_ms: Option<i64>,
 }
 
-/// The bytes of a record.
+/// Encodes a record.
 pub(super) fn encode(record: &Record) -> Vec<u8> {
     let body = match record {
         Record::Identity(identity) => Body::Identity(identity.into()),
@@ -210,7 +210,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
     Stored { body: Some(body) }.encode_to_vec()
 }
 
-/// The record in these bytes; `None` if they make no sense here.
+/// Decodes a record; `None` if the bytes are not a known record.
 pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     Some(match Stored::decode(bytes).ok()?.body? {
         Body::Identity(identity) => Record::Identity(identity.read()?),
@@ -250,7 +250,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     })
 }
 
-/// Whether these bytes, which make no sense here, are a record of a kind that this release does not know.
+/// Whether undecodable bytes are a record of a kind that this release does not know.
 pub(super) fn is_of_unknown_kind(bytes: &[u8]) -> bool {
     !bytes.is_empty() && Stored::decode(bytes).is_ok_and(|stored| stored.body.is_none())
 }

@@ -1,7 +1,8 @@
-//! Space that the journal's file system keeps for it before it needs it.
+//! Space that is allocated for the journal before it is needed.
 //!
-//! A task may fill the disk. Kills must still be recorded then, and the ends of tasks: the journal always has blocks
-//! allocated behind its end (`fallocate` with `FALLOC_FL_KEEP_SIZE`, so that readers do not see them).
+//! A task may fill the disk. Kills must still be recorded then, and the ends of tasks: the journal
+//! always has blocks allocated after its end (`fallocate` with `FALLOC_FL_KEEP_SIZE`, so that
+//! readers do not see them).
 
 use std::fs::File;
 use std::io;
@@ -10,24 +11,24 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-/// Allocated behind the end of the journal, in bytes.
+/// Size of the allocation after the end of the journal, in bytes.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
-/// How often a full disk is asked for space again.
+/// The interval at which space is requested again from a full disk.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is allocated of one file.
+/// The allocation of one file.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     /// Blocks are allocated up to this offset, in bytes.
     until: u64,
-    /// When the disk was last found full; `None` while it is not.
+    /// The time at which the disk was last found full; `None` while it is not.
     full_at: Option<Instant>,
-    /// The file system cannot allocate in advance.
+    /// Whether the file system cannot allocate in advance.
     is_unsupported: bool,
 }
 
 impl Reserve {
-    /// Makes sure that there is space for `bytes` at `end` and a reserve behind it. Cheap while there is enough.
+    /// Ensures space for `bytes` at `end` and a reserve after it. Cheap while there is enough.
     pub(super) fn renew(&mut self, file: &File, end: u64, bytes: u64) {
         let wanted = end + bytes + RESERVE_BYTES;
         let has_enough = self.until + RESERVE_BYTES / 2 >= wanted;
@@ -43,7 +44,7 @@ impl Reserve {
                 self.until = wanted;
             }
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => self.is_unsupported = true,
-            // Any other error shows when it is written.
+            // The write reports any other error.
             Err(errno) => {
                 if self.full_at.replace(Instant::now()).is_none() {
                     let left_bytes = self.until.saturating_sub(end + bytes);
@@ -51,19 +52,19 @@ impl Reserve {
                         left_bytes,
                         why = %errno,
                         "the disk of the journal is full: no task is started until there is space again; kills and ends of \
-                         tasks are recorded in what is reserved: make room"
+                         tasks are recorded in the reserve: make room"
                     );
                 }
             }
         }
     }
 
-    /// Whether the disk had no space for the whole reserve when it was last asked.
+    /// Whether the disk had no space for the whole reserve at the last request.
     pub(super) fn is_short(&self) -> bool {
         self.full_at.is_some()
     }
 
-    /// Space that is allocated and not used yet, in bytes.
+    /// Returns the allocated and unused space, in bytes.
     pub(super) fn left_bytes(&self, end: u64) -> u64 {
         self.until.saturating_sub(end)
     }
@@ -89,7 +90,7 @@ pub(super) struct Appended {
 }
 
 impl Appended {
-    /// A file that ends at `end`, where it is positioned.
+    /// Wraps a file that ends at `end`, where it is positioned.
     pub(super) fn new(file: File, end: u64) -> Self {
         let mut reserve = Reserve::default();
         reserve.renew(&file, end, 0);
@@ -109,7 +110,7 @@ impl Appended {
         self.file.sync_data()
     }
 
-    /// Asks a full disk for space again. Returns whether it is still full.
+    /// Requests space again from a full disk. Returns whether it is still full.
     pub(super) fn is_short(&mut self) -> bool {
         self.reserve.renew(&self.file, self.end, 0);
         self.reserve.is_short()

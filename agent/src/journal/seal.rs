@@ -1,13 +1,13 @@
-//! What a journal says more than once, so that one damaged record cannot cost more than its own task.
+//! Redundant records of a journal, so that one damaged record cannot affect more than its own task.
 //!
-//! A synced group of records ends with a seal: the identity and the floor, again. Short records on which another start or
-//! the end of a task depends are written twice.
+//! A synced group of records ends with a seal: a copy of the identity and the last order taken.
+//! Short records on which another start or the end of a task depends are written twice.
 
 use argosy_state::ids::OrderIndex;
 
 use crate::core::{ExecutorRecord, Facts, Identity, Record, Taken};
 
-/// The identity and the floor, as the records so far have left them.
+/// The identity and the last order taken, after the records so far.
 #[derive(Debug)]
 pub(super) struct Seal {
     identity: Identity,
@@ -15,7 +15,7 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    /// The seal of a journal that holds these facts.
+    /// Returns the seal of a journal that holds these facts.
     pub(super) fn of(facts: &Facts) -> Self {
         Self {
             identity: facts.identity.clone(),
@@ -23,7 +23,7 @@ impl Seal {
         }
     }
 
-    /// Follows one record.
+    /// Applies one record.
     pub(super) fn follow(&mut self, record: &Record) {
         match record {
             Record::Identity(identity) => self.identity.clone_from(identity),
@@ -44,7 +44,7 @@ impl Seal {
         }
     }
 
-    /// The seal as records.
+    /// Returns the seal as records.
     pub(super) fn records(&self) -> [Record; 2] {
         [
             Record::Identity(self.identity.clone()),
@@ -53,15 +53,17 @@ impl Seal {
     }
 }
 
-/// How often this record is written, one copy behind the other: to follow it twice is to follow it once.
+/// Returns the number of copies of this record, which are consecutive: applying it twice is the
+/// same as once.
 pub(super) fn copies(record: &Record) -> usize {
     let is_doubled = match record {
         Record::Took { what, .. } => match what {
-            // Without it the task would run on, or with other limits.
+            // Without it the task would continue to run, or with other limits.
             Taken::Kill { .. } | Taken::Limits { .. } => true,
             Taken::Launch { .. } | Taken::Nothing => false,
         },
-        // Without it the next life would look for a container of another name, and start a third one.
+        // Without it the next run would search for a container of another name, and start a third
+        // one.
         Record::Retried { .. } => true,
         Record::Executor(record) => match record {
             // Many tasks depend on it.
@@ -70,7 +72,7 @@ pub(super) fn copies(record: &Record) -> usize {
             | ExecutorRecord::Cleared { .. }
             | ExecutorRecord::Heard { .. } => false,
         },
-        // A seal repeats these, or they concern one task alone.
+        // A seal repeats these, or they concern only one task.
         Record::Identity(_)
         | Record::Forgot(_)
         | Record::Floor(_)

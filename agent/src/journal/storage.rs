@@ -1,6 +1,7 @@
-//! Where a journal lies: in two files, or in memory with what a power cut would keep told apart.
+//! Storage of a journal: two files, or memory that separates synced from unsynced bytes.
 //!
-//! Knows bytes and syncs, nothing of frames. Memory is for simulations: the same rules without a thread.
+//! This module handles bytes and syncs, not frames. Memory is for simulations: the same rules
+//! without a thread.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use super::reserve::Appended;
 
-/// A disk in memory that holds one journal and outlives the agent on it. A clone is the same disk.
+/// A disk in memory that holds one journal and outlives the agent on it. All clones share one disk.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk(Arc<Mutex<Held>>);
 
@@ -20,14 +21,15 @@ struct Held {
     journal: Option<MemoryFile>,
     next: Option<MemoryFile>,
     delay: Duration,
-    /// Appends and syncs that still succeed before every further one fails; `None` for all.
+    /// Number of appends and syncs that still succeed before every further one fails; `None` for
+    /// all.
     left: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 struct MemoryFile {
     bytes: Vec<u8>,
-    /// So many of them survive a power cut.
+    /// Number of bytes that survive a power loss.
     synced: usize,
 }
 
@@ -36,7 +38,7 @@ impl MemoryDisk {
         self.0.lock().expect("no holder of the lock panics")
     }
 
-    /// A disk on which a journal of these bytes lies.
+    /// Returns a disk with a journal of these bytes.
     #[cfg(test)]
     pub(super) fn of(bytes: &[u8]) -> Self {
         let journal = Some(MemoryFile {
@@ -50,7 +52,7 @@ impl MemoryDisk {
         Self(Arc::new(Mutex::new(held)))
     }
 
-    /// Bytes that are written and not synced.
+    /// Returns the number of bytes that are written and not synced.
     #[must_use]
     pub fn unsynced_bytes(&self) -> usize {
         let held = self.held();
@@ -58,8 +60,8 @@ impl MemoryDisk {
         journal.map_or(0, |file| file.bytes.len() - file.synced)
     }
 
-    /// A power cut, after the agent on it has ended: of the unsynced bytes only the first `kept` are left. A broken
-    /// disk is whole again.
+    /// Simulates a power loss, after the agent on the disk has ended: of the unsynced bytes only
+    /// the first `kept` remain. A broken disk is repaired.
     pub fn cut_power(&self, kept: usize) {
         let mut held = self.held();
         held.left = None;
@@ -70,13 +72,13 @@ impl MemoryDisk {
         }
     }
 
-    /// How long each further group of records takes to be written and synced.
+    /// Sets the time that each further group of records takes to be written and synced.
     pub fn slow_down(&self, delay: Duration) {
         self.held().delay = delay;
     }
 
-    /// After `left` more appends and syncs every further one fails, until the power is cut: the disk is full, or dies.
-    /// Of what is appended then one half is written.
+    /// Makes every append and sync fail after `left` more, until the power loss: the disk is full,
+    /// or broken. Of the failing append one half is written.
     pub fn break_after(&self, left: usize) {
         self.held().left = Some(left);
     }
@@ -91,7 +93,7 @@ impl MemoryDisk {
         self.held().delay
     }
 
-    /// Another disk with what a power cut would leave of this one.
+    /// Returns another disk with the content that a power loss would leave of this one.
     #[must_use]
     pub fn copy(&self) -> MemoryDisk {
         let journal = self.synced().map(|bytes| MemoryFile {
@@ -105,32 +107,32 @@ impl MemoryDisk {
         MemoryDisk(Arc::new(Mutex::new(held)))
     }
 
-    /// What a power cut would leave of the journal; `None` if there is none.
+    /// Returns the content of the journal after a power loss; `None` if there is none.
     pub(super) fn synced(&self) -> Option<Vec<u8>> {
         let held = self.held();
         let journal = held.journal.as_ref();
         journal.map(|file| file.bytes[..file.synced].to_vec())
     }
 
-    /// The journal as it is; `None` if there is none.
+    /// Returns the content of the journal; `None` if there is none.
     pub(super) fn bytes(&self) -> Option<Vec<u8>> {
         let held = self.held();
         held.journal.as_ref().map(|file| file.bytes.clone())
     }
 }
 
-/// Where a journal, and its successor in the making, lie.
+/// The location of a journal and of its successor in progress.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Files { path: PathBuf, next: PathBuf },
     Memory(MemoryDisk),
 }
 
-/// What records are appended to.
+/// A file to which records are appended.
 #[derive(Debug)]
 pub(super) enum Output {
     File(Appended),
-    /// The journal of this disk, or the one in the making.
+    /// The journal of this disk, or its successor in progress.
     Memory(MemoryDisk, Which),
 }
 
@@ -141,7 +143,7 @@ pub(super) enum Which {
 }
 
 impl Place {
-    /// For messages.
+    /// Returns the path, for messages.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Files { path, .. } => path,
@@ -149,13 +151,13 @@ impl Place {
         }
     }
 
-    /// The journal, cut off behind `end`, to be appended to.
+    /// Opens the journal for appending, truncated at `end`.
     pub(super) fn reopen(&self, end: u64) -> io::Result<Output> {
         match self {
             Self::Files { path, .. } => {
                 let mut file = OpenOptions::new().write(true).open(path)?;
                 if file.metadata()?.len() > end {
-                    // Frees what is reserved, too: it is reserved again next.
+                    // Frees the reserved space, too: it is reserved again next.
                     file.set_len(end)?;
                 }
                 file.seek(SeekFrom::End(0))?;
@@ -174,7 +176,7 @@ impl Place {
         }
     }
 
-    /// A new, empty successor.
+    /// Creates an empty successor.
     pub(super) fn create(&self) -> io::Result<Output> {
         match self {
             Self::Files { next, .. } => {
@@ -189,7 +191,8 @@ impl Place {
         }
     }
 
-    /// Removes a successor that cannot be finished, and frees its space. If it cannot be removed, the next one replaces it.
+    /// Removes a successor that cannot be finished, and frees its space. If it cannot be removed,
+    /// the next one replaces it.
     pub(super) fn discard(&self) {
         match self {
             Self::Files { next, .. } => drop(std::fs::remove_file(next)),
@@ -197,7 +200,7 @@ impl Place {
         }
     }
 
-    /// Puts the successor in the journal's place, on disk.
+    /// Replaces the journal by the successor, durably.
     pub(super) fn replace(&self, successor: &mut Output) -> io::Result<()> {
         match self {
             Self::Files { path, next } => {
@@ -214,7 +217,7 @@ impl Place {
         }
     }
 
-    /// Whether writing waits for a device, and so belongs on a thread.
+    /// Whether writing waits for a device, and so needs a thread.
     pub(super) fn may_block(&self) -> bool {
         matches!(self, Self::Files { .. })
     }
@@ -237,7 +240,7 @@ impl Output {
         }
     }
 
-    /// Whether the disk is full, so that only what is reserved is left.
+    /// Whether the disk is full, so that only the reserved space is left.
     pub(super) fn is_short(&mut self) -> bool {
         match self {
             Self::File(file) => file.is_short(),
@@ -245,7 +248,7 @@ impl Output {
         }
     }
 
-    /// All that was appended is on disk.
+    /// Syncs all appended bytes.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         match self {
             Self::File(file) => file.sync(),
@@ -261,7 +264,7 @@ impl Output {
 }
 
 impl Held {
-    /// One more append or sync.
+    /// Counts an append or sync.
     fn count(&mut self) -> io::Result<()> {
         match &mut self.left {
             None => Ok(()),

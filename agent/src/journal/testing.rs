@@ -1,4 +1,4 @@
-//! Journals as bytes, for tests of what damage costs.
+//! Journals as bytes, for tests of the effects of damage.
 
 use std::ops::Range;
 use std::path::Path;
@@ -8,7 +8,8 @@ use super::storage::MemoryDisk;
 use super::{Contents, Journal, JournalError, Request, read, record};
 use crate::core::{Facts, Record, Sync};
 
-/// The journal of these records. Each that something waits for is written with those before it, and synced.
+/// Returns the journal of these records. Each awaited record is written with those before it, and
+/// synced.
 pub(crate) fn written(records: &[(Record, Sync)]) -> Vec<u8> {
     let requests = records.iter().zip(1..).map(|((record, sync), number)| {
         let request = Request::Append {
@@ -21,12 +22,13 @@ pub(crate) fn written(records: &[(Record, Sync)]) -> Vec<u8> {
     journal(requests.collect())
 }
 
-/// The journal of these facts, just compacted.
+/// Returns the journal of these facts, just compacted.
 pub(crate) fn compacted(facts: &Facts) -> Vec<u8> {
     journal(vec![(Request::Compact(facts.snapshot()), None)])
 }
 
-/// What a writer makes of these requests. It waits after each that has a number until that is on disk.
+/// Returns the output of a writer for these requests. Waits after each numbered one until that is
+/// on disk.
 fn journal(requests: Vec<(Request, Option<u64>)>) -> Vec<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -48,10 +50,10 @@ fn journal(requests: Vec<(Request, Option<u64>)>) -> Vec<u8> {
     disk.bytes().unwrap()
 }
 
-/// Each frame of a whole journal, and the record in it.
+/// Returns each frame of an intact journal, and the record in it.
 pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, Record)> {
     let Head::Known(Known { salt, .. }) = frame::read_head(bytes) else {
-        panic!("it does not begin as a journal does");
+        panic!("it does not begin with the header of a journal");
     };
     let mut frames = Vec::new();
     let mut at = HEAD_BYTES;

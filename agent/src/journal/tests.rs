@@ -1,4 +1,5 @@
-//! On real files: groups, cuts at every byte, flipped bits, compaction under load, the lock.
+//! Tests on real files: groups, truncation at every byte, flipped bits, compaction under load, the
+//! lock.
 
 mod damage;
 mod formats;
@@ -42,7 +43,7 @@ impl Folder {
         Journal::open(&self.path(), &self.next(), &self.read(), 42).unwrap()
     }
 
-    /// Writes these records, each synced, and ends.
+    /// Writes these records, each synced, and closes the journal.
     fn write(&self, records: &[Record]) {
         let mut journal = self.open();
         for (at, record) in records.iter().enumerate() {
@@ -86,7 +87,7 @@ fn launch_line(order: u64, line: &str) -> Record {
     }
 }
 
-/// An agent's registration, and launches up to this order.
+/// Returns an agent's registration, and launches up to this order.
 fn story(orders: u64) -> Vec<Record> {
     let identity = Record::Identity(Identity {
         agent: Some(AgentId(1)),
@@ -108,7 +109,7 @@ fn facts(records: &[Record]) -> Facts {
     facts
 }
 
-/// Waits until the writer says so.
+/// Waits for this progress of the writer.
 fn wait(journal: &Journal, reached: impl Fn(Progress) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let progress = journal.progress();
@@ -122,7 +123,7 @@ fn wait(journal: &Journal, reached: impl Fn(Progress) -> bool) {
     }
 }
 
-/// An update with all that is remembered of one.
+/// Returns an update with all remembered fields.
 fn unhealthy() -> v1::NumberedUpdate {
     v1::NumberedUpdate {
         framework_id: "framework-1".into(),
@@ -340,7 +341,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
     let started = Instant::now();
     let line = "x".repeat(16 * 1024);
     let mut order = 0;
-    // Tasks come and go: the journal grows, what it says does not.
+    // Tasks come and go: the journal grows, its live content does not.
     while compacted < 2 {
         order += 1;
         put(&journal, &mut all, launch_line(order, &line));
@@ -350,7 +351,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
         };
         let number = put(&journal, &mut all, Record::Released { instance });
         if order % 100 == 0 {
-            // As the agent's loop, which waits for what it needs on disk.
+            // Like the agent's loop, which waits for records that it needs on disk.
             wait(&journal, |progress| progress.durable == number);
         }
         if journal.progress().borrow().compactions_wanted > compacted {
@@ -425,7 +426,8 @@ fn a_disk_that_refuses_ends_the_writer_with_the_path() {
 
 #[tokio::test]
 async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced() {
-    // A record takes an append and a sync: they fail in the middle of the third, or between two of them.
+    // A record takes an append and a sync: they fail in the middle of the third, or between two of
+    // them.
     for (left, safe) in [(4, 2), (5, 2), (0, 0)] {
         let disk = MemoryDisk::default();
         let journal = Journal::in_memory(&disk, &Contents::default(), 42).unwrap();
@@ -433,7 +435,7 @@ async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced(
         let mut progress = journal.progress();
         for (at, record) in story(9).iter().enumerate() {
             journal.request(append(at as u64 + 1, record, Sync::Awaited));
-            // Each in a group of its own; the channel closes when the writer has failed.
+            // Each in a separate group; the channel closes when the writer has failed.
             let _ = progress
                 .wait_for(|progress| progress.durable > at as u64)
                 .await;
@@ -449,7 +451,8 @@ async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced(
         let records = story(9);
         let known = |count: usize| facts(&records[..count]);
         let safe = safe as usize;
-        // A record whose sync, or the rest of whose append, failed may be there; half of one never is.
+        // A record whose sync, or the rest of whose append, failed may exist; half of one never
+        // does.
         let may_be = [known(safe), known(safe + 1)];
         assert!(may_be.contains(&contents.facts), "{:?}", contents.facts);
     }

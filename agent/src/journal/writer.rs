@@ -1,6 +1,7 @@
-//! The one writer: takes all waiting records, writes them together, syncs once, says how far.
+//! The journal's only writer: takes all waiting records, writes them together, syncs once, and
+//! reports its progress.
 //!
-//! Compaction goes on beside it (`compaction`); a rename makes the switch.
+//! Compaction runs concurrently (`compaction`); a rename makes the switch.
 
 use std::io;
 use std::path::Path;
@@ -19,44 +20,44 @@ use super::storage::{MemoryDisk, Output, Place};
 use super::{JournalError, frame, record};
 use crate::core::{Record, Sync};
 
-/// Records that may wait for the writer. When full, the agent's loop waits: it must not run ahead of its
-/// memory.
+/// Maximum number of records that wait for the writer. When the queue is full, the agent's loop
+/// waits: it must not run ahead of its durable state.
 const WAITING: usize = 16 * 1024;
-/// Records written with one sync at most, so that nobody waits for an endless group.
+/// Maximum number of records written with one sync, so that no record waits for an endless group.
 const GROUP: usize = 4 * 1024;
 /// A journal below this size is never compacted, in bytes.
 const COMPACT_MINIMUM_BYTES: u64 = 4 * 1024 * 1024;
-/// A journal is compacted when it has grown to so many times what it was after the last time.
+/// A journal is compacted when it has grown to this multiple of its size after the last compaction.
 const COMPACT_FACTOR: u64 = 4;
-/// After a compaction that failed, the next one begins when the journal has grown by so much, in bytes.
+/// After a failed compaction, the next one begins when the journal has grown by this size, in
+/// bytes.
 const RETRY_BYTES: u64 = 512 * 1024;
-/// How often a full disk is looked at while there is nothing to write.
+/// The interval of checks of a full disk while there is nothing to write.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What the writer is asked.
+/// A request to the writer.
 #[derive(Debug)]
 pub enum Request {
     /// Append a record.
     Append {
         /// Its number; one more than the one before.
         number: u64,
-        /// The record.
         record: Box<Record>,
-        /// Whether it is synced now.
+        /// The urgency of the sync.
         sync: Sync,
     },
-    /// Start a file anew with these records, which say the same as all before.
+    /// Replace the file by these records, which are equivalent to all before.
     Compact(Vec<Record>),
 }
 
-/// How far the writer is.
+/// The progress of the writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Records up to this number are on disk.
     pub durable: u64,
-    /// Grows when a compaction is worth it.
+    /// A counter that grows when a compaction is worthwhile.
     pub compactions_wanted: u64,
-    /// The disk is full: what is left to the journal is for kills and the ends of tasks.
+    /// Whether the disk is full: the remaining space is reserved for kills and the ends of tasks.
     pub is_full: bool,
 }
 
@@ -67,14 +68,14 @@ pub struct Journal {
     progress: watch::Receiver<Progress>,
 }
 
-/// How requests get to the writer.
+/// The channel to the writer.
 #[derive(Debug)]
 enum Hand {
     Thread {
         requests: Option<SyncSender<Request>>,
         writer: Option<JoinHandle<Result<(), JournalError>>>,
     },
-    /// Memory does not block: a task, so that a simulation stays repeatable.
+    /// Memory does not block: an asynchronous task, so that a simulation stays repeatable.
     Task {
         requests: mpsc::Sender<Request>,
         writer: tokio::task::JoinHandle<Result<(), JournalError>>,
@@ -82,11 +83,11 @@ enum Hand {
 }
 
 impl Journal {
-    /// Goes on where `contents` ended; a torn end is cut off. A file of an earlier format is first written anew: no
-    /// release may take what is appended for something that it knows.
+    /// Continues at the end of `contents`; a torn end is truncated. A file of an earlier format is
+    /// first rewritten: no release may misinterpret appended records.
     ///
     /// # Errors
-    /// If the file cannot be made, cut or synced.
+    /// If the file cannot be created, truncated or synced.
     pub fn open(
         path: &Path,
         next: &Path,
@@ -95,7 +96,7 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let (path, next) = (path.to_owned(), next.to_owned());
         match std::fs::remove_file(&next) {
-            // A compaction that was cut off: the file that it was to replace is whole.
+            // An interrupted compaction: the file that it was to replace is complete.
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(JournalError::Write { path: next, source }),
@@ -119,7 +120,7 @@ impl Journal {
         Ok(Self { hand, progress })
     }
 
-    /// The same on a disk in memory; the writer is a task of the present runtime.
+    /// Does the same on a disk in memory; the writer is a task of the present runtime.
     ///
     /// # Errors
     /// None today.
@@ -136,17 +137,17 @@ impl Journal {
         Ok(Self { hand, progress })
     }
 
-    /// Hands a request over. After a failure of the writer it is dropped: `failure` tells.
+    /// Sends a request. After a failure of the writer it is dropped: `failure` returns the error.
     ///
     /// # Panics
-    /// In memory, if more requests wait than may: a simulation is not that large.
+    /// In memory, if the queue is full: a simulation is not that large.
     pub fn request(&self, request: Request) {
         match &self.hand {
             Hand::Thread {
                 requests: Some(requests),
                 ..
             } => {
-                // The writer has failed: its progress channel is closed, and whoever watches it stops.
+                // The writer has failed: its progress channel is closed, and its observers stop.
                 let _ = requests.send(request);
             }
             Hand::Thread { requests: None, .. } => {}
@@ -159,7 +160,7 @@ impl Journal {
         }
     }
 
-    /// Where to see how far it is; closed when the writer has ended.
+    /// Returns the progress; its channel is closed when the writer has ended.
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
@@ -168,7 +169,7 @@ impl Journal {
     /// Writes and syncs everything, and ends.
     ///
     /// # Errors
-    /// What made the writer fail, now or earlier.
+    /// The error of the writer, now or earlier.
     ///
     /// # Panics
     /// If the writer panicked.
@@ -188,7 +189,7 @@ impl Journal {
         writer.await.expect("the journal's writer never panics")
     }
 
-    /// The same for who may wait.
+    /// Does the same, blocking.
     pub(super) fn finish(&mut self) -> Result<(), JournalError> {
         let Hand::Thread { requests, writer } = &mut self.hand else {
             return Ok(());
@@ -203,7 +204,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // Whoever wants to know calls `close`.
+        // Callers that need the result use `close`.
         let _ = self.finish();
     }
 }
@@ -217,7 +218,7 @@ struct Writer {
     /// Size after the last compaction.
     base_bytes: u64,
     asked: bool,
-    /// After a failed compaction: the next one is asked for at this size.
+    /// After a failed compaction: the next one is requested at this size.
     retry_at_bytes: u64,
     compaction: Option<Compaction>,
     seal: Seal,
@@ -255,7 +256,7 @@ impl Writer {
         })
     }
 
-    /// What an error of the disk is to others.
+    /// Returns the conversion of a disk error to a journal error.
     fn failure(&self) -> impl FnOnce(io::Error) -> JournalError + use<> {
         let path = self.place.path().to_owned();
         move |source| JournalError::Write { path, source }
@@ -270,7 +271,7 @@ impl Writer {
         let mut group = Vec::new();
         let most = || buggify::or(Rare::OneRecordAGroup, GROUP, 1);
         while waiting.recv_many(&mut group, most()).await > 0 {
-            // What comes meanwhile waits for the next group, as on a real disk.
+            // Later requests wait for the next group, as on a real disk.
             tokio::time::sleep(disk.delay()).await;
             self.write_and_tell(std::mem::take(&mut group), &progress)?;
         }
@@ -342,7 +343,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes one group; returns up to which record everything is on disk, and whether it has grown large.
+    /// Writes one group; returns the number of the last durable record, and whether the file has
+    /// grown large.
     fn write(&mut self, group: Vec<Request>) -> io::Result<(Option<u64>, bool)> {
         let mut bytes = Vec::new();
         let mut last = 0;
@@ -388,7 +390,7 @@ impl Writer {
         Ok((awaited.then_some(last), wants))
     }
 
-    /// Appends the frames of a record to `bytes`, and to what follows a new file in the making.
+    /// Appends the frames of a record to `bytes`, and to the records for a successor in progress.
     fn append(&mut self, bytes: &mut Vec<u8>, record: &Record) {
         let payload = record::encode(record);
         for _ in 0..copies(record) {
@@ -415,8 +417,8 @@ impl Writer {
         }
     }
 
-    /// Puts a finished successor in the journal's place. One that cannot be written, on a full disk for example, is
-    /// discarded: the journal is whole without it.
+    /// Replaces the journal by a complete successor. A successor that cannot be written, on a full
+    /// disk for example, is discarded: the journal is complete without it.
     fn switch_if_ready(&mut self) -> io::Result<()> {
         let Some(compaction) = self.compaction.take_if(|compaction| compaction.is_ready()) else {
             return Ok(());
@@ -428,7 +430,7 @@ impl Writer {
         } = match compaction.finish() {
             Ok(successor) => successor,
             Err(why) => {
-                tracing::warn!(%why, "the journal could not be compacted; it is tried again later");
+                tracing::warn!(%why, "the journal could not be compacted; retrying later");
                 self.place.discard();
                 self.asked = false;
                 self.retry_at_bytes = self.bytes + RETRY_BYTES;

@@ -1,5 +1,5 @@
-//! Networks of this agent's containers: the host is prepared for them when the first task asks for one, or when an
-//! earlier life of the agent has left some.
+//! Bridge networks of this agent's containers: the host is prepared when the first task requests
+//! one, or when an earlier run of the agent has left some.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,19 +20,19 @@ use crate::config::Config;
 use crate::core::ContainerName;
 use crate::error::sentence;
 
-/// How many namespaces wait ready: as many as are made at a time.
+/// Number of namespaces kept ready: as many as are created at a time.
 const READY: usize = 8;
 
-/// What an operator says of containers' networks.
+/// The operator's settings of container networks.
 #[derive(Debug, Clone)]
 pub struct NetworkSettings {
-    /// Where containers get their addresses from.
+    /// The address range of containers.
     pub subnet: Subnet,
-    /// Where they get their IPv6 addresses from.
+    /// The IPv6 address range of containers.
     pub subnet6: TaskSubnet6,
-    /// Whether containers of this host reach each other by their addresses.
+    /// Whether containers of this host can connect to each other's addresses.
     pub between: Between,
-    /// Networks that plugins make.
+    /// The CNI settings.
     pub cni: CniSettings,
 }
 
@@ -50,9 +50,9 @@ impl Default for NetworkSettings {
 /// The networks of this agent's containers.
 pub(crate) struct Bridges {
     settings: Settings,
-    /// Why this agent cannot create networks at all.
+    /// The reason why this agent cannot create networks at all.
     cannot: Option<&'static str>,
-    /// Why containers have no IPv6 addresses, against the operator's wish.
+    /// The reason why containers have no IPv6 addresses although the operator enabled them.
     no_ipv6: Option<String>,
     /// Set after the first successful probe of the host.
     possible: OnceLock<()>,
@@ -60,21 +60,22 @@ pub(crate) struct Bridges {
     open: Mutex<Host>,
 }
 
-/// How far this host is prepared.
+/// The state of the host's preparation.
 enum Host {
-    /// Nobody needs a network yet, but for the containers of an earlier life of the agent, which keep theirs.
+    /// No network is needed yet, except for containers of an earlier run of the agent, which keep
+    /// theirs.
     Closed(BTreeSet<ContainerId>),
     Open(Arc<Networks>),
 }
 
 impl Bridges {
-    /// For the agent of this directory. What `masters` say of themselves no container may reach.
-    /// Only with full `isolation` are there networks.
+    /// Returns the networks for the agent of this directory. Containers cannot connect to the
+    /// advertised addresses of `masters`. Networks exist only with full `isolation`.
     pub(crate) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
         let wanted = &config.networks;
         let owner = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-        let cannot =
-            (isolation != Isolation::Full).then_some("it is not root, or told to isolate less");
+        let cannot = (isolation != Isolation::Full)
+            .then_some("it is not root, or is configured with less isolation");
         let wanted_ipv6 = match (cannot, wanted.subnet6, why_no_ipv6()) {
             (Some(_), _, _) | (None, TaskSubnet6::Off, _) => Ok(None),
             (None, _, Some(why)) => Err(why.to_owned()),
@@ -101,8 +102,8 @@ impl Bridges {
         }
     }
 
-    /// Probes whether this host can give containers private networks, and returns the reason if it cannot. Blocks. Only
-    /// success is cached.
+    /// Probes whether this host can give containers private networks, and returns the reason if it
+    /// cannot. Blocks. Only success is cached.
     pub(crate) fn possible(&self) -> Result<(), String> {
         if let Some(why) = self.cannot {
             return Err(why.to_owned());
@@ -115,7 +116,7 @@ impl Bridges {
         Ok(())
     }
 
-    /// Where containers get their addresses from, if this agent creates networks at all.
+    /// Returns the address ranges of containers, if this agent creates networks at all.
     pub(crate) fn subnets(&self) -> Option<TaskSubnets> {
         let Settings {
             subnet, subnet6, ..
@@ -127,30 +128,31 @@ impl Bridges {
         self.cannot.is_none().then_some(subnets)
     }
 
-    /// Makes the folder in which a process that fetches finds published ports. Blocks.
+    /// Creates the directory in which a fetch process finds published ports. Blocks.
     pub(crate) fn prepare_records(&self) {
         if self.cannot.is_some() {
             return;
         }
         if let Err(error) = PublishedPorts::prepare(&self.settings.folder) {
             let folder = self.settings.folder.display();
-            tracing::warn!(%error, %folder, "nothing is fetched from ports of this host that tasks publish");
+            tracing::warn!(%error, %folder, "tasks cannot fetch from published ports of this host");
         }
     }
 
-    /// Why containers have IPv4 only, unless the operator wants that.
+    /// Returns the reason why containers have only IPv4, unless the operator configured that.
     pub(crate) fn why_no_ipv6(&self) -> Option<&str> {
         self.no_ipv6.as_deref()
     }
 
-    /// Keeps the networks of the containers that an earlier life has left, and forgets the others. On a failure the
-    /// containers keep their networks, others get none until [`Bridges::retry`] or a launch succeeds.
+    /// Keeps the networks of these containers of an earlier run, and removes the others. On a
+    /// failure the containers keep their networks; others get none until [`Bridges::retry`] or a
+    /// launch succeeds.
     pub(crate) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), NetworkError> {
         *self.lock() = Host::Closed(known.iter().map(|name| id(*name)).collect());
         self.retry()
     }
 
-    /// Tries again what [`Bridges::resume`] could not do. Nothing is done if it has, or if nothing was left.
+    /// Retries [`Bridges::resume`]. Does nothing if it has succeeded, or if no networks were left.
     pub(crate) fn retry(&self) -> Result<(), NetworkError> {
         let mut host = self.lock();
         match *host {
@@ -171,7 +173,7 @@ impl Bridges {
         Ok(networks)
     }
 
-    /// A network for this container, with these ports of the host leading to it.
+    /// Creates a network for this container, with these published host ports.
     pub(crate) fn take(
         &self,
         container: ContainerName,
@@ -181,9 +183,11 @@ impl Bridges {
         networks.take(&id(container), ports)
     }
 
-    /// What passed the container's link; `None` without one, or if the kernel does not tell.
+    /// Returns the traffic of the container's link; `None` without a link, or if the kernel does
+    /// not report it.
     pub(crate) fn statistics(&self, container: ContainerName) -> Option<Traffic> {
-        // Under the lock, so that nobody but the agent holds them when it is taken off the host.
+        // Under the lock, so that only the agent holds the networks when they are removed from the
+        // host.
         let open = self.lock();
         let Host::Open(networks) = &*open else {
             return None;
@@ -191,12 +195,12 @@ impl Bridges {
         networks.statistics(&id(container)).ok().flatten()
     }
 
-    /// The container is gone. Nothing is wrong if it had none.
+    /// Releases the network of a container that is removed. It is no error if it had none.
     pub(crate) fn release(&self, container: ContainerName) -> Result<(), NetworkError> {
         let networks = match &mut *self.lock() {
             Host::Open(networks) => Arc::clone(networks),
             Host::Closed(known) => {
-                // It is forgotten by the sweep when the host is opened.
+                // The sweep removes it when the host is opened.
                 known.remove(&id(container));
                 return Ok(());
             }
@@ -204,7 +208,7 @@ impl Bridges {
         networks.release(&id(container))
     }
 
-    /// Takes the agent off the host, whose containers are all gone.
+    /// Removes the agent's networks from the host. All of its containers are removed.
     pub(crate) fn remove(&self) -> Result<(), NetworkError> {
         let closed = Host::Closed(BTreeSet::new());
         match std::mem::replace(&mut *self.lock(), closed) {
@@ -224,16 +228,16 @@ fn id(container: ContainerName) -> ContainerId {
     ContainerId::new(container.to_string()).expect("digits and dashes make a name")
 }
 
-/// A master's address, if it is written in numbers.
+/// Returns a master's address, if it is numeric.
 fn plain(address: &str) -> Option<SocketAddr> {
     let address: SocketAddr = address.parse().ok()?;
-    // An IPv4 address in the form of IPv6 is denied as what it is.
+    // An IPv4 address in the form of IPv6 is denied as IPv4.
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// The ports that a task publishes, by the names that its messages have for them.
+/// Returns the ports that a task publishes.
 pub(crate) fn publications(published: &[v1::PublishedPort]) -> Vec<Publication> {
-    // The registry has judged them: what does not fit is 0, which is refused when it is published.
+    // The registry has validated them: an invalid one is 0, which is refused when it is published.
     let port = |number: u32| u16::try_from(number).unwrap_or(0);
     let publications = published.iter().map(|wire| Publication {
         name: format!("{}:{}", wire.host_port, wire.container_port),

@@ -1,7 +1,8 @@
-//! Looks at running tasks, from inside their namespaces, and tells the loop what was found. Judges one answer at a time;
-//! when to look, and what comes of it, the core knows.
+//! Probes running tasks from inside their namespaces, and reports the results to the loop.
+//! Evaluates one result at a time; the core decides about schedule and consequences.
 //!
-//! At most one look of each check of a task is under way, so their number is bounded by that of the tasks.
+//! Each check of a task has at most one probe in progress, so their number is bounded by that of
+//! the tasks.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -25,34 +26,34 @@ use crate::core::checks::{Answer, Cause, Kind, Look};
 use crate::core::{Input, Instance};
 use crate::descriptors::watched;
 
-/// What a command of a check may say, in bytes; when it says more, its streams are closed.
+/// Maximum output of a check command, in bytes; beyond it its streams are closed.
 const OUTPUT_BYTES: usize = 1024 * 1024;
-/// How much of it is kept for the words of a failure, in bytes: its end.
+/// The part of the output that is kept for the explanation of a failure, in bytes: its end.
 const TAIL_BYTES: usize = 256;
-/// How long the rest of what a command has said is waited for once it has failed.
+/// The time for which the remaining output of a failed command is awaited.
 const REST: Duration = Duration::from_millis(100);
 
-/// What ends a look early, and says why.
+/// The senders that cancel a probe, with the cause.
 #[derive(Debug, Default)]
 pub(super) struct Looks(HashMap<(Instance, Kind), oneshot::Sender<Cause>>);
 
 impl Looks {
-    /// One of the same kind that is still under way ends.
+    /// Begins a probe. A probe of the same check that is still in progress ends.
     fn begin(&mut self, instance: Instance, kind: Kind) -> oneshot::Receiver<Cause> {
         let (stop, stopped) = oneshot::channel();
         self.0.insert((instance, kind), stop);
         stopped
     }
 
-    /// Nobody waits for the answer. One that is known already stays known.
+    /// Cancels a probe. A result that is known already stays known.
     pub(super) fn stop(&mut self, instance: Instance, kind: Kind, cause: Cause) {
         if let Some(stop) = self.0.remove(&(instance, kind)) {
-            // A look that has ended needs no end.
+            // A probe that has ended cannot be cancelled.
             let _ = stop.send(cause);
         }
     }
 
-    /// The task is over.
+    /// Cancels all probes of a task that has ended.
     pub(super) fn forget(&mut self, instance: Instance) {
         for kind in [Kind::Health, Kind::Readiness] {
             self.stop(instance, kind, Cause::Over);
@@ -61,7 +62,8 @@ impl Looks {
 }
 
 impl Runner {
-    /// Ending the look ends the session, and with it what was let into the container.
+    /// Starts a probe. The end of the probe ends the session, and with it the processes that it
+    /// started in the container.
     pub(super) fn look(
         &mut self,
         instance: Instance,
@@ -84,7 +86,7 @@ impl Runner {
             let (answer, result) = match answer {
                 Ok(()) => (Answer::Passed, "passed"),
                 Err(NoPass::Failed(reason)) => (Answer::Failed(reason), "failed"),
-                // The end of the container follows; should it not, the wait has an end of its own.
+                // The end of the container follows; otherwise the timeout ends the wait.
                 Err(NoPass::Unknown) => return,
             };
             count(look.kind, &kind, result);
@@ -98,7 +100,7 @@ impl Runner {
     }
 }
 
-/// Each look counts once, but those that the end of their task cuts short.
+/// Counts a probe, once. Probes that the end of their task interrupts are not counted.
 fn count(check: Kind, asked: &CheckKind, result: &'static str) {
     let check = match check {
         Kind::Health => "health",
@@ -116,12 +118,13 @@ fn count(check: Kind, asked: &CheckKind, result: &'static str) {
     metrics::counter!("argosy_agent_checks_total", &labels).increment(1);
 }
 
-/// Why a look has not passed.
+/// The reason for which a probe has not passed.
 #[derive(Debug, PartialEq, Eq)]
 enum NoPass {
-    /// All is not well, or nothing could be asked.
+    /// The check failed, or could not run.
     Failed(Explanation),
-    /// The session broke off, as it does when the container ends: that says nothing of the task's health.
+    /// The session was closed, as it is when the container ends: that is no evidence about the
+    /// task's health.
     Unknown,
 }
 
@@ -151,7 +154,7 @@ impl From<EnterError> for NoPass {
     }
 }
 
-/// Asks, and waits for the answer; whoever waits too long drops this.
+/// Runs a probe and waits for its result; the caller drops this at the timeout.
 async fn ask(
     controls: &Controls,
     instance: Instance,
@@ -161,7 +164,7 @@ async fn ask(
     let request = EntryRequest::new(work(kind, timeout_ms));
     let session = controls.enter(instance, request).await?;
     let socket = watched(session, Interest::READABLE)
-        .map_err(|error| format!("cannot watch the look: {error}"))?;
+        .map_err(|error| format!("cannot watch the probe: {error}"))?;
     attend(socket).await
 }
 
@@ -203,7 +206,7 @@ async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
         match socket.get_mut().notice()? {
             Some(EntryNotice::Started(streams)) => {
                 let opened = Output::of(streams);
-                output = opened.map_err(|error| format!("cannot read what it says: {error}"))?;
+                output = opened.map_err(|error| format!("cannot read its output: {error}"))?;
                 continue;
             }
             Some(EntryNotice::Probed(Verdict::Pass)) => return Ok(()),
@@ -211,7 +214,7 @@ async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
             | Some(EntryNotice::Refused { reason }) => return Err(reason.into()),
             Some(EntryNotice::Ended(Outcome::Exited(0))) => return Ok(()),
             Some(EntryNotice::Ended(outcome)) => {
-                // What it left behind may keep them open.
+                // Background processes of the command may keep the streams open.
                 let _ = tokio::time::timeout(REST, output.drain()).await;
                 return Err(NoPass::Failed(explanation(outcome, output.last_line())));
             }
@@ -224,7 +227,7 @@ async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
     }
 }
 
-/// How a command ended, and the last line that it wrote.
+/// Explains how a command ended, with the last line of its output.
 fn explanation(outcome: Outcome, line: String) -> Explanation {
     let how = match outcome {
         Outcome::Exited(code) => Explanation::of(Code::CheckExited, &[&code]),
@@ -234,7 +237,8 @@ fn explanation(outcome: Outcome, line: String) -> Explanation {
     how.saying(line)
 }
 
-/// What a command says: read, so that it is never held up, and kept for its last line.
+/// The output of a command: read continuously, so that it never blocks the command, and kept for
+/// its last line.
 #[derive(Debug, Default)]
 struct Output {
     streams: Vec<pipe::Receiver>,
@@ -243,15 +247,13 @@ struct Output {
 }
 
 impl Output {
-    /// Its end of file comes at once.
+    /// Wraps the streams of a command. The input is at its end of file.
     fn of(streams: Streams) -> io::Result<Self> {
         let read: Vec<OwnedFd> = match streams {
             Streams::Pipes { stdout, stderr, .. } => vec![stdout, stderr],
             Streams::Terminal(master) => {
                 drop(master);
-                return Err(io::Error::other(
-                    "it has a terminal, which nobody asked for",
-                ));
+                return Err(io::Error::other("it has an unrequested terminal"));
             }
         };
         let opened = read.into_iter().map(pipe::Receiver::from_owned_fd);
@@ -261,7 +263,7 @@ impl Output {
         })
     }
 
-    /// Takes in what comes next. Waits for ever once nothing can come. Nothing is lost if it is dropped.
+    /// Reads the next output. Never completes once the streams are closed. Cancel-safe.
     async fn take_in(&mut self) {
         let at = match self.streams.as_slice() {
             [] => pending().await,
@@ -299,7 +301,8 @@ impl Output {
         self.tail.drain(..excess);
     }
 
-    /// Its last line with something in it; a stranger's bytes, so only what can be shown.
+    /// Returns the last non-empty line, with only printable characters, since the bytes are
+    /// untrusted.
     fn last_line(&self) -> String {
         let text = String::from_utf8_lossy(&self.tail);
         let mut lines = text.split(['\n', '\r']).map(str::trim);

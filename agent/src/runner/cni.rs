@@ -1,8 +1,8 @@
-//! Networks by the CNI plugins of the operator's: which there are is read when the agent starts; what a container was
-//! added to is on disk before its first plugin runs.
+//! CNI networks of the operator: the configurations are read when the agent starts; the record of a
+//! container's network is on disk before its first plugin runs.
 //!
-//! Plugins are programs of others and may be slow: they run apart from the making and removal of containers, so that
-//! only tasks with such a network wait for them.
+//! Plugins are third-party programs and may be slow: they run separately from the creation and
+//! removal of containers, so that only tasks with such a network wait for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -25,19 +25,22 @@ use crate::core::{ContainerName, Refusal, Start};
 use crate::error::{RunError, sentence};
 use crate::paths::Paths;
 
-/// Where namespaces of containers are bound, by agent; empty after a boot, as they are.
+/// The directory of the bind-mounted network namespaces of containers, by agent; empty after a
+/// boot.
 const NAMESPACES: &str = "/run/argosy/cni";
-/// How long one plugin may take.
+/// Timeout of one plugin.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Containers whose plugins run at a time: some lock all their addresses for it.
+/// Maximum number of containers whose plugins run concurrently: some plugins lock all their
+/// addresses.
 const AT_A_TIME: usize = 8;
 
-/// What an operator says of CNI.
+/// The operator's CNI settings.
 #[derive(Debug, Clone)]
 pub struct CniSettings {
-    /// A folder whose files `*.conflist` are the networks that tasks may name; `None`: there are none.
+    /// A directory whose files `*.conflist` are the networks that tasks may name; `None`: none
+    /// exist.
     pub lists: Option<PathBuf>,
-    /// Where plugins are looked up, in this order.
+    /// The search path of plugins, in order.
     pub plugins: Vec<PathBuf>,
 }
 
@@ -51,23 +54,23 @@ impl Default for CniSettings {
     }
 }
 
-/// The networks of plugins.
+/// CNI networks.
 pub(crate) struct Plugs {
     cni: Cni,
     lists: BTreeMap<String, List>,
 }
 
-/// Who is in a network of plugins.
+/// The containers with CNI networks.
 pub(super) struct Plugged {
     broker: Broker,
-    /// Containers of which plugins may hold something: the others' ends cost no look at the disk. A lock, since many
-    /// containers come and go at a time; nothing is awaited under it.
+    /// Containers with possible CNI resources: the ends of other containers cost no disk access. A
+    /// lock, since many containers come and go concurrently; nothing is awaited under it.
     holders: Mutex<BTreeSet<ContainerName>>,
     room: Semaphore,
 }
 
 impl Plugs {
-    /// Reads the lists, and looks whether all of their plugins are here.
+    /// Reads the configurations, and checks that all of their plugins exist.
     pub(crate) fn open(paths: &Paths, wanted: &CniSettings) -> Result<Self, RunError> {
         let cni = Cni {
             plugins: wanted.plugins.clone(),
@@ -82,7 +85,7 @@ impl Plugs {
         Ok(Self { cni, lists })
     }
 
-    /// Makes a container's network, by the list of this name.
+    /// Creates a container's network, by the configuration of this name.
     pub(crate) fn add(
         &self,
         name: ContainerName,
@@ -94,27 +97,27 @@ impl Plugs {
         added.map_err(|error| sentence(&error))
     }
 
-    /// Has plugins take back what they gave to a container.
+    /// Runs the plugins that release the network of a container.
     pub(crate) fn delete(&self, name: ContainerName) -> Result<(), String> {
         self.cni.delete(&id(name)).map_err(|error| sentence(&error))
     }
 
-    /// Has plugins take back what containers have that are none of these.
+    /// Runs the plugins that release the networks of all containers but these.
     pub(crate) fn sweep(&self, known: &[ContainerName]) -> Result<(), String> {
         let known = known.iter().map(|name| id(*name)).collect();
         self.cni.sweep(&known).map_err(|error| sentence(&error))
     }
 
-    /// Containers of which plugins hold something.
+    /// Returns the containers with CNI resources.
     pub(crate) fn held(&self) -> Result<Vec<ContainerName>, String> {
         let held = self.cni.held().map_err(|error| sentence(&error))?;
         let names = held.iter().filter_map(|id| id.as_str().parse().ok());
         Ok(names.collect())
     }
 
-    /// Takes its folder off the host, if no container is left in it.
+    /// Removes its directory from the host, if it contains no container.
     pub(crate) fn remove(&self) {
-        // One that is not there, or not empty, stays as it is.
+        // A missing or non-empty directory is left unchanged.
         let _ = fs::remove_dir(&self.cni.namespaces);
         let _ = fs::remove_dir(NAMESPACES);
     }
@@ -123,7 +126,7 @@ impl Plugs {
         self.lists.get(name).ok_or_else(|| {
             let others: Vec<_> = self.lists.keys().map(String::as_str).collect();
             let others = match others.as_slice() {
-                [] => "none: its operator names a folder of them with --cni-config".to_owned(),
+                [] => "none: its operator gives a directory of them with --cni-config".to_owned(),
                 some => some.join(", "),
             };
             format!("this agent has no network {name:?}; it has {others}")
@@ -140,7 +143,7 @@ impl Plugged {
         })
     }
 
-    /// Knows again which of these containers of an earlier life have something of plugins'.
+    /// Finds which of these containers of an earlier run have CNI resources.
     pub(super) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), String> {
         let held = self.broker.plugged()?;
         let held = held.into_iter().filter(|name| known.contains(name));
@@ -148,19 +151,19 @@ impl Plugged {
         Ok(())
     }
 
-    /// Has plugins take back what containers have that are no more. A plugin that fails keeps no agent from its work:
-    /// what it could not take back is tried again at the next start.
+    /// Releases the networks of containers that no longer exist. A plugin that fails does not stop
+    /// the agent: the release is retried at the next start.
     pub(super) fn sweep(&self, known: &BTreeSet<ContainerName>) {
         let known = known.iter().copied().collect();
         if let Err(why) = self.broker.sweep_plugged(known) {
             tracing::warn!(
                 why,
-                "a CNI network of a container that is gone cannot be deleted"
+                "a CNI network of a removed container cannot be deleted"
             );
         }
     }
 
-    /// Makes the network of a task that names one; `None` if it does not.
+    /// Creates the network of a task that names one; `None` if it does not.
     pub(super) async fn plug(
         self: &Arc<Self>,
         start: &Start,
@@ -181,7 +184,7 @@ impl Plugged {
         added.map_err(|why| failed(Explanation::of(Code::PluginsFailed, &[]).saying(why)))
     }
 
-    /// Has plugins take back what they gave to a container that is gone. Nothing is wrong if that is nothing.
+    /// Releases the network of a container that is removed. It is no error if none exists.
     pub(super) async fn unplug(self: &Arc<Self>, name: ContainerName) -> Result<(), String> {
         if !self.holders().contains(&name) {
             return Ok(());
@@ -192,7 +195,7 @@ impl Plugged {
         Ok(())
     }
 
-    /// Runs plugins on a thread that may wait for them.
+    /// Runs plugins on a blocking thread.
     async fn apart<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Broker) -> Result<T, String> + Send + 'static,
@@ -208,7 +211,7 @@ impl Plugged {
     }
 }
 
-/// The network of plugins that a task names.
+/// Returns the CNI network that a task names.
 pub(super) fn wanted(start: &Start) -> Option<&v1::CniNetwork> {
     let container = start.launch.spec.as_ref()?.container.as_ref()?;
     match container.network.as_ref()?.mode.as_ref()? {
@@ -224,7 +227,7 @@ fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, List>, RunError> {
         remedy,
     };
     let entries = fs::read_dir(folder).map_err(|error| {
-        let remedy = format!("{error}; name a folder with files *.conflist");
+        let remedy = format!("{error}; give a directory with files *.conflist");
         wrong(folder, remedy)
     })?;
     let paths: Result<BTreeSet<_>, _> = entries.map(|entry| Ok(entry?.path())).collect();
@@ -266,7 +269,7 @@ mod tests {
         opened.map_err(|error| sentence(&error))
     }
 
-    /// A folder with a plugin and these lists.
+    /// Returns a directory with a plugin and these configurations.
     fn folder(lists: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in ["lists", "plugins"] {

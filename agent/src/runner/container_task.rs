@@ -1,4 +1,4 @@
-//! One container's task: waits for its supervisor's notices, passes wishes on.
+//! The task of one container: waits for its supervisor's notices, and sends requests to it.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use super::{Shared, TRY_AGAIN, boot_now};
 use crate::core::{ContainerName, Ended, How, Input, Instance, StartedFact, StopCause};
 use crate::descriptors::watched;
 
-/// How long a container may live behind the end of its grace before the agent ends it without its supervisor.
+/// The time after the grace period from which the agent ends a container without its supervisor.
 const FORCE_AFTER: Duration = Duration::from_secs(10);
 
-/// Tells the loop what the supervisor says, until the container has ended.
+/// Reports the supervisor's notices to the loop, until the container has ended.
 pub(super) async fn watch(
     shared: &Shared,
     name: ContainerName,
@@ -48,7 +48,8 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
         match socket.get_mut().notice() {
             Ok(Some(Notice::Started(handle))) => {
                 crash_points::passed("watch.started");
-                // Only a start that was called off had a time to end; the kill that follows has its own.
+                // Only a start that was cancelled had a deadline; the kill that follows has
+                // another.
                 due.force = None;
                 let fact = started_fact(Some(&handle));
                 shared.cores.started(name);
@@ -87,12 +88,12 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
     }
 }
 
-/// What is to be done for a container at a time.
+/// The next actions for a container.
 #[derive(Default)]
 struct Due {
-    /// Its supervisor took an order not yet.
+    /// The supervisor has not accepted an order yet.
     again: Option<Instant>,
-    /// Its supervisor should have ended it by then.
+    /// The deadline of the supervisor.
     force: Option<Instant>,
 }
 
@@ -100,11 +101,11 @@ impl Due {
     fn pass_on(&mut self, container: &Container, control: &Control, instance: Instance) {
         let wishes = control.take();
         for entry in wishes.entries {
-            // Nobody may wait for it any more: then the session ends at once.
+            // If the receiver no longer exists, the session ends immediately.
             let _ = entry.answer.send(container.enter(&entry.request));
         }
         for attach in wishes.attachments {
-            // The same.
+            // As above.
             let _ = attach.answer.send(container.attach(attach.stdin));
         }
         let grace_ms = match wishes.is_called_off {
@@ -113,7 +114,7 @@ impl Due {
         };
         if let Some(grace_ms) = grace_ms {
             let patience = Duration::from_millis(grace_ms).saturating_add(FORCE_AFTER);
-            // A grace beyond all time has no end.
+            // A grace period that exceeds the range of time never ends.
             let limit = Instant::now().checked_add(patience);
             self.force = self.force.into_iter().chain(limit).min();
         }
@@ -133,7 +134,7 @@ impl Due {
             tracing::warn!(
                 order,
                 why,
-                "a supervisor does not take an order; trying again"
+                "a supervisor does not accept an order; retrying"
             );
             self.again = Some(Instant::now() + TRY_AGAIN);
         }
@@ -144,10 +145,10 @@ impl Due {
     }
 }
 
-/// Notes that the supervisor of a container that has ended in order has exited, too. One that does not exit is killed by the
-/// removal, which then finds no such note.
+/// Records that the supervisor of a container that ended normally has exited, too. A supervisor
+/// that does not exit is killed by the removal, which then finds no such record.
 async fn supervisor_ended(socket: &mut AsyncFd<Container>, control: &Control) {
-    // Commands that want to enter are refused from here on.
+    // New exec requests are refused from here on.
     control.close();
     while let Ok(mut ready) = socket.readable().await {
         if ready.get_inner().is_closed() {
@@ -164,10 +165,11 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Ends a container without its supervisor, which is stopped or hangs, and then the supervisor: its connection breaks off
-/// behind that, and the loop hears how it ended. Returns when to try again if something of it still lives.
+/// Ends a container without its supervisor, which is stopped or hangs, and then the supervisor: its
+/// connection closes after that, and the loop receives the end. Returns the time of the next
+/// attempt if a process of it still runs.
 async fn force(shared: &Shared, name: ContainerName) -> Option<Instant> {
-    tracing::warn!(container = %name, "its supervisor has not ended a container in time: the agent ends both");
+    tracing::warn!(container = %name, "the supervisor has not ended its container in time: the agent ends both");
     metrics::counter!("argosy_agent_forced_kills_total").increment(1);
     let broker = shared.broker.clone();
     let _slot = shared.removal_slots.acquire().await;
@@ -178,7 +180,7 @@ async fn force(shared: &Shared, name: ContainerName) -> Option<Instant> {
     Some(Instant::now() + FORCE_AFTER)
 }
 
-/// When a container was started, on the boot clock: that of its first process. No wall clock, which may jump.
+/// Returns the start time of a container's first process on the boot clock. A wall clock may jump.
 pub(super) fn started_fact(handle: Option<&Handle>) -> StartedFact {
     let now = boot_now();
     StartedFact {
@@ -203,7 +205,8 @@ pub(super) fn ended(exit: Exit) -> Ended {
     }
 }
 
-/// How a command ended, why processes of it were killed, and what helps one that may not change an owner or a user.
+/// Explains how a command ended, why its processes were killed, and the remedy if it may not change
+/// an owner or a user.
 fn explanation(exit: Exit) -> Explanation {
     let how = |[by_itself, ordered, stop_after]: [Code; 3], number: &dyn fmt::Display| {
         let code = match exit.stop {
@@ -229,7 +232,7 @@ fn explanation(exit: Exit) -> Explanation {
                 &format_args!("{number}{}", name.unwrap_or_default()),
             )
         }
-        // In the words of who would have started it, with all that is known.
+        // The message of the process that failed to start it, in full.
         Outcome::NotStarted => return exit.reason.into(),
     };
     if let Some(shortage) = exit.memory_shortage {

@@ -1,7 +1,8 @@
-//! Which processors containers have for themselves alone, and which they share.
+//! Exclusive and shared processors of containers.
 //!
-//! The book is pure; `Cores` keeps it, writes it to the control groups, and to a file in the hand-off folder of each
-//! container that has some, by which the next life of the agent knows.
+//! The book is pure; `Cores` keeps it, and writes it to the cgroups. It also writes a file to the
+//! state directory of each container with exclusive processors, which the next run of the agent
+//! reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,10 +19,11 @@ use crate::broker::{Broker, CORES};
 use crate::core::ContainerName;
 use crate::paths::Paths;
 
-/// Processors by their numbers.
+/// Processor numbers.
 pub(super) type Set = BTreeSet<u32>;
 
-/// Who has what. A processor is one container's, or shared; the first always stays shared, since the host runs there too.
+/// The allocation of processors. A processor is exclusive to one container, or shared; the first
+/// always stays shared, since the host runs there too.
 #[derive(Debug, Default)]
 struct Book {
     all: Set,
@@ -29,7 +31,7 @@ struct Book {
 }
 
 impl Book {
-    /// As many for one container alone, the last ones first; repeated, the same.
+    /// Allocates exclusive processors to a container, the last ones first; repeated, the same.
     fn take(&mut self, name: ContainerName, count: usize) -> Result<Set, Explanation> {
         if let Some(held) = self.taken.get(&name) {
             return Ok(held.clone());
@@ -48,7 +50,7 @@ impl Book {
         self.taken.remove(&name).is_some()
     }
 
-    /// What a container may run on: its own, or what is shared.
+    /// Returns the processors of a container: its exclusive ones, or the shared ones.
     fn of(&self, name: ContainerName) -> Set {
         self.taken
             .get(&name)
@@ -65,17 +67,18 @@ impl Book {
 /// The processors of an agent's containers.
 pub(super) struct Cores {
     tree: Option<Tree>,
-    /// Writes what is the host's. `None` where there is nothing to write to.
+    /// Writes to the host's cgroups. `None` without cgroups.
     broker: Option<Broker>,
-    /// A lock, since containers are made and removed by many blocking threads. Held while the broker is asked, which may take
-    /// long: only threads that may block wait for it.
+    /// A lock, since containers are created and removed by many blocking threads. Held during
+    /// broker calls, which may take long: only threads that may block wait for it.
     book: Mutex<Book>,
-    /// One start at a time waits for the book, so that a broker that hangs holds one thread.
+    /// One start at a time waits for the book, so that a hung broker blocks only one thread.
     turn: Semaphore,
 }
 
 impl Cores {
-    /// Those that the containers of `tree` may run on; none where the host's control groups do not know.
+    /// Returns the processors that the containers of `tree` may use; none if the host's cgroups do
+    /// not support this.
     pub(super) fn of(tree: Option<Tree>, broker: Option<Broker>) -> Self {
         let text = tree
             .as_ref()
@@ -92,7 +95,7 @@ impl Cores {
         }
     }
 
-    /// Reads again what containers of an earlier life have, before anything is started.
+    /// Reads the allocations of an earlier run, before anything is started.
     pub(super) fn resume(&self, paths: &Paths, known: &BTreeSet<ContainerName>) {
         let mut book = self.lock();
         for name in known {
@@ -108,7 +111,7 @@ impl Cores {
         self.write(&book);
     }
 
-    /// The processors that a task's container may run on; empty means all.
+    /// Returns the processors that a task's container may run on; empty means all.
     pub(super) fn of_task(
         &self,
         name: ContainerName,
@@ -123,7 +126,8 @@ impl Cores {
         self.take(name, count)
     }
 
-    /// As many for this container alone, noted in its folder; all others leave them.
+    /// Allocates exclusive processors to this container and records them in its directory; all
+    /// other containers leave them.
     fn take(&self, name: ContainerName, count: usize) -> Result<Vec<u32>, Explanation> {
         let mut book = self.lock();
         if book.all.is_empty() {
@@ -140,7 +144,7 @@ impl Cores {
         Ok(cores.into_iter().collect())
     }
 
-    /// What a container without processors of its own is started on; empty means all.
+    /// Returns the processors for a container without exclusive ones; empty means all.
     fn shared(&self) -> Vec<u32> {
         let book = self.lock();
         if book.taken.is_empty() {
@@ -149,8 +153,8 @@ impl Cores {
         book.shared().into_iter().collect()
     }
 
-    /// A container has started: what changed meanwhile holds for it, too. Returns at once; a later change of the book is never
-    /// undone, since the book is read when it is applied.
+    /// Applies changes that were made during the start of a container. Returns immediately; a later
+    /// change of the book is never undone, since the book is read when it is applied.
     pub(super) fn started(self: &Arc<Self>, name: ContainerName) {
         if self.tree.is_none() || self.is_idle() {
             return;
@@ -164,8 +168,8 @@ impl Cores {
         });
     }
 
-    /// Whether no task has exclusive processors; `false` if the book is locked. A change of the book is applied to every
-    /// container that has a cgroup by then.
+    /// Whether no task has exclusive processors; `false` if the book is locked. A change of the
+    /// book is applied to every container that has a cgroup by then.
     fn is_idle(&self) -> bool {
         match self.book.try_lock() {
             Ok(book) => book.taken.is_empty(),
@@ -174,7 +178,7 @@ impl Cores {
         }
     }
 
-    /// Writes the cpuset of one container as the book has it.
+    /// Writes the cpuset of one container according to the book.
     fn apply(&self, name: ContainerName) {
         let book = self.lock();
         if let Some(tree) = self.tree.as_ref().filter(|_| !book.taken.is_empty()) {
@@ -182,7 +186,7 @@ impl Cores {
         }
     }
 
-    /// It is gone; others may have what it had.
+    /// Releases the processors of a container that is removed.
     pub(super) fn give_back(&self, name: ContainerName) {
         let mut book = self.lock();
         if book.give_back(name) {
@@ -190,7 +194,8 @@ impl Cores {
         }
     }
 
-    /// Every container that has a group gets what the book says. One that comes in between is told when it has started.
+    /// Applies the book to every container with a cgroup. A container that is being started gets it
+    /// after the start.
     fn write(&self, book: &Book) {
         let Some(tree) = self.tree.as_ref().filter(|_| !book.all.is_empty()) else {
             return;
@@ -202,7 +207,8 @@ impl Cores {
         }
     }
 
-    /// A group that is gone needs nothing; any other failure costs that container its place, and is told.
+    /// Sets the processors of a container. A missing cgroup is ignored; any other failure costs
+    /// that container its exclusive processors, and is logged.
     fn set(&self, group: &Path, name: ContainerName, cores: &Set) {
         let Some(broker) = &self.broker else { return };
         let limits = Limits {
@@ -228,7 +234,7 @@ fn group_of(tree: &Tree, name: ContainerName) -> PathBuf {
     group.path().to_owned()
 }
 
-/// As the kernel writes sets: `0-2,5`.
+/// Parses the kernel's format of sets: `0-2,5`.
 fn parse(text: &str) -> Option<Set> {
     let mut found = Set::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {

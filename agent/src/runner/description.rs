@@ -1,4 +1,5 @@
-//! From a launch order to a container: folders, root, network, environment, user, limits.
+//! Translation of a launch order to a container: directories, root, network, environment, user,
+//! limits.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,19 +27,19 @@ use crate::core::{Refusal, Start};
 use crate::disk;
 use crate::sandbox::Viewer;
 
-/// Where commands are looked up unless a task says otherwise.
+/// The default `PATH` of a task.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// No core files, which would fill the disk with what a task kept secret; 64 KiB that are never swapped; 800 KiB of message
-/// queues.
+/// No core files, which would fill the disk with a task's secrets; 64 KiB of locked memory; 800 KiB
+/// of message queues.
 const RESOURCE_LIMITS: [(&str, u64); 3] =
     [("core", 0), ("memlock", 64 * 1024), ("msgqueue", 819_200)];
 
-/// Why an agent that is not root makes no networks.
+/// Returns the refusal of networks by an agent that is not root.
 pub(super) fn needs_root() -> Refusal {
     invalid(Cause::new(Code::NetworkNeedsRoot, &[]))
 }
 
-/// Another host would refuse it too.
+/// Returns a refusal that every other host would give, too.
 pub(super) fn invalid(why: impl Into<Explanation>) -> Refusal {
     Refusal {
         reason: v1::Reason::TaskInvalid,
@@ -53,21 +54,21 @@ pub(super) fn failed(why: impl Into<Explanation>) -> Refusal {
     }
 }
 
-/// What is to be launched, and the network namespace that it is to be in if that was made for it.
+/// A container to launch, and its network namespace if that was created for it.
 pub(super) struct Prepared {
     pub(super) spec: Spec,
     pub(super) namespace: Option<OwnedFd>,
 }
 
-/// What a container sees beside its root and its sandbox.
+/// The mounts of a container in addition to its root and its sandbox.
 struct Places {
     host_paths: Vec<HostPath>,
     volumes: Vec<Volume>,
     sizes: ContainerSizes,
 }
 
-/// Makes the folders of a container, and what the launcher needs to know. `plugged` is its network if plugins made it. What
-/// takes long breaks off when it is called off.
+/// Creates the directories of a container and the launcher's description of it. `plugged` is its
+/// CNI network, if it has one. Long steps stop when the start is cancelled.
 pub(super) fn prepare(
     shared: &Shared,
     start: &Start,
@@ -119,7 +120,7 @@ pub(super) fn prepare(
     Ok(Prepared { spec, namespace })
 }
 
-/// What the task asks to see, judged by what this agent's operator allows.
+/// Returns the mounts that the task requests, checked against the configuration of this agent.
 fn places(
     shared: &Shared,
     start: &Start,
@@ -146,7 +147,8 @@ fn places(
     Ok(places)
 }
 
-/// Who sees the host paths of a task. The user of an image is known only inside.
+/// Returns the user that accesses the host paths of a task. The user of an image is known only
+/// inside the container.
 fn viewer(shared: &Shared, task: &v1::TaskSpec, user: Option<&User>) -> Result<Viewer, Refusal> {
     let allowed = &shared.settings.allowed_opt_outs;
     let is_confined = shared.settings.profile;
@@ -167,10 +169,11 @@ fn imaged(
     cancelled: &CancellationToken,
 ) -> Result<Launch, Refusal> {
     let root = |layers| {
-        let unwanted = |error: std::io::Error| format!("cannot watch over its root: {error}");
+        let unwanted =
+            |error: std::io::Error| format!("cannot watch the creation of its root: {error}");
         let (wanted, held) = std::io::pipe().map_err(unwanted)?;
         let cancelled = cancelled.clone();
-        // Whoever makes the root sees that it is called off when this end is closed.
+        // The process that creates the root detects the cancellation when this end is closed.
         let calling_off = Handle::current().spawn(async move {
             cancelled.cancelled().await;
             drop(held);
@@ -186,8 +189,9 @@ fn imaged(
     launch.map_err(failed)
 }
 
-/// Makes hand-off folder and sandbox of a container; the latter is not there yet where nothing was to be fetched. Returns the
-/// owner of the sandbox, and with the profile the container's user 0 on the host.
+/// Creates state directory and sandbox of a container; the latter does not exist yet if no files
+/// were fetched. Returns the owner of the sandbox, and with the profile the container's user 0 on
+/// the host.
 fn begin(
     shared: &Shared,
     start: &Start,
@@ -207,7 +211,7 @@ fn begin(
     match disk::enforced_bytes(shared.enforcement, task) {
         Some(bytes) if !broker.is_disk_bounded(key, name)? => {
             broker.bound_disk(key, name, bytes)?;
-            // What is seen there now is another folder.
+            // The mount covers the former directory.
             broker.make_sandbox(key, name, owner.as_ref())?;
         }
         Some(_) | None => {}
@@ -215,8 +219,8 @@ fn begin(
     Ok((owner, first))
 }
 
-/// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
-/// users of the host as others are.
+/// Returns limits for kernel resources that cgroups do not count. They do not apply to tasks
+/// without the profile, which run as ordinary users of the host.
 fn resource_limits(pids_max: u64, open_files: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit> {
     let processes = (pids_max > 0).then_some(("nproc", pids_max));
     let opened = [("nofile", open_files)];
@@ -236,7 +240,7 @@ fn cgroup(shared: &Shared, start: &Start) -> Option<PathBuf> {
     group.map(|group| group.path().to_owned())
 }
 
-/// Namespaces, limits and deadlines.
+/// Sets namespaces, limits and deadlines.
 fn confine(
     shared: &Shared,
     start: &Start,
@@ -259,9 +263,9 @@ fn confine(
         spec.limits.cpuset = cpuset.map_err(failed)?;
     }
     if spec.profile.is_some() {
-        // What it has on a host path is nobody's to count; and tasks of an executor come and go, with what they may have.
-        // Where the kernel refuses what is too much, this could strike only who takes nothing of the disk, and by a signal:
-        // a file with holes, or one in a volume in memory.
+        // Usage of host paths is not counted, and tasks of an executor come and go, together with
+        // their limits. If the kernel enforces disk limits, this limit could only hit tasks that
+        // use no disk space, with a signal: a sparse file, or a file in a volume in memory.
         let is_counted = task.host_paths.is_empty()
             && task.executor.is_none()
             && disk::enforced_bytes(shared.enforcement, task).is_none();
@@ -270,7 +274,8 @@ fn confine(
             .disk_default
             .limit_bytes(task)
             .filter(|_| is_counted);
-        // Where its group counts them, a limit that is raised later must not meet a lower one here.
+        // If the cgroup counts processes, a limit that is raised later must not be capped by a
+        // lower one here.
         let pids_max = match (shared.counts_pids, spec.limits.pids_max) {
             (false, Some(most)) => most,
             (true, _) | (false, None) => shared.settings.defaults.pids_max,
@@ -288,14 +293,14 @@ fn confine(
     (spec.tty, spec.stdin) = (task.tty, task.stdin);
     let has_term = spec.environment.iter().any(|(name, _)| name == "TERM");
     if task.tty && !has_term {
-        // What each terminal understands; those that understand more are named by the task.
+        // Every terminal supports this type; a task names a better one in its environment.
         spec.environment
             .push(("TERM".to_owned(), "xterm".to_owned()));
     }
     let named = convert::kill_signal_from(task.kill_policy.map_or(0, |policy| policy.signal));
     let named = named.map_err(|why| invalid(why.inside("kill_policy").to_string()))?;
     if let Some(signal) = named {
-        // Signals have small numbers.
+        // Signal numbers are small.
         spec.stop_signal = i32::try_from(signal.number()).ok();
     }
     spec.stop_after = start.stop_at.map(|at| StopAfter {
@@ -305,7 +310,7 @@ fn confine(
     Ok(())
 }
 
-/// What its tasks get from an agent that confines them.
+/// Returns the profile of the tasks of an agent with isolation.
 fn profile(
     shared: &Shared,
     start: &Start,
@@ -341,7 +346,7 @@ fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {
     }
 }
 
-/// The task's own variables, which win over the defaults for the host's programs.
+/// Returns the task's variables, which override the defaults for the host's programs.
 fn variables(task: &v1::TaskSpec, sandbox: &Path) -> BTreeMap<String, String> {
     let home = sandbox.to_string_lossy().into_owned();
     let mut all = BTreeMap::from([
@@ -352,7 +357,7 @@ fn variables(task: &v1::TaskSpec, sandbox: &Path) -> BTreeMap<String, String> {
     all
 }
 
-/// A task's variables lose against what names the task.
+/// Adds the variables that identify the task, which override the task's own.
 fn environment(
     shared: &Shared,
     start: &Start,
@@ -374,17 +379,17 @@ fn environment(
     variables.into_iter().collect()
 }
 
-/// Whether a container that was found gone had certainly never started: its folder was never made, or
-/// its handle says that somebody voided the start.
+/// Whether a container that no longer exists had certainly never started: its directory was never
+/// created, or its handle records that the start was cancelled.
 pub(crate) fn never_started(folder: &Path) -> bool {
     match std::fs::read(folder.join("handle.json")) {
         Ok(bytes) => serde_json::from_slice::<String>(&bytes).is_ok_and(|claim| claim == "void"),
-        // What cannot be looked at may have started.
+        // A container whose directory cannot be read may have started.
         Err(_) => matches!(folder.try_exists(), Ok(false)),
     }
 }
 
-/// Who a task is among the users of its container.
+/// Returns the user of a task within its container.
 pub(super) fn command_user(named: Option<&User>) -> User {
     named.cloned().unwrap_or(User {
         uid: COMMAND_ID,
@@ -393,8 +398,8 @@ pub(super) fn command_user(named: Option<&User>) -> User {
     })
 }
 
-/// Whom a task runs as; `None` if it names nobody, or the agent's own user. One of an image is known only inside, and
-/// its root until then.
+/// Returns the user that a task runs as; `None` if it names none, or the agent's own user. The user
+/// of an image is known only inside the container, which starts as root.
 pub(super) fn user(
     task: &v1::TaskSpec,
     profile: bool,
@@ -407,8 +412,8 @@ pub(super) fn user(
         name => {
             let own = nix::unistd::geteuid();
             let user = User::named(name)?;
-            // Naming the agent's own user asks for nothing, and is allowed in every isolation; with the profile it is
-            // the container's user of that number.
+            // The agent's own user needs no permission, and is allowed in every isolation mode;
+            // with the profile it is the container's user of that number.
             Ok((profile || user.uid != own.as_raw()).then_some(user))
         }
     }

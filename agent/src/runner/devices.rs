@@ -7,13 +7,12 @@ use std::path::PathBuf;
 use argosy_proto::v1;
 use argosy_state::task::{Cause, Code};
 
-/// The name of the resource.
 const RESOURCE: &str = "devices";
 
-/// What each item of the resource stands for: paths below `/dev`.
+/// The devices of each item of the resource: paths below `/dev`.
 pub type Devices = BTreeMap<String, Vec<PathBuf>>;
 
-/// The first path that is no device of this host, in words.
+/// Checks that all paths are devices of this host; the error names the first that is not.
 pub(crate) fn check(devices: &Devices) -> Result<(), String> {
     for (name, paths) in devices {
         for path in paths {
@@ -23,7 +22,7 @@ pub(crate) fn check(devices: &Devices) -> Result<(), String> {
             let is_device = kind.is_char_device() || kind.is_block_device();
             if !is_device || !path.starts_with("/dev") {
                 return Err(format!(
-                    "{name}={}: it is no device below /dev; a link to one does not count",
+                    "{name}={}: it is not a device below /dev; a link to one does not count",
                     path.display()
                 ));
             }
@@ -32,7 +31,7 @@ pub(crate) fn check(devices: &Devices) -> Result<(), String> {
     Ok(())
 }
 
-/// The paths of a task's devices, each once.
+/// Returns the paths of a task's devices, without duplicates.
 pub(super) fn of_task(task: &v1::TaskSpec, devices: &Devices) -> Result<Vec<PathBuf>, Cause> {
     let resources = task.resources.iter();
     let named = resources.filter(|resource| resource.name == RESOURCE);

@@ -1,4 +1,4 @@
-//! Which folders of a container are on the disk at its task's cost.
+//! The directories of a container that count toward its task's disk usage.
 
 use argosy_state::ids::{GroupId, TaskKey};
 
@@ -7,7 +7,7 @@ use crate::core::ContainerName;
 use crate::disk::{Floor, Measured, Wanted};
 
 impl Runner {
-    /// From now on until the agent stops.
+    /// Starts the measurements, until the agent stops.
     pub(super) fn begin_measuring(&self) {
         let shared = &self.shared;
         let floor = Floor::new(shared.paths.sandboxes(), shared.settings.disk_floor_bytes);
@@ -18,8 +18,9 @@ impl Runner {
         );
     }
 
-    /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
-    /// memory; what is on host paths is nobody's to count. The folder of the group of which it is the first, too.
+    /// Starts to measure its sandbox, with its output and all fetched files, and its changes of its
+    /// image. Volumes in memory count as memory; host paths are not counted. The directory of a
+    /// group counts toward its first task, too.
     pub(super) fn measure(
         &self,
         name: ContainerName,
@@ -42,7 +43,8 @@ impl Runner {
             output_bytes: shared.settings.output.most_bytes(),
             measured: Measured {
                 folders,
-                // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
+                // Unlinked files that it has open elsewhere look like its own; and that disk may
+                // hang.
                 processes: Some(name).filter(|_| counts_nameless && shared.tree.is_some()),
                 limit_bytes,
                 requested_bytes,

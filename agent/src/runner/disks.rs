@@ -1,4 +1,4 @@
-//! Disks of the host, by the numbers that the kernel limits their use by.
+//! Disks of the host, by the device numbers that the kernel uses in I/O limits.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 
-/// What the kernel tells of block devices.
+/// The kernel's directory of block devices.
 const SYSTEM: &str = "/sys/dev/block";
 
 /// A whole disk.
@@ -17,7 +17,8 @@ pub(super) struct Disk {
     pub(super) minor: u32,
 }
 
-/// The disk that a task names: a device in `/dev`, or without a name the one that holds `sandbox`. Words say why not.
+/// Returns the disk that a task names: a device in `/dev`, or without a name the one that holds
+/// `sandbox`; else the reason for a refusal.
 pub(super) fn disk_of(name: &str, sandbox: &Path) -> Result<Disk, String> {
     let (path, number) = if name.is_empty() {
         (sandbox, number_of(sandbox, false))
@@ -26,24 +27,24 @@ pub(super) fn disk_of(name: &str, sandbox: &Path) -> Result<Disk, String> {
     };
     let number = number.map_err(|error| format!("{}: {error}", path.display()))?;
     whole(Path::new(SYSTEM), number)
-        .ok_or_else(|| format!("{}: the kernel knows no disk of it", path.display()))
+        .ok_or_else(|| format!("{}: the kernel has no disk for it", path.display()))
 }
 
-/// Of the device itself, or of the file system that holds a path.
+/// Returns the device number of a device, or of the file system that holds a path.
 fn number_of(path: &Path, is_device: bool) -> io::Result<u64> {
     let data = fs::metadata(path)?;
     match is_device {
         false => Ok(data.dev()),
         true if data.file_type().is_block_device() => Ok(data.rdev()),
         true => Err(io::Error::other(
-            "it is no disk; name one of this agent's host, as /dev/sda",
+            "it is not a disk; name one of this agent's host, such as /dev/sda",
         )),
     }
 }
 
-/// Use is counted by whole disks, never by partitions.
+/// Returns the whole disk: the kernel counts use by disks, never by partitions.
 fn whole(system: &Path, number: u64) -> Option<Disk> {
-    // The kernel has 12 bits of the one and 20 of the other.
+    // The kernel has 12 bits for the major and 20 for the minor number.
     let (major, minor) = (major(number) as u32, minor(number) as u32);
     let folder = system.join(format!("{major}:{minor}"));
     if !folder.exists() {
@@ -52,7 +53,7 @@ fn whole(system: &Path, number: u64) -> Option<Disk> {
     if !folder.join("partition").exists() {
         return Some(Disk { major, minor });
     }
-    // A partition's folder is inside that of its disk.
+    // A partition's directory is inside that of its disk.
     let folder = fs::canonicalize(folder).ok()?;
     let text = fs::read_to_string(folder.parent()?.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;

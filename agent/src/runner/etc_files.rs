@@ -1,4 +1,4 @@
-//! What a container is told of names and addresses, as files in place of its root's.
+//! Files with names and addresses in a container, in place of those of its root.
 
 use std::fs;
 use std::net::IpAddr;
@@ -7,24 +7,25 @@ use std::path::Path;
 use argosy_isolation::OwnFile;
 use argosy_isolation::network::names;
 
-/// Where systemd's resolver keeps the servers that it asks itself, when the usual file names only itself.
+/// The file with the upstream servers of systemd's resolver, when the usual file names only the
+/// resolver itself.
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
-/// The longest name of a host, in letters.
+/// Maximum length of a host name.
 const HOST_NAME_LETTERS: usize = 63;
 
-/// Where a container is, for the files that tell it.
+/// The network location of a container, for these files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place<'a> {
     /// In the host's network.
     Host,
-    /// Alone.
+    /// Without a network.
     Alone,
-    /// In a network of its own, at these addresses if they are known.
+    /// In a private network, at these addresses if they are known.
     Own(&'a [IpAddr]),
 }
 
-/// The files of a container with this name. One with an image has none of the host's; one without sees the host's where
-/// they are true.
+/// Returns the files of a container with this name. A container with an image gets none of the
+/// host's; one without an image keeps those of the host that are correct for it.
 pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<OwnFile> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let [hosts, resolvers] = match place {
@@ -38,7 +39,7 @@ pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<Ow
                 tracing::warn!(
                     task = name,
                     unreachable = ?found.unreachable,
-                    "a container reaches none of the resolvers of this host"
+                    "a container can reach none of the resolvers of this host"
                 );
             }
             [names::hosts(name, addresses), found.text]
@@ -53,7 +54,7 @@ pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<Ow
         (names::RESOLVERS, resolvers),
         (names::HOSTNAME, hostname),
     ];
-    // Among the host's programs nothing can be made that the host has not.
+    // Files that are missing on the host cannot be created among the host's programs.
     let shown = all
         .into_iter()
         .filter(|(path, _)| has_image || Path::new(path).exists());
@@ -64,7 +65,7 @@ pub(super) fn own_files(name: &str, place: Place<'_>, has_image: bool) -> Vec<Ow
     files.collect()
 }
 
-/// The name of the host that a task is to itself: that of the task, as far as a host may have it.
+/// Returns the host name of a task: the task's name, as far as it is valid in a host name.
 pub(super) fn host_name(task: &str) -> String {
     let plain = |letter: char| {
         let allowed = letter.is_ascii_alphanumeric() || letter == '-';

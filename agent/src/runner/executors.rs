@@ -1,4 +1,5 @@
-//! What the container of an executor has that others have not: a place to meet its agent.
+//! The additional mounts and variables of an executor's container: the directory with the agent's
+//! socket.
 
 use std::path::PathBuf;
 
@@ -11,10 +12,10 @@ use super::{Shared, image_rootfs};
 use crate::core::{Refusal, Start};
 use crate::executors::{Guest, Place};
 
-/// How many users of the host one container has.
+/// Number of host user ids of one container.
 const USERS: u32 = 65_536;
 
-/// Makes the place of an executor, for its container to see; `None` for any other container.
+/// Creates the socket directory of an executor, for its container; `None` for any other container.
 pub(super) fn place(
     shared: &Shared,
     start: &Start,
@@ -26,11 +27,12 @@ pub(super) fn place(
     }
     let own = nix::unistd::geteuid().as_raw();
     let guest = match shared.settings.profile {
-        // Its files are its container's by mapped owners, so that on the disk they have the container's numbers.
+        // Its container owns its files by an id-mapped mount, so on disk they have the container's
+        // ids.
         true => {
             let first = shared.broker.take_users(start.name).map_err(failed)?;
             let inside = command_user(user).uid;
-            // Whom an image names is known only inside.
+            // The user of an image is known only inside the container.
             let is_known = image_rootfs::image_of(task).is_empty();
             Guest {
                 owner: is_known.then_some(inside),
@@ -60,7 +62,7 @@ pub(super) fn place(
     Ok(Some(folder))
 }
 
-/// What an executor is told by its environment beside what tasks are.
+/// Returns the environment variables of an executor in addition to those of tasks.
 pub(super) fn variables(shared: &Shared, start: &Start) -> Vec<(String, String)> {
     let spec = start.launch.spec.as_ref();
     if spec.is_none_or(|spec| spec.executor.is_none()) {

@@ -1,7 +1,7 @@
-//! What the containers of a group have in common: users of the host, a network namespace and a folder.
+//! Shared resources of a task group: host user ids, a network namespace and a directory.
 //!
-//! Users and networks are held under the group's own name, as if it were a container, until the last one is gone. The
-//! folder stays as long as their sandboxes: see `gc`.
+//! User ids and networks are held under the group's name, as if it were a container, until the last
+//! task is removed. The directory is kept as long as their sandboxes: see `gc`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -20,16 +20,17 @@ use super::{Runner, Shared, TRY_AGAIN};
 use crate::broker::{Above, Broker};
 use crate::core::{ContainerName, GroupStart, Input, Start};
 
-/// The network namespaces of groups whose containers are being started by this life of the agent. A later one needs none:
-/// it starts all of a group anew, or ends what was started.
+/// The network namespaces of groups whose containers are being started by this run of the agent. A
+/// later run needs none: it starts all tasks of a group again, or ends those that were started.
 #[derive(Default)]
 pub(super) struct Groups {
-    /// A lock, since containers are made by several threads; held while a namespace is made, so that there is only one.
+    /// A lock, since containers are created by several threads; held while a namespace is created,
+    /// so that only one exists.
     namespaces: Mutex<BTreeMap<ContainerName, (OwnedFd, Vec<IpAddr>)>>,
 }
 
 impl Groups {
-    /// The group's namespace and addresses; the first of its containers takes it.
+    /// Returns the group's namespace and addresses; the first of its containers creates them.
     pub(super) fn joined(
         &self,
         name: ContainerName,
@@ -47,7 +48,7 @@ impl Groups {
         Ok((again?, addresses))
     }
 
-    /// The same of a group that is alone.
+    /// Does the same for a group without a network.
     pub(super) fn alone(
         &self,
         name: ContainerName,
@@ -68,8 +69,8 @@ impl Groups {
     }
 }
 
-/// Makes the folder that a container shares with its group, as a part of its first task's disk, and tells the container of
-/// both. Nothing for one without.
+/// Creates the directory that a container shares with its group, as a part of its first task's disk
+/// usage, and passes both to the container. Does nothing for a container without a group.
 pub(super) fn share(
     shared: &Shared,
     start: &Start,
@@ -106,8 +107,9 @@ pub(super) fn share(
     Ok(())
 }
 
-/// One that is there already is taken. With the profile all users of the group's containers may write to it, and nobody
-/// else comes near it; without, it is the first one's user's, as a sandbox is.
+/// Creates the group directory, or takes the existing one. With the profile all users of the
+/// group's containers may write to it, and no other user can access it; without it, the first
+/// task's user owns it, as with a sandbox.
 pub(crate) fn make(
     folder: &Path,
     owner: Option<&User>,
@@ -120,7 +122,8 @@ pub(crate) fn make(
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    // Its owner is the first that it is given to; a launch that was cut off may not have come to that.
+    // Its owner is the first user that it is given to; an interrupted launch may not have set the
+    // owner.
     let is_given = fs::metadata(folder)?.uid() != nix::unistd::geteuid().as_raw();
     if let Some(user) = owner.filter(|_| !is_given) {
         chown(folder, Some(user.uid), Some(user.gid))?;
@@ -129,7 +132,7 @@ pub(crate) fn make(
 }
 
 impl Runner {
-    /// Gives back what a group's containers had in common, which are all gone.
+    /// Releases the shared resources of a group whose containers are all removed.
     pub(super) fn destroy_group(&self, name: ContainerName) {
         self.meter.end_group(name.instance);
         let shared = self.shared.clone();
@@ -140,7 +143,7 @@ impl Runner {
                 match released.await.expect("releasing a group never panics") {
                     Ok(()) => break,
                     Err(why) => {
-                        tracing::warn!(group = %name, why, "what a group shared cannot be released yet");
+                        tracing::warn!(group = %name, why, "shared resources of a group cannot be released yet");
                         tokio::time::sleep(TRY_AGAIN).await;
                     }
                 }

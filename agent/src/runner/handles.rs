@@ -1,4 +1,5 @@
-//! What is wanted of living containers: kept until the container's own task passes it on to the supervisor.
+//! Pending requests to running containers: kept until the container's task sends them to the
+//! supervisor.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,55 +11,56 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::core::Instance;
 
-/// Commands that people have in one container at a time: four fewer than it takes, so that checks find room.
+/// Maximum number of interactive commands in one container: four fewer than the supervisor accepts,
+/// so that checks have space.
 const PLACES_FOR_PEOPLE: usize = 60;
 
-/// How to reach every container that may live. Cheap to clone; all clones are the same.
+/// Handles of every container that may run. Cheap to clone; all clones share one map.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Controls(Arc<Mutex<HashMap<Instance, Arc<Control>>>>);
 
-/// Why no command was let into a container.
+/// The reason why a command was not started in a container.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnterError {
-    /// It has not been started, or has ended.
-    #[error("the task does not run here now")]
+    /// The container has not been started, or has ended.
+    #[error("the task does not run on this agent now")]
     NotRunning,
-    /// The supervisor was not asked, or cannot be.
+    /// The supervisor was not queried, or cannot be.
     #[error(transparent)]
     Entry(#[from] EntryError),
 }
 
-/// Why a person finds no place in a container.
+/// The reason why a container has no slot for an interactive command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PlaceError {
-    /// It has not been started, or has ended.
-    #[error("the task does not run here now")]
+    /// The container has not been started, or has ended.
+    #[error("the task does not run on this agent now")]
     NotRunning,
-    /// Others have come before.
-    #[error("{PLACES_FOR_PEOPLE} commands have entered this container: end one first")]
+    /// All slots are in use.
+    #[error("{PLACES_FOR_PEOPLE} interactive commands run in this container: end one first")]
     Full,
 }
 
-/// Why nobody was attached to a container's command.
+/// The reason why a client was not attached to a container's command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachError {
-    /// It has not been started, or has ended.
-    #[error("the task does not run here now")]
+    /// The container has not been started, or has ended.
+    #[error("the task does not run on this agent now")]
     NotRunning,
-    /// The supervisor was not asked, or cannot be.
+    /// The supervisor was not queried, or cannot be.
     #[error(transparent)]
     Attachment(#[from] AttachmentError),
 }
 
 impl Controls {
-    /// A container that is about to live.
+    /// Adds a container that is about to start.
     pub(super) fn add(&self, instance: Instance) -> Arc<Control> {
         let control = Arc::new(Control::default());
         self.all().insert(instance, control.clone());
         control
     }
 
-    /// It will be removed.
+    /// Removes the handle of a container that will be removed.
     pub(super) fn forget(&self, instance: Instance) -> Option<Arc<Control>> {
         self.all().remove(&instance)
     }
@@ -67,14 +69,15 @@ impl Controls {
         self.all().get(&instance).cloned()
     }
 
-    /// A place for a command of a person's, for as long as that is held. Checks enter without one.
+    /// Returns a slot for an interactive command, held until it is dropped. Checks need none.
     pub(crate) fn place(&self, instance: Instance) -> Result<OwnedSemaphorePermit, PlaceError> {
         let control = self.get(instance).ok_or(PlaceError::NotRunning)?;
         let place = Arc::clone(&control.places).try_acquire_owned();
         place.map_err(|_| PlaceError::Full)
     }
 
-    /// Lets a command into a container, beside its own. The session's first notice tells whether it has started.
+    /// Starts another command in a container. The session's first notice reports whether it has
+    /// started.
     pub(crate) async fn enter(
         &self,
         instance: Instance,
@@ -86,7 +89,7 @@ impl Controls {
         Ok(entered.await.map_err(|_| EnterError::NotRunning)??)
     }
 
-    /// Attaches to a container's own command. The first notice tells whether that has worked.
+    /// Attaches to a container's own command. The first notice reports whether that has succeeded.
     pub(crate) async fn attach(
         &self,
         instance: Instance,
@@ -103,7 +106,7 @@ impl Controls {
     }
 }
 
-/// What is wanted of a container; the newest wish of each kind. A lock, since the loop writes and the
+/// Pending requests to a container; the newest of each kind. A lock, since the loop writes and the
 /// container's task reads; nothing is awaited under it.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -128,23 +131,23 @@ impl Default for Control {
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) kill_grace_ms: Option<u64>,
-    /// Its start is called off: it is to end without an order, or to say that it has started.
+    /// Its start is cancelled: it is to end without an order, or to report that it has started.
     pub(super) is_called_off: bool,
     pub(super) stop_at: Option<Timestamp>,
     pub(super) entries: Vec<Entry>,
     pub(super) attachments: Vec<Attach>,
-    /// Nobody passes anything on any more.
+    /// Requests are no longer forwarded.
     over: bool,
 }
 
-/// A command that wants to enter, and who asked.
+/// A request to start a command, and the channel for its result.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) request: EntryRequest,
     pub(super) answer: oneshot::Sender<Result<Session, EntryError>>,
 }
 
-/// Somebody who wants to attach, perhaps to write to standard input, too.
+/// A request to attach, optionally with standard input.
 #[derive(Debug)]
 pub(super) struct Attach {
     pub(super) stdin: bool,
@@ -160,7 +163,8 @@ impl Control {
         self.change(|wishes| wishes.is_called_off = true);
     }
 
-    /// What the supervisor did not take, unless something newer is wanted by now. Nobody is notified.
+    /// Puts back requests that the supervisor did not accept, unless newer ones exist by now. Sends
+    /// no notification.
     pub(super) fn put_back(&self, kill_grace_ms: Option<u64>, stop_at: Option<Timestamp>) {
         let mut wishes = lock(&self.wishes);
         if !wishes.over {
@@ -177,7 +181,7 @@ impl Control {
         std::mem::take(&mut lock(&self.wishes))
     }
 
-    /// The container has ended in order, and its supervisor has exited.
+    /// Records that the container has ended normally, and its supervisor has exited.
     pub(super) fn note_end(&self) {
         self.is_ended.store(true, Ordering::Release);
     }
@@ -186,7 +190,7 @@ impl Control {
         self.is_ended.load(Ordering::Acquire)
     }
 
-    /// The container has ended: whoever wants to enter is told, now and later.
+    /// Refuses all exec requests, now and later, because the container has ended.
     pub(super) fn close(&self) {
         *lock(&self.wishes) = Wishes {
             over: true,
@@ -203,7 +207,7 @@ impl Control {
     }
 }
 
-/// No panic leaves any of what these locks guard half-changed.
+/// Locks a value. No panic leaves data under these locks half-changed.
 fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
     guarded.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,10 @@
-//! Which users of the host stand for those of a container: a range for each, no two containers with the same.
+//! User and group ids of the host for containers: one range for each, without overlap.
 //!
-//! A range is taken by making a link in a folder that all agents of the host share, which the kernel does for one of
-//! them only; the link tells whose it is, so that an agent finds its own again after a crash. It is given back once
-//! the container's end was audited, and comes into use again only after all others were: what a container left in a
-//! folder that it shared with others stays a stranger's for long.
+//! A range is allocated by creating a link in a directory that all agents of the host share; the
+//! kernel lets only one of them succeed. The link names its container, so that an agent finds its
+//! own after a crash. A range is released once the container's end was audited, and is reused only
+//! after all others were: files that a container left in a shared directory keep an unused owner
+//! for long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,15 +20,18 @@ use crate::core::ContainerName;
 use crate::error::RunError;
 use crate::paths::Paths;
 
-/// Where agents of one host keep each other's ranges in mind. Empty after a boot, as are their containers.
+/// The directory in which agents of one host coordinate their ranges. Empty after a boot, when no
+/// containers exist either.
 pub(crate) const FOLDER: &str = "/run/argosy/ids";
-/// Ranges that other software of the host gives to its users, for containers of their own (subuid(5), subgid(5)).
+/// Ranges that other software of the host gives to its users, for their containers (subuid(5),
+/// subgid(5)).
 const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
-/// Where systemd-nspawn keeps the first users of the ranges that it has picked.
+/// The directory in which systemd-nspawn records the first users of its ranges.
 const PICKED: &str = "/run/systemd/nspawn-uid";
-/// How many containers a host can have at a time.
+/// The maximum number of containers on a host.
 const RANGES: u32 = (END_HOST_ID - FIRST_HOST_ID) / CONTAINER_IDS;
-/// Between the agent's directory and the container in a link; in no name of a container.
+/// The separator between the agent's directory and the container in a link; it occurs in no
+/// container name.
 const MARK: char = '#';
 
 /// The ranges of this agent's containers.
@@ -40,11 +44,11 @@ pub(crate) struct HostIds {
 
 struct Held {
     ranges: BTreeMap<ContainerName, u32>,
-    /// Where the search for a free one begins.
+    /// The start of the search for a free range.
     next: u32,
 }
 
-/// Of the agent with these paths.
+/// Opens the ranges of the agent with these paths.
 pub(crate) fn open(paths: &Paths) -> Result<HostIds, RunError> {
     let directory = fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
     let ids = HostIds::open(Path::new(FOLDER), &directory);
@@ -56,12 +60,12 @@ pub(crate) fn open(paths: &Paths) -> Result<HostIds, RunError> {
     Ok(ids)
 }
 
-/// Why a container gets no users, in words.
+/// Returns the message for a container that gets no range.
 pub(crate) fn none_free(error: &dyn std::fmt::Display) -> String {
-    format!("no users of the host are free for it: {error}; look into {FOLDER}")
+    format!("no free host ids for it: {error}; check {FOLDER}")
 }
 
-/// Users of the host that stand for those of containers and are other software's now.
+/// Returns the host ids, among those for containers, that other software now uses.
 pub(crate) fn given() -> Vec<Range<u32>> {
     let ranges = Others::of_host().given().into_iter();
     ranges
@@ -70,12 +74,13 @@ pub(crate) fn given() -> Vec<Range<u32>> {
 }
 
 impl HostIds {
-    /// Finds what earlier lives of the agent with this directory hold, and frees what agents hold whose directory is
-    /// gone, unless somebody still runs as one of those users.
+    /// Finds the ranges of earlier runs of the agent with this directory, and releases ranges of
+    /// agents whose directory no longer exists, unless a process still runs as one of those users.
     pub(crate) fn open(folder: &Path, directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        // One agent at a time, until the end of this function: what one frees another could take, and a third free
-        // again that still sees the former owner.
+        // One agent at a time, until the end of this function: otherwise a second agent could take
+        // a range that this one has released, and a third could release it again because it still
+        // read the former owner.
         let alone = fs::File::open(folder)?;
         alone.lock()?;
         let mut ranges = BTreeMap::new();
@@ -105,7 +110,7 @@ impl HostIds {
                 fs::remove_file(folder.join(range.to_string()))?;
             }
         }
-        // Agents of one host begin far from each other.
+        // Agents of one host start their searches far from each other.
         let first = directory
             .as_os_str()
             .as_bytes()
@@ -125,7 +130,7 @@ impl HostIds {
         })
     }
 
-    /// The container's user 0 on the host: the same each time until it is given back.
+    /// Allocates the container's user 0 on the host: the same one each time until it is released.
     pub(crate) fn take(&self, name: ContainerName) -> io::Result<u32> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(range) = held.ranges.get(&name) {
@@ -153,14 +158,14 @@ impl HostIds {
         )))
     }
 
-    /// Whether a user of the host is one of a container's of this agent.
+    /// Whether a host id belongs to a container of this agent.
     pub(crate) fn holds(&self, number: u32) -> bool {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let is_of = |range: &u32| (first_id(*range)..first_id(*range + 1)).contains(&number);
         held.ranges.values().any(is_of)
     }
 
-    /// The container is gone, with all its processes.
+    /// Releases the range of a container that is removed, with all its processes.
     pub(crate) fn give_back(&self, name: ContainerName) -> io::Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(range) = held.ranges.get(&name) else {
@@ -174,7 +179,7 @@ impl HostIds {
         Ok(())
     }
 
-    /// Gives back what containers hold that are not among these.
+    /// Releases the ranges of all containers but these.
     pub(crate) fn keep_only(&self, known: &BTreeSet<ContainerName>) -> io::Result<()> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<_> = held.ranges.keys().copied().collect();
@@ -186,7 +191,7 @@ impl HostIds {
     }
 }
 
-/// Other software of the host that gives ranges of users to containers.
+/// Other software of the host that allocates ranges of users to containers.
 #[derive(Debug, Default)]
 struct Others {
     subordinate: Vec<PathBuf>,
@@ -201,8 +206,8 @@ impl Others {
         }
     }
 
-    /// Ranges of which some users are given to a user of the host. Files that are not there give none, and neither do lines that
-    /// mean nothing to the tools that read them.
+    /// Returns ranges that overlap with those given to a user of the host. Missing files give none,
+    /// and neither do lines that the tools that read them ignore.
     fn given(&self) -> BTreeSet<u32> {
         let texts = self.subordinate.iter().map(fs::read_to_string);
         let texts: Vec<_> = texts.filter_map(Result::ok).collect();
@@ -215,7 +220,7 @@ impl Others {
     }
 }
 
-/// Of a line `user:first:count`.
+/// Parses a line `user:first:count`.
 fn ranges_of(line: &str) -> Option<Range<u32>> {
     let mut numbers = line.split(':').skip(1).map(str::parse::<u32>);
     let (first, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
@@ -234,7 +239,7 @@ fn split(target: &Path) -> Option<(PathBuf, ContainerName)> {
     Some((PathBuf::from(owner), name.parse().ok()?))
 }
 
-/// Of whose users some process runs.
+/// Returns the ranges whose users own a running process.
 fn ranges_in_use() -> io::Result<BTreeSet<u32>> {
     let mut ranges = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
@@ -243,7 +248,7 @@ fn ranges_in_use() -> io::Result<BTreeSet<u32>> {
             .file_name()
             .to_str()
             .is_some_and(|name| name.parse::<u32>().is_ok());
-        // One that has ended meanwhile is nobody's.
+        // The process has ended since.
         let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
             continue;
         };
@@ -307,7 +312,7 @@ mod tests {
             picked: host.path().to_owned(),
         };
         assert_eq!(ids.take(name("1-1-0")).unwrap(), first_id(free));
-        // What it has already it keeps: its container runs.
+        // It keeps a range that it already has: its container runs.
         let first = first_id(free);
         let also = format!("late:{first}:{CONTAINER_IDS}\n");
         fs::write(host.path().join("subuid"), also).unwrap();
@@ -331,7 +336,7 @@ mod tests {
                 scope.spawn(move || open().take(name("1-1-0")).unwrap());
             }
         });
-        // A container that lives on this host may have users of these ranges by chance: such a range is kept.
+        // A container that runs on this host may use these ranges by chance: such a range is kept.
         let in_use = ranges_in_use().unwrap();
         let (mut kept, mut taken) = (0, 0);
         for entry in fs::read_dir(shared.path()).unwrap() {

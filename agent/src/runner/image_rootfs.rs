@@ -1,4 +1,5 @@
-//! Containers whose root is an image: what is brought before the start, and what it makes of the launch.
+//! Containers whose root is an image: the pull before the start, and the effect of the image on the
+//! launch.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use argosy_content::images::{
     Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
 };
 
-/// Whose a sandbox is until init has looked the image's user up, and of whom such a user is.
+/// The owner of a sandbox until init has looked up the image's user.
 pub(super) const ROOT: User = User {
     uid: 0,
     gid: 0,
@@ -24,26 +25,27 @@ pub(super) const ROOT: User = User {
 
 /// The images of containers that are about to start.
 pub(super) struct Imaged {
-    /// `None` on a host whose containers see the host's own files.
+    /// `None` on a host whose containers use the host's own files.
     images: Option<Arc<Images>>,
-    /// Brought, and not started yet. A lock, since they are brought and started by different threads.
+    /// Images that are pulled, for containers that are not started yet. A lock, since different
+    /// threads pull and start.
     brought: Mutex<BTreeMap<Instance, Image>>,
 }
 
-/// What a task with an image becomes.
+/// The launch of a task with an image.
 pub(super) struct Launch {
     pub(super) root: Root,
     pub(super) program: Program,
-    /// Of image and task; what the agent sets comes on top.
+    /// The variables of image and task; the agent's are added later.
     pub(super) environment: BTreeMap<String, String>,
-    /// To be looked up in the image.
+    /// The user, to be looked up in the image.
     pub(super) user: String,
     pub(super) working_dir: PathBuf,
-    /// That by which the image wants to be asked to end, if its task names none.
+    /// The stop signal of the image, if the task names none.
     pub(super) stop_signal: Option<i32>,
 }
 
-/// The image that a task names; empty if none.
+/// Returns the image that a task names; empty if none.
 pub(super) fn image_of(task: &v1::TaskSpec) -> &str {
     let container = task.container.as_ref();
     container.map_or("", |container| &container.image)
@@ -57,7 +59,8 @@ impl Imaged {
         }
     }
 
-    /// Brings a container's image if it is not here, and holds it. Nothing is done for a task without one.
+    /// Pulls a container's image if it is missing, and holds it. Does nothing for a task without
+    /// one.
     pub(super) async fn bring(
         &self,
         task: &v1::TaskSpec,
@@ -94,7 +97,8 @@ impl Imaged {
         Ok(())
     }
 
-    /// What the launch of a container with an image is; `root` makes its root of these layers. Blocks.
+    /// Returns the launch of a container with an image; `root` creates its root from these layers.
+    /// Blocks.
     pub(super) fn launch(
         &self,
         task: &v1::TaskSpec,
@@ -126,12 +130,13 @@ impl Imaged {
         })
     }
 
-    /// It will not be started: its hold of the image ends with the next tidying.
+    /// Forgets a container that will not be started: the image is released with the next garbage
+    /// collection.
     pub(super) fn forget(&self, instance: Instance) {
         self.brought().remove(&instance);
     }
 
-    /// The container is gone: so goes its hold of the image. Blocks.
+    /// Releases the image of a container that is removed. Blocks.
     pub(super) fn release(&self, container: ContainerName) -> Result<(), String> {
         let images = self.images.as_ref();
         let released = images.map_or(Ok(()), |images| images.release(&container.to_string()));
@@ -143,7 +148,7 @@ impl Imaged {
     }
 }
 
-/// Awaits an image, and shows how far it is.
+/// Waits for an image, and reports the progress.
 async fn obtained(
     mut obtaining: Obtaining,
     meter: &watch::Sender<Progress>,

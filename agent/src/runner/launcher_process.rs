@@ -1,4 +1,4 @@
-//! The agent's launcher, started again whenever it is gone.
+//! The agent's launcher process, which is restarted when it has ended.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,10 +15,11 @@ use tokio::time::MissedTickBehavior;
 
 use crate::broker::Broker;
 
-/// How often it is looked whether the launcher goes on.
+/// The interval of liveness checks of the launcher.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How to start the launcher: a program that calls `argosy_isolation::launcher::run_from_fd` first of all.
+/// The command of the launcher: a program that calls `argosy_isolation::launcher::run_from_fd`
+/// first of all.
 #[derive(Debug, Clone)]
 pub struct LauncherCommand {
     /// The executable.
@@ -31,19 +32,20 @@ pub struct LauncherCommand {
 pub(crate) struct Launching {
     command: LauncherCommand,
     tree: Option<Tree>,
-    /// A lock, since requests come from many blocking threads and one socket leads to it. `None` once the agent stops.
+    /// A lock, since many blocking threads send requests over one socket. `None` once the agent
+    /// stops.
     launcher: Mutex<Option<Launcher>>,
-    /// How many were replaced.
+    /// Number of replaced launchers.
     replaced: AtomicU64,
     /// A lock for the same reason, taken after that of the launcher.
     supervisors: Mutex<Supervisors>,
 }
 
-/// The living supervisors of this launcher and of those before it, by their containers.
+/// The running supervisors of this launcher and of earlier ones, by their containers.
 #[derive(Default)]
 struct Supervisors {
     of: BTreeMap<ContainerId, Process>,
-    /// Whether there are some that were not looked at.
+    /// Whether some were added since the last cleanup.
     is_grown: bool,
 }
 
@@ -75,8 +77,9 @@ impl Launching {
         })
     }
 
-    /// Has a container made, in this network namespace if one is given. If the launcher was gone the next request finds
-    /// a new one; whether this one had arrived is for the container's folder to say.
+    /// Requests a container, in this network namespace if one is given. If the launcher has ended,
+    /// the next request finds a new one; the container's directory shows whether this request had
+    /// arrived.
     pub(crate) fn launch(
         &self,
         spec: &Spec,
@@ -88,7 +91,7 @@ impl Launching {
         })
     }
 
-    /// Has an archive unpacked into a folder.
+    /// Requests that an archive is unpacked into a directory.
     pub(crate) fn unpack(
         &self,
         job: &Job,
@@ -96,7 +99,7 @@ impl Launching {
         target: BorrowedFd<'_>,
     ) -> Result<Unpacking, LaunchError> {
         match self.ask(|launcher| launcher.unpack(job, archive, target)) {
-            // A process without its request does nothing, so that it may be asked again.
+            // A process without its request does nothing, so that the request can be repeated.
             Err(LaunchError::Gone { .. }) => {
                 self.ask(|launcher| launcher.unpack(job, archive, target))
             }
@@ -104,10 +107,10 @@ impl Launching {
         }
     }
 
-    /// Replaces a launcher that is gone, stopped or hung, and returns how many were replaced so far. Its requests that were
-    /// not read fail: their containers say so.
+    /// Replaces a launcher that has ended, is stopped or hangs, and returns the number of
+    /// replacements so far. Its unread requests fail, as their containers show.
     pub(crate) fn look(&self) -> u64 {
-        // Whoever holds the lock sends a request, and notices by itself if that is not taken.
+        // The thread that holds the lock sends a request, and detects a failure itself.
         if let Ok(mut present) = self.launcher.try_lock()
             && let Some(launcher) = present.as_mut()
         {
@@ -121,8 +124,8 @@ impl Launching {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// Kills the supervisor of a container that it has not claimed, and never will: no file says which process it is.
-    /// Returns whether none is left, as far as launchers of this agent have told.
+    /// Kills the supervisor of a container that it has not claimed, and never will: no file names
+    /// its process. Returns whether none is left, as far as launchers of this agent have reported.
     pub(crate) fn end_supervisor(
         &self,
         container: &ContainerId,
@@ -135,7 +138,7 @@ impl Launching {
         supervisor.map_or(Ok(true), |supervisor| supervisor.kill(patience))
     }
 
-    /// Ends it, for good.
+    /// Ends the launcher permanently.
     pub(crate) fn end(&self) {
         drop(self.lock().take());
     }
@@ -163,14 +166,17 @@ impl Launching {
                 self.supervisors().note(launcher);
                 *launcher = fresh;
                 self.replaced.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(pid, "the launcher took no requests; another one is started");
+                tracing::warn!(
+                    pid,
+                    "the launcher accepted no requests; another one is started"
+                );
             }
             Err(error) => {
                 let why = crate::error::sentence(&error);
                 tracing::error!(
                     pid,
                     why,
-                    "the launcher takes no requests, and no other can be started"
+                    "the launcher accepts no requests, and no other can be started"
                 );
             }
         }
@@ -187,7 +193,7 @@ impl Launching {
     }
 }
 
-/// Has a launcher replaced that no longer takes requests, also while none is made.
+/// Replaces a launcher that no longer accepts requests, even when there are none.
 pub(super) async fn watch(broker: Broker) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -196,7 +202,7 @@ pub(super) async fn watch(broker: Broker) {
         looks.tick().await;
         let broker = broker.clone();
         let look = tokio::task::spawn_blocking(move || broker.count_launchers());
-        let replaced = look.await.expect("looking at the launcher never panics");
+        let replaced = look.await.expect("checking the launcher never panics");
         // Without a broker the agent ends.
         let replaced = replaced.unwrap_or(known);
         let more = replaced.saturating_sub(known);

@@ -1,4 +1,5 @@
-//! Limits that change while a container runs: those of a task by an order, those of an executor with its tasks.
+//! Limits that change while a container runs: those of a task by an order, those of an executor
+//! with its tasks.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +14,21 @@ use super::limits::{limits, named};
 use super::{Runner, Shared};
 use crate::core::{ContainerName, Input, Instance, Unmet};
 
-/// Changes that are under way.
+/// Changes in progress.
 #[derive(Default)]
 pub(super) struct Changes {
-    /// By container, the number of the newest change.
+    /// The number of the newest change of each container.
     newest: HashMap<Instance, (u64, Applied)>,
 }
 
-/// The change that was applied last. A lock, since each is applied by a thread of its own, which may wait for the kernel to
-/// take memory back.
+/// The change that was applied last. A lock, since each is applied by a separate thread, which may
+/// wait for the kernel to reclaim memory.
 type Applied = Arc<Mutex<Last>>;
 
 #[derive(Default)]
 struct Last {
     number: u64,
-    /// What is in force by this life's changes; `None` if that is an earlier one's doing.
+    /// The limits that this run has applied; `None` if they are those of an earlier run.
     held: Option<v1::Limits>,
 }
 
@@ -44,7 +45,8 @@ impl Changes {
 }
 
 impl Runner {
-    /// Writes the limits of a running container anew; the last word wins, whichever thread is first.
+    /// Writes the limits of a running container again; the newest change wins, in whatever order
+    /// the threads run.
     pub(super) fn limit(
         &mut self,
         name: ContainerName,
@@ -88,7 +90,7 @@ impl Runner {
                     shared.tell(limited).await;
                 }
                 (Some(Err(Unmet { why, .. })), None) => {
-                    // It may just have ended, and its group with it.
+                    // The container may just have ended, and its cgroup with it.
                     tracing::warn!(container = %name, %why, "limits of a container cannot be changed");
                 }
                 (Some(Ok(())), None) | (None, _) => {}
@@ -98,7 +100,7 @@ impl Runner {
 }
 
 impl Shared {
-    /// All limits of a task's container.
+    /// Replaces all limits of a task's container.
     fn replace_limits(
         &self,
         name: ContainerName,
@@ -128,30 +130,30 @@ impl Shared {
         kept(&missing.of(&asked), task.limits.clone().unwrap_or_default())
     }
 
-    /// What bounds an executor's container follows from its tasks.
+    /// Applies the limits of an executor's container, which follow from its tasks.
     fn follow_tasks(&self, name: ContainerName, task: &v1::TaskSpec) -> Result<(), Kept> {
-        // Neither an executor nor its tasks have limits of disks.
-        let no_disk = |name: &str| Err(format!("executors name no disks, and not {name}"));
+        // Neither an executor nor its tasks have disk I/O limits.
+        let no_disk = |name: &str| Err(format!("executors must not name disks such as {name}"));
         let mut limits = limits(task, self.settings.defaults, no_disk)?;
         let Some(group) = self.group(name) else {
             return Ok(());
         };
         if holds_more(&group, limits.memory_max_bytes) {
-            // What it holds of tasks that have ended is not the end of the others.
+            // Memory that it holds for ended tasks must not kill the others.
             (limits.memory_high_bytes, limits.memory_max_bytes) = (None, None);
         }
-        // What the host lacks was accepted at the start.
+        // Controllers that the host lacks were accepted at the start.
         let policy = MissingPolicy::AllowMissing;
         let applied = self.broker.apply_limits(name, limits, policy);
         applied.map(drop).map_err(Kept::from)
     }
 }
 
-/// Limits that are not kept, or not all of them.
+/// Limits that are not, or not all, in force.
 #[derive(Debug, PartialEq)]
 struct Kept {
     why: Explanation,
-    /// Those that are; `None`: those that were before.
+    /// Those that are in force; `None`: the former limits.
     part: Option<Box<v1::Limits>>,
 }
 
@@ -161,14 +163,15 @@ impl From<Explanation> for Kept {
     }
 }
 
-/// In the broker's words.
+/// With the broker's message.
 impl From<String> for Kept {
     fn from(why: String) -> Self {
         Explanation::from(why).into()
     }
 }
 
-/// A host may lack controllers with its operator's leave; then what was asked for of them is not kept.
+/// Checks the applied limits. A host may lack controllers if its operator allows that; then limits
+/// that need them are not in force.
 fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
     if missing.controllers.is_empty() {
         return Ok(());
@@ -186,7 +189,7 @@ fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
                 part.io_weight = None;
                 part.io.clear();
             }
-            // Of nothing that changes.
+            // These limits cannot change.
             _ => {}
         }
     }

@@ -1,6 +1,7 @@
-//! From a task's resources and limits to those of its control group.
+//! Translates a task's resources and limits to those of its cgroup.
 //!
-//! Resources are what is kept for a task, limits the most that it gets. Processors of its own are `cores`' to hand out.
+//! Resources are guaranteed to a task, limits are the maximum that it gets. Exclusive processors
+//! are allocated by `cpuset`.
 
 use argosy_isolation::limits::IoMax;
 use argosy_isolation::{Limits, Tree};
@@ -24,8 +25,8 @@ pub(crate) struct Defaults {
     pub(crate) memory_bytes: u64,
 }
 
-/// The limits of a task, but for its processors; in words why not. `disk_of` finds a disk by the name that a task has
-/// for it.
+/// Returns the limits of a task without its processors, or the reason for a refusal. `disk_of`
+/// finds a disk by its name in the task.
 pub(super) fn limits(
     task: &v1::TaskSpec,
     defaults: Defaults,
@@ -69,7 +70,8 @@ pub(super) fn limits(
     })
 }
 
-/// Those of `limits` that the task has asked for by name, and not by its resources or its agent's rule.
+/// Returns those of `limits` that the task requests explicitly, and not by its resources or its
+/// agent's defaults.
 pub(super) fn named(task: &v1::TaskSpec, limits: &Limits) -> Limits {
     let wanted = task.limits.clone().unwrap_or_default();
     Limits {
@@ -82,7 +84,7 @@ pub(super) fn named(task: &v1::TaskSpec, limits: &Limits) -> Limits {
     }
 }
 
-/// Whether the groups of a tree count processes; one that cannot be read counts none.
+/// Whether the cgroups of a tree count processes; an unreadable tree counts none.
 pub(super) fn counts_pids(tree: &Tree) -> bool {
     let limits = Limits {
         pids_max: Some(1),
@@ -92,7 +94,7 @@ pub(super) fn counts_pids(tree: &Tree) -> bool {
     missing.is_ok_and(|missing| missing.controllers.is_empty())
 }
 
-/// Of a scalar resource, in thousandths.
+/// Returns a scalar resource, in thousandths.
 pub(super) fn amount_milli(task: &v1::TaskSpec, name: &str) -> u64 {
     let named = task
         .resources

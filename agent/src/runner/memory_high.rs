@@ -1,12 +1,14 @@
-//! Where a task is warned before its memory limit ends it (`memory.high`).
+//! The threshold at which memory is reclaimed and a task is throttled before its limit kills it
+//! (`memory.high`).
 
-/// The margin below the limit is this part of it.
+/// The margin below the limit, as a part of it.
 const MARGIN_PART: u64 = 10;
-/// But no wider than this, in bytes. In the margin the kernel lets a task wait at each step, the longer the further it
-/// is from `memory.high`: one that leaks would stand still for the margin's whole width before its limit ends it.
+/// Maximum margin, in bytes. In the margin the kernel throttles a task at each step, the more the
+/// further it exceeds `memory.high`: a task that leaks would stall for the margin's whole width
+/// before its limit ends it.
 const MARGIN_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Nine tenths of the limit, and never far below it; in bytes, both.
+/// Returns nine tenths of the limit, and never far below it. Both are in bytes.
 pub(super) fn below(memory_max_bytes: u64) -> u64 {
     memory_max_bytes - (memory_max_bytes / MARGIN_PART).min(MARGIN_BYTES)
 }

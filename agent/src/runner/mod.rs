@@ -1,10 +1,12 @@
-//! Carries out what the core wants done to containers; tells it what happened. Decides nothing.
+//! Performs the core's effects on containers and reports events. Makes no decisions.
 //!
-//! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
-//! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `roots`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
-//! `devices`, `opt_outs`, `groups`, `networks`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
-//! `steps`, `orphans`.
+//! One asynchronous task per container waits for its supervisor. Blocking work (directories, the
+//! launcher, adoption, removal) runs on the runtime's blocking threads, a bounded number at a time.
+//! Reading order: `launcher_process`, `host_ids`, `unpacking`, `roots`, `image_rootfs`, `bridges`,
+//! `cni` and `etc_files`, `volumes`, `memory_high`, `disks`, `limits`, `cpuset`, `devices`,
+//! `security_options`, `groups`, `networks`, `description`, `executors`, `limit_updates`,
+//! `handles`, `starting`, `container_task`, `check_probe`, `disk_usage`, `removing`, `operations`,
+//! `orphans`.
 
 pub(crate) mod bridges;
 mod check_probe;
@@ -77,24 +79,25 @@ pub use launcher_process::LauncherCommand;
 pub use subnet6::TaskSubnet6;
 use unpacking::Unpackings;
 
-/// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
-/// at the kernel.
+/// Maximum number of containers that are created or adopted concurrently; the same number is
+/// removed concurrently. More would only queue in the kernel.
 const AT_A_TIME: usize = 8;
-/// Tasks whose files are fetched at a time. Many, since one that waits for its server keeps its place.
+/// Maximum number of tasks whose files are fetched concurrently. It is high because a task that
+/// waits for its server keeps its slot.
 const FETCHING: usize = 128;
-/// How long each step of a removal may take before it is tried again.
+/// Timeout of each step of a removal before it is retried.
 pub(crate) const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
-/// The pause before a removal or an adoption that failed is tried again.
+/// The delay before a failed removal or adoption is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How often a supervisor that lives but does not answer is asked.
+/// Number of queries to a supervisor that runs but does not answer.
 const ADOPTION_TRIES: u32 = 3;
 
-/// The processes that an agent has beside it.
+/// The helper processes of an agent.
 #[derive(Debug, Clone)]
 pub struct HelperCommands {
-    /// What makes containers.
+    /// The process that creates containers.
     pub launcher: LauncherCommand,
-    /// What asks servers and registries.
+    /// The process that contacts servers and registries.
     pub content: ServiceCommand,
 }
 
@@ -119,9 +122,9 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) paths: Paths,
     pub(super) tree: Option<Tree>,
-    /// Whether the groups of its containers count processes.
+    /// Whether the cgroups of its containers count processes.
     counts_pids: bool,
-    /// Does what needs root.
+    /// The process that performs operations that need root.
     pub(super) broker: Broker,
     imaged: Imaged,
     cores: Arc<Cores>,
@@ -131,12 +134,14 @@ pub(super) struct Shared {
     fetcher: Fetcher,
     service: Arc<Service>,
     slots: Arc<Semaphore>,
-    /// Apart from the others, so that no container that cannot be removed keeps one from being made.
+    /// Separate from the other slots, so that containers that cannot be removed do not block new
+    /// ones.
     removal_slots: Semaphore,
     fetch_slots: Semaphore,
-    /// Looking up a user may wait for a directory service.
+    /// The lookup of a user may wait for a directory service.
     user_slots: Arc<Semaphore>,
-    /// To the agent's loop. When full, the container's task waits: its supervisor keeps what it says.
+    /// The channel to the agent's loop. When it is full, the container's task waits: the supervisor
+    /// keeps its notices.
     inbox: mpsc::Sender<Event>,
 }
 
@@ -152,7 +157,7 @@ fn fetch_settings(config: &Config, host: &Host) -> FetchSettings {
     }
 }
 
-/// The process that asks servers and registries, to be started at the first need.
+/// Returns the process that contacts servers and registries; it is started at its first use.
 fn service(config: &Config, host: &Host, broker: Broker) -> Arc<Service> {
     let settings = ServiceSettings {
         fetch: fetch_settings(config, host),
@@ -162,7 +167,8 @@ fn service(config: &Config, host: &Host, broker: Broker) -> Arc<Service> {
     Service::new(Arc::new(move || broker.start_content()), settings)
 }
 
-/// The cache of what is fetched, if there is to be one. Opened in any case: an earlier life may have kept something.
+/// Returns the fetch cache, if it is enabled. It is opened in any case: an earlier run may have
+/// left files.
 fn cache(config: &Config, paths: &Paths) -> Result<Option<Cache>, RunError> {
     let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
     let cache = Cache::open(&paths.cache(), bytes, pins);
@@ -185,7 +191,7 @@ impl Runner {
         let tree = host.tree();
         let service = service(config, host, broker.clone());
         let unpackings = Arc::new(Unpackings::new(broker.clone()));
-        // What an image's users are on the host is known only with users of their own.
+        // The host ids of an image's users are known only with user namespaces.
         let images = match settings.profile {
             true => {
                 let (folder, settings) = (paths.images(), config.images.clone());
@@ -240,7 +246,7 @@ impl Runner {
         Ok(runner)
     }
 
-    /// In the background, since it may wait for programs of the host.
+    /// Runs in the background, since it may wait for programs of the host.
     fn tell_networks(&self) {
         let broker = self.shared.broker.clone();
         let allows_host = self.shared.settings.allowed_opt_outs.host_network;
@@ -248,22 +254,22 @@ impl Runner {
             .spawn_blocking(move || networks::tell(&broker, allows_host));
     }
 
-    /// How to reach its containers.
+    /// Returns the handles of its containers.
     pub(crate) fn controls(&self) -> Controls {
         self.controls.clone()
     }
 
-    /// How many of its containers have ended.
+    /// Returns the number of its containers that have ended.
     pub(crate) fn ends(&self) -> Ends {
         self.ends.clone()
     }
 
-    /// What its containers use.
+    /// Returns the statistics of its containers.
     pub(crate) fn statistics(&self) -> Statistics {
         Statistics::of(self.shared.tree.clone(), self.shared.broker.clone())
     }
 
-    /// The images that its containers are made of, if this host can have such.
+    /// Returns the images of its containers, if this host supports images.
     pub(crate) fn images(&self) -> Option<Arc<Images>> {
         self.images.clone()
     }
@@ -292,7 +298,7 @@ impl Runner {
             };
             let say = |what| shared.tell(Input::Fetching { instance, what });
             let result = tokio::select! {
-                // One that is called off takes nothing any more.
+                // A cancelled fetch acquires nothing more.
                 biased;
                 () = cancel.cancelled() => return shared.imaged.forget(instance),
                 result = fetching => result,
@@ -324,7 +330,7 @@ impl Runner {
                 }
                 Err(found) => {
                     if matches!(found, Found::NeverStarted) {
-                        // The next start has another name, and wants the same ports.
+                        // The next start has another name, and needs the same ports.
                         removing::remove(&shared, name, &key, None).await;
                     }
                     shared.tell(Input::Found { instance, found }).await;
@@ -347,7 +353,7 @@ impl Runner {
         let shared = self.shared.clone();
         self.spawn(async move {
             if let Some(preparation) = preparation {
-                // What it has made is removed below; what it holds is dropped here.
+                // Files that it has created are removed below; held resources are dropped here.
                 drop(preparation.await);
             }
             removing::remove(&shared, name, &key, control.as_deref()).await;
@@ -364,7 +370,7 @@ impl Containers for Runner {
                 if let Some(cancel) = self.fetches.remove(&instance) {
                     cancel.cancel();
                 }
-                // It may have been told already that all is here.
+                // The core may already have received the completion.
                 self.shared.imaged.forget(instance);
             }
             Effect::Prepare(start) => self.prepare(*start),
@@ -415,7 +421,7 @@ impl Containers for Runner {
         None
     }
 
-    /// Ends the launcher too, and removes the agent's cgroup if nothing lives in it.
+    /// Ends the launcher too, and removes the agent's cgroup if it is empty.
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.shared.broker.end();
@@ -435,12 +441,12 @@ fn name_of(text: &OsStr) -> Option<ContainerName> {
 
 impl Shared {
     pub(super) async fn tell(&self, input: Input) {
-        // The loop is gone only when the agent stops: then the next life finds out by itself.
+        // The loop ends only when the agent stops: then the next run discovers the state itself.
         let _ = self.inbox.send(Event::Core(input)).await;
     }
 }
 
-/// The boot clock, as the core counts time.
+/// Returns the boot clock, the time base of the core.
 pub(crate) fn boot_now() -> Timestamp {
     Timestamp(argosy_isolation::BootTime::now().0)
 }

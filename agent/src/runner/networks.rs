@@ -17,7 +17,7 @@ use crate::broker::Broker;
 use crate::core::{Refusal, Start};
 use argosy_content::fetcher::Reach;
 
-/// The network that it names, or that its group has.
+/// Returns the network that the task or its group names.
 fn named_network(start: &Start) -> Option<&v1::Network> {
     match &start.group {
         Some(group) => group.network.as_ref(),
@@ -28,7 +28,7 @@ fn named_network(start: &Start) -> Option<&v1::Network> {
     }
 }
 
-/// Which servers it may fetch from.
+/// Returns the servers from which it may fetch.
 pub(super) fn reach(start: &Start) -> Reach {
     match named_network(start).and_then(|network| network.mode.as_ref()) {
         Some(Mode::None(_)) => Reach::Nothing,
@@ -36,7 +36,8 @@ pub(super) fn reach(start: &Start) -> Reach {
     }
 }
 
-/// Returns the network mode for what the task names, or the reason for a refusal. `own` probes for private networks.
+/// Returns the network mode for the named one, or the reason for a refusal. `own` probes for
+/// private networks.
 fn chosen(
     named: Option<&Mode>,
     allows_host: bool,
@@ -53,12 +54,13 @@ fn chosen(
     }
 }
 
-/// Logs a warning if tasks that name no network cannot get a private one, or one without IPv6. Blocks.
+/// Logs a warning if tasks that name no network cannot get a private one, or one without IPv6.
+/// Blocks.
 pub(super) fn tell(broker: &Broker, allows_host: bool) {
     let why = match broker.check_networks() {
         Ok(None) => return,
         Ok(Some(why)) => {
-            tracing::warn!(why, "networks of tasks have IPv4 only");
+            tracing::warn!(why, "networks of tasks have only IPv4");
             return;
         }
         Err(why) => why,
@@ -66,17 +68,18 @@ pub(super) fn tell(broker: &Broker, allows_host: bool) {
     if allows_host {
         tracing::warn!(
             why,
-            "no networks of their own for tasks: those that name none are in the host's"
+            "tasks cannot have private networks: those that name no network are in the host's"
         );
     } else {
         tracing::warn!(
             why,
-            "no networks of their own for tasks: those that name none are refused; remove the cause, or allow the host's with --allow-host-network"
+            "tasks cannot have private networks: those that name no network are refused; remove the cause, or allow the host's with --allow-host-network"
         );
     }
 }
 
-/// Its network, and the files by which it finds itself and others. Last of all, as a network is to be given back.
+/// Creates its network, and the files with its own and other addresses. Called last, as a network
+/// has to be released.
 pub(super) fn network(
     shared: &Shared,
     start: &Start,
@@ -93,7 +96,7 @@ pub(super) fn network(
     let mut addresses: Vec<IpAddr> = Vec::new();
     let (network, place, namespace) = match mode {
         Mode::Host(_) => {
-            // Only the profile has a wall that knows ports.
+            // Only the profile has an isolation layer that restricts ports.
             let ports = task.filter(|_| spec.profile.is_some()).map(ports);
             (Network::Host { ports }, Place::Host, None)
         }
@@ -133,7 +136,7 @@ pub(super) fn network(
     Ok(namespace)
 }
 
-/// Puts its addresses into a task's environment: the first, and one of IPv6 that comes after it.
+/// Adds addresses to a task's environment: the first one, and the first IPv6 address after it.
 fn tell_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>) {
     let [first, ipv6] = ["ARGOSY_ADDRESS", "ARGOSY_ADDRESS6"];
     environment.retain(|(name, _)| name != first && name != ipv6);
@@ -145,7 +148,7 @@ fn tell_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>)
     }));
 }
 
-/// The namespace and addresses of a container behind the host, or of its group.
+/// Returns the namespace and addresses of a container on the bridge, or of its group.
 fn bridged(
     shared: &Shared,
     start: &Start,
@@ -161,7 +164,7 @@ fn bridged(
     }
 }
 
-/// The ports of the host that are the task's.
+/// Returns the host ports of the task.
 fn ports(task: &v1::TaskSpec) -> Vec<u16> {
     let named = task
         .resources

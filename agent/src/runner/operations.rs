@@ -1,6 +1,6 @@
-//! What is done for one container, step by step: its files are brought, it is launched or found again, it is removed.
+//! Operations on one container: fetch its files, launch or adopt it, remove it.
 //!
-//! Blocking, but for the first.
+//! All but the first are blocking.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -69,24 +69,24 @@ impl Shared {
         })
     }
 
-    /// The user that a task names.
+    /// Looks up the user that a task names.
     async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<User>, String> {
         let (task, profile) = (spec.clone(), self.settings.profile);
         let look_up = move || description::user(&task, profile).map_err(|error| error.to_string());
         match spec.user.as_str() {
             "" => look_up(),
-            // Tasks without users do not wait for these.
+            // Tasks without users do not wait for these lookups.
             _ => occupying(&self.user_slots, look_up).await,
         }
     }
 
-    /// What its task has on a disk that is kept in bounds.
+    /// Returns the task's usage of a disk with quotas.
     async fn disk_usage(self: &Arc<Self>, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
         let (shared, key) = (self.clone(), key.clone());
         occupying(&self.slots, move || shared.broker.disk_usage(&key, name)).await
     }
 
-    /// Has the kernel keep what a task may have on the disk.
+    /// Sets the task's disk limit in the kernel.
     async fn bound(
         self: &Arc<Self>,
         key: &TaskKey,
@@ -98,13 +98,13 @@ impl Shared {
         // As many at a time as containers.
         let bound = occupying(&self.slots, move || {
             shared.broker.bound_disk(&key, name, bytes)?;
-            // What is seen there now is another folder.
+            // The mount covers the former directory.
             shared.broker.make_sandbox(&key, name, owner.as_ref())
         });
         bound.await
     }
 
-    /// Whose the files of its sandbox are, if not the agent's own user's.
+    /// Returns the owner of the sandbox's files, if that is not the agent's own user.
     pub(super) fn owner(
         &self,
         name: ContainerName,
@@ -141,7 +141,7 @@ impl Shared {
         }
         crash_points::passed("launch.prepared");
         let namespace = namespace.as_ref().map(AsFd::as_fd);
-        // Its folder is there now: who calls it off after this voids it.
+        // Its directory exists now: a cancellation after this point marks it as cancelled.
         if cancelled.is_cancelled() {
             return Err(called_off());
         }
@@ -170,7 +170,7 @@ impl Shared {
                     reason,
                     never_started,
                 }) => {
-                    tracing::info!(container = %name, task = %key, reason, "a container is gone");
+                    tracing::info!(container = %name, task = %key, reason, "a container has disappeared");
                     return Err(match never_started {
                         true => Found::NeverStarted,
                         false => Found::Gone,
@@ -182,7 +182,7 @@ impl Shared {
                 }
             }
         }
-        // It may live: only an answer ends it.
+        // It may run: only an answer proves its end.
         Err(Found::Unknown)
     }
 
@@ -191,7 +191,7 @@ impl Shared {
         self.tree.as_ref().map(|tree| tree.group(&id))
     }
 
-    /// Its folder goes later, with others: see `gc`.
+    /// Removes a container. Its directory is removed later, with others: see `gc`.
     pub(super) fn remove(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
         self.broker.release(name, is_ended)?;
         self.imaged.release(name)?;
@@ -201,7 +201,8 @@ impl Shared {
     }
 }
 
-/// Does what blocks, in a slot that it has until it is done, also when nobody waits for it any more.
+/// Runs blocking work in a slot that it holds until it is done, even when its result is no longer
+/// awaited.
 async fn occupying<T: Send + 'static>(
     slots: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
@@ -212,7 +213,7 @@ async fn occupying<T: Send + 'static>(
         let _slot = slot;
         work()
     });
-    done.await.expect("what blocks never panics")
+    done.await.expect("blocking work never panics")
 }
 
 #[cfg(test)]
@@ -232,7 +233,7 @@ mod tests {
         let waiting = tokio::spawn(async move {
             let work = move || {
                 begun.send(()).unwrap();
-                // An error is the test's end.
+                // An error means that the test has ended.
                 let _ = gone.recv();
             };
             occupying(&of_work, work).await;

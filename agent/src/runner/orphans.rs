@@ -1,7 +1,7 @@
-//! What earlier lives of the agent left: containers that no journal knows are ended, and what the others have is taken
-//! up again.
+//! Remains of earlier runs of the agent: orphans are ended, and the resources of other containers
+//! are adopted.
 //!
-//! Nothing of it keeps the agent from its work: what fails is logged once, shown by a metric, and tried again.
+//! No failure stops the agent: it is logged once, shown by a metric, and retried.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,22 +14,22 @@ use metrics::{counter, gauge};
 use super::{Runner, Shared, name_of};
 use crate::core::ContainerName;
 
-/// How long all orphans together may take to end before the agent starts beside them.
+/// The time for which the agent waits for the ends of all orphans before it continues its start.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause before what failed is tried again.
+/// The delay before a retry.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Names of what can fail, as logs and the metric `argosy_agent_unresolved` show them.
+/// Names of possible failures, as logs and the metric `argosy_agent_unresolved` show them.
 const ORPHANS: &str = "orphans";
 const NETWORKS: &str = "networks";
 
 impl Runner {
-    /// Ends what earlier lives left and the journal does not know, before anything new is started; returns how many
-    /// there were. Folders of containers that had ended are left to `gc`. An orphan that does not end is ended in the
-    /// background, and keeps all that it has until then.
+    /// Ends containers of earlier runs that the journal does not know, before anything new is
+    /// started; returns their number. Directories of ended containers are left to `gc`. An orphan
+    /// that does not end is ended in the background, and keeps all of its resources until then.
     ///
     /// # Errors
-    /// If the agent's own folder or tree cannot be read.
+    /// If the agent's own directory or tree cannot be read.
     pub(crate) fn clear_orphans(&self, known: &[ContainerName]) -> io::Result<usize> {
         let known: BTreeSet<_> = known.iter().copied().collect();
         let found = self.shared.found()?;
@@ -52,7 +52,7 @@ impl Runner {
 }
 
 impl Shared {
-    /// The containers that have a folder without an end, or a group.
+    /// Returns the containers with a cgroup, or with a directory that records no end.
     fn found(&self) -> io::Result<BTreeSet<ContainerName>> {
         let mut found = BTreeSet::new();
         for entry in std::fs::read_dir(self.paths.containers())? {
@@ -68,39 +68,40 @@ impl Shared {
         Ok(found)
     }
 
-    /// Ends the processes of these containers; returns those that still live.
+    /// Ends the processes of these containers; returns those that still run.
     fn end_all(&self, orphans: &[ContainerName]) -> BTreeSet<ContainerName> {
         let begun = Instant::now();
         let mut alive = BTreeSet::new();
         for name in orphans {
-            // Each may take a while: those for which there is no time left are ended in the background.
+            // Each may take a while: the rest is ended in the background when the time is over.
             let ended = match begun.elapsed() < PATIENCE {
                 true => self.broker.destroy(*name),
-                false => Err("others took too long".to_owned()),
+                false => Err("other containers took too long".to_owned()),
             };
             if let Err(why) = ended {
-                tracing::warn!(container = %name, why, "a container that no journal knows does not end yet");
+                tracing::warn!(container = %name, why, "an orphan does not end yet");
                 alive.insert(*name);
             }
         }
         alive
     }
 
-    /// Takes up what these containers have, and gives back what others had. False if networks are left to be taken up.
+    /// Adopts the resources of these containers, and releases those of others. Returns false if
+    /// networks are still to be adopted.
     fn take_up(&self, kept: &BTreeSet<ContainerName>) -> bool {
         let all = || kept.iter().copied().collect();
         if let Err(why) = self.broker.keep_users(all()) {
-            tracing::warn!(why, "users of the host stay taken until the next start");
+            tracing::warn!(why, "host ids stay allocated until the next start");
         }
         if let Err(why) = self.broker.resume_disks() {
-            tracing::warn!(why, "file systems of earlier tasks stay as they are");
+            tracing::warn!(why, "file systems of earlier tasks are left unchanged");
         }
         crash_points::passed("begin.users-kept");
         let resumed = self.broker.resume_networks(all());
         if let Err(why) = &resumed {
             tracing::error!(
                 why,
-                "networks of earlier containers cannot be taken up; those that run keep theirs, and it is tried again"
+                "networks of earlier containers cannot be adopted; running ones keep theirs, retrying"
             );
         }
         crash_points::passed("begin.networks-resumed");
@@ -108,13 +109,14 @@ impl Shared {
         if let Err(why) = self.plugged.resume(kept) {
             tracing::error!(
                 why,
-                "what CNI plugins gave is not known; they take it back after the next start"
+                "CNI networks of earlier containers cannot be read; they are released after the next start"
             );
         }
         resumed.is_ok()
     }
 
-    /// Gives back what an orphan had, whose processes have ended. False if something of it is left.
+    /// Releases the resources of an orphan whose processes have ended. Returns false if some are
+    /// left.
     fn cleared(&self, name: ContainerName) -> bool {
         match self.remove(name, false) {
             Ok(()) => {
@@ -122,13 +124,13 @@ impl Shared {
                 true
             }
             Err(why) => {
-                tracing::warn!(container = %name, why, "a container that no journal knows cannot be removed yet");
+                tracing::warn!(container = %name, why, "an orphan cannot be removed yet");
                 false
             }
         }
     }
 
-    /// Tries again what has failed, until nothing is left to be done.
+    /// Retries the failed steps until all succeed.
     async fn settle(self: Arc<Self>, mut left: BTreeSet<ContainerName>, mut is_open: bool) {
         loop {
             show(ORPHANS, left.len());
@@ -147,7 +149,7 @@ impl Shared {
             let gone;
             (left, gone, is_open) = again.await.expect("removing containers never panics");
             for name in gone {
-                // What a plugin cannot take back now it is told to after the next start.
+                // A network that a plugin cannot release now is released after the next start.
                 if let Err(why) = self.plugged.unplug(name).await {
                     tracing::warn!(container = %name, why, "a CNI network cannot be deleted");
                 }
@@ -155,12 +157,12 @@ impl Shared {
         }
     }
 
-    /// Tries once, without a word if it fails.
+    /// Tries once, without a log message for a failure.
     fn is_removed(&self, name: ContainerName) -> bool {
         let is_removed = self.remove(name, false).is_ok();
         if is_removed {
             counter!("argosy_agent_orphans_removed_total").increment(1);
-            tracing::info!(container = %name, "a container that no journal knows is removed");
+            tracing::info!(container = %name, "an orphan is removed");
         }
         is_removed
     }

@@ -1,4 +1,4 @@
-//! The end of what a container had, tried again until it is done.
+//! Removal of a container's resources, retried until it succeeds.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use super::handles::Control;
 use super::{Shared, TRY_AGAIN};
 use crate::core::ContainerName;
 
-/// Gives back all that was taken in a container's name, whatever of it there ever was. `control` is that of a container
-/// which this agent has watched.
+/// Releases all resources that were ever acquired in a container's name. `control` is that of a
+/// container which this agent has watched.
 pub(super) async fn remove(
     shared: &Arc<Shared>,
     name: ContainerName,
@@ -21,7 +21,7 @@ pub(super) async fn remove(
         let slot = shared.removal_slots.acquire().await;
         let is_ended = control.is_some_and(Control::is_ended);
         let removed = tokio::task::spawn_blocking(move || worker.remove(name, is_ended)).await;
-        // Whoever waits for its next try lets others go first.
+        // A removal that waits for its retry gives its slot to others.
         drop(slot);
         let removed = match removed.expect("removing a container never panics") {
             Ok(()) => shared.plugged.unplug(name).await,

@@ -1,5 +1,5 @@
-//! Root file systems of containers with images: an overlay mount over shared layers, or a copy if the host does not
-//! support overlay mounts in containers.
+//! Root file systems of containers with images: an overlay mount over shared layers, or a copy if
+//! the host does not support overlay mounts in containers.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -22,39 +22,40 @@ use crate::config::ImageRoots;
 use crate::error::sentence;
 use crate::paths::Paths;
 
-/// How long the container may take that tells whether there are overlays, and its removal.
+/// Timeout of the container that probes for overlay support, and of its removal.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What that container is to run, and is not there.
+/// The program of that container, which does not exist.
 const NO_PROGRAM: &str = "/no-such-program";
-/// In the folder of its changes: what a container changes of its image, and the kernel's work beside it.
+/// In the directory of the changes: the container's changes of its image, and the kernel's work
+/// directory next to it.
 const UPPER: &str = "upper";
 const WORK: &str = "work";
-/// There instead, where layers are copied: all of its root.
+/// Used instead where layers are copied: the whole root.
 const COPY: &str = "root";
 
-/// How roots are made here.
+/// The method by which roots are created here.
 pub(crate) struct Roots {
     wanted: ImageRoots,
-    /// Where it is tried whether there are overlays.
+    /// The directory of the probe for overlay support.
     folder: PathBuf,
-    /// Whether layers are copied, once that is known. A lock: only one tries.
+    /// Whether layers are copied, once that is known. A lock: only one thread probes.
     copies: Mutex<Option<bool>>,
 }
 
-/// Where a root goes, and whose it will be.
+/// The location and the owner of a root.
 pub(crate) struct Place<'a> {
-    /// The folder of the container's changes: what is in it is removed with the container.
+    /// The directory of the container's changes, which is removed with the container.
     pub(crate) changes: &'a Path,
     /// The container's user 0 on the host.
     pub(crate) first_host_id: u32,
-    /// Its name and its control group, which an attempt has before it.
+    /// Its name and its cgroup, which a probe uses before it.
     pub(crate) id: ContainerId,
     pub(crate) cgroup: Option<PathBuf>,
-    /// Who starts the attempt.
+    /// The launcher of the probe.
     pub(crate) launching: &'a Launching,
-    /// Shown the folder of the changes while that is empty.
+    /// Called with the directory of the changes while that is empty.
     pub(crate) made: &'a dyn Fn(&Path) -> Result<(), String>,
-    /// False once the container is not wanted any more.
+    /// Returns false once the start is cancelled.
     pub(crate) goes_on: &'a dyn Fn() -> bool,
 }
 
@@ -67,20 +68,21 @@ impl Roots {
         }
     }
 
-    /// Makes what a root of these layers needs. Blocks, for as long as copying takes where layers are copied.
+    /// Creates the directories for a root of these layers. Blocks, for the duration of the copy
+    /// where layers are copied.
     pub(crate) fn make(&self, layers: Vec<PathBuf>, place: &Place<'_>) -> Result<Root, String> {
-        // What a launch that was cut off has left.
+        // An interrupted launch may have left files.
         clear(place.changes)?;
         if self.copies(place)? {
             return copy(&layers, place);
         }
-        // Others pass through to what is in it, and to nothing beside.
+        // Other users can traverse it to its contents, and to nothing else.
         make(place.changes, 0o711)?;
         (place.made)(place.changes)?;
         overlay(layers, place.changes).map(Root::Image)
     }
 
-    /// Whether layers are copied here. What could not be found out is asked again with the next container.
+    /// Whether layers are copied here. A failed probe is repeated with the next container.
     fn copies(&self, place: &Place<'_>) -> Result<bool, String> {
         match self.wanted {
             ImageRoots::Overlay => return Ok(false),
@@ -95,12 +97,12 @@ impl Roots {
         let cleared = clear(&self.folder);
         let found = tried.and_then(|exit| cleared.map(|()| exit)).and_then(told);
         let missing = found.map_err(|why| {
-            format!("cannot find out whether this host gives containers overlays: {why}")
+            format!("cannot determine whether this host supports overlays in containers: {why}")
         })?;
         if let Some(why) = &missing {
             tracing::warn!(
                 why,
-                "this host gives containers no overlays; each container gets a copy of its image, \
+                "this host supports no overlays in containers; each container gets a copy of its image, \
                  which takes time, and counts as its disk"
             );
         }
@@ -110,8 +112,8 @@ impl Roots {
     }
 }
 
-/// Starts a container whose image is an empty folder: it never gets as far as its program, which is not there. How it ended
-/// tells whether there was an overlay.
+/// Starts a container whose image is an empty directory: it never runs its program, which does not
+/// exist. Its end shows whether an overlay was mounted.
 fn attempt(folder: &Path, place: &Place<'_>) -> Result<Exit, String> {
     clear(folder)?;
     make(folder, 0o711)?;
@@ -144,12 +146,13 @@ fn attempt(folder: &Path, place: &Place<'_>) -> Result<Exit, String> {
     exit
 }
 
-/// Why there are no overlays, from how the attempt ended; `None` if there are.
+/// Returns the reason why overlays are unsupported, from the end of the probe; `None` if they are
+/// supported.
 fn told(exit: Exit) -> Result<Option<String>, String> {
     if lacks_overlay(&exit) {
         return Ok(Some(exit.reason));
     }
-    // It got as far as its program, which it looks for in its root.
+    // It got as far as its program, which it searches in its root.
     if exit.outcome == Outcome::NotStarted && exit.reason.contains(NO_PROGRAM) {
         return Ok(None);
     }
@@ -168,7 +171,7 @@ fn overlay(layers: Vec<PathBuf>, changes: &Path) -> Result<Image, String> {
 }
 
 fn copy(layers: &[PathBuf], place: &Place<'_>) -> Result<Root, String> {
-    // A file of the image's user n belongs to the host's user n in there, and may be one that runs as its owner.
+    // A file of the image's user n belongs to the host's user n in there, and may be setuid.
     make(place.changes, 0o700)?;
     (place.made)(place.changes)?;
     let root = place.changes.join(COPY);
@@ -179,7 +182,7 @@ fn copy(layers: &[PathBuf], place: &Place<'_>) -> Result<Root, String> {
     copy_layers(layers, opened.as_fd(), place.goes_on).map_err(|error| {
         let why = sentence(&error);
         format!(
-            "{why}; the copy counts as the task's disk, so request more of it if there is no room"
+            "{why}; the copy counts as the task's disk, so request more of it if the space is too small"
         )
     })?;
     crash_points::passed("launch.copied");
@@ -191,7 +194,7 @@ fn make(path: &Path, mode: u32) -> Result<(), String> {
     made.map_err(|error| format!("cannot make {}: {error}", path.display()))
 }
 
-/// Removes what a container has of its root.
+/// Removes the files of a container's root.
 pub(crate) fn clear(folder: &Path) -> Result<(), String> {
     match remove_folder(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

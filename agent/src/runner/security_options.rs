@@ -1,6 +1,6 @@
-//! What a task's container is let off of the default profile, as far as the operator allows it.
+//! Security options of a task's container, as far as the operator allows them.
 //!
-//! The masters have judged the same; here it is judged by whoever knows for certain.
+//! The masters have checked the same; this check is authoritative.
 
 use argosy_isolation::Capabilities;
 use argosy_isolation::profile::Walls;
@@ -8,7 +8,8 @@ use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, OptOuts};
 
-/// The walls around a task, or why it may not have so few. `confines` says whether this agent's tasks have any.
+/// Returns the isolation layers of a task, or the reason for a refusal. `confines` is whether this
+/// agent's tasks have any.
 pub(super) fn walls(
     task: &v1::TaskSpec,
     allowed: &OptOuts,
@@ -17,7 +18,7 @@ pub(super) fn walls(
     let container = task.container.as_ref();
     let asked = container.and_then(|container| container.opt_outs.clone());
     let asked = OptOuts {
-        // No wall of the profile: whoever makes its network judges that.
+        // Not an isolation layer of the profile: the code that creates its network checks this.
         host_network: false,
         ..convert::opt_outs_from(asked)
             .map_err(|malformed| malformed.inside("container.opt_outs").to_string())?

@@ -1,6 +1,6 @@
-//! Sizes of a task's container, as far as the operator of this agent gives them.
+//! Sizes of a task's container, within the limits of this agent's configuration.
 //!
-//! The masters have judged the same; here it is judged by whoever knows for certain.
+//! The masters have checked the same; this check is authoritative.
 
 use argosy_isolation::ResourceLimit;
 use argosy_proto::convert;
@@ -8,12 +8,12 @@ use argosy_proto::v1;
 use argosy_state::task::{Beyond, Cause, Code, Sizes};
 
 const MIB: u64 = 1024 * 1024;
-/// Open files of a process whose task asks for no other number.
+/// Default number of open files of a process.
 const OPEN_FILES: u64 = 4_096;
-/// What `/tmp` and `/dev/shm` of a task may hold each that asks for nothing else; it counts as its memory.
+/// Default size of each of `/tmp` and `/dev/shm` of a task; it counts as its memory.
 const SCRATCH_BYTES: u64 = 64 * MIB;
 
-/// Sizes of one container, all of them known.
+/// The complete sizes of one container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ContainerSizes {
     pub(super) open_files: u64,
@@ -21,8 +21,8 @@ pub(super) struct ContainerSizes {
     pub(super) tmp_bytes: u64,
 }
 
-/// What an agent gives at most: what its operator says, and no more open files than it may have itself. Nothing where its
-/// tasks have neither limits nor places of their own.
+/// Returns the largest sizes that an agent gives: those of its configuration, and no more open
+/// files than it may have itself. Empty if its tasks have neither limits nor their own mounts.
 pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
     if !confines {
         return Sizes::default();
@@ -34,7 +34,7 @@ pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
     }
 }
 
-/// Sizes of a task's container, or why it cannot have them.
+/// Returns the sizes of a task's container, or the reason for a refusal.
 pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerSizes, Cause> {
     let container = task.container.as_ref();
     let asked = convert::sizes_from(container.and_then(|container| container.sizes));

@@ -1,9 +1,10 @@
-//! Starts under way, and how they are called off.
+//! Starts in progress, and their cancellation.
 //!
-//! A start waits for its network's plugins and for a slot, is prepared, and is requested from the launcher. A plain one is
-//! prepared while its order is being synced; nothing is requested until the order is durable. Called off
-//! before the request it is not made at all; behind it the container's start is voided, unless its supervisor has
-//! claimed it by then. In each case the end comes as of any other start.
+//! A start waits for its network's plugins and for a slot, is prepared, and is requested from the
+//! launcher. A plain one is prepared while its order is being synced; nothing is requested until
+//! the order is durable. A start that is cancelled before the request is never requested. After the
+//! request the container's state directory records the cancellation, unless its supervisor has
+//! claimed the container by then. In each case the end is reported as that of any other start.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,14 +20,14 @@ use super::description::{self, Prepared};
 use super::{Runner, Shared, cni, container_task};
 use crate::core::{ContainerName, Input, Instance, Refusal, Start};
 
-/// What a start was prepared with, or why it cannot be made.
+/// The result of a preparation: the prepared start, or the reason why it is impossible.
 type Preparation = oneshot::Receiver<Result<Prepared, Refusal>>;
 
 /// The starts of containers that are not known to have ended.
 #[derive(Default)]
 pub(super) struct Starts {
     of: HashMap<Instance, Starting>,
-    /// Those whose orders were not durable when they were last heard of.
+    /// Prepared starts whose orders were not known to be durable.
     prepared: HashMap<Instance, Preparation>,
 }
 
@@ -47,7 +48,7 @@ impl Starts {
         cancelled
     }
 
-    /// The container will be removed, after what was prepared for it is there.
+    /// Forgets a start whose container will be removed, after its preparation is complete.
     pub(super) fn forget(&mut self, instance: Instance) -> Option<Preparation> {
         self.of.remove(&instance);
         self.prepared.remove(&instance)
@@ -55,13 +56,13 @@ impl Starts {
 }
 
 impl Runner {
-    /// Before its order is durable: nothing is requested from the launcher.
+    /// Prepares a start before its order is durable: nothing is requested from the launcher.
     pub(super) fn prepare(&mut self, start: Start) {
         if cni::wanted(&start).is_some() {
-            // Plugins make its network first, and may take long.
+            // Plugins create its network first, and may take long.
             return;
         }
-        // Where starts wait in line, preparations of later ones would only hold up the first.
+        // If starts are queued, preparations of later ones would only delay the first.
         let Ok(slot) = self.shared.slots.clone().try_acquire_owned() else {
             return;
         };
@@ -69,11 +70,11 @@ impl Runner {
         self.starts.prepared.insert(start.name.instance, prepared);
         let shared = self.shared.clone();
         self.threads.spawn_blocking(move || {
-            // Only what brings an image could be called off.
+            // Only the fetch of an image could be cancelled.
             let never = CancellationToken::new();
             let made = description::prepare(&shared, &start, None, &never);
             drop(slot);
-            // Without a receiver the agent stops.
+            // The receiver is missing only when the agent stops.
             let _ = tell.send(made);
         });
     }
@@ -112,7 +113,7 @@ impl Runner {
         let Some(Starting { name, cancelled }) = self.starts.of.get(&instance) else {
             return;
         };
-        // First, so that a start which is not voided below has not been requested.
+        // First, so that a start which is not cancelled below has not been requested.
         cancelled.cancel();
         if let Some(control) = self.controls.get(instance) {
             control.call_off();
@@ -121,15 +122,15 @@ impl Runner {
         self.spawn(async move {
             let void = move || shared.broker.void(name);
             let voided = tokio::task::spawn_blocking(void).await;
-            if let Err(why) = voided.expect("voiding a start never panics") {
-                tracing::warn!(container = %name, why, "a start cannot be voided; it is killed when it runs");
+            if let Err(why) = voided.expect("cancelling a start never panics") {
+                tracing::warn!(container = %name, why, "a start cannot be cancelled; the task is killed when it runs");
             }
         });
     }
 }
 
 impl Shared {
-    /// Makes a container, once its plugins have made its network.
+    /// Creates a container, once its plugins have created its network.
     async fn make(
         self: Arc<Self>,
         start: Start,
@@ -154,7 +155,7 @@ impl Shared {
     }
 }
 
-/// What becomes of a start that is called off before it was requested.
+/// Returns the outcome of a start that was cancelled before it was requested.
 pub(super) fn called_off() -> Refusal {
     Refusal {
         reason: v1::Reason::KilledDuringLaunch,

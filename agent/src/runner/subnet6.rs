@@ -1,4 +1,4 @@
-//! The IPv6 prefix of this agent's containers: the operator's, or one that is generated once and kept.
+//! The IPv6 prefix of this agent's containers: configured, or generated once and kept.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -12,19 +12,19 @@ use nix::libc::O_NOFOLLOW;
 
 use crate::paths::Paths;
 
-/// What an operator says of containers' IPv6 addresses.
+/// The operator's setting for IPv6 addresses of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TaskSubnet6 {
     /// A unique local prefix (RFC 4193) of this agent alone.
     #[default]
     Generated,
-    /// This one.
+    /// This prefix.
     Given(Subnet6),
-    /// Containers have IPv4 only.
+    /// Containers have only IPv4.
     Off,
 }
 
-/// The longest file with a prefix, in bytes.
+/// Maximum size of a file with a prefix, in bytes.
 const FILE_BYTES: u64 = 256;
 const GENERATED: &str = "auto";
 const OFF: &str = "none";
@@ -52,7 +52,7 @@ impl fmt::Display for TaskSubnet6 {
 }
 
 impl TaskSubnet6 {
-    /// The prefix of the agent of this directory, or why it has none.
+    /// Returns the prefix of the agent of this directory, or the reason why it has none.
     pub(crate) fn of(self, directory: &Path) -> Result<Option<Subnet6>, String> {
         match self {
             Self::Generated => kept(directory).map(Some),
@@ -62,7 +62,8 @@ impl TaskSubnet6 {
     }
 }
 
-/// The one that an earlier life of the agent has generated, or a new one, which is on the disk when this returns.
+/// Returns the prefix that an earlier run of the agent has generated, or a new one, which is on
+/// disk when this returns.
 fn kept(directory: &Path) -> Result<Subnet6, String> {
     let path = Paths::new(directory).network_prefix6();
     match read(&path) {
@@ -86,13 +87,14 @@ fn generate() -> io::Result<Subnet6> {
     Ok(Subnet6::unique_local(identifier))
 }
 
-/// Only a file of this process' own user: it is root's where an agent that is not root may add files beside it.
+/// Reads a file only if this process' own user owns it: it is root's if an agent that is not root
+/// may add files to its directory.
 fn read(path: &Path) -> io::Result<String> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(O_NOFOLLOW).open(path)?;
     let found = file.metadata()?;
     if found.uid() != nix::unistd::geteuid().as_raw() || found.nlink() != 1 {
-        return Err(io::Error::other("it is another user's"));
+        return Err(io::Error::other("it is owned by another user"));
     }
     let mut text = String::new();
     file.take(FILE_BYTES).read_to_string(&mut text)?;
@@ -105,7 +107,7 @@ fn keep(directory: &Path, path: &Path, subnet: Subnet6) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    // Neither a link nor a file of others is taken for it.
+    // Neither a link nor another user's file is accepted.
     let mut file = File::create_new(&draft)?;
     writeln!(file, "{subnet}")?;
     file.sync_all()?;

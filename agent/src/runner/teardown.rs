@@ -1,16 +1,18 @@
-//! What an agent that stops takes off its host: its helpers, and what only containers need if there are none.
+//! Teardown of a stopping agent: it removes its helpers, and host resources that are unused without
+//! containers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
 
-/// How long an agent that stops waits for the last of its ended containers.
+/// The time for which a stopping agent waits for the last of its ended containers.
 const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks.
+/// The polling interval.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Ends the helpers, and has the tree removed when the last supervisor of an ended container has gone.
+/// Ends the helpers, and requests the removal of the tree when the last supervisor of an ended
+/// container has exited.
 pub(super) fn clear(mut shared: Arc<Shared>) {
     let deadline = Instant::now() + CLEAR_PATIENCE;
     let again = || {
@@ -20,13 +22,13 @@ pub(super) fn clear(mut shared: Arc<Shared>) {
     let shared = loop {
         match Arc::try_unwrap(shared) {
             Ok(shared) => break shared,
-            // A launch or removal that is still on a blocking thread has a hold on it.
+            // A launch or removal that is still on a blocking thread holds a reference.
             Err(held) if again() => shared = held,
             Err(_) => return,
         }
     };
     shared.service.end();
     if let Err(why) = shared.broker.clear() {
-        tracing::warn!(why, "what containers need stays on this host");
+        tracing::warn!(why, "resources of containers stay on this host");
     }
 }

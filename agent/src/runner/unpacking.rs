@@ -1,4 +1,4 @@
-//! Layers of images and fetched archives, unpacked by processes of the launcher's that can reach nothing else.
+//! Unpacking of image layers and fetched archives, in isolated processes of the launcher.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -18,13 +18,14 @@ use crate::descriptors::watched;
 use argosy_content::fetcher::Extractor;
 use argosy_content::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
 
-/// The first bytes of an archive, which say what it is.
+/// The size of an archive's header that identifies its format, in bytes.
 const BEGINNING_BYTES: u64 = 262;
 
-/// Archives and layers that are unpacked at a time: each may take a decoder's 128 MiB, and a core.
+/// Maximum number of archives and layers that are unpacked concurrently: each may take a decoder's
+/// 128 MiB, and a core.
 const AT_A_TIME: usize = 4;
 
-/// Unpacks by the agent's launcher.
+/// Unpacking by the agent's launcher.
 pub(super) struct Unpackings {
     broker: Broker,
     turns: Arc<Semaphore>,
@@ -53,7 +54,7 @@ impl Unpacker for Unpackings {
         };
         let (broker, draft) = (self.broker.clone(), draft_of(into));
         let unpacking = self.unpack(move || {
-            let draft = draft.ok_or("a layer is unpacked into a folder of the store")?;
+            let draft = draft.ok_or("a layer is unpacked into a directory of the store")?;
             broker.unpack_layer(format, layer.as_fd(), draft)
         });
         async move {
@@ -68,7 +69,7 @@ impl Unpacker for Unpackings {
     }
 }
 
-/// The layer that is being made, by the folder of its files.
+/// Returns the draft of the layer with this directory of files.
 fn draft_of(root: &Path) -> Option<String> {
     let draft = root.parent()?.file_name()?.to_str()?;
     Some(draft.to_owned())
@@ -93,9 +94,9 @@ impl Extractor for Unpackings {
                 .take(BEGINNING_BYTES)
                 .read_to_end(&mut beginning);
             read.and_then(|_| archive.rewind())
-                .map_err(|error| format!("cannot read what was fetched: {error}"))?;
+                .map_err(|error| format!("cannot read the fetched file: {error}"))?;
             let format = Format::of(&beginning).ok_or(
-                "it is no archive that is known here: tar, also with gzip, zstd or xz, or zip",
+                "it is not a known kind of archive: tar, also with gzip, zstd or xz, or zip",
             )?;
             broker.unpack_files(format, owner, archive.as_fd(), into.as_fd())
         });
@@ -104,7 +105,7 @@ impl Extractor for Unpackings {
 }
 
 impl Unpackings {
-    /// Unpacks what `begin` begins with. Dropped, it ends the process.
+    /// Unpacks an archive that starts with `begin`. If it is dropped, it ends the process.
     fn unpack(
         &self,
         begin: impl FnOnce() -> Result<Unpacking, String> + Send + 'static,
@@ -121,8 +122,9 @@ impl Unpackings {
 }
 
 async fn finish(unpacking: Unpacking) -> Result<Unpacked, String> {
-    let deaf =
-        |error: std::io::Error| format!("cannot hear the unpacking process: {error}; try again");
+    let deaf = |error: std::io::Error| {
+        format!("cannot read from the unpacking process: {error}; try again")
+    };
     let mut socket = watched(unpacking, Interest::READABLE).map_err(deaf)?;
     loop {
         while let Some(report) = socket.get_mut().report() {

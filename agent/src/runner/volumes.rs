@@ -1,4 +1,4 @@
-//! Volumes of a task, as this agent gives them: secrets are looked for before anything is started.
+//! Volumes of a task on this agent: secrets are looked up before anything is started.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::broker::Broker;
 use crate::config::Settings;
 use crate::core::Refusal;
 
-/// What a task of this role sees beside its root and its sandbox.
+/// Returns the volumes of a task of this role.
 pub(super) fn volumes(
     task: &v1::TaskSpec,
     role: &str,
@@ -53,14 +53,14 @@ pub(super) fn volumes(
         .collect()
 }
 
-/// The secret of this name that the operator keeps for the role; the words say why not.
+/// Returns the operator's secret of this name for the role, or the reason why it is unavailable.
 pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
     let Some(folder) = folder else {
         let why = "this agent has no secrets; ask another agent, or start it with --secret-folder";
         return Err(why.to_owned());
     };
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
-        return Err("a secret's name is no path; give a plain name".to_owned());
+        return Err("a secret's name must not be a path; give a plain name".to_owned());
     }
     if let Err(wrong) = Role::new(role) {
         return Err(wrong.to_string());
@@ -70,7 +70,7 @@ pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Se
         name: Path::new(role).join(name),
     };
     match secret.open() {
-        // Opened again by who mounts it; nothing of it is read here.
+        // The process that mounts it opens it again; nothing of it is read here.
         Ok(_) => Ok(secret),
         Err(error) => {
             let file = folder.join(&secret.name);

@@ -1,7 +1,7 @@
-//! What tasks use as text for Prometheus.
+//! Resource usage of tasks in the text format of Prometheus.
 //!
-//! Made anew for each scrape and not kept by the recorder, which never forgets a label: a task that has ended is gone from
-//! here, and fractions of seconds are told.
+//! Generated for each scrape and not kept by the recorder, which never forgets a label: a task that
+//! has ended disappears from here, and fractions of seconds are included.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use argosy_isolation::{Io, Pressure, Stall, Stats};
 
 use super::Usage;
 
-/// One task and what it uses.
+/// One task and its usage.
 pub(super) struct Sample {
     pub(super) framework: String,
     pub(super) task: String,
@@ -33,7 +33,7 @@ enum Kind {
     Gauge,
 }
 
-/// What a task has of a metric: one value, or one for each of a few labels.
+/// The values of a metric of a task: one value, or one for each of a few labels.
 struct Value {
     /// `name="value"` pairs, separated by commas, which need no escapes.
     labels: &'static str,
@@ -43,7 +43,7 @@ struct Value {
 #[derive(Clone, Copy)]
 enum Figure {
     Number(u64),
-    /// Told in seconds.
+    /// Exported in seconds.
     Microseconds(u64),
 }
 
@@ -140,19 +140,19 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_cpu_periods_total",
         kind: Kind::Counter,
-        help: "Periods of its processor limit in which it had something to do.",
+        help: "Periods of its processor limit in which it had runnable threads.",
         of: |usage| number(usage.stats.cpu_periods),
     },
     Family {
         name: "argosy_task_cpu_throttled_periods_total",
         kind: Kind::Counter,
-        help: "Periods in which that limit held it back.",
+        help: "Periods in which that limit throttled it.",
         of: |usage| number(usage.stats.cpu_throttled_periods),
     },
     Family {
         name: "argosy_task_cpu_throttled_seconds_total",
         kind: Kind::Counter,
-        help: "Time for which that limit held it back.",
+        help: "Time for which that limit throttled it.",
         of: |usage| seconds(usage.stats.cpu_throttled_us),
     },
     Family {
@@ -164,19 +164,19 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_memory_peak_bytes",
         kind: Kind::Gauge,
-        help: "The most memory that it ever had.",
+        help: "Peak memory.",
         of: |usage| number(usage.stats.memory_peak_bytes),
     },
     Family {
         name: "argosy_task_memory_limit_bytes",
         kind: Kind::Gauge,
-        help: "The most memory that it may have.",
+        help: "Memory limit.",
         of: |usage| number(usage.stats.memory_limit_bytes),
     },
     Family {
         name: "argosy_task_memory_anonymous_bytes",
         kind: Kind::Gauge,
-        help: "Memory of its own, behind which stands no file.",
+        help: "Anonymous memory of the task.",
         of: |usage| number(usage.stats.memory_anonymous_bytes),
     },
     Family {
@@ -188,7 +188,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_memory_kernel_bytes",
         kind: Kind::Gauge,
-        help: "What the kernel keeps for it.",
+        help: "Kernel memory of the task.",
         of: |usage| number(usage.stats.memory_kernel_bytes),
     },
     Family {
@@ -200,13 +200,13 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_memory_max_events_total",
         kind: Kind::Counter,
-        help: "Times memory was taken back from it at its memory limit.",
+        help: "Times its memory was reclaimed at its memory limit.",
         of: |usage| number(usage.stats.memory_max_events),
     },
     Family {
         name: "argosy_task_out_of_memory_kills_total",
         kind: Kind::Counter,
-        help: "Processes of it that were killed for want of memory.",
+        help: "Processes of the task that were killed for lack of memory.",
         of: |usage| number(usage.stats.out_of_memory_kills),
     },
     Family {
@@ -224,25 +224,25 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_disk_bytes",
         kind: Kind::Gauge,
-        help: "What its files take of a disk that is kept in bounds.",
+        help: "Space that its files use of a disk with a limit.",
         of: |usage| disk(usage, |disk| disk.used_bytes),
     },
     Family {
         name: "argosy_task_disk_limit_bytes",
         kind: Kind::Gauge,
-        help: "What they may take.",
+        help: "Limit of that space.",
         of: |usage| disk(usage, |disk| disk.limit_bytes),
     },
     Family {
         name: "argosy_task_disk_files",
         kind: Kind::Gauge,
-        help: "Files on a disk that is kept in bounds.",
+        help: "Files on a disk with a limit.",
         of: |usage| disk(usage, |disk| disk.files),
     },
     Family {
         name: "argosy_task_disk_files_limit",
         kind: Kind::Gauge,
-        help: "How many there may be.",
+        help: "Limit of their number.",
         of: |usage| disk(usage, |disk| disk.files_limit),
     },
     Family {
@@ -254,7 +254,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_pids_max_events_total",
         kind: Kind::Counter,
-        help: "Times their limit kept it from making one more.",
+        help: "Times its limit of processes prevented another one.",
         of: |usage| number(usage.stats.pids_max_events),
     },
     Family {
@@ -266,7 +266,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "argosy_task_network_bytes_total",
         kind: Kind::Counter,
-        help: "Bytes that passed the link of its own network.",
+        help: "Bytes that passed the link of its private network.",
         of: |usage| network(usage, |flow| flow.bytes),
     },
     Family {
@@ -283,9 +283,9 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// All metrics of these tasks. What nobody counts here is left out.
+/// Returns all metrics of these tasks. Unavailable values are omitted.
 pub(super) fn text(samples: impl IntoIterator<Item = Sample>) -> String {
-    // A name twice would spoil the whole scrape.
+    // A duplicate name would make the whole scrape invalid.
     let tasks: BTreeMap<_, _> = samples
         .into_iter()
         .map(|sample| {
@@ -335,7 +335,7 @@ fn tell(text: &mut String, name: &str, labels: &str, value: &Value) {
     };
 }
 
-/// A label's value as the format wants it.
+/// Escapes a label's value.
 fn escaped(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for letter in value.chars() {

@@ -1,15 +1,15 @@
-//! The processes that an agent has started, as `/proc` shows them.
+//! The child processes of an agent, from `/proc`.
 
 use std::path::{Path, PathBuf};
 
 use crate::host::LAUNCHER;
 
-/// The launcher of the agent that is this process, or in it.
+/// Returns the launcher of the agent that is this process, or in it.
 pub(crate) fn launcher_of(agent: u32) -> u32 {
     child_of(agent, "argosy-launcher")
 }
 
-/// A child of a process whose command line has this word.
+/// Returns a child of a process whose command line contains this word.
 pub(crate) fn child_with(parent: u32, word: &str) -> u32 {
     let mut lines = Vec::new();
     for (pid, name) in children_of(parent) {
@@ -23,7 +23,7 @@ pub(crate) fn child_with(parent: u32, word: &str) -> u32 {
     panic!("{parent} has no child with {word:?}: {lines:?}")
 }
 
-/// A child of a process, by the end of its name.
+/// Returns a child of a process, by the end of its name.
 pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
     let children = children_of(agent).into_iter();
     let named = children.filter(|(_, name)| name.ends_with(called));
@@ -31,7 +31,7 @@ pub(crate) fn child_of(agent: u32, called: &str) -> u32 {
     first.expect("an agent has such a process")
 }
 
-/// The children of a process, and what they are called.
+/// Returns the children of a process, and their names.
 fn children_of(parent: u32) -> Vec<(u32, String)> {
     let children = entries("/proc").into_iter().filter_map(|process| {
         let stat = std::fs::read_to_string(process.join("stat")).ok()?;
@@ -43,7 +43,7 @@ fn children_of(parent: u32) -> Vec<(u32, String)> {
     children.collect()
 }
 
-/// The launcher that is to stop at a step on this host, by the witness that it was given.
+/// Returns the launcher that is to stop at a step on this host, by its witness file.
 pub(crate) fn launcher_with(witness: &Path) -> u32 {
     let is_it = |process: &PathBuf| {
         let line = std::fs::read(process.join("cmdline")).unwrap_or_default();

@@ -26,40 +26,41 @@ use tokio_util::sync::CancellationToken;
 use crate::children::{child_of, entries};
 use crate::master::PATIENCE;
 
-/// The verb under which this program is its own launcher.
+/// The verb by which this program runs as its own launcher.
 pub(crate) const LAUNCHER: &str = "launcher";
-/// The verb under which it asks servers and registries.
+/// The verb by which it runs as the content service.
 pub(crate) const CONTENT: &str = "content";
-/// The verb under which it is an agent.
+/// The verb by which it runs as an agent.
 pub(crate) const AGENT: &str = "agent";
 
-/// The verb under which it is an agent that gives up root.
+/// The verb by which it runs as an agent that gives up root.
 pub(crate) const DIVIDED: &str = "divided-agent";
 
-/// What a divided agent is to come to: a panic at a step, death there, or a launcher or supervisor that stops there.
+/// The fault of a divided agent: a panic at a step, a crash there, or a launcher or supervisor that
+/// stops there.
 const PANICS: &str = "panics";
 const DIES: &str = "dies";
 const HANGS: &str = "hangs";
 
-/// Beside an agent's folder: where its API is, if it is a process of its own.
+/// The file next to an agent's directory with the address of its API, if it is a separate process.
 const API: &str = "api";
-/// The verb under which it is an executor.
+/// The verb by which it runs as an executor.
 pub(crate) const EXECUTOR: &str = "executor";
 
-/// The folder beside an agent's that its tasks may see.
+/// The directory next to an agent's that its tasks may see.
 const SHARED: &str = "shared";
-/// Beside an agent's folder, where it is to make file systems for tasks with `disk`.
+/// The file next to an agent's directory that enables file systems for tasks with `disk`.
 const LOOPED: &str = "looped";
-/// Beside an agent's folder, where its containers are to have copies of their images.
+/// The file next to an agent's directory that enables copies of images for containers.
 const COPYING: &str = "copying";
-/// The folder beside an agent's whose files its tasks may fetch.
+/// The directory next to an agent's whose files its tasks may fetch.
 const FILES: &str = "files";
-/// The folder beside an agent's with images, where there are some.
+/// The directory next to an agent's with images, if there are some.
 const LAYOUTS: &str = "layouts";
-/// The folder beside an agent's with its CNI networks and plugins, where there are some.
+/// The directory next to an agent's with its CNI networks and plugins, if there are some.
 const PLUGINS: &str = "plugins";
 
-/// A host: what is left when its agent is not there.
+/// A host: the state that remains without its agent.
 pub(crate) struct Host {
     pub(crate) folder: tempfile::TempDir,
 }
@@ -75,7 +76,7 @@ impl Host {
         self.agent_with(master, |_| {}).await
     }
 
-    /// One whose tasks may be in the network of this host.
+    /// Starts an agent whose tasks may be in the network of this host.
     pub(crate) async fn agent_that_opens(&self, master: SocketAddr) -> Agent {
         let open = |config: &mut Config| config.allowed_opt_outs.host_network = true;
         self.agent_with(master, open).await
@@ -89,7 +90,8 @@ impl Host {
         self.agent_by(commands(), master, change).await
     }
 
-    /// One whose launcher, or a supervisor that it has made, stops at this step, the first of them that comes to it.
+    /// Starts an agent whose launcher, or a supervisor that it has created, stops at this step, the
+    /// first of them that reaches it.
     pub(crate) async fn agent_that_hangs(&self, master: SocketAddr, step: Option<&str>) -> Agent {
         let mut commands = commands();
         if let Some(step) = step {
@@ -100,7 +102,7 @@ impl Host {
         self.agent_by(commands, master, |_| {}).await
     }
 
-    /// The same, of one that gives up root.
+    /// Does the same for an agent that gives up root.
     pub(crate) fn divided_that_hangs(&self, master: SocketAddr, step: Option<&str>) -> Process {
         let witness = self.witness().display().to_string();
         match step {
@@ -109,7 +111,7 @@ impl Host {
         }
     }
 
-    /// Counts how often a step was passed.
+    /// Returns the file that counts how often a step was passed.
     pub(crate) fn witness(&self) -> PathBuf {
         self.folder.path().join("witness")
     }
@@ -133,32 +135,32 @@ impl Host {
         }
     }
 
-    /// The same as a process of its own, to be killed.
+    /// Starts the same as a separate process, to be killed.
     pub(crate) fn process(&self, master: SocketAddr) -> Process {
         self.dying(master, &[])
     }
 
-    /// One that gives up root, and may allow its tasks the host's network.
+    /// Starts an agent that gives up root, and may allow its tasks the host's network.
     pub(crate) fn divided(&self, master: SocketAddr) -> Process {
         self.divided_that(master, &[])
     }
 
-    /// The same, which dies at a step: its name, at which pass, and the witness of that. It is its agent or its broker, whichever
-    /// comes to it.
+    /// Starts the same, which crashes at a step: its name, at which pass, and the witness file. Its
+    /// agent or its broker crashes, whichever reaches the step.
     pub(crate) fn divided_that_dies(&self, master: SocketAddr, death: &[&str]) -> Process {
         let death: Vec<_> = [DIES].iter().chain(death).copied().collect();
         self.divided_that(master, &death)
     }
 
     fn divided_that(&self, master: SocketAddr, fate: &[&str]) -> Process {
-        // Its user passes through to its folder.
+        // Its user can traverse to its directory.
         open(self.folder.path(), 0o711);
         let mut command = self.divided_command(master);
         Process(command.args(fate).spawn().unwrap(), self.directory())
     }
 
-    /// One whose broker is to panic: at which step and pass, and the witness of that. What both write to standard error is
-    /// in `said`.
+    /// Starts an agent whose broker is to panic: at which step and pass, and the witness file.
+    /// Standard error of both goes to `said`.
     pub(crate) fn panicking(&self, master: SocketAddr, panic: &[&str], said: &Path) -> Process {
         open(self.folder.path(), 0o711);
         let mut command = self.divided_command(master);
@@ -167,7 +169,7 @@ impl Host {
         Process(command.spawn().unwrap(), self.directory())
     }
 
-    /// The same on a folder as it is.
+    /// Starts the same on an unchanged directory.
     pub(crate) fn undivided(&self, master: SocketAddr) -> Process {
         let mut command = self.divided_command(master);
         Process(command.spawn().unwrap(), self.directory())
@@ -182,12 +184,12 @@ impl Host {
         command
     }
 
-    /// One that is to die at a step: its name, at which pass, and the witness of that.
+    /// Starts an agent that is to crash at a step: its name, at which pass, and the witness file.
     pub(crate) fn dying(&self, master: SocketAddr, death: &[&str]) -> Process {
         self.process_of(Path::new("/proc/self/exe"), master, death)
     }
 
-    /// The same from this executable, which is a copy of this program.
+    /// Starts the same from this executable, which is a copy of this program.
     pub(crate) fn process_of(
         &self,
         executable: &Path,
@@ -203,7 +205,7 @@ impl Host {
         Process(command.spawn().unwrap(), self.directory())
     }
 
-    /// A folder that tasks may see, and write to as nobody.
+    /// Returns a directory that tasks may see, and write to as `nobody`.
     pub(crate) fn shared(&self) -> PathBuf {
         let folder = self.folder.path().join(SHARED);
         std::fs::create_dir_all(&folder).unwrap();
@@ -211,7 +213,8 @@ impl Host {
         folder
     }
 
-    /// A folder whose files tasks may fetch, with this file in it; returns its path.
+    /// Returns the path of a new file with this content, in a directory whose files tasks may
+    /// fetch.
     pub(crate) fn serve(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.files().join(name);
         std::fs::write(&path, content).unwrap();
@@ -219,13 +222,13 @@ impl Host {
         path
     }
 
-    /// The same with this very program.
+    /// Does the same with this program itself.
     pub(crate) fn program(&self) -> PathBuf {
         let (own, path) = (
             std::env::current_exe().unwrap(),
             self.files().join("program"),
         );
-        // Copied where it is on another file system.
+        // Copied if it is on another file system.
         if !path.exists() && std::fs::hard_link(&own, &path).is_err() {
             std::fs::copy(&own, &path).unwrap();
         }
@@ -235,30 +238,31 @@ impl Host {
     pub(crate) fn files(&self) -> PathBuf {
         let folder = self.folder.path().join(FILES);
         std::fs::create_dir_all(&folder).unwrap();
-        // Only what all users can read is given to tasks.
+        // Tasks get only files that all users can read.
         open(self.folder.path(), 0o711);
         open(&folder, 0o755);
         folder
     }
 
-    /// Agents that start from now on make file systems for tasks with `disk`.
+    /// Enables file systems for tasks with `disk`, for agents that start from now on.
     pub(crate) fn makes_file_systems(&self) {
         std::fs::write(self.folder.path().join(LOOPED), "").unwrap();
     }
 
-    /// Containers of agents that start from now on have copies of their images.
+    /// Enables copies of images for containers, for agents that start from now on.
     pub(crate) fn copies_images(&self) {
         std::fs::write(self.folder.path().join(COPYING), "").unwrap();
     }
 
-    /// A folder below which agents that start from now on take images from.
+    /// Returns a directory from which agents that start from now on take images.
     pub(crate) fn layouts(&self) -> PathBuf {
         let folder = self.folder.path().join(LAYOUTS);
         std::fs::create_dir_all(&folder).unwrap();
         folder
     }
 
-    /// A folder that agents which start from now on look into for CNI networks and plugins.
+    /// Returns a directory in which agents that start from now on search for CNI networks and
+    /// plugins.
     pub(crate) fn plugins(&self) -> PathBuf {
         let folder = self.folder.path().join(PLUGINS);
         std::fs::create_dir_all(&folder).unwrap();
@@ -269,13 +273,13 @@ impl Host {
         self.folder.path().join("agent")
     }
 
-    /// The sandbox of a task's only instance.
+    /// Returns the sandbox of a task's only instance.
     pub(crate) fn sandbox(&self, task: &str) -> PathBuf {
         let mut found = self.sandboxes(task);
         found.pop().expect("a sandbox is there")
     }
 
-    /// The sandboxes of a task, none if it was never prepared.
+    /// Returns the sandboxes of a task, none if it was never prepared.
     pub(crate) fn sandboxes(&self, task: &str) -> Vec<PathBuf> {
         let all = self.folder.path().join("agent/sandboxes");
         let folder = all.join(crate::master::FRAMEWORK).join(task);
@@ -314,7 +318,7 @@ fn configuration(directory: &Path, master: SocketAddr, api: SocketAddr) -> Confi
     config.allow_missing_controllers = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
     config.fetch_folders = vec![directory.with_file_name(FILES)];
-    // Where the servers of the tests are.
+    // The addresses of the servers of the tests.
     config.fetch_allow = vec!["127.0.0.0/8".parse().unwrap()];
     let plugins = directory.with_file_name(PLUGINS);
     if plugins.exists() {
@@ -361,14 +365,14 @@ fn parts(api: Listener, ground: Ground, end_tasks: CancellationToken) -> Parts {
     }
 }
 
-/// What all agents of this process count together.
+/// Returns the metrics that all agents of this process share.
 fn recorder() -> PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
     let made = || PrometheusBuilder::new().install_recorder().unwrap();
     RECORDER.get_or_init(made).clone()
 }
 
-/// Lets this process, which is a launcher, stop at a step if it was told one.
+/// Arms this process, which is a launcher, to stop at a step if one was requested.
 pub(crate) fn arm_launcher() {
     let mut arguments = std::env::args().skip(2);
     if let Some((step, witness)) = arguments.next().zip(arguments.next()) {
@@ -376,7 +380,7 @@ pub(crate) fn arm_launcher() {
     }
 }
 
-/// The whole life of an agent that is a process of its own: it ends by being killed.
+/// Runs an agent as a separate process: it ends by being killed.
 pub(crate) fn agent_process() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let directory = PathBuf::from(arguments.next().unwrap());
@@ -392,14 +396,14 @@ pub(crate) fn agent_process() -> ExitCode {
         .build();
     runtime.unwrap().block_on(async {
         let (config, parts) = configured(&directory, master, CancellationToken::new()).await;
-        // Where to ask it.
+        // The address for requests.
         std::fs::write(directory.with_file_name(API), &config.address).unwrap();
         run(config, parts, CancellationToken::new()).await.unwrap();
     });
     ExitCode::SUCCESS
 }
 
-/// The same of one that gives up root before it has threads.
+/// Does the same for an agent that gives up root before it has threads.
 pub(crate) fn divided_process() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let directory = PathBuf::from(arguments.next().unwrap());
@@ -422,7 +426,7 @@ pub(crate) fn divided_process() -> ExitCode {
     listener.set_nonblocking(true).unwrap();
     let mut config = configuration(&directory, master, listener.local_addr().unwrap());
     config.allowed_opt_outs.host_network = true;
-    // Where to ask it.
+    // The address for requests.
     std::fs::write(directory.with_file_name(API), &config.address).unwrap();
     callers::keep_knowing();
     let link = argosy_agent::divide(&config, &commands, &[], || ()).unwrap();
@@ -450,7 +454,7 @@ pub(crate) fn divided_process() -> ExitCode {
     ExitCode::from(u8::from(ended.is_err()))
 }
 
-/// The whole life of an executor that an agent has started.
+/// Runs an executor that an agent has started.
 #[allow(
     clippy::disallowed_methods,
     reason = "an executor is told by its environment where it meets its agent"
@@ -466,7 +470,8 @@ pub(crate) fn executor_process() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// An agent that is a process of its own. Dropping it is `kill -9`, so that a failed test leaves none.
+/// An agent that is a separate process. Dropping it is `kill -9`, so that a failed test leaves
+/// none.
 pub(crate) struct Process(Child, PathBuf);
 
 impl Process {
@@ -474,13 +479,13 @@ impl Process {
         self.0.id()
     }
 
-    /// The containers that are listed now.
+    /// Returns the containers that are listed now.
     pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
         let api = content(&self.1.with_file_name(API)).await;
         containers(api.parse().unwrap()).await
     }
 
-    /// Asks one that may be divided to end, so that it clears its host, and waits until it has.
+    /// Terminates an agent that may be divided, so that it clears its host, and waits for its exit.
     pub(crate) async fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -488,7 +493,7 @@ impl Process {
         died.expect("the agent does not end");
     }
 
-    /// Waits until it has died.
+    /// Waits until it has exited.
     pub(crate) async fn died(&mut self) {
         while self.0.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -503,18 +508,19 @@ impl Process {
         content(&self.1.with_file_name(API)).await.parse().unwrap()
     }
 
-    /// The process that has kept root.
+    /// Returns the process that has kept root.
     pub(crate) fn broker(&self) -> u32 {
         child_of(self.pid(), "argosy-broker")
     }
 
-    /// Waits until nothing is left of any container.
+    /// Waits until no container is left.
     pub(crate) async fn is_clear(&self) {
         let api = content(&self.1.with_file_name(API)).await;
         is_clear(api.parse().unwrap()).await;
     }
 
-    /// What it and its launcher wait for in the kernel, and what its unfinished containers have come to.
+    /// Returns the kernel wait states of the agent and its launcher, and the states of its
+    /// unfinished containers.
     pub(crate) fn look(&self) -> String {
         let own = self.0.id();
         let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
@@ -545,13 +551,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has died is only waited for.
+        // A process that has exited is only waited for.
         let _ = self.0.kill();
         self.0.wait().unwrap();
     }
 }
 
-/// Says why it has ended: a test may wait for what it would have done.
+/// Prints the reason of its end: a test may wait for its effects.
 async fn telling(running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
     let ended = running.await;
     if let Err(error) = &ended {
@@ -560,7 +566,7 @@ async fn telling(running: impl Future<Output = Result<(), RunError>>) -> Result<
     ended
 }
 
-/// A living agent.
+/// A running agent.
 pub(crate) struct Agent {
     pub(crate) api: SocketAddr,
     running: JoinHandle<Result<(), RunError>>,
@@ -569,7 +575,7 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Stops it; its tasks go on.
+    /// Stops it; its tasks continue.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.ended().await.unwrap();
@@ -585,32 +591,33 @@ impl Agent {
         get(self.api, path).await
     }
 
-    /// The containers that are listed now.
+    /// Returns the containers that are listed now.
     pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
         containers(self.api).await
     }
 
-    /// What has been counted under this name, with its labels, by all agents of this process; 0 if nothing has.
+    /// Returns the counter of this name, with its labels, over all agents of this process; 0 if it
+    /// is missing.
     pub(crate) async fn counted(&self, name: &str) -> u64 {
         let (_, text) = self.get("/metrics").await;
         let value = text.lines().find_map(|line| line.strip_prefix(name));
         value.map_or(0, |value| value.trim().parse().unwrap())
     }
 
-    /// Waits until nothing is left of any container.
+    /// Waits until no container is left.
     pub(crate) async fn is_clear(&self) {
         is_clear(self.api).await;
     }
 }
 
-/// An agent in this process that keeps root, or a process of its own that gives it up.
+/// An agent in this process that keeps root, or a separate process that gives it up.
 pub(crate) enum AnyAgent {
     Whole(Agent),
     Divided(Process),
 }
 
 impl AnyAgent {
-    /// Stops it; its tasks go on.
+    /// Stops it; its tasks continue.
     pub(crate) async fn stop(self) {
         match self {
             Self::Whole(agent) => agent.stop().await,
@@ -618,7 +625,7 @@ impl AnyAgent {
         }
     }
 
-    /// Waits until nothing is left of any container.
+    /// Waits until no container is left.
     pub(crate) async fn is_clear(&self) {
         match self {
             Self::Whole(agent) => agent.is_clear().await,
@@ -664,7 +671,7 @@ async fn is_clear(api: SocketAddr) {
     }
 }
 
-/// Waits until a file is there, and returns what it says.
+/// Waits until a file exists, and returns its content.
 pub(crate) async fn content(path: &Path) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! An image that a test makes: an OCI layout with one layer, which has a shell and what it needs.
+//! An OCI image layout that a test creates: one layer, with a shell and its dependencies.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ use sha2::{Digest, Sha256};
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Writes a layout; false if this host has not what its image is made of.
+/// Writes a layout; returns false if this host lacks the files of its image.
 pub(crate) fn write(folder: &Path) -> bool {
     write_with(folder, &json!({}))
 }
 
-/// The same with this in the configuration of the image.
+/// Does the same with these settings in the configuration of the image.
 pub(crate) fn write_with(folder: &Path, says: &Value) -> bool {
     if !Path::new(BUSYBOX).exists() {
         return false;

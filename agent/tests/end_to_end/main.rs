@@ -1,7 +1,7 @@
-//! An agent with real containers against a master that says what each test wants.
+//! An agent with real containers against a master that each test controls.
 //!
-//! Its own harness: the same executable is the launcher, which must start before any thread. Runs one
-//! test after the other; arguments pick those whose name holds one of them.
+//! It has its own harness: the same executable is the launcher, which must start before any thread.
+//! Runs one test after the other; arguments select those whose name contains one of them.
 
 #[path = "../../../isolation/tests/root/audit.rs"]
 mod audit;
@@ -20,10 +20,10 @@ use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// How long one test may take, so that none that waits for ever holds up the rest.
+/// Timeout of one test, so that a hanging one does not block the rest.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// With this argument each filter must match a test: where tests are named in scripts.
+/// With this argument each filter must match a test: for scripts that name tests.
 const EACH_MATCHES: &str = "--each-matches";
 
 fn main() -> ExitCode {
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Panics if a case has left a launcher, a service or an agent: whoever runs the tests would have to find and end it.
+/// Panics if a case has left a launcher, a service or an agent, which the user would have to find
+/// and end.
 fn ends_what_it_started() {
     let begun = Instant::now();
     loop {
@@ -101,7 +102,7 @@ fn ends_what_it_started() {
     }
 }
 
-/// The others, by id.
+/// Returns the other processes, by id.
 fn processes_of_this_executable() -> Vec<u32> {
     let identity = |path: PathBuf| {
         let found = fs::metadata(path).ok()?;
@@ -118,8 +119,8 @@ fn processes_of_this_executable() -> Vec<u32> {
         .collect()
 }
 
-/// Ends this process unless what this returns is dropped in time. From a thread of its own: nothing that hangs, not even
-/// the end of a case that has failed, keeps it from that.
+/// Ends this process unless the returned sender is dropped in time. A separate thread does this:
+/// nothing that hangs, not even the end of a failed case, can prevent it.
 fn limited(limit: Duration) -> Sender<()> {
     let (sender, dropped) = channel();
     std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! A master for one test: takes streams of agents, says what the test wants, shows what agents say.
+//! A master for one test: accepts streams of agents, sends the test's orders, returns the agents'
+//! messages.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-/// How long anything may take before a test fails.
+/// Timeout of every wait before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The cluster of every test.
 pub(crate) const CLUSTER: &str = "000000000000000000000000000000aa";
@@ -51,7 +52,7 @@ impl Agents for Service {
         &self,
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        // Full means that the test does not look: it has failed.
+        // A full queue means that the test no longer reads: it has failed.
         let (sender, receiver) = mpsc::channel(100_000);
         let link = Link {
             inbound: request.into_inner(),
@@ -70,11 +71,11 @@ impl Agents for Service {
     }
 }
 
-/// Serves one port.
+/// A master that serves one port.
 pub(crate) struct Master {
     pub(crate) address: SocketAddr,
     streams: mpsc::Receiver<Link>,
-    /// What it says of who leads.
+    /// The leader that it reports.
     pub(crate) reigns: watch::Sender<v1::Reign>,
 }
 
@@ -99,12 +100,13 @@ impl Master {
         }
     }
 
-    /// The next stream and its hello.
+    /// Returns the next stream and its hello.
     pub(crate) async fn link(&mut self) -> (Link, v1::Hello) {
         self.try_link().await.expect("the agent has hung up")
     }
 
-    /// The same; `None` when the agent has hung up before its hello arrived, as a dying one may.
+    /// Does the same; returns `None` when the agent has disconnected before its hello arrived, as a
+    /// crashing one may.
     pub(crate) async fn try_link(&mut self) -> Option<(Link, v1::Hello)> {
         let next = tokio::time::timeout(PATIENCE, self.streams.recv()).await;
         let mut link = next.expect("no agent connects").unwrap();
@@ -127,18 +129,19 @@ pub(crate) struct Link {
     inbound: Streaming<v1::FromAgent>,
     outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,
     pub(crate) epoch: u64,
-    /// Updates by task, in the order in which they came.
+    /// Updates by task, in order of arrival.
     reported: BTreeMap<String, Vec<v1::NumberedUpdate>>,
-    /// Whether updates are committed, and ended tasks released, as they come.
+    /// Whether updates are committed, and ended tasks released, on arrival.
     pub(crate) settles: bool,
-    /// Heartbeats heard.
+    /// Number of received heartbeats.
     pub(crate) pings: u32,
-    /// Whether the agent may be about to die.
+    /// Whether the agent may be about to crash.
     pub(crate) may_hang_up: bool,
 }
 
 impl Link {
-    /// With an interval between heartbeats so long that no agent leaves while a test on a busy host does something else.
+    /// Registers the agent with a heartbeat interval that is long enough for no agent to leave
+    /// during other work of a test on a busy host.
     pub(crate) async fn register(&mut self, hello: &v1::Hello, equal: bool) {
         self.register_with(hello, equal, 2_000).await;
     }
@@ -185,14 +188,14 @@ impl Link {
         self.order(index, launch(spec)).await;
     }
 
-    /// The next message that is not a ping; pings are answered.
+    /// Returns the next message that is not a ping; pings are answered.
     pub(crate) async fn next(&mut self) -> FromAgent {
         self.try_next().await.expect("the agent has hung up")
     }
 
-    /// The same; `None` when the agent has hung up.
+    /// Does the same; returns `None` when the agent has disconnected.
     pub(crate) async fn try_next(&mut self) -> Option<FromAgent> {
-        // Pings are no news: an agent that only pings says nothing.
+        // Pings do not extend the deadline.
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let next = tokio::time::timeout_at(deadline, self.inbound.message()).await;
@@ -207,12 +210,12 @@ impl Link {
         }
     }
 
-    /// What the agent says that it holds. Short: one chunk.
+    /// Returns the agent's list of held tasks. Short: one chunk.
     pub(crate) async fn list(&mut self) -> v1::TaskList {
         self.try_list().await.expect("the agent has hung up")
     }
 
-    /// The same; `None` when the agent has hung up.
+    /// Does the same; returns `None` when the agent has disconnected.
     pub(crate) async fn try_list(&mut self) -> Option<v1::TaskList> {
         self.say(ToAgent::ListTasks(v1::ListTasks {})).await;
         loop {
@@ -231,7 +234,7 @@ impl Link {
         .await;
     }
 
-    /// Answers the agent, which would else leave a silent master, while something else goes on.
+    /// Answers the agent, which would otherwise leave a silent master, during another operation.
     pub(crate) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
         tokio::pin!(other);
         loop {
@@ -246,12 +249,14 @@ impl Link {
         }
     }
 
-    /// Reads reports until the task has ended; returns its updates, merged ones as they came.
+    /// Reads reports until the task has ended; returns its updates, with merged ones as they
+    /// arrived.
     pub(crate) async fn end_of(&mut self, task: &str) -> Vec<v1::NumberedUpdate> {
         self.until(task, is_terminal).await
     }
 
-    /// Reads reports until an update of the task is as wanted; returns all of its updates so far.
+    /// Reads reports until an update of the task satisfies the condition; returns all of its
+    /// updates so far.
     pub(crate) async fn until(
         &mut self,
         task: &str,
@@ -272,7 +277,7 @@ impl Link {
         }
     }
 
-    /// The updates of the next report.
+    /// Returns the updates of the next report.
     pub(crate) async fn news(&mut self) -> Vec<v1::NumberedUpdate> {
         loop {
             if let FromAgent::Report(report) = self.next().await {
@@ -283,7 +288,7 @@ impl Link {
         }
     }
 
-    /// Notes the updates of a report, and settles them.
+    /// Records the updates of a report, and settles them.
     pub(crate) async fn take(&mut self, report: v1::Report) {
         let mut committed = v1::Committed::default();
         for update in report.updates {
@@ -329,12 +334,12 @@ pub(crate) fn kill(task: &str, grace_ms: u64) -> v1::order::Order {
     })
 }
 
-/// The same task in the network of its host.
+/// Returns the same task in the network of its host.
 pub(crate) fn in_hosts_network(spec: v1::TaskSpec) -> v1::TaskSpec {
     in_network(spec, Mode::Host(v1::HostNetwork {}))
 }
 
-/// The same task in no network.
+/// Returns the same task without a network.
 pub(crate) fn in_no_network(spec: v1::TaskSpec) -> v1::TaskSpec {
     in_network(spec, Mode::None(v1::NoNetwork {}))
 }

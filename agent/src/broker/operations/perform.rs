@@ -1,4 +1,4 @@
-//! From a request to the function that performs it.
+//! Dispatch of requests to the functions that perform them.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::sandbox;
 impl Operations {
     #[expect(
         clippy::too_many_lines,
-        reason = "an arm a request: the whole protocol is visible here"
+        reason = "one arm per request: the whole protocol is visible here"
     )]
     pub(in crate::broker) fn perform(
         &self,
@@ -40,7 +40,7 @@ impl Operations {
             Request::Adopt(name) => self.adopt(name),
             Request::Void(name) => {
                 let folder = self.paths.container(name);
-                // One that is not prepared yet never will be requested.
+                // An unprepared start will never be requested.
                 done(match folder.exists() {
                     true => void(&folder).map(drop).map_err(|error| sentence(&error)),
                     false => Ok(()),

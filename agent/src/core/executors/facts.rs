@@ -1,4 +1,4 @@
-//! What an agent must not forget of executors.
+//! Durable facts of executors.
 
 use std::sync::Arc;
 
@@ -7,60 +7,52 @@ use argosy_state::ids::TaskKey;
 
 use crate::core::facts::{ContainerName, Facts, Instance, StartedFact};
 
-/// An executor that this agent has, or had and has not cleared away. Its name on this host is the instance of the task
-/// that brought it.
+/// An executor of this agent that is not cleaned up. Its name on this host is the instance of the
+/// task that started it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExecutorFacts {
     /// Its framework, and its id there.
     pub key: TaskKey,
-    /// It as a task with a container of its own, which names the executor as what runs it.
+    /// The executor as a task with its container, with the executor named as what runs it.
     pub launch: Arc<v1::LaunchOrder>,
-    /// The life in which its container was, or is to be, started.
+    /// The run in which its container is started.
     pub life: u64,
     /// Set once its command was executed.
     pub started: Option<StartedFact>,
-    /// Its end is wanted: no task joins it any more.
+    /// Whether it is to end: no task joins it any more.
     pub ending: bool,
 }
 
-/// A change of what is remembered of executors.
+/// A change of the durable facts of executors.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExecutorRecord {
-    /// One is to be started; or all that is known of one, in a compacted journal.
+    /// An executor is to be started; or all facts of one, in a compacted journal.
     Began {
         /// Its name on this host.
         instance: Instance,
-        /// All of it.
         facts: Box<ExecutorFacts>,
     },
     /// Its command was executed.
     Started {
-        /// Whose.
         instance: Instance,
-        /// Which, when.
+        /// The process and the time.
         fact: StartedFact,
     },
-    /// Its end is wanted.
-    Ending {
-        /// Whose.
-        instance: Instance,
-    },
-    /// Nothing is left of it.
-    Cleared {
-        /// Of which.
-        instance: Instance,
-    },
-    /// What an executor said of a task is in an update, or changed nothing.
+    /// It is to end.
+    Ending { instance: Instance },
+    /// It is removed.
+    Cleared { instance: Instance },
+    /// An executor's report of a task is in an update, or changed nothing.
     Heard {
-        /// Of which task.
+        /// The task.
         instance: Instance,
-        /// The executor's number of it.
+        /// The executor's serial number of the report.
         serial: u64,
     },
 }
 
 impl Facts {
-    /// Follows one record.
+    /// Applies one record.
     pub(in crate::core) fn follow(&mut self, record: &ExecutorRecord) {
         match record {
             ExecutorRecord::Began { instance, facts } => {
@@ -85,7 +77,7 @@ impl Facts {
         }
     }
 
-    /// Records that make what is known of executors out of nothing.
+    /// Returns records that rebuild all facts of executors from nothing.
     pub(in crate::core) fn executor_records(&self) -> impl Iterator<Item = ExecutorRecord> {
         let all = self.executors.iter();
         all.map(|(instance, facts)| ExecutorRecord::Began {
@@ -94,14 +86,15 @@ impl Facts {
         })
     }
 
-    /// The container of an executor that is here.
+    /// Returns the container of a known executor.
     #[must_use]
     pub fn executor_container(&self, instance: Instance) -> Option<ContainerName> {
         let life = self.executors.get(&instance)?.life;
         Some(ContainerName { instance, life })
     }
 
-    /// The executor of this name; never more than one, as a new one waits until the former is cleared away.
+    /// Returns the executor of this name; never more than one exists, as a new one waits until the
+    /// former is removed.
     pub(in crate::core) fn executor_named(
         &self,
         key: &TaskKey,

@@ -1,4 +1,4 @@
-//! The container of an executor: begun with its first task, ended behind its last.
+//! Lifecycle of an executor's container: started with its first task, ended after its last.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::core::outcome::{End, judge};
 use crate::core::{ContainerName, Core, Deferred, Sync, disk_limit_bytes};
 use crate::inbox::ContainerView;
 
-/// The executor that a task names.
+/// Returns the executor that a task names.
 pub(super) fn executor_key(task: &TaskFacts) -> Option<TaskKey> {
     let spec = task.executor()?;
     Some(TaskKey {
@@ -27,13 +27,14 @@ pub(super) fn executor_key(task: &TaskFacts) -> Option<TaskKey> {
 }
 
 impl TaskFacts {
-    /// What runs it, if that is not this agent.
+    /// Returns the executor that runs the task; `None` if this agent does.
     pub(in crate::core) fn executor(&self) -> Option<&v1::ExecutorSpec> {
         self.launch.spec.as_ref()?.executor.as_ref()
     }
 }
 
-/// An executor as its agent starts it: its command, and in `executor` that it is one.
+/// Returns the launch order with which the agent starts an executor: its command, and in `executor`
+/// the mark that it is one.
 fn as_launch(task: &TaskFacts, spec: &v1::ExecutorSpec) -> v1::LaunchOrder {
     v1::LaunchOrder {
         spec: Some(v1::TaskSpec {
@@ -48,7 +49,7 @@ fn as_launch(task: &TaskFacts, spec: &v1::ExecutorSpec) -> v1::LaunchOrder {
 }
 
 impl Core {
-    /// Finds an executor for a task whose order is on disk, or begins one.
+    /// Finds an executor for a task whose order is on disk, or starts one.
     pub(in crate::core) fn host(&mut self, instance: Instance) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
@@ -101,7 +102,7 @@ impl Core {
         self.hand(instance);
     }
 
-    /// `handed`: the executor may have heard of it.
+    /// Attaches a task to an executor. `handed`: the executor may have received the task.
     pub(super) fn attach(&mut self, instance: Instance, executor: Instance, handed: bool) {
         if let Some(course) = self.courses.get_mut(&instance) {
             course.hosted = Some(Box::new(Hosted {
@@ -119,7 +120,7 @@ impl Core {
         }
     }
 
-    /// A task has ended: with its last one the executor is ended, too.
+    /// Detaches a task that has ended. The executor is ended with its last task.
     pub(in crate::core) fn unhost(&mut self, instance: Instance) {
         self.executors.unhosted.remove(&instance);
         let course = self.courses.get_mut(&instance);
@@ -142,7 +143,7 @@ impl Core {
         }
     }
 
-    /// That it is to begin is on disk.
+    /// Starts an executor whose record is on disk.
     pub(in crate::core) fn execute(&mut self, instance: Instance) {
         if self.executors.phase(instance) != Some(Phase::Waiting) {
             return;
@@ -175,8 +176,9 @@ impl Core {
         }))
     }
 
-    /// What bounds its container: its own amounts and those of all its tasks. Ports and sets are its own alone, as they
-    /// cannot be given to what runs.
+    /// Returns the launch with the limits of the container: the amounts of the executor and of all
+    /// its tasks. Ports and sets are only the executor's, as they cannot be added to a running
+    /// container.
     fn with_tasks(&self, instance: Instance, launch: &v1::LaunchOrder) -> v1::LaunchOrder {
         let mut launch = launch.clone();
         let executor = self.executors.all.get(&instance);
@@ -192,7 +194,7 @@ impl Core {
         launch
     }
 
-    /// Its tasks have changed, and with them what its container may use.
+    /// Adjusts the limits of the container after a change of the executor's tasks.
     pub(super) fn limit_executor(&mut self, instance: Instance) {
         let is_running = self.executors.phase(instance) == Some(Phase::Running);
         if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
@@ -208,7 +210,8 @@ impl Core {
         }
     }
 
-    /// `launch`: its own, with the resources of its tasks.
+    /// Starts to measure the disk usage of an executor. `launch`: the executor's launch, with the
+    /// resources of its tasks.
     fn measure_executor(&mut self, name: ContainerName, key: TaskKey, launch: &v1::LaunchOrder) {
         let Some(spec) = launch.spec.as_ref() else {
             return;
@@ -225,7 +228,8 @@ impl Core {
         });
     }
 
-    /// It is killed at once: in a grace it would only write more.
+    /// Kills an executor that exceeds its disk limit immediately: during a grace period it would
+    /// only write more.
     fn executor_over_disk(&mut self, instance: Instance, why: Explanation) {
         if self.executors.phase(instance) != Some(Phase::Running) {
             return;
@@ -244,7 +248,7 @@ impl Core {
         }
     }
 
-    /// Takes what is about an executor or its container; returns what is about anything else.
+    /// Handles inputs about an executor or its container; returns all others.
     pub(in crate::core) fn executor_input(&mut self, input: Input) -> Option<Input> {
         let is_own = |instance: &Instance| self.executors.all.contains_key(instance);
         match input {
@@ -325,7 +329,8 @@ impl Core {
         executor.subscribe_by = Some(by);
         self.executors.turns.insert((by, instance));
         if is_new {
-            // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
+            // The supervisor's state files prove the start after a crash, so no other step waits
+            // for this record.
             let started = ExecutorRecord::Started { instance, fact };
             self.persist(Record::Executor(started), Sync::Lazy);
         }
@@ -363,7 +368,7 @@ impl Core {
         self.executor_ended(instance, end);
     }
 
-    /// An executor's container, for people.
+    /// Returns an executor's container, for display.
     pub(in crate::core) fn executor_view(
         &self,
         instance: Instance,

@@ -1,4 +1,4 @@
-//! Where a task is, for whoever wants to look at its files or enter it: in a container of its own, or in its executor's.
+//! Location of a task for file access and exec: in its container, or in its executor's.
 
 use argosy_state::ids::TaskKey;
 
@@ -9,7 +9,8 @@ use crate::core::lifecycle::{Course, Phase};
 use crate::inbox::TaskView;
 
 impl Core {
-    /// Of the held task of this name; else of the executor of this id, which is looked at as if it were a task.
+    /// Returns the held task of this name; else the executor of this id, which is treated as a
+    /// task.
     pub(crate) fn whereabouts(&self, key: &TaskKey) -> TaskView {
         match self.facts.held.get(key) {
             Some(instance) => self.whereabouts_of(*instance, key),
@@ -27,8 +28,8 @@ impl Core {
                 ended,
             };
         };
-        // One that has ended has left its executor, which may be there still; or there is a new one of its name, and
-        // nothing tells that this is not its.
+        // A task that has ended has left its executor, which may still exist; or there is a new
+        // executor of its name, which cannot be distinguished from the former.
         let hosted = course.and_then(|course| course.hosted.as_deref());
         let present = hosted.and_then(|hosted| hosted.executor);
         let container = match present {

@@ -1,8 +1,9 @@
-//! Executors: programs of frameworks that run tasks in the place of this agent, many in one container.
+//! Executors: programs of frameworks that run tasks in place of this agent, many in one container.
 //!
-//! One lives for as long as it has a task that has not ended, and is ended then, whatever took its tasks. Its name on this
-//! host is the instance of the task that brought it: such a task has no container itself. Reading order: `facts`, `life`
-//! (its container), `ending`, `recall`, `conversation` (what it and the agent say), `whereabouts`.
+//! An executor runs as long as it has a task that has not ended, and is ended then, for any end of
+//! its tasks. Its name on this host is the instance of the task that started it: such a task has no
+//! container itself. Reading order: `facts`, `lifecycle` (its container), `shutdown`, `recovery`,
+//! `protocol` (messages between executor and agent), `locate`.
 
 mod facts;
 mod lifecycle;
@@ -24,17 +25,17 @@ use super::facts::{Instance, TaskFacts};
 use super::lifecycle::Phase;
 use super::outcome::End;
 
-/// The shortest time from one update of a task to the next that brings nothing but another text, in milliseconds: each is
-/// an entry of the masters' log.
+/// The shortest interval between two updates of a task of which the second brings only another
+/// text, in milliseconds: each is an entry of the masters' log.
 const WORDS_EVERY_MS: u64 = 1_000;
 
-/// All executors of this agent, and who waits for one.
+/// All executors of this agent, and the tasks that wait for one.
 #[derive(Debug, Default)]
 pub(super) struct Executors {
     all: BTreeMap<Instance, Executor>,
-    /// Tasks that wait until the former executor of their name is cleared away.
+    /// Tasks that wait until the former executor of their name is removed.
     unhosted: BTreeSet<Instance>,
-    /// When which is to be looked at. One too many does no harm.
+    /// The next deadlines of executors. A superfluous one is harmless.
     turns: BTreeSet<(Timestamp, Instance)>,
 }
 
@@ -43,7 +44,7 @@ impl Executors {
         self.all.is_empty()
     }
 
-    /// Whether it is known of each of an earlier life whether it runs.
+    /// Whether the state of every executor of an earlier run is known.
     pub(super) fn are_found(&self) -> bool {
         self.all
             .values()
@@ -54,7 +55,7 @@ impl Executors {
         self.turns.first().map(|(at, _)| *at)
     }
 
-    /// Where one is on its way, and as what.
+    /// Returns the instances with executors in this run, and their phases.
     pub(super) fn phases(&self) -> impl Iterator<Item = (Instance, Phase)> {
         let all = self.all.iter();
         all.map(|(instance, executor)| (*instance, executor.phase))
@@ -65,7 +66,7 @@ impl Executors {
     }
 }
 
-/// One executor on its way.
+/// The state of one executor in this run.
 #[derive(Debug)]
 struct Executor {
     phase: Phase,
@@ -73,13 +74,13 @@ struct Executor {
     connection: Option<u64>,
     /// Its tasks that have not ended.
     tasks: BTreeSet<Instance>,
-    /// When it is given up, unless it has subscribed.
+    /// The deadline of its subscription.
     subscribe_by: Option<Timestamp>,
-    /// It has not subscribed in time.
+    /// Whether it missed that deadline.
     is_mute: bool,
-    /// It has more on the disk than it may.
+    /// The explanation, if it exceeds its disk limit.
     over_disk: Option<Explanation>,
-    /// When it is killed, if none of its tasks is wanted then.
+    /// The time at which it is killed, if no task needs it by then.
     kill_at: Option<Timestamp>,
     is_clearing: bool,
 }
@@ -99,23 +100,23 @@ impl Executor {
     }
 }
 
-/// What the task of an executor has in the place of a container.
+/// The state that a task of an executor has in place of a container.
 #[derive(Debug, Default)]
 pub(super) struct Hosted {
-    /// `None` once it has ended.
+    /// `None` once the task has ended.
     executor: Option<Instance>,
-    /// The executor has, or may have, heard of it.
+    /// Whether the executor has, or may have, received the task.
     handed: bool,
-    /// What the executor said of it last.
+    /// The last state that the executor reported.
     said: Option<End>,
-    /// The executor's number of that; 0 before the first.
+    /// The executor's serial number of that report; 0 before the first.
     serial: u64,
-    /// When the newest update was made.
+    /// The time of the newest update.
     told_at: Option<Timestamp>,
 }
 
 impl Hosted {
-    /// What there is to say about it while it lives.
+    /// Returns the reportable state of the task while it runs.
     pub(super) fn observe(&self, task: &TaskFacts) -> Option<End> {
         if task.kill_grace_ms.is_some() && self.handed {
             let state = TaskState::Killing;
@@ -124,12 +125,13 @@ impl Hosted {
         self.said.clone()
     }
 
-    /// Whether its executor has said something that no update tells yet.
+    /// Whether its executor has reported something that no update contains yet.
     pub(super) fn has_news(&self, task: &TaskFacts) -> bool {
         self.serial > task.heard
     }
 
-    /// Whether that is worth an update, though the state may be the same: once a second, and never while it is killed.
+    /// Whether that is worth an update, though the state may be the same: once a second, and never
+    /// while the task is being killed.
     pub(super) fn has_words(&self, task: &TaskFacts, now: Timestamp) -> bool {
         let is_quiet = self
             .told_at

@@ -1,7 +1,7 @@
-//! What an executor and its agent say to each other.
+//! The protocol between an executor and its agent.
 //!
-//! An update is on disk before it is acknowledged. Each stream begins with all that the executor has not been
-//! acknowledged, and with what it holds; what it lacks is handed to it again.
+//! An update is on disk before it is acknowledged. Each stream begins with the executor's
+//! unacknowledged updates and its tasks; the agent sends missing tasks again.
 
 use std::collections::BTreeSet;
 
@@ -20,28 +20,29 @@ use crate::core::orders::key;
 use crate::core::outcome::End;
 use crate::core::{Core, Deferred, ExecutorRecord, Sync, wire};
 
-/// What came from the socket of an executor.
+/// A message from the socket of an executor.
 #[derive(Debug, Clone)]
 pub enum ExecutorSaid {
-    /// It has shown its token on a new stream.
+    /// The executor has presented its token on a new stream.
     Subscribed {
-        /// What it holds.
+        /// Its tasks.
         tasks: Vec<v1::ExecutorTask>,
-        /// What it was not acknowledged.
+        /// Its unacknowledged updates.
         unacknowledged: Vec<v1::ExecutorUpdate>,
-        /// The version of the protocol that was agreed on.
+        /// The negotiated version of the protocol.
         version: u32,
     },
-    /// A task of its is in a new state.
+    /// One of its tasks is in a new state.
     Update(Box<v1::ExecutorUpdate>),
-    /// Something for its framework.
+    /// A message for its framework.
     Message(Vec<u8>),
     /// The stream has ended.
     Closed,
 }
 
 impl Core {
-    /// Whatever a stream says that is not the present one is of the past.
+    /// Handles a message of an executor. Messages of any stream but the present one are outdated
+    /// and ignored.
     pub(super) fn executor_said(
         &mut self,
         instance: Instance,
@@ -103,7 +104,7 @@ impl Core {
         for task in listed {
             match self.task_of(instance, &task.task_id, task.order_index) {
                 Some(found) => drop(held.insert(found)),
-                // It has ended here, or was never this executor's.
+                // It has ended here, or never was a task of this executor.
                 None => self.end_stranger(instance, task),
             }
         }
@@ -123,7 +124,7 @@ impl Core {
         }
     }
 
-    /// The executor does not hold a task: it never got it, or has lost it.
+    /// Handles a task that the executor does not have: it never received it, or has lost it.
     fn missing(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         let (Some(task), false) = (task, self.phase(instance) == Some(Phase::Ended)) else {
@@ -154,7 +155,7 @@ impl Core {
         }
     }
 
-    /// A task of this executor that has not ended.
+    /// Returns a task of this executor that has not ended.
     fn task_of(&self, executor: Instance, task: &str, order: u64) -> Option<Instance> {
         let framework = self.facts.executors.get(&executor)?.key.framework;
         let key = key(&framework.to_string(), task)?;
@@ -166,7 +167,7 @@ impl Core {
         })
     }
 
-    /// Hands a task to its executor, if that can be spoken to.
+    /// Sends a task to its executor, if that is connected.
     pub(super) fn hand(&mut self, instance: Instance) {
         let Some(executor) = self.hosted(instance).and_then(|hosted| hosted.executor) else {
             return;
@@ -187,7 +188,7 @@ impl Core {
         }
     }
 
-    /// The wish to end it is on disk.
+    /// Continues a kill whose order is on disk.
     pub(in crate::core) fn kill_hosted(&mut self, instance: Instance) {
         let phase = self.phase(instance);
         let hosted = self.hosted(instance);
@@ -203,7 +204,7 @@ impl Core {
                     order_index: instance.order.0,
                     grace_ms: task.grace_ms(),
                 };
-                // One that is not connected learns of it when it is again.
+                // An executor that is not connected receives this after it has reconnected.
                 self.tell_executor(executor, Tell::Kill(kill));
                 self.mark_dirty(instance);
                 self.warn_executor(executor);
@@ -220,8 +221,8 @@ impl Core {
         self.tell_executor(executor, Tell::Kill(kill));
     }
 
-    /// A repeated update, one of a task that has ended or is none of its, and one that is nothing for executors to say
-    /// are acknowledged and change nothing.
+    /// Handles an update of an executor. A repeated update, an update of an ended or foreign task,
+    /// and one that an executor may not send are acknowledged and change nothing.
     fn heard(&mut self, executor: Instance, update: v1::ExecutorUpdate) {
         let found = self.task_of(executor, &update.task_id, update.order_index);
         let task = found.and_then(|instance| self.facts.tasks.get(&instance));
@@ -232,7 +233,7 @@ impl Core {
         };
         let (state, known) = (wire::task_state(update.state), task.heard);
         if self.phase(instance) == Some(Phase::Ended) && update.serial > known {
-            // Nothing follows an end, and nothing behind it is acknowledged before it is on disk.
+            // Nothing follows an end, and nothing after it is acknowledged before it is on disk.
             return;
         }
         let Some(hosted) = self.hosted(instance) else {
@@ -262,7 +263,8 @@ impl Core {
                 self.mark_dirty(instance);
             }
             TaskState::Finished | TaskState::Failed | TaskState::Killed | TaskState::Error => {
-                // Told before it leaves its executor, so that it is acknowledged to whom it was.
+                // The update is made before the task leaves its executor, so that this executor
+                // gets the acknowledgement.
                 self.mark_dirty(instance);
                 self.said_end(instance, executor, end);
             }
@@ -276,7 +278,8 @@ impl Core {
         }
     }
 
-    /// Its executor has told its end. The executor hears that this is on disk, then that nothing is left for it to do.
+    /// Handles an end that the executor reported. The executor receives the acknowledgement once
+    /// the end is on disk, then the news that it has no task left.
     fn said_end(&mut self, instance: Instance, executor: Instance, end: End) {
         let reason = match end.state {
             TaskState::Killed => v1::Reason::TaskKilled,
@@ -290,7 +293,7 @@ impl Core {
         self.when_durable(Deferred::Unhost(instance, executor));
     }
 
-    /// It is on disk that this task has ended.
+    /// Detaches a task whose end is on disk.
     pub(in crate::core) fn leave(&mut self, instance: Instance, executor: Instance) {
         self.detach(instance, executor);
         let task = self.facts.tasks.get(&instance);
@@ -299,7 +302,7 @@ impl Core {
         }
     }
 
-    /// An update of this task was made.
+    /// Records that an update of this task was made.
     pub(in crate::core) fn is_told(&mut self, instance: Instance) {
         let now = self.now;
         if let Some(hosted) = self.hosted(instance) {
@@ -307,7 +310,8 @@ impl Core {
         }
     }
 
-    /// What an executor has said of a task is in an update, or changes nothing: on disk, it is told so.
+    /// Acknowledges an executor's update once it is on disk: an update contains it, or it changes
+    /// nothing.
     pub(in crate::core) fn settle(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         let hosted = self.courses.get(&instance).and_then(|course| {
@@ -317,7 +321,8 @@ impl Core {
         });
         if let Some((executor, serial)) = hosted {
             let heard = ExecutorRecord::Heard { instance, serial };
-            // Whoever is acknowledged says it no more: that this was heard may be lost, the update before it may not.
+            // An acknowledged executor does not repeat the update. The record that it was received
+            // may be lost; the update before it may not.
             self.persist(Record::Executor(heard), Sync::Lazy);
             self.acknowledge_executor(instance, executor, serial);
         }
@@ -332,7 +337,7 @@ impl Core {
         self.when_durable(Deferred::TellExecutor(executor, Box::new(acknowledged)));
     }
 
-    /// Lost without a link: nobody has promised more.
+    /// Sends a message to the framework. It is lost without a link: delivery is not guaranteed.
     fn pass_to_framework(&mut self, instance: Instance, data: Vec<u8>) {
         let link = self.link.as_ref().filter(|link| link.registered);
         let facts = self.facts.executors.get(&instance);
@@ -348,7 +353,7 @@ impl Core {
         }
     }
 
-    /// Lost without a stream.
+    /// Sends a message to an executor. It is lost without a stream.
     pub(in crate::core) fn pass_to_executor(&mut self, message: v1::ExecutorMessage) {
         let key = key(&message.framework_id, &message.executor_id);
         let named = key.and_then(|key| self.facts.executor_named(&key));
@@ -357,7 +362,8 @@ impl Core {
         }
     }
 
-    /// False if it has no stream now: then the next one begins with what it must know.
+    /// Sends to an executor. Returns false if it has no stream now: the next stream begins with its
+    /// current state.
     pub(in crate::core) fn tell_executor(&mut self, instance: Instance, message: Tell) -> bool {
         let executor = self.executors.all.get(&instance);
         let Some(connection) = executor.and_then(|executor| executor.connection) else {

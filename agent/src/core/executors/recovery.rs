@@ -1,4 +1,4 @@
-//! After a start of the process: what became of the executors of the life before, and whose their tasks are.
+//! Crash recovery of executors: the executors of the previous run, and their tasks.
 
 use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
@@ -11,7 +11,7 @@ use crate::core::input::{Effect, Found};
 use crate::core::lifecycle::Phase;
 
 impl Core {
-    /// Executors of the life before are looked for, and their tasks are theirs again.
+    /// Searches for the executors of the previous run, and attaches their tasks to them.
     pub(in crate::core) fn recall_executors(&mut self) {
         let all: Vec<_> = self.facts.executors.keys().copied().collect();
         for instance in all {
@@ -24,7 +24,7 @@ impl Core {
         }
     }
 
-    /// What a task of an executor is in this life, before anything is found.
+    /// Sets the state of an executor's task in this run, before anything is found.
     pub(in crate::core) fn recall_hosted(&mut self, instance: Instance) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
@@ -34,7 +34,7 @@ impl Core {
         let key = executor_key(task);
         let named = key.and_then(|key| self.facts.executor_named(&key));
         match named.map(|(executor, facts)| (executor, facts.ending)) {
-            // One that is to end is not given what it never had.
+            // An executor that is to end does not receive tasks that it never had.
             Some((executor, ending)) if !ending || is_unwanted || !is_unheard => {
                 self.enter(instance, Phase::Starting);
                 self.attach(instance, executor, true);
@@ -74,7 +74,8 @@ impl Core {
         self.dial_if_clear();
     }
 
-    /// Its container could not be asked: as one of a task, it is destroyed if none of its tasks is wanted.
+    /// Handles an executor whose container could not be queried. As with a task, it is destroyed if
+    /// none of its tasks is needed.
     fn executor_not_found(&mut self, instance: Instance) {
         let is_ending = (self.facts.executors.get(&instance)).is_none_or(|facts| facts.ending);
         let tasks = self.executors.all.get(&instance);
@@ -88,7 +89,7 @@ impl Core {
         }
     }
 
-    /// Those of which it is not known yet what became of them: others do not wait for them any longer.
+    /// Marks the executors whose state is not known yet: other tasks no longer wait for them.
     pub(in crate::core) fn give_up_finding_executors(&mut self) {
         let all = self.executors.phases();
         let slow = all.filter(|(_, phase)| *phase == Phase::Finding);
@@ -98,7 +99,7 @@ impl Core {
         }
     }
 
-    /// The container of an executor that could not be asked.
+    /// Returns the container of an executor that could not be queried.
     pub(in crate::core) fn executor_to_ask(
         &self,
         instance: Instance,
@@ -110,7 +111,7 @@ impl Core {
         Some((self.facts.executor_container(instance)?, key))
     }
 
-    /// Wishes to end its tasks were taken before it could be told.
+    /// Applies kill orders that were taken before the executor could receive them.
     fn remember_kills(&mut self, instance: Instance) {
         let executor = self.executors.all.get(&instance);
         let tasks = executor.into_iter().flat_map(|executor| &executor.tasks);
@@ -128,7 +129,8 @@ impl Core {
         executor.is_some_and(|executor| executor.life < self.facts.identity.boot_life)
     }
 
-    /// Its tasks wait for a master's word, as others that never started, and bring another one.
+    /// Handles an executor that never started. Its tasks wait for a registration, like others that
+    /// never started, and start another one.
     fn executor_never_started(&mut self, instance: Instance) {
         let may_start = !self.is_executor_of_earlier_boot(instance)
             && (self.facts.executors.get(&instance)).is_some_and(|facts| facts.started.is_none());
@@ -147,7 +149,7 @@ impl Core {
         self.executor_ended(instance, end);
     }
 
-    /// It waits again, as if no executor had been found for it.
+    /// Detaches a task, which waits again as if no executor had been found for it.
     fn take_back(&mut self, instance: Instance) {
         let course = self.courses.get_mut(&instance);
         let hosted = course.and_then(|course| {
@@ -161,7 +163,7 @@ impl Core {
     }
 }
 
-/// Whether no executor has ever said anything of it.
+/// Whether no executor has ever reported this task.
 pub(super) fn is_unheard(task: &TaskFacts) -> bool {
     task.state == TaskState::Staging && task.heard == 0
 }

@@ -1,4 +1,4 @@
-//! The end of an executor: behind its last task, or before its tasks, which end with it.
+//! Shutdown of an executor: after its last task, or before its tasks, which end with it.
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
@@ -12,7 +12,8 @@ use crate::core::outcome::End;
 use crate::core::{Core, Deferred, Sync};
 
 impl ExecutorFacts {
-    /// From the wish that it ends to TERM, and from TERM to KILL, in milliseconds.
+    /// Returns the grace period in milliseconds: from the shutdown request to TERM, and from TERM
+    /// to KILL.
     fn grace_ms(&self) -> u64 {
         let spec = self.launch.spec.as_ref();
         let policy = spec.and_then(|spec| spec.kill_policy);
@@ -21,7 +22,7 @@ impl ExecutorFacts {
 }
 
 impl Core {
-    /// It is gone, and its tasks with it.
+    /// Handles the end of an executor. Its tasks end with it.
     pub(super) fn executor_ended(&mut self, instance: Instance, end: End) {
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
@@ -47,12 +48,12 @@ impl Core {
             };
             self.end(task, end);
         }
-        // What its tasks came to is on disk before its own traces go.
+        // The ends of its tasks are on disk before its files are removed.
         self.report();
         self.when_durable(Deferred::ClearExecutor(instance));
     }
 
-    /// Its container may go.
+    /// Allows the removal of its container.
     pub(in crate::core) fn clear_executor(&mut self, instance: Instance) {
         let Some(name) = self.facts.executor_container(instance) else {
             return;
@@ -66,14 +67,15 @@ impl Core {
         }
     }
 
-    /// A container of an earlier try says nothing about the present one.
+    /// Handles the cleanup of an executor's container. That of an earlier attempt has no effect on
+    /// the present one.
     pub(super) fn executor_cleared(&mut self, name: ContainerName) {
         if self.facts.executor_container(name.instance) == Some(name) {
             self.forget_executor(name.instance);
         }
     }
 
-    /// Nothing is left of it: who waited for that may have another one.
+    /// Forgets an executor that is removed. Tasks that waited for this may start another one.
     fn forget_executor(&mut self, instance: Instance) {
         let cleared = ExecutorRecord::Cleared { instance };
         self.persist(Record::Executor(cleared), Sync::Lazy);
@@ -84,7 +86,7 @@ impl Core {
         self.dial_if_clear();
     }
 
-    /// It has no task left.
+    /// Shuts down an executor that has no task left.
     pub(super) fn shut_down(&mut self, instance: Instance) {
         match self.executors.phase(instance) {
             Some(Phase::Waiting) => self.forget_executor(instance),
@@ -122,7 +124,7 @@ impl Core {
         facts.map_or(0, ExecutorFacts::grace_ms)
     }
 
-    /// From TERM on nobody joins it.
+    /// Kills an executor. From TERM on no task joins it.
     pub(super) fn kill_executor(&mut self, instance: Instance) {
         self.is_ending(instance);
         let grace_ms = self.executor_grace_ms(instance);
@@ -132,14 +134,15 @@ impl Core {
     fn kill_executor_at(&mut self, instance: Instance, after_ms: u64) {
         let at = self.now.plus_ms(after_ms);
         if let Some(executor) = self.executors.all.get_mut(&instance) {
-            // Who is told again has no more time for that.
+            // A repeated request does not extend the deadline.
             let at = executor.kill_at.map_or(at, |before| before.min(at));
             executor.kill_at = Some(at);
             self.executors.turns.insert((at, instance));
         }
     }
 
-    /// If all of its tasks are wanted dead it has the longest of their graces and its own to see to that.
+    /// Sets the deadline of an executor all of whose tasks are to be killed: the longest of their
+    /// grace periods plus its own.
     pub(super) fn warn_executor(&mut self, instance: Instance) {
         let Some(executor) = self.executors.all.get(&instance) else {
             return;
@@ -154,7 +157,7 @@ impl Core {
         self.kill_executor_at(instance, longest_ms.saturating_add(own_ms));
     }
 
-    /// Deadlines of executors have come.
+    /// Handles deadlines of executors.
     pub(in crate::core) fn tend_executors(&mut self) {
         while let Some((at, instance)) = self.executors.turns.first().copied() {
             if at > self.now {
@@ -185,7 +188,7 @@ impl Core {
     }
 }
 
-/// The end of a task whose executor is gone.
+/// Returns the end of a task whose executor has ended.
 pub(super) fn terminated(why: impl Into<Explanation>) -> End {
     End::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, why)
 }

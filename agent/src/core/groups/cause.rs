@@ -10,9 +10,10 @@ use crate::core::wire;
 
 /// The cause for which a task group is ended.
 pub(super) struct Cause {
-    /// For updates.
+    /// The explanation for updates.
     pub(super) why: Explanation,
-    /// The reason with which tasks that were not started yet become FAILED; `None` if they become KILLED.
+    /// The reason with which tasks that were not started yet become FAILED; `None` if they become
+    /// KILLED.
     pub(super) failed: Option<v1::Reason>,
 }
 
@@ -21,7 +22,7 @@ impl Cause {
         Self { why, failed }
     }
 
-    /// The group itself is not as it should be.
+    /// Returns the cause of a malformed group.
     pub(super) fn of_group(what: Explanation, failed: v1::Reason) -> Self {
         let why = Explanation::of(Code::GroupEnded, &[]).then(what);
         Self::new(why, Some(failed))
@@ -39,7 +40,7 @@ pub(super) enum Rank {
     Begun,
 }
 
-/// The cause that this task gives for ending its group, if any.
+/// Returns the cause that this task gives for ending its group, if any.
 pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause)> {
     if let Some(why) = &course.turn.why {
         let failed = course
@@ -84,7 +85,8 @@ pub(super) fn cause_in(course: &Course, task: &TaskFacts) -> Option<(Rank, Cause
     })
 }
 
-/// State, reason and explanation of its end, from this run of the agent or from its newest update.
+/// Returns state, reason and explanation of its end, from this run of the agent or from its newest
+/// update.
 fn last_words(course: &Course, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
     match (&course.end, task.updates.back()) {
         (Some(end), _) => (end.state, end.reason, end.why.clone()),
@@ -97,7 +99,7 @@ fn last_words(course: &Course, task: &TaskFacts) -> (TaskState, v1::Reason, Expl
     }
 }
 
-/// For a planted defect alone.
+/// Implements a planted defect only.
 fn is_first(task: &TaskFacts) -> bool {
     let spec = task.launch.spec.as_ref();
     let place = spec.and_then(|spec| spec.group.as_ref());

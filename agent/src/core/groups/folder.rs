@@ -1,4 +1,5 @@
-//! Whose disk the folder of a group is a part of: that of its first task, also when that has ended.
+//! Accounting of the group directory: it counts toward the disk usage of the group's first task,
+//! even after that has ended.
 
 use argosy_state::ids::TaskKey;
 
@@ -14,7 +15,7 @@ impl Core {
         Some((name, task.key.clone()))
     }
 
-    /// Id and name of the group that this is the first of.
+    /// Returns id and name of the group whose first task this is.
     pub(in crate::core) fn led(&self, instance: Instance) -> Option<(String, ContainerName)> {
         let group = self.group(instance)?;
         let task = self.facts.tasks.get(&instance)?;
@@ -22,14 +23,14 @@ impl Core {
         (group.first == instance).then(|| (id.to_owned(), group.name()))
     }
 
-    /// The first of its group, if that is another one and does not run any more.
+    /// Returns the first task of its group, if that is another one and no longer runs.
     pub(in crate::core) fn late_first(&self, instance: Instance) -> Option<Instance> {
         let first = self.group(instance)?.first;
         (first != instance && self.phase(first) == Some(Phase::Ended)).then_some(first)
     }
 
-    /// Who is to end, and takes the others along, because of what its group has too much: its first, or else the next that
-    /// runs.
+    /// Returns the task that is ended, with the others, because its group directory is too large:
+    /// the first one, or else the next that runs.
     pub(in crate::core) fn answerable(&self, first: Instance) -> Option<Instance> {
         let group = self.group(first).filter(|group| group.first == first)?;
         let runs = |member: &Instance| self.phase(*member) == Some(Phase::Running);

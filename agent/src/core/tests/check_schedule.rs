@@ -1,4 +1,4 @@
-//! Checks on their way through the core: turns, updates, ends, restarts.
+//! Tests of checks in the core: schedule, updates, ends, restarts.
 
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
@@ -11,7 +11,7 @@ use crate::core::{Ended, Found, How, Input, Since, StartedFact, StopCause};
 const HEALTH: Kind = Kind::Health;
 const READINESS: Kind = Kind::Readiness;
 
-/// Quick: at once, each 100 ms, for at most 50 ms.
+/// Returns a fast check: immediately, each 100 ms, with a timeout of 50 ms.
 fn check() -> v1::Check {
     v1::Check {
         kind: Some(v1::check::Kind::Tcp(v1::TcpCheck { port: 80 })),
@@ -21,7 +21,7 @@ fn check() -> v1::Check {
     }
 }
 
-/// Strict: two failures in a row, and no grace.
+/// Returns a strict check: two consecutive failures, and no grace period.
 fn health() -> v1::HealthCheck {
     v1::HealthCheck {
         check: Some(check()),
@@ -30,7 +30,7 @@ fn health() -> v1::HealthCheck {
     }
 }
 
-/// A task "web" under order 1 that was started just now.
+/// Returns a world with a task "web" under order 1 that has just started.
 fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> World {
     let mut world = World::registered();
     let wanted = v1::TaskSpec {
@@ -45,7 +45,7 @@ fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> Wor
     world
 }
 
-/// The same, known to run, and with both checks having said that all is well.
+/// Returns the same world, with the task reported as running, and both checks passed.
 fn well() -> World {
     let mut world = started(Some(health()), Some(check()));
     world.wait(0);
@@ -57,11 +57,11 @@ fn well() -> World {
     world
 }
 
-/// The next two looks at its health fail.
+/// Makes the next two health probes fail.
 fn fall_ill(world: &mut World) {
     for number in [2, 3] {
         world.wait(100);
-        // What the first has found is told before the second looks.
+        // The first result is reported before the second probe.
         world.report();
         world.looked(1, HEALTH, number, Answer::Failed("refused".into()));
         world.looked(1, READINESS, number, Answer::Passed);
@@ -73,7 +73,7 @@ fn last(world: &World) -> v1::NumberedUpdate {
     task.updates.back().unwrap().clone()
 }
 
-/// Healthy, ready, reason and text of its newest update.
+/// Returns health, readiness, reason and text of its newest update.
 fn told(world: &World) -> (Option<bool>, Option<bool>, v1::Reason, String) {
     let update = last(world);
     (update.healthy, update.ready, update.reason(), update.text)
@@ -115,7 +115,7 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
     let expected = (Some(true), Some(false), ReadinessCheckStatusUpdated, text);
     assert_eq!(told(&world), expected);
     world.quiet();
-    // What is known is not told again.
+    // Known results are not reported again.
     world.wait(100);
     world.looked(1, HEALTH, 2, Answer::Passed);
     world.looked(1, READINESS, 2, Answer::Failed("still".into()));
@@ -137,7 +137,7 @@ fn limits_that_change_at_the_same_time_hide_nothing_that_a_check_has_found() {
     let expected = (Some(true), Some(false), v1::Reason::LimitsUpdated, text);
     assert_eq!(told(&world), expected);
     assert_eq!(last(&world).limits.unwrap().order_index, 2);
-    // It was told: a later change says nothing of it.
+    // It was reported: a later change does not report it again.
     order(&mut world, 3, "web", 8);
     world.sync();
     limited(&mut world, 3, Ok(()));
@@ -176,7 +176,7 @@ fn an_update_that_tells_of_both_checks_says_why_for_both() {
     let (healthy, ready, _, text) = told(&world);
     assert_eq!((healthy, ready), (Some(true), Some(false)));
     assert_eq!(text, "not ready: no; healthy: passed");
-    // What was told is not told again.
+    // Reported results are not reported again.
     world.wait(100);
     world.looked(1, READINESS, 2, Answer::Passed);
     world.report();
@@ -203,7 +203,7 @@ fn a_turn_comes_when_it_was_said_and_an_answer_that_does_not_is_a_failure() {
     );
     assert_eq!(last(&world).text, "not ready: no answer within 50 ms");
     world.quiet();
-    // The answer that came too late is none.
+    // A late result is ignored.
     world.looked(1, READINESS, 1, Answer::Passed);
     world.report();
     world.expect(&[]);
@@ -223,7 +223,7 @@ fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
     assert_eq!(text, why);
     world.sync();
     world.expect(&["report web 4 Killing", "kill 1 in 3000"]);
-    // Nobody looks at it any more, and it does not get well again.
+    // It is not probed any more, and does not become healthy again.
     world.looked(1, HEALTH, 3, Answer::Passed);
     world.wait(500);
     world.expect(&[]);
@@ -263,7 +263,7 @@ fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
     ]);
     world.wait(1_000);
     assert!(!world.said.iter().any(|line| line.starts_with("look")));
-    // It was ill already when somebody else wanted its end, too.
+    // It was unhealthy before it was killed.
     let mut world = well();
     fall_ill(&mut world);
     world.kill(2, "web", 20);
@@ -351,7 +351,7 @@ fn the_next_life_goes_on_to_end_a_task_that_was_not_healthy_and_knows_why() {
         (last(&world).healthy, last(&world).ready),
         (Some(false), Some(true))
     );
-    // The same if it ended while nobody was there.
+    // The same if it ended while the agent was down.
     let mut world = ill();
     world.found(1, Found::Exited(by_order(How::Signal(15))));
     world.report();
@@ -403,7 +403,7 @@ fn what_is_found_while_no_master_listens_is_kept_in_few_updates_and_told_as_it_i
     world.report();
     assert_eq!((waiting(&world), last(&world).ready), (1, Some(false)));
     assert_eq!(last(&world).text, "not ready: no");
-    // An end is told however many wait.
+    // An end is reported however many updates wait.
     for _ in 0..10 {
         find(&mut world, Answer::Passed);
         find(&mut world, Answer::Failed("no".into()));
@@ -438,7 +438,7 @@ fn a_grace_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
     let world = started(Some(health), None);
     let begun = world.now;
     let mut world = world.restart_synced("boot-1");
-    // Within the grace since the start; not since what the adoption says.
+    // Within the grace period since the start, not since the adoption.
     world.now = begun + 59_500;
     let fact = StartedFact {
         pid: 77,

@@ -1,11 +1,11 @@
-//! Checks of health and readiness: each rule of theirs, with the time as the test says it.
+//! Tests of health and readiness checks: each of their rules, with a simulated time.
 
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{Check, CheckKind, HealthCheck, Standing};
 
 use crate::core::checks::{Answer, Cause, Checks, Effect, Kind, Look, Policies, Policy};
 
-/// When the tasks here begin to run, in milliseconds.
+/// The start time of the tasks, in milliseconds.
 const START: u64 = 100_000;
 
 /// One task's checks, and the time since its start.
@@ -31,7 +31,7 @@ impl Task {
         Timestamp(START + self.age_ms)
     }
 
-    /// What happens at this age, each effect a line.
+    /// Returns the effects at this age, each as a line.
     fn at(&mut self, age_ms: u64) -> Vec<String> {
         self.age_ms = age_ms;
         tell(self.checks.tick(self.now()))
@@ -48,7 +48,7 @@ impl Task {
             .map(|at| at.since_ms(Timestamp(START)))
     }
 
-    /// Looks when it is due, and finds this at once.
+    /// Waits for the next probe, and delivers this result immediately.
     fn next(&mut self, answer: Answer) -> Vec<String> {
         let due = self.due().expect("it is checked");
         assert_eq!(self.at(due - 1), [""; 0], "not before its time");
@@ -85,7 +85,7 @@ fn failed() -> Answer {
     Answer::Failed("refused".into())
 }
 
-/// Quick, and without grace.
+/// Returns a fast policy without a grace period.
 fn strict() -> Policy {
     Policy {
         delay_ms: 0,
@@ -308,7 +308,7 @@ fn tasks_that_are_adopted_together_are_not_looked_at_together() {
     assert_eq!(task.at(59), ["run readiness 1 5"]);
     assert_eq!(task.answer(Kind::Readiness, 1, Answer::Passed).len(), 1);
     assert_eq!(task.at(149), ["run health 1 5", "run readiness 2 5"]);
-    // One that is to be looked at later anyway is.
+    // A check with a later first probe anyway keeps it.
     let policy = Policy {
         delay_ms: 1_000,
         ..strict()

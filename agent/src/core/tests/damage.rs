@@ -1,4 +1,5 @@
-//! What one damaged record of the journal costs: its own task at most, whichever record it is.
+//! Tests of the effects of one damaged record of the journal: it affects at most its own task,
+//! whichever record it is.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ use crate::start::known;
 /// The last order of the story.
 const LAST: u64 = 12;
 
-/// Every kind of record that a journal may have.
+/// Every kind of record that a journal may contain.
 const KINDS: [&str; 19] = [
     "committed",
     "executor began",
@@ -41,7 +42,8 @@ const KINDS: [&str; 19] = [
     "updated",
 ];
 
-/// A new kind needs a name here and in [`KINDS`], and a place in [`story`].
+/// Returns the kind of a record. A new kind needs a name here and in [`KINDS`], and an occurrence
+/// in [`story`].
 fn kind(record: &Record) -> &'static str {
     match record {
         Record::Identity(_) => "identity",
@@ -75,7 +77,7 @@ const RUNNING: Found = Found::Running(StartedFact {
     at: Timestamp(1_000),
 });
 
-/// The containers that live at the end of the story.
+/// The containers that run at the end of the story.
 const LIVING: [&str; 6] = ["1-1-2", "1-2-2", "1-4-2", "1-6-2", "1-10-2", "1-12-2"];
 
 fn executed(task: &str, executor: &str) -> v1::TaskSpec {
@@ -89,7 +91,8 @@ fn executed(task: &str, executor: &str) -> v1::TaskSpec {
     }
 }
 
-/// Two lives of an agent, under two leaders. Its tasks are in all the states that matter; the last has just been started.
+/// Returns two runs of an agent, under two leaders. Its tasks are in all relevant states; the last
+/// has just been started.
 fn story() -> World {
     let mut world = World::registered();
     world.launch(1, "again");
@@ -126,7 +129,7 @@ fn story() -> World {
         }),
     );
     world.sync();
-    // Of a task that is not there: nothing is to be done.
+    // For an unknown task: it has no effect.
     world.kill(8, "nobody", 0);
     world.sync();
     release(&mut world, 9);
@@ -138,7 +141,7 @@ fn story() -> World {
     world
 }
 
-/// A task and the executor that it brings, which has subscribed.
+/// Starts a task and its executor, which has subscribed.
 fn host(world: &mut World, order: u64, spec: v1::TaskSpec) {
     world.launch_spec(order, spec);
     world.sync();
@@ -160,7 +163,7 @@ fn executor(world: &mut World, order: u64, said: ExecutorSaid) {
     });
 }
 
-/// A task whose end is in the registry, and which is forgotten.
+/// Releases a task whose end is in the registry.
 fn release(world: &mut World, order: u64) {
     world.launch(order, "released");
     world.sync();
@@ -174,7 +177,7 @@ fn release(world: &mut World, order: u64) {
     assert!(!world.core.facts().tasks.contains_key(&instance(order)));
 }
 
-/// A task that runs and of which the cluster does not want to hear any more.
+/// Turns a running task into an orphan.
 fn abandon(world: &mut World, order: u64) {
     world.launch(order, "stray");
     world.sync();
@@ -189,7 +192,7 @@ fn abandon(world: &mut World, order: u64) {
     assert!(!world.core.facts().tasks[&instance(order)].held);
 }
 
-/// A task that has ended in its executor, which has ended behind it; its end is not in the registry yet.
+/// Ends a task in its executor, which has ended after it; its end is not in the registry yet.
 fn outlive(world: &mut World, order: u64) {
     host(world, order, executed("done", "f"));
     for (serial, state) in [(1, v1::TaskState::Running), (2, v1::TaskState::Finished)] {
@@ -214,7 +217,7 @@ fn outlive(world: &mut World, order: u64) {
     assert!(!world.core.facts().executors.contains_key(&instance(order)));
 }
 
-/// The instance whose record this is: that of a launch is its order's.
+/// Returns the instance of this record: that of a launch is its order's.
 fn owner(record: &Record) -> Option<Instance> {
     match record {
         Record::Took {
@@ -225,7 +228,7 @@ fn owner(record: &Record) -> Option<Instance> {
     }
 }
 
-/// Without the number of its newest update, which may leave numbers out.
+/// Removes the number of the newest update, since numbers may be skipped.
 fn unnumbered(task: &TaskFacts) -> TaskFacts {
     TaskFacts {
         made: 0,
@@ -233,7 +236,7 @@ fn unnumbered(task: &TaskFacts) -> TaskFacts {
     }
 }
 
-/// What is known is as it was, but for the instance whose record was damaged.
+/// Checks that the facts are unchanged, but for the instance whose record was damaged.
 fn compare(known: &Facts, wanted: &Facts, own: Option<Instance>, case: &str) {
     assert_eq!(known.identity, wanted.identity, "{case}");
     assert_eq!(known.floor, wanted.floor, "{case}");
@@ -251,7 +254,8 @@ fn compare(known: &Facts, wanted: &Facts, own: Option<Instance>, case: &str) {
     }
 }
 
-/// The next life, on a host where what no journal knows has been ended, until a master has registered it.
+/// Starts the next run, on a host where containers unknown to the journal have been ended, until a
+/// master has registered it.
 fn relive(contents: Contents, epoch: u64, case: &str) -> World {
     let facts = contents.facts;
     let known: BTreeSet<_> = known(&facts).iter().map(ContainerName::to_string).collect();
@@ -284,7 +288,7 @@ fn relive(contents: Contents, epoch: u64, case: &str) -> World {
     world
 }
 
-/// Each byte of each frame is damaged in turn.
+/// Damages each byte of each frame in turn.
 fn each_damage(bytes: &[u8], wanted: &Facts, epoch: u64) {
     let frames = frames(bytes);
     for (at, (range, record)) in frames.iter().enumerate() {
@@ -299,7 +303,7 @@ fn each_damage(bytes: &[u8], wanted: &Facts, epoch: u64) {
             assert_eq!(contents.torn_bytes > 0, is_last, "{case}");
             let own = owner(record);
             compare(&contents.facts, wanted, own, &case);
-            // Nearly all bytes of a record cost the same, and so have the same next life.
+            // Nearly all bytes of a record have the same effect, and so the same next run.
             if judged_last.as_ref() != Some(&contents.facts) {
                 judged_last = Some(contents.facts.clone());
                 judge_life(contents, epoch, own, &case);
@@ -308,7 +312,7 @@ fn each_damage(bytes: &[u8], wanted: &Facts, epoch: u64) {
     }
 }
 
-/// Orders that launched nothing, or what is held no longer.
+/// Orders that launched nothing, or whose tasks are no longer held.
 const NO_TASKS: [u64; 5] = [5, 7, 8, 9, 10];
 
 fn judge_life(contents: Contents, epoch: u64, own: Option<Instance>, case: &str) {
@@ -360,7 +364,7 @@ fn the_same_holds_in_a_compacted_journal() {
     each_damage(&bytes, wanted, world.epoch);
 }
 
-/// The story to the end at which its agent is forgotten.
+/// Returns the story up to the end at which its agent is forgotten.
 fn forgotten() -> World {
     let mut world = story();
     world.hear(v1::to_agent::Message::Shutdown(v1::Shutdown {

@@ -1,4 +1,4 @@
-//! The end of tasks that have too much on the disk.
+//! Tests of the end of tasks that exceed their disk limits.
 
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
@@ -20,7 +20,7 @@ fn amount(milli: i64) -> v1::Resource {
     }
 }
 
-/// A task "web" that may have 2 MiB runs.
+/// Returns a world in which a task "web" runs with a limit of 2 MiB.
 fn limited() -> World {
     let mut world = World::registered();
     let mut wanted = spec("web");
@@ -87,7 +87,7 @@ fn a_task_with_too_much_is_killed_at_once_and_has_failed_with_the_figures() {
     world.report();
     world.expect(&["report web 3 Failed", "destroy 1-1-1"]);
     assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
-    // What was found meanwhile says nothing of a task that has ended.
+    // A late measurement does not affect a task that has ended.
     over(&mut world);
     world.report();
     world.expect(&[]);
@@ -125,7 +125,7 @@ fn a_file_that_reached_the_limit_ends_its_task_for_want_of_disk() {
     assert_eq!(reason(&free, 1), v1::Reason::CommandExited);
 }
 
-/// The group "pod" of two runs, of which the first may have 2 MiB.
+/// Returns a world in which the group "pod" of two runs, with a limit of 2 MiB for the first.
 fn grouped() -> World {
     let mut world = World::registered();
     for (place, task) in (0..).zip(["a", "b"]) {
@@ -150,7 +150,8 @@ fn the_folder_of_a_group_is_measured_with_its_first_task() {
     world.expect(&[&format!("measure 1-1-1 with pod 1-1-0 up to {}", 2 * MIB)]);
 }
 
-/// The first task of the group has ended well, and the other one runs on.
+/// Returns a world in which the first task of the group has finished, and the other one continues
+/// to run.
 fn without_its_first() -> World {
     let mut world = grouped();
     (1..=2).for_each(|order| world.started(order));
@@ -229,7 +230,7 @@ fn a_launch_that_finds_no_space_in_the_next_life_fails_too() {
     let mut world = World::registered();
     world.feed(Input::JournalFull(true));
     world.launch(1, "web");
-    // Before its end is told: all that is on disk is the launch.
+    // Before its end is reported: only the launch is on disk.
     let mut next = world.restart_synced("boot-1");
     next.feed(Input::JournalFull(true));
     next.found(1, Found::NeverStarted);

@@ -1,4 +1,4 @@
-//! Executors: one container for many tasks, what is said on its socket, and its end.
+//! Tests of executors: one container for many tasks, the messages on its socket, and its end.
 
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
@@ -71,7 +71,8 @@ impl World {
         self.executor(1, ExecutorSaid::Update(update));
     }
 
-    /// Tasks "a" and "b" of the executor "e", on its first stream; nothing is said of them yet.
+    /// Returns a world with tasks "a" and "b" of the executor "e", on its first stream; no update
+    /// reports them yet.
     fn executing() -> Self {
         let mut world = Self::registered();
         world.launch_spec(1, executed("a"));
@@ -314,7 +315,7 @@ fn a_new_stream_gives_an_executor_no_more_time_to_end_its_tasks() {
     world.wait(5_000);
     world.subscribed(2, &[held("a", 1), held("b", 2)], &[]);
     world.quiet();
-    // The longest grace of its tasks, and its own.
+    // The longest grace period of its tasks, plus its own.
     world.wait(1_100);
     assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
 }
@@ -370,7 +371,7 @@ fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
     world.subscribed(1, &[held("a", 1)], &[repeated, finished]);
     world.sync();
     world.sync();
-    // What it never heard of is handed to it again.
+    // Tasks that it never received are sent again.
     world.expect(&[
         "subscribed e",
         "acknowledge a 1",
@@ -398,7 +399,7 @@ fn what_an_executor_has_lost_has_failed_and_what_it_should_not_have_is_ended() {
         "report a 2 Failed",
     ]);
     assert_eq!(world.last(1).1, v1::Reason::ExecutorTerminated);
-    // The former stream is of the past.
+    // The former stream is outdated.
     world.told("b", 2, 1, v1::TaskState::Finished);
     world.report();
     world.expect(&[]);

@@ -1,4 +1,5 @@
-//! Explanations of updates: codes and arguments from where an error arises to the update that reports it.
+//! Tests of explanations in updates: codes and arguments from the origin of an error to the update
+//! that reports it.
 
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};

@@ -1,4 +1,4 @@
-//! Tasks of a group: started together, ended in turn, never half.
+//! Tests of task groups: started together, ended one after another, never half.
 
 use argosy_proto::v1;
 use argosy_state::task::TaskState;
@@ -6,7 +6,7 @@ use argosy_state::task::TaskState;
 use super::world::{World, ended, instance, spec};
 use crate::core::{ContainerName, Ended, Found, How, Input, Refusal, StartedFact, StopCause};
 
-/// A task of the group "pod".
+/// Returns a task of the group "pod".
 pub(super) fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
     v1::TaskSpec {
         group: Some(v1::TaskGroup {
@@ -18,7 +18,7 @@ pub(super) fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
     }
 }
 
-/// The group a, b, c under the orders 1 to 3, taken and on disk.
+/// Returns a world with the group a, b, c under the orders 1 to 3, taken and on disk.
 fn ordered() -> World {
     let mut world = World::registered();
     for (place, task) in (0..).zip(["a", "b", "c"]) {
@@ -35,7 +35,7 @@ pub(super) fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
     world.feed(Input::Fetched { instance, result });
 }
 
-/// The group runs, and the masters know.
+/// Returns a world in which the group runs, and the masters know it.
 fn running() -> World {
     let mut world = ordered();
     (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
@@ -45,7 +45,7 @@ fn running() -> World {
     world
 }
 
-/// Everything that has become so is told, and committed.
+/// Reports and commits all changes.
 fn settle(world: &mut World) {
     world.report();
     for (order, task) in (1..).zip(["a", "b", "c"]) {
@@ -67,7 +67,7 @@ fn stopped(world: &mut World, order: u64) {
     sync(world);
 }
 
-/// What follows from what is on disk is on disk, too.
+/// Syncs until the consequences of synced records are on disk, too.
 fn sync(world: &mut World) {
     world.sync();
     world.sync();
@@ -230,7 +230,7 @@ fn kills_of_all_tasks_of_a_group_keep_to_the_turns_too() {
     world.expect(&["kill 3 in 500"]);
     stopped(&mut world, 3);
     world.expect(&["kill 2 in 500"]);
-    // The grace of one that was told already becomes shorter at once.
+    // The grace period of a task that is already being killed is shortened immediately.
     world.kill(7, "b", 0);
     world.sync();
     world.expect(&["kill 2 in 0"]);
@@ -316,7 +316,8 @@ fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
     let instance = instance(2);
     world.feed(Input::NotStarted { instance, refusal });
     world.sync();
-    // The third is on its way: it is called off, which is too late, and ended as soon as it runs.
+    // The third is being started: its start is cancelled, which is too late, and it is killed as
+    // soon as it runs.
     world.expect(&["cancel the start of 3"]);
     world.started(3);
     world.sync();
@@ -500,7 +501,7 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
         ..spec(task)
     };
     let contradictions = [
-        // No place at all, that of another size, of another name, of none.
+        // An invalid position, and tasks of another size, of another name, and of no group.
         (member("b", 5, 2), TaskState::Error),
         (member("b", 1, 3), TaskState::Failed),
         (other("b", 1, 2), TaskState::Failed),
@@ -510,7 +511,7 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
         let mut world = World::registered();
         world.launch_spec(1, member("a", 0, 2));
         world.launch_spec(2, contradiction.clone());
-        // Another one's, which ends nobody's wait.
+        // A task of another group, which ends no wait.
         world.launch_spec(3, spec("c"));
         sync(&mut world);
         world.report();

@@ -1,4 +1,4 @@
-//! Limits that are changed after the launch.
+//! Tests of limits that are changed after the launch.
 
 use argosy_proto::v1;
 
@@ -14,7 +14,7 @@ pub(super) fn limits(pids: u64) -> v1::Limits {
     }
 }
 
-/// Order `index` gives a task so many processes.
+/// Sends order `index`, which gives a task this limit of processes.
 pub(super) fn order(world: &mut World, index: u64, task: &str, pids: u64) {
     world.order(
         index,
@@ -38,7 +38,7 @@ pub(super) fn limited(world: &mut World, order: u64, outcome: Result<(), String>
     });
 }
 
-/// What its next start would give it.
+/// Returns the limit that its next start would get.
 fn pids(world: &World) -> Option<u64> {
     let task = &world.core.facts().tasks[&instance(1)];
     task.launch.spec.as_ref()?.limits.as_ref()?.pids

@@ -1,4 +1,4 @@
-//! Fencing, registration, lists, heartbeats.
+//! Tests of fencing, registration, lists and heartbeats.
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
@@ -34,7 +34,7 @@ fn a_lower_epoch_is_refused() {
     world.launch(2, "late");
     world.sync();
     world.expect(&[
-        "hang up: refused: epoch 4 is over, epoch 5 was seen",
+        "hang up: refused: epoch 4 has ended, epoch 5 was seen",
         "dial",
     ]);
     assert_eq!(world.core.facts().floor.0, 1);
@@ -127,7 +127,7 @@ fn an_order_before_the_registration_ends_the_link() {
     );
 }
 
-/// A refused agent, and how long it waits before it dials again, in milliseconds.
+/// Returns a refused agent, and its wait before it dials again, in milliseconds.
 fn refused(code: &str) -> (World, u64) {
     let mut world = World::new();
     world.connect();
@@ -149,8 +149,8 @@ fn a_refused_agent_tries_again_later() {
     assert_eq!(after_ms, 5_000);
 }
 
-/// As in seed 1200091 of the simulation: the agent came back to a leader that did not know yet that it was replaced, waited
-/// five seconds after its refusal, and was given up meanwhile.
+/// As in seed 1200091 of the simulation: the agent reconnected to a leader that did not know yet
+/// that it was replaced, waited five seconds after its rejection, and was considered lost by then.
 #[test]
 fn an_agent_that_a_former_leader_refuses_asks_another_master_at_once() {
     let (_, after_ms) = refused("epoch-above");
@@ -165,7 +165,7 @@ fn a_silent_master_is_left() {
     world.wait(1_001);
     world.sync();
     assert!(
-        world.said[0].starts_with("hang up: nothing heard from the master for"),
+        world.said[0].starts_with("hang up: no message from the master for"),
         "{:?}",
         world.said
     );
@@ -257,7 +257,7 @@ fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
     }));
     world.sync();
     world.expect(&[
-        "hang up: told to end everything and register anew: gone",
+        "hang up: ordered to end all tasks and register again: gone",
         "kill 1 in 3000",
     ]);
     world.exited(1, How::Signal(15));

@@ -1,4 +1,4 @@
-//! Restarts: what the next life makes of what the former left.
+//! Tests of restarts: the state of the previous run in the next one.
 
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
@@ -28,7 +28,8 @@ fn a_running_task_is_adopted_before_a_master_is_spoken_to() {
     world.sync();
     world.expect(&["dial"]);
     world.register(true);
-    // That it was committed was not synced for its own sake: told once more, and nothing is lost.
+    // The record of the commit was not synced by itself: the update is sent again, and nothing is
+    // lost.
     world.report();
     world.expect(&["report web 1 Running"]);
     world.exited(1, How::Code(0));
@@ -104,7 +105,7 @@ fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
     world.register(true);
     world.report();
     assert_eq!(reason(&world), v1::Reason::AgentRebooted);
-    // What this boot's lives start is of this boot.
+    // Containers that this boot's runs start belong to this boot.
     world.launch(2, "db");
     world.sync();
     let mut world = world.restart("boot-2");
@@ -266,7 +267,7 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
         world.report();
         world.expect(&[]);
     }
-    // Another life of the agent knows no more, and asks too.
+    // Another run of the agent knows no more, and queries too.
     let mut world = world.restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
@@ -280,7 +281,7 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
     world.check_snapshot();
 }
 
-/// An agent that is silent for its timeout is taken for lost with all that it runs.
+/// An agent that is silent for its timeout is considered lost, with all of its tasks.
 #[test]
 fn masters_do_not_wait_for_containers_that_do_not_answer() {
     let mut world = World::running();
@@ -303,7 +304,7 @@ fn masters_do_not_wait_for_containers_that_do_not_answer() {
     world.register(true);
     world.report();
     world.quiet();
-    // What was asked will be answered: it is not asked again.
+    // A pending query is not repeated.
     world.wait(8_000);
     let asked = world.said.iter().any(|line| line.starts_with("find"));
     assert!(!asked, "{:?}", world.said);

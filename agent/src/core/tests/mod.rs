@@ -1,4 +1,4 @@
-//! The core, one input at a time, with a journal that syncs when the test says so.
+//! Tests of the core, one input at a time, with a journal that syncs at the test's command.
 
 mod check_schedule;
 mod checks;

@@ -1,4 +1,4 @@
-//! Thousands of random inputs, crashes included: what must hold after every one of them.
+//! Thousands of random inputs, including crashes: invariants that hold after each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,24 +13,24 @@ use crate::core::checks::{Answer, Kind};
 use crate::core::random::Random;
 use crate::core::{Found, How, Input, StartedFact};
 
-/// What a host would know: which containers were started, and how they are.
+/// The state of the containers on a host.
 #[derive(Default)]
 struct Containers {
     /// Every start ever, by name.
     started: BTreeSet<String>,
     /// Every command ever executed, by order: at most once.
     executed: BTreeMap<u64, u32>,
-    /// Living commands.
+    /// Running commands.
     living: BTreeSet<u64>,
-    /// Starts that were asked for and not yet carried out.
+    /// Requested starts that are not yet performed.
     asked: Vec<u64>,
-    /// Files that were asked for.
+    /// Requested fetches.
     fetched: Vec<u64>,
-    /// Those of which nothing is to be left.
+    /// Containers that are to be removed completely.
     destroyed: BTreeSet<u64>,
-    /// Those that could not be asked what became of them.
+    /// Containers that could not be queried.
     unknown: Vec<u64>,
-    /// Commands that were told to end.
+    /// Commands that were killed.
     told: BTreeSet<u64>,
 }
 
@@ -39,11 +39,11 @@ struct Chance {
     random: Random,
     containers: Containers,
     orders: u64,
-    /// Looks at running tasks.
+    /// Number of probes of running tasks.
     looks: u32,
 }
 
-/// Looked at often, and ended by its second failure.
+/// Adds a check with frequent probes, which ends the task at its second failure.
 fn checked(wanted: &mut v1::TaskSpec) {
     let check = v1::Check {
         kind: Some(v1::check::Kind::Tcp(v1::TcpCheck { port: 80 })),
@@ -65,7 +65,7 @@ impl Chance {
         match self.random.below(18) {
             0 | 1 => {
                 self.orders += 1;
-                // A name is used again now and then.
+                // A name is sometimes used again.
                 let task = format!("t-{}", self.orders % 40);
                 let mut wanted = spec(&task);
                 if self.random.below(2) == 0 {
@@ -85,7 +85,7 @@ impl Chance {
             9 => self.settle(order),
             10 => {
                 if let Some(name) = self.world.core.facts().container(instance(order)) {
-                    // Only a container that is not there any more can be reported so.
+                    // Only a missing container can be reported so.
                     if !self.containers.living.contains(&order) {
                         self.world.feed(Input::Destroyed { name });
                     }
@@ -110,7 +110,7 @@ impl Chance {
         self.look();
     }
 
-    /// All of its orders come, though not all may come to the disk.
+    /// Delivers all orders of a group, though not all may be synced.
     fn launch_group(&mut self) {
         let size = 1 + self.random.below(3) as u32;
         let group_id = format!("g-{}", self.orders);
@@ -127,7 +127,7 @@ impl Chance {
         }
     }
 
-    /// Files come, mostly.
+    /// Completes fetches, mostly with success.
     fn fetch(&mut self) {
         let Some(order) = self.containers.fetched.pop() else {
             return;
@@ -141,7 +141,7 @@ impl Chance {
         self.world.feed(Input::Fetched { instance, result });
     }
 
-    /// Until nothing is left to do: who is told to end does.
+    /// Runs until nothing is left to do: killed commands end.
     fn converge(&mut self) {
         for _ in 0..100 {
             self.world.hear(Say::ListTasks(v1::ListTasks {}));
@@ -159,7 +159,7 @@ impl Chance {
         }
     }
 
-    /// No task of a group lives on when another one has ended badly, or is not there.
+    /// Checks that no task of a group continues to run when another one has failed, or is missing.
     fn check_groups(&self) {
         let facts = self.world.core.facts();
         for (own, task) in &facts.tasks {
@@ -184,7 +184,7 @@ impl Chance {
         }
     }
 
-    /// Some look has an answer: the present one of a check, or none that anybody waits for.
+    /// Delivers a result of a probe: the present one of a check, or an outdated one.
     fn find(&mut self, order: u64) {
         let kind = match self.random.below(2) {
             0 => Kind::Health,
@@ -198,7 +198,7 @@ impl Chance {
         self.world.looked(order, kind, number, answer);
     }
 
-    /// Starts what was asked for.
+    /// Performs the requested starts.
     fn carry_out(&mut self) {
         if self.containers.asked.is_empty() {
             return;
@@ -211,14 +211,14 @@ impl Chance {
     }
 
     fn exit(&mut self, order: u64) {
-        // Of one that could not be asked nothing is heard.
+        // A container that could not be queried sends no notices.
         let is_watched = !self.containers.unknown.contains(&order);
         if self.containers.living.remove(&order) && is_watched {
             self.world.exited(order, How::Code(0));
         }
     }
 
-    /// What became of a container of the life before.
+    /// Returns the state of a container of the previous run.
     fn found(&self, order: u64) -> Found {
         if self.containers.living.contains(&order) {
             let at = Timestamp(self.world.now);
@@ -230,7 +230,7 @@ impl Chance {
         }
     }
 
-    /// One that could not be asked is asked again, mostly with success.
+    /// Repeats the query of a container that could not be queried, mostly with success.
     fn answer(&mut self) {
         let Some(order) = self.containers.unknown.pop() else {
             return;
@@ -248,7 +248,7 @@ impl Chance {
         }
     }
 
-    /// A master commits everything that one task has said.
+    /// Commits all updates of one task.
     fn settle(&mut self, order: u64) {
         let Some(task) = self.world.core.facts().tasks.get(&instance(order)) else {
             return;
@@ -321,7 +321,7 @@ impl Chance {
         let world = std::mem::replace(&mut self.world, World::new());
         self.containers.fetched.clear();
         self.containers.told.clear();
-        // Requests under way may still start, or not: half of them do.
+        // Starts in progress may complete or not: half of them do.
         for order in std::mem::take(&mut self.containers.asked) {
             if self.random.below(2) == 0 {
                 *self.containers.executed.entry(order).or_default() += 1;

@@ -1,4 +1,4 @@
-//! Orders, ways of tasks, updates.
+//! Tests of orders, task lifecycles and updates.
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
@@ -33,7 +33,7 @@ fn a_plain_start_is_prepared_before_its_order_is_on_disk() {
     let mut world = World::registered();
     world.launch(1, "web");
     assert_eq!(world.prepared, ["1-1-1"]);
-    // Killed in the same sync: what was prepared is removed, without a start.
+    // Killed in the same sync: the preparation is removed, without a start.
     world.kill(2, "web", 0);
     world.sync();
     world.report();
@@ -99,7 +99,7 @@ fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
     world.quiet();
     world.wait(0);
     world.expect_all(&["persist update 1: Finished"]);
-    // The next end waits for those that come in two milliseconds, and the start for as long as any.
+    // The next end waits for others within two milliseconds, and the start for as long as any end.
     world.exited(3, How::Code(0));
     world.wait(1);
     world.expect_all(&[]);
@@ -122,7 +122,7 @@ fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
     let mut world = World::running();
     world.launch(3, "late");
     world.sync();
-    world.expect(&["hang up: order 3 came after order 1", "dial"]);
+    world.expect(&["hang up: order 3 arrived after order 1", "dial"]);
     assert_eq!(world.core.facts().floor.0, 1);
 }
 
@@ -135,7 +135,7 @@ fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
     };
     world.hear(Say::Order(unknown.clone()));
     world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
-    // A repeat is one, whatever it was.
+    // A repeat has no effect, whatever its kind.
     world.hear(Say::Order(unknown));
     world.expect_all(&[]);
     world.launch(3, "next");
@@ -143,7 +143,7 @@ fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
     assert_eq!(world.core.facts().floor.0, 3);
 }
 
-/// The kind of subject is one that a later release has: its field is not read.
+/// The kind of subject is one of a later release: its field is not read.
 #[test]
 fn an_order_about_an_unknown_kind_of_subject_is_answered_and_has_no_effect() {
     let mut world = World::running();
@@ -307,7 +307,7 @@ fn a_failed_fetch_fails_the_task_with_its_sentence() {
     world.report();
     assert_eq!(reason(&world, 1), v1::Reason::FetchFailed);
     assert_eq!(last_update(&world, 1).text, "cannot fetch \"x\"");
-    // What was taken for it is given back.
+    // Its acquired resources are released.
     world.expect(&["fetch for 1-1-1", "report web 1 Failed", "destroy 1-1-1"]);
 }
 
@@ -594,7 +594,7 @@ fn stop_after_counts_from_what_a_leader_has_answered() {
     wanted.stop_after_ms = 10_000;
     world.launch_spec(1, wanted);
     world.sync();
-    // The hello was said at 1,000; nothing later has been answered.
+    // The hello was sent at 1,000; nothing later has been answered.
     world.expect(&["start 1-1-1 until 11000"]);
     world.started(1);
     world.wait(700);
@@ -628,7 +628,8 @@ fn a_task_that_is_ready_without_a_link_counts_from_the_last_answer() {
         result: Ok(()),
     };
     world.feed(fetched);
-    // The hello was made at 1,000, and no ping was answered. Not 15,000: masters may say that it has stopped by then.
+    // The hello was made at 1,000, and no ping was answered. Not 15,000: masters may report that it
+    // has stopped by then.
     world.expect(&["start 1-1-1 until 11000"]);
 }
 
@@ -647,7 +648,7 @@ fn a_connection_that_nobody_in_office_has_answered_renews_nothing() {
     world.expect(&["start 1-1-1 until 11000"]);
     world.started(1);
     world.quiet();
-    // Registered again: what the hello said counts, at once.
+    // Registered again: the send time of the hello counts, immediately.
     world.register(true);
     let renewed = world.said.iter().filter(|line| line.starts_with("renew"));
     assert_eq!(renewed.collect::<Vec<_>>(), ["renew 1 until 15000"]);

@@ -1,4 +1,4 @@
-//! The one helper that knows the core's interface: tests state facts through it.
+//! The only helper that depends on the core's interface: tests state facts through it.
 
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Said;
@@ -15,22 +15,22 @@ use crate::core::{
 pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
 const EPOCH: u64 = 5;
 
-/// A core, what it has persisted, and what it has said since the last look.
+/// A core, its persisted records, and its effects since the last check.
 pub(super) struct World {
     pub(super) core: Core,
     pub(super) now: u64,
-    /// Every record, in order, with whether it is on disk.
+    /// Every record, in order, and whether it is on disk.
     pub(super) journal: Vec<Record>,
-    /// The same of all lives, as it was handed to the journal.
+    /// The records of all runs, as they were handed to the journal.
     pub(super) written: Vec<(Record, Sync)>,
-    /// What somebody who reads them would know.
+    /// The facts of a reader of these records.
     again: Facts,
     durable: u64,
     appended: u64,
     pub(super) said: Vec<String>,
     /// Containers whose starts were prepared.
     pub(super) prepared: Vec<String>,
-    /// How long the newest dial waits.
+    /// The wait of the newest dial.
     pub(super) dialled_after_ms: u64,
     pub(super) epoch: u64,
     pub(super) link: u64,
@@ -45,7 +45,7 @@ impl World {
         Self::begin(facts, boot_id, false)
     }
 
-    /// An agent that found a part of its journal damaged.
+    /// Returns an agent that found a part of its journal damaged.
     pub(super) fn of_damaged(facts: Facts) -> Self {
         Self::begin(facts, "boot-1", true)
     }
@@ -79,7 +79,7 @@ impl World {
         world
     }
 
-    /// An agent that a master has registered as `agent-1`, with nothing to say.
+    /// Returns an agent that a master has registered as `agent-1`, with nothing to report.
     pub(super) fn registered() -> Self {
         let mut world = Self::new();
         world.register(true);
@@ -87,7 +87,7 @@ impl World {
         world
     }
 
-    /// As `registered`, with a task "web" under order 1 that runs and is known to.
+    /// As `registered`, with a task "web" under order 1 that runs and is reported.
     pub(super) fn running() -> Self {
         let mut world = Self::registered();
         world.launch(1, "web");
@@ -99,7 +99,7 @@ impl World {
         world
     }
 
-    /// The next life of the same agent: what was on disk is all it knows.
+    /// Starts the next run of the same agent, with only the synced records.
     pub(super) fn restart(self, boot_id: &str) -> Self {
         let on_disk = self.journal.len() - usize::try_from(self.appended - self.durable).unwrap();
         let mut facts = Facts::default();
@@ -115,7 +115,7 @@ impl World {
         next
     }
 
-    /// As `restart`, with all on disk that was appended, though nobody has heard so.
+    /// As `restart`, with all appended records on disk, though the agent received no confirmation.
     pub(super) fn restart_synced(mut self, boot_id: &str) -> Self {
         self.durable = self.appended;
         self.restart(boot_id)
@@ -132,7 +132,7 @@ impl World {
         );
     }
 
-    /// A snapshot says the same as what it replaces.
+    /// Checks that a snapshot is equivalent to the records that it replaces.
     pub(super) fn check_snapshot(&self) {
         let mut copied = Facts::default();
         self.again
@@ -156,7 +156,7 @@ impl World {
             self.written.push(((**record).clone(), *sync));
         }
         match &effect {
-            // In each of these, before a start; those who ask for it look there.
+            // It precedes each start; tests that check it read this list.
             Effect::Prepare(start) => self.prepared.push(start.name.to_string()),
             _ => self.said.push(tell(&effect)),
         }
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// Everything appended is on disk.
+    /// Confirms that all appended records are on disk.
     pub(super) fn sync(&mut self) {
         self.durable = self.appended;
         let number = self.appended;
@@ -177,7 +177,7 @@ impl World {
         self.feed(Input::Tick);
     }
 
-    /// Lets what is gathered be said.
+    /// Waits until gathered updates are sent.
     pub(super) fn report(&mut self) {
         self.wait(5);
         self.sync();
@@ -288,7 +288,7 @@ impl World {
         self.feed(Input::Found { instance, found });
     }
 
-    /// Its look at this check, counted from 1, has this answer.
+    /// Delivers the result of this check's probe, counted from 1.
     pub(super) fn looked(&mut self, order: u64, kind: Kind, number: u64, answer: Answer) {
         let (instance, look) = (instance(order), Look { kind, number });
         self.feed(Input::Looked {
@@ -303,7 +303,7 @@ impl World {
         self.feed(Input::Destroyed { name });
     }
 
-    /// What was said and done since the last look, without the journal's own.
+    /// Compares the effects since the last check, without those of the journal.
     #[track_caller]
     pub(super) fn expect(&mut self, wanted: &[&str]) {
         let said: Vec<_> = std::mem::take(&mut self.said);
@@ -322,7 +322,7 @@ impl World {
         assert_eq!(std::mem::take(&mut self.said), wanted);
     }
 
-    /// Forgets what was said so far.
+    /// Discards the effects so far.
     pub(super) fn quiet(&mut self) {
         self.said.clear();
     }
@@ -352,7 +352,7 @@ pub(super) fn ended(how: How) -> Ended {
     }
 }
 
-/// An effect as one line.
+/// Formats an effect as one line.
 pub(super) fn tell(effect: &Effect) -> String {
     let short = |instance: &Instance| instance.order.0;
     match effect {

@@ -1,4 +1,5 @@
-//! A supervisor that rotates beside a reader: each byte is told by its offset, so that none can be repeated or missed.
+//! Tests of a reader with a concurrently rotating supervisor: each byte is determined by its
+//! offset, so that no byte can be repeated or missed undetected.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,12 +10,12 @@ use super::*;
 
 const FILES: usize = 4;
 
-/// The byte at this offset.
+/// Returns the byte at this offset.
 fn byte(offset: u64) -> u8 {
     (offset.wrapping_mul(31) ^ (offset >> 8)) as u8
 }
 
-/// What a supervisor does to the files of one stream.
+/// A supervisor's operations on the files of one stream.
 struct Writer {
     folder: PathBuf,
     parts: Vec<(FileId, u64)>,
@@ -71,7 +72,7 @@ impl Writer {
         self.save();
         for rotations in (1..FILES).rev() {
             let name = |rotations| self.path(&StreamName::Stdout.file(rotations));
-            // Not there yet, or removed by the test.
+            // Not created yet, or removed by the test.
             let _ = fs::rename(name(rotations - 1), name(rotations));
         }
         fs::rename(draft, self.path("stdout")).unwrap();
@@ -88,7 +89,7 @@ fn reader(folder: &Path) -> Reader {
     Reader::open(&place, &sandbox, &["stdout".to_owned()]).unwrap()
 }
 
-/// Reads what is there, checking each byte; returns why it stopped.
+/// Reads the available bytes and checks each; returns the step at which it stopped.
 fn read_on(reader: &mut Reader) -> Step {
     loop {
         let offset = reader.offset();
@@ -111,7 +112,7 @@ fn a_reader_that_keeps_up_gets_every_byte_once() {
         writer.write(700);
         assert_eq!(read_on(&mut reader), Step::Nothing);
         writer.write(300 + round);
-        // Twice now and then: each of the files that it has not seen yet is found.
+        // Sometimes twice: each of the files that it has not seen yet is found.
         writer.rotate();
         if round % 3 == 0 {
             writer.write(50);
@@ -136,7 +137,7 @@ fn a_slow_reader_gets_what_it_holds_and_is_told_where_it_goes_on() {
         writer.rotate();
         writer.write(1_000);
     }
-    // Both of its files have gone meanwhile.
+    // Both of its files have been removed by now.
     assert_eq!(read_on(&mut slow), Step::Gap);
     assert_eq!(slow.offset(), 2_000);
     let mut next = reader(folder.path());
@@ -192,7 +193,7 @@ fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
         writer.rotate();
     }
     writer.write(100);
-    // Held open, so that nothing gets its number at once.
+    // Held open, so that their inode numbers are not reused immediately.
     let _held = ["stdout", "stdout.1", "stdout.2"].map(|name| File::open(writer.path(name)));
     fs::remove_file(writer.path("stdout.2")).unwrap();
     symlink(&secret, writer.path("stdout.2")).unwrap();
@@ -206,7 +207,7 @@ fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
     assert_eq!(reader.offset(), 300, "two files are gone");
     assert_eq!(read_on(&mut reader), Step::Nothing);
     assert_eq!(reader.offset(), 400);
-    // Exchanged, they are still known.
+    // Renamed files are still recognized.
     fs::rename(writer.path("stdout.3"), writer.path("stdout.1")).unwrap();
     let mut reader = self::reader(folder.path());
     assert_eq!(read_on(&mut reader), Step::Gap);

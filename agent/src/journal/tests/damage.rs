@@ -1,11 +1,11 @@
-//! That damage is told, and how.
+//! Tests of the reports of damage.
 
 use super::*;
 use crate::paths::Paths;
 use crate::start::tell_damage;
 use argosy_testing::Log;
 
-/// What an agent logs that finds a journal of these bytes.
+/// Returns the log of an agent that finds a journal of these bytes.
 fn told(folder: &Folder, bytes: &[u8]) -> Vec<String> {
     fs::write(folder.path(), bytes).unwrap();
     let contents = folder.read();
@@ -27,19 +27,19 @@ fn a_damaged_record_is_told_as_an_error_that_says_where() {
     let mut bytes = whole.clone();
     bytes[second + frame::FRAME_BYTES] ^= 1;
     let expected = format!(
-        "ERROR message=a part of the journal is damaged: what it said is lost, the masters repair what they can \
+        "ERROR message=a part of the journal is damaged: its records are lost, the masters repair what they can \
          journal={} offset={second} bytes={}",
         folder.path().display(),
         third - second
     );
     assert_eq!(told(&folder, &bytes), [expected]);
-    // A write that was cut off is nobody's fault, and was never told to anybody as done.
+    // An interrupted write is no damage, and was never reported as done.
     let told = told(&folder, &whole[..whole.len() - 1]);
     let [line] = &told[..] else {
         panic!("{told:?}")
     };
     assert!(
-        line.starts_with("INFO message=a write that a crash cut off"),
+        line.starts_with("INFO message=an incomplete write of a crash"),
         "{line}"
     );
 }
@@ -72,13 +72,13 @@ fn a_task_whose_record_is_lost_is_named_by_its_order() {
         panic!("{lines:?}")
     };
     assert!(
-        line.starts_with("ERROR message=the record of what this order launched is lost"),
+        line.starts_with("ERROR message=the record of this order's launch is lost"),
         "{line}"
     );
     assert!(line.ends_with("order=2"), "{line}");
 }
 
-/// As 0.1 wrote it: a launch does not say whose it is, and the identity is there once.
+/// Returns a journal of 0.1: a launch does not name its agent, and the identity is written once.
 fn of_0_1() -> (Vec<u8>, Vec<Record>) {
     let mut records = story(3);
     for record in &mut records {
@@ -105,8 +105,7 @@ fn a_journal_in_which_nothing_says_which_agent_this_is_is_refused_and_left_alone
     fs::write(folder.path(), &bytes).unwrap();
     let refused = read(&folder.path()).unwrap_err().to_string();
     assert!(
-        refused
-            .contains("is damaged at byte 24, and what is left does not say which agent this is"),
+        refused.contains("is damaged at byte 24, and the rest does not identify this agent"),
         "{refused}"
     );
     assert_eq!(fs::read(folder.path()).unwrap(), bytes);

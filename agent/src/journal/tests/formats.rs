@@ -1,14 +1,15 @@
-//! Files of other releases: older ones are read and written anew, newer ones refused and left alone.
+//! Tests with files of other releases: older ones are read and rewritten, newer ones rejected and
+//! left unchanged.
 
 use super::*;
 
-/// A file as format 1 wrote it, with the records below.
+/// Returns a file of format 1, with the records below.
 fn format_1() -> Vec<u8> {
     let path = "tests/format-1.journal";
     fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// All that format 1 knew.
+/// Returns all kinds of records of format 1.
 fn first_records() -> Vec<Record> {
     let instance = Instance {
         agent: AgentId(1),
@@ -36,7 +37,7 @@ fn first_records() -> Vec<Record> {
         },
         Record::Updated {
             instance,
-            // No limits were told of then.
+            // Updates did not contain limits then.
             update: Box::new(v1::NumberedUpdate {
                 limits: None,
                 ..unhealthy()
@@ -66,7 +67,7 @@ fn a_file_of_the_format_before_is_read_and_written_anew_before_anything_is_appen
     assert_eq!(u32::from(format(&folder)), frame::VERSION);
     assert_eq!(folder.read().facts, expected);
     assert!(!folder.next().exists());
-    // What is appended comes behind it, and the next life finds all of it.
+    // Later records follow it, and the next run reads all of them.
     folder.write(&[launch(6)]);
     let mut records = first_records();
     records.push(launch(6));
@@ -130,7 +131,7 @@ fn a_record_of_an_unknown_kind_is_refused_rather_than_left_out() {
     let folder = Folder::new();
     folder.write(&story(1));
     let whole = fs::read(folder.path()).unwrap();
-    // Field 200 of the record, a number: whole and of no damage, and of a release that is not this one.
+    // Field 200 of the record, a number: intact, and of another release.
     let mut bytes = whole.clone();
     frame::put(&mut bytes, 42, &[0xc0, 0x0c, 0x01]);
     fs::write(folder.path(), &bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Clients that are attached to a task's own command.
+//! Tests of clients that are attached to a task's own command.
 
 use argosy_proto::exec::{ATTACH_PROTOCOL, End, PROTOCOL, Size, ToCommand};
 use argosy_proto::v1;
@@ -14,7 +14,8 @@ async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
     call(agent, "attach", ATTACH_PROTOCOL, &parameters).await
 }
 
-/// A client that may type at the task `t`, and has heard from where on it hears.
+/// Returns a client with standard input at the task `t`, which has received the start of the
+/// output.
 async fn attached(agent: &Agent) -> (Client, Said) {
     let mut client = Client::of(ask(agent, &[("stdin", "true")]).await).await;
     let mut said = Said::default();
@@ -22,7 +23,7 @@ async fn attached(agent: &Agent) -> (Client, Said) {
     (client, said)
 }
 
-/// A host with a running task `t` of this line, at a terminal or at a pipe.
+/// Returns a host with a running task `t` of this line, at a terminal or at a pipe.
 async fn running(line: &str, tty: bool) -> (Host, Master, Agent, Link) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -62,7 +63,7 @@ pub(super) async fn all_who_are_attached_see_a_task_and_type_at_it_until_it_ends
     second.type_in("word\n").await;
     let got = |said: &Said| said.output().ends_with("got word\r\n");
     first.hear(&mut one, got).await;
-    // One who goes means nothing to the task and to others.
+    // A client that disconnects does not affect the task and others.
     drop(first);
     second.hear(&mut other, got).await;
     second.type_in("exit\n").await;
@@ -134,13 +135,13 @@ pub(super) async fn what_cannot_be_attached_to_is_refused_before_anything_is_upg
     let other = call(&agent, "attach", PROTOCOL, &[("task", task.as_str())]).await;
     let text = other.text().await.unwrap();
     assert!(text.contains("argosy.v1.attach"), "{text}");
-    // Its output can be watched; input that was not asked for ends the session, not the task.
+    // Its output can be watched; unrequested input ends the session, not the task.
     let mut client = Client::of(ask(&agent, &[]).await).await;
     client.type_in("x").await;
     let Some(End::Lost(why)) = client.all().await.end else {
         panic!("it was not asked for")
     };
-    assert!(why.contains("had not asked to"), "{why}");
+    assert!(why.contains("without having requested that"), "{why}");
     let mut client = Client::of(ask(&agent, &[]).await).await;
     client.say(ToCommand::Signal(15)).await;
     assert_eq!(client.all().await.end, Some(End::Signal(15)));

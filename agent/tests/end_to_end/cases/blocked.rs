@@ -1,4 +1,4 @@
-//! What blocks threads of the agent.
+//! Tests with blocked threads of the agent.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -18,7 +18,7 @@ use super::{runs, with_namespaces};
 use crate::host::{Agent, Host};
 use crate::master::{Link, Master, kill, shell};
 
-/// Threads for an agent.
+/// Returns a runtime for an agent.
 fn threads() -> Runtime {
     let threads = Builder::new_multi_thread()
         .worker_threads(2)
@@ -34,14 +34,14 @@ fn agent_on(threads: &Runtime, host: &Host, master: &Master) -> Agent {
     })
 }
 
-/// Five heartbeats are due in a second.
+/// Registers an agent with five heartbeats a second.
 async fn beating(master: &mut Master) -> Link {
     let (mut link, hello) = master.link().await;
     link.register_with(&hello, true, 200).await;
     link
 }
 
-/// How many heartbeats come in two seconds.
+/// Counts the heartbeats of two seconds.
 async fn heartbeats(link: &mut Link) -> u32 {
     let before = link.pings;
     link.meanwhile(tokio::time::sleep(Duration::from_secs(2)))
@@ -83,7 +83,7 @@ pub(super) async fn heartbeats_go_on_while_all_other_threads_of_an_agent_are_blo
     threads.shutdown_background();
 }
 
-/// A file system whose server never answers: whoever looks into it waits until this is dropped.
+/// A file system whose server never answers: an access blocks until this is dropped.
 struct Hung {
     folder: PathBuf,
     /// Its server's end.
@@ -91,13 +91,13 @@ struct Hung {
 }
 
 impl Hung {
-    /// `None` if this kernel has no FUSE.
+    /// Returns `None` if this kernel has no FUSE.
     fn at(folder: &Path) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
         Self::over(folder, "40000")
     }
 
-    /// The same in place of what is there, of this kind.
+    /// Does the same over an existing file or directory of this kind.
     fn over(folder: &Path, mode: &str) -> Option<Self> {
         let mut options = File::options();
         let device = options.read(true).write(true).open("/dev/fuse").ok()?;
@@ -121,7 +121,7 @@ impl Hung {
 
 impl Drop for Hung {
     fn drop(&mut self) {
-        // Ends whatever waits there.
+        // Ends all blocked accesses.
         let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
         umount2(&self.folder, flags).unwrap();
     }
@@ -162,7 +162,7 @@ pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
     threads.shutdown_background();
 }
 
-/// As one that a slow directory server answers for.
+/// Simulates a user for which a slow directory server is queried.
 pub(super) async fn a_user_database_that_hangs_holds_up_no_task_without_a_user() {
     with_namespaces(CloneFlags::CLONE_NEWNS, || async {
         let (host, mut master) = (Host::new(), Master::start().await);

@@ -1,4 +1,5 @@
-//! Bombs and fillers of tasks that request no limit: each meets its agent's defaults, and its neighbour runs on. Memory: `limits`.
+//! Tests of resource exhaustion by tasks that request no limit: each reaches its agent's defaults,
+//! and its neighbour continues to run. Memory: `limits`.
 
 use argosy_agent::Config;
 use argosy_proto::v1;
@@ -10,7 +11,7 @@ use super::{code, reason, runs, state};
 use crate::host::{Agent, Host};
 use crate::master::{Link, Master, shell};
 
-/// What a task does, how that ends, and as much of it as is nobody's harm.
+/// The command of a task, its end, and a harmless amount of the same.
 struct Bomb {
     name: &'static str,
     line: &'static str,
@@ -22,7 +23,7 @@ struct Bomb {
 enum End {
     /// The agent kills it.
     Killed(v1::Reason),
-    /// The kernel refuses it more, and it exits with this code.
+    /// The kernel refuses further resources, and it exits with this code.
     Refused(i32),
 }
 
@@ -73,14 +74,14 @@ const BOMBS: [Bomb; 8] = [
     },
     Bomb {
         name: "make processes without an end",
-        // The shell exits with 2 when it cannot make another.
+        // The shell exits with 2 when it cannot fork.
         line: "while sleep 1000 & do true; done",
         end: End::Refused(2),
         control: "n=0; while [ $n -lt 100 ]; do n=$((n+1)); sleep 0.01 & done; wait",
     },
 ];
 
-/// Only `cpus` and whatever is added.
+/// Returns a task with only `cpus` and the added resources.
 fn of(task: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         resources: argosy_client::resources::resources("cpus:0.1").unwrap(),
@@ -123,7 +124,7 @@ async fn goes_off(bomb: &Bomb, order: u64, agent: &Agent, link: &mut Link) {
     refused("a task without limits", bomb.name);
 }
 
-/// An agent whose defaults are small, and a task on it that goes on.
+/// Returns an agent whose defaults are small, and a task on it that continues to run.
 async fn with_a_neighbour(host: &Host, master: &mut Master) -> (Agent, Link) {
     let small = |config: &mut Config| config.default_disk_bytes = 4 << 20;
     let agent = host.agent_with(master.address, small).await;

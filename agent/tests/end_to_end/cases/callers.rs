@@ -1,4 +1,4 @@
-//! Who reaches into tasks by the API of a real agent: other users of its host, and tasks.
+//! Tests of access to tasks by the API of a real agent: by other users of its host, and by tasks.
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -16,7 +16,7 @@ use crate::master::{FRAMEWORK, Link, Master, in_hosts_network, kill, shell};
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
 
-/// What is asked, and how the answer begins for who may not.
+/// Returns requests, and the beginning of the response without permission.
 fn questions() -> [(String, &'static str); 6] {
     let file = format!("tasks/{FRAMEWORK}/t/stdout");
     let closed = "HTTP/1.1 403";
@@ -26,12 +26,13 @@ fn questions() -> [(String, &'static str); 6] {
         (format!("/v1/files/browse?path=tasks/{FRAMEWORK}/t"), closed),
         (format!("/v1/exec?task={FRAMEWORK}/t&argument=id"), closed),
         (format!("/v1/attach?task={FRAMEWORK}/t"), closed),
-        // The rest is open: that it is shows that the asker reaches the agent.
+        // The rest is open: the response shows that the agent is reachable.
         ("/healthz".to_owned(), "HTTP/1.1 200"),
     ]
 }
 
-/// A line of a shell that asks an agent, and shows the first line of its answer.
+/// Returns a shell line that sends a request to an agent, and prints the first line of its
+/// response.
 pub(super) fn asking(api: SocketAddr, path: &str) -> String {
     let (host, port) = (api.ip(), api.port());
     format!(
@@ -40,7 +41,7 @@ pub(super) fn asking(api: SocketAddr, path: &str) -> String {
     )
 }
 
-/// What a user of this host is told.
+/// Returns the response to a user of this host.
 fn told(user: u32, api: SocketAddr, path: &str) -> String {
     let mut bash = Command::new("bash");
     let bash = bash.args(["-c", &asking(api, path)]).uid(user).gid(user);
@@ -52,7 +53,7 @@ async fn with_a_task(host: &Host, master: &mut Master, access: Access) -> (Agent
     let change = |config: &mut Config| {
         config.access = access;
         config.allowed_opt_outs.host_network = true;
-        // Nothing but the judgement of callers is between a task and the API.
+        // Only the check of callers is between a task and the API.
         let port = config.address.rsplit_once(':').unwrap().1;
         config.task_allow = vec![TaskAllow::Port(port.parse().unwrap())];
     };
@@ -74,7 +75,7 @@ pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_f
     for (path, begins) in questions() {
         let said = told(NOBODY, agent.api, &path);
         assert!(said.starts_with(begins), "{path}: {said}");
-        // The same question of root is answered.
+        // The same request of root is answered.
         let said = told(0, agent.api, &path);
         assert!(
             !said.starts_with("HTTP/1.1 403") && said.starts_with("HTTP/1.1"),

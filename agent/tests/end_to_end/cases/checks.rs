@@ -1,4 +1,4 @@
-//! Checks of health and readiness, asked inside of real containers.
+//! Tests of health and readiness checks in real containers.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +15,7 @@ use crate::host::{Agent, Host, content};
 use crate::master::{Master, PATIENCE, in_hosts_network, shell};
 use crate::tls;
 
-/// Asked at once, and ten times a second.
+/// Returns a check without a delay, ten times a second.
 fn check(kind: Kind) -> v1::Check {
     v1::Check {
         kind: Some(kind),
@@ -32,7 +32,8 @@ fn line(shell: &str) -> Kind {
     })
 }
 
-/// Two failures in a row end it, but none before the first success.
+/// Returns a health check: two consecutive failures end the task, but none before the first
+/// success.
 fn healthy_while(shell: &str) -> v1::HealthCheck {
     v1::HealthCheck {
         check: Some(check(line(shell))),
@@ -41,15 +42,15 @@ fn healthy_while(shell: &str) -> v1::HealthCheck {
     }
 }
 
-/// A file that the task makes; with it gone, the check says so and fails.
+/// Checks a file of the task; without it, the check prints a message and fails.
 const UP: &str = "test -e up || { echo it is not up >&2; exit 3; }";
 
-/// The counter of this.
+/// Returns the name of this counter.
 fn checked(check: &str, kind: &str, result: &str) -> String {
     format!("argosy_agent_checks_total{{check=\"{check}\",kind=\"{kind}\",result=\"{result}\"}}")
 }
 
-/// Ends it, and the tasks with it.
+/// Ends the agent, and its tasks with it.
 async fn finish(agent: Agent) {
     agent.end_tasks.cancel();
     agent.ended().await.unwrap();
@@ -101,7 +102,7 @@ pub(super) async fn a_task_is_healthy_until_it_is_not_and_then_it_is_ended() {
     agent.stop().await;
 }
 
-/// Answers each request with this status, as long as the test runs.
+/// Answers each request with this status during the test.
 fn serve(listener: TcpListener) -> Arc<AtomicU16> {
     let status = Arc::new(AtomicU16::new(503));
     let told = status.clone();
@@ -110,7 +111,7 @@ fn serve(listener: TcpListener) -> Arc<AtomicU16> {
             let mut asked = [0; 1024];
             if stream.read(&mut asked).is_ok_and(|count| count > 0) {
                 let status = told.load(Ordering::SeqCst);
-                // Who asked may have gone.
+                // The client may have disconnected.
                 let _ = write!(stream, "HTTP/1.1 {status} So\r\n\r\n");
             }
         }
@@ -141,14 +142,14 @@ pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
         ..shell("t", "exec sleep 600")
     };
     link.launch(1, in_hosts_network(spec)).await;
-    // Each says what it found, whichever was first.
+    // Each reports its result, whichever was first.
     let both = |ready| {
         move |update: &v1::NumberedUpdate| {
             update.healthy == Some(true) && update.ready == Some(ready)
         }
     };
     link.until("t", both(false)).await;
-    // 200 is well for others, not for this one.
+    // 200 passes for others, not for this one.
     status.store(200, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(300)).await;
     status.store(204, Ordering::SeqCst);
@@ -162,13 +163,13 @@ pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
     finish(agent).await;
 }
 
-/// Answers each request by HTTPS, badly at first, well once the file is there.
+/// Answers each request over HTTPS, first with a failure, with success once the file exists.
 fn serve_securely(listener: TcpListener, well: PathBuf) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let status = if well.exists() { "200 So" } else { "503 No" };
             let answer = format!("HTTP/1.1 {status}\r\n\r\n");
-            // Who asked may have gone.
+            // The client may have disconnected.
             let _ = tls::answer(stream, &rustls::version::TLS13, &answer);
         }
     });
@@ -201,7 +202,7 @@ pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its
     );
     std::fs::write(&well, "").unwrap();
     let updates = link.until("t", |update| update.ready == Some(true)).await;
-    // What was told last, and since when, is shown.
+    // The last reported result is shown, with its time.
     let seen = agent.containers().await[0].clone();
     let expected = serde_json::json!({
         "passed": true,
@@ -215,7 +216,7 @@ pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its
     finish(agent).await;
 }
 
-/// Whether a process runs `sleep` for so long.
+/// Whether a process runs `sleep` for this time.
 fn sleeps(seconds: &str) -> bool {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let mut lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
@@ -230,7 +231,7 @@ pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
     let [late, failed] =
         ["timed_out", "failed"].map(|result| checked("readiness", "command", result));
     let before = (agent.counted(&late).await, agent.counted(&failed).await);
-    // Told from all others by how long it would sleep.
+    // Its sleep time distinguishes it from all others.
     let seconds = format!("5{}.25", std::process::id());
     let hangs = v1::Check {
         timeout_ms: Some(2_000),
@@ -289,7 +290,8 @@ pub(super) async fn the_next_agent_goes_on_looking_and_tells_nothing_twice() {
     }
     std::fs::remove_file(host.sandbox("t").join("up")).unwrap();
     let updates = link.end_of("t").await;
-    // What may not have been committed comes again; the news is what has changed since.
+    // Updates that may not have been committed are repeated; a new update reports the changes
+    // since.
     let first = updates.iter().find(|update| update.number > known).unwrap();
     assert_eq!(first.number, known + 1);
     assert_eq!(

@@ -1,4 +1,5 @@
-//! A journal that is written anew, and a writer that dies at each step of that: all that was on disk is read again.
+//! Tests of a journal that is compacted, and of a writer that crashes at each step of that: all
+//! durable records are read again.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,16 +14,16 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
 
 use crate::master::{FRAMEWORK, shell};
 
-/// The verb under which this program writes a journal until it dies.
+/// The verb by which this program writes a journal until it crashes.
 pub(crate) const VERB: &str = "journal";
 pub(super) const STEPS: [&str; 3] = [
     "journal.successor-written",
     "journal.successor-synced",
     "journal.replaced",
 ];
-/// After so many records the journal is written anew.
+/// The journal is compacted after this many records.
 const COMPACTED_AT: u64 = 20;
-/// More than are written before the new file is there.
+/// More than are written before the new file is complete.
 const MOST: u64 = 100_000;
 
 fn place(folder: &Path) -> [PathBuf; 2] {
@@ -34,7 +35,7 @@ fn instance(order: u64) -> Instance {
     Instance { agent, order }
 }
 
-/// Who the agent is, then launches.
+/// Returns the identity of the agent first, then launches.
 fn record(number: u64) -> Record {
     if number > 1 {
         return launch(number - 1);
@@ -66,7 +67,7 @@ fn launch(order: u64) -> Record {
     }
 }
 
-/// Writes launches, says of each that it is on disk, and has the file written anew meanwhile.
+/// Writes launches, reports each that is on disk, and compacts the file concurrently.
 pub(crate) fn writer() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(2).collect();
     let [folder, step, witness] = &arguments[..] else {
@@ -119,7 +120,7 @@ fn dies_at(step: &str) {
     let contents = read(&path).unwrap();
     assert!(contents.damage.is_empty(), "{:?}", contents.damage);
     assert!(has_all(&contents.facts, last), "after a death at {step}");
-    // The next life has no use for a file that was not finished, and goes on.
+    // The next run ignores an unfinished file, and continues.
     let after = contents.facts.floor.0 + 1;
     let journal = Journal::open(&path, &next, &contents, 43).unwrap();
     assert!(!next.exists(), "after a death at {step}");

@@ -1,4 +1,5 @@
-//! Agents that die at each step of a launch and a removal, and the next one, which leaves nothing.
+//! Tests of agents that crash at each step of a launch and a removal, and of the next run, which
+//! leaves nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,12 @@ use crate::host::{AnyAgent, Host, Process};
 use crate::layout;
 use crate::master::{Link, Master, PATIENCE, is_terminal, kill, launch, shell};
 
-/// At which pass of a step: the journal writes of everything that happens, each time of something else.
+/// The passes of a step that are tested: the journal writes all events, each time another one.
 const PASSES_OF_JOURNAL: std::ops::RangeInclusive<u32> = 1..=8;
 
 const TASKS: [&str; 3] = ["held", "brief", "long"];
 
-/// What those take and leave that make file systems for tasks: steps of their own, and of what is made.
+/// The steps of agents that create file systems for tasks.
 const OF_FILE_SYSTEMS: [&str; 9] = [
     "fetch.sandbox-made",
     "disk.file-made",
@@ -38,7 +39,8 @@ const OF_FILE_SYSTEMS: [&str; 9] = [
     "remove.users-returned",
 ];
 
-/// Where an agent that is not root dies, or its broker, whichever comes to the step: the other ends with it.
+/// The steps at which an agent that is not root crashes, or its broker, whichever reaches the step:
+/// the other ends with it.
 const OF_DIVIDED: [&str; 17] = [
     "begin.orphans-removed",
     "begin.networks-resumed",
@@ -59,28 +61,29 @@ const OF_DIVIDED: [&str; 17] = [
     "group.users-returned",
 ];
 
-/// Those of a folder that goes, whosever it was.
+/// The steps of the removal of any directory.
 const OF_DISPOSAL: [&str; 2] = ["disposal.moved-up", "disposal.emptied"];
 
-/// What is special about the tasks, so that a step is taken.
+/// The special property of the tasks by which a step is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Errand {
     Usual,
-    /// The brief one has an image.
+    /// The short task has an image.
     Imaged,
-    /// The same, and it has a copy of it.
+    /// The same, with a copy of it.
     Copied,
-    /// The brief one is in a network of a plugin's.
+    /// The short task is in a CNI network.
     Plugged,
-    /// The long one is a group.
+    /// The long task is a group.
     Grouped,
-    /// There are folders of containers that nobody knows any more.
+    /// There are directories of unknown containers.
     Past,
-    /// There are more sandboxes of ended tasks than stay.
+    /// There are more sandboxes of ended tasks than are retained.
     Crowded,
-    /// The brief one has a large file of its host, and an archive that is fetched, kept for others and unpacked.
+    /// The short task has a large file of its host, and an archive that is fetched, cached and
+    /// unpacked.
     Fetched,
-    /// Each has a file system of its own.
+    /// Each has a dedicated file system.
     Looped,
 }
 
@@ -99,12 +102,12 @@ impl Errand {
         }
     }
 
-    /// Whether it is about what agents do with files, and not with containers.
+    /// Whether it is about files of agents, and not about containers.
     fn is_of_files(self) -> bool {
         matches!(self, Self::Fetched | Self::Crowded)
     }
 
-    /// False if this host has not what it takes.
+    /// Prepares the host. Returns false if it lacks a requirement.
     fn prepare(self, host: &Host) -> bool {
         match self {
             Self::Usual | Self::Grouped | Self::Fetched => {}
@@ -135,7 +138,7 @@ impl Errand {
         match self {
             Self::Usual | Self::Past | Self::Crowded | Self::Looped => {}
             Self::Fetched => {
-                // What a server has is written by another process: see `content/tests/service`.
+                // Another process writes files of a server: see `content/tests/service`.
                 let of_host = v1::Uri {
                     value: host.serve("large", Bundle::content()).display().to_string(),
                     ..v1::Uri::default()
@@ -153,7 +156,7 @@ impl Errand {
             Self::Imaged | Self::Copied => {
                 let container = brief.container.get_or_insert_default();
                 container.image = format!("oci:{}", host.layouts().display());
-                // An image works where it says, and this one says nothing.
+                // An image has a defined working directory, and this one sets none.
                 brief.shell = "cat /sandbox/file".into();
             }
             Self::Plugged => brief.container = plugged::plugged("blue", "").container,
@@ -167,7 +170,7 @@ impl Errand {
         }
     }
 
-    /// Waits for what the next agent does beside its tasks.
+    /// Waits for the next agent's work that is independent of its tasks.
     async fn is_over(self, host: &Host) {
         let containers = host.directory().join("containers");
         let leaving = match self {
@@ -188,7 +191,7 @@ impl Errand {
         }
     }
 
-    /// What the audit does not look at: folders of the agent's own.
+    /// Checks the agent's own directories, which the audit omits.
     fn expect_nothing_left(self, host: &Host) {
         match self {
             Self::Usual | Self::Grouped | Self::Past | Self::Crowded => {}
@@ -205,12 +208,12 @@ impl Errand {
 /// Containers of orders that were never given.
 const PAST: [&str; 2] = ["1-98-1", "1-99-1"];
 
-/// Of a framework whose tasks have all ended: the oldest sandboxes that there are.
+/// The framework whose tasks have all ended: it has the oldest sandboxes.
 const LEAVING: &str = "framework-8";
-/// As many as stay.
+/// Number of retained sandboxes.
 const STAYING: u64 = 1_000;
 
-/// Makes more sandboxes than stay; those beyond are of [`LEAVING`].
+/// Creates more sandboxes than are retained; the excess belongs to [`LEAVING`].
 fn crowd(sandboxes: &Path) {
     let past = sandboxes.join(LEAVING).join("past");
     for order in 1..=2 {
@@ -225,11 +228,11 @@ fn crowd(sandboxes: &Path) {
     }
 }
 
-/// An archive that is served over HTTP for as long as the test lasts.
+/// An archive that is served over HTTP during the test.
 struct Bundle;
 
 impl Bundle {
-    /// Of several chunks, each unlike the others.
+    /// Returns several different chunks.
     fn content() -> Vec<u8> {
         let words = 0..(1_u32 << 18);
         words
@@ -249,7 +252,7 @@ impl Bundle {
         archive.into_inner().unwrap()
     }
 
-    /// Where it is from now on.
+    /// Returns the address at which it is served from now on.
     async fn serve() -> String {
         let archive = Self::archive();
         let answer = axum::routing::get(move || async move { archive.clone() });
@@ -260,7 +263,8 @@ impl Bundle {
         format!("http://{address}/bundle.tar")
     }
 
-    /// One file is kept, as it was served, and no sandbox of who had it has a draft.
+    /// Checks that one file is cached, as it was served, and that no sandbox of its tasks contains
+    /// a draft.
     fn expect_whole(host: &Host) {
         let kept = entries(&host.directory().join("cache"));
         let [kept] = &kept[..] else {
@@ -272,7 +276,7 @@ impl Bundle {
             std::fs::read(kept).unwrap() == Self::archive(),
             "it is whole"
         );
-        // Those of lives that were cut off stay for a while, as they are.
+        // Those of interrupted runs stay for a while, unchanged.
         let sandboxes = entries(host.sandbox("brief").parent().unwrap());
         let begun = |sandbox: &&PathBuf| sandbox.join("bundle/content").exists();
         let sandbox = sandboxes.iter().find(|path| path.join("stdout").exists());
@@ -285,7 +289,7 @@ impl Bundle {
     }
 }
 
-/// The URI of a file that a server has.
+/// Returns the URI of a file on a server.
 pub(super) async fn served(name: &str) -> v1::Uri {
     v1::Uri {
         value: Bundle::serve().await,
@@ -303,7 +307,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What of the store of images was not finished.
+/// Returns the unfinished files of the image store.
 fn drafts(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -317,7 +321,7 @@ fn drafts(folder: &Path) -> Vec<String> {
     found
 }
 
-/// What a leader wants, in turn; the last is sent once the task runs.
+/// Returns the orders of a leader, in sequence; the last is sent once the task runs.
 fn orders(host: &Host, errand: Errand, served: &str) -> Vec<Order> {
     let shell = |name: &str, line: &str| match errand {
         Errand::Looped => with_disk(shell(name, line), 4),
@@ -340,7 +344,7 @@ fn orders(host: &Host, errand: Errand, served: &str) -> Vec<Order> {
     ]
 }
 
-/// The agent's groups, which are named for its directory.
+/// Returns the agent's cgroups, which are named after its directory.
 pub(super) fn groups(host: &Host) -> PathBuf {
     let directory = std::fs::canonicalize(host.folder.path())
         .unwrap()
@@ -351,7 +355,7 @@ pub(super) fn groups(host: &Host) -> PathBuf {
     parent.join("argosy").join(format!("agent-{digits}"))
 }
 
-/// Everything of this host's agent but what it keeps on the disk.
+/// Returns all resources of this host's agent but its files.
 pub(super) fn audit(host: &Host) -> Audit {
     Audit::begin(Scope {
         folders: vec![host.folder.path().to_owned()],
@@ -360,7 +364,7 @@ pub(super) fn audit(host: &Host) -> Audit {
     })
 }
 
-/// One life of an agent, as its leader sees it, until the agent is gone or all tasks have ended.
+/// One run of an agent, as its leader sees it, until the agent has exited or all tasks have ended.
 struct Reign<'a> {
     orders: &'a [Order],
     ended: &'a mut BTreeSet<String>,
@@ -400,12 +404,13 @@ impl Reign<'_> {
                     .await;
             }
         }
-        // What follows the end of its tasks is the agent's own affair; it wants to be heard meanwhile.
+        // Work after the end of its tasks is independent of the leader; its heartbeats are answered
+        // until then.
         while link.try_next().await.is_some() {}
     }
 }
 
-/// Whatever died, each task has the end that it would have had.
+/// Checks that each task has the end that it would have had without the crash.
 fn note(report: &v1::Report, ended: &mut BTreeSet<String>) {
     for update in report.updates.iter().filter(|update| is_terminal(update)) {
         let expected = match update.task_id.as_str() {
@@ -434,7 +439,7 @@ async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
     link.until("held", runs).await;
     drop(first);
     drop(link);
-    // Whatever the first has tidied is there again.
+    // Prepared again: the first run may have removed files.
     errand.prepare(&host);
 
     let mut ended = BTreeSet::new();
@@ -467,13 +472,13 @@ async fn crash_at(step: &str, at: u32, errand: Errand, divided: bool) {
     audit.expect_nothing_left(&format!("after the agent's death at {step}, pass {at}"));
 }
 
-/// Its last words were heard; its end is to come.
+/// Waits for the crash after the last message.
 async fn await_death(dying: &mut Process, step: &str, at: u32) {
     let death = tokio::time::timeout(crate::master::PATIENCE, dying.died()).await;
     assert!(death.is_ok(), "the agent has not come to {step}, pass {at}");
 }
 
-/// The next life, to the end of all tasks.
+/// Starts the next run, until all tasks have ended.
 async fn clear(
     agent: AnyAgent,
     (host, errand): (&Host, Errand),
@@ -481,7 +486,7 @@ async fn clear(
     orders: &[Order],
     ended: &mut BTreeSet<String>,
 ) {
-    // The agent that died may have left a stream behind, with or without a hello.
+    // The crashed agent may have left a stream, with or without a hello.
     let (mut link, held) = loop {
         let Some((mut link, hello)) = master.try_link().await else {
             continue;
@@ -504,7 +509,8 @@ async fn clear(
     agent.stop().await;
 }
 
-/// What the agent lists once all tasks have ended; `None` if the link is that of the agent that died.
+/// Returns the agent's list once all tasks have ended; `None` if the link is that of the crashed
+/// agent.
 async fn held_at_the_end(link: &mut Link, ended: &mut BTreeSet<String>) -> Option<v1::TaskList> {
     while ended.len() < TASKS.len() {
         if let Message::Report(report) = link.try_next().await? {
@@ -515,10 +521,10 @@ async fn held_at_the_end(link: &mut Link, ended: &mut BTreeSet<String>) -> Optio
     link.try_list().await
 }
 
-/// Deaths at these steps, one after the other.
+/// Crashes at these steps, one after the other.
 async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
     if !crash_points::IS_ON {
-        return skip("this build cannot die at a step");
+        return skip("this build has no crash points");
     }
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
@@ -528,12 +534,12 @@ async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
     for step in steps {
         let passes = match step {
             "journal.appended" | "journal.synced" => PASSES_OF_JOURNAL,
-            // With a part of the file on the disk.
+            // With a part of the file on disk.
             "fetch.chunk-written" => 2..=2,
             _ => 1..=1,
         };
         for at in passes {
-            // Said should a wait below be in vain.
+            // Printed in case a wait below fails.
             eprintln!(
                 "a death at {step}, pass {at}, after {} ms",
                 begun.elapsed().as_millis()
@@ -545,7 +551,7 @@ async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
     print!("{lives} deaths, ");
 }
 
-/// All steps of an agent that are not those of a compaction.
+/// Returns all steps of an agent but those of a compaction.
 fn own_steps() -> impl Iterator<Item = &'static str> {
     let steps = STEPS.iter().copied();
     steps.filter(|step| !compaction::STEPS.contains(step))
@@ -562,7 +568,7 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_fetches_or_remov
 
 pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_systems() {
     if !crash_points::IS_ON {
-        return skip("this build cannot die at a step");
+        return skip("this build has no crash points");
     }
     if let Some(why) = impossible() {
         return skip(&why);
@@ -576,7 +582,7 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_syste
 
 pub(super) async fn steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker() {
     if !crash_points::IS_ON {
-        return skip("this build cannot die at a step");
+        return skip("this build has no crash points");
     }
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");

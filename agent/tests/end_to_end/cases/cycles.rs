@@ -1,8 +1,9 @@
-//! Launches and kills, again and again, by agents that are killed themselves: nothing leaks. Every second of them keeps root,
-//! the others give it up, and take over from one another; the one that is left alone has given it up.
+//! Repeated launches and kills by agents that are themselves killed: nothing leaks. Every second
+//! agent keeps root; the others give it up, and each takes over from the one before. The last one,
+//! which is not killed, has given it up.
 //!
-//! `ARGOSY_CYCLES` says how many (2,000 in long runs), `ARGOSY_SEED` which [default: from the
-//! clock; it is printed].
+//! `ARGOSY_CYCLES` sets the number of cycles (2,000 in long runs), `ARGOSY_SEED` the seed [default:
+//! from the clock; it is printed].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,14 +20,14 @@ use crate::children::child_of;
 use crate::host::{Host, Process};
 use crate::master::{Link, Master, is_terminal, kill, launch, shell};
 
-/// Cycles of a usual run.
+/// Number of cycles of a usual run.
 pub(super) const USUAL: usize = 400;
-/// How many of them come last, with an agent that is left alone: what it holds open is counted.
+/// Number of final cycles with an agent that is not killed: its open descriptors are counted.
 const QUIET: usize = 50;
-/// Tasks that are there at a time.
+/// Maximum number of concurrent tasks.
 const AT_A_TIME: usize = 12;
 
-/// What tasks do. Those that end by themselves are killed, too, or just too late.
+/// The commands of tasks. Those that end by themselves are killed, too, or just too late.
 const LINES: [&str; 6] = [
     "exit 0",
     "sleep 1000",
@@ -36,7 +37,7 @@ const LINES: [&str; 6] = [
     "for i in 1 2 3 4; do sleep 1000 & done; wait",
 ];
 
-/// How many cycles are wanted.
+/// Returns the requested number of cycles.
 pub(super) fn count() -> usize {
     let wanted = std::env::var("ARGOSY_CYCLES").ok();
     wanted
@@ -56,12 +57,12 @@ impl Chance {
     }
 }
 
-/// What a leader has ordered, and heard.
+/// The orders and received updates of a leader.
 struct Cycles {
     chance: Chance,
     orders: Vec<Order>,
     launched: usize,
-    /// Those that have not been told to end.
+    /// Tasks that have not been killed.
     alive: BTreeSet<String>,
     ended: BTreeMap<String, u64>,
 }
@@ -81,7 +82,7 @@ impl Cycles {
         self.launched - self.ended.len()
     }
 
-    /// Gives the next order under the next number.
+    /// Sends the next order under the next number.
     async fn order(&mut self, link: &mut Link, order: Order) {
         self.orders.push(order.clone());
         link.order(self.orders.len() as u64, order).await;
@@ -90,7 +91,7 @@ impl Cycles {
     async fn kill(&mut self, link: &mut Link, task: &str) {
         if self.alive.remove(task) {
             let grace_ms = [0, 20, 5_000][self.chance.below(3)];
-            // One that ignores TERM shall not take that long.
+            // A task that ignores TERM must not take that long.
             let grace_ms = if task.ends_with("-3") {
                 grace_ms.min(20)
             } else {
@@ -100,7 +101,7 @@ impl Cycles {
         }
     }
 
-    /// As many launches as fit, some with a kill on their heels.
+    /// Launches as many tasks as the limit allows, some with an immediate kill.
     async fn fill(&mut self, link: &mut Link, limit: usize) {
         while self.launched < limit && self.under_way() < AT_A_TIME {
             self.launched += 1;
@@ -114,7 +115,7 @@ impl Cycles {
         }
     }
 
-    /// Leads until so many more have ended, launching no more than `limit` in all.
+    /// Leads until this many more have ended, launching no more than `limit` in total.
     async fn lead(&mut self, link: &mut Link, hello: &v1::Hello, more: usize, limit: usize) {
         for index in hello.floor as usize + 1..=self.orders.len() {
             link.order(index as u64, self.orders[index - 1].clone())
@@ -148,8 +149,8 @@ impl Cycles {
     }
 }
 
-/// What the agent, its broker, its spawner and its launcher hold open once the networks that wait ready are as many as they
-/// will be.
+/// Returns the open descriptors of the agent, its broker, its spawner and its launcher once all
+/// networks that are kept ready exist.
 async fn held_open(agent: &Process, host: &Host) -> Audit {
     let broker = agent.broker();
     let spawner = child_of(broker, "argosy-spawner");
@@ -204,12 +205,13 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
     }
     let agent = host.divided(master.address);
     let (mut link, hello) = master.registered(false).await;
-    // The last kill may have torn "committed" from "released": then what is still held is a stray.
+    // The last kill may have separated "committed" from "released": then a task that is still held
+    // is an orphan.
     cycles.lead(&mut link, &hello, 0, loud).await;
     for held in link.list().await.tasks {
         link.kill_stray(&held.task_id, held.order_index).await;
     }
-    // Some of what an agent opens it opens once.
+    // Some descriptors are opened only once.
     cycles
         .lead(&mut link, &hello_of(&cycles), QUIET / 2, loud + QUIET / 2)
         .await;
@@ -228,7 +230,7 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
         "of an agent after {QUIET} cycles, ARGOSY_SEED={seed}"
     ));
     drop((agent, link));
-    // Only an agent that stops takes its groups along.
+    // Only an agent that stops removes its cgroups.
     let agent = host.agent(master.address).await;
     let _link = master.registered(false).await;
     agent.is_clear().await;
@@ -237,13 +239,13 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
     print!("{} cycles, {lives} deaths, ", cycles.ended.len());
 }
 
-/// A seed from the clock.
+/// Returns a seed from the clock.
 fn clock() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(1, |since| since.as_secs())
 }
 
-/// As if it had just said that it has every order.
+/// Returns the hello of an agent that has taken every order.
 fn hello_of(cycles: &Cycles) -> v1::Hello {
     v1::Hello {
         floor: cycles.orders.len() as u64,

@@ -1,4 +1,4 @@
-//! Disks of tasks that the kernel keeps small, where the operator asks for it.
+//! Tests of disk limits that the kernel enforces.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub(super) fn looped(config: &mut Config) {
     config.disk_enforcement = DiskEnforcement::Loop;
 }
 
-/// Why this host has no file systems for tasks, if so.
+/// Returns the reason why this host has no file systems for tasks, if there is one.
 pub(super) fn impossible() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".to_owned());
@@ -31,7 +31,7 @@ pub(super) fn impossible() -> Option<String> {
     Some(format!("this kernel has no loop devices: {why}"))
 }
 
-/// What removing sandboxes does with their file systems: nobody waits for their hour here.
+/// Removes sandboxes with their file systems, without waiting for their retention time.
 pub(super) fn remove_all(host: &Host) {
     let entries = fs::read_dir(host.directory().join("disks"));
     for folder in entries.into_iter().flatten().flatten() {
@@ -48,7 +48,7 @@ async fn usage(agent: &Agent) -> serde_json::Value {
     agent.containers().await[0]["usage"]["disk"].clone()
 }
 
-/// Waits until a file ends with these words.
+/// Waits until a file ends with this text.
 async fn ends_with(path: &Path, words: &str) {
     while !content(path).await.ends_with(words) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -83,7 +83,7 @@ pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_wit
     let (_, text) = agent.get("/metrics").await;
     assert!(text.contains("argosy_task_disk_limit_bytes{"), "{text}");
     agent.stop().await;
-    // Whatever it is told: what is there counts.
+    // The existing file system counts, whatever the setting.
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     assert_eq!(usage(&agent).await["limit_bytes"], limit);
@@ -167,7 +167,7 @@ pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_tas
     let audit = audit(&host);
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
-    // The first has nothing else on its disk, and is gone before it is filled.
+    // The first has no other files on its disk, and has ended before it is filled.
     let fills = r#"until [ -e go ]; do sleep 0.02; done; cd "$ARGOSY_GROUP_FOLDER"
         head -c 100000000 /dev/zero > fill; echo full; rm fill; echo x > after && exit 7"#;
     link.launch(1, member(with_disk(shell("a", "true"), 8), 0, 2))

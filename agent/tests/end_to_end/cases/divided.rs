@@ -1,4 +1,5 @@
-//! An agent that was started as root and has given it up: what it is then, and that nothing is missing.
+//! Tests of an agent that was started as root and has given it up: its rights, and its complete
+//! function.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -21,12 +22,12 @@ use crate::host::{CONTENT, Host, Process, content};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 
-/// `None` on a host on which an agent is not divided.
+/// Returns `None` on a host on which an agent is not divided.
 fn impossible() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("needs root")
 }
 
-/// A line of `/proc/PID/status`.
+/// Returns a line of `/proc/PID/status`.
 fn status(pid: u32, field: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(field));
@@ -50,7 +51,7 @@ fn users(pid: u32) -> std::path::PathBuf {
     fs::read_link(format!("/proc/{pid}/ns/user")).unwrap()
 }
 
-/// It has no right of root's, by any way that the kernel tells of.
+/// Checks that it has no right of root's in any source that the kernel provides.
 fn is_not_root(pid: u32) {
     let own = HostUser::of_agents();
     assert!(own.uid >= 100 && own.gid >= 100, "{own:?}");
@@ -60,7 +61,7 @@ fn is_not_root(pid: u32) {
     }
     assert!(status(pid, "Groups:").is_empty());
     assert_eq!(status(pid, "NoNewPrivs:"), ["1"]);
-    // What it has it has in a user namespace of its own: to own files of users that this namespace has.
+    // Its capabilities are in a user namespace of its own: to own files of users of this namespace.
     assert_ne!(users(pid), users(std::process::id()));
     for field in ["CapEff:", "CapPrm:", "CapBnd:"] {
         assert_eq!(status(pid, field), ["000000000000001b"], "{field}");
@@ -89,7 +90,7 @@ fn is_not_root(pid: u32) {
     }
 }
 
-/// Each thread of a broker has its filter, which nothing has that is executed for it.
+/// Checks that each thread of a broker has its filter, and that no executed program has it.
 fn is_filtered(broker: u32) {
     let threads = fs::read_dir(format!("/proc/{broker}/task")).unwrap();
     let threads: Vec<u32> = threads
@@ -123,7 +124,7 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     let broker = agent.broker();
     assert_eq!(status(broker, "Uid:"), ["0"; 4]);
     is_filtered(broker);
-    // A file that came with it, one that it was brought, output, and its end.
+    // A fetched file, output, and its end.
     let file = host.serve("page", "brought\n");
     let spec = v1::TaskSpec {
         uris: vec![v1::Uri {
@@ -138,7 +139,7 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
     let path = format!("/v1/files/read?path=tasks/{FRAMEWORK}/t/stdout");
     assert_eq!(agent.get(&path).await, (200, "brought\n65534\n".to_owned()));
-    // One that outlives it.
+    // A task that outlives it.
     link.launch(2, shell("u", "echo up; exec sleep 1000")).await;
     link.until("u", runs).await;
     content(&host.sandbox("u").join("stdout")).await;
@@ -161,13 +162,13 @@ pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end
     let updates = link.end_of("u").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
     agent.is_clear().await;
-    // What it measures, and what it shows of itself, come from where root is.
+    // Its measurements, and its own metrics, come from the process with root.
     let (status, _) = agent.get("/metrics").await;
     assert_eq!(status, 200);
     agent.stop().await;
 }
 
-/// The control group of a process, in the hierarchy of version 2.
+/// Returns the cgroup of a process, in the hierarchy of version 2.
 fn group(pid: u32) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
@@ -176,12 +177,12 @@ fn group(pid: u32) -> PathBuf {
         .join(path.unwrap())
 }
 
-/// The soft and the hard limit of the size of core files.
+/// Returns the soft and the hard limit of the size of core files.
 fn core_limits(pid: u32) -> [String; 2] {
     limits(pid, "Max core file size")
 }
 
-/// The soft and the hard limit of this name in `/proc`.
+/// Returns the soft and the hard limit of this name in `/proc`.
 fn limits(pid: u32, name: &str) -> [String; 2] {
     let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = text.lines().find_map(|line| {
@@ -191,14 +192,14 @@ fn limits(pid: u32, name: &str) -> [String; 2] {
     line.unwrap().collect::<Vec<_>>().try_into().unwrap()
 }
 
-/// Whether the kernel shows its memory to no other process of its user, and makes no core file of it: what `/proc` shows of
-/// it belongs to root.
+/// Whether the kernel hides its memory from other processes of its user, and creates no core file
+/// of it: its files in `/proc` belong to root.
 fn is_hidden(pid: u32) -> bool {
     let shown = fs::metadata(format!("/proc/{pid}/environ")).unwrap();
     shown.uid() == 0 && status(pid, "Uid:")[0] != "0"
 }
 
-/// Limits of core files under which processes are started, while it is held.
+/// Limits of core files for processes that are started while it is held.
 struct Cores(u64, u64);
 
 impl Cores {
@@ -251,7 +252,7 @@ pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is
     let memory = limits(service, "Max data size");
     assert_eq!(memory, ["1073741824", "1073741824"]);
     assert!(is_hidden(agent.pid()) && is_hidden(service));
-    // The launcher's, not the service's, is the tree of the containers.
+    // The tree of the containers is the launcher's, not the service's.
     let group = group(service);
     let name = group.file_name().unwrap().to_string_lossy().into_owned();
     assert!(name.ends_with(".content"), "{}", group.display());
@@ -290,7 +291,8 @@ pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
     link.until("t", runs).await;
     content(&host.sandbox("t").join("stdout")).await;
     let pid = agent.containers().await[0]["pid"].clone();
-    // Nothing of others is taken over with it: neither what a link leads to nor what has another name.
+    // Foreign files are not taken over with it: neither the target of a link nor a file with
+    // another name.
     let kept = host.folder.path().join("kept");
     fs::write(&kept, "").unwrap();
     agent.stop().await;
@@ -316,7 +318,7 @@ pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
     ] {
         assert_eq!(owner(path), 0, "{path:?}");
     }
-    // Others than root and the agent see no more than before.
+    // Users other than root and the agent see no more than before.
     let others = |path: &str| fs::metadata(directory.join(path)).unwrap().mode() & 0o7;
     assert_eq!(
         ["containers", "sandboxes", "groups", "images"].map(others),
@@ -364,7 +366,7 @@ pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_n
             end.text
         );
         agent.is_clear().await;
-        // Set-user-id files of layers belong to root, so that nobody but root comes near them.
+        // Set-user-id files of layers belong to root, so that only root has access to them.
         let layers = host.directory().join("images/layers");
         let found = fs::metadata(&layers).unwrap();
         assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o750));
@@ -439,7 +441,7 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     signal(Pid::from_raw(broker as i32), Signal::SIGKILL).unwrap();
     agent.died().await;
     drop(link);
-    // Its tasks run on, and the next one has them.
+    // Its tasks continue to run, and the next agent adopts them.
     let mut agent = host.divided(master.address);
     let (mut link, _) = master.registered(false).await;
     is_up(&agent).await;
@@ -456,13 +458,14 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     drop(link);
     // A broker ends with the process that executes its programs, too.
     let mut agent = host.divided(master.address);
-    // Kept until it has died: it would open another stream, which the next one would be taken for.
+    // Kept until it has exited: it would open another stream, which could be mistaken for the next
+    // one's.
     let link = master.registered(false).await;
     let spawner = child_of(agent.broker(), "argosy-spawner");
     signal(Pid::from_raw(spawner as i32), Signal::SIGKILL).unwrap();
     agent.died().await;
     drop(link);
-    // What a killed one has prepared for tasks stays on its host until the next one ends.
+    // Resources that a killed one has prepared for tasks stay on its host until the next one ends.
     let agent = host.divided(master.address);
     drop(master.registered(false).await);
     agent.stop().await;
@@ -473,10 +476,10 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
         return skip(why);
     }
     if !crash_points::IS_ON {
-        return skip("this build cannot die at a step");
+        return skip("this build has no crash points");
     }
-    // While the second of two tasks is started: the launcher has its request, or nothing of it is made but its sandbox.
-    // The latter is started anew, with another sandbox.
+    // While the second of two tasks is started: the launcher has its request, or only its sandbox
+    // is created. The latter is started again, with another sandbox.
     for (step, sandboxes) in [("agent.request-sent", 1), ("sandbox.folder-made", 2)] {
         let (host, mut master) = (Host::new(), Master::start().await);
         let [witness, said] = ["witness", "said"].map(|name| host.folder.path().join(name));
@@ -493,13 +496,14 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
         let text = content(&said).await;
         for sentence in [
             &format!("a test has this thread panic at {step}"),
-            "the broker of this agent, which does what needs root, exited with status 101",
+            "the broker of this agent, which performs operations that need root, exited with status 101",
         ] {
             assert!(text.contains(sentence), "{text}");
         }
         assert!(!Path::new(&format!("/proc/{broker}")).exists());
         drop(link);
-        // The first task is adopted; the second runs, and has neither failed nor been started twice.
+        // The first task is adopted; the second runs, and has neither failed nor been started
+        // twice.
         let agent = host.divided(master.address);
         let (mut link, _) = master.registered(false).await;
         let updates = link.until("u", runs).await;
@@ -569,7 +573,7 @@ pub(super) async fn an_agent_whose_folder_is_closed_to_other_users_stays_root() 
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(3)), "{}", end.text);
     agent.is_clear().await;
-    // Nobody else makes files there any more.
+    // Only the agent creates files there now.
     let mode = fs::metadata(host.directory()).unwrap().mode();
     assert_eq!(mode & 0o7777, 0o711);
     agent.stop().await;

@@ -1,4 +1,4 @@
-//! Commands that are let into a task: their streams, their ends, and clients that are slow or gone.
+//! Tests of exec sessions: their streams, their ends, and slow or disconnected clients.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use super::runs;
 use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
 
-/// One who has entered.
+/// A client of a session.
 pub(super) struct Client(WebSocketStream<reqwest::Upgraded>);
 
-/// What a command wrote, and how it ended.
+/// The output and the end of a command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Said {
     output: Vec<u8>,
     errors: Vec<u8>,
     taken: usize,
     pub(super) end: Option<End>,
-    /// Of one who has attached: from where on it hears the task.
+    /// The start of the output that an attached client receives.
     pub(super) begins: Option<Begins>,
     missed: u64,
 }
@@ -34,7 +34,7 @@ impl Said {
 }
 
 impl Client {
-    /// Lets a command into the task `t`.
+    /// Starts a command in the task `t`.
     async fn enter(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> Self {
         Self::of(ask(agent, arguments, more).await).await
     }
@@ -60,7 +60,7 @@ impl Client {
         self.say(ToCommand::Input(text.into())).await;
     }
 
-    /// Adds to what was said until it is as wanted, or all is.
+    /// Adds received output until `is_enough`, or to the end.
     pub(super) async fn hear(&mut self, said: &mut Said, is_enough: impl Fn(&Said) -> bool) {
         while said.end.is_none() && !is_enough(said) {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
@@ -122,7 +122,7 @@ pub(super) async fn call(
     answer.expect("it is answered").unwrap()
 }
 
-/// A host with a running task `t`.
+/// Returns a host with a running task `t`.
 async fn running() -> (Host, Master, Agent, Link) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -215,11 +215,11 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
     client
         .hear(&mut said, |said| said.output().contains("larger\r\n"))
         .await;
-    // The end of input, as a person types it.
+    // The end of input, as a user types it.
     client.say(ToCommand::Input("".into())).await;
     let said = client.all().await;
     assert_eq!((said.end, said.errors), (Some(End::Code(3)), Vec::new()));
-    // Ctrl-C is a byte, which the terminal makes a signal of.
+    // Ctrl-C is a byte, which the terminal translates to a signal.
     let line = "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.01; done";
     let more = [("tty", "true")];
     let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
@@ -267,7 +267,7 @@ pub(super) async fn a_task_that_was_adopted_can_be_entered_again() {
     agent.stop().await;
     let agent = host.agent(master.address).await;
     let (_link, _) = master.registered(true).await;
-    // What is adopted may be entered a moment later.
+    // An adopted task accepts sessions a moment later.
     let deadline = Instant::now() + PATIENCE;
     while ask(&agent, &["true"], &[]).await.status().as_u16() != 101 {
         assert!(Instant::now() < deadline, "it cannot be entered");
@@ -285,7 +285,7 @@ pub(super) async fn a_client_that_does_not_read_stops_its_command_and_nobody_els
     let (host, _master, agent, _link) = running().await;
     let line = format!("head -c {BYTES} /dev/zero; echo done > done");
     let slow = Client::shell(&agent, &line).await;
-    // Others come and go meanwhile.
+    // Other sessions come and go concurrently.
     for _ in 0..20 {
         let said = Client::shell(&agent, "echo quick").await.all().await;
         assert_eq!(
@@ -310,14 +310,14 @@ pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_sig
     client.say(ToCommand::Signal(15)).await;
     let said = client.all().await;
     assert_eq!(said.end, Some(End::Signal(15)));
-    // Whoever keeps no measure is told so, and the command is ended.
+    // A client that exceeds the window gets an error, and the command is ended.
     let mut client = Client::enter(&agent, &["sleep", "7356"], &[]).await;
     for _ in 0..8 {
         client.say(ToCommand::Input(piece.clone().into())).await;
     }
     let said = client.all().await;
     assert!(
-        matches!(&said.end, Some(End::Lost(why)) if why.contains("beyond what was taken")),
+        matches!(&said.end, Some(End::Lost(why)) if why.contains("beyond the input taken")),
         "{:?}",
         said.end
     );

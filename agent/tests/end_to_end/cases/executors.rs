@@ -1,4 +1,4 @@
-//! Tasks of an executor that is a program of its own, on the agent's socket.
+//! Tests of tasks of an executor that is a separate program, on the agent's socket.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -13,14 +13,14 @@ use super::{code, reason, runs, state};
 use crate::host::{Agent, EXECUTOR, Host, content};
 use crate::master::{Link, Master, kill, shell};
 
-/// Runs until its file is there, says so by another one, and ends with this code.
+/// Runs until its file exists, confirms that by another one, and ends with this code.
 fn task(host: &Host, id: &str, code: i32) -> v1::TaskSpec {
     let line =
         format!("until [ -e go-{id} ]; do sleep 0.01; done; echo done > done-{id}; exit {code}");
     executed(shell(id, &line), executor(host))
 }
 
-/// A task that runs this line, of an executor that is this program.
+/// Returns a task that runs this line, of an executor that is this program.
 pub(super) fn executed_by_this_program(host: &Host, id: &str, line: &str) -> v1::TaskSpec {
     executed(shell(id, line), executor(host))
 }
@@ -32,7 +32,7 @@ fn executed(task: v1::TaskSpec, executor: v1::ExecutorSpec) -> v1::TaskSpec {
     }
 }
 
-/// This program, as the executor that it is under that verb.
+/// Returns this program as an executor.
 fn executor(host: &Host) -> v1::ExecutorSpec {
     let program = host.program();
     v1::ExecutorSpec {
@@ -58,7 +58,7 @@ fn places(host: &Host) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Tasks "a" and "b" of one executor, which run.
+/// Starts tasks "a" and "b" of one executor.
 async fn two_tasks() -> (Host, Master, Agent, Link) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -121,7 +121,7 @@ pub(super) async fn an_executor_outlives_its_agent_and_takes_tasks_of_a_new_lead
     let (mut link, _) = master.registered(true).await;
     let ended = link.end_of("a").await.pop().unwrap();
     assert_eq!(state(&ended), v1::TaskState::Finished);
-    // It takes new tasks from a leader that it has not known.
+    // It accepts new tasks from a leader that it has not known.
     link.epoch += 1;
     link.launch(3, task(&host, "c", 0)).await;
     link.until("c", runs).await;
@@ -194,7 +194,7 @@ pub(super) async fn nobody_but_the_container_of_an_executor_gets_through_its_soc
             .unwrap();
         assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0, "it is closed");
     }
-    // A task of its own container sees neither the socket nor that there is one.
+    // A task in another container cannot see the socket or its directory.
     let line = format!("ls {} && echo open || echo closed", place.display());
     link.launch(3, shell("other", &line)).await;
     link.end_of("other").await;
@@ -220,7 +220,7 @@ pub(super) async fn messages_reach_an_executor_and_its_framework() {
     };
     let said = v1::to_agent::Message::ExecutorMessage(message.clone());
     link.say(said).await;
-    // It says back what it hears.
+    // It echoes messages.
     let back = loop {
         if let v1::from_agent::Message::ExecutorMessage(back) = link.next().await {
             break back;

@@ -1,4 +1,5 @@
-//! Fetches of whole agents: one that takes its time, as its task's status tells of it, and one that is kept.
+//! Tests of fetches by whole agents: a slow one, whose progress the task's status shows, and a
+//! cached one.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -19,7 +20,7 @@ use crate::master::{Master, shell};
 
 const HALF: usize = 1 << 20;
 
-/// Serves one file of 2 MiB: half of it at once, and the rest when it is let.
+/// Serves one file of 2 MiB: half of it immediately, and the rest on notification.
 async fn serve(rest: Arc<Notify>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -96,7 +97,7 @@ pub(super) async fn a_file_of_the_host_that_no_operator_gives_is_refused_in_word
     agent.stop().await;
 }
 
-/// What an agent tells its disk.
+/// A trace of an agent's disk system calls.
 struct Tracer(Child);
 
 impl Tracer {
@@ -117,7 +118,7 @@ impl Tracer {
             .stderr(Stdio::null())
             .spawn()
             .expect("strace is installed");
-        // The last thread that it takes: those that are made later it takes by itself.
+        // The last thread that it attaches to: later threads are traced automatically.
         until("the tracer is attached", || {
             let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
             threads.flatten().all(|thread| {
@@ -129,7 +130,7 @@ impl Tracer {
         Self(strace)
     }
 
-    /// Lets go of it.
+    /// Detaches from it.
     fn detach(mut self) {
         kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT).unwrap();
         self.0.wait().unwrap();
@@ -162,7 +163,7 @@ pub(super) async fn a_file_that_is_kept_is_on_the_disk_before_it_has_its_name() 
     agent.is_clear().await;
     tracer.detach();
     let said = std::fs::read_to_string(&file).unwrap();
-    // A line each, and one for what another call has come between: begun, and resumed.
+    // One line each, or two for an interrupted call: begun, and resumed.
     let at = |call: &str| {
         let mut lines = said.lines();
         let found = lines.position(|line| line.contains(call) && line.contains("/cache/.draft-"));

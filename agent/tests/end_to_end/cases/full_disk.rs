@@ -1,4 +1,4 @@
-//! An agent whose disk is full.
+//! Tests of an agent whose disk is full.
 
 use std::fs;
 use std::io::Write as _;
@@ -15,7 +15,7 @@ use super::{reason, runs, state};
 use crate::host::Host;
 use crate::master::{Link, Master, kill, shell};
 
-/// A disk of its own for an agent's folder; gone with the value.
+/// A separate disk for an agent's directory; removed with the value.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -37,7 +37,7 @@ impl Disk {
         self.0.join("filler")
     }
 
-    /// Until not a byte is left.
+    /// Writes until not a byte is left.
     fn fill(&self) {
         let mut filler = fs::File::create(self.filler()).unwrap();
         for size in [1 << 20, 4_096, 1] {
@@ -48,12 +48,13 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Detached: an agent that a failed test left may still be in it.
+        // Detached: an agent that a failed test left may still use it.
         umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
     }
 }
 
-/// Launches tasks with this much in their environments. Returns how many of them were refused for want of space.
+/// Launches tasks with environments of this size. Returns how many of them were refused for lack of
+/// space.
 async fn refused(link: &mut Link, orders: Range<u64>, environment_bytes: usize) -> usize {
     let mut refused = 0;
     for order in orders {
@@ -86,11 +87,11 @@ pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_en
         link.launch(order, shell(task, line)).await;
         link.until(task, runs).await;
     }
-    // Names are no blocks on this file system.
+    // Names use no blocks on this file system.
     fs::write(host.sandbox("ended").join("go"), "").unwrap();
     link.end_of("ended").await;
     disk.fill();
-    // Together larger than what is reserved.
+    // Together larger than the reserve.
     let large = refused(&mut link, 4..16, 400_000).await;
     assert!(large > 5, "{large}");
     let before = agent.counted("argosy_agent_journal_reserve_bytes").await;

@@ -1,4 +1,4 @@
-//! Groups of tasks in real containers: one network, one folder, one end.
+//! Tests of task groups in real containers: one network, one directory, one end.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use super::{on_a_host_of_its_own, reason, runs, state};
 use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Link, Master, PATIENCE, is_terminal, kill, shell};
 
-/// Answers each caller with one line, at a port that nobody outside of its network can reach.
+/// Answers each caller with one line, at a port that is reachable only within its network.
 const SERVER: &str = r#"exec perl -MIO::Socket::INET -e '
     my $door = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 80, Proto => "tcp") or die $!;
     while (my $caller = $door->accept) { print $caller "hello neighbour\n"; close $caller; }'"#;
-/// Asks it, and shows the group what it heard.
+/// Calls it, and writes the answer to the group directory.
 const CALLER: &str = r#"until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' > "$ARGOSY_GROUP_FOLDER/draft" 2>/dev/null
     do sleep 0.05; done
     mv "$ARGOSY_GROUP_FOLDER/draft" "$ARGOSY_GROUP_FOLDER/heard"; exec sleep 600"#;
@@ -37,7 +37,7 @@ async fn launch(link: &mut Link, first: u64, network: Option<Mode>, tasks: &[(&s
     }
 }
 
-/// One of the group "pod".
+/// Returns a task of the group "pod".
 pub(super) fn member(spec: v1::TaskSpec, place: u32, size: u32) -> v1::TaskSpec {
     let group_id = "pod".into();
     v1::TaskSpec {
@@ -50,7 +50,7 @@ pub(super) fn member(spec: v1::TaskSpec, place: u32, size: u32) -> v1::TaskSpec 
     }
 }
 
-/// The folder of the only group.
+/// Returns the directory of the only group.
 fn folder(host: &Host) -> PathBuf {
     let above = host
         .folder
@@ -62,7 +62,7 @@ fn folder(host: &Host) -> PathBuf {
     found.next().expect("the group has a folder").path()
 }
 
-/// Links that say what the agent of this host holds there.
+/// Counts the links that record resources of this host's agent.
 fn held(host: &Host, records: &str) -> usize {
     let own = host.folder.path().join("agent");
     let links = std::fs::read_dir(records).into_iter().flatten().flatten();
@@ -75,7 +75,7 @@ fn held(host: &Host, records: &str) -> usize {
     targets.filter(is_own).count()
 }
 
-/// Waits until nothing is held of the host for containers and groups of them.
+/// Waits until no host resources are held for containers and groups of them.
 async fn holds_nothing(host: &Host) {
     let deadline = Instant::now() + PATIENCE;
     for records in ["/run/argosy/ids", "/run/argosy/networks/addresses"] {
@@ -92,7 +92,8 @@ async fn finish(agent: Agent, host: &Host) {
     agent.stop().await;
 }
 
-/// Two tasks talk over the loopback device of this network and share a folder; the end of one is that of the other.
+/// Checks that two tasks communicate over the loopback device of this network and share a
+/// directory, and that the end of one ends the other.
 async fn talk(network: Mode) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -153,7 +154,7 @@ pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    // Each says when it was told to end; the last one takes its time.
+    // Each records when it was killed; the last one delays its end.
     let told = r#"trap 'echo NAME >> "$ARGOSY_GROUP_FOLDER/told"; sleep PAUSE; exit 0' TERM
         echo > "$ARGOSY_GROUP_FOLDER/NAME"; while :; do sleep 0.02; done"#;
     let [first, last] = [("a", "0"), ("c", "0.3")]
@@ -183,7 +184,7 @@ pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
     finish(agent, &host).await;
 }
 
-/// Many files in the folder of the group, none of them large.
+/// Many files in the group directory, none of them large.
 const FILL: &str =
     r#"cd "$ARGOSY_GROUP_FOLDER"; n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done"#;
 

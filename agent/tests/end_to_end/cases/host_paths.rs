@@ -1,4 +1,5 @@
-//! Host paths of tasks: where they are, who may write to them, and what no link gets around.
+//! Tests of host paths of tasks: their mount points, their permissions, and the protection against
+//! links.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -22,7 +23,8 @@ fn path(host: &Path, container: &str, read_only: bool) -> v1::HostPath {
     }
 }
 
-/// Folders that tasks may see: one with a file that all may read, one that all may write to.
+/// Creates directories that tasks may see: one with a file that all may read, one that all may
+/// write to.
 fn folders(host: &Host) -> (std::path::PathBuf, std::path::PathBuf) {
     let (conf, data) = (host.shared().join("conf"), host.shared().join("data"));
     for folder in [&conf, &data] {
@@ -65,7 +67,7 @@ pub(super) async fn a_task_sees_host_paths_elsewhere_and_writes_only_where_it_ma
     assert_eq!(content(&data.join("file")).await, "made\n");
     assert_eq!(content(&conf.join("app.conf")).await, "on\n");
 
-    // A link in a folder that is allowed leads nowhere else.
+    // A link in a permitted directory gives no access to other directories.
     symlink("/etc", host.shared().join("out")).unwrap();
     let shared = host.shared();
     let sneaky = [

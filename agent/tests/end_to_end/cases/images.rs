@@ -1,4 +1,4 @@
-//! Tasks whose root is an image: what the image says of running it.
+//! Tests of tasks whose root is an image: the image's settings for their execution.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::host::{Host, content};
 use crate::layout;
 use crate::master::{Master, kill, shell};
 
-/// A task of the image in the host's layouts.
+/// Returns a task of the image in the host's layouts.
 pub(super) fn of_image(host: &Host, task: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         container: Some(v1::ContainerSpec {
@@ -42,7 +42,7 @@ pub(super) async fn an_image_that_has_changed_under_its_name_is_noticed_if_the_o
     ] {
         let change = |config: &mut Config| {
             config.images.pull = policy;
-            // On a disk that is nearly full nothing would be kept that no task uses.
+            // On a disk that is nearly full, images would be kept only for tasks that use them.
             config.images.headroom_percent = 0;
         };
         let agent = host.agent_with(master.address, change).await;
@@ -72,7 +72,7 @@ pub(super) async fn a_task_can_have_its_tag_looked_up_at_each_start() {
     if !layout::write_with(&host.layouts(), &json!({"Env": ["PAGE=first"]})) {
         return skip("there is no /bin/busybox to make an image of");
     }
-    // On a disk that is nearly full nothing would be kept that no task uses.
+    // On a disk that is nearly full, images would be kept only for tasks that use them.
     let change = |config: &mut Config| config.images.headroom_percent = 0;
     let agent = host.agent_with(master.address, change).await;
     let (mut link, _) = master.registered(true).await;
@@ -108,7 +108,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     }
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    // By TERM it would end with 6, and without any it would be killed.
+    // TERM would end it with 6, and without a signal it would be killed.
     let line = "trap 'exit 5' USR1; trap 'exit 6' TERM; echo set; while true; do sleep 0.01; done";
     link.launch(1, of_image(&host, "t", line)).await;
     link.until("t", runs).await;
@@ -120,7 +120,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(5)), "{}", end.text);
 
-    // What the task says counts more.
+    // The task's setting takes precedence.
     let mut named = of_image(&host, "named", line);
     named.kill_policy = Some(v1::KillPolicy {
         signal: v1::KillSignal::Term.into(),
@@ -138,7 +138,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
     agent.stop().await;
 }
 
-/// What the only container of a host has of its image.
+/// Returns the changes that the only container of a host made to its image.
 fn changes(host: &Host) -> PathBuf {
     let containers = host.directory().join("containers");
     let mut found = std::fs::read_dir(containers).unwrap();
@@ -158,7 +158,7 @@ pub(super) async fn a_container_can_have_a_copy_of_its_image_which_counts_as_its
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
 
-    // It changes its own copy, in place, and no other's; nobody of the host passes to that.
+    // It changes its own copy, in place, and no other's; no other user of the host can access it.
     let line = "echo changed > /bin/new; cat /bin/new; sleep 1000";
     link.launch(1, of_image(&host, "first", line)).await;
     link.until("first", runs).await;
@@ -181,7 +181,7 @@ pub(super) async fn a_container_can_have_a_copy_of_its_image_which_counts_as_its
     link.order(3, kill("first", 0)).await;
     link.end_of("first").await;
 
-    // Less than a shell takes.
+    // Less than a shell needs.
     link.launch(4, with_disk(of_image(&host, "small", "sleep 1000"), 1))
         .await;
     let updates = link.end_of("small").await;

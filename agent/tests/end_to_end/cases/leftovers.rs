@@ -1,4 +1,5 @@
-//! What earlier agents left and the next one cannot deal with at once: it starts in spite of it.
+//! Tests of remains of earlier agents that the next one cannot remove immediately: it starts in
+//! spite of them.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +24,7 @@ fn run(program: &str, words: &[&str]) {
     assert!(status.success(), "{program} {words:?}: {status}");
 }
 
-/// Waits until so many are shown as not dealt with.
+/// Waits until this number is reported as unresolved.
 async fn unresolved(agent: &Agent, what: &str, count: u64) {
     let name = format!("argosy_agent_unresolved{{what=\"{what}\"}}");
     while agent.counted(&name).await != count {
@@ -31,7 +32,7 @@ async fn unresolved(agent: &Agent, what: &str, count: u64) {
     }
 }
 
-/// A file system on which nothing is written, until it is dropped: who writes to it cannot be killed.
+/// A file system that is frozen until it is dropped: a process that writes to it cannot be killed.
 struct Frozen<'a>(&'a Path);
 
 impl<'a> Frozen<'a> {
@@ -69,13 +70,14 @@ pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
     }
     agent.stop().await;
     for name in ["journal", "journal.next"] {
-        // The second is there only while the journal is made smaller.
+        // The second exists only during a compaction of the journal.
         let _ = std::fs::remove_file(host.directory().join(name));
     }
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
     link.meanwhile(unresolved(&agent, "orphans", 1)).await;
-    // This master gives every agent the same name: an order of another number names another container.
+    // This master gives every agent the same id: an order of another number names another
+    // container.
     link.order(1, kill("none", 0)).await;
     link.launch(2, shell("u", "exit 3")).await;
     let updates = link.end_of("u").await;
@@ -89,7 +91,7 @@ pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
     remove_all(&host);
 }
 
-/// Whether a child of this process waits for something and takes no signal.
+/// Whether a child of this process is in an uninterruptible wait.
 fn held_by_the_kernel(pid: u64) -> bool {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children.split_whitespace().any(|child| {
@@ -118,7 +120,7 @@ pub(super) async fn a_route_over_the_containers_network_keeps_no_agent_from_its_
     }
 }
 
-/// The one that the agent has generated.
+/// Returns the prefix that the agent has generated.
 fn prefix6(host: &Host) -> String {
     let kept = std::fs::read_to_string(host.directory().join(PREFIX6));
     kept.unwrap().trim().to_owned()
@@ -134,7 +136,7 @@ async fn resumed_below(subnet: impl Fn(&Host) -> String) {
     content(&host.sandbox("t").join("up")).await;
     let pid = agent.containers().await[0]["pid"].clone();
     agent.stop().await;
-    // As of a VPN that came up in the meantime.
+    // Like a VPN that was started in the meantime.
     let subnet = subnet(&host);
     run("ip", &["route", "add", &subnet, "dev", "lo"]);
     let agent = host.agent(master.address).await;

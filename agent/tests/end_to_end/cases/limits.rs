@@ -1,4 +1,5 @@
-//! Limits that are changed while a task runs: as far as this host has controllers, and told where it has not.
+//! Tests of limits that are changed while a task runs: enforced as far as this host has
+//! controllers, otherwise reported.
 
 use std::path::PathBuf;
 
@@ -27,7 +28,7 @@ fn pids(most: u64) -> v1::Limits {
     }
 }
 
-/// The control group of the only container; `None` if this agent makes none.
+/// Returns the cgroup of the only container; `None` if this agent creates none.
 async fn group(agent: &Agent) -> Option<PathBuf> {
     let pid = agent.containers().await[0]["pid"].as_u64().unwrap();
     let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -37,7 +38,7 @@ async fn group(agent: &Agent) -> Option<PathBuf> {
     path.to_string_lossy().contains("argosy").then_some(path)
 }
 
-/// What is told of this order.
+/// Returns the report on this order.
 async fn outcome(link: &mut Link, order: u64) -> v1::LimitsReport {
     let of_order = |update: &v1::NumberedUpdate| {
         let report = update.limits.as_ref();
@@ -50,7 +51,8 @@ async fn outcome(link: &mut Link, order: u64) -> v1::LimitsReport {
     update.limits.clone().unwrap()
 }
 
-/// A limit of processes holds where the host has the controller, and is said not to hold where it has not.
+/// Checks that a limit of processes is enforced if the host has the controller, and reported as not
+/// enforced otherwise.
 async fn is_limited(agent: &Agent, report: &v1::LimitsReport, most: u64) {
     let Some(group) = group(agent).await else {
         let why = report.refusal.as_ref().unwrap();
@@ -109,7 +111,7 @@ pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them
     content(&host.sandbox("t").join("begun")).await;
     link.order(2, order("t", pids(30))).await;
     is_limited(&agent, &outcome(&mut link, 2).await, 30).await;
-    // What nobody can do is said, and the task runs on as it was.
+    // An impossible limit is reported, and the task continues to run unchanged.
     let disk = v1::DiskLimit {
         disk: "/dev/null".into(),
         read_bytes: Some(1),

@@ -1,4 +1,4 @@
-//! Masters that come, go and contradict.
+//! Tests of masters that appear, disappear and contradict each other.
 
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as ToAgent;
@@ -93,7 +93,7 @@ pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
 pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat() {
     let (host, mut frozen, mut next) = (Host::new(), Master::start().await, Master::start().await);
     let other = next.address.to_string();
-    // Who listens at a leader is told that it leads, and listens elsewhere.
+    // An observer of a leader learns its leadership, and observes another master.
     frozen.reigns.send_replace(v1::Reign {
         epoch: 5,
         leader_address: frozen.address.to_string(),
@@ -103,7 +103,8 @@ pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_
     let agent = agent.await;
     let (link, hello) = tokio::select! {
         linked = frozen.link() => linked,
-        // The agent asks either first; one that does not lead lets it wait until it hears who does.
+        // The agent contacts either first; one that does not lead keeps it waiting until it learns
+        // the leader.
         _ = async { loop { next.link().await; } } => unreachable!("it goes on for ever"),
     };
     let mut link = link;

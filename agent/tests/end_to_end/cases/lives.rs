@@ -1,4 +1,4 @@
-//! Agents that stop, are killed, and come back.
+//! Tests of agents that stop, are killed, and restart.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -12,9 +12,9 @@ use super::{code, runs, state};
 use crate::host::{Agent, Host, Process, content};
 use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
 
-/// After so long it is worth a look why nothing comes.
+/// After this time the state of the agent is printed.
 const LONG: Duration = Duration::from_secs(10);
-/// How often a part of a journal was found damaged.
+/// The counter of damaged parts of a journal.
 const DAMAGES: &str = "argosy_agent_journal_damages_total";
 
 pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
@@ -92,7 +92,7 @@ pub(super) async fn an_end_while_the_agent_was_away_is_told_truly() {
     agent.stop().await;
 }
 
-/// Makes the journal of a stopped agent one of this format, whole as it is.
+/// Changes the format of a stopped agent's intact journal.
 fn set_format(host: &Host, format: u32) {
     let path = host.directory().join("journal");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -107,10 +107,11 @@ fn format(host: &Host) -> u32 {
     u32::from_le_bytes(bytes[8..12].try_into().unwrap())
 }
 
-/// Waits to be told to end, with 3.
+/// Waits for the file `go`, then exits with 3.
 const WAITS: &str = "until [ -e go ]; do sleep 0.01; done; exit 3";
 
-/// A host on which the task `t` runs on, with this process number, after its agent has stopped.
+/// Returns a host on which the task `t` continues to run, with this process id, after its agent has
+/// stopped.
 async fn left_running() -> (Host, Master, serde_json::Value) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -122,7 +123,7 @@ async fn left_running() -> (Host, Master, serde_json::Value) {
     (host, master, pid)
 }
 
-/// The next agent takes over the task `t`, and ends it.
+/// Checks that the next agent adopts the task `t`, and ends it.
 async fn is_adopted(host: &Host, master: &mut Master, pid: &serde_json::Value) {
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -130,7 +131,7 @@ async fn is_adopted(host: &Host, master: &mut Master, pid: &serde_json::Value) {
     ends(host, agent, &mut link).await;
 }
 
-/// Tells the task `t` to end; nothing of it stays.
+/// Ends the task `t`, and checks that nothing of it is left.
 async fn ends(host: &Host, agent: Agent, link: &mut Link) {
     std::fs::write(host.sandbox("t").join("go"), "").unwrap();
     let updates = link.end_of("t").await;
@@ -150,7 +151,7 @@ pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_
     let words = error.to_string();
     assert!(words.contains("start the newer release again"), "{words}");
     assert_eq!(std::fs::read(&journal).unwrap(), before);
-    // Back on the newer release, which this one stands for again.
+    // Upgraded again: this release is the newer one.
     set_format(&host, own);
     is_adopted(&host, &mut master, &pid).await;
 }
@@ -163,7 +164,8 @@ pub(super) async fn an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_f
     assert_eq!(format(&host), own);
 }
 
-/// Puts another copy of this program in the executable's place, as an upgrade does: the one that runs has no name any more.
+/// Replaces the executable by another copy of this program, as an upgrade does: the running one is
+/// unlinked.
 fn upgrade(executable: &Path) {
     let next = executable.with_extension("next");
     std::fs::copy("/proc/self/exe", &next).unwrap();
@@ -171,7 +173,7 @@ fn upgrade(executable: &Path) {
         .append(true)
         .open(&next)
         .unwrap();
-    // Behind the program, where nobody looks: it is not the same file, and nobody can take it for it.
+    // After the program's end, where it has no effect: a different file with the same function.
     file.write_all(b"the next release").unwrap();
     drop(file);
     std::fs::rename(&next, executable).unwrap();
@@ -186,7 +188,7 @@ pub(super) async fn the_executable_is_replaced_under_running_tasks() {
     link.launch(1, shell("first", WAITS)).await;
     link.until("first", runs).await;
     upgrade(&executable);
-    // The agent of before goes on, with a launcher and supervisors of before.
+    // The former agent continues, with its launcher and supervisors.
     link.launch(2, shell("second", WAITS)).await;
     link.until("second", runs).await;
     let pids = |containers: Vec<serde_json::Value>| {
@@ -217,7 +219,8 @@ pub(super) async fn a_damaged_record_of_the_newest_launch_starts_nothing_twice()
     damaged_launch_costs_its_task_alone(["before", "between", "damaged"]).await;
 }
 
-/// Launches these tasks, damages the launch of that named "damaged", and sees what becomes of all.
+/// Launches these tasks, damages the launch of the one named "damaged", and checks the effects on
+/// all.
 async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let audit = audit(&host);
@@ -249,12 +252,13 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     assert_eq!(agent.counted(DAMAGES).await, damages + 1, "which is told");
     let lost = expected.remove("damaged").unwrap();
     assert_eq!(listed(agent.containers().await), expected);
-    // Nobody knows what it was for: it is ended, and a master that misses it says so to its framework.
+    // Its purpose is unknown: it is ended, and a master that misses it reports that to its
+    // framework.
     super::entering::until("it is ended", || {
         !Path::new(&format!("/proc/{lost}")).exists()
     })
     .await;
-    // A master that does not know what was taken sends it again.
+    // A master that does not know which orders were taken sends them again.
     for (order, task) in (1..).zip(tasks) {
         link.launch(order, shell(task, WAITS)).await;
     }
@@ -274,7 +278,7 @@ pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothi
     let (host, mut master, pid) = left_running().await;
     let journal = host.directory().join("journal");
     let whole = std::fs::read(&journal).unwrap();
-    // One of format 1 has the identity once, in the record behind its head.
+    // A journal of format 1 has the identity once, in the record after its head.
     let mut damaged = include_bytes!("../../format-1.journal").to_vec();
     damaged[24 + 12] ^= 1;
     std::fs::write(&journal, &damaged).unwrap();
@@ -282,7 +286,7 @@ pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothi
     let error = error.to_string();
     assert!(error.contains("nothing was changed or ended"), "{error}");
     assert_eq!(std::fs::read(&journal).unwrap(), damaged);
-    // Restored, it knows all again.
+    // Restored, the agent knows all tasks again.
     std::fs::write(&journal, whole).unwrap();
     is_adopted(&host, &mut master, &pid).await;
 }
@@ -291,11 +295,11 @@ pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_
     let (host, mut master, pid) = left_running().await;
     let folder = host.directory().join("containers/1-1-1");
     let (handle, kept) = (folder.join("handle.json"), folder.join("kept"));
-    // A folder can be read as little as a file on a disk that fails.
+    // A directory is as unreadable as a file on a failing disk.
     std::fs::rename(&handle, &kept).unwrap();
     std::fs::create_dir(&handle).unwrap();
     let agent = host.agent(master.address).await;
-    // Other tasks are not to wait for it.
+    // Other tasks must not wait for it.
     let (mut link, _) = master.registered(true).await;
     let shown = agent.containers().await;
     assert_eq!(shown[0]["state"], "unknown", "{shown:?}");
@@ -343,7 +347,7 @@ pub(super) async fn tasks_can_be_ended_with_the_agent() {
     agent.ended().await.unwrap();
 }
 
-/// The next updates; shows what the agent is at if they take long.
+/// Returns the next updates; prints the agent's state if they take long.
 async fn news(link: &mut Link, agent: &Process) -> Vec<v1::NumberedUpdate> {
     let mut news = std::pin::pin!(link.news());
     match tokio::time::timeout(LONG, &mut news).await {
@@ -375,12 +379,13 @@ pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
     while ended.len() < TASKS as usize {
         let agent = host.process(master.address);
         let (mut link, hello) = master.registered(false).await;
-        // As a leader does: what is above the floor is sent again.
+        // Like a leader: orders after the last one taken are sent again.
         for order in hello.floor + 1..=TASKS {
             link.launch(order, spec(order)).await;
         }
-        // A few ends later the agent is killed; the last life may go on to the end. Where the disk is slow
-        // a life begins with the ends of hundreds of tasks, so that fewer than a few may be left.
+        // A few ends later the agent is killed; the last run may continue to the end. On a slow
+        // disk a run begins with the ends of hundreds of tasks, so that fewer than a few may be
+        // left.
         let few = if lives < 4 { 40 } else { TASKS as usize };
         let until = (ended.len() + few).min(TASKS as usize);
         while ended.len() < until {
@@ -409,8 +414,8 @@ pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
         "{:?}",
         ended.values().find(|update| !finished(update))
     );
-    // The last kill may have torn "committed" from "released": the digests differ, and a leader that has
-    // released all of them finds every one that is still held a stray.
+    // The last kill may have separated "committed" from "released": the digests differ, and a
+    // leader that has released all of them treats every held one as an orphan.
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(false).await;
     link.settles = false;

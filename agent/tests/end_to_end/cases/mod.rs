@@ -193,17 +193,17 @@ cases![
     nft::a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else,
 ];
 
-/// How many times as long as usual tests are, where somebody wants so.
+/// Returns the factor by which tests are longer than usual, if it is set.
 pub(crate) fn length() -> u32 {
     u32::try_from(cycles::count().div_ceil(cycles::USUAL)).unwrap_or(u32::MAX)
 }
 
-/// In a network namespace of the test's own, which becomes a host of containers.
+/// Runs a test in a separate network namespace, which becomes a host of containers.
 async fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     with_namespaces(CloneFlags::CLONE_NEWNET, test).await;
 }
 
-/// The same with namespaces of these kinds. What it mounts in one for mounts, nobody else sees.
+/// Does the same with namespaces of these kinds. Mounts in a new mount namespace are private.
 async fn with_namespaces<F: Future<Output = ()>>(
     kinds: CloneFlags,
     test: impl FnOnce() -> F + Send + 'static,
@@ -216,7 +216,7 @@ async fn with_namespaces<F: Future<Output = ()>>(
         return skip("needs the packages nftables, iproute2 and python3");
     }
     let host = std::thread::spawn(move || {
-        // Before the thread has others, which would not come along.
+        // Before the thread has others, which would not be included.
         unshare(kinds).unwrap();
         if kinds.contains(CloneFlags::CLONE_NEWNS) {
             let none = None::<&str>;

@@ -1,4 +1,4 @@
-//! Programs of the host that an agent runs, and that do not do what they should.
+//! Tests with malfunctioning host programs that an agent runs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,11 +18,11 @@ use crate::host::{Agent, Host};
 use crate::master::{Link, Master, in_no_network, shell};
 
 const NFT: &str = "/usr/sbin/nft";
-/// By which a task knows that it is in the host's network.
+/// The device by which a task detects that it is in the host's network.
 const DEVICE: &str = "of-host";
 const MKFS: &str = "/sbin/mkfs.ext4";
 
-/// Another file in the place of a program, for the mounts of this test alone; until it is dropped.
+/// Another file in place of a program, for the mounts of this test alone; until it is dropped.
 struct Instead(&'static str);
 
 impl Instead {
@@ -39,7 +39,7 @@ impl Drop for Instead {
     }
 }
 
-/// A program that does not end.
+/// Returns a program that does not end.
 fn hanging(host: &Host) -> PathBuf {
     let hangs = host.shared().join("hangs");
     fs::write(&hangs, "#!/bin/sh\nexec sleep 1000\n").unwrap();
@@ -61,7 +61,7 @@ async fn without_nft() {
     assert!(added.status().unwrap().success());
     let (host, mut master) = (Host::new(), Master::start().await);
     let hangs = hanging(&host);
-    // A file that cannot be executed is as good as none.
+    // A file that cannot be executed counts as missing.
     let missing = host.shared().join("missing");
     fs::write(&missing, "").unwrap();
     let mut order = 0;
@@ -86,7 +86,7 @@ async fn without_nft() {
             assert_eq!(end.text.contains(remedy), *task == unnamed, "{}", end.text);
         }
         agent.stop().await;
-        // Where the operator allows it, who names none is in the host's.
+        // If the operator allows it, a task that names no network is in the host's.
         let agent = host.agent_that_opens(master.address).await;
         let (mut link, _) = master.registered(true).await;
         order += 1;
@@ -109,7 +109,7 @@ async fn ended(link: &mut Link, task: &str) -> v1::NumberedUpdate {
     link.end_of(task).await.pop().unwrap()
 }
 
-/// The agent needs no restart.
+/// Checks that the agent needs no restart.
 async fn works_again(link: &mut Link, agent: &Agent, order: u64) {
     let task = format!("t{order}");
     link.launch(order, bridged(&task, "exit 0")).await;

@@ -1,4 +1,4 @@
-//! What tasks are let off, and the limits that they get, as their agent allows.
+//! Tests of security options of tasks, and of their limits, as their agent allows.
 
 use argosy_agent::TaskAllow;
 use argosy_isolation::network::why_no_ipv6;
@@ -144,7 +144,7 @@ pub(super) async fn a_task_is_in_its_hosts_network_only_where_its_agent_allows_i
     agent.stop().await;
 }
 
-/// Opens a connection to this port; says why not.
+/// Opens a connection to this port; prints the error.
 fn connecting(task: &str, port: u16) -> v1::TaskSpec {
     let line = format!("exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected' 2>&1");
     in_hosts_network(shell(task, &line))

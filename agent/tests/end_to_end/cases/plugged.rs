@@ -1,4 +1,4 @@
-//! Tasks in networks that plugins make: what plugins are told, and that all of it is taken back.
+//! Tests of tasks in CNI networks: the input of plugins, and the release of all networks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,8 @@ use super::{reason, runs, state};
 use crate::host::{Host, content};
 use crate::master::{Master, PATIENCE, kill, shell};
 
-/// Notes each call, and answers with an address; waits while a file `hang` is there, refuses while `refuse` is.
+/// Records each call, and answers with an address; waits while a file `hang` exists, fails while
+/// `refuse` exists.
 const PLUGIN: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 read=$(cat)
@@ -39,7 +40,7 @@ impl Plugs {
         Self(host, folder)
     }
 
-    /// The verbs of all calls, and that all were for one container.
+    /// Returns the verbs of all calls, and checks that all were for one container.
     fn verbs(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.1.join("calls")).unwrap_or_default();
         let verbs = calls.lines().filter_map(|call| call.split(' ').next());
@@ -59,7 +60,7 @@ impl Plugs {
     }
 }
 
-/// Has agents that start from now on know one plugin and one network.
+/// Installs one plugin and one network for agents that start from now on.
 pub(super) fn lay(host: &Host) -> PathBuf {
     let folder = host.plugins();
     fs::write(folder.join("wire"), PLUGIN).unwrap();
@@ -68,7 +69,7 @@ pub(super) fn lay(host: &Host) -> PathBuf {
     folder
 }
 
-/// No record, no namespace of any call.
+/// Checks that no record and no namespace of any call is left.
 pub(super) fn nothing_is_left(host: &Host) {
     let records = host.folder.path().join("agent/cni");
     let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
@@ -167,7 +168,7 @@ pub(super) async fn the_next_agent_has_plugins_take_back_what_an_earlier_one_had
     let (mut link, _) = master.registered(true).await;
     link.launch(1, plugged("blue", "exec sleep 1000")).await;
     link.until("t", runs).await;
-    // The second stands at its plugin when its agent dies.
+    // The plugin of the second hangs when its agent crashes.
     fs::write(plugs.1.join("hang"), "").unwrap();
     let mut half = plugged("blue", "exec sleep 1000");
     half.task_id = "half".to_owned();

@@ -1,7 +1,7 @@
-//! Clients of sessions that are gone without a word: their host lost its power, or its cable.
+//! Tests of session clients that disappear silently: their host lost its power, or its cable.
 //!
-//! For the agent such a client is a connection that stays open and on which nothing comes any more. Here somebody reads
-//! what it sends, and never answers.
+//! For the agent such a client is an open connection without incoming data. The client here reads
+//! all data, and never answers.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::runs;
 use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
 
-/// Long enough for those who are well to answer four times on a loaded machine.
+/// Long enough for healthy clients to answer four times on a loaded machine.
 const SILENCE: Duration = Duration::from_secs(6);
 
 async fn running(line: &str) -> (Host, Master, Agent, Link) {
@@ -28,7 +28,8 @@ async fn running(line: &str) -> (Host, Master, Agent, Link) {
     (host, master, agent, link)
 }
 
-/// Waits until the agent has closed a session of which only this is left; returns how long it took.
+/// Waits until the agent has closed a session of which only this is left; returns the time that it
+/// took.
 async fn closed(answer: reqwest::Response) -> Duration {
     assert_eq!(answer.status().as_u16(), 101);
     let mut stream = answer.upgrade().await.unwrap();
@@ -49,7 +50,7 @@ pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_bef
         let agent = &agent;
         async move { call(agent, "exec", PROTOCOL, &parameters).await }
     };
-    // One that has nothing to say either, but answers when it is asked for a sign of life.
+    // A client that sends nothing either, but answers pings.
     let mut well = Client::of(call("cat").await).await;
     let mut said = Said::default();
     let silent = call("exec sleep 7391").await;

@@ -1,4 +1,4 @@
-//! Sizes of containers that tasks ask for, within the bounds of their agent.
+//! Tests of container sizes that tasks request, within the limits of their agent.
 
 use argosy_proto::v1;
 use argosy_state::task::Sizes;
@@ -8,7 +8,7 @@ use super::{code, reason, state};
 use crate::host::{Host, content};
 use crate::master::{Master, shell};
 
-/// Prints what it has: the limit of open files, soft and hard, and how many MiB the two places hold.
+/// Prints its sizes: the limit of open files, soft and hard, and the MiB of the two file systems.
 const LOOK: &str = "ulimit -Sn; ulimit -Hn; df -m --output=size /dev/shm /tmp | grep -v [B-z]";
 
 /// Fills `/dev/shm`, and opens as many files as it can.
@@ -17,7 +17,8 @@ const FILL: &str = "head -c 90000000 /dev/zero > /dev/shm/a && echo fits; \
     perl -e 'while (open(my $f, \"<\", \"/dev/null\")) { push @all, $f } \
         print scalar(@all) > 8100 && scalar(@all) < 8192 ? \"bounded\\n\" : scalar(@all)'";
 
-/// What is beyond each of these sizes, the figures of its refusal, and the flag that would allow it.
+/// Returns a value beyond each of these sizes, the figures of its refusal, and the flag that would
+/// allow it.
 fn beyond(most: v1::ContainerSizes) -> [(v1::ContainerSizes, &'static str, &'static str); 3] {
     let files = v1::ContainerSizes {
         open_files: Some(8_193),
@@ -104,7 +105,7 @@ pub(super) async fn a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_a
         assert_eq!(words(&said), shown, "{task}");
     }
 
-    // The sizes hold: what is larger does not fit, and one file more cannot be opened.
+    // The sizes are enforced: larger files do not fit, and one file more cannot be opened.
     let mut fills = sized("fills", all);
     fills.shell = FILL.into();
     link.launch(4, fills).await;

@@ -1,4 +1,4 @@
-//! What an agent tells of the use of its tasks.
+//! Tests of an agent's reports of the resource usage of its tasks.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -11,12 +11,12 @@ use super::{on_a_host_of_its_own, runs};
 use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
 
-/// The processor time that Prometheus is told of a task; `None` if it is told nothing.
+/// Returns a task's processor time in the Prometheus output; `None` if it is missing.
 async fn told(agent: &Agent, task: &str) -> Option<f64> {
     metric(agent, "argosy_task_cpu_seconds_total", task, "").await
 }
 
-/// What Prometheus is told of a task under this name and with these further labels.
+/// Returns a task's metric in the Prometheus output, with these further labels.
 async fn metric(agent: &Agent, name: &str, task: &str, labels: &str) -> Option<f64> {
     let (status, text) = agent.get("/metrics").await;
     assert_eq!(status, 200, "{text}");
@@ -46,7 +46,7 @@ pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_i
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     } else {
-        // Nobody counts what a plain process uses.
+        // The usage of a plain process is not counted.
         assert!(usage.is_null(), "{usage}");
     }
     link.order(2, kill("t", 0)).await;
@@ -56,7 +56,7 @@ pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_i
     agent.stop().await;
 }
 
-/// Takes 100,000 bytes and gives 50,000, once.
+/// Receives 100,000 bytes and sends 50,000, once.
 const TRADER: &str = r#"exec python3 -c "
 import socket
 hearing = socket.create_server(('', 8080))
@@ -77,7 +77,7 @@ fn trade() {
     stream.read_exact(&mut [0; 50_000]).unwrap();
 }
 
-/// What a trade adds to what is told of the only task.
+/// Checks the changes in the traffic counters of the only task.
 async fn traded(agent: &Agent) {
     let before = agent.containers().await[0]["usage"]["network"].clone();
     let bytes = |network: &serde_json::Value, way: &str| network[way]["bytes"].as_u64().unwrap();
@@ -85,14 +85,14 @@ async fn traded(agent: &Agent) {
     tokio::task::spawn_blocking(trade).await.unwrap();
     let after = agent.containers().await[0]["usage"]["network"].clone();
     let grown = |way: &str| bytes(&after, way) - bytes(&before, way);
-    // With headers and acknowledgements, and each way for itself.
+    // With headers and acknowledgements, and each direction separately.
     assert!((100_000..150_000).contains(&grown("received")), "{after}");
     assert!((50_000..100_000).contains(&grown("sent")), "{after}");
     for (way, direction) in [("received", "receive"), ("sent", "send")] {
         let labels = format!(",direction=\"{direction}\"");
         let name = "argosy_task_network_bytes_total";
         let told = metric(agent, name, "t", &labels).await.unwrap();
-        // Nothing is said any more but the end of the trade.
+        // Only the end of the exchange follows.
         let least = bytes(&after, way) as f64;
         assert!((least..least + 10_000.0).contains(&told), "{told} {after}");
         let packets = after[way]["packets"].as_u64().unwrap() as f64;

@@ -1,4 +1,5 @@
-//! Launchers and supervisors that are stopped (SIGSTOP): tasks start and end in spite of them, and so does the agent.
+//! Tests with stopped launchers and supervisors (SIGSTOP): tasks start and end in spite of them,
+//! and so does the agent.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,12 +26,13 @@ fn stop(pid: u32) {
     signal(Pid::from_raw(pid as i32), Signal::SIGSTOP).unwrap();
 }
 
-/// The launcher of an agent in this process. Other tests of this program have ended by now, and their launchers with them.
+/// Returns the launcher of an agent in this process. Other tests of this program have ended by now,
+/// and their launchers with them.
 fn launcher() -> u32 {
     launcher_of(std::process::id())
 }
 
-/// The supervisor of an agent's only living container.
+/// Returns the supervisor of an agent's only running container.
 pub(super) fn supervisor(host: &Host) -> u32 {
     let containers = std::fs::read_dir(host.directory().join("containers")).unwrap();
     let living = containers.map(|entry| entry.unwrap().path());
@@ -46,7 +48,7 @@ fn lives(pid: u64) -> bool {
     state.is_some_and(|state| state != "Z")
 }
 
-/// Waits to be told to end.
+/// Waits for the file `go`, then ends.
 const WAITS: &str = "until [ -e go ]; do sleep 0.01; done";
 
 async fn running(link: &mut Link, host: &Host, index: u64, task: &str, line: &str) {
@@ -56,7 +58,7 @@ async fn running(link: &mut Link, host: &Host, index: u64, task: &str, line: &st
     content(&host.sandbox(task).join("up")).await;
 }
 
-/// Tells a task that waits to end; nothing of it stays.
+/// Ends a waiting task, and checks that nothing of it is left.
 async fn finishes(host: &Host, agent: Agent, link: &mut Link, task: &str) {
     std::fs::write(host.sandbox(task).join("go"), "").unwrap();
     let updates = link.end_of(task).await;
@@ -116,7 +118,7 @@ pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
     running(&mut link, &host, 1, "old", WAITS).await;
     let stopped = launcher();
     stop(stopped);
-    // It reads no request any more: this one is lost with it, which is told.
+    // It no longer reads requests: this one is lost with it, which is reported.
     link.launch(2, shell("lost", "exit 0")).await;
     let updates = link.end_of("lost").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Failed);
@@ -141,8 +143,8 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     finishes(&host, agent, &mut link, "t").await;
 }
 
-/// A task that waits to be told to end, and has a processor alone where the host has processors for that: then each start and
-/// each removal changes what others run on.
+/// Launches a task that waits for `go`, with an exclusive processor if the host has processors for
+/// that: then each start and each removal changes the processors of others.
 async fn has_a_processor_alone(link: &mut Link, host: &Host, task: &str) {
     let mut spec = shell(task, &format!("echo up > up; {WAITS}"));
     let is_possible = groups(host).join("cpuset.cpus.effective").exists()
@@ -159,9 +161,10 @@ async fn has_a_processor_alone(link: &mut Link, host: &Host, task: &str) {
     content(&host.sandbox(task).join("up")).await;
 }
 
-/// What a stopped broker is asked to do waits until it is continued: starts, removals, kills past a stopped supervisor.
-/// Heartbeats, other kills and ends need no broker, the list of containers and the metrics are answered without what it
-/// counts, and nothing of what waited is lost or done twice. A spawner is needed only to execute something.
+/// Operations of a stopped broker wait until it is continued: starts, removals, kills past a
+/// stopped supervisor. Heartbeats, other kills and ends need no broker, the list of containers and
+/// the metrics are answered without its values, and no waiting operation is lost or done twice. A
+/// spawner is needed only to execute programs.
 pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
@@ -215,7 +218,8 @@ pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
     }
 }
 
-/// A process that goes on when this is dropped, also if its test fails: it would stay for ever.
+/// A stopped process that continues when this is dropped, also if its test fails: otherwise it
+/// would stay forever.
 struct Stopped(u32);
 
 impl Stopped {
@@ -232,7 +236,7 @@ impl Drop for Stopped {
     }
 }
 
-/// Waits until the agent's metrics say so.
+/// Waits until the agent's metrics report this.
 async fn broker_responds(agent: &Process, wanted: bool) {
     let name = "argosy_agent_broker_responds ";
     loop {
@@ -245,7 +249,7 @@ async fn broker_responds(agent: &Process, wanted: bool) {
     }
 }
 
-/// The next agent begins once what has stopped is gone, and says what keeps it from that.
+/// The next agent starts once the stopped process has ended, and reports the obstacle until then.
 pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
@@ -258,7 +262,7 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
         let mut stopped = agent.broker();
         if which == "spawner" {
             stopped = child_of(stopped, "argosy-spawner");
-            // Without a container there are networks to be removed, which takes a program.
+            // Without a container the networks are removed, which needs a program.
             std::fs::write(host.sandbox("t").join("go"), "").unwrap();
             link.end_of("t").await;
             agent.is_clear().await;
@@ -291,16 +295,17 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
     }
 }
 
-/// Tasks that are launched and killed at once.
+/// Number of tasks that are launched and killed immediately.
 const AT_ONCE: u64 = 1_000;
 
-/// How many of them are in line at least: no more requests than the others are fit into a launcher's socket.
+/// Minimum number of them that are queued: the other requests at most fit into a launcher's socket.
 const IN_LINE: usize = 900;
 
-/// The stopped launcher reads nothing: requests fill its socket, and all slots are held by starts whose requests do not fit
-/// in. Whoever is told as killed before its command was started has never executed anything. A launcher is replaced after
-/// ten seconds: if all news came before, which a busy host may not manage, nearly all tasks are told so, and none of them
-/// is ever executed, those of the requests neither.
+/// The stopped launcher reads nothing: requests fill its socket, and all slots are held by starts
+/// whose requests do not fit in. A task that is reported as killed before its command was started
+/// has never executed anything. A launcher is replaced after ten seconds: if all updates came
+/// before, which a busy host may not manage, nearly all tasks are reported so, and none of them is
+/// ever executed, including those of the requests.
 pub(super) async fn a_thousand_starts_that_are_killed_in_line_execute_nothing() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -375,16 +380,17 @@ async fn stops(divided: bool) {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    // Where no devices of others come and go.
+    // On a host without foreign devices that come and go.
     on_a_host_of_its_own(move || stops_at_each_step(divided)).await;
 }
 
-/// How many agents start at a time: all of them share the threads of this program.
+/// Maximum number of agents that start concurrently: all of them share the threads of this program.
 const STARTING: usize = 3;
 /// In milliseconds, so that no agent leaves while others start on a busy host.
 const HEARTBEAT_MS: u64 = 20_000;
 
-/// Side by side: nearly all of the time is the agents' patience with what hangs. Those that take longest begin.
+/// Runs the steps concurrently: nearly all of the time is the agents' timeouts. The longest cases
+/// start first.
 async fn stops_at_each_step(divided: bool) {
     let steps = crash_points::STEPS.iter().copied();
     let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
@@ -403,7 +409,7 @@ async fn stops_at_each_step(divided: bool) {
     print!("{} stops, ", steps.len());
 }
 
-/// The agent on a host of a stop; the first of them has what stops.
+/// Starts the agent of a host; the first one has the process that stops.
 async fn agent_of(
     (host, divided): (&Host, bool),
     master: &Master,
@@ -415,7 +421,7 @@ async fn agent_of(
     }
 }
 
-/// A task whose life comes to this step.
+/// Returns a task whose lifecycle reaches this step.
 fn task_for(step: &str, host: &Host) -> v1::TaskSpec {
     let mut spec = shell("t", "sleep 1000");
     if step != "start.network-entered" {
@@ -431,7 +437,8 @@ fn task_for(step: &str, host: &Host) -> v1::TaskSpec {
     spec
 }
 
-/// One task: it is killed when it runs, or when what is to start it has stopped. What has stopped goes with it.
+/// Launches one task: it is killed when it runs, or when the process that starts it has stopped.
+/// The stopped process ends with it.
 async fn killed_at(step: &str, at: (&Host, bool), starting: &Semaphore) {
     let started = starting.acquire().await.unwrap();
     let (host, _) = at;
@@ -464,7 +471,7 @@ async fn killed_at(step: &str, at: (&Host, bool), starting: &Semaphore) {
     goes(step, "t", agent, link, host).await;
 }
 
-/// The end of what is killed.
+/// Waits for the end of a killed task.
 async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: Link, host: &Host) {
     let updates = link.end_of(task).await;
     let last = updates.last().unwrap();
@@ -474,8 +481,9 @@ async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: Link, host: &Ho
     stopped_at(step, host).await;
 }
 
-/// A task is killed while its request is on its way to the launcher: its start is void, and its supervisor refuses it. Which
-/// task it is: one that is killed before its request is sent comes to no supervisor, and the next one is tried.
+/// A task is killed while its request is in transit to the launcher: its start is cancelled, and
+/// its supervisor refuses it. Returns the task: one that is killed before its request is sent
+/// reaches no supervisor, and the next one is tried.
 async fn killed_in_its_request(host: &Host, link: &mut Link) -> String {
     let launcher = launcher_with(&host.witness());
     for number in 1.. {
@@ -492,7 +500,7 @@ async fn killed_in_its_request(host: &Host, link: &mut Link) -> String {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
         link.order(order + 1, kill(&task, 0)).await;
-        // Long enough to be void: no supervisor is there to claim it.
+        // Long enough for the cancellation: no supervisor can claim it yet.
         tokio::time::sleep(Duration::from_millis(200)).await;
         signal(Pid::from_raw(launcher as i32), Signal::SIGCONT).unwrap();
         tokio::select! {
@@ -509,7 +517,7 @@ async fn registered(master: &mut Master) -> Link {
     link
 }
 
-/// Waits until somebody has passed the step.
+/// Waits until a process has passed the step.
 async fn stopped_at(step: &str, host: &Host) {
     let deadline = Instant::now() + PATIENCE;
     while crash_points::passes(&host.witness()).unwrap_or(0) == 0 {

@@ -1,4 +1,4 @@
-//! What a task goes through, with real containers.
+//! Tests of task lifecycles, with real containers.
 
 use std::time::Instant;
 
@@ -69,7 +69,7 @@ pub(super) async fn a_kill_is_killed_even_if_the_command_exits_with_0() {
         ]
     );
     assert_eq!(code(&updates[2]), Some(v1::exit::How::Code(0)));
-    // One that ignores TERM is killed after its grace.
+    // One that ignores TERM is killed after its grace period.
     link.launch(
         3,
         shell(
@@ -91,7 +91,7 @@ pub(super) async fn a_kill_is_killed_even_if_the_command_exits_with_0() {
     agent.stop().await;
 }
 
-/// A task that names this signal, and tells by its exit code which one it got.
+/// Returns a task with this signal, whose exit code shows which signal it received.
 fn killed_by(task: &str, signal: v1::KillSignal) -> v1::TaskSpec {
     let line = "trap 'exit 3' QUIT; trap 'exit 10' USR1; trap 'exit 15' TERM; echo up > up; \
         while :; do sleep 0.01; done";
@@ -129,7 +129,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_task_names() {
         assert_eq!(code(&last), Some(v1::exit::How::Code(told.into())));
         assert_eq!(state(&last), v1::TaskState::Killed);
     }
-    // A master of a newer release may know signals that this agent does not.
+    // A master of a newer release may use signals that this agent does not know.
     let mut unknown = killed_by("unknown", v1::KillSignal::Term);
     unknown.kill_policy.as_mut().unwrap().signal = 9;
     link.launch(order + 1, unknown).await;
@@ -196,7 +196,7 @@ pub(super) async fn a_kill_that_meets_starts_in_line_executes_none_of_their_comm
         }
     }
     println!("{begun} had begun, {dropped} were dropped");
-    // How many begin before the kills arrive depends on the machine.
+    // The number of tasks that start before the kills arrive depends on the machine.
     assert!(dropped > 0, "{begun} began, {dropped} were dropped");
     agent.is_clear().await;
     agent.stop().await;
@@ -228,7 +228,7 @@ pub(super) async fn a_command_that_does_not_exist_fails_and_says_so() {
     agent.stop().await;
 }
 
-/// A tar file with one file in it.
+/// Returns a tar file with one file in it.
 fn archive(name: &str, text: &str) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
@@ -237,7 +237,7 @@ fn archive(name: &str, text: &str) -> Vec<u8> {
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
-    // What the library would not write, an enemy does.
+    // A malicious archive has a name that the library would not write.
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
     header.set_cksum();
     archive.append(&header, text.as_bytes()).unwrap();
@@ -282,7 +282,7 @@ pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside()
 
 pub(super) async fn files_are_fetched_or_the_failure_names_them() {
     let (host, mut master) = (Host::new(), Master::start().await);
-    // Also for who fetches, which has a user of its own.
+    // Also for the fetch process, which has a separate user.
     let opened = |config: &mut Config| config.access.files = Callers::Everybody;
     let agent = host.agent_with(master.address, opened).await;
     let (mut link, _) = master.registered(true).await;
@@ -301,7 +301,7 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
     link.launch(1, spec.clone()).await;
     let updates = link.end_of("t").await;
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));
-    // What one task made, another fetches from the agent's API.
+    // One task fetches another's output from the agent's API.
     let mut piped = shell("p", "cat stdin.txt; exit 0");
     piped.uris.push(v1::Uri {
         value: format!(
@@ -369,14 +369,14 @@ pub(super) async fn a_task_without_a_leader_stops_itself() {
     };
     link.launch(1, spec).await;
     link.until("t", runs).await;
-    // Heartbeats are answered for longer than the limit: it lives on.
+    // Heartbeats are answered for longer than the limit: the task continues to run.
     let begun = Instant::now();
     while begun.elapsed().as_millis() < 1_500 {
         let next =
             tokio::time::timeout(std::time::Duration::from_millis(100), link.try_next()).await;
         assert!(next.is_err(), "nothing is to be said: {next:?}");
     }
-    // Then nobody answers any more.
+    // Then heartbeats are not answered.
     drop(link);
     let (mut link, hello) = master.link().await;
     let away = Instant::now();
@@ -425,7 +425,8 @@ fn number(answer: &reqwest::Response, header: &str) -> usize {
     answer.headers()[header].to_str().unwrap().parse().unwrap()
 }
 
-/// Follows output that is to be `all` to its end; returns how many bytes were said to be missing.
+/// Follows output to its end, compares it with `all`, and returns the number of bytes reported as
+/// missing.
 async fn followed(url: &str, all: &str) -> usize {
     let (mut at, mut missed) = (0, 0);
     loop {
@@ -459,11 +460,11 @@ pub(super) async fn output_is_followed_across_its_rotation() {
     link.until("t", runs).await;
     let all: String = (1..=400_000).map(|number| format!("{number}\n")).collect();
     let path = format!("/v1/files/read?path=tasks/{FRAMEWORK}/t/stdout");
-    // Meanwhile the link must be attended to.
+    // The link must be served concurrently.
     let url = format!("http://{}{path}&follow=true", agent.api);
     let (missed, _) = tokio::join!(followed(&url, &all), link.end_of("t"));
     print!("{missed} bytes missed ... ");
-    // Later there is the tail, in three files.
+    // Later the tail exists, in three files.
     let answer = reqwest::get(format!("http://{}{path}", agent.api))
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Volumes of tasks, and what they may have on the disk.
+//! Tests of volumes of tasks, and of their disk limits.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ fn secret(path: &str, name: &str) -> v1::TaskVolume {
     volume(path, Source::Secret(name.into()))
 }
 
-/// A folder of an operator's with a secret of the role `*`.
+/// Creates an operator's directory with a secret of the role `*`.
 fn secrets(host: &Host, text: &str) -> PathBuf {
     let folder = host.folder.path().join("secrets");
     fs::create_dir_all(folder.join("*")).unwrap();
@@ -34,7 +34,7 @@ fn secrets(host: &Host, text: &str) -> PathBuf {
     folder
 }
 
-/// All files below a folder that say this; links are not followed.
+/// Returns all files below a directory that contain this text; links are not followed.
 fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -88,7 +88,7 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
     link.until("t", runs).await;
     let length = content(&host.sandbox("t").join("data/length")).await;
     assert_eq!(length.trim(), canary.len().to_string());
-    // Journal, hand-off, sandbox, logs; then what the agent tells.
+    // Journal, state directories, sandboxes, logs; then the agent's responses.
     let operators = host.folder.path().join("secrets/*/db");
     assert_eq!(
         files_with(host.folder.path(), canary.as_bytes()),
@@ -176,7 +176,7 @@ pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_ne
     );
     assert!(end.text.starts_with("out of disk: used "), "{}", end.text);
     assert!(end.text.contains(" of 4 MiB"), "{}", end.text);
-    // The end is told before the container is removed.
+    // The end is reported before the container is removed.
     let containers = agent.containers().await.into_iter();
     let running: Vec<_> = containers.filter(|one| one["state"] == "running").collect();
     assert_eq!(running.len(), 1, "{running:?}");
