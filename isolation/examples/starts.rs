@@ -1,10 +1,12 @@
-//! How fast containers start and end: p50, p99 and processor time of one at a time, and the rate with several in flight.
+//! Benchmark of container starts and ends: p50, p99 and processor time of one at a time, and the
+//! rate with several in flight.
 //!
-//! `cargo run --release -p argosy-isolation --example starts -- [COUNT [MODE [SLOTS,…]]]` as root; MODE is the beginning
-//! of one line of the table, SLOTS are numbers in flight (2,16; an empty list: none).
+//! `cargo run --release -p argosy-isolation --example starts -- [COUNT [MODE [SLOTS,…]]]` as root;
+//! MODE is the prefix of a line of the table, SLOTS are numbers in flight (2,16; an empty list:
+//! none).
 //!
-//! Processor time is what the tree of control groups has used: launcher, supervisors, inits and commands. It does not
-//! contain the agent's side, nor work that the kernel does in threads of its own.
+//! Processor time is that of the cgroup tree: launcher, supervisors, inits and commands. It does
+//! not include the agent's side, nor work in kernel threads.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -79,7 +81,8 @@ struct Kind {
     isolation: Isolation,
     namespaces: Namespaces,
     profile: bool,
-    /// In a network namespace that was made before the start, as those that an agent keeps ready.
+    /// Whether it joins a network namespace that was created before the start, like those in an
+    /// agent's pool.
     joins_network: bool,
 }
 
@@ -129,7 +132,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Processor time of the whole tree so far.
+    /// Returns the processor time of the whole tree so far.
     fn used_us(&self) -> Result<u64> {
         let used = Group::at(self.tree.root()).stats().cpu_us;
         used.context("the tree's group does not count processor time")
@@ -226,13 +229,13 @@ impl Bench {
     }
 }
 
-/// A network namespace without devices.
+/// Creates a network namespace without devices.
 fn new_network() -> Result<File> {
     let make = || -> Result<File> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
         Ok(File::open("/proc/thread-self/ns/net")?)
     };
-    // By a thread that ends: this process stays in the host's.
+    // In a separate thread: this process stays in the host's namespace.
     std::thread::scope(|scope| scope.spawn(make).join()).expect("making one does not panic")
 }
 

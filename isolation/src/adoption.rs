@@ -1,7 +1,7 @@
-//! Finding a container again after the agent was away.
+//! Adoption: finding a running container after a restart of the agent.
 //!
-//! Believes no number by itself: a handle counts only in its own boot, for processes with its start times,
-//! in its own group, behind a supervisor that knows its nonce.
+//! A process id alone proves nothing. A handle is valid only in its boot, for processes with its
+//! start times, in its cgroup, and behind a supervisor that knows its nonce.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,71 +18,66 @@ use crate::messages::with_short_path;
 use crate::process::boot_id;
 use crate::state_dir::{Claim, Exit, HandOff, HandOffError, Handle};
 
-/// How long a supervisor may take to answer: it may be between its start and its socket, or about to end.
+/// The time in which a supervisor must answer: it may still create its socket, or be about to exit.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How often it is tried again until then.
+/// The interval between connection attempts until then.
 const TRY_AGAIN: Duration = Duration::from_millis(5);
 
-/// What has become of a container.
+/// The state of a container, as [`adopt`] finds it.
 #[derive(Debug)]
 pub enum Adoption {
-    /// It runs on, and its handle is known.
+    /// The container is running, and its handle is known.
     Running(Container),
-    /// It has ended; this is its true status.
+    /// The container has ended; this is its true status.
     Exited(Exit),
-    /// It does not run under a supervisor and left no status: it never started (and never will), the host
-    /// was restarted, or its supervisor died. Destroy what may be left of it.
+    /// No supervisor runs it and there is no exit status: it never started (and never will), the
+    /// host was restarted, or its supervisor died. Destroy what remains of it.
     Gone {
-        /// Which of these, in words.
+        /// The cause, as text.
         reason: String,
     },
 }
 
-/// Why it could not be found out.
+/// An error that prevents [`adopt`] from determining the state of a container.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptionError {
-    /// A hand-off file could not be read or written.
+    /// A file of the state directory cannot be read or written.
     #[error(transparent)]
     Files(#[from] HandOffError),
-    /// It could not be seen whether the container's folder exists.
-    #[error("cannot look for {directory}")]
+    /// It cannot be determined whether the state directory exists.
+    #[error("cannot check whether {directory} exists")]
     Folder {
-        /// The container's folder.
         directory: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// The group could not be read.
+    /// The cgroup cannot be read.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// The supervisor lives but does not answer.
-    #[error("the supervisor of the container in {directory} lives but does not answer")]
+    /// The supervisor is alive but does not answer.
+    #[error("the supervisor of the container in {directory} is alive but does not answer")]
     Silent {
-        /// The container's folder.
         directory: PathBuf,
-        /// The last thing that went wrong.
+        /// The error of the last attempt.
         source: io::Error,
     },
-    /// The supervisor's messages make no sense.
+    /// The supervisor sent an invalid message.
     #[error(transparent)]
     Container(#[from] ContainerError),
-    /// The host could not be asked.
-    #[error("cannot look at this host's processes")]
-    Host {
-        /// Why.
-        source: io::Error,
-    },
+    /// A query of the host failed.
+    #[error("cannot inspect this host's processes")]
+    Host { source: io::Error },
 }
 
-/// Finds the container of this hand-off folder again.
+/// Finds the container of this state directory.
 ///
-/// If it has not started yet, it is made sure that it never will: a launch request may still be under way.
-/// An agent holds one connection a container: drop an earlier one first, or the supervisor does not listen.
-/// Blocks while a supervisor is between two steps, at most 5 s, usually not at all.
+/// If the container has not started yet, this call makes sure that it never will: a launch request
+/// may still be in flight. An agent holds one connection per container. Drop an earlier one first,
+/// or the supervisor does not accept. Blocks while a supervisor is between two steps: at most 5 s,
+/// usually not at all.
 ///
 /// # Errors
-/// If the hand-off files cannot be read, or a supervisor that lives does not answer: try again, since its
-/// container may live.
+/// If the state files cannot be read, or a supervisor that is alive does not answer. Try again: its
+/// container may be running.
 pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     let files = HandOff::at(directory);
     let folder = |source| AdoptionError::Folder {
@@ -90,14 +85,14 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         source,
     };
     if !directory.try_exists().map_err(folder)? {
-        return Ok(gone("its folder does not exist"));
+        return Ok(gone("its directory does not exist"));
     }
     if let Some(exit) = files.exit()? {
         return Ok(Adoption::Exited(exit));
     }
     let handle = match files.void()? {
         Claim::Held(handle) => *handle,
-        Claim::Void => return Ok(gone("it was never started, and now never will be")),
+        Claim::Void => return Ok(gone("it was never started, and the start is cancelled")),
     };
     crash_points::passed("adopt.claimed");
     let host = |source| AdoptionError::Host { source };
@@ -107,13 +102,13 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     let deadline = Instant::now() + ANSWER_LIMIT;
     loop {
         let alive = handle.supervisor.open().map_err(host)?.is_some();
-        // In this order: a supervisor writes the status before it ends.
+        // The order matters: a supervisor writes the status before it exits.
         if let Some(exit) = files.exit()? {
             return Ok(Adoption::Exited(exit));
         }
         if !alive {
             let pid = handle.supervisor.pid;
-            return Ok(gone(&format!("its supervisor, process {pid}, is gone")));
+            return Ok(gone(&format!("its supervisor, process {pid}, has exited")));
         }
         match dial(&files) {
             Ok(connection) => {
@@ -148,7 +143,7 @@ fn dial(files: &HandOff) -> Result<OwnedFd, Errno> {
     Ok(connection)
 }
 
-/// `None` if the supervisor ended before it answered: then its status is on disk.
+/// Returns `None` if the supervisor exited before it answered. Its status is then on disk.
 fn recognise(
     files: &HandOff,
     handle: &Handle,
@@ -159,7 +154,7 @@ fn recognise(
         Ok(Ok(answer)) if answer == *handle => {}
         Ok(Ok(answer)) => {
             let reason = format!(
-                "the supervisor that answers there, process {}, keeps another container",
+                "the supervisor that answers, process {}, runs another container",
                 answer.supervisor.pid
             );
             return Ok(Some(Adoption::Gone { reason }));
@@ -171,7 +166,8 @@ fn recognise(
     if let Some(path) = &handle.cgroup {
         let init = handle.init;
         let host = |source| AdoptionError::Host { source };
-        // In this order: one that ends leaves its group first, and its supervisor tells of the end.
+        // The order matters: an init that ends leaves its cgroup first, and its supervisor reports
+        // the end.
         if init.open().map_err(host)?.is_some()
             && !Group::at(path).contains(init.pid)?
             && !init.is_ending().map_err(host)?

@@ -1,15 +1,17 @@
-//! Attaching to a container's own command: its output from now on, and its input if it has one.
+//! Attaching to a container's main command: its output from this moment on, and its input if it has
+//! one.
 //!
 //! ```text
 //! agent ──order, with a session──▶ supervisor ──▶ terminal or pipes of the command
 //!   └───── session: input, sizes, signals ──▶  ◀── output, what was taken ─────┘
 //! ```
-//! The supervisor holds the command's streams, so that one can attach again after any agent's end. It keeps nothing for
-//! one who is slow: what the session's socket does not hold is left out and counted, and the command never waits. Of input
-//! it keeps one piece for each who is attached, which is taken before the next is sent.
+//! The supervisor holds the command's streams, so a client can attach again after any agent exits.
+//! It buffers nothing for a slow client: output that the session's socket does not hold is dropped
+//! and counted, and the command never waits. Of input it buffers one piece per client, which is
+//! written before the client sends the next.
 //!
-//! Each message is one packet: a byte that says what it is, and its content. Both sides may be of different releases:
-//! what a message means never changes, and what is not known is passed over.
+//! Each message is one packet: a byte for its kind, and its content. The two sides may be of
+//! different releases: the meaning of a message never changes, and an unknown message is ignored.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,57 +24,56 @@ use crate::messages::{Order, Received, Wait, packet_pair, send_packet_with};
 use crate::output::StreamName;
 use crate::state_dir::{HandOff, HandOffError, Outcome};
 
-/// The most bytes of input in one message.
+/// The maximum number of bytes of input in one message.
 pub const INPUT_LIMIT_BYTES: usize = 4 * 1024;
-/// The most bytes of output in one message.
+/// The maximum number of bytes of output in one message.
 pub(crate) const OUTPUT_LIMIT_BYTES: usize = 32 * 1024;
-/// The longest message of a supervisor, in bytes.
+/// The maximum length of a supervisor's message, in bytes.
 const PACKET_BYTES: usize = OUTPUT_LIMIT_BYTES + 1;
 
-/// What a supervisor tells one who is attached.
+/// A message of a supervisor to an attached client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttachmentNotice {
-    /// It is attached from these bytes on, of standard output and of standard error, counted as their files are. The
-    /// first notice, unless it is refused.
+    /// The client is attached from these byte offsets on, of standard output and of standard error,
+    /// as in the command's output files. The first notice, unless the attachment is refused.
     Attached([u64; 2]),
-    /// It is not, and why not. The last notice.
+    /// The attachment is refused. The last notice.
     Refused {
-        /// In words.
+        /// The cause, as text.
         reason: String,
     },
-    /// What the command has written to standard output, or to its terminal.
+    /// Bytes that the command wrote to standard output, or to its terminal.
     Output(Vec<u8>),
-    /// What it has written to standard error.
+    /// Bytes that the command wrote to standard error.
     Errors(Vec<u8>),
-    /// So many bytes of its output are missing here, since they came faster than they were read.
+    /// The number of bytes of output that are missing here, because they came faster than the
+    /// client read.
     Missed(u64),
-    /// The input that was sent last is taken: send the next.
+    /// The last input is taken: the client may send the next.
     Taken,
     /// The command has ended. The last notice.
     Ended(Outcome),
 }
 
-/// Why nobody can attach, or what became of one who did is not known.
+/// An error of attaching, or of an attached session.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachmentError {
-    /// An earlier release started the container.
-    #[error("it was started by an earlier release, whose supervisors nobody can attach to")]
+    /// The container was started by an earlier release.
+    #[error("it was started by an earlier release, which does not support attach")]
     Early,
-    /// The supervisor takes no order, or what was sent: it is gone, or has too much unread.
-    #[error("cannot talk to the container's supervisor: it has ended, or has too much unread")]
-    Talk {
-        /// Why.
-        source: io::Error,
-    },
-    /// The supervisor is gone and left no exit status.
-    #[error("the container's end is not known: its supervisor is gone")]
+    /// The supervisor does not accept the order or message: it has exited, or its queue is full.
+    #[error("cannot reach the container's supervisor: it has exited, or its queue is full")]
+    Talk { source: io::Error },
+    /// The supervisor has exited and left no exit status.
+    #[error("the container's exit status is unknown: its supervisor has exited")]
     Lost,
-    /// How it ended cannot be read.
+    /// The exit status cannot be read.
     #[error(transparent)]
     Files(#[from] HandOffError),
 }
 
-/// The agent's hold on the streams of a container's own command. Dropping it changes nothing for the command.
+/// An agent's session on the streams of a container's main command. Dropping it has no effect on
+/// the command.
 #[derive(Debug)]
 pub struct Attachment {
     socket: OwnedFd,
@@ -81,7 +82,8 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Asks the supervisor behind `connection`. With `stdin` to write to the command's standard input, too.
+    /// Sends the request to the supervisor behind `connection`. With `stdin`, also attaches to the
+    /// command's standard input.
     pub(crate) fn open(
         connection: BorrowedFd<'_>,
         files: HandOff,
@@ -98,10 +100,11 @@ impl Attachment {
         })
     }
 
-    /// The next notice, or `None` if there is none now, or none any more. Call it when the descriptor is readable.
+    /// Returns the next notice, or `None` if there is none now or the session has ended. Call it
+    /// when the descriptor is readable.
     ///
     /// # Errors
-    /// If the supervisor is gone and left no exit status: then drop it.
+    /// If the supervisor has exited and left no exit status: drop the attachment.
     pub fn notice(&mut self) -> Result<Option<AttachmentNotice>, AttachmentError> {
         while !self.is_over {
             let mut buffer = vec![0; PACKET_BYTES];
@@ -115,7 +118,7 @@ impl Attachment {
                     }
                 }
                 Ok(Received::Nothing) => return Ok(None),
-                // It writes how the command ended before it goes.
+                // The supervisor writes the exit status before it exits.
                 Ok(Received::Closed) => {
                     self.is_over = true;
                     let exit = self.files.exit()?.ok_or(AttachmentError::Lost)?;
@@ -127,27 +130,28 @@ impl Attachment {
         Ok(None)
     }
 
-    /// Sends input: 1 to [`INPUT_LIMIT_BYTES`] bytes, the next only when these are taken.
+    /// Sends input of 1 to [`INPUT_LIMIT_BYTES`] bytes. Send the next only when
+    /// [`AttachmentNotice::Taken`] has arrived.
     ///
     /// # Errors
-    /// If the supervisor takes nothing for now.
+    /// If the supervisor accepts no message for now.
     pub fn input(&self, bytes: &[u8]) -> Result<(), AttachmentError> {
         self.say(Wish::INPUT, bytes)
     }
 
-    /// Sends the end of input, behind what was sent: nobody's input reaches the command after it. At a terminal, what a
-    /// person types there for it.
+    /// Sends the end of input, after the input sent before: no client's input reaches the command
+    /// after it. At a terminal, sends the end-of-file character.
     ///
     /// # Errors
-    /// If the supervisor takes nothing for now.
+    /// If the supervisor accepts no message for now.
     pub fn end_input(&self) -> Result<(), AttachmentError> {
         self.say(Wish::END, &[])
     }
 
-    /// Gives the command's terminal a size; nothing happens if it has none.
+    /// Sets the size of the command's terminal; without a terminal it has no effect.
     ///
     /// # Errors
-    /// If the supervisor takes nothing for now.
+    /// If the supervisor accepts no message for now.
     pub fn resize(&self, size: WindowSize) -> Result<(), AttachmentError> {
         let [rows, columns] = [size.rows, size.columns].map(u16::to_le_bytes);
         self.say(Wish::SIZE, &[rows, columns].concat())
@@ -156,12 +160,12 @@ impl Attachment {
     /// Sends a signal to the command's process group.
     ///
     /// # Errors
-    /// If the supervisor takes nothing for now.
+    /// If the supervisor accepts no message for now.
     pub fn signal(&self, signal: i32) -> Result<(), AttachmentError> {
         self.say(Wish::SIGNAL, &signal.to_le_bytes())
     }
 
-    /// One that has ended needs nothing any more.
+    /// A session that has ended is not an error.
     fn say(&self, kind: u8, content: &[u8]) -> Result<(), AttachmentError> {
         match send(self.socket.as_fd(), kind, content) {
             Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
@@ -172,21 +176,21 @@ impl Attachment {
     }
 }
 
-/// Readable when [`Attachment::notice`] has something to say.
+/// Readable when [`Attachment::notice`] has a notice.
 impl AsFd for Attachment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// The same for runtimes that register raw descriptors. It stays the attachment's own.
+/// The same for runtimes that register raw descriptors. The attachment keeps ownership.
 impl AsRawFd for Attachment {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-/// What a supervisor says, as it is sent.
+/// A message of a supervisor, before it is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Said<'a> {
     Attached([u64; 2]),
@@ -205,7 +209,7 @@ impl Said<'_> {
     const MISSED: u8 = b'm';
     const TAKEN: u8 = b't';
 
-    /// Sends it whole or not at all; never waits.
+    /// Sends the message whole or not at all; never blocks.
     pub(crate) fn send(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         match self {
             Self::Attached(begins) => {
@@ -220,7 +224,7 @@ impl Said<'_> {
         }
     }
 
-    /// `None` of what is not known.
+    /// Returns `None` for an unknown message.
     fn decode(mut message: Vec<u8>) -> Option<AttachmentNotice> {
         let kind = *message.first()?;
         let content = message.split_off(1);
@@ -243,7 +247,7 @@ impl Said<'_> {
     }
 }
 
-/// What one who is attached wants.
+/// A request of an attached client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
     Input(Vec<u8>),
@@ -258,7 +262,7 @@ impl Wish {
     const SIZE: u8 = b's';
     const SIGNAL: u8 = b'g';
 
-    /// The next one; nothing is waited for. What is not known, or makes no sense, is passed over.
+    /// Returns the next request without blocking. Skips unknown and malformed messages.
     pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Received<Self>> {
         loop {
             let mut buffer = [0; INPUT_LIMIT_BYTES + 1];
@@ -301,14 +305,15 @@ fn send(socket: BorrowedFd<'_>, kind: u8, content: &[u8]) -> Result<(), Errno> {
     sendmsg::<()>(socket.as_raw_fd(), &parts, &[], flags, None).map(drop)
 }
 
-/// What is longer than the buffer is cut: nobody sends such.
+/// Truncates a message that is longer than the buffer: no valid message is.
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received<usize>> {
     loop {
         match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Ok(Received::Closed),
             Ok(length) => return Ok(Received::Message(length)),
             Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-            // Told once by a side that closed with something unread: what it said before comes after.
+            // Reported once when the peer closed with unread data: messages that it sent before
+            // follow.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(errno) => return Err(errno.into()),
         }

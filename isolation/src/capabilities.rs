@@ -1,14 +1,15 @@
-//! Sets of capabilities of a container's own user namespace.
+//! Sets of capabilities in a container's user namespace.
 //!
-//! Held in a user namespace of its own, a capability is one over what belongs to that namespace: the container's files,
-//! users and processes. It is none over the host.
+//! A capability that is held in a user namespace applies to the objects of that namespace: the
+//! container's files, users and processes. It gives no power over the host.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Those that a command may keep, by name and by number in linux/capability.h. Not here: what means nothing in a user
-/// namespace, and what opens much of the kernel there, as SYS_ADMIN, NET_ADMIN and SYS_PTRACE do.
+/// The capabilities that a command may keep, by name and by number in linux/capability.h. Excluded
+/// are those without a meaning in a user namespace, and those that expose much of the kernel there,
+/// such as SYS_ADMIN, NET_ADMIN and SYS_PTRACE.
 const KNOWN: [(&str, u32); 12] = [
     ("CHOWN", 0),
     ("DAC_OVERRIDE", 1),
@@ -30,19 +31,19 @@ const KNOWN: [(&str, u32); 12] = [
 pub struct Capabilities(u64);
 
 impl Capabilities {
-    /// None.
+    /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// All that a command may keep.
+    /// Returns all capabilities that a command may keep.
     #[must_use]
     pub fn all() -> Self {
         Self(KNOWN.iter().fold(0, |mask, (_, number)| mask | 1 << number))
     }
 
-    /// Those of these names, as `CHOWN`.
+    /// Returns the set of these names, such as `CHOWN`.
     ///
     /// # Errors
-    /// With a name that is none of those that may be kept.
+    /// If a name is not a capability that a command may keep.
     pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, UnknownCapability> {
         names.into_iter().try_fold(Self::NONE, |set, name| {
             let known = KNOWN.iter().find(|(known, _)| *known == name);
@@ -51,19 +52,18 @@ impl Capabilities {
         })
     }
 
-    /// Whether there is none.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether the one of this name is among them.
+    /// Whether the set contains the capability of this name.
     #[must_use]
     pub fn has(self, name: &str) -> bool {
         self.names().any(|known| known == name)
     }
 
-    /// As the kernel has them: bit n is capability n.
+    /// Returns the set as a kernel mask: bit n is capability n.
     pub(crate) fn mask(self) -> u64 {
         self.0
     }
@@ -96,9 +96,9 @@ impl From<Capabilities> for Vec<String> {
     }
 }
 
-/// A name that is no capability which a command may keep.
+/// A name that is not a capability that a command may keep.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no capability that a container can have: use a name as CHOWN or SETUID")]
+#[error("{0:?} is not a capability that a container can have: use a name such as CHOWN or SETUID")]
 pub struct UnknownCapability(String);
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! cgroup v2: our tree, its groups, their end.
+//! cgroup v2: the agent's tree, its groups, and their removal.
 //!
 //! ```text
 //! <mount>/argosy/<agent>/              a Tree; holds no process itself
 //! <mount>/argosy/<agent>/supervisors/  the launcher and every supervisor
-//! <mount>/argosy/<agent>/<container>/  init and command of one container: what cgroup.kill ends
-//! <mount>/argosy/<agent>.content/      what fetches, pulls and unpacks, with limits of its own
+//! <mount>/argosy/<agent>/<container>/  init and command of one container, for cgroup.kill
+//! <mount>/argosy/<agent>.content/      processes that fetch, pull and unpack, with limits
 //! ```
-//! Never touches a group outside the tree it was given.
+//! Never touches a group outside the tree that it was given.
 
 mod group;
 mod stats;
@@ -21,13 +21,14 @@ pub use self::stats::{Io, Pressure, Stall, Stats};
 use crate::limits::{Limits, Missing};
 use crate::spec::ContainerId;
 
-/// The group of the launcher and the supervisors, beside those of the containers.
+/// The group of the launcher and the supervisors, a sibling of the container groups.
 pub(crate) const SUPERVISORS: &str = "supervisors";
-/// How the name of the group ends that has what brings content from outside. It is beside the tree: tasks and it may not
-/// reach the same servers.
+/// The name suffix of the group of the content processes. It is a sibling of the tree: tasks and
+/// content processes may not reach the same servers.
 const CONTENT: &str = ".content";
-/// What all of it may use together, whatever strangers send: 1 GiB of memory without swap, 128 threads, the time of one
-/// processor, and half of the share of processor time that each container gets by default where these compete.
+/// The limits that all content processes share, whatever they download: 1 GiB of memory without
+/// swap, 128 threads, the time of one processor, and half of the CPU weight that each container
+/// gets by default.
 const CONTENT_LIMITS: [(&str, &str); 5] = [
     ("memory.max", "1073741824"),
     ("memory.swap.max", "0"),
@@ -35,57 +36,36 @@ const CONTENT_LIMITS: [(&str, &str); 5] = [
     ("cpu.weight", "50"),
     ("cpu.max", "100000 100000"),
 ];
-/// Controllers that containers get where the host has them.
+/// The controllers that containers get where the host has them.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
-/// What the tree's own group gets beside them: no container is told apart by it.
+/// The controller that only the tree's root group gets: containers do not need it.
 const OF_THE_TREE: &str = "hugetlb";
 
-/// What can go wrong with a group.
+/// An error of a cgroup operation.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No cgroup2 file system in `/proc/self/mountinfo`.
     #[error("no cgroup2 file system is mounted: mount one, for example at /sys/fs/cgroup")]
     NoMount,
-    /// A file could not be read.
     #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A value was not taken.
+    Read { path: PathBuf, source: io::Error },
+    /// The kernel does not accept a value.
     #[error("cannot write {value:?} to {path}")]
     Write {
-        /// The file.
         path: PathBuf,
-        /// What was to be written.
+        /// The rejected value.
         value: String,
-        /// Why.
         source: io::Error,
     },
-    /// A group could not be made.
     #[error("cannot create the cgroup {path}")]
-    Create {
-        /// The group.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A group could not be removed.
+    Create { path: PathBuf, source: io::Error },
     #[error("cannot remove the cgroup {path}")]
-    Remove {
-        /// The group.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Processes in a killed group are still there.
+    Remove { path: PathBuf, source: io::Error },
+    /// Processes of a killed group are still alive.
     #[error("the processes in the cgroup {path} have not ended within {waited_ms} ms")]
     StillPopulated {
-        /// The group.
         path: PathBuf,
-        /// How long was waited, in milliseconds.
+        /// The time waited, in milliseconds.
         waited_ms: u128,
     },
 }
@@ -94,7 +74,7 @@ pub(crate) fn read(path: PathBuf) -> Result<String, CgroupError> {
     fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })
 }
 
-/// Writes to a file that is there: the kernel answers an attempt to make one as if a right were wanting.
+/// Writes to an existing file. The kernel answers an attempt to create one with a permission error.
 pub(crate) fn write(path: PathBuf, value: &str) -> Result<(), CgroupError> {
     let mut options = OpenOptions::new();
     let opened = options.write(true).truncate(true).open(&path);
@@ -106,13 +86,13 @@ pub(crate) fn write(path: PathBuf, value: &str) -> Result<(), CgroupError> {
     })
 }
 
-/// The controllers that a group may use.
+/// Returns the controllers that a group may use.
 pub(crate) fn read_controllers(group: &Path) -> Result<Vec<String>, CgroupError> {
     let text = read(group.join("cgroup.controllers"))?;
     Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
-/// Where cgroup2 is mounted: hybrid hosts have it in another place than pure ones.
+/// Returns the mount point of cgroup2, which differs between hybrid and unified hosts.
 ///
 /// # Errors
 /// If no cgroup2 is mounted, or the list of mounts cannot be read.
@@ -128,13 +108,13 @@ fn find_mount_point(mounts: &str) -> Option<PathBuf> {
             return None;
         }
         let escaped = left.split(' ').nth(4)?;
-        // The kernel writes a blank in a path as \040; the others it escapes do not occur in practice.
+        // The kernel escapes a blank in a path as \040; the other escapes do not occur in practice.
         Some(PathBuf::from(escaped.replace("\\040", " ")))
     })
 }
 
-/// Below which group this process may make its tree: the mount point for root, else its own group (which
-/// must have been delegated to its user).
+/// Returns the group below which this process may create its tree: the mount point for root, else
+/// the process's current group (which must be delegated to its user).
 ///
 /// # Errors
 /// If no cgroup2 is mounted, or `/proc` cannot be read.
@@ -155,12 +135,12 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes `<parent>/argosy/<agent>`, hands down what controllers there are, and makes the groups of supervisors and of
-    /// content. Nothing in the tree gets huge pages of hugetlbfs where the kernel counts them: a limit of the whole tree
-    /// costs no container anything. Repeatable.
+    /// Creates `<parent>/argosy/<agent>`, delegates the available controllers, and creates the
+    /// groups of supervisors and of content. Where the kernel counts huge pages of hugetlbfs, the
+    /// tree gets none: a limit on the whole tree adds no cost per container. Idempotent.
     ///
     /// # Errors
-    /// With the folder or file that cannot be made or written.
+    /// With the directory or file that cannot be created or written.
     pub fn create(parent: &Path, agent: &ContainerId) -> Result<Self, CgroupError> {
         let ours = parent.join("argosy");
         let tree = Self {
@@ -179,7 +159,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// One that another process has made.
+    /// Opens a tree that another process has created.
     #[must_use]
     pub fn at(root: &Path) -> Self {
         Self {
@@ -187,19 +167,19 @@ impl Tree {
         }
     }
 
-    /// The tree's own folder.
+    /// Returns the tree's directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The group that the launcher is put in, and so the supervisors.
+    /// Returns the group of the launcher, and so of the supervisors.
     #[must_use]
     pub fn supervisors(&self) -> PathBuf {
         self.root.join(SUPERVISORS)
     }
 
-    /// The group of what fetches, pulls and unpacks.
+    /// Returns the group of the processes that fetch, pull and unpack.
     #[must_use]
     pub fn content(&self) -> PathBuf {
         let mut path = self.root.clone().into_os_string();
@@ -207,25 +187,26 @@ impl Tree {
         path.into()
     }
 
-    /// A container's group. It need not exist.
+    /// Returns a container's group. It need not exist.
     #[must_use]
     pub fn group(&self, id: &ContainerId) -> Group {
         Group::at(&self.root.join(id.as_str()))
     }
 
-    /// Which controllers containers of this tree would lack for these limits.
+    /// Returns the controllers that containers of this tree would lack for these limits.
     ///
     /// # Errors
-    /// If the tree is gone or cannot be read.
+    /// If the tree does not exist or cannot be read.
     pub fn missing(&self, limits: &Limits) -> Result<Missing, CgroupError> {
         Ok(limits.missing(&read_controllers(&self.supervisors())?))
     }
 
-    /// Keeps so much memory, in bytes, for the containers of the tree: as much as their `memory_low_bytes` together,
-    /// since a group protects what is below it only as far as it is protected itself.
+    /// Protects so much memory, in bytes, for the containers of the tree: the sum of their
+    /// `memory_low_bytes`, because a group protects its children only as far as it is protected
+    /// itself.
     ///
     /// # Errors
-    /// If the host has no memory controller, or the tree is gone.
+    /// If the host has no memory controller, or the tree does not exist.
     pub fn protect(&self, memory_bytes: u64) -> Result<(), CgroupError> {
         write(self.root.join("memory.low"), &memory_bytes.to_string())?;
         let ours = self.root.parent().expect("a tree is made in ours");
@@ -233,7 +214,8 @@ impl Tree {
             path: ours.to_owned(),
             source,
         };
-        // Other agents of this host have their trees beside it. One that comes in between writes the sum anew.
+        // Other agents of this host have sibling trees. An agent that starts concurrently writes
+        // the sum again.
         let mut sum: u64 = 0;
         for entry in fs::read_dir(ours).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
@@ -245,10 +227,10 @@ impl Tree {
         write(ours.join("memory.low"), &sum.to_string())
     }
 
-    /// The containers that have a group now, in order of their names.
+    /// Returns the containers that have a group now, in order of their names.
     ///
     /// # Errors
-    /// If the tree is gone or cannot be read.
+    /// If the tree does not exist or cannot be read.
     pub fn containers(&self) -> Result<Vec<ContainerId>, CgroupError> {
         let unreadable = |source| CgroupError::Read {
             path: self.root.clone(),
@@ -270,13 +252,13 @@ impl Tree {
     /// Removes the tree once no container and no supervisor is left in it.
     ///
     /// # Errors
-    /// If anything still lives in it.
+    /// If a process is still in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
         remove_folder(&self.supervisors())?;
         remove_folder(&self.content())?;
         remove_folder(&self.root)?;
         if let Some(ours) = self.root.parent() {
-            // Stays while another agent of this host has its tree there.
+            // The directory stays while another agent of this host has its tree there.
             let _ = fs::remove_dir(ours);
         }
         Ok(())
@@ -294,8 +276,9 @@ fn make(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// Lets the children of `group` use what it has of these controllers. One that the kernel will not hand down (a
-/// group that holds processes, say) is then missing below, and reported as such.
+/// Delegates these controllers of `group` to its children. A controller that the kernel refuses to
+/// delegate (for example in a group that holds processes) is then missing below, and reported as
+/// missing.
 fn hand_down(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
     let present = read_controllers(group)?;
     for controller in controllers {
@@ -309,7 +292,7 @@ fn hand_down(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Where there is a controller for it.
+/// Applies each limit whose controller exists.
 fn limit_content(group: &Path) -> Result<(), CgroupError> {
     for (name, value) in CONTENT_LIMITS {
         let path = group.join(name);
@@ -320,7 +303,8 @@ fn limit_content(group: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Of every size, those that are reserved included. Without the controller there are no such files.
+/// Covers huge pages of every size, including reserved ones. Without the controller these files do
+/// not exist.
 fn refuse_huge_pages(group: &Path) -> Result<(), CgroupError> {
     let unreadable = |source| CgroupError::Read {
         path: group.to_owned(),

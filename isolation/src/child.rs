@@ -1,6 +1,7 @@
-//! Children of this process: programs of the host that are run for a bounded time, and ends that hold nobody up.
+//! Child processes: programs of the host that run for a bounded time, and their termination without
+//! blocking.
 //!
-//! Only from the agent: it uses threads.
+//! For the agent only: it uses threads.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,19 +15,19 @@ use crate::process::has_ended;
 use crate::spawner::{self, Execution, Spawned, Streams};
 use crate::sys;
 
-/// How long the end of a killed child may take before another thread waits for it.
+/// The time in which a killed child must end before another thread waits for it.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
-/// The longest text of a program, in bytes: what is beyond is not looked at.
+/// The maximum output of a program, in bytes; the rest is not read.
 const TEXT_LIMIT_BYTES: u64 = 1024 * 1024;
 
-/// How a program ended.
+/// The result of a program that ended.
 pub(crate) struct Ran {
     pub(crate) status: ExitStatus,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub(crate) complaint: String,
 }
 
-/// A program that was executed, by this process or for it ([`crate::spawner`]).
+/// A program that this process executed, or that the spawner executed for it ([`crate::spawner`]).
 #[derive(Debug)]
 pub struct Process(Made);
 
@@ -37,7 +38,6 @@ enum Made {
 }
 
 impl Process {
-    /// Executes a program.
     pub(crate) fn execute(execution: &Execution, streams: Streams) -> io::Result<Self> {
         if let Some(spawned) = spawner::spawn(execution, &streams)? {
             return Ok(Self(Made::Elsewhere(spawned)));
@@ -46,7 +46,7 @@ impl Process {
         Ok(Self(Made::Here(child)))
     }
 
-    /// Its number.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         match &self.0 {
@@ -55,7 +55,7 @@ impl Process {
         }
     }
 
-    /// Waits for its end. `None` if it has not ended in time.
+    /// Waits for the end of the process. Returns `None` if it has not ended in time.
     pub(crate) fn reaped(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         match &mut self.0 {
             Made::Elsewhere(spawned) => spawned.reaped(limit),
@@ -69,10 +69,11 @@ impl Process {
         }
     }
 
-    /// Kills it and reaps it: in the background if the kernel does not let it end soon.
+    /// Kills and reaps the process: in the background if the kernel does not end it soon.
     pub(crate) fn end(mut self) {
         match &mut self.0 {
-            // Its number is its own until it is reaped. It may have ended by now.
+            // The process id cannot be reused until it is reaped. The process may have ended by
+            // now.
             Made::Here(child) => drop(child.kill()),
             Made::Elsewhere(spawned) => spawned.kill(),
         }
@@ -81,7 +82,7 @@ impl Process {
         }
         if let Made::Here(mut child) = self.0 {
             let reaper = std::thread::Builder::new().name("reaper".to_owned());
-            // Without a thread it stays a zombie until this process ends.
+            // Without a thread it stays a zombie until this process exits.
             let _ = reaper.spawn(move || child.wait());
         }
     }
@@ -90,9 +91,10 @@ impl Process {
 /// Runs a program to its end, with this text as its standard input.
 ///
 /// # Errors
-/// If it cannot be run. [`io::ErrorKind::TimedOut`] if it has not ended in time: it is killed then.
+/// If it cannot be run. [`io::ErrorKind::TimedOut`] if it has not ended in time: it is then killed.
 pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result<Ran> {
-    // Files, not pipes: neither a program that does not read nor a child that it leaves holds us up.
+    // Files, not pipes: a program that does not read, or a child that it leaves behind, cannot
+    // block this process.
     let mut text = scratch()?;
     text.write_all(input.as_bytes())?;
     text.rewind()?;
@@ -121,17 +123,17 @@ pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result
     }
 }
 
-/// Where what a program says is dropped.
+/// Opens `/dev/null`, which discards a program's output.
 pub(crate) fn null() -> io::Result<OwnedFd> {
     Ok(File::options().write(true).open("/dev/null")?.into())
 }
 
-/// A file that has no name and no room on any disk.
+/// Creates a memory file that has no name and takes no disk space.
 pub(crate) fn scratch() -> io::Result<File> {
     Ok(memfd_create("argosy", MemfdFlags::CLOEXEC)?.into())
 }
 
-/// What was written to such a file.
+/// Returns the content of such a file.
 pub(crate) fn all_of(file: &mut File) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
@@ -158,7 +160,7 @@ mod tests {
             (ran.status.code(), ran.complaint.as_str()),
             (Some(3), "said")
         );
-        // More than a pipe takes, and nobody reads it.
+        // More than a pipe holds, and no process reads it.
         let ran = run(&shell("exit 0"), &"x".repeat(1 << 20), limit).unwrap();
         assert!(ran.status.success());
     }
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let text = "/bin/sh has not ended within 500ms and was killed";
         assert_eq!(error.to_string(), text);
-        // It may have been killed before it could write that.
+        // It may have been killed before it wrote that.
         let pid = std::fs::read_to_string(path).unwrap_or_default();
         if let Ok(pid) = pid.trim().parse() {
             assert!(Process::of(pid).is_err(), "it is reaped");

@@ -1,7 +1,7 @@
-//! The last step of a process inside a container: it gives up what a command may not have, and becomes one.
+//! The last step of a process inside a container: it drops its privileges and executes a command.
 //!
-//! One way for all: init takes it for the container's own command, and `entry` for those that are entered later, so
-//! that none has a wall less than another.
+//! There is one path for all: init uses it for the container's main command, and `exec` for
+//! commands of exec sessions. So all have the same isolation layers.
 
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
@@ -16,13 +16,14 @@ use crate::seccomp::Filter;
 use crate::spec::{Program, Spec};
 use crate::sys::{self, ExecPointers};
 
-/// Where commands are looked up when their environment has no `PATH`.
+/// The search path of commands whose environment has no `PATH`.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a command could not be executed, in words.
+/// The reason why a command cannot be executed, as text.
 pub(crate) type Refusal = String;
 
-/// Everything the last step needs, so that it allocates nothing and cannot fail in a new way.
+/// Everything that the last step needs, prepared in advance so that the step allocates nothing and
+/// adds no errors.
 pub(crate) struct Command<'a> {
     spec: &'a Spec,
     shown: String,
@@ -32,7 +33,8 @@ pub(crate) struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Of a request that was checked. Without a working directory it stays where this process is.
+    /// Prepares a validated request. Without a working directory the process stays in its current
+    /// one.
     pub(crate) fn prepare(spec: &'a Spec, filter: &Filter) -> Self {
         let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");
         let arguments: Vec<String> = match &spec.program {
@@ -59,9 +61,10 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Becomes the command's user behind the command's walls, with nothing open but the standard streams and `kept`.
+    /// Switches to the command's user and applies its isolation layers, with only the standard
+    /// streams and `kept` open.
     ///
-    /// What it gives up is given up for good: to be called in the process that is to be the command.
+    /// The change is permanent: call it in the process that becomes the command.
     pub(crate) fn settle(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), Refusal> {
         let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
         for limit in &self.spec.resource_limits {
@@ -83,7 +86,8 @@ impl<'a> Command<'a> {
             confinement.put_up_walls(uid)?;
         }
         sys::close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
-        // As the user, who may not enter every folder; with nothing open that a path could lead back to.
+        // As the user, who may not enter every directory. No open descriptor leads back to another
+        // path.
         if let Some(directory) = &self.spec.working_dir {
             nix::unistd::chdir(directory).map_err(|errno| {
                 let place = format!("enter the working directory {}", directory.display());
@@ -108,7 +112,8 @@ impl<'a> Command<'a> {
         let mut worst = Errno::ENOENT;
         for candidate in &self.candidates {
             match sys::execute(candidate, &self.pointers) {
-                // Looked up elsewhere, as a shell does; a file that may not be executed is remembered.
+                // The next candidate is tried, as in a shell; a file without execute permission is
+                // remembered.
                 Errno::ENOENT | Errno::ENOTDIR => {}
                 Errno::EACCES => worst = Errno::EACCES,
                 other => {
@@ -120,14 +125,14 @@ impl<'a> Command<'a> {
         let remedy = match worst {
             Errno::ENOENT if self.has_image() => "; name a program of the image",
             Errno::ENOENT => "; name a program of this host, or bring one with the task",
-            Errno::EACCES => "; it must be a file that may be executed",
+            Errno::EACCES => "; it must be an executable file",
             _ => "",
         };
         format!("cannot start {:?}: {}{remedy}", self.shown, worst.desc())
     }
 }
 
-/// The paths at which a command may be, in the order in which they are tried.
+/// Returns the candidate paths of a command, in search order.
 fn candidates(name: &str, path: &str) -> Vec<String> {
     if name.contains('/') {
         return vec![name.to_owned()];

@@ -1,7 +1,7 @@
-//! An agent's hold on one container: a socket to its supervisor.
+//! An agent's handle on one container: a socket to its supervisor.
 //!
-//! Plain blocking or non-blocking calls on one descriptor, so that any runtime can wait for it. Dropping it
-//! changes nothing for the container.
+//! The interface is plain blocking and non-blocking calls on one descriptor, so that any runtime
+//! can poll it. Dropping the handle has no effect on the container.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -30,34 +30,29 @@ pub struct Container {
     exit: Option<Box<Exit>>,
 }
 
-/// Why a container could not be asked or told something.
+/// An error of a container handle.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
-    /// Its supervisor is gone and left no exit status: destroy the container, its end is unknown.
-    #[error("the supervisor of the container in {directory} is gone and left no exit status")]
-    Lost {
-        /// The container's folder.
-        directory: PathBuf,
-    },
-    /// The call's time has passed.
+    /// The supervisor has exited and left no exit status. Destroy the container: its status is
+    /// unknown.
+    #[error("the supervisor of the container in {directory} has exited and left no exit status")]
+    Lost { directory: PathBuf },
+    /// The call timed out.
     #[error("the container in {directory} has not {awaited} within {waited_ms} ms")]
     Late {
-        /// The container's folder.
         directory: PathBuf,
-        /// What was waited for.
+        /// The awaited event.
         awaited: &'static str,
-        /// How long, in milliseconds.
+        /// The time waited, in milliseconds.
         waited_ms: u128,
     },
-    /// The supervisor could not be reached.
-    #[error("cannot talk to the supervisor of the container in {directory}")]
+    /// The supervisor cannot be reached.
+    #[error("cannot reach the supervisor of the container in {directory}")]
     Talk {
-        /// The container's folder.
         directory: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// A hand-off file could not be read.
+    /// A file of the state directory cannot be read.
     #[error(transparent)]
     Files(#[from] HandOffError),
 }
@@ -73,7 +68,8 @@ impl Container {
         }
     }
 
-    /// One whose connection came from another process, with its handle if that was read there.
+    /// Returns a container whose connection came from another process, with its handle if that
+    /// process read it.
     #[must_use]
     pub fn passed_on(
         directory: &Path,
@@ -90,7 +86,7 @@ impl Container {
         }
     }
 
-    /// Its connection, to be passed on to another process.
+    /// Returns the connection, to pass it to another process.
     #[must_use]
     pub fn into_connection(self) -> OwnedFd {
         self.connection
@@ -106,29 +102,31 @@ impl Container {
         }
     }
 
-    /// Its hand-off folder.
+    /// Returns the container's state directory.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.files.directory()
     }
 
-    /// Who runs it; known once [`Notice::Started`] was read. Always known after an adoption.
+    /// Returns the handle of the container's processes; known once [`Notice::Started`] was read.
+    /// Always known after an adoption.
     #[must_use]
     pub fn handle(&self) -> Option<&Handle> {
         self.handle.as_deref()
     }
 
-    /// How it ended; known once [`Notice::Exited`] was read.
+    /// Returns the exit status; known once [`Notice::Exited`] was read.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         self.exit.as_deref()
     }
 
-    /// The next notice, or `None` if there is none now. Call it when the descriptor is readable; after
-    /// [`Notice::Exited`] nothing more comes.
+    /// Returns the next notice, or `None` if there is none now. Call it when the descriptor is
+    /// readable; after [`Notice::Exited`] there are no more.
     ///
     /// # Errors
-    /// If the connection broke off and the hand-off files tell no end either: adopt it anew.
+    /// If the connection is lost and the state directory holds no exit status: adopt the container
+    /// again.
     pub fn notice(&mut self) -> Result<Option<Notice>, ContainerError> {
         if self.exit.is_some() {
             return Ok(None);
@@ -136,7 +134,7 @@ impl Container {
         let notice = match receive_packet(&self.connection, Wait::Return) {
             Ok(Received::Message(notice)) => notice,
             Ok(Received::Nothing) => return Ok(None),
-            // It ended between our connecting and its accepting, or died.
+            // The supervisor exited between connect and accept, or died.
             Ok(Received::Closed) => match self.files.exit()? {
                 Some(exit) => Notice::Exited(Box::new(exit)),
                 None => {
@@ -153,18 +151,19 @@ impl Container {
         Ok(Some(notice))
     }
 
-    /// Whether the supervisor has closed its connection, as it does only by its own end. Call it when the descriptor is
-    /// readable, after [`Notice::Exited`].
+    /// Whether the supervisor has closed its connection, which happens only when it exits. Call it
+    /// when the descriptor is readable, after [`Notice::Exited`].
     #[must_use]
     pub fn is_closed(&self) -> bool {
         let received = receive_packet::<Notice>(&self.connection, Wait::Return);
         matches!(received, Ok(Received::Closed))
     }
 
-    /// Blocks until the command has been executed (`Ok`), or cannot be or has already ended (the exit).
+    /// Blocks until the command is executed (`Ok`), or cannot be executed or has already ended (the
+    /// exit).
     ///
     /// # Errors
-    /// As [`Container::notice`], and [`ContainerError::Late`] when the patience (a span of time) is over.
+    /// As [`Container::notice`], and [`ContainerError::Late`] after the timeout `patience`.
     pub fn wait_started(
         &mut self,
         patience: Duration,
@@ -178,10 +177,10 @@ impl Container {
         })
     }
 
-    /// Blocks until it has ended.
+    /// Blocks until the container has ended.
     ///
     /// # Errors
-    /// As [`Container::notice`], and [`ContainerError::Late`] when the patience (a span of time) is over.
+    /// As [`Container::notice`], and [`ContainerError::Late`] after the timeout `patience`.
     pub fn wait(&mut self, patience: Duration) -> Result<Exit, ContainerError> {
         self.wait_until("ended", patience, |container| container.exit().cloned())
     }
@@ -220,45 +219,47 @@ impl Container {
     /// Sends a signal to the command's process group.
     ///
     /// # Errors
-    /// If the connection broke off, except because the container has ended.
+    /// If the connection is lost, except because the container has ended.
     pub fn signal(&self, signal: i32) -> Result<(), ContainerError> {
         self.order(Order::Signal { signal })
     }
 
-    /// TERM to the command's process group, and after the grace (in milliseconds) KILL to everything in the
-    /// container; with no grace KILL at once. Repeatable: a later call can only shorten the grace.
+    /// Sends TERM to the command's process group and, after the grace period (in milliseconds),
+    /// KILL to everything in the container; without a grace period KILL immediately. Repeatable: a
+    /// later call can only shorten the grace period.
     ///
     /// # Errors
-    /// If the connection broke off, except because the container has ended.
+    /// If the connection is lost, except because the container has ended.
     pub fn kill(&self, grace_ms: u64) -> Result<(), ContainerError> {
         self.order(Order::Kill { grace_ms })
     }
 
-    /// Moves the `stop_after` deadline. It never moves back, so late renewals are harmless.
+    /// Extends the `stop_after` deadline. It never moves back, so late renewals are harmless.
     ///
     /// # Errors
-    /// If the connection broke off, except because the container has ended.
+    /// If the connection is lost, except because the container has ended.
     pub fn renew(&self, deadline: BootTime) -> Result<(), ContainerError> {
         self.order(Order::Renew { deadline })
     }
 
-    /// Lets one more command in: beside the container's own, confined as that is, for as long as the session is held.
-    /// Known to have started, or why not, by the session's first notice. At most 64 a container at a time.
+    /// Starts an exec session: another command in the container, with the same confinement, for as
+    /// long as the session is open. The session's first notice reports whether the command started,
+    /// or the error. At most 64 per container at a time.
     ///
     /// # Errors
-    /// If the request is too long, or the connection broke off or takes nothing for now.
+    /// If the request is too long, or the connection is lost or its queue is full.
     pub fn enter(&self, request: &EntryRequest) -> Result<Session, EntryError> {
         Session::open(self.connection.as_fd(), request)
     }
 
-    /// Attaches to the command's own streams: its output from now on, and with `stdin` its standard input. Known to have
-    /// worked, or why not, by the attachment's first notice. At most 16 a container at a time, who all see the output;
-    /// what they send is merged.
+    /// Attaches to the main command's streams: its output from this moment on, and with `stdin` its
+    /// standard input. The first notice reports whether that succeeded, or the error. At most 16
+    /// attached clients per container; all see the output, and their input is merged.
     ///
     /// # Errors
-    /// If its supervisor is of an earlier release, or the connection broke off or takes nothing for now.
+    /// If the supervisor is of an earlier release, or the connection is lost or its queue is full.
     pub fn attach(&self, stdin: bool) -> Result<Attachment, AttachmentError> {
-        // One that cannot be asked would hang up on who asks.
+        // A supervisor without this feature would close the connection.
         if self
             .handle
             .as_ref()
@@ -269,7 +270,7 @@ impl Container {
         Attachment::open(self.connection.as_fd(), self.files.clone(), stdin)
     }
 
-    /// A container that has ended needs no orders: that they come too late is no error.
+    /// Sends an order. A container that has ended needs none, so that case is not an error.
     fn order(&self, order: Order) -> Result<(), ContainerError> {
         match send_packet(&self.connection, &order, Wait::Return) {
             Ok(()) => Ok(()),
@@ -279,14 +280,14 @@ impl Container {
         }
     }
 
-    /// What it uses now; all `None` without a group.
+    /// Returns the current usage; all fields are `None` without a cgroup.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let group = self.cgroup.as_deref().map(Group::at);
         group.map(|group| group.stats()).unwrap_or_default()
     }
 
-    /// Ends it at once and removes all that is left of it, except its hand-off files. Repeatable.
+    /// Kills the container immediately and removes everything except its state files. Idempotent.
     ///
     /// # Errors
     /// As [`destroy`].
@@ -302,14 +303,14 @@ impl Container {
     }
 }
 
-/// The same for runtimes that register raw descriptors. It stays the container's own.
+/// The same for runtimes that register raw descriptors. The container keeps ownership.
 impl AsRawFd for Container {
     fn as_raw_fd(&self) -> RawFd {
         self.connection.as_raw_fd()
     }
 }
 
-/// Readable when [`Container::notice`] has something to say.
+/// Readable when [`Container::notice`] has a notice.
 impl AsFd for Container {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()

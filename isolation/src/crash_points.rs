@@ -1,8 +1,9 @@
-//! Steps at which a process of ours can be made to die, to panic or to stop, so that tests see what is left of each.
+//! Crash points: steps at which a test makes a process of the runtime die, panic or stop, to
+//! inspect the state that it leaves.
 //!
-//! A process is armed by a call of the test that it is part of, never from outside: no flag, variable or message leads
-//! here. Copies of an armed process are armed, too. In builds without debug assertions, as all releases are, no step can
-//! be armed and passing one costs nothing ([`IS_ON`] is constant).
+//! Only a call of the test program itself arms a process: no flag, variable or message does. Copies
+//! of an armed process are armed as well. In builds without debug assertions, such as all releases,
+//! no step can be armed and passing one costs nothing ([`IS_ON`] is constant).
 
 use std::fs::OpenOptions;
 use std::io;
@@ -14,10 +15,11 @@ use nix::sys::signal::{Signal, raise};
 
 use crate::sys;
 
-/// Whether this build can die at a step.
+/// Whether this build can arm crash points.
 pub const IS_ON: bool = cfg!(debug_assertions);
 
-/// The steps of launcher, supervisor and init, and of what an agent does by itself: named for what has just been done.
+/// The crash points of launcher, supervisor and init, and of the agent's own calls. Each is named
+/// after the step just completed.
 pub const STEPS: &[&str] = &[
     "launcher.request-read",
     "launcher.supervisor-made",
@@ -125,7 +127,7 @@ pub const STEPS: &[&str] = &[
     "disposal.emptied",
 ];
 
-/// What happens at a step.
+/// The effect of a crash point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Killed,
@@ -133,28 +135,29 @@ enum End {
     Stopped,
 }
 
-/// Where this process is to die, or to stop.
+/// The crash point at which this process dies, panics or stops.
 struct Armed {
     end: End,
     step: String,
-    /// In a file that all copies of this process share: how often the step was passed.
+    /// The number of passes of the step, in a file that all copies of this process share.
     passes: &'static AtomicU32,
     at: u32,
 }
 
-/// Set once, before there is anything to die of.
+/// Set once, before the first crash point is passed.
 static ARMED: OnceLock<Armed> = OnceLock::new();
 
-/// Lets whoever of this process and its copies passes `step` for the `at`-th time (1 is the first) end there and then,
-/// as if killed. `witness`, made if it is not there, counts passes: also across processes that are armed in turn.
+/// Arms `step`: the process, or copy of it, that passes it for the `at`-th time (1 is the first)
+/// ends immediately, as if killed. `witness` is a file that counts the passes, also across
+/// processes that are armed one after another; it is created if it does not exist.
 ///
 /// # Errors
-/// If this build cannot do it, it was done already, or the witness cannot be made.
+/// If this build cannot arm steps, a step is already armed, or the witness cannot be created.
 pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
     arm_with(End::Killed, step, at, witness)
 }
 
-/// The same, but the thread that passes the step panics.
+/// Arms `step` so that the thread that passes it panics.
 ///
 /// # Errors
 /// As [`arm`].
@@ -162,7 +165,7 @@ pub fn arm_panic(step: &str, at: u32, witness: &Path) -> io::Result<()> {
     arm_with(End::Panic, step, at, witness)
 }
 
-/// The same, but the process stops (SIGSTOP) until it is continued or killed.
+/// Arms `step` so that the process stops (SIGSTOP) until it is continued or killed.
 ///
 /// # Errors
 /// As [`arm`].
@@ -172,7 +175,7 @@ pub fn arm_stop(step: &str, at: u32, witness: &Path) -> io::Result<()> {
 
 fn arm_with(end: End, step: &str, at: u32, witness: &Path) -> io::Result<()> {
     if !IS_ON {
-        return Err(io::Error::other("this build cannot die at a step"));
+        return Err(io::Error::other("this build has no crash points"));
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -189,17 +192,17 @@ fn arm_with(end: End, step: &str, at: u32, witness: &Path) -> io::Result<()> {
         .map_err(|_| io::Error::other("this process is armed already"))
 }
 
-/// How often a step was passed, by what its witness says.
+/// Returns how often a step was passed, according to its witness.
 ///
 /// # Errors
-/// If there is no such file, or it is no witness.
+/// If the file does not exist or is not a witness.
 pub fn passes(witness: &Path) -> io::Result<u32> {
     let bytes = std::fs::read(witness)?;
     let number = bytes.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(u32::from_ne_bytes(number))
 }
 
-/// A step was passed: the end, if this is where it is to come.
+/// Records that a step was passed, and ends the process if it is armed here.
 #[inline]
 pub fn passed(step: &'static str) {
     if IS_ON && let Some(armed) = ARMED.get() {
@@ -215,11 +218,13 @@ impl Armed {
         match self.end {
             End::Panic => panic!("a test has this thread panic at {step}"),
             End::Stopped => {
-                // The first process of a pid namespace does not stop at a signal of its own.
+                // The first process of a pid namespace does not stop at a signal that it sends to
+                // itself.
                 let _ = raise(Signal::SIGSTOP);
             }
             End::Killed => {
-                // No signal of its own ends the first process of a pid namespace; nothing that is left does.
+                // A signal that it sends to itself does not kill the first process of a pid
+                // namespace; the exit below does.
                 let _ = raise(Signal::SIGKILL);
                 std::process::abort();
             }
@@ -235,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// The steps that the sources of this room name, with how often.
+    /// Returns the steps that the sources of this crate name, with their counts.
     fn in_sources() -> BTreeMap<String, usize> {
         let mut waiting = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
         let mut found = BTreeMap::new();

@@ -1,7 +1,8 @@
-//! Which devices the processes of a control group may open, as a program for the kernel (eBPF): the wall behind that a
-//! container sees no other nodes, and can make none.
+//! The devices that the processes of a cgroup may open, as an eBPF program. It backs up the device
+//! layer of the mounts: a container sees no other nodes and can create none.
 //!
-//! Allowed are the devices that every container has, and its own; everything else is refused, and making a node of any.
+//! The devices that every container has, and its configured devices, are allowed. Every other
+//! device, and creating any device node, is refused.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,14 +15,13 @@ use crate::ebpf::{
 };
 use crate::sys::bpf::ProgramKind;
 
-/// Which table a device's numbers are of.
+/// The device type: block or character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Block,
     Character,
 }
 
-/// One device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Device {
     pub(crate) kind: Kind,
@@ -29,54 +29,56 @@ pub(crate) struct Device {
     pub(crate) minor: u32,
 }
 
-/// What each container has, by major and minor number of character devices: null, zero, full, random, urandom, tty and
-/// ptmx. Beside them all terminals of its own, below.
+/// The devices of every container, by major and minor number of character devices: null, zero,
+/// full, random, urandom, tty and ptmx. The terminals below are allowed in addition.
 const USUAL: [(u32, u32); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
-/// The terminals of devpts; which of them are a container's own is for its own devpts to say.
+/// The terminals of devpts; the container's devpts instance restricts them to its own.
 const TERMINALS: u32 = 136;
 
-// Of linux/bpf.h.
+// From linux/bpf.h.
 const KIND_BLOCK: u32 = 1;
 const KIND_CHARACTER: u32 = 2;
 const MAKE_NODE: u32 = 1;
-/// Where the question has what is asked: access in the upper half and kind in the lower, then major and minor.
+/// Offsets in the kernel's context: access in the upper half and type in the lower, then major and
+/// minor.
 const ACCESS_AND_KIND: i16 = 0;
 const MAJOR: i16 = 4;
 const MINOR: i16 = 8;
 
-/// Registers for what is taken of the question.
+/// Registers for the fields of the context.
 const KIND: u8 = 2;
 const ACCESS: u8 = 3;
 const NUMBER_MAJOR: u8 = 4;
 const NUMBER_MINOR: u8 = 5;
 
-/// Of linux/bpf.h.
+/// From linux/bpf.h.
 const DEVICES: ProgramKind = ProgramKind {
     program: 15,
     expected: 0,
     place: 6,
 };
 
-/// A program, ready to be put on groups.
+/// A loaded program, ready to be attached to cgroups.
 #[derive(Debug)]
 pub(crate) struct DeviceFilter(Program);
 
 impl DeviceFilter {
-    /// For containers that have these devices beside the usual ones.
+    /// Loads a filter for containers that have these devices in addition to the usual ones.
     ///
     /// # Errors
-    /// If the kernel has no such programs, or this process may load none.
+    /// If the kernel does not support such programs, or this process may not load any.
     pub(crate) fn load(own: &[Device]) -> Result<Self, Errno> {
         Program::load(DEVICES, &program(own)).map(Self)
     }
 
-    /// Puts it on a group, for as long as that lives. The filters of groups above it hold, too.
+    /// Attaches the filter to a cgroup for the cgroup's lifetime. The filters of its ancestors
+    /// apply as well.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
         self.0.put_on(group)
     }
 }
 
-/// Whether this host lets this process keep containers from devices by such a program, too.
+/// Checks whether this host lets this process restrict devices with such a program.
 ///
 /// # Errors
 /// The kernel's answer.
@@ -84,7 +86,7 @@ pub fn supported() -> io::Result<()> {
     DeviceFilter::load(&[]).map(drop).map_err(Into::into)
 }
 
-/// Answers 1 for what is allowed and 0 for everything else.
+/// Builds a program that returns 1 for an allowed access and 0 for every other.
 fn program(own: &[Device]) -> Vec<u64> {
     let mut program = vec![
         instruction(LOAD_WORD, KIND, QUESTION, ACCESS_AND_KIND, 0),
@@ -95,7 +97,7 @@ fn program(own: &[Device]) -> Vec<u64> {
         instruction(LOAD_WORD, NUMBER_MAJOR, QUESTION, MAJOR, 0),
         instruction(LOAD_WORD, NUMBER_MINOR, QUESTION, MINOR, 0),
     ];
-    // Over the refusal, unless a node is to be made.
+    // Jumps over the refusal, unless the access creates a node.
     program.push(instruction(SET, ANSWER, 0, 0, 0));
     program.push(instruction(JUMP_UNLESS_EQUAL, ACCESS, 0, 1, MAKE_NODE));
     program.push(exit());
@@ -113,7 +115,7 @@ fn program(own: &[Device]) -> Vec<u64> {
         tests.extend(minor.map(|minor| (NUMBER_MINOR, minor)));
         let count = tests.len();
         for (at, (register, value)) in tests.into_iter().enumerate() {
-            // Over the tests after this one and the answer.
+            // Jumps over the remaining tests of this device and the answer.
             let rest = (count - at - 1 + answer(1).len()) as i16;
             program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, rest, value));
         }

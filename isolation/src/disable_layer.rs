@@ -1,9 +1,11 @@
-//! Walls that tests take away one by one, to see that what each is said to hold gets through without it.
+//! Disabling isolation layers one by one in tests, to prove that each layer stops what it is meant
+//! to stop.
 //!
-//! As with [`crate::crash_points`], a launcher is told by a call of the test program that it is part of, never from outside, and
-//! what it makes by copying is told, too: no flag, variable, message or field of a request leads here. In builds without
-//! debug assertions, as all releases are, every wall stands ([`IS_ON`] is constant). What a request can name as data, as
-//! [`crate::profile::Walls`], resource limits and its user, tests leave out there.
+//! As with [`crate::crash_points`], only a call of the test program itself changes a launcher and
+//! the processes that it creates by copying: no flag, variable, message or request field does. In
+//! builds without debug assertions, such as all releases, every layer is enabled ([`IS_ON`] is
+//! constant). Layers that a request controls as data ([`crate::profile::Walls`], resource limits
+//! and its user) are left out by the tests in the request.
 
 use std::fs;
 use std::io;
@@ -14,47 +16,46 @@ use rustix::mount::MountAttrFlags;
 use crate::capabilities::Capabilities;
 use crate::spec::Spec;
 
-/// Whether walls can be taken away in this build.
+/// Whether this build can disable layers.
 pub const IS_ON: bool = cfg!(debug_assertions);
 
-/// What stands between a command and its host, besides what a launch request names.
+/// An isolation layer between a command and its host that a launch request cannot turn off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wall {
-    /// Its users are nobody's on the host: the user namespace.
+    /// The user namespace: the container's users have no rights on the host.
     Users,
-    /// The process numbers of others: the pid namespace.
+    /// The pid namespace: hides the process ids of other processes.
     Processes,
-    /// Queues and memory of others: the ipc namespace.
+    /// The ipc namespace: hides the queues and shared memory of other processes.
     Queues,
-    /// A host name of its own: the uts namespace.
+    /// The uts namespace: a separate host name.
     HostName,
-    /// Its group is the root of all that it sees: the cgroup namespace.
+    /// The cgroup namespace: the container's cgroup is the root of what it sees.
     Groups,
-    /// It has no capability of its user namespace.
+    /// The command has no capability of its user namespace.
     Capabilities,
-    /// The setting of its user namespace that allows no further one.
+    /// The setting of its user namespace that allows no nested one.
     Nesting,
-    /// What is not its own to change is mounted read-only.
+    /// Everything that the container may not change is mounted read-only.
     ReadOnly,
-    /// No programs in scratch places, nor in `/dev` and `/proc`.
+    /// `noexec` on scratch directories, `/dev` and `/proc`.
     NoPrograms,
-    /// Nodes of devices mean nothing.
+    /// `nodev`: device nodes have no effect.
     NoDevices,
-    /// Of the host's files only its programs are shown.
+    /// Only the programs of the host's file system are visible.
     Files,
-    /// The host's root is gone, not only out of sight.
+    /// The host's root is unmounted, not only hidden.
     Root,
-    /// Nothing of its makers' is open in it.
+    /// No descriptor of the runtime is open in the container.
     Descriptors,
-    /// Nobody looks into its init.
+    /// The memory of init is not readable.
     Init,
-    /// The program in the kernel that knows its devices.
+    /// The eBPF program that restricts devices.
     Devices,
-    /// The programs in the kernel that know its ports.
+    /// The eBPF programs that restrict ports.
     Ports,
 }
 
-/// All of them.
 pub const WALLS: &[Wall] = &[
     Wall::Users,
     Wall::Processes,
@@ -74,29 +75,30 @@ pub const WALLS: &[Wall] = &[
     Wall::Ports,
 ];
 
-/// Set once, before there is anything to hold.
+/// Set once, before the first layer is applied.
 static BREACHED: OnceLock<Vec<Wall>> = OnceLock::new();
 
-/// Takes walls away from all that this process and its copies will make.
+/// Disables layers for everything that this process and its copies create.
 ///
 /// # Errors
-/// If this build cannot do it, or it was done already.
+/// If this build cannot disable layers, or the set was already chosen.
 pub fn take_away(walls: Vec<Wall>) -> io::Result<()> {
     if !IS_ON {
-        return Err(io::Error::other("in this build every wall stands"));
+        return Err(io::Error::other("this build cannot disable layers"));
     }
     let set = BREACHED.set(walls);
-    set.map_err(|_| io::Error::other("this process was told already which walls are gone"))
+    set.map_err(|_| io::Error::other("this process has already disabled layers"))
 }
 
-/// Whether a wall is to be put up.
+/// Whether a layer is enabled.
 #[inline]
 pub(crate) fn stands(wall: Wall) -> bool {
     let breached = if IS_ON { BREACHED.get() } else { None };
     breached.is_none_or(|breached| !breached.contains(&wall))
 }
 
-/// The namespaces that a checked request is left with: it could not have asked for fewer.
+/// Removes the namespaces of disabled layers from a validated request, which could not have
+/// requested fewer.
 pub(crate) fn apply(spec: &mut Spec) {
     let namespaces = &mut spec.namespaces;
     namespaces.pid &= stands(Wall::Processes);
@@ -105,7 +107,7 @@ pub(crate) fn apply(spec: &mut Spec) {
     namespaces.cgroup &= stands(Wall::Groups);
 }
 
-/// The attributes of mounts that stand.
+/// Returns the mount attributes of the enabled layers.
 pub(crate) fn standing(attributes: MountAttrFlags) -> MountAttrFlags {
     let each = [
         (Wall::ReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY),
@@ -116,7 +118,8 @@ pub(crate) fn standing(attributes: MountAttrFlags) -> MountAttrFlags {
     gone.fold(attributes, |left, (_, gone)| left.difference(gone))
 }
 
-/// The capabilities that a command keeps, as the kernel has them: all of this process, where they are not to be taken.
+/// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
+/// process if the layer is disabled.
 pub(crate) fn kept(allowed: Capabilities) -> u64 {
     if stands(Wall::Capabilities) {
         return allowed.mask();
@@ -135,7 +138,7 @@ mod tests {
         assert!(WALLS.iter().all(|wall| stands(*wall)));
         let all = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
         assert_eq!(standing(all), all);
-        // Two that no other unit test of this program meets.
+        // Two layers that no other unit test of this program uses.
         take_away(vec![Wall::NoDevices, Wall::Queues]).unwrap();
         assert!(!stands(Wall::Queues) && stands(Wall::Users));
         assert_eq!(standing(all), MountAttrFlags::MOUNT_ATTR_RDONLY);

@@ -1,6 +1,8 @@
-//! What a container may have on the disk, kept by the kernel: by a file system of its own, or by a quota.
+//! Disk limits of a container that the kernel enforces, by a separate file system or by a project
+//! quota.
 //!
-//! Either refuses what is too much: the container sees that its disk is full, and nobody is killed for it.
+//! Both make writes beyond the limit fail: the container sees a full disk, and no process is
+//! killed.
 
 pub mod file_system;
 pub mod project;
@@ -9,20 +11,18 @@ use std::io;
 
 pub use file_system::{FileSystem, MAKERS};
 
-/// What a container has on a disk whose limit the kernel keeps.
+/// The disk usage of a container whose limit the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DiskUsage {
-    /// What its files take.
+    /// Bytes in use.
     pub used_bytes: u64,
-    /// What they may.
     pub limit_bytes: u64,
-    /// How many there are, folders and links included.
+    /// Files in use, including directories and links.
     pub files: u64,
-    /// How many there may be.
     pub files_limit: u64,
 }
 
-/// Why a disk cannot be bounded, or let go of.
+/// An error of setting or removing a disk limit.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
 pub struct DiskError {

@@ -1,4 +1,5 @@
-//! Privilege separation of an agent: it drops root permanently, and a broker process forked before keeps root.
+//! Privilege separation of an agent: it drops root permanently, and a broker process that was
+//! forked before keeps root.
 //!
 //! ```text
 //! agent (root) ──clone3──▶ broker (root)        before any thread of either
@@ -6,10 +7,10 @@
 //!   ▼
 //! agent (user argosy-agent)
 //! ```
-//! In its user namespace the agent owns the files of its own user and may own those of containers' users, as containers
-//! have them on the disk. Root of the host, the users of people and services, and their files are not in the namespace:
-//! over these the agent has the rights of its user and no more. It keeps the four capabilities that act on files of
-//! users that the namespace has, and none that counts outside of it.
+//! In its user namespace the agent owns the files of its own user, and may own those of containers'
+//! users as they are on disk. Host root, the users of people and services, and their files are not
+//! in the namespace: over these the agent has only the rights of its user. It keeps the four
+//! capabilities that act on files of the namespace's users, and none that counts outside it.
 
 use std::ffi::CStr;
 use std::fs;
@@ -29,26 +30,26 @@ use crate::seccomp::Filter;
 use crate::service::SERVICE_HOST_ID;
 use crate::sys;
 
-/// The user that an agent becomes if the host has one of this name.
+/// The user of the agent, if the host has a user of this name.
 pub const AGENT_USER: &str = "argosy-agent";
-/// The user and group that it becomes otherwise: after all others of ours, so that no account is needed.
+/// The user and group of the agent otherwise: the id after the runtime's other ids, so that no
+/// account is needed.
 pub const AGENT_HOST_ID: u32 = SERVICE_HOST_ID + 1;
-/// What it keeps in its user namespace: to own, read and write files of the users there.
+/// The capabilities that the agent keeps in its user namespace: to own, read and write files of the
+/// users there.
 const KEPT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
-/// How many lines the kernel takes in the map of a user namespace.
+/// The maximum number of lines in the uid map of a user namespace.
 const LINES: usize = 340;
 
 /// A user of the host, and its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostUser {
-    /// The user's number.
     pub uid: u32,
-    /// The group's number.
     pub gid: u32,
 }
 
 impl HostUser {
-    /// The user of an agent that gives up root.
+    /// Returns the user of an agent that drops root.
     #[must_use]
     pub fn of_agents() -> Self {
         let named = nix::unistd::User::from_name(AGENT_USER).ok().flatten();
@@ -65,7 +66,7 @@ impl HostUser {
         )
     }
 
-    /// The user and group that this process has now.
+    /// Returns the current user and group of this process.
     #[must_use]
     pub fn own() -> Self {
         Self {
@@ -78,21 +79,22 @@ impl HostUser {
 /// A copy of a process, which is its child.
 #[derive(Debug)]
 pub struct Fork {
-    /// Its process id, as the caller sees it.
+    /// Its process id, in the caller's pid namespace.
     pub pid: u32,
-    /// A handle on it, for [`wait`].
+    /// A pidfd for [`wait`].
     pub handle: OwnedFd,
 }
 
-/// Makes a copy of this process, called `name`, that has no descriptors but the standard streams and `kept`, no signals and no terminal,
-/// runs `serve`, and ends with the code that it returns. What else this process has open must not be used there.
+/// Creates a copy of this process, called `name`, with only the standard streams and `kept` open,
+/// no pending signals and no terminal. The copy runs `serve` and exits with the code that it
+/// returns. Other descriptors of this process must not be used there.
 ///
 /// # Errors
-/// If this process has threads, or the host refuses it.
+/// If this process has threads, or the host refuses the fork.
 pub fn fork(name: &CStr, kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -> io::Result<Fork> {
     one_thread()?;
     let copy = sys::clone_process(0, None, || {
-        // None of these can fail in a way that would make it wrong to go on.
+        // It is safe to continue if any of these fails.
         let _ = nix::unistd::setsid();
         sys::reset_signals_and_ignore_children();
         sys::expect_children();
@@ -110,7 +112,8 @@ pub fn fork(name: &CStr, kept: &[BorrowedFd<'_>], serve: impl FnOnce() -> i32) -
     })
 }
 
-/// Waits for the end of a child and returns how it ended, in words that follow "it". `child` is a handle from [`fork`].
+/// Waits for the end of a child and describes how it ended, as text that follows "it". `child` is a
+/// handle from [`fork`].
 ///
 /// # Errors
 /// If it is not a child of this process.
@@ -126,17 +129,17 @@ pub fn wait(child: BorrowedFd<'_>) -> io::Result<String> {
     }
 }
 
-/// Gives up root for good. `map` has [`map_users`] done by a process that keeps it.
+/// Drops root permanently. `map` runs [`map_users`] in a process that keeps root.
 ///
 /// # Errors
-/// In words, with what could not be given up: this process must end then.
+/// The privilege that could not be dropped: this process must then exit.
 pub fn give_up_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> {
     let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
     one_thread().map_err(|error| error.to_string())?;
     match sys::join_new_session_keyring() {
-        // Without this call there are no keys to possess.
+        // Without this system call there are no keyrings.
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
-        Err(errno) => return Err(words("leave root's keys")(errno)),
+        Err(errno) => return Err(words("leave root's session keyring")(errno)),
     }
     unshare(CloneFlags::CLONE_NEWUSER).map_err(words("make a user namespace"))?;
     map().map_err(|error| format!("cannot map its users: {error}"))?;
@@ -148,11 +151,12 @@ pub fn give_up_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> 
     nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))
 }
 
-/// Gives the user namespace of a process its users: `user` is its root, containers' users are themselves, but for those in
-/// `others`, which other software of the host has. As root of the host.
+/// Maps the users of a process's user namespace: `user` is its root, and containers' users map to
+/// themselves, except those in `others`, which other software of the host uses. Call it as host
+/// root.
 ///
 /// # Errors
-/// If there are too many of `others`, or the kernel refuses it.
+/// If there are too many of `others`, or the kernel refuses the map.
 pub fn map_users(pid: i32, user: HostUser, others: &[Range<u32>]) -> io::Result<()> {
     let folder = Path::new("/proc").join(pid.to_string());
     for (name, number) in [("gid_map", user.gid), ("uid_map", user.uid)] {
@@ -183,11 +187,11 @@ fn map(number: u32, others: &[Range<u32>]) -> io::Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// Gives up what the process that keeps root does not need of the kernel, for good and for all threads to come: see
-/// `Filter::of_brokers`. Its programs must be executed by another process ([`crate::spawner`]) from then on.
+/// Installs the broker's seccomp filter (`Filter::of_brokers`) permanently, for this thread and all
+/// later ones. From then on another process must execute its programs ([`crate::spawner`]).
 ///
 /// # Errors
-/// If this process has threads, or the host refuses it.
+/// If this process has threads, or the host refuses the filter.
 pub fn confine() -> Result<(), String> {
     let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
     one_thread().map_err(|error| error.to_string())?;
@@ -242,7 +246,8 @@ mod tests {
         assert!(refused.contains("subuid"), "{refused}");
     }
 
-    /// Which of a few things a copy of this process may do, a bit each. Nothing here allocates: other threads may hold locks.
+    /// Returns a bit mask of what a copy of this process may do. Nothing here allocates, because
+    /// other threads may hold locks.
     fn possible(filter: Option<&Filter>) -> i32 {
         let copy = sys::clone_process(0, None, || {
             if let Some(filter) = filter

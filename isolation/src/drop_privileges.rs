@@ -1,8 +1,8 @@
-//! What a process gives up, for good, before it becomes the command.
+//! The privileges that a process drops permanently before it executes the command.
 //!
-//! Landlock is put on by init, so that all commands of a container are in one domain: those of two could neither signal
-//! nor see each other. The rest is put on by each command's process, which may share init's memory and only makes
-//! system calls.
+//! Init enters the Landlock domain, so that all commands of a container share it: commands in two
+//! domains could neither signal nor see each other. Each command's process applies the rest. That
+//! process may share init's memory, so it only makes system calls.
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -21,26 +21,29 @@ use crate::profile::{Profile, Walls};
 use crate::seccomp::Filter;
 use crate::sys;
 
-/// The newest version of Landlock whose rights are used; an older kernel enforces what it knows of them.
+/// The newest Landlock version whose rights are used; an older kernel enforces the rights that it
+/// knows.
 const LANDLOCK: ABI = ABI::V6;
-/// Where a command may write besides its sandbox, host paths and volumes.
+/// The paths that a command may write, in addition to its sandbox, host paths and volumes.
 const WRITABLE: [&str; 4] = ["/tmp", "/dev/shm", "/dev/mqueue", SHARED];
 
-/// Walls to be put up around one command.
+/// The isolation layers that a command's process applies.
 pub(crate) struct Confinement {
     walls: Walls,
-    /// Capabilities of its user namespace that the command keeps, as the kernel has them.
+    /// The kernel mask of the capabilities of its user namespace that the command keeps.
     kept: u64,
     filter: Option<Filter>,
 }
 
-/// Why a wall cannot be put up, in words.
+/// The reason why a layer cannot be applied, as text.
 type Refusal = String;
 
-/// Shuts this process, and all that it will make, in with Landlock: to be called inside the view, by init.
+/// Restricts this process and its descendants with Landlock. Init calls it after its mounts are in
+/// place.
 ///
-/// What init does afterwards stays within it, and its privileges were none outside. That commands share its domain gives
-/// them no power over it: the kernel keeps process 1 from their signals, and that it is not dumpable from their sight.
+/// The domain applies to init as well, whose privileges outside it were none. That commands share
+/// init's domain gives them no power over it: the kernel protects process 1 from their signals, and
+/// its memory is not dumpable.
 pub(crate) fn enter_domain(profile: &Profile, network: &Network) -> Result<(), Refusal> {
     if !profile.walls.landlock {
         return Ok(());
@@ -62,10 +65,10 @@ impl Confinement {
         }
     }
 
-    /// Before the user is changed: only root of the namespace can empty the bounding set.
+    /// Must precede the change of user: only root of the namespace can empty the bounding set.
     pub(crate) fn forgo_capabilities(&self) -> Result<(), Refusal> {
         if !self.walls.privileges {
-            // Who may gain privileges later may put on a filter only while it has some.
+            // A process that may gain privileges later can install a filter only while it has some.
             self.put_on_filter()?;
         }
         let forgone = if self.kept != 0 || !self.walls.privileges {
@@ -77,11 +80,12 @@ impl Confinement {
         forgone.map_err(|errno| format!("cannot forgo capabilities: {}", errno.desc()))
     }
 
-    /// After the user was changed to this one.
+    /// Must follow the change to this user.
     pub(crate) fn put_up_walls(&self, uid: u32) -> Result<(), Refusal> {
         let kept = self.kept;
         let dropped = if uid == 0 {
-            // Root's programs have what root has. Nothing is inheritable: files could not pass it on unasked.
+            // Programs of root get root's capabilities. Nothing is inheritable: files could not
+            // pass it on unasked.
             sys::set_capabilities(kept, 0)
         } else {
             sys::set_capabilities(kept, kept).and_then(|()| sys::raise_ambient(kept))
@@ -94,7 +98,7 @@ impl Confinement {
         Ok(())
     }
 
-    /// Last of all: most of what was done before is forbidden by it.
+    /// The last step: the filter forbids most of the earlier ones.
     pub(crate) fn filter_system_calls(&self) -> Result<(), Refusal> {
         if self.walls.privileges {
             self.put_on_filter()
@@ -109,7 +113,7 @@ impl Confinement {
     }
 }
 
-/// Files of one folder and below, and no other: for a process that has its work open already.
+/// Restricts file access to one directory tree, for a process that has its input open already.
 pub(crate) fn stay_below(folder: BorrowedFd<'_>) -> Result<(), landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let rules = Ruleset::default()
@@ -123,7 +127,8 @@ pub(crate) fn stay_below(folder: BorrowedFd<'_>) -> Result<(), landlock::Ruleset
         .map(drop)
 }
 
-/// These files and folders may be read, and nothing else is opened by its name; no port is bound, no signal leaves.
+/// Allows reading of these files and directories only. No other file can be opened by name, no port
+/// bound, and no signal sent outside.
 pub(crate) fn only_read(places: &[PathBuf]) -> Result<(), landlock::RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = Ruleset::default()
@@ -134,7 +139,7 @@ pub(crate) fn only_read(places: &[PathBuf]) -> Result<(), landlock::RulesetError
         .create()?;
     for place in places {
         let Ok(opened) = PathFd::new(place) else {
-            // What is not there needs no right.
+            // A path that does not exist needs no right.
             continue;
         };
         let access = match place.is_dir() {
@@ -146,7 +151,7 @@ pub(crate) fn only_read(places: &[PathBuf]) -> Result<(), landlock::RulesetError
     rules.restrict_self().map(drop)
 }
 
-/// Whether this kernel's Landlock can keep a command from binding TCP ports.
+/// Whether this kernel's Landlock can restrict which TCP ports a command binds.
 pub(crate) fn knows_ports() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -154,15 +159,16 @@ pub(crate) fn knows_ports() -> bool {
         .is_ok()
 }
 
-/// A second wall behind the mounts: everything may be read and executed, little be written; signals and abstract
-/// sockets stay among the container's own processes; of the host's ports only its own are bound.
+/// Builds a second layer behind the mounts. Everything may be read and executed, and little
+/// written. Signals and abstract sockets are limited to the container's processes. Of the host's
+/// ports only the container's may be bound.
 fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let read = AccessFs::from_read(LANDLOCK);
     let use_files = read | AccessFs::WriteFile | AccessFs::IoctlDev;
     let ports = match network {
         Network::Host { ports } => ports.as_deref(),
-        // There all ports are its own.
+        // In a separate network namespace all ports belong to the container.
         Network::None | Network::Joined => None,
     };
     let mut rules = Ruleset::default()
@@ -182,7 +188,7 @@ fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landloc
     let host_paths = profile.view.host_paths.iter();
     let host_paths = host_paths.filter(|path| !path.read_only);
     let volumes = profile.view.volumes.iter();
-    // What is read-only, as a secret is, is kept so by its mount, too.
+    // A read-only volume, such as a secret, is protected by its mount as well.
     let volumes = volumes.filter(|volume| volume.is_writable());
     let whole = writable
         .chain(sandbox)
@@ -192,7 +198,7 @@ fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landloc
     let used = ["/dev", "/proc"]
         .into_iter()
         .map(|path| (std::path::Path::new(path), use_files));
-    // A root of its own is the container's to change; that of the host's programs is not.
+    // A container may change a separate root, but not that of the host's programs.
     let of_root = match &profile.view.root {
         Root::Host => read,
         Root::Image(_) | Root::Folder(_) => all,
@@ -200,7 +206,7 @@ fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landloc
     let seen = [(std::path::Path::new("/"), of_root)];
     for (path, access) in whole.chain(used).chain(seen) {
         let Ok(place) = PathFd::new(path) else {
-            // What is not there needs no right.
+            // A path that does not exist needs no right.
             continue;
         };
         let is_folder = path.is_dir();

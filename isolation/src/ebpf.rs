@@ -1,6 +1,6 @@
-//! Small programs for the kernel (eBPF), written by hand: their instructions, and how they are put on control groups.
+//! Small eBPF programs, written by hand: their instructions, and how they are attached to cgroups.
 //!
-//! What they decide is written where it belongs: `device_filter`, `port_filter`, `reach_filter`.
+//! The decisions are in `device_filter`, `port_filter` and `reach_filter`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -8,36 +8,36 @@ use nix::errno::Errno;
 
 use crate::sys::bpf::{self, ProgramKind};
 
-/// The register with the answer: 1 allows, 0 refuses.
+/// The register of the result: 1 allows, 0 refuses.
 pub(crate) const ANSWER: u8 = 0;
-/// The register with the question, from which it is read.
+/// The register that points to the context.
 pub(crate) const QUESTION: u8 = 1;
 
-/// Operations, with a constant where they take a second operand.
+/// Opcodes, with a constant where they take a second operand.
 pub(crate) const LOAD_WORD: u8 = 0x61;
-/// Of where something else is, which may be nowhere: 0.
+/// Loads a pointer, which may be null.
 pub(crate) const LOAD_PLACE: u8 = 0x79;
 pub(crate) const COPY: u8 = 0xbf;
 pub(crate) const SET: u8 = 0xb7;
 pub(crate) const AND: u8 = 0x57;
 pub(crate) const SHIFT_RIGHT: u8 = 0x77;
-/// As many bits as the constant says, from the network's order to the host's.
+/// Converts as many bits as the constant names from network to host byte order.
 pub(crate) const FROM_NETWORK: u8 = 0xdc;
 pub(crate) const JUMP_IF_EQUAL: u8 = 0x15;
 pub(crate) const JUMP_UNLESS_EQUAL: u8 = 0x55;
 pub(crate) const JUMP_IF_GREATER: u8 = 0x25;
 pub(crate) const JUMP_IF_LESS: u8 = 0xa5;
-/// Of the lower halves of the registers, so that a constant is not extended by its sign.
+/// Compares the lower halves of the registers, so that a constant is not sign-extended.
 pub(crate) const JUMP_UNLESS_EQUAL_32: u8 = 0x56;
 /// The second operand is a register.
 pub(crate) const JUMP_UNLESS_SAME: u8 = 0x5d;
 pub(crate) const JUMP: u8 = 0x05;
-/// The helper with this number; it may change the registers up to 5.
+/// Calls the helper with this number; it may change the registers up to 5.
 pub(crate) const CALL: u8 = 0x85;
 const SET_LONG: u8 = 0x18;
 const EXIT: u8 = 0x95;
 
-/// A program that the kernel has checked, ready to be put on groups.
+/// A program that the kernel has verified, ready to be attached to cgroups.
 #[derive(Debug)]
 pub(crate) struct Program {
     kind: ProgramKind,
@@ -46,24 +46,26 @@ pub(crate) struct Program {
 
 impl Program {
     /// # Errors
-    /// If the kernel has no such programs, or this process may load none.
+    /// If the kernel does not support such programs, or this process may not load any.
     pub(crate) fn load(kind: ProgramKind, instructions: &[u64]) -> Result<Self, Errno> {
         let program = bpf::load_program(kind, instructions)?;
         Ok(Self { kind, program })
     }
 
-    /// Puts it on a group, for as long as that lives. The programs of groups above it hold, too.
+    /// Attaches the program to a cgroup for the cgroup's lifetime. The programs of its ancestors
+    /// apply as well.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
         bpf::attach_program(self.kind, group, self.program.as_fd(), bpf::Attach::Beside)
     }
 
-    /// The same in the place of what was put there so; groups below it can have none of their own.
+    /// Attaches the program in place of an earlier one. Child cgroups can then have no program of
+    /// this kind.
     pub(crate) fn replace_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
         bpf::attach_program(self.kind, group, self.program.as_fd(), bpf::Attach::Alone)
     }
 }
 
-/// One instruction: operation, register, second register, jump or offset, constant.
+/// Encodes one instruction: opcode, register, second register, jump or offset, constant.
 pub(crate) fn instruction(operation: u8, to: u8, from: u8, offset: i16, constant: u32) -> u64 {
     let [offset_low, offset_high] = offset.to_le_bytes();
     let [a, b, c, d] = constant.to_le_bytes();
@@ -79,7 +81,7 @@ pub(crate) fn instruction(operation: u8, to: u8, from: u8, offset: i16, constant
     ])
 }
 
-/// Puts a number of 64 bits into a register.
+/// Loads a 64-bit number into a register.
 pub(crate) fn load_long(to: u8, number: u64) -> [u64; 2] {
     let (low, high) = (number as u32, (number >> 32) as u32);
     [
@@ -88,29 +90,29 @@ pub(crate) fn load_long(to: u8, number: u64) -> [u64; 2] {
     ]
 }
 
-/// Ends with this answer.
+/// Ends with this result.
 pub(crate) fn answer(allowed: u32) -> [u64; 2] {
     [instruction(SET, ANSWER, 0, 0, allowed), exit()]
 }
 
-/// Ends with the answer that is there.
+/// Ends with the current result.
 pub(crate) fn exit() -> u64 {
     instruction(EXIT, 0, 0, 0, 0)
 }
 
-/// What the kernel would answer to a question of these words.
+/// Returns the kernel's result for a context of these words.
 #[cfg(test)]
 pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
     run_with(program, question, None)
 }
 
-/// The same of a socket in the network namespace of this number.
+/// The same for a socket in the network namespace of this number.
 #[cfg(test)]
 pub(crate) fn run_in(program: &[u64], question: &[u32], namespace: u64) -> u64 {
     interpret(program, question, None, namespace)
 }
 
-/// The same where the question says of the only place that it names what is there, if it is anywhere.
+/// The same, where the only pointer of the context leads to `there`, or is null.
 #[cfg(test)]
 pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>) -> u64 {
     interpret(program, question, there, 0)
@@ -118,7 +120,7 @@ pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>)
 
 #[cfg(test)]
 fn interpret(program: &[u64], question: &[u32], there: Option<&[u32]>, helped: u64) -> u64 {
-    /// Stands for the address of the question.
+    /// Stands for the address of the context.
     const AT_QUESTION: u64 = u64::MAX;
     let mut registers = [0_u64; 10];
     registers[usize::from(QUESTION)] = AT_QUESTION;

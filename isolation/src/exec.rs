@@ -1,20 +1,21 @@
-//! Entering a running container: one more command beside its own, in the same confinement.
+//! Exec: running another command in a running container, with the same confinement.
 //!
 //! ```text
-//! agent ──order, with a session──▶ supervisor ──▶ init ──fork──▶ keeper ──fork──▶ entered command
+//! agent ──order, with a session──▶ supervisor ──▶ init ──fork──▶ monitor ──fork──▶ exec command
 //!   └──────────────── session: request, streams, end ─────────────┘
 //! ```
-//! The request goes to the supervisor, not to the launcher: it is there as long as the container is, whatever agent or
-//! launcher is alive, and an agent that adopts a container gets with it all that it takes to enter. It passes the session
-//! on to init, which holds the launch request in its memory, so no file says how a container is confined. Init forks: a
-//! copy of it is in the container's namespaces, control group and Landlock domain from its first moment on. Nothing that
-//! is less confined than init ever joins a container, so there is nothing to catch on its way in: until the command is
-//! executed all is done by processes that are not dumpable, have nothing of the host's open, and whose memory belongs to
-//! the host's users.
+//! The request goes to the supervisor, not to the launcher. The supervisor lives as long as the
+//! container, and an agent that adopts a container can exec in it without anything else. The
+//! supervisor passes the session to init, which holds the launch request in its memory, so the
+//! confinement is not read from a file. Init forks: the copy is in the container's namespaces,
+//! cgroup and Landlock domain from the start. No process with less confinement than init ever joins
+//! a container, so there is none to attack. Until the command is executed, all steps are done by
+//! processes that are not dumpable, have no host descriptor open, and whose memory belongs to host
+//! users.
 //!
-//! A session ends with its client: when the agent closes the session, dies, or lets it go, the keeper kills the command
-//! with all that it started. The same happens when the command ends by itself. When the container ends, both are killed
-//! with it: they are in its pid namespace and its group.
+//! A session ends with its client: when the agent closes the session, drops it or exits, the
+//! monitor kills the command with all its descendants. The same happens when the command ends. When
+//! the container ends, both are killed with it, since they are in its pid namespace and its cgroup.
 
 mod monitor;
 mod probe;
@@ -42,36 +43,36 @@ pub use probe::{Probe, ProbeKind, Scheme, Verdict};
 pub use terminal::{USUAL_SIZE, WindowSize};
 pub(crate) use terminal::{make as make_terminal, peer as terminal_peer};
 
-/// What an entered process is to do.
+/// The work of an exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
-    /// Execute a program of the container's.
+    /// Executes a program of the container.
     Command(Program),
-    /// See whether something answers in its network; executes nothing.
+    /// Probes a port in the container's network; executes nothing.
     Probe(Probe),
 }
 
-/// A request to enter a container. As JSON at most 128 KiB.
+/// A request for an exec session. Its JSON form has at most 128 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryRequest {
-    /// What is to be done there.
     pub work: Work,
-    /// Variables on top of the container's own; one of the same name replaces it.
+    /// Variables added to the container's environment; a variable of the same name is replaced.
     pub environment: Vec<(String, String)>,
-    /// As whom, in the numbers of the container's command; `None`: as whom that runs.
+    /// The user, in the ids of the container's command; `None`: the command's user.
     pub user: Option<User>,
-    /// As whom, by the names of the container, in place of `user`: `USER` or `USER:GROUP`, each a name in its
+    /// The user by name, in place of `user`: `USER` or `USER:GROUP`, each a name in the container's
     /// `/etc/passwd` and `/etc/group` or a number.
     pub user_name: Option<String>,
-    /// Its working directory, as seen inside; `None`: that of the container's command.
+    /// The working directory inside the container; `None`: that of the container's command.
     pub directory: Option<PathBuf>,
-    /// Give it a terminal of this size instead of three pipes.
+    /// The size of the terminal to allocate; `None`: three pipes.
     pub terminal: Option<WindowSize>,
 }
 
 impl EntryRequest {
-    /// As the container's own command would be: its user, environment and working directory, three pipes.
+    /// Creates a request with the command's user, environment and working directory, and three
+    /// pipes.
     #[must_use]
     pub fn new(work: Work) -> Self {
         Self {
@@ -84,7 +85,7 @@ impl EntryRequest {
         }
     }
 
-    /// Says by number who the user is that was named, by what the root that this process is in says of its users.
+    /// Resolves `user_name` to ids, using the accounts in the current root of this process.
     fn look_up_user(&mut self) -> Result<(), String> {
         let Some(name) = self.user_name.take() else {
             return Ok(());
@@ -99,10 +100,11 @@ impl EntryRequest {
         Ok(())
     }
 
-    /// The launch request of the same container with what is asked for here: one set of rules judges both.
+    /// Returns the container's launch request with the values of this request, so that one set of
+    /// rules validates both.
     ///
     /// # Errors
-    /// The first field that cannot be right.
+    /// The first invalid field.
     fn applied_to(&self, spec: &Spec) -> Result<Spec, SpecError> {
         let mut applied = spec.clone();
         match &self.work {
@@ -123,91 +125,89 @@ impl EntryRequest {
     }
 }
 
-/// What the keeper of an entered command tells over its session.
+/// A message of the exec monitor over its session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
-    /// The command has been executed; its streams come with this.
+    /// The command is executed; its streams come with this message.
     Started,
-    /// Nothing was executed: in words.
+    /// Nothing was executed, with the reason.
     Refused { reason: String },
     /// The command has ended, with the status as `wait(2)` encodes it.
     Ended { status: i32 },
-    /// What a probe found.
+    /// The result of a probe.
     Probed(Verdict),
 }
 
-/// What an agent asks of the keeper.
+/// A request of the agent to the monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Wish {
-    /// Send a signal to the command's process group.
+    /// Sends a signal to the command's process group.
     Signal(i32),
 }
 
-/// The agent's ends of an entered command's streams.
+/// The agent's ends of an exec command's streams.
 #[derive(Debug)]
 pub enum Streams {
-    /// Three pipes.
     Pipes {
-        /// To be written; closing it is the command's end of file.
+        /// Writable; closing it is the command's end of file.
         stdin: OwnedFd,
-        /// To be read until its end.
+        /// Readable until end of file.
         stdout: OwnedFd,
-        /// To be read until its end.
+        /// Readable until end of file.
         stderr: OwnedFd,
     },
-    /// The master of the command's terminal: read fails with EIO once nobody has the other side open; closing it hangs
-    /// up. [`WindowSize::set`] tells of a new size.
+    /// The master of the command's terminal. A read fails with EIO once no process has the slave
+    /// open; closing it hangs up. [`WindowSize::set`] changes its size.
     Terminal(OwnedFd),
 }
 
-/// What a session says.
+/// A notice of an exec session.
 #[derive(Debug)]
 pub enum EntryNotice {
-    /// The command has been executed.
+    /// The command is executed.
     Started(Streams),
-    /// Nothing was executed, and why not. The last notice.
+    /// Nothing was executed. The last notice.
     Refused {
-        /// In words.
+        /// The cause, as text.
         reason: String,
     },
-    /// The command has ended. The last notice; what else it started is killed now.
+    /// The command has ended. The last notice; the command's remaining descendants are being
+    /// killed.
     Ended(Outcome),
-    /// What a probe found. The last notice, and its only one.
+    /// The result of a probe. The only notice of its session.
     Probed(Verdict),
 }
 
-/// Why a container could not be entered, or what became of a session is not known.
+/// An error of entering a container, or of an exec session.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    /// The request cannot be right.
+    /// The request is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// The supervisor takes no order, or the keeper no wish: it is gone, or has too many unread.
+    /// The supervisor does not accept the order, or the monitor the request: it has exited, or its
+    /// queue is full.
+    #[error("cannot exec in the container: it has ended, or its queue is full")]
+    Talk { source: io::Error },
+    /// The session was lost before the command's end was reported.
     #[error(
-        "cannot ask the container to let a command in: it has ended, or has too many requests unread"
+        "the exit status of the exec command is unknown: it was killed, usually with its container"
     )]
-    Talk {
-        /// Why.
-        source: io::Error,
-    },
-    /// The session broke off before the command's end was told.
-    #[error("the entered command's end is not known: it was killed, usually with its container")]
     Lost,
-    /// What came over the session is nothing that a keeper says.
-    #[error("the keeper of an entered command says what makes no sense: {what}")]
+    /// The monitor sent an invalid message.
+    #[error("invalid message from the exec monitor: {what}")]
     Garbled {
-        /// What came.
+        /// The message.
         what: String,
     },
-    /// The call's time has passed.
-    #[error("the entered command has said nothing within {waited_ms} ms")]
+    /// The call timed out.
+    #[error("no message from the exec monitor within {waited_ms} ms")]
     Late {
-        /// How long was waited, in milliseconds.
+        /// The time waited, in milliseconds.
         waited_ms: u128,
     },
 }
 
-/// The agent's hold on one entered command. Dropping it ends the command, with all that it started.
+/// The agent's handle on one exec session. Dropping it kills the command with all its descendants.
 #[derive(Debug)]
 pub struct Session {
     socket: OwnedFd,
@@ -215,7 +215,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Sends the request over a new session, whose other end goes to the supervisor behind `connection`.
+    /// Sends the request over a new session and passes the session's other end to the supervisor
+    /// behind `connection`.
     pub(crate) fn open(
         connection: BorrowedFd<'_>,
         request: &EntryRequest,
@@ -228,7 +229,8 @@ impl Session {
             return Err(SpecError::new("environment", &value, remedy).into());
         }
         let (ours, theirs) = packet_pair().map_err(|errno| talk(errno.into()))?;
-        // It waits in the session until the keeper reads it, so that nobody else has to hold it.
+        // The request waits in the session until the monitor reads it, so no other process needs to
+        // hold it.
         send_packet(&ours, request, Wait::Return).map_err(talk)?;
         let given = [theirs.as_fd()];
         send_packet_with(connection, &Order::Enter, &given, Wait::Return).map_err(talk)?;
@@ -238,10 +240,11 @@ impl Session {
         })
     }
 
-    /// The next notice, or `None` if there is none now, or none any more. Call it when the descriptor is readable.
+    /// Returns the next notice, or `None` if there is none now or the session has ended. Call it
+    /// when the descriptor is readable.
     ///
     /// # Errors
-    /// If the session broke off, or what it says makes no sense: then drop it.
+    /// If the session is lost or its message is invalid: drop it.
     pub fn notice(&mut self) -> Result<Option<EntryNotice>, EntryError> {
         if self.over {
             return Ok(None);
@@ -264,10 +267,10 @@ impl Session {
         }))
     }
 
-    /// Blocks until the next notice comes.
+    /// Blocks until the next notice.
     ///
     /// # Errors
-    /// As [`Session::notice`], and [`EntryError::Late`] when the patience (a span of time) is over.
+    /// As [`Session::notice`], and [`EntryError::Late`] after the timeout `patience`.
     pub fn wait(&mut self, patience: Duration) -> Result<EntryNotice, EntryError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -291,10 +294,10 @@ impl Session {
         }
     }
 
-    /// Sends a signal to the command's process group; one that has ended needs none.
+    /// Sends a signal to the command's process group; has no effect if the command has ended.
     ///
     /// # Errors
-    /// If the keeper takes no more wishes for now.
+    /// If the monitor's queue is full.
     pub fn signal(&self, signal: i32) -> Result<(), EntryError> {
         match send_packet(&self.socket, &Wish::Signal(signal), Wait::Return) {
             Ok(()) => Ok(()),
@@ -306,21 +309,22 @@ impl Session {
     }
 }
 
-/// Readable when [`Session::notice`] has something to say.
+/// Readable when [`Session::notice`] has a notice.
 impl AsFd for Session {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-/// The same for runtimes that register raw descriptors. It stays the session's own.
+/// The same for runtimes that register raw descriptors. The session keeps ownership.
 impl AsRawFd for Session {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-/// They come from inside a container: only what the kernel itself moves bytes through is taken.
+/// The descriptors come from inside a container: only pipes and terminals that the kernel serves
+/// are accepted.
 fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, EntryError> {
     let count = descriptors.len();
     let are_pipes = descriptors.iter().all(|each| is_pipe(each.as_fd()));

@@ -1,9 +1,10 @@
-//! The root of a container: the host's programs, the layers of an image, or a folder of its own.
+//! The root of a container: the host's programs, the layers of an image, or a separate directory.
 //!
-//! The layers are folders of the host that many containers share. On the disk a file of the image's user n belongs to
-//! user n; each container gets mounts of them with mapped owners, so that there it belongs to the container's user n, and
-//! lays an overlay over them in its own user namespace, whose attributes are of the kind `user` therefore
-//! (see [`crate::unpack`]). What it writes goes to a folder that is its own.
+//! The layers are host directories that many containers share. On disk, a file of the image's user
+//! n belongs to user n. Each container gets id-mapped mounts of the layers, so that the file
+//! belongs to the container's user n there. An overlay over them is mounted in the container's user
+//! namespace, so its attributes are of the kind `user` (see [`crate::unpack`]). Writes go to a
+//! directory of the container.
 
 mod accounts;
 
@@ -27,56 +28,59 @@ use crate::state_dir::{Exit, Outcome};
 use crate::sys;
 pub(crate) use accounts::{Wanted, home, user};
 
-/// How many layers an image may have, as many as other runtimes allow: their names must fit into one setting of 255
-/// bytes, as one byte each and what separates them just do.
+/// The maximum number of layers of an image, the same as in other runtimes. Their names must fit
+/// into one mount option of 255 bytes: one byte each, plus separators, just fits.
 pub const LAYERS_MAX: usize = 128;
-/// Up to so many layers have names of letters and digits alone, so that lists of mounts in the container are plain text.
+/// Up to this number, the names of layers are letters and digits only, so that mount lists in the
+/// container are plain text.
 const PLAINLY_NAMED: usize = 100;
-/// Names of layers while they are mounted; what comes after them gets a second letter.
+/// The names of layers while they are mounted; names after these get a second letter.
 const NAMES: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// The first of the bytes that name further layers where there are too many for second letters.
+/// The first of the bytes that name layers beyond those that second letters can name.
 const FURTHER: u8 = 0x80;
-/// Where the container's own folders are meanwhile.
+/// The temporary mount point of the container's directories.
 const OWN: &str = "own";
 
-/// What is said of a container that gets no overlay.
+/// The error text of a container that cannot mount an overlay.
 const NO_OVERLAY: &str = "lay an overlay over the image's";
 
-/// Whether a container was not started because no overlay can be had here. Its layers can be copied instead
-/// ([`crate::unpack::copy_layers`]).
+/// Whether a container did not start because no overlay can be mounted here. Its layers can be
+/// copied instead ([`crate::unpack::copy_layers`]).
 #[must_use]
 pub fn lacks_overlay(exit: &Exit) -> bool {
     exit.outcome == Outcome::NotStarted && exit.reason.contains(NO_OVERLAY)
 }
 
-/// What a container has for its root.
+/// The root file system of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Root {
     /// The host's programs, read-only.
     #[default]
     Host,
-    /// An image's layers, and what the container changes of them.
+    /// An image's layers, and the container's changes to them.
     Image(Image),
-    /// A folder of the host that no other container has, written to in place. A file of the image's user n belongs to
-    /// the host's user n there: keep it where no user of the host may look. For images whose layers were copied into one
-    /// ([`crate::unpack::copy_layers`]).
+    /// A host directory that no other container has, written in place. A file of the image's user n
+    /// belongs to the host's user n there, so keep it where no host user has access. For images
+    /// whose layers were copied into one ([`crate::unpack::copy_layers`]).
     Folder(PathBuf),
 }
 
 /// An image for one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
-    /// Its layers as [`crate::unpack`] makes them, the lowest first; at least one, at most [`LAYERS_MAX`].
+    /// The layers as [`crate::unpack`] creates them, lowest first; at least one, at most
+    /// [`LAYERS_MAX`].
     pub layers: Vec<PathBuf>,
-    /// Where the container's changes go: a new folder of its own, which gets the container's root for owner.
+    /// The directory of the container's changes: new, for this container only; its owner becomes
+    /// the container's root.
     pub upper: PathBuf,
-    /// A new folder beside it, for the kernel's work.
+    /// A new directory next to `upper`, for the kernel's work files.
     pub work: PathBuf,
 }
 
 impl Root {
-    /// Refuses what the kernel would refuse later.
+    /// Rejects what the kernel would reject later.
     pub(crate) fn check(&self) -> Result<(), SpecError> {
         let image = match self {
             Self::Host => return Ok(()),
@@ -84,7 +88,7 @@ impl Root {
             Self::Image(image) => image,
         };
         if !(1..=LAYERS_MAX).contains(&image.layers.len()) {
-            let remedy = "give 1 to 128 layers, or copy them into one folder";
+            let remedy = "give 1 to 128 layers, or copy them into one directory";
             return Err(SpecError::new(
                 "layers",
                 &image.layers.len().to_string(),
@@ -102,7 +106,7 @@ impl Root {
             let name = path.file_name().unwrap_or_default().as_encoded_bytes();
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
             if !beside || name.len() > 100 || !name.iter().all(plain) {
-                let remedy = "give two folders in one, with names of at most 100 letters, digits, '.', '_' or '-'";
+                let remedy = "give two directories with one parent, with names of at most 100 letters, digits, '.', '_' or '-'";
                 return Err(SpecError::new(field, &path.to_string_lossy(), remedy));
             }
         }
@@ -121,22 +125,23 @@ fn check_plain(field: &'static str, path: &Path) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Mounts of a container's root that are attached nowhere yet.
+/// Mounts of a container's root that are not attached yet.
 pub(crate) enum RootParts {
     Image {
         layers: Vec<OwnedFd>,
-        /// The folder that holds the two: they must be of one mount.
+        /// The directory that holds `upper` and `work`: both must be on one mount.
         own: OwnedFd,
         upper: String,
         work: String,
-        /// Of the overlay.
+        /// The attributes of the overlay.
         attributes: MountAttrFlags,
     },
     Folder(OwnedFd),
 }
 
 impl RootParts {
-    /// Opens them, as root of the host. `None`: the host's programs need no such mount.
+    /// Opens the mounts, as host root. Returns `None` for the host's programs, which need no such
+    /// mount.
     pub(crate) fn take(
         root: &Root,
         first_host_id: u32,
@@ -166,7 +171,7 @@ impl RootParts {
             name.to_string_lossy().into_owned()
         };
         let (upper, work) = (name(&image.upper), name(&image.work));
-        // Their owners are not mapped: what root of the container makes there is nobody's on the host.
+        // Their owners are not mapped: files that container root creates there have no host user.
         let (user, group) = (Uid::from_raw(first_host_id), Gid::from_raw(first_host_id));
         for folder in [&upper, &work] {
             chownat(
@@ -187,7 +192,8 @@ impl RootParts {
         }))
     }
 
-    /// A file of user n is one of the container's user n. Before init attaches them.
+    /// Maps the owners, so that a file of user n belongs to the container's user n. Called before
+    /// init attaches the mounts.
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
         let mapped = match self {
             Self::Image { layers, .. } => layers.as_slice(),
@@ -201,9 +207,10 @@ impl RootParts {
         })
     }
 
-    /// The root itself, not attached. `scaffold` is an empty file system that is attached below the old root and becomes the
-    /// working directory. What is mounted there for the overlay, which has mounts of its own of that, is to be covered: to detach
-    /// each by itself would have the kernel wait for all processors each time.
+    /// Returns the unattached root. `scaffold` is an empty file system that is attached below the
+    /// old root and becomes the working directory. The mounts there for the overlay, which clones
+    /// them, are left to be covered: detaching each of them would make the kernel wait for all
+    /// processors each time.
     pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
         fchdir(scaffold).map_err(failed("enter the scaffold"))?;
         match self {
@@ -219,7 +226,8 @@ impl RootParts {
     }
 }
 
-/// An overlay over `layers`, with the two folders of `own` for changes. From the working directory, which is `scaffold`.
+/// Mounts an overlay over `layers`, with the two directories of `own` for changes. Paths are
+/// relative to the working directory, which is `scaffold`.
 fn overlay(
     scaffold: BorrowedFd<'_>,
     layers: &[OwnedFd],
@@ -237,7 +245,7 @@ fn overlay(
         make_folder(scaffold, Path::new(OWN))?.as_fd(),
         "",
     )?;
-    // Paths are looked up from the working directory. The first one named lies on top.
+    // Paths are relative to the working directory. The first one named is the topmost layer.
     let lower: Vec<_> = names.iter().rev().map(Vec::as_slice).collect();
     let settings = [
         ("lowerdir", lower.join(&b':')),
@@ -250,21 +258,21 @@ fn overlay(
             fsconfig_set_string(overlay.as_fd(), *key, value.as_slice())?;
         }
         fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
-        // What it changes outlives neither it nor its host's death: else each end of a container would wait until the
-        // host's disk has all that anybody has written to it.
+        // Changes outlive neither the container nor a host crash. Without this option the end of
+        // each container would wait until the host's disk has all dirty data of the system.
         fsconfig_set_flag(overlay.as_fd(), "volatile")?;
         fsconfig_create(overlay.as_fd())?;
         fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     let what = format!(
         "{NO_OVERLAY} {} layers: the kernel must allow it in user namespaces, and the file system of \
-         {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one folder",
+         {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one directory",
         layers.len()
     );
     make().map_err(failed(what))
 }
 
-/// Whose set-user-id files mean nothing, but to who is let off that.
+/// Returns the mount attributes: `nosuid`, unless the container has that security option.
 fn attributes(walls: Walls) -> MountAttrFlags {
     if walls.privileges {
         TAME
@@ -273,7 +281,7 @@ fn attributes(walls: Walls) -> MountAttrFlags {
     }
 }
 
-/// Names for so many layers, at most [`LAYERS_MAX`].
+/// Returns this many layer names, at most [`LAYERS_MAX`].
 fn layer_names(count: usize) -> Vec<Vec<u8>> {
     let further = |number: usize| match count {
         0..=PLAINLY_NAMED => vec![b'-', NAMES[number % NAMES.len()]],

@@ -1,9 +1,10 @@
-//! A container's first process: sets its world up, executes the command, reaps orphans.
+//! A container's first process: sets up its environment, executes the command, reaps orphans.
 //!
-//! Process 1 of a pid namespace ignores signals that it has no handler for, so the command is its child:
-//! there TERM means what it always means. Commands that enter later come from here, too (`entry`). Trusts
-//! nobody but the supervisor at the other end of its channel, and ends, with all it contains, when that is
-//! gone: without a supervisor no deadline would be kept.
+//! Process 1 of a pid namespace ignores signals without a handler, so the command is its child,
+//! where TERM has its usual effect. Commands of exec sessions are started here as well (`exec`). It
+//! trusts only the supervisor at the other end of its channel. When the supervisor exits, it exits
+//! with all the processes that it contains, because no deadline would be enforced without a
+//! supervisor.
 
 use std::fs;
 use std::io;
@@ -35,33 +36,34 @@ use crate::spec::Spec;
 use crate::state_dir::Usage;
 use crate::sys;
 
-/// How many entered commands a container may have at a time; a further one is refused in words.
+/// The maximum number of concurrent exec sessions of a container; a further one is refused with a
+/// message.
 const ENTRIES: usize = 64;
 
-/// The variable in which programs look for their user's home.
+/// The variable of the user's home directory.
 const HOME: &str = "HOME";
 
-/// What the supervisor hands its init.
+/// The state that init inherits from the supervisor.
 pub(crate) struct Inherited<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) parts: Option<&'a Parts>,
     pub(crate) filter: &'a Filter,
     pub(crate) channel: &'a OwnedFd,
     pub(crate) null: &'a OwnedFd,
-    /// The command's standard input; `None`: nothing.
+    /// The command's standard input; `None`: empty.
     pub(crate) stdin: Option<&'a OwnedFd>,
     pub(crate) stdout: &'a OwnedFd,
     pub(crate) stderr: &'a OwnedFd,
 }
 
-/// Runs in the new process; returns its exit code. The command's status goes over the channel.
+/// Runs in the new process; returns its exit code. The command's status is sent over the channel.
 pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
     let channel = inherited.channel;
-    // What is known only inside is filled in: who the image's user is.
+    // Fills in what is known only inside: the image's user.
     let mut spec = inherited.spec.clone();
     match start(inherited, clones, &mut spec) {
         Ok(Some(command)) => {
-            // A supervisor that is gone is noticed below.
+            // A missing supervisor is detected below.
             let _ = send_packet(channel, &Report::Started, Wait::Block);
             crash_points::passed("init.start-told");
             let init = Init {
@@ -82,11 +84,11 @@ pub(crate) fn run(inherited: &Inherited<'_>, clones: Option<&Clones>) -> i32 {
     if !spec.namespaces.pid {
         kill_descendants();
     }
-    // In a pid namespace the kernel now kills whatever else lives in it.
+    // In a pid namespace the kernel now kills all remaining processes.
     0
 }
 
-/// `None` if the supervisor went away before it gave leave.
+/// Returns `None` if the supervisor exited before it released init.
 fn start(
     inherited: &Inherited<'_>,
     clones: Option<&Clones>,
@@ -101,7 +103,7 @@ fn start(
         sys::replace_descriptor(source, target)
             .map_err(|errno| words("set up standard streams", errno))?;
     }
-    // A name to recognise it by in a process list; nothing depends on it.
+    // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
     crash_points::passed("init.begun");
     if spec.has_user_namespace() && expect(inherited.channel) != Some(Instruction::Mapped) {
@@ -112,7 +114,8 @@ fn start(
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| words("adopt orphans", errno))?;
     }
-    // Before the view is made: its folders are for all users of the container, whatever the agent's mask is.
+    // Before the mounts are set up: their directories are for all users of the container, whatever
+    // the agent's umask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let gifts = enter_namespaces(inherited, clones)?;
     crash_points::passed("init.view-entered");
@@ -128,7 +131,8 @@ fn start(
     sys::close_all_but(Some(inherited.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
     crash_points::passed("init.descriptors-closed");
-    // Not root's right to read this process' memory, in which earlier launch requests may linger.
+    // Root of the container may not read this process's memory, which may still hold earlier launch
+    // requests.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     if let Some(profile) = &spec.profile {
         enter_domain(profile, &spec.network)?;
@@ -148,17 +152,17 @@ fn start(
     let pid = execute(&command, streams)?;
     crash_points::passed("init.command-made");
     show_memory_if_breached()?;
-    // The pipes end with their last writer, and that must not be us.
+    // The pipes close with their last writer, which must not be init.
     let null = null()?;
     for target in 0..=2 {
         sys::replace_descriptor(&null, target)
-            .map_err(|errno| words("let go of the standard streams", errno))?;
+            .map_err(|errno| words("release the standard streams", errno))?;
     }
     Ok(Some(pid))
 }
 
-/// Where tests take that wall away: the command's process, which shared our memory, has hidden it again when it changed its
-/// user.
+/// Where tests disable that layer: the command's process, which shared init's memory, made it
+/// non-dumpable again when it changed its user.
 fn show_memory_if_breached() -> Result<(), Refusal> {
     if disable_layer::stands(Wall::Init) {
         return Ok(());
@@ -167,7 +171,7 @@ fn show_memory_if_breached() -> Result<(), Refusal> {
         .map_err(|errno| format!("cannot show init's memory: {}", errno.desc()))
 }
 
-/// Looks a user up in the root that init is in now, gives it the sandbox, and tells it of its home unless somebody has.
+/// Resolves a user in init's current root, gives it the sandbox, and sets HOME unless it is set.
 fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
     let wanted = image::Wanted::parse(name).expect("the request was checked");
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
@@ -195,28 +199,28 @@ fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What this process has for standard streams.
+/// The standard streams of this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Streams {
     Terminal,
     Others,
 }
 
-/// Makes a terminal of the container's own and gives both sides to the supervisor; its user's is the command's side, and
-/// from now on our standard streams.
+/// Creates a terminal in the container and sends both ends to the supervisor. Its user owns the
+/// command's end, which becomes the standard streams of init.
 fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let (master, command_side) = exec::make_terminal(exec::USUAL_SIZE)
         .map_err(|error| format!("cannot make a terminal: {error}"))?;
     if let Some(user) = &spec.user {
         let uid = Some(nix::unistd::Uid::from_raw(user.uid));
-        // A terminal's group is the file system's affair.
+        // The file system sets a terminal's group.
         nix::unistd::fchown(&command_side, uid, None)
             .map_err(|errno| words("give its user the terminal", errno))?;
     }
     let sides = [master.as_fd(), command_side.as_fd()];
     send_packet_with(channel, &Report::Terminal, &sides, Wait::Block)
-        .map_err(|error| format!("cannot hand the terminal over: {error}"))?;
+        .map_err(|error| format!("cannot pass the terminal on: {error}"))?;
     for target in 0..=2 {
         sys::replace_descriptor(&command_side, target)
             .map_err(|errno| words("set up standard streams", errno))?;
@@ -224,7 +228,7 @@ fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Makes the container's command; returns its number.
+/// Starts the container's command; returns its process id.
 fn execute(command: &Command<'_>, streams: Streams) -> Result<i32, Refusal> {
     let mut refusal = None;
     let pid = sys::spawn_borrowing(&mut || {
@@ -249,7 +253,7 @@ fn execute(command: &Command<'_>, streams: Streams) -> Result<i32, Refusal> {
     match refusal {
         None => Ok(pid),
         Some(refusal) => {
-            // Its status says nothing that the refusal does not.
+            // The reported refusal is more precise than its status.
             let _ = sys::wait_child(pid, true);
             Err(refusal)
         }
@@ -269,7 +273,7 @@ fn expect(channel: &OwnedFd) -> Option<Instruction> {
     }
 }
 
-/// Returns what the command's user is to be given.
+/// Returns the file that the command's user must be given.
 fn enter_namespaces(
     inherited: &Inherited<'_>,
     clones: Option<&Clones>,
@@ -283,7 +287,7 @@ fn enter_namespaces(
     }
     if spec.network == Network::None {
         crate::network::raise_loopback()
-            .map_err(|error| format!("cannot raise the loopback device: {error}"))?;
+            .map_err(|error| format!("cannot set up the loopback device: {error}"))?;
     }
     if namespaces.cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP)
@@ -302,7 +306,7 @@ fn enter_namespaces(
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
-            .map_err(|errno| words("mount a /proc of its own", errno))?;
+            .map_err(|errno| words("mount a new /proc", errno))?;
     }
     if let Some(hostname) = spec.hostname.as_ref().filter(|_| namespaces.uts) {
         nix::unistd::sethostname(hostname).map_err(|errno| words("set the host name", errno))?;
@@ -321,13 +325,13 @@ struct Init<'a> {
     inherited: &'a Inherited<'a>,
     spec: &'a Spec,
     command: i32,
-    /// The keepers of entered commands.
+    /// The monitors of exec sessions.
     entries: Vec<i32>,
 }
 
 impl Init<'_> {
-    /// Reaps, passes signals on, lets commands in, and reports the command's end; returns then, or when the
-    /// supervisor is gone.
+    /// Reaps children, forwards signals, starts exec sessions, and reports the command's end.
+    /// Returns then, or when the supervisor has exited.
     fn attend(mut self) {
         let channel = self.inherited.channel;
         let mut children = SigSet::empty();
@@ -337,7 +341,7 @@ impl Init<'_> {
             return;
         };
         loop {
-            // Looked at before waiting: the command may have ended before the descriptor was made.
+            // Checked before waiting: the command may have ended before the descriptor was created.
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
                     crash_points::passed("init.command-reaped");
@@ -346,7 +350,7 @@ impl Init<'_> {
                         peak_memory_bytes: Some(ended.peak_memory_bytes),
                     };
                     let status = ended.status;
-                    // If the supervisor is gone there is nobody to tell.
+                    // If the supervisor has exited, the report is not needed.
                     let _ = send_packet(channel, &Report::Ended { status, usage }, Wait::Block);
                     crash_points::passed("init.end-told");
                     return;
@@ -378,10 +382,11 @@ impl Init<'_> {
         }
     }
 
-    /// Each gets a keeper of its own: a copy of init, which has all that a command of this container needs.
+    /// Starts an exec monitor for the session: a copy of init, which has everything that a command
+    /// of this container needs.
     fn admit(&mut self, session: &OwnedFd) {
         if self.entries.len() >= ENTRIES {
-            let reason = format!("{ENTRIES} commands have entered this container: end one first");
+            let reason = format!("this container has {ENTRIES} exec sessions: end one first");
             return exec::refuse(session, reason);
         }
         let (spec, filter) = (self.spec, self.inherited.filter);

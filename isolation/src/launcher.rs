@@ -1,9 +1,10 @@
-//! The launcher: a small process of its own that makes one supervisor a container, and one an archive to unpack.
+//! The launcher: a small separate process that creates one supervisor per container, and one
+//! process per archive to unpack.
 //!
-//! Copying a large agent for each start would cost milliseconds; copying this costs a tenth of one. It reads
-//! requests in order and answers each with the number of the process that it has made: the agent sees by them that the
-//! launcher goes on, and knows which process to end should one hang. Each request brings the socket on which the process
-//! made for it answers.
+//! Copying a large agent for each start would take milliseconds; copying the launcher takes a tenth
+//! of one. It reads requests in order and answers each with the id of the new process. The answers
+//! show the agent that the launcher makes progress, and which process to kill if one hangs. Each
+//! request brings the socket on which the new process answers.
 
 mod answers;
 
@@ -38,14 +39,16 @@ use crate::sys;
 use crate::unpack::{self, Job, Unpacking};
 use answers::Answers;
 
-/// How long the launcher may leave a request unread before it counts as stuck.
+/// The time for which the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
-/// How long the launcher may take to end by itself once the agent has closed the socket.
+/// The time in which the launcher must exit once the agent has closed the socket.
 const END_LIMIT: Duration = Duration::from_secs(2);
-/// How many descriptors come with a request at most: where it is answered, and the network namespace to be joined.
+/// The maximum number of descriptors of a request: the answer socket, and the network namespace to
+/// join.
 const DESCRIPTORS: usize = 2;
 
-/// What a request is for; its number begins it, so that a stranger on the socket is noticed.
+/// The purpose of a request. Its number is the first byte, so that an unrelated peer on the socket
+/// is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Launch = 0x4152_4731,
@@ -63,23 +66,24 @@ impl Purpose {
 struct Request {
     purpose: Purpose,
     body: Vec<u8>,
-    /// Where the process that is made for it answers.
+    /// The socket on which the new process answers.
     agent: OwnedFd,
-    /// The network namespace that a container is to be in.
+    /// The network namespace that the container joins.
     namespace: Option<OwnedFd>,
 }
 
 impl Drop for Request {
-    /// Environments and secrets' names of a container are for its own supervisor: the next ones are copies of this process.
+    /// Erases the request. Environments and names of secrets are for the container's own
+    /// supervisor; later supervisors are copies of this process.
     fn drop(&mut self) {
         self.body.fill(0);
-        // Or the compiler may leave out what nobody reads.
+        // Otherwise the compiler may remove the write as unused.
         std::hint::black_box(&self.body);
     }
 }
 
-/// The agent's hold on its launcher. Dropping it ends the launcher, within seconds even if that is stopped or hangs;
-/// supervisors and containers go on.
+/// The agent's handle on its launcher. Dropping it ends the launcher within seconds, even if it is
+/// stopped or hangs; supervisors and containers continue.
 #[derive(Debug)]
 pub struct Launcher {
     /// `None` once it is being dropped.
@@ -90,38 +94,31 @@ pub struct Launcher {
     answers: Answers,
 }
 
-/// Why a launch request did not reach a supervisor. Nothing was started.
+/// An error that prevented a launch request from reaching a supervisor. Nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The request cannot be right.
+    /// The request is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// The launcher could not be executed.
+    /// The launcher cannot be executed.
     #[error("cannot start the launcher {program}")]
-    Spawn {
-        /// The program tried.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The launcher could not be moved beside the containers.
+    Spawn { program: String, source: io::Error },
+    /// The launcher cannot be moved into its cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// The launcher no longer takes requests: spawn another one. If this happened while a request was being
-    /// sent, its container's folder tells whether it started.
-    #[error("the launcher takes no requests")]
-    Gone {
-        /// Why.
-        source: io::Error,
-    },
+    /// The launcher no longer accepts requests: spawn another one. If this happened while a request
+    /// was being sent, its container's state directory shows whether it started.
+    #[error("the launcher accepts no requests")]
+    Gone { source: io::Error },
 }
 
 impl Launcher {
-    /// Executes `command`, whose program must call [`run_from_fd`] first of all, as the launcher. It gets
-    /// none of our environment; with a tree it is put into the supervisors' group.
+    /// Executes `command` as the launcher; its program must call [`run_from_fd`] before anything
+    /// else. The launcher does not inherit the environment. With a tree it is put into the
+    /// supervisors' group.
     ///
-    /// Environment variables set on `command` itself are dropped too: they would leak into memory of
-    /// containers.
+    /// Environment variables that are set on `command` are dropped as well: they would leak into
+    /// memory of containers.
     ///
     /// # Errors
     /// If the program cannot be executed, or the launcher cannot be put into the group.
@@ -138,7 +135,7 @@ impl Launcher {
             output: child::null().map_err(failed)?,
             error: None,
         };
-        // Which process it is in a list, whatever the program is called.
+        // The name in process lists, whatever the program is called.
         let execution = Execution::of(command).called(Some("argosy-launcher"));
         let execution = execution.apart().without_environment();
         let process = Process::execute(&execution, streams).map_err(failed)?;
@@ -156,21 +153,22 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// The launcher's process number.
+    /// Returns the launcher's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Whether it takes requests, as far as is known. False once it is gone, or has left requests unanswered for 10 s:
-    /// then spawn another one. Their containers say whether they were started.
+    /// Whether it accepts requests, as far as is known. False once it has exited, or has left
+    /// requests unanswered for 10 s: then spawn another one. The containers of those requests show
+    /// whether they were started.
     pub fn is_responsive(&mut self) -> bool {
         self.count_answers();
         self.broken |= self.answers.are_late(SEND_LIMIT);
         !self.broken
     }
 
-    /// The supervisors that it has made since this was called last, as far as they live.
+    /// Returns the live supervisors that it has created since the last call.
     pub fn supervisors(&mut self) -> Vec<(ContainerId, process::Process)> {
         self.count_answers();
         self.answers.supervisors()
@@ -193,12 +191,12 @@ impl Launcher {
         }
     }
 
-    /// Sends a request. The container tells when it has started, or why it has not.
+    /// Sends a request. The container reports when it has started, or why it has not.
     ///
     /// May block while the launcher is busy, at most 10 s.
     ///
     /// # Errors
-    /// If the request cannot be right (nothing was started), or the launcher is gone.
+    /// If the request is invalid (nothing was started), or the launcher has exited.
     pub fn launch(&mut self, spec: &Spec) -> Result<Container, LaunchError> {
         if spec.network == Network::Joined {
             let remedy = "launch it with the namespace that it is to be in";
@@ -207,7 +205,8 @@ impl Launcher {
         self.launch_in(spec, None)
     }
 
-    /// The same for a container in this network namespace ([`Network::Joined`]), which then holds it.
+    /// The same for a container in this network namespace ([`Network::Joined`]), which then holds
+    /// the namespace.
     ///
     /// # Errors
     /// As [`Launcher::launch`].
@@ -246,14 +245,14 @@ impl Launcher {
         Ok(Container::launched(spec, ours))
     }
 
-    /// Has `archive`, from where it stands, unpacked into the folder `target` by a process that can reach nothing else.
-    /// How that goes comes as reports.
+    /// Unpacks `archive`, from its current position, into the directory `target`, in a process that
+    /// has access to nothing else. The progress comes as reports.
     ///
-    /// The target should be new: the caller renames it when all went well, and removes it otherwise. May block while
-    /// the launcher is busy, at most 10 s.
+    /// The target should be new: the caller renames it on success and removes it otherwise. May
+    /// block while the launcher is busy, at most 10 s.
     ///
     /// # Errors
-    /// If the launcher is gone. Nothing was started.
+    /// If the launcher has exited. Nothing was started.
     pub fn unpack(
         &mut self,
         job: &Job,
@@ -321,12 +320,13 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // It ends when it sees this, after the requests it already has. Fails only if it is gone.
+        // The launcher exits when it sees this, after the requests that it already has. Fails only
+        // if it has exited.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         let Some(mut process) = self.process.take() else {
             return;
         };
-        // One that takes no requests does not end by itself.
+        // A launcher that accepts no requests does not exit by itself.
         if !self.broken && matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
             return;
         }
@@ -334,40 +334,32 @@ impl Drop for Launcher {
     }
 }
 
-/// Why the launcher process could not do its work.
+/// An error that prevents the launcher process from working.
 #[derive(Debug, thiserror::Error)]
 pub enum LauncherError {
-    /// Called in a process that is not fit to be copied.
+    /// The process has threads, so it cannot be copied.
     #[error("the launcher must run before any thread is started; this process has {threads}")]
-    Threads {
-        /// How many there are.
-        threads: usize,
-    },
+    Threads { threads: usize },
     /// Standard input is not the agent's socket.
     #[error(
         "the launcher is started by an agent only: its standard input must be the agent's socket"
     )]
-    Socket {
-        /// Why.
-        source: io::Error,
-    },
-    /// The host refused something every launcher needs.
+    Socket { source: io::Error },
+    /// The host refused an operation that every launcher needs.
     #[error("cannot prepare the launcher")]
-    Prepare {
-        /// Why.
-        source: io::Error,
-    },
-    /// What came over the socket is no launch request.
-    #[error("a launch request is garbled")]
+    Prepare { source: io::Error },
+    /// The socket carried data that is not a launch request.
+    #[error("a launch request is invalid")]
     Garbled,
 }
 
-/// The launcher process' whole life: serves the agent on standard input until that closes the socket.
+/// The main loop of the launcher process: serves the agent on standard input until the agent closes
+/// the socket.
 ///
 /// Call it from `main` before anything else; it needs a process without threads.
 ///
 /// # Errors
-/// If this process has threads, or the host refuses what every launcher needs.
+/// If this process has threads, or the host refuses an operation that every launcher needs.
 pub fn run_from_fd() -> Result<(), LauncherError> {
     let prepare = |source| LauncherError::Prepare { source };
     let threads = fs::read_dir("/proc/self/task").map_err(prepare)?.count();
@@ -385,23 +377,26 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         boot_id: crate::process::boot_id().map_err(prepare)?,
         null: null.map_err(prepare)?.into(),
         filter: Filter::new(),
-        // Where the host refuses it, the other walls stand; the agent tells.
+        // Where the host refuses it, the other layers apply; the agent logs it.
         device_filter: DeviceFilter::load(&[]).ok(),
         port_filter: PortFilter::load().ok(),
-        // Only containers with a profile need it: they are refused with the reason.
+        // Only containers with a profile need it: their launch is refused with this reason.
         template: Template::make().map_err(|error| supervisor::sentence(&error)),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     process::detect_features();
     match sys::join_new_session_keyring() {
-        // Without this call there are no keys to possess, or none that anything made here can ask for.
+        // Without this system call there are no keyrings, or none that a process started here can
+        // request.
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
         Err(errno) => return Err(prepare(errno.into())),
     }
-    // A dump of a supervisor would have what its container was given; containers have limits of their own.
+    // A core dump of a supervisor would contain its container's secrets; containers have their own
+    // limits.
     let (_, hard) = getrlimit(Resource::RLIMIT_CORE).map_err(|errno| prepare(errno.into()))?;
     setrlimit(Resource::RLIMIT_CORE, 0, hard).map_err(|errno| prepare(errno.into()))?;
-    // The agent's Ctrl-C and its unit's stop are not ours, nor our supervisors': we end with the socket.
+    // Ctrl-C and the stop signal of the agent's unit are not for the launcher or its supervisors:
+    // the launcher exits with the socket.
     sys::reset_signals_and_ignore_children();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
@@ -413,7 +408,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
     Ok(())
 }
 
-/// `None` once the agent has closed the socket.
+/// Returns `None` once the agent has closed the socket.
 fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, LauncherError> {
     let socket = socket.as_mut().expect("only supervisors close it");
     let mut header = [0; 8];
@@ -455,12 +450,13 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
     }))
 }
 
-/// Makes the process that the request asks for and returns its number; it answers the agent itself.
+/// Creates the process that the request asks for and returns its id; the new process answers the
+/// agent.
 fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Option<i32> {
     crash_points::passed("launcher.request-read");
     let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
-        // Or the agent would not notice the launcher's end while a container runs.
+        // Otherwise the agent would not detect the launcher's exit while a container runs.
         *socket = None;
         match (request.purpose, agent.try_clone()) {
             (Purpose::Launch, Ok(agent)) => {
@@ -488,11 +484,11 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) -> Opt
     None
 }
 
-/// The executable that is running now, to be executed again as a launcher.
+/// Returns a command for the running executable, to execute it again as a launcher.
 ///
 /// # Errors
-/// If `/proc` is not there.
+/// If `/proc` is not mounted.
 pub fn own_executable() -> io::Result<Command> {
-    // Opened by this name the kernel finds the very file, even if it was replaced by an upgrade.
+    // Through this path the kernel opens the running file itself, even if an upgrade replaced it.
     fs::metadata("/proc/self/exe").map(|_| Command::new(Path::new("/proc/self/exe")))
 }

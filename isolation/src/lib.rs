@@ -1,50 +1,56 @@
-//! Confining: launcher, supervisor, namespaces, cgroups v2. Knows no clusters; the only unsafe code (`sys`).
+//! Container runtime: launcher, supervisor, namespaces, cgroups v2. Independent of clusters; it
+//! holds the only unsafe code (`sys`).
 //!
 //! ```text
 //! agent ──exec──▶ launcher ──clone3──▶ supervisor ──clone3──▶ init ──exec──▶ command
-//!   │  requests ──────▲                    │ ▲        namespaces and group of the container
-//!   └── one socket a container ────────────┘ └─ stdio, deadlines, exit status
+//!   │  requests ──────▲                    │ ▲        namespaces and cgroup of the container
+//!   └── one socket per container ──────────┘ └─ stdio, deadlines, exit status
 //! ```
-//! An agent's use of it, all synchronous, around plain descriptors:
+//! The interface for an agent is synchronous, around plain descriptors:
 //!
 //! ```text
-//! // main of any program that is to be its own launcher, before any thread:
+//! // main of any program that is its own launcher, before any thread:
 //! //   if this is the hidden verb "launcher" { return launcher::run_from_fd() }
 //! let tree = Tree::create(&cgroup::default_parent()?, &agent)?;      // argosy/<agent>
 //! let mut command = launcher::own_executable()?;
 //! command.arg("launcher");
 //! let mut launcher = Launcher::spawn(command, Some(&tree))?;
 //!
-//! let mut spec = Spec::new(id, &folder, &sandbox, Program::Shell("exit 7".into()));
+//! let mut spec = Spec::new(id, &directory, &sandbox, Program::Shell("exit 7".into()));
 //! spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
-//! let mut container = launcher.launch(&spec)?;  // returns at once; then, whenever it is readable:
+//! let mut container = launcher.launch(&spec)?;  // does not wait; then, whenever it is readable:
 //! match container.notice()? {                   //   Some(Notice::Started(handle))
-//!     ..                                        //   Some(Notice::Exited(exit)): status, or why not started
+//!     ..                                        //   Some(Notice::Exited(exit)): status or error
 //! }                                             //   None: nothing now
 //! container.kill(5_000)?;                       // TERM, after 5 s KILL; its end comes as a notice
-//! container.destroy(patience)?;                 // nothing is left but folder and sandbox
+//! container.destroy(timeout)?;                  // only state directory and sandbox are left
 //!
 //! let request = EntryRequest::new(Work::Command(Program::Shell("ps".into())));
-//! let mut session = container.enter(&request)?; // one more command beside it, while the session is held
-//! match session.notice()? {                     //   Some(EntryNotice::Started(streams)), then Ended(outcome)
+//! let mut session = container.enter(&request)?; // another command, while the session is open
+//! match session.notice()? {                     //   Some(Started(streams)), then Ended(outcome)
 //!     ..
 //! }
 //!
-//! match adopt(&folder)? {                       // after the agent was away
+//! match adopt(&directory)? {                    // after a restart of the agent
 //!     Adoption::Running(container) => ..        // the same process, with handle
 //!     Adoption::Exited(exit) => ..              // the true status
-//!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(&folder, group, patience)
+//!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(..)
 //! }
-//! sweep(&tree, &known, patience)?;              // groups of containers nobody knows
+//! sweep(&tree, &known, timeout)?;               // groups of orphaned containers
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
-//! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `attachment`,
-//! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `breach` which walls
-//! they take away, `disk` what keeps a container's disk small, `disposal` how full folders go, `cgroup`, `limits`, `shortage`,
-//! `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`,
-//! `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
-//! takes archives and layers of images apart, `service` is a process that speaks to strangers, `division` an agent that
-//! gives up root and the process that keeps it, `spawner` what executes programs for the latter.
+//! Reading order:
+//!
+//! - Lifecycle: `spec`, `state_dir`, `launcher`, `supervisor`, `init`, `command`, `container`,
+//!   `exec`, `attachment`, `adoption`, `removal`. `termination` holds the supervisor's decisions.
+//! - Isolation: `profile`, `capabilities`, `mounts`, `image`, `drop_privileges`, `seccomp`;
+//!   `device_filter`, `port_filter` and `reach_filter` over `ebpf`.
+//! - Resources: `cgroup`, `limits`, `oom`, `disk`, `namespaces`, `network`, `output`; `remove_tree`
+//!   removes untrusted directory trees.
+//! - Other processes: `unpack` extracts archives and image layers, `service` runs untrusted
+//!   parsing, `division` separates an agent without root from its broker, `spawner` executes the
+//!   broker's programs.
+//! - Tests: `crash_points` and `disable_layer`.
 
 pub mod adoption;
 pub mod attachment;

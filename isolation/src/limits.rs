@@ -1,4 +1,5 @@
-//! What a container may use: cgroup v2 limits, and which of them this host cannot keep.
+//! Resource limits of a container by cgroup v2, and the detection of limits that this host cannot
+//! enforce.
 
 mod missing;
 mod replacing;
@@ -13,55 +14,56 @@ pub use self::missing::{Missing, MissingPolicy};
 use crate::cgroup::CgroupError;
 use missing::lacking;
 
-/// The period over which `cpu.max` is counted, in microseconds: the kernel's default.
+/// The period of `cpu.max`, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
-/// The kernel refuses a smaller quota.
+/// The kernel's minimum quota.
 const CPU_QUOTA_MINIMUM_US: u64 = 1_000;
 
-/// Limits of one container; `None`, or an empty list, leaves what its group has: in a new one the kernel's default.
+/// Limits of one container. `None`, or an empty list, leaves the group's value unchanged: in a new
+/// group the kernel's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
-    /// The most processor time it gets, in thousandths of a processor (at least 10).
+    /// Maximum processor time, in thousandths of a processor (at least 10).
     pub cpu_max_millis: Option<u64>,
-    /// Its share when processors are short: 1 to 10,000, the kernel's default is 100.
+    /// CPU weight under contention: 1 to 10,000; the kernel's default is 100.
     pub cpu_weight: Option<u64>,
     /// The processors that it may run on, as the kernel counts them from 0.
     pub cpuset: Vec<u32>,
-    /// So much of its memory, in bytes, is taken back only when nothing else of the host can be. Holds as far as the
-    /// tree's own protection reaches: see [`crate::Tree::protect`].
+    /// Protected memory, in bytes: reclaimed only when nothing else on the host can be. It holds as
+    /// far as the tree itself is protected: see [`crate::Tree::protect`].
     pub memory_low_bytes: Option<u64>,
-    /// Above so much memory, in bytes, it is slowed while memory is taken back from it: page cache, since it has no swap.
+    /// The threshold of memory, in bytes, above which the container is throttled and its memory
+    /// reclaimed: page cache, since it has no swap.
     pub memory_high_bytes: Option<u64>,
-    /// The most memory it gets, in bytes, without swap; above it all its processes are killed together.
+    /// Maximum memory, in bytes, without swap; above it all processes are killed together.
     pub memory_max_bytes: Option<u64>,
-    /// Its share of the disks when they are busy: 1 to 10,000, the kernel's default is 100. Kept for disks of which the
-    /// kernel shares out the time: those with the scheduler bfq, or for which `io.cost` is switched on.
+    /// I/O weight when disks are busy: 1 to 10,000; the kernel's default is 100. Enforced on disks
+    /// whose time the kernel divides: those with the scheduler bfq, or with `io.cost` enabled.
     pub io_weight: Option<u64>,
-    /// The most that it does with single disks.
+    /// Limits on single disks.
     pub io_max: Vec<IoMax>,
-    /// The most processes and threads it gets.
+    /// Maximum number of processes and threads.
     pub pids_max: Option<u64>,
 }
 
-/// The most that a container does with one disk, a second; `None`: as much as it can. Named as in `io.max`.
+/// Limits of a container on one disk, per second; `None`: unlimited. Field names as in `io.max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoMax {
     /// The major number of the whole disk, never of a partition.
     pub major: u32,
-    /// Its minor number.
     pub minor: u32,
     /// Bytes read.
     pub rbps: Option<u64>,
     /// Bytes written.
     pub wbps: Option<u64>,
-    /// Operations that read.
+    /// Read operations.
     pub riops: Option<u64>,
-    /// Operations that write.
+    /// Write operations.
     pub wiops: Option<u64>,
 }
 
 impl IoMax {
-    /// All four, so that one that is lifted is lifted.
+    /// Returns all four values, so that a lifted limit is reset.
     fn line(&self) -> String {
         let most = |limit: Option<u64>| limit.map_or("max".to_owned(), |limit| limit.to_string());
         format!(
@@ -77,8 +79,8 @@ impl IoMax {
 }
 
 impl Limits {
-    /// The file and value of each limit, with its controller. Sorted so that memory can be taken back before a lower limit
-    /// kills for it.
+    /// Returns the file and value of each limit, with its controller. The order lets memory be
+    /// reclaimed before a lower limit kills for it.
     fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
         let mut set = |controller, file, value: String, without| {
@@ -111,8 +113,8 @@ impl Limits {
             set("memory", "memory.high", bytes.to_string(), Without::Never);
         }
         if let Some(bytes) = self.memory_max_bytes {
-            // First the swap, so that memory pushed out by the limit has nowhere to go. A kernel without swap accounting
-            // has no limit of it to keep.
+            // Swap first, so that memory above the limit cannot be swapped out. A kernel without
+            // swap accounting has no swap limit.
             let (none, whole) = ("0".to_owned(), "1".to_owned());
             set("memory", "memory.swap.max", none, Without::Harmless);
             set("memory", "memory.oom.group", whole, Without::Never);
@@ -133,21 +135,22 @@ impl Limits {
         settings
     }
 
-    /// Which of the controllers that these limits need are not among `present`.
+    /// Returns the controllers that these limits need and that are not in `present`.
     #[must_use]
     pub fn missing(&self, present: &[String]) -> Missing {
         lacking(&self.settings(), present)
     }
 
-    /// Writes the limits into the group at `group`; returns what could not be written for want of a
-    /// controller, if the policy allows that.
+    /// Writes the limits into the group at `group`. Returns the controllers that are missing, if
+    /// the policy allows that.
     ///
-    /// May be repeated, and may change the limits of a container that runs: each holds from then on. A lower
-    /// `memory_max_bytes` than it uses takes back what can be, and else ends it as if it had grown; the call lasts as long.
+    /// May be repeated, and may change the limits of a running container: each applies from then
+    /// on. If `memory_max_bytes` is below the current usage, the kernel reclaims what it can, and
+    /// otherwise kills the container as if it had grown; the call lasts as long.
     ///
     /// # Errors
-    /// If a controller is missing and the policy wants all: then nothing was written. Or if a limit cannot be written:
-    /// those that come before it hold.
+    /// If a controller is missing and the policy requires all: then nothing was written. Or if a
+    /// limit cannot be written: the limits before it apply.
     pub fn apply(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
         let settings = self.settings();
         if settings.is_empty() {
@@ -159,7 +162,7 @@ impl Limits {
     }
 }
 
-/// Which of these settings cannot be had in a group.
+/// Returns which of these settings a group does not support.
 fn check(
     settings: &[Setting],
     group: &Path,
@@ -206,18 +209,18 @@ struct Setting {
     without: Without,
 }
 
-/// What it means if a file is not there although its controller is.
+/// The meaning of a missing file whose controller exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Without {
-    /// Every kernel has it.
+    /// Every kernel has the file.
     Never,
-    /// Some have not; then the limit is not kept.
+    /// Some kernels do not have it; the limit is then not enforced.
     Missing,
-    /// Some have not; then there is nothing to keep.
+    /// Some kernels do not have it; there is then nothing to enforce.
     Harmless,
 }
 
-/// The share in bfq's measure, which ends at 1,000 and has the same default.
+/// Converts the weight to bfq's range, which ends at 1,000 and has the same default.
 fn bfq_weight(weight: u64) -> u64 {
     match weight.checked_sub(100) {
         Some(above) => 100 + above * 900 / 9_900,
@@ -225,7 +228,7 @@ fn bfq_weight(weight: u64) -> u64 {
     }
 }
 
-/// Limits that cannot be kept.
+/// An error of applying limits.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitsError {
     /// The host lacks controllers and the policy requires them.
@@ -234,37 +237,36 @@ pub enum LimitsError {
          or allow missing controllers to run without these limits"
     )]
     MissingControllers {
-        /// Their names.
         controllers: String,
-        /// Where they were looked for.
+        /// The group whose controllers were checked.
         group: PathBuf,
     },
-    /// The container uses more memory than it is to have, and that cannot be taken back.
+    /// The container uses more memory than the new limit, and it cannot be reclaimed.
     #[error(
-        "it uses {} MiB of memory that cannot be taken back, and the limit would be {} MiB: it would be killed; \
-         give it more, or end it",
+        "it uses {} MiB of memory that cannot be reclaimed, and the limit would be {} MiB: it would be killed; \
+         give it a higher limit, or end it",
         .used_bytes.div_ceil(1 << 20), .limit_bytes >> 20
     )]
     InUse {
-        /// What it uses after page cache was taken back, in bytes.
+        /// Usage after page cache was reclaimed, in bytes.
         used_bytes: u64,
-        /// What it was to have, in bytes.
+        /// The requested limit, in bytes.
         limit_bytes: u64,
     },
-    /// A change failed after some of it was written, and not all of that could be put back.
-    #[error("the change failed, and what was written to {left} could not be put back")]
+    /// A change failed halfway, and not every written value could be restored.
+    #[error("the change failed, and what was written to {left} could not be restored")]
     Half {
-        /// The files that keep what was written.
+        /// The files that keep the new value.
         left: String,
-        /// Why it failed.
+        /// The error that made the change fail.
         source: Box<LimitsError>,
     },
-    /// A file of the group could not be read or written.
+    /// A file of the group cannot be read or written.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
 }
 
-/// The kernel's number for a resource limit's lower-case name.
+/// Returns the kernel's number of a resource limit by its lower-case name.
 pub(crate) fn resource(name: &str) -> Option<Resource> {
     Some(match name {
         "as" => Resource::RLIMIT_AS,
@@ -322,7 +324,7 @@ mod tests {
         }
     }
 
-    /// What the files of a group say after the limits were written; the files are those of these controllers.
+    /// A fake group with the files of these controllers, to inspect after limits were written.
     struct Group(tempfile::TempDir);
 
     impl Group {

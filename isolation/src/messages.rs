@@ -1,6 +1,7 @@
-//! What agent, launcher, supervisor and init tell each other over their sockets.
+//! The messages between agent, launcher, supervisor and init.
 //!
-//! All on one host and of one build, so JSON and single bytes do; nothing here is stored.
+//! All run on one host and are of one build, so JSON and single bytes are enough; nothing here is
+//! stored.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,80 +20,82 @@ use crate::process::BootTime;
 use crate::state_dir::{Exit, Handle, Usage};
 use crate::sys;
 
-/// The longest launch request, in bytes as sent.
+/// The maximum length of a launch request, in bytes as sent.
 pub const LAUNCH_LIMIT_BYTES: usize = 2 * 1024 * 1024;
-/// The longest message on a packet socket, in bytes: far above what handles and exits need, below what a socket takes
-/// at once unless its host was told otherwise. Requests to enter a container are the longest.
+/// The maximum length of a message on a packet socket, in bytes. It is far above the size of
+/// handles and exits, and below what a socket accepts in one call with default settings. Exec
+/// requests are the longest messages.
 pub(crate) const PACKET_LIMIT_BYTES: usize = 128 * 1024;
-/// How many descriptors may come with a message: the three streams of an entered command.
+/// The maximum number of descriptors of a message: the three streams of an exec command.
 const DESCRIPTORS: usize = 3;
 
-/// The longest path in a unix socket's address, in bytes with its end mark.
+/// The maximum length of the path in a unix socket address, in bytes with its terminator.
 const ADDRESS_LIMIT_BYTES: usize = 108;
 
-/// What a supervisor tells an agent that is connected to it.
+/// A message of a supervisor to a connected agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Notice {
-    /// The command has been executed. First on every connection to a running container.
+    /// The command is executed. The first message on every connection to a running container.
     Started(Box<Handle>),
-    /// It has ended, or could not be started. Last on every connection.
+    /// It has ended, or could not be started. The last message on every connection.
     Exited(Box<Exit>),
 }
 
-/// What an agent asks of a supervisor. All but the last two are repeatable; each of those brings a session of its own.
+/// An order of an agent to a supervisor. All but the last two are idempotent; each of those brings
+/// a new session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Send a signal to the command's process group.
+    /// Sends a signal to the command's process group.
     Signal { signal: i32 },
-    /// The signal that asks it to end, and after the grace KILL to everything.
+    /// Sends the stop signal, and after the grace period KILL to everything.
     Kill { grace_ms: u64 },
-    /// Move the `stop_after` deadline; never back.
+    /// Extends the `stop_after` deadline; it never moves back.
     Renew { deadline: BootTime },
-    /// Hand the session that comes with it to init.
+    /// Passes the accompanying session to init, for an exec command.
     Enter,
-    /// Attach the session that comes with it to the command's streams.
+    /// Attaches the accompanying session to the command's streams.
     Attach { stdin: bool },
 }
 
-/// What a container's init tells its supervisor.
+/// A message of a container's init to its supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// The command's terminal, both sides of it, which come with this. Before its execution.
+    /// The command's terminal; both ends come with this message. Sent before the execution.
     Terminal,
-    /// The command has been executed.
+    /// The command is executed.
     Started,
-    /// It could not be: in words.
+    /// The command cannot be executed, with the reason.
     Failed { reason: String },
     /// It has ended, with the status as `wait(2)` encodes it.
     Ended { status: i32, usage: Usage },
 }
 
-/// What a supervisor tells a container's init.
+/// A message of a supervisor to a container's init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Instruction {
-    /// The user namespace has its user map.
+    /// The user map of the user namespace is set.
     Mapped,
-    /// The handle is on disk: execute.
+    /// The handle is on disk: execute the command.
     Go,
-    /// Pass this on to the command's process group.
+    /// Sends a signal to the command's process group.
     Signal(i32),
-    /// Let a command in, for the session that comes with it.
+    /// Starts an exec command for the accompanying session.
     Enter,
 }
 
-/// What a read from a packet socket yields.
+/// The result of a read from a packet socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received<T> {
     Message(T),
-    /// Nothing there now.
+    /// No message now.
     Nothing,
-    /// The other side is gone, and everything it sent has been read.
+    /// The peer has closed the socket, and every message is read.
     Closed,
 }
 
-/// Two connected packet sockets.
+/// Returns two connected packet sockets.
 pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(
         AddressFamily::Unix,
@@ -102,7 +105,7 @@ pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     )
 }
 
-/// Whether a call may wait.
+/// Whether a call may block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     Block,
@@ -118,9 +121,10 @@ impl Wait {
     }
 }
 
-/// Sends one message whole, or not at all: a full socket yields `WouldBlock` unless it may wait.
+/// Sends one message whole, or not at all: a full socket yields `WouldBlock` unless the call may
+/// wait.
 ///
-/// By a call that can pass no descriptors: what unpacks archives may make no other.
+/// It uses a system call that cannot pass descriptors: the unpack process may make no other.
 pub(crate) fn send_packet<T: Serialize>(
     socket: impl AsFd,
     message: &T,
@@ -132,7 +136,7 @@ pub(crate) fn send_packet<T: Serialize>(
     Ok(())
 }
 
-/// The same with descriptors, of which the receiver gets its own.
+/// The same with descriptors, which are duplicated for the receiver.
 pub(crate) fn send_packet_with<T: Serialize>(
     socket: impl AsFd,
     message: &T,
@@ -148,7 +152,8 @@ pub(crate) fn send_packet_with<T: Serialize>(
     Ok(())
 }
 
-/// Receives one message. One that makes no sense is an error, never a panic. Descriptors that come with it are closed.
+/// Receives one message. An invalid message is an error, never a panic. Descriptors that come with
+/// it are closed.
 pub(crate) fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: Wait,
@@ -166,7 +171,8 @@ pub(crate) fn receive_packet_with<T: DeserializeOwned>(
     wait: Wait,
 ) -> io::Result<Received<(T, Vec<OwnedFd>)>> {
     let socket = socket.as_fd();
-    // Asks for the length first: a buffer for the longest would cost each small process its pages.
+    // Reads the length first: a buffer of the maximum length would cost each small process its
+    // pages.
     let look = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
     let length = loop {
         match recv(socket.as_raw_fd(), &mut [], look) {
@@ -176,7 +182,8 @@ pub(crate) fn receive_packet_with<T: DeserializeOwned>(
             }
             Ok(length) => break length,
             Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-            // Told once by a side that closed with something unread: what it said before comes after.
+            // Reported once when the peer closed with unread data: messages that it sent before
+            // follow.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -196,8 +203,8 @@ pub(crate) fn receive_packet_with<T: DeserializeOwned>(
     )))
 }
 
-/// Calls `action` with a path for `directory/name` that fits into a socket address, however long the
-/// directory's own is.
+/// Calls `action` with a path for `directory/name` that fits into a socket address, however long
+/// the directory's path is.
 pub(crate) fn with_short_path<T>(
     directory: &Path,
     name: &str,

@@ -1,20 +1,22 @@
-//! What a command finds under `/`: the host's programs, read-only, and little else.
+//! Mounts: the file system that a command sees. It holds the host's programs, read-only, and little
+//! else.
 //!
 //! ```text
-//! /                 a small file system of its own, read-only
+//! /                 a small separate file system, read-only
 //! ├── bin etc lib lib64 opt sbin usr     the host's, read-only (links stay links)
 //! ├── dev           null zero full random urandom tty, pts, shm, mqueue, fd, stdin, stdout, stderr
-//! ├── proc          of its own process numbers; what tells of the host is masked
-//! ├── sys           processors and memory nodes, and its own control group; read-only
-//! ├── sandbox       its working directory
-//! ├── group         the folder that it shares with other containers, if it has one
-//! ├── tmp           its own, emptied with it
-//! └── ...           host paths that the operator allows, at their own names, and volumes where they are asked for
+//! ├── proc          of the container's pid namespace; files about the host are masked
+//! ├── sys           processors and memory nodes, and the container's cgroup; read-only
+//! ├── sandbox       the working directory
+//! ├── group         the directory that it shares with its task group, if it has one
+//! ├── tmp           private, removed with the container
+//! └── ...           host paths that the operator allows, at their paths, and volumes at theirs
 //! ```
-//! Three steps. The launcher makes what all containers share (`template`). The supervisor, who may see all of the host,
-//! opens the sandbox and each host path once and takes a mount of it that is attached nowhere (`Parts`). Init, who is root
-//! of nothing but the container and begins in an empty root, attaches them and the rest (`enter`): it looks up no path that a
-//! container could have made.
+//! There are three steps. The launcher creates what all containers share (`template`). The
+//! supervisor, which sees the whole host, opens the sandbox and each host path once and creates
+//! unattached mounts of them (`Parts`). Init has root only in the container and starts in an empty
+//! root. It attaches these mounts and the rest (`enter`), and looks up no path that a container
+//! could have created.
 
 mod change_root;
 mod devices;
@@ -56,41 +58,41 @@ pub(crate) use template::{Clones, Template};
 pub(crate) use volumes::{Gift, check as check_volumes};
 pub use volumes::{Volume, VolumeSource};
 
-/// Where the sandbox is inside.
+/// The path of the sandbox in the container.
 pub const SANDBOX: &str = "/sandbox";
 
-/// Where the folder is that it shares with other containers, if it has one.
+/// The path of the directory that it shares with other containers, if it has one.
 pub const SHARED: &str = "/group";
 
-/// The host's folders that a command sees. Neither homes nor `/var`, `/run`, `/srv`, `/mnt`: data are not programs.
+/// The host directories that a command sees. Homes, `/var`, `/run`, `/srv` and `/mnt` are not among
+/// them: they hold data, not programs.
 const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
-/// Some of what is not shown, but where tests take that wall away.
+/// Some of the hidden directories, which are shown only where tests disable that layer.
 const HOST_DATA: [&str; 3] = ["root", "run", "var"];
 const SYSTEM_DATA: [&str; 1] = ["firmware"];
-/// Of `/sys` only what libraries ask for the number of processors.
+/// The directories of `/sys` from which libraries read the number of processors.
 const SYSTEM_FOLDERS: [&str; 2] = ["devices/system/cpu", "devices/system/node"];
 
-/// For how many bytes of a scratch place it may have one more file.
+/// The number of bytes of a scratch file system per permitted file.
 const BYTES_A_FILE: u64 = 4_096;
-/// How many files even the smallest may have.
+/// The minimum number of files of a scratch file system.
 const FEWEST_FILES: u64 = 1_024;
 
-/// On everything: no set-user-id, no devices.
+/// The attributes of every mount: `nosuid` and `nodev`.
 pub(crate) const TAME: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
-/// What a container sees of the host beyond its programs.
+/// The part of the host that a container sees, in addition to the host's programs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct View {
-    /// What its root is.
     pub root: Root,
-    /// What it sees of the host's files.
+    /// The host paths that it sees.
     pub host_paths: Vec<HostPath>,
-    /// What it sees beside that, where it is asked for.
+    /// Its volumes.
     pub volumes: Vec<Volume>,
-    /// How much `/tmp` may hold, in bytes. Counted as the container's memory.
+    /// The size of `/tmp`, in bytes. Counts as the container's memory.
     pub tmp_bytes: u64,
-    /// The same of `/dev/shm`.
+    /// The size of `/dev/shm`, in bytes. Counts as the container's memory.
     pub shm_bytes: u64,
 }
 
@@ -102,7 +104,7 @@ impl View {
     }
 }
 
-/// Why a view cannot be made.
+/// An error of setting up the mounts.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what}")]
 pub(crate) struct ViewError {
@@ -118,30 +120,30 @@ pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce
     }
 }
 
-/// A mount of the host that is attached nowhere yet.
+/// A mount of a host path that is not attached yet.
 struct Place {
     tree: OwnedFd,
-    /// Where it goes.
+    /// The target path.
     to: PathBuf,
-    /// Its files are those of the host's users, who are to be the container's.
+    /// Whether its files belong to host users that are mapped to the container's.
     is_mapped: bool,
 }
 
-/// Mounts of the host that are attached nowhere yet.
+/// Mounts of host paths that are not attached yet.
 pub(crate) struct Parts {
-    /// Its own folders, then host paths, outer ones first.
+    /// The container's directories, then host paths, outer ones first.
     places: Vec<Place>,
     /// `None`: the root is made of the host's programs.
     root: Option<RootParts>,
-    /// Holds its secrets, if it has any.
+    /// The file system with its secrets, if it has any.
     vault: Option<OwnedFd>,
-    /// Devices beside the usual ones.
+    /// Devices in addition to the usual ones.
     pub(crate) devices: Option<OwnDevices>,
 }
 
 impl Parts {
-    /// Opens sandbox, shared folder, host paths and what the root is made of, and makes nodes of `devices`, as root of the
-    /// host.
+    /// Opens the sandbox, the shared directory, host paths and the parts of the root, and creates
+    /// nodes of `devices`, as host root.
     pub(crate) fn take(
         profile: &Profile,
         sandbox: &Path,
@@ -174,13 +176,13 @@ impl Parts {
         })
     }
 
-    /// Whether there is something of the host whose owners are to be the container's.
+    /// Whether it has mounts whose owners must be mapped.
     pub(crate) fn has_owners(&self) -> bool {
         self.places.iter().any(|place| place.is_mapped) || self.root.is_some()
     }
 
-    /// On host paths and in an image the container's users are those of the same numbers on the disk. Before init
-    /// attaches them.
+    /// Maps the owners on host paths and in an image, so that the container's users have the same
+    /// ids on disk. Called before init attaches the mounts.
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
         let mut mapped = self.places.iter().filter(|place| place.is_mapped);
         mapped.try_for_each(|place| {
@@ -196,8 +198,9 @@ impl Parts {
     }
 }
 
-/// Makes the view and goes into it, its sandbox the working directory. For init, as root of its user namespace, in
-/// namespaces of its own of all kinds but the network. Returns what the command's user is to be given.
+/// Sets up the mounts and makes them the root, with the sandbox as working directory. For init, as
+/// root of its user namespace, with separate namespaces of all kinds except network. Returns the
+/// file that the command's user must be given.
 pub(crate) fn enter(
     view: &View,
     parts: &Parts,
@@ -207,8 +210,8 @@ pub(crate) fn enter(
     cgroups: bool,
 ) -> Result<Vec<Gift>, ViewError> {
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
-    // The root itself lies over that of the base. What an image's root is laid from has to lie below that, where it is covered
-    // later.
+    // The root is mounted over that of the base. The parts of an image's root must be below it,
+    // where they are covered later.
     let covered = match (&parts.root, disable_layer::stands(Wall::Root)) {
         (None, true) => "/",
         (Some(_), true) => "/proc",
@@ -253,7 +256,7 @@ pub(crate) fn enter(
     crash_points::passed("init.volumes-shown");
     crash_points::passed("init.root-laid");
     if own.is_none() {
-        // An image's root is the container's to change.
+        // The container may change an image's root.
         restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     }
     hide_base(root)?;
@@ -263,10 +266,10 @@ pub(crate) fn enter(
     Ok(gifts)
 }
 
-/// A mount of one folder alone, attached nowhere.
+/// Creates an unattached mount of one directory, without its submounts.
 pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
     let tree = open_tree(folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
-        .map_err(failed("take a mount of a folder"))?;
+        .map_err(failed("clone the mount of a directory"))?;
     restrict(tree.as_fd(), TAME)?;
     Ok(tree)
 }
@@ -283,21 +286,21 @@ fn show_system(root: BorrowedFd<'_>, clones: &Clones, cgroups: bool) -> Result<(
     Ok(())
 }
 
-/// A small writable place of the container's own, for all its users.
+/// Creates and attaches a small writable file system for all users of the container.
 fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewError> {
     attach_in(writable_memory(bytes)?.as_fd(), parent, Path::new(name))
 }
 
-/// A file system in memory for all users of the container, mounted nowhere yet.
+/// Creates an unattached memory file system for all users of the container.
 fn writable_memory(bytes: u64) -> Result<OwnedFd, ViewError> {
     let size = bytes.to_string();
-    // An empty file takes none of those bytes, and a kilobyte of the kernel's.
+    // An empty file uses none of those bytes, but a kilobyte of kernel memory.
     let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES).to_string();
     let settings = [("mode", "1777"), ("size", &*size), ("nr_inodes", &*files)];
     file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
-/// A new file system, mounted nowhere yet. A setting without a value is a flag.
+/// Creates an unattached file system. An option without a value is a flag.
 fn file_system(
     kind: &str,
     settings: &[(&str, &str)],
@@ -330,10 +333,10 @@ pub(crate) fn attach(
     move_mount(tree, "", place, path, flags).map_err(failed(format!("attach a mount at {path:?}")))
 }
 
-/// Attaches a mount of a folder at one of this name in `parent`, which is made if it is not there. What is a link is not
-/// followed.
+/// Attaches a mount at the directory of this name in `parent`, which is created if it does not
+/// exist. A link is not followed.
 fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Result<(), ViewError> {
-    let words = || format!("make the folder {}", name.display());
+    let words = || format!("create the directory {}", name.display());
     match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
         Err(errno) => return Err(failed(words())(errno)),
@@ -341,7 +344,7 @@ fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Resul
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     match move_mount(tree, "", parent, name, flags) {
         Ok(()) => Ok(()),
-        // The kernel's answer to a folder over a file or a link.
+        // The kernel's error for mounting a directory over a file or a link.
         Err(rustix::io::Errno::INVAL) => Err(failed(words())(in_its_place())),
         Err(errno) => Err(failed(format!("attach a mount at {}", name.display()))(
             errno,
@@ -351,46 +354,47 @@ fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Resul
 
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
-/// A mount of one folder or file, without what is mounted below it.
+/// Creates an unattached mount of one directory or file, without its submounts.
 pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(failed(format!("take a mount of {}", path.display())))
+        .map_err(failed(format!("clone the mount of {}", path.display())))
 }
 
-/// The same with all that is mounted below it.
+/// The same with its submounts.
 fn take_all(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    open_tree(parent, path, flags).map_err(failed(format!("take the mounts of {}", path.display())))
+    open_tree(parent, path, flags)
+        .map_err(failed(format!("clone the mounts of {}", path.display())))
 }
 
 fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, ViewError> {
     match open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(tree) => Ok(Some(tree)),
         Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(errno) => Err(failed(format!("take a mount of {path}"))(errno)),
+        Err(errno) => Err(failed(format!("clone the mount of {path}"))(errno)),
     }
 }
 
-/// Sets attributes on a mount and on all below it.
+/// Sets attributes on a mount and its submounts.
 pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
     let attributes = disable_layer::standing(attributes).bits();
     sys::add_mount_attributes(tree, attributes.into(), true).map_err(failed("restrict mounts"))
 }
 
-/// Sets attributes on one mount alone.
+/// Sets attributes on one mount only.
 fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
     let attributes = disable_layer::standing(attributes).bits();
     sys::add_mount_attributes(tree, attributes.into(), false).map_err(failed("restrict a mount"))
 }
 
 fn is_folder(file: BorrowedFd<'_>) -> Result<bool, ViewError> {
-    let found = rustix::fs::fstat(file).map_err(failed("look at what is to be mounted"))?;
+    let found = rustix::fs::fstat(file).map_err(failed("inspect the mount source"))?;
     Ok(rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())
 }
 
-/// A folder to mount on, with those above it. Never leaves `parent`, never follows a link.
+/// Creates a directory to mount on, with its parents. Never leaves `parent`, never follows a link.
 pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
-    let words = || format!("make the folder {}", path.display());
+    let words = || format!("create the directory {}", path.display());
     let mut made: Option<OwnedFd> = None;
     for part in path.components() {
         let Component::Normal(part) = part else {
@@ -416,7 +420,7 @@ pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd
     }
 }
 
-/// A file to mount on, open for writing if it is new.
+/// Creates a file to mount on, open for writing if it is new.
 fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     let words = || format!("make the file {}", path.display());
     let name = path
@@ -427,7 +431,7 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
         Ok(file) => Ok(file),
-        // An image may have it: it is covered then, if it is a file.
+        // An image may contain it: a file is then covered.
         Err(rustix::io::Errno::EXIST) => {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = openat(&folder, name, flags, Mode::empty()).map_err(failed(words()))?;
@@ -441,21 +445,22 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
     }
 }
 
-/// That there can be no mount where one is to be, and what helps.
+/// Builds the error for a missing mount point, with its remedy.
 fn no_place(what: &str, path: &Path, error: ViewError) -> ViewError {
     let path = path.display();
     let remedy = match error.source.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-            ": nothing can be made there; choose a path outside the folders that are the host's"
+            ": nothing can be created there; choose a path outside the host's directories"
         }
         _ => "",
     };
     failed(format!("mount the {what} at {path}{remedy}"))(io::Error::other(error))
 }
 
-/// What an image may have where a mount is to be: never followed, or a mount would land elsewhere.
+/// Returns the error for an image that has another file at a mount point: links are never followed,
+/// because the mount would land elsewhere.
 fn in_its_place() -> io::Error {
     io::Error::other(
-        "the image has something else in its place, such as a link; make the image without it",
+        "the image has another entry in its place, such as a link; build the image without it",
     )
 }

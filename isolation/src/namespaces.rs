@@ -1,4 +1,4 @@
-//! Ways of confining, and which of them this host allows.
+//! Isolation modes, and the detection of those that this host allows.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -11,20 +11,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
-/// How strongly a container is confined.
+/// The isolation mode of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
-    /// Namespaces and a cgroup, made by root.
+    /// Namespaces and a cgroup, created by root.
     Full,
-    /// The same namespaces inside a user namespace, made by anybody; a cgroup only if one is delegated.
+    /// The same namespaces inside a user namespace, available to every user; a cgroup only if one
+    /// is delegated.
     UserNamespaces,
-    /// Plain processes in a session of their own. Asked for by name only: it confines nothing.
+    /// Plain processes in a separate session. Used only on explicit request: it isolates nothing.
     Processes,
 }
 
 impl Isolation {
-    /// As flags and messages name it.
+    /// Returns the name used in flags and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -35,23 +36,23 @@ impl Isolation {
     }
 }
 
-/// Which namespaces of its own a container gets, but for the network's, which `Spec::network` tells.
+/// The namespaces of a container, except the network namespace, which `Spec::network` controls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
-    /// Process numbers; also guarantees that nothing outlives the command.
+    /// The pid namespace; also guarantees that no process outlives the command.
     pub pid: bool,
-    /// Mounts; with `pid` it gets a `/proc` of its own.
+    /// The mount namespace; with `pid` it has a separate `/proc`.
     pub mount: bool,
     /// System V IPC and POSIX message queues.
     pub ipc: bool,
     /// Host name.
     pub uts: bool,
-    /// Its view of the cgroup tree.
+    /// The cgroup namespace.
     pub cgroup: bool,
 }
 
 impl Namespaces {
-    /// All five.
+    /// All five namespaces.
     pub const ALL: Self = Self {
         pid: true,
         mount: true,
@@ -59,7 +60,7 @@ impl Namespaces {
         uts: true,
         cgroup: true,
     };
-    /// None: everything is the host's.
+    /// No namespace: everything is the host's.
     pub const NONE: Self = Self {
         pid: false,
         mount: false,
@@ -68,8 +69,8 @@ impl Namespaces {
         cgroup: false,
     };
 
-    /// Flags for `clone3`. The cgroup namespace is not among them: its root is the group of whoever makes
-    /// it, so the container's first process makes it once it is in its group.
+    /// Returns the flags for `clone3`. The cgroup namespace is not among them: its root is the
+    /// group of its creator, so the container's first process creates it once it is in its group.
     pub(crate) fn clone_flags(self, user: bool) -> i32 {
         let wanted = [
             (self.pid, CloneFlags::CLONE_NEWPID),
@@ -85,19 +86,19 @@ impl Namespaces {
     }
 }
 
-/// Which modes this host allows this process; an `Err` is a sentence saying why not.
+/// The modes that this host allows this process; an `Err` is a message with the cause.
 #[derive(Debug, Clone)]
 pub struct Detected {
-    /// Root's namespaces and cgroups.
+    /// Namespaces and cgroups as root.
     pub full: Result<(), String>,
-    /// The default profile on top of them.
+    /// The default profile in addition.
     pub profile: Result<(), String>,
     /// User namespaces.
     pub user_namespaces: Result<(), String>,
 }
 
 impl Detected {
-    /// The strongest mode that is possible. Plain processes are never chosen, only asked for.
+    /// Returns the strongest available mode. Plain processes are never chosen automatically.
     #[must_use]
     pub fn best(&self) -> Option<Isolation> {
         if self.full.is_ok() {
@@ -109,8 +110,8 @@ impl Detected {
     }
 }
 
-/// Examines this process and its host. User namespaces are proved by a trial; a security module can still
-/// forbid the rest, which only the first launch proves.
+/// Inspects this process and its host. User namespaces are tested by creating one. A security
+/// module can still forbid the rest, which only the first launch shows.
 #[must_use]
 pub fn detect() -> Detected {
     let mut found = detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop));
@@ -122,9 +123,10 @@ pub fn detect() -> Detected {
     found
 }
 
-/// Creates a user namespace with one process that exits at once.
+/// Creates a user namespace with one process that exits immediately.
 ///
-/// Nothing below `/proc` shows that the kernel refuses: it does so within a chroot (user_namespaces(7)).
+/// No file below `/proc` shows that the kernel refuses: it does so within a chroot
+/// (user_namespaces(7)).
 fn try_user_namespace() -> Result<(), String> {
     sys::clone_process(CloneFlags::CLONE_NEWUSER.bits(), None, || 0)
         .and_then(|child| waitid(Id::PIDFd(child.handle.as_fd()), WaitPidFlag::WEXITED))

@@ -1,18 +1,21 @@
-//! A container's network: the host's, none, or a namespace of its own that is joined to the host.
+//! A container's network: the host's, none, or a separate namespace that is connected to the host.
 //!
 //! ```text
 //!  container                     host                                          world
 //!  lo   eth0 10.183.0.5 ◀─veth─▶ argo… 10.183.0.1 ──▶ routing, one nft table ──▶ masqueraded
-//!                                └ the only route to .5 ◀── host port 8080 ◀── anybody
+//!                                └ the only route to .5 ◀── host port 8080 ◀── any client
 //! ```
-//! With IPv6, each end has a second address: the same one behind the prefix of the agent (`subnet6`).
+//! With IPv6, each end has a second address: the same host part behind the prefix of the agent
+//! (`subnet6`).
 //!
-//! The mode that users know as `bridge` needs no Ethernet bridge: each container's link is routed by itself. Then the
-//! route is at once what binds an address to its link, no container hears another's frames, and one table sees all.
+//! The mode that users know as `bridge` needs no Ethernet bridge: each container's link is routed
+//! separately. The route also binds an address to its link, no container receives another's frames,
+//! and one table filters all traffic.
 //!
-//! A namespace belongs to nobody but the descriptors and processes that hold it: the agent's while it waits in the pool,
-//! the container's later. Whoever dies, the kernel removes it with both ends of its link. What could outlive its owner is
-//! written down first (`records`) or follows from what is written down (`rules`), and a sweep makes both true again.
+//! Only descriptors and processes keep a namespace alive: the agent's while it waits in the pool,
+//! later the container's. When its last holder exits, the kernel removes the namespace with both
+//! ends of its link. State that can outlive its owner is recorded first (`ipam`) or derived from
+//! the records (`rules`), and a sweep restores both.
 
 pub mod cni;
 mod forwarding;
@@ -47,37 +50,36 @@ pub use subnet::{Subnet, SubnetError};
 pub use subnet6::{Subnet6, Subnet6Error};
 pub use trial::check;
 
-/// Where agents of one host write down addresses and ports that they gave to containers. Empty after a boot.
+/// The directory in which the agents of one host record the addresses and ports of containers.
+/// Empty after a boot.
 pub const FOLDER: &str = "/run/argosy/networks";
 
-/// Which network a container is in.
+/// The network of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
-    /// The host's.
+    /// The host's network.
     Host {
-        /// The TCP ports that its command may bind, 0 standing for any that the kernel picks; `None`: all. Kept by
-        /// Landlock and `port_filter`.
+        /// The TCP ports that its command may bind, where 0 stands for any port that the kernel
+        /// picks; `None`: all. Enforced by Landlock and `port_filter`.
         ports: Option<Vec<u16>>,
     },
-    /// A namespace of its own with nothing but a loopback device.
+    /// A separate namespace with only a loopback device.
     None,
     /// The namespace that comes with the launch ([`crate::Launcher::launch_joined`]).
     Joined,
 }
 
-/// A transport protocol that has ports.
+/// A transport protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
 }
 
 impl Protocol {
-    /// As the kernel, nft and our records name it.
+    /// Returns the name that the kernel, nft and the records use.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -93,14 +95,13 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port of the host, at all its addresses, that leads to a container's.
+/// A published port: a port on all addresses of the host that leads to a container's port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
-    /// What the task calls it; for messages.
+    /// The task's name for the port; for messages.
     pub name: String,
-    /// TCP or UDP.
     pub protocol: Protocol,
-    /// On the host: 1 to 65535. The caller checks that it is the container's to use.
+    /// On the host: 1 to 65535. The caller checks that the container may use it.
     pub host_port: u16,
     /// In the container: 1 to 65535.
     pub container_port: u16,
@@ -110,48 +111,49 @@ pub struct Publication {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Between {
-    /// No: tasks of different people share a host, and few of them expect callers that they did not invite.
+    /// No: tasks of different users share a host, and few of them expect connections from other
+    /// tasks.
     Isolated,
     /// Yes, by their addresses.
     Open,
 }
 
-/// What an operator decides about an agent's networks.
+/// An operator's settings for an agent's networks.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The agent's own directory, absolute: its name tells in records whose they are. What is recorded for an owner whose
-    /// directory is gone is given up.
+    /// The agent's directory, absolute: its path identifies the owner of records. Records of an
+    /// owner whose directory no longer exists are discarded.
     pub owner: PathBuf,
-    /// Where records are kept, shared by all agents of the host: [`FOLDER`].
+    /// The directory of records, shared by all agents of the host: [`FOLDER`].
     pub folder: PathBuf,
-    /// Where containers' addresses come from. Nothing else on the host may have a route into it.
+    /// The pool of containers' addresses. Nothing else on the host may have a route into it.
     pub subnet: Subnet,
-    /// What containers' IPv6 addresses begin with; `None`: they have IPv4 only, as on a host without IPv6
-    /// ([`why_no_ipv6`]).
+    /// The prefix of containers' IPv6 addresses; `None`: they have IPv4 only, as on a host without
+    /// IPv6 ([`why_no_ipv6`]).
     pub subnet6: Option<Subnet6>,
-    /// How many namespaces wait ready to be used: 0 to make each when it is wanted.
+    /// The number of namespaces in the pool: 0 to create each on demand.
     pub ready: usize,
     /// Whether containers reach each other.
     pub between: Between,
-    /// TCP services elsewhere that no container may reach, such as the masters'. The host's own are denied anyway.
+    /// TCP services elsewhere that no container may reach, such as the masters'. The host's
+    /// services are denied anyway.
     pub denied: Vec<SocketAddr>,
 }
 
 /// A network namespace with an address, for one container or for several that share it.
 #[derive(Debug)]
 pub struct Joined {
-    /// To be launched with. Drop it then: its containers hold it.
+    /// The namespace for the launch. Drop it then: its containers hold it.
     pub namespace: OwnedFd,
-    /// The container's address.
     pub address: Ipv4Addr,
-    /// Its IPv6 address, if it has one.
+    /// The container's IPv6 address, if it has one.
     pub address6: Option<Ipv6Addr>,
-    /// The host's, as the container reaches it: published ports, and nothing else.
+    /// The host's address from the container: it reaches published ports, and nothing else.
     pub gateway: Ipv4Addr,
 }
 
-/// A network namespace with nothing but a loopback device, for containers that are alone together. It belongs to whoever
-/// holds it: the caller, and the containers that are launched with it ([`Network::Joined`]).
+/// Creates a network namespace with only a loopback device. It exists as long as a process holds
+/// it: the caller, and the containers that are launched with it ([`Network::Joined`]).
 ///
 /// # Errors
 /// If the host refuses it.
@@ -159,17 +161,16 @@ pub fn alone() -> Result<OwnedFd, NetworkError> {
     namespace::alone()
 }
 
-/// Why a network could not be made or taken down.
+/// An error of setting up or removing a network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// Packets for containers would go astray, or those for others to containers.
+    /// The pool overlaps an existing route: packets would reach the wrong destination.
     #[error("the subnet {subnet} for containers overlaps {route} on {device}: give a free subnet")]
     Overlap {
         /// The pool.
         subnet: String,
         /// The route's destination.
         route: String,
-        /// Its device.
         device: String,
     },
     /// All addresses are in use.
@@ -178,64 +179,56 @@ pub enum NetworkError {
         /// The pool.
         subnet: Subnet,
     },
-    /// Another container has the port.
+    /// Another container has published the port.
     #[error("port {name:?} ({protocol} {port}) is already published for {holder}: choose another")]
     Published {
-        /// What the task calls it.
+        /// The task's name for the port.
         name: String,
-        /// Its protocol.
         protocol: Protocol,
         /// On the host.
         port: u16,
-        /// The container that has it.
+        /// The container that has published it.
         holder: String,
     },
-    /// A process of the host listens there; publishing would take its callers away.
+    /// A process of the host listens on the port; publishing would divert its connections.
     #[error("port {name:?} ({protocol} {port}) is in use on this host: choose another")]
     Bound {
-        /// What the task calls it.
+        /// The task's name for the port.
         name: String,
-        /// Its protocol.
         protocol: Protocol,
         /// On the host.
         port: u16,
-        /// What the host says.
+        /// The host's error.
         source: io::Error,
     },
-    /// A port that is none.
+    /// A published port is 0.
     #[error("port {name:?} is not valid: ports are 1 to 65535")]
     Zero {
-        /// What the task calls it.
+        /// The task's name for the port.
         name: String,
     },
     /// The executable `nft` cannot be run.
     #[error("cannot run nft: install the package nftables")]
-    NoNft {
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel does not take the rules.
-    #[error("the rules of containers' networks were refused: {reason}")]
+    NoNft { source: io::Error },
+    /// The kernel rejects the rules.
+    #[error("nft rejected the rules of containers' networks: {reason}")]
     Rules {
-        /// What nft says.
+        /// The error of nft.
         reason: String,
     },
-    /// What is to be kept in mind cannot be.
+    /// A record cannot be read or written.
     #[error("cannot {what} {path}")]
     Record {
-        /// What was tried.
+        /// The failed operation.
         what: &'static str,
-        /// With which file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// The kernel refused something.
+    /// The kernel refused an operation.
     #[error("cannot {what}")]
     Kernel {
-        /// What was tried.
+        /// The failed operation.
         what: String,
-        /// Why.
         source: io::Error,
     },
 }

@@ -1,29 +1,29 @@
-//! Why processes of a container were killed for want of memory, in figures and in words.
+//! OOM kills of a container, in figures and as text.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Whose memory was used up.
+/// The memory that was exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShortOf {
-    /// The container's own: it reached its limit.
+    /// The container's: it reached its limit.
     Container,
-    /// That of its host, or of a group above it.
+    /// That of its host, or of an ancestor cgroup.
     Host,
 }
 
-/// How it came that a container's processes were killed for want of memory.
+/// The circumstances of an OOM kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryShortage {
-    /// Whose.
+    /// The memory that was exhausted.
     pub of: ShortOf,
-    /// What it might have, in bytes; `None` without a limit.
+    /// The container's limit, in bytes; `None` without a limit.
     pub limit_bytes: Option<u64>,
-    /// The most that it had, in bytes.
+    /// Its peak usage, in bytes.
     pub used_bytes: Option<u64>,
-    /// How many of its processes were killed.
+    /// The number of its processes that were killed.
     pub killed: u64,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for MemoryShortage {
     }
 }
 
-/// To one decimal, which is left out if it says nothing.
+/// Formats with one decimal, which is left out if it is zero.
 #[must_use]
 pub fn mebibytes(bytes: u64) -> String {
     const MIB: u128 = 1 << 20;

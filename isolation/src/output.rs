@@ -1,14 +1,16 @@
-//! What a command writes: from its pipes into files of its sandbox, of bounded size, number and pace.
+//! Output of a command: from its pipes into files of its sandbox, of bounded size, number and rate.
 //!
-//! `stdout` is the file that is being written. When it is full it becomes `stdout.1`, that one `stdout.2`, and so on; the
-//! oldest goes. The files belong to the supervisor, so that the command may read them but not change them. It may rename,
-//! remove or replace them, as the folder is its own: files are made anew and renamed by their names below the open folder,
-//! nothing there is ever opened or followed, and what stands in the way costs the command its own output only.
+//! `stdout` is the current file. When it is full it becomes `stdout.1`, that one `stdout.2`, and so
+//! on; the oldest is removed. The files belong to the supervisor, so that the command may read them
+//! but not change them. It may rename, remove or replace them, because it owns the directory. So
+//! files are created new and renamed by name below the open directory, and no existing entry is
+//! ever opened or followed. An obstacle in the directory costs the command only its output.
 //!
-//! Never holds the command up: what comes faster than the cap, and what cannot be written, is read and dropped, and
-//! a note in the output says how many bytes were. Back-pressure would be gentler with the output and worse for the service
-//! that writes it: a busy one would stand still for its log. The cap is per second and stream; its usual 64 MiB are more
-//! than a reader over a network of 1 Gbit/s could follow with both streams, and little enough to leave a disk to others.
+//! Output never blocks the command. Bytes above the rate limit, and bytes that cannot be written,
+//! are read and dropped, and a note in the output gives their number. Back-pressure would keep the
+//! output but harm the service that writes it: a busy one would stall for its log. The limit is per
+//! second and stream. Its default of 64 MiB is more than a reader over a network of 1 Gbit/s could
+//! follow with both streams. It is also little enough to leave disk bandwidth to others.
 
 mod log;
 mod rate_limit;
@@ -32,32 +34,32 @@ use log::Log;
 pub use record::{FileId, Part, Record, Rotated, StreamName};
 use store::Store;
 
-/// How much is moved at a time, in bytes: at first little, as most commands write little, then as much as a
+/// The number of bytes moved at a time: first few, as most commands write little, then as much as a
 /// pipe holds.
 const CHUNK_BYTES: [usize; 2] = [4 * 1024, 64 * 1024];
-/// How many chunks one turn moves, so that a command that never stops writing holds up no order.
+/// The number of chunks per turn, so that a command that writes continuously delays no order.
 const CHUNKS_A_TURN: usize = 16;
 
-/// How much is kept of each of a command's two streams.
+/// Limits on what is kept of each of a command's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputLimits {
-    /// The largest file, in bytes.
+    /// The maximum size of a file, in bytes.
     pub file_bytes: u64,
-    /// How many files, the one that is being written included.
+    /// The number of files, including the current one.
     pub files: u32,
-    /// What is taken within one second, in bytes; more is dropped, with a note.
+    /// The number of bytes accepted per second; more is dropped, with a note.
     pub bytes_per_second: u64,
 }
 
 impl OutputLimits {
-    /// Five files of 10 MiB, and 64 MiB a second.
+    /// Five files of 10 MiB, and 64 MiB per second.
     pub const USUAL: Self = Self {
         file_bytes: 10 * 1024 * 1024,
         files: 5,
         bytes_per_second: 64 * 1024 * 1024,
     };
 
-    /// What both streams keep at most, in bytes.
+    /// Returns the maximum size of both streams' files, in bytes.
     #[must_use]
     pub fn most_bytes(&self) -> u64 {
         let files = u64::from(self.files).saturating_mul(2);
@@ -65,7 +67,7 @@ impl OutputLimits {
     }
 }
 
-/// Why output cannot be written.
+/// An error of setting up the output files.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the command's output to {path}")]
 pub(crate) struct OutputError {
@@ -73,14 +75,13 @@ pub(crate) struct OutputError {
     source: io::Error,
 }
 
-/// One of a command's two output streams.
 #[derive(Debug)]
 struct Output {
     pipe: Option<OwnedFd>,
     log: Log,
 }
 
-/// Both, and where they are kept.
+/// Both streams, and the store of their files.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     streams: [Output; 2],
@@ -88,8 +89,8 @@ pub(crate) struct Outputs {
 }
 
 impl Outputs {
-    /// Makes the files in the sandbox, and returns the ends of the pipes that the command writes to, which belong to its
-    /// user: programs open `/dev/stdout` by its name.
+    /// Creates the files in the sandbox. Returns the command's ends of the pipes, which belong to
+    /// its user: programs reopen `/dev/stdout` by its path.
     pub(crate) fn create(spec: &Spec) -> Result<(Self, [OwnedFd; 2]), OutputError> {
         let (sandbox, owner) = (spec.sandbox.as_path(), spec.host_user());
         let of = |stream: StreamName| {
@@ -110,35 +111,35 @@ impl Outputs {
         Ok((Self { streams, store }, [stdout_writer, stderr_writer]))
     }
 
-    /// From now on all that the command writes comes from its terminal.
+    /// Switches to the command's terminal as the source of all output.
     pub(crate) fn come_from_terminal(&mut self, master: OwnedFd) {
         let [stdout, stderr] = &mut self.streams;
         (stdout.pipe, stderr.pipe) = (Some(master), None);
     }
 
-    /// How many bytes each of them has been so far, as far as they are kept.
+    /// Returns the number of bytes of each stream so far, as far as they were stored.
     pub(crate) fn lengths(&self) -> [u64; 2] {
         let streams = self.streams.each_ref();
         streams.map(|stream| stream.log.length(&self.store))
     }
 
-    /// The end of what is kept of each of them, at most so many bytes.
+    /// Returns the end of each stream's newest file, at most this many bytes.
     pub(crate) fn tails(&self, most_bytes: usize) -> [Vec<u8>; 2] {
         let streams = self.streams.each_ref();
         streams.map(|stream| stream.log.tail(most_bytes))
     }
 
-    /// The pipes to wait for, of stdout and stderr; `None` once every writer has closed one.
+    /// Returns the pipes to poll, of stdout and stderr; `None` once every writer has closed one.
     pub(crate) fn pipes(&self) -> [Option<BorrowedFd<'_>>; 2] {
         self.streams
             .each_ref()
             .map(|stream| stream.pipe.as_ref().map(AsFd::as_fd))
     }
 
-    /// Moves what is in those pipes of which it is said, up to a turn's worth each, and shows it. True if there may be
-    /// more at once.
+    /// Moves data of the pipes that are ready, up to a turn's worth each, and passes it on. Returns
+    /// true if more may be ready.
     ///
-    /// `buffer` is the caller's only to be kept for the next call.
+    /// `buffer` belongs to the caller only so that it is reused.
     pub(crate) fn pump(
         &mut self,
         ready: [bool; 2],
@@ -155,12 +156,13 @@ impl Outputs {
         more
     }
 
-    /// Whether to come back within a second though nothing is to be moved: a note is owed.
+    /// Whether to call again within a second although there is no data: a note is pending.
     pub(crate) fn is_unsettled(&self) -> bool {
         self.streams.iter().any(|stream| stream.log.owes_note())
     }
 
-    /// Moves what is left, for at most this long, and tells what was dropped last.
+    /// Moves the remaining data, for at most this long, and writes a note about the last dropped
+    /// bytes.
     pub(crate) fn finish(
         &mut self,
         patience: Duration,
@@ -176,7 +178,7 @@ impl Outputs {
     }
 }
 
-/// A pipe to read without waiting, and its other end.
+/// Returns a non-blocking pipe to read, and its other end.
 fn pipe(owner: Option<&User>) -> io::Result<(OwnedFd, OwnedFd)> {
     let (pipe, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

@@ -1,9 +1,11 @@
-//! Which ports of the host the processes of a control group may take, as programs for the kernel (eBPF).
+//! The host ports that the processes of a cgroup may use, as eBPF programs.
 //!
-//! For commands in the host's network. Landlock knows ports from version 4, and only who binds those of TCP: this wall
-//! stands behind it there, and alone for all else. What the kernel picks by itself, for who connects or sends without having
-//! bound anything, is nobody's question; but nobody is heard at a TCP port that the kernel picked for who listens without
-//! having bound any. No program of the kernel's is asked there, so that it is at the first packet that comes in.
+//! For commands in the host's network. Landlock supports ports from version 4, and only binding of
+//! TCP ports: there this layer backs it up, and everything else is covered by this layer alone.
+//! Ports that the kernel picks for a process that connects or sends without binding are not
+//! restricted. A TCP port that the kernel picked for a process that listens without binding accepts
+//! no connection. The kernel runs no program on that call, so the check is at the first incoming
+//! packet.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,7 +18,7 @@ use crate::ebpf::{
 };
 use crate::sys::bpf::ProgramKind;
 
-/// Of linux/bpf.h: who binds an address of version 4, or of version 6.
+/// From linux/bpf.h: binding an IPv4 or an IPv6 address.
 const BINDS: [ProgramKind; 2] = [
     ProgramKind {
         program: 18,
@@ -29,54 +31,56 @@ const BINDS: [ProgramKind; 2] = [
         place: 9,
     },
 ];
-/// The same: who makes a socket.
+/// From linux/bpf.h: creating a socket.
 const SOCKETS: ProgramKind = ProgramKind {
     program: 9,
     expected: 2,
     place: 2,
 };
-/// The same: what comes in at one.
+/// From linux/bpf.h: incoming packets of a socket.
 const PACKETS: ProgramKind = ProgramKind {
     program: 8,
     expected: 0,
     place: 0,
 };
 
-/// Where the question of who binds has the port, in the network's order, and the socket's type.
+/// Offsets in the context of a bind: the port, in network order, and the socket's type.
 const PORT: i16 = 24;
 const TYPE: i16 = 32;
-/// Where that of a packet names its socket; and where a socket has its protocol, its port and its state.
+/// The offset of the socket in the context of a packet; the offsets of protocol, port and state in
+/// a socket.
 const OF_PACKET: i16 = 168;
 const PROTOCOL: i16 = 12;
 const OWN_PORT: i16 = 44;
 const STATE: i16 = 72;
-/// The type of a socket that sends datagrams.
+/// The type of a datagram socket.
 const DATAGRAMS: u32 = 2;
-/// The state of one that listens.
+/// The state of a listening socket.
 const LISTENS: u32 = 10;
 
-/// Those whose ports these programs know, and ICMP, which has none: TCP, also by several paths, and UDP. Some of the others
-/// (SCTP) ask no program who may bind, and all of them have ports.
+/// The protocols that these programs cover: TCP, also multipath, and UDP; and ICMP, which has no
+/// ports. Some others (SCTP) run no program on bind, and all of them have ports.
 const PROTOCOLS: [u16; 5] = [6, 262, 17, 1, 58];
 
-/// Registers for what is taken of the question.
+/// Registers for the fields of the context.
 const ASKED: u8 = 2;
 const SOCKET: u8 = 3;
 
-/// What is loaded once, and put on every group.
+/// Programs that are loaded once and attached to every cgroup.
 #[derive(Debug)]
 pub(crate) struct PortFilter {
     sockets: Program,
     none: Ports,
 }
 
-/// Of commands that may take these ports: for each kind of address, and for what comes in.
+/// Programs for commands that may use these ports: one per address family, and one for incoming
+/// packets.
 #[derive(Debug)]
 struct Ports([Program; 3]);
 
 impl PortFilter {
     /// # Errors
-    /// If the kernel has no such programs, or this process may load none.
+    /// If the kernel does not support such programs, or this process may not load any.
     pub(crate) fn load() -> Result<Self, Errno> {
         Ok(Self {
             sockets: Program::load(SOCKETS, &sockets())?,
@@ -84,10 +88,10 @@ impl PortFilter {
         })
     }
 
-    /// Puts it on a group, for as long as that lives, whose commands may take these ports. 0 stands for any that the kernel
-    /// picks; who sends datagrams gets one anyway.
+    /// Attaches the programs to a cgroup for its lifetime; its commands may use these ports. 0
+    /// stands for any port that the kernel picks; a datagram socket gets one anyway.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Errno> {
-        // What can be put on is, whatever else cannot.
+        // Each program that can be attached is, even if another cannot.
         let ports = match ports {
             [] => self.none.put_on(group),
             ports => Ports::load(ports).and_then(|ports| ports.put_on(group)),
@@ -113,7 +117,7 @@ impl Ports {
     }
 }
 
-/// Whether this host lets this process keep commands from ports by such programs.
+/// Checks whether this host lets this process restrict ports by such programs.
 ///
 /// # Errors
 /// The kernel's answer.
@@ -121,7 +125,8 @@ pub fn supported() -> io::Result<()> {
     PortFilter::load().map(drop).map_err(Into::into)
 }
 
-/// What is told as not enforced where there is no such filter; `landlock` is whether a command has that wall.
+/// Returns the name that is reported as not enforced without this filter; `landlock` is whether a
+/// command has that layer.
 #[must_use]
 pub fn left_open(landlock: bool) -> &'static str {
     match landlock && crate::drop_privileges::knows_ports() {
@@ -130,13 +135,13 @@ pub fn left_open(landlock: bool) -> &'static str {
     }
 }
 
-/// Whether a port may be bound: 1 for what is allowed and 0 for everything else.
+/// Builds a program that returns 1 if a port may be bound, and 0 otherwise.
 fn binds(ports: &[u16]) -> Vec<u64> {
     let mut program = vec![
         instruction(LOAD_WORD, ASKED, QUESTION, PORT, 0),
         instruction(FROM_NETWORK, ASKED, 0, 0, 16),
         instruction(LOAD_WORD, SOCKET, QUESTION, TYPE, 0),
-        // Over the answer, unless somebody who sends datagrams wants any port.
+        // Jumps over the answer, unless a datagram socket binds any port.
         instruction(JUMP_UNLESS_EQUAL, ASKED, 0, 3, 0),
         instruction(JUMP_UNLESS_EQUAL, SOCKET, 0, 2, DATAGRAMS),
     ];
@@ -145,14 +150,14 @@ fn binds(ports: &[u16]) -> Vec<u64> {
     program
 }
 
-/// Whether a packet comes in: unless it is for who listens at a port that is not its own.
+/// Builds a program that accepts a packet, unless it is for a socket that listens at another port.
 fn packets(ports: &[u16]) -> Vec<u64> {
     if ports.contains(&0) {
         return answer(1).to_vec();
     }
     let mut program = vec![
         instruction(LOAD_PLACE, SOCKET, QUESTION, OF_PACKET, 0),
-        // Over the answer, if it is for a socket that listens.
+        // Jumps over the answer, if it is for a listening socket.
         instruction(JUMP_IF_EQUAL, SOCKET, 0, 2, 0),
         instruction(LOAD_WORD, ASKED, SOCKET, STATE, 0),
         instruction(JUMP_IF_EQUAL, ASKED, 0, 2, LISTENS),
@@ -163,11 +168,11 @@ fn packets(ports: &[u16]) -> Vec<u64> {
     program
 }
 
-/// 1 if the port that is asked for is one of these.
+/// Returns 1 if the port is one of these.
 fn own(ports: &[u16]) -> Vec<u64> {
     let mut program = Vec::new();
     for (first, last) in ranges(ports) {
-        // Over what is left of this range.
+        // Jumps over the rest of this range.
         program.push(instruction(JUMP_IF_LESS, ASKED, 0, 3, first.into()));
         program.push(instruction(JUMP_IF_GREATER, ASKED, 0, 2, last.into()));
         program.extend(answer(1));
@@ -176,7 +181,7 @@ fn own(ports: &[u16]) -> Vec<u64> {
     program
 }
 
-/// Whether a socket may be made.
+/// Builds a program that decides whether a socket may be created.
 fn sockets() -> Vec<u64> {
     let mut program = vec![instruction(LOAD_WORD, ASKED, QUESTION, PROTOCOL, 0)];
     for protocol in PROTOCOLS {
@@ -187,7 +192,7 @@ fn sockets() -> Vec<u64> {
     program
 }
 
-/// The same ports as few ranges: an agent's ports are one, and so mostly are a task's.
+/// Merges the ports into few ranges: an agent's ports are one, and so mostly are a task's.
 pub(crate) fn ranges(ports: &[u16]) -> Vec<(u16, u16)> {
     let mut ports = ports.to_vec();
     ports.sort_unstable();

@@ -1,4 +1,4 @@
-//! Which process, and when: identities and instants that mean the same after this process is gone.
+//! Process identities and instants that stay valid after this process has ended.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,20 +13,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
-/// Milliseconds in a clock tick as `/proc` counts them: `USER_HZ` is 100 on x86_64 and aarch64.
+/// Milliseconds per clock tick in `/proc`: `USER_HZ` is 100 on x86_64 and aarch64.
 const MS_A_TICK: u64 = 10;
 
-/// One process of one boot: a number alone would mean a stranger once it is given out again.
+/// One process of one boot. A process id alone would mean another process after its reuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its number, as seen by the agent.
+    /// Its process id, as seen by the agent.
     pub pid: i32,
     /// Its start time in clock ticks since boot, field 22 of `/proc/PID/stat`.
     pub start_ticks: u64,
 }
 
 impl Process {
-    /// The process that has this number now.
+    /// Returns the process that has this id now.
     ///
     /// # Errors
     /// If there is no such process, or `/proc` cannot be read.
@@ -38,7 +38,7 @@ impl Process {
         })
     }
 
-    /// The process that has this number now, if it is a child of this one.
+    /// Returns the process that has this id now, if it is a child of `parent`.
     pub(crate) fn of_child(pid: i32, parent: u32) -> Option<Self> {
         let stat = Stat::read(pid).ok()?;
         (i64::from(stat.parent) == i64::from(parent)).then_some(Self {
@@ -47,14 +47,16 @@ impl Process {
         })
     }
 
-    /// When it started. Rounded up to the next clock tick, so that no deadline that counts from it comes early.
+    /// Returns the start time, rounded up to the next clock tick, so that no deadline that counts
+    /// from it comes early.
     #[must_use]
     pub fn started_at(self) -> BootTime {
         let next_tick = self.start_ticks.saturating_add(1);
         BootTime(next_tick.saturating_mul(MS_A_TICK))
     }
 
-    /// A handle on it (readable when it has ended), or `None` if it is gone or its number means another now.
+    /// Opens a pidfd (readable when the process has ended), or returns `None` if it has ended or
+    /// its id was reused.
     ///
     /// # Errors
     /// If the host has no descriptor left or refuses to give one.
@@ -64,7 +66,8 @@ impl Process {
             Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        // Read after the handle was made: equal start times then prove that the handle is the process'.
+        // Read after the pidfd was opened: equal start times then prove that the pidfd is for this
+        // process.
         match Stat::read(self.pid) {
             Ok(stat) if stat.start_ticks == self.start_ticks && !stat.ended => Ok(Some(handle)),
             Ok(_) => Ok(None),
@@ -73,8 +76,8 @@ impl Process {
         }
     }
 
-    /// Whether it is gone, or on its way: a process leaves its control group before it has ended, and the first one of a pid
-    /// namespace waits there for all others.
+    /// Whether it has ended or is exiting: a process leaves its cgroup before it has ended, and the
+    /// first one of a pid namespace waits there for all others.
     pub(crate) fn is_ending(self) -> io::Result<bool> {
         match Stat::read(self.pid) {
             Ok(stat) => Ok(stat.start_ticks != self.start_ticks || stat.ended || stat.is_exiting),
@@ -83,10 +86,10 @@ impl Process {
         }
     }
 
-    /// Kills it if it still lives, and waits for its end. True when it is gone.
+    /// Kills the process if it is alive, and waits for its end. Returns true when it has ended.
     ///
     /// # Errors
-    /// If the host refuses to tell or to kill.
+    /// If the host refuses to report or to kill.
     pub fn kill(self, patience: Duration) -> io::Result<bool> {
         let Some(handle) = self.open()? else {
             return Ok(true);
@@ -99,14 +102,14 @@ impl Process {
     }
 }
 
-/// Detects the features of the processor, which the standard library does once a process: copies of this process need not
-/// repeat it. In a virtual machine each instruction for that traps.
+/// Detects the processor's features, which the standard library does once per process: copies of
+/// this process need not repeat it. In a virtual machine each instruction for that traps.
 pub(crate) fn detect_features() {
     #[cfg(target_arch = "x86_64")]
     std::hint::black_box(std::arch::is_x86_feature_detected!("avx2"));
 }
 
-/// Waits until the process behind a handle has ended. False when it has not in time.
+/// Waits until the process of a pidfd has ended. Returns false on a timeout.
 pub(crate) fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
@@ -115,7 +118,7 @@ pub(crate) fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool
         let mut watched = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
         match poll(&mut watched, timeout) {
             Ok(ready) => return Ok(ready > 0),
-            // In a program that handles signals the end of that very process may come as one.
+            // In a program that handles signals, the end of that process may itself arrive as one.
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -126,7 +129,7 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Of linux/sched.h: getting shut down.
+/// From linux/sched.h: the process is exiting.
 const PF_EXITING: u32 = 4;
 
 struct Stat {
@@ -140,11 +143,12 @@ impl Stat {
     fn read(pid: i32) -> io::Result<Self> {
         let mut text = [0; 1024];
         let length = File::open(format!("/proc/{pid}/stat"))?.read(&mut text)?;
-        let garbled = || io::Error::other(format!("/proc/{pid}/stat is garbled"));
+        let garbled = || io::Error::other(format!("/proc/{pid}/stat is malformed"));
         Self::parse(&text[..length]).ok_or_else(garbled)
     }
 
-    /// The name in field 2 may hold anything, even `) R 1`: what counts begins after the last parenthesis.
+    /// The name in field 2 may hold anything, even `) R 1`: the fields start after the last
+    /// parenthesis.
     fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(&text[end + 1..])
@@ -163,7 +167,7 @@ impl Stat {
     }
 }
 
-/// The numbers of this process' children. Single-threaded callers only.
+/// Returns the ids of this process's children. Single-threaded callers only.
 pub(crate) fn children() -> Vec<i32> {
     let own = std::process::id() as i32;
     if let Ok(text) = fs::read_to_string(format!("/proc/self/task/{own}/children")) {
@@ -172,7 +176,7 @@ pub(crate) fn children() -> Vec<i32> {
             .filter_map(|pid| pid.parse().ok())
             .collect();
     }
-    // Kernels without CONFIG_PROC_CHILDREN, and a /proc that shows another pid namespace.
+    // Kernels without CONFIG_PROC_CHILDREN, and a /proc of another pid namespace.
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -182,7 +186,8 @@ pub(crate) fn children() -> Vec<i32> {
         .collect()
 }
 
-/// Kills and reaps every descendant of a subreaper: each one's orphans become its children in turn.
+/// Kills and reaps every descendant of a subreaper: the orphans of each become its children in
+/// turn.
 pub(crate) fn kill_descendants() {
     loop {
         for pid in children() {
@@ -197,15 +202,15 @@ pub(crate) fn kill_descendants() {
     }
 }
 
-/// To every process of a group of our descendants.
+/// Sends a signal to every process of a group of descendants.
 pub(crate) fn send_signal_to_group(group: i32, signal: i32) {
     if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
-        // A group that is gone cannot be told anything.
+        // A group that has ended receives no signal.
         let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);
     }
 }
 
-/// Names this boot of the machine: numbers and start times of processes mean nothing across two.
+/// Returns the id of this boot: process ids and start times are not comparable across boots.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
@@ -215,13 +220,13 @@ pub fn boot_id() -> io::Result<String> {
         .to_owned())
 }
 
-/// An instant on `CLOCK_BOOTTIME`, in milliseconds: shared by all processes of a boot, goes on in suspend,
-/// never jumps.
+/// An instant on `CLOCK_BOOTTIME`, in milliseconds: shared by all processes of a boot, continues
+/// during suspend, never jumps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BootTime(pub u64);
 
 impl BootTime {
-    /// Now.
+    /// Returns the current time.
     #[must_use]
     pub fn now() -> Self {
         let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every Linux has CLOCK_BOOTTIME");

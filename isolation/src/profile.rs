@@ -1,52 +1,56 @@
-//! The default profile: what keeps a command from the host, and what a task may be let off.
+//! The default profile: the isolation of a command from its host, and its security options.
 
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Capabilities;
 use crate::mounts::View;
 
-/// How many users a container has: its user n is the host's `first_host_id + n`.
+/// The number of a container's users: its user n is the host's `first_host_id + n`.
 pub const CONTAINER_IDS: u32 = 65_536;
-/// The first host user that may stand for one of a container: below are people, services and systemd's dynamic users.
+/// The first host id for containers' users: below are people, services and systemd's dynamic users.
 pub const FIRST_HOST_ID: u32 = 0x0008_0000;
-/// The first host user after the last that may: where systemd's range for containers ends, too.
+/// The end of the host ids for containers' users (exclusive), where systemd's range for containers
+/// ends as well.
 pub const END_HOST_ID: u32 = 0x7000_0000;
-/// The user and group that a command is inside unless it names another: nobody.
+/// The default user and group of a command inside: `nobody`.
 pub const COMMAND_ID: u32 = 65_534;
 
-/// The confinement of one container beyond its namespaces. Without any of it a command is what it would be outside.
+/// The confinement of one container in addition to its namespaces. With none of it, a command has
+/// the rights that it would have outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// Its user 0 on the host; a multiple of [`CONTAINER_IDS`] from [`FIRST_HOST_ID`] to below [`END_HOST_ID`]. No two
-    /// containers of a host may have the same at a time, unless they are to share files.
+    /// The host id of its user 0; a multiple of [`CONTAINER_IDS`] from [`FIRST_HOST_ID`] to below
+    /// [`END_HOST_ID`]. No two containers of a host may have the same at a time, unless they share
+    /// files.
     pub first_host_id: u32,
-    /// What it sees of the host's files.
+    /// The part of the host's files that it sees.
     pub view: View,
-    /// What stands between it and the host; each is on unless an operator lets tasks go without it.
+    /// The isolation layers; each is enabled unless an operator allows tasks to disable it.
     pub walls: Walls,
 }
 
-/// The walls of a profile, one behind the other: what breaks through one still meets the next.
+/// The isolation layers of a profile. They overlap: an attack that breaks one layer still meets the
+/// next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walls {
-    /// Capabilities of its own user namespace that it keeps, whoever it is there. Without any all sets are empty, and stay
-    /// so.
+    /// The capabilities of its user namespace that it keeps, for every user. Without any, all sets
+    /// are empty and stay so.
     pub capabilities: Capabilities,
-    /// Set-user-id files and file capabilities mean nothing (`no_new_privs`). Without: in an image they mean within the
-    /// container what they say, as far as it keeps capabilities.
+    /// Set-user-id files and file capabilities have no effect (`no_new_privs`). If disabled: in an
+    /// image they work within the container, as far as it keeps capabilities.
     pub privileges: bool,
-    /// Landlock: it writes where it may, and reaches no socket or process outside.
+    /// Landlock: it writes only where allowed, and reaches no socket or process outside.
     pub landlock: bool,
-    /// Only the listed system calls. Without: all, subject to the kernel's own rules.
+    /// Seccomp: only the listed system calls. If disabled: all, subject to the kernel's own rules.
     pub system_calls: bool,
-    /// What `/proc` tells of the host is masked, and its settings are read-only.
+    /// Files about the host in `/proc` are masked, and kernel settings are read-only.
     pub masks: bool,
-    /// It makes no user namespaces of its own.
+    /// It cannot create nested user namespaces.
     pub user_namespaces: bool,
 }
 
 impl Walls {
-    /// All of them.
+    /// All layers.
     pub const ALL: Self = Self {
         capabilities: Capabilities::NONE,
         privileges: true,
@@ -56,7 +60,7 @@ impl Walls {
         user_namespaces: true,
     };
 
-    /// Whether somebody inside may become another user of the container, its root among them.
+    /// Whether a process inside may become another user of the container, including root.
     pub fn let_change_users(self) -> bool {
         !self.capabilities.is_empty() || !self.privileges
     }

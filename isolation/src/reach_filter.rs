@@ -1,9 +1,10 @@
-//! What the processes of an agent's control groups may connect to, as programs for the kernel (eBPF): not the cluster's own
-//! ports, and not the services from which a cloud's hosts have their credentials.
+//! The destinations that the processes of an agent's cgroups may connect to, as eBPF programs.
+//! Closed are the cluster's own ports, and the services that give cloud hosts their credentials.
 //!
-//! The programs are asked for every address that a process connects to or sends to, whatever its network, the name that it
-//! looked up and the family of its socket: an IPv4 address may be written as one of IPv6. They are attached once, to the group
-//! of all containers, and outlive the agent; attaching them again replaces them.
+//! The programs run for every address that a process connects or sends to, whatever its network,
+//! the name that it resolved and the family of its socket: an IPv4 address may be written in IPv6
+//! form. They are attached once, to the group of all containers, and outlive the agent; attaching
+//! them again replaces them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,22 +20,23 @@ use crate::port_filter::ranges;
 use crate::sys;
 use crate::sys::bpf::ProgramKind;
 
-/// What is closed to all tasks of an agent.
+/// The destinations that are closed to all tasks of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
-    /// Ports, at every address; a container with a network of its own may use them on its own loopback.
+    /// Ports, at every address; a container with a separate network may use them on its own
+    /// loopback.
     pub ports: Vec<u16>,
-    /// Whether the metadata services of clouds are closed: IPv4 link-local addresses except DNS, and [`METADATA`]. They hand
-    /// out the host's credentials.
+    /// Whether the metadata services of clouds are closed: IPv4 link-local addresses except DNS,
+    /// and [`METADATA`]. They return the host's credentials.
     pub metadata: bool,
 }
 
 /// Link-local addresses: instance metadata of AWS, Google Cloud, Azure, OpenStack and others.
 const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 0);
-/// Google Cloud's hosts have their name server at a link-local address.
+/// Hosts of Google Cloud have their name server at a link-local address.
 const DNS: u16 = 53;
-/// Other addresses of metadata services: Azure's platform service and that of Alibaba Cloud; AWS, Google Cloud and OpenStack
-/// by IPv6.
+/// Other addresses of metadata services: Azure's platform service and that of Alibaba Cloud; AWS,
+/// Google Cloud and OpenStack by IPv6.
 pub const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
@@ -46,28 +48,30 @@ pub const METADATA: [IpAddr; 5] = [
 /// The prefix by which IPv6 hosts reach IPv4 through a translator.
 const NAT64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
 
-/// Of linux/bpf.h: a program that judges addresses of sockets, and where it is attached: connect and sendmsg.
+/// From linux/bpf.h: the type of programs that check socket addresses, and where they are attached:
+/// connect and sendmsg.
 const ADDRESSES: u32 = 18;
 const PLACES_4: [u32; 2] = [10, 14];
 const PLACES_6: [u32; 2] = [11, 15];
-/// The helper that gives the number of a socket's network namespace.
+/// The helper that returns the cookie of a socket's network namespace.
 const GET_NETNS_COOKIE: u32 = 122;
 
-/// Where the question has the address and the port, in the network's order.
+/// Offsets of the address and the port in the context, in network order.
 const ADDRESS_4: i16 = 4;
 const ADDRESS_6: i16 = 8;
 const PORT: i16 = 24;
 
-/// Registers: the question, which survives calls of helpers; the port; and what is compared.
+/// Registers: the context, which survives calls of helpers; the port; and the compared value.
 const KEPT: u8 = 6;
 const ASKED: u8 = 7;
 const TAKEN: u8 = 2;
 const HOST: u8 = 3;
 
-/// Words of an address that a rule compares: place in the question, mask and value, as the kernel has them in memory.
+/// Words of an address that a rule compares: offset in the context, mask and value, in the kernel's
+/// memory format.
 type Words = Vec<(i16, u32, u32)>;
 
-/// An address family: how its addresses are written.
+/// An address family: the form of its addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
     Four,
@@ -75,10 +79,11 @@ enum Family {
 }
 
 impl Closed {
-    /// Closes all this to the processes of a control group and of those below it. What was closed before is replaced.
+    /// Closes these destinations to the processes of a cgroup and of its descendants. Replaces an
+    /// earlier set.
     ///
     /// # Errors
-    /// The kernel's answer: it has no such programs, or this process may attach none.
+    /// The kernel's answer: it does not support such programs, or this process may not attach any.
     pub fn apply(&self, group: &Path) -> io::Result<()> {
         let host = sys::netns_cookie()?;
         let group = std::fs::File::open(group)?;
@@ -96,7 +101,7 @@ impl Closed {
         Ok(())
     }
 
-    /// `host` is the number of the network namespace in which no address is a container's own.
+    /// `host` is the cookie of the network namespace in which loopback is not the container's own.
     fn instructions(&self, family: Family, host: u64) -> Vec<u64> {
         let mut program = vec![
             instruction(COPY, KEPT, QUESTION, 0, 0),
@@ -120,7 +125,8 @@ impl Closed {
                 }
             }
         }
-        // In a network of its own a container's loopback is its own: skip these where the namespace is the host's.
+        // In a separate network a container's loopback is private: skip these where the namespace
+        // is the host's.
         let own: Vec<_> = (family.own().iter())
             .flat_map(|own| at(own, answer(1).to_vec()))
             .collect();
@@ -142,7 +148,7 @@ impl Closed {
 }
 
 impl Family {
-    /// The addresses of IPv4 that begin with so many bits of this one: 8, 16 or 32.
+    /// Returns the words of an IPv4 network with this prefix length: 8, 16 or 32.
     fn network_4(self, address: Ipv4Addr, bits: u8) -> Words {
         let mask = (!0_u32 << (32 - u32::from(bits))).to_be();
         let value = u32::from_ne_bytes(address.octets()) & mask;
@@ -152,7 +158,8 @@ impl Family {
         }
     }
 
-    /// The same in each form in which this family leads there: by IPv6 also through a translator (RFC 6052).
+    /// Returns the same in each form of this family that leads there: for IPv6 also through a
+    /// translator (RFC 6052).
     fn forms_of_4(self, address: Ipv4Addr, bits: u8) -> Vec<Words> {
         let mut forms = vec![self.network_4(address, bits)];
         if self == Self::Six {
@@ -162,7 +169,7 @@ impl Family {
         forms
     }
 
-    /// A container's own addresses: loopback, and the unspecified one, which stands for it.
+    /// Returns a container's own addresses: loopback, and the unspecified one, which stands for it.
     fn own(self) -> Vec<Words> {
         let mut own = vec![
             self.network_4(Ipv4Addr::LOCALHOST, 8),
@@ -176,7 +183,7 @@ impl Family {
     }
 }
 
-/// An IPv4 address that is written as one of IPv6, with this prefix of 96 bits.
+/// Returns the words of an IPv4 address in IPv6 form, with this prefix of 96 bits.
 fn behind(prefix: Ipv6Addr, mask: u32, value: u32) -> Words {
     let mut words = words_6(prefix);
     words.pop();
@@ -194,7 +201,7 @@ fn words_6(address: Ipv6Addr) -> Words {
     words.map(word).collect()
 }
 
-/// Does this if the address has these words, and goes on behind it otherwise.
+/// Runs `then` if the address has these words, and continues after it otherwise.
 fn at(words: &Words, then: Vec<u64>) -> Vec<u64> {
     let mut program = then;
     for (place, mask, value) in words.iter().rev() {

@@ -1,6 +1,7 @@
-//! The end of everything a container had: processes, group, socket.
+//! Removal of everything that a container had: processes, group, socket.
 //!
-//! Begins at any point at which an earlier attempt, or the supervisor, may have stopped, and can be repeated.
+//! It continues from any point at which an earlier attempt, or the supervisor, may have stopped,
+//! and is idempotent.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,50 +16,42 @@ use crate::process::{Process, boot_id, has_ended};
 use crate::spec::ContainerId;
 use crate::state_dir::{Claim, HandOff, HandOffError, Handle};
 
-/// Why something of a container may be left. Trying again is always right.
+/// An error that may leave a part of a container behind. Trying again is always correct.
 #[derive(Debug, thiserror::Error)]
 pub enum RemovalError {
-    /// Its group could not be emptied or removed.
+    /// Its group cannot be emptied or removed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// Its hand-off files could not be read or written.
+    /// Its state files cannot be read or written.
     #[error(transparent)]
     Files(#[from] HandOffError),
-    /// A process of it did not end.
+    /// One of its processes did not end.
     #[error("process {pid} of the container in {directory} has not ended within {waited_ms} ms")]
     Alive {
-        /// Its number.
         pid: i32,
-        /// The container's folder.
         directory: PathBuf,
-        /// How long was waited, in milliseconds.
+        /// The time waited, in milliseconds.
         waited_ms: u128,
     },
-    /// The host refused to tell or to kill.
+    /// The host refused to report on a process or to kill it.
     #[error("cannot end the processes of the container in {directory}")]
     Kill {
-        /// The container's folder.
         directory: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// Its socket could not be removed.
+    /// Its socket cannot be removed.
     #[error("cannot remove {path}")]
-    Remove {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Remove { path: PathBuf, source: io::Error },
 }
 
-/// Kills everything in the container and removes its group and socket. A launch of it that is still under
-/// way will not start. `exit.json` and the other hand-off files stay, for the caller to read and remove.
+/// Kills everything in the container and removes its group and socket. A launch that is still in
+/// flight will not start. `exit.json` and the other state files stay, for the caller to read and
+/// remove.
 ///
-/// `cgroup` is where the group would be if no handle tells. Each wait takes at most `patience`.
+/// `cgroup` is the path of the group if there is no handle. Each wait takes at most `patience`.
 ///
 /// # Errors
-/// The first step that failed; what is left then is found by the next call.
+/// The first step that failed; the next call continues with the rest.
 pub fn destroy(
     directory: &Path,
     cgroup: Option<&Path>,
@@ -78,7 +71,8 @@ pub fn destroy(
         directory: directory.to_owned(),
         source,
     };
-    // Numbers of an earlier boot mean strangers now; groups and processes of that boot are gone.
+    // Process ids of an earlier boot may belong to unrelated processes now; groups and processes of
+    // that boot no longer exist.
     let this_boot = boot_id().map_err(kill)?;
     let handle = handle.filter(|handle| handle.boot_id == this_boot);
     let group = handle.as_ref().and_then(|handle| handle.cgroup.as_deref());
@@ -106,8 +100,8 @@ pub fn destroy(
     }
 }
 
-/// The supervisor ends by itself once its container has, and writes the status before; one that does not
-/// in time is killed.
+/// The supervisor exits once its container has ended, and writes the status before; it is killed on
+/// a timeout.
 fn end_processes(
     handle: &Handle,
     directory: &Path,
@@ -127,7 +121,8 @@ fn end_processes(
         && handle.cgroup.is_none()
         && let Some(init) = handle.init.open().map_err(kill)?
     {
-        // It has seen its supervisor's end and kills what it started: only it still knows what that is.
+        // Init has seen its supervisor's end and kills the processes that it started: only init
+        // still knows them.
         has_ended(&init, patience).map_err(kill)?;
     }
     if !handle.init.kill(patience).map_err(kill)? {
@@ -143,18 +138,19 @@ fn end_processes(
     Ok(())
 }
 
-/// Voids the start of a container whose launch was requested: its command is never executed. Returns whether it was in
-/// time; it is too late once a supervisor has claimed the container.
+/// Cancels the start of a container whose launch was requested: its command is never executed.
+/// Returns whether it was in time; it is too late once a supervisor has claimed the container.
 ///
 /// # Errors
-/// If the hand-off files cannot be read or written, as without the container's folder.
+/// If the state files cannot be read or written, as without the container's directory.
 pub fn void(directory: &Path) -> Result<bool, HandOffError> {
     Ok(HandOff::at(directory).void()? == Claim::Void)
 }
 
-/// Removes what is left, in our tree only, of containers that are not known; returns their names.
+/// Removes the remains of containers that are not known, in the agent's tree only; returns their
+/// ids.
 ///
-/// Goes on after a failure and returns the first one at the end.
+/// Continues after a failure and returns the first one at the end.
 ///
 /// # Errors
 /// The first removal that failed, or the tree if it cannot be read.

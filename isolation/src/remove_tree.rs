@@ -1,8 +1,8 @@
-//! Removes folders that strangers have filled: as deep and as full as they like, with a fixed number of descriptors, no
-//! recursion, and memory for one name at a time.
+//! Removal of untrusted directory trees, however deep and full, with a fixed number of descriptors,
+//! no recursion, and memory for one name at a time.
 //!
-//! Follows no link and goes up by no name: what lies deep is moved to the top, emptied there and removed. Where something
-//! is mounted the kernel refuses that, and so does this.
+//! Follows no link and never uses `..`: deep entries are moved to the top, emptied there and
+//! removed. The kernel refuses that for mount points, and so does this module.
 
 use std::fs;
 use std::io;
@@ -14,13 +14,14 @@ use rustix::io::Errno;
 
 use crate::crash_points;
 
-/// Removes a folder with all that is in it. What a removal that was cut off has left, the next one removes.
+/// Removes a directory with all its content. A later call removes what an interrupted one left.
 ///
-/// For what nobody fills any more: whoever goes on doing so keeps it from ending.
+/// For directories that no process fills any more: one that keeps creating files prevents the
+/// removal from ending.
 ///
 /// # Errors
-/// If it is no folder, something is mounted in it, or the disk refuses. What could not be removed is still in it, maybe
-/// under another name.
+/// If it is not a directory, something is mounted in it, or the disk refuses. What could not be
+/// removed is still in it, maybe under another name.
 pub fn remove_folder(path: &Path) -> io::Result<()> {
     let top = open(CWD, path)?;
     let mut moved = 0;
@@ -31,7 +32,7 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
-/// Calls for every entry; false if there was none.
+/// Calls `remove` for every entry; returns false if there was none.
 fn empty(
     folder: BorrowedFd<'_>,
     remove: &mut dyn FnMut(&Entry<'_>) -> io::Result<()>,
@@ -56,13 +57,14 @@ fn empty(
     Ok(some)
 }
 
-/// Something in a folder.
+/// An entry of a directory.
 struct Entry<'a> {
     name: &'a std::ffi::CStr,
     is_folder: bool,
 }
 
-/// Removes an entry of the top. The folders in it come to the top, where a later look finds them.
+/// Removes an entry of the top. Directories in it are moved to the top, where a later pass finds
+/// them.
 fn dispose(top: BorrowedFd<'_>, entry: &Entry<'_>, moved: &mut u64) -> io::Result<()> {
     if !entry.is_folder {
         return Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::empty())?);
@@ -94,7 +96,7 @@ fn move_up(
         let name = format!(".removed-{moved}");
         let flags = RenameFlags::NOREPLACE;
         match rustix::fs::renameat_with(folder, entry.name, top, name.as_str(), flags) {
-            // A stranger's name, or one of a removal that was cut off.
+            // A name that already exists: untrusted, or left by an interrupted removal.
             Err(Errno::EXIST) => {}
             other => {
                 crash_points::passed("disposal.moved-up");
@@ -116,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A chain of folders that no path of the kernel could name.
+    /// Creates a chain of directories that no path of the kernel could name.
     fn dig(folder: &Path, depth: usize) {
         let mut place = open(CWD, folder).unwrap();
         for level in 0..depth {
@@ -164,7 +166,7 @@ mod tests {
         for number in 0..2_000 {
             File::create(filled.join(format!("many/{number}"))).unwrap();
         }
-        // A thread with little to stand on, as those of a runtime have.
+        // A thread with a small stack, like those of an async runtime.
         let small = std::thread::Builder::new().stack_size(128 * 1024);
         let removal = small.spawn(move || remove_folder(&filled).map(|()| filled.exists()));
         assert!(!removal.unwrap().join().unwrap().unwrap());

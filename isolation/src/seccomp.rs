@@ -1,11 +1,12 @@
-//! The system calls that a command may make, as a filter for the kernel.
+//! The system calls that a command may make, as a seccomp filter.
 //!
-//! Allowed is what the table lists. Everything else is refused with EPERM, but for calls that libraries probe for: those
-//! look absent (ENOSYS), so that they fall back instead of giving up. A call of another architecture ends the process.
+//! The table lists the allowed calls. Every other call is refused with EPERM, except those that
+//! libraries probe for: these fail with ENOSYS, so that libraries fall back instead of failing. A
+//! call of another architecture kills the process.
 //!
-//! The program is a search tree over the numbers, some ten instructions deep. When a filter is put on, the kernel runs
-//! it once for each number to learn which calls need not be looked at: behind a list of comparisons that took 1.2 of
-//! the 3.5 ms of a start.
+//! The program is a search tree over the numbers, some ten instructions deep. When a filter is
+//! installed, the kernel runs it once for each number to learn which calls need no check: with a
+//! list of comparisons that took 1.2 of the 3.5 ms of a start.
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod docker;
@@ -19,8 +20,8 @@ use self::program::{Verdict, compile};
 use crate::profile::Walls;
 use crate::sys;
 
-/// All `CLONE_NEW*` flags that fit beside a signal number in `clone`: no further namespaces, a new user namespace least
-/// of all.
+/// All `CLONE_NEW*` flags that `clone` can combine with a signal number. Commands may create no
+/// namespaces, above all no user namespace.
 const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -28,14 +29,15 @@ const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
-/// Types characters into a terminal as if its user had: CVE-2017-5226 and others.
+/// Inserts characters into a terminal's input: CVE-2017-5226 and others.
 const TIOCSTI: u32 = 0x5412;
-/// The console's own variety of it.
+/// The console's variant of TIOCSTI.
 const TIOCLINUX: u32 = 0x541c;
-/// The usual personality, those of 32-bit addresses and of old programs, and the question which it is.
+/// The default personality, those of 32-bit addresses and of old programs, and the query of the
+/// current one.
 const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// What must hold of the lower half of an argument.
+/// A condition on the lower half of an argument.
 #[derive(Debug, Clone, Copy)]
 struct Test {
     argument: u32,
@@ -48,11 +50,11 @@ enum Holds {
     IsNot(u32),
     /// None of these bits is set.
     HasNone(u32),
-    /// One of these bits is.
+    /// One of these bits is set.
     HasSome(u32),
 }
 
-/// A call, and tests of which all of one alternative must hold.
+/// A call with its alternatives: all tests of one alternative must hold.
 type Condition = (libc::c_long, Vec<Vec<Test>>);
 
 /// A filter, ready for the kernel.
@@ -60,12 +62,13 @@ type Condition = (libc::c_long, Vec<Vec<Test>>);
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Made once: it is the same for every command that is let off nothing.
+    /// Builds the filter of commands without security options. Built once.
     pub(crate) fn new() -> Self {
         Self::with(&[], conditions().into())
     }
 
-    /// The same, and what is of use only to who is let off a wall.
+    /// Returns the same filter with the calls that only commands with certain security options
+    /// need.
     pub(crate) fn widened(&self, walls: Walls) -> Self {
         let mut calls: Vec<libc::c_long> = Vec::new();
         let mut conditions = Vec::from(conditions());
@@ -106,7 +109,7 @@ impl Filter {
         Self(compile(&rules))
     }
 
-    /// A filter that allows these calls whatever their arguments, and refuses all others.
+    /// Returns a filter that allows these calls with any arguments, and refuses all others.
     pub(crate) fn only(calls: &[libc::c_long]) -> Self {
         let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
         for call in calls {
@@ -115,28 +118,31 @@ impl Filter {
         Self(compile(&rules))
     }
 
-    /// That of a process which speaks and computes: as for a command, without what makes processes, executes, reaches
-    /// other processes or waits for callers. It may make threads.
+    /// Returns the filter of a process that only communicates and computes: as for a command,
+    /// without calls that create processes, execute, access other processes or accept connections.
+    /// It may create threads.
     pub(crate) fn of_services() -> Self {
         Self::of_ours(table::NOT_FOR_SERVICES, &[], conditions().into())
     }
 
-    /// That of a process which does for an agent what needs root: as for a command, without what executes and makes
-    /// processes and without accepting connections, but with mounts, quotas, programs of control groups, and network namespaces.
+    /// Returns the filter of the broker, which performs an agent's root operations: as for a
+    /// command, without calls that execute, create processes or accept connections, but with
+    /// mounts, quotas, eBPF programs of cgroups, and network namespaces.
     pub(crate) fn of_brokers() -> Self {
         let is = |argument, value: i32| Test {
             argument,
             holds: Holds::Is(value as u32),
         };
-        // Of sockets it needs those of the internet, too: it binds one to see whether a port of the host is free.
+        // It also needs internet sockets: it binds one to check whether a port of the host is free.
         let mut conditions = Vec::from(conditions());
-        // No other namespaces than those of networks are made or entered.
+        // No namespaces other than network namespaces are created or entered.
         conditions.push((libc::SYS_unshare, vec![vec![is(0, libc::CLONE_NEWNET)]]));
         conditions.push((libc::SYS_setns, vec![vec![is(1, libc::CLONE_NEWNET)]]));
         Self::of_ours(table::NOT_FOR_BROKERS, table::FOR_BROKERS, conditions)
     }
 
-    /// What commands may call without the first and with the second. Of processes it makes threads only.
+    /// Returns the filter of commands without the calls `refused` and with the calls `more`. The
+    /// process may create threads, but no processes.
     fn of_ours(
         refused: &[&[libc::c_long]],
         more: &[libc::c_long],
@@ -162,7 +168,8 @@ impl Filter {
         Self(compile(&rules))
     }
 
-    /// For this thread of control and all that it becomes; never to be taken off. It must have forgone new privileges.
+    /// Installs the filter permanently for this thread and its descendants. The thread must have
+    /// set `no_new_privs`.
     pub(crate) fn put_on(&self) -> Result<(), Errno> {
         sys::filter_system_calls(&self.0)
     }
@@ -176,7 +183,8 @@ fn conditions() -> [Condition; 5] {
     };
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
     let mut sockets: Vec<_> = families.map(|family| vec![is(0, family)]).into();
-    // Interfaces and addresses are looked up there; everything else of netlink is for administrators.
+    // Programs look up interfaces and addresses there; everything else of netlink is for
+    // administrators.
     sockets.push(vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_ROUTE)]);
     let no_namespace = Test {
         argument: 0,
@@ -192,7 +200,8 @@ fn conditions() -> [Condition; 5] {
         (libc::SYS_ioctl, vec![no_typing.to_vec()]),
         (libc::SYS_personality, personalities.into()),
         (libc::SYS_socket, sockets),
-        // The kernel makes both sockets, and loads the module of their family, before it asks whether that has pairs.
+        // The kernel creates both sockets, and loads the module of their family, before it checks
+        // whether the family has pairs.
         (libc::SYS_socketpair, vec![vec![is(0, libc::AF_UNIX)]]),
     ]
 }

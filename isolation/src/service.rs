@@ -1,13 +1,15 @@
-//! A process of ours that reads what strangers have made and speaks to their servers, on an agent's behalf.
+//! A service process: it reads untrusted content and connects to untrusted servers on an agent's
+//! behalf.
 //!
 //! ```text
 //! agent ──exec──▶ service            one socket of packets, which may carry descriptors
 //! ```
-//! It is told by its first message what it is for, gives up all that it does not need for that ([`confine`]), and only
-//! then listens to anybody else. It keeps nothing: what it writes, it writes to descriptors that come with requests.
+//! Its first message contains its configuration. It drops everything that it does not need
+//! ([`confine`]), and only then reads other input. It keeps no state, and writes only to
+//! descriptors that come with requests.
 //!
-//! Its filter is that of containers without what makes processes, executes, waits for callers or reaches other
-//! processes; Landlock leaves it a few folders to read and none to write.
+//! Its seccomp filter is that of containers without calls that create processes, execute, accept
+//! connections or access other processes. Landlock lets it read a few directories and write none.
 
 use std::fs;
 use std::io;
@@ -33,32 +35,32 @@ use crate::seccomp::Filter;
 use crate::spawner::{Execution, Streams};
 use crate::sys;
 
-/// Its user and group on the host if the agent is root: after those that stand for layers' owners while they are
-/// unpacked, so that neither a person nor a container ever is it.
+/// Its user and group on the host if the agent is root. The id is after those of layers' owners
+/// during unpacking, so neither a person nor a container ever has it.
 pub const SERVICE_HOST_ID: u32 = END_HOST_ID + CONTAINER_IDS;
-/// How many files it may have open: connections for all that an agent brings at a time.
+/// Its limit of open files: connections for everything that an agent downloads at a time.
 const FILES_LIMIT: u64 = 4_096;
-/// The most writable memory of its own that it may map: as much as its control group may use, on hosts without the
-/// controller for that, too. Its stacks map less than 100 MiB of it.
+/// Its limit of private writable memory: as much as its cgroup may use, for hosts without the
+/// memory controller. Its stacks map less than 100 MiB of it.
 const MEMORY_LIMIT_BYTES: u64 = 1 << 30;
-/// How long it may take to end by itself once the agent has closed the socket.
+/// The time in which it must exit once the agent has closed the socket.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
 /// One end of the socket between an agent and its service.
 #[derive(Debug)]
 pub struct Packets(OwnedFd);
 
-/// What came over it.
+/// A packet from the peer.
 #[derive(Debug)]
 pub enum Packet<T> {
     /// A message, with its descriptors.
     Message(T, Vec<OwnedFd>),
-    /// The other side is gone, and everything that it sent has been read.
+    /// The peer has closed the socket, and every message is read.
     Closed,
 }
 
 impl Packets {
-    /// Two connected ends.
+    /// Returns two connected ends.
     ///
     /// # Errors
     /// If the process has no descriptor left.
@@ -67,22 +69,23 @@ impl Packets {
         Ok((Self(one), Self(other)))
     }
 
-    /// An end that came from another process.
+    /// Wraps an end that came from another process.
     #[must_use]
     pub fn passed_on(socket: OwnedFd) -> Self {
         Self(socket)
     }
 
-    /// The socket, to be passed on to another process.
+    /// Returns the socket, to pass it to another process.
     #[must_use]
     pub fn into_socket(self) -> OwnedFd {
         self.0
     }
 
-    /// Sends a message whole, with descriptors of which the receiver gets its own. Waits for room.
+    /// Sends a message whole, with descriptors that are duplicated for the receiver. Blocks while
+    /// the socket is full.
     ///
     /// # Errors
-    /// If the other side is gone, or the message is longer than 128 KiB as JSON.
+    /// If the peer has closed the socket, or the message is longer than 128 KiB as JSON.
     pub fn send<T: Serialize>(
         &self,
         message: &T,
@@ -91,7 +94,7 @@ impl Packets {
         messages::send_packet_with(&self.0, message, descriptors, Wait::Block)
     }
 
-    /// Sends a message if there is room for it now; says whether there was.
+    /// Sends a message unless the socket is full; returns whether it was sent.
     ///
     /// # Errors
     /// As [`Packets::send`].
@@ -106,7 +109,7 @@ impl Packets {
     /// Waits for the next message.
     ///
     /// # Errors
-    /// If what came is no message.
+    /// If the packet is not a valid message.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Packet<T>> {
         loop {
             return match messages::receive_packet_with(&self.0, Wait::Block)? {
@@ -119,7 +122,7 @@ impl Packets {
         }
     }
 
-    /// Waits for a message or for the end of the other side, up to `limit`; returns whether there is one.
+    /// Waits for a message or for the peer's close, up to `limit`; returns whether there is one.
     ///
     /// # Errors
     /// If the socket cannot be polled.
@@ -127,7 +130,7 @@ impl Packets {
         has_ended(&self.0, limit)
     }
 
-    /// Ends the conversation, for both sides and for whoever waits in [`Packets::receive`].
+    /// Closes the connection for both ends, and wakes a thread in [`Packets::receive`].
     pub fn close(&self) {
         // Fails only if it is closed.
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Both);
@@ -140,11 +143,12 @@ impl AsFd for Packets {
     }
 }
 
-/// Executes `command` as a service, whose program must call [`connection`] first of all. It is called `name` in a list of
-/// processes, gets none of our environment but `kept`, and is put into `group` if one is given.
+/// Executes `command` as a service; its program must call [`connection`] before anything else. The
+/// process is called `name` in process lists, inherits only the variables `kept` of the
+/// environment, and is put into `group` if one is given.
 ///
 /// # Errors
-/// If the program cannot be executed, or cannot be put into the group: then it is ended.
+/// If the program cannot be executed, or cannot be put into the group: then it is killed.
 pub fn spawn(
     command: &Command,
     name: Option<&str>,
@@ -174,33 +178,29 @@ pub fn spawn(
     Ok((process, Packets(ours)))
 }
 
-/// Ends a service whose socket was closed: it may do so by itself for a second.
+/// Ends a service whose socket was closed: kills it if it has not exited within a second.
 pub fn end(mut process: Process) {
     if !matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
         process.end();
     }
 }
 
-/// Why a service does not run.
+/// An error of starting a service.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    /// Its program could not be executed.
+    /// Its program cannot be executed.
     #[error("cannot start {program}")]
-    Spawn {
-        /// The program tried.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// It could not be moved to its group.
+    Spawn { program: String, source: io::Error },
+    /// It cannot be moved into its group.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
 }
 
-/// Standard input, which must be an agent's socket; every other descriptor but the standard ones is closed.
+/// Returns standard input, which must be an agent's socket; closes every descriptor except the
+/// standard ones.
 ///
 /// # Errors
-/// If this process has threads already, or its standard input is no socket.
+/// If this process has threads already, or its standard input is not a socket.
 pub fn connection() -> io::Result<Packets> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
@@ -219,23 +219,24 @@ pub fn connection() -> io::Result<Packets> {
     Ok(Packets(socket))
 }
 
-/// Gives up, for good and for all threads to come, what a service does not need. Files that are open stay so.
+/// Drops everything that a service does not need, permanently and for all later threads. Open files
+/// stay open.
 ///
-/// `readable` are the files and folders that it may still read; those that are not there are left out. No file that it
-/// writes may become larger than `largest_bytes`.
+/// `readable` are the files and directories that it may still read; missing ones are left out. No
+/// file that it writes may become larger than `largest_bytes`.
 ///
 /// # Errors
-/// With the first that cannot be given up, in words. Nobody may be listened to then.
+/// The first restriction that cannot be applied, as text. The service must then accept no input.
 pub fn confine(readable: &[PathBuf], largest_bytes: u64) -> Result<(), String> {
     let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
     match sys::join_new_session_keyring() {
-        // As for the launcher: without this call there are no keys to possess.
+        // As for the launcher: without this system call there are no keyrings.
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
-        Err(errno) => return Err(words("leave its keys")(errno)),
+        Err(errno) => return Err(words("leave its session keyring")(errno)),
     }
     for (resource, limit) in [
         (Resource::RLIMIT_CORE, 0),
-        // Not RLIMIT_AS: allocators reserve far more addresses than they use.
+        // Not RLIMIT_AS: allocators reserve far more address space than they use.
         (Resource::RLIMIT_DATA, MEMORY_LIMIT_BYTES),
         (Resource::RLIMIT_FSIZE, largest_bytes),
         (Resource::RLIMIT_NOFILE, FILES_LIMIT),

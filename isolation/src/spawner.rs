@@ -1,11 +1,12 @@
-//! Executes programs for a process whose filter of system calls its children must not have.
+//! The spawner: executes programs for a process whose seccomp filter its children must not inherit.
 //!
 //! ```text
 //! broker, filtered ──socket──▶ spawner ──exec──▶ launcher, content service, nft, mkfs.ext4, CNI plugins
 //! ```
-//! A filter is inherited by whatever its process executes, and containers could then be refused what they may do now. The
-//! spawner is a copy of the broker from before the filter. It executes the programs that it was started with and no others,
-//! and ends with the broker. A process without a spawner executes programs itself (`child`).
+//! Every program that a process executes inherits its filter, and containers could then be denied
+//! what they may do now. The spawner is a copy of the broker from before the filter. It executes
+//! only the programs in its start configuration, and exits with the broker. A process without a
+//! spawner executes programs itself (`child`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -32,27 +33,29 @@ use crate::sys;
 
 /// The name of its process.
 const NAME: &std::ffi::CStr = c"argosy-spawner";
-/// The longest order, in bytes.
+/// The maximum length of an order, in bytes.
 const ORDER_LIMIT_BYTES: usize = 64 * 1024;
-/// Programs that run at a time. Further ones are refused.
+/// The maximum number of concurrent programs. Further ones are refused.
 const RUNNING: usize = 256;
-/// What comes with an order: where it is answered, the network namespace, and three standard streams.
+/// The descriptors of an order: the answer socket, the network namespace, and three standard
+/// streams.
 const DESCRIPTORS: usize = 5;
-/// How long the end of a program may take to be told once it has ended.
+/// The time in which the end of a program must be reported.
 const TELL_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long an order may take to be answered: executing a program takes milliseconds, but not of a spawner that is stopped.
+/// The timeout of an order: executing a program takes milliseconds, but a stopped spawner does not
+/// answer.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The spawner of this process, set before its filter is put on.
+/// The spawner of this process, set before its filter is installed.
 static SPAWNER: OnceLock<OwnedFd> = OnceLock::new();
 
 /// The programs that a spawner executes.
 #[derive(Debug, Clone, Default)]
 pub struct Programs {
-    /// By these very names.
+    /// Programs by exactly these names.
     pub files: Vec<PathBuf>,
-    /// Those in these folders.
+    /// All programs in these directories.
     pub folders: Vec<PathBuf>,
 }
 
@@ -66,20 +69,20 @@ impl Programs {
     }
 }
 
-/// A program to be executed, and with what.
+/// A program to execute, with its parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Execution {
     program: OsString,
     arguments: Vec<OsString>,
-    /// How it is called in a list of processes, if not by its program.
+    /// Its name in process lists, if not the program's.
     name: Option<String>,
     environment: Vec<(OsString, OsString)>,
     has_our_environment: bool,
-    /// It works at `/` and has a process group of its own.
+    /// Whether it runs at `/` and in a separate process group.
     is_apart: bool,
 }
 
-/// Standard input, output and error. Without the last it writes where this process does.
+/// Standard input, output and error. Without the last, it writes to this process's standard error.
 pub(crate) struct Streams {
     pub(crate) input: OwnedFd,
     pub(crate) output: OwnedFd,
@@ -91,17 +94,17 @@ pub(crate) struct Streams {
 pub(crate) struct Spawned {
     pub(crate) pid: u32,
     handle: OwnedFd,
-    /// Its end comes here.
+    /// The socket that reports its end.
     ended: OwnedFd,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// With a handle on the process.
+    /// Comes with a pidfd of the process.
     Started {
         pid: u32,
     },
-    /// An error of the system, and in words.
+    /// A system error, and its text.
     Failed {
         errno: Option<i32>,
         why: String,
@@ -112,7 +115,7 @@ enum Answer {
 }
 
 impl Execution {
-    /// What `command` names. Its streams and folder are not taken.
+    /// Takes program, arguments and environment of `command`, but not its streams and directory.
     pub(crate) fn of(command: &Command) -> Self {
         let environment = command.get_envs();
         let set = environment.filter_map(|(name, value)| Some((name.into(), value?.into())));
@@ -136,13 +139,13 @@ impl Execution {
         self
     }
 
-    /// Without what the command sets, either.
+    /// Drops the variables that the command sets as well.
     pub(crate) fn without_environment(mut self) -> Self {
         self.environment.clear();
         self
     }
 
-    /// With these variables of our environment, if we have them.
+    /// Adds these variables of this process's environment, if they exist.
     pub(crate) fn with_ours(mut self, names: &[&str]) -> Self {
         let ours = names
             .iter()
@@ -151,7 +154,8 @@ impl Execution {
         self
     }
 
-    /// What goes on after this process: without its environment, its folder and its process group.
+    /// Detaches the program from this process, which it outlives: from its environment, directory
+    /// and process group.
     pub(crate) fn apart(mut self) -> Self {
         self.is_apart = true;
         self.without_our_environment()
@@ -176,11 +180,11 @@ impl Execution {
     }
 }
 
-/// Makes the spawner of this process, which must have no threads yet. `kept` are descriptors that the names of programs
-/// mean. Returns what hangs up when the spawner has ended.
+/// Creates the spawner of this process, which must have no threads yet. `kept` are descriptors that
+/// program names refer to. Returns a descriptor that hangs up when the spawner has exited.
 ///
 /// # Errors
-/// If the host refuses it, or this process has one.
+/// If the host refuses it, or this process has a spawner already.
 pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     let (ours, theirs) = packet_pair()?;
     let mut all = vec![theirs.as_fd()];
@@ -190,7 +194,7 @@ pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd>
         0
     })?;
     let watched = ours.try_clone()?;
-    // One that is stopped takes no more orders once its socket is full.
+    // A stopped spawner accepts no more orders once its socket is full.
     let limit = TimeVal::seconds(RESPONSE_LIMIT.as_secs().cast_signed());
     setsockopt(&ours, sockopt::SendTimeout, &limit)?;
     SPAWNER
@@ -199,19 +203,20 @@ pub fn begin(programs: Programs, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd>
     Ok(watched)
 }
 
-/// Waits until the spawner has ended.
+/// Waits until the spawner has exited.
 pub fn wait(watched: &OwnedFd) {
-    // Nothing is ever said there.
+    // No data is ever sent there.
     while matches!(
         messages::receive_packet::<Answer>(watched, Wait::Block),
         Ok(Received::Nothing)
     ) {}
 }
 
-/// Has the spawner execute it, in the calling thread's network namespace; `None` if this process has no spawner.
+/// Executes a program by the spawner, in the calling thread's network namespace; `None` if this
+/// process has no spawner.
 ///
 /// # Errors
-/// Why it cannot be executed, as if this process had tried.
+/// The reason why it cannot be executed, as if this process had tried.
 pub(crate) fn spawn(execution: &Execution, streams: &Streams) -> io::Result<Option<Spawned>> {
     match SPAWNER.get() {
         Some(spawner) => order(spawner.as_fd(), execution, streams, RESPONSE_LIMIT).map(Some),
@@ -254,7 +259,7 @@ fn order(
         Errno::EAGAIN => stopped(),
         errno => errno.into(),
     })?;
-    // Or its end would not be seen.
+    // Otherwise its end would not be detected.
     drop(theirs);
     if !has_ended(&ours, limit)? {
         return Err(stopped());
@@ -286,11 +291,11 @@ fn stopped() -> io::Error {
 }
 
 fn gone() -> io::Error {
-    io::Error::other("the spawner of this agent has ended")
+    io::Error::other("the spawner of this agent has exited")
 }
 
 impl Spawned {
-    /// Its end; `None` if it has not ended in time.
+    /// Returns its exit status; `None` if it has not ended in time.
     pub(crate) fn reaped(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if !has_ended(&self.handle, limit)? {
             return Ok(None);
@@ -312,7 +317,7 @@ impl Spawned {
     }
 }
 
-/// The spawner's whole life: until its owner is gone.
+/// The main loop of the spawner: runs until its owner has exited.
 fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let mut buffer = vec![0; ORDER_LIMIT_BYTES];
@@ -323,29 +328,30 @@ fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
             Ok((0, _)) => return,
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // Its owner is gone, or this process has no descriptor left: then no program can be executed either.
+            // Its owner has exited, or this process has no descriptor left: then no program can be
+            // executed either.
             Err(_) => return,
         };
         let Ok(descriptors) = <[OwnedFd; DESCRIPTORS]>::try_from(descriptors) else {
             return;
         };
         let [answers, namespace, input, output, error] = descriptors;
-        // Whoever asked has given it up while this process was stopped: nobody would own the program.
+        // The requester gave up while this process was stopped: the program would have no owner.
         if has_ended(&answers, Duration::ZERO).unwrap_or(false) {
             continue;
         }
         let refuse = |why: String| {
-            // Whoever asked may be gone.
+            // The requester may have exited.
             let _ = say(&answers, &Answer::Failed { errno: None, why });
         };
         let Ok(execution) = serde_json::from_slice::<Execution>(&buffer[..length]) else {
-            refuse("an order makes no sense".to_owned());
+            refuse("an order is invalid".to_owned());
             continue;
         };
         if !programs.have(&execution.program) {
             let program = execution.program.to_string_lossy().into_owned();
             refuse(format!(
-                "{program} is none of the programs that an agent executes"
+                "{program} is not a program that an agent may execute"
             ));
             continue;
         }
@@ -360,13 +366,13 @@ fn serve(owner: BorrowedFd<'_>, programs: &Programs) {
             error: Some(error),
         };
         let thread = std::thread::Builder::new().name("spawner".to_owned());
-        // A thread a program: it is in the program's network namespace, and waits for its end.
+        // One thread per program: it is in the program's network namespace, and waits for its end.
         let started = thread.spawn(move || {
             run(&execution, streams, &namespace, &answers);
             COUNT.fetch_sub(1, Ordering::SeqCst);
         });
         if started.is_err() {
-            // Its sockets are closed with it: whoever asked is told so.
+            // Its sockets are closed with it, which the requester detects.
             COUNT.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -385,7 +391,7 @@ fn run(execution: &Execution, streams: Streams, namespace: &OwnedFd, answers: &O
             }
         }
     });
-    // Whoever asked may be gone: the program goes on, and is reaped.
+    // The requester may have exited: the program continues, and is reaped.
     match begun {
         Ok((mut child, handle)) => {
             let started = Answer::Started { pid: child.id() };

@@ -1,6 +1,6 @@
-//! What to run, in which confinement: the launch request, and the rules that make it valid.
+//! The launch request: what to run, with which confinement, and the rules for valid requests.
 //!
-//! Checked by the caller before it is sent and by the supervisor after it is read.
+//! The caller validates it before it is sent, and the supervisor after it is read.
 
 mod rules;
 
@@ -19,22 +19,23 @@ use crate::process::BootTime;
 use crate::profile::Profile;
 pub use rules::SpecError;
 
-/// The longest single argument or variable the kernel takes, in bytes without its end mark.
+/// The kernel's maximum length of a single argument or variable, in bytes without its terminator.
 pub const STRING_LIMIT_BYTES: usize = 128 * 1024 - 1;
-/// The most that arguments and environment may hold together, in bytes: half of what the kernel takes with
-/// the usual stack limit.
+/// The maximum total size of arguments and environment, in bytes: half of the kernel's limit with
+/// the default stack limit.
 pub const STRINGS_LIMIT_BYTES: usize = 1024 * 1024;
 
-/// A container's name: one file name of 1 to 128 letters, digits, `.`, `_`, `-`, not beginning with `.`.
+/// A container's id: one file name of 1 to 128 letters, digits, `.`, `_`, `-`, not starting with
+/// `.`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);
 
 impl ContainerId {
-    /// Checks the name. `supervisors` is taken by the tree itself.
+    /// Validates the name. `supervisors` is reserved for the tree itself.
     ///
     /// # Errors
-    /// With the name and what a name may be.
+    /// With the name and the rule for names.
     pub fn new(name: impl Into<String>) -> Result<Self, SpecError> {
         let name = name.into();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -49,7 +50,6 @@ impl ContainerId {
         Ok(Self(name))
     }
 
-    /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -76,25 +76,25 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// What is executed.
+/// The program to execute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Program {
     /// A line for `/bin/sh -c`.
     Shell(String),
-    /// A program and its arguments. A name without `/` is looked up in the *given* environment's `PATH`, or
-    /// in the system's usual folders if that has none.
+    /// A program and its arguments. A name without `/` is looked up in the `PATH` of the *given*
+    /// environment, or in the system's default directories if that has none.
     Arguments(Vec<String>),
 }
 
-/// Whom the command runs as.
+/// The user of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// User number: with a profile of the container's own users, else of the host's.
+    /// User id: with a profile in the container's user namespace, else on the host.
     pub uid: u32,
-    /// Main group's number.
+    /// Id of the main group.
     pub gid: u32,
-    /// All further groups; the agent's own are dropped.
+    /// All supplementary groups; the agent's groups are dropped.
     pub groups: Vec<u32>,
 }
 
@@ -104,7 +104,7 @@ impl User {
         self.uid == 0 || self.gid == 0 || self.groups.contains(&0)
     }
 
-    /// Who a container's user is on the host whose container begins with this one.
+    /// Returns the host user of a container's user, for a container whose ids start at `first`.
     #[must_use]
     pub fn on_host(&self, first: u32) -> Self {
         Self {
@@ -114,7 +114,8 @@ impl User {
         }
     }
 
-    /// The user of this name in the host's user database, with its groups. Not for the launcher.
+    /// Looks up the user of this name in the host's user database, with its groups. Not for the
+    /// launcher.
     ///
     /// # Errors
     /// If there is no such user.
@@ -137,17 +138,17 @@ impl User {
 /// One resource limit of the command (`setrlimit`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimit {
-    /// Name as in `ulimit`'s manual, in lower case: `nofile`, `core`, `nproc`, `memlock`, …
+    /// The lower-case name, as in `ulimit`'s manual: `nofile`, `core`, `nproc`, `memlock`, …
     pub name: String,
-    /// What the command starts with; in the unit of `setrlimit(2)`.
+    /// The initial value; in the unit of `setrlimit(2)`.
     pub soft: u64,
-    /// How far it may raise it itself.
+    /// The value up to which the command may raise it.
     pub hard: u64,
 }
 
 impl ResourceLimit {
-    /// This much and no more, or as much as this process has itself if that is less: only root of the host could give
-    /// more. A name that is none is refused with the launch.
+    /// Returns a limit of this value, or of this process's hard limit if that is lower: only host
+    /// root could raise it. The launch rejects an unknown name.
     #[must_use]
     pub fn at_most(name: &str, most: u64) -> Self {
         let own = crate::limits::resource(name)
@@ -161,101 +162,105 @@ impl ResourceLimit {
     }
 }
 
-/// End the container unless the agent renews in time, so that a replacement elsewhere is safe.
+/// A deadline that ends the container unless the agent renews it, so that a replacement elsewhere
+/// is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopAfter {
-    /// The first deadline; `Container::renew` moves it.
+    /// The first deadline; `Container::renew` extends it.
     pub deadline: BootTime,
-    /// Time between TERM and KILL at the deadline, in milliseconds.
+    /// The grace period between TERM and KILL at the deadline, in milliseconds.
     pub grace_ms: u64,
 }
 
-/// A file that a container sees in place of the one that its root has at this path.
+/// A generated file that a container sees in place of the one in its root at this path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnFile {
-    /// Where: absolute. An image that has no file or link of this name gets one; the host's programs must have it.
-    /// Readable by all, written by nobody.
+    /// The absolute path. An image that has no file or link of this name gets one; the host's
+    /// programs must have it. Readable for all, writable for none.
     pub path: PathBuf,
-    /// What it says.
     pub text: String,
 }
 
 /// A launch request: everything the supervisor needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
-    /// The container's name.
     pub id: ContainerId,
-    /// Drawn by the caller for this launch; comes back in the handle.
+    /// A random number that the caller generates for this launch; the handle contains it.
     pub nonce: u64,
-    /// The container's hand-off folder. Absolute; must exist, private to the agent and empty.
+    /// The container's state directory. Absolute; must exist, be private to the agent and empty.
     pub directory: PathBuf,
-    /// The container's own folder, in which the supervisor keeps `stdout`, `stderr` and the files they are rotated into.
-    /// Absolute; must exist.
+    /// The container's sandbox, in which the supervisor keeps `stdout`, `stderr` and their rotated
+    /// files. Absolute; must exist.
     pub sandbox: PathBuf,
-    /// A folder that it shares with containers that have the same users, and sees at [`crate::mounts::SHARED`]. Absolute; must
-    /// exist. Only with a profile.
+    /// A directory that it shares with containers of the same users, mounted at
+    /// [`crate::mounts::SHARED`]. Absolute; must exist. Only with a profile.
     #[serde(default)]
     pub shared_folder: Option<PathBuf>,
-    /// Where the command begins, as it sees it; `None`: in its sandbox. It must be allowed to enter it.
+    /// The command's working directory, as it sees it; `None`: its sandbox. The command must be
+    /// allowed to enter it.
     pub working_dir: Option<PathBuf>,
-    /// What is executed.
     pub program: Program,
     /// The command's whole environment: nothing of the agent's is added.
     pub environment: Vec<(String, String)>,
-    /// Whom the command runs as; `None`: the agent's own user.
+    /// The user of the command; `None`: the agent's user.
     pub user: Option<User>,
-    /// Whom it runs as by the names of its image, in place of `user`: `USER` or `USER:GROUP`, each a name in the image's
-    /// `/etc/passwd` and `/etc/group` or a number; empty for its root. Its sandbox must belong to the container's root,
-    /// and is given to that user.
+    /// The user by the names of its image, in place of `user`: `USER` or `USER:GROUP`, each a name
+    /// in the image's `/etc/passwd` and `/etc/group` or a number; empty for its root. Its sandbox
+    /// must belong to the container's root, and is given to that user.
     pub image_user: Option<String>,
-    /// How it is confined.
+    /// The isolation mode.
     pub isolation: Isolation,
-    /// Which namespaces it gets.
+    /// The namespaces of the container.
     pub namespaces: Namespaces,
-    /// What keeps it from the host beyond its namespaces; `None`: nothing. Only with full isolation.
+    /// The confinement in addition to its namespaces; `None`: none. Only with full isolation.
     pub profile: Option<Profile>,
-    /// Which network it is in.
+    /// The network of the container.
     pub network: Network,
-    /// Small files that it sees in place of those of its root: `/etc/hosts` and such. Only with a profile.
+    /// Generated files that it sees in place of those of its root, such as `/etc/hosts`. Only with
+    /// a profile.
     pub files: Vec<OwnFile>,
-    /// Its host name in a uts namespace of its own; `None` leaves the host's.
+    /// Its host name in a separate uts namespace; `None` keeps the host's.
     pub hostname: Option<String>,
-    /// The container's own group, as made by `Tree::group`. `None` only without cgroups.
+    /// The container's cgroup, as from `Tree::group`. `None` only without cgroups.
     pub cgroup: Option<PathBuf>,
     /// Limits for that group.
     pub limits: Limits,
-    /// What to do about limits this host has no controller for.
+    /// The policy for limits whose controller this host lacks.
     pub missing: MissingPolicy,
-    /// Devices of the host that it has beside the usual ones, at their own paths below `/dev`: no links. Only with a profile.
+    /// Host devices in addition to the usual ones, at their paths below `/dev`: no links. Only with
+    /// a profile.
     pub devices: Vec<PathBuf>,
     /// Resource limits of the command.
     pub resource_limits: Vec<ResourceLimit>,
-    /// How much is kept of each of `stdout` and `stderr`; see `output`.
+    /// The limits on the stored `stdout` and `stderr`; see `output`.
     pub output: OutputLimits,
-    /// Where it is noted at which byte of its stream each file begins, once there is more than one ([`Record`]). Absolute; in
-    /// a folder that the command cannot write to, so that a reader can rely on it.
+    /// The path of the record of stream offsets, written once there is more than one file
+    /// ([`Record`]). Absolute; in a directory that the command cannot write to, so that a reader
+    /// can rely on it.
     ///
     /// [`Record`]: crate::output::Record
     pub output_record: PathBuf,
-    /// End it unless renewed.
+    /// The renewable deadline of the container.
     pub stop_after: Option<StopAfter>,
-    /// The signal, 1 to 64, that asks it to end, before the grace; `None`: TERM. Images name one.
+    /// The stop signal, 1 to 64, sent before the grace period; `None`: TERM. Images name one.
     #[serde(default)]
     pub stop_signal: Option<i32>,
-    /// Give the command a terminal for its streams instead of pipes. All that it writes is `stdout` then.
+    /// Whether the command gets a terminal for its streams instead of pipes. All its output is then
+    /// `stdout`.
     pub tty: bool,
-    /// Let those who attach write to its standard input. Else it reads the end of it at once, or at a terminal nothing.
+    /// Whether attached clients may write to its standard input. Otherwise it reads end of file
+    /// immediately, or at a terminal nothing.
     pub stdin: bool,
 }
 
 impl Spec {
-    /// Whether it gets users of its own.
+    /// Whether it gets a user namespace.
     pub(crate) fn has_user_namespace(&self) -> bool {
         let own_users = self.profile.is_some() && disable_layer::stands(Wall::Users);
         own_users || self.isolation == Isolation::UserNamespaces
     }
 
-    /// Flags of `clone3` for its first process.
+    /// Returns the flags of `clone3` for its first process.
     pub(crate) fn clone_flags(&self) -> i32 {
         let flags = self.namespaces.clone_flags(self.has_user_namespace());
         match self.network {
@@ -264,8 +269,8 @@ impl Spec {
         }
     }
 
-    /// Who its command is on the host, if not the agent's own user. One that is named by an image is known only
-    /// inside: until then it is the container's root.
+    /// Returns the host user of its command, if it is not the agent's. A user that an image names
+    /// is known only inside: until then it is the container's root.
     #[must_use]
     pub fn host_user(&self) -> Option<User> {
         let first = self
@@ -280,8 +285,8 @@ impl Spec {
         Some(user.on_host(first))
     }
 
-    /// A launch with defaults: all namespaces, no limits, no user change, the usual limits of output, noted
-    /// in its hand-off folder.
+    /// Creates a request with defaults: all namespaces, no limits, no user change, the default
+    /// limits of output, recorded in its state directory.
     #[must_use]
     pub fn new(id: ContainerId, directory: &Path, sandbox: &Path, program: Program) -> Self {
         Self {

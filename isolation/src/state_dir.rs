@@ -1,16 +1,17 @@
-//! The files a supervisor and its agents leave each other in a container's folder.
+//! The state directory: files through which a container's supervisor and its agents communicate.
 //!
 //! ```text
-//! <work>/containers/<id>/        private to the agent (mode 0700); made by the agent before the launch
-//!   handle.json    who runs it; or "void": it never will. Written once, before the command may execute
-//!   exit.json      how it ended; written once, before the supervisor ends
-//!   control        the supervisor's socket, once the agent that launched it is gone
-//!   output.json    which bytes of the output are in which file, once it was rotated; here unless told otherwise
+//! <work>/containers/<id>/        mode 0700; created by the agent before the launch
+//!   handle.json    its processes, or "void": cancelled; written once, before execution
+//!   exit.json      the exit status; written once, before the supervisor exits
+//!   control        the supervisor's socket, once the agent that launched it has exited
+//!   output.json    offsets of the output files, once they were rotated; here by default
 //! <sandbox>/
-//!   stdout stderr  what the command wrote last; before that stdout.1, stdout.2, …: see `output`
+//!   stdout stderr  the newest output; earlier output is in stdout.1, stdout.2, …: see `output`
 //! ```
-//! `handle.json` decides: whoever creates it first, supervisor or adopter, has the say over the start. Few
-//! files, as each new one costs tens of microseconds on a disk: the request itself is kept by the agent.
+//! `handle.json` decides: the process that creates it first, supervisor or adopter, controls the
+//! start. There are few files, since each new one costs tens of microseconds on a disk: the agent
+//! keeps the request itself.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -29,28 +30,27 @@ use crate::oom::MemoryShortage;
 use crate::process::Process;
 use crate::spec::ContainerId;
 
-/// A started container, as another process can find it again.
+/// A started container, with the data by which another process can find it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handle {
     /// The format of this file: 1.
     pub version: u32,
-    /// The container's name.
     pub container: ContainerId,
     /// The nonce of the launch.
     pub nonce: u64,
-    /// The boot in which all process numbers below mean something.
+    /// The boot in which all process ids below are valid.
     pub boot_id: String,
     /// The process that holds the container's stdio and exit status.
     pub supervisor: Process,
     /// The container's first process; the command is its child.
     pub init: Process,
-    /// The container's group.
     pub cgroup: Option<PathBuf>,
-    /// Limits that are not kept for want of a controller.
+    /// Limits that are not enforced because a controller is missing.
     pub missing: Missing,
     /// Wall clock at the start, in milliseconds since 1970; for display only.
     pub started_at_ms: u64,
-    /// One can attach to the command: supervisors of earlier releases do not know of it.
+    /// Whether clients can attach to the command: supervisors of earlier releases do not support
+    /// it.
     #[serde(default)]
     pub attachable: bool,
 }
@@ -59,16 +59,16 @@ pub struct Handle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It ended by itself with this code, 0 to 255.
+    /// It exited with this code, 0 to 255.
     Exited(i32),
     /// This signal ended it.
     Signaled(i32),
-    /// It was never executed: the reason says why.
+    /// It was never executed; the reason has the cause.
     NotStarted,
 }
 
 impl Outcome {
-    /// What a status as `wait(2)` encodes it means.
+    /// Decodes a status of `wait(2)`.
     pub(crate) fn of_status(status: i32) -> Self {
         if libc::WIFSIGNALED(status) {
             Self::Signaled(libc::WTERMSIG(status))
@@ -78,49 +78,49 @@ impl Outcome {
     }
 }
 
-/// Why the supervisor ended a container that would have gone on.
+/// The reason why the supervisor ended a running container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
-    /// The agent asked for it.
+    /// The agent ordered it.
     Ordered,
-    /// `stop_after` passed without a renewal.
+    /// The deadline `stop_after` passed without a renewal.
     StopAfter,
 }
 
-/// What the container used in its life.
+/// Resource usage of the container over its lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Processor time, in milliseconds.
     pub cpu_ms: u64,
-    /// The most memory it had, in bytes: of the group where the host counts it, else of the command's
-    /// largest process.
+    /// Peak memory, in bytes: of the group where the host counts it, else of the command's largest
+    /// process.
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// The end of a container. Supervisors of earlier releases write and tell it, too: what was added since has a default.
+/// The end of a container. Supervisors of earlier releases write and send it as well: later fields
+/// have a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// How the command ended.
     pub outcome: Outcome,
-    /// The same in words, for people.
+    /// The same as text.
     pub reason: String,
     /// Set if the supervisor ended it.
     pub stop: Option<Stop>,
-    /// Processes of the container were killed for want of memory.
+    /// Whether processes of the container were OOM killed.
     pub out_of_memory: bool,
-    /// The figures of that; `None` from a supervisor of a release that did not tell them.
+    /// The figures of the OOM kill; `None` from a supervisor of a release without them.
     #[serde(default)]
     pub memory_shortage: Option<MemoryShortage>,
-    /// The last lines of its output say that it may not do what a capability permits that it does not have: change the
-    /// owner of a file, or its own user or groups.
+    /// Whether the last lines of its output report an operation that needs a capability that it
+    /// lacks: changing the owner of a file, or its user or groups.
     #[serde(default)]
     pub lacks_capability: bool,
-    /// Nothing is left of the container but its files and its supervisor, which is about to exit: its group is removed, and
-    /// it has no socket. Set only in a notice, never in a file.
+    /// Whether only the container's files and its supervisor are left, which is about to exit: its
+    /// group is removed, and it has no socket. Set only in a notice, never in a file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub nothing_left: bool,
-    /// What it used.
     pub usage: Usage,
     /// Wall clock at the end, in milliseconds since 1970; for display only.
     pub finished_at_ms: u64,
@@ -132,45 +132,33 @@ impl fmt::Display for Exit {
     }
 }
 
-/// What `handle.json` says.
+/// The content of `handle.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Claim {
     /// A supervisor has started it.
     Held(Box<Handle>),
-    /// An agent has decided that it never starts.
+    /// An agent has cancelled the start.
     Void,
 }
 
-/// Whether a file must outlive a power cut.
+/// Whether a file must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
     Synced,
     Cached,
 }
 
-/// A hand-off file that cannot be read or written.
+/// The error for a state file that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum HandOffError {
-    /// Reading failed.
     #[error("cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Writing failed.
+    Read { path: PathBuf, source: io::Error },
     #[error("cannot write {path}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
 }
 
-/// One container's folder.
+/// One container's state directory.
 #[derive(Debug, Clone)]
 pub(crate) struct HandOff {
     directory: PathBuf,
@@ -201,15 +189,16 @@ impl HandOff {
         Ok(())
     }
 
-    /// `None` while there is none. One that a power cut left empty or torn counts as none.
+    /// Returns the exit status, or `None` if there is none. A file that a power cut left empty or
+    /// truncated counts as none.
     pub(crate) fn exit(&self) -> Result<Option<Exit>, HandOffError> {
         self.read("exit.json")
     }
 
-    /// Voids the start, unless somebody has the say over it already: then returns who.
+    /// Cancels the start, unless it is claimed already: then returns the claim.
     ///
-    /// Looks first: a container that ends has been claimed, and a draft that is made and removed again costs a disk as much
-    /// as all else that is done at its end.
+    /// Checks first: a container that ends has been claimed, and creating and removing a draft
+    /// costs a disk as much as everything else at its end.
     pub(crate) fn void(&self) -> Result<Claim, HandOffError> {
         match self.claimed()? {
             Some(claimed) => Ok(claimed),
@@ -217,7 +206,7 @@ impl HandOff {
         }
     }
 
-    /// Creates `handle.json`, unless there is one: then returns what that says.
+    /// Creates `handle.json`, or returns the existing claim.
     pub(crate) fn claim(&self, claim: &Claim) -> Result<Claim, HandOffError> {
         let path = self.directory.join("handle.json");
         let draft = self.draft("handle.json", claim, Durability::Cached)?;
@@ -234,19 +223,20 @@ impl HandOff {
                 Ok(claim.clone())
             }
             Err(errno) => {
-                // A leftover draft is harmless; the folder goes with the container.
+                // A leftover draft is harmless; the directory is removed with the container.
                 let _ = fs::remove_file(&draft);
                 if errno != Errno::EEXIST {
                     let source = errno.into();
                     return Err(HandOffError::Write { path, source });
                 }
-                // Created whole, so unreadable only if a power cut tore it: that boot's processes are gone.
+                // It is created atomically, so it is unreadable only if a power cut truncated it:
+                // the processes of that boot no longer exist.
                 Ok(self.claimed()?.unwrap_or(Claim::Void))
             }
         }
     }
 
-    /// What `handle.json` says, if it exists.
+    /// Returns the content of `handle.json`, if it exists.
     pub(crate) fn claimed(&self) -> Result<Option<Claim>, HandOffError> {
         self.read("handle.json")
     }
@@ -275,7 +265,7 @@ impl HandOff {
         renamed.map_err(|source| HandOffError::Write { path, source })
     }
 
-    /// Writes the whole content under a name of this process' own.
+    /// Writes the whole content under a name that only this process uses.
     fn draft<T: Serialize>(
         &self,
         name: &str,

@@ -1,7 +1,9 @@
-//! One container's keeper: holds its stdio, its deadlines and its exit status; outlives agent and launcher.
+//! The supervisor of one container: holds its stdio, its deadlines and its exit status; outlives
+//! agent and launcher.
 //!
-//! Single-threaded, one loop. Decides nothing itself (`course` does), and knows nothing of why it runs what
-//! it runs. It sits beside the container's group, so that killing the container leaves it alive to tell.
+//! Single-threaded, with one loop. `termination` makes the decisions; the supervisor does not know
+//! the purpose of its command. It is outside the container's group, so that it survives when the
+//! group is killed, and can report.
 
 mod attached;
 mod ending;
@@ -41,31 +43,32 @@ use crate::termination::{Action, Course};
 use attached::{Attached, Input};
 pub(crate) use ending::{refuse_unread, sentence};
 
-/// How many agents may listen at once; a further one is let go at once and tries again. One is usual, two
-/// when an agent was replaced before its end was noticed.
+/// The maximum number of connected agents; a further one is disconnected immediately and tries
+/// again. One is usual, two when an agent was replaced before its end was detected.
 const CONNECTIONS: usize = 8;
 
-/// How often it is tried again to listen, and to note what of the output was dropped.
+/// The interval for retrying to listen, and for notes about dropped output.
 const LOOK_AGAIN_MS: u16 = 1000;
 
-/// What all supervisors of a launcher share.
+/// State that all supervisors of a launcher share.
 pub(crate) struct Host {
     pub(crate) boot_id: String,
     pub(crate) null: OwnedFd,
     /// Compiled once for all commands.
     pub(crate) filter: Filter,
-    /// For all containers without devices of their own; `None` if this host allows no such filter.
+    /// For all containers without extra devices; `None` if this host allows no such filter.
     pub(crate) device_filter: Option<DeviceFilter>,
     /// For all commands in the host's network; `None` if this host allows no such filter.
     pub(crate) port_filter: Option<PortFilter>,
-    /// What the views of all containers share; why not, in words, where this process may not make it.
+    /// The mounts that all containers share; the cause as text, where this process may not create
+    /// them.
     pub(crate) template: Result<Template, String>,
 }
 
-/// Runs in the new process; returns its exit code, which nobody reads.
+/// Runs in the new process; returns its exit code, which is not used.
 pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, host: &Host) -> i32 {
     sys::expect_children();
-    // None of these can fail in a way that would make it wrong to go on.
+    // It is safe to continue if any of these fails.
     let _ = nix::unistd::setsid();
     crash_points::passed("supervisor.begun");
     let _ = nix::sys::prctl::set_name(c"argosy-supervis");
@@ -75,7 +78,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     let mut spec: Spec = match serde_json::from_slice(request) {
         Ok(spec) => spec,
         Err(error) => {
-            refuse_unread(&agent, &format!("the launch request is garbled: {error}"));
+            refuse_unread(&agent, &format!("the launch request is invalid: {error}"));
             return 1;
         }
     };
@@ -100,7 +103,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     }
 }
 
-/// Listens where agents that adopt the container look for it.
+/// Listens at the path that adopting agents connect to.
 fn listen_at(files: &HandOff) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
@@ -118,13 +121,13 @@ struct Supervisor<'a> {
     group: Option<Group>,
     init: Child,
     channel: OwnedFd,
-    /// Holds the container's mounts, so that the end of the last of its processes need not wait for theirs: that is left to
-    /// our own end, once it is told how the command ended.
+    /// Holds the container's mounts, so that the end of its last process need not wait for their
+    /// release. They are released when the supervisor exits, after it has reported the end.
     mounts: Option<OwnedFd>,
     outputs: Outputs,
     attached: Attached,
-    /// Where agents that adopt the container come in: made once the one that launched it is gone, which
-    /// most containers do not live to see.
+    /// The socket for agents that adopt the container: created once the launching agent has exited,
+    /// which most containers do not outlive.
     listener: Option<OwnedFd>,
     connections: Vec<OwnedFd>,
     course: Course,
@@ -132,20 +135,20 @@ struct Supervisor<'a> {
     /// The deadline that the timer is set to.
     armed: Option<BootTime>,
     executed: bool,
-    /// That everything is to end, where it does not end with init.
+    /// Whether init was ordered to kill everything, where its end does not do so.
     init_told: bool,
     refusal: Option<String>,
     ended: Option<(i32, Usage)>,
     buffer: Vec<u8>,
 }
 
-/// Which of the watched descriptors have something.
+/// The watched descriptors that are ready.
 struct Ready {
     init: bool,
     channel: bool,
     listener: bool,
     outputs: [bool; 2],
-    /// Somebody who is attached, or what waits for the command's standard input.
+    /// An attached client, or the command's standard input with pending data.
     attached: bool,
     connections: Vec<bool>,
 }
@@ -181,10 +184,10 @@ impl<'a> Supervisor<'a> {
             self.arm();
             self.be_found();
             let Ok(ready) = self.wait() else {
-                // Without poll there is nothing to live on; init sees the channel close and ends.
+                // Without poll the supervisor cannot work; init sees the channel close and exits.
                 return;
             };
-            // What is left after this turn makes the next wait a short one.
+            // Data that is left after this turn shortens the next wait.
             self.pump(ready.outputs);
             if ready.attached {
                 for signal in self.attached.serve() {
@@ -255,7 +258,8 @@ impl<'a> Supervisor<'a> {
         })
     }
 
-    /// Sets the timer to the next deadline. On the boot clock, so that it fires right after a suspend.
+    /// Sets the timer to the next deadline. It uses the boot clock, so that it fires right after a
+    /// suspend.
     fn arm(&mut self) {
         let next = self.course.next();
         if next == self.armed {
@@ -294,22 +298,22 @@ impl<'a> Supervisor<'a> {
                     self.ended = Some((status, usage));
                 }
                 Ok(Received::Nothing) => return,
-                // Init is about to end, or does not speak our language: its end is what counts.
+                // Init is about to exit, or its message is invalid: its exit decides.
                 Ok(Received::Closed) | Err(_) => return self.wait_for_init(),
             }
         }
     }
 
-    /// Takes the terminal that init has made, before anything of the container's runs. What init sends is written to and
-    /// resized by this process, which is root: it must be the master of a terminal, and the command's side is that
-    /// master's own.
+    /// Takes the terminal that init has created, before any program of the container runs. This
+    /// process, which is root, writes to it and resizes it. So it must be the master of a terminal,
+    /// and the command's end must belong to that master.
     fn take_terminal(&mut self, sides: Vec<OwnedFd>) {
         let master = sides.into_iter().next().filter(|_| !self.executed);
         let Some(master) = master else { return };
         let Ok(command_side) = exec::terminal_peer(&master) else {
             return;
         };
-        // Without a descriptor for it the command's output is still heard.
+        // Without a descriptor for it the command's output is still read.
         let input = master.try_clone().map_err(|_| Errno::EMFILE);
         if let Ok(input) = input.and_then(|master| Input::terminal(master, command_side)) {
             self.attached.give_terminal(input);
@@ -323,10 +327,10 @@ impl<'a> Supervisor<'a> {
         self.outputs.pump(ready, &mut self.buffer, show);
     }
 
-    /// The channel stays readable once closed; only the end of init, due at once, is of interest then.
+    /// Waits for the end of init, which is due immediately: the channel stays readable once closed.
     fn wait_for_init(&self) {
         let patience = std::time::Duration::from_millis(10);
-        // Polled again in the loop: this only keeps the loop from spinning.
+        // The loop polls again: this wait only keeps it from spinning.
         let _ = crate::process::has_ended(&self.init.handle, patience);
     }
 
@@ -334,7 +338,8 @@ impl<'a> Supervisor<'a> {
         self.connections.is_empty() && self.listener.is_none()
     }
 
-    /// Listens once nobody is connected any more. What keeps it from listening (a full disk) may pass.
+    /// Listens once no agent is connected. An error (a full disk) may be temporary, so it is
+    /// retried.
     fn be_found(&mut self) {
         if self.is_unreachable() {
             self.listener = listen_at(&self.files).ok();
@@ -365,7 +370,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Tells every agent; one that does not drain its socket is let go and adopts again.
+    /// Sends a notice to every agent. An agent that does not drain its socket is disconnected, and
+    /// adopts again.
     fn tell(&mut self, notice: &Notice) -> bool {
         self.connections
             .retain(|connection| send_packet(connection, notice, Wait::Return).is_ok());
@@ -409,24 +415,26 @@ impl<'a> Supervisor<'a> {
         self.attached.admit(session, stdin, begins);
     }
 
-    /// Init makes the command and keeps its session: nothing of it passes through here, so that a supervisor stays
-    /// small, and what is entered gets its confinement from where the container's own command got it.
+    /// Passes the session to init, which starts the command and holds the session. Its data does
+    /// not pass through the supervisor, which stays small, and the command gets its confinement
+    /// from the same process as the main command.
     fn let_in(&self, session: &OwnedFd) {
         if !self.executed {
-            let reason = "the container's own command has not been started yet: try again";
+            let reason = "the container's main command has not been started yet: try again";
             return exec::refuse(session, reason.to_owned());
         }
         let descriptors = [session.as_fd()];
         let (enter, wait) = (Instruction::Enter, Wait::Return);
         if send_packet_with(&self.channel, &enter, &descriptors, wait).is_err() {
-            let reason = "the container ends, or too many are about to enter it: try again";
+            let reason = "the container is ending, or has too many exec requests: try again";
             exec::refuse(session, reason.to_owned());
         }
     }
 
     fn perform(&mut self, action: Action) {
         match action {
-            // Init that is gone, or its queue full of signals: the kill that follows needs neither.
+            // If init has exited, or its queue is full of signals, the kill that follows needs
+            // neither.
             Action::Signal(signal) => {
                 let _ = send_packet(&self.channel, &Instruction::Signal(signal), Wait::Return);
             }
@@ -434,11 +442,13 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Each failure below leaves something alive, which the next round, a second later, tries again.
+    /// Kills everything. Each failure below leaves a process alive, which the next round, a second
+    /// later, tries again.
     fn kill_all(&mut self) {
         if self.group.is_none() && !self.spec.namespaces.pid && !self.init_told {
-            // Only init can end all that it started, and should we end meanwhile it goes on doing so: it is killed itself,
-            // which leaves the rest to us alone, if nothing has come of that by the next round.
+            // Only init knows all the processes that it started, and it continues to kill them if
+            // the supervisor dies. If it has not finished by the next round, it is killed itself,
+            // and the supervisor kills the rest.
             self.init_told = true;
             return self.perform(Action::Signal(libc::SIGKILL));
         }
@@ -449,7 +459,7 @@ impl<'a> Supervisor<'a> {
         crash_points::passed("supervisor.killed-all");
     }
 
-    /// Ends what the command left behind where no pid namespace did.
+    /// Kills what the command left behind where no pid namespace did.
     fn kill_the_rest(&self) {
         if self.spec.namespaces.pid {
             return;

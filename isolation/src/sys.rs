@@ -1,6 +1,6 @@
-//! The system calls that neither std nor nix offers with a safe signature.
+//! System calls that neither std nor nix offers with a safe signature.
 //!
-//! Functions of a few lines, nothing else: no decision is taken here.
+//! Short functions only: no decision is made here.
 #![allow(
     unsafe_code,
     reason = "the one file of the workspace that talks to the kernel by hand"
@@ -21,22 +21,22 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg
 
 use crate::disable_layer::{self, Wall};
 
-/// The flag of `clone3` that libc has too narrow a type for.
+/// The flag of `clone3` for which libc has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A child made by [`clone_process`].
+/// A child created by [`clone_process`].
 pub(crate) struct Child {
-    /// Its number, as the caller's pid namespace sees it.
+    /// Its process id in the caller's pid namespace.
     pub(crate) pid: i32,
-    /// A handle on it that never means a later process of the same number.
+    /// A pidfd, which never refers to a later process with the same id.
     pub(crate) handle: OwnedFd,
 }
 
-/// Makes a copy of this process that runs `child` and ends with the code it returns.
+/// Creates a copy of this process that runs `child` and exits with the code it returns.
 ///
-/// `flags` are `CLONE_NEW*` flags; with `cgroup` the child is born in that group. If the caller is
-/// single-threaded, as launcher and supervisor are, the copy may do whatever the original may; otherwise
-/// `child` must take no lock and allocate nothing.
+/// `flags` are `CLONE_NEW*` flags; with `cgroup` the child is created in that group. If the caller
+/// is single-threaded, as launcher and supervisor are, the copy may do whatever the original may;
+/// otherwise `child` must take no lock and allocate nothing.
 pub(crate) fn clone_process(
     flags: c_int,
     cgroup: Option<BorrowedFd<'_>>,
@@ -52,9 +52,9 @@ pub(crate) fn clone_process(
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = group.as_raw_fd() as u64;
     }
-    // SAFETY: without CLONE_VM and a stack this is a fork: the child goes on in its own copy of all
-    // memory, and `arguments` and `handle` outlive the call. The copy finds no lock held by another thread:
-    // there is none, or `child` takes none.
+    // SAFETY: without CLONE_VM and a stack this is a fork: the child continues in a separate copy
+    // of all memory, and `arguments` and `handle` outlive the call. The copy finds no lock held by
+    // another thread: there is none, or `child` takes none.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_clone3,
@@ -68,19 +68,20 @@ pub(crate) fn clone_process(
         // SAFETY: ends the copy without running the exit handlers of the original.
         unsafe { libc::_exit(code) }
     }
-    // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+    // SAFETY: the kernel has just created this descriptor for this process; nothing else owns it.
     let handle = unsafe { OwnedFd::from_raw_fd(handle) };
     Ok(Child { pid, handle })
 }
 
-/// Runs `child` in a process that shares our memory while we stand still, until it ends or executes
-/// another program; returns its number. What `child` writes to captured variables is seen by us.
+/// Runs `child` in a process that shares this process's memory, while this process is suspended,
+/// until it exits or executes another program; returns its process id. Captured variables that
+/// `child` writes are changed here.
 ///
-/// Far cheaper than a copy: no page table is duplicated. The caller must be single-threaded.
+/// Cheaper than a copy: no page table is duplicated. The caller must be single-threaded.
 pub(crate) fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno> {
     extern "C" fn enter(argument: *mut c_void) -> c_int {
         let child = argument.cast::<&mut dyn FnMut()>();
-        // SAFETY: the caller below passes a pointer to its own live variable and waits for us.
+        // SAFETY: the caller passes a pointer to its own live variable and waits for this function.
         unsafe { (*child)() };
         127
     }
@@ -88,13 +89,14 @@ pub(crate) fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno>
     let mut stack: Vec<u128> = Vec::with_capacity(STACK_BYTES / 16);
     let top = stack.as_mut_ptr().wrapping_add(STACK_BYTES / 16);
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the stack lives in this frame, is aligned to 16 and is used only by the child; CLONE_VFORK
-    // keeps us here until the child no longer runs in our memory.
+    // SAFETY: the stack lives in this frame, is aligned to 16 and is used only by the child;
+    // CLONE_VFORK suspends this process until the child no longer runs in its memory.
     let pid = unsafe { libc::clone(enter, top.cast(), flags, (&raw mut child).cast()) };
     Errno::result(pid)
 }
 
-/// A counter in the first bytes of a file, which this process shares with all its copies. Stays until it ends.
+/// Maps a counter in the first bytes of a file, which this process shares with all its copies. The
+/// mapping exists until the process exits.
 pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errno> {
     let (access, size) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<u32>());
     let file = file.as_fd().as_raw_fd();
@@ -112,7 +114,7 @@ pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errn
     if at == libc::MAP_FAILED {
         return Err(Errno::last());
     }
-    // SAFETY: it begins with a page, is never unmapped, and nobody reaches it but by this counter.
+    // SAFETY: it starts at a page boundary, is never unmapped, and is used only as this counter.
     Ok(unsafe { AtomicU32::from_ptr(at.cast()) })
 }
 
@@ -132,8 +134,8 @@ pub(crate) fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> 
     for end in kept.into_iter().map(Some).chain([None]) {
         let last = end.map_or(RawFd::MAX, |end| end - 1);
         if last >= first {
-            // SAFETY: called only where nothing is used afterwards that owns one of these descriptors: right before an
-            // exec, or at the start of a process of our own.
+            // SAFETY: called only where nothing is used afterwards that owns one of these
+            // descriptors: right before an exec, or at the start of a new process of this crate.
             let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
             Errno::result(closed)?;
         }
@@ -142,18 +144,18 @@ pub(crate) fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> 
     Ok(())
 }
 
-/// A handle on this very process: it never means a later one that got the same number.
+/// Opens a descriptor for this process; it never refers to a later process with the same id.
 pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: the call takes two integers and touches no memory of ours.
+    // SAFETY: the call takes two integers and touches no memory of this process.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = Errno::result(returned)? as RawFd;
-    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
+    // SAFETY: the kernel has just created this descriptor; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Sends `signal` to the process behind a handle of [`pidfd_open`].
+/// Sends `signal` to the process of a descriptor from [`pidfd_open`].
 pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errno> {
-    // SAFETY: a null `siginfo` asks the kernel to fill in its own; no memory of ours is touched.
+    // SAFETY: with a null `siginfo` the kernel fills in its own and touches no memory.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
@@ -166,7 +168,7 @@ pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Resul
     Errno::result(returned).map(drop)
 }
 
-/// What [`wait_child`] learned of a child that ended.
+/// The result of [`wait_child`] for a child that ended.
 pub(crate) struct Ended {
     pub(crate) pid: i32,
     /// As `wait(2)` encodes it.
@@ -195,15 +197,14 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<Ended>, Errno> 
     }
 }
 
-/// Sets every signal's disposition to the default and ignores the end of children (they are then reaped
-/// by the kernel).
+/// Resets all signals to their default, and ignores the end of children: the kernel reaps them.
 pub(crate) fn reset_signals_and_ignore_children() {
-    // The kernel's own structure, larger than on any architecture: the library refuses signals 32 and 33,
-    // which a parent may have left ignored all the same.
+    // The kernel's structure, larger than on any architecture. The library refuses signals 32 and
+    // 33, which a parent may have left ignored.
     let default = [0_u64; 8];
     for signal in 1..=64 {
-        // SAFETY: all zeroes is SIG_DFL with no flags, which installs no code; `default` is live for the
-        // call. Signals that cannot be set are refused, which is right.
+        // SAFETY: all zeroes is SIG_DFL with no flags, which installs no code; `default` is live
+        // for the call. Signals that cannot be set are refused, as intended.
         unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,
@@ -218,41 +219,41 @@ pub(crate) fn reset_signals_and_ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
-/// Lets children be waited for again.
+/// Makes children waitable again.
 pub(crate) fn expect_children() {
     // SAFETY: SIG_DFL installs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Gives descriptor number `target` (0, 1 or 2) the file of `source`.
+/// Makes descriptor `target` (0, 1 or 2) refer to the file of `source`.
 pub(crate) fn replace_descriptor(source: impl AsFd, target: RawFd) -> Result<(), Errno> {
     assert!(
         (0..=2).contains(&target),
         "only standard streams are replaced"
     );
-    // SAFETY: std treats the standard streams as always open and owned by nobody.
+    // SAFETY: std treats the standard streams as always open and without an owner.
     let returned = unsafe { libc::dup2(source.as_fd().as_raw_fd(), target) };
     Errno::result(returned).map(drop)
 }
 
-/// The launcher's standard input, as a socket of its own number that is closed in children which execute.
+/// Duplicates the launcher's standard input, a socket, to a new descriptor that is closed on exec.
 pub(crate) fn take_standard_input() -> Result<OwnedFd, Errno> {
-    // SAFETY: F_DUPFD_CLOEXEC touches no memory; on success the number is new and ours.
+    // SAFETY: F_DUPFD_CLOEXEC touches no memory; on success the descriptor is new, without owner.
     let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
     Errno::result(fd)?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Accepts a connection if one waits.
+/// Accepts a connection if one is pending.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = accept4(listener.as_raw_fd(), flags)?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor for this process; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Receives bytes and at most `N` descriptors; what does not fit is closed by the kernel.
+/// Receives bytes and at most `N` descriptors; the kernel closes those that do not fit.
 pub(crate) fn receive_with_descriptors<const N: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -269,7 +270,7 @@ pub(crate) fn receive_with_descriptors<const N: usize>(
     let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // SAFETY: the kernel has just installed these descriptors for us.
+            // SAFETY: the kernel has just installed these descriptors; nothing else owns them.
             let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
             received.extend(descriptors.into_iter().map(owned));
         }
@@ -277,9 +278,10 @@ pub(crate) fn receive_with_descriptors<const N: usize>(
     Ok((message.bytes, received))
 }
 
-/// Sets this process' user, group and further groups, for this thread of control only.
+/// Sets the user, group and supplementary groups of the calling thread only.
 ///
-/// The raw calls, because the library's own would tell other threads of a process whose memory we share.
+/// It uses the raw system calls, because the library's functions would also signal the other
+/// threads of a process whose memory this one shares.
 pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
     // SAFETY: the list is live for the call and its length is passed with it.
     let returned = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
@@ -290,7 +292,7 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errn
     Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
-/// Sets `MOUNT_ATTR_*` flags on a mount, with `all` on those below it too, and cuts it off from changes elsewhere.
+/// Sets `MOUNT_ATTR_*` flags on a mount, with `all` on submounts too, and makes it private.
 pub(crate) fn add_mount_attributes(
     tree: BorrowedFd<'_>,
     attributes: u64,
@@ -304,8 +306,7 @@ pub(crate) fn add_mount_attributes(
     set_mount_attributes(tree, flags, &wanted)
 }
 
-/// Lets the owners of files below a mount that is attached nowhere be those who `users`, a user namespace, says they are:
-/// a file of user n is one of its user n.
+/// Maps the owners of files below an unattached mount by a user namespace: user n is its user n.
 pub(crate) fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: `mount_attr` is plain integers, for which all zeroes is a valid value.
     let mut wanted: libc::mount_attr = unsafe { mem::zeroed() };
@@ -319,7 +320,8 @@ fn set_mount_attributes(
     flags: c_int,
     wanted: &libc::mount_attr,
 ) -> Result<(), Errno> {
-    // SAFETY: an empty path, and a structure that is live for the call and of the size that is passed with it.
+    // SAFETY: an empty path, and a structure that is live for the call and of the size that is
+    // passed with it.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -333,7 +335,8 @@ fn set_mount_attributes(
     Errno::result(returned).map(drop)
 }
 
-/// Gives up for good all capabilities but those of `kept`: nothing that is executed has another.
+/// Drops all capabilities except `kept` from the bounding set permanently: no executed program has
+/// another.
 pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
     for capability in (0..=63).filter(|number| kept & 1 << number == 0) {
         // SAFETY: integers only.
@@ -341,7 +344,7 @@ pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
             libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0)
         });
         match dropped {
-            // The kernel knows no more of them.
+            // The kernel knows no further ones.
             Err(Errno::EINVAL) => break,
             other => other.map(drop)?,
         }
@@ -359,23 +362,23 @@ pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Gives up for good what a capability could be had by: the bounding and ambient sets are emptied, and root's number
-/// means nothing any more.
+/// Drops permanently what could restore a capability: empties the bounding and ambient sets, and
+/// makes root's user id unprivileged.
 pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
-    // Of linux/securebits.h: no capabilities for root, none that stay or are raised, and all of it locked.
+    // From linux/securebits.h: no capabilities for root, none kept or raised, and all bits locked.
     const LOCKED: libc::c_ulong = 0b1110_1011;
     bound_capabilities(0)?;
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, LOCKED, 0, 0, 0) }).map(drop)
 }
 
-/// What is permitted stays so when root becomes another user, until a program is executed.
+/// Keeps the permitted set when root becomes another user, until a program is executed.
 pub(crate) fn keep_capabilities_over_user_change() -> Result<(), Errno> {
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }).map(drop)
 }
 
-/// Passes these on to what is executed; they must be permitted and inheritable.
+/// Passes these capabilities to executed programs; they must be permitted and inheritable.
 pub(crate) fn raise_ambient(kept: u64) -> Result<(), Errno> {
     for capability in (0..=63).filter(|number| kept & 1 << number != 0) {
         // SAFETY: integers only.
@@ -392,27 +395,28 @@ pub(crate) fn raise_ambient(kept: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Makes the sets that count now these: what is permitted and effective, and what is inheritable.
+/// Sets the permitted, effective and inheritable sets.
 pub(crate) fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), Errno> {
-    /// Of linux/capability.h: two words a set.
+    /// From linux/capability.h: two words per set.
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
     let [low, high] = [permitted as u32, (permitted >> 32) as u32];
     let [passed_low, passed_high] = [inheritable as u32, (inheritable >> 32) as u32];
     let sets = [low, low, passed_low, high, high, passed_high];
-    // SAFETY: both are live for the call and laid out as version 3 has them: version and process, then two times
-    // effective, permitted, inheritable.
+    // SAFETY: both are live for the call and laid out as in version 3: version and process, then
+    // two times effective, permitted, inheritable.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
         .map(drop)
 }
 
-/// Puts a filter on this thread of control.
+/// Installs a filter on this thread.
 pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
     let wanted = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_ptr().cast_mut(),
     };
-    // SAFETY: the kernel reads the program, whose length is passed with it and which is live for the call.
+    // SAFETY: the kernel reads the program, whose length is passed with it and which is live for
+    // the call.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -424,29 +428,31 @@ pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), E
     Errno::result(returned).map(drop)
 }
 
-/// Joins a new session keyring without a name: this thread, and what it makes, possess none of the keys of its parents.
+/// Joins a new anonymous session keyring: this thread and its descendants possess none of the keys
+/// of its parents.
 pub(crate) fn join_new_session_keyring() -> Result<(), Errno> {
-    /// Of linux/keyctl.h.
+    /// From linux/keyctl.h.
     const JOIN_SESSION_KEYRING: c_int = 1;
     let no_name: *const c_void = std::ptr::null();
-    // SAFETY: without a name the kernel reads nothing of ours.
+    // SAFETY: without a name the kernel reads no memory of this process.
     let answer = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, no_name) };
     Errno::result(answer).map(drop)
 }
 
-/// The kernel's number for the network namespace of this thread.
+/// Returns the kernel's cookie of this thread's network namespace.
 pub(crate) fn netns_cookie() -> Result<u64, Errno> {
-    /// Of asm-generic/socket.h.
+    /// From asm-generic/socket.h.
     const SO_NETNS_COOKIE: c_int = 71;
     let socket = nix::sys::socket::socket(
-        // All families tell it, and this one is of no network.
+        // Sockets of all families support the query, and this one needs no network.
         nix::sys::socket::AddressFamily::Unix,
         nix::sys::socket::SockType::Datagram,
         nix::sys::socket::SockFlag::SOCK_CLOEXEC,
         None,
     )?;
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: the kernel writes at most `length` bytes, the size of the number; both are live for the call.
+    // SAFETY: the kernel writes at most `length` bytes, the size of the number; both are live for
+    // the call.
     let answer = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -472,7 +478,7 @@ pub(crate) fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
     Errno::last()
 }
 
-/// Argument and environment lists in the form the kernel takes, made before the last moment.
+/// Argument and environment lists in the kernel's format, prepared before the last step.
 pub(crate) struct ExecPointers {
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,

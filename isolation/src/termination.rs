@@ -1,4 +1,4 @@
-//! When a supervisor acts on its container by itself or by order: decisions only.
+//! The termination of a container, by order or by deadline: decisions only.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use crate::process::BootTime;
 use crate::spec::StopAfter;
 use crate::state_dir::Stop;
 
-/// How long after a KILL the next one follows, should the first not have been enough.
+/// The interval after a KILL before it is repeated, if the first was not enough.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is to be done to the container.
+/// The next action on the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Send this signal to the command's process group.
+    /// Sends this signal to the command's process group.
     Signal(i32),
     /// Kill everything in the container.
     KillAll,
 }
 
-/// Where a container is on its way to its end.
+/// The progress of a container's termination.
 #[derive(Debug)]
 pub(crate) struct Course {
     stop_after: Option<StopAfter>,
-    /// What asks the command to end.
+    /// The stop signal.
     signal: i32,
     stop: Option<Stop>,
     kill_at: Option<BootTime>,
@@ -39,12 +39,12 @@ impl Course {
         }
     }
 
-    /// Why the container is being ended, if it is.
+    /// Returns the reason why the container is being ended, if it is.
     pub(crate) fn stop(&self) -> Option<Stop> {
         self.stop
     }
 
-    /// When to call [`Course::tick`] next.
+    /// Returns when to call [`Course::tick`] next.
     pub(crate) fn next(&self) -> Option<BootTime> {
         match self.stop {
             Some(_) => self.kill_at.into_iter().chain(self.lapse()).min(),
@@ -52,7 +52,8 @@ impl Course {
         }
     }
 
-    /// When nothing may run any more, whatever grace an order has given: others count on it.
+    /// Returns the time after which nothing may run, regardless of any ordered grace period: other
+    /// nodes rely on it.
     fn lapse(&self) -> Option<BootTime> {
         let stop_after = self.stop_after?;
         Some(stop_after.deadline + Duration::from_millis(stop_after.grace_ms))
@@ -69,7 +70,7 @@ impl Course {
                 }
                 None
             }
-            // Init's affair, and that of its streams: neither keeps a container from its end.
+            // For init and its streams: neither delays the end of a container.
             Order::Enter | Order::Attach { .. } => None,
         }
     }
@@ -79,19 +80,20 @@ impl Course {
             return None;
         }
         if let (None, Some(stop_after)) = (self.stop, self.stop_after) {
-            // The grace counts from the deadline: a supervisor that wakes late gives none.
+            // The grace period counts from the deadline: a supervisor that wakes late grants less.
             let late = Duration::from_millis(now.0.saturating_sub(stop_after.deadline.0));
             let grace = Duration::from_millis(stop_after.grace_ms).saturating_sub(late);
             let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
             return self.end(now, Stop::StopAfter, grace_ms);
         }
-        // From here on it is killed again and again; a renewal means nothing any more.
+        // From here on it is killed repeatedly; renewals have no effect.
         self.stop_after = None;
         self.kill_at = Some(now + KILL_AGAIN);
         Some(Action::KillAll)
     }
 
-    /// The first order to end asks by a signal and its reason stands; a later one can only shorten the grace.
+    /// Handles an order to end. The first one sends the stop signal and its reason stands; a later
+    /// one can only shorten the grace period.
     fn end(&mut self, now: BootTime, stop: Stop, grace_ms: u64) -> Option<Action> {
         let kill_at = now + Duration::from_millis(grace_ms);
         let first = self.stop.is_none();
@@ -193,7 +195,7 @@ mod tests {
         };
         let mut course = Course::new(Some(stop_after), None);
         assert_eq!(course.order(at(50), kill(60_000)), TERM);
-        // Renewed, it may take its grace a while longer.
+        // After the renewal, its grace period may last longer.
         course.order(at(60), Order::Renew { deadline: at(200) });
         assert_eq!(course.next(), Some(at(210)));
         assert_eq!(course.tick(at(209)), None);

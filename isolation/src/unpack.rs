@@ -1,18 +1,21 @@
-//! Unpacking archives that nobody trusts: fetched ones and the layers of images.
+//! Unpacking of untrusted archives: fetched ones and the layers of images.
 //!
-//! One pass over the entries, each judged by [`Rules`] before anything of it is written. Whatever is written is opened
-//! below the target's descriptor without following a link (`tree`), so a path that `place` should have refused still
-//! leads nowhere. Decides nothing about where archives come from or what becomes of the target: the caller makes a new
-//! folder, and renames it when all went well or removes it.
+//! It makes one pass over the entries, and checks each against [`Rules`] before anything of it is
+//! written. Everything is opened below the target's descriptor without following links (`tree`), so
+//! a path that `path_policy` wrongly accepted still cannot escape. The origin of archives and the
+//! fate of the target are out of scope: the caller creates a new directory, and renames it on
+//! success or removes it.
 //!
-//! Reading order: `place` (paths), `tree` (writing), `stream` (decoders and their bounds), `tarball` and `zipfile`; then
-//! `job` and `process`, which do all this in a process that can reach nothing else.
+//! Reading order: `path_policy` (paths), `tree` (writing), `stream` (decoders and their limits),
+//! `tarball` and `zipfile`; then `job` and `process`, which do all this in a process without access
+//! to anything else.
 //!
-//! **What a layer hides** is written as overlay file systems have it: `.wh.NAME` becomes a character device 0:0 called
-//! NAME, `.wh..wh..opq` the attribute `user.overlay.opaque` of its folder. A container mounts its overlay in its own
-//! user namespace, where attributes of the kind `trusted` can be neither written nor read; and kernels before 6.7 know
-//! no other whiteout than the device, which anybody may make since 5.8. An archive's own devices and attributes are
-//! never taken over, so that nothing but these names can make either.
+//! **Whiteouts** of a layer are written in the format of overlay file systems: `.wh.NAME` becomes a
+//! character device 0:0 called NAME, `.wh..wh..opq` the attribute `user.overlay.opaque` of its
+//! directory. A container mounts its overlay in its user namespace, where attributes of the kind
+//! `trusted` can be neither written nor read. Kernels before 6.7 support no whiteout other than the
+//! device, which any user may create since 5.8. Devices and attributes of an archive are never
+//! taken over, so only these names can create either.
 
 mod error;
 mod flatten;
@@ -44,39 +47,44 @@ pub(crate) use process::{refuse, run};
 use stream::Counts;
 use tree::Tree;
 
-/// What an archive may grow to whatever its size, in bytes: small ones are often mostly padding.
+/// The unpacked size that is allowed for every archive, in bytes: small ones are often mostly
+/// padding.
 const GROWTH_FLOOR_BYTES: u64 = 16 << 20;
-/// How much is written between two calls of the caller's callback, in bytes.
+/// The number of bytes written between two calls of the progress callback.
 const PROGRESS_STEP_BYTES: u64 = 1 << 20;
 
-/// What an archive is for.
+/// The purpose of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// Files for a task. They belong to whoever unpacks; links may not lead out; devices and pipes are refused.
+    /// Files for a task. They belong to the unpacking user; links may not lead outside; devices and
+    /// pipes are refused.
     Archive,
-    /// A layer of an image. Owners are kept; links are kept as they are, as they are followed only inside the
-    /// container; devices and pipes are left out; names that hide files of lower layers are understood.
+    /// A layer of an image. Owners are kept. Links are kept unchanged, as they are followed only
+    /// inside the container. Devices and pipes are left out. Whiteouts of lower layers are
+    /// converted.
     Layer,
 }
 
-/// What an archive may be.
+/// The limits of an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// What it is for.
+    /// Its purpose.
     pub source: Source,
-    /// How much it may hold unpacked, in bytes: with a tar file's headers, and with holes counted as if they were full.
+    /// Maximum unpacked size, in bytes: includes the headers of a tar file, and counts holes as
+    /// full.
     pub bytes_max: u64,
-    /// How many entries it may have, and how many folders they may need.
+    /// Maximum number of entries, and of the directories they need.
     pub entries_max: u64,
-    /// How many times its own size it may grow; at least 16 MiB are always allowed.
+    /// Maximum growth, as a multiple of its size; at least 16 MiB are always allowed.
     pub ratio_max: u64,
-    /// How deep an entry may lie, in names of its path.
+    /// Maximum depth of an entry, in path components.
     pub depth_max: u32,
 }
 
 impl Rules {
-    /// For fetched archives: 16 GiB, 1,000,000 entries, 200 times its size, 128 folders deep.
+    /// Returns the limits of fetched archives: 16 GiB, 1,000,000 entries, 200 times its size, a
+    /// depth of 128 directories.
     #[must_use]
     pub const fn archive() -> Self {
         Self {
@@ -88,7 +96,7 @@ impl Rules {
         }
     }
 
-    /// The same for a layer of an image.
+    /// Returns the limits of an image layer.
     #[must_use]
     pub const fn layer() -> Self {
         Self {
@@ -98,7 +106,7 @@ impl Rules {
     }
 }
 
-/// How an archive is packed.
+/// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -111,7 +119,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What the first bytes of an archive say; 262 are enough. `None`: nothing that is known.
+    /// Detects the format from the first bytes of an archive; 262 are enough. `None`: unknown.
     #[must_use]
     pub fn of(beginning: &[u8]) -> Option<Self> {
         let magic: [(&[u8], Self); 5] = [
@@ -128,7 +136,7 @@ impl Format {
             .or_else(|| is_tar().then_some(Self::Tar))
     }
 
-    /// Its usual ending of a file name.
+    /// Returns the usual file name extension.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -141,36 +149,37 @@ impl Format {
     }
 }
 
-/// How far it is.
+/// The progress of unpacking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Bytes of the archive that were read. Those of a zip file may be read more than once.
     pub read_bytes: u64,
     /// Bytes of files that were written.
     pub written_bytes: u64,
-    /// Entries that were begun.
+    /// Entries that were started.
     pub entries: u64,
 }
 
-/// What was unpacked.
+/// The result of unpacking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
-    /// The sums.
+    /// The totals.
     pub progress: Progress,
-    /// Entries of a layer that were left out: devices, pipes, what tools keep for themselves.
+    /// Entries of a layer that were left out: devices, pipes, and private files of tools.
     pub skipped: u64,
     /// SHA-256 of a layer after decompression, which images call its diff id. `None` for archives.
     pub digest: Option<[u8; 32]>,
 }
 
-/// Unpacks `archive`, from where it stands, into the folder `target`, which should be new. `progress` is called for
-/// each entry and each MiB; what it returns may end the work.
+/// Unpacks `archive`, from its current position, into the directory `target`, which should be new.
+/// `progress` is called for each entry and each MiB; its result may cancel the work.
 ///
-/// Synchronous; may use 150 MiB of memory beside 200 bytes an entry. Where the archive cannot be trusted at all, let a
-/// confined process do it: [`crate::Launcher::unpack`].
+/// Synchronous; may use 150 MiB of memory plus 200 bytes per entry. For untrusted archives use a
+/// confined process: [`crate::Launcher::unpack`].
 ///
 /// # Errors
-/// The first thing that the archive breaks, or what the file system refused. The target is half full then.
+/// The first rule that the archive violates, or the error of the file system. The target is then
+/// incomplete.
 pub fn unpack(
     archive: File,
     format: Format,
@@ -226,7 +235,7 @@ pub fn unpack(
     })
 }
 
-/// One entry, judged.
+/// One checked entry.
 struct Entry {
     place: Place,
     kind: Kind,
@@ -242,26 +251,26 @@ enum Kind {
     Special(String),
 }
 
-/// What a file gets beside its bytes.
+/// The attributes of a file.
 #[derive(Debug, Clone, Copy)]
 struct Attributes {
     /// Permissions; neither set-user-id nor set-group-id.
     mode: u32,
-    /// User and group; `None` leaves whom it was made by.
+    /// User and group; `None` keeps the creating user.
     owner: Option<(u32, u32)>,
     /// Seconds since 1970; `None`: now.
     modified: Option<i64>,
 }
 
-/// The sums of one archive, and their bounds.
+/// The totals of one archive, and their limits.
 struct Work<'a> {
     rules: &'a Rules,
-    /// How much may be written, in bytes, and the rule that says so.
+    /// The maximum number of bytes, and the rule behind it.
     most: u64,
     rule: Rule,
     counts: Rc<Counts>,
     written: u64,
-    /// How much was written when the caller was told last.
+    /// The number of bytes at the last progress report.
     told: u64,
     entries: u64,
     skipped: u64,
@@ -286,7 +295,7 @@ impl Work<'_> {
         }
     }
 
-    /// One entry more, which says that it has so many bytes.
+    /// Counts another entry of this declared size.
     fn begin(&mut self, bytes: u64) -> Result<(), Fault> {
         if self.entries == self.rules.entries_max {
             return Err(Rule::Entries {
@@ -306,7 +315,7 @@ impl Work<'_> {
         }
     }
 
-    /// Copies what `from` really holds, whatever it said.
+    /// Copies the actual content of `from`, whatever size was declared.
     fn copy(&mut self, from: &mut dyn Read, mut to: Option<&File>) -> Result<(), Fault> {
         let mut buffer = vec![0; 64 * 1024];
         loop {

@@ -1,4 +1,4 @@
-//! One group: made, watched, killed, removed.
+//! One cgroup: creating, watching, killing and removing it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -11,17 +11,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::CgroupError;
 use super::stats::{LastUsage, Stats, value_of};
 
-/// How often an emptying group is looked at again: the kernel's notices come at most every 10 ms.
+/// The interval at which an emptying group is polled: the kernel notifies at most every 10 ms.
 const LOOK_AGAIN_MS: u8 = 2;
 
-/// One container's group.
 #[derive(Debug, Clone)]
 pub struct Group {
     path: PathBuf,
 }
 
 impl Group {
-    /// The group at this path. It need not exist.
+    /// Returns the group at this path. It need not exist.
     #[must_use]
     pub fn at(path: &Path) -> Self {
         Self {
@@ -29,16 +28,16 @@ impl Group {
         }
     }
 
-    /// Its folder.
+    /// Returns the group's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes it. One that already exists is replaced only if nothing lives in it.
+    /// Creates the group. Replaces an existing group only if no process is in it.
     ///
     /// # Errors
-    /// If something lives in one that exists, or the folder cannot be made.
+    /// If a process is in an existing group, or the directory cannot be created.
     pub fn create(&self) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Create {
             path: self.path.clone(),
@@ -50,7 +49,8 @@ impl Group {
                 if self.is_populated()? {
                     return Err(failed(error));
                 }
-                // Made anew: the old one may have limits that nobody asked for now.
+                // The group is created again: the old one may have limits that this container does
+                // not request.
                 super::remove_folder(&self.path)?;
                 fs::create_dir(&self.path).map_err(failed)
             }
@@ -58,7 +58,7 @@ impl Group {
         }
     }
 
-    /// A handle for `clone3`.
+    /// Opens a descriptor for `clone3`.
     pub(crate) fn open(&self) -> Result<OwnedFd, CgroupError> {
         let path = self.path.clone();
         let opened = File::open(&path);
@@ -67,10 +67,10 @@ impl Group {
             .into())
     }
 
-    /// Whether any process lives in it or below. A group that is not there holds none.
+    /// Whether any process is in the group or below it. False for a group that does not exist.
     ///
     /// # Errors
-    /// If it is there and cannot be read.
+    /// If the group exists and cannot be read.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
         match super::read(self.path.join("cgroup.events")) {
             Ok(events) => Ok(value_of(&events, "populated") != Some(0)),
@@ -79,27 +79,28 @@ impl Group {
         }
     }
 
-    /// Whether this process is in it.
+    /// Whether this process is in the group.
     ///
     /// # Errors
-    /// If it is not there or cannot be read.
+    /// If the group does not exist or cannot be read.
     pub fn contains(&self, pid: i32) -> Result<bool, CgroupError> {
         let members = super::read(self.path.join("cgroup.procs"))?;
         Ok(members.lines().any(|line| line.parse() == Ok(pid)))
     }
 
-    /// Moves a process into it.
+    /// Moves a process into the group.
     ///
     /// # Errors
-    /// If either is gone, or the kernel refuses the move.
+    /// If the process or the group does not exist, or the kernel refuses the move.
     pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
         super::write(self.path.join("cgroup.procs"), &pid.to_string())
     }
 
-    /// Kills every process in it and below, at once: no fork escapes. A group that is not there is fine.
+    /// Kills every process in the group and below it atomically: no fork escapes. Succeeds if the
+    /// group does not exist.
     ///
     /// # Errors
-    /// If it is there and the kernel refuses.
+    /// If the group exists and the kernel refuses.
     pub fn kill(&self) -> Result<(), CgroupError> {
         match super::write(self.path.join("cgroup.kill"), "1") {
             Err(CgroupError::Write { source, .. }) if is_absent(&source) && !self.path.exists() => {
@@ -109,12 +110,13 @@ impl Group {
         }
     }
 
-    /// Kills what lives in it, waits until nothing does, and removes it with all groups below. Repeatable.
+    /// Kills all processes of the group, waits until it is empty, and removes it with all groups
+    /// below. Idempotent.
     ///
     /// # Errors
-    /// If something in it has not ended within `patience`, or a folder cannot be removed.
+    /// If a process has not ended within `patience`, or a directory cannot be removed.
     pub fn remove(&self, patience: Duration) -> Result<(), CgroupError> {
-        // Nothing lived in it, nothing made below it: the usual case after an orderly end.
+        // The usual case after a clean end: no process in the group and no group below it.
         if super::remove_folder(&self.path).is_ok() {
             return Ok(());
         }
@@ -123,7 +125,7 @@ impl Group {
         let deadline = Instant::now() + patience;
         loop {
             match remove_all(&self.path) {
-                // The last process may still be on its way out of the kernel.
+                // The last process may still be exiting in the kernel.
                 Err(CgroupError::Remove { source, .. })
                     if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
                 {
@@ -134,10 +136,10 @@ impl Group {
         }
     }
 
-    /// Waits until nothing lives in it.
+    /// Waits until no process is in the group.
     ///
     /// # Errors
-    /// If something in it has not ended within `patience`, or it cannot be read.
+    /// If a process has not ended within `patience`, or the group cannot be read.
     pub fn wait_empty(&self, patience: Duration) -> Result<(), CgroupError> {
         let path = self.path.join("cgroup.events");
         let started = Instant::now();
@@ -165,24 +167,24 @@ impl Group {
                 });
             }
             let mut watched = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-            // Whatever it says, the file is read again.
+            // The file is read again whatever the poll returns.
             let _ = poll(&mut watched, PollTimeout::from(LOOK_AGAIN_MS));
         }
     }
 
-    /// What it has used so far.
+    /// Returns the usage so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::read(&self.path)
     }
 
-    /// What is to be told of it at its end.
+    /// Returns the usage that is reported at the end of the container.
     pub(crate) fn last_usage(&self) -> LastUsage {
         LastUsage::read(&self.path)
     }
 }
 
-/// Removes a group and all below, deepest first.
+/// Removes a group and all groups below it, deepest first.
 fn remove_all(path: &Path) -> Result<(), CgroupError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
@@ -200,7 +202,8 @@ fn remove_all(path: &Path) -> Result<(), CgroupError> {
     super::remove_folder(path)
 }
 
-/// A removed group's files are either not found or, if open, without a device behind them.
+/// Whether the error means that the group is removed: its files are not found or, if open, return
+/// ENODEV.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }

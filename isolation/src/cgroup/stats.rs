@@ -1,86 +1,90 @@
-//! What a group has used, as the kernel's files tell it.
+//! The resource usage of a group, read from the kernel's files.
 //!
-//! A file that is not there belongs to a controller that the host lacks: what it would tell is `None`. Never a limit's
-//! business: `limits` writes, this reads.
+//! A missing file belongs to a controller that the host lacks: its value is `None`. Limits are out
+//! of scope: `limits` writes, this module reads.
 
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
 
-/// What a group has used; `None` where the host has no controller that counts it.
+/// The resource usage of a group; `None` where the host has no controller that counts it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Stats {
-    /// Processor time, in microseconds. The kernel counts it without any controller, as the two that follow.
+    /// Processor time, in microseconds. Like the next two fields, the kernel counts it without a
+    /// controller.
     pub cpu_us: Option<u64>,
-    /// Of that, in its own code.
+    /// The part of `cpu_us` in user mode.
     pub cpu_user_us: Option<u64>,
-    /// Of that, in the kernel.
+    /// The part of `cpu_us` in kernel mode.
     pub cpu_system_us: Option<u64>,
-    /// Periods of `cpu.max` in which it had something to do. 0 without that limit.
+    /// Periods of `cpu.max` in which the group had runnable processes. 0 without that limit.
     pub cpu_periods: Option<u64>,
-    /// Of those, the periods in which the limit held it back.
+    /// The periods of `cpu_periods` in which the limit throttled the group.
     pub cpu_throttled_periods: Option<u64>,
-    /// Time for which `cpu.max` held it back, in microseconds.
+    /// Time for which `cpu.max` throttled the group, in microseconds.
     pub cpu_throttled_us: Option<u64>,
-    /// Memory now, in bytes: its own, its page cache, and what the kernel keeps for it.
+    /// Current memory, in bytes: anonymous memory, page cache, and kernel memory of the group.
     pub memory_bytes: Option<u64>,
-    /// The most memory it ever had, in bytes.
+    /// The peak of `memory_bytes`.
     pub memory_peak_bytes: Option<u64>,
-    /// The most that it may have, in bytes; `None` without a limit, too.
+    /// The memory limit, in bytes; `None` also without a limit.
     pub memory_limit_bytes: Option<u64>,
-    /// Memory of its own now, in bytes: no file stands behind it, so only swap could take it back.
+    /// Current anonymous memory, in bytes. No file backs it, so only swap could reclaim it.
     pub memory_anonymous_bytes: Option<u64>,
-    /// Page cache and memory file systems now, in bytes.
+    /// Current page cache and tmpfs memory, in bytes.
     pub memory_file_bytes: Option<u64>,
-    /// What the kernel keeps for it now, in bytes.
+    /// Current kernel memory of the group, in bytes.
     pub memory_kernel_bytes: Option<u64>,
-    /// How often it was slowed, and memory taken back from it, for being above `memory.high`.
+    /// How often the group was throttled and its memory reclaimed for exceeding `memory.high`.
     pub memory_high_events: Option<u64>,
-    /// How often memory was taken back from it for having reached `memory.max`.
+    /// How often memory was reclaimed because the group reached `memory.max`.
     pub memory_max_events: Option<u64>,
-    /// How often nothing could be taken back any more.
+    /// How often nothing was left to reclaim.
     pub out_of_memory_events: Option<u64>,
-    /// How many of its processes were killed for want of memory: its own, or the host's.
+    /// The number of processes of the group that the OOM killer killed, whether the group or the
+    /// host was out of memory.
     pub out_of_memory_kills: Option<u64>,
-    /// What it does with disks.
+    /// Disk reads and writes.
     pub io: Option<Io>,
-    /// Processes and threads now.
+    /// Current number of processes and threads.
     pub pids: Option<u64>,
-    /// How often `pids.max` kept it from making one more.
+    /// How often `pids.max` prevented a fork.
     pub pids_max_events: Option<u64>,
     /// Time lost waiting for a processor.
     pub cpu_pressure: Option<Pressure>,
-    /// Time lost waiting for memory: taken back, read in again, or refused above `memory.high`.
+    /// Time lost waiting for memory: reclaim, reading pages back, or throttling above
+    /// `memory.high`.
     pub memory_pressure: Option<Pressure>,
     /// Time lost waiting for disks.
     pub io_pressure: Option<Pressure>,
 }
 
-/// Reads and writes that reached a device, summed over all. What one device passes on to another, as those of the device
-/// mapper do, counts at both. Files in memory and in the page cache do not count.
+/// Reads and writes that reached a device, summed over all devices. A request that one device
+/// passes to another, as the device mapper does, counts at both. Memory file systems and hits of
+/// the page cache do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Io {
-    /// Bytes read.
     pub read_bytes: u64,
-    /// Bytes written. The page cache is written later: it counts when it is.
+    /// Bytes written. A write to the page cache counts when it is written back.
     pub written_bytes: u64,
-    /// Operations that read.
+    /// Read operations.
     pub reads: u64,
-    /// Operations that wrote.
+    /// Write operations.
     pub writes: u64,
 }
 
-/// Time lost for want of a resource (PSI).
+/// Pressure stall information (PSI) of one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Pressure {
-    /// At least one of its processes waited.
+    /// At least one process waited.
     pub some: Stall,
-    /// All that had something to do waited, so that nothing was done. `None` where the kernel does not count it.
+    /// All runnable processes waited, so no work was done. `None` where the kernel does not count
+    /// it.
     pub full: Option<Stall>,
 }
 
-/// A share of time.
+/// Shares of time lost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Stall {
     /// Over the last 10 seconds, in percent.
@@ -89,11 +93,12 @@ pub struct Stall {
     pub average_60s_percent: f64,
     /// Over the last five minutes.
     pub average_300s_percent: f64,
-    /// All of it, in microseconds.
+    /// Total, in microseconds.
     pub total_us: u64,
 }
 
-/// What is to be known of a group that is about to go: few files, since every task ends once.
+/// The usage of a group that is about to be removed. It reads few files, because every task ends
+/// once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct LastUsage {
     pub(crate) cpu_us: Option<u64>,
@@ -112,7 +117,7 @@ impl Files<'_> {
         fs::read_to_string(self.0.join(file)).ok()
     }
 
-    /// Of a file that holds one number, or "max" for none.
+    /// Reads a file that holds one number, or returns `None` for "max".
     fn number(&self, file: &str) -> Option<u64> {
         self.text(file)?.trim().parse().ok()
     }
@@ -170,7 +175,7 @@ impl LastUsage {
     }
 }
 
-/// The number behind `key` in the kernel's "key number" lines.
+/// Returns the number after `key` in the kernel's "key number" lines.
 pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
@@ -178,12 +183,13 @@ pub(super) fn value_of(text: &str, key: &str) -> Option<u64> {
     })
 }
 
-/// The number in a "key=number" word, if it is of this key.
+/// Returns the number in a "key=number" word, if it has this key.
 fn value_in<T: std::str::FromStr>(word: &str, key: &str) -> Option<T> {
     word.strip_prefix(key)?.strip_prefix('=')?.parse().ok()
 }
 
-/// The sums of `io.stat`, which has a line a device; one that the group never used may have no figures.
+/// Sums the lines of `io.stat`, one per device. The line of a device that the group never used may
+/// have no figures.
 fn io_of(text: &str) -> Io {
     let sum = |key| {
         let words = text.split_ascii_whitespace();
@@ -290,7 +296,7 @@ mod tests {
         assert_eq!(
             Stats::read(&folder.path().join("gone")),
             Stats::default(),
-            "nor does a group that is gone make trouble"
+            "a removed group is not an error either"
         );
     }
 

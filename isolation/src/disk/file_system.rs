@@ -1,14 +1,14 @@
-//! A file system of a container's own, in a file: what does not fit into it is refused to the container.
+//! A separate file system for one container, in a file: writes beyond its size fail.
 //!
 //! ```text
-//! <folder>/file      ext4, as large as the limit; takes of the host's disk what is written to it
-//! <folder>/root/     where it is mounted, by a loop device that goes with its last mount
-//!   sandbox/         shown a second time where the sandbox is
-//!   changes/         what the container changes of its image, if it has one
-//!   group/           what it shares with its group, if it is the first of one
+//! <folder>/file      ext4, as large as the limit; uses host disk only for blocks that were written
+//! <folder>/root/     its mount point, through a loop device that is detached with its last mount
+//!   sandbox/         bind mounted at the sandbox
+//!   changes/         the container's changes to its image, if it has one
+//!   group/           shared with its task group, if it is the first task of one
 //! ```
-//! Without a journal: it does not outlive the host's boot, so that nothing is to be repaired. Every step can be the last
-//! of its maker: [`FileSystem::remove`] takes away whatever is there.
+//! There is no journal: the file system does not outlive the host's boot, so it is never repaired.
+//! Its creator can crash after every step: [`FileSystem::remove`] removes whatever exists.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -24,28 +24,30 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::{DiskError, DiskUsage, failed};
 use crate::{child, crash_points, sys};
 
-/// The smallest that can be made, in bytes: less has no room for its own tables.
+/// The minimum size, in bytes: a smaller file system has no space for its metadata.
 pub const FEWEST_BYTES: u64 = 1 << 20;
 
-/// What it is made of, in bytes; also the unit in which a loop device writes past the page cache.
+/// The block size, in bytes; also the unit in which a loop device writes past the page cache.
 const BLOCK_BYTES: u32 = 4_096;
-/// For how many bytes there is room for one more file.
+/// The number of bytes per inode.
 const BYTES_A_FILE: &str = "16384";
-/// Kept for root of the host, so that the last words of a container that has filled its disk find a place: a twentieth, but
-/// not more than this.
+/// The maximum space reserved for host root, in bytes, so that the last output of a container with
+/// a full disk is still stored. The reserve is a twentieth of the size, up to this value.
 const RESERVED_BYTES: u64 = 16 << 20;
-/// No journal; no room to grow. Tables are never zeroed, as a new file is zeroes: that takes checksums of groups.
+/// No journal and no space for resizing. Metadata is never zeroed, because a new file is all
+/// zeroes: this requires group checksums.
 const FEATURES: &str = "^has_journal,^resize_inode,extent,metadata_csum";
 const OPTIONS: &str = "lazy_itable_init=1,nodiscard";
-/// What is removed gives its room back to the host at once, and no thread of the kernel writes on by itself.
+/// Freed blocks are returned to the host immediately, and no kernel thread initializes inode tables
+/// later.
 const MOUNT_OPTIONS: &str = "discard,noinit_itable";
 
 const CONTROL: &str = "/dev/loop-control";
-/// Where the program is that makes file systems.
+/// The paths of the program that creates file systems.
 pub const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
-/// How long making one may take, in which nothing but its tables is written: as long as other programs of the host.
+/// The timeout for creating one, which writes only metadata: the same as for other host programs.
 const FORMAT_LIMIT: Duration = Duration::from_secs(10);
-/// How often another loop device is tried when somebody was faster.
+/// The number of attempts to get a loop device when another process takes the free one first.
 const TRIES: u32 = 64;
 
 /// The file system of one container.
@@ -55,7 +57,7 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
-    /// That which is, or is to be, in this folder.
+    /// Returns the file system in this directory, which need not exist yet.
     #[must_use]
     pub fn at(folder: &Path) -> Self {
         Self {
@@ -63,10 +65,10 @@ impl FileSystem {
         }
     }
 
-    /// Whether this host can have such, or in words why not.
+    /// Checks whether this host supports such file systems.
     ///
     /// # Errors
-    /// A sentence with its remedy.
+    /// A message with its remedy.
     pub fn supported() -> Result<(), String> {
         maker().map(drop)?;
         let control = File::open(CONTROL).map_err(|error| {
@@ -87,31 +89,31 @@ impl FileSystem {
         self.folder.join("root")
     }
 
-    /// What is shown where the sandbox is.
+    /// Returns the directory that is mounted at the sandbox.
     #[must_use]
     pub fn sandbox(&self) -> PathBuf {
         self.root().join("sandbox")
     }
 
-    /// Where the container's changes of its image go; made by whoever needs it.
+    /// Returns the directory of the container's changes to its image; its first user creates it.
     #[must_use]
     pub fn changes(&self) -> PathBuf {
         self.root().join("changes")
     }
 
-    /// The folder that the container shares with its group; the same.
+    /// Returns the directory that the container shares with its group; its first user creates it.
     #[must_use]
     pub fn group(&self) -> PathBuf {
         self.root().join("group")
     }
 
-    /// Whether it is there, for this process.
+    /// Whether it is mounted in this process's mount namespace.
     #[must_use]
     pub fn is_mounted(&self) -> bool {
         is_mount(&self.root())
     }
 
-    /// Whether its sandbox is what is seen at `at`.
+    /// Whether its sandbox is mounted at `at`.
     #[must_use]
     pub fn is_shown(&self, at: &Path) -> bool {
         let found = |path: &Path| fs::symlink_metadata(path).map(|data| (data.dev(), data.ino()));
@@ -119,11 +121,11 @@ impl FileSystem {
             && matches!((found(at), found(&self.sandbox())), (Ok(one), Ok(other)) if one == other)
     }
 
-    /// Makes and mounts it, and shows its sandbox in the folder `at`, over what is there. Blocks for as long as it takes
-    /// to write some dozens of kilobytes.
+    /// Creates and mounts it, and mounts its sandbox over the directory `at`. Blocks while some
+    /// dozens of kilobytes are written.
     ///
     /// # Errors
-    /// What cannot be done; what was done before is left to [`Self::remove`].
+    /// The step that failed; [`Self::remove`] cleans up the earlier steps.
     pub fn make(&self, bytes: u64, at: &Path) -> Result<(), DiskError> {
         if bytes < FEWEST_BYTES {
             let source = io::Error::other(format!(
@@ -142,11 +144,12 @@ impl FileSystem {
         self.show(at)
     }
 
-    /// Mounts again what is mounted already, but where this process does not see it: in the mount namespace of an earlier
-    /// agent, whose containers may still be using it. Both see the same file system. False if nobody has it mounted.
+    /// Mounts a file system again that is mounted in another mount namespace: that of an earlier
+    /// agent, whose containers may still use it. Both see the same file system. Returns false if it
+    /// is not mounted anywhere.
     ///
     /// # Errors
-    /// What cannot be done. It is as it was, or mounted and not shown.
+    /// The step that failed. The file system is unchanged, or mounted but not visible at `at`.
     pub fn recover(&self, at: &Path) -> Result<bool, DiskError> {
         let Some((device, path)) = self.device()? else {
             return Ok(false);
@@ -162,7 +165,7 @@ impl FileSystem {
     fn show(&self, at: &Path) -> Result<(), DiskError> {
         let bind = MsFlags::MS_BIND;
         mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>)
-            .map_err(failed(format!("show a file system at {}", at.display())))?;
+            .map_err(failed(format!("mount a file system at {}", at.display())))?;
         crash_points::passed("disk.shown");
         Ok(())
     }
@@ -174,22 +177,23 @@ impl FileSystem {
             .map_err(failed(format!("mount {}", self.file().display())))
     }
 
-    /// The loop device that shows its file, whoever has that mounted; as long as it is open here it goes on to. An error if
-    /// one cannot be looked at: then nobody knows.
+    /// Returns the loop device of its file, in whichever mount namespace it is mounted. The device
+    /// stays attached while it is open here. Fails if any loop device cannot be inspected: the
+    /// result would be unknown.
     fn device(&self) -> Result<Option<(File, PathBuf)>, DiskError> {
         let Ok(file) = fs::metadata(self.file()) else {
             return Ok(None);
         };
-        let what = || format!("look for a loop device of {}", self.file().display());
+        let what = || format!("find a loop device of {}", self.file().display());
         for entry in fs::read_dir("/sys/block").map_err(failed(what()))? {
             let device = entry.map_err(failed(what()))?;
-            // Others, and those that show nothing, have no such folder.
+            // Other block devices, and loop devices without a file, have no such directory.
             if !device.path().join("loop").exists() {
                 continue;
             }
             let path = Path::new("/dev").join(device.file_name());
             let device = match File::open(&path) {
-                // It was let go of just now.
+                // It was detached a moment ago.
                 Err(error) if error.raw_os_error() == Some(libc::ENXIO) => continue,
                 opened => opened.map_err(failed(what()))?,
             };
@@ -233,7 +237,7 @@ impl FileSystem {
         if ran.status.success() {
             return Ok(());
         }
-        let why = ran.complaint.lines().next().unwrap_or("it says nothing");
+        let why = ran.complaint.lines().next().unwrap_or("no error output");
         Err(failed(what())(io::Error::other(format!(
             "{maker} ended with {}: {why}",
             ran.status
@@ -241,7 +245,8 @@ impl FileSystem {
     }
 
     fn mount(&self) -> Result<(), DiskError> {
-        // The device goes when nobody has it open or mounted: with us, until it is mounted.
+        // The device is detached when it is neither open nor mounted: this process keeps it open
+        // until it is mounted.
         let (device, path) = self.attach().map_err(failed(format!(
             "give {} a loop device",
             self.file().display()
@@ -250,7 +255,7 @@ impl FileSystem {
         self.mount_device(&path)?;
         drop(device);
         let what = || format!("mount {}", self.file().display());
-        // What a repair would find: nothing is ever repaired here.
+        // For files that a repair finds: there is never a repair here.
         fs::remove_dir(self.root().join("lost+found")).map_err(failed(what()))?;
         let made = DirBuilder::new().mode(0o750).create(self.sandbox());
         made.map_err(failed(what()))
@@ -266,15 +271,15 @@ impl FileSystem {
             let device = open(&path)?;
             match sys::disk::attach_loop_device(device.as_fd(), file.as_fd(), BLOCK_BYTES) {
                 Ok(()) => return Ok((device, path)),
-                // Somebody was faster.
+                // Another process took the device first.
                 Err(Errno::EBUSY) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        Err(io::Error::other("others take all loop devices"))
+        Err(io::Error::other("other processes take all loop devices"))
     }
 
-    /// What is in it; `None` if it is not there.
+    /// Returns its usage; `None` if it does not exist.
     #[must_use]
     pub fn usage(&self) -> Option<DiskUsage> {
         if !self.is_mounted() {
@@ -290,12 +295,12 @@ impl FileSystem {
         })
     }
 
-    /// Takes away whatever of it is there, and what is shown of it in the folder `at`. Its room on the host's disk is free
-    /// then, whoever still has a file of it open, or sees it in another mount namespace: to him everything fails. Nothing is
-    /// wrong if there is nothing.
+    /// Removes whatever exists of it, and its mount at the directory `at`. Its space on the host's
+    /// disk is then free, even if a process still has one of its files open or sees it in another
+    /// mount namespace: all access there fails. Succeeds if nothing exists.
     ///
     /// # Errors
-    /// What cannot be taken away; the next call goes on.
+    /// The step that failed; the next call continues.
     pub fn remove(&self, at: &Path) -> Result<(), DiskError> {
         if !self.folder.exists() {
             return Ok(());
@@ -318,7 +323,8 @@ impl FileSystem {
         gone(fs::remove_dir(&self.folder))
     }
 
-    /// Before its file goes: what is not written yet need not be, and nothing is written to it later.
+    /// Called before its file is removed: unwritten data need not be written, and nothing is
+    /// written later.
     fn shut_down(&self) -> Result<(), DiskError> {
         if !self.is_mounted() {
             let Some((_held, path)) = self.device()? else {
@@ -332,21 +338,21 @@ impl FileSystem {
             Ok(sys::disk::shut_down(root.as_fd())?)
         };
         match shut_down() {
-            // It was before.
+            // It is shut down already.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(()),
             other => other.map_err(failed(what())),
         }
     }
 }
 
-/// Whether something is mounted there.
+/// Whether a file system is mounted there.
 fn is_mount(path: &Path) -> bool {
     let device = |path: &Path| fs::symlink_metadata(path).map(|data| data.dev()).ok();
     let above = path.parent().and_then(device);
     device(path).is_some_and(|own| above.is_some_and(|above| above != own))
 }
 
-/// As often as something is mounted there.
+/// Unmounts all mounts that are stacked there.
 fn unmount(path: &Path) -> Result<(), DiskError> {
     while is_mount(path) {
         umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)

@@ -1,8 +1,9 @@
-//! Folders of containers as projects of a file system that keeps quotas of such.
+//! Directories of containers as projects of a file system with project quotas.
 //!
-//! The file system is the only record: a folder says which project it is, and a project is taken while anything belongs
-//! to it. So nothing is to be found again after a crash, and no number is lost: one is free when all is gone that had it.
-//! What is made in a folder belongs to its project, and nobody inside a user namespace can change that.
+//! The file system is the only record: a directory has a project id, and an id is in use while any
+//! file has it. So a crash needs no recovery, and no id leaks: an id is free when all its files are
+//! removed. A file that is created in a directory belongs to its project, and no process in a user
+//! namespace can change that.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,48 +16,50 @@ use nix::errno::Errno;
 use super::{DiskError, DiskUsage, failed};
 use crate::{crash_points, sys};
 
-/// Ours: an operator's own projects have other numbers.
+/// The first id of this runtime: an operator's projects have other ids.
 pub const FIRST_PROJECT: u32 = 0x4100_0000;
-/// The first behind them.
+/// The end of the range of ids (exclusive).
 pub const END_PROJECT: u32 = 0x4200_0000;
 
-/// Of linux/fs.h: what is made in this folder is of its project, and nothing of another comes in.
+/// From linux/fs.h: new files inherit the directory's project, and files of other projects cannot
+/// be moved in.
 const INHERIT: u32 = 0x200;
-/// Of linux/dqblk_xfs.h: limits of projects are kept.
+/// From linux/dqblk_xfs.h: project limits are enforced.
 const ENFORCED: u16 = 1 << 5;
-/// The unit in which limits are told.
+/// The unit of quota limits.
 const BLOCK_BYTES: u64 = 1_024;
-/// For how many bytes there may be one more file, and how many there may be of the smallest limit.
+/// The number of bytes per permitted file; also the minimum number of files.
 const BYTES_A_FILE: u64 = 4_096;
 const FEWEST_FILES: u64 = 1_024;
-/// How many numbers are looked at for a free one.
+/// The number of ids that the search for a free one tries.
 const TRIES: u32 = 65_536;
 
-/// Whether the file system of this folder keeps quotas of projects, or in words why not.
+/// Checks whether the file system of this directory enforces project quotas.
 ///
 /// # Errors
-/// A sentence with its remedy.
+/// A message with its remedy.
 pub fn supported(folder: &Path) -> Result<(), String> {
     let remedy =
         "mount it with the option prjquota (ext4: after tune2fs -O project,quota), or choose loop";
     let place = folder.display();
     let open = open(folder).map_err(|error| format!("{place} cannot be opened: {error}"))?;
     let state = sys::disk::project_quota_state(open.as_fd()).map_err(|errno| {
-        format!("the file system of {place} keeps no quotas of projects ({errno}): {remedy}")
+        format!("the file system of {place} has no project quotas ({errno}): {remedy}")
     })?;
     if state & ENFORCED == 0 {
         return Err(format!(
-            "the file system of {place} counts projects and enforces no limit of them: {remedy}"
+            "the file system of {place} counts projects but does not enforce their limits: {remedy}"
         ));
     }
     Ok(())
 }
 
-/// Makes an empty folder a project of its own, which may have so many bytes; one that is ours already keeps its number.
-/// `alone` is a file that all agents of the host lock while they look for a number.
+/// Makes an empty directory a separate project with this limit in bytes; a directory that already
+/// has an id of this runtime keeps it. `alone` is a file that all agents of the host lock during
+/// the search for an id.
 ///
 /// # Errors
-/// What cannot be done. The folder goes as any other.
+/// The step that failed. The directory can be removed like any other.
 pub fn take(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
     let what = || format!("make {} a project with a quota", folder.display());
     let open = open(folder).map_err(failed(what()))?;
@@ -85,10 +88,11 @@ pub fn take(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Makes an empty folder part of the project of another one; nothing if that is none of ours.
+/// Adds an empty directory to the project of another one. Has no effect if that is not a project of
+/// this runtime.
 ///
 /// # Errors
-/// What cannot be done.
+/// The step that failed.
 pub fn share(of: &Path, folder: &Path) -> Result<(), DiskError> {
     let shared = || -> io::Result<()> {
         match own_project(open(of)?.as_fd()) {
@@ -103,7 +107,8 @@ pub fn share(of: &Path, folder: &Path) -> Result<(), DiskError> {
     )))
 }
 
-/// What the project of this folder has; `None` if it is none of ours, or may have what it likes.
+/// Returns the usage of this directory's project; `None` if it is not a project of this runtime, or
+/// has no limit.
 #[must_use]
 pub fn usage(folder: &Path) -> Option<DiskUsage> {
     let open = open(folder).ok()?;
@@ -117,10 +122,11 @@ pub fn usage(folder: &Path) -> Option<DiskUsage> {
     })
 }
 
-/// Lifts the limits of this folder's project, before all of it is removed. Nothing is wrong if it has none.
+/// Lifts the limits of this directory's project before the directory is removed. Succeeds if it has
+/// none.
 ///
 /// # Errors
-/// What cannot be done.
+/// The step that failed.
 pub fn lift(folder: &Path) -> Result<(), DiskError> {
     let Ok(open) = open(folder) else {
         return Ok(());
@@ -129,7 +135,7 @@ pub fn lift(folder: &Path) -> Result<(), DiskError> {
         return Ok(());
     };
     let lifted = sys::disk::limit_project(open.as_fd(), project, 0, 0);
-    // Without quotas there is nothing to lift: the host may have been set up anew.
+    // Without quotas there is nothing to lift: the host may have been reconfigured.
     match lifted {
         Ok(()) | Err(Errno::ESRCH | Errno::ENOSYS | Errno::EINVAL) => {
             crash_points::passed("quota.lifted");
@@ -150,7 +156,8 @@ fn open(folder: &Path) -> io::Result<OwnedFd> {
     opened.map(File::into)
 }
 
-/// A folder may be part of an operator's project, which is not ours to limit.
+/// Returns the project id if it belongs to this runtime. A directory may be part of an operator's
+/// project, which is left alone.
 fn own_project(folder: BorrowedFd<'_>) -> Option<u32> {
     let project = sys::disk::attributes(folder).ok()?.project;
     (FIRST_PROJECT..END_PROJECT)
@@ -165,8 +172,8 @@ fn join(folder: BorrowedFd<'_>, project: u32) -> Result<(), Errno> {
     sys::disk::set_attributes(folder, &wanted)
 }
 
-/// One that nothing belongs to. Not the first of them, but one somewhere: what a container leaves behind may still be
-/// going.
+/// Returns an unused id. The search starts at an id derived from the inode: files of an earlier
+/// container may still be being removed.
 fn find_free(folder: BorrowedFd<'_>) -> io::Result<u32> {
     let count = END_PROJECT - FIRST_PROJECT;
     let first = rustix::fs::fstat(folder)?.st_ino as u32 % count;
@@ -174,7 +181,7 @@ fn find_free(folder: BorrowedFd<'_>) -> io::Result<u32> {
         let project = FIRST_PROJECT + (first + at) % count;
         match sys::disk::project_quota(folder, project) {
             Ok(quota) if quota.dqb_curinodes == 0 && quota.dqb_curspace == 0 => return Ok(project),
-            // Never heard of.
+            // The kernel has no record of this id.
             Err(Errno::ENOENT) => return Ok(project),
             Ok(_) => {}
             Err(errno) => return Err(errno.into()),

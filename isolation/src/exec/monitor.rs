@@ -1,8 +1,10 @@
-//! The keeper of one entered command: a copy of init that makes it, waits for it, and ends what it has started.
+//! The exec monitor: a copy of init that starts one exec command, waits for it, and kills its
+//! descendants.
 //!
-//! Holds nothing but its session. Orphans of the command become its children, so that none of them outlives the session
-//! and none is left for init. Should the container kill it, which takes a process of the same user, the session breaks
-//! off and the command stays the container's own affair, to end with it at the latest.
+//! It holds nothing but its session. Orphans of the command are reparented to it, so none outlives
+//! the session and none is left for init. If the container kills the monitor, which takes a process
+//! of the same user, the session breaks off. The command then runs on until the container ends at
+//! the latest.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -22,15 +24,15 @@ use crate::seccomp::Filter;
 use crate::spec::{Spec, User};
 use crate::sys;
 
-/// Answers a session from which nothing was executed.
+/// Answers a session whose command cannot be executed.
 pub(crate) fn refuse(session: &OwnedFd, reason: String) {
-    // A client that is gone needs no answer.
+    // A client that has disconnected needs no answer.
     let _ = send_packet(session, &Told::Refused { reason }, Wait::Return);
 }
 
-/// Runs in a copy of init; returns its exit code, which nobody reads.
+/// Runs in a copy of init. Returns the exit code, which is not used.
 pub(crate) fn keep(spec: &Spec, filter: &Filter, session: &OwnedFd) -> i32 {
-    // A name to recognise it by in a process list; nothing depends on it.
+    // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-entry");
     crash_points::passed("entry.begun");
     if let Err(reason) = serve(spec, filter, session) {
@@ -42,7 +44,7 @@ pub(crate) fn keep(spec: &Spec, filter: &Filter, session: &OwnedFd) -> i32 {
 
 fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
-    // The channel above all: init's end must be seen by the supervisor while an entered command runs.
+    // Above all the channel: the supervisor must see init's end while an exec command runs.
     sys::close_all_but(Some(session.as_fd()))
         .map_err(|errno| words("close what init has open", errno))?;
     nix::sys::prctl::set_child_subreaper(true)
@@ -50,7 +52,7 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
     let mut request: EntryRequest = match receive_packet(session, Wait::Block) {
         Ok(Received::Message(request)) => request,
         Ok(Received::Nothing | Received::Closed) => return Ok(()),
-        Err(error) => return Err(format!("the request is garbled: {error}")),
+        Err(error) => return Err(format!("the request is invalid: {error}")),
     };
     request.look_up_user()?;
     let spec = request
@@ -64,7 +66,7 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
             Ok(told) => told,
             Err(reason) => Told::Refused { reason },
         };
-        // A keeper that is gone has taken the session along.
+        // If the monitor has exited, the session is closed as well.
         let _ = send_packet(&its_report, &told, Wait::Return);
         0
     });
@@ -77,13 +79,14 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
         streams: streams.outer,
         probes: matches!(request.work, Work::Probe(_)),
     };
-    // The streams must end with the command, and its report with its execution: neither may stay open here.
+    // The streams must close with the command, and its report with its execution: neither may stay
+    // open here.
     drop((streams.inner, its_report));
     keeper.attend();
     Ok(())
 }
 
-/// Runs in the new process. Once a command is executed nobody is left to return.
+/// Runs in the new process. Returns only if the command cannot be executed.
 fn become_entered(
     work: &Work,
     command: &Command<'_>,
@@ -125,12 +128,13 @@ impl Inner {
 /// Both ends of a command's streams.
 struct Pair {
     inner: Inner,
-    /// In the order in which the agent expects them.
+    /// In the order that the agent expects.
     outer: Vec<OwnedFd>,
 }
 
 impl Pair {
-    /// The command's ends belong to its user, who may then open them anew by `/dev/stdout` or its terminal's name.
+    /// The command's ends belong to its user, who may then reopen them through `/dev/stdout` or the
+    /// terminal's path.
     fn make(request: &EntryRequest, user: Option<&User>) -> Result<Self, Refusal> {
         let pair = match request.terminal {
             Some(size) => {
@@ -157,7 +161,7 @@ impl Pair {
         };
         if let Some(user) = user {
             let uid = Some(Uid::from_raw(user.uid));
-            // A terminal's group is the file system's affair.
+            // The file system sets a terminal's group.
             let gid = request.terminal.is_none().then(|| Gid::from_raw(user.gid));
             for stream in pair.inner.each() {
                 nix::unistd::fchown(stream, uid, gid).map_err(|errno| {
@@ -169,19 +173,20 @@ impl Pair {
     }
 }
 
-/// While the entered command runs.
+/// The monitor while the exec command runs.
 struct Keeper<'a> {
     session: &'a OwnedFd,
     command: i32,
-    /// What the command's process says before it is the command; closed by the execution. `None` after that.
+    /// The channel on which the command's process reports errors before the execution, which closes
+    /// it. `None` after that.
     report: Option<OwnedFd>,
-    /// The agent's, until they are sent.
+    /// The agent's ends, until they are sent.
     streams: Vec<OwnedFd>,
     probes: bool,
 }
 
 impl Keeper<'_> {
-    /// Returns when the command has ended, or when nobody wants it any more.
+    /// Returns when the command has ended or the client has disconnected.
     fn attend(mut self) {
         let mut children = SigSet::empty();
         children.add(nix::sys::signal::SIGCHLD);
@@ -190,7 +195,7 @@ impl Keeper<'_> {
             return refuse(self.session, "cannot watch the command".to_owned());
         };
         loop {
-            // Looked at before waiting: it may have ended before the descriptor was made.
+            // Checked before waiting: it may have ended before the descriptor was created.
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
                     return self.ended(ended.status);
@@ -220,7 +225,7 @@ impl Keeper<'_> {
         }
     }
 
-    /// Hears what the command's process has to say before it is the command. False if it never will be.
+    /// Reads the report of the command's process. Returns false if the command is not executed.
     fn listen(&mut self) -> bool {
         let Some(report) = &self.report else {
             return true;
@@ -228,16 +233,16 @@ impl Keeper<'_> {
         match receive_packet::<Told>(report, Wait::Return) {
             Ok(Received::Nothing) => true,
             Ok(Received::Message(told)) => {
-                // A client that is gone needs no answer.
+                // A client that has disconnected needs no answer.
                 let _ = send_packet(self.session, &told, Wait::Return);
                 false
             }
-            // A prober that closes it without a word was killed, as its status will say.
+            // A prober that closes it without a message was killed, as its status shows.
             Ok(Received::Closed) | Err(_) => {
                 self.report = None;
                 let streams = std::mem::take(&mut self.streams);
                 let descriptors: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
-                // A client that is gone is noticed by the end of the session.
+                // A disconnected client is detected by the end of the session.
                 let told = self.probes
                     || send_packet_with(self.session, &Told::Started, &descriptors, Wait::Return)
                         .is_ok();
@@ -247,7 +252,7 @@ impl Keeper<'_> {
         }
     }
 
-    /// What was said before the end comes before it.
+    /// Messages that were sent before the end are handled first.
     fn ended(&mut self, status: i32) {
         if !self.listen() {
             return;
@@ -256,7 +261,7 @@ impl Keeper<'_> {
             let reason = "the probe was killed before it had an answer";
             return refuse(self.session, reason.to_owned());
         }
-        // A client that is gone needs no answer.
+        // A client that has disconnected needs no answer.
         let _ = send_packet(self.session, &Told::Ended { status }, Wait::Return);
     }
 }

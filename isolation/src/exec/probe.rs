@@ -1,7 +1,8 @@
-//! Asking whether something answers in a container's network: a connection, or an HTTP request, over TLS too.
+//! Probing a port in a container's network: a connection, or an HTTP request, also over TLS.
 //!
-//! Runs behind the walls of a command, but executes nothing: an image need not bring a program for it, and cannot lend
-//! one that lies. What answers is not trusted: of its answer one line is read, up to a cap and a deadline.
+//! The probe runs with a command's isolation layers but executes nothing: an image need not contain
+//! a probe program, and cannot fake one. The server is not trusted: one line of its response is
+//! read, up to a size limit and a deadline.
 
 mod tls;
 
@@ -15,67 +16,63 @@ use serde::{Deserialize, Serialize};
 use self::tls::Tls;
 use crate::spec::SpecError;
 
-/// The longest path that is asked for, in bytes.
+/// The maximum length of the requested path, in bytes.
 const PATH_LIMIT_BYTES: usize = 2048;
-/// The longest status line that is read, in bytes.
+/// The maximum length of the status line, in bytes.
 const STATUS_LINE_LIMIT_BYTES: usize = 1024;
 
-/// A question to a port of the container's loopback address.
+/// A probe of a port on the container's loopback address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Which port, 1 to 65,535.
+    /// The port, 1 to 65,535.
     pub port: u16,
-    /// How long connecting and answering may take together, in milliseconds; at least 1.
+    /// The timeout for connecting and answering together, in milliseconds; at least 1.
     pub timeout_ms: u64,
-    /// What is asked.
     pub kind: ProbeKind,
 }
 
-/// What is asked of a port.
+/// The expectation of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeKind {
-    /// That it takes a connection.
+    /// The port accepts a connection.
     Tcp,
-    /// That it answers a GET by HTTP/1.1 with a status that is expected. Redirections are not followed.
+    /// The port answers an HTTP/1.1 GET with an expected status. Redirects are not followed.
     Http {
-        /// Plainly, or over TLS.
         #[serde(default)]
         scheme: Scheme,
-        /// For what; begins with `/`.
+        /// The path of the request; begins with `/`.
         path: String,
-        /// Which statuses are expected; empty means 200 to 399.
+        /// The expected statuses; empty means 200 to 399.
         #[serde(default)]
         statuses: BTreeSet<u16>,
     },
 }
 
-/// How HTTP is spoken.
+/// The scheme of an HTTP probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
-    /// As it is.
+    /// Plain HTTP.
     #[default]
     Http,
-    /// Over TLS 1.2 or 1.3. The certificate is not verified.
+    /// HTTP over TLS 1.2 or 1.3. The certificate is not verified.
     Https,
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// All is well.
     Pass,
-    /// It is not.
     Fail {
-        /// In words.
+        /// The cause, as text.
         reason: String,
     },
 }
 
 impl Probe {
-    /// Refuses what could not be asked, or would ask something else.
+    /// Rejects a probe that is invalid, or whose request line would mean another request.
     pub(super) fn check(&self) -> Result<(), SpecError> {
         if self.port == 0 {
             let remedy = "name a port from 1 to 65,535";
@@ -97,7 +94,7 @@ impl Probe {
         Ok(())
     }
 
-    /// Asks, and waits for the answer.
+    /// Runs the probe and waits for the result.
     pub(super) fn ask(&self) -> Verdict {
         let deadline = Instant::now() + Duration::from_millis(self.timeout_ms);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
@@ -145,7 +142,7 @@ impl Probe {
     }
 }
 
-/// Sends a request, and reads the first line of what comes, as far as it comes.
+/// Sends a request and reads the first line of the response, as far as it arrives.
 fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes())?;
     stream.flush()?;
@@ -156,7 +153,7 @@ fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u
         match stream.read(&mut part[..room]) {
             Ok(0) => break,
             Ok(count) => line.extend_from_slice(&part[..count]),
-            // Who ends the connection without a word of TLS has said what it has said.
+            // A server that closes the connection without a TLS alert has sent its whole response.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -165,7 +162,7 @@ fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u
     Ok(line)
 }
 
-/// A connection on which everything together has one deadline; what comes after it is `TimedOut`.
+/// A connection with one deadline for all operations; after it they fail with `TimedOut`.
 struct Timed {
     stream: TcpStream,
     deadline: Instant,
@@ -180,13 +177,13 @@ impl Timed {
 
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    // A time-out of zero would mean none.
+    // A timeout of zero would mean none.
     (!left.is_zero())
         .then_some(left)
         .ok_or_else(|| io::ErrorKind::TimedOut.into())
 }
 
-/// The socket's own word for a time that has passed.
+/// Maps the socket's error for an expired timeout to `TimedOut`.
 fn timed<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -212,7 +209,7 @@ impl Write for Timed {
     }
 }
 
-/// What the first line of an answer means.
+/// Evaluates the first line of a response.
 fn judge(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
     match status(answer) {
         Some(200..=399) if expected.is_empty() => Ok(()),
@@ -222,7 +219,8 @@ fn judge(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
     }
 }
 
-/// The status of a whole status line: `HTTP/1.1 200 OK`, where the words may be missing.
+/// Returns the status of a complete status line: `HTTP/1.1 200 OK`, where the reason phrase may be
+/// missing.
 fn status(answer: &[u8]) -> Option<u16> {
     let end = answer.iter().position(|byte| *byte == b'\n')?;
     let line = answer[..end].strip_suffix(b"\r").unwrap_or(&answer[..end]);

@@ -1,7 +1,8 @@
-//! A terminal of the container's own, whose other side the agent holds.
+//! A terminal of the container, whose master the agent holds.
 //!
-//! It comes from the container's devpts, so that the command finds it under its name. A container can put nothing in its
-//! place: what was opened is looked at, and the command's side is had from it without another path.
+//! It comes from the container's devpts, so the command finds it under its path. A container cannot
+//! substitute another file: the opened file is verified, and the slave is obtained from it without
+//! a path.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,28 +12,27 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde::{Deserialize, Serialize};
 
-/// Where terminals are made. The first may be closed to all but root, the second leads to the same devpts.
+/// The paths of the terminal multiplexer. The first may be closed to all but root; the second leads
+/// to the same devpts.
 const MASTERS: [&str; 2] = ["/dev/pts/ptmx", "/dev/ptmx"];
-/// The device number of a terminal's master, of the kernel's `admin-guide/devices.txt`.
+/// The device number of a terminal's master, from the kernel's `admin-guide/devices.txt`.
 const MASTER_DEVICE: (u32, u32) = (5, 2);
 
 /// The size of a terminal's window, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSize {
-    /// How many lines.
     pub rows: u16,
-    /// How many characters in a line.
     pub columns: u16,
 }
 
-/// The size of a terminal of which nobody says it.
+/// The default size of a terminal.
 pub const USUAL_SIZE: WindowSize = WindowSize {
     rows: 24,
     columns: 80,
 };
 
 impl WindowSize {
-    /// Gives a terminal this size. The processes in its foreground are told by SIGWINCH.
+    /// Sets a terminal's size. Its foreground processes receive SIGWINCH.
     ///
     /// # Errors
     /// If it is not a terminal.
@@ -47,7 +47,7 @@ impl WindowSize {
     }
 }
 
-/// A new terminal: the agent's side and the command's.
+/// Creates a terminal; returns the agent's end and the command's end.
 pub(crate) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
     let master = open_master()?;
     unlockpt(&master)?;
@@ -56,10 +56,10 @@ pub(crate) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((master, command_side))
 }
 
-/// The command's side of a terminal, by its master.
+/// Opens the slave of a terminal by its master.
 ///
 /// # Errors
-/// If this is not the master of a terminal, or is locked.
+/// If this is not the master of a terminal, or it is locked.
 pub(crate) fn peer(master: &OwnedFd) -> io::Result<OwnedFd> {
     if !is_master(master.as_fd()) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -81,7 +81,8 @@ fn open_master() -> io::Result<OwnedFd> {
     Err(last)
 }
 
-/// Whether this is the master side of a terminal: such a file is served by the kernel's own driver, wherever it lies.
+/// Whether this is the master of a terminal: the kernel's driver serves such a file, wherever its
+/// node is.
 pub(super) fn is_master(file: BorrowedFd<'_>) -> bool {
     let device = libc::makedev(MASTER_DEVICE.0, MASTER_DEVICE.1);
     fstat(file).is_ok_and(|found| {

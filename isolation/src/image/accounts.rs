@@ -1,6 +1,6 @@
-//! Users and groups by the names that a container's root has for them, above all an image.
+//! Users and groups by name, from the accounts in a container's root, mostly an image.
 //!
-//! Its `/etc/passwd` and `/etc/group` are read below its own root, as text that anybody may have written.
+//! Its `/etc/passwd` and `/etc/group` are read below its root, as untrusted text.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,19 +12,19 @@ use rustix::io::Errno;
 use crate::profile::CONTAINER_IDS;
 use crate::spec::User;
 
-/// How much of each file is read, in bytes.
+/// The maximum number of bytes that are read of each file.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
-/// How many further groups a user may have.
+/// The maximum number of supplementary groups of a user.
 const GROUPS_MAX: usize = 1024;
 
-/// Whom a command is to be: `USER` or `USER:GROUP`, each a name or a number.
+/// The requested user of a command: `USER` or `USER:GROUP`, each a name or a number.
 pub(crate) struct Wanted<'a> {
     user: &'a str,
     group: Option<&'a str>,
 }
 
 impl<'a> Wanted<'a> {
-    /// `None` if it can mean nobody. Nothing at all is root, as images have it.
+    /// Returns `None` if the text is invalid. Empty text means root, as in images.
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
@@ -37,7 +37,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Whom that is in the root `root`, with all groups.
+/// Resolves the user in the root `root`, with all groups.
 pub(crate) fn user(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<User, String> {
     find(
         &read(root, "etc/passwd")?,
@@ -46,7 +46,8 @@ pub(crate) fn user(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<User, St
     )
 }
 
-/// The home of that user in the root `root`, as its programs expect it in HOME; the root itself if nobody says.
+/// Returns the home of that user in the root `root`, for the variable HOME; `/` if there is no
+/// entry.
 pub(crate) fn home(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<String, String> {
     Ok(home_of(&read(root, "etc/passwd")?, wanted))
 }
@@ -115,12 +116,12 @@ fn unknown(what: &str, name: &str, file: &str) -> String {
     )
 }
 
-/// A line of `/etc/passwd`. One that makes no sense is none.
+/// A line of `/etc/passwd`. An invalid line is skipped.
 struct Account<'a> {
     name: &'a str,
     uid: u32,
     gid: u32,
-    /// Empty if the line says nothing of it.
+    /// Empty if the line has no home.
     home: &'a str,
 }
 
@@ -161,7 +162,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// A file of the root, whose links lead nowhere else. One that is not there says nothing.
+/// Reads a file below the root; links cannot lead outside. A missing file reads as empty.
 fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, String> {
     let words = |error: std::io::Error| format!("cannot read /{path} of the container: {error}");
     // A pipe would wait for a writer.

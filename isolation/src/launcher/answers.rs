@@ -1,4 +1,5 @@
-//! The answers of a launcher, as its agent counts them: whether it goes on, and which processes it has made.
+//! The answers of a launcher, as its agent counts them: whether it makes progress, and which
+//! processes it has created.
 
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -10,28 +11,29 @@ use nix::sys::socket::{MsgFlags, send};
 use crate::process::Process;
 use crate::spec::ContainerId;
 
-/// As the launcher. Never waits: an agent has few unanswered requests, so there is room unless the socket is closed.
+/// Sends an answer, in the launcher. Never blocks: an agent has few unanswered requests, so there
+/// is space unless the socket is closed.
 pub(super) fn answer(socket: Option<&UnixStream>, made: Option<i32>) {
     if let Some(socket) = socket {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        // One that cannot be sent ends with the agent's hold on this process.
+        // If the answer cannot be sent, the agent has dropped this launcher.
         let _ = send(socket.as_raw_fd(), &written(made), flags);
     }
 }
 
-/// The number of a process, or 0 if none could be made.
+/// Encodes a process id, or 0 if no process was created.
 fn written(pid: Option<i32>) -> [u8; size_of::<i32>()] {
     pid.unwrap_or(0).to_le_bytes()
 }
 
-/// See the file's head.
+/// The unanswered requests of a launcher; see the file header.
 #[derive(Debug)]
 pub(super) struct Answers {
-    /// Requests without an answer: the containers that they are for, if they are launches.
+    /// Unanswered requests, with the container if they are launches.
     awaited: VecDeque<Option<ContainerId>>,
-    /// Since when none of those was answered.
+    /// The time since when none of those was answered.
     waiting_since: Instant,
-    /// What has come of the next answer.
+    /// The bytes of an incomplete answer.
     partial: Vec<u8>,
     supervisors: Vec<(ContainerId, Process)>,
 }
@@ -46,7 +48,7 @@ impl Answers {
         }
     }
 
-    /// One more request is sent.
+    /// Records one more request.
     pub(super) fn expect(&mut self, container: Option<ContainerId>) {
         if self.awaited.is_empty() {
             self.waiting_since = Instant::now();
@@ -54,12 +56,12 @@ impl Answers {
         self.awaited.push_back(container);
     }
 
-    /// Whether none of those that are awaited has come for so long.
+    /// Whether no awaited answer has come for this time.
     pub(super) fn are_late(&self, limit: Duration) -> bool {
         !self.awaited.is_empty() && self.waiting_since.elapsed() >= limit
     }
 
-    /// These bytes came from the launcher of this number.
+    /// Handles bytes from the launcher of this process id.
     pub(super) fn take(&mut self, bytes: &[u8], launcher: u32) {
         self.waiting_since = Instant::now();
         self.partial.extend(bytes);
@@ -69,14 +71,15 @@ impl Answers {
             let Some(Some(container)) = self.awaited.pop_front() else {
                 continue;
             };
-            // One that has ended is no child of the launcher any more, whatever has its number.
+            // A process that has ended is no longer the launcher's child, even if its id was
+            // reused.
             let process = Process::of_child(pid, launcher);
             self.supervisors
                 .extend(process.map(|process| (container, process)));
         }
     }
 
-    /// Supervisors that were made since this was called last.
+    /// Returns the supervisors that were created since the last call.
     pub(super) fn supervisors(&mut self) -> Vec<(ContainerId, Process)> {
         std::mem::take(&mut self.supervisors)
     }
@@ -107,7 +110,8 @@ mod tests {
         ] {
             answers.expect(container);
         }
-        // The second is for no container, the third could not be made, the fourth is a stranger's.
+        // The second is not for a container, the third could not be created, and the fourth is not
+        // a child of the launcher.
         let all = [Some(first), Some(second), None, Some(1), Some(second)].map(written);
         for part in all.concat().chunks(3) {
             answers.take(part, std::process::id());
@@ -118,7 +122,7 @@ mod tests {
             .map(|(id, made)| (id.clone(), made.pid))
             .collect();
         assert_eq!(pids, [(id("a"), first), (id("d"), second)]);
-        assert!(answers.supervisors().is_empty(), "told once");
+        assert!(answers.supervisors().is_empty(), "reported once");
         assert!(!answers.are_late(Duration::ZERO), "all are answered");
         answers.expect(None);
         assert!(answers.are_late(Duration::ZERO));

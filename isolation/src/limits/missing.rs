@@ -1,29 +1,29 @@
-//! Limits that a host cannot keep: which, and what to do about it.
+//! Limits that a host cannot enforce, and the policy for them.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Limits, Setting};
 
-/// What to do about a limit whose controller this host lacks.
+/// The policy for a limit whose controller this host lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingPolicy {
     /// Refuse to start.
     RequireAll,
-    /// Start without that limit, and say which is missing.
+    /// Start without that limit, and report the missing controller.
     AllowMissing,
 }
 
-/// Controllers that limits ask for and the host does not offer. Empty when all is well.
+/// Controllers that limits need and the host does not offer. Empty if all are available.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Missing {
-    /// Their names, as the kernel spells them; or that of a file, such as `io.weight`, which this kernel's controller
-    /// does not have.
+    /// Their names, as the kernel spells them; or the name of a file, such as `io.weight`, that
+    /// this kernel's controller does not have.
     pub controllers: Vec<String>,
 }
 
 impl Missing {
-    /// The part of it without which these limits are not kept.
+    /// Returns the part that these limits need.
     #[must_use]
     pub fn of(&self, limits: &Limits) -> Self {
         let settings = limits.settings();
@@ -42,7 +42,7 @@ impl Missing {
     }
 }
 
-/// What the controllers that are present cannot keep.
+/// Returns what the available controllers cannot enforce.
 pub(super) fn lacking(settings: &[Setting], present: &[String]) -> Missing {
     let mut controllers = Vec::new();
     for setting in settings {

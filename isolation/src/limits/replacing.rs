@@ -1,4 +1,5 @@
-//! Limits that replace others while their container runs: what is not named is lifted, and nothing is ended by it.
+//! Replacing the limits of a running container: limits that are not named are lifted, and no
+//! process is killed by the change.
 
 use std::path::Path;
 
@@ -7,16 +8,17 @@ use super::{check, write};
 use crate::cgroup::{self, read};
 
 impl Limits {
-    /// Gives a container that runs these limits in the place of those it has: as `apply`, but one that is `None` here is
-    /// lifted, disks that are not named included. What is no limit stays: its share of processors, its protected
-    /// memory, and an empty list of processors.
+    /// Replaces the limits of a running container: like `apply`, but a limit that is `None` here is
+    /// lifted, including disks that are not named. Settings that are not limits stay: its CPU
+    /// weight, its protected memory, and an empty list of processors.
     ///
-    /// It is never ended by the change itself: page cache beyond a lower `memory_max_bytes` is taken back first, and if
-    /// that is not enough the limits are refused. The call lasts as long.
+    /// The change itself never kills the container: page cache beyond a lower `memory_max_bytes` is
+    /// reclaimed first, and if that is not enough the limits are refused. The call lasts as long.
     ///
     /// # Errors
-    /// As `apply`, and if it uses more memory than it is to have: then it has the limits that it had. So it has if one cannot
-    /// be written, unless [`LimitsError::Half`] names some that could not be put back.
+    /// As `apply`, and if it uses more memory than the new limit: then its limits are unchanged.
+    /// They are also unchanged if one cannot be written, unless [`LimitsError::Half`] names some
+    /// that could not be restored.
     pub fn replace(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
         let mut settings = self.settings();
         let missing = check(&settings, group, policy)?;
@@ -36,7 +38,7 @@ impl Limits {
         }
     }
 
-    /// What lifts the limits that are not among these.
+    /// Returns the settings that lift the limits that are not among these.
     fn lifted(&self, group: &Path) -> Result<Vec<Setting>, LimitsError> {
         let own = self.settings();
         let defaults = [
@@ -71,8 +73,8 @@ impl Limits {
         Ok(lifted)
     }
 
-    /// Takes page cache back until the container fits into its new memory limit. Meanwhile, and until the limit holds, it
-    /// is slowed rather than let grow again.
+    /// Reclaims page cache until the container fits into its new memory limit. Until the limit
+    /// applies, the container is throttled so that it does not grow again.
     fn make_room(&self, group: &Path) -> Result<(), LimitsError> {
         let (high, current) = (group.join("memory.high"), group.join("memory.current"));
         let Some(limit_bytes) = self.memory_max_bytes.filter(|_| current.exists()) else {
@@ -91,11 +93,11 @@ impl Limits {
     }
 }
 
-/// What the files of a group said before they were written.
+/// The content of a group's files before the change.
 struct Former(Vec<(&'static str, String)>);
 
 impl Former {
-    /// Of the files that these settings are written to, in their order.
+    /// Reads the files that these settings are written to, in their order.
     fn read(settings: &[Setting], group: &Path, missing: &Missing) -> Result<Self, LimitsError> {
         let mut former: Vec<(&'static str, String)> = Vec::new();
         for setting in settings.iter().filter(|setting| !missing.covers(setting)) {
@@ -105,12 +107,13 @@ impl Former {
             }
             former.push((setting.file, read(file)?));
         }
-        // The last was written first: memory that is given back comes before that which is slowed.
+        // Restored in reverse order: the memory limit is raised before throttling ends.
         former.reverse();
         Ok(Self(former))
     }
 
-    /// Why the change failed: with all as it was, or with what is not.
+    /// Restores the former content. Returns the original error, or [`LimitsError::Half`] with the
+    /// files that could not be restored.
     fn put_back(&self, group: &Path, error: LimitsError) -> LimitsError {
         let is_left = |(file, text): &&(&'static str, String)| {
             let now = read(group.join(file)).ok();
@@ -132,7 +135,7 @@ impl Former {
     }
 }
 
-/// Writes what a file said before, in as many pieces as the kernel takes at a time.
+/// Writes the former content of a file, in as many pieces as the kernel accepts at a time.
 fn restore(group: &Path, file: &str, text: &str) -> Result<(), LimitsError> {
     let path = group.join(file);
     if file == "io.max" {
@@ -146,7 +149,7 @@ fn restore(group: &Path, file: &str, text: &str) -> Result<(), LimitsError> {
         }
         return Ok(());
     }
-    // A container that has grown meanwhile is not ended by the return of its former limit.
+    // Restoring the former limit must not kill a container that has grown since.
     if file == "memory.max"
         && let Ok(limit_bytes) = text.trim().parse::<u64>()
         && let Ok(used_bytes) = read(group.join("memory.current"))?.trim().parse::<u64>()
@@ -157,12 +160,12 @@ fn restore(group: &Path, file: &str, text: &str) -> Result<(), LimitsError> {
             limit_bytes,
         });
     }
-    // What else a file may say is of single disks, which nothing here sets.
+    // Any further lines are about single disks, which this module does not set.
     let value = text.lines().next().unwrap_or_default();
     Ok(cgroup::write(path, value)?)
 }
 
-/// The disks that `io.max` names, without their limits.
+/// Returns the disks that `io.max` names, without their limits.
 fn limited_disks(file: &Path) -> Result<Vec<IoMax>, LimitsError> {
     if !file.exists() {
         return Ok(Vec::new());
@@ -191,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// A group whose files say what the kernel's would; it uses so much memory.
+    /// A fake group with kernel-like files and this memory usage.
     fn group(used_bytes: u64, io_max: &str) -> tempfile::TempDir {
         let group = tempfile::tempdir().unwrap();
         for (file, value) in [
@@ -307,7 +310,7 @@ mod tests {
         assert_eq!(read_all(&group, &["cpu.max"]), ["200000 100000"]);
     }
 
-    /// Every file there is, so that a change that fails can be compared with what was before.
+    /// All files, so that the state after a failed change can be compared with the state before.
     const ALL: [&str; 8] = [
         "cpu.max",
         "cpu.weight",
@@ -334,7 +337,7 @@ mod tests {
     fn a_change_that_fails_on_the_way_leaves_what_was_before() {
         let group = group(0, "254:0 rbps=1 wbps=max riops=max wiops=max");
         let before = read_all(&group, &ALL);
-        // It is written last.
+        // This file is written last.
         fs::remove_file(group.path().join("pids.max")).unwrap();
         let failed = twice().replace(group.path(), MissingPolicy::RequireAll);
         let text = failed.unwrap_err().to_string();
@@ -348,7 +351,7 @@ mod tests {
         let settings = twice().settings();
         let former = Former::read(&settings, group.path(), &Missing::default()).unwrap();
         write(settings, group.path(), &Missing::default()).unwrap();
-        // It has grown under its new limit of 20 MiB; the former was 10.
+        // The container has grown under its new limit of 20 MiB; the former limit was 10.
         fs::write(group.path().join("memory.current"), "11534336").unwrap();
         let cause = LimitsError::InUse {
             used_bytes: 1,

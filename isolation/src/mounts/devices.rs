@@ -1,8 +1,8 @@
-//! A container's `/dev`: six devices that every program may expect, those that it has beside them, and places for terminals,
-//! queues and shared memory of its own.
+//! A container's `/dev`: six devices that every program may expect, its extra devices, and private
+//! mounts for terminals, queues and shared memory.
 //!
-//! Nodes of its own: those of the host belong to users that the container does not have, and stay as they are. Who may,
-//! root of the host, makes them in a small file system that is attached nowhere yet.
+//! The nodes are new: the host's nodes belong to users that the container does not have, and stay
+//! unchanged. A process with host root creates them in a small unattached file system.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ use super::{
 use crate::device_filter::{Device, Kind};
 use crate::disable_layer::{self, Wall};
 
-/// Devices that every program may expect and that tell nothing of the host: name, major and minor number.
+/// Devices that every program may expect and that reveal nothing about the host: name, major and
+/// minor number.
 const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -35,23 +36,23 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
-/// The first of them: what is written there is gone, and nothing is read.
+/// The first device: writes are discarded, reads return end of file.
 pub(super) const NULL: &str = DEVICES[0].0;
-/// Where a container's own file systems go.
+/// The mount points of the container's file systems in `/dev`.
 const TERMINALS: &str = "pts";
 pub(super) const QUEUES: &str = "mqueue";
 const MEMORY: &str = "shm";
 
-/// A `/dev` of devices beside the usual ones.
+/// A `/dev` with devices in addition to the usual ones.
 pub(crate) struct OwnDevices {
     pub(super) tree: OwnedFd,
-    /// What they are, for the filter.
+    /// The devices, for the device filter.
     pub(crate) devices: Vec<Device>,
 }
 
 impl OwnDevices {
-    /// With nodes of the devices at these paths of the host, for the container whose root is the host's user `owner`.
-    /// `None` if there are none.
+    /// Creates nodes of the devices at these host paths, for the container whose root is the host's
+    /// user `owner`. Returns `None` if there are none.
     pub(crate) fn make(paths: &[PathBuf], owner: u32) -> Result<Option<Self>, ViewError> {
         if paths.is_empty() {
             return Ok(None);
@@ -65,7 +66,8 @@ impl OwnDevices {
     }
 }
 
-/// The usual devices, and these, which the host's user `owner` gets. As root of the host; attached nowhere.
+/// Creates the usual devices, and `own` for the host's user `owner`. Runs as host root; the result
+/// is not attached.
 pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedFd, ViewError> {
     let settings = [("mode", "755"), ("size", "64k")];
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -102,7 +104,7 @@ pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedF
     Ok(made)
 }
 
-/// For all users of its containers: nobody else sees it.
+/// Creates a node that all users of the container may open; no other process sees it.
 fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<(), ViewError> {
     let kind = match device.kind {
         Kind::Block => FileType::BlockDevice,
@@ -113,18 +115,18 @@ fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<()
         libc::makedev(device.major, device.minor),
     );
     let made = mknodat(folder, place, kind, mode, which);
-    // Whatever the agent's mask is.
+    // Independent of the agent's umask.
     made.and_then(|()| chmodat(folder, place, mode, AtFlags::empty()))
         .map_err(failed(format!("make a node of /dev/{}", place.display())))
 }
 
-/// Attaches what a container has of its own in such a file system. By init, once that is attached.
+/// Attaches the container's private mounts in `/dev`. Called by init once `/dev` is attached.
 pub(super) fn show_own(devices: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let settings = [("mode", "620"), ("ptmxmode", "666")];
     let terminals = file_system("devpts", &settings, quiet)?;
     attach(terminals.as_fd(), devices, TERMINALS)?;
-    // Only who owns an ipc namespace has a view of it.
+    // Only the owner of an ipc namespace can mount its queues.
     if disable_layer::stands(Wall::Queues) {
         let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
         attach(queues.as_fd(), devices, QUEUES)?;
@@ -132,7 +134,7 @@ pub(super) fn show_own(devices: BorrowedFd<'_>, view: &View) -> Result<(), ViewE
     attach(writable_memory(view.shm_bytes)?.as_fd(), devices, MEMORY)
 }
 
-/// What the host has at a path: a device itself, no link to one.
+/// Returns the device at a host path: the device itself, not a link to one.
 fn look(path: &Path) -> Result<Device, ViewError> {
     let words = || format!("use the device {}", path.display());
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

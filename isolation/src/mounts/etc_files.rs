@@ -1,4 +1,4 @@
-//! Small files that a container sees in place of those of its root, such as `/etc/hosts`.
+//! Generated files that a container sees in place of those of its root, such as `/etc/hosts`.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,7 +16,8 @@ use super::{
 };
 use crate::spec::OwnFile;
 
-/// Puts a container's own files over those of its root. Where they are kept nobody gets: `/tmp` is mounted over it.
+/// Mounts a container's generated files over those of its root. Their source is not accessible:
+/// `/tmp` is mounted over it.
 pub(super) fn show_own_files(root: BorrowedFd<'_>, files: &[OwnFile]) -> Result<(), ViewError> {
     if files.is_empty() {
         return Ok(());
@@ -28,7 +29,7 @@ pub(super) fn show_own_files(root: BorrowedFd<'_>, files: &[OwnFile]) -> Result<
         let name = number.to_string();
         let mut made = fs::File::from(make_file(folder.as_fd(), Path::new(&name))?);
         let shown = file.path.display();
-        // Whatever the agent's mask is.
+        // Independent of the agent's umask.
         made.set_permissions(fs::Permissions::from_mode(0o644))
             .and_then(|()| made.write_all(file.text.as_bytes()))
             .map_err(failed(format!("write {shown}")))?;
@@ -38,10 +39,10 @@ pub(super) fn show_own_files(root: BorrowedFd<'_>, files: &[OwnFile]) -> Result<
         restrict(tree.as_fd(), TAME | attributes)?;
         let inside = file.path.strip_prefix("/").unwrap_or(&file.path);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Links on the way lead no further than the root; one at its end is covered itself.
+        // Links on the path cannot lead outside the root; a link at its end is covered itself.
         let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let place = match openat2(root, inside, flags, Mode::empty(), within) {
-            // An image may lack it; below the host's folders nothing can be made.
+            // An image may lack it; below the host's directories nothing can be created.
             Err(Errno::NOENT) => make_file(root, inside)?,
             found => found.map_err(failed(format!("find {shown}, to put its own over it")))?,
         };

@@ -1,6 +1,6 @@
-//! Host paths: what a container sees of the files of its host.
+//! Host paths: files of the host that a container sees.
 //!
-//! Which ones an operator allows is not judged here.
+//! Which paths an operator allows is not checked here.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,31 +11,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{CLONE, Place, TAME, ViewError, failed, restrict};
 
-/// A file or folder of the host that a container sees. What is mounted below it is not part of it.
+/// A host file or directory that a container sees. Its submounts are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPath {
-    /// On the host: absolute, resolved by the caller's rules; must exist, and leads through no link.
+    /// The path on the host: absolute, resolved by the caller; it must exist, and contains no link.
     pub from: PathBuf,
-    /// In the container: absolute, without `..`, not in `/dev`, `/proc`, `/sys` or the sandbox. What is missing of it is made
-    /// in the container's root; among the host's programs it must be there.
+    /// The path in the container: absolute, without `..`, not in `/dev`, `/proc`, `/sys` or the
+    /// sandbox. Missing parts are created in the container's root; among the host's programs it
+    /// must exist.
     pub to: PathBuf,
-    /// Whether the container is kept from writing to it.
     pub read_only: bool,
-    /// Whose its files are.
     pub owners: Owners,
 }
 
-/// Who owns the files of a host path, as its container sees them.
+/// The owners of a host path's files, as its container sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owners {
-    /// The container's users are the host's users of the same numbers. Not with one who is, or may become, root.
+    /// The container's users are the host's users with the same ids. Not allowed for a user that
+    /// is, or may become, root.
     Mapped,
-    /// Nobody of the container, its root included: it reads what all users of the host may read. Only read-only.
+    /// No user of the container, not even its root: it reads what all users of the host may read.
+    /// Only read-only.
     Strangers,
 }
 
-/// A mount of it that is attached nowhere. As root of the host.
+/// Creates an unattached mount of it, as host root.
 pub(super) fn take(path: &HostPath) -> Result<Place, ViewError> {
     let tree = take_plain(&path.from)?;
     let attributes = match path.read_only {
@@ -50,16 +51,16 @@ pub(super) fn take(path: &HostPath) -> Result<Place, ViewError> {
     })
 }
 
-/// A mount of a path that leads through no link, without what is mounted below it: whoever may write on the way could turn it elsewhere after it was
-/// judged.
+/// Creates a mount of a path without links, without its submounts. A user who may write to a parent
+/// directory could otherwise redirect it after it was checked.
 fn take_plain(path: &Path) -> Result<OwnedFd, ViewError> {
     let words = || {
         format!(
-            "take a mount of {} without following a link",
+            "clone the mount of {} without following a link",
             path.display()
         )
     };
-    // With O_NOFOLLOW a link at its end would be opened itself, and mounted.
+    // With O_NOFOLLOW a link at the end would itself be opened and mounted.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let found = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(failed(words()))?;

@@ -1,4 +1,4 @@
-//! A container's `/proc`: of its own processes, and silent about the host.
+//! A container's `/proc`: only its processes, and nothing about the host.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -16,7 +16,7 @@ use super::{
 use crate::disable_layer::{self, Wall};
 use crate::profile::Walls;
 
-/// What the kernel tells or lets be told there is the host's alone.
+/// Files that expose or control the host.
 const MASKED: [&str; 11] = [
     "proc/acpi",
     "proc/interrupts",
@@ -30,10 +30,10 @@ const MASKED: [&str; 11] = [
     "proc/timer_list",
     "proc/timer_stats",
 ];
-/// Settings of the kernel: to be read, not written.
+/// Kernel settings: readable, not writable.
 const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 
-/// `devices` is attached at `/dev`, and nothing in it.
+/// Mounts `/proc`. `devices` is attached at `/dev`, with nothing in it yet.
 pub(super) fn make_proc(
     root: BorrowedFd<'_>,
     devices: BorrowedFd<'_>,
@@ -42,7 +42,7 @@ pub(super) fn make_proc(
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let processes = match disable_layer::stands(Wall::Processes) {
         true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
-        // One of its own shows who is in its own pid namespace.
+        // A new `/proc` shows the processes of the current pid namespace.
         false => take_all(CWD, Path::new("/proc"))?,
     };
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
@@ -75,12 +75,12 @@ pub(super) fn make_proc(
     Ok(())
 }
 
-/// Whether it is a folder, if it is there. Not through a mount: the kernel frees one that was never attached after all its
-/// processors have taken note, which would cost more than all else that is done for one mask.
+/// Whether the path is a directory, if it exists. It is not checked through a mount: freeing a
+/// never attached mount waits for all processors, which would cost more than the rest of one mask.
 fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<bool>, ViewError> {
     match statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode).is_dir())),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(failed(format!("look at {path}"))(errno)),
+        Err(errno) => Err(failed(format!("inspect {path}"))(errno)),
     }
 }

@@ -1,8 +1,9 @@
-//! Secrets: files of the host's operator that a container sees as a file of its own user.
+//! Secrets: files of the host's operator that a container sees as a file of its user.
 //!
-//! Their bytes go from the operator's file to a file system in memory, which is never swapped where the kernel can keep
-//! it from that, and which only the container has. They go from file to file in the kernel, past the memory of launcher,
-//! supervisor and init, and are in no request and no hand-off file.
+//! Their bytes go from the operator's file to a memory file system that only the container has, and
+//! that is never swapped where the kernel supports that. The kernel copies them from file to file.
+//! They never pass through the memory of launcher, supervisor and init, and are in no request and
+//! no state file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,60 +17,50 @@ use serde::{Deserialize, Serialize};
 
 use super::{TAME, ViewError, failed, file_system};
 
-/// The most that a secret may hold, in bytes: 1 MiB.
+/// The maximum size of a secret, in bytes: 1 MiB.
 pub const SECRET_BYTES: u64 = 1024 * 1024;
 
-/// Where a secret is.
+/// The location of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret {
-    /// The operator's folder; absolute, and for nobody but the agent's own user to enter.
+    /// The operator's directory: absolute, and accessible only to the agent's user.
     pub folder: PathBuf,
-    /// The file's path below it. No link on the way is followed.
+    /// The file's path below it. No link on the path is followed.
     pub name: PathBuf,
 }
 
-/// Why there is no such secret.
+/// An error of opening a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The folder cannot be opened.
-    #[error("cannot open the folder of secrets {path}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others than the agent's user may enter the folder.
+    /// The directory cannot be opened.
+    #[error("cannot open the secret directory {path}")]
+    Folder { path: PathBuf, source: io::Error },
+    /// Users other than the agent's may enter the directory.
     #[error(
-        "the folder of secrets {path} is open to others than the agent's own user: give it to that user, with mode 0700"
+        "the secret directory {path} is accessible to users other than the agent's: give it to that user, with mode 0700"
     )]
-    Exposed {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// There is no such file, or a link leads to it.
+    Exposed { path: PathBuf },
+    /// The file does not exist, or a link leads to it.
     #[error("there is no secret {name:?} in {folder} that can be opened without following a link")]
     Open {
-        /// Its name in the folder.
+        /// Its name in the directory.
         name: PathBuf,
-        /// The folder.
         folder: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// It is something else than a file of at most [`SECRET_BYTES`].
-    #[error("the secret {name:?} is no plain file of at most 1 MiB")]
+    /// It is not a file of at most [`SECRET_BYTES`].
+    #[error("the secret {name:?} is not a regular file of at most 1 MiB")]
     Kind {
-        /// Its name in the folder.
+        /// Its name in the directory.
         name: PathBuf,
     },
 }
 
 impl Secret {
-    /// Opens it, at its beginning.
+    /// Opens the file, at its beginning.
     ///
     /// # Errors
-    /// If the folder is open to others, or there is no such plain, small file.
+    /// If the directory is open to others, or there is no such regular, small file.
     pub fn open(&self) -> Result<File, SecretError> {
         let path = &self.folder;
         let failed = |source: io::Error| SecretError::Folder {
@@ -89,7 +80,7 @@ impl Secret {
             folder: path.clone(),
             source,
         };
-        // What is no file is not to be waited for.
+        // Opening must not block on other file types.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let beneath =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -105,13 +96,13 @@ impl Secret {
     }
 }
 
-/// The name of a secret of this number in its vault.
+/// Returns the name of the secret with this number in its vault.
 pub(super) fn name_in_vault(number: usize) -> String {
     number.to_string()
 }
 
-/// Copies secrets into a file system in memory that is attached nowhere, for root of the container alone. As root of the
-/// host. `None` without secrets.
+/// Copies secrets into an unattached memory file system, for container root only. Runs as host
+/// root. Returns `None` without secrets.
 pub(super) fn fill_vault<'a>(
     secrets: impl Iterator<Item = &'a Secret>,
     first_host_id: u32,
@@ -142,9 +133,10 @@ pub(super) fn fill_vault<'a>(
     Ok(Some(vault))
 }
 
-/// Without swap if the kernel knows that (6.4), with it otherwise. A container with a memory limit has none anyway.
+/// Creates the vault, without swap if the kernel supports that (6.4). A container with a memory
+/// limit has no swap anyway.
 fn make_vault() -> Result<OwnedFd, ViewError> {
-    // Its root passes through to files of the container's, of which only their names are known.
+    // Its root lets users pass to files of the container of which they know only the names.
     let settings = [("mode", "711"), ("size", "65m")];
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let unswapped: Vec<_> = settings.into_iter().chain([("noswap", "")]).collect();

@@ -1,12 +1,14 @@
-//! Mounts that the views of all containers share: made once by the launcher, cloned for each container.
+//! Mounts that all containers share: created once by the launcher, cloned for each container.
 //!
-//! Two mount namespaces. In the first, the *store*, the originals are attached: the host's programs, `/dev` and what is
-//! shown of `/sys`. In the second, the *base*, there is nothing but an empty root and a `/proc` without processes; a
-//! container's first process is made there, so that its mount namespace is a copy of two mounts and not of all that the host
-//! has. A supervisor visits both and returns to the host, by whose paths it lives.
+//! There are two mount namespaces. In the first, the *store*, the originals are attached: the
+//! host's programs, `/dev` and the visible part of `/sys`. The second, the *base*, holds only an
+//! empty root and a `/proc` without processes. A container's first process is created in the base,
+//! so that its mount namespace is a copy of two mounts and not of all the host's mounts. A
+//! supervisor enters both and returns to the host, whose paths it needs.
 //!
-//! Originals follow the host where its mounts are shared (`mount_namespaces(7)`), as systemd has them: what is mounted later
-//! below a folder of programs is seen by later containers. Nothing here propagates to the host.
+//! Originals follow the host where its mounts are shared (`mount_namespaces(7)`), as with systemd:
+//! a later mount below a directory of programs is visible in later containers. Nothing here
+//! propagates to the host.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -28,13 +30,13 @@ use super::{
 use crate::disable_layer::{self, Wall};
 use crate::sys;
 
-/// Where the store has what a container finds at `/dev` and `/sys`.
+/// The paths in the store of a container's `/dev` and `/sys`.
 const DEVICES: &str = "dev";
 const SYSTEM: &str = "sys";
-/// Below the latter: where a container's view of its groups goes.
+/// The mount point of a container's cgroups, below `/sys`.
 pub(super) const GROUPS: &str = "fs/cgroup";
 
-/// The launcher's hold on the two namespaces.
+/// The launcher's handles on the two namespaces.
 pub(crate) struct Template {
     host: OwnedFd,
     store: OwnedFd,
@@ -42,24 +44,24 @@ pub(crate) struct Template {
     programs: Vec<Program>,
 }
 
-/// What is shown of the host's programs in one place.
+/// One visible path of the host's programs.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     pub(super) name: PathBuf,
-    /// `None`: a folder.
+    /// The target of a link; `None`: a directory.
     pub(super) link: Option<PathBuf>,
 }
 
-/// Mounts for one container that are attached nowhere yet.
+/// Unattached mounts for one container.
 pub(crate) struct Clones {
     pub(super) devices: Option<OwnedFd>,
     pub(super) system: OwnedFd,
-    /// With its mount, if it is a folder.
+    /// With its mount, if it is a directory.
     pub(super) programs: Vec<(Program, Option<OwnedFd>)>,
 }
 
 impl Template {
-    /// As root of the host, in a process without threads.
+    /// Creates the template, as host root in a process without threads.
     pub(crate) fn make() -> Result<Self, ViewError> {
         let programs = programs()?;
         let (store, base) = (CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWPID);
@@ -73,8 +75,8 @@ impl Template {
         })
     }
 
-    /// Runs `make`, which makes a container's first process, where that finds nothing of the host; with clones of what its
-    /// view needs. By a supervisor.
+    /// Runs `make`, which creates a container's first process, in the base, with clones of the
+    /// mounts that the container needs. Called by a supervisor.
     pub(crate) fn below<T>(
         &self,
         parts: &Parts,
@@ -82,7 +84,7 @@ impl Template {
     ) -> Result<T, ViewError> {
         enter(&self.store, "enter the originals of mounts")?;
         let made = self.clones(parts).and_then(|clones| {
-            // Where a test has taken that wall away, it is the host that is below the root.
+            // Where a test has disabled that layer, the host's root is below the container's.
             let below = match disable_layer::stands(Wall::Root) {
                 true => &self.base,
                 false => &self.host,
@@ -96,14 +98,15 @@ impl Template {
 
     fn clones(&self, parts: &Parts) -> Result<Clones, ViewError> {
         let clone = |name: &Path| take_all(CWD, &Path::new("/").join(name));
-        // What was mounted on the host since is to be as restricted, and nothing of that is to come later.
+        // Later mounts of the host get the same restrictions, and the clone receives no mounts
+        // after that.
         let clone_of_host = |name: &Path| {
             let tree = clone(name)?;
             restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
             Ok(tree)
         };
         let programs = match &parts.root {
-            // An image has its own.
+            // An image has its own programs.
             Some(_) => &[][..],
             None => &self.programs,
         };
@@ -122,12 +125,12 @@ impl Template {
     }
 }
 
-/// The root of the namespace becomes this process', too.
+/// Enters a mount namespace; its root becomes this process's root.
 fn enter(namespace: &OwnedFd, what: &str) -> Result<(), ViewError> {
     setns(namespace, CloneFlags::CLONE_NEWNS).map_err(failed(what))
 }
 
-/// What is shown only where tests have taken that wall away.
+/// Returns the directories that are visible only where tests have disabled that layer.
 fn shown_when_breached(data: &'static [&'static str]) -> &'static [&'static str] {
     match disable_layer::stands(Wall::Files) {
         true => &[],
@@ -135,7 +138,7 @@ fn shown_when_breached(data: &'static [&'static str]) -> &'static [&'static str]
     }
 }
 
-/// What the host has of its programs.
+/// Lists the host's programs.
 fn programs() -> Result<Vec<Program>, ViewError> {
     let mut programs = Vec::new();
     for name in HOST_FOLDERS.iter().chain(shown_when_breached(&HOST_DATA)) {
@@ -143,7 +146,7 @@ fn programs() -> Result<Vec<Program>, ViewError> {
         let found = match fs::symlink_metadata(&from) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(format!("look at {}", from.display()))(error)),
+            Err(error) => return Err(failed(format!("inspect {}", from.display()))(error)),
         };
         let link = found.is_symlink().then(|| fs::read_link(&from));
         let link = link.transpose();
@@ -155,7 +158,7 @@ fn programs() -> Result<Vec<Program>, ViewError> {
     Ok(programs)
 }
 
-/// The mount namespace of a child that has filled it; nothing but this descriptor holds it then.
+/// Returns the mount namespace of a child that has filled it; then only this descriptor holds it.
 fn namespace_of(
     flags: CloneFlags,
     fill: impl FnOnce() -> Result<(), ViewError>,
@@ -163,7 +166,8 @@ fn namespace_of(
     let words = "make a mount namespace for containers";
     let (mut ours, theirs) = UnixStream::pair().map_err(failed(words))?;
     let child = sys::clone_process(flags.bits(), None, || {
-        // Our own end among others: or it would not notice when we close that.
+        // Including the parent's end: otherwise the child would not notice when the parent closes
+        // it.
         let closed = sys::close_all_but_these(&[theirs.as_fd()]);
         let filled = closed.map_err(failed(words)).and_then(|()| fill());
         i32::from(tell(&theirs, filled).is_err())
@@ -173,13 +177,14 @@ fn namespace_of(
     let told = heard(&mut ours).map_err(failed(words));
     let namespace = told
         .and_then(|()| File::open(format!("/proc/{}/ns/mnt", child.pid)).map_err(failed(words)));
-    // It ends when it sees our end closed, and is not to stay as a zombie. Where the kernel reaps children there is none.
+    // The child exits when the parent's end closes, and must not stay as a zombie. Where the kernel
+    // reaps children there is none.
     drop(ours);
     let _ = sys::wait_child(child.pid, true);
     Ok(namespace?.into())
 }
 
-/// What the child says.
+/// Reads the child's result.
 fn heard(from: &mut UnixStream) -> io::Result<()> {
     let mut told = [0; 512];
     let length = from.read(&mut told)?;
@@ -192,7 +197,7 @@ fn heard(from: &mut UnixStream) -> io::Result<()> {
     }
 }
 
-/// Says how it went (0, or 1 and the reason), and waits until it was heard.
+/// Sends the result (0, or 1 and the reason), and waits until the parent has read it.
 fn tell(mut to: &UnixStream, filled: Result<(), ViewError>) -> io::Result<()> {
     let text = match filled {
         Ok(()) => vec![0],
@@ -202,7 +207,7 @@ fn tell(mut to: &UnixStream, filled: Result<(), ViewError>) -> io::Result<()> {
     to.read(&mut [0]).map(drop)
 }
 
-/// Each original at the place that it has in a container.
+/// Attaches each original at its path in a container.
 fn fill_store(programs: &[Program]) -> Result<(), ViewError> {
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
@@ -236,8 +241,9 @@ fn fill_store(programs: &[Program]) -> Result<(), ViewError> {
     leave_host(root)
 }
 
-/// An empty root, and what the kernel wants to see before it shows a container's root a `/proc` of its own: one that hides
-/// nothing. It is of a pid namespace whose only process is about to end.
+/// Mounts an empty root, and a full `/proc`: the kernel requires a visible one before it lets a
+/// container mount a new one. That `/proc` is of a pid namespace whose only process is about to
+/// exit.
 fn fill_base() -> Result<(), ViewError> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
@@ -255,7 +261,7 @@ fn fill_base() -> Result<(), ViewError> {
     leave_host(root)
 }
 
-/// Shows a container the host's programs.
+/// Attaches the host's programs in a container.
 pub(super) fn show_programs(
     root: BorrowedFd<'_>,
     programs: &[(Program, Option<OwnedFd>)],

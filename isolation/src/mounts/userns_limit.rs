@@ -1,6 +1,6 @@
-//! That nobody inside makes user namespaces of their own, in which they would have all capabilities.
+//! Preventing nested user namespaces, in which a process would have all capabilities.
 //!
-//! Behind the filter of system calls, and where there is none.
+//! This layer backs up the seccomp filter, and replaces it where it is disabled.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
@@ -9,7 +9,8 @@ use rustix::fs::{Mode, OFlags, openat};
 
 use super::{ViewError, failed};
 
-/// By the setting of init's own user namespace, before it becomes read-only. `root` has a `/proc` of its own.
+/// Sets the limit of init's user namespace to zero, before the setting becomes read-only. `root`
+/// has the container's `/proc`.
 pub(super) fn forbid_user_namespaces(root: BorrowedFd<'_>) -> Result<(), ViewError> {
     let setting = "proc/sys/user/max_user_namespaces";
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -1,7 +1,7 @@
-//! Volumes: what a container sees beside its root and its sandbox.
+//! Volumes: mounts of a container in addition to its root and its sandbox.
 //!
-//! Made by init inside the view, before anything of the container's has run: whatever an image or a fetched archive has
-//! in their places is not followed.
+//! Init creates them before any program of the container has run. It does not follow whatever an
+//! image or a fetched archive has at their paths.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,33 +20,32 @@ use super::{
 };
 use crate::spec::{SpecError, User};
 
-/// What is the kernel's or the supervisor's: nothing goes over or into it.
+/// Paths of the kernel or the supervisor: no volume is mounted over or in them.
 const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", SANDBOX, SHARED];
 
-/// A place of a container with contents of its own.
+/// A mount point of a container with separate contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// Where: absolute, without `.` and `..`, not in `/dev`, `/proc`, `/sys` or the sandbox. What is missing of it is made
-    /// in the container's root; among the host's programs it must be there.
+    /// The path: absolute, without `.` and `..`, not in `/dev`, `/proc`, `/sys` or the sandbox.
+    /// Missing parts are created in the container's root; among the host's programs it must exist.
     pub path: PathBuf,
-    /// Whether it is kept from writing there. A secret always is.
+    /// Whether it is read-only. A secret always is.
     pub read_only: bool,
-    /// What it is.
     pub source: VolumeSource,
 }
 
-/// What a volume is.
+/// The source of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeSource {
-    /// A folder below the sandbox, which is made for the command's user if it is not there.
+    /// A directory below the sandbox, which is created for the command's user if it does not exist.
     Sandbox(PathBuf),
-    /// A file system in memory, for all users of the container. Counted as its memory.
+    /// A memory file system for all users of the container. Counts as its memory.
     Tmpfs {
-        /// The most it holds, in bytes; not 0.
+        /// The maximum size, in bytes; not 0.
         bytes: u64,
     },
-    /// A file, which only the command's user can read.
+    /// A file that only the command's user can read.
     Secret(Secret),
 }
 
@@ -60,16 +59,16 @@ impl Volume {
     }
 }
 
-/// What is to belong to the command's user, once it is known who that is.
+/// A file or directory whose owner becomes the command's user, once that user is known.
 pub(crate) struct Gift {
-    /// It, or the folder that it is in.
+    /// The file, or its parent directory.
     at: OwnedFd,
-    /// Its name there; empty if it is `at` itself.
+    /// The name in that directory; empty if it is `at` itself.
     name: String,
 }
 
 impl Gift {
-    /// The user becomes its owner.
+    /// Makes the user its owner.
     pub(crate) fn give(&self, user: Option<&User>) -> Result<(), ViewError> {
         let (uid, gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -79,7 +78,7 @@ impl Gift {
     }
 }
 
-/// Refuses what could not be mounted, or would hide what every container has.
+/// Rejects volumes that cannot be mounted, or would hide what every container has.
 pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
     let refuse =
         |path: &Path, remedy: &str| Err(SpecError::new("volumes", &path.to_string_lossy(), remedy));
@@ -97,11 +96,11 @@ pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
             return refuse(path, remedy);
         }
         if volumes[..at].iter().any(|other| other.path == path) {
-            return refuse(path, "give each volume a path of its own");
+            return refuse(path, "give each volume a separate path");
         }
         match &volume.source {
             VolumeSource::Sandbox(below) if !is_plain(below) => {
-                return refuse(below, "name a folder below the sandbox, without '..'");
+                return refuse(below, "name a directory below the sandbox, without '..'");
             }
             VolumeSource::Tmpfs { bytes: 0 } => {
                 return refuse(path, "give its file system a size");
@@ -109,7 +108,7 @@ pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
             VolumeSource::Secret(secret)
                 if !secret.folder.is_absolute() || !is_plain(&secret.name) =>
             {
-                return refuse(&secret.name, "name a file below an absolute folder");
+                return refuse(&secret.name, "name a file below an absolute directory");
             }
             VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } | VolumeSource::Secret(_) => {}
         }
@@ -117,7 +116,7 @@ pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Takes the secrets among them, in their order. As root of the host.
+/// Opens the secrets among the volumes, in order, as host root.
 pub(super) fn lock_secrets(
     volumes: &[Volume],
     first_host_id: u32,
@@ -132,7 +131,8 @@ fn secrets(volumes: &[Volume]) -> impl Iterator<Item = &Secret> {
     })
 }
 
-/// Mounts of single secrets, in their order, that are attached nowhere; and who is to have them. `/tmp` must still be free.
+/// Returns unattached mounts of the single secrets, in order, with their future owners. `/tmp` must
+/// still be unused.
 pub(super) fn unlock_secrets(
     root: BorrowedFd<'_>,
     vault: Option<&OwnedFd>,
@@ -141,7 +141,7 @@ pub(super) fn unlock_secrets(
     let Some(vault) = vault else {
         return Ok((Vec::new(), Vec::new()));
     };
-    // Only of what is attached there can be further mounts.
+    // Only an attached mount can be cloned.
     attach(
         vault.as_fd(),
         make_folder(root, Path::new("tmp"))?.as_fd(),
@@ -154,17 +154,18 @@ pub(super) fn unlock_secrets(
         restrict(tree.as_fd(), TAME | attributes)?;
         let at = vault
             .try_clone()
-            .map_err(failed("keep the folder of secrets"))?;
+            .map_err(failed("duplicate the descriptor of the secret directory"))?;
         Ok((tree, Gift { at, name }))
     });
     let single = single.collect::<Result<_, ViewError>>()?;
     fchdir(root)
         .and_then(|()| unmount("tmp", UnmountFlags::DETACH))
-        .map_err(failed("let go of the folder of secrets"))?;
+        .map_err(failed("unmount the secret directory"))?;
     Ok(single)
 }
 
-/// Attaches them, outer ones first. `secrets` are the mounts of the secrets among them, in their order.
+/// Attaches the volumes, outer ones first. `secrets` are the mounts of the secrets among them, in
+/// order.
 pub(super) fn show(
     root: BorrowedFd<'_>,
     volumes: &[Volume],
@@ -192,13 +193,14 @@ pub(super) fn show(
     Ok(gifts)
 }
 
-/// A mount of a folder of the sandbox. What is missing of its path is made, and is the command's user's.
+/// Returns a mount of a directory of the sandbox. Missing parts of its path are created for the
+/// command's user.
 fn sandbox_folder(
     root: BorrowedFd<'_>,
     below: &Path,
     gifts: &mut Vec<Gift>,
 ) -> Result<OwnedFd, ViewError> {
-    let words = || format!("make the folder {} of the sandbox", below.display());
+    let words = || format!("create the directory {} of the sandbox", below.display());
     let sandbox = Path::new(SANDBOX).strip_prefix("/");
     let mut folder = make_folder(root, sandbox.expect("it is absolute"))?;
     for part in below {
@@ -224,7 +226,7 @@ fn sandbox_folder(
     take_folder(folder.as_fd())
 }
 
-/// Where a volume is to be mounted.
+/// Returns the mount point of a volume.
 fn place(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, ViewError> {
     let path = volume.path.strip_prefix("/").unwrap_or(&volume.path);
     match &volume.source {

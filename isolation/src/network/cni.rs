@@ -1,8 +1,9 @@
-//! Networks by CNI plugins, version 1.0 and 1.1: executables of the operator's that join a namespace to something.
+//! Networks by CNI plugins, versions 1.0 and 1.1: executables of the operator that connect a
+//! namespace to a network.
 //!
-//! What a container was added to is on disk before the first plugin runs, with the configuration of that day, so that it
-//! can be deleted after any crash and after the operator has changed the list. The namespace is bound to a file: plugins
-//! are told its name, and may remember it.
+//! A container's record is on disk before the first plugin runs, with the configuration of that
+//! time. So the network can be deleted after any crash, and after the operator has changed the
+//! list. The namespace is bound to a file: plugins receive its path, and may store it.
 
 mod list;
 mod lock;
@@ -29,41 +30,40 @@ use list::kind;
 use lock::Turn;
 use plugin::Call;
 
-/// What a container calls its device.
+/// The name of the device in a container.
 const DEVICE: &str = "eth0";
 
-/// Why plugins did not do what was asked.
+/// An error of a CNI operation.
 #[derive(Debug, thiserror::Error)]
 pub enum CniError {
-    /// The operator's list is not right.
+    /// The operator's list is invalid.
     #[error("the CNI configuration {path} is not valid: {reason}")]
     Configuration {
-        /// The list.
+        /// The path of the list.
         path: PathBuf,
-        /// What is wrong with it, and how it would be right.
+        /// The error, and its remedy.
         reason: String,
     },
-    /// A plugin is nowhere.
-    #[error("there is no CNI plugin {plugin:?} in {folders}: install it, or name its folder")]
+    /// A plugin does not exist.
+    #[error("there is no CNI plugin {plugin:?} in {folders}: install it, or name its directory")]
     Missing {
         /// Its type.
         plugin: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         folders: String,
     },
-    /// A plugin refused.
+    /// A plugin failed.
     #[error("the CNI plugin {plugin:?} failed at {verb} of {container}: {reason}")]
     Plugin {
         /// Its type.
         plugin: String,
         /// ADD or DEL.
         verb: &'static str,
-        /// Whose network.
         container: ContainerId,
-        /// What it says.
+        /// The plugin's error.
         reason: String,
     },
-    /// Ports were to be published, and no plugin does that.
+    /// Ports are requested, and no plugin publishes ports.
     #[error(
         "no plugin of the CNI network {network:?} publishes ports: add one with the capability portMappings, \
          or publish none"
@@ -72,59 +72,58 @@ pub enum CniError {
         /// The list's name.
         network: String,
     },
-    /// A record could not be kept or read.
+    /// A record cannot be read or written.
     #[error("cannot {what} {path}")]
     Record {
-        /// What was tried.
+        /// The failed operation.
         what: &'static str,
-        /// With which file.
         path: PathBuf,
-        /// Why.
         source: io::Error,
     },
-    /// The namespace could not be made.
+    /// The namespace cannot be created.
     #[error(transparent)]
     Namespace(#[from] NetworkError),
 }
 
-/// What must be known to delete a container's network.
+/// The data that is needed to delete a container's network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Record {
     version: u32,
     list: List,
     ports: Vec<Publication>,
-    /// What the last plugin answered; `None` until then.
+    /// The last plugin's result; `None` until then.
     result: Option<Value>,
 }
 
-/// The network that plugins made for a container.
+/// The network that plugins created for a container.
 #[derive(Debug)]
 pub struct Added {
-    /// To be launched with.
+    /// The namespace for the launch.
     pub namespace: OwnedFd,
-    /// The container's addresses, as the plugins tell.
+    /// The container's addresses, from the plugins' result.
     pub addresses: Vec<IpAddr>,
 }
 
-/// An agent's use of CNI plugins. Holds nothing but names of folders: all that it knows is on disk.
+/// An agent's CNI runtime. It holds only paths of directories: all state is on disk.
 #[derive(Debug, Clone)]
 pub struct Cni {
-    /// Where plugins are looked up, in this order.
+    /// The search path of plugins, in order.
     pub plugins: Vec<PathBuf>,
-    /// Where records are kept, the agent's own: must outlive a boot, as what plugins reserve does. Is made.
+    /// The agent's directory of records. It must survive a boot, as plugins' reservations do.
+    /// Created if missing.
     pub records: PathBuf,
-    /// Where namespaces are bound, the agent's own, below `/run`. Is made.
+    /// The agent's directory of bound namespaces, below `/run`. Created if missing.
     pub namespaces: PathBuf,
-    /// How long one plugin may take.
+    /// The timeout of one plugin.
     pub patience: Duration,
 }
 
 impl Cni {
-    /// Makes a namespace and has the list's plugins join it, each told what the one before answered. What the container
-    /// had before is deleted first.
+    /// Creates a namespace and runs the list's plugins on it, each with the previous result. An
+    /// earlier network of the container is deleted first.
     ///
     /// # Errors
-    /// If a plugin fails or is missing. What was done is undone then, or is by a sweep.
+    /// If a plugin fails or is missing. Completed steps are then undone, immediately or by a sweep.
     pub fn add(
         &self,
         container: &ContainerId,
@@ -136,7 +135,7 @@ impl Cni {
             let network = list.name.clone();
             return Err(CniError::Ports { network });
         }
-        // Now nothing would have to be undone.
+        // At this point nothing would have to be undone.
         self.find_plugins(list)?;
         let mut record = Record {
             version: 1,
@@ -148,16 +147,16 @@ impl Cni {
         crash_points::passed("cni.recorded");
         let added = self.join(container, &mut record);
         if added.is_err() {
-            // The first failure is the one to tell.
+            // The first failure is the one to return.
             let _ = self.delete(container);
         }
         added
     }
 
-    /// Looks whether all plugins of a list are here.
+    /// Checks that all plugins of a list exist.
     ///
     /// # Errors
-    /// The first that is nowhere.
+    /// The first missing plugin.
     pub fn find_plugins(&self, list: &List) -> Result<(), CniError> {
         let mut plugins = list.plugins.iter();
         plugins.try_for_each(|plugin| self.executable(plugin).map(drop))
@@ -166,7 +165,7 @@ impl Cni {
     fn join(&self, container: &ContainerId, record: &mut Record) -> Result<Added, CniError> {
         let place = self.namespace(container);
         fs::create_dir_all(&self.namespaces)
-            .map_err(failed("make the folder", &self.namespaces))?;
+            .map_err(failed("create the directory", &self.namespaces))?;
         namespace::bind(&place)?;
         crash_points::passed("cni.namespace-bound");
         for plugin in &record.list.plugins {
@@ -185,10 +184,10 @@ impl Cni {
         })
     }
 
-    /// Has the plugins take back what they gave, last first, and lets the namespace go. Repeatable.
+    /// Runs the plugins' DEL, last first, and releases the namespace. Idempotent.
     ///
     /// # Errors
-    /// The first plugin that fails; the record is kept, so that it is tried again.
+    /// The first plugin that fails; the record is kept, so that deletion is retried.
     pub fn delete(&self, container: &ContainerId) -> Result<(), CniError> {
         if let Some(record) = self.read(container)? {
             for plugin in record.list.plugins.iter().rev() {
@@ -206,7 +205,7 @@ impl Cni {
             fs::remove_file(&place).map_err(failed("remove", &place))?;
             crash_points::passed("cni.namespace-removed");
         }
-        // The record last: as long as it is there somebody comes back.
+        // The record is removed last: while it exists, deletion is retried.
         let (turn, draft) = (self.turn(container), self.draft(container));
         for path in [turn, draft, self.record(container)] {
             match fs::remove_file(&path) {
@@ -218,10 +217,11 @@ impl Cni {
         Ok(())
     }
 
-    /// Deletes what containers have that are not known. Goes on after a failure and returns the first at the end.
+    /// Deletes the networks of containers that are not known. Continues after a failure and returns
+    /// the first one at the end.
     ///
     /// # Errors
-    /// The first deletion that failed, or the folders if they cannot be read.
+    /// The first deletion that failed, or the directories if they cannot be read.
     pub fn sweep(&self, known: &BTreeSet<ContainerId>) -> Result<(), CniError> {
         let mut failure = None;
         for container in self.held()?.difference(known) {
@@ -232,10 +232,10 @@ impl Cni {
         failure.map_or(Ok(()), Err)
     }
 
-    /// The containers of which something is on disk, added or half-way.
+    /// Returns the containers with state on disk, complete or partial.
     ///
     /// # Errors
-    /// If a folder cannot be read.
+    /// If a directory cannot be read.
     pub fn held(&self) -> Result<BTreeSet<ContainerId>, CniError> {
         let mut found = BTreeSet::new();
         let (records, namespaces) = (&self.records, &self.namespaces);
@@ -263,7 +263,7 @@ impl Cni {
     ) -> Result<Value, CniError> {
         let executable = self.executable(plugin)?;
         let place = self.namespace(container);
-        // After a boot or a crash there may be none: plugins must do without.
+        // After a boot or a crash the namespace may be gone: plugins must handle that.
         let namespace = if place.exists() {
             place
         } else {
@@ -273,7 +273,7 @@ impl Cni {
             executable: &executable,
             environment: vec![
                 ("CNI_COMMAND", verb.into()),
-                // Containers of two agents may have one name, and plugins know no agents.
+                // Containers of two agents may have the same name, and plugins know no agents.
                 (
                     "CNI_CONTAINERID",
                     format!("argosy-{}-{container}", ipam::tag(&self.records)).into(),
@@ -286,7 +286,7 @@ impl Cni {
         };
         let turn = self.turn(container);
         let mut turn = Turn::take(&turn, self.patience).map_err(failed(
-            "run a plugin beside an earlier agent's that has",
+            "run a plugin while an earlier agent's plugin uses",
             &turn,
         ))?;
         call.perform(input, &mut turn)
@@ -339,13 +339,13 @@ impl Cni {
         record.map(Some).map_err(failed("make sense of", &path))
     }
 
-    /// Whole and on disk before it returns, or as it was.
+    /// Writes the record atomically: it is on disk when this returns, or unchanged.
     fn write(&self, container: &ContainerId, record: &Record) -> Result<(), CniError> {
         let path = self.record(container);
         let draft = self.draft(container);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.records)?;
-            // Results of plugins may have what only root is to know.
+            // Results of plugins may contain data that only root may read.
             let mut new = File::options();
             new.create(true).truncate(true).write(true).mode(0o600);
             let mut file = new.open(&draft)?;
@@ -358,7 +358,7 @@ impl Cni {
     }
 }
 
-/// Of a result; what else it says is between plugins.
+/// Extracts the addresses of a result; the rest is for other plugins.
 fn addresses(result: &Value) -> Vec<IpAddr> {
     let all = result.get("ips").and_then(Value::as_array);
     let all = all.into_iter().flatten();

@@ -1,4 +1,4 @@
-//! What a host must be like for containers to have networks, and the devices that it has.
+//! Requirements of a host for container networks, and its devices.
 
 use std::fs;
 use std::io;
@@ -11,10 +11,11 @@ use super::link::{Link, Links, Route};
 use super::rules::DEVICES;
 use super::{NetworkError, Protocol, Publication, Subnet, Subnet6, refused};
 
-/// IPv6 routes of so many bits or fewer lead to the whole internet, or to all unique local addresses.
+/// IPv6 routes of at most this prefix length lead to the whole internet, or to all unique local
+/// addresses.
 const EVERYWHERE_6: u8 = 8;
 
-/// Why containers can have no IPv6 addresses on this host; `None` if they can.
+/// Returns the reason why containers cannot have IPv6 addresses on this host; `None` if they can.
 #[must_use]
 pub fn why_no_ipv6() -> Option<&'static str> {
     why_none_by(Path::new("/proc/sys/net/ipv6/conf/all"))
@@ -24,20 +25,20 @@ fn why_none_by(settings: &Path) -> Option<&'static str> {
     if !settings.join("forwarding").exists() {
         return Some("the kernel of this host has no IPv6, or was started with ipv6.disable=1");
     }
-    // A kernel that does not tell has it switched on.
+    // A kernel without the setting has IPv6 enabled.
     fs::read_to_string(settings.join("disable_ipv6"))
         .is_ok_and(|value| value.trim() == "1")
         .then_some("IPv6 is switched off on this host by net.ipv6.conf.all.disable_ipv6")
 }
 
-/// The prefix, unless this host has no IPv6.
+/// Returns the prefix, unless this host has no IPv6.
 pub(super) fn possible(wanted: Option<Subnet6>) -> Option<Subnet6> {
     wanted.filter(|_| why_no_ipv6().is_none())
 }
 
-/// Nothing but containers may have a route into their subnets.
+/// Checks that only containers have a route into their subnets.
 pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
     let devices = links.list().map_err(refused("list devices"))?;
     let mut check = |family, pool: String, overlaps: &dyn Fn(&Route) -> bool| {
         for route in links.routes(family).map_err(refused("list routes"))? {
@@ -67,7 +68,8 @@ pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(
     })
 }
 
-/// Publishing goes before listening: who listens there would hear nobody any more.
+/// Checks that the port is free. Publishing takes precedence over listening: a process that listens
+/// there would receive no more connections.
 pub(super) fn check_free(
     publication: &Publication,
     subnet6: Option<Subnet6>,
@@ -90,7 +92,8 @@ pub(super) fn check_free(
     Ok(())
 }
 
-/// Whether processes of this host receive what the host sends to this address, whatever device has it. Needs no rights.
+/// Whether this host delivers packets for this address to its own processes, whichever device has
+/// it. Needs no privileges.
 ///
 /// # Errors
 /// If the kernel does not answer.
@@ -98,18 +101,19 @@ pub fn is_own_address(address: IpAddr) -> io::Result<bool> {
     Links::open()?.is_local(address)
 }
 
-/// All devices of the host.
+/// Lists all devices of the host.
 pub(super) fn list_devices() -> Result<Vec<Link>, NetworkError> {
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
     links.list().map_err(refused("list devices"))
 }
 
-/// A namespace goes with the last that holds it; should that be a process that nobody can end, it has no network any more.
+/// Removes devices. A namespace exists until its last holder exits; if that process cannot be
+/// killed, it has no network any more.
 pub(super) fn remove_devices(devices: impl IntoIterator<Item = Link>) -> Result<(), NetworkError> {
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
     for device in devices {
         match links.remove(device.index) {
-            // The kernel was faster: its namespace has gone.
+            // The kernel has removed it already, with its namespace.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
             other => other.map_err(refused(format!("remove the device {}", device.name)))?,
         }
@@ -130,7 +134,7 @@ mod tests {
         for address in ["192.0.2.1", "2001:db8::1"] {
             assert!(!is_own(address), "{address}");
         }
-        // Which address a datagram would leave from.
+        // Asks from which address a datagram would leave.
         for (from, to) in [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")] {
             let socket = UdpSocket::bind(from).and_then(|socket| {
                 socket.connect(to)?;

@@ -1,16 +1,16 @@
-//! Which addresses and ports of a host are whose, written down where all its agents look.
+//! IPAM: the addresses and ports of a host, in records that all its agents share.
 //!
 //! ```text
 //! addresses/10.183.0.5   -> /var/lib/argosy#c-1              a container's
 //! addresses/10.183.0.6   -> /var/lib/argosy#                 of a namespace that waits in the pool
 //! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
-//! cursors/0abcd          -> 7                                where the next life of the agent with this tag looks first
+//! cursors/0abcd          -> 7                                next address of the agent with this tag
 //! owners/0abcd           -> /var/lib/argosy                  that agent's directory
-//! forwarding-cookie-4097 -> off eth0 eth1                    a network namespace that forwarded nothing before, and its devices
-//! forwarding6-cookie-4097                                    the same of IPv6, a file
+//! forwarding-cookie-4097 -> off eth0 eth1                    a namespace that forwarded nothing
+//! forwarding6-cookie-4097                                    the same for IPv6, a file
 //! ```
-//! All others are symbolic links, which the kernel makes for one of several only, and of which none is ever half-written. Empty
-//! after a boot, as are the namespaces.
+//! All others are symbolic links: the kernel creates each for only one of several callers, and none
+//! is ever half-written. The directory is empty after a boot, as no namespace survives one.
 
 mod cursor;
 mod note6;
@@ -35,23 +35,23 @@ use super::rules::Mapping;
 use super::{NetworkError, Protocol, Subnet, published};
 use crate::spec::ContainerId;
 
-/// How long one agent may keep the others of its host from coming and going.
+/// The time for which one agent may block the startup and exit of the host's other agents.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
-/// How often a lock is tried that somebody else holds.
+/// The interval at which a held lock is retried.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
-/// Between the parts of a link's target; in no container's name.
+/// The separator of a link target's parts; it occurs in no container id.
 const MARK: char = '#';
 
-/// The records of one host, as one of its agents sees them.
+/// The records of one host, as seen by one of its agents.
 #[derive(Debug)]
 pub(super) struct Records {
     folder: PathBuf,
     owner: PathBuf,
-    /// `None` before the first address is taken. A lock, since addresses are taken by any thread.
+    /// `None` before the first address is taken. A lock, since any thread may take an address.
     cursor: Mutex<Option<Cursor>>,
 }
 
-/// Whose an address is.
+/// An address and its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) address: Ipv4Addr,
@@ -59,18 +59,18 @@ pub(super) struct Held {
     pub(super) container: Option<ContainerId>,
 }
 
-/// Whose a port is.
+/// A published port and its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Published {
     pub(super) mapping: Mapping,
     pub(super) container: ContainerId,
 }
 
-/// What comes of wanting a port.
+/// The result of claiming a port.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Claimed {
     Ours,
-    /// It is this container's, or another agent's container's.
+    /// Another container holds the port, of this agent or of another one.
     Theirs(String),
 }
 
@@ -83,22 +83,22 @@ impl Records {
         };
         for kind in ["addresses", "ports", "cursors", "owners"] {
             let path = folder.join(kind);
-            fs::create_dir_all(&path).map_err(failed("make the folder", &path))?;
+            fs::create_dir_all(&path).map_err(failed("create the directory", &path))?;
         }
         Ok(records)
     }
 
-    /// Whether this agent has taken addresses since the boot, and was not cleared away since.
+    /// Whether this agent has taken addresses since the boot and has not been cleared.
     pub(super) fn are_left(folder: &Path, owner: &Path) -> bool {
         folder.join("cursors").join(tag(owner)).is_symlink()
     }
 
-    /// Five letters that tell this agent's table and devices from those of others.
+    /// Returns the five letters that identify this agent's table and devices.
     pub(super) fn tag(&self) -> String {
         tag(&self.owner)
     }
 
-    /// An address of the pool becomes a container's.
+    /// Assigns an address of the pool to a container.
     pub(super) fn assign(
         &self,
         address: Ipv4Addr,
@@ -113,7 +113,7 @@ impl Records {
         remove(&path)
     }
 
-    /// All of this agent's addresses.
+    /// Returns this agent's addresses.
     pub(super) fn addresses(&self) -> Result<Vec<Held>, NetworkError> {
         let mut held = Vec::new();
         for (name, target) in self.links("addresses")? {
@@ -129,7 +129,7 @@ impl Records {
         Ok(held)
     }
 
-    /// Takes a port for a container, if nobody else has it.
+    /// Claims a port for a container, if no other container holds it.
     pub(super) fn claim_port(&self, published: &Published) -> Result<Claimed, NetworkError> {
         let path = self.port(&published.mapping);
         let target = format!(
@@ -149,7 +149,7 @@ impl Records {
                     Some((owner, container, _)) => {
                         format!("container {container} of the agent in {owner}")
                     }
-                    None => "somebody".to_owned(),
+                    None => "an unknown container".to_owned(),
                 };
                 Ok(Claimed::Theirs(holder))
             }
@@ -161,7 +161,7 @@ impl Records {
         remove(&self.port(mapping))
     }
 
-    /// All of this agent's ports.
+    /// Returns this agent's ports.
     pub(super) fn ports(&self) -> Result<Vec<Published>, NetworkError> {
         let links = self.links("ports")?;
         let found = links.iter().filter_map(|(name, target)| {
@@ -181,13 +181,14 @@ impl Records {
         Ok(found.collect())
     }
 
-    /// Owners other than this agent whose directories are gone.
+    /// Returns owners other than this agent whose directories no longer exist.
     pub(super) fn lost_owners(&self) -> Result<Vec<PathBuf>, NetworkError> {
         let addresses = self.links("addresses")?;
         let holders = addresses
             .iter()
             .filter_map(|(_, target)| Some(PathBuf::from(target.rsplit_once(MARK)?.0)));
-        // One that was killed after its tasks had ended may have no address, but still its table.
+        // An agent that was killed after its tasks had ended may have no address, but still its
+        // table.
         let announced = self.links("owners")?;
         let announced = announced.iter().map(|(_, target)| PathBuf::from(target));
         let mut owners: Vec<_> = holders
@@ -199,7 +200,7 @@ impl Records {
         Ok(owners)
     }
 
-    /// The same records as another owner sees them.
+    /// Returns the same records as seen by another owner.
     pub(super) fn of(&self, owner: &Path) -> Self {
         Self {
             folder: self.folder.clone(),
@@ -208,7 +209,7 @@ impl Records {
         }
     }
 
-    /// Forgets everything of this agent.
+    /// Removes all records of this agent.
     pub(super) fn clear(&self) -> Result<(), NetworkError> {
         for published in self.ports()? {
             self.give_back_port(&published.mapping)?;
@@ -220,19 +221,20 @@ impl Records {
         remove(&self.folder.join("owners").join(self.tag()))
     }
 
-    /// Held by one agent of the host at a time, while it comes or goes. An agent that is stopped meanwhile keeps others
-    /// waiting for [`LOCK_PATIENCE`] at most.
+    /// Takes the lock that one agent of the host holds at a time, during startup or exit. A stopped
+    /// agent keeps the others waiting for at most [`LOCK_PATIENCE`].
     pub(super) fn alone(&self) -> Result<Flock<File>, NetworkError> {
         self.alone_within(LOCK_PATIENCE)
     }
 
     fn alone_within(&self, patience: Duration) -> Result<Flock<File>, NetworkError> {
-        let folder = File::open(&self.folder).map_err(failed("open the folder", &self.folder))?;
+        let folder =
+            File::open(&self.folder).map_err(failed("open the directory", &self.folder))?;
         let locked = lock_within(folder, patience);
-        locked.map_err(|(_, errno)| failed("lock the folder", &self.folder)(errno.into()))
+        locked.map_err(|(_, errno)| failed("lock the directory", &self.folder)(errno.into()))
     }
 
-    /// Says that this agent is here, before it has taken an address.
+    /// Registers this agent, before it takes an address.
     pub(super) fn announce(&self, subnet: Subnet) -> Result<(), NetworkError> {
         let begin = PathBuf::from(self.first_number(subnet).to_string());
         for (kind, target) in [("owners", &self.owner), ("cursors", &begin)] {
@@ -245,13 +247,13 @@ impl Records {
         Ok(())
     }
 
-    /// Whether another agent is here.
+    /// Whether another agent is registered.
     pub(super) fn has_other_owners(&self) -> Result<bool, NetworkError> {
         let path = self.folder.join("cursors");
-        let entries = fs::read_dir(&path).map_err(failed("list the folder", &path))?;
+        let entries = fs::read_dir(&path).map_err(failed("list the directory", &path))?;
         let own = self.tag();
         for entry in entries {
-            let entry = entry.map_err(failed("list the folder", &path))?;
+            let entry = entry.map_err(failed("list the directory", &path))?;
             if *entry.file_name() != *own {
                 return Ok(true);
             }
@@ -259,7 +261,8 @@ impl Records {
         Ok(false)
     }
 
-    /// Where it looks for a free address first. Agents of one host that share a subnet begin far from each other.
+    /// Returns the number at which the search for a free address starts. Agents that share a subnet
+    /// start far apart.
     fn first_number(&self, subnet: Subnet) -> u32 {
         mixed(&self.owner) % subnet.capacity()
     }
@@ -278,13 +281,14 @@ impl Records {
         format!("{}{MARK}{container}", self.owner.display())
     }
 
-    /// Names and targets of one kind. One that vanishes meanwhile was another agent's.
+    /// Returns names and targets of one kind. A link that vanishes during the call was another
+    /// agent's.
     fn links(&self, kind: &str) -> Result<Vec<(String, String)>, NetworkError> {
         let folder = self.folder.join(kind);
-        let entries = fs::read_dir(&folder).map_err(failed("read the folder", &folder))?;
+        let entries = fs::read_dir(&folder).map_err(failed("read the directory", &folder))?;
         let mut links = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(failed("read the folder", &folder))?;
+            let entry = entry.map_err(failed("read the directory", &folder))?;
             let Ok(target) = fs::read_link(entry.path()) else {
                 continue;
             };
@@ -295,7 +299,8 @@ impl Records {
     }
 }
 
-/// Locks a file within this time, or returns it with the error: [`Errno::EWOULDBLOCK`] if somebody else holds it.
+/// Locks a file within this time, or returns it with the error: [`Errno::EWOULDBLOCK`] if another
+/// process holds the lock.
 pub(super) fn lock_within(
     mut file: File,
     patience: Duration,
@@ -316,7 +321,7 @@ fn port_target(target: &str) -> Option<(&str, &str, SocketAddrV4)> {
     Some((owner, container, to.parse().ok()?))
 }
 
-/// A number that tells owners apart, near enough.
+/// Returns a hash of the owner; collisions are rare enough.
 fn mixed(owner: &Path) -> u32 {
     let bytes = owner.as_os_str().as_encoded_bytes().iter();
     bytes.fold(0x811c_9dc5, |mixed: u32, byte| {
@@ -329,8 +334,8 @@ pub(super) fn tag(owner: &Path) -> String {
     format!("{:05x}", (mixed >> 20) ^ (mixed & 0xf_ffff))
 }
 
-/// Makes a link or changes where one leads, at once. The draft's name is the same each time: one that a crash left is
-/// taken away by the next.
+/// Creates a link, or changes its target atomically. The draft's name is the same each time, so the
+/// next call removes a leftover of a crash.
 fn replace(path: &Path, target: &str) -> Result<(), NetworkError> {
     let draft = draft_of(path);
     remove(&draft)?;
@@ -371,7 +376,7 @@ mod tests {
         assert!(matches!(
             refused,
             Err(NetworkError::Record {
-                what: "lock the folder",
+                what: "lock the directory",
                 ..
             })
         ));

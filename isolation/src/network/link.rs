@@ -1,6 +1,7 @@
 //! Links, addresses and routes of one network namespace, by netlink.
 //!
-//! A socket is bound for life to the namespace in which it was opened, so one thread can speak to several.
+//! A socket stays bound to the namespace in which it was opened, so one thread can use several
+//! namespaces.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,63 +26,62 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-/// The loopback device's number in every namespace.
+/// The index of the loopback device in every namespace.
 const LOOPBACK: u32 = 1;
-/// Larger than what the kernel puts into one packet.
+/// Larger than the largest packet of the kernel.
 const PACKET_BYTES: usize = 64 * 1024;
 
-/// A conversation with the kernel about one namespace.
+/// A netlink connection for one namespace.
 pub(super) struct Links {
     socket: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-/// Two ends of one wire, of which the outer is raised.
+/// A veth pair to create, of which the outer end is set up.
 pub(super) struct Pair<'a> {
-    /// The end that stays in the namespace of the conversation.
+    /// The end that stays in the namespace of the connection.
     pub(super) outer: &'a str,
-    /// The other end's name, and the namespace where it goes.
+    /// The other end's name, and its namespace.
     pub(super) inner: &'a str,
     pub(super) namespace: BorrowedFd<'a>,
 }
 
-/// The two addresses of one family on a wire, seen from one end.
+/// The two addresses of one family on a veth pair, seen from one end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {
     pub(super) own: IpAddr,
     pub(super) peer: IpAddr,
 }
 
-/// How a device treats what it receives and which addresses it gives itself.
+/// Settings of a device for packets that it receives and for automatic addresses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Conduct {
     /// Whether packets to and from 127.0.0.0/8 may pass it.
     pub(super) route_localnet: bool,
-    /// Whether it has a link-local address as soon as it is up.
+    /// Whether it gets a link-local address when it is set up.
     pub(super) link_local: bool,
 }
 
-/// A device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
-    /// Its address among those at the same wire; empty if it has none.
+    /// Its hardware address; empty if it has none.
     pub(super) hardware: Vec<u8>,
 }
 
-/// Where packets for some addresses go.
+/// A route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) to: IpAddr,
     pub(super) bits: u8,
-    /// The device's number; 0 if it leads to none.
+    /// The device's index; 0 if there is none.
     pub(super) device: u32,
 }
 
 impl Links {
-    /// About the namespace in which the calling thread is.
+    /// Opens a connection for the namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
         let socket = socket(
             nix::sys::socket::AddressFamily::Netlink,
@@ -97,7 +97,8 @@ impl Links {
     }
 
     pub(super) fn add_pair(&mut self, pair: &Pair<'_>) -> io::Result<()> {
-        // Not raised yet: the kernel makes it first, and raises no end of a wire whose other end is not there.
+        // Not set up yet: the kernel creates the inner end first, and sets up no end whose peer
+        // does not exist.
         let mut inner = LinkMessage::default();
         inner.attributes = vec![
             LinkAttribute::IfName(pair.inner.to_owned()),
@@ -127,14 +128,14 @@ impl Links {
             .map(drop)
     }
 
-    /// Raises the loopback device.
+    /// Sets up the loopback device.
     pub(super) fn raise_loopback(&mut self) -> io::Result<()> {
         self.raise(LOOPBACK)
     }
 
-    /// In one request, for which the kernel waits for its lock of all network settings. Where the same is written to
-    /// `/proc/sys`, it repeats the call at once for as long as another thread holds the lock, which takes a processor from
-    /// those that are waited for.
+    /// Changes settings in one request, for which the kernel sleeps on its lock of all network
+    /// settings. For the same writes to `/proc/sys`, the kernel restarts the call in a loop while
+    /// another thread holds the lock. That takes a processor away from the lock holders.
     pub(super) fn set_conduct(&mut self, index: u32, conduct: Conduct) -> io::Result<()> {
         let mut families = Vec::new();
         if conduct.route_localnet {
@@ -156,7 +157,7 @@ impl Links {
             .map(drop)
     }
 
-    /// Removes a device; with it goes the other end of its wire.
+    /// Removes a device, and with it the other end of its pair.
     pub(super) fn remove(&mut self, index: u32) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
@@ -164,18 +165,18 @@ impl Links {
             .map(drop)
     }
 
-    /// What passed the device of this name.
+    /// Returns the traffic counters of the device with this name.
     pub(super) fn counters(&mut self, name: &str) -> io::Result<Stats64> {
         let answers = self.look(name)?;
         let found = answers.into_iter().find_map(counters);
-        found.ok_or_else(|| io::Error::other(format!("the kernel tells no counters of {name}")))
+        found.ok_or_else(|| io::Error::other(format!("the kernel returns no counters for {name}")))
     }
 
-    /// The device of this name.
+    /// Returns the device with this name.
     pub(super) fn find(&mut self, name: &str) -> io::Result<Link> {
         let answers = self.look(name)?;
         let found = answers.into_iter().find_map(device);
-        found.ok_or_else(|| io::Error::other(format!("the kernel tells no number of {name}")))
+        found.ok_or_else(|| io::Error::other(format!("the kernel returns no index for {name}")))
     }
 
     fn look(&mut self, name: &str) -> io::Result<Vec<RouteNetlinkMessage>> {
@@ -184,15 +185,15 @@ impl Links {
         self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)
     }
 
-    /// All devices.
+    /// Returns all devices.
     pub(super) fn list(&mut self) -> io::Result<Vec<Link>> {
         let wanted = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let answers = self.ask(wanted, NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(device).collect())
     }
 
-    /// Gives a device its address and makes it the way to its peer. An IPv6 address can be used at once: it is not probed
-    /// for duplicates.
+    /// Sets a device's address and the route to its peer. An IPv6 address is usable immediately:
+    /// duplicate address detection is off.
     pub(super) fn connect(&mut self, index: u32, ends: Ends) -> io::Result<()> {
         let mut address = AddressMessage::default();
         address.header.family = family(ends.own);
@@ -212,7 +213,7 @@ impl Links {
         .map(drop)
     }
 
-    /// States which hardware address a neighbour has, so that the kernel never asks for it.
+    /// Adds a permanent neighbour entry, so that the kernel never queries the hardware address.
     pub(super) fn know(&mut self, index: u32, peer: Ipv6Addr, hardware: &[u8]) -> io::Result<()> {
         let mut neighbour = NeighbourMessage::default();
         neighbour.header.family = AddressFamily::Inet6;
@@ -229,8 +230,9 @@ impl Links {
         .map(drop)
     }
 
-    /// All packets of its family that no other route knows go by `gateway`, at the other end of the device's wire. The kernel
-    /// is not to look how it is reached: by IPv6 it is not, as long as the device has just been raised.
+    /// Sets the default route of a family to `gateway`, at the other end of the device's pair. The
+    /// kernel does not check that the gateway is reachable: for IPv6 it is not while the device is
+    /// just being set up.
     pub(super) fn route_all(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let mut route = RouteMessage::default();
         route.header.address_family = family(gateway);
@@ -250,7 +252,8 @@ impl Links {
         .map(drop)
     }
 
-    /// All routes of IPv4 or IPv6 in all tables, but for those that lead everywhere, if by two halves.
+    /// Returns all IPv4 or IPv6 routes in all tables, except default routes, including those in two
+    /// halves.
     pub(super) fn routes(&mut self, family: AddressFamily) -> io::Result<Vec<Route>> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family;
@@ -258,7 +261,7 @@ impl Links {
         Ok(answers.into_iter().filter_map(route).collect())
     }
 
-    /// Whether the host itself receives what it sends to this address. Needs no rights.
+    /// Whether the host itself receives packets that it sends to this address. Needs no privileges.
     pub(super) fn is_local(&mut self, address: IpAddr) -> io::Result<bool> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family(address);
@@ -316,19 +319,20 @@ impl Links {
     }
 }
 
-/// Raises the loopback device of the calling thread's namespace.
+/// Sets up the loopback device of the calling thread's namespace.
 pub(crate) fn raise_loopback() -> io::Result<()> {
     Links::open()?.raise_loopback()
 }
 
-/// What the kernel answers about an address to which it has no route, or whose route refuses packets.
+/// Whether the kernel's error means that it has no route to an address, or that the route rejects
+/// packets.
 fn is_no_route(errno: i32) -> bool {
     [
         libc::ENETUNREACH,
         libc::EHOSTUNREACH,
         libc::EACCES,
         libc::EINVAL,
-        // Of IPv6, where the kernel has none.
+        // For IPv6, if the kernel lacks it.
         libc::EOPNOTSUPP,
         libc::EAFNOSUPPORT,
     ]

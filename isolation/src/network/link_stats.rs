@@ -1,4 +1,4 @@
-//! What passes a container's link, read at the host's end of its wire.
+//! Traffic of a container's link, read at the host's end of its veth pair.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::link::Links;
 use super::{NetworkError, refused};
 
-/// What passed a container's link since it was made, as the container sees it.
+/// The traffic of a container's link since its creation, from the container's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Traffic {
     /// To the container.
@@ -20,16 +20,17 @@ pub struct Traffic {
 /// One direction of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Flow {
-    /// With the frames' headers.
+    /// Bytes, with the frames' headers.
     pub bytes: u64,
-    /// Packets; several that the kernel carries as one are one.
+    /// Packets; packets that the kernel aggregates count as one.
     pub packets: u64,
-    /// Packets that the wire itself dropped for want of room. What the table of rules refuses has passed the wire.
+    /// Packets that the link itself dropped because its queue was full. Packets that the rules drop
+    /// have passed the link.
     pub drops: u64,
 }
 
 impl Traffic {
-    /// What goes out at the host's end comes in at the container's.
+    /// Converts the host's counters: transmitted at the host's end is received at the container's.
     fn at_the_other_end(host: &Stats64) -> Self {
         Self {
             received: Flow {
@@ -46,7 +47,8 @@ impl Traffic {
     }
 }
 
-/// Of the container whose wire ends at this device of the host; `None` if it has gone.
+/// Returns the traffic of the container whose host end is this device; `None` if the device no
+/// longer exists.
 pub(super) fn of(device: &str) -> Result<Option<Traffic>, NetworkError> {
     let counted = Links::open().and_then(|mut links| links.counters(device));
     match counted {

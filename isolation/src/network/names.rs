@@ -1,26 +1,29 @@
-//! What a container's `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` say. Pure: text in, text out.
+//! The content of a container's `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`. Pure: text
+//! in, text out.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// Where containers find them.
+/// The path of a container's hosts file.
 pub const HOSTS: &str = "/etc/hosts";
-/// The same for its name.
+/// The path of its host name.
 pub const HOSTNAME: &str = "/etc/hostname";
-/// The same for its resolvers.
+/// The path of its resolver configuration.
 pub const RESOLVERS: &str = "/etc/resolv.conf";
 
 /// The resolvers of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolvers {
-    /// The file.
+    /// The content of the file.
     pub text: String,
-    /// Those of the host that a container cannot reach and that are left out: they listen on the host's loopback device
-    /// only, are link-local, or speak IPv6 and the container does not. To be told if none is left.
+    /// The host's resolvers that the container cannot reach and that are left out: they listen only
+    /// on the host's loopback device, are link-local, or use IPv6 and the container does not. The
+    /// caller reports them if no resolver is left.
     pub unreachable: Vec<IpAddr>,
 }
 
-/// The text of `/etc/hosts`: itself, by loopback and by its addresses.
+/// Returns the content of `/etc/hosts`: the container's name, with its loopback and other
+/// addresses.
 #[must_use]
 pub fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
@@ -33,15 +36,15 @@ pub fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     text
 }
 
-/// The text of `/etc/hostname`.
+/// Returns the content of `/etc/hostname`.
 #[must_use]
 pub fn hostname(name: &str) -> String {
     format!("{name}\n")
 }
 
-/// The text of `/etc/resolv.conf` of a container with these addresses. `host` is the host's file; where
-/// that names a resolver on loopback, as systemd's does, `upstream` is the file that names the ones behind it
-/// (`/run/systemd/resolve/resolv.conf`), which are used in its place.
+/// Returns the content of `/etc/resolv.conf` for a container with these addresses. `host` is the
+/// host's file. Where that names a resolver on loopback, as systemd's does, the servers of
+/// `upstream` replace it (`/run/systemd/resolve/resolv.conf`).
 #[must_use]
 pub fn resolvers(host: &str, upstream: Option<&str>, addresses: &[IpAddr]) -> Resolvers {
     let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
@@ -71,13 +74,14 @@ pub fn resolvers(host: &str, upstream: Option<&str>, addresses: &[IpAddr]) -> Re
     kept
 }
 
-/// Whether a container reaches a resolver of its host. It has no link in common with the host's neighbours.
+/// Whether a container reaches a resolver of its host. It shares no link with the host's
+/// neighbours.
 fn is_reached(server: IpAddr, has_ipv6: bool) -> bool {
     let is_on_link = matches!(server, IpAddr::V6(server) if server.is_unicast_link_local());
     !server.is_loopback() && !is_on_link && (has_ipv6 || server.is_ipv4())
 }
 
-/// Lines that mean the same in a container. Comments explain the host.
+/// Whether a line is copied: those that mean the same in a container. Comments describe the host.
 fn is_told(line: &str) -> bool {
     let keyword = line.split_ascii_whitespace().next().unwrap_or_default();
     ["search", "domain", "options", "sortlist"].contains(&keyword)

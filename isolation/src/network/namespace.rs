@@ -1,4 +1,5 @@
-//! A network namespace with a wire to the host's: made here, held by whoever has the descriptor.
+//! A network namespace with a veth pair to the host's namespace. It exists as long as its
+//! descriptor is open.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -16,46 +17,45 @@ use super::link::{Conduct, Ends, Link, Links, Pair};
 use super::{NetworkError, refused};
 use crate::crash_points;
 
-/// What a container calls its end of the wire.
+/// The name of a container's end of the pair.
 pub(super) const INNER: &str = "eth0";
 
 /// The calling thread's namespace.
 const CURRENT: &str = "/proc/thread-self/ns/net";
 
-/// A namespace to be made.
+/// The parameters of a new namespace.
 #[derive(Debug, Clone)]
 pub(super) struct Wiring {
-    /// The host's end of the wire.
+    /// The host's end of the pair.
     pub(super) device: String,
-    /// The container's address.
     pub(super) address: Ipv4Addr,
-    /// The host's address on the wire.
+    /// The host's address on the link.
     pub(super) gateway: Ipv4Addr,
-    /// The same of IPv6, which is switched off without.
+    /// The IPv6 addresses; without them IPv6 is disabled.
     pub(super) ipv6: Option<Wiring6>,
 }
 
-/// The folder with the IPv6 settings of all devices of one network namespace.
+/// The directory with the IPv6 settings of all devices of one network namespace.
 ///
-/// Held open: below `/proc/sys/net` the kernel keeps the entries of all namespaces in one chain per name, and a lookup by
-/// path walks that chain.
+/// It is kept open: below `/proc/sys/net` the kernel has the entries of all namespaces in one chain
+/// per name, and a lookup by path scans that chain.
 #[derive(Debug)]
 pub(super) struct Settings6 {
     /// `None`: the kernel has no IPv6.
     folder: Option<OwnedFd>,
 }
 
-/// The IPv6 addresses of a wire.
+/// The IPv6 addresses of a link.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wiring6 {
-    /// The container's.
+    /// The container's address.
     pub(super) address: Ipv6Addr,
-    /// The host's.
+    /// The host's address.
     pub(super) gateway: Ipv6Addr,
 }
 
 impl Settings6 {
-    /// Those of the calling thread's namespace.
+    /// Opens the settings of the calling thread's namespace.
     pub(super) fn of_current() -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         match open("/proc/sys/net/ipv6/conf", flags, Mode::empty()) {
@@ -67,8 +67,9 @@ impl Settings6 {
         }
     }
 
-    /// Switches IPv6 off for a device or, with the name `default`, for those that the namespace gets. Or switches it on,
-    /// with addresses and routes from nobody but us; link-local addresses are for [`Links::set_conduct`] to prevent.
+    /// Disables IPv6 for a device or, with the name `default`, for later devices of the namespace.
+    /// Or enables it, without addresses and routes from router advertisements; link-local addresses
+    /// are left to [`Links::set_conduct`].
     fn set_up(&self, device: &str, wanted: bool) -> io::Result<()> {
         if wanted {
             for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {
@@ -78,8 +79,8 @@ impl Settings6 {
         self.set(device, "disable_ipv6", if wanted { "0" } else { "1" })
     }
 
-    /// Writes a setting only if it differs: for `disable_ipv6` the kernel needs the lock of all network settings, and while
-    /// another thread holds that it repeats the call at once, for as long as it takes.
+    /// Writes a setting only if it differs. For `disable_ipv6` the kernel needs the lock of all
+    /// network settings, and while another thread holds it, the kernel restarts the call in a loop.
     fn set(&self, device: &str, name: &str, value: &str) -> io::Result<()> {
         let Some(folder) = &self.folder else {
             return Ok(());
@@ -101,8 +102,8 @@ impl Settings6 {
     }
 }
 
-/// Makes it, joined to the calling thread's namespace, whose settings these are. By a thread of its own: whatever fails, no
-/// other thread is found in the wrong namespace.
+/// Creates a namespace that is connected to the calling thread's, whose settings are `settings6`.
+/// Runs in a separate thread, so that a failure leaves no other thread in the wrong namespace.
 pub(super) fn make(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("network".to_owned());
@@ -114,7 +115,7 @@ pub(super) fn make(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, Ne
     })
 }
 
-/// Makes one that is joined to nothing. By a thread of its own, too.
+/// Creates an unconnected namespace, also in a separate thread.
 pub(super) fn alone() -> Result<OwnedFd, NetworkError> {
     let make = || {
         begin()?;
@@ -124,8 +125,8 @@ pub(super) fn alone() -> Result<OwnedFd, NetworkError> {
         .expect("making a namespace does not panic: each failure is returned")
 }
 
-/// Makes one that is joined to nothing, and binds it to a file, where it stays until that is unmounted. By a thread of its
-/// own, too.
+/// Creates an unconnected namespace and binds it to a file, where it stays until it is unmounted;
+/// also in a separate thread.
 pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
     let bind = || -> Result<(), NetworkError> {
         File::create(place).map_err(refused(format!("make {}", place.display())))?;
@@ -138,21 +139,21 @@ pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
         .expect("making a namespace does not panic: each failure is returned")
 }
 
-/// Puts the calling thread into a new namespace that commands can live in.
+/// Moves the calling thread into a new namespace with the settings that commands need.
 pub(super) fn begin() -> Result<Links, NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace"))?;
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
     links
         .raise_loopback()
-        .map_err(refused("raise a loopback device"))?;
-    // A container's user 0 is not root of this namespace, and a web server wants port 80.
+        .map_err(refused("set up a loopback device"))?;
+    // A container's user 0 is not root of this namespace, and a web server needs port 80.
     let low_ports = "net/ipv4/ip_unprivileged_port_start";
     set(low_ports, "0").map_err(refused("open ports below 1024"))?;
     Ok(links)
 }
 
 fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkError> {
-    let mut outside = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let mut outside = Links::open().map_err(refused("open a netlink socket"))?;
     let home = current().map_err(refused("open the host's network namespace"))?;
     let mut inside = begin()?;
     let namespace = current().map_err(refused("open a new network namespace"))?;
@@ -176,7 +177,8 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
     let mut connect = || -> io::Result<()> {
         settings6.set_up(device, wiring.ipv6.is_some())?;
         let outer = outside.find(device)?;
-        // Who calls 127.0.0.1 on the host reaches published ports; from the container nothing gets there, by the rules.
+        // A client of 127.0.0.1 on the host reaches published ports; the rules drop such packets
+        // from a container.
         let conduct = Conduct {
             route_localnet: true,
             link_local,
@@ -204,8 +206,8 @@ fn make_here(wiring: &Wiring, settings6: &Settings6) -> Result<OwnedFd, NetworkE
     Ok(namespace)
 }
 
-/// Both ends know each other's hardware address, so that no neighbour is ever looked for: the rules drop all messages of
-/// neighbour discovery that come from a container.
+/// Sets up IPv6 on both ends. Both have each other's hardware address, so no neighbour is ever
+/// queried: the rules drop all neighbour discovery messages of a container.
 fn connect_ipv6(
     wiring: Wiring6,
     (outside, outer): (&mut Links, &Link),

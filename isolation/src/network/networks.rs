@@ -1,7 +1,9 @@
-//! An agent's containers' networks: namespaces that wait ready, who has which, and the sweep that forgets the rest.
+//! The networks of an agent's containers: the pool of namespaces, their holders, and the sweep that
+//! removes the rest.
 //!
-//! All calls come from threads in the host's network namespace. They block: taking costs nothing but a rename while the
-//! pool lasts and nothing is published, else a few milliseconds for the kernel or for `nft`.
+//! All calls come from threads in the host's network namespace. They block: taking a namespace
+//! costs only a rename while the pool lasts and no port is published, else a few milliseconds for
+//! the kernel or for `nft`.
 
 mod filling;
 
@@ -24,28 +26,30 @@ use crate::crash_points;
 use crate::spec::ContainerId;
 use filling::refill;
 
-/// An agent's networks. Dropping it lets the waiting namespaces go; containers keep theirs.
+/// An agent's networks. Dropping it releases the waiting namespaces; containers keep theirs.
 pub struct Networks {
     shared: Arc<Shared>,
 }
 
-/// What the thread that refills the pool has, too.
+/// State shared with the thread that refills the pool.
 struct Shared {
     settings: Settings,
     records: Records,
     tag: String,
     closed_between: Closed,
     settings6: Settings6,
-    /// A lock and no owner: calls come from any thread, and each is short.
+    /// A lock and not an owner task: calls come from any thread, and each is short.
     pool: Mutex<Pool>,
-    /// Held while ports are recorded and their rules made: the table is made of the records when it is replaced.
+    /// Held while ports are recorded and their rules changed: the table is built from the records
+    /// when it is replaced.
     rules: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Pool {
     ready: VecDeque<Waiting>,
-    /// Addresses that no container has yet: of the namespaces above and of those that are being made or given.
+    /// Addresses that are not assigned to a container yet: of the namespaces above, and of those
+    /// that are being created or assigned.
     unassigned: BTreeSet<Ipv4Addr>,
     containers: BTreeMap<ContainerId, Given>,
     filling: bool,
@@ -65,19 +69,20 @@ struct Given {
 }
 
 impl Networks {
-    /// Whether an earlier life of this agent has left something that is to be opened. Changes nothing.
+    /// Whether an earlier run of this agent left state that must be opened. Changes nothing.
     #[must_use]
     pub fn are_left(settings: &Settings) -> bool {
         Records::are_left(&settings.folder, &settings.owner)
     }
 
-    /// Prepares the host: forwarding, the table, the pool. Keeps the networks of the containers that are known, whose
-    /// agent was away, and forgets all others, as [`Networks::sweep`] does.
+    /// Prepares the host: forwarding, the table, the pool. Keeps the networks of known containers
+    /// that survived the agent, and removes all others, like [`Networks::sweep`].
     ///
-    /// Forwarding is switched on if it is off; the table then lets nothing pass between the devices of the host.
+    /// Forwarding is enabled if it is disabled; the table then drops packets between the devices of
+    /// the host.
     ///
     /// # Errors
-    /// If a subnet overlaps a route, `nft` is missing, or the host refuses something.
+    /// If a subnet overlaps a route, `nft` is missing, or the host refuses an operation.
     pub fn open(
         mut settings: Settings,
         known: &BTreeSet<ContainerId>,
@@ -108,11 +113,12 @@ impl Networks {
         Ok(networks)
     }
 
-    /// A namespace for this container, with these ports of the host leading to it. What it had before is given back
-    /// first: after a crash a launch may come twice.
+    /// Returns a namespace for this container, with these host ports leading to it. Its earlier
+    /// network is released first: after a crash a launch may be repeated.
     ///
     /// # Errors
-    /// If a port is somebody else's, all addresses are in use, or the host refuses something. Nothing is kept then.
+    /// If another container has a port, all addresses are in use, or the host refuses an operation.
+    /// Nothing is kept then.
     pub fn take(
         &self,
         container: &ContainerId,
@@ -136,7 +142,7 @@ impl Networks {
             .and_then(|()| shared.publish(address, container, publications));
         if let Err(error) = given {
             drop(waiting);
-            // The first failure is the one to tell; the next sweep does what cannot be done now.
+            // The first failure is the one to return; the next sweep does what fails now.
             let _ = self.release(container);
             return Err(error);
         }
@@ -148,11 +154,12 @@ impl Networks {
         })
     }
 
-    /// The container is gone, with all its processes: its ports are free again, and so will be its address, after all
-    /// others were used. Its namespace is removed by the kernel, in the background. Repeatable.
+    /// Releases the network of a container whose processes have all ended. Its ports are free
+    /// immediately, and its address is reused after all others. The kernel removes its namespace in
+    /// the background. Idempotent.
     ///
     /// # Errors
-    /// If rules or records cannot be changed; to be repeated, or left to a sweep.
+    /// If rules or records cannot be changed; repeat the call, or leave it to a sweep.
     pub fn release(&self, container: &ContainerId) -> Result<(), NetworkError> {
         let shared = &self.shared;
         let given = shared.pool().containers.get(container).cloned();
@@ -166,30 +173,33 @@ impl Networks {
         Ok(())
     }
 
-    /// The container's address, if it has one.
+    /// Returns the container's address, if it has one.
     #[must_use]
     pub fn address(&self, container: &ContainerId) -> Option<Ipv4Addr> {
         let pool = self.shared.pool();
         pool.containers.get(container).map(|given| given.address)
     }
 
-    /// What passed the container's link since it was made; `None` if it has none of ours.
+    /// Returns the traffic of the container's link since its creation; `None` if it has no link of
+    /// this agent.
     ///
     /// # Errors
-    /// If the kernel does not tell.
+    /// If the kernel cannot be queried.
     pub fn statistics(&self, container: &ContainerId) -> Result<Option<Traffic>, NetworkError> {
         let device = self.address(container).map(|at| self.shared.device(at));
         device.map_or(Ok(None), |device| link_stats::of(&device))
     }
 
-    /// How many namespaces wait ready, for tests: they are programs of their own, so that `cfg(test)` would hide it.
+    /// Returns the size of the pool, for tests: they are separate programs, so `cfg(test)` would
+    /// hide it.
     #[must_use]
     pub fn ready(&self) -> usize {
         self.shared.pool().ready.len()
     }
 
-    /// Removes every device, rule and record of containers that are not known, and replaces the table, whatever became
-    /// of it. Known must be all that run or are being launched. Repeatable; where it was cut off, the next goes on.
+    /// Removes every device, rule and record of containers that are not known, and replaces the
+    /// table, whatever its state. Known must be all that run or are being launched. Idempotent;
+    /// after an interruption the next sweep continues.
     ///
     /// # Errors
     /// The first removal that failed.
@@ -201,7 +211,8 @@ impl Networks {
                 shared.records.give_back_port(&published.mapping)?;
             }
         }
-        // What is listed before the lock is taken was recorded before: nothing that is being made is mistaken for lost.
+        // Devices that are listed before the lock is taken were recorded before. So a namespace
+        // that is being created is not mistaken for an orphan.
         let devices = shared.devices()?;
         let mut pool = shared.pool();
         let (mut kept, mut lost) = (pool.unassigned.clone(), Vec::new());
@@ -225,8 +236,8 @@ impl Networks {
         shared.replace_table()
     }
 
-    /// Takes the agent off the host: table, records and waiting namespaces are gone afterwards. For when no container is
-    /// left: one that were would be cut off.
+    /// Removes the agent from the host: its table, records and waiting namespaces. Call it when no
+    /// container is left, because the containers would be disconnected.
     ///
     /// # Errors
     /// The first step that failed.
@@ -262,7 +273,7 @@ impl Shared {
         lock(&self.pool)
     }
 
-    /// Whom earlier lives of this agent gave what, after a sweep.
+    /// Loads the assignments of earlier runs of this agent, after a sweep.
     fn load(&self) -> Result<(), NetworkError> {
         let ports = self.records.ports()?;
         let mut pool = self.pool();
@@ -291,7 +302,7 @@ impl Shared {
         subnet6.map(|subnet6| subnet6.address(address))
     }
 
-    /// Makes a namespace. Its address is recorded before there is anything that has it.
+    /// Creates a namespace. Its address is recorded before any device has it.
     fn make(&self) -> Result<Waiting, NetworkError> {
         let subnet = self.settings.subnet;
         let mut pool = self.pool();
@@ -317,7 +328,7 @@ impl Shared {
         }
     }
 
-    /// What cannot be given back now is given back by a sweep.
+    /// A sweep releases what cannot be released now.
     fn abandon(&self, address: Ipv4Addr) {
         let _ = self.records.give_back_address(address);
         self.pool().unassigned.remove(&address);
@@ -358,7 +369,8 @@ impl Shared {
                 mapping,
                 container: container.clone(),
             };
-            // Before there is a record: by that, others take the port for the container's.
+            // Before the record exists: with a record, other agents treat the port as the
+            // container's.
             host::check_free(publication, self.settings.subnet6)?;
             let claimed = self.records.claim_port(&wanted)?;
             if let Claimed::Theirs(holder) = claimed {
@@ -411,7 +423,7 @@ impl Shared {
         Ok(())
     }
 
-    /// This agent's devices.
+    /// Returns this agent's devices.
     fn devices(&self) -> Result<Vec<Link>, NetworkError> {
         let begin = format!("{DEVICES}{}", self.tag);
         let mut links = list_devices()?;
@@ -419,7 +431,7 @@ impl Shared {
         Ok(links)
     }
 
-    /// Whose address leads to a device of this agent; the reverse of [`Shared::device`].
+    /// Returns the address that leads to a device of this agent; the inverse of [`Shared::device`].
     fn address(&self, device: &Link) -> Option<Ipv4Addr> {
         let subnet = self.settings.subnet;
         let number = device.name.get(DEVICES.len() + self.tag.len()..)?;
@@ -427,7 +439,8 @@ impl Shared {
         (number < subnet.capacity()).then(|| subnet.address(number))
     }
 
-    /// What agents left whose directories are gone, unless a container of theirs still has its device.
+    /// Removes the state of agents whose directories no longer exist, unless one of their
+    /// containers still has its device.
     fn forget_lost_owners(&self) -> Result<(), NetworkError> {
         let owners = self.records.lost_owners()?;
         if owners.is_empty() {
@@ -446,14 +459,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Lets the waiting namespaces go.
+    /// Releases the waiting namespaces.
     fn end(&self) {
         let mut pool = self.pool();
         pool.ended = true;
         let filler = pool.filler.take();
         drop(pool);
         if let Some(filler) = filler {
-            // It ends at the namespace that it is at; it does not panic.
+            // The thread stops after its current namespace; it does not panic.
             let _ = filler.join();
         }
         let ready = std::mem::take(&mut self.pool().ready);
@@ -463,7 +476,7 @@ impl Shared {
     }
 }
 
-/// No panic leaves any of what these locks guard half-changed.
+/// A panic leaves nothing that these locks guard half-changed.
 fn lock<T>(guarded: &Mutex<T>) -> MutexGuard<'_, T> {
     guarded.lock().unwrap_or_else(PoisonError::into_inner)
 }

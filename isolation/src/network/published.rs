@@ -1,6 +1,7 @@
-//! Which ports of a host lead to containers, for processes that only read the records of its agents.
+//! The published ports of a host, for processes that only read the records of its agents.
 //!
-//! The folder is opened once, since such a process may be unable to open files later. Each answer is true at its time.
+//! The directory is opened once, because such a process may be unable to open files later. Each
+//! answer reflects the time of the call.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,23 +16,24 @@ use super::Protocol;
 /// The ports that containers of all agents of one host publish.
 #[derive(Debug)]
 pub struct PublishedPorts {
-    /// `None`: no container of this host can publish any.
+    /// `None`: no container of this host can publish a port.
     folder: Option<File>,
 }
 
 impl PublishedPorts {
-    /// Makes the folder, so that it is there to be opened before a container publishes the first port. Needs root.
+    /// Creates the directory, so that it can be opened before a container publishes the first port.
+    /// Needs root.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn prepare(records: &Path) -> io::Result<()> {
         fs::create_dir_all(ports(records))
     }
 
-    /// Those that are written down below this folder: [`super::FOLDER`].
+    /// Opens the records below this directory: [`super::FOLDER`].
     ///
     /// # Errors
-    /// If it is there and cannot be opened.
+    /// If it exists and cannot be opened.
     pub fn open(records: &Path) -> io::Result<Self> {
         let folder = match File::open(ports(records)) {
             Ok(folder) => Some(folder),
@@ -41,7 +43,7 @@ impl PublishedPorts {
         Ok(Self { folder })
     }
 
-    /// Whether a container publishes this port by TCP.
+    /// Whether a container publishes this TCP port.
     ///
     /// # Errors
     /// If the record cannot be looked up.
@@ -58,12 +60,12 @@ impl PublishedPorts {
     }
 }
 
-/// The folder with a record of each published port.
+/// Returns the directory with a record of each published port.
 pub(super) fn ports(records: &Path) -> PathBuf {
     records.join("ports")
 }
 
-/// The name of a port's record.
+/// Returns the name of a port's record.
 pub(super) fn record(protocol: Protocol, port: u16) -> String {
     format!("{protocol}-{port}")
 }

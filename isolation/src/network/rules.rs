@@ -1,9 +1,10 @@
-//! What may pass between containers, host and world: one nft table an agent.
+//! Packet filter rules between containers, host and world: one nft table per agent.
 //!
-//! The table is a function of the settings and of the published ports, and is replaced whole in one transaction when the
-//! agent starts or sweeps. In between a container's ports come and go as elements of one map; nothing else changes, so
-//! the number of rules does not grow with that of containers. That a source address belongs to its link is the route's to
-//! say, which is there as long as the link and no longer.
+//! The table is a function of the settings and of the published ports. It is replaced as a whole in
+//! one transaction when the agent starts or sweeps. In between, a container's ports are added and
+//! removed as elements of one map; nothing else changes, so the number of rules does not grow with
+//! the number of containers. The route binds a source address to its link, and exists exactly as
+//! long as the link.
 
 use std::fmt::Write as _;
 use std::io;
@@ -15,13 +16,13 @@ use super::forwarding::Closed;
 use super::{Between, NetworkError, Protocol, Subnet, Subnet6};
 use crate::child;
 
-/// How long nft may take: others that change rules hold it up for milliseconds.
+/// The timeout of nft: other processes that change rules delay it by milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Begins the names of the host's ends of all agents' wires.
+/// The name prefix of the host ends of all agents' veth pairs.
 pub const DEVICES: &str = "argo";
 
-/// Published ports, for callers from elsewhere and for those on the host itself.
+/// Published ports, for clients from elsewhere and for clients on the host itself.
 const INTO_CONTAINERS: &str = "\
   chain from_outside {
     type nat hook prerouting priority dstnat; policy accept;
@@ -35,13 +36,14 @@ const INTO_CONTAINERS: &str = "\
   }
 ";
 
-/// What no container sends to by IPv6: loopback and IPv4 in the forms of IPv6, link-local addresses and metadata services by
-/// NAT64, link-local addresses, multicast, metadata services.
+/// IPv6 destinations that are closed to containers: loopback and IPv4 in the forms of IPv6,
+/// link-local addresses and metadata services by NAT64, link-local addresses, multicast, metadata
+/// services.
 const CLOSED_6: &str = "\
 ::/96, ::ffff:0:0/96, 64:ff9b::a9fe:0/112, 64:ff9b::a83f:8110, 64:ff9b::6464:64c8, fe80::/10, ff00::/8, \
 fd00:ec2::254, fd20:ce::254";
 
-/// Containers need no neighbour discovery: both ends of a wire know each other.
+/// Containers need no neighbour discovery: both ends of a link know each other.
 const DISCOVERY: &str = "\
 nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect";
 
@@ -53,9 +55,9 @@ pub(super) struct Mapping {
     pub(super) to: SocketAddrV4,
 }
 
-/// All that the table depends on.
+/// The inputs of the table.
 pub(super) struct Table<'a> {
-    /// Of the agent: five letters that are in the names of its table and devices.
+    /// The agent's tag: five letters in the names of its table and devices.
     pub(super) tag: &'a str,
     pub(super) subnet: Subnet,
     pub(super) subnet6: Option<Subnet6>,
@@ -66,13 +68,13 @@ pub(super) struct Table<'a> {
     pub(super) mappings: &'a [Mapping],
 }
 
-/// The table's name, with its family.
+/// Returns the table's name, with its family.
 fn name(tag: &str) -> String {
     format!("inet argosy-{tag}")
 }
 
 impl Table<'_> {
-    /// Puts the table in the place of whatever has its name.
+    /// Returns the script that replaces the table.
     pub(super) fn script(&self) -> String {
         let name = name(self.tag);
         let (devices, subnet) = (format!("\"{DEVICES}{}*\"", self.tag), self.subnet);
@@ -132,7 +134,7 @@ impl Table<'_> {
         text
     }
 
-    /// What is said of IPv6: that there is none, or what is said of IPv4.
+    /// Returns the IPv6 rules: no IPv6 at all, or the equivalent of the IPv4 rules.
     fn ipv6_rules(&self, devices: &str) -> Rules6 {
         let Some(subnet) = self.subnet6 else {
             return Rules6 {
@@ -199,7 +201,7 @@ impl Table<'_> {
     }
 }
 
-/// The lines about IPv6 of three chains.
+/// The IPv6 lines of three chains.
 struct Rules6 {
     from_containers: String,
     to_containers: String,
@@ -229,7 +231,7 @@ impl Mapping {
     }
 }
 
-/// The elements of both maps of published ports.
+/// Returns the elements of both maps of published ports.
 fn elements(mappings: &[Mapping], subnet6: Option<Subnet6>) -> [Vec<String>; 2] {
     let four = mappings
         .iter()
@@ -243,7 +245,7 @@ fn elements(mappings: &[Mapping], subnet6: Option<Subnet6>) -> [Vec<String>; 2] 
     [four.collect(), six.collect()]
 }
 
-/// The same line about the elements of each map.
+/// Returns the same line for the elements of each map.
 fn about_ports(line: &str, tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
     let name = name(tag);
     let all = elements(mappings, subnet6);
@@ -256,24 +258,25 @@ fn about_ports(line: &str, tag: &str, mappings: &[Mapping], subnet6: Option<Subn
     text
 }
 
-/// Lets ports lead to a container.
+/// Returns the script that publishes ports of a container.
 pub(super) fn publish(tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
     about_ports("add element", tag, mappings, subnet6)
 }
 
-/// The reverse, whether or not they do: a crash may have come between record and rule.
+/// Returns the script that withdraws ports, whether or not they are published: a crash may have
+/// come between record and rule.
 pub(super) fn withdraw(tag: &str, mappings: &[Mapping], subnet6: Option<Subnet6>) -> String {
     let add = publish(tag, mappings, subnet6);
     add + &about_ports("delete element", tag, mappings, subnet6)
 }
 
-/// Removes the table, whether or not it is there.
+/// Returns the script that removes the table, whether or not it exists.
 pub(super) fn remove(tag: &str) -> String {
     let name = name(tag);
     format!("add table {name}\ndelete table {name}\n")
 }
 
-/// Performs a script in the calling thread's namespace: all of it or nothing.
+/// Runs a script in the calling thread's namespace, as one transaction.
 pub(super) fn apply(script: &str) -> Result<(), NetworkError> {
     let mut nft = Command::new("nft");
     nft.args(["-f", "-"]);
@@ -293,7 +296,7 @@ fn apply_by(nft: &Command, script: &str, limit: Duration) -> Result<(), NetworkE
     }
 }
 
-/// Whether nft can be run.
+/// Checks that nft can be run.
 pub(super) fn is_installed() -> io::Result<()> {
     let mut nft = Command::new("nft");
     nft.arg("--version");
@@ -457,7 +460,7 @@ mod tests {
         let error = apply_by(&hanging, "table inet t", Duration::from_millis(100));
         assert_eq!(
             error.unwrap_err().to_string(),
-            "the rules of containers' networks were refused: sleep has not ended within 100ms and was killed"
+            "nft rejected the rules of containers' networks: sleep has not ended within 100ms and was killed"
         );
         let missing = apply_by(&Command::new("/nonexistent/nft"), "", LIMIT);
         assert!(matches!(missing, Err(NetworkError::NoNft { .. })));

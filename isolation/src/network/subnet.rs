@@ -1,4 +1,4 @@
-//! A range of IPv4 addresses that containers get theirs from.
+//! A range of IPv4 addresses for containers.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -6,13 +6,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The largest pool, by the bits that all its addresses share: an address' number must fit into a device's name.
+/// The shortest prefix, so the largest pool: the number of an address must fit into a device name.
 const FEWEST_BITS: u8 = 8;
-/// The smallest pool: 13 containers.
+/// The longest prefix, so the smallest pool: 13 containers.
 const MOST_BITS: u8 = 28;
 
-/// An IPv4 subnet of 16 to 16,777,216 addresses, written `10.183.0.0/16`. The first is nobody's, the second the host's as
-/// containers see it, the last nobody's.
+/// An IPv4 subnet of 16 to 16,777,216 addresses, written `10.183.0.0/16`. The first and the last
+/// address are unused; the second is the host's, as seen by containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet {
@@ -20,7 +20,7 @@ pub struct Subnet {
     bits: u8,
 }
 
-/// Text that is no subnet for containers.
+/// The error for text that is not a valid subnet for containers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("subnet {text:?} is not valid: {remedy}")]
 pub struct SubnetError {
@@ -29,7 +29,7 @@ pub struct SubnetError {
 }
 
 impl Subnet {
-    /// `10.183.0.0/16`: private, and the default of no other container software that we know.
+    /// `10.183.0.0/16`: private, and not the default of any other known container software.
     pub const USUAL: Self = Self {
         first: u32::from_be_bytes([10, 183, 0, 0]),
         bits: 16,
@@ -45,36 +45,36 @@ impl Subnet {
         self.first | !Self::mask(self.bits)
     }
 
-    /// The host, as containers see it.
+    /// Returns the host's address, as seen by containers.
     #[must_use]
     pub fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from(self.first + 1)
     }
 
-    /// How many containers can have an address at a time.
+    /// Returns the maximum number of containers with an address at a time.
     #[must_use]
     pub fn capacity(self) -> u32 {
         self.last() - self.first - 2
     }
 
-    /// The address of this number, counted round and round.
+    /// Returns the address of this number, modulo the capacity.
     pub(super) fn address(self, number: u32) -> Ipv4Addr {
         Ipv4Addr::from(self.first + 2 + number % self.capacity())
     }
 
-    /// The number of a container's address; `None` if it can be no container's.
+    /// Returns the number of a container's address; `None` if no container can have it.
     pub(super) fn number(self, address: Ipv4Addr) -> Option<u32> {
         let number = u32::from(address).checked_sub(self.first + 2)?;
         (number < self.capacity()).then_some(number)
     }
 
-    /// Whether the address is one of it.
+    /// Whether the address is in the subnet.
     #[must_use]
     pub fn contains(self, address: Ipv4Addr) -> bool {
         self.overlaps(address, 32)
     }
 
-    /// Whether some address is in both.
+    /// Whether the two subnets have an address in common.
     pub(super) fn overlaps(self, other: Ipv4Addr, bits: u8) -> bool {
         let mask = Self::mask(self.bits.min(bits));
         self.first & mask == u32::from(other) & mask

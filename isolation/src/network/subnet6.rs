@@ -1,4 +1,4 @@
-//! The IPv6 prefix of containers, which have an IPv6 address beside each IPv4 address.
+//! The IPv6 prefix of containers, which have an IPv6 address in addition to the IPv4 address.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The shortest prefix: what one site is given.
+/// The shortest prefix: that of one site.
 const FEWEST_BITS: u8 = 32;
 /// The longest prefix: an IPv4 address must fit behind it.
 const MOST_BITS: u8 = 96;
@@ -15,8 +15,9 @@ const GLOBAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 /// Unique local addresses (RFC 4193).
 const UNIQUE_LOCAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
 
-/// An IPv6 prefix, written `fd12:3456:789a::/64`. An address in it ends with the IPv4 address of the same container, which
-/// is unique on its host: `fd12:3456:789a::ab7:5` belongs to `10.183.0.5`.
+/// An IPv6 prefix, written `fd12:3456:789a::/64`. An address in it ends with the IPv4 address of
+/// the same container, which is unique on its host: `fd12:3456:789a::ab7:5` belongs to
+/// `10.183.0.5`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet6 {
@@ -24,7 +25,7 @@ pub struct Subnet6 {
     bits: u8,
 }
 
-/// Text that is no IPv6 prefix for containers.
+/// The error for text that is not a valid IPv6 prefix for containers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("prefix {text:?} is not valid: {remedy}")]
 pub struct Subnet6Error {
@@ -33,8 +34,8 @@ pub struct Subnet6Error {
 }
 
 impl Subnet6 {
-    /// The first /64 of the unique local /48 with this global identifier (RFC 4193, section 3). The identifier must be
-    /// random.
+    /// Returns the first /64 of the unique local /48 with this global identifier (RFC 4193, section
+    /// 3). The identifier must be random.
     #[must_use]
     pub fn unique_local(identifier: [u8; 5]) -> Self {
         let mut octets = [0; 16];
@@ -46,18 +47,18 @@ impl Subnet6 {
         }
     }
 
-    /// The address of whoever has this IPv4 address.
+    /// Returns the IPv6 address that corresponds to this IPv4 address.
     pub(super) fn address(self, of: Ipv4Addr) -> Ipv6Addr {
         Ipv6Addr::from(self.first | u128::from(u32::from(of)))
     }
 
-    /// Whether the address is one of it.
+    /// Whether the address is in the prefix.
     #[must_use]
     pub fn contains(self, address: Ipv6Addr) -> bool {
         self.overlaps(address, 128)
     }
 
-    /// Whether some address is in both.
+    /// Whether the two prefixes have an address in common.
     pub(super) fn overlaps(self, other: Ipv6Addr, bits: u8) -> bool {
         let mask = mask(self.bits.min(bits));
         self.first & mask == u128::from(other) & mask

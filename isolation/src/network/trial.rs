@@ -8,7 +8,8 @@ use super::namespace::{self, INNER};
 use super::rules::{self, DEVICES, Table};
 use super::{Between, NetworkError, Subnet, Subnet6, host, refused};
 
-/// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does not change the host.
+/// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does
+/// not change the host.
 ///
 /// # Errors
 /// If a subnet overlaps a route, `nft` is missing, or the host refuses something.
@@ -26,14 +27,14 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
         closed_between: &closed_between,
         mappings: &[],
     };
-    // By a thread of its own: whatever fails, no other thread is found in the wrong namespace.
+    // In a separate thread, so that a failure leaves no other thread in the wrong namespace.
     std::thread::scope(|scope| scope.spawn(|| make(&table)).join())
         .expect("trying does not panic: each failure is returned")
 }
 
 fn make(table: &Table<'_>) -> Result<(), NetworkError> {
     namespace::begin()?;
-    let mut links = Links::open().map_err(refused("talk to the kernel about devices"))?;
+    let mut links = Links::open().map_err(refused("open a netlink socket"))?;
     let namespace = namespace::current().map_err(refused("open a new network namespace"))?;
     let device = format!("{DEVICES}{}", table.tag);
     let pair = Pair {

@@ -1,7 +1,8 @@
-//! One stream on its way into files: up to a size each, at a bounded pace, with a note where something is missing.
+//! One output stream into files: each up to a maximum size, at a limited rate, with a note where
+//! bytes are missing.
 //!
-//! A line is split between two files only if a part of it came before and is in the first one already, or if it is longer than
-//! a file.
+//! A line is split between two files in two cases: a part of it arrived earlier and is already in
+//! the first one, or it is longer than a file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,19 +13,18 @@ use super::rate_limit::Allowance;
 use super::record::StreamName;
 use super::store::Store;
 
-/// A stream.
 #[derive(Debug)]
 pub(super) struct Log {
     stream: StreamName,
     file: File,
     /// Bytes in `file`.
     written: u64,
-    /// The last of them ended a line.
+    /// Whether the last byte ended a line.
     is_line_over: bool,
     allowance: Allowance,
-    /// Bytes dropped since the last note of it, because they came too fast.
+    /// Bytes dropped since the last note because of the rate limit.
     hasty: u64,
-    /// Bytes dropped since the last note of it, because no file took them.
+    /// Bytes dropped since the last note because no file accepted them.
     unwritten: u64,
 }
 
@@ -41,7 +41,7 @@ impl Log {
         })
     }
 
-    /// The last bytes of the newest file, at most so many; none if they cannot be read.
+    /// Returns the last bytes of the newest file, at most this many; none if they cannot be read.
     pub(super) fn tail(&self, most_bytes: usize) -> Vec<u8> {
         let length = self.written.min(most_bytes as u64);
         let mut bytes = vec![0; length as usize];
@@ -53,12 +53,12 @@ impl Log {
         self.stream
     }
 
-    /// Bytes of the whole stream that were written so far.
+    /// Returns the number of bytes of the whole stream that were written so far.
     pub(super) fn length(&self, store: &Store) -> u64 {
         store.begin_of_newest(self.stream) + self.written
     }
 
-    /// Takes what is allowed now, and drops the rest.
+    /// Writes what the rate limit allows now, and drops the rest.
     pub(super) fn take(&mut self, store: &mut Store, now: Instant, bytes: &[u8]) {
         let granted = self.allowance.grant(now, bytes.len());
         if granted > 0 {
@@ -69,25 +69,25 @@ impl Log {
         self.hasty += (bytes.len() - granted) as u64;
     }
 
-    /// Whether something was dropped of which there is no note yet.
+    /// Whether bytes were dropped that no note reports yet.
     pub(super) fn owes_note(&self) -> bool {
         self.hasty > 0 || self.unwritten > 0
     }
 
-    /// Writes the note that is owed, though no byte follows, once the second is over in which it grew.
+    /// Writes the pending note, even if no byte follows, once its second is over.
     pub(super) fn settle(&mut self, store: &mut Store, now: Instant) {
         if self.allowance.is_over(now) {
             self.tell_dropped(store);
         }
     }
 
-    /// After the last byte.
+    /// Writes the pending notes after the last byte.
     pub(super) fn finish(&mut self, store: &mut Store) {
         self.tell_dropped(store);
         store.end(self.stream, self.written);
     }
 
-    /// A note that does not get through itself is for later.
+    /// A note that cannot be written stays pending.
     fn tell_dropped(&mut self, store: &mut Store) {
         if self.hasty > 0 {
             let limit = store.limits.bytes_per_second;
@@ -106,7 +106,7 @@ impl Log {
         self.put(store, note.as_bytes()) == note.len()
     }
 
-    /// Returns how many of them a file has taken.
+    /// Returns the number of bytes that a file has accepted.
     fn put(&mut self, store: &mut Store, bytes: &[u8]) -> usize {
         let mut done = 0;
         loop {
@@ -120,13 +120,13 @@ impl Log {
             }
             match store.rotate(self.stream, self.written) {
                 Ok(file) => (self.file, self.written) = (file, 0),
-                // Tried again with the next bytes.
+                // Retried with the next bytes.
                 Err(_) => return done,
             }
         }
     }
 
-    /// Returns how many are written.
+    /// Returns the number of bytes written.
     fn write(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         while done < bytes.len() {
@@ -144,7 +144,7 @@ impl Log {
         done
     }
 
-    /// As much as there is room for, to the end of a line if there is one.
+    /// Returns as many bytes as fit, up to the end of a line if there is one.
     fn fitting<'a>(&self, bytes: &'a [u8], room: u64) -> &'a [u8] {
         let room = match usize::try_from(room) {
             Ok(room) if room < bytes.len() => room,

@@ -1,13 +1,14 @@
-//! How many bytes of a stream are taken within a second. Decides only; the time is an argument.
+//! The rate limit of a stream, in bytes per second. It decides only; the time is an argument.
 //!
-//! All of a second's bytes may come at once, and what comes after them waits for the next second, not for the next few bytes:
-//! a flood is kept in whole pieces with one note between two of them, not in shreds.
+//! All bytes of a second may arrive together, and later ones wait for the next second, not for the
+//! next few bytes. So a flood is kept in contiguous pieces with one note between two of them, not
+//! in fragments.
 
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What may still come in the present second, which begins with its first byte.
+/// The remaining bytes of the current second, which starts with its first byte.
 #[derive(Debug)]
 pub(super) struct Allowance {
     per_second: u64,
@@ -24,7 +25,7 @@ impl Allowance {
         }
     }
 
-    /// How many of so many bytes are taken now: the first ones.
+    /// Returns how many of the requested bytes are accepted now: the first ones.
     pub(super) fn grant(&mut self, now: Instant, wanted: usize) -> usize {
         if self.is_over(now) {
             (self.since, self.left) = (Some(now), self.per_second);
@@ -34,7 +35,7 @@ impl Allowance {
         granted
     }
 
-    /// Whether the next byte begins another second.
+    /// Whether the next byte starts another second.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let is_over = |since| now.saturating_duration_since(since) >= SECOND;
         self.since.is_none_or(is_over)

@@ -1,9 +1,11 @@
-//! At which byte of its stream each file of a command's output begins: what tells a reader where it is.
+//! The record of stream offsets: the offset of the first byte of each output file, by which a
+//! reader finds its position.
 //!
-//! The byte at offset n is the n-th that was written to the stream's files, notes included, since the command began. The
-//! record is written with the first rotation, so that a command that writes little costs no file: without one, `stdout` and
-//! `stderr` begin at 0. It is replaced as a whole before any file gets another name, and after the last byte of the file
-//! that was full; files are known by what they are, whatever they are called meanwhile.
+//! The byte at offset n is the n-th that was written to the stream's files since the command
+//! started, notes included. The record is written with the first rotation, so that a command that
+//! writes little costs no file: without one, `stdout` and `stderr` start at 0. It is replaced
+//! atomically before any file is renamed, and after the last byte of the full file. Files are
+//! identified by inode and birth time, independent of their current names.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -13,20 +15,17 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-/// The format that is written; others are not read.
+/// The written format; others are not read.
 const VERSION: u32 = 1;
 
-/// One of a command's two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamName {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
 impl StreamName {
-    /// The stream whose newest file has this name.
+    /// Returns the stream whose newest file has this name.
     #[must_use]
     pub fn of_file(name: &str) -> Option<Self> {
         match name {
@@ -36,7 +35,7 @@ impl StreamName {
         }
     }
 
-    /// The name of the file that is being written.
+    /// Returns the name of the current file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -45,7 +44,7 @@ impl StreamName {
         }
     }
 
-    /// The name of a file that was rotated so many times.
+    /// Returns the name of a file after this many rotations.
     #[must_use]
     pub fn file(self, rotations: usize) -> String {
         match rotations {
@@ -55,18 +54,18 @@ impl StreamName {
     }
 }
 
-/// Which file of the sandbox's file system one is. What is made later is another one, but for what takes its number within
-/// the same few milliseconds.
+/// The identity of a file in the sandbox's file system. A later file has another one, except a file
+/// that reuses the inode within the same few milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileId {
-    /// Its number, which another file gets when this one is gone.
+    /// The inode number, which may be reused after the file is removed.
     pub inode: u64,
-    /// When it was made, in nanoseconds since 1970; 0 where the file system does not tell.
+    /// The birth time, in nanoseconds since 1970; 0 where the file system does not record it.
     pub born_ns: u64,
 }
 
 impl FileId {
-    /// Of an open file.
+    /// Returns the identity of an open file.
     #[must_use]
     pub fn of(file: &fs::Metadata) -> Self {
         let born = file.created().ok();
@@ -81,7 +80,6 @@ impl FileId {
 /// A file of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// Which one.
     pub file: FileId,
     /// The offset of its first byte. No two parts of a stream have the same.
     pub begin: u64,
@@ -90,9 +88,9 @@ pub struct Part {
 /// The files of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Rotated {
-    /// Those that are kept, oldest first: each ends where the next begins.
+    /// The files that are kept, oldest first: each ends where the next begins.
     pub parts: Vec<Part>,
-    /// How many bytes the stream has at least; once the command has ended, exactly.
+    /// The minimum length of the stream in bytes; once the command has ended, the exact length.
     pub end: u64,
 }
 
@@ -113,8 +111,8 @@ impl Record {
         }
     }
 
-    /// What is at `path`, as `Spec::output_record` names it; `None` while nothing was rotated. One that a power cut tore
-    /// counts as none.
+    /// Reads the record at `path`, which `Spec::output_record` names; `None` while no file was
+    /// rotated. A record that a power cut truncated counts as none.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -129,7 +127,7 @@ impl Record {
         }
     }
 
-    /// The files of one stream.
+    /// Returns the files of one stream.
     #[must_use]
     pub fn of(&self, stream: StreamName) -> &Rotated {
         match stream {
@@ -145,7 +143,8 @@ impl Record {
         }
     }
 
-    /// Whoever reads finds the former one or this one, whole. Not synced: its container does not survive a power cut.
+    /// Replaces the record atomically. It is not synced: its container does not survive a power
+    /// cut.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let draft = path.with_added_extension("draft");
         let mut options = OpenOptions::new();
@@ -155,7 +154,7 @@ impl Record {
             .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))
             .and_then(|()| fs::rename(&draft, path));
         if written.is_err() {
-            // A leftover draft is written over by the next.
+            // The next write overwrites a leftover draft.
             let _ = fs::remove_file(&draft);
         }
         written

@@ -1,7 +1,9 @@
-//! The files of a command's output in its sandbox: made, shifted and removed below the open folder.
+//! The files of a command's output in its sandbox: created, renamed and removed below the open
+//! directory.
 //!
-//! The folder is the command's, so that anything may stand under any name at any time. Every name is one component, nothing
-//! is opened but what was just made here, and no link is followed. Knows nothing of what is in the files.
+//! The command owns the directory, so any entry may exist under any name at any time. Every name is
+//! one component, only files that were just created here are opened, and no link is followed. The
+//! content of the files is out of scope.
 
 use std::fs::File;
 use std::io;
@@ -16,17 +18,17 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::OutputLimits;
 use super::record::{FileId, Part, Record, StreamName};
 
-/// For all to read, and for the supervisor to write.
+/// Readable for all, writable for the supervisor.
 const MODE: Mode = Mode::from_bits_truncate(0o644);
 
-/// Where the files are.
+/// The directory of the files, and their record.
 #[derive(Debug)]
 pub(super) struct Store {
     folder: OwnedFd,
     pub(super) limits: OutputLimits,
     path: PathBuf,
     record: Record,
-    /// The record is at its path.
+    /// Whether the record exists at its path.
     is_recorded: bool,
 }
 
@@ -42,8 +44,8 @@ impl Store {
         })
     }
 
-    /// The first file of a stream. One that is there already is replaced: an earlier try of this start has left it, or the
-    /// task's description has put it there.
+    /// Creates the first file of a stream. An existing file is replaced: an earlier attempt of this
+    /// start has left it, or the task's description has put it there.
     pub(super) fn begin(&mut self, stream: StreamName) -> io::Result<File> {
         let name = stream.name();
         let file = match self.create(name) {
@@ -55,7 +57,7 @@ impl Store {
         };
         let file = file.map_err(|errno| match errno {
             Errno::EEXIST => io::Error::other(format!(
-                "the sandbox holds a link, folder or special file of this name; call that something other than {name}"
+                "the sandbox has a link, directory or special file of this name; use a name other than {name}"
             )),
             errno => errno.into(),
         })?;
@@ -67,7 +69,8 @@ impl Store {
         Ok(file)
     }
 
-    /// The next file of a stream whose newest one has so many bytes. If there is none, nothing has changed.
+    /// Creates the next file of a stream whose newest one has this many bytes. On an error nothing
+    /// has changed.
     pub(super) fn rotate(&mut self, stream: StreamName, written: u64) -> io::Result<File> {
         let draft = format!(".{}.next", stream.name());
         self.clear(&draft);
@@ -80,13 +83,13 @@ impl Store {
         for rotations in (1..self.limits.files as usize).rev() {
             self.shift(&stream.file(rotations - 1), &stream.file(rotations));
         }
-        // Where that is impossible, since the command has put a full folder there, the file has the draft's name: nobody
-        // finds it, and readers are told that these bytes are missing.
+        // If the command has put a non-empty directory there, the file keeps the draft's name: no
+        // reader finds it, and readers get a note that these bytes are missing.
         self.shift(&draft, stream.name());
         Ok(file)
     }
 
-    /// Puts a new file into the record, and the oldest out if there are too many.
+    /// Adds a new file to the record, and removes the oldest if there are too many.
     fn enter(&mut self, stream: StreamName, file: FileId, written: u64) -> io::Result<()> {
         let files = self.record.of_mut(stream);
         let former = files.clone();
@@ -102,22 +105,23 @@ impl Store {
         saved
     }
 
-    /// At which byte of its stream the newest file begins.
+    /// Returns the offset of the newest file's first byte.
     pub(super) fn begin_of_newest(&self, stream: StreamName) -> u64 {
         let newest = self.record.of(stream).parts.last();
         newest.map_or(0, |part| part.begin)
     }
 
-    /// Notes how long a stream is at its end, if its newest file has so many bytes.
+    /// Records the final length of a stream whose newest file has this many bytes.
     pub(super) fn end(&mut self, stream: StreamName, written: u64) {
         let files = self.record.of_mut(stream);
         files.end = files.parts.last().map_or(0, |part| part.begin) + written;
     }
 
-    /// After both have ended.
+    /// Writes the record after both streams have ended.
     pub(super) fn finish(&mut self) {
         if self.is_recorded {
-            // The former one stays: only what a command did to its own newest file would go unnoticed.
+            // On an error the former record stays: only what a command did to its newest file would
+            // go unnoticed.
             let _ = self.save();
         }
     }
@@ -136,7 +140,7 @@ impl Store {
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
         let file = openat(&self.folder, name, flags, MODE)?;
-        // Whatever the agent's mask is.
+        // Independent of the agent's umask.
         fchmod(&file, MODE)?;
         Ok(File::from(file))
     }
@@ -146,7 +150,8 @@ impl Store {
         kind.is_ok_and(|kind| kind.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits())
     }
 
-    /// Gives a file another name, in place of what has it. What cannot be moved stays, and is written over by the next.
+    /// Renames a file, replacing an existing one. A file that cannot be moved stays, and the next
+    /// one overwrites it.
     fn shift(&self, from: &str, to: &str) {
         let rename = || renameat(&self.folder, from, &self.folder, to);
         match rename() {
@@ -158,11 +163,11 @@ impl Store {
         }
     }
 
-    /// Removes what has this name, but for a folder that is not empty.
+    /// Removes the entry of this name, except a non-empty directory.
     fn clear(&self, name: &str) {
         let unlink = |flags| unlinkat(&self.folder, name, flags);
         if unlink(UnlinkatFlags::NoRemoveDir) == Err(Errno::EISDIR) {
-            // Whoever needs the name finds out.
+            // A caller that needs the name gets the error.
             let _ = unlink(UnlinkatFlags::RemoveDir);
         }
     }

@@ -1,4 +1,5 @@
-//! Real pipes into real folders: what is kept, and what a command that owns the folder can do about it.
+//! Tests with real pipes and directories: which output is kept, and what a command that owns the
+//! directory can do about it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -45,7 +46,7 @@ impl World {
         }
     }
 
-    /// The command writes this to its standard output, and it is moved.
+    /// Writes these bytes as the command to its standard output, and moves them.
     fn write(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(4_096) {
             self.writers[0].write_all(piece).unwrap();
@@ -73,7 +74,8 @@ impl World {
         names
     }
 
-    /// What is kept of standard output, and the offset of its first byte: found by the record alone.
+    /// Returns the stored part of standard output, and the offset of its first byte, found by the
+    /// record alone.
     fn kept(&self) -> (u64, Vec<u8>) {
         let files: Vec<_> = self
             .names()
@@ -191,7 +193,7 @@ fn a_flood_is_dropped_beyond_the_cap_and_a_note_says_how_much() {
         ..OutputLimits::USUAL
     };
     let mut world = World::new(limits);
-    // Less than a second passes, or a few do: what is missing is told in any case.
+    // Less than a second passes, or a few do: the missing bytes are reported in both cases.
     world.write(&[b'x'; 100_000]);
     world.finish();
     let text = fs::read_to_string(world.path("stdout")).unwrap();
@@ -237,7 +239,7 @@ fn no_link_leads_a_write_elsewhere() {
     fs::write(&victim, "untouched").unwrap();
     for round in 0..12 {
         for name in [".stdout.next", "stdout", "stdout.1", "stdout.2", "stdout.3"] {
-            // Whichever is there now is lost to the command itself.
+            // The command itself loses whichever file is there now.
             let _ = fs::remove_file(world.path(name));
             match round % 2 {
                 0 => symlink(&victim, world.path(name)).unwrap(),
@@ -281,14 +283,14 @@ fn folders_in_the_way_cost_their_owner_output_and_nobody_else_anything() {
         fs::create_dir(world.path(name)).unwrap();
         fs::write(world.path(name).join("full"), "").unwrap();
     }
-    // None of them can go, so that there is only the newest file.
+    // None of them can be removed, so that there is only the newest file.
     world.write(&[b'x'; 3_500]);
     assert_eq!(fs::metadata(world.path("stdout")).unwrap().len(), 500);
     assert!(world.path("stdout.3/full").exists());
     fs::remove_file(world.path("stdout")).unwrap();
     fs::create_dir(world.path("stdout")).unwrap();
     fs::write(world.path("stdout/full"), "").unwrap();
-    // Not even that now: it goes on all the same.
+    // Not even that now: output continues regardless.
     world.write(&[b'y'; 3_000]);
     for name in ["stdout", "stdout.1", "stdout.2", "stdout.3"] {
         fs::remove_dir_all(world.path(name)).unwrap();
@@ -339,7 +341,7 @@ fn a_file_of_an_earlier_try_is_replaced_and_anything_else_is_refused() {
     let error = Outputs::create(&spec).unwrap_err();
     let text = crate::supervisor::sentence(&error);
     assert!(
-        text.contains("stdout") && text.contains("holds a link"),
+        text.contains("stdout") && text.contains("has a link"),
         "{text}"
     );
     let gone = Spec {

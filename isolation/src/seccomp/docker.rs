@@ -3,7 +3,8 @@
 use super::program::tests::{ALLOW, EPERM, answer};
 use super::table;
 
-/// The page names every call on which the default profiles of Argosy and Docker differ. Both columns follow the table.
+/// The page names every call on which the default profiles of Argosy and Docker differ. Both
+/// columns follow the table.
 #[test]
 fn the_page_names_what_the_table_refuses_and_docker_allows() {
     let page = include_str!("../../../docs/isolation.md");

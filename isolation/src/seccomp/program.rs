@@ -1,10 +1,11 @@
-//! From a verdict for each system call to a program of the kernel's packet filter (classic BPF).
+//! Compiles a verdict for each system call into a program of the kernel's packet filter (classic
+//! BPF).
 
 use libc::sock_filter;
 
 use super::{Holds, Test};
 
-/// What becomes of a call.
+/// The verdict on a call.
 #[derive(Debug, Clone)]
 pub(super) enum Verdict {
     Allowed,
@@ -12,11 +13,11 @@ pub(super) enum Verdict {
     Refused,
     /// ENOSYS.
     Absent,
-    /// Allowed if all tests of one of these hold, else refused.
+    /// Allowed if all tests of one of these alternatives hold, else refused.
     AllowedIf(Vec<Vec<Test>>),
 }
 
-// Of linux/audit.h: the machine's number, 64 bits, little endian.
+// From linux/audit.h: the machine's number, 64 bits, little endian.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
@@ -29,7 +30,7 @@ compile_error!(
 /// Numbers from here on are calls of the x32 table of x86-64.
 const X32: u32 = 0x4000_0000;
 
-// Where `struct seccomp_data` has what is looked at.
+// Offsets of the fields in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -41,7 +42,7 @@ const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 
-/// The farthest that a conditional jump goes.
+/// The maximum offset of a conditional jump.
 const FARTHEST: usize = u8::MAX as usize;
 
 fn step(code: u16, k: u32) -> sock_filter {
@@ -69,7 +70,7 @@ fn allowed() -> sock_filter {
     end(libc::SECCOMP_RET_ALLOW)
 }
 
-/// The program; `rules` has a verdict for each number from 0 on. Later ones are absent.
+/// Compiles the program; `rules` has a verdict for each number from 0 on. Later numbers are absent.
 pub(super) fn compile(rules: &[Verdict]) -> Vec<sock_filter> {
     let ours = sock_filter {
         jt: 1,
@@ -81,7 +82,7 @@ pub(super) fn compile(rules: &[Verdict]) -> Vec<sock_filter> {
         end(libc::SECCOMP_RET_KILL_PROCESS),
         step(LOAD, NUMBER),
     ];
-    // Neighbours that share a verdict are one leaf.
+    // Adjacent numbers with the same verdict are one leaf.
     let mut leaves: Vec<(u32, Vec<sock_filter>)> = Vec::new();
     for (number, verdict) in (0..).zip(rules) {
         let code = leaf(verdict);
@@ -98,7 +99,7 @@ pub(super) fn compile(rules: &[Verdict]) -> Vec<sock_filter> {
     program
 }
 
-/// Which leaf a number belongs to: the last one that does not begin after it.
+/// Finds the leaf of a number: the last one that does not start after it.
 fn tree(leaves: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
     if let [(_, code)] = leaves {
         return code.clone();
@@ -140,11 +141,11 @@ fn leaf(verdict: &Verdict) -> Vec<sock_filter> {
     }
 }
 
-/// Two steps a test, then leave; where one does not hold, on to what follows.
+/// Two instructions per test, then the permission; a failed test jumps past the end.
 fn alternative(tests: &[Test]) -> Vec<sock_filter> {
     let mut code = Vec::new();
     for (at, test) in tests.iter().enumerate() {
-        // The tests after this one, and the leave.
+        // The remaining tests, and the permission.
         let rest = (2 * (tests.len() - at - 1) + 1) as u8;
         let (condition, if_true, if_false) = match test.holds {
             Holds::Is(value) => (step(IF_EQUAL, value), 0, rest),
@@ -170,7 +171,7 @@ pub(super) mod tests {
     use crate::profile::Walls;
     use crate::seccomp::{Filter, table};
 
-    /// What the kernel would answer, and after how many steps.
+    /// Returns the kernel's result, and the number of instructions it takes.
     fn run(
         program: &[sock_filter],
         architecture: u32,
@@ -304,7 +305,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Some of what a broker calls: without it the rest of the test would be worth little.
+    /// Some of the calls of a broker: without them the rest of the test would prove little.
     const FOR_BROKERS: [libc::c_long; 10] = [
         libc::SYS_bpf,
         libc::SYS_mount,
@@ -381,7 +382,7 @@ pub(super) mod tests {
                 } else {
                     EPERM
                 };
-                // Of netlink, the audit's.
+                // The audit family of netlink.
                 let arguments = [(0, family), (1, 3), (2, libc::NETLINK_AUDIT)];
                 assert_eq!(answered(call, &arguments), expected, "{call} {family}");
             }

@@ -1,24 +1,25 @@
-//! Which system calls a command may make, by what they are for.
+//! The system calls that a command may make, by purpose.
 //!
-//! An allow-list: what is not here is refused. Left out on purpose, each a way out of a container at some time:
-//! io_uring, bpf, perf, userfaultfd, the key store, kexec, modules, all of mounting, namespaces, file handles,
-//! other processes' memory, quota, accounting, swap, reboot, clocks, vmsplice, 16-bit code.
-//! `docs/isolation.md` compares it with Docker's default profile, call by call.
+//! This is an allow-list: every other call is refused. Deliberately left out, each because it was
+//! used in a container escape: io_uring, bpf, perf, userfaultfd, the key store, kexec, modules, all
+//! of mounting, namespaces, file handles, other processes' memory, quota, accounting, swap, reboot,
+//! clocks, vmsplice, 16-bit code. `docs/isolation.md` compares it with Docker's default profile,
+//! call by call.
 
 use libc::c_long;
 
-/// A number of all architectures that the library does not name on each.
+/// A number of all architectures that the libc crate does not define on each.
 const FCHMODAT2: c_long = 452;
-/// The same.
+/// Likewise.
 const QUOTACTL_FD: c_long = 443;
-/// Not named by the library, and from before such numbers were the same on all architectures.
+/// Not defined by the libc crate, and older than the common numbers of all architectures.
 const IO_PGETEVENTS: c_long = if cfg!(target_arch = "x86_64") {
     333
 } else {
     292
 };
 
-/// Allowed whatever the arguments are, on every architecture.
+/// Allowed with any arguments, on every architecture.
 pub(super) const ALWAYS: &[&[c_long]] = &[
     FILES,
     FOLDERS,
@@ -99,7 +100,7 @@ const FOLDERS: &[c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_readlinkat,
     libc::SYS_removexattr,
-    // Of aarch64, too, where the C libraries make it of `rename`.
+    // On aarch64 as well, where the C libraries implement `rename` with it.
     libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_setxattr,
@@ -309,7 +310,7 @@ const SYSTEM: &[c_long] = &[
     libc::SYS_uname,
 ];
 
-/// What only older architectures have.
+/// Calls that only older architectures have.
 #[cfg(target_arch = "x86_64")]
 pub(super) const LEGACY: &[c_long] = &[
     libc::SYS_access,
@@ -352,7 +353,7 @@ pub(super) const LEGACY: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const LEGACY: &[c_long] = &[];
 
-/// What a command may call and a service may not: see [`super::Filter::of_services`].
+/// Calls that a command may make and a service may not: see [`super::Filter::of_services`].
 pub(super) const NOT_FOR_SERVICES: &[&[c_long]] = &[
     &[
         libc::SYS_accept,
@@ -376,9 +377,9 @@ pub(super) const NOT_FOR_SERVICES: &[&[c_long]] = &[
     MAKES_PROCESSES,
 ];
 
-/// What a command may not call and an agent's broker may: see [`super::Filter::of_brokers`].
+/// Calls that a command may not make and an agent's broker may: see [`super::Filter::of_brokers`].
 pub(super) const FOR_BROKERS: &[c_long] = &[
-    // Which ports are closed to tasks is a program of their control group.
+    // An eBPF program of their cgroup closes ports to tasks.
     libc::SYS_bpf,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
@@ -392,7 +393,8 @@ pub(super) const FOR_BROKERS: &[c_long] = &[
     libc::SYS_umount2,
 ];
 
-/// What a command may call and an agent's broker may not. Its programs are executed by another process.
+/// Calls that a command may make and an agent's broker may not. Another process executes its
+/// programs.
 pub(super) const NOT_FOR_BROKERS: &[&[c_long]] = &[
     &[
         libc::SYS_accept,
@@ -415,8 +417,7 @@ const MAKES_PROCESSES: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const MAKES_PROCESSES: &[c_long] = &[];
 
-/// The newest call that this list was made with. Later ones do not exist for a command, so that its libraries fall back
-/// on what they did before.
+/// The newest call of this list. Libraries fall back, since later ones do not exist for a command.
 pub(super) const NEWEST: c_long = libc::SYS_mseal;
 
 /// On arm64 only, under an emulator: see `scripts/test-arm64`.
@@ -426,7 +427,7 @@ mod tests {
 
     use super::*;
 
-    /// Of `asm/unistd.h` for arm64, macro by macro.
+    /// The macros of `asm/unistd.h` for arm64.
     const HEADERS: &str = include_str!(env!("ARGOSY_ARM64_CALLS"));
 
     fn of_headers() -> BTreeMap<&'static str, c_long> {
@@ -434,7 +435,7 @@ mod tests {
         let defined: BTreeMap<_, _> = lines
             .filter_map(|mut words| Some((words.nth(1)?, words.next()?)))
             .collect();
-        // Some are named for what they are on machines of 32 and of 64 bits.
+        // Some macros refer to other names for 32-bit and 64-bit machines.
         let number = |value: &&str| defined.get(value).unwrap_or(value).parse().ok();
         let numbers = defined.iter().map(|(name, value)| (*name, number(value)));
         numbers
@@ -442,7 +443,7 @@ mod tests {
             .collect()
     }
 
-    /// What the source names in a list, in its order.
+    /// Returns the names in a list of the source, in order.
     fn named(list: &str) -> Vec<&'static str> {
         let source = include_str!("table.rs");
         let begin = format!("const {list}: &[c_long] = &[\n");
@@ -480,7 +481,7 @@ mod tests {
             assert_eq!(names.len(), numbers.len(), "{list}: {names:?}");
             for (name, number) in names.into_iter().zip(numbers) {
                 let known = match name {
-                    // Later than headers of Linux 6.1; since Linux 5.1 new calls have one number on all architectures.
+                    // Since Linux 5.1 new calls have one number on all architectures.
                     "FCHMODAT2" => 452,
                     "mseal" => 462,
                     "QUOTACTL_FD" => headers["quotactl_fd"],

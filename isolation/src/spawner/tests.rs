@@ -1,4 +1,4 @@
-//! A spawner in a thread, and orders to it.
+//! Tests of a spawner that runs in a thread.
 
 use super::*;
 
@@ -59,10 +59,7 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
     let missing = ordered("/nonexistent", "").unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     let refused = ordered("/bin/true", "").unwrap_err().to_string();
-    assert!(
-        refused.contains("/bin/true is none of the programs"),
-        "{refused}"
-    );
+    assert!(refused.contains("/bin/true is not a program"), "{refused}");
     drop(ours);
     serving.join().unwrap();
 }

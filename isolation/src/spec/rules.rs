@@ -1,4 +1,4 @@
-//! Which launch requests can be right: refusals that name field, value and remedy.
+//! Validation of launch requests: errors name field, value and remedy.
 
 use std::path::{Component, Path};
 
@@ -9,25 +9,27 @@ use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 
-/// What is in every container's `/dev`, and the name that is used while others are put there.
+/// The entries of every container's `/dev`, and the name that is used while others are created.
 const USUAL_DEVICES: [&str; 15] = [
     "null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx",
     "pts", "mqueue", "shm", ".own",
 ];
-/// The longest host name Linux takes, in bytes.
+/// The maximum length of a host name on Linux, in bytes.
 const HOSTNAME_LIMIT_BYTES: usize = 64;
-/// The smallest file of output: no piece that is moved at once fills more than two.
+/// The minimum size of an output file: no piece that is moved at a time fills more than two.
 const OUTPUT_FILE_MINIMUM_BYTES: u64 = 64 * 1024;
-/// The smallest pace of output, in bytes a second: the few lines of a command that fails at once must get through.
+/// The minimum rate limit of output, in bytes per second: the few lines of a command that fails
+/// immediately must get through.
 const OUTPUT_PACE_MINIMUM_BYTES: u64 = 4 * 1024;
-/// How many files of a stream there may be: each of them is renamed at each rotation.
+/// The maximum number of files per stream: each of them is renamed at each rotation.
 const OUTPUT_FILES_LIMIT: u32 = 100;
 
 impl Spec {
-    /// Refuses what the kernel would refuse later, with a sentence that names field, value and remedy.
+    /// Rejects what the kernel would reject later, with a message that names field, value and
+    /// remedy.
     ///
     /// # Errors
-    /// The first field that cannot be right.
+    /// The first invalid field.
     pub fn check(&self) -> Result<(), SpecError> {
         check_path("directory", &self.directory)?;
         check_path("sandbox", &self.sandbox)?;
@@ -142,7 +144,7 @@ impl Spec {
                 "on host paths its users are the host's: let it see none, or keep it as it is";
             return Err(SpecError::new("capabilities", &value, remedy));
         }
-        // Who is named by an image is known only inside, where the same is asked.
+        // A user that an image names is known only inside, where the same check follows.
         let is_root = self.user.as_ref().is_none_or(crate::spec::User::is_of_root);
         if is_root && self.image_user.is_none() && profile.view.has_mapped_owners() {
             let remedy = "on host paths its user is the host's: name one who is not root";
@@ -172,7 +174,7 @@ impl Spec {
                 return Err(SpecError::new("devices", &value, remedy));
             }
             if self.profile.is_none() {
-                let remedy = "only a container with a profile has devices of its own";
+                let remedy = "only a container with a profile has extra devices";
                 return Err(SpecError::new("devices", &value, remedy));
             }
         }
@@ -201,15 +203,15 @@ impl Spec {
     fn check_network(&self) -> Result<(), SpecError> {
         let named = self.isolation.name();
         if self.network == Network::None && self.isolation == Isolation::Processes {
-            let remedy = "plain processes are in the host's network: ask for another mode";
+            let remedy = "plain processes are in the host's network: request another mode";
             return Err(SpecError::new("network", named, remedy));
         }
         if self.network == Network::Joined && self.isolation != Isolation::Full {
-            let remedy = "only full isolation can join a network: ask for it, or for none";
+            let remedy = "only full isolation can join a network: request it, or no network";
             return Err(SpecError::new("network", named, remedy));
         }
         if let Some(file) = self.files.first().filter(|_| self.profile.is_none()) {
-            let remedy = "only a container with a profile sees files of its own";
+            let remedy = "only a container with a profile has generated files";
             let value = file.path.to_string_lossy();
             return Err(SpecError::new("files", &value, remedy));
         }
@@ -255,11 +257,11 @@ impl Spec {
     fn check_confinement(&self) -> Result<(), SpecError> {
         let named = self.isolation.name();
         if self.isolation == Isolation::Processes && self.namespaces != Namespaces::NONE {
-            let remedy = "plain processes have no namespaces: ask for none, or for another mode";
+            let remedy = "plain processes have no namespaces: request none, or another mode";
             return Err(SpecError::new("isolation", named, remedy));
         }
         if self.isolation == Isolation::Full && self.cgroup.is_none() {
-            let remedy = "full isolation needs a cgroup: give one, or ask for another mode";
+            let remedy = "full isolation needs a cgroup: give one, or request another mode";
             return Err(SpecError::new("isolation", named, remedy));
         }
         if self.isolation != Isolation::Full && self.user.is_some() {
@@ -277,7 +279,7 @@ impl Spec {
             return Err(SpecError::new("hostname", hostname, "use 1 to 64 bytes"));
         }
         if !self.namespaces.uts {
-            let remedy = "ask for a uts namespace too, or leave it out";
+            let remedy = "request a uts namespace as well, or leave it out";
             return Err(SpecError::new("hostname", hostname, remedy));
         }
         Ok(())
@@ -309,10 +311,10 @@ fn check_view(view: &View) -> Result<(), SpecError> {
             return refuse("name a path that is not in /dev, /proc, /sys, /sandbox or /group");
         }
         if *owners == Owners::Strangers && !read_only {
-            return refuse("only a read-only host path can have owners whom the container lacks");
+            return refuse("only a read-only host path can have owners outside the container");
         }
         if view.host_paths[..at].iter().any(|other| other.to == *to) {
-            return refuse("give each host path a place of its own");
+            return refuse("give each host path a separate path");
         }
     }
     check_volumes(&view.volumes)
@@ -340,15 +342,15 @@ fn check_string(field: &'static str, value: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// A launch request that cannot be right.
+/// The error for an invalid launch request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {value:?} is not valid: {remedy}")]
 pub struct SpecError {
-    /// The field at fault.
+    /// The invalid field.
     pub field: &'static str,
-    /// Its value, cut to 100 characters.
+    /// Its value, truncated to 100 characters.
     pub value: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 

@@ -1,7 +1,8 @@
-//! Those who are attached to the command: all see what it writes, and what they send goes to its standard input.
+//! Clients attached to the command: all see its output, and their input goes to its standard input.
 //!
-//! Never waits for any of them. Of each it keeps at most one piece of input, and of nobody any output: what a session's
-//! socket does not take is counted, and its client is told how much it missed before it is told anything more.
+//! Never blocks on a client. It keeps at most one piece of input per client, and no output: bytes
+//! that a session's socket does not accept are counted, and the client receives that count before
+//! any later output.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,31 +15,31 @@ use crate::attachment::{INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Said, Wish};
 use crate::messages::Received;
 use crate::output::StreamName;
 
-/// How many may be attached at a time; a further one is refused in words.
+/// The maximum number of attached clients; a further one is refused with a message.
 const CLIENTS: usize = 16;
-/// How many wishes of one are looked at in a turn, so that none holds up the others.
+/// The number of requests per client and turn, so that no client delays the others.
 const WISHES_A_TURN: usize = 16;
-/// What a person types at a terminal for the end of input.
+/// The end-of-file character of a terminal.
 const END_OF_INPUT: u8 = 4;
 
-/// The command's standard input, from outside.
+/// The outer end of the command's standard input.
 #[derive(Debug)]
 pub(super) struct Input {
     file: OwnedFd,
-    /// With a terminal: its other side, held so that what the command writes is heard until its very end, whoever of its
-    /// processes has the terminal open meanwhile.
+    /// With a terminal: its command's end, held open so that output is read to its very end, even
+    /// if no process of the command has the terminal open in between.
     terminal: Option<OwnedFd>,
 }
 
 impl Input {
-    /// The writing end of a pipe.
+    /// Wraps the writing end of a pipe.
     pub(super) fn pipe(file: OwnedFd) -> Result<Self, Errno> {
         without_waiting(&file)?;
         let terminal = None;
         Ok(Self { file, terminal })
     }
 
-    /// The master of a terminal, and the command's side of it.
+    /// Wraps the master of a terminal, and the command's end of it.
     pub(super) fn terminal(master: OwnedFd, command_side: OwnedFd) -> Result<Self, Errno> {
         without_waiting(&master)?;
         Ok(Self {
@@ -52,39 +53,39 @@ fn without_waiting(file: &OwnedFd) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
-/// Who is attached, and where their input goes.
+/// The attached clients, and the destination of their input.
 #[derive(Debug)]
 pub(super) struct Attached {
     clients: Vec<Client>,
-    /// Where what is written to the command goes; `None` once it has ended, or if it never was.
+    /// The command's input; `None` once it has ended, or if there never was one.
     input: Option<Input>,
-    /// Whether those who are attached may write to it.
+    /// Whether attached clients may write to it.
     is_open: bool,
-    /// Somebody has said that there is no more of it.
+    /// Whether a client has sent the end of input.
     is_ending: bool,
 }
 
 #[derive(Debug)]
 struct Client {
     session: OwnedFd,
-    /// It may send input.
+    /// Whether it may send input.
     stdin: bool,
-    /// A piece of its input that the command has not taken whole.
+    /// A piece of its input that is not completely written yet.
     pending: Vec<u8>,
-    /// It is still to be told that a piece was taken.
+    /// Whether the notice that a piece was taken is pending.
     owes_taken: bool,
-    /// Bytes of output that it is still to be told it missed.
+    /// Bytes of missed output that are not reported to it yet.
     missed: u64,
 }
 
-/// Answers a session that is attached to nothing.
+/// Answers a session that is not attached.
 pub(super) fn refuse(session: &OwnedFd, reason: &str) {
-    // A client that is gone needs no answer.
+    // A client that has disconnected needs no answer.
     let _ = Said::Refused(reason).send(session.as_fd());
 }
 
 impl Attached {
-    /// `is_open` if those who are attached may write to the command.
+    /// `is_open`: attached clients may write to the command.
     pub(super) fn new(input: Option<Input>, is_open: bool) -> Self {
         Self {
             clients: Vec::new(),
@@ -94,24 +95,24 @@ impl Attached {
         }
     }
 
-    /// The command has a terminal now.
+    /// Sets the command's terminal.
     pub(super) fn give_terminal(&mut self, input: Input) {
         self.input = Some(input);
     }
 
-    /// Takes one more, from these bytes of the command's streams on.
+    /// Attaches a client, from these bytes of the command's streams on.
     pub(super) fn admit(&mut self, session: OwnedFd, stdin: bool, begins: [u64; 2]) {
         let reason = if self.clients.len() >= CLIENTS {
             Some("16 are attached to it already: detach one first")
         } else if stdin && !self.is_open {
-            Some("its standard input takes nothing: it was not launched with stdin")
+            Some("its standard input is closed: it was not launched with stdin")
         } else if stdin && (self.input.is_none() || self.is_ending) {
             Some("its standard input has ended")
         } else {
             None
         };
         let said = reason.map_or(Said::Attached(begins), Said::Refused);
-        // Who takes not even this is gone.
+        // A client that does not accept even this has disconnected.
         if said.send(session.as_fd()).is_ok() && reason.is_none() {
             self.clients.push(Client {
                 session,
@@ -123,16 +124,16 @@ impl Attached {
         }
     }
 
-    /// The command has written this.
+    /// Sends output of the command to all clients.
     pub(super) fn tell(&mut self, stream: StreamName, bytes: &[u8]) {
         self.clients.retain_mut(|client| client.tell(stream, bytes));
     }
 
-    /// The command has written all it ever will. Whoever has not read enough to be told what it missed gets room in its
-    /// socket for that, because nothing is sent once the supervisor has ended, while what was sent can still be read.
+    /// Reports the end of output. A client with an unreported gap gets more space in its socket for
+    /// the report. Nothing can be sent after the supervisor exits, but sent data can still be read.
     pub(super) fn finish(&mut self) {
         for client in self.clients.iter_mut().filter(|client| client.owes()) {
-            // Linux doubles the size that is set (socket(7)), and takes any.
+            // Linux doubles the given size (socket(7)), and accepts any.
             if let Ok(bytes) = getsockopt(&client.session, sockopt::SndBuf) {
                 let _ = setsockopt(&client.session, sockopt::SndBuf, &bytes);
             }
@@ -140,7 +141,7 @@ impl Attached {
         }
     }
 
-    /// What is to be watched: each client, then the input if somebody's waits for it.
+    /// Returns the descriptors to poll: each client, then the input if data waits for it.
     pub(super) fn watched(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let clients = self.clients.iter().map(|client| {
             let mut events = PollFlags::POLLIN;
@@ -152,7 +153,8 @@ impl Attached {
         clients.chain(input.map(|input| (input.file.as_fd(), PollFlags::POLLOUT)))
     }
 
-    /// Hears those of whom `watched` had something, and passes input on. Returns the signals that are wished for.
+    /// Reads the requests of the clients that are ready, and writes input to the command. Returns
+    /// the requested signals.
     pub(super) fn serve(&mut self) -> Vec<i32> {
         let mut signals = Vec::new();
         let mut clients = std::mem::take(&mut self.clients);
@@ -162,12 +164,13 @@ impl Attached {
         signals
     }
 
-    /// False if it is gone.
+    /// Returns false if the client has disconnected.
     fn hear(&mut self, client: &mut Client, signals: &mut Vec<i32>) -> bool {
         for _ in 0..WISHES_A_TURN {
             match Wish::receive(client.session.as_fd()) {
                 Ok(Received::Message(Wish::Input(bytes))) => {
-                    // Whoever may not, or does not wait until a piece is taken, does not keep to what was agreed.
+                    // A client without permission, or one that does not wait until a piece is
+                    // taken, violates the protocol.
                     if !client.stdin || client.pending.len() + bytes.len() > INPUT_LIMIT_BYTES {
                         return false;
                     }
@@ -180,7 +183,7 @@ impl Attached {
                         terminal: Some(_),
                     }) = &self.input
                     {
-                        // A terminal of ours takes any size.
+                        // The supervisor's terminal accepts any size.
                         let _ = size.set(file);
                     }
                 }
@@ -192,7 +195,7 @@ impl Attached {
         true
     }
 
-    /// Writes what waits, and the end of input behind it.
+    /// Writes pending input, and the end of input after it.
     fn pass_on(&mut self) {
         let mut waits = false;
         for client in &mut self.clients {
@@ -206,7 +209,8 @@ impl Attached {
             {
                 Some(Ok(count)) => drop(client.pending.drain(..count)),
                 Some(Err(Errno::EAGAIN | Errno::EINTR)) => {}
-                // A command that reads no more must not hold up who writes to it: what comes is taken, and lost.
+                // A command that reads no more must not block its clients: their input is accepted
+                // and dropped.
                 None | Some(Err(_)) => client.pending.clear(),
             }
             waits |= !client.pending.is_empty();
@@ -225,9 +229,10 @@ impl Attached {
                 terminal: Some(_),
             }) => {
                 match nix::unistd::write(file, &[END_OF_INPUT]) {
-                    // Tried again in the next turn that anything brings about.
+                    // Retried in the next turn.
                     Err(Errno::EAGAIN | Errno::EINTR) => {}
-                    // A program may read on at a terminal behind an end, as shells started from shells do.
+                    // A program may read on at a terminal after an end of file, as nested shells
+                    // do.
                     Ok(_) | Err(_) => self.is_ending = false,
                 }
             }
@@ -242,14 +247,14 @@ impl Client {
         self.owes_taken || self.missed > 0
     }
 
-    /// False if it is gone.
+    /// Returns false if the client has disconnected.
     fn tell(&mut self, stream: StreamName, bytes: &[u8]) -> bool {
         if !self.settle() {
             return false;
         }
         let mut left = bytes.len();
         for piece in bytes.chunks(OUTPUT_LIMIT_BYTES) {
-            // Nothing comes behind a gap before the gap is told.
+            // Nothing is sent after a gap before the gap is reported.
             if self.missed == 0 {
                 match Said::Wrote(stream, piece).send(self.session.as_fd()) {
                     Ok(()) => {
@@ -266,7 +271,8 @@ impl Client {
         true
     }
 
-    /// Tells what it is owed, as far as it takes it. False if it is gone.
+    /// Sends pending notices, as far as the client accepts them. Returns false if it has
+    /// disconnected.
     fn settle(&mut self) -> bool {
         if self.owes_taken {
             match Said::Taken.send(self.session.as_fd()) {

@@ -1,4 +1,5 @@
-//! The end of a container: what remains is killed, the status is on disk, then it is told.
+//! The end of a container: the remaining processes are killed, the status is written to disk, and
+//! then reported.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -16,16 +17,18 @@ use crate::spec::Spec;
 use crate::state_dir::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
 use crate::sys;
 
-/// How long killed processes may take to leave the group; `destroy` finishes what takes longer.
+/// The time in which killed processes must leave the group; `destroy` finishes the rest.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the last output is read for, should somebody outside the container hold the pipe open.
+/// The time for which remaining output is read if a process outside the container holds the pipe
+/// open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
-/// How long a status that cannot be written (a full disk) is kept for an agent that comes to fetch it.
+/// The time for which a status that cannot be written (a full disk) is kept for an agent that
+/// connects.
 const KEEP_LIMIT: Duration = Duration::from_secs(3600);
-/// How often writing is tried again.
+/// The interval at which writing is retried.
 const KEEP_RETRY_MS: u16 = 1000;
 
-/// The whole chain of an error as one sentence.
+/// Formats the whole chain of an error as one message.
 pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -51,17 +54,18 @@ fn not_started(reason: String) -> Exit {
     }
 }
 
-/// Refuses a request of which not even the folder can be trusted.
+/// Refuses a request whose state directory cannot be trusted.
 pub(crate) fn refuse_unread(agent: &OwnedFd, reason: &str) {
     let exit = Box::new(not_started(reason.to_owned()));
-    // An agent that is gone by now asks again.
+    // An agent that has exited by now asks again.
     let _ = send_packet(agent, &Notice::Exited(exit), Wait::Return);
 }
 
 /// Refuses a request that could not be carried out.
 pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &StartError) {
     let exit = not_started(sentence(error));
-    // Only whoever voided the start may write its end: another supervisor may be running this container.
+    // Only the process that cancelled the start may write its end: another supervisor may run this
+    // container.
     let voided = match files.void() {
         Ok(Claim::Void) => true,
         Ok(Claim::Held(handle)) => {
@@ -70,7 +74,7 @@ pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &Star
         Err(_) => false,
     };
     if voided {
-        // On a full disk the notice below is all there is.
+        // On a full disk the notice below is the only report.
         let _ = files.write_exit(&exit, Durability::Cached);
     }
     crash_points::passed("ending.refused");
@@ -78,7 +82,7 @@ pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &Star
 }
 
 impl Supervisor<'_> {
-    /// After init has ended.
+    /// Handles the end of the container, after init has ended.
     pub(super) fn finish(&mut self) {
         let own = sys::wait_child(self.init.pid, true).ok().flatten();
         crash_points::passed("ending.init-reaped");
@@ -91,14 +95,14 @@ impl Supervisor<'_> {
         self.attached.finish();
         crash_points::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
-        // What is left is left to `destroy`.
+        // `destroy` removes the rest.
         let removed = self.group.as_ref();
         let removed = removed.is_some_and(|group| group.remove(EMPTY_PATIENCE).is_ok());
         crash_points::passed("ending.group-removed");
         self.hand_over(exit, removed && self.spec.namespaces.pid);
         crash_points::passed("ending.exit-told");
         if self.listener.is_some() {
-            // Nobody listens there any more; `destroy` removes what cannot be removed now.
+            // No process listens there any more; `destroy` removes it if this fails.
             let _ = std::fs::remove_file(self.files.control());
             crash_points::passed("ending.control-removed");
         }
@@ -117,7 +121,8 @@ impl Supervisor<'_> {
                 .memory_peak_bytes
                 .or_else(|| reported.and_then(|usage| usage.peak_memory_bytes)),
         };
-        // Init's own end speaks for the command only if it could not report: it was killed with it.
+        // Init's exit status stands for the command's only if init could not report: it was killed
+        // with the command.
         let status = self.ended.map(|(status, _)| status);
         let status = status
             .or(own.map(|own| own.status))
@@ -144,7 +149,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Only where the profile has taken the capability away, and only of a command that failed by itself.
+    /// Whether the command failed for lack of a capability. True only where the profile has dropped
+    /// it, and only if the command failed by itself.
     fn lacks_capability(&self, outcome: Outcome) -> bool {
         let Some(profile) = &self.spec.profile else {
             return false;
@@ -156,8 +162,8 @@ impl Supervisor<'_> {
         tails.any(|tail| lacking::is_named(&tail, profile.walls.capabilities))
     }
 
-    /// On disk first, then told. An agent that hears it keeps it in its own journal, so it must survive a
-    /// power cut here only if nobody listens.
+    /// Writes the exit to disk, then reports it. An agent that receives it stores it in its
+    /// journal, so the file must survive a power cut only if no agent is connected.
     fn hand_over(&mut self, exit: Exit, nothing_left: bool) {
         let started = Instant::now();
         loop {
@@ -174,11 +180,11 @@ impl Supervisor<'_> {
             if told {
                 return;
             }
-            // Who is not heard may wait for long, and nobody else is to wait for that.
+            // Waiting for an agent may take long, and must not delay the release of the mounts.
             self.mounts = None;
             match written {
                 Ok(()) if durability == Durability::Synced => return,
-                // The listener it was meant for has gone: once more, to stay.
+                // The agent that it was meant for has disconnected: write it again, durably.
                 Ok(()) => continue,
                 Err(HandOffError::Write { source, .. }) if super::is_gone(&source) => return,
                 Err(_) if started.elapsed() > KEEP_LIMIT => return,
@@ -188,7 +194,7 @@ impl Supervisor<'_> {
                     let mut watched: Vec<_> = listener
                         .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN))
                         .collect();
-                    // Whether somebody came or time passed: it is tried again.
+                    // An agent connected or time passed: retry in both cases.
                     let _ = poll(&mut watched, PollTimeout::from(KEEP_RETRY_MS));
                     drop(watched);
                     self.accept();
@@ -198,11 +204,11 @@ impl Supervisor<'_> {
     }
 }
 
-/// Set if processes were killed for want of memory.
+/// Returns the figures if processes were OOM killed.
 fn shortage(last: &LastUsage, used_bytes: Option<u64>) -> Option<MemoryShortage> {
     let killed = last.out_of_memory_kills.filter(|kills| *kills > 0)?;
     Some(MemoryShortage {
-        // The kernel kills here for a shortage above, too; that one it counts there.
+        // The kernel also kills here for a shortage of an ancestor, whose event it counts there.
         of: match last.out_of_memory_events {
             Some(0) => ShortOf::Host,
             Some(_) | None => ShortOf::Container,
@@ -275,8 +281,8 @@ mod tests {
             out_of_memory_kills: Some(0),
             ..GLUTTON
         };
-        assert_eq!(whose(at_its_limit), None, "nobody was killed");
-        assert_eq!(whose(LastUsage::default()), None, "nobody counts");
+        assert_eq!(whose(at_its_limit), None, "no process was killed");
+        assert_eq!(whose(LastUsage::default()), None, "no kill was counted");
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! Which capability a failed command lacks, by what it wrote last.
+//! Detection of the capability that a failed command lacks, from its last output.
 //!
-//! Programs report EPERM in the words of the C library or of their own; no other trace of it is left. A line counts only if
-//! it names both the operation and the refusal, so that other failures never look like this one.
+//! Programs report EPERM with the text of the C library or their own; there is no other trace of
+//! it. A line counts only if it names both the operation and the refusal, so that other failures
+//! never match.
 
 use crate::capabilities::Capabilities;
 
-/// How much of the end of its output is searched.
+/// The number of bytes searched at the end of the output.
 pub(super) const TAIL_BYTES: usize = 4096;
 
-/// EPERM, as libraries name it.
+/// The text of EPERM in libraries.
 const REFUSAL: &str = "operation not permitted";
 
 /// Words of operations, and the capability that permits them.
@@ -24,7 +25,8 @@ const OPERATIONS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Whether the text says of one of these operations that it was refused, to who has these capabilities.
+/// Whether the text reports that one of these operations was refused, for a command with these
+/// capabilities.
 pub(super) fn is_named(text: &[u8], kept: Capabilities) -> bool {
     let text = String::from_utf8_lossy(text).to_lowercase();
     let mut refusals = text.lines().filter(|line| line.contains(REFUSAL));

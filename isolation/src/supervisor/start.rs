@@ -1,7 +1,7 @@
-//! From a launch request to an init that has leave to execute.
+//! The start of a container: from a launch request to an init that may execute the command.
 //!
-//! Order matters: group, init inside it, handle on disk, leave. Whatever fails before leave is
-//! given undoes what came before it.
+//! The order matters: group, init inside it, handle on disk, release of init. Any failure before
+//! the release undoes the earlier steps.
 
 use std::fs;
 use std::io;
@@ -33,27 +33,28 @@ use crate::spec::Spec;
 use crate::state_dir::{Claim, HandOff, HandOffError, Handle};
 use crate::sys::{self, Child};
 
-/// How long a group may take to empty when a start is undone.
+/// The time in which a group must become empty when a start is undone.
 const UNDO_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How much sooner than others its processes are killed when the host is out of memory, of 1,000.
+/// The OOM score adjustment of its processes, of 1,000: the kernel prefers to kill them when the
+/// host is out of memory.
 const OOM_SCORE_ADJ: &str = "500";
 
-/// What is told as missing where no filter of devices could be put on.
+/// The name that is reported as missing where no device filter can be attached.
 const DEVICES: &str = "devices";
 
-/// A container whose init has leave to execute.
+/// A container whose init is released to execute the command.
 pub(super) struct Started {
     pub(super) handle: Handle,
     pub(super) group: Option<Group>,
     pub(super) init: Child,
     pub(super) channel: OwnedFd,
     pub(super) outputs: Outputs,
-    /// Where its standard input is written to, unless it has none, or a terminal.
+    /// The outer end of its standard input, unless it has none, or a terminal.
     pub(super) input: Option<Input>,
 }
 
-/// Why a container could not be started.
+/// An error that prevented the start of a container.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error(transparent)]
@@ -76,17 +77,17 @@ pub(super) enum StartError {
     Template { why: String },
     #[error("cannot map the user into the user namespace")]
     MapUser { source: io::Error },
-    #[error("cannot make the container the first to go when the host is out of memory")]
+    #[error("cannot set the OOM score of the container")]
     OomScore { source: io::Error },
     #[error("cannot read the start time of process {pid}")]
     StartTime { pid: i32, source: io::Error },
-    #[error("cannot give init leave to start")]
+    #[error("cannot release init to start")]
     Leave { source: io::Error },
     #[error("cannot prepare plain processes")]
     Subreaper { source: Errno },
     #[error("cannot enter the network namespace that came with the launch")]
     Network { source: Errno },
-    #[error("the launch was void before it began")]
+    #[error("the launch was cancelled before it started")]
     Void,
     #[error("its stop_after deadline passed before it was started")]
     TooLate,
@@ -99,8 +100,8 @@ pub(super) fn start(
     host: &Host,
 ) -> Result<Started, StartError> {
     if spec.network == Network::Joined {
-        // Before init is made: its user namespace has no right to enter one of the host's. We live there ourselves then,
-        // which is where what is to be asked of the container is asked.
+        // Before init is created: its user namespace has no right to enter a namespace of the host.
+        // The supervisor itself then stays in it, where later queries about the container run.
         let entered = namespace.ok_or(Errno::EBADF);
         entered
             .and_then(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET))
@@ -113,7 +114,7 @@ pub(super) fn start(
     if started.is_err()
         && let Some(group) = undo_group
     {
-        // What cannot be undone now, `destroy` does.
+        // `destroy` removes what cannot be undone now.
         let _ = group.remove(UNDO_PATIENCE);
     }
     started
@@ -152,7 +153,8 @@ fn start_in(
     let (channel, init_channel) = packet_pair().map_err(|source| StartError::Channel { source })?;
     let mut channel = Some(channel);
     if !spec.namespaces.pid {
-        // Should init be killed, its children come to us and not to the host's process 1.
+        // If init is killed, its children are reparented to this process and not to the host's
+        // process 1.
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|source| StartError::Subreaper { source })?;
     }
@@ -193,7 +195,7 @@ fn start_in(
             input,
         }),
         Err(error) => {
-            // It has no leave yet, so nothing but itself can be running.
+            // It is not released yet, so no other process can be running.
             let _ = sys::pidfd_send_signal(init.handle.as_fd(), libc::SIGKILL);
             let _ = sys::wait_child(init.pid, true);
             Err(error)
@@ -201,7 +203,7 @@ fn start_in(
     }
 }
 
-/// `channel` is the supervisor's end of init's own.
+/// Creates init. `channel` is the supervisor's end of init's channel.
 fn make_init(
     inherited: &init::Inherited<'_>,
     host: &Host,
@@ -211,7 +213,8 @@ fn make_init(
     let spec = inherited.spec;
     let mut make = |clones: Option<&Clones>| {
         sys::clone_process(spec.clone_flags(), group, || {
-            // Or it would wait for leave for ever, should we end before we give it: it would hold our end open itself.
+            // Otherwise it would wait forever if the supervisor died before the release: it would
+            // hold the supervisor's end open itself.
             *channel = None;
             init::run(inherited, clones)
         })
@@ -230,7 +233,8 @@ fn make_init(
     })
 }
 
-/// Init's mount namespace, if it has one of its own. Where it cannot be had, init's own end takes longer.
+/// Returns init's mount namespace, if it has a separate one. Where it cannot be opened, init's exit
+/// takes longer.
 pub(super) fn mounts_of(spec: &Spec, init: i32) -> Option<OwnedFd> {
     let namespace = || fs::File::open(format!("/proc/{init}/ns/mnt")).ok();
     let namespace = spec.namespaces.mount.then(namespace).flatten();
@@ -247,7 +251,8 @@ fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
     Ok(parts)
 }
 
-/// Walls behind others, without which a container starts all the same; says which could not be put up.
+/// Attaches the optional layers, without which a container starts all the same; returns those that
+/// cannot be attached.
 fn put_on_filters(
     spec: &Spec,
     group: Option<&OwnedFd>,
@@ -272,7 +277,7 @@ fn put_on_filters(
     unfiltered
 }
 
-/// Whether it could be.
+/// Returns whether the filter was attached.
 fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bool {
     if !disable_layer::stands(Wall::Devices) {
         return true;
@@ -286,7 +291,7 @@ fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bo
     }
 }
 
-/// Whether it could be.
+/// Returns whether the filter was attached.
 fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &Host) -> bool {
     if !disable_layer::stands(Wall::Ports) {
         return true;
@@ -295,7 +300,8 @@ fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &Host) -> bool
     filter.is_some_and(|filter| filter.put_on(group, ports).is_ok())
 }
 
-/// A pipe to the command, whose end of it belongs to its user; `None` if nobody is to write to it, or at a terminal.
+/// Creates a pipe to the command, whose end of it belongs to its user; `None` if no client may
+/// write to it, or at a terminal.
 fn input(spec: &Spec) -> Result<Option<(Input, OwnedFd)>, Errno> {
     if spec.tty || !spec.stdin {
         return Ok(None);
@@ -308,7 +314,7 @@ fn input(spec: &Spec) -> Result<Option<(Input, OwnedFd)>, Errno> {
     Ok(Some((Input::pipe(writer)?, reader)))
 }
 
-/// An init that waits for leave.
+/// An init that waits for its release.
 struct Prepared<'a> {
     spec: &'a Spec,
     files: &'a HandOff,
@@ -337,7 +343,7 @@ impl Prepared<'_> {
                 crash_points::passed("start.owners-mapped");
             }
             if self.spec.profile.is_some() {
-                // Before the host's own processes: what it runs for others is theirs to restart.
+                // Before the host's own processes: the agent's tasks can be restarted.
                 fs::write(
                     format!("/proc/{}/oom_score_adj", self.init.pid),
                     OOM_SCORE_ADJ,
@@ -361,7 +367,8 @@ impl Prepared<'_> {
             started_at_ms: wall_clock_ms(),
             attachable: true,
         };
-        // The agent, or the whole host, may have been paused since it was asked for: others count on the deadline.
+        // The agent, or the whole host, may have been paused since the request: other nodes rely on
+        // the deadline.
         let deadline = self.spec.stop_after.map(|stop_after| stop_after.deadline);
         if deadline.is_some_and(|deadline| deadline <= BootTime::now()) {
             return Err(StartError::TooLate);
@@ -376,18 +383,18 @@ impl Prepared<'_> {
     }
 }
 
-/// The user is itself inside, too: whoever runs the agent gains nothing over the host's files.
+/// Maps the user to itself: the user of the agent gains no access to the host's files.
 fn map_user(init: i32) -> io::Result<()> {
     let folder = PathBuf::from(format!("/proc/{init}"));
     let uid = nix::unistd::geteuid();
     let gid = nix::unistd::getegid();
-    // Without root's help a group map is only allowed once groups can no longer be dropped.
+    // Without root, a group map is only allowed once groups can no longer be dropped.
     fs::write(folder.join("setgroups"), "deny")?;
     fs::write(folder.join("gid_map"), format!("{gid} {gid} 1"))?;
     fs::write(folder.join("uid_map"), format!("{uid} {uid} 1"))
 }
 
-/// The container's users, each somebody else on the host, and nobody there.
+/// Maps the container's users to other users of the host, which no account there has.
 fn map_range(init: i32, first: u32) -> io::Result<()> {
     let folder = PathBuf::from(format!("/proc/{init}"));
     let map = format!("0 {first} {CONTAINER_IDS}");
@@ -395,7 +402,7 @@ fn map_range(init: i32, first: u32) -> io::Result<()> {
     fs::write(folder.join("uid_map"), &map)
 }
 
-/// Milliseconds since 1970, for display.
+/// Returns milliseconds since 1970, for display.
 pub(super) fn wall_clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {

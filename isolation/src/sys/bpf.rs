@@ -1,21 +1,21 @@
-//! Programs for the kernel (eBPF): loaded, and attached to control groups.
+//! eBPF programs: loading them, and attaching them to cgroups.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// What a program for the kernel is asked, by the numbers of linux/bpf.h.
+/// The type of an eBPF program, in numbers of linux/bpf.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProgramKind {
     pub(crate) program: u32,
-    /// Told when it is loaded; 0 where the kind of program says it.
+    /// The attach type that is passed on loading; 0 where the program type implies it.
     pub(crate) expected: u32,
-    /// Where on a group it is put.
+    /// The attach type on a cgroup.
     pub(crate) place: u32,
 }
 
-/// Has the kernel check a program.
+/// Loads a program, which the kernel verifies.
 pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<OwnedFd, Errno> {
     const PROG_LOAD: c_int = 5;
     let (count, license) = (instructions.len() as u64, c"Apache-2.0");
@@ -24,23 +24,23 @@ pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<Ow
     attributes[1] = instructions.as_ptr() as u64;
     attributes[2] = license.as_ptr() as u64;
     attributes[8] = u64::from(kind.expected) << 32;
-    // SAFETY: the kernel reads the instructions, whose number is one of the attributes, and the license up to its end;
-    // both are live for the call.
+    // SAFETY: the kernel reads the instructions, whose number is one of the attributes, and the
+    // license up to its end; both are live for the call.
     let fd = unsafe { bpf(PROG_LOAD, &attributes) }? as RawFd;
-    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
+    // SAFETY: the kernel has just created this descriptor; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// How a program is put on a control group.
+/// The attach mode of a program on a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attach {
-    /// Beside those that are on it, and on groups below it.
+    /// In addition to attached programs; descendants may have programs as well.
     Beside,
-    /// In the place of the one that is on it. Groups below it have none of this kind.
+    /// In place of the attached program. Descendants have none of this kind.
     Alone,
 }
 
-/// Puts such a program on a control group.
+/// Attaches a program to a cgroup.
 pub(crate) fn attach_program(
     kind: ProgramKind,
     group: BorrowedFd<'_>,
@@ -61,9 +61,10 @@ pub(crate) fn attach_program(
 }
 
 /// # Safety
-/// What the attributes point to is live for the call, and as long as they say.
+/// Whatever the attributes point to must be live for the call and have the length that they state.
 unsafe fn bpf(command: c_int, attributes: &[u64; 16]) -> Result<libc::c_long, Errno> {
     let size = size_of_val(attributes);
-    // SAFETY: the kernel reads the attributes, whose size is passed with them; the rest is the caller's word.
+    // SAFETY: the kernel reads the attributes, whose size is passed with them; the caller
+    // guarantees the rest.
     Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size) })
 }

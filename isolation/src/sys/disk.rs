@@ -1,31 +1,31 @@
-//! Calls about disks: loop devices, projects of files, and quotas of projects.
+//! System calls for disks: loop devices, projects of files, and project quotas.
 
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-/// Of linux/quota.h: the third kind of quota, beside those of users and groups.
+/// From linux/quota.h: the third quota type, after users and groups.
 const PROJECTS: u32 = 2;
-/// Of linux/dqblk_xfs.h; every file system answers it.
+/// From linux/dqblk_xfs.h; every file system supports it.
 const GET_STATE: u32 = (b'X' as u32) << 8 | 8;
 
-/// Of linux/fs.h.
+/// From linux/fs.h.
 const GET_ATTRIBUTES: libc::c_ulong = 0x801c_581f;
 const SET_ATTRIBUTES: libc::c_ulong = 0x401c_5820;
 
-/// The same of every journalling file system, and its flag for "write nothing any more".
+/// Common to all journalling file systems, with its flag for "write nothing any more".
 const SHUT_DOWN: libc::c_ulong = 0x8004_587d;
 const WRITE_NOTHING: u32 = 2;
 
-/// Of linux/loop.h.
+/// From linux/loop.h.
 const LOOP_GET_FREE: libc::c_ulong = 0x4c82;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
 const LOOP_GET_STATUS: libc::c_ulong = 0x4c05;
 const LOOP_AUTOCLEAR: u32 = 4;
 const LOOP_DIRECT_IO: u32 = 16;
 
-/// `struct fsxattr`: what a file is beside what `stat` tells.
+/// `struct fsxattr`: the attributes of a file that `stat` does not return.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Attributes {
@@ -50,9 +50,10 @@ struct LoopConfig {
     rest: [u64; 10],
 }
 
-/// The kind of quota that is kept of projects on the file system of an open file: a set of `FS_QUOTA_*` flags.
+/// Returns the state of project quotas on the file system of an open file: a set of `FS_QUOTA_*`
+/// flags.
 pub(crate) fn project_quota_state(file: BorrowedFd<'_>) -> Result<u16, Errno> {
-    /// Of the structure's version, which its first byte names.
+    /// The version of the structure, in its first byte.
     const VERSION: u64 = 1;
     let mut state = [0_u64; 64];
     state[0] = VERSION;
@@ -60,7 +61,7 @@ pub(crate) fn project_quota_state(file: BorrowedFd<'_>) -> Result<u16, Errno> {
     Ok((state[0] >> 16) as u16)
 }
 
-/// What a project has and may have.
+/// Returns the usage and limits of a project.
 pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<libc::dqblk, Errno> {
     // SAFETY: `dqblk` is plain integers, for which all zeroes is a valid value.
     let mut quota: libc::dqblk = unsafe { mem::zeroed() };
@@ -69,14 +70,14 @@ pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<libc::
     Ok(quota)
 }
 
-/// The most that a project may have: in blocks of 1,024 bytes, and in files. 0 is no limit.
+/// Sets the limits of a project: in blocks of 1,024 bytes, and in files. 0 is no limit.
 pub(crate) fn limit_project(
     file: BorrowedFd<'_>,
     project: u32,
     blocks: u64,
     files: u64,
 ) -> Result<(), Errno> {
-    // Of linux/quota.h: which fields are meant.
+    // From linux/quota.h: the fields that are set.
     const LIMITS: u32 = 1 | 4;
     // SAFETY: `dqblk` is plain integers, for which all zeroes is a valid value.
     let mut quota: libc::dqblk = unsafe { mem::zeroed() };
@@ -86,14 +87,16 @@ pub(crate) fn limit_project(
     quotactl(file, command, project, (&raw mut quota).cast())
 }
 
-/// `answer` leads to what the command reads or fills: no command that is used here fills more than 512 bytes.
+/// `answer` points to the data that the command reads or fills: no command that is used here fills
+/// more than 512 bytes.
 fn quotactl(
     file: BorrowedFd<'_>,
     command: u32,
     id: u32,
     answer: *mut libc::c_void,
 ) -> Result<(), Errno> {
-    // SAFETY: each caller passes a variable of its own, live for the call, of the size that its command has.
+    // SAFETY: each caller passes a separate variable, live for the call, of the size that its
+    // command has.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_quotactl_fd,
@@ -106,7 +109,7 @@ fn quotactl(
     Errno::result(returned).map(drop)
 }
 
-/// Project and flags of an open file or folder.
+/// Returns project and flags of an open file or directory.
 pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<Attributes, Errno> {
     let mut found = Attributes::default();
     // SAFETY: the structure is live for the call and laid out as the kernel fills it.
@@ -114,22 +117,22 @@ pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<Attributes, Errno> {
     Errno::result(returned).map(|_| found)
 }
 
-/// Sets them.
+/// Sets project and flags.
 pub(crate) fn set_attributes(file: BorrowedFd<'_>, wanted: &Attributes) -> Result<(), Errno> {
     // SAFETY: the structure is live for the call and laid out as the kernel reads it.
     let returned = unsafe { libc::ioctl(file.as_raw_fd(), SET_ATTRIBUTES, &raw const *wanted) };
     Errno::result(returned).map(drop)
 }
 
-/// The number of a loop device that nobody uses now.
+/// Returns the number of an unused loop device.
 pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> Result<u32, Errno> {
-    // SAFETY: no argument, no memory of ours.
+    // SAFETY: no argument, no memory of this process.
     let number = Errno::result(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_GET_FREE) })?;
     Ok(number as u32)
 }
 
-/// Makes a loop device show a file, past the host's page cache where the kernel can, until nobody has the device open or
-/// mounted any more.
+/// Attaches a file to a loop device, with direct I/O where the kernel supports it, until the device
+/// is neither open nor mounted.
 pub(crate) fn attach_loop_device(
     device: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
@@ -146,16 +149,16 @@ pub(crate) fn attach_loop_device(
     Errno::result(returned).map(drop)
 }
 
-/// Device and number of the file that a loop device shows; an error if it shows none.
+/// Returns device and inode of the file behind a loop device; an error if there is none.
 pub(crate) fn shown_by_loop_device(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
-    // `struct loop_info64`, which begins with the two.
+    // `struct loop_info64`, which starts with the two.
     let mut status = [0_u64; 29];
     // SAFETY: the kernel fills 232 bytes, and the array is live for the call.
     let returned = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS, status.as_mut_ptr()) };
     Errno::result(returned).map(|_| (status[0], status[1]))
 }
 
-/// Ends a whole file system of which this folder is a part: whatever is asked of it from now on fails, and nothing more is
+/// Shuts down the whole file system of this directory: all later access fails, and nothing more is
 /// written.
 pub(crate) fn shut_down(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     let wanted = WRITE_NOTHING;

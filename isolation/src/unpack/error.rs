@@ -1,53 +1,51 @@
-//! Why an archive was not unpacked: sentences that name the entry and the rule.
+//! Errors of unpacking: messages that name the entry and the rule.
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// What an archive, or one of its entries, may not be or have.
+/// A rule that an archive, or one of its entries, violates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Rule {
-    /// An absolute path.
-    #[error("its path is absolute; make the archive from inside its folder")]
+    #[error("its path is absolute; create the archive inside its directory")]
     Absolute,
-    /// A path that goes up.
-    #[error("its path has '..'; make the archive from inside its folder")]
+    /// A path with `..`.
+    #[error("its path has '..'; create the archive inside its directory")]
     Parent,
-    /// A NUL byte in a path.
     #[error("its path or link has a NUL byte")]
     Nul,
-    /// An empty path, or something other than a folder at the root.
+    /// An empty path, or an entry for the root that is not a directory.
     #[error("its path names no file")]
     NoName,
     /// A name over 255 bytes, or a path over 4095.
     #[error("its name has more than 255 bytes, or its path more than 4095")]
     LongName,
-    /// Zip separates folders by `/`.
-    #[error("its path has a backslash; make the zip file with '/' between folders")]
+    /// A backslash in a zip path: zip separates directories by `/`.
+    #[error("its path has a backslash; create the zip file with '/' between directories")]
     Backslash,
-    /// Too deep.
-    #[error("it lies deeper than {most} folders")]
+    /// The path is too deep.
+    #[error("it is deeper than {most} directories")]
     Depth {
-        /// How deep entries may lie, in folders.
+        /// The maximum depth, in directories.
         most: u32,
     },
-    /// Its folder is a link.
+    /// Its parent is a link.
     #[error("its path leads through the link \"{link}\", and links are not followed")]
     ThroughLink {
         /// The link.
         link: String,
     },
-    /// Its folder is a file.
-    #[error("its path leads through \"{file}\", which is no folder")]
+    /// Its parent is a file.
+    #[error("its path leads through \"{file}\", which is not a directory")]
     ThroughFile {
         /// The file.
         file: String,
     },
-    /// A symbolic link that leads out.
+    /// A symbolic link that leads outside.
     #[error(
-        "it is a link to \"{to}\", which may lead out; '..' is allowed first only, and within the archive"
+        "it is a link to \"{to}\", which may lead outside; '..' is allowed only at its start, and within the archive"
     )]
     LinkOut {
         /// Its target.
@@ -56,119 +54,113 @@ pub enum Rule {
     /// A symbolic link without a target, or with one that is too long.
     #[error("it is a link whose target is empty or longer than 4095 bytes")]
     LinkTarget,
-    /// A hard link to something that is no file of the archive.
-    #[error("it is a hard link to \"{to}\", which is no file that came before it")]
+    /// A hard link to something that is not a file of the archive.
+    #[error("it is a hard link to \"{to}\", which is not an earlier file")]
     HardLink {
         /// Its target.
         to: String,
     },
-    /// A device, pipe, socket or something that is not known.
-    #[error("it is {kind}; only files, folders and links are unpacked")]
+    /// A device, pipe, socket or unknown type.
+    #[error("it is {kind}; only files, directories and links are unpacked")]
     Special {
-        /// What it is.
+        /// Its type.
         kind: String,
     },
     /// A user or group that no container has.
     #[error("its owner is {owner}; a container has the users and groups 0 to 65535")]
     Owner {
-        /// The user or group number.
+        /// The user or group id.
         owner: u64,
     },
-    /// A whiteout of nothing.
+    /// A whiteout without a name.
     #[error("it is a whiteout without a name")]
     Whiteout,
-    /// Its holes are described in a form that few tools write.
-    #[error("its holes are described in pax form; make the archive without --sparse")]
+    /// A sparse file in a format that few tools write.
+    #[error("its holes are in pax format; create the archive without --sparse")]
     PaxSparse,
-    /// Its description is too long.
+    /// Its header is too long.
     #[error("its header has more than {most} bytes")]
     Header {
-        /// How long a header may be, in bytes.
+        /// The maximum length of a header, in bytes.
         most: u64,
     },
-    /// Too much.
+    /// The unpacked size is too large.
     #[error("the archive holds more than {most} bytes unpacked; raise the limit if it is trusted")]
     Bytes {
-        /// How much it may hold, in bytes.
+        /// The maximum size, in bytes.
         most: u64,
     },
-    /// Too many.
+    /// There are too many entries.
     #[error("the archive holds more than {most} entries; raise the limit if it is trusted")]
     Entries {
-        /// How many it may hold.
+        /// The maximum number.
         most: u64,
     },
-    /// Compressed too well to be honest.
+    /// The compression ratio is too high: a likely decompression bomb.
     #[error(
         "the archive grows to more than {most} times its size; raise the limit if it is trusted"
     )]
     Ratio {
-        /// How many times it may grow.
+        /// The maximum ratio.
         most: u64,
     },
     /// Entries of a zip file that share bytes.
-    #[error("entries of the zip file overlap; make it again")]
+    #[error("entries of the zip file overlap; create it again")]
     Overlap,
-    /// Something stands where nothing may.
-    #[error("the archive goes on after its end; cut off what follows")]
+    /// Data after the end of the archive.
+    #[error("the archive continues after its end; remove the rest")]
     Trailing,
 }
 
-/// Why an archive was not unpacked. What was written so far is to be removed by the caller.
+/// An error of unpacking. The caller removes what was written so far.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// It breaks a rule.
+    /// The archive violates a rule.
     #[error("entry \"{entry}\" is refused: {rule}")]
     Refused {
-        /// The entry's path as it stands in the archive, cut to 200 bytes; the last one read if it is the archive.
+        /// The entry's path as in the archive, truncated to 200 bytes; the last one read if the
+        /// whole archive violates the rule.
         entry: String,
-        /// The rule.
         rule: Rule,
     },
-    /// It cannot be read.
+    /// The archive cannot be read.
     #[error(
         "the {format} archive cannot be read after entry \"{entry}\": it is damaged or of another format"
     )]
     Damaged {
-        /// What it was taken for.
+        /// The detected format.
         format: &'static str,
-        /// The last entry that could be read; empty for none.
+        /// The last entry that was read; empty for none.
         entry: String,
-        /// Why.
         source: io::Error,
     },
     /// The target cannot be written.
     #[error("cannot write entry \"{entry}\"")]
-    Write {
-        /// The entry's path.
-        entry: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The caller asked for it.
+    Write { entry: String, source: io::Error },
+    /// The caller cancelled the work.
     #[error("unpacking was cancelled")]
     Cancelled,
 }
 
 impl UnpackError {
-    /// The sentence with its causes.
+    /// Returns the message with its causes.
     #[must_use]
     pub fn sentence(&self) -> String {
         crate::supervisor::sentence(self)
     }
 }
 
-/// Goes through a decoder as an error of reading, because that is all that comes out of it.
+/// Passes a violation through a decoder as a read error, because decoders return only those.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Exceeded(pub(super) Rule);
 
-/// The same for a caller who wants no more.
+/// The same for a cancellation by the caller.
 #[derive(Debug, thiserror::Error)]
 #[error("cancelled")]
 pub(super) struct Stopped;
 
-/// Why one entry cannot be written.
+/// The reason why one entry cannot be written.
 #[derive(Debug)]
 pub(super) enum Fault {
     Rule(Rule),
@@ -196,7 +188,7 @@ impl Fault {
             Self::Write(source) => return UnpackError::Write { entry, source },
             Self::Read(source) => source,
         };
-        // Decoders may wrap what they were told in an error of their own.
+        // Decoders may wrap the original error in another one.
         let mut cause: Option<&(dyn std::error::Error + 'static)> = source
             .get_ref()
             .map(|inner| inner as &(dyn std::error::Error + 'static));
@@ -221,7 +213,7 @@ impl Fault {
     }
 }
 
-/// An entry's path for people: anything may stand in it.
+/// Formats an entry's path for display: it may contain any bytes.
 pub(super) fn shown(path: &[u8]) -> String {
     const MOST: usize = 200;
     let start = String::from_utf8_lossy(&path[..path.len().min(MOST)]);

@@ -1,7 +1,7 @@
-//! The layers of an image copied into one folder, for where no overlay can be had.
+//! Copying the layers of an image into one directory, where no overlay can be mounted.
 //!
-//! The folder is what an overlay over the layers would show. Layers are read as they are on the disk, by descriptors and
-//! without following a link; they were judged when they were unpacked.
+//! The directory has the content that an overlay over the layers would show. Layers are read from
+//! disk through descriptors and without following links; they were checked when they were unpacked.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -21,29 +21,27 @@ use rustix::io::Errno;
 use super::error::Fault;
 use super::tree::{BELOW, Found, OPAQUE, look, open_folder, remove};
 
-/// How deep folders may lie: far deeper than any rule allows a layer's.
+/// The maximum depth of directories: far above any rule for layers.
 const DEPTH_MAX: u32 = 1000;
-/// How much is copied at a time, in bytes.
+/// The number of bytes copied at a time.
 const CHUNK_BYTES: u64 = 16 << 20;
 
-/// Why layers could not be copied into one folder, which is half full then.
+/// An error of copying layers into one directory, which is then incomplete.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot copy {path} of the layer {layer} into one folder")]
+#[error("cannot copy {path} of the layer {layer} into one directory")]
 pub struct CopyError {
-    /// The layer.
     pub layer: PathBuf,
-    /// The file or folder in it; empty for itself.
+    /// The file or directory in it; empty for the layer itself.
     pub path: PathBuf,
-    /// Why.
     pub source: io::Error,
 }
 
-/// Copies `layers`, the lowest first, into the folder `target`, which should be new. Owners, modes, times of change and
-/// links are kept; what upper layers hide is not there. Breaks off when `goes_on` says no, which is asked at each entry
-/// and each 16 MiB. For root of the host.
+/// Copies `layers`, lowest first, into the directory `target`, which should be new. Owners, modes,
+/// modification times and links are kept; what upper layers hide is left out. The copy stops when
+/// `goes_on` returns false, which is called for each entry and each 16 MiB. For host root.
 ///
 /// # Errors
-/// With the layer and the file at which it failed or broke off.
+/// With the layer and the file at which it failed or stopped.
 pub fn copy_layers(
     layers: &[PathBuf],
     target: BorrowedFd<'_>,
@@ -68,11 +66,11 @@ pub fn copy_layers(
     Ok(())
 }
 
-/// One layer on its way.
+/// The copy of one layer.
 struct Copy<'a> {
-    /// Where it is now.
+    /// The current path.
     at: PathBuf,
-    /// Files of more than one name, by device and number: where the first was copied to.
+    /// Files with several names, by device and inode: the path of the first copy.
     linked: HashMap<(u64, u64), PathBuf>,
     root: BorrowedFd<'a>,
     goes_on: &'a dyn Fn() -> bool,
@@ -86,11 +84,11 @@ impl Copy<'_> {
         self.folder(&from, &to, 0)
     }
 
-    /// Everything in a folder, then its own attributes.
+    /// Copies the content of a directory, then its attributes.
     fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), Fault> {
         if depth > DEPTH_MAX {
             return Err(Fault::Write(io::Error::other(
-                "it lies deeper than 1000 folders",
+                "it is deeper than 1000 directories",
             )));
         }
         let mut value = [0; 1];
@@ -118,7 +116,7 @@ impl Copy<'_> {
             clear(to, name)?;
         }
         match found {
-            // Hidden: it has just been cleared away.
+            // A whiteout: the hidden entry has just been removed.
             Found::Nothing | Found::Whiteout => Ok(()),
             Found::Folder => {
                 if look(to, name)? != Found::Folder {
@@ -146,13 +144,13 @@ impl Copy<'_> {
     }
 
     fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
-        // Not to wait at a pipe, should there be one.
+        // Opening must not block on a pipe.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let from = openat2(from, name, flags, Mode::empty(), BELOW)?;
         let data = fstat(&from)?;
         if !rustix::fs::FileType::from_raw_mode(data.st_mode).is_file() {
             return Err(Fault::Write(io::Error::other(
-                "it is no file, folder or link",
+                "it is not a file, directory or link",
             )));
         }
         let key = (data.st_dev, data.st_ino);
@@ -183,7 +181,7 @@ impl Copy<'_> {
     fn ask(&self) -> Result<(), Fault> {
         match (self.goes_on)() {
             true => Ok(()),
-            false => Err(Fault::Write(io::Error::other("it was called off"))),
+            false => Err(Fault::Write(io::Error::other("it was cancelled"))),
         }
     }
 }
@@ -196,7 +194,7 @@ fn names(folder: &OwnedFd) -> Result<Vec<OsString>, Fault> {
             names.push(OsString::from_vec(name));
         }
     }
-    // Links come after what they were first linked to, the same way each time.
+    // Links come after the file that they refer to, in the same order each time.
     names.sort_by(|one, other| one.as_bytes().cmp(other.as_bytes()));
     Ok(names)
 }

@@ -1,4 +1,4 @@
-//! Unpacking in a process of its own, as an agent sees it: what is asked, and what is told.
+//! The agent's interface to unpacking in a separate process: requests and reports.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,56 +14,54 @@ use super::{Format, Progress, Rules, Unpacked};
 use crate::messages::{Received, Wait, receive_packet};
 use crate::sys;
 
-/// What is to be unpacked, and for whom.
+/// An unpack request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// How the archive is packed.
+    /// The format of the archive.
     pub format: Format,
-    /// What it may be.
+    /// The limits of the archive.
     pub rules: Rules,
-    /// The user and group of the host that files of a fetched archive belong to. The target must be theirs. A layer
-    /// keeps its owners, and its target must belong to root.
+    /// The host's user and group that own the files of a fetched archive. The target must belong to
+    /// them. A layer keeps its owners, and its target must belong to root.
     pub owner: Owner,
-    /// The control group to do it in; `None`: that of the supervisors.
+    /// The cgroup of the process; `None`: that of the supervisors.
     pub group: Option<PathBuf>,
 }
 
 /// A user and a group of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// The user's number.
     pub uid: u32,
-    /// The group's number.
     pub gid: u32,
 }
 
-/// What an unpacking process tells.
+/// A report of an unpack process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
-    /// How far it is. Some are left out if nobody reads them.
+    /// The progress. Reports are skipped while none is read.
     Progress(Progress),
-    /// All went well. The last report.
+    /// Success. The last report.
     Done(Unpacked),
-    /// It did not. The last report.
+    /// Failure. The last report.
     Failed(Failure),
 }
 
-/// Why an archive was not unpacked; what was written so far is to be removed.
+/// The failure of unpacking; the caller removes what was written so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
 pub struct Failure {
-    /// Whose fault it is.
+    /// The cause: archive or host.
     pub blame: Blame,
-    /// In words, with entry and rule.
+    /// The error, with entry and rule.
     pub reason: String,
 }
 
-/// Whether it helps to try again.
+/// The cause of a failure, which shows whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
-    /// The archive is damaged, too large or hostile: it will not be unpacked later either.
+    /// The archive is damaged, too large or malicious: a retry would fail as well.
     Archive,
     /// The host could not do it now.
     Host,
@@ -78,7 +76,7 @@ impl Failure {
     }
 }
 
-/// An agent's hold on an unpacking process. Dropping it ends the process.
+/// An agent's handle on an unpack process. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Unpacking {
     connection: OwnedFd,
@@ -86,7 +84,7 @@ pub struct Unpacking {
 }
 
 impl Unpacking {
-    /// Puts archive and target on their way.
+    /// Sends the archive and the target.
     pub(crate) fn begin(
         connection: OwnedFd,
         archive: BorrowedFd<'_>,
@@ -105,7 +103,7 @@ impl Unpacking {
         })
     }
 
-    /// One whose connection came from another process.
+    /// Wraps a connection that came from another process.
     #[must_use]
     pub fn passed_on(connection: OwnedFd) -> Self {
         Self {
@@ -114,14 +112,14 @@ impl Unpacking {
         }
     }
 
-    /// Its connection, to be passed on to another process: nothing of it may have been read.
+    /// Returns the connection, to pass it to another process: no report may have been read.
     #[must_use]
     pub fn into_connection(self) -> OwnedFd {
         self.connection
     }
 
-    /// The next report, or `None` if there is none now. Call it when the descriptor is readable; after
-    /// [`Report::Done`] and [`Report::Failed`] nothing more comes.
+    /// Returns the next report, or `None` if there is none now. Call it when the descriptor is
+    /// readable; after [`Report::Done`] and [`Report::Failed`] there are no more.
     pub fn report(&mut self) -> Option<Report> {
         if self.ended {
             return None;
@@ -130,20 +128,21 @@ impl Unpacking {
             Ok(Received::Message(report)) => report,
             Ok(Received::Nothing) => return None,
             Ok(Received::Closed) => Report::Failed(Failure::of_host(
-                "the unpacking process ended without a word; unpack again",
+                "the unpacking process exited without a report; unpack again",
             )),
             Err(error) => Report::Failed(Failure::of_host(format!(
-                "cannot hear the unpacking process: {error}"
+                "cannot read from the unpacking process: {error}"
             ))),
         };
         self.ended = !matches!(report, Report::Progress(_));
         Some(report)
     }
 
-    /// Blocks until it is done.
+    /// Blocks until the work is done.
     ///
     /// # Errors
-    /// Why it is not, or that the patience (a span of time) is over: the process goes on then until this is dropped.
+    /// The failure, or a timeout after `patience`: the process then continues until this is
+    /// dropped.
     pub fn wait(&mut self, patience: Duration) -> Result<Unpacked, Failure> {
         let deadline = Instant::now() + patience;
         loop {
@@ -172,7 +171,7 @@ impl Unpacking {
     }
 }
 
-/// The same for runtimes that register raw descriptors. It stays the process' own.
+/// The same for runtimes that register raw descriptors. `Unpacking` keeps ownership.
 impl AsRawFd for Unpacking {
     fn as_raw_fd(&self) -> RawFd {
         self.connection.as_raw_fd()
@@ -185,7 +184,7 @@ impl AsFd for Unpacking {
     }
 }
 
-/// The other side of [`Unpacking::begin`]: the next file that was sent.
+/// Receives the next file that [`Unpacking::begin`] sent.
 pub(super) fn receive_file(connection: &OwnedFd) -> io::Result<OwnedFd> {
     let connection = connection.as_fd();
     let (_, files) = sys::receive_with_descriptors::<1>(connection, &mut [0], MsgFlags::empty())?;

@@ -1,4 +1,4 @@
-//! Where an entry of an archive goes: paths and link targets, judged before anything is touched.
+//! Path policy: checks of paths and link targets in an archive, before anything is written.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use super::error::shown;
 use super::{Rule, Rules, Source};
 
-/// The longest file name that Linux takes, in bytes.
+/// The maximum length of a file name on Linux, in bytes.
 const NAME_LIMIT_BYTES: usize = 255;
-/// The longest path that a system call takes, in bytes without its end mark.
+/// The maximum length of a path in a system call, in bytes without its terminator.
 const PATH_LIMIT_BYTES: usize = 4095;
-/// Begins the names of a layer that say what is hidden.
+/// The name prefix of whiteouts in a layer.
 const WHITEOUT: &[u8] = b".wh.";
-/// Begins those that tools keep for themselves.
+/// The name prefix of tools' private files.
 const WHITEOUT_OF_TOOLS: &[u8] = b".wh..wh.";
-/// Says that a folder hides all that is below it in lower layers.
+/// The name that marks a directory as opaque: it hides everything below it in lower layers.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A path below the target: relative, plain names only; empty for the target itself.
@@ -60,12 +60,12 @@ impl Place {
         &self.0
     }
 
-    /// The folder that it is in and its name there. `None` for the target itself.
+    /// Returns its parent and its name there. `None` for the target itself.
     pub(super) fn split(&self) -> Option<(&Path, &OsStr)> {
         Some((self.0.parent()?, self.0.file_name()?))
     }
 
-    /// What its name says of lower layers, if anything.
+    /// Returns the whiteout that its name stands for, if any.
     pub(super) fn mark(&self) -> Result<Mark, Rule> {
         let Some((folder, name)) = self.split() else {
             return Ok(Mark::None);
@@ -87,23 +87,23 @@ impl Place {
     }
 }
 
-/// What a name in a layer stands for.
+/// The meaning of a name in a layer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Mark {
     /// A file of that name.
     None,
-    /// Lower layers have nothing at this place.
+    /// A whiteout: lower layers have nothing at this path.
     Hides(Place),
-    /// Lower layers have nothing in this folder.
+    /// An opaque directory: lower layers have nothing in it.
     Opaque(Place),
-    /// Something that only the tool understands which wrote it.
+    /// A private file of the tool that wrote the layer.
     OfTools,
 }
 
-/// Whether a link at `place` can lead out of the target.
+/// Checks whether a link at `place` can lead outside the target.
 ///
-/// `..` may only come first: there it leaves folders that we made, and never what a link leads to. Then no chain of
-/// such links leads out.
+/// `..` may only come first. There it leaves directories that the unpacker created, and never the
+/// target of another link. So no chain of such links leads outside.
 pub(super) fn judge_link(place: &Place, target: &[u8], rules: &Rules) -> Result<OsString, Rule> {
     if target.contains(&0) {
         return Err(Rule::Nul);

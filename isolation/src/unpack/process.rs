@@ -1,17 +1,20 @@
-//! The processes that unpack: a keeper, and below it one that has nothing but the archive and the target.
+//! The unpack processes: a monitor, and its child, the worker, which has access only to the archive
+//! and the target.
 //!
 //! ```text
-//! launcher ──clone3──▶ keeper ──clone3──▶ worker
-//!                        │ maps its users, ends it when the agent goes away, tells if it dies
+//! launcher ──clone3──▶ monitor ──clone3──▶ worker
+//!                        │ maps its users, kills it when the agent disconnects, reports its death
 //! agent ◀── one socket ──┴── progress and result ──┘
 //! ```
-//! The worker reads what a stranger has made, with decoders that are not ours. So it is somebody without rights in
-//! namespaces of its own of all kinds, its root is an empty folder that cannot be written, and it reaches archive and
-//! target by descriptors only; Landlock keeps it below the target, a filter from all but 42 system calls.
+//! The worker reads untrusted data with third-party decoders. So it runs as an unprivileged user in
+//! separate namespaces of all kinds. Its root is an empty read-only directory, and it has archive
+//! and target only as descriptors. Landlock restricts it to the target, a seccomp filter to 42
+//! system calls.
 //!
-//! **Users.** For a fetched archive its only user is the one that the files belong to. For a layer it has 65,536, of a
-//! range of the host's that no container gets, and the target is mounted with mapped owners, as it will be for the
-//! containers: what its user n writes belongs to user n on the disk, and nothing else of user n is within its reach.
+//! **Users.** For a fetched archive its only user is the owner of the files. For a layer it has
+//! 65,536, from a range of the host's that no container gets. The target is mounted with mapped
+//! owners, as later for the containers. What its user n writes belongs to user n on disk, and no
+//! other file of user n is accessible.
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
@@ -36,20 +39,21 @@ use crate::seccomp::Filter;
 use crate::supervisor::{Host, sentence};
 use crate::sys::{self, Child};
 
-/// The host users that stand for a layer's while it is unpacked: those after the last that a container may have.
+/// The host ids of a layer's users during unpacking: those after the last that a container may
+/// have.
 const FIRST_HOST_ID: u32 = END_HOST_ID;
-/// How much memory it may address, in bytes: a decoder's 128 MiB and the list of a zip file fit.
+/// Its limit of address space, in bytes: a decoder's 128 MiB and the list of a zip file fit.
 const MEMORY_LIMIT_BYTES: u64 = 1 << 30;
-/// How long it may compute, in seconds.
+/// Its limit of processor time, in seconds.
 const CPU_LIMIT_SECONDS: u64 = 1800;
-/// How many files it may have open: removing a folder takes one a level.
+/// Its limit of open files: removing a directory takes one per level.
 const FILES_LIMIT: u64 = 512;
-/// How many entries pass between two reports.
+/// The number of entries between two reports.
 const REPORT_STEP_ENTRIES: u64 = 1000;
-/// How many bytes do.
+/// The number of bytes between two reports.
 const REPORT_STEP_BYTES: u64 = 1 << 20;
 
-/// All namespaces there are.
+/// All namespaces.
 const APART: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWNS)
     .union(CloneFlags::CLONE_NEWPID)
@@ -58,7 +62,7 @@ const APART: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWUTS)
     .union(CloneFlags::CLONE_NEWCGROUP);
 
-/// What the worker may ask of the kernel.
+/// The system calls of the worker.
 const CALLS: &[libc::c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -104,10 +108,10 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// The keeper: runs in the new process; returns its exit code, which nobody reads.
+/// The monitor: runs in the new process; returns its exit code, which is not used.
 pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
     sys::expect_children();
-    // None of these can fail in a way that would make it wrong to go on.
+    // It is safe to continue if any of these fails.
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(c"argosy-unpack");
     for target in 0..=2 {
@@ -123,7 +127,7 @@ pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
     }
 }
 
-/// Tells that nothing was unpacked. An agent that is gone hears nothing.
+/// Reports that nothing was unpacked. An agent that has disconnected receives nothing.
 pub(crate) fn refuse(agent: &OwnedFd, reason: String) {
     let _ = send_packet(
         agent,
@@ -132,14 +136,14 @@ pub(crate) fn refuse(agent: &OwnedFd, reason: String) {
     );
 }
 
-/// Why a process could not be made, in words.
+/// The reason why a process cannot be created, as text.
 type Refusal = String;
 
 fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
     let job: Job = serde_json::from_slice(request)
-        .map_err(|error| format!("the request to unpack is garbled: {error}"))?;
+        .map_err(|error| format!("the request to unpack is invalid: {error}"))?;
     if let Some(group) = &job.group {
-        // What it uses counts there; the worker is made in it.
+        // Its usage counts in that group, in which the worker is created.
         let own = nix::unistd::getpid().as_raw();
         Group::at(group)
             .add(own)
@@ -159,7 +163,7 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
     let (channel, workers) = packet_pair().map_err(|errno| words("make a channel", errno))?;
     let mut channel = Some(channel);
     let worker = sys::clone_process(APART.bits(), None, || {
-        // Or it would not notice that we are gone.
+        // Otherwise it would not notice that this process has exited.
         channel = None;
         work(&job, &archive, &target, &workers, agent)
     });
@@ -176,7 +180,7 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
             crash_points::passed("unpack.leave-given");
             attend(&worker, agent);
         });
-    // It has ended, or must: there is nobody to unpack for.
+    // It has ended, or must: the requester has disconnected.
     let _ = sys::pidfd_send_signal(worker.handle.as_fd(), libc::SIGKILL);
     let ended = sys::wait_child(worker.pid, true);
     crash_points::passed("unpack.worker-reaped");
@@ -188,11 +192,11 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
              memory or {CPU_LIMIT_SECONDS} s of computing",
             libc::WTERMSIG(ended.status)
         )),
-        _ => Err("the unpacking process broke off".to_owned()),
+        _ => Err("the unpacking process exited without a result".to_owned()),
     }
 }
 
-/// Gives the worker its users, which only its parent can.
+/// Maps the worker's users, which only its parent can do.
 fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
     let folder = PathBuf::from(format!("/proc/{}", worker.pid));
     let write = |name: &str, map: String| {
@@ -202,7 +206,8 @@ fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
     match job.rules.source {
         Source::Archive => {
             if !nix::unistd::geteuid().is_root() {
-                // Whoever is not root may only map itself, and only if no groups can be given up by that.
+                // Without root a process may only map its own user, and only if groups cannot be
+                // dropped that way.
                 write("setgroups", "deny".to_owned())?;
             }
             write("gid_map", format!("0 {} 1", job.owner.gid))?;
@@ -224,12 +229,12 @@ fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
     }
 }
 
-/// Returns when the worker has ended or the agent has gone.
+/// Returns when the worker has ended or the agent has disconnected.
 fn attend(worker: &Child, agent: &OwnedFd) {
     loop {
         let mut watched = [
             PollFd::new(worker.handle.as_fd(), PollFlags::POLLIN),
-            // Nothing is said to us: what wakes us is the other side's end.
+            // No data arrives there: only the peer's close wakes this process.
             PollFd::new(agent.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut watched, PollTimeout::NONE) {
@@ -239,7 +244,7 @@ fn attend(worker: &Child, agent: &OwnedFd) {
     }
 }
 
-/// The worker: returns 0 if the agent was told how it went.
+/// The worker: returns 0 if the result was sent to the agent.
 fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent: &OwnedFd) -> i32 {
     if !matches!(
         receive_packet(channel, Wait::Block),
@@ -262,7 +267,7 @@ fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent
         Err(failure) => Report::Failed(failure),
     };
     crash_points::passed("unpack.ended");
-    // Whoever hears it lets go of this process, which ends here or further on.
+    // The agent then drops this process, which exits here or later.
     i32::from(send_packet(agent, &report, Wait::Block).is_err())
 }
 
@@ -282,7 +287,7 @@ fn unpack_telling(
             let much = progress.written_bytes - told.written_bytes >= REPORT_STEP_BYTES;
             if much || progress.entries - told.entries >= REPORT_STEP_ENTRIES {
                 told = progress;
-                // If it is not read in time the next one says more.
+                // If it is not read in time, the next one reports more.
                 let _ = send_packet(agent, &Report::Progress(progress), Wait::Return);
             }
             ControlFlow::Continue(())
@@ -297,16 +302,16 @@ fn unpack_telling(
     })
 }
 
-/// From here on it has the archive, the target and the agent's socket, and nothing else.
+/// Confines the process: afterwards it has only the archive, the target and the agent's socket.
 fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     let words = |what: &str, errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
-    // An agent that is not root can only have mapped itself: then this is its user 0 already.
+    // An agent without root can only have mapped itself: then this is its user 0 already.
     let is_own = fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text == "deny\n");
     if !is_own {
         sys::become_user(0, 0, &[]).map_err(|errno| words("become another user", errno))?;
     }
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-        .map_err(|errno| words("end with the keeper", errno))?;
+        .map_err(|errno| words("end with the monitor", errno))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(|errno| words("make mounts private", errno))?;
@@ -322,7 +327,8 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
         setrlimit(resource, limit, limit).map_err(|errno| words("limit itself", errno))?;
     }
     sys::forgo_capabilities().map_err(|errno| words("forgo capabilities", errno))?;
-    // A layer's files are given away, and after that may be linked to and get their modes.
+    // The worker changes the owners of a layer's files, and after that may still link to them and
+    // set their modes.
     let kept: &[&str] = match job.rules.source {
         Source::Archive => &[],
         Source::Layer => &["CHOWN", "FOWNER", "FSETID"],

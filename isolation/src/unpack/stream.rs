@@ -1,4 +1,4 @@
-//! Decoders, and how much may come out of them.
+//! Decoders, and the limits of their output.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -11,25 +11,25 @@ use sha2::{Digest, Sha256};
 use super::error::Exceeded;
 use super::{Format, Rule};
 
-/// The most memory that a decoder may take for what it has to remember, in bytes.
+/// The maximum window memory of a decoder, in bytes.
 const DECODER_LIMIT_BYTES: u64 = 128 << 20;
-/// The same as a power of two, which is how zstd has it.
+/// The same as a power of two, as zstd requires.
 const WINDOW_LIMIT_LOG: u32 = 27;
-/// How long the headers of one entry may be together, in bytes: decoders of tar hold them in memory.
+/// The maximum total length of one entry's headers, in bytes: tar decoders hold them in memory.
 pub(super) const HEADER_LIMIT_BYTES: u64 = 1 << 20;
 
-/// Bytes seen so far, shared by the layers of readers.
+/// Byte counts, shared by the layers of readers.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// Of the archive.
     pub(super) read: Cell<u64>,
-    /// Out of the decoder.
+    /// Of the decoder's output.
     pub(super) decoded: Cell<u64>,
-    /// How far the decoder's output may be read now; 0 for as far as its bound.
+    /// The position up to which the decoder's output may be read now; 0 means up to its limit.
     pub(super) until: Cell<u64>,
 }
 
-/// The archive as it is.
+/// A reader of the raw archive that counts its bytes.
 pub(super) struct Counted {
     pub(super) file: File,
     pub(super) counts: Rc<Counts>,
@@ -49,7 +49,7 @@ impl Seek for Counted {
     }
 }
 
-/// What the archive is after decompression, up to a bound, with its digest if one is wanted.
+/// A reader of the decompressed archive, up to a limit, with its digest if requested.
 pub(super) struct Decoded {
     decoder: Box<dyn Read>,
     counts: Rc<Counts>,
@@ -59,7 +59,7 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
-    /// At most `most` bytes, or `rule` is broken.
+    /// Reads at most `most` bytes; more violates `rule`.
     pub(super) fn new(
         file: File,
         format: Format,
@@ -96,7 +96,7 @@ impl Decoded {
         })
     }
 
-    /// Reads what follows the last entry, which is nothing but zeroes.
+    /// Reads the rest after the last entry, which must be zeroes.
     pub(super) fn finish(mut self) -> io::Result<Option<[u8; 32]>> {
         self.counts.until.set(0);
         let mut buffer = vec![0; 64 * 1024];

@@ -12,7 +12,7 @@ use super::tree::Tree;
 use super::{Attributes, Entry, Format, Kind, Rule, Rules, Source, UnpackError, Work};
 use crate::profile::CONTAINER_IDS;
 
-/// Tar files are made of blocks of so many bytes.
+/// The block size of tar files, in bytes.
 const BLOCK_BYTES: u64 = 512;
 
 /// Returns the digest of a layer.
@@ -44,7 +44,7 @@ fn entries(
         let header_at = counts.decoded.get().next_multiple_of(BLOCK_BYTES);
         counts.until.set(header_at + HEADER_LIMIT_BYTES);
         let Some(entry) = found.next() else {
-            // A layer's end is known by its digest; of an archive nothing else tells whether it is whole.
+            // A layer's digest shows that it is complete; an archive has no other sign of its end.
             if !is_layer && counts.decoded.get() <= header_at {
                 let cut =
                     std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it has no end mark");
@@ -56,12 +56,12 @@ fn entries(
         counts.until.set(0);
         *last = entry.path_bytes().into_owned();
         work.begin(entry.size())?;
-        // What holds for all entries is but a comment, where anything is.
+        // A global header has no more than comments, if anything.
         if entry.header().entry_type() != EntryType::XGlobalHeader {
             let judged = judge(&mut entry, work.rules)?;
             tree.put(&judged, &mut entry, work)?;
         }
-        // What was not written is still read here, so that the bounds see it.
+        // What was not written is still read here, so that it counts towards the limits.
         work.copy(&mut entry, None)?;
     }
     archive.into_inner().finish().map_err(Fault::Read)
@@ -81,7 +81,7 @@ fn judge<R: Read>(entry: &mut tar::Entry<'_, R>, rules: &Rules) -> Result<Entry,
     let target = || entry.link_name_bytes().unwrap_or_default();
     let special = |kind: &str| Kind::Special(kind.to_owned());
     let kind = match entry.header().entry_type() {
-        // Before tar files had folders, a slash at the end made one.
+        // Before tar files had directories, a slash at the end marked one.
         EntryType::Regular | EntryType::Continuous if path.ends_with(b"/") => Kind::Folder,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
         EntryType::Directory => Kind::Folder,
@@ -100,7 +100,7 @@ fn judge<R: Read>(entry: &mut tar::Entry<'_, R>, rules: &Rules) -> Result<Entry,
             Some((user, judge_owner(header.gid().map_err(Fault::Read)?)?))
         }
     };
-    // A time that cannot be read harms nobody.
+    // An unreadable time is harmless.
     let modified = header
         .mtime()
         .ok()

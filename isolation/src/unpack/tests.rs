@@ -1,6 +1,6 @@
-//! What an unpacker must stand: archives made by hand, each with one thing wrong, and random ones.
+//! Tests of the unpacker: hand-made archives, each with one defect, and random ones.
 //!
-//! After each the files beside the target are what they were.
+//! After each test the files next to the target are unchanged.
 
 mod archives;
 mod hostile;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Format, Rules, UnpackError, Unpacked, unpack};
 
-/// A folder with things that must not change, and the target among them.
+/// A directory with files that must not change, and the target among them.
 struct World {
     folder: tempfile::TempDir,
     before: BTreeMap<PathBuf, String>,
@@ -51,7 +51,7 @@ impl World {
         found
     }
 
-    /// Unpacks, and looks at what must not change.
+    /// Unpacks, and checks the files that must not change.
     fn unpack(
         &self,
         archive: &[u8],
@@ -61,7 +61,7 @@ impl World {
         self.unpack_until(archive, format, rules, u64::MAX)
     }
 
-    /// The same, cancelled when so many bytes are written.
+    /// The same, cancelled after this many bytes are written.
     fn unpack_until(
         &self,
         archive: &[u8],
@@ -82,12 +82,12 @@ impl World {
         assert_eq!(
             self.outside(),
             self.before,
-            "nothing beside the target changes"
+            "nothing next to the target changes"
         );
         done
     }
 
-    /// Why a tar file of a fetched archive is refused.
+    /// Returns the error for a tar file of a fetched archive.
     fn refusal(&self, tarball: &[u8]) -> String {
         self.refusal_of(tarball, Format::Tar, &Rules::archive())
     }
@@ -112,7 +112,7 @@ impl World {
             .collect()
     }
 
-    /// What is at a place: `folder 755`, `file 644 text`, `link target`, `hidden`.
+    /// Describes the entry at a path: `folder 755`, `file 644 text`, `link target`, `hidden`.
     fn found(&self, path: &str) -> String {
         self.tree()
             .remove(path)
@@ -120,7 +120,7 @@ impl World {
     }
 }
 
-/// All files below a folder, in words, without those below `except`.
+/// Describes all files below a directory, except those below `except`.
 fn collect(folder: &Path, except: &Path, found: &mut BTreeMap<PathBuf, String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,7 +1,8 @@
-//! The folder that an archive is unpacked into.
+//! The directory that an archive is unpacked into.
 //!
-//! Everything is opened below its descriptor, by a call that follows no link and leaves neither folder nor file system:
-//! the kernel keeps what `place` promises. Folders are ours and open to us until the end, when they get their modes.
+//! Everything is opened below its descriptor, by a call that follows no link and leaves neither
+//! directory nor file system: the kernel enforces what `path_policy` checks. Directories belong to
+//! the unpacker and stay accessible to it until the end, when they get their modes.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,34 +24,34 @@ use super::path_policy::{Mark, Place};
 use super::{Attributes, Entry, Kind, Rule, Rules, Source, Work};
 use crate::crash_points;
 
-/// How every path is looked up.
+/// The flags of every path lookup.
 pub(super) const BELOW: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
-/// Says to an overlay mounted with `userxattr` that a folder hides those below it.
+/// Marks a directory as opaque for an overlay that is mounted with `userxattr`.
 pub(super) const OPAQUE: &str = "user.overlay.opaque";
 
-/// The target and what is still to be done there.
+/// The target, and the work that remains at the end.
 pub(super) struct Tree {
     root: Rc<OwnedFd>,
     source: Source,
-    /// Folders that were made or named, and what they get at the end.
+    /// Directories that were created or named, with their final attributes.
     folders: BTreeMap<PathBuf, Attributes>,
-    /// How many of them there may be: one entry can ask for many.
+    /// The maximum number of directories: one entry can need many.
     folders_max: u64,
-    /// The folder of the last entry: the next is mostly there, too.
+    /// The parent of the last entry: the next entry is mostly there as well.
     last: Option<(PathBuf, Rc<OwnedFd>)>,
 }
 
-/// What stands at a place.
+/// The type of an existing entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
     Folder,
     File,
     Link,
-    /// Something of lower layers is hidden here.
+    /// Hides an entry of lower layers.
     Whiteout,
 }
 
@@ -66,7 +67,7 @@ impl Tree {
         })
     }
 
-    /// Writes one entry; whatever was at its place is gone.
+    /// Writes one entry; it replaces an existing one.
     pub(super) fn put(
         &mut self,
         entry: &Entry,
@@ -117,7 +118,8 @@ impl Tree {
         }
     }
 
-    /// Gives folders their modes, owners and times, the deepest first: until then they must stay open to us.
+    /// Sets modes, owners and times of directories, deepest first: until then they must stay
+    /// accessible.
     pub(super) fn finish(self) -> Result<(), Fault> {
         for (path, attributes) in self.folders.into_iter().rev() {
             let folder = open_folder(&self.root, &path)?;
@@ -126,13 +128,13 @@ impl Tree {
         Ok(())
     }
 
-    /// What an entry is left of its attributes.
+    /// Returns the attributes that an entry may keep.
     fn tame(&self, entry: &Entry) -> Attributes {
         let mode = match (self.source, &entry.kind) {
-            // Whoever owns the files can still remove them.
+            // So that the owner of the files can still remove them.
             (Source::Archive, Kind::Folder) => entry.attributes.mode & 0o777 | 0o700,
             (Source::Layer, Kind::Folder) => entry.attributes.mode & 0o1777,
-            // Set-user-id, too: mounts of images say whether it means anything.
+            // Including set-user-id: the mounts of images decide whether it has an effect.
             (Source::Layer, _) => entry.attributes.mode & 0o6777,
             (Source::Archive, _) => entry.attributes.mode & 0o777,
         };
@@ -144,7 +146,8 @@ impl Tree {
 
     fn put_folder(&mut self, place: &Place, attributes: Attributes) -> Result<(), Fault> {
         let Some((parent, name)) = place.split() else {
-            // The target itself: of an image it is the root, of an archive it is not the archive's.
+            // The target itself: for an image it is the root; for an archive it does not belong to
+            // the archive.
             if self.source == Source::Layer {
                 self.note(Path::new(""), attributes)?;
             }
@@ -164,7 +167,7 @@ impl Tree {
         Ok(())
     }
 
-    /// A folder where there may be none, or something else.
+    /// Creates a directory, replacing an entry of another type.
     fn make_folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
         let found = look(parent, name)?;
         match found {
@@ -176,7 +179,7 @@ impl Tree {
         }
         mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
         if found == Found::Whiteout {
-            // It hid what lower layers have here, and goes on doing so.
+            // It hid the entry of lower layers, and still must.
             make_opaque(&open_folder(parent, Path::new(name))?)?;
         }
         Ok(())
@@ -203,24 +206,24 @@ impl Tree {
         };
         match look(&parent, target_name)? {
             Found::File => {}
-            // The link itself, in a place where it may lead elsewhere: that matters where links must stay inside.
+            // The link itself, at another path: the move matters only where links must stay inside.
             Found::Link if self.source == Source::Layer => {}
             Found::Link | Found::Nothing | Found::Folder | Found::Whiteout => return Err(refused()),
         }
         let (folder, name) = self.vacate(place)?;
         match linkat(&parent, target_name, &folder, name, AtFlags::empty()) {
-            // The target was in a folder that had to give way.
+            // The target was in a directory that was replaced.
             Err(Errno::NOENT) => Err(refused()),
             linked => Ok(linked?),
         }
     }
 
-    /// Writes that lower layers have nothing at this place.
+    /// Records that lower layers have nothing at this path.
     fn hide(&mut self, place: &Place) -> Result<(), Fault> {
         let (parent, name) = place.split().ok_or(Rule::Whiteout)?;
         let parent = self.folder(parent)?;
         match look(&parent, name)? {
-            // What this very layer has at the place stays, whichever came first.
+            // An entry of the same layer stays, regardless of the order.
             Found::Folder => make_opaque(&open_folder(&parent, Path::new(name))?),
             Found::Nothing => {
                 let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
@@ -230,13 +233,13 @@ impl Tree {
         }
     }
 
-    /// Writes that lower layers have nothing in this folder.
+    /// Records that lower layers have nothing in this directory.
     fn hide_below(&mut self, place: &Place) -> Result<(), Fault> {
         self.folder(place.path())?;
         make_opaque(&open_folder(&self.root, place.path())?)
     }
 
-    /// The folder for a file and its name there, where nothing is any more.
+    /// Returns the parent for a file and its name there, after removing an existing entry.
     fn vacate<'p>(&mut self, place: &'p Place) -> Result<(Rc<OwnedFd>, &'p OsStr), Fault> {
         let (parent, name) = place.split().ok_or(Rule::NoName)?;
         let parent = self.folder(parent)?;
@@ -249,7 +252,7 @@ impl Tree {
                 remove(&parent, name)?;
                 self.last = None;
                 let path = place.path();
-                // Paths are in the order of their names, so those below follow at once.
+                // Paths are ordered by name, so those below follow directly.
                 let below = self.folders.range(path.to_owned()..);
                 let below = below.take_while(|(other, _)| other.starts_with(path));
                 let below: Vec<_> = below.map(|(other, _)| other.clone()).collect();
@@ -261,7 +264,7 @@ impl Tree {
         Ok((parent, name))
     }
 
-    /// The folder at this path, which is made if the archive did not name it.
+    /// Returns the directory at this path, which is created if the archive did not name it.
     fn folder(&mut self, path: &Path) -> Result<Rc<OwnedFd>, Fault> {
         if path.as_os_str().is_empty() {
             return Ok(Rc::clone(&self.root));
@@ -317,7 +320,7 @@ pub(super) fn look(parent: &OwnedFd, name: &OsStr) -> Result<Found, Fault> {
     })
 }
 
-/// A folder to read and to change.
+/// Opens a directory for reading and changing.
 pub(super) fn open_folder(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, Fault> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
@@ -338,12 +341,12 @@ fn make_opaque(folder: &OwnedFd) -> Result<(), Fault> {
     })
 }
 
-/// Mode and times while it is still ours, then the owner.
+/// Sets mode and times while this process still owns the file, then the owner.
 fn finish(file: BorrowedFd<'_>, attributes: Attributes) -> Result<(), Fault> {
     if let Some((user, group)) = attributes.owner {
         fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
-    // After the owner, whose change clears set-user-id.
+    // After the owner, because changing it clears set-user-id.
     fchmod(file, Mode::from_raw_mode(attributes.mode))?;
     futimens(file, &times(attributes))?;
     Ok(())
@@ -366,7 +369,8 @@ fn times(attributes: Attributes) -> Timestamps {
     }
 }
 
-/// Removes a folder with all that it holds. No deeper than entries may lie, and one descriptor each folder.
+/// Removes a directory with its content. The depth is limited by that of entries, with one
+/// descriptor per level.
 pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
     let folder = open_folder(parent, Path::new(name))?;
     for entry in Dir::read_from(&folder)? {

@@ -13,10 +13,11 @@ use super::stream::Counted;
 use super::tree::Tree;
 use super::{Attributes, Entry, Format, Kind, Rule, Rules, UnpackError, Work};
 
-/// How much a file's list of entries may take, in bytes an entry that is allowed, and in all: it is held in memory.
+/// The size of a file's list of entries, in bytes per allowed entry, and in all: it is held in
+/// memory.
 const LIST_BYTES_AN_ENTRY: u64 = 256;
 const LIST_LIMIT_BYTES: u64 = 256 << 20;
-/// The longest target of a link, in bytes.
+/// The maximum length of a link target, in bytes.
 const LINK_LIMIT_BYTES: u64 = 4096;
 
 pub(super) fn unpack(
@@ -52,7 +53,7 @@ fn entries(
     if archive.len() as u64 > allowed {
         return Err(Rule::Entries { most: allowed }.into());
     }
-    // Or one small piece would be unpacked again and again.
+    // Otherwise one small piece would be unpacked many times.
     if archive.has_overlapping_entries().map_err(read)? {
         return Err(Rule::Overlap.into());
     }
@@ -94,7 +95,7 @@ fn judge<R: Read>(file: &mut zip::read::ZipFile<'_, R>, rules: &Rules) -> Result
         libc::S_IFSOCK => Kind::Special("a socket".to_owned()),
         _ => Kind::Special("a device".to_owned()),
     };
-    // Zip files know owners by extensions that few write, and times of no zone.
+    // Zip files store owners in extensions that few tools write, and times without a zone.
     let attributes = Attributes {
         mode,
         owner: None,
@@ -114,7 +115,7 @@ fn read(error: ZipError) -> Fault {
     })
 }
 
-/// The archive, of which only so much may be read while its list is.
+/// The archive, of which only a limited part may be read for its list of entries.
 struct Listed {
     inner: Counted,
     left: Option<u64>,

@@ -1,4 +1,4 @@
-//! Agents that die and come back.
+//! Tests of adoption: agents that die and restart.
 
 use std::fs;
 
@@ -62,7 +62,7 @@ fn is_alive(process: Process) -> bool {
     process.open().unwrap().is_some()
 }
 
-/// Waits until the whole line is there: the shell opens the file before it writes.
+/// Waits until the line is complete: the shell opens the file before it writes.
 fn has_run(spec: &Spec) {
     eventually("it runs", || {
         fs::read_to_string(spec.sandbox.join("runs")).is_ok_and(|runs| runs.ends_with('\n'))
@@ -124,7 +124,7 @@ fn exit_kept() {
         (exit.outcome, exit.reason.as_str()),
         (Outcome::Exited(7), "exited with code 7")
     );
-    assert_eq!(stdout(&spec), "late\n", "stdio was kept, too");
+    assert_eq!(stdout(&spec), "late\n", "stdio was kept as well");
     assert!(!spec.cgroup.as_ref().unwrap().exists());
     eventually("the supervisor removes its socket", || {
         !spec.directory.join("control").exists()
@@ -161,7 +161,7 @@ fn forged(change: impl FnOnce(&mut serde_json::Value, &Handle)) -> String {
     let original = fs::read(&path).unwrap();
     forge(&spec, |held| change(held, &handle));
     let reason = gone(&spec);
-    assert!(is_alive(handle.init), "nothing was done to a stranger");
+    assert!(is_alive(handle.init), "an unrelated process is unaffected");
     fs::write(&path, original).unwrap();
     running(&spec).destroy(PATIENCE).unwrap();
     reason
@@ -171,12 +171,12 @@ fn recycled() {
     let reason = forged(|held, handle| {
         held["supervisor"]["start_ticks"] = (handle.supervisor.start_ticks - 1).into();
     });
-    assert!(reason.contains("is gone"), "{reason}");
-    // Neither is it killed in place of ours.
+    assert!(reason.contains("has exited"), "{reason}");
+    // The process is not killed in place of the container's either.
     let mut world = World::new();
     let spec = world.spec(SLEEP);
     let (mut container, handle) = world.start(&spec);
-    // Start times are counted in hundredths of a second, and no number is given out again so soon.
+    // Start times have a resolution of 10 ms, and no process id is reused so soon.
     std::thread::sleep(std::time::Duration::from_millis(30));
     let victim = std::process::Command::new("sleep").arg("1000").spawn();
     let mut victim = victim.unwrap();
@@ -185,10 +185,13 @@ fn recycled() {
         held["init"]["pid"] = victim.id().into();
     });
     container.destroy(PATIENCE).unwrap();
-    assert!(victim.try_wait().unwrap().is_none(), "the stranger lives");
+    assert!(
+        victim.try_wait().unwrap().is_none(),
+        "the unrelated process is alive"
+    );
     victim.kill().unwrap();
     victim.wait().unwrap();
-    // Nobody waited for it by its number, only for its group, which it leaves shortly before it has ended.
+    // The test waited only for its group, which it leaves shortly before it has ended.
     eventually("its init has ended", || !is_alive(handle.init));
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
@@ -217,7 +220,8 @@ fn other_group() {
     });
 }
 
-/// One whose init is on its way out, and waits for a process of its namespace that nobody reaps.
+/// A container whose init is exiting, and waits for a process of its namespace that is never
+/// reaped.
 fn ending() {
     let mut world = World::new();
     let spec = world.spec(SLEEP);
@@ -255,7 +259,7 @@ fn voided() {
     assert!(gone(&spec).contains("never"));
     let exit = world.run(&spec);
     assert_eq!(exit.outcome, Outcome::NotStarted);
-    assert_eq!(exit.reason, "the launch was void before it began");
+    assert_eq!(exit.reason, "the launch was cancelled before it started");
     assert!(!spec.sandbox.join("runs").exists());
     assert!(!spec.cgroup.unwrap().exists());
 }
@@ -271,7 +275,7 @@ fn supervisor_killed() {
         });
         let lost = container.wait(PATIENCE).unwrap_err();
         assert!(lost.to_string().contains("left no exit status"), "{lost}");
-        assert!(gone(&spec).contains("is gone"));
+        assert!(gone(&spec).contains("has exited"));
         container.destroy(PATIENCE).unwrap();
         assert!(!world.tree.group(&spec.id).path().exists());
     }
@@ -285,7 +289,7 @@ fn launcher_killed() {
     let pid = nix::unistd::Pid::from_raw(launcher.pid() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
     let next = world.spec(SLEEP);
-    // It may take one request that nobody will read: then the container never starts.
+    // It may accept one request that is never read: then the container never starts.
     eventually("the launcher's end is noticed", || {
         let launcher = world.launcher.as_mut().unwrap();
         match launcher.launch(&next) {
@@ -325,7 +329,7 @@ fn garbage() {
         .read_to_string(&mut message)
         .unwrap();
     assert!(!launcher.wait().unwrap().success());
-    assert_eq!(message, "a launch request is garbled\n");
+    assert_eq!(message, "a launch request is invalid\n");
 }
 
 fn twice() {
@@ -336,7 +340,7 @@ fn twice() {
     assert_eq!(exit.outcome, Outcome::NotStarted, "{}", exit.reason);
     assert!(
         !spec.directory.join("exit.json").exists(),
-        "the first one's end is not told"
+        "the end of the first is not reported"
     );
     has_run(&spec);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Who is attached to a container's own command: what is seen and sent, and that the command never waits for it.
+//! Tests of attached clients: their output and input, and that the command never waits for them.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -41,7 +41,7 @@ fn next(attachment: &mut Attachment) -> AttachmentNotice {
         if let Some(notice) = attachment.notice().unwrap() {
             return notice;
         }
-        assert!(Instant::now() < deadline, "it says nothing");
+        assert!(Instant::now() < deadline, "no output");
         let mut watched = [PollFd::new(attachment.as_fd(), PollFlags::POLLIN)];
         poll(&mut watched, PollTimeout::from(1000_u16)).unwrap();
     }
@@ -62,7 +62,7 @@ fn refusal(container: &Container, stdin: bool) -> String {
     }
 }
 
-/// What it hears until that ends so, or the command's end, which is returned then.
+/// Reads until the output ends with `until`, or until the command's end, which is then returned.
 fn hear(attachment: &mut Attachment, until: &str) -> (String, Option<Outcome>) {
     let mut said = Vec::new();
     loop {
@@ -102,10 +102,10 @@ fn terminal() {
         };
         first.resize(size).unwrap();
         first.input(b"size\n").unwrap();
-        // The echo of what was typed, and the answer; to both.
+        // The echo of the input, and the answer; at both clients.
         assert_eq!(hear(&mut first, "132\r\n").0, "size\r\n50 132\r\n");
         assert_eq!(hear(&mut second, "132\r\n").0, "size\r\n50 132\r\n");
-        // Ctrl-C is the terminal's affair, and ends nobody who has detached.
+        // Ctrl-C is handled by the terminal, and ends no detached client.
         drop(first);
         second.input(b"exit\n").unwrap();
         assert_eq!(
@@ -158,9 +158,9 @@ fn slow() {
     let (mut container, _) = world.start(&spec);
     let [mut reader, mut sleeper] = [true, false].map(|stdin| attached(&container, stdin));
     reader.input(b"go\n").unwrap();
-    // The command comes to its end though one of them reads nothing.
+    // The command ends although one client reads nothing.
     let mut heard = 0;
-    // What is missing is counted.
+    // Missing bytes are counted.
     while heard < 20_000_000 + 6 {
         match next(&mut reader) {
             AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
@@ -170,7 +170,7 @@ fn slow() {
         }
     }
     reader.end_input().unwrap();
-    // It reads only when nobody is left who could tell it anything.
+    // It reads only after the supervisor has exited.
     container.wait(PATIENCE).unwrap();
     let (mut heard, mut missed) = (0, 0);
     loop {
@@ -202,7 +202,7 @@ fn adopted() {
     again.input(b"a\n").unwrap();
     assert_eq!(hear(&mut again, "got a\r\n").0, "a\r\ngot a\r\n");
     drop(again);
-    // Who detaches leaves the command as it is.
+    // Detaching leaves the command unchanged.
     let mut third = attached(&container, true);
     third.input(b"exit\n").unwrap();
     assert_eq!(
@@ -233,7 +233,7 @@ fn refused() {
         attachment = container.attach(false).unwrap();
         next(&mut attachment) == AttachmentNotice::Attached([6, 0])
     });
-    // Input that nobody asked for ends the attachment, not the command.
+    // Unexpected input ends the attachment, not the command.
     attachment.input(b"x").unwrap();
     drop(attachment);
     container.kill(0).unwrap();

@@ -1,7 +1,7 @@
-//! What of ours is on a host: a picture before and one after, and each difference between them by its name.
+//! The audit of a host: snapshots before and after a test, and each difference by its name.
 //!
-//! Looks only where the test that asks has worked: other tests, and other people's processes, are not its affair. For
-//! that the test program takes in orphans while it looks: whatever a container has left comes to it, not to process 1.
+//! It checks only the paths and processes of its own test, and no others. During the check the test
+//! program is a subreaper: orphans of a container are reparented to it, not to process 1.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,51 +14,55 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-/// How long ends that are under way may take.
+/// The timeout for processes that are still exiting.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Where agents keep which users of the host are whose.
+/// The directory in which agents record the host ids of containers' users.
 const IDS: &str = "/run/argosy/ids";
-/// The kind of a network device in a picture.
+/// The kind of a network device in a snapshot.
 const DEVICE: &str = "network device";
-/// Begins the names of containers' devices.
+/// The name prefix of containers' devices.
 const DEVICES: &str = "argo";
 
-/// Where to look.
+/// The scope of an audit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scope {
-    /// Folders of the test: whatever is mounted there, bound to a loop device from there or named for them.
+    /// Directories of the test: everything mounted there, attached to a loop device from there, or
+    /// named after them.
     pub(crate) folders: Vec<PathBuf>,
-    /// Those in which nothing may stay.
+    /// Directories in which nothing may remain.
     pub(crate) emptied: Vec<PathBuf>,
-    /// Control groups: those that are there and all below.
+    /// Cgroups: these and their descendants.
     pub(crate) groups: Vec<PathBuf>,
     /// Processes whose descriptors are counted.
     pub(crate) holders: Vec<u32>,
-    /// Whether devices are counted, whatever their names: an agent that runs has some ready, each time others.
+    /// Whether devices are counted regardless of their names: a running agent has a pool of them,
+    /// with other names each time.
     pub(crate) devices_are_alike: bool,
-    /// Whether nobody else is in the present network namespace, so that all of its rules are looked at.
+    /// Whether the network namespace belongs to the test alone, so that all of its rules are
+    /// checked.
     pub(crate) alone_in_network: bool,
 }
 
-/// What was found: of which kind, what, how often.
+/// A snapshot: kind, name and count of each object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Picture(BTreeMap<(&'static str, String), usize>);
 
-/// A test that watches what it leaves. Takes in orphans until it is dropped.
+/// A test that checks what it leaves. It is a subreaper until it is dropped.
 pub(crate) struct Audit {
     scope: Scope,
     before: Picture,
 }
 
 impl Audit {
-    /// Before anything is done.
+    /// Takes the first snapshot, before the test starts.
     pub(crate) fn begin(scope: Scope) -> Self {
         set_child_subreaper(true).unwrap();
         let before = Picture::take(&scope);
         Self { scope, before }
     }
 
-    /// After everything was undone: fails with each difference that stays, `when` said before it.
+    /// Takes the second snapshot, after all work was undone: fails with each remaining difference,
+    /// after `when`.
     pub(crate) fn expect_nothing_left(&self, when: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -78,7 +82,7 @@ impl Audit {
 
 impl Drop for Audit {
     fn drop(&mut self) {
-        // It only matters to the test that begins next.
+        // It only affects the next test.
         let _ = set_child_subreaper(false);
     }
 }
@@ -104,7 +108,7 @@ impl Picture {
         picture
     }
 
-    /// In words: what came, and what went.
+    /// Describes the differences: added and removed objects.
     pub(crate) fn differences(&self, later: &Self) -> Vec<String> {
         let keys = self.0.keys().chain(later.0.keys());
         let mut keys: Vec<_> = keys.collect();
@@ -114,7 +118,8 @@ impl Picture {
         let changed = keys.into_iter().filter_map(|key| {
             let (before, after) = (count(self, key), count(later, key));
             let (kind, what) = key;
-            // The kernel removes devices some time after their namespace: those of an earlier test may be seen before.
+            // The kernel removes devices some time after their namespace: those of an earlier test
+            // may be in the first snapshot.
             let is_removed_late = *kind == DEVICE && after < before;
             (before != after && !is_removed_late)
                 .then(|| format!("{kind}: {what}: {before} before, {after} after"))
@@ -126,7 +131,7 @@ impl Picture {
         *self.0.entry((kind, what.into())).or_default() += 1;
     }
 
-    /// All descendants of the test, which include what its containers have lost, and the namespaces that they are in.
+    /// Adds all descendants of the test, including orphans of its containers, and their namespaces.
     fn processes(&mut self) {
         reap();
         let own = std::process::id();
@@ -177,7 +182,7 @@ impl Picture {
         }
     }
 
-    /// Of the network namespace that the calling thread is in.
+    /// Adds the devices of the calling thread's network namespace.
     fn devices(&mut self, scope: &Scope) {
         let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         let names = table
@@ -207,10 +212,10 @@ impl Picture {
         }
     }
 
-    /// What they lead to, without the numbers that tell one pipe or socket from another.
+    /// Adds the targets of descriptors, without the inode numbers of pipes and sockets.
     fn descriptors(&mut self, pid: u32) {
         for entry in entries(format!("/proc/{pid}/fd")) {
-            // The listing's own is gone by now.
+            // The descriptor of the listing itself is closed by now.
             if let Ok(target) = fs::read_link(&entry) {
                 let target = target.display().to_string();
                 let name = target.split(":[").next().unwrap_or_default();
@@ -228,7 +233,7 @@ impl Picture {
         }
     }
 
-    /// Users of the host that are a container's of these folders.
+    /// Adds the host ids that belong to containers of these directories.
     fn links(&mut self, scope: &Scope) {
         for link in entries(IDS) {
             let target = fs::read_link(&link).unwrap_or_default();
@@ -262,13 +267,13 @@ impl Picture {
     }
 }
 
-/// Counts the rules as a skip, once a run: the test that asks looks at everything else all the same.
+/// Counts the rules as a skip, once per run: the test still checks everything else.
 fn skip_rules() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| println!("\ntest audit::rules ... SKIPPED: needs the package nftables"));
 }
 
-/// Orphans that have ended. What the test has started itself it waits for before it looks.
+/// Reaps orphans that have ended. The test waits for its own children before the check.
 fn reap() {
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {

@@ -1,4 +1,5 @@
-//! Tasks that do their worst, each beside a neighbour that answers all the while: contained, and gone without a trace.
+//! Abusive tasks (bombs), each next to a neighbour that must answer all the time: contained, and
+//! removed without a trace.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -50,16 +51,16 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const MIB: u64 = 1 << 20;
-/// How many processes a bomb may have.
+/// The process limit of a bomb.
 const PROCESSES: u64 = 150;
-/// How often the neighbour is asked.
+/// The interval at which the neighbour is queried.
 const EVERY: Duration = Duration::from_millis(10);
-/// How often it must have answered while a bomb did its worst.
+/// The minimum number of answers during a bomb.
 const ANSWERS: u64 = 25;
-/// Answers each line that comes with the same. It opens both ends, so that it goes on when nobody asks for a while.
+/// Echoes each line. It opens both ends, so that it continues while no query comes.
 const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
 
-/// A world with somebody in it who serves, and whose host is to be as it is now.
+/// A world with a neighbour that serves, and an audit of its host.
 struct Street {
     world: World,
     neighbour: Container,
@@ -67,7 +68,7 @@ struct Street {
     audit: Audit,
 }
 
-/// What the neighbour has said.
+/// The neighbour's answers.
 #[derive(Default)]
 struct Service {
     answers: AtomicU64,
@@ -79,7 +80,7 @@ impl Street {
     fn new() -> Self {
         let mut world = World::new();
         let mut spec = profiled(&mut world, ECHO);
-        // The next range of the host's users.
+        // The next range of host ids.
         spec.profile.as_mut().unwrap().first_host_id = FIRST_HOST_ID + CONTAINER_IDS;
         give_sandbox(&spec);
         for name in ["ask", "answer"] {
@@ -105,7 +106,8 @@ impl Street {
         }
     }
 
-    /// A bomb, confined as an agent confines tasks, and with its own limits where the host has what they need.
+    /// Returns a bomb, confined like an agent's tasks, and with separate limits where the host has
+    /// the controllers.
     fn bomb(&mut self, arguments: &str) -> Spec {
         let line = format!("exec ./inside {VERB} {arguments}");
         let mut spec = profiled(&mut self.world, &line);
@@ -132,7 +134,8 @@ impl Street {
         present.split_whitespace().any(|name| name == controller)
     }
 
-    /// Does something while the neighbour is asked every ten milliseconds, and until it has answered often enough.
+    /// Runs `act` while the neighbour is queried every ten milliseconds, and until it has answered
+    /// often enough.
     fn beside<T>(&mut self, act: impl FnOnce(&mut World) -> T) -> T {
         let service = Service::default();
         let [ask, answer] = ["ask", "answer"].map(|name| self.spec.sandbox.join(name));
@@ -141,7 +144,7 @@ impl Street {
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let done = act(&mut self.world);
                 let enough = service.answers.load(Ordering::SeqCst) + ANSWERS;
-                eventually("the neighbour goes on serving", || {
+                eventually("the neighbour continues to serve", || {
                     service.answers.load(Ordering::SeqCst) >= enough
                 });
                 done
@@ -154,7 +157,7 @@ impl Street {
         })
     }
 
-    /// Starts a bomb and waits until it has done its worst.
+    /// Starts a bomb and waits until it has reported its end.
     fn go_off(&mut self, spec: &Spec) -> (Container, Handle) {
         self.beside(|world| {
             let (container, handle) = world.start(spec);
@@ -165,8 +168,9 @@ impl Street {
         })
     }
 
-    /// Removes a bomb, and checks that it has left nothing; the neighbour is still there then. The caller has seen that the
-    /// bomb reached its limit, or did all of it where no limit stops it: this is its control. `scripts/techniques` counts.
+    /// Removes a bomb, and checks that it has left nothing; the neighbour still runs then. The
+    /// caller has checked that the bomb reached its limit, or did all its work where no limit stops
+    /// it: this is its control. `scripts/techniques` counts these calls.
     fn contains(mut self, spec: &Spec, container: Container, name: &str) {
         println!("technique of a bomb: {name}: open");
         self.beside(|_| container.destroy(PATIENCE).unwrap());
@@ -182,7 +186,7 @@ impl Street {
         );
         self.neighbour.kill(0).unwrap();
         self.neighbour.wait(PATIENCE).unwrap();
-        // Its supervisor ends a moment later; the next test's audit may not see it.
+        // Its supervisor exits a moment later; the next test's audit must not see it.
         self.neighbour.destroy(PATIENCE).unwrap();
         println!("technique of a bomb: {name}: shut");
     }
@@ -218,13 +222,13 @@ impl Service {
     }
 }
 
-/// How many processes there are in its group.
+/// Returns the number of processes in its group.
 fn population(spec: &Spec) -> usize {
     let processes = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     fs::read_to_string(processes).unwrap().lines().count()
 }
 
-/// What it wrote before it was done.
+/// Returns the number that it wrote at its end.
 fn figure(spec: &Spec) -> u64 {
     let said = stdout(spec);
     said.lines().next().unwrap().parse().unwrap()
@@ -235,7 +239,7 @@ fn forks() {
     let spec = street.bomb("forks");
     let (container, _) = street.go_off(&spec);
     let count = population(&spec);
-    // Init is no user of the container's that counts.
+    // Init does not count as a user of the container.
     assert!(
         (50..=PROCESSES as usize + 2).contains(&count),
         "{count} processes"
@@ -286,7 +290,8 @@ fn files() {
         let mut street = Street::new();
         let spec = street.bomb(&format!("files {place}"));
         let (container, _) = street.go_off(&spec);
-        // The smallest number, as its scratch places are small; one file is the folder itself.
+        // The minimum number of files, as its scratch file systems are small; one file is the
+        // directory itself.
         assert_eq!(figure(&spec), 1_023, "in {place}");
         street.contains(&spec, container, &format!("files in {place}"));
     }
@@ -302,11 +307,11 @@ fn fillers() {
     }
 }
 
-/// Fills its sandbox with one file, then with names; says of how many bytes and how many.
+/// Fills its sandbox with one file, then with names; reports how many bytes and how many names.
 const FILL_DISK: &str = "cat /dev/zero > fill; stat -c %s fill; rm fill
 made=0; while true > name-$made; do made=$((made + 1)); done
 echo $made; echo done; exec sleep 1000";
-/// How much it may have.
+/// The disk limit.
 const DISK: u64 = 16 * MIB;
 
 fn disk_filler() {
@@ -355,7 +360,7 @@ fn flood() {
     let files = ["stdout", "stdout.1", "stdout.2", "stdout.3"].map(|name| spec.sandbox.join(name));
     let kept = files.iter().filter_map(|file| fs::metadata(file).ok());
     let kept: u64 = kept.map(|file| file.len()).sum();
-    // A rotation may be under way, and a note of what was dropped.
+    // A rotation may be in progress, and a note about dropped output.
     assert!(kept <= 4 * MIB, "{kept} bytes");
     street.contains(&spec, container, "output");
 }
@@ -403,7 +408,8 @@ fn storm_outside() {
     let (mut container, handle) = street.world.start(&spec);
     let pids = [handle.supervisor.pid, handle.init.pid].map(|pid| pid.to_string());
     street.beside(|_| {
-        // By number, since the last ones have no names here; without the two that nobody can help.
+        // By number, because the last ones have no names here; without the two that cannot be
+        // handled.
         let signals = (1..=64).filter(|signal| ![9, 19, 32, 33].contains(signal));
         for signal in signals.cycle().take(600) {
             let mut kill = std::process::Command::new("/bin/kill");

@@ -1,4 +1,4 @@
-//! Networks by CNI plugins: one of the test's own, and Debian's where they are installed.
+//! Tests of networks by CNI plugins: the test's own plugin, and Debian's where they are installed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("debians_plugins_join_a_container", debians),
 ];
 
-/// Keeps all that it is told, and answers with an address; refuses what a file `refuse` names.
+/// Records its input, and answers with an address; fails for what a file `refuse` names.
 const PLUGIN: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 read=$(cat)
@@ -72,7 +72,7 @@ impl Plugins {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The verbs of all calls.
+    /// Returns the verbs of all calls.
     fn verbs(&self) -> Vec<String> {
         let calls = self.calls();
         let verbs = calls.iter().filter_map(|call| call.split(' ').next());
@@ -89,7 +89,7 @@ fn cni(world: &World, plugins: &Path) -> Cni {
     }
 }
 
-/// No record, no bound namespace.
+/// Checks that no record and no bound namespace is left.
 fn nothing_is_left(cni: &Cni) {
     for folder in [&cni.records, &cni.namespaces] {
         let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
@@ -187,9 +187,9 @@ fn crash() {
         for id in [&kept, &lost] {
             plugins.cni.add(id, &plugins.list, &[]).unwrap();
         }
-        // The operator has taken the list away; what was added is deleted by the list of then.
+        // The operator has removed the list; the network is deleted by its recorded copy.
         fs::remove_file(plugins.folder.join("blue.conflist")).unwrap();
-        // And the host was booted: its namespaces are gone.
+        // The host was rebooted as well: its namespaces no longer exist.
         let place = plugins.cni.namespaces.join("lost");
         nix::mount::umount(&place).unwrap();
         fs::remove_file(&place).unwrap();
@@ -205,9 +205,9 @@ fn crash() {
     });
 }
 
-/// Under which verb this program has a plugin add something, to be killed meanwhile.
+/// The verb with which this program runs as an agent that is killed during a plugin's ADD.
 pub(crate) const VERB: &str = "plug";
-/// Says when it begins and ends; adding takes as long as a file `wait` is there.
+/// Reports its start and end; ADD takes as long as a file `wait` exists.
 const SLOW: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 cat > /dev/null
@@ -217,7 +217,7 @@ echo "$CNI_COMMAND ends" >> "$here/calls"
 "#;
 const SLOW_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "slow", "plugins": [{"type": "slow"}]}"#;
 
-/// The agent's side: a process of its own.
+/// The agent's side: a separate process.
 pub(crate) fn main(arguments: &[String]) {
     let folder = Path::new(&arguments[0]);
     let list = List::read(&folder.join("slow.conflist")).unwrap();
@@ -235,7 +235,7 @@ fn slow(folder: &Path, patience: Duration) -> Cni {
     }
 }
 
-/// An agent that is killed while its plugin adds; that goes on.
+/// Kills an agent during its plugin's ADD, which continues.
 fn killed_amid(folder: &Path) {
     fs::write(folder.join("slow"), SLOW).unwrap();
     fs::set_permissions(folder.join("slow"), fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,4 +1,4 @@
-//! What a command can see and do.
+//! Tests of what a command can see and do.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -192,7 +192,10 @@ fn controllers() {
     spec.limits = limits;
     spec.missing = MissingPolicy::AllowMissing;
     let (mut container, handle) = world.start(&spec);
-    assert_eq!(handle.missing, missing, "the handle says what is not kept");
+    assert_eq!(
+        handle.missing, missing,
+        "the handle lists what is not enforced"
+    );
     assert_eq!(
         container.wait(crate::world::PATIENCE).unwrap().outcome,
         Outcome::Exited(0)
@@ -235,7 +238,7 @@ fn user_namespaces() {
     assert_eq!(exit.outcome, Outcome::Signaled(9));
 }
 
-/// Argument with which this executable prints whether the default profile is possible.
+/// The argument with which this executable prints whether the default profile is available.
 pub(crate) const DETECT: &str = "detect";
 
 pub(crate) fn print_profile() -> ExitCode {

@@ -1,5 +1,6 @@
-//! Launcher, supervisor, init and agent, each killed at every step of a container's life, and of what is done with files
-//! for it: whoever comes next finds the container again or its end, and nothing is left on the host.
+//! Crash tests: launcher, supervisor, init and agent are each killed at every step of a container's
+//! lifetime and of file operations for it. The next process must find the container or its exit
+//! status, and nothing may be left on the host.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -41,37 +42,37 @@ pub(crate) const CASES: &[Case] = &[
     ("every_step_of_a_crash_is_driven", all_driven),
 ];
 
-/// Under which verb this program lives one life of an agent.
+/// The verb with which this program runs as an agent for one scenario.
 pub(crate) const LIFE: &str = "life";
 const BUSYBOX: &str = "/bin/busybox";
 const SLEEP: &str = "exec sleep 1000";
-/// A folder of the agent's that is to go.
+/// A directory of the agent's that is to be removed.
 const FILLED: &str = "filled";
 
-/// What a life is like.
+/// The scenario of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Life {
-    /// A container in an image, entered, left, adopted and killed.
+    /// A container in an image, with an exec session, adopted and killed.
     Imaged,
-    /// One that ends by itself.
+    /// A container that ends by itself.
     Brief,
-    /// Plain processes, of which no namespace and no group takes the rest along.
+    /// Plain processes, without a namespace or cgroup that ends the rest.
     Plain,
-    /// In a user namespace, without a group, as of an agent that is not root.
+    /// In a user namespace, without a cgroup, as for an agent without root.
     Unprivileged,
-    /// One whose launch is void before it begins.
+    /// A container whose launch is cancelled before it starts.
     Void,
-    /// One whose supervisor was killed after an adoption.
+    /// A container whose supervisor was killed after an adoption.
     Orphaned,
-    /// In a network of its own, with a port of the host.
+    /// In a separate network, with a port of the host.
     Bridged,
-    /// In a network that a plugin makes. Nothing runs in it.
+    /// In a plugin's network. Nothing runs in it.
     Plugged,
-    /// None: an archive that was fetched is unpacked.
+    /// No container: a fetched archive is unpacked.
     Archived,
-    /// None: a layer of an image is.
+    /// No container: a layer of an image is unpacked.
     Layered,
-    /// None: a folder that is full goes.
+    /// No container: a full directory is removed.
     Emptied,
 }
 use Life::{
@@ -79,14 +80,14 @@ use Life::{
     Void,
 };
 
-/// Who dies: the steps of copies of the launcher are passed by these, others by the agent.
+/// The process that dies: copies of the launcher pass some steps, the agent passes others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Whose {
     Launcher,
     Agent,
 }
 
-/// The steps that a launcher and its copies take, each with the lives in which they take it.
+/// The steps of a launcher and its copies, each with the scenarios that pass it.
 const OF_LAUNCHERS: &[(&str, &[Life])] = &[
     ("launcher.request-read", &[Imaged, Archived]),
     ("launcher.supervisor-made", &[Imaged, Archived]),
@@ -150,7 +151,7 @@ const OF_LAUNCHERS: &[(&str, &[Life])] = &[
     ("unpack.worker-reaped", &[Archived]),
 ];
 
-/// The steps that the agent itself takes.
+/// The steps of the agent itself.
 const OF_AGENTS: &[(&str, &[Life])] = &[
     ("agent.request-sent", &[Imaged, Plain, Void]),
     ("adopt.claimed", &[Imaged]),
@@ -182,7 +183,7 @@ const OF_NETWORKS: &[&str] = &[
     "network.table-removed",
 ];
 
-/// Of networks by plugins.
+/// The steps of networks by plugins.
 const OF_PLUGINS: &[(&str, &[Life])] = &[
     ("cni.recorded", &[Plugged]),
     ("cni.namespace-bound", &[Plugged]),
@@ -193,7 +194,7 @@ const OF_PLUGINS: &[(&str, &[Life])] = &[
     ("cni.record-removed", &[Plugged]),
 ];
 
-/// Gives by a file, and takes it back.
+/// Allocates by creating a file, and releases by removing it.
 const PLUGIN: &str = r#"#!/bin/sh
 held=$(dirname "$0")/../held/$CNI_CONTAINERID
 cat > /dev/null
@@ -204,22 +205,22 @@ esac
 "#;
 const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "blue", "plugins": [{"type": "wire"}]}"#;
 
-/// What a life is told, in a file.
+/// The parameters of a run, in a file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Script {
     life: Life,
     whose: Whose,
     step: String,
-    /// Of the agent's tree of groups.
+    /// The name of the agent's cgroup tree.
     agent: ContainerId,
-    /// What the agent has on the disk.
+    /// The agent's data directory.
     work: PathBuf,
     /// The only layer of the image.
     layer: PathBuf,
     witness: PathBuf,
 }
 
-/// Where containers are told from whatever else an agent has.
+/// Returns the directory of containers, separate from the agent's other data.
 fn containers(work: &Path) -> PathBuf {
     work.join("containers")
 }
@@ -283,7 +284,7 @@ impl Script {
         spec
     }
 
-    /// One of each kind, where it can make their places.
+    /// Returns one volume of each kind, where their mount points can be created.
     fn volumes(&self) -> Vec<Volume> {
         if self.life != Imaged {
             return Vec::new();
@@ -354,7 +355,7 @@ impl Script {
         List::read(&list).unwrap()
     }
 
-    /// To the end, or to the first thing that goes wrong because somebody has died.
+    /// Runs the scenario to its end, or to the first error after a process has died.
     fn live(&self) -> Result<()> {
         let tree = self.tree();
         let mut launcher = self.launcher(&tree);
@@ -413,7 +414,7 @@ impl Script {
         Ok(())
     }
 
-    /// What the next agent does about whatever it finds.
+    /// Recovers as the next agent does, whatever it finds.
     fn recover(&self, bridged: bool) {
         let tree = self.tree();
         let known = fs::read_dir(containers(&self.work))
@@ -426,7 +427,7 @@ impl Script {
             }
             let id = ContainerId::new(folder.file_name().unwrap().to_str().unwrap()).unwrap();
             destroy(&folder, Some(tree.group(&id).path()), PATIENCE).unwrap();
-            // A supervisor whose start is void by now may be writing there why it goes.
+            // A supervisor whose start is cancelled by now may still be writing its error there.
             eventually("the folder goes", || {
                 fs::remove_dir_all(&folder).is_ok() || !folder.exists()
             });
@@ -437,7 +438,7 @@ impl Script {
             let networks = Networks::open(settings(&self.work), &BTreeSet::new()).unwrap();
             networks.remove().unwrap();
         }
-        // And goes on.
+        // The next agent continues to work.
         let after = Self {
             life: Brief,
             whose: Whose::Agent,
@@ -450,16 +451,16 @@ impl Script {
             Emptied => remove_folder(&self.work.join(FILLED)).unwrap(),
             Imaged | Brief | Plain | Unprivileged | Void | Orphaned | Bridged | Plugged => {}
         }
-        // No life of an agent uses a name of another: a launch that comes late must not meet it.
+        // No agent reuses a container id: a late launch must not meet the new container.
         let spec = after.spec(&tree, "next");
         let exit = launcher.launch(&spec).unwrap().wait(PATIENCE).unwrap();
         assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
         destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
         drop(launcher);
         eventually("every supervisor ends", || tree.remove().is_ok());
-        // What plugins hold is not among these.
+        // State of plugins is not among these.
         for name in ["containers", "networks", "cni"] {
-            // The others are there only where there were networks.
+            // The others exist only where there were networks.
             let _ = fs::remove_dir_all(self.work.join(name));
         }
     }
@@ -488,17 +489,17 @@ fn adopted(spec: &Spec) -> Result<Container> {
     }
 }
 
-/// By a command that does not end before its session does.
+/// Runs an exec command that does not end before its session does.
 fn entered(container: &Container) -> Result<()> {
     let mut session = container.enter(&entry::request(SLEEP))?;
     session.wait(PATIENCE).context("it cannot be entered")?;
-    // Whoever has told of the start comes to the end only past it.
+    // A process that has reported the start passes this point before the end.
     session.signal(9)?;
     session.wait(PATIENCE).context("it does not end")?;
     Ok(())
 }
 
-/// A folder that is full, and goes.
+/// Fills a directory and removes it.
 fn emptied(folder: &Path) -> Result<()> {
     for inner in ["a/b/c", "d/e"] {
         fs::create_dir_all(folder.join(inner))?;
@@ -512,7 +513,7 @@ fn ended(container: &mut Container) -> Result<Exit> {
     Ok(container.wait(PATIENCE)?)
 }
 
-/// The agent's side: a program of its own that may be killed.
+/// The agent's side: a separate program that may be killed.
 pub(crate) fn life(arguments: &[String]) -> ExitCode {
     let script: Script = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
     if script.whose == Whose::Agent {
@@ -520,12 +521,12 @@ pub(crate) fn life(arguments: &[String]) -> ExitCode {
     }
     match script.live() {
         Ok(()) => ExitCode::SUCCESS,
-        // Not wrong by itself: somebody has died.
+        // Not a failure by itself: a process has died.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// An image's only layer: a shell and what it needs.
+/// Creates an image's only layer: a shell and what it needs.
 fn layer(folder: &Path) -> PathBuf {
     let (layer, programs) = (folder.join("layer"), folder.join("layer/bin"));
     fs::create_dir_all(&programs).unwrap();
@@ -538,7 +539,7 @@ fn layer(folder: &Path) -> PathBuf {
     layer
 }
 
-/// One life, in which somebody dies, and what comes after it.
+/// Runs one scenario in which a process dies, and the recovery after it.
 fn crash_at(step: &str, life: Life, whose: Whose) {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("work");
@@ -582,9 +583,9 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
         &format!("the agent ends that dies or lets die at {step}"),
         || agent.try_wait().unwrap().is_some(),
     );
-    // Said should a wait below be in vain.
+    // Printed for the case that a wait below times out.
     eprintln!("a crash at {step}, in the life {life:?}");
-    // Some go on for a moment when the agent's life is over.
+    // Some continue for a moment after the agent's exit.
     eventually(
         &format!("somebody passes {step} in the life {life:?}"),
         || crash_points::passes(&script.witness).is_ok_and(|passes| passes > 0),
@@ -595,7 +596,7 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
 
 fn crash_at_each(steps: &[(&str, &[Life])], whose: Whose, on_a_host: bool) {
     if !crash_points::IS_ON {
-        skip("this build cannot die at a step".to_owned());
+        skip("this build has no crash points".to_owned());
     }
     let begun = Instant::now();
     let mut lives = 0;
@@ -633,7 +634,7 @@ fn of_networks() {
     });
 }
 
-/// A step that is in the product and not here would be one that no test has died at.
+/// Checks that every crash point of the product is tested here.
 fn all_driven() {
     let mut driven: Vec<_> = OF_LAUNCHERS
         .iter()

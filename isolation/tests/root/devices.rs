@@ -1,4 +1,4 @@
-//! Devices of its own, and the filter behind what a container does not see.
+//! Tests of extra devices, and of the device filter.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,7 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// Devices that hosts may have, and that may be opened without harm.
+/// Devices that hosts may have, and that are safe to open.
 const HARMLESS: [&str; 4] = [
     "/dev/fuse",
     "/dev/net/tun",
@@ -114,7 +114,7 @@ fn filtered() {
         }
         let (container, handle) = world.start(&spec);
         assert_eq!(handle.missing.controllers, [""; 0]);
-        // Root of the host, who may open and make what it likes, but for the group that it is in.
+        // Host root, which may open and create any device, except for the cgroup that it is in.
         let line = "echo $$ > $1/cgroup.procs; (: < /dev/null) && echo null; \
             (: < $2) 2>/dev/null && echo opened || echo refused; mknod $3 c 1 3 2>/dev/null || echo no node";
         let mut command = Command::new("/bin/sh");

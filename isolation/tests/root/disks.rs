@@ -1,5 +1,5 @@
-//! Disks that the kernel keeps small: file systems of containers' own, and quotas of projects, full and filled by those
-//! who mean harm; and makers of them that die at each step.
+//! Tests of disk limits: separate file systems and project quotas, when full and under attack; and
+//! creators of them that die at each step.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -51,7 +51,7 @@ pub(crate) const CASES: &[Case] = &[
     ("every_step_can_be_the_last_of_a_quotas_maker", dying_quotas),
 ];
 
-/// Under which verb this program makes a disk and removes it.
+/// The verb with which this program creates a disk and removes it.
 pub(crate) const LIFE: &str = "maker";
 
 pub(crate) const OF_FILE_SYSTEMS: &[&str] = &[
@@ -70,10 +70,10 @@ pub(crate) const OF_QUOTAS: &[&str] = &["quota.joined", "quota.limited", "quota.
 const MIB: u64 = 1024 * 1024;
 pub(crate) const LIMIT: u64 = 16 * MIB;
 
-/// Fills what it may write to and says how that ends, then goes on as if nothing were.
+/// Fills its directory and reports how that ends, then continues normally.
 const FILL: &str = "cat /dev/zero > fill; rm fill; echo ended; echo x > again && exit 7";
 
-/// Whatever gets a container more than it may have. Each line ends by its own error, or tells that it does not.
+/// Attempts to exceed the disk limit. Each line ends with an error, or reports that it succeeded.
 const HARM: &str = r#"exec python3 -I - << 'END'
 import errno, fcntl, os, struct
 
@@ -170,7 +170,7 @@ pub(crate) fn audit(world: &World) -> Audit {
     })
 }
 
-/// A launch whose sandbox is a file system of its own.
+/// Returns a launch whose sandbox is a separate file system.
 fn on_a_file_system(world: &mut World, line: &str) -> (Spec, FileSystem) {
     let spec = profiled(world, line);
     if let Err(why) = FileSystem::supported() {
@@ -227,7 +227,7 @@ fn full_file_system() {
     audit.expect_nothing_left("after a file system that was full");
 }
 
-/// What each line of [`HARM`] came to, by its name.
+/// Returns the result of each line of [`HARM`], by its name.
 fn harm(spec: &Spec) -> impl Fn(&str) -> String {
     let (said, errors) = (stdout(spec), stderr(spec));
     move |name| {
@@ -242,7 +242,7 @@ fn numbers(text: &str) -> (u64, &str) {
     (number.parse().unwrap(), word)
 }
 
-/// Whoever did his worst has not got more than his limit.
+/// Checks that the attempts did not exceed the limit.
 fn expect_held(spec: &Spec, refusals: [&str; 2], files: u64) {
     let [full, many] = refusals;
     let came_to = harm(spec);
@@ -274,7 +274,7 @@ fn expect_held(spec: &Spec, refusals: [&str; 2], files: u64) {
     assert!(names <= files, "{names} of {files}");
 }
 
-/// A folder of others on the same host, which it may write to.
+/// Adds a host directory that is shared with other containers and writable.
 fn with_group(world: &World, spec: &mut Spec, below: &Path) {
     let folder = below.join(format!("group-{}", spec.id.as_str()));
     fs::create_dir(&folder).unwrap();
@@ -302,7 +302,7 @@ fn hostile_file_system() {
     audit.expect_nothing_left("after the worst in a file system");
 }
 
-/// The same with an image, whose changes lie in `changes`.
+/// Returns the same launch with an image, whose changes are in `changes`.
 fn changed(world: &mut World, changes: &Path, spec: Spec) -> Spec {
     let Some(mut profile) = spec.profile.clone() else {
         panic!("images are of the profile");
@@ -381,7 +381,7 @@ fn removed_in_use() {
     assert!(file.metadata().unwrap().blocks() * 512 > 4_000_000);
     system.remove(&spec.sandbox).unwrap();
     assert!(!system.is_mounted());
-    // Nobody has closed anything, and nothing of it is on the host's disk any more.
+    // The file is still open, and uses no space of the host's disk any more.
     assert!(file.metadata().unwrap().blocks() * 512 < MIB / 4);
     let error = open.sync_all().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::EIO as i32));
@@ -393,7 +393,7 @@ fn removed_in_use() {
     audit.expect_nothing_left("after a file system that was removed in use");
 }
 
-/// Which file systems keep quotas of projects.
+/// File systems with project quotas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ext4,
@@ -408,11 +408,11 @@ impl Kind {
         }
     }
 
-    /// What a task is told that has too much: by its name, and in words.
+    /// Returns the error of a task at its limit: name and text.
     fn refusal(self) -> [&'static str; 2] {
         match self {
             Self::Ext4 => ["EDQUOT", "Disk quota exceeded"],
-            // To which a project is like a file system.
+            // For xfs a project is like a file system.
             Self::Xfs => ["ENOSPC", "No space left on device"],
         }
     }
@@ -423,7 +423,7 @@ impl Kind {
                 64 * MIB,
                 "-q -F -O quota,project -E quotatype=prjquota".split(' '),
             ),
-            // It is made no smaller.
+            // The minimum size of xfs.
             Self::Xfs => (320 * MIB, "-q -f".split(' ')),
         };
         fs::File::create(file).unwrap().set_len(bytes).unwrap();
@@ -433,7 +433,7 @@ impl Kind {
     }
 }
 
-/// A file system with quotas of projects. Unmounted when dropped.
+/// A file system with project quotas. Unmounted on drop.
 struct Quotas(PathBuf);
 
 impl Quotas {
@@ -460,7 +460,7 @@ impl Quotas {
         Self(folder)
     }
 
-    /// A launch whose sandbox is a project.
+    /// Returns a launch whose sandbox is a project.
     fn spec(&self, world: &mut World, line: &str) -> Spec {
         let mut spec = profiled(world, line);
         spec.sandbox = self.0.join(spec.id.as_str());
@@ -485,7 +485,8 @@ impl Drop for Quotas {
         if std::thread::panicking() {
             is_unmounted();
         } else {
-            // A supervisor tells of the end while it still has the files of the output open, which are on it.
+            // A supervisor reports the end while it still has the output files open, which are on
+            // that file system.
             eventually("nothing on the file system is open", is_unmounted);
         }
     }
@@ -498,7 +499,7 @@ fn usage(folder: &Path) -> DiskUsage {
 fn full_quota(kind: Kind) {
     let mut world = World::new();
     let quotas = Quotas::on(kind, &world);
-    // On xfs root of the host has no room either, who writes the last words.
+    // On xfs host root, which writes the last output, has no reserve either.
     let fill = "cat /dev/zero > fill 2> /tmp/said; rm fill || exit 9; cat /tmp/said >&2;";
     let line = FILL.replace("cat /dev/zero > fill; rm fill;", fill);
     assert!(line.starts_with(fill));
@@ -536,7 +537,7 @@ fn hostile_quota(kind: Kind) {
         "{}",
         said(&neighbour)
     );
-    // Not even root of the host brings a file of another in by its name.
+    // Not even host root can link a file of another project into it.
     let linked = fs::hard_link(spec.sandbox.join("stdout"), neighbour.sandbox.join("x"));
     assert_eq!(
         linked.unwrap_err().kind(),
@@ -590,7 +591,8 @@ fn projects() {
     fs::write(one.join("file"), vec![1; MIB as usize]).unwrap();
     nix::unistd::sync();
     assert!(usage(&one).used_bytes >= MIB && usage(&other).used_bytes < MIB);
-    // Its limit goes before its files: nothing of a limit stays for who has the number next.
+    // Its limit is lifted before its files are removed: no limit remains for the next holder of the
+    // id.
     project::lift(&one).unwrap();
     assert_eq!(project::usage(&one), None);
     fs::remove_dir_all(&one).unwrap();
@@ -609,7 +611,8 @@ fn no_quotas() {
     project::share(world.work(), &world.work().join("nowhere")).unwrap();
 }
 
-/// Makes a disk and removes it, as whoever may die on the way: `kind step witness folder sandbox`.
+/// Creates a disk and removes it, as a process that may die on the way: `kind step witness folder
+/// sandbox`.
 pub(crate) fn life(arguments: &[String]) -> ExitCode {
     let [kind, step, witness, folder, sandbox] = arguments else {
         panic!("{arguments:?}");
@@ -647,7 +650,7 @@ fn die_at(kind: &str, step: &str, world: &World, folder: &Path, sandbox: &Path) 
 
 fn dying_makers() {
     if !crash_points::IS_ON {
-        skip("this build cannot die at a step".to_owned());
+        skip("this build has no crash points".to_owned());
     }
     if FileSystem::supported().is_err() {
         skip("this kernel has no loop devices".to_owned());
@@ -662,7 +665,7 @@ fn dying_makers() {
         let system = FileSystem::at(&folder);
         system.remove(&sandbox).unwrap();
         assert!(!folder.exists(), "{step}");
-        // And whoever makes it again does.
+        // Creating it again succeeds.
         system.make(LIMIT, &sandbox).unwrap();
         assert!(system.is_mounted() && system.usage().is_some());
         system.remove(&sandbox).unwrap();
@@ -673,7 +676,7 @@ fn dying_makers() {
 
 fn dying_quotas() {
     if !crash_points::IS_ON {
-        skip("this build cannot die at a step".to_owned());
+        skip("this build has no crash points".to_owned());
     }
     let world = World::new();
     let quotas = Quotas::of(&world);
@@ -681,7 +684,7 @@ fn dying_quotas() {
         let sandbox = quotas.0.join("sandbox");
         fs::create_dir(&sandbox).unwrap();
         die_at("quota", step, &world, &quotas.0, &sandbox);
-        // The next one finds what it is, and lifts what there is.
+        // The next process detects its kind, and lifts its limit.
         quotas.take(&sandbox);
         assert_eq!(usage(&sandbox).limit_bytes, LIMIT, "{step}");
         project::lift(&sandbox).unwrap();

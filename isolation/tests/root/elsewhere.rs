@@ -1,4 +1,4 @@
-//! File systems of containers that an agent in another mount namespace has mounted.
+//! Tests of file systems of containers that an agent in another mount namespace has mounted.
 
 use std::fs;
 use std::path::Path;
@@ -27,13 +27,14 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// What another agent has made in a mount namespace of its own, which goes with this.
+/// A file system that another agent has created in a separate mount namespace, which ends with
+/// this.
 struct Elsewhere {
     end: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// For a mount namespace of this thread's own.
+/// Moves the thread into a separate mount namespace.
 fn leave() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -50,9 +51,9 @@ impl Elsewhere {
             system.make(LIMIT, &sandbox).unwrap();
             fs::write(sandbox.join("file"), "theirs").unwrap();
             made.send(()).unwrap();
-            // It ends, one way or the other, with who waits for it.
+            // It ends, one way or the other, with its parent.
             let _ = ended.recv();
-            // What both see is one.
+            // Both see the same file system.
             let seen = fs::read_to_string(sandbox.join("file"));
             assert!(seen.is_err() || seen.is_ok_and(|text| text == "ours"));
         });

@@ -1,4 +1,5 @@
-//! What enters a running container is confined as its own command is, and nobody catches it on its way in.
+//! Tests of exec: an exec command is confined like the main command, and cannot be attacked while
+//! it enters.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -46,7 +47,7 @@ pub(crate) fn request(line: &str) -> EntryRequest {
     EntryRequest::new(Work::Command(Program::Shell(line.to_owned())))
 }
 
-/// The streams of a session whose command was started.
+/// Returns the streams of a session whose command was started.
 pub(crate) fn started(session: &mut Session) -> Streams {
     match session.wait(PATIENCE).unwrap() {
         EntryNotice::Started(streams) => streams,
@@ -67,7 +68,7 @@ pub(crate) fn enter(container: &Container, line: &str) -> (Session, Streams) {
     (session, streams)
 }
 
-/// Enters, gives it this input, and returns what it wrote and how it ended.
+/// Runs an exec command with this input; returns its output and how it ended.
 pub(crate) fn run(
     container: &Container,
     request: &EntryRequest,
@@ -88,7 +89,7 @@ pub(crate) fn run(
         String::from_utf8(text).unwrap()
     };
     let (out, err) = std::thread::scope(|scope| {
-        // One that does not read its input closes the pipe.
+        // A command that does not read its input closes the pipe.
         scope.spawn(move || drop(File::from(stdin).write_all(input)));
         let err = scope.spawn(|| read(stderr));
         (read(stdout), err.join().unwrap())
@@ -96,21 +97,22 @@ pub(crate) fn run(
     (out, err, outcome(&mut session))
 }
 
-/// What it wrote; it must have ended well.
+/// Returns its output; the command must succeed.
 pub(crate) fn output(container: &Container, line: &str) -> String {
     let (out, err, outcome) = run(container, &request(line), b"");
     assert_eq!(outcome, Outcome::Exited(0), "{line}: {out}{err}");
     out
 }
 
-/// All that can be told of how a shell is confined.
+/// Everything that a shell can report about its confinement.
 const PORTRAIT: &str = "for kind in user pid mnt ipc uts cgroup net; do readlink /proc/self/ns/$kind; done
 grep -E '^(Uid|Gid|Groups|Umask|Sig(Blk|Ign|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed:|THP)' /proc/self/status
 cat /proc/self/uid_map /proc/self/gid_map /proc/self/cgroup /proc/self/limits /proc/self/oom_score_adj
 pwd; umask; stat -c %d:%i / .; hostname; env | grep -v '^_=' | sort; ls /proc/$$/fd
 set -- $(cat /proc/$$/stat); [ $5 = $$ ] && [ $6 = $$ ] && echo leads its session; echo terminal $7";
 
-/// Starts the container of this launch with a command that draws itself, and lets another do the same.
+/// Starts the container of this launch with a command that prints its portrait, and compares it
+/// with that of an exec command.
 fn compare(world: &mut World, mut spec: Spec) {
     spec.environment = vec![("GIVEN".into(), "a b=c".into())];
     spec.resource_limits = vec![ResourceLimit {
@@ -125,7 +127,7 @@ fn compare(world: &mut World, mut spec: Spec) {
     container.wait(PATIENCE).unwrap();
 }
 
-/// A command that draws itself into the file `portrait`, and goes on.
+/// Returns a command that writes its portrait into the file `portrait`, and continues.
 fn drawing() -> String {
     format!("exec 9>&1 > drawing\n{PORTRAIT}\nexec >&9 9>&-; mv drawing portrait; exec sleep 1000")
 }
@@ -259,7 +261,7 @@ fn refused() {
         reason.contains("enter the working directory /root"),
         "{reason}"
     );
-    // The way of CVE-2024-21626: a descriptor of the host's that is still open.
+    // The technique of CVE-2024-21626: a host descriptor that is still open.
     for number in 3..20 {
         elsewhere.directory = Some(format!("/proc/self/fd/{number}").into());
         let reason = refusal(&container, &elsewhere);
@@ -297,7 +299,7 @@ pub(crate) fn running(spec: &Spec) -> Container {
     }
 }
 
-/// The way of CVE-2019-5736: a program whose interpreter is whoever executes it.
+/// The technique of CVE-2019-5736: a program whose interpreter is the executing process.
 fn own_executable() {
     let mut world = World::new();
     let spec = profiled(&mut world, "exec sleep 1000");
@@ -327,7 +329,8 @@ fn caught_by_root() {
     catch(&mut world, spec);
 }
 
-/// A process inside tries without pause whatever might give it a hold on what is about to become a command.
+/// Runs a process inside that constantly tries every way to attack a process that is about to
+/// become an exec command.
 fn catch(world: &mut World, mut spec: Spec) {
     let python = "/usr/bin/python3";
     if !std::path::Path::new(python).exists() {
@@ -342,7 +345,7 @@ fn catch(world: &mut World, mut spec: Spec) {
     eventually("it tries", || file("ready").exists());
     let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline {
-        // One that it has killed or stopped may be ended: that hurts nobody else.
+        // Killing or stopping one may end it: that affects nothing else.
         let mut session = container.enter(&request("exec sleep 0.01")).unwrap();
         session.wait(PATIENCE).unwrap();
         session.wait(PATIENCE).unwrap();

@@ -1,5 +1,5 @@
-//! Ways out of a container (`probe.py`): none is open behind the default profile, whoever tries and whatever it is let off.
-//! What holds each of them is in `walls.rs`.
+//! Tests of escape techniques (`probe.py`): all fail with the default profile, for every user and
+//! with every security option. `walls.rs` tests the layers that stop each of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +31,8 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
-/// Makes memory with the key that is its argument, says so, and keeps it until its input ends.
+/// Creates shared memory with the key in its argument, reports that, and keeps it until its input
+/// ends.
 const KEEP_MEMORY: &str = "import ctypes, sys
 libc = ctypes.CDLL(None)
 made = libc.shmget(int(sys.argv[1]), 4096, 0o1666)
@@ -39,21 +40,21 @@ print('made', flush=True)
 sys.stdin.read()
 libc.shmctl(made, 0, None)";
 
-/// The kernel's answer at each way out, and whether it was open.
+/// The kernel's answer to each technique, and whether it succeeded.
 pub(crate) type Answers = BTreeMap<String, (bool, String)>;
 
-/// Who tries.
+/// The user of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Who {
     Nobody,
     Root,
-    /// Root of the container with all that can be had but system calls and namespaces.
+    /// Root of the container with all security options except system calls and namespaces.
     Capable,
-    /// Root of the container with everything that can be had.
+    /// Root of the container with all security options.
     LetOff,
 }
 
-/// What is on the host, to be found from inside.
+/// Objects on the host that must not be reachable from inside.
 pub(crate) struct Bait {
     name: String,
     _abstract: UnixListener,
@@ -97,7 +98,7 @@ impl Bait {
         }
     }
 
-    /// Puts the probes into the sandbox; returns the line that tries them: all, if none is named.
+    /// Copies the probes into the sandbox; returns the line that runs them: all, if none is named.
     pub(crate) fn line(&self, spec: &Spec, wanted: &[&str]) -> String {
         fs::set_permissions(&spec.sandbox, fs::Permissions::from_mode(0o777)).unwrap();
         fs::write(spec.sandbox.join("probe.py"), include_str!("probe.py")).unwrap();
@@ -107,12 +108,12 @@ impl Bait {
         let (name, key, device) = (&self.name, self.key, &self.device);
         let number = |port: &TcpListener| port.local_addr().unwrap().port();
         let port = number(&self.port);
-        // Nobody is heard at 0.
+        // No server listens at 0.
         let port6 = self.port6.as_ref().map_or(0, number);
         format!("exec {PYTHON} -I -S probe.py {name} {port} {key} {device} {port6}")
     }
 
-    /// What the container's own command finds.
+    /// Returns what the container's main command finds.
     pub(crate) fn tried(&self, world: &mut World, mut spec: Spec, wanted: &[&str]) -> Answers {
         spec.program = Program::Shell(self.line(&spec, wanted));
         let exit = world.run(&spec);
@@ -130,7 +131,7 @@ impl Drop for Bait {
     }
 }
 
-/// Major and minor number of one that this host's root may open.
+/// Returns major and minor number of a device that this host's root may open.
 fn block_device() -> String {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut opened = devices.filter(|device| {
@@ -140,11 +141,11 @@ fn block_device() -> String {
     let numbers = opened
         .next()
         .map(|device| fs::read_to_string(device.path().join("dev")).unwrap());
-    // Of which the kernel says that there is none.
+    // The kernel reports that there is no such device.
     numbers.map_or("0:0".to_owned(), |numbers| numbers.trim().to_owned())
 }
 
-/// A launch with the default profile and what an agent sets besides, by somebody.
+/// Returns a launch with the default profile and an agent's other settings, by this user.
 pub(crate) fn by(world: &mut World, who: Who) -> Spec {
     let mut spec = profiled(world, "");
     spec.hostname = Some("contained".to_owned());
@@ -184,10 +185,10 @@ fn read(said: &str) -> Answers {
     answers.collect()
 }
 
-/// What is open and leads nowhere: name, and why.
+/// Techniques that succeed but give no access: name, and why.
 type Granted = [(&'static str, &'static str)];
 
-/// To everybody whose network is the host's.
+/// For all in the host's network.
 const NETWORKED: &Granted = &[
     ("the host's ports", LET_IN),
     ("the host's ports by IPv6", LET_IN),
@@ -195,17 +196,17 @@ const NETWORKED: &Granted = &[
 ];
 const LET_IN: &str = "it was let into the host's network";
 
-/// To root of the container.
+/// For root of the container.
 const TO_ROOT: &Granted = &[("becoming root", "which it is")];
 
-/// To who keeps all capabilities that can be kept, and may gain privileges.
+/// For commands that keep all capabilities that can be kept, and may gain privileges.
 const CAPABLE: &Granted = &[
     ("capabilities", "of its own user namespace"),
     ("set-user-id files", "of its own image"),
     ("call chroot", "SYS_CHROOT: within its own view"),
 ];
 
-/// To who besides makes any system call, and user namespaces.
+/// For commands that may also make any system call, and create user namespaces.
 const LET_OFF: &Granted = &[
     ("a call of 32-bit code", "it is the filter that ends it"),
     ("a socket to hypervisors", "it reaches none of this host's"),
@@ -234,15 +235,15 @@ const LET_OFF: &Granted = &[
     ("clone into a new user namespace", "asked for by name"),
     ("clone3", "which makes what clone makes"),
 ];
-/// The filter's own probes, to who has none: each asks whether the kernel gets to see a call, and with arguments of which
-/// nothing can come. What such calls could do is for the other probes to find.
+/// The probes of the seccomp filter itself, for commands without one: each tests whether a call
+/// reaches the kernel, with harmless arguments. The other probes test what such calls could do.
 const SEEN_BY_KERNEL: &str = "call ";
 
-/// Whatever is open and was not granted.
+/// Returns the techniques that succeeded and were not granted.
 fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
     let all = walls::names();
     let tried: Vec<_> = answers.keys().map(String::as_str).collect();
-    assert_eq!(tried, all, "the table of walls names each way out");
+    assert_eq!(tried, all, "the table of layers names each technique");
     let is_granted = |name: &str| {
         let mut granted = granted.iter().flat_map(|list| list.iter());
         walls::is_unheld(name) || granted.any(|(known, _)| *known == name)
@@ -257,7 +258,7 @@ fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
         .collect()
 }
 
-/// What somebody finds open who tries everything.
+/// Returns what this user finds in a run of all techniques.
 fn found_by(who: Who, granted: &[&Granted]) -> Vec<String> {
     let mut world = World::new();
     world.launch_without(&[]);

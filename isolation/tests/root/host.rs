@@ -1,4 +1,5 @@
-//! Hosts that are network namespaces of the tests, each with a world beyond a wire: the machine's own is never touched.
+//! Hosts for tests: network namespaces, each with a world behind a veth pair. The machine's own
+//! network is never changed.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::world::{eventually, skip};
 
-/// Says its name and whom it hears, to everybody who calls.
+/// Sends its name and the client's address to every client.
 pub(crate) const SERVE: &str = "import socket, sys
 both = socket.has_dualstack_ipv6()
 family = socket.AF_INET6 if both else socket.AF_INET
@@ -23,7 +24,7 @@ while True:
     caller.sendall(f'{sys.argv[2]} hears {address}'.encode())
     caller.close()";
 
-/// Prints what an address and port say, or why not.
+/// Prints the answer of an address and port, or the error.
 pub(crate) const CALL: &str = "import socket, sys
 try:
     with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.5) as called:
@@ -33,21 +34,21 @@ except OSError as error:
 
 pub(crate) const HOST: &str = "192.0.2.1";
 pub(crate) const OUTSIDE: &str = "192.0.2.2";
-/// The same by IPv6, where there is any.
+/// The same by IPv6, where the host has it.
 pub(crate) const HOST6: &str = "2001:db8::1";
 pub(crate) const OUTSIDE6: &str = "2001:db8::2";
 pub(crate) const METADATA6: &str = "fd00:ec2::254";
-/// Where clouds answer with credentials; here the world does.
+/// The metadata address of clouds; here the world answers.
 pub(crate) const METADATA: &str = "169.254.169.254";
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
-/// A host of its own, with a wire to a world of its own. Both end with the test.
+/// A separate host, linked to a separate world. Both end with the test.
 pub(crate) struct Host {
     pub(crate) world: Child,
     pub(crate) servers: Vec<Child>,
 }
 
-/// Runs a test on a host of its own: a thread in a new network namespace, whose children are in it, too.
+/// Runs a test on a separate host: a thread in a new network namespace, which its children share.
 pub(crate) fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
     let needed = ["/usr/sbin/nft", "/usr/sbin/ip", PYTHON];
     if needed.iter().any(|program| !Path::new(program).exists()) {
@@ -126,7 +127,7 @@ impl Host {
         in_network_of(self.world.id() as i32, program, arguments)
     }
 
-    /// Somebody in the world, or on the host, who serves this port.
+    /// Starts a server of this port, in the world or on the host.
     pub(crate) fn serve(&mut self, name: &str, port: u16, outside: bool) {
         let mut command = Command::new(if outside { "nsenter" } else { PYTHON });
         if outside {
@@ -149,7 +150,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         for process in self.servers.iter_mut().chain([&mut self.world]) {
-            // Ended already, or ended now.
+            // It may have ended already.
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -162,7 +163,7 @@ pub(crate) fn in_network_of(process: i32, program: &str, arguments: &[&str]) -> 
     run("nsenter", &[&enter, arguments].concat())
 }
 
-/// What this address says to the host itself, or why it does not.
+/// Returns the answer of this address to the host itself, or the error.
 pub(crate) fn call(address: &str, port: u16) -> String {
     let address = SocketAddr::new(address.parse().unwrap(), port);
     let called = TcpStream::connect_timeout(&address, Duration::from_millis(1500));

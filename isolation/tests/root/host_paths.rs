@@ -1,4 +1,4 @@
-//! Host paths of containers: where they are, whose they are, who may write to them.
+//! Tests of host paths: mount points, owners and write access.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -27,7 +27,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// A host path at its own name, writable.
+/// Returns a host path at the same path inside, writable.
 pub(crate) fn at_home(path: &Path) -> HostPath {
     HostPath {
         from: path.to_owned(),
@@ -37,7 +37,7 @@ pub(crate) fn at_home(path: &Path) -> HostPath {
     }
 }
 
-/// A folder of this user, with a file in it that only that user may read.
+/// Creates a directory of this user, with a file that only that user may read.
 fn private_folder(path: &Path, owner: u32) {
     fs::create_dir(path).unwrap();
     let file = path.join("file");
@@ -55,7 +55,7 @@ fn elsewhere() {
     let (conf, data) = (world.work().join("conf"), world.work().join("data"));
     private_folder(&conf, COMMAND_ID);
     private_folder(&data, COMMAND_ID);
-    // What is mounted there on the host is not part of it, whatever it allows.
+    // A mount below it on the host is not part of it, whatever it permits.
     let below = conf.join("below");
     fs::create_dir(&below).unwrap();
     let mounted = Command::new("mount")
@@ -104,7 +104,7 @@ fn strangers() {
         gid: 0,
         groups: Vec::new(),
     };
-    // Root of the container with all that it can have reads what all users may, and writes nothing.
+    // Root of the container with all its privileges reads what all users may, and writes nothing.
     let line = "id -u; cat /conf/open; cat /conf/file 2>/dev/null || echo hidden; \
         (echo no > /conf/open) 2>/dev/null || echo kept; (echo no > /conf/new) 2>/dev/null || echo kept; \
         chown 1:1 /conf/open 2>/dev/null || echo kept; stat -c %u /conf/open";
@@ -138,7 +138,7 @@ fn turned() {
     let mut world = World::new();
     let (real, link) = (world.work().join("real"), world.work().join("link"));
     private_folder(&real, COMMAND_ID);
-    // Judged as a folder, and a link by the time at which it is mounted.
+    // Checked as a directory, and a link by the time of the mount.
     symlink(&real, &link).unwrap();
     for from in [link.clone(), link.join("file")] {
         let mut spec = profiled(&mut world, "true");
@@ -172,12 +172,12 @@ fn host_path() {
         "{}",
         stderr(&spec)
     );
-    assert_eq!(stdout(&spec), "shared\n", "and nothing beside it");
+    assert_eq!(stdout(&spec), "shared\n", "and nothing else");
     let file = shared.join("file");
     assert_eq!(fs::read_to_string(&file).unwrap(), "kept\n");
     assert_eq!(
         fs::metadata(&file).unwrap().uid(),
         COMMAND_ID,
-        "the host's own nobody"
+        "the host's nobody"
     );
 }

@@ -1,4 +1,5 @@
-//! Containers whose root is an image: what they see, where their changes go, and images made to harm.
+//! Tests of containers with an image as root: what they see, where their changes go, and malicious
+//! images.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,7 +40,7 @@ const TOOLS: [&str; 16] = [
 const LIST: &str = "cd /; for file in gone motd deep/a deep/c home/web/file; do echo $file: $(cat $file 2>/dev/null); done; ls deep";
 const LISTED: &str = "gone:\nmotd: top\ndeep/a:\ndeep/c: kept\nhome/web/file: hers\nc\n";
 
-/// The folders of an image's layers, the lowest first.
+/// Creates the directories of an image's layers, lowest first.
 pub(crate) fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
     let Ok(busybox) = fs::read(BUSYBOX) else {
         skip("needs the package busybox-static".to_owned());
@@ -62,7 +63,7 @@ pub(crate) fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> 
         .collect()
 }
 
-/// A layer's folder, as it is unpacked.
+/// Creates a layer's directory, as it is unpacked.
 pub(crate) fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> PathBuf {
     let folder = world.work().join(name);
     fs::create_dir(&folder).unwrap();
@@ -82,7 +83,7 @@ pub(crate) fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> Pat
     folder
 }
 
-/// Three layers in which things are hidden and changed.
+/// Creates three layers that hide and change files.
 pub(crate) fn usual(world: &mut World) -> Vec<PathBuf> {
     store(
         world,
@@ -115,7 +116,7 @@ pub(crate) fn usual(world: &mut World) -> Vec<PathBuf> {
     )
 }
 
-/// A launch in an image as its root.
+/// Returns a launch with an image as its root.
 pub(crate) fn imaged(world: &mut World, layers: &[PathBuf], line: &str) -> Spec {
     let mut spec = profiled(world, line);
     let (upper, work) = (spec.directory.join("upper"), spec.directory.join("work"));
@@ -145,7 +146,7 @@ fn said(world: &mut World, spec: &Spec) -> String {
     stdout(spec)
 }
 
-/// Everything below a folder, with owner, kind, mode and content.
+/// Describes everything below a directory, with owner, kind, mode and content.
 fn picture(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![folder.to_owned()];
@@ -202,7 +203,7 @@ fn many_layers() {
     for count in [100, 101, LAYERS_MAX] {
         let mut layers = base.clone();
         for number in layers.len()..count {
-            // Each names itself in one file of all, and in one of its own.
+            // Each writes its name to a common file, and to a private one.
             let folder = world.work().join(format!("{count}-{number}"));
             fs::create_dir(&folder).unwrap();
             fs::write(folder.join("top"), number.to_string()).unwrap();
@@ -237,7 +238,7 @@ fn changes() {
         (libc::S_IFCHR, 0)
     );
     let owner = fs::metadata(upper.join("new")).unwrap().uid();
-    assert_eq!(owner, FIRST_HOST_ID, "nobody of the host");
+    assert_eq!(owner, FIRST_HOST_ID, "no user of the host");
 }
 
 fn users() {
@@ -317,7 +318,7 @@ fn copied() {
     fs::create_dir(&folder).unwrap();
     let opened = File::open(&folder).unwrap();
     let error = copy_layers(&layers, opened.as_fd(), &|| false).unwrap_err();
-    assert_eq!(error.source.to_string(), "it was called off");
+    assert_eq!(error.source.to_string(), "it was cancelled");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     copy_layers(&layers, File::open(&folder).unwrap().as_fd(), &|| true).unwrap();
     assert_eq!(
@@ -353,7 +354,7 @@ fn refused(world: &mut World, spec: &Spec) -> String {
     reason
 }
 
-/// Files of the container's own at these paths, each of which says where it is.
+/// Returns generated files at these paths, each with its path as text.
 fn own(paths: &[&str]) -> Vec<OwnFile> {
     let files = paths.iter().map(|path| OwnFile {
         path: path.into(),
@@ -384,7 +385,7 @@ fn own_files() {
     assert_eq!(fs::read(upper.join("etc/hosts")).unwrap(), b"");
     assert!(!upper.join("etc/group").exists(), "it is covered only");
 
-    // A link to a folder of the host, which is not followed out of the image.
+    // A link to a directory of the host, which is not followed out of the image.
     let outside = world.work().join("outside");
     fs::create_dir(&outside).unwrap();
     let target = outside.to_str().unwrap().as_bytes().to_owned();
@@ -393,7 +394,7 @@ fn own_files() {
     let mut spec = imaged(&mut world, &layers, "true");
     spec.files = own(&["/names/web"]);
     let reason = refused(&mut world, &spec);
-    assert!(reason.contains("something else in its place"), "{reason}");
+    assert!(reason.contains("another entry in its place"), "{reason}");
     assert!(!outside.join("web").exists());
 }
 
@@ -418,10 +419,10 @@ fn hostile() {
             let spec = imaged(&mut world, &layers, "true");
             let reason = refused(&mut world, &spec);
             assert!(
-                reason.contains(&format!("cannot make the folder {place}")),
+                reason.contains(&format!("cannot create the directory {place}")),
                 "{reason}"
             );
-            assert!(reason.contains("something else in its place"), "{reason}");
+            assert!(reason.contains("another entry in its place"), "{reason}");
             assert_eq!(picture(&outside), before, "{place}");
             assert!(!bad.join("etc/cpu").exists());
             fs::remove_dir_all(&bad).unwrap();
@@ -463,13 +464,13 @@ fn impossible() {
         "true",
     );
     let reason = refused(&mut world, &spec);
-    assert!(reason.contains("take a mount of /no/such"), "{reason}");
+    assert!(reason.contains("clone the mount of /no/such"), "{reason}");
     let spec = imaged(&mut world, &layers, "true");
     fs::remove_dir(spec.directory.join("upper")).unwrap();
     fs::write(spec.directory.join("upper"), "a file").unwrap();
     let reason = refused(&mut world, &spec);
     assert!(
-        reason.contains("else copy the layers into one folder"),
+        reason.contains("else copy the layers into one directory"),
         "{reason}"
     );
 }
@@ -502,7 +503,7 @@ fn escapes() {
     assert_eq!(roots.count(), 1, "no other root lies over it: {said}");
     for mount in mounts {
         assert!(mount.contains("nosuid"), "{mount}");
-        // What is masked is covered by the null device.
+        // Masked files are covered by the null device.
         let of_devices = mount.starts_with("/dev") || mount.starts_with("/proc/");
         assert!(mount.contains("nodev") || of_devices, "{mount}");
     }

@@ -1,4 +1,5 @@
-//! What the bombs do inside their containers. This very program, copied into the sandbox: it needs nothing but a C library.
+//! The bombs inside their containers. This program is copied into the sandbox: it needs only a C
+//! library.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -10,12 +11,12 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
-/// Under which verb this program is a bomb.
+/// The verb with which this program is a bomb.
 pub(crate) const VERB: &str = "inside";
-/// What each bomb writes to its output when it has done its worst.
+/// The text that each bomb writes when it has reached its limit.
 pub(crate) const DONE: &str = "done";
 
-/// Never returns while there is harm to be done.
+/// Runs a bomb; returns only when it is done.
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("bind") => bind(&arguments[1..]),
@@ -36,7 +37,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// Tries to bind one port after the other, each let go of at once: a protocol, then its port.
+/// Tries to bind one port after another, each closed immediately: a protocol, then its port.
 fn bind(asked: &[String]) -> ExitCode {
     for pair in asked.chunks_exact(2) {
         let (protocol, port) = (pair[0].as_str(), pair[1].parse().unwrap());
@@ -68,7 +69,7 @@ fn itself(verb: &str) -> Command {
 
 fn say(what: &str) {
     use std::io::Write;
-    // Whoever is beyond all limits may not be heard either.
+    // A process beyond all limits may not be able to write either.
     let _ = writeln!(std::io::stdout(), "{what}");
 }
 
@@ -78,7 +79,7 @@ fn sleep() -> ExitCode {
     }
 }
 
-/// Each makes more of itself for as long as it can.
+/// Each process forks for as long as it can.
 fn forks() -> ExitCode {
     let mut made = Vec::new();
     loop {
@@ -105,7 +106,7 @@ fn threads() -> ExitCode {
 fn memory() -> ExitCode {
     let mut held: Vec<Vec<u8>> = Vec::new();
     loop {
-        // Of something, or the kernel gives the same page again and again.
+        // Filled with data, or the kernel maps the same page repeatedly.
         held.push(vec![held.len() as u8 | 1; 1 << 20]);
     }
 }
@@ -125,7 +126,7 @@ fn descriptors() -> ExitCode {
     sleep()
 }
 
-/// Empty files in a folder until there can be no more.
+/// Creates empty files in a directory until the limit.
 fn files(folder: &str) -> ExitCode {
     let mut count = 0_u64;
     while count < 1_000_000 && File::create(format!("{folder}/{count}")).is_ok() {
@@ -136,7 +137,7 @@ fn files(folder: &str) -> ExitCode {
     sleep()
 }
 
-/// One file that takes what there is.
+/// Fills one file until the limit.
 fn fill(folder: &str) -> ExitCode {
     use std::io::Write;
     let mut bytes = 0_usize;
@@ -150,7 +151,7 @@ fn fill(folder: &str) -> ExitCode {
     sleep()
 }
 
-/// A thousand that have ended and that nobody waits for.
+/// Creates a thousand processes that have ended and are not reaped.
 fn zombies() -> ExitCode {
     let mut made = Vec::new();
     while made.len() < 1_000 {
@@ -167,7 +168,7 @@ fn zombies() -> ExitCode {
     sleep()
 }
 
-/// Fifty whose parents are gone, in sessions of their own.
+/// Creates fifty processes without parents, in separate sessions.
 fn daemons() -> ExitCode {
     for _ in 0..50 {
         let ended = itself("daemon").status();
@@ -188,12 +189,12 @@ fn daemon() -> ExitCode {
     ExitCode::from(u8::from(!left || made.is_err()))
 }
 
-/// Every signal but those that nobody can help, to everybody in sight.
+/// Sends every signal that can be handled, to every visible process.
 fn signals() -> ExitCode {
     for _ in 0..300 {
         for signal in Signal::iterator() {
             if ![Signal::SIGKILL, Signal::SIGSTOP].contains(&signal) {
-                // There may be nobody whom it may send one.
+                // There may be no process to which it may send one.
                 let _ = kill(Pid::from_raw(-1), signal);
                 let _ = kill(Pid::from_raw(1), signal);
             }
@@ -207,14 +208,14 @@ fn flood() -> ExitCode {
     use std::io::Write;
     let line = [b'x'; 65_536];
     loop {
-        // A supervisor that is gone would end this, too.
+        // An exit of the supervisor would end this as well.
         if std::io::stdout().write_all(&line).is_err() {
             return ExitCode::FAILURE;
         }
     }
 }
 
-/// Folders in folders, deeper than any path, and a hundred thousand files.
+/// Creates nested directories, deeper than any path, and a hundred thousand files.
 fn deep() -> ExitCode {
     let mut made = fs::create_dir("many").is_ok();
     for number in 0..100_000 {

@@ -1,4 +1,4 @@
-//! From start to end: statuses, refusals, output, signals, deadlines.
+//! Tests of a container's lifecycle: statuses, refusals, output, signals, deadlines.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -75,11 +75,11 @@ fn refusals() {
         ),
         (
             "/etc/passwd",
-            "cannot start \"/etc/passwd\": Permission denied; it must be a file that may be executed",
+            "cannot start \"/etc/passwd\": Permission denied; it must be an executable file",
         ),
         (
             "/etc",
-            "cannot start \"/etc\": Permission denied; it must be a file that may be executed",
+            "cannot start \"/etc\": Permission denied; it must be an executable file",
         ),
     ] {
         let mut spec = world.spec("");
@@ -111,7 +111,7 @@ fn invalid() {
     };
     assert_eq!(error.field, "environment");
     assert!(error.to_string().contains("1 MiB"), "{error}");
-    // What the rules allow does fit, even if every byte of it takes six in JSON.
+    // The maximum request fits, even if every byte of it takes six in JSON.
     let mut spec = world.spec("true");
     spec.environment = (0..2)
         .map(|number| (format!("V{number}"), "\u{1}".repeat(100_000)))
@@ -152,7 +152,7 @@ fn orphans() {
     let mut container = world.launch(&spec);
     let ended = container.wait(Duration::from_secs(5));
     if ended.is_err() {
-        // The loop's own sleeps keep it busy: kill and say so.
+        // The loop's own sleeps keep it busy: kill it and report that.
         container.destroy(PATIENCE).unwrap();
     }
     assert_eq!(
@@ -243,7 +243,7 @@ fn until(milliseconds: u64) -> Option<StopAfter> {
 fn stop_after() {
     let mut world = World::new();
     let mut spec = world.spec("trap '' TERM; sleep 1000 & wait; wait");
-    // Long enough for a start on a busy host: past its deadline it would not begin.
+    // Long enough for a start on a busy host: past its deadline it would not start.
     spec.stop_after = until(1_500);
     let mut container = world.launch(&spec);
     let exit = container.wait(PATIENCE).unwrap();

@@ -1,5 +1,5 @@
-//! Limits as the kernel keeps them, and how what they do is told. Each case needs controllers, which the host's
-//! cgroup2 may lack; the microVM has all.
+//! Tests of enforced limits, and of the reports about their effects. Each case needs controllers,
+//! which the host's cgroup2 may lack; the microVM has all.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -36,10 +36,10 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const MIB: u64 = 1 << 20;
-/// Holds 24 MiB of its own and says so.
+/// Allocates 24 MiB and reports that.
 const HOLD: &str = "x=$(head -c 25165824 /dev/zero | tr '\\0' x); echo holds; sleep 1000 & wait";
 
-/// A world whose containers have these controllers.
+/// Returns a world whose containers have these controllers.
 fn world_with(controllers: &[&str]) -> World {
     let world = World::new();
     let present = fs::read_to_string(world.tree.supervisors().join("cgroup.controllers")).unwrap();
@@ -85,7 +85,7 @@ fn file(spec: &Spec, name: &str) -> String {
 fn is_out_of_memory(exit: &Exit, limit: u64) {
     assert_eq!(exit.outcome, Outcome::Signaled(9), "{exit:?}");
     assert!(exit.out_of_memory);
-    let shortage = exit.memory_shortage.expect("its figures are told");
+    let shortage = exit.memory_shortage.expect("its figures are reported");
     assert_eq!(shortage.of, ShortOf::Container);
     assert_eq!(shortage.limit_bytes, Some(limit));
     assert!(shortage.killed >= 1, "{shortage:?}");
@@ -130,7 +130,9 @@ fn memory_high() {
         ..memory(64 * MIB)
     };
     let (spec, container) = start(&mut world, line, limits);
-    eventually("it goes on beyond", || stdout(&spec).ends_with("done\n"));
+    eventually("it continues above the limit", || {
+        stdout(&spec).ends_with("done\n")
+    });
     let stats = container.stats();
     assert!(stats.memory_high_events > Some(0), "{stats:?}");
     assert!(stats.memory_peak_bytes > Some(16 * MIB), "{stats:?}");
@@ -188,7 +190,7 @@ fn throttled() {
     end(container);
 }
 
-/// A disk of this host, with its numbers.
+/// Returns a disk of this host, with its device numbers.
 fn disk() -> Option<(String, u32, u32)> {
     let disks = fs::read_dir("/sys/block").ok()?.flatten();
     disks
@@ -210,7 +212,7 @@ fn io_max() {
     let Some((device, major, minor)) = disk() else {
         skip("needs a disk".to_owned());
     };
-    // Past the page cache, and never written to.
+    // Past the page cache, and without writing.
     let line = format!(
         "dd if={device} of=/dev/null bs=4096 count=40 iflag=direct 2>&1; echo done; sleep 1000 & wait"
     );
@@ -228,7 +230,7 @@ fn io_max() {
     let began = Instant::now();
     let (spec, container) = start(&mut world, &line, limits);
     eventually("it has read", || stdout(&spec).ends_with("done\n"));
-    // 40 operations at 20 a second; the kernel lets some through at once.
+    // 40 operations at 20 per second; the kernel lets the first few pass immediately.
     assert!(began.elapsed() > Duration::from_millis(1_200));
     let stats = container.stats();
     let io = stats.io.unwrap();
@@ -247,7 +249,7 @@ fn cpuset() {
         ..Limits::default()
     };
     let (spec, mut container) = start(&mut world, line, on(0));
-    eventually("it looks", || stdout(&spec).ends_with('\n'));
+    eventually("it prints its processors", || stdout(&spec).ends_with('\n'));
     assert_eq!(stdout(&spec), "Cpus_allowed_list:\t0\n");
     let last = std::thread::available_parallelism().unwrap().get() as u32 - 1;
     apply(&spec, &on(last));
@@ -291,7 +293,7 @@ fn lowered() {
     let mut world = world_with(&["memory"]);
     let (spec, mut container) = start(&mut world, HOLD, memory(64 * MIB));
     eventually("it holds its memory", || stdout(&spec) == "holds\n");
-    // Down to what it holds there is page cache at most to take back.
+    // Down to its own memory, only page cache can be reclaimed.
     apply(&spec, &memory(48 * MIB));
     assert_eq!(container.notice().unwrap(), None, "it lives");
     apply(&spec, &memory(8 * MIB));

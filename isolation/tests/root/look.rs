@@ -1,12 +1,12 @@
-//! What a process sees of itself and its surroundings, as JSON on standard output.
+//! Prints what a process sees of itself and its environment, as JSON on standard output.
 //!
-//! Only what `std` has, so that one call of the compiler makes a static program of this very file, which runs in a root
-//! with nothing in it (`seen.rs`). Files that it may write are found by trying; it changes nothing that it finds.
+//! It uses only `std`, so that one compiler call turns this file into a static program that runs in
+//! an empty root (`seen.rs`). It finds writable files by trying, and changes nothing that it finds.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-/// How deep it looks for places where it may write.
+/// The depth of the search for writable directories.
 const DEPTH: usize = 2;
 
 /// The whole program.
@@ -16,7 +16,7 @@ pub(crate) fn main() {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         text(&words(line.unwrap_or("absent")))
     };
-    // First, before anything here opens more.
+    // First, before this program opens more.
     let descriptors = descriptors();
     let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
     let sets = sets.map(|name| (name.trim_end_matches(':').to_owned(), field(name)));
@@ -59,7 +59,7 @@ fn words(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A string of JSON.
+/// Formats a JSON string.
 fn text(plain: &str) -> String {
     let escaped = plain.chars().map(|letter| match letter {
         '"' | '\\' => format!("\\{letter}"),
@@ -112,7 +112,7 @@ fn descriptors() -> String {
     let mut open: Vec<_> = names("/proc/self/fd")
         .into_iter()
         .filter_map(|number| {
-            // The last is the one of the listing itself, gone by now.
+            // The last is that of the listing itself, closed by now.
             let to = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
             Some((number, text(&to.display().to_string())))
         })
@@ -121,7 +121,7 @@ fn descriptors() -> String {
     object(open)
 }
 
-/// Place, kind and what is forbidden there.
+/// Lists mount point, type and restrictions.
 fn mounts() -> String {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mounts = table.lines().filter_map(|line| {
@@ -143,14 +143,14 @@ fn mounts() -> String {
     list(mounts.collect())
 }
 
-/// Folders in which it can make a file, and files outside of them that it can open to write.
+/// Lists directories in which it can create a file, and other files that it can open for writing.
 fn writable() -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting = vec![(PathBuf::from("/"), 0)];
     while let Some((folder, depth)) = waiting.pop() {
         let own = folder.join(".written-by-a-test");
         if File::create_new(&own).is_ok() {
-            // It was made a moment ago, by us.
+            // This program created it a moment ago.
             let _ = fs::remove_file(&own);
             found.push(format!(
                 "{}/",
@@ -181,7 +181,7 @@ fn processes() -> Vec<String> {
         .collect()
 }
 
-/// Whether each can be opened to read, to write.
+/// Lists whether each can be opened for reading and for writing.
 fn devices() -> String {
     let mut all: Vec<_> = names("/dev")
         .into_iter()
@@ -191,7 +191,7 @@ fn devices() -> String {
             if kind.is_dir() || kind.is_symlink() {
                 return None;
             }
-            // A terminal that nobody answers at would be waited for.
+            // Opening a terminal without a peer would block.
             let opens = |write: bool| {
                 OpenOptions::new()
                     .read(!write)
@@ -215,7 +215,7 @@ fn devices() -> String {
 fn limits() -> String {
     let table = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limits = table.lines().skip(1).map(|line| {
-        // The name has blanks; what follows it begins in one column.
+        // The name has blanks; what follows it starts in one column.
         let (name, rest) = line.split_at(line.len().min(26));
         let both: Vec<_> = rest.split_whitespace().take(2).collect();
         (name.trim().to_owned(), text(&both.join(" ")))

@@ -1,6 +1,7 @@
-//! Containers for real, as root: skipped, with the reason counted, where that is not possible.
+//! Tests with real containers, as root: skipped, with the reason counted, where that is not
+//! possible.
 //!
-//! The same executable is test program, launcher and, to be killed, agent.
+//! The same executable is test program, launcher and, for crash tests, agent.
 
 mod adoption;
 mod attachments;
@@ -119,10 +120,10 @@ fn all() -> Vec<Case> {
     .concat()
 }
 
-/// With this argument each filter must match a test: where tests are named in scripts.
+/// With this argument each filter must match a test: for test names in scripts.
 const EACH_MATCHES: &str = "--each-matches";
 
-/// What `cargo test` expects of a test program: names filter, `--list` lists.
+/// The command line that `cargo test` expects of a test program: names filter, `--list` lists.
 fn run(arguments: &[String]) -> ExitCode {
     let filters: Vec<_> = arguments
         .iter()

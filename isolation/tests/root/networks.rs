@@ -1,4 +1,5 @@
-//! Networks of containers: who reaches whom, who owns what, and what is left when somebody dies.
+//! Tests of container networks: reachability, ownership of ports and addresses, and recovery after
+//! crashes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,7 +57,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_container_finds_its_names", own_names),
 ];
 
-/// Sends one datagram to an address from another one, as root of the host may in any namespace.
+/// Sends one datagram to an address with another source address, as host root may in any namespace.
 const SPOOF: &str = "import socket, struct, sys
 def packed(address): return socket.inet_aton(address)
 source, target, text = sys.argv[1], sys.argv[2], sys.argv[3].encode()
@@ -65,7 +66,7 @@ header = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 28 + len(text), 1, 0, 64, 17, 0, 
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 raw.sendto(header + datagram, (target, 0))";
 
-/// Prints whom it hears by datagrams, until one says that it is the last.
+/// Prints the senders of datagrams, until the last one.
 const HEAR: &str = "import socket
 hearing = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 hearing.bind(('', 999))
@@ -75,7 +76,7 @@ while text != b'last':
     text, address = hearing.recvfrom(100)
     print(address[0], 'says', text.decode(), flush=True)";
 
-/// What IPv6 addresses of containers begin with, and the gateway's.
+/// The IPv6 prefix of containers, and the gateway's address.
 pub(crate) const PREFIX6: &str = "fd12:3456:789a::/64";
 pub(crate) const GATEWAY6: &str = "fd12:3456:789a::ab7:1";
 
@@ -106,7 +107,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// What an address says to this container.
+    /// Returns the answer of an address to this container.
     pub(crate) fn call(&self, address: &str, port: u16) -> String {
         let port = port.to_string();
         let said = in_network_of(self.init, PYTHON, &["-c", CALL, address, &port]);
@@ -166,7 +167,7 @@ pub(crate) fn served(
     }
 }
 
-/// Devices of containers.
+/// Returns the devices of containers.
 fn devices() -> Vec<String> {
     let links = run("ip", &["-o", "link"]);
     let names = links.lines().filter_map(|line| line.split(": ").nth(1));
@@ -177,14 +178,14 @@ fn devices() -> Vec<String> {
         .collect()
 }
 
-/// Records of addresses and ports, and drafts of them.
+/// Returns the records of addresses and ports, and their drafts.
 fn records(world: &World) -> Vec<PathBuf> {
     let kinds = ["addresses", "ports"].map(|kind| world.work().join("networks").join(kind));
     let entries = kinds.iter().flat_map(|kind| fs::read_dir(kind).unwrap());
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Namespaces that this process, as the agent, holds open.
+/// Returns the number of namespaces that this process, as the agent, holds open.
 fn held_namespaces() -> usize {
     let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
     let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -192,7 +193,7 @@ fn held_namespaces() -> usize {
         .count()
 }
 
-/// Takes the agent off its host, and looks that nothing is left.
+/// Removes the agent from its host, and checks that nothing is left.
 pub(crate) fn leave_nothing(world: &World, networks: Networks) {
     networks.remove().unwrap();
     assert_eq!(records(world), Vec::<PathBuf>::new());
@@ -295,7 +296,7 @@ fn strangers() {
         }
         let said = host.outside(PYTHON, &["-c", CALL, METADATA, "80"]);
         assert!(said.starts_with("world"), "the control: {said}");
-        // A neighbour of the host that knows where containers are.
+        // A neighbour of the host with a route to containers.
         host.outside("ip", &["route", "add", "10.183.0.0/16", "via", HOST]);
         let said = host.outside(PYTHON, &["-c", CALL, &first.address, "80"]);
         assert_eq!(said.trim(), "TimeoutError");
@@ -309,7 +310,8 @@ fn open() {
     on_a_host(|_| are_no_strangers(|served| &served.address));
 }
 
-/// Containers of an agent that keeps none apart, by their addresses of one kind.
+/// Checks that containers of an agent without isolation between them reach each other, by their
+/// addresses of one kind.
 pub(crate) fn are_no_strangers(address: fn(&Served) -> &str) {
     let mut world = World::new();
     let mut settings = settings(&world);
@@ -329,11 +331,11 @@ fn spoofing() {
     on_a_host(|host| speaks_for_itself(host, &INTERNET, &STRANGERS));
 }
 
-/// How containers and the world are reached by one version of the internet protocol.
+/// The means of a test for one version of the internet protocol.
 pub(crate) struct Family {
-    /// Sends one datagram to an address from another one.
+    /// Sends one datagram to an address with another source address.
     pub(crate) spoof: &'static str,
-    /// Prints whom it hears by datagrams, until one says that it is the last.
+    /// Prints the senders of datagrams, until the last one.
     pub(crate) hear: &'static str,
     pub(crate) address: fn(&Served) -> &str,
     pub(crate) host: &'static str,
@@ -348,7 +350,8 @@ const INTERNET: Family = Family {
     outside: OUTSIDE,
 };
 
-/// Of what a container sends, as its neighbour, as `strangers` and as itself, the world hears the last alone.
+/// Checks that the world receives only a container's datagrams with its own source address, and
+/// none with its neighbour's or with `strangers`.
 pub(crate) fn speaks_for_itself(host: &Host, by: &Family, strangers: &[&str]) {
     let mut world = World::new();
     let networks = networks(&world);
@@ -404,7 +407,7 @@ fn one_owner() {
         let port = listener.local_addr().unwrap().port();
         let refusal = networks.take(&id, &[web(port)]).unwrap_err().to_string();
         assert!(refusal.contains("is in use on this host"), "{refusal}");
-        // What was taken before the refusal is free again.
+        // Resources that were taken before the refusal are free again.
         networks.take(&id, &[web(9000)]).unwrap();
         networks.release(&id).unwrap();
         networks.release(&id).unwrap();
@@ -422,7 +425,7 @@ fn away() {
         let lost = ContainerId::new("lost").unwrap();
         before.take(&lost, &[web(8081)]).unwrap();
         eventually("the pool is full", || before.ready() == 2);
-        // From here on that agent does nothing any more, as if it had been killed.
+        // From here on that agent does nothing more, as if it had been killed.
         run("nft", &["flush", "ruleset"]);
         let known = BTreeSet::from([kept.id.clone()]);
         let mut settings = settings(&world);
@@ -473,7 +476,7 @@ fn trial() {
     });
 }
 
-/// The only one.
+/// Returns the only record of forwarding.
 fn note_on_forwarding(world: &World) -> PathBuf {
     let found = fs::read_dir(settings(world).folder).unwrap().flatten();
     let mut notes = found.filter(|entry| {
@@ -485,7 +488,8 @@ fn note_on_forwarding(world: &World) -> PathBuf {
     note
 }
 
-/// A network behind a wire of its own, with this prefix of 24 bits; returns a process in it.
+/// Creates a network behind a separate veth pair, with this prefix of 24 bits; returns a process in
+/// it.
 pub(crate) fn wired(host: &mut Host, device: &str, prefix: &str) -> i32 {
     let mut command = Command::new("unshare");
     let beyond = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
@@ -515,7 +519,7 @@ fn forwarding() {
         let forwards = || fs::read_to_string(SETTING).unwrap().trim() == "1";
         let world = World::new();
         fs::write(SETTING, "0").unwrap();
-        // The host would lead from one to the other, if it forwarded.
+        // The host would route from one to the other, if it forwarded.
         let known = wired(host, "more", "198.51.100");
         host.outside("ip", &["route", "add", "default", "via", HOST]);
         host.serve("world", 7000, true);
@@ -523,7 +527,7 @@ fn forwarding() {
         let networks = networks(&world);
         assert!(forwards());
         assert_eq!(called(known).trim(), "TimeoutError");
-        // As Docker's bridge, or a VPN.
+        // Like Docker's bridge, or a VPN.
         let later = wired(host, "later", "203.0.113");
         assert_eq!(called(later).trim(), "world hears 203.0.113.2");
         networks.remove().unwrap();
@@ -533,7 +537,8 @@ fn forwarding() {
             "world hears 198.51.100.2",
             "the control"
         );
-        // The next agent knows it by the note, also if that is of one that knew no other name for a namespace.
+        // The next agent knows it from the record, even from one of an earlier build that
+        // identified namespaces by inode.
         let note = note_on_forwarding(&world);
         let inode = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
         fs::rename(&note, note.with_file_name(format!("forwarding-{inode}"))).unwrap();
@@ -547,7 +552,7 @@ fn forwarding() {
     });
 }
 
-/// The launcher's children.
+/// Returns the launcher's children.
 fn supervisors(world: &World) -> Vec<i32> {
     let launcher = world.launcher.as_ref().unwrap().pid();
     let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
@@ -565,7 +570,7 @@ fn killed() {
         for moment in 0..40 {
             let (spec, network) = joined(&mut world, "sleep 1000", &networks, &[web(8080)]);
             let container = launch(&mut world, &spec, network);
-            // Earlier and later in the supervisor's life; no result depends on where exactly.
+            // Earlier and later in the supervisor's run; no result depends on the exact moment.
             std::thread::sleep(Duration::from_micros(moment * 250));
             for process in supervisors(&world) {
                 let process = nix::unistd::Pid::from_raw(process);

@@ -1,4 +1,4 @@
-//! The IPv6 side of containers' networks: who reaches whom, what is refused, and what becomes of the host's settings.
+//! Tests of container networks over IPv6: reachability, refusals, and the host's settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -40,7 +40,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_host_without_ipv6_has_containers_without", none),
 ];
 
-/// Sends one datagram to an address from another one.
+/// Sends one datagram to an address with another source address.
 const SPOOF: &str = "import socket, struct, sys
 def packed(address): return socket.inet_pton(socket.AF_INET6, address)
 source, target, text = sys.argv[1], sys.argv[2], sys.argv[3].encode()
@@ -55,7 +55,7 @@ header = struct.pack('!IHBB', 6 << 28, length, 17, 64) + ends
 raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
 raw.sendto(header + datagram(~check & 0xffff or 0xffff), (target, 0))";
 
-/// Prints whom it hears by datagrams, until one says that it is the last.
+/// Prints the senders of datagrams, until the last one.
 const HEAR: &str = "import socket
 hearing = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 hearing.bind(('::', 999))
@@ -65,7 +65,7 @@ while text != b'last':
     text, address = hearing.recvfrom(100)
     print(address[0], 'says', text.decode(), flush=True)";
 
-/// Says by a device that its sender is a router for so many seconds.
+/// Advertises its sender as a router on a device, for this many seconds.
 const ADVERTISE: &str = "import socket, struct, sys
 device, target, seconds = socket.if_nametoindex(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
@@ -93,7 +93,7 @@ fn set(device: &str, name: &str, value: &str) {
     fs::write(format!("/proc/sys/net/ipv6/conf/{device}/{name}"), value).unwrap();
 }
 
-/// What switching forwarding on may not change for good.
+/// Returns the settings that enabling forwarding may not change permanently.
 pub(crate) fn forwarding_settings() -> BTreeMap<String, String> {
     if why_no_ipv6().is_some() {
         return BTreeMap::new();
@@ -106,7 +106,7 @@ pub(crate) fn forwarding_settings() -> BTreeMap<String, String> {
     all.collect()
 }
 
-/// The end of a container's wire.
+/// Returns the host end of a container's link.
 fn device_of(served: &Served) -> String {
     let line = run("ip", &["-6", "-o", "route", "get", &served.address6]);
     let mut words = line.split(' ').skip_while(|word| *word != "dev");
@@ -189,7 +189,7 @@ fn strangers() {
         assert!(call(GATEWAY6, 5051).starts_with("agent"), "the control");
         let said = host.outside(PYTHON, &["-c", CALL, METADATA6, "80"]);
         assert!(said.starts_with("world"), "the control: {said}");
-        // A route for each, as a router of the provider has.
+        // A route for each, as on a router of the provider.
         ip(&format!("route add {METADATA6} via {OUTSIDE6}"));
         ip(&format!("route add 64:ff9b::/96 via {OUTSIDE6}"));
         assert!(call(METADATA6, 80).starts_with("world"), "the control");
@@ -205,7 +205,7 @@ fn strangers() {
             let said = first.call(address, port);
             assert_eq!(said, "TimeoutError", "{address} {port}");
         }
-        // What the kernel has no route for it refuses at once.
+        // The kernel immediately refuses destinations without a route.
         let links = run("ip", &["-6", "-o", "address", "show", "scope", "link"]);
         let words: Vec<_> = links.split_whitespace().collect();
         let link_locals = words.iter().filter_map(|word| word.strip_suffix("/64"));
@@ -222,7 +222,7 @@ fn strangers() {
             let said = first.call(form, 5051);
             assert!(!said.contains("hears"), "{form}: {said}");
         }
-        // A neighbour of the host that knows where containers are.
+        // A neighbour of the host with a route to containers.
         host.outside("ip", &["route", "add", PREFIX6, "via", HOST6]);
         let said = host.outside(PYTHON, &["-c", CALL, &first.address6, "80"]);
         assert_eq!(said.trim(), "TimeoutError");
@@ -257,14 +257,15 @@ fn spoofing() {
     on_a_host_with_ipv6(|host| speaks_for_itself(host, &BY_IPV6, &STRANGERS));
 }
 
-/// Rules and the device's setting keep a host from taking a container for a router: either is enough.
+/// Checks that a host does not accept a container as a router: the rules and the device's setting
+/// each prevent it.
 fn advertisements() {
     on_a_host_with_ipv6(|_| {
         let mut world = World::new();
         let networks = networks(&world);
         let first = served(&mut world, "first", &networks, &[]);
         let device = device_of(&first);
-        // No container has such an address: root of the host gives it one.
+        // No container has such an address: host root adds it.
         let add = ["address", "add", "fe80::99/64", "dev", "eth0", "nodad"];
         in_network_of(first.init, "ip", &add);
         let advertised = || {
@@ -272,7 +273,7 @@ fn advertisements() {
                 let arguments = ["-c", ADVERTISE, "eth0", target, "1800"];
                 in_network_of(first.init, PYTHON, &arguments);
             }
-            // What the container says next arrives later.
+            // The container's next packets arrive later.
             assert!(call(&first.address6, 80).starts_with("first"));
             let routes = run("ip", &["-6", "route", "show", "default", "dev", &device]);
             routes.contains("fe80::99")
@@ -294,7 +295,7 @@ fn default_routes() -> String {
     run("ip", &["-6", "route", "show", "default", "proto", "ra"])
 }
 
-/// The world says that it is a router for so long.
+/// The world advertises itself as a router for so long.
 fn advertise(host: &Host, seconds: &str) {
     host.outside(PYTHON, &["-c", ADVERTISE, "in", ALL_NODES, seconds]);
 }
@@ -306,7 +307,8 @@ fn forwarding() {
         wire_ipv6("more", known, "2001:db8:a");
         host.outside("ip", &["-6", "route", "add", "default", "via", HOST6]);
         host.serve("world", 7000, true);
-        // The host has its default route from the world's advertisements, and an operator's own setting.
+        // The host has its default route from the world's advertisements, and an operator's own
+        // setting.
         set("more", "forwarding", "1");
         let before = forwarding_settings();
         assert_eq!(before["accept_ra of out"], "1");
@@ -323,9 +325,9 @@ fn forwarding() {
         switched.insert("forwarding of all".to_owned(), "1".to_owned());
         assert_eq!(forwarding_settings(), switched, "nothing else");
         assert_eq!(setting("more", "forwarding"), "1");
-        assert!(default_routes().contains("via fe80::"), "it is kept");
+        assert!(default_routes().contains("via fe80::"), "the route is kept");
         assert_eq!(called(known).trim(), "TimeoutError");
-        // As Docker's bridge, or a VPN.
+        // Like Docker's bridge, or a VPN.
         let later = wired(host, "later", "203.0.113");
         wire_ipv6("later", later, "2001:db8:b");
         assert_eq!(setting("later", "forwarding"), "0", "as a new device was");
@@ -353,7 +355,7 @@ fn forwarding() {
     });
 }
 
-/// Adds IPv6 to a network that is `wired`.
+/// Adds IPv6 to a network from `wired`.
 fn wire_ipv6(device: &str, beyond: i32, prefix: &str) {
     ip(&format!("address add {prefix}::1/64 dev {device} nodad"));
     let address = format!("{prefix}::2/64");
@@ -364,7 +366,7 @@ fn wire_ipv6(device: &str, beyond: i32, prefix: &str) {
     in_network_of(beyond, "ip", &add);
 }
 
-/// One that was killed without tasks, and whose directory was deleted.
+/// Removes the state of an agent that was killed without tasks, and whose directory was deleted.
 fn lost() {
     on_a_host_with_ipv6(|_| {
         let world = World::new();

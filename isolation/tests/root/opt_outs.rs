@@ -1,4 +1,4 @@
-//! What a command can do that is let off a wall, and that it can do no more.
+//! Tests of security options: what a command with one can do, and that it can do no more.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -45,10 +45,10 @@ pub(crate) const ROOT: User = User {
     gid: 0,
     groups: Vec::new(),
 };
-/// The sets of a process, and whether it is held to them.
+/// Prints the capability sets of a process, and `no_new_privs` and seccomp.
 const SHOW: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'";
 
-/// A launch of this line as root of the container, behind these walls.
+/// Returns a launch of this line as root of the container, with these layers.
 pub(crate) fn behind(world: &mut World, walls: Walls, line: &str) -> Spec {
     let mut spec = profiled(world, line);
     spec.user = Some(ROOT);
@@ -77,7 +77,7 @@ fn said(world: &mut World, spec: &Spec) -> String {
     stdout(spec)
 }
 
-/// What a server does that is started as root: gives its files to a user, and becomes it.
+/// Acts as a server that is started as root: gives its files to a user, and switches to it.
 const BECOME: &str = "touch mine; chown 33:34 mine 2>/dev/null && stat -c %u:%g mine || echo cannot give away; \
     setpriv --reuid 33 --regid 34 --clear-groups sh -c 'id -u; id -g; grep CapPrm /proc/self/status' 2>/dev/null || echo cannot become";
 
@@ -87,7 +87,7 @@ fn changes_users() {
     assert_eq!(said(&mut world, &spec), "cannot give away\ncannot become\n");
     let kept = keeping(&["CHOWN", "SETUID", "SETGID"]);
     let spec = behind(&mut world, kept, BECOME);
-    // Whoever is not root any more has nothing of it left.
+    // A process that is no longer root has no capability left.
     assert_eq!(
         said(&mut world, &spec),
         "33:34\n33\n34\nCapPrm:\t0000000000000000\n"
@@ -140,8 +140,8 @@ fn entered() {
     crate::entry::end(container);
 }
 
-/// A program of a few instructions that ends with the number of its effective user, of which a status has the lowest 8
-/// bits. Programs of the host would need its libraries.
+/// Returns a program of a few instructions that exits with its effective user id, of which a status
+/// has the lowest 8 bits. Programs of the host would need its libraries.
 fn whoami() -> Vec<u8> {
     let code: [u8; 16] = [
         0xb8, 107, 0, 0, 0, // mov eax, geteuid
@@ -153,7 +153,7 @@ fn whoami() -> Vec<u8> {
     let (base, head) = (0x40_0000_u64, 64 + 56_u64);
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut put = |bytes: &[u8]| file.extend_from_slice(bytes);
-    // Of elf(5): executable for x86-64, one segment that is loaded whole.
+    // From elf(5): executable for x86-64, one segment that is loaded completely.
     put(&2_u16.to_le_bytes());
     put(&62_u16.to_le_bytes());
     put(&1_u32.to_le_bytes());
@@ -212,7 +212,7 @@ fn nested() {
         system_calls: false,
         ..Walls::ALL
     };
-    // The setting of its own namespace refuses what the filter would have.
+    // The setting of its user namespace refuses what the filter would have.
     let refused = ended(unfiltered);
     assert!(refused.contains("No space left"), "{refused}");
     let made = ended(Walls {
@@ -237,10 +237,11 @@ fn unfiltered() {
     assert_eq!(said(&mut world, &spec), expected);
 }
 
-/// Prints the number of its session keyring, whose keys whoever is in it possesses. 250 is keyctl on x86-64.
+/// Prints the number of its session keyring, whose keys its processes possess. 250 is keyctl on
+/// x86-64.
 const KEYRING: &str =
     "import ctypes; print(ctypes.CDLL(None).syscall(250, 0, ctypes.c_int(-3), 0), flush=True)";
-/// Joins a new one before it becomes what it is told to.
+/// Joins a new keyring before it executes its arguments.
 const JOINED: &str = "import ctypes, os, sys; ctypes.CDLL(None).syscall(250, 1, b'starter'); os.execv(sys.argv[1], sys.argv[1:])";
 
 fn keyring() {

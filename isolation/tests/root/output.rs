@@ -1,4 +1,4 @@
-//! What commands write: rotated, at a bounded pace, whatever they do to the files.
+//! Tests of output: rotation and rate limits, whatever commands do to the files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -29,7 +29,7 @@ pub(crate) const CASES: &[Case] = &[
 
 const MIB: u64 = 1024 * 1024;
 
-/// What is kept of a stream, by its record: where it begins, and all of it.
+/// Returns the stored part of a stream, by its record: its start offset, and its content.
 fn kept(spec: &Spec, stream: StreamName) -> (u64, Vec<u8>) {
     let record = Record::read(&spec.output_record).unwrap().unwrap();
     let parts = &record.of(stream).parts;
@@ -79,7 +79,7 @@ fn flood() {
     let (begin, bytes) = kept(&spec, StreamName::Stdout);
     let usual = OutputLimits::USUAL;
     assert!(bytes.len() as u64 <= usual.file_bytes * u64::from(usual.files));
-    // Whatever was rotated away is not counted here: of a flood that takes a second or less nothing is.
+    // Rotated files are not counted here: a flood of a second or less loses nothing.
     if begin == 0 {
         let zeros = bytes.iter().filter(|byte| **byte == 0).count();
         let text = String::from_utf8_lossy(&bytes).replace('\0', "");
@@ -129,7 +129,7 @@ fn guarded() {
         crate::profile::give_sandbox(&spec);
         let exit = world.run(&spec);
         assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
-        // The last one depends on a setting of the kernel.
+        // The last one depends on a kernel setting.
         let said = stdout(&spec);
         assert!(said.starts_with("refused\nrefused\nrefused\n"), "{said}");
         let owner = fs::metadata(spec.sandbox.join("stdout")).unwrap().uid();

@@ -1,4 +1,4 @@
-//! Ports of the host that a command in its network may bind.
+//! Tests of the host ports that a command in the host's network may bind.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,10 +33,11 @@ pub(crate) const CASES: &[Case] = &[
     ),
 ];
 
-/// What this program is asked to bind, inside.
+/// The ports that this program tries to bind, inside.
 const ASKED: &str = "tcp4 31000 tcp6 31000 tcp4 31001 tcp6 31001 tcp4 0 \
     udp4 31000 udp6 31000 udp4 31001 udp6 31001 udp4 0 udp6 0";
-/// Sockets of every kind, and who listens at a port that it has not bound: a line each, what was tried and what came of it.
+/// Tries sockets of every kind, and listening at unbound ports: one line each, with the attempt and
+/// its result.
 const TRIED: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
 import errno, socket
 
@@ -80,12 +81,12 @@ for version, family, here in FAMILIES:
         attempt(f"{name}{version} at its own", lambda: heard(family, here, protocol, 31000))
         attempt(f"{name}{version} at any", lambda: heard(family, here, protocol, 0))
 END"#;
-/// How a kernel says that it has no such protocol.
+/// Errors for a protocol that the kernel does not support.
 const ABSENT: [&str; 3] = ["EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENOPROTOOPT"];
 const NOT_BY_LANDLOCK: &str = "EACCES";
 const NOT_BY_FILTER: &str = "EPERM";
 
-/// In a network of its own, which stands for the host's: so no port is taken.
+/// Runs in a separate network that stands for the host's: so no port is taken.
 fn on_a_network(test: impl FnOnce() + Send) {
     if let Err(error) = port_filter::supported() {
         skip(format!("this kernel has no filters of ports: {error}"));
@@ -106,7 +107,7 @@ fn line() -> String {
     format!("./inside {VERB} bind {ASKED}")
 }
 
-/// A launch of this line by somebody who may bind these ports.
+/// Returns a launch of this line by a user who may bind these ports.
 fn binding(world: &mut World, ports: Option<&[u16]>, landlock: bool, line: &str) -> Spec {
     let mut spec = profiled(world, line);
     fs::copy("/proc/self/exe", spec.sandbox.join("inside")).unwrap();
@@ -120,7 +121,7 @@ fn binding(world: &mut World, ports: Option<&[u16]>, landlock: bool, line: &str)
     spec
 }
 
-/// What came of each, in the order in which it was asked.
+/// Returns the results, in the order of the attempts.
 fn bound(world: &mut World, spec: &Spec) -> Vec<String> {
     let exit = world.run(spec);
     assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(spec));
@@ -131,7 +132,7 @@ fn words(said: &str) -> Vec<String> {
     said.split_whitespace().map(str::to_owned).collect()
 }
 
-/// With this word for what is kept from TCP.
+/// Returns the expected results, with this word for refused TCP ports.
 fn expected(refused: &str) -> Vec<String> {
     let tcp = ["bound", "bound", refused, refused, refused];
     let filter = NOT_BY_FILTER;
@@ -191,7 +192,7 @@ fn any() {
     });
 }
 
-/// What came of each, by its name, to somebody who may bind these ports.
+/// Returns the result of each attempt, by its name, for a user who may bind these ports.
 fn tried(world: &mut World, ports: Option<&[u16]>) -> BTreeMap<String, String> {
     let spec = binding(world, ports, true, TRIED);
     let exit = world.run(&spec);
@@ -203,7 +204,7 @@ fn tried(world: &mut World, ports: Option<&[u16]>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What this kernel has of all that is tried shows who may do anything.
+/// Compares with a command without restrictions, which shows what this kernel supports.
 fn by_other_ways() {
     if !Path::new(PYTHON).exists() {
         skip("needs the package python3".to_owned());

@@ -1,4 +1,4 @@
-//! The default profile: what a command has, sees, may write and may call.
+//! Tests of the default profile: what a command has, sees, may write and may call.
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("system_calls_that_are_not_listed_are_refused", calls),
 ];
 
-/// A launch of this line with the default profile.
+/// Returns a launch of this line with the default profile.
 pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
     let mut spec = world.spec(line);
     spec.user = Some(User {
@@ -47,13 +47,13 @@ pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
     spec
 }
 
-/// Its sandbox belongs to its command's user.
+/// Makes the command's user the owner of its sandbox.
 pub(crate) fn give_sandbox(spec: &Spec) {
     let owner = spec.host_user().expect("its user is named");
     chown(&spec.sandbox, Some(owner.uid), Some(owner.gid)).unwrap();
 }
 
-/// What the line writes, which must succeed.
+/// Returns the output of the line, which must succeed.
 fn seen(world: &mut World, line: &str) -> String {
     let spec = profiled(world, line);
     let exit = world.run(&spec);

@@ -1,4 +1,4 @@
-//! What a command cannot connect to, whatever its network: the cluster's ports and metadata services.
+//! Tests of closed destinations in every network: the cluster's ports and metadata services.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,8 @@ pub(crate) const CASES: &[Case] = &[
 
 const CLOSED: u16 = 5_051;
 
-/// Listens at a port of its own network, then tries it in every way that it knows: a line each, name and answer.
+/// Listens at a port of its own network, then connects to it in every known way: one line each,
+/// with name and answer.
 const TRIED: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
 import errno, socket
 
@@ -98,8 +99,8 @@ attempt("metadata translated", lambda: datagram(socket.AF_INET6, ("64:ff9b::a9fe
 attempt("another port", lambda: datagram(socket.AF_INET, ("127.0.0.1", 80), True))
 END"#;
 
-/// A socket that somebody who is closed to tasks listens at, in a network that stands for the host's. Its other address
-/// stands for those of other hosts.
+/// A socket at a closed port, in a network that stands for the host's. Its other address stands for
+/// other hosts.
 struct Ground {
     _listeners: Vec<std::net::TcpListener>,
 }
@@ -121,7 +122,7 @@ impl Ground {
             let done = Command::new("ip").args(arguments.split(' ')).status();
             assert!(done.unwrap().success(), "{arguments}");
         }
-        // Whether clients may ask for a connection with their first bytes: 1, and 2 for who listens.
+        // TCP Fast Open: 1 for clients, and 2 for listeners.
         std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").unwrap();
         Self {
             _listeners: vec![std::net::TcpListener::bind(("::", CLOSED)).unwrap()],
@@ -146,7 +147,7 @@ fn usual() -> Closed {
     }
 }
 
-/// What came of each way.
+/// Returns the result of each way.
 fn tried(world: &mut World, network: Network) -> BTreeMap<String, String> {
     let line = TRIED
         .replace("PORT\n", &format!("{CLOSED}\n"))
@@ -174,7 +175,7 @@ fn hosts() -> Network {
     Network::Host { ports: None }
 }
 
-/// Names of the ways that were not refused by the filter, of those to the closed port.
+/// Returns the ways to the closed port that the filter did not refuse.
 fn open(answers: &BTreeMap<String, String>) -> Vec<&str> {
     let is_other = |name: &str| ["name server", "another port"].contains(&name);
     let open = answers.iter().filter(|(name, answer)| {
@@ -186,7 +187,7 @@ fn open(answers: &BTreeMap<String, String>) -> Vec<&str> {
 fn in_the_hosts_network() {
     on_a_network(|_ground| {
         let mut world = World::new();
-        // The control: each way leads there as long as nothing is closed.
+        // The control: each way succeeds as long as nothing is closed.
         let before = tried(&mut world, hosts());
         let refused: Vec<_> = before
             .iter()

@@ -1,4 +1,4 @@
-//! Nothing is left, wherever it stopped.
+//! Tests of removal: nothing is left, wherever it stopped.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -96,7 +96,8 @@ fn sweeps() {
 
 fn fork_bomb() {
     let mut world = World::new();
-    // Each generation leaves two, up to a hundred at a time: enough to outrun any list of numbers.
+    // Each generation starts two, up to a hundred at a time: enough to outrun any list of process
+    // ids.
     let line = "ulimit -u 400; bomb() { bomb & bomb & sleep 0.02; }; bomb; sleep 1000";
     let mut spec = world.spec(line);
     spec.namespaces.pid = false;
@@ -121,7 +122,7 @@ fn nested() {
     assert!(!group.exists());
 }
 
-/// The processes that the launcher has made and that still live.
+/// Returns the live processes that the launcher has created.
 fn supervisors(world: &World) -> Vec<Process> {
     let launcher = world.launcher.as_ref().unwrap().pid();
     let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
@@ -149,7 +150,7 @@ fn killed_anywhere() {
             found = supervisors(&world);
             !found.is_empty()
         });
-        // From its very first steps to a command that runs: a start takes about two milliseconds.
+        // From its very first steps to a running command: a start takes about two milliseconds.
         std::thread::sleep(std::time::Duration::from_micros(step * 25));
         for process in &found {
             let pid = nix::unistd::Pid::from_raw(process.pid);

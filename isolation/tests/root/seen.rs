@@ -1,8 +1,8 @@
-//! What a command sees in a container, by a static program (`look.rs`): compared with a record in the repository, and,
-//! where somebody wants so, put beside what it sees under crun and runc.
+//! A command's view of its container, reported by a static program (`look.rs`): compared with a
+//! golden file in the repository and, on request, with the view under crun and runc.
 //!
-//! `ARGOSY_BLESS=1` writes the record anew. `ARGOSY_COMPARE=1` prints the table of `docs/isolation.md`:
-//! `ARGOSY_COMPARE=1 cargo test -p argosy-isolation --test root -- beside`.
+//! `ARGOSY_BLESS=1` rewrites the golden file. `ARGOSY_COMPARE=1` prints the table of
+//! `docs/isolation.md`: `ARGOSY_COMPARE=1 cargo test -p argosy-isolation --test root -- beside`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ pub(crate) const CASES: &[Case] = &[
     ("what_a_command_sees_beside_other_runtimes", beside),
 ];
 
-/// Under which verb this program looks.
+/// The verb with which this program prints its view.
 pub(crate) const VERB: &str = "look";
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/root/seen.json");
-/// Where a machine without a compiler has the program.
+/// The path of the program on a machine without a compiler.
 const BROUGHT: &str = "/bin/isolation-look";
-/// What the agent sets; all others are the host's.
+/// The limits that the agent sets; all others are the host's.
 const LIMITS: [(&str, &str, u64); 5] = [
     ("core", "Max core file size", 0),
     ("memlock", "Max locked memory", 65_536),
@@ -35,7 +35,7 @@ const LIMITS: [(&str, &str, u64); 5] = [
     ("nofile", "Max open files", 4_096),
     ("nproc", "Max processes", 4_096),
 ];
-/// Folders of programs, of which hosts have some or others, as folders or links.
+/// Directories of programs, of which hosts have different ones, as directories or links.
 const PROGRAMS: [&str; 8] = [
     "/bin ",
     "/etc ",
@@ -47,7 +47,7 @@ const PROGRAMS: [&str; 8] = [
     "/proc/",
 ];
 
-/// Compiled for this, and linked to nothing.
+/// Compiles the program, statically linked.
 fn program(folder: &Path) -> PathBuf {
     if Path::new(BROUGHT).exists() {
         return BROUGHT.into();
@@ -76,7 +76,7 @@ fn program(folder: &Path) -> PathBuf {
     }
 }
 
-/// What it sees as an agent's task.
+/// Returns its view as an agent's task.
 fn ours(world: &mut World, program: &Path) -> Value {
     let mut spec = profiled(world, "");
     spec.resource_limits = LIMITS
@@ -99,7 +99,7 @@ fn said(world: &mut World, spec: &Spec) -> Value {
     serde_json::from_str(&stdout(spec)).unwrap()
 }
 
-/// Without what varies from host to host, each by the name of what it varies with.
+/// Replaces what varies from host to host by the name of the source of the variation.
 fn normalized(mut seen: Value) -> Value {
     normalize_namespaces(&mut seen["namespaces"]);
     let strings = |value: &Value| -> Vec<String> {
@@ -107,7 +107,8 @@ fn normalized(mut seen: Value) -> Value {
         all.map(|each| each.as_str().unwrap().to_owned()).collect()
     };
     let mut mounts = strings(&seen["mounts"]);
-    // Which files of /proc there are to be masked is the kernel's choice, which programs the distribution's.
+    // Which files of /proc are masked depends on the kernel, which programs exist on the
+    // distribution.
     mounts.retain(|line| !PROGRAMS.iter().any(|program| line.starts_with(program)));
     for line in &mut mounts {
         let words: Vec<_> = line.split(' ').collect();
@@ -126,7 +127,7 @@ fn normalized(mut seen: Value) -> Value {
     seen["mounts"] = json!(mounts);
     let limits = LIMITS.map(|(_, title, _)| (title.to_owned(), seen["limits"][title].clone()));
     seen["limits"] = Value::Object(limits.into_iter().collect());
-    // Where there are groups of the first version, too, they are none of ours.
+    // Groups of cgroup v1, where they exist as well, do not belong to the runtime.
     let groups = seen["control_group"].as_str().unwrap().to_owned();
     let unified = groups.split(' ').find(|group| group.starts_with("0::"));
     seen["control_group"] = json!(unified);
@@ -150,7 +151,7 @@ fn normalized(mut seen: Value) -> Value {
     seen
 }
 
-/// Its own, or the host's.
+/// Separate, or the host's.
 fn normalize_namespaces(namespaces: &mut Value) {
     for (name, value) in namespaces.as_object_mut().unwrap() {
         let host = fs::read_link(format!("/proc/self/ns/{name}")).unwrap_or_default();
@@ -191,7 +192,7 @@ fn similar(seen: &str, record: &str) {
     );
 }
 
-/// What it sees in the default container of another runtime.
+/// Returns its view in the default container of another runtime.
 fn theirs(folder: &Path, program: &Path, runtime: &str) -> Value {
     let bundle = folder.join(runtime);
     let root = bundle.join("root");
@@ -225,7 +226,7 @@ fn theirs(folder: &Path, program: &Path, runtime: &str) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-/// The rows of the table: a title, and what is to be said of what was seen.
+/// Returns the rows of the table: a title, and the text about the view.
 fn rows(seen: &Value) -> Vec<(&'static str, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let count = |value: &Value| value.as_array().map_or(0, Vec::len).to_string();
@@ -262,7 +263,7 @@ fn rows(seen: &Value) -> Vec<(&'static str, String)> {
         ("no_new_privs", text(&seen["no_new_privileges"])),
         ("Filter of system calls (2: yes)", text(&seen["seccomp"])),
         (
-            "Where it may write, two folders deep",
+            "Where it may write, two directories deep",
             listed(&seen["writable"]),
         ),
         ("Processes that it sees", count(&seen["processes"])),
@@ -294,7 +295,8 @@ fn beside() {
     let mut columns = vec![rows(&ours(&mut world, &program))];
     let others = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // crun refuses hosts with control groups of both versions: both are shown those of the second only.
+            // crun refuses hosts with cgroups of both versions: both runtimes are shown only those
+            // of v2.
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();

@@ -1,7 +1,8 @@
-//! What a confined service (`argosy_isolation::service`) can still do to its host: what it is for, and nothing else.
+//! Tests of what a confined service (`argosy_isolation::service`) can do to its host: its purpose,
+//! and nothing else.
 //!
-//! Each technique is tried twice by processes of this program: by root without the confinement, where it must succeed or
-//! the trial shows nothing, and behind it.
+//! Processes of this program try each technique twice: as root without the confinement, where it
+//! must succeed or the test proves nothing, and with it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -31,10 +32,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_service_that_no_agent_started_does_nothing", not_ours),
 ];
 
-/// The verb under which this program is a service that misbehaves.
+/// The verb with which this program is a misbehaving service.
 pub(crate) const VERB: &str = "misbehave";
 
-/// What the service is to do, and where its bait is.
+/// The service's orders, and the location of its targets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Orders {
     is_confined: bool,
@@ -43,13 +44,13 @@ struct Orders {
     port: u16,
 }
 
-/// How each technique went: `None` if it succeeded.
+/// The result of each technique: `None` if it succeeded.
 type Tried = BTreeMap<String, Option<String>>;
 
-/// A technique: its name, and how it is tried.
+/// A technique: its name, and the attempt.
 type Technique<'a> = (&'static str, Box<dyn Fn() -> io::Result<()> + 'a>);
 
-/// What a service is for.
+/// The service's purpose: what must succeed.
 const GRANTED: [&str; 3] = ["read who is who", "connect to a server", "ask by UDP"];
 
 /// The service's side.
@@ -66,7 +67,7 @@ pub(crate) fn main() -> ExitCode {
     };
     if orders.is_confined {
         let readable = ["/etc", "/usr", "/lib", "/lib64"].map(PathBuf::from);
-        service::confine(&readable, 1 << 30).expect("this host has all walls");
+        service::confine(&readable, 1 << 30).expect("this host supports all layers");
     }
     let tried = all(&orders).into_iter().map(|(name, technique)| {
         let answer = technique().err().map(|error| error.to_string());
@@ -74,7 +75,7 @@ pub(crate) fn main() -> ExitCode {
     });
     let tried: Tried = tried.collect();
     packets.send(&tried, &[]).expect("the test listens");
-    // What it is can be looked at until the test has seen enough.
+    // It can be inspected until the test has seen enough.
     let _ = packets.receive::<()>();
     ExitCode::SUCCESS
 }
@@ -83,7 +84,7 @@ fn all(orders: &Orders) -> Vec<Technique<'_>> {
     let mut all = files(orders);
     all.extend(changes(&orders.bait));
     all.extend(sockets(orders));
-    // The last takes the network away.
+    // The last one removes the network.
     all.extend(processes(orders.host));
     all
 }
@@ -134,7 +135,7 @@ fn files(orders: &Orders) -> Vec<Technique<'_>> {
     ]
 }
 
-/// In a folder where everybody may do everything.
+/// In a directory where all users have all permissions.
 fn changes(bait: &Path) -> Vec<Technique<'_>> {
     vec![
         (
@@ -296,7 +297,7 @@ fn abstract_name(host: u32) -> String {
     format!("argosy-service-{host}")
 }
 
-/// A misbehaving service: what it came to, and what is said of its process.
+/// Runs a misbehaving service; returns its results, and the status of its process.
 fn played(is_confined: bool) -> (Tried, String) {
     let folder = tempfile::tempdir().unwrap();
     let bait = folder.path().to_owned();
@@ -312,7 +313,7 @@ fn played(is_confined: bool) -> (Tried, String) {
     let _abstract = UnixListener::bind_addr(&address).unwrap();
     let own = std::env::current_exe().unwrap();
     let mut command = Command::new("unshare");
-    // What succeeds without the confinement changes nothing of the host.
+    // Attempts that succeed without the confinement change nothing of the host.
     command.args(["--mount", "--uts", "--propagation", "private"]);
     command.arg(own).arg(VERB);
     let (process, packets) = service::spawn(&command, None, &[], None).unwrap();
@@ -327,7 +328,7 @@ fn played(is_confined: bool) -> (Tried, String) {
         Packet::Message(tried, _) => tried,
         Packet::Closed => panic!("it ended before it had tried anything"),
     };
-    // `unshare` has become it.
+    // `unshare` has executed it.
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let environment = fs::read(format!("/proc/{}/environ", process.id())).unwrap();
     packets.close();
@@ -340,7 +341,7 @@ fn played(is_confined: bool) -> (Tried, String) {
 
 fn techniques() {
     let (mut control, _) = played(false);
-    // Not every host has all that is looked for.
+    // Not every host has all targets.
     control.retain(|_, why| !why.as_ref().is_some_and(|why| why.contains("No such file")));
     let failed: Vec<_> = control.iter().filter(|(_, why)| why.is_some()).collect();
     assert!(failed.is_empty(), "these trials show nothing: {failed:?}");
@@ -382,7 +383,7 @@ fn nobody() {
     assert_eq!(found("Environment:"), "0");
 }
 
-/// With a terminal or a file as its standard input it says so, and ends.
+/// With a terminal or a file as its standard input it reports that, and exits.
 fn not_ours() {
     let output = Command::new(std::env::current_exe().unwrap())
         .arg(VERB)

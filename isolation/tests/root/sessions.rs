@@ -1,4 +1,4 @@
-//! What an entered command says and hears, and how its session ends.
+//! Tests of exec sessions: output and input of a command, and how its session ends.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -78,7 +78,7 @@ fn streams() {
     }
 }
 
-/// A command on a terminal of 24 lines by 80 characters that has said it is ready.
+/// Starts a command on a terminal of 24 lines by 80 characters; returns after its first output.
 fn on_terminal(container: &Container, line: &str) -> (Session, File, String) {
     let mut asked = request(line);
     asked.terminal = Some(WindowSize {
@@ -144,7 +144,7 @@ fn interrupts() {
     end(container);
 }
 
-/// How many processes, dead ones included, each keeper in this container has.
+/// Returns the number of processes, zombies included, of each exec monitor in this container.
 fn started_by_keeper(spec: &Spec) -> Vec<usize> {
     let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     let members = fs::read_to_string(path).unwrap();
@@ -171,20 +171,20 @@ fn client_gone() {
         eventually("nothing of the session is left", || members(&spec) == 2);
         drop(streams);
     }
-    // Gone before it could have been let in.
+    // Disconnected before its command could be started.
     for _ in 0..20 {
         drop(container.enter(&request("exec sleep 1000")).unwrap());
     }
     assert_eq!(output(&container, "echo next"), "next\n");
     eventually("nothing of them is left", || members(&spec) == 2);
     end(container);
-    // Without a group or namespaces, too.
+    // Without a group or namespaces as well.
     let spec = plain(world.spec("exec sleep 1000"));
     let (container, _) = world.start(&spec);
     let (session, _streams) = enter(&container, "exec sleep 1000.0001");
     eventually("it runs", || processes_with("1000.0001") == 1);
     drop(session);
-    eventually("it is gone", || processes_with("1000.0001") == 0);
+    eventually("the process has ended", || processes_with("1000.0001") == 0);
     end(container);
 }
 
@@ -195,14 +195,14 @@ fn orphans() {
     let daemon = "setsid sh -c 'exec sleep 1000' < /dev/null > /dev/null 2>&1 &";
     let (_, _, how) = run(&container, &request(daemon), b"");
     assert_eq!(how, Outcome::Exited(0));
-    eventually("what it left behind is gone", || members(&spec) == 2);
-    // Those that end during a session do not stay as zombies.
+    eventually("its descendants have ended", || members(&spec) == 2);
+    // Processes that end during a session do not stay as zombies.
     let (session, _streams) = enter(
         &container,
         "for n in 1 2 3 4 5; do (true &); done; exec sleep 1000",
     );
     // A group does not list them, their parent does.
-    eventually("the keeper has reaped them", || {
+    eventually("the monitor has reaped them", || {
         started_by_keeper(&spec) == [1]
     });
     drop(session);
@@ -242,7 +242,7 @@ fn adopted() {
     let none = "CapEff:\t0000000000000000\nSeccomp:\t2\n";
     let walls = output(&container, "grep -E '^(CapEff|Seccomp):' /proc/self/status");
     assert_eq!(walls, none);
-    // A launcher that dies is nothing to a session, nor to the next.
+    // The death of a launcher affects neither a session nor the next one.
     let (mut session, _streams) = enter(&container, "exec sleep 1000");
     let launcher = world.launcher.as_mut().unwrap();
     let pid = nix::unistd::Pid::from_raw(launcher.pid() as i32);
@@ -251,10 +251,10 @@ fn adopted() {
     session.signal(9).unwrap();
     assert_eq!(outcome(&mut session), Outcome::Signaled(9));
     world.launcher = Some(launcher_for(Some(&world.tree)));
-    // What an agent leaves behind when it goes ends; the container does not.
+    // An exec command ends with its agent; the container does not.
     let (session, streams) = enter(&container, "exec sleep 1000");
     drop((container, session, streams));
-    eventually("the session is gone", || members(&spec) == 2);
+    eventually("the session has ended", || members(&spec) == 2);
     end(running(&spec));
 }
 
@@ -273,7 +273,7 @@ fn supervisor_killed() {
     container.destroy(PATIENCE).unwrap();
 }
 
-/// Whoever runs as the same user may stop it, before it is a command and after.
+/// A process of the same user may stop it, before it is a command and after.
 fn stopped() {
     let mut world = World::new();
     let spec = profiled(&mut world, "while :; do kill -STOP -1 2>/dev/null; done");
@@ -282,15 +282,15 @@ fn stopped() {
         .map(|_| container.enter(&request("sleep 1000")).unwrap())
         .collect();
     for session in &mut sessions {
-        // It may have been stopped before it could be started: then nothing is said.
+        // It may have been stopped before it could be started: then there is no notice.
         let _ = session.wait(Duration::from_millis(50));
     }
     drop(sessions);
-    eventually("what was stopped is gone", || members(&spec) == 2);
+    eventually("the stopped process has ended", || members(&spec) == 2);
     end(container);
 }
 
-/// How many descriptors the processes that let commands in have open.
+/// Returns the number of open descriptors of the processes that start exec commands.
 fn descriptors(handle: &Handle) -> [usize; 2] {
     let count = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     [handle.supervisor.pid, handle.init.pid].map(count)
@@ -305,17 +305,17 @@ fn bounded() {
         .map(|_| enter(&container, "exec sleep 1000"))
         .collect();
     let reason = refusal(&container, &request("true"));
-    assert!(reason.contains("64 commands have entered"), "{reason}");
+    assert!(reason.contains("64 exec sessions"), "{reason}");
     drop(held);
     eventually("there is room again", || members(&spec) == 2);
     assert_eq!(output(&container, "echo next"), "next\n");
     eventually("nothing is left", || members(&spec) == 2);
-    // Init closes those of the last command a moment after its processes are gone.
+    // Init closes those of the last command a moment after its processes have ended.
     eventually("no descriptor is left", || descriptors(&handle) == before);
     end(container);
 }
 
-/// What a probe of the container finds.
+/// Returns the result of a probe in the container.
 fn ask(container: &Container, kind: ProbeKind, port: u16) -> Verdict {
     let probe = Probe {
         port,
@@ -341,7 +341,7 @@ fn probes() {
         let server = std::thread::spawn({
             let listener = listener.try_clone().unwrap();
             move || {
-                // The first is what the question before it left behind.
+                // The first is left over from the probe before it.
                 for stream in listener.incoming().flatten() {
                     let mut stream = stream;
                     let mut asked = [0; 1024];
@@ -364,7 +364,7 @@ fn probes() {
     }
     drop(listener);
     let Verdict::Fail { reason } = ask(ProbeKind::Tcp, port) else {
-        panic!("nobody listens")
+        panic!("no server listens")
     };
     assert!(reason.contains("cannot connect"), "{reason}");
     let mut nowhere = EntryRequest::new(Work::Command(Program::Shell("x".into())));

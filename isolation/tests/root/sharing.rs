@@ -1,4 +1,5 @@
-//! Containers that are to share: a network that is nobody else's, a folder, and the users whose files are in it.
+//! Tests of sharing: a network for a group of containers only, a directory, and the users of its
+//! files.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -23,7 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("containers_of_one_lonely_network_hear_each_other", network),
 ];
 
-/// A folder as an agent makes it: closed to the host, open to those who see it.
+/// Creates a directory as an agent does: closed to the host, open to the containers that mount it.
 fn shared(world: &World) -> std::path::PathBuf {
     let above = world.work().join("closed");
     std::fs::create_dir(&above).unwrap();
@@ -55,7 +56,8 @@ fn folder() {
     let (mut container, _) = world.start(&writer);
     let line = "until [ -s /group/file ]; do sleep 0.02; done; cat /group/file; set -- /proc/[0-9]*; echo $#; echo > /group/read";
     let reader = sharing(&mut world, &folder, line);
-    // The shell alone: its init is hidden, and the other container's processes are in another namespace.
+    // The shell alone: its init is hidden, and the other container's processes are in another
+    // namespace.
     assert_eq!(passes(&mut world, &reader), "mine\n1\n");
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,

@@ -1,4 +1,5 @@
-//! What is told of a running container that needs no controller: processor time, pressure, its network.
+//! Tests of statistics of a running container that need no controller: processor time, pressure,
+//! network.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +29,7 @@ fn processor_time() {
     assert!(seen.cpu_us > seen.cpu_user_us, "{seen:?}");
     container.kill(0).unwrap();
     container.wait(PATIENCE).unwrap();
-    eventually("one that is gone uses nothing", || {
+    eventually("a container that has ended uses nothing", || {
         container.stats() == Stats::default()
     });
 }
@@ -42,8 +43,8 @@ fn pressure() {
     let line = format!("for i in $(seq {at_once}); do (while :; do :; done) & done; wait");
     let spec = world.spec(&line);
     let (mut container, _) = world.start(&spec);
-    // How much of the wait is counted is the kernel's affair: 6.18 was seen to count a hundredth of
-    // it. What is told is what the kernel's file said in between.
+    // How much of the wait is counted depends on the kernel: 6.18 counted a hundredth of it. The
+    // report is compared with two reads of the kernel's file around it.
     let file = spec.cgroup.as_ref().unwrap().join("cpu.pressure");
     let counted = || {
         let text = fs::read_to_string(&file).unwrap();
@@ -64,7 +65,7 @@ fn pressure() {
     container.wait(PATIENCE).unwrap();
 }
 
-/// Sends a hundred datagrams of a thousand bytes that nobody answers.
+/// Sends a hundred datagrams of a thousand bytes to an address without a server.
 const TALK: &str = "import socket, sys
 talking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for number in range(100): talking.sendto(b'x' * 1000, (sys.argv[1], 9))";
@@ -78,7 +79,7 @@ fn traffic() {
         let before = of(&served.id).expect("it has a network");
         assert!(call(&served.address, 80).starts_with("web"));
         let called = of(&served.id).unwrap();
-        // A handshake, a sentence and an end are some packets each way.
+        // A handshake, a line and a close are some packets in each direction.
         for (before, after) in [
             (before.received, called.received),
             (before.sent, called.sent),

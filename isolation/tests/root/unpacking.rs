@@ -1,4 +1,4 @@
-//! Archives unpacked by a process of its own: what it may do, what it leaves, and that it ends.
+//! Tests of unpacking in a separate process: what it may do, what it leaves, and that it ends.
 
 use std::fs::{self, File};
 use std::io::{Seek, Write};
@@ -35,10 +35,10 @@ const TASK: Owner = Owner {
     gid: FIRST_HOST_ID + 8,
 };
 
-/// Kind, path, owner, content or link target.
+/// Type, path, owner, content or link target.
 pub(crate) type Entry<'a> = (u8, &'a str, u32, &'a [u8]);
 
-/// A tar file of these entries.
+/// Returns a tar file of these entries.
 pub(crate) fn tarball(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (kind, path, owner, body) in entries {
@@ -97,7 +97,7 @@ fn begin(
         .unwrap()
 }
 
-/// What is unpacked by those who may die of it.
+/// The entries for crash tests.
 const KEPT: [Entry<'static>; 4] = [
     (b'5', "a", 1000, b""),
     (b'0', "a/first", 1000, b"first"),
@@ -105,7 +105,7 @@ const KEPT: [Entry<'static>; 4] = [
     (b'0', "third", 0, b"third"),
 ];
 
-/// Unpacks as agents do: into a draft, which is named when it is whole.
+/// Unpacks as agents do: into a draft, which is renamed when it is complete.
 pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: Rules) -> Result<()> {
     let draft = work.join("draft");
     fs::create_dir(&draft)?;
@@ -124,10 +124,10 @@ pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: Rules) -> Result
     Ok(fs::rename(draft, work.join("kept"))?)
 }
 
-/// What the agent does that comes after: a draft goes, and what has its name is whole.
+/// Recovers as the next agent does: a draft is removed, and a named directory is complete.
 pub(crate) fn recover(launcher: &mut Launcher, work: &Path, rules: Rules) {
     let (draft, kept) = (work.join("draft"), work.join("kept"));
-    // Whoever unpacks may be writing there until it has seen that its agent is gone.
+    // The unpack process may write there until it has noticed that its agent has exited.
     eventually("the draft goes", || {
         !draft.exists() || remove_folder(&draft).is_ok()
     });
@@ -294,7 +294,7 @@ fn progress() {
     assert_eq!(unpacking.report(), None);
 }
 
-/// The processes that unpack, keepers and workers.
+/// Returns the unpack processes, monitors and workers.
 fn unpackers() -> Vec<PathBuf> {
     let entries = fs::read_dir("/proc")
         .unwrap()
@@ -306,7 +306,7 @@ fn unpackers() -> Vec<PathBuf> {
     entries.filter(called).collect()
 }
 
-/// An unpacking that waits for an archive that does not come.
+/// Starts an unpacking that waits for an archive that never arrives.
 fn waiting(world: &mut World, rules: Rules) -> (Unpacking, OwnedFd) {
     let name = format!("waiting-{:?}", rules.source);
     let owner = (name == "waiting-Archive").then_some(TASK);

@@ -1,4 +1,4 @@
-//! Volumes of containers: what each kind is, where it can be, and that a secret is nowhere else.
+//! Tests of volumes: each kind, its mount points, and that a secret is stored nowhere else.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -42,7 +42,7 @@ fn folder(path: &str, below: &str) -> Volume {
     volume(path, VolumeSource::Sandbox(below.into()))
 }
 
-/// A volume with this secret of an operator's; `text` is what the operator's file says.
+/// Returns a volume with this secret of an operator; `text` is the content of the operator's file.
 fn kept(world: &World, path: &str, text: &str) -> Volume {
     let secrets = world.work().join("secrets");
     let _ = fs::create_dir(&secrets);
@@ -84,7 +84,7 @@ fn kinds() {
         (echo no > run/secrets/db) 2>/dev/null || echo kept; rm -f run/secrets/db 2>/dev/null || echo stays; \
         grep -c ' /data/fast .*nosuid,nodev,noexec' proc/self/mountinfo; \
         grep -c ' /run/secrets/db ro,nosuid,nodev,noexec' proc/self/mountinfo; grep -c ' /tmp ' proc/self/mountinfo";
-    // An inner one is named before the one that it lies in.
+    // An inner one is named before the one that contains it.
     let volumes = [
         tmpfs("/data/fast"),
         folder("/data", "a/b"),
@@ -129,7 +129,7 @@ fn read_only() {
     assert_eq!(output(&mut world, &spec), "fetched\nkept\ny\n");
 }
 
-/// All files below a folder that say this; links are not followed.
+/// Returns all files below a directory that contain this; links are not followed.
 fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -159,7 +159,7 @@ fn remembers(pid: i32, text: &[u8]) -> bool {
     });
     ranges.into_iter().any(|(from, to)| {
         let mut bytes = vec![0; (to - from) as usize];
-        // Pages of the kernel's own cannot be read.
+        // Pages of the kernel cannot be read.
         let read = memory.read_at(&mut bytes, from).unwrap_or(0);
         bytes[..read]
             .windows(text.len())
@@ -175,7 +175,7 @@ fn forgotten() {
         std::time::Instant::now()
     );
     let mut spec = profiled(&mut world, "true");
-    // Behind what the next, smaller request overwrites.
+    // After the part that the next, smaller request overwrites.
     for (name, value) in [("FILL", "x".repeat(20_000)), ("TOKEN", canary.clone())] {
         spec.environment.push((name.to_owned(), value));
     }
@@ -273,7 +273,7 @@ fn links() {
     for trapped in [tmpfs("/srv"), tmpfs("/srv/x"), kept(&world, "/key", "x")] {
         let spec = with(imaged(&mut world, &layers, "true"), &[trapped]);
         let reason = refusal(&mut world, &spec);
-        assert!(reason.contains("something else in its place"), "{reason}");
+        assert!(reason.contains("another entry in its place"), "{reason}");
     }
     for target in ["/etc", "..", "file"] {
         let spec = with(profiled(&mut world, "true"), &[folder("/data", "a/b")]);
@@ -297,7 +297,7 @@ fn nowhere() {
         "{reason}"
     );
     assert!(reason.contains("choose a path outside"), "{reason}");
-    // One that the host has can be covered.
+    // A file that the host has can be covered.
     let line = "echo x > /opt/f && cat /opt/f";
     let spec = with(profiled(&mut world, line), &[tmpfs("/opt")]);
     assert_eq!(output(&mut world, &spec), "x\n");

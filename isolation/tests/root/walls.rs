@@ -1,5 +1,5 @@
-//! What holds each way out of a container, and that it does: with all walls gone that are named for it, it is open; with
-//! any one of them left, it is shut.
+//! Tests of the layers that stop each escape technique: with all layers disabled that are named for
+//! it, it succeeds; with any one of them enabled, it fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,24 +34,24 @@ pub(crate) const CASES: &[Case] = &[
     ("any_wall_of_a_way_out_holds_it_alone", alone),
 ];
 
-/// Under which argument a launcher puts up walls for nobody.
+/// The argument with which a launcher disables layers.
 pub(crate) const WITHOUT: &str = "without";
 
-/// A protection: one that a launch request names, or one that only tests take away.
+/// A layer: one that a launch request controls, or one that only tests disable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wall {
-    /// That it is not root of the container.
+    /// The command is not root of the container.
     User,
-    /// The filter of system calls.
+    /// The seccomp filter.
     Calls,
     /// `no_new_privs`.
     Privileges,
     Landlock,
-    /// What is masked or read-only of `/proc`.
+    /// The masked and read-only parts of `/proc`.
     Masks,
     /// Resource limits.
     Limits,
-    /// A network of its own.
+    /// A separate network.
     Network,
     Built(disable_layer::Wall),
 }
@@ -62,12 +62,12 @@ const READ_ONLY: Wall = Built(disable_layer::Wall::ReadOnly);
 const USERS: Wall = Built(disable_layer::Wall::Users);
 const FILES: Wall = Built(disable_layer::Wall::Files);
 
-/// Ways out by the walls that hold each of them, one behind the other.
+/// Techniques by the layers that each stop them.
 type Table = [(&'static [Wall], &'static [&'static str])];
-/// One of them, as it is on a kernel.
+/// A row of it, as it is on this kernel.
 type Row = (&'static [Wall], Vec<&'static str>);
 
-/// In the host's network, where most walls are needed.
+/// In the host's network, where most layers are needed.
 const HELD: &Table = &[
     (
         &[Calls],
@@ -268,7 +268,7 @@ const HELD: &Table = &[
     (&[Built(disable_layer::Wall::Ports)], KEPT_BY_PORT_FILTER),
 ];
 
-/// What a command with ports of the host's is kept from by programs in the kernel alone.
+/// Techniques that only eBPF programs stop, for a command with ports of the host.
 const KEPT_BY_PORT_FILTER: &[&str] = &[
     "a port of others",
     "a port of others by IPv6",
@@ -280,11 +280,11 @@ const KEPT_BY_PORT_FILTER: &[&str] = &[
     "listening at no port of its own by IPv6",
 ];
 
-/// What Linux before 6.11 lets only who has a capability on the host see: more walls hold it there.
+/// Before Linux 6.11 this needs a capability on the host: more layers stop it there.
 const HELD_BEFORE_6_11: &Table = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
 const BY_HANDLE: &str = "call open_by_handle_at";
 
-/// The rows of [`HELD`], as they are on this kernel.
+/// Returns the rows of [`HELD`], as they are on this kernel.
 fn held() -> Vec<Row> {
     if is_at_least(6, 11) {
         return rows_of(HELD).collect();
@@ -302,22 +302,22 @@ fn rows_of(table: &'static Table) -> impl Iterator<Item = Row> {
     table.iter().map(|(walls, names)| (*walls, names.to_vec()))
 }
 
-/// In a network of its own.
+/// In a separate network.
 const HELD_APART: &Table = &[
     (&[Network], &UNHELD),
     (&[Network, Landlock], &[KEPT_BY_LANDLOCK_6]),
 ];
 
-/// What the kernel refuses to everybody, root of the host too, as long as the program runs.
+/// The kernel refuses this to every process, including host root, while the program runs.
 const HELD_BY_KERNEL: &str = "writing to its executable";
-/// What of the host is not a wall's to hold in the host's network.
+/// Access to the host that no layer stops in the host's network.
 const UNHELD: [&str; 3] = [
     "the host's ports",
     "the host's ports by IPv6",
     "the host's ports by a mapped IPv6 address",
 ];
 
-/// What some kernels are built without. How they say so follows.
+/// Features that some kernels lack. Their errors follow.
 const MAY_BE_ABSENT: [&str; 11] = [
     "a block device",
     "a call of the x32 table",
@@ -348,7 +348,7 @@ fn is_absent(name: &str, answer: &str) -> bool {
         || name.contains("IPv6") && why_no_ipv6().is_some()
 }
 
-/// Each way out, in order.
+/// Returns the names of all techniques, in order.
 pub(crate) fn names() -> Vec<&'static str> {
     let held = HELD.iter().flat_map(|(_, names)| names.iter().copied());
     let mut all: Vec<_> = held.chain([HELD_BY_KERNEL]).chain(UNHELD).collect();
@@ -356,14 +356,14 @@ pub(crate) fn names() -> Vec<&'static str> {
     all
 }
 
-/// Who tries in which network.
+/// The user and the network of the attempts.
 #[derive(Clone, Copy)]
 struct Ground {
     who: Who,
     network: fn() -> Net,
 }
 
-/// Of which none has a port.
+/// A network without any permitted port.
 pub(crate) fn hosts_network() -> Net {
     let ports = Some(Vec::new());
     Net::Host { ports }
@@ -376,7 +376,8 @@ const fn in_hosts_network(who: Who) -> Ground {
     }
 }
 
-/// With nothing gone but what is named for it, each way out must be open; returns those of which this kernel has nothing.
+/// Checks that each technique succeeds when only the layers named for it are disabled; returns
+/// those that this kernel does not support.
 fn all_open(ground: Ground, rows: &[Row]) -> BTreeSet<&'static str> {
     let (mut world, bait) = (World::new(), Bait::lay());
     let (mut shut, mut absent) = (Vec::new(), BTreeSet::new());
@@ -414,7 +415,7 @@ fn open_to_let_off() {
     all_open(in_hosts_network(Who::LetOff), &held());
 }
 
-/// Nobody in a network that is its container's alone.
+/// The user `nobody` in a network of its container alone.
 const APART: Ground = Ground {
     who: Who::Nobody,
     network: || Net::None,
@@ -433,10 +434,10 @@ fn open_apart() {
     all_open(APART, &rows_of(HELD_APART).collect::<Vec<_>>());
 }
 
-/// With any wall left of those that are named for it, a way out is shut.
+/// Checks that a technique fails while any of its layers is enabled.
 fn alone() {
     let (mut world, bait) = (World::new(), Bait::lay());
-    // Several ways out are tried by one container that lacks the same walls.
+    // One container tries several techniques that lack the same layers.
     let mut trials: BTreeMap<BTreeSet<Wall>, Vec<&str>> = BTreeMap::new();
     for (walls, names) in held().iter().filter(|(walls, _)| walls.len() > 1) {
         for left in *walls {
@@ -459,10 +460,10 @@ fn alone() {
     assert_eq!(open, [""; 0]);
 }
 
-/// What a container in the host's network is kept from by Landlock 6 alone, which came with Linux 6.12.
+/// What only Landlock 6, from Linux 6.12 on, denies a container in the host's network.
 const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
 
-/// What this kernel cannot keep anybody from.
+/// Whether this kernel has no layer against the technique.
 pub(crate) fn is_unheld(name: &str) -> bool {
     name == KEPT_BY_LANDLOCK_6 && !has_landlock_6()
         || KEPT_BY_PORT_FILTER.contains(&name) && port_filter::supported().is_err()
@@ -472,7 +473,7 @@ pub(crate) fn has_landlock_6() -> bool {
     is_at_least(6, 12)
 }
 
-/// This kernel.
+/// Whether this kernel is at least of this version.
 fn is_at_least(major: u32, minor: u32) -> bool {
     let release = nix::sys::utsname::uname().unwrap();
     let release = release.release().to_string_lossy().into_owned();
@@ -482,8 +483,8 @@ fn is_at_least(major: u32, minor: u32) -> bool {
     (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
-/// Called by the launcher that is to do so, before it does anything else. What it has open besides is for its containers
-/// to find.
+/// Disables layers. Called by the launcher before anything else. Containers can find the
+/// descriptors that it has open.
 pub(crate) fn take_away(names: &str) {
     let named =
         |wall: &&disable_layer::Wall| names.split(',').any(|name| name == format!("{wall:?}"));
@@ -493,7 +494,7 @@ pub(crate) fn take_away(names: &str) {
     std::mem::forget(leak);
 }
 
-/// What somebody finds out of `wanted` with these walls gone.
+/// Returns what a user finds of `wanted` with these layers disabled.
 fn without(
     world: &mut World,
     bait: &Bait,

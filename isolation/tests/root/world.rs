@@ -1,4 +1,5 @@
-//! One agent's world: its tree of groups, its folders, its launcher. Gone without a trace when dropped.
+//! The world of one agent: its cgroup tree, its directories, its launcher. Removed without a trace
+//! on drop.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,21 +15,21 @@ use argosy_isolation::{
 
 use crate::walls::WITHOUT;
 
-/// A test: its name and what it does.
+/// A test: its name and its function.
 pub(crate) type Case = (&'static str, fn());
 
-/// How long anything may take before a test fails.
+/// The timeout of all waits in tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Ends a test that cannot be done here. Counted, and printed with its reason.
+/// Ends a test that is not possible here. Counted, and printed with its reason.
 pub(crate) struct Skipped(pub(crate) String);
 
 pub(crate) fn skip(reason: String) -> ! {
-    // Not a panic: nothing is wrong, so nothing is to be printed but the reason.
+    // Not a panic: nothing failed, so only the reason is printed.
     std::panic::resume_unwind(Box::new(Skipped(reason)))
 }
 
-/// Whether containers can be made here, or why not.
+/// Checks whether containers can be created here.
 pub(crate) fn possible() -> Result<(), String> {
     let uid = nix::unistd::geteuid();
     if !uid.is_root() {
@@ -64,7 +65,7 @@ impl World {
         }
     }
 
-    /// From now on by a launcher that puts these walls up for nobody.
+    /// Switches to a launcher that disables these layers.
     pub(crate) fn launch_without(&mut self, gone: &[disable_layer::Wall]) {
         let gone: Vec<_> = gone.iter().map(|wall| format!("{wall:?}")).collect();
         let mut command = launcher::own_executable().unwrap();
@@ -72,7 +73,7 @@ impl World {
         self.launcher = Some(Launcher::spawn(&command, Some(&self.tree)).unwrap());
     }
 
-    /// A launch of this line with a shell, fully isolated, with folders of its own.
+    /// Returns a launch of this line in a shell, fully isolated, with new directories.
     pub(crate) fn spec(&mut self, line: &str) -> Spec {
         self.containers += 1;
         let spec = spec_in(self.work.path(), &format!("c{}", self.containers), line);
@@ -99,7 +100,7 @@ impl World {
         self.launch(spec).wait(PATIENCE).unwrap()
     }
 
-    /// Runs a line and returns what it wrote.
+    /// Runs a line and returns its output.
     pub(crate) fn output(&mut self, line: &str) -> String {
         let spec = self.spec(line);
         let exit = self.run(&spec);
@@ -122,7 +123,7 @@ impl Drop for World {
     fn drop(&mut self) {
         self.launcher = None;
         if std::thread::panicking() {
-            // Best effort: the failure that is already under way is the one to see.
+            // Best effort: the failure that is being reported takes precedence.
             let _ = sweep(&self.tree, &BTreeSet::new(), PATIENCE);
             let _ = self.tree.remove();
             return;
@@ -149,7 +150,7 @@ pub(crate) fn spec_in(work: &Path, id: &str, line: &str) -> Spec {
     spec
 }
 
-/// The same launch without namespaces or group.
+/// Returns the same launch without namespaces or group.
 pub(crate) fn plain(spec: Spec) -> Spec {
     Spec {
         isolation: Isolation::Processes,
@@ -179,7 +180,7 @@ pub(crate) fn eventually(condition: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// How many processes have this word among their arguments.
+/// Returns the number of processes with this word among their arguments.
 pub(crate) fn processes_with(word: &str) -> usize {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries
@@ -191,7 +192,7 @@ pub(crate) fn processes_with(word: &str) -> usize {
         .count()
 }
 
-/// An agent in a process of its own, which has launched one container and can be killed.
+/// An agent in a separate process, which has launched one container and can be killed.
 pub(crate) struct Agent {
     pub(crate) process: Child,
 }
@@ -203,7 +204,7 @@ impl Agent {
         fs::write(&request, serde_json::to_vec(spec).unwrap()).unwrap();
         let mut executable = std::env::current_exe().unwrap();
         if uid.is_some() {
-            // The user may not be allowed to look into the folder of the build.
+            // The user may have no access to the build directory.
             let copy = spec.directory.join("agent");
             fs::copy(executable, &copy).unwrap();
             executable = copy;
@@ -223,7 +224,7 @@ impl Agent {
         agent
     }
 
-    /// What the agent heard: "started" or the reason why not.
+    /// Returns the agent's result: "started" or the error.
     pub(crate) fn heard(spec: &Spec) -> String {
         fs::read_to_string(spec.directory.join("told")).unwrap()
     }
@@ -234,7 +235,7 @@ impl Agent {
     }
 }
 
-/// The other side of [`Agent`]: launches one request, says so, and waits to be killed.
+/// The agent's side of [`Agent`]: launches one request, reports that, and waits to be killed.
 pub(crate) fn agent(arguments: &[String]) -> ExitCode {
     let spec: Spec = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
     let mut launcher = launcher_for(None);

@@ -1,4 +1,4 @@
-//! A server of HTTPS whose certificate is for somebody else and signed by nobody.
+//! An HTTPS server whose certificate is for another host and not signed by a trusted authority.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -9,11 +9,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 
-/// Made for tests, for `elsewhere.invalid`, good until 2126; the key opens nothing.
+/// Created for tests, for `elsewhere.invalid`, valid until 2126; the key is used nowhere else.
 const CERTIFICATE: &[u8] = include_bytes!("certificate.pem");
 const KEY: &[u8] = include_bytes!("key.pem");
 
-/// Answers one connection by one version of TLS. Returns what was asked, once the other side has said goodbye.
+/// Answers one connection with one version of TLS. Returns the request, after the client has sent
+/// `close_notify`.
 pub(crate) fn answer(
     stream: TcpStream,
     version: &'static SupportedProtocolVersion,
@@ -39,7 +40,7 @@ pub(crate) fn answer(
     }
     stream.write_all(answer.as_bytes())?;
     stream.flush()?;
-    // An end without a goodbye is an error.
+    // A close without `close_notify` is an error.
     stream.read_to_end(&mut Vec::new())?;
     Ok(String::from_utf8(asked).unwrap())
 }

@@ -1,4 +1,5 @@
-//! Against servers in this process: those that answer, those that do not, and those that say something else.
+//! Tests against servers in this process: servers that answer, servers that do not, and servers
+//! with other responses.
 
 use std::net::TcpListener;
 
@@ -63,14 +64,14 @@ fn what_would_smuggle_a_header_or_ask_nobody_is_refused() {
     assert!(probe(0, "/").check().is_err());
 }
 
-/// Answers one connection with these bytes, then keeps it open for as long as it is asked.
+/// Answers one connection with these bytes, then keeps it open until the client closes it.
 fn asked(answer: &'static [u8], kind: ProbeKind) -> Verdict {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(answer).unwrap();
-        // Until the asking side has had enough.
+        // Until the client closes the connection.
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let timeout_ms = 300;
@@ -92,7 +93,7 @@ fn get(scheme: Scheme) -> ProbeKind {
     }
 }
 
-/// Asks by HTTPS whoever takes the connection.
+/// Sends an HTTPS probe to a server that `serve` runs.
 fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u64) -> Verdict {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -108,7 +109,7 @@ fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u6
     verdict
 }
 
-/// Why it is not well.
+/// Returns the reason of a failure.
 fn reason(verdict: Verdict) -> String {
     match verdict {
         Verdict::Fail { reason } => reason,
@@ -158,7 +159,7 @@ fn who_is_silent_or_never_comes_to_an_end_has_not_answered_in_time() {
     };
     let told = reason(asked_securely(silent, 300));
     assert!(told.ends_with("no answer within 300 ms"), "{told}");
-    // The head of a record that is the largest there may be, and then a byte now and again.
+    // The header of a record of the maximum size, and then one byte at intervals.
     let dripping = |mut stream: TcpStream| {
         let _ = stream.write_all(&[22, 3, 3, 0x40, 0]);
         while stream.write_all(&[2]).is_ok() {

@@ -1,7 +1,9 @@
-//! TLS to whoever answers: nobody's certificate is verified, since a check asks whether its task answers, not who it is.
+//! TLS for probes, without certificate verification: a probe checks whether its task answers, not
+//! its identity.
 //!
-//! Spoken by the probe itself, behind the walls of the container's commands, so that what a hostile server says is read
-//! where an error of the library's would gain nothing, and the container pays for the handshake.
+//! The probe runs TLS itself, behind the isolation layers of the container's commands. So a hostile
+//! server's bytes are parsed where a bug of the library would gain nothing, and the container pays
+//! for the handshake.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -14,11 +16,11 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 
 use super::Timed;
 
-/// A connection over which all is encrypted.
+/// An encrypted connection.
 pub(super) struct Tls(StreamOwned<ClientConnection, Timed>);
 
 impl Tls {
-    /// Agrees on keys; by then the other side has shown that it speaks TLS.
+    /// Runs the handshake; on success the peer has shown that it speaks TLS.
     pub(super) fn open(mut stream: Timed, address: SocketAddr) -> io::Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let anybody = Arc::new(Anybody(provider.clone()));
@@ -29,7 +31,7 @@ impl Tls {
             .with_custom_certificate_verifier(anybody)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // An address: no name is told to the server.
+        // An address: the client sends no server name.
         let whom = ServerName::from(address.ip());
         let mut connection =
             ClientConnection::new(Arc::new(config), whom).map_err(io::Error::other)?;
@@ -39,10 +41,10 @@ impl Tls {
         Ok(Self(StreamOwned::new(connection, stream)))
     }
 
-    /// Says goodbye, as servers expect it that note who does not.
+    /// Sends `close_notify`, because some servers log its absence.
     pub(super) fn close(mut self) {
         self.0.conn.send_close_notify();
-        // Whether it was heard does not matter any more.
+        // It does not matter whether it arrives.
         let _ = self.0.conn.write_tls(&mut self.0.sock);
     }
 }
@@ -63,7 +65,8 @@ impl Write for Tls {
     }
 }
 
-/// Takes any certificate, and any signature by it: with neither would anybody be known.
+/// A verifier that accepts every certificate and every signature: neither would identify the
+/// server.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! An operator's list of CNI plugins, and what each of them is told.
+//! An operator's list of CNI plugins, and the input of each.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 use super::CniError;
 use crate::network::Publication;
 
-/// The versions that we speak, best first.
+/// The supported versions, best first.
 const VERSIONS: [&str; 2] = ["1.1.0", "1.0.0"];
 
-/// An operator's list of plugins, as its file has it.
+/// An operator's list of plugins, as in its file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct List {
     pub(super) name: String,
@@ -24,7 +24,7 @@ impl List {
     /// Reads a list (`*.conflist`).
     ///
     /// # Errors
-    /// If it cannot be read, or is no list of a version that is spoken here.
+    /// If it cannot be read, or is not a list of a supported version.
     pub fn read(path: &Path) -> Result<Self, CniError> {
         let error = |reason: String| CniError::Configuration {
             path: path.to_owned(),
@@ -65,7 +65,7 @@ impl List {
             return Err("its name must be letters, digits, '.', '_' or '-'".to_owned());
         }
         if written.plugins.is_empty() {
-            return Err("it names no plugin".to_owned());
+            return Err("it has no plugin".to_owned());
         }
         for plugin in &written.plugins {
             if !kind(plugin).is_some_and(is_plain) {
@@ -79,7 +79,7 @@ impl List {
         })
     }
 
-    /// The network's name.
+    /// Returns the network's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -89,7 +89,7 @@ impl List {
         self.plugins.iter().any(takes_ports)
     }
 
-    /// What one plugin is told: its own part, and what the runtime adds.
+    /// Builds the input of one plugin: its part of the list, and the runtime's additions.
     pub(super) fn input(
         &self,
         plugin: &Map<String, Value>,

@@ -1,9 +1,10 @@
-//! Whose turn it is with a container's plugins.
+//! The lock that serializes plugin runs for a container.
 //!
-//! A plugin goes on when its agent is killed: the next agent's DEL beside an ADD that is still running would find nothing
-//! to take back of what that ADD is about to give. So what a plugin is told is in a file that is locked by whoever has it
-//! open, and the plugin has, as its standard input. A living agent lets go of the lock when the plugin has ended, a dead
-//! one's is the plugin's own.
+//! A plugin continues when its agent is killed. The next agent's DEL would then run concurrently
+//! with an unfinished ADD, and could not release what that ADD is about to allocate. So a plugin's
+//! input is a locked file. Every process that has it open holds the lock, and the plugin has it
+//! open as its standard input. A running agent releases the lock when the plugin has ended; after
+//! an agent's death the plugin alone holds it.
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -17,14 +18,14 @@ use nix::fcntl::Flock;
 use crate::network::ipam::lock_within;
 use crate::sys;
 
-/// How long one may take to end that was killed.
+/// The time in which a killed plugin must end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The right to run a plugin for a container; whoever else wants it waits until this is dropped.
+/// The right to run a plugin for a container, until it is dropped.
 pub(super) struct Turn(Flock<File>);
 
 impl Turn {
-    /// Waits for the plugin of an agent that is gone, as long as a plugin may take; then kills it.
+    /// Waits for a plugin that a dead agent left, up to the plugin timeout; then kills it.
     pub(super) fn take(path: &Path, patience: Duration) -> io::Result<Self> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
@@ -43,7 +44,7 @@ impl Turn {
         locked.map(Self)
     }
 
-    /// The standard input of a plugin that is told this.
+    /// Returns the standard input of a plugin with this input.
     pub(super) fn input(&mut self, text: &str) -> io::Result<OwnedFd> {
         self.0.set_len(0)?;
         self.0.seek(SeekFrom::Start(0))?;
@@ -53,7 +54,7 @@ impl Turn {
     }
 }
 
-/// Kills every process whose standard input this file is.
+/// Kills every process whose standard input is this file.
 fn kill_readers(path: &Path) -> io::Result<()> {
     let path = fs::canonicalize(path)?;
     for process in fs::read_dir("/proc")?.flatten() {
@@ -65,7 +66,8 @@ fn kill_readers(path: &Path) -> io::Result<()> {
         if !reads() {
             continue;
         }
-        // The number may be another's by now: asked once more behind a handle that stays with one process.
+        // The process id may have been reused: it is checked again through a pidfd, which is bound
+        // to one process.
         if let Ok(handle) = sys::pidfd_open(pid)
             && reads()
         {

@@ -1,4 +1,5 @@
-//! One run of a CNI plugin: told by its environment and standard input, answers on standard output.
+//! One run of a CNI plugin: parameters in its environment and standard input, result on standard
+//! output.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,7 +16,7 @@ use super::lock::Turn;
 use crate::child::{Process, all_of, scratch};
 use crate::spawner::{Execution, Streams};
 
-/// Where plugins look for the programs that they use.
+/// The `PATH` of plugins.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A run of a plugin.
@@ -25,7 +26,7 @@ pub(super) struct Call<'a> {
     pub(super) patience: Duration,
 }
 
-/// What a plugin says when it fails.
+/// A plugin's error result.
 #[derive(Deserialize)]
 struct Failure {
     code: u64,
@@ -35,10 +36,11 @@ struct Failure {
 }
 
 impl Call<'_> {
-    /// Its answer, null if it says nothing; or why not, in words.
+    /// Returns its result, null if it is empty; or the error as text.
     pub(super) fn perform(&self, input: &Value, turn: &mut Turn) -> Result<Value, String> {
         let words = |error: io::Error| format!("cannot run it: {error}");
-        // Files, not pipes: neither a plugin that does not read nor a child that it leaves holds us up.
+        // Files, not pipes: a plugin that does not read, or a child that it leaves behind, cannot
+        // block this process.
         let told = turn.input(&input.to_string()).map_err(words)?;
         let mut answered = scratch().map_err(words)?;
         let mut complained = scratch().map_err(words)?;
@@ -70,7 +72,7 @@ impl Call<'_> {
                 return Ok(Value::Null);
             }
             return serde_json::from_str(&answer)
-                .map_err(|error| format!("its answer makes no sense: {error}"));
+                .map_err(|error| format!("its result is invalid: {error}"));
         }
         match serde_json::from_str::<Failure>(&answer) {
             Ok(Failure { code, msg, details }) if details.is_empty() => {

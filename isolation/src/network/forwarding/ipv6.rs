@@ -1,11 +1,13 @@
-//! Forwarding of IPv6 without a change of what the devices of the host are.
+//! IPv6 forwarding without a change of the host's devices.
 //!
-//! `net.ipv6.conf.all.forwarding` is also a command: the kernel writes the new value to every device, which makes routers of
-//! them that no longer heed router advertisements, and deletes the default routes that it has from such. What it asks
-//! when it forwards a packet is `all` alone. So each device gets its own value back at once, and heeds advertisements
-//! whatever it is (`accept_ra` 2) as long as that takes: no route is lost, and hosts stay hosts.
+//! Writing `net.ipv6.conf.all.forwarding` has side effects. The kernel copies the new value to
+//! every device, which turns them into routers that ignore router advertisements, and it deletes
+//! the default routes learned from those. When it forwards a packet, it checks only `all`. So each
+//! device gets its own value back immediately, and accepts advertisements in every mode
+//! (`accept_ra` 2) for as long as that takes. No route is lost, and hosts stay hosts.
 //!
-//! A note holds the values until they are back, for the next agent if this one dies in between.
+//! A record holds the values until they are restored, for the next agent if this one dies in
+//! between.
 
 use std::fs;
 use std::io;
@@ -16,15 +18,15 @@ use super::{are_all_noted, devices};
 use crate::crash_points;
 use crate::network::ipam::{Device6, Noted6, Records};
 
-/// The settings of all devices, and of those that come later as `default`.
+/// The settings of all devices, with `default` for later devices.
 const DEVICES_6: &str = "net/ipv6/conf";
 const ALL: &str = "net/ipv6/conf/all/forwarding";
-/// Router advertisements are heeded by hosts.
+/// Hosts accept router advertisements.
 const BY_HOSTS: &str = "1";
-/// And by routers.
+/// Routers accept them as well.
 const ALWAYS: &str = "2";
 
-/// Switches it on if it is off. Returns the devices between which the host shall forward nothing.
+/// Enables it if it is disabled. Returns the devices between which the host must not forward.
 pub(super) fn switch_on(records: &Records) -> Result<Vec<String>, NetworkError> {
     if let Some(noted) = records.noted_ipv6()?
         && noted.is_pending
@@ -42,13 +44,13 @@ pub(super) fn switch_on(records: &Records) -> Result<Vec<String>, NetworkError> 
     closed_between(records)
 }
 
-/// The devices that are noted.
+/// Returns the recorded devices.
 pub(super) fn closed_between(records: &Records) -> Result<Vec<String>, NetworkError> {
     let noted = records.noted_ipv6()?;
     Ok(noted.map(|noted| noted.closed).unwrap_or_default())
 }
 
-/// Switches it off if an agent has switched it on, and no device has come since.
+/// Disables it if an agent enabled it and no device was added since.
 pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
     let Some(noted) = records.noted_ipv6()? else {
         return Ok(());
@@ -67,7 +69,7 @@ fn switch(records: &Records, closed: Vec<String>, value: &str) -> Result<(), Net
         closed,
         devices: settings()?,
     };
-    // First the note, as for IPv4.
+    // The record first, as for IPv4.
     records.note_ipv6(&noted)?;
     for device in &noted.devices {
         if device.accept_ra == BY_HOSTS {
@@ -83,17 +85,17 @@ fn switch(records: &Records, closed: Vec<String>, value: &str) -> Result<(), Net
     records.note_ipv6(&noted)
 }
 
-/// Gives devices the values that they had.
+/// Restores the former values of devices.
 fn restore(devices: &[Device6]) -> Result<(), NetworkError> {
     for device in devices {
-        // As long as the device is a router, it needs the other value.
+        // While the device is a router, it needs the other value.
         set(&device.name, "forwarding", &device.forwarding)?;
         set(&device.name, "accept_ra", &device.accept_ra)?;
     }
     Ok(())
 }
 
-/// The settings of all devices but those of containers.
+/// Returns the settings of all devices except containers'.
 fn settings() -> Result<Vec<Device6>, NetworkError> {
     let folder = format!("/proc/sys/{DEVICES_6}");
     let entries = fs::read_dir(folder).map_err(refused("list the settings of IPv6"))?;
@@ -112,7 +114,7 @@ fn settings() -> Result<Vec<Device6>, NetworkError> {
                 accept_ra,
             });
         }
-        // A device that does not tell has gone.
+        // A device without the setting has been removed.
     }
     Ok(found)
 }
@@ -125,7 +127,7 @@ fn read(setting: &str) -> Result<String, NetworkError> {
 
 fn set(device: &str, setting: &str, value: &str) -> Result<(), NetworkError> {
     match namespace::set(&format!("{DEVICES_6}/{device}/{setting}"), value) {
-        // The device has gone.
+        // The device has been removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(refused(format!("set {setting} of {device} to {value}"))),
     }

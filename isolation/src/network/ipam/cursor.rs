@@ -1,4 +1,5 @@
-//! Which address is taken next. What is recorded is a hint: addresses' own records say which are free.
+//! The cursor of the address allocation. The recorded cursor is a hint: the records of addresses
+//! show which are free.
 
 use std::fs;
 use std::io;
@@ -10,19 +11,20 @@ use std::sync::PoisonError;
 use super::{Records, failed, replace};
 use crate::network::{NetworkError, Subnet};
 
-/// How many addresses may be taken without a new record of the cursor: each costs two changes of a folder.
+/// The number of addresses that may be taken per record of the cursor: each record costs two
+/// changes of a directory.
 const AHEAD: u32 = 64;
 
-/// Where an agent looks for a free address next.
+/// The position at which an agent searches for the next free address.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
     next: u32,
-    /// How many numbers from here on the recorded cursor is past.
+    /// The number of addresses left before the recorded cursor.
     left: u32,
 }
 
 impl Records {
-    /// Takes an address that nobody has: the next in turn, so that one that was given back is not used again soon.
+    /// Takes a free address: the next in order, so that a released address is not reused soon.
     pub(in crate::network) fn take_address(
         &self,
         subnet: Subnet,
@@ -51,8 +53,8 @@ impl Records {
         recorded.unwrap_or_else(|| self.first_number(subnet))
     }
 
-    /// Moves the cursor past this number. Records it once per [`AHEAD`] addresses: the next life of the agent skips those
-    /// that were not taken.
+    /// Moves the cursor past this number. Records it once per [`AHEAD`] addresses: the next run of
+    /// the agent skips those that were not taken.
     fn advance(
         &self,
         cursor: Option<Cursor>,

@@ -1,6 +1,7 @@
-//! The note that a network namespace forwarded no IPv6 before an agent needed it to.
+//! The record that a network namespace forwarded no IPv6 before an agent enabled it.
 //!
-//! A file, since a link has no room for the settings of many devices. Written whole, then renamed.
+//! It is a file, since the settings of many devices do not fit into a link. It is written
+//! completely, then renamed.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,12 +12,12 @@ use super::notes::Namespace;
 use super::{Records, draft_of, failed, remove};
 use crate::network::NetworkError;
 
-/// The devices of a host that forwarded no IPv6, and what is to be as it was.
+/// The devices of a host that forwarded no IPv6, and the settings to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Noted6 {
-    /// Whether devices may have other values than those noted.
+    /// Whether devices may have values other than the recorded ones.
     pub(in crate::network) is_pending: bool,
-    /// The devices between which nothing shall be forwarded.
+    /// The devices between which nothing may be forwarded.
     pub(in crate::network) closed: Vec<String>,
     pub(in crate::network) devices: Vec<Device6>,
 }
@@ -34,7 +35,7 @@ const CLOSED: &str = "closed";
 const DEVICE: &str = "device";
 
 impl Noted6 {
-    /// A line each; names of devices have no spaces.
+    /// Formats one line per device; device names have no spaces.
     fn text(&self) -> String {
         let mut text = String::new();
         if self.is_pending {
@@ -66,7 +67,7 @@ impl Noted6 {
                     forwarding: forwarding.to_owned(),
                     accept_ra: accept_ra.to_owned(),
                 }),
-                // Of a later release.
+                // From a later release.
                 _ => {}
             }
         }
@@ -75,7 +76,7 @@ impl Noted6 {
 }
 
 impl Records {
-    /// Replaces an earlier note.
+    /// Replaces an earlier record.
     pub(in crate::network) fn note_ipv6(&self, noted: &Noted6) -> Result<(), NetworkError> {
         let path = self.ipv6_note()?;
         let draft = draft_of(&path);
@@ -96,7 +97,7 @@ impl Records {
         remove(&self.ipv6_note()?)
     }
 
-    /// Named for the network namespace, as that of IPv4.
+    /// Returns the path, which includes the network namespace as for IPv4.
     fn ipv6_note(&self) -> Result<PathBuf, NetworkError> {
         let namespace = Namespace::current()?;
         Ok(self.folder.join(match namespace.cookie {

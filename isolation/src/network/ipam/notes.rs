@@ -1,4 +1,4 @@
-//! The note that a network namespace forwarded nothing before an agent needed it to.
+//! The record that a network namespace forwarded nothing before an agent enabled it.
 
 use std::fs;
 use std::io;
@@ -13,25 +13,25 @@ use super::{Records, failed, remove, replace};
 use crate::network::NetworkError;
 use crate::sys;
 
-/// What tells a network namespace from others.
+/// The identity of a network namespace.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Namespace {
-    /// Never another's before the next boot. `None` before Linux 5.14.
+    /// Not reused before the next boot. `None` before Linux 5.14.
     pub(super) cookie: Option<u64>,
-    /// Another's as soon as this one is gone.
+    /// Reused as soon as this namespace is removed.
     pub(super) inode: u64,
 }
 
 impl Namespace {
-    /// The calling thread's.
+    /// Returns the calling thread's namespace.
     pub(super) fn current() -> Result<Self, NetworkError> {
         let path = Path::new("/proc/thread-self/ns/net");
-        let found = fs::metadata(path).map_err(failed("look at", path))?;
-        let socket = UnixDatagram::unbound().map_err(failed("make a socket to look at", path))?;
+        let found = fs::metadata(path).map_err(failed("inspect", path))?;
+        let socket = UnixDatagram::unbound().map_err(failed("create a socket", path))?;
         let cookie = match sys::network::namespace_cookie(socket.as_fd()) {
             Ok(cookie) => Some(cookie),
             Err(Errno::ENOPROTOOPT) => None,
-            Err(errno) => return Err(failed("ask for the number of", path)(errno.into())),
+            Err(errno) => return Err(failed("read the cookie of", path)(errno.into())),
         };
         Ok(Self {
             cookie,
@@ -44,7 +44,7 @@ impl Namespace {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::network) enum Noted {
     Devices(Vec<String>),
-    /// An earlier release noted none.
+    /// An earlier release recorded none.
     Unknown,
 }
 
@@ -58,12 +58,13 @@ impl Noted {
 }
 
 impl Records {
-    /// Notes that the host, with these devices, forwarded nothing before an agent needed it to. Replaces an earlier note.
+    /// Records that the host, with these devices, forwarded nothing before an agent enabled it.
+    /// Replaces an earlier record.
     pub(in crate::network) fn note_closed(&self, devices: &[String]) -> Result<(), NetworkError> {
         replace(&self.closed()?, &format!("off {}", devices.join(" ")))
     }
 
-    /// The devices of that note; `None` if there is no note.
+    /// Returns the devices of that record; `None` if there is no record.
     pub(in crate::network) fn closed_between(&self) -> Result<Option<Noted>, NetworkError> {
         let path = self.closed()?;
         match fs::read_link(&path) {
@@ -77,8 +78,8 @@ impl Records {
         remove(&self.closed()?)
     }
 
-    /// Where the note is. The setting is one of the network namespace that the agent is in; what others share this folder
-    /// is not.
+    /// Returns the path of the record. The setting belongs to the agent's network namespace; agents
+    /// in other namespaces may share this directory.
     fn closed(&self) -> Result<PathBuf, NetworkError> {
         self.closed_in(&Namespace::current()?)
     }
@@ -89,7 +90,8 @@ impl Records {
             return Ok(by_inode);
         };
         let by_cookie = self.folder.join(format!("forwarding-cookie-{cookie}"));
-        // What an agent of an earlier build has noted is of this namespace, and must not become that of the next one.
+        // A record of an earlier build belongs to this namespace, and must not apply to the next
+        // one with the same inode.
         match fs::rename(&by_inode, &by_cookie) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("rename the link", &by_inode)(error))

@@ -1,11 +1,11 @@
-//! Refills the pool of namespaces in the background. Gives none to a container.
+//! Refills the pool of namespaces in the background. Assigns none to a container.
 
 use std::sync::Arc;
 
 use super::Shared;
 
-/// Fills the pool, by a thread that ends when it is full. If a namespace cannot be made it ends, too: whoever takes one
-/// next tries again, and is told why not.
+/// Starts a thread that fills the pool and exits when it is full. The thread also exits if a
+/// namespace cannot be created: the next caller that needs one tries again, and gets the error.
 pub(super) fn refill(shared: &Arc<Shared>) {
     let mut pool = shared.pool();
     if pool.filling || pool.ended || pool.ready.len() >= shared.settings.ready {
@@ -13,7 +13,7 @@ pub(super) fn refill(shared: &Arc<Shared>) {
     }
     let of_thread = Arc::clone(shared);
     let thread = std::thread::Builder::new().name("networks".to_owned());
-    // Without a thread namespaces are made when they are wanted.
+    // Without a thread namespaces are created on demand.
     pool.filler = thread.spawn(move || fill(&of_thread)).ok();
     pool.filling = pool.filler.is_some();
 }

@@ -1,12 +1,12 @@
-//! Archives made by hand: what no writer of archives would write.
+//! Hand-made archives that no archiver would write.
 
 use std::io::Write;
 
-/// A tar file in the making.
+/// A tar file under construction.
 #[derive(Default)]
 pub(super) struct Tarball(Vec<u8>);
 
-/// One entry. Names may be anything.
+/// One entry. Names may be any bytes.
 pub(super) struct Item<'a> {
     pub(super) kind: u8,
     pub(super) path: &'a [u8],
@@ -16,7 +16,7 @@ pub(super) struct Item<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// The user and group that this test may give files to without being root.
+/// Returns the user and group to which this test may give files without root.
 pub(super) fn own() -> (u64, u64) {
     let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
     (user.as_raw().into(), group.as_raw().into())
@@ -67,7 +67,7 @@ impl Tarball {
         self.entry(b'1', path, target, "")
     }
 
-    /// A header that describes the next entry in the form of POSIX.
+    /// Adds a POSIX header that describes the next entry.
     pub(super) fn pax(mut self, key: &str, value: &[u8]) -> Self {
         // The length counts its own digits.
         let bare = key.len() + value.len() + 3;
@@ -79,13 +79,13 @@ impl Tarball {
         self
     }
 
-    /// A file of which only the header is there.
+    /// Adds only the header of a file.
     pub(super) fn declared(self, path: &str, size: u64) -> Self {
         let header = Self::header(b'0', path.as_bytes(), size);
         self.write(header, b"")
     }
 
-    /// A file that is nothing but a hole.
+    /// Adds a file that is one hole.
     pub(super) fn hole(self, path: &str, size: u64) -> Self {
         let mut header = Self::header(b'S', path.as_bytes(), 0);
         let gnu = header.as_gnu_mut().unwrap();
@@ -95,7 +95,7 @@ impl Tarball {
         self.write(header, b"")
     }
 
-    /// One entry many times over.
+    /// Adds one entry many times.
     pub(super) fn repeated(mut self, path: &str, times: usize) -> Self {
         let one = Self::default().file(path, "").0;
         self.0.extend(one.repeat(times));
@@ -158,7 +158,7 @@ pub(super) fn xz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A zip file of these names and contents; a link where the mode says so.
+/// Returns a zip file of these names and contents; a link where the mode is that of one.
 pub(super) fn zip(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut writer = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, mode, body) in files {

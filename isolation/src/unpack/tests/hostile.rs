@@ -1,4 +1,4 @@
-//! Each archive has one thing wrong. The refusal names the entry and the rule.
+//! Each archive has one defect. The error names the entry and the rule.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -115,30 +115,30 @@ fn hard_links_lead_only_to_files_of_the_archive() {
     refused(
         Tarball::default().hard_link("h", "missing"),
         "h",
-        "no file that came before",
+        "not an earlier file",
     );
     refused(
         Tarball::default().hard_link("h", "h"),
         "h",
-        "no file that came before",
+        "not an earlier file",
     );
     refused(
         Tarball::default().folder("a").hard_link("h", "a"),
         "h",
-        "no file that came before",
+        "not an earlier file",
     );
-    // Elsewhere a link may lead elsewhere.
+    // At another path the same link is allowed.
     let moved = Tarball::default()
         .link("a/b/l", "../..")
         .hard_link("l", "a/b/l");
-    refused(moved, "l", "no file that came before");
+    refused(moved, "l", "not an earlier file");
     let through = Tarball::default()
         .file("a/f", "x")
         .link("l", "a")
         .hard_link("h", "l/f");
-    refused(through, "h", "no file that came before");
+    refused(through, "h", "not an earlier file");
     let gone = Tarball::default().file("a/f", "x").hard_link("a", "a/f");
-    refused(gone, "a", "no file that came before");
+    refused(gone, "a", "not an earlier file");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn set_id_bits_are_stripped_but_of_files_of_layers() {
     world
         .unpack(&tarball, Format::Tar, &Rules::layer())
         .unwrap();
-    // Mounts say whether they mean anything.
+    // The mount options decide whether they have an effect.
     assert_eq!(world.found("file"), "file 6755 ");
     assert_eq!(world.found("folder"), "folder 1755", "sticky is harmless");
 }
@@ -364,7 +364,7 @@ fn the_last_of_a_name_wins() {
     refused(
         Tarball::default().file("a", "x").file("a/b", "x"),
         "a/b",
-        "\"a\", which is no folder",
+        "\"a\", which is not a directory",
     );
 }
 
@@ -408,7 +408,8 @@ fn zip_entries_may_not_share_bytes() {
     let lists: Vec<_> = (0..bytes.len() - 4)
         .filter(|at| bytes[*at..].starts_with(b"PK\x01\x02"))
         .collect();
-    // Where the second entry begins is said 42 bytes after its mark: at the first one.
+    // The offset of the second entry is 42 bytes after its signature: it now refers to the first
+    // entry.
     bytes[lists[1] + 42..lists[1] + 46].copy_from_slice(&[0; 4]);
     let refusal = World::new().refusal_of(&bytes, Format::Zip, &Rules::archive());
     assert!(refusal.contains("overlap"), "{refusal}");
@@ -471,7 +472,7 @@ fn what_follows_the_end_is_refused() {
         .unwrap();
     archive.extend(b"garbage");
     let refusal = World::new().refusal(&archive);
-    assert!(refusal.contains("goes on after its end"), "{refusal}");
+    assert!(refusal.contains("continues after its end"), "{refusal}");
     let mut packed = gzip(&Tarball::default().file("f", "x").end());
     packed.extend(b"garbage");
     World::new()

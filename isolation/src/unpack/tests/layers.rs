@@ -1,4 +1,4 @@
-//! Layers of images: what is kept, what is left out, and what lower layers no longer have.
+//! Tests of image layers: which entries are kept, left out, and hidden from lower layers.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -120,13 +120,13 @@ fn links_are_kept_as_they_are_and_never_followed() {
         .hard_link("h", "l/passwd")
         .end();
     let refusal = world.refusal_of(&hard, Format::Tar, &Rules::layer());
-    assert!(refusal.contains("no file that came before"), "{refusal}");
+    assert!(refusal.contains("not an earlier file"), "{refusal}");
     let hidden = Tarball::default()
         .file(".wh.gone", "")
         .hard_link("h", "gone")
         .end();
     let refusal = world.refusal_of(&hidden, Format::Tar, &Rules::layer());
-    assert!(refusal.contains("no file that came before"), "{refusal}");
+    assert!(refusal.contains("not an earlier file"), "{refusal}");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn owners_times_and_modes_are_kept() {
     assert_eq!((root.mode() & 0o7777, root.mtime()), (0o555, 1_000_000));
     let folder = fs::metadata(world.at("shut")).unwrap();
     assert_eq!((folder.mode() & 0o7777, folder.mtime()), (0, 1_000_000));
-    // So that whoever runs the test may remove it.
+    // So that the user of the test may remove it.
     for path in [world.target(), world.at("shut")] {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }

@@ -1,4 +1,5 @@
-//! Random sequences of entries, most of them absurd: nothing beside the target changes, no link of an archive leads out.
+//! Random sequences of mostly invalid entries: nothing next to the target changes, and no link of
+//! an archive leads outside.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use super::super::{Format, Rules};
 use super::World;
 use super::archives::{Item, Tarball, own};
 
-/// Few names, so that entries meet.
+/// Few names, so that entries collide.
 const NAMES: [&str; 12] = [
     "a",
     "b",
@@ -75,7 +76,7 @@ proptest! {
 
     #[test]
     fn an_archive_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
-        // An absurd entry ends the work, so each is also tried as the last one.
+        // An invalid entry ends the work, so each is also tried as the last one.
         for length in 1..=entries.len() {
             let world = World::new();
             let _ = world.unpack(&tarball(&entries[..length]), Format::Tar, &Rules::archive());
