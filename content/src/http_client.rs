@@ -1,16 +1,16 @@
-//! A client of HTTP servers that is made when somebody first needs it.
+//! An HTTP client that is created on first use.
 //!
-//! The certificates of authorities that it trusts are read and kept from then on. Most agents fetch nothing.
+//! It reads the trusted certificate authorities then, and keeps them. Most agents fetch nothing.
 
 use std::fmt;
 use std::sync::OnceLock;
 
 use reqwest::{Client, ClientBuilder};
 
-/// The settings of a client, and the client once there is one.
+/// The settings of a client, and the client once it is created.
 pub(crate) struct HttpClient {
     settings: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
-    /// What a host without certificates of authorities cannot do, for the log.
+    /// What a host without certificate authorities cannot do, for the log.
     lost: &'static str,
     made: OnceLock<Made>,
 }
@@ -32,13 +32,13 @@ impl HttpClient {
         }
     }
 
-    /// To ask with.
+    /// Returns the client, which is created on the first call.
     pub(crate) fn client(&self) -> &Client {
         &self.made().client
     }
 
-    /// Whether the host has certificates of authorities, without which no https server can be trusted. One that has none
-    /// when this is first asked is fit for everything else.
+    /// Whether the host has certificate authorities, without which no https server can be trusted.
+    /// A client that has none on the first call still works for everything else.
     pub(crate) fn has_authorities(&self) -> bool {
         self.made().has_authorities
     }

@@ -1,6 +1,6 @@
-//! What tasks get from outside: files by URI, and images. Runs nothing, mounts nothing, knows no cluster.
+//! Content for tasks: files by URI, and images. Runs and mounts nothing, and knows no cluster.
 //!
-//! Reading order: `flights`, `http_client`, `fetcher`, `images`, `service`.
+//! Reading order: `singleflight`, `http_client`, `fetcher`, `images`, `service`.
 
 pub mod fetcher;
 mod http_client;
@@ -10,7 +10,7 @@ mod singleflight;
 
 use std::error::Error;
 
-/// An error with all its causes, as one sentence.
+/// Formats an error with all its causes as one message.
 #[must_use]
 pub fn sentence(error: &dyn Error) -> String {
     match (error.to_string(), sources(error)) {
@@ -19,7 +19,7 @@ pub fn sentence(error: &dyn Error) -> String {
     }
 }
 
-/// What its causes say; empty if it has none.
+/// Formats its causes; empty if it has none.
 fn sources(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source());
     let words: Vec<_> = causes.map(ToString::to_string).collect();

@@ -1,7 +1,7 @@
-//! Work that several want at once, done once. Decides nothing.
+//! Singleflight: concurrent requests for the same work share one execution. Makes no decisions.
 //!
-//! Whoever comes while it goes on joins in and gets the same end, good or bad; whoever comes later begins
-//! anew. It goes on while one of them is left, and stops with the last.
+//! A request during the execution joins it and gets the same result, success or failure; a later
+//! one starts again. The work continues while one requester is left, and stops with the last.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,12 +11,12 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 
-/// Work under way, by name.
+/// Work in progress, by key.
 pub(crate) struct Flights<K, V: Clone, P> {
     going: Mutex<Going<K, V, P>>,
 }
 
-/// Bounded by those who wait: what nobody waits for is gone.
+/// Bounded by the requesters: work without a requester is removed.
 struct Going<K, V: Clone, P> {
     serial: u64,
     flights: BTreeMap<K, Flight<V, P>>,
@@ -28,15 +28,15 @@ struct Flight<V: Clone, P> {
     progress: watch::Receiver<P>,
 }
 
-/// A seat in a flight. The work goes on while somebody awaits it.
+/// A requester's share of an execution. The work continues while one of them is awaited.
 pub(crate) struct Seat<V: Clone, P> {
     pub(crate) work: Shared<BoxFuture<'static, V>>,
     pub(crate) progress: watch::Receiver<P>,
-    /// Whether the work was begun for it.
+    /// Whether the work was started for it.
     pub(crate) is_first: bool,
 }
 
-/// Strikes work off the list when it ends, well or not, or is given up.
+/// Removes work from the list when it ends, fails or is cancelled.
 struct Departure<K: Ord + Clone, V: Clone, P> {
     flights: Arc<Flights<K, V, P>>,
     key: K,
@@ -69,7 +69,7 @@ where
         })
     }
 
-    /// Joins the work of this name, or begins it.
+    /// Joins the work of this key, or starts it.
     pub(crate) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -110,7 +110,7 @@ where
                 .expect("work that was never polled is there"),
             progress: progress.clone(),
         };
-        // What is replaced was given up, and has nothing left to drop.
+        // The replaced work was cancelled, and has nothing left to drop.
         going.flights.insert(key, flight);
         Seat {
             work,
@@ -161,13 +161,13 @@ mod tests {
             }
             let (begun, ended) = (Arc::clone(&self.begun), Arc::clone(&self.ended));
             self.flights.join("layer", move |progress| {
-                // Made only for work that is begun.
+                // Created only for work that is started.
                 let end = End(ended);
                 async move {
                     let _end = end;
                     begun.fetch_add(1, Ordering::SeqCst);
                     progress.send_replace(7);
-                    answer.await.unwrap_or(Err("nobody answers"))
+                    answer.await.unwrap_or(Err("no answer"))
                 }
             })
         }

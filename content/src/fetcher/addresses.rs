@@ -1,10 +1,11 @@
-//! Kinds of addresses, and the IPv4 addresses for which some of IPv6 stand.
+//! Classes of IP addresses, and the IPv4 addresses embedded in IPv6 addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use argosy_isolation::reach_filter::METADATA;
 
-/// The address of IPv4 that one of IPv6 stands for, if it does: mapped, translated (NAT64) or tunnelled (6to4).
+/// Returns the embedded IPv4 address, if there is one: mapped, translated (NAT64) or tunnelled
+/// (6to4).
 pub(super) fn meant(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address.to_canonical() else {
         return address.to_canonical();
@@ -22,13 +23,13 @@ pub(super) fn meant(address: IpAddr) -> IpAddr {
     match v6.segments() {
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => at(12),
         [0x2002, ..] => at(2),
-        // Compatible addresses, but for the unspecified one and loopback.
+        // Compatible addresses, except the unspecified address and loopback.
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 || low > 1 => at(12),
         _ => IpAddr::V6(v6),
     }
 }
 
-/// The kind of an address, if tasks may not fetch from such ones.
+/// Returns the class of an address that tasks may not fetch from.
 pub(super) fn kind(address: IpAddr) -> Option<&'static str> {
     if METADATA.contains(&address) {
         return Some("the address of a metadata service");

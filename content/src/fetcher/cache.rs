@@ -1,10 +1,11 @@
-//! Files that tasks want to be kept on this host: each is downloaded once for all who want it, and stays until others
-//! need its room, the one that was used longest ago first.
+//! The shared fetch cache: each file is downloaded once for all tasks that request it, and stays
+//! until others need its space. The least recently used file is evicted first.
 //!
-//! A file is named by the digest of its URI and of the digest that it must have, so that what one task says of a file
-//! never gives another task something else than it asked for. Two kinds never make room: those that are being copied, whose
-//! room would not be free before the copy's end, and those that the operator has pinned. What then finds no room is brought
-//! for those who wait for it, and not kept: the bound holds whatever is pinned.
+//! A file's name is the digest of its URI and of its required digest, so one task's claim about a
+//! file never affects what another task gets. Two kinds are never evicted: files that are being
+//! copied, whose space would not be free before the copy ends, and files that the operator has
+//! pinned. A file that does not fit is delivered to the waiting tasks and not cached: the limit
+//! holds regardless of pins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -28,33 +29,35 @@ use super::reach::Reach;
 use super::{Progress, draft};
 use crate::singleflight::{Flights, Seat};
 
-/// What begins the name of a file that is not whole.
+/// The name prefix of an incomplete file.
 const DRAFT: &str = ".draft-";
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// How a download ends for all who wait for it.
+/// The result of a download, for all who wait for it.
 type End = Result<Arc<File>, Arc<FetchError>>;
 
-/// The files that are kept.
+/// The cached files.
 pub struct Cache {
     folder: PathBuf,
-    /// How much is kept, in bytes.
+    /// The maximum size of the cache, in bytes.
     capacity_bytes: u64,
-    /// Marks of the URIs of which the file that was used last stays.
+    /// Digests of the pinned URIs; the most recently used file of each stays.
     pins: BTreeSet<String>,
-    /// Names of files that are wanted now, and by how many. Bounded by the fetches at a time. A lock, since files are
-    /// removed by threads while others begin to copy them: what is in use is seen, and goes or stays, in one step.
+    /// Names of files in use, with the number of users. Bounded by the number of concurrent
+    /// fetches. A lock, because threads remove files while others start to copy them: the check for
+    /// use and the removal are one step.
     in_use: Mutex<BTreeMap<String, usize>>,
     serial: AtomicU64,
     downloads: Arc<Flights<String, End, Progress>>,
 }
 
 impl Cache {
-    /// Opens the folder of an agent that holds its directory's lock, and clears away what a crash left. Blocks.
+    /// Opens the directory of an agent that holds its data directory's lock, and removes what a
+    /// crash left. Blocks.
     ///
     /// # Errors
-    /// If the folder cannot be made, read or written.
+    /// If the directory cannot be created, read or written.
     pub fn open(folder: &Path, capacity_bytes: u64, pinned_uris: &[String]) -> io::Result<Self> {
         fs::DirBuilder::new()
             .mode(0o700)
@@ -78,7 +81,8 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Keeps the bound of this life, which may be a smaller one than the last: what is pinned goes last.
+    /// Enforces the current size limit, which may be lower than in the last run: pinned files are
+    /// evicted last.
     fn trim(&self) -> io::Result<()> {
         let mut entries = self.entries()?;
         entries.0.sort_by_key(|entry| entry.is_pinned);
@@ -94,7 +98,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Copies what the URI names to a new file at `to`; it is downloaded if it is not here.
+    /// Copies the file of the URI to a new file at `to`; downloads it if it is not cached.
     pub(super) async fn bring(
         self: &Arc<Self>,
         origin: &Arc<Origin>,
@@ -113,7 +117,7 @@ impl Cache {
             None => {
                 let (cache, origin, uri) = (Arc::clone(self), Arc::clone(origin), uri.clone());
                 let seat = self.downloads.join(name, move |progress| async move {
-                    // Another may have ended between our look and our joining.
+                    // Another download may have ended between the check and the join.
                     match open(&path) {
                         Some(file) => Ok(file),
                         None => {
@@ -136,7 +140,7 @@ impl Cache {
             })
     }
 
-    /// A file that is not removed as long as this is there.
+    /// Marks a file as in use: it is not removed while the result exists.
     fn used(self: &Arc<Self>, name: &str) -> Used {
         *self.in_use().entry(name.to_owned()).or_default() += 1;
         Used {
@@ -160,7 +164,7 @@ impl Cache {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let draft = Draft(self.folder.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
-        // Nothing of this host is kept, and nothing for tasks that reach no server.
+        // Files of this host are not cached, nor are files for tasks that reach no server.
         let rights = Rights {
             reader: Reader::Unmapped,
             reach: Reach::Usual,
@@ -171,14 +175,15 @@ impl Cache {
         let keeping = move || -> io::Result<File> {
             let bytes = file.metadata()?.len();
             if bytes <= cache.capacity_bytes {
-                // By its name it counts as whole, also after a cut of power. Before the lock: a disk may take long.
+                // Its final name means that it is complete, also after a power cut. Synced before
+                // the lock: a disk may take long.
                 file.sync_all()?;
                 crash_points::passed("cache.draft-synced");
             }
-            // It is whole and open: what keeps it from being kept keeps it from nobody who waits.
+            // It is complete and open: an error of caching does not affect the waiting tasks.
             if let Err(error) = cache.keep(&draft.0, &place, bytes, &wanted) {
                 let uri = ShownUri::of(&wanted);
-                tracing::warn!(%uri, %error, "a fetched file is not kept");
+                tracing::warn!(%uri, %error, "a fetched file is not cached");
             }
             Ok(file)
         };
@@ -191,9 +196,9 @@ impl Cache {
         })
     }
 
-    /// Gives a whole file its name if there is room for it. Blocks.
+    /// Gives a complete file its name if there is space for it. Blocks.
     fn keep(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
-        // Until it has its name, so that no two take the same room.
+        // Held until it has its name, so that no two files take the same space.
         let in_use = self.in_use();
         let mark = mark(uri);
         let entries = self.entries()?;
@@ -211,7 +216,7 @@ impl Cache {
                 staying,
                 capacity_bytes,
                 is_pinned,
-                "a fetched file is not kept: beside what is pinned or being copied the cache has no room for it"
+                "a fetched file is not cached: pinned files and files in use leave no space"
             );
             return Ok(());
         }
@@ -230,7 +235,7 @@ impl Cache {
         Ok(())
     }
 
-    /// How much is kept, and how much of that is pinned.
+    /// Returns the size of the cache, and the pinned part.
     #[cfg(test)]
     pub(super) fn held_bytes(&self) -> io::Result<(u64, u64)> {
         let entries = self.entries()?;
@@ -245,7 +250,7 @@ impl Cache {
         self.used(&name(uri))
     }
 
-    /// What is kept, that which was used longest ago first.
+    /// Returns the cached files, least recently used first.
     fn entries(&self) -> io::Result<Entries> {
         let mut entries = Vec::new();
         for found in fs::read_dir(&self.folder)? {
@@ -266,7 +271,7 @@ impl Cache {
             });
         }
         entries.sort();
-        // Of several versions of one file only the newest is worth its room.
+        // Of several versions of one file only the newest stays pinned.
         let mut seen = BTreeSet::new();
         for entry in entries.iter_mut().rev() {
             let mark = entry.name.split('-').next().unwrap_or_default();
@@ -276,7 +281,7 @@ impl Cache {
     }
 }
 
-/// One that is kept.
+/// A cached file.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     used_at: SystemTime,
@@ -301,7 +306,7 @@ impl Entries {
     }
 }
 
-/// Somebody else may have been faster.
+/// Removes a file; succeeds if it does not exist.
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -309,7 +314,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that is wanted now.
+/// A file in use.
 pub(super) struct Used {
     cache: Arc<Cache>,
     name: String,
@@ -327,7 +332,7 @@ impl Drop for Used {
     }
 }
 
-/// Awaits a download that others may wait for, too, and shows each of them how far it is.
+/// Waits for a download that is shared with others, and reports its progress to each of them.
 async fn watched(mut seat: Seat<End, Progress>, meter: &watch::Sender<Progress>) -> End {
     loop {
         tokio::select! {
@@ -343,7 +348,7 @@ async fn watched(mut seat: Seat<End, Progress>, meter: &watch::Sender<Progress>)
     }
 }
 
-/// A file that is not whole; it goes with this, unless it was renamed.
+/// An incomplete file; removed on drop, unless it was renamed.
 struct Draft(PathBuf);
 
 impl Drop for Draft {
@@ -352,7 +357,7 @@ impl Drop for Draft {
     }
 }
 
-/// The mark of its URI, then that of what it must be.
+/// Returns the digest of its URI, followed by that of its required digest.
 fn name(uri: &v1::Uri) -> String {
     format!("{}-{}", mark(&uri.value), mark(&uri.sha256))
 }
@@ -362,15 +367,15 @@ fn mark(text: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A kept file, which counts as used now.
+/// Opens a cached file, and marks it as used now.
 fn open(path: &Path) -> Option<Arc<File>> {
     let file = File::open(path).ok()?;
-    // Its time decides only how soon it goes.
+    // Its time only decides when it is evicted.
     let _ = file.set_modified(SystemTime::now());
     Some(Arc::new(file))
 }
 
-/// By places, since others read the same file at the same time. Returns the copy.
+/// Copies by offset, because others read the same file concurrently. Returns the copy.
 fn copy(from: &File, to: &Path) -> io::Result<File> {
     let to = draft::file(to)?;
     let mut buffer = vec![0; CHUNK_BYTES];

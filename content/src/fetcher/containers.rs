@@ -1,7 +1,8 @@
-//! Which addresses are those of containers on this host: of this agent's subnets, and of all agents by the host's routes.
+//! Addresses of containers on this host: of this agent's subnets, and of all agents by the host's
+//! routes.
 //!
-//! The kernel's lists of routes are opened once, since the service cannot open files later. What is read is true at that
-//! time.
+//! The kernel's route lists are opened once, because the service cannot open files later. Each
+//! result reflects the time of the call.
 
 use std::fs::File;
 use std::io;
@@ -12,15 +13,14 @@ use std::path::Path;
 use argosy_isolation::network::{DEVICES, Subnet, Subnet6};
 use serde::{Deserialize, Serialize};
 
-/// How much is read at a time.
+/// The number of bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Where containers of one agent get their addresses from.
+/// The subnets of one agent's containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSubnets {
-    /// Their IPv4 addresses.
     pub ipv4: Subnet,
-    /// Their IPv6 addresses, if they have some.
+    /// Their IPv6 prefix, if they have one.
     pub ipv6: Option<Subnet6>,
 }
 
@@ -33,7 +33,7 @@ impl TaskSubnets {
     }
 }
 
-/// See the file's head.
+/// The check for container addresses; see the file header.
 #[derive(Debug)]
 pub(super) struct Containers {
     subnets: Option<TaskSubnets>,
@@ -43,7 +43,8 @@ pub(super) struct Containers {
 }
 
 impl Containers {
-    /// Those of the network namespace of this process. `subnets` are its agent's, if that has any.
+    /// Opens the routes of this process's network namespace. `subnets` are its agent's, if it has
+    /// any.
     pub(super) fn open(subnets: Option<TaskSubnets>) -> io::Result<Self> {
         Self::listed(subnets, Path::new("/proc/net"))
     }
@@ -82,7 +83,7 @@ impl Containers {
     }
 }
 
-/// From the beginning, whatever was read before.
+/// Reads the list from its beginning.
 fn read(list: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
     loop {
         let done = bytes.len();
@@ -100,7 +101,8 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = &str> {
     lines.filter_map(|line| std::str::from_utf8(line).ok())
 }
 
-/// A line names the device, the destination and, as the eighth word, the mask; both in the byte order of the network.
+/// A line has the device, the destination and, as the eighth word, the mask; both in network byte
+/// order.
 fn leads_to(line: &str, address: Ipv4Addr) -> bool {
     let mut words = line.split_ascii_whitespace();
     let is_ours = words.next().is_some_and(|name| name.starts_with(DEVICES));
@@ -113,7 +115,7 @@ fn leads_to(line: &str, address: Ipv4Addr) -> bool {
     u32::from(address) & mask == to & mask
 }
 
-/// A line names the destination, its bits and, as the last word, the device.
+/// A line has the destination, its prefix length and, as the last word, the device.
 fn leads_to_6(line: &str, address: Ipv6Addr) -> bool {
     let mut words = line.split_ascii_whitespace();
     let to = words

@@ -1,4 +1,5 @@
-//! Files of HTTP and HTTPS servers, each brought whole or not at all, and tried for a while.
+//! Downloads from HTTP and HTTPS servers: each file completely or not at all, with retries for a
+//! limited time.
 
 use std::io;
 use std::path::Path;
@@ -14,26 +15,26 @@ use super::sink::{Sink, Wanted};
 use super::web::Web;
 use super::{FetchSettings, Progress};
 
-/// How long a server that cannot be reached, or breaks off, is tried again.
+/// The time for which a server that is unreachable, or breaks off, is retried.
 const RETRY_FOR: Duration = Duration::from_secs(30);
-/// The first pause between tries; doubled up to the longest.
+/// The first delay between retries; doubled up to the maximum.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
-/// How long a server may stay silent in the middle of a file, as in Mesos.
+/// The maximum silence of a server in the middle of a file, as in Mesos.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
-/// How long a connection may take.
+/// The timeout for connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What can be downloaded.
+/// The downloader.
 pub(crate) struct Downloads {
     web: Web,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
-    /// How long a server may stay silent.
+    /// The maximum silence of a server.
     pub(super) stall_limit: Duration,
 }
 
-/// How all servers are asked.
+/// Returns the common settings of all clients.
 pub(crate) fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .connect_timeout(CONNECT_LIMIT)
@@ -41,7 +42,8 @@ pub(crate) fn client() -> reqwest::ClientBuilder {
 }
 
 impl Downloads {
-    /// Before the process gives up opening files.
+    /// Creates the downloader. Must precede the point at which the process can no longer open
+    /// files.
     pub(crate) fn new(settings: &FetchSettings) -> io::Result<Self> {
         Self::with(client, settings)
     }
@@ -59,7 +61,8 @@ impl Downloads {
         })
     }
 
-    /// Writes what the URI names to a file, and tries for a while. `path` is the file's, for sentences.
+    /// Downloads the URI to a file, with retries for a limited time. `path` is the file's, for
+    /// messages.
     pub(crate) async fn bring(
         &self,
         wanted: Wanted<'_>,

@@ -1,4 +1,4 @@
-//! Why a file could not be brought.
+//! Errors of fetching a file.
 
 use std::error::Error;
 use std::fmt;
@@ -13,7 +13,7 @@ use argosy_state::task::{Code, Explanation};
 use super::reach::Refusal;
 use crate::sources;
 
-/// Why a file could not be brought. Every one names the URI, without its secrets.
+/// An error of fetching a file. Each variant names the URI, without its secrets.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "their causes say it")]
 pub enum FetchError {
@@ -54,11 +54,11 @@ pub enum FetchError {
         wanted: String,
         found: String,
     },
-    /// As the process that asks servers explains it.
+    /// An error that the content service reports.
     Service {
         why: Explanation,
     },
-    /// What was fetched once for several failed once for all.
+    /// A shared fetch failed for all who waited for it.
     Shared(Arc<FetchError>),
     Archive {
         uri: ShownUri,
@@ -71,7 +71,7 @@ pub enum FetchError {
     },
 }
 
-/// A URI as sentences have it between quotation marks.
+/// Escapes a URI for quotation marks in messages.
 fn escaped(uri: &ShownUri) -> String {
     uri.to_string().escape_debug().to_string()
 }
@@ -101,11 +101,11 @@ impl Error for FetchError {
     }
 }
 
-/// How the library of TLS begins to say why it does not trust a server.
+/// The TLS library's prefix of the reason why it does not trust a server.
 const DISTRUST: &str = "invalid peer certificate";
 
 impl FetchError {
-    /// Why, without what its source says.
+    /// Returns the error text, without its source's.
     fn own(&self) -> Explanation {
         let plain = |code: Code, uri: &ShownUri| Explanation::of(code, &[&escaped(uri)]);
         match self {
@@ -140,13 +140,13 @@ impl FetchError {
         }
     }
 
-    /// Why, as its task is told it.
+    /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
         self.own().saying(sources(self))
     }
 
-    /// Why there is no answer, or none to its end.
+    /// Builds the error of a missing or incomplete response.
     pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
         let shown = ShownUri::of(uri);
         if let Some(refusal) = Refusal::behind(&source) {
@@ -166,7 +166,7 @@ impl FetchError {
         Self::Get { uri: shown, source }
     }
 
-    /// A server is not asked.
+    /// Builds the error of a forbidden server.
     pub(super) fn refused(uri: &str, refusal: Refusal) -> Self {
         Self::Refused {
             uri: ShownUri::of(uri),
@@ -174,7 +174,7 @@ impl FetchError {
         }
     }
 
-    /// Whether the same may go well a little later.
+    /// Whether a retry may succeed.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Get { source, .. } => !source.is_builder() && !source.is_redirect(),

@@ -1,8 +1,10 @@
-//! Files of this host that tasks may fetch: those below the operator's `--fetch-dir` that the task's own user can read.
+//! Files of this host that tasks may fetch: those below the operator's `--fetch-dir` that the
+//! task's user can read.
 //!
-//! The agent opens them with its own rights, which may exceed the task's and are root's if the agent stays root. So both
-//! rules are checked on the descriptors that are opened, one component after another, and no symbolic link is followed. A
-//! path that changes during the check fails or leads to a file that was checked.
+//! The agent opens them with its own privileges, which may exceed the task's and are root's if the
+//! agent stays root. So both rules are checked on the opened descriptors, one component after
+//! another, and no symbolic link is followed. A path that changes during the check fails or leads
+//! to a file that was checked.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,11 +19,11 @@ use rustix::io::Errno;
 
 use super::error::FetchError;
 
-/// Path resolution within one folder.
+/// Path resolution within one directory.
 const BELOW: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
-/// A handle on a folder: no right to read it is needed.
+/// Flags for opening a directory: no right to read it is needed.
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// A file to be read. A pipe or a terminal neither blocks nor attaches.
 const FILE: OFlags = OFlags::RDONLY
@@ -32,15 +34,15 @@ const FILE: OFlags = OFlags::RDONLY
 /// The user whose permissions decide whether a task may fetch a file of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// The agent's own user, which is not root: the kernel decides.
+    /// The agent's user, which is not root: the kernel decides.
     Agent,
     User(User),
-    /// A user that owns nothing and is in no group. Root's rights are never lent to a task.
+    /// A user that owns nothing and is in no group. A task never gets root's rights.
     Unmapped,
 }
 
 impl Reader {
-    /// The reader for a task whose files belong to `owner` (`None`: to the agent's own user).
+    /// Returns the reader for a task whose files belong to `owner` (`None`: to the agent's user).
     pub(super) fn of(owner: Option<&User>) -> Self {
         match owner {
             Some(user) if user.uid != 0 => Self::User(user.clone()),
@@ -69,7 +71,7 @@ impl Reader {
     }
 }
 
-/// The folders that the operator names with `--fetch-dir`.
+/// The directories that the operator names with `--fetch-dir`.
 #[derive(Debug, Clone)]
 pub(super) struct Folders(pub(super) Vec<PathBuf>);
 
@@ -93,7 +95,7 @@ impl Folders {
         walk(&folder, &below, reader).map_err(failed)
     }
 
-    /// The folder that a path is below, and the names from there to the file.
+    /// Returns the directory that a path is below, and the names from there to the file.
     fn granted<'a>(&'a self, path: &'a Path) -> Result<(&'a Path, Vec<&'a OsStr>), String> {
         let elsewhere = "or serve it by http:// or https://";
         if self.0.is_empty() {
@@ -121,7 +123,7 @@ impl Folders {
     }
 }
 
-/// Why a path cannot be followed to a file.
+/// The reason why a path cannot be followed to a file.
 enum WalkError {
     Refused(String),
     Failed(io::Error),
@@ -145,7 +147,8 @@ impl From<Errno> for WalkError {
     }
 }
 
-/// Follows `names` from `folder`, which is absolute and has no links, with the permissions of the reader.
+/// Follows `names` from `folder`, which is absolute and has no links, with the reader's
+/// permissions.
 fn walk(folder: &Path, names: &[&OsStr], reader: &Reader) -> Result<(File, u64), WalkError> {
     let not_a_file = || WalkError::Refused("it is not a regular file".to_owned());
     let (last, folders) = names.split_last().ok_or_else(not_a_file)?;
@@ -173,7 +176,7 @@ fn walk(folder: &Path, names: &[&OsStr], reader: &Reader) -> Result<(File, u64),
     Ok((File::from(file), u64::try_from(found.st_size).unwrap_or(0)))
 }
 
-/// Checks that the reader may pass through a folder.
+/// Checks that the reader may search a directory.
 fn search(folder: &OwnedFd, path: &Path, reader: &Reader) -> Result<(), WalkError> {
     match reader.has(0o1, &fstat(folder.as_fd())?) {
         true => Ok(()),

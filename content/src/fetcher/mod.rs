@@ -1,7 +1,8 @@
-//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `draft`, `local`,
-//! `containers`, `own_host`, `addresses`, `reach`, `web`, `sink`, `download`, `origin`, `cache`.
+//! Fetching: brings a task's files into its sandbox and extracts archives. Reading order: `error`,
+//! `progress`, `draft`, `local`, `containers`, `own_host`, `addresses`, `reach`, `web`, `sink`,
+//! `download`, `origin`, `cache`.
 //!
-//! A file appears under its name only when it is whole, and so does the folder of an archive.
+//! A file gets its name only when it is complete, and so does the directory of an archive.
 
 mod addresses;
 mod cache;
@@ -43,10 +44,10 @@ pub(crate) use reach::{Policy, Purpose};
 pub(crate) use sink::Wanted;
 pub(crate) use web::{NotAsked, Web, redirection};
 
-/// Takes archives apart that nobody trusts.
+/// An extractor of untrusted archives.
 pub trait Extractor: Send + Sync {
-    /// Fills a folder that is there, is empty and belongs to `owner` (`None`: to the agent's own user). The error is a
-    /// sentence without its end. If the future is dropped, whatever works for it ends.
+    /// Extracts into an existing empty directory that belongs to `owner` (`None`: to the agent's
+    /// user). The error is a message without a full stop. Dropping the future ends its work.
     fn extract<'a>(
         &'a self,
         archive: File,
@@ -55,44 +56,44 @@ pub trait Extractor: Send + Sync {
     ) -> BoxFuture<'a, Result<(), String>>;
 }
 
-/// Brings files, one after the other for one task.
+/// The fetcher: brings the files of a task one after another.
 pub struct Fetcher {
     origin: Arc<Origin>,
     cache: Option<Arc<Cache>>,
     extractor: Arc<dyn Extractor>,
 }
 
-/// What the operator says about fetching.
+/// An operator's settings for fetching.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FetchSettings {
-    /// The size of the largest file.
+    /// The maximum size of a file.
     pub limit_bytes: u64,
-    /// Only files of this host that are below one of these are given to tasks.
+    /// The only host directories from which tasks get files.
     pub folders: Vec<PathBuf>,
-    /// Servers that tasks may fetch from whatever the rules say.
+    /// Servers that tasks may fetch from regardless of the rules.
     pub allow: Vec<FetchAllow>,
     /// API addresses of masters, `host:port`.
     pub masters: Vec<String>,
-    /// That of this agent.
+    /// The API address of this agent.
     pub api: String,
-    /// The port on which that listens, if it is another one.
+    /// The port on which the API listens, if it is another one.
     pub api_port: Option<u16>,
-    /// Where the agent's containers get their addresses from; `None`: they have no networks of their own.
+    /// The subnets of the agent's containers; `None`: they have no separate networks.
     pub task_subnets: Option<TaskSubnets>,
 }
 
-/// On whose behalf files are brought.
+/// The task for which files are fetched.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Whose<'a> {
-    /// The user of the host that the copies belong to, and that must be able to read files of the host. `None` is the
-    /// agent's own user; if that is root, it reads as a user without rights.
+    /// The host user that owns the copies, and that must be able to read files of the host. `None`
+    /// is the agent's user; if that is root, it reads as a user without rights.
     pub owner: Option<&'a User>,
-    /// Which servers it reaches.
+    /// The servers that it reaches.
     pub reach: Reach,
 }
 
 impl Fetcher {
-    /// `cache` keeps what tasks want to be kept; without it nothing is.
+    /// `cache` holds the files that tasks request to be cached; without it no file is.
     pub fn new(
         settings: FetchSettings,
         service: Arc<Service>,
@@ -116,10 +117,10 @@ impl Fetcher {
         }
     }
 
-    /// Brings these files into a sandbox, one after the other, and shows how far it is.
+    /// Fetches these files into a sandbox, one after another, and reports the progress.
     ///
     /// # Errors
-    /// With the first that cannot be brought; what was brought before it stays.
+    /// The first file that cannot be fetched; the files before it stay.
     pub async fn fetch_all(
         &self,
         uris: &[v1::Uri],
@@ -146,7 +147,7 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         let fetched = sandbox.join(format!(".fetching-{name}"));
         let file = match &self.cache {
-            // What others have fetched is not for a task that may fetch nothing.
+            // A task that may fetch nothing does not get what others have fetched either.
             Some(cache)
                 if uri.cache && is_of_the_web(&uri.value) && whose.reach == Reach::Usual =>
             {
@@ -186,7 +187,7 @@ impl Fetcher {
         })
     }
 
-    /// An archive that was fetched becomes a folder.
+    /// Extracts a fetched archive into a directory.
     async fn extract(
         &self,
         uri: &v1::Uri,
@@ -214,7 +215,7 @@ impl Fetcher {
         let folder = make().map_err(failed)?;
         crash_points::passed("extract.folder-made");
         if let Err(rule) = self.extractor.extract(archive, folder, whose.owner).await {
-            // The sandbox goes as a whole later.
+            // The sandbox is removed as a whole later.
             let _ = tokio::fs::remove_dir_all(&extracted).await;
             return Err(FetchError::Archive {
                 uri: ShownUri::of(&uri.value),
@@ -228,7 +229,7 @@ impl Fetcher {
     }
 }
 
-/// The file's name in the sandbox: one plain name.
+/// Returns the file's name in the sandbox: one plain name.
 fn output_name(uri: &v1::Uri) -> Result<String, FetchError> {
     let invalid = |rule: &str| FetchError::Invalid {
         uri: ShownUri::of(&uri.value),
@@ -264,7 +265,7 @@ fn output_name(uri: &v1::Uri) -> Result<String, FetchError> {
     Ok(name.to_owned())
 }
 
-/// The name of an archive without what says that it is one.
+/// Returns the name of an archive without its extension.
 fn without_ending(name: &str) -> &str {
     let endings = [
         ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.xz", ".txz", ".tar", ".zip",

@@ -1,5 +1,5 @@
-//! Where files come from: this host's disk, and servers, which a process of its own asks. Each is copied whole, hashed on
-//! the way, or not at all.
+//! The origins of files: this host's disk, and servers, through a separate process. Each file is
+//! copied completely, hashed on the way, or not at all.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use super::sink::{Sink, Wanted};
 use super::{FetchSettings, Progress};
 use crate::service::Service;
 
-/// What can be brought.
+/// The origins of files for one agent.
 pub(super) struct Origin {
     web: Downloading,
     folders: Folders,
     limit_bytes: u64,
 }
 
-/// Who speaks to servers.
+/// The process that connects to servers.
 pub(super) enum Downloading {
-    /// A process that may do little else.
+    /// A process with few privileges.
     Service(Arc<Service>),
-    /// This process, as the tests of what the service does have it.
+    /// This process, for the tests of the service's code.
     #[cfg(test)]
     Here(Arc<Downloads>),
 }
 
-/// What a task may fetch.
+/// The rights of a task that fetches.
 #[derive(Debug, Clone)]
 pub(super) struct Rights {
     pub(super) reader: Reader,
@@ -51,7 +51,7 @@ impl Origin {
         }
     }
 
-    /// Copies what the URI names to a new file at `draft`. Nothing is left of a failure.
+    /// Copies the file of the URI to a new file at `draft`. A failure leaves nothing behind.
     pub(super) async fn bring(
         &self,
         uri: &v1::Uri,
@@ -61,7 +61,7 @@ impl Origin {
     ) -> Result<std::fs::File, FetchError> {
         let brought = self.copy(uri, draft, task, meter).await;
         if brought.is_err() {
-            // Its folder goes as a whole later.
+            // Its directory is removed as a whole later.
             let _ = tokio::fs::remove_file(draft).await;
         }
         brought
@@ -108,7 +108,7 @@ impl Origin {
     }
 }
 
-/// Whether a server has it.
+/// Whether the URI names a server.
 pub(super) fn is_of_the_web(uri: &str) -> bool {
     uri.starts_with("http://") || uri.starts_with("https://")
 }

@@ -1,4 +1,4 @@
-//! Which addresses are those of this host, and which of its ports lead to tasks there.
+//! Addresses of this host, and the ports of it that lead to tasks.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,16 +6,16 @@ use std::path::Path;
 
 use argosy_isolation::network::{FOLDER, PublishedPorts, is_own_address};
 
-/// See the file's head.
+/// The check for the host's addresses; see the file header.
 #[derive(Debug)]
 pub(super) struct OwnHost {
     published: PublishedPorts,
-    /// Whether tasks publish their ports at IPv6 addresses, too.
+    /// Whether tasks publish their ports at IPv6 addresses as well.
     has_ipv6: bool,
 }
 
 impl OwnHost {
-    /// The host on which this process runs. Opens a folder.
+    /// Returns the host on which this process runs. Opens a directory.
     pub(super) fn open(has_ipv6: bool) -> io::Result<Self> {
         Self::listed(has_ipv6, Path::new(FOLDER))
     }

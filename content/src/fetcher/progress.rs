@@ -1,7 +1,8 @@
-//! How far the bringing of a task's files and image is, and when that is told.
+//! Progress of fetching a task's files and image, and the schedule of its reports.
 //!
-//! What takes no longer than a few seconds is told by its end alone; a longer one at most once in [`TELL_EVERY`], and
-//! only if something came: each telling is an update of the task, which its masters agree on.
+//! A fetch of a few seconds is reported only at its end. A longer one is reported at most once in
+//! [`TELL_EVERY`], and only after progress: each report is an update of the task, which the masters
+//! replicate.
 
 use std::time::Duration;
 
@@ -9,33 +10,33 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// From the beginning to the first telling, and from each to the next.
+/// The time from the start to the first report, and from each to the next.
 pub const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// What is being brought now, and how much of it is here.
+/// The current item, and the received part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// `None` if nothing comes.
+    /// `None` if nothing is being fetched.
     pub what: Option<What>,
-    /// What of it is here.
+    /// The received bytes.
     pub done_bytes: u64,
-    /// 0 if nobody has said.
+    /// 0 if unknown.
     pub total_bytes: u64,
 }
 
-/// What comes.
+/// The kind of item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A file, by its URI without secrets.
     File(String),
-    /// What is in a file that is here.
+    /// The extraction of a fetched archive.
     Archive(String),
     /// An image, by its name.
     Image(String),
 }
 
 impl Progress {
-    /// One that begins.
+    /// Returns the progress of an item that starts.
     pub fn of(what: What) -> Self {
         Self {
             what: Some(what),
@@ -69,13 +70,13 @@ impl Progress {
     }
 }
 
-/// Exact to a tenth, rounded down: what is not all here is never shown as all.
+/// Formats to a tenth, rounded down: an incomplete item is never shown as complete.
 fn mib(bytes: u64) -> String {
     let tenths = u128::from(bytes) * 10 / (1 << 20);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-/// Tells how far it is once in so much time, as long as it is awaited; never returns.
+/// Reports the progress at this interval, as long as the future is polled; never returns.
 pub async fn tell<F: Future<Output = ()>>(
     meter: watch::Receiver<Progress>,
     every: Duration,

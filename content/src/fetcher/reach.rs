@@ -1,7 +1,7 @@
-//! Which servers are asked for the files and images that tasks name. The agent asks from its host's network, so a task must
-//! not name addresses that only the host may reach.
+//! Access rules for the servers of files and images that tasks name. The agent connects from its
+//! host's network, so a task must not name addresses that only the host may reach.
 //!
-//! Addresses are judged after names are resolved, and a connection goes to the addresses that were judged.
+//! Addresses are checked after names are resolved, and a connection goes to the checked addresses.
 
 use std::error::Error;
 use std::fmt;
@@ -22,21 +22,20 @@ use super::addresses::{is_link_local, kind, meant};
 use super::containers::Containers;
 use super::own_host::OwnHost;
 
-/// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
+/// Servers that the operator lets tasks fetch from, regardless of the rules: one `--fetch-allow`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FetchAllow {
-    /// All addresses that begin with so many bits of this one, on every port.
+    /// All addresses of a network, on every port.
     Network {
         /// The first address.
         address: IpAddr,
-        /// The number of bits.
+        /// The prefix length.
         bits: u8,
     },
-    /// A host by the name that is in the URL, or by its address, on one port.
+    /// A host by its name in the URL, or by its address, on one port.
     Server {
         /// In lower case, an address without brackets.
         host: String,
-        /// The port.
         port: u16,
     },
 }
@@ -47,7 +46,7 @@ impl FromStr for FetchAllow {
     fn from_str(text: &str) -> Result<Self, String> {
         let invalid = || {
             format!(
-                "{text:?} is no address, network or HOST:PORT; write 10.0.0.7, 10.0.0.0/8, [fd00::7]:8080 or \
+                "{text:?} is not an address, network or HOST:PORT; write 10.0.0.7, 10.0.0.0/8, [fd00::7]:8080 or \
                  files.example:443"
             )
         };
@@ -61,7 +60,7 @@ impl FromStr for FetchAllow {
             let bits = bits.ok_or_else(invalid)?;
             if masked(address, bits) != number(address) {
                 let first = first(address, bits);
-                return Err(format!("{text:?} names no network; write {first}/{bits}"));
+                return Err(format!("{text:?} is not a network; write {first}/{bits}"));
             }
             return Ok(Self::Network { address, bits });
         }
@@ -88,17 +87,17 @@ impl FromStr for FetchAllow {
 }
 
 impl FetchAllow {
-    /// Whether it lists a host as URLs name it, on this port.
+    /// Whether it allows a host, as URLs name it, on this port.
     pub(crate) fn lists(&self, host: &str, port: u16) -> bool {
         self.names(&plain(bare(host)), port)
     }
 
-    /// Whether it lists a host of this name on this port, whatever its addresses.
+    /// Whether it allows a host of this name on this port, whatever its addresses.
     fn names(&self, host: &str, port: u16) -> bool {
         matches!(self, Self::Server { host: named, port: on } if *on == port && named == host)
     }
 
-    /// Whether it lists a server by an address at which metadata services are.
+    /// Whether it allows a server by an address of a metadata service.
     #[must_use]
     pub fn is_at_metadata(&self) -> bool {
         let Self::Server { host, .. } = self else {
@@ -131,7 +130,7 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// The number of the first address of the network of so many bits.
+/// Returns the first address of the network with this prefix length, as a number.
 fn masked(address: IpAddr, bits: u8) -> u128 {
     let rest = u32::from(length(address) - bits);
     number(address)
@@ -142,30 +141,30 @@ fn masked(address: IpAddr, bits: u8) -> u128 {
 fn first(address: IpAddr, bits: u8) -> IpAddr {
     let number = masked(address, bits);
     match address {
-        // A network of IPv4 has no more bits than that.
+        // An IPv4 network has no more bits than that.
         IpAddr::V4(_) => Ipv4Addr::from_bits(number as u32).into(),
         IpAddr::V6(_) => Ipv6Addr::from_bits(number).into(),
     }
 }
 
-/// Which servers a task may fetch from without the operator's list.
+/// The servers that a task may fetch from without the operator's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum Reach {
-    /// All but those that its host trusts.
+    /// All except servers that only the host may reach.
     #[default]
     Usual,
     /// None: its network is `none`.
     Nothing,
 }
 
-/// What servers are asked for. The rules are the same, the words of a refusal are not.
+/// The purpose of a request. The rules are the same, the error texts are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Files,
     Images,
 }
 
-/// Why a server is not asked.
+/// The reason why a server is not contacted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     purpose: Purpose,
@@ -176,7 +175,7 @@ pub struct Refusal {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
-    /// What the address is.
+    /// The address and its class.
     Address(IpAddr, &'static str),
     NoNetwork,
 }
@@ -224,7 +223,7 @@ impl fmt::Display for Refusal {
 impl Error for Refusal {}
 
 impl Refusal {
-    /// The refusal that is among the causes of an error, if there is one.
+    /// Returns the refusal among the causes of an error, if there is one.
     pub(crate) fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -237,7 +236,7 @@ impl Refusal {
     }
 }
 
-/// `host:port`, with brackets around an address of IPv6.
+/// Formats `host:port`, with brackets around an IPv6 address.
 fn named(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(address) => SocketAddr::new(address, port).to_string(),
@@ -245,29 +244,29 @@ fn named(host: &str, port: u16) -> String {
     }
 }
 
-/// What the operator allows, and what the agent knows of its cluster and its host.
+/// The operator's rules, and the agent's knowledge of its cluster and its host.
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(super) purpose: Purpose,
     pub(super) allow: Vec<FetchAllow>,
     /// API addresses of masters, `host:port`.
     pub(super) masters: Vec<String>,
-    /// The agent's own API as others reach it, `host:port`.
+    /// The agent's API address for others, `host:port`.
     pub(super) api: String,
     /// The port on which it listens, if that is another one.
     pub(super) api_port: Option<u16>,
-    /// Of this host. They are reached by the ports that they publish.
+    /// Containers of this host. Tasks reach them by their published ports.
     pub(super) containers: Containers,
     pub(super) host: OwnHost,
 }
 
-/// What a container's address is called.
+/// The class of a container's address.
 const CONTAINER: &str = "an address of tasks of this host";
-/// What an address of the host is called.
+/// The class of a host's address.
 const HOST: &str = "an address of the agent's host";
 
 impl Policy {
-    /// As the operator has it. Opens files.
+    /// Creates the operator's policy. Opens files.
     pub(crate) fn new(purpose: Purpose, settings: &FetchSettings) -> io::Result<Self> {
         let subnets = settings.task_subnets;
         Ok(Self {
@@ -281,7 +280,7 @@ impl Policy {
         })
     }
 
-    /// The addresses of a host by which a task may fetch from it.
+    /// Returns the addresses of a host at which a task may fetch from it.
     pub(super) async fn resolve(
         &self,
         host: &str,
@@ -295,7 +294,7 @@ impl Policy {
             FetchAllow::Server { host, port: on } => *on == port && host.parse::<IpAddr>().is_ok(),
         });
         if reach == Reach::Nothing && !is_named && !lists_addresses {
-            // Its name is not even resolved: that would ask a server, too.
+            // Its name is not even resolved: that would contact a server as well.
             return Err(self.no_network(host, port).into());
         }
         let found = tokio::net::lookup_host((host.as_str(), port)).await?;
@@ -311,8 +310,8 @@ impl Policy {
         Ok(found)
     }
 
-    /// Whether a server by this name may be at this address. Asked again when it has answered: the address may have become a
-    /// container's while the connection was made.
+    /// Checks whether a server of this name may be at this address. Repeated after the response:
+    /// the address may have become a container's during the connection.
     pub(super) fn judge_peer(
         &self,
         host: &str,
@@ -337,7 +336,7 @@ impl Policy {
         Err(self.refusal(host, port, rule).into())
     }
 
-    /// Whether the host answers there, by this address or by the one that it stands for.
+    /// Whether the host answers there, by this address or by the one embedded in it.
     fn is_of_host(&self, server: SocketAddr) -> io::Result<bool> {
         let meant = SocketAddr::new(meant(server.ip()), server.port());
         Ok(self.host.answers(server)? || self.host.answers(meant)?)
@@ -383,7 +382,8 @@ impl Policy {
         }
     }
 
-    /// The addresses of the masters, if one of theirs could be on this port. A name that cannot be resolved is not known.
+    /// Returns the masters' addresses, if one of them could use this port. A name that cannot be
+    /// resolved is skipped.
     async fn known(&self, port: u16) -> Vec<IpAddr> {
         let mut known = Vec::new();
         for master in &self.masters {
@@ -408,12 +408,12 @@ impl Policy {
     }
 }
 
-/// A name as it is compared.
+/// Normalizes a name for comparison.
 fn plain(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// An address without brackets, or a name.
+/// Returns an address without brackets, or a name.
 pub(super) fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }

@@ -1,4 +1,4 @@
-//! A file that is being written: hashed on the way, never larger than the operator allows.
+//! A file that is being written: hashed on the way, never larger than the operator's limit.
 
 use std::io;
 use std::path::Path;
@@ -16,18 +16,18 @@ use super::error::FetchError;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What is to be brought.
+/// The requested file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) uri: &'a str,
-    /// In hexadecimal digits; empty if the task does not say.
+    /// In hexadecimal digits; empty if the task gives none.
     pub(crate) sha256: &'a str,
 }
 
-/// Where it goes.
+/// The destination of a file.
 pub(super) struct Sink<'a> {
     wanted: Wanted<'a>,
-    /// For sentences.
+    /// For messages.
     path: &'a Path,
     file: &'a mut File,
     written: u64,
@@ -37,7 +37,7 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    /// Begins at the first byte, whatever an earlier try has left in the file.
+    /// Starts at the first byte, whatever an earlier attempt left in the file.
     pub(super) async fn begin(
         wanted: Wanted<'a>,
         (path, file): (&'a Path, &'a mut File),
@@ -64,7 +64,7 @@ impl<'a> Sink<'a> {
         })
     }
 
-    /// So many bytes will come; 0 if nobody knows. None has come yet.
+    /// Sets the expected size; 0 if unknown. No byte has come yet.
     pub(super) fn expects(&self, bytes: u64) {
         self.meter.send_modify(|progress| {
             (progress.done_bytes, progress.total_bytes) = (0, bytes);
@@ -107,7 +107,7 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Nothing more comes: whether it is what was asked for.
+    /// Checks the complete file against the request.
     pub(super) async fn finish(self) -> Result<(), FetchError> {
         let flushed = self.file.flush().await;
         flushed.map_err(|source| self.failed(source))?;

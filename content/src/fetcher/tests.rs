@@ -1,4 +1,4 @@
-//! Against real files and real servers.
+//! Tests with real files and servers.
 
 mod drafts;
 mod https;
@@ -31,7 +31,7 @@ fn uri(value: impl Into<String>) -> v1::Uri {
     }
 }
 
-/// Trusts what it takes apart.
+/// An extractor that trusts its archives.
 struct PlainTar;
 
 impl Extractor for PlainTar {
@@ -49,12 +49,12 @@ impl Extractor for PlainTar {
     }
 }
 
-/// Files of this size, and those of the host that the tests make.
+/// Returns settings with this maximum size, for files of the host that the tests create.
 fn settings(limit_bytes: u64) -> FetchSettings {
     FetchSettings {
         limit_bytes,
         folders: vec![std::env::temp_dir()],
-        // Where the servers of the tests are.
+        // The network of the tests' servers.
         allow: vec!["127.0.0.0/8".parse().unwrap()],
         masters: Vec::new(),
         api: "127.0.0.1:5051".to_owned(),
@@ -63,7 +63,7 @@ fn settings(limit_bytes: u64) -> FetchSettings {
     }
 }
 
-/// What this process downloads by itself.
+/// Returns a fetcher whose downloads run in this process.
 fn with(downloads: Downloads, limit_bytes: u64, cache: Option<Cache>) -> Fetcher {
     let web = Downloading::Here(Arc::new(downloads));
     Fetcher::with(settings(limit_bytes), web, Arc::new(PlainTar), cache)
@@ -81,14 +81,14 @@ fn fetcher() -> Fetcher {
     keeping(1_000, None)
 }
 
-/// A folder that all users may search.
+/// Creates a directory that all users may search.
 fn open_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
-/// A file that all users may read.
+/// Creates a file that all users may read.
 fn open_file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), text).unwrap();
@@ -153,7 +153,7 @@ async fn a_page_is_fetched_and_named_without_its_query() {
 async fn a_host_without_certificates_fetches_all_but_https() {
     let made = AtomicU32::new(0);
     let failing = move || match made.fetch_add(1, Ordering::SeqCst) {
-        // An error of the kind that loading no certificate at all makes, where they are needed.
+        // An error of the kind that occurs when certificates are needed and none is loaded.
         1 => reqwest::Client::builder().user_agent("\n"),
         _ => client(),
     };
@@ -182,7 +182,7 @@ async fn a_server_that_comes_up_later_is_waited_for() {
     let fetcher = fetcher();
     let fetching =
         tokio::spawn(async move { fetch(&fetcher, uri(format!("http://{address}/late"))).await });
-    // Refused at least once before it is there.
+    // Refused at least once before the server listens.
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     let listener = TcpListener::bind(address).await.unwrap();
     let router = Router::new().route("/late", get(|| async { "there" }));
@@ -329,7 +329,7 @@ fn an_archive_loses_its_ending_and_nothing_else() {
     }
 }
 
-/// A server of pages of 100 bytes that counts how often it is asked for one.
+/// Starts a server of pages of 100 bytes that counts its requests.
 async fn pages() -> (String, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
@@ -345,7 +345,7 @@ async fn pages() -> (String, Arc<AtomicU32>) {
     )
 }
 
-/// The same, and a fetcher that keeps 250 bytes.
+/// Starts the same server, with a fetcher that caches 250 bytes.
 async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
     let (base, asked) = pages().await;
     let cache = Cache::open(&folder.join("cache"), 250, &[]).unwrap();

@@ -1,7 +1,7 @@
-//! Servers of HTTP and HTTPS, as far as they may be asked for what tasks name.
+//! HTTP and HTTPS servers, with the access rules for what tasks name.
 //!
-//! The library follows no redirect, since each leads to a server that must be judged again. Files are fetched here; images
-//! are pulled by clients from here.
+//! The library follows no redirects, because each leads to a server that must be checked as well.
+//! Files are fetched here; image pulls use the clients from here.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,12 +15,12 @@ use super::error::FetchError;
 use super::reach::{Policy, Reach, Refusal, Resolver, bare};
 use crate::http_client::HttpClient;
 
-/// How often a server may lead to another, as in the library.
+/// The maximum number of redirects, as in the library.
 const REDIRECTS: usize = 10;
-/// Clients that are kept, each with its connections. One more takes the place of all.
+/// The maximum number of cached clients, each with its connections. One more replaces all of them.
 const CLIENTS: usize = 16;
 
-/// What one client is for. A name is resolved without its port, so each port has a client of its own.
+/// The key of a client. Names are resolved without a port, so each port has a separate client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Use {
     is_https: bool,
@@ -28,22 +28,22 @@ struct Use {
     reach: Reach,
 }
 
-/// Why a server is not asked.
+/// The reason why a server is not contacted.
 pub(crate) enum NotAsked {
     Refused(Refusal),
-    /// What is wrong, and what to do.
+    /// The error, and its remedy.
     Unaskable(String),
 }
 
 type Settings = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
 
-/// See the file's head.
+/// The cached clients and the access rules; see the file header.
 pub(crate) struct Web {
     settings: Settings,
-    /// What a host without certificates of authorities cannot do, for the log.
+    /// What a host without certificate authorities cannot do, for the log.
     lost: &'static str,
     policy: Arc<Policy>,
-    /// A lock, since fetches of many tasks share the clients. Nothing is awaited under it.
+    /// A lock, because fetches of many tasks share the clients. Nothing is awaited under it.
     clients: Mutex<HashMap<Use, Arc<HttpClient>>>,
 }
 
@@ -61,13 +61,13 @@ impl Web {
         }
     }
 
-    /// Asks for a file, and returns the first answer that is no redirect.
+    /// Requests a file, and returns the first response that is not a redirect.
     pub(super) async fn get(&self, uri: &str, reach: Reach) -> Result<Response, FetchError> {
         let invalid = |rule: &str| FetchError::Invalid {
             uri: ShownUri::of(uri),
             rule: rule.to_owned(),
         };
-        let mut url = Url::parse(uri).map_err(|_| invalid("it is no URL; correct it"))?;
+        let mut url = Url::parse(uri).map_err(|_| invalid("it is not a URL; correct it"))?;
         for _ in 0..=REDIRECTS {
             let client = self.client_for(&url, reach).await;
             let client = client.map_err(|why| not_asked(uri, why))?;
@@ -82,10 +82,10 @@ impl Web {
                 Some(Err(rule)) => return Err(invalid(rule)),
             }
         }
-        Err(invalid("its server redirects again and again"))
+        Err(invalid("its server redirects too often"))
     }
 
-    /// Nothing is read of an answer whose server may not be asked any more.
+    /// Checks the peer again: no response is read whose server is no longer allowed.
     pub(crate) fn judge_peer(&self, url: &Url, answer: &Response) -> Result<(), NotAsked> {
         let (Some(host), Some(peer)) = (url.host_str(), answer.remote_addr()) else {
             return Ok(());
@@ -93,7 +93,8 @@ impl Web {
         Ok(self.policy.judge_peer(bare(host), peer)?)
     }
 
-    /// A client that connects to this server, if it may be asked. One by name is judged when that is resolved.
+    /// Returns a client for this server, if the server is allowed. A name is checked when it is
+    /// resolved.
     pub(crate) async fn client_for(
         &self,
         url: &Url,
@@ -105,7 +106,7 @@ impl Web {
         };
         let host = bare(host);
         if host.parse::<std::net::IpAddr>().is_ok() {
-            // The library does not ask its resolver about addresses.
+            // The library does not call its resolver for addresses.
             self.policy.resolve(host, port, reach).await?;
         }
         let is_https = url.scheme() == "https";
@@ -116,7 +117,7 @@ impl Web {
         });
         if is_https && !client.has_authorities() {
             return Err(invalid(
-                "this host has no certificates of authorities: install ca-certificates, then start the agent again",
+                "this host has no certificate authorities: install ca-certificates, then start the agent again",
             ));
         }
         Ok(client)
@@ -125,7 +126,7 @@ impl Web {
     fn client(&self, of: Use) -> Arc<HttpClient> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= CLIENTS && !clients.contains_key(&of) {
-            // Those that are in use stay until they are not.
+            // Clients in use exist until they are dropped.
             clients.clear();
         }
         let made = clients.entry(of).or_insert_with(|| {
@@ -169,7 +170,7 @@ fn not_asked(uri: &str, why: NotAsked) -> FetchError {
     }
 }
 
-/// Where an answer leads, if it is a redirect. A user and password in the URL go to the same server only.
+/// Returns the target of a redirect. User and password of the URL go to the same server only.
 pub(crate) fn redirection(url: &Url, answer: &Response) -> Option<Result<Url, &'static str>> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
@@ -177,13 +178,13 @@ pub(crate) fn redirection(url: &Url, answer: &Response) -> Option<Result<Url, &'
     let location = answer.headers().get(LOCATION)?;
     let followed = location.to_str().ok().and_then(|to| url.join(to).ok());
     let Some(mut followed) = followed else {
-        return Some(Err("its server redirects to what is no URL"));
+        return Some(Err("its server redirects to an invalid URL"));
     };
     if !matches!(followed.scheme(), "http" | "https") {
         return Some(Err("its server redirects to neither http nor https"));
     }
     if followed.origin() == url.origin() && followed.username().is_empty() {
-        // Both have hosts, so that neither can fail.
+        // Both URLs have hosts, so neither call can fail.
         let _ = followed.set_username(url.username());
         let _ = followed.set_password(url.password());
     }

@@ -1,4 +1,4 @@
-//! A blob on its way to disk: hashed while it is written, never longer than announced.
+//! A blob that is being written to disk: hashed on the way, never longer than announced.
 
 use std::fs::File;
 use std::io::SeekFrom;
@@ -14,17 +14,17 @@ use super::manifest::Content;
 /// A blob being written.
 pub(super) struct Intake<'a> {
     content: &'a Content,
-    /// For sentences.
+    /// For messages.
     path: PathBuf,
     file: tokio::fs::File,
     hash: Hash,
     written: u64,
-    /// Is told of every byte.
+    /// Receives the number of bytes after every write.
     progress: &'a watch::Sender<u64>,
 }
 
 impl<'a> Intake<'a> {
-    /// Begins at the first byte, whatever an earlier try has left in the file.
+    /// Starts at the first byte, whatever an earlier attempt left in the file.
     pub(super) async fn into(
         content: &'a Content,
         (path, file): (PathBuf, tokio::fs::File),
@@ -42,7 +42,7 @@ impl<'a> Intake<'a> {
         Ok(intake)
     }
 
-    /// Bytes that are here.
+    /// Returns the number of bytes written.
     pub(super) fn written(&self) -> u64 {
         self.written
     }
@@ -60,7 +60,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Forgets what came: another answer begins at the first byte.
+    /// Discards the received bytes: another response starts at the first byte.
     pub(super) async fn restart(&mut self) -> Result<(), Fault> {
         let emptied = async {
             self.file.seek(SeekFrom::Start(0)).await?;
@@ -73,7 +73,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Nothing more comes: whether all of it came.
+    /// Checks that all bytes have come.
     pub(super) fn is_complete(&self) -> Result<(), Fault> {
         if self.written == self.content.size {
             return Ok(());
@@ -81,7 +81,7 @@ impl<'a> Intake<'a> {
         Err(self.wrong_size(self.written))
     }
 
-    /// The blob, if it is what it should be, standing at its beginning.
+    /// Returns the verified blob, positioned at its start.
     pub(super) async fn finish(mut self) -> Result<File, Fault> {
         self.is_complete()?;
         let found = self.hash.finish();

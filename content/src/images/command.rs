@@ -1,50 +1,51 @@
-//! What runs: an image's configuration and a task's own words put together, by the rules of Docker. Pure.
+//! The command of a container: an image's configuration combined with a task's settings, by
+//! Docker's rules. Pure.
 
 use std::collections::BTreeMap;
 
 use super::image::ImageConfig;
 
-/// What a task says for itself; empty means nothing.
+/// The settings of a task; empty means none.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish<'a> {
     /// A line for `/bin/sh -c`; replaces entrypoint and cmd.
     pub shell: &'a str,
     /// Replaces cmd, and follows the entrypoint.
     pub argv: &'a [String],
-    /// Wins over the image's, name by name.
+    /// Overrides the image's variables, by name.
     pub environment: &'a BTreeMap<String, String>,
-    /// Wins over the image's.
+    /// Overrides the image's user.
     pub user: &'a str,
 }
 
-/// What runs.
+/// The combined command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Program and arguments; never empty. The program is looked for by the environment's `PATH`.
+    /// Program and arguments; never empty. The program is looked up in the environment's `PATH`.
     pub argv: Vec<String>,
-    /// All of it but what the agent sets.
+    /// All variables except those that the agent sets.
     pub environment: BTreeMap<String, String>,
-    /// To be looked up in the image's own files; `None` if neither names one.
+    /// To be resolved in the image's accounts; `None` if neither names one.
     pub user: Option<String>,
     /// An absolute path inside.
     pub working_dir: String,
 }
 
-/// Why nothing can be run.
+/// An error of combining.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// Nothing names a program.
-    #[error("the image names no command: give the task shell or argv")]
+    /// Neither image nor task names a program.
+    #[error("the image has no command: give the task shell or argv")]
     Missing,
-    /// The task says it twice.
+    /// The task names it twice.
     #[error("the task has shell and argv: give one of them")]
     Twice,
 }
 
-/// Where programs are looked for if neither image nor task says.
+/// The search path of programs if neither image nor task sets one.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Puts image and task together.
+/// Combines image and task.
 ///
 /// # Errors
 /// If there is no command, or more than one.
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn argv_follows_the_entrypoint_and_a_shell_line_replaces_all() {
-        // entrypoint, cmd | shell, argv | what runs
+        // entrypoint, cmd | shell, argv | result
         for (entrypoint, cmd, shell, argv, wanted) in [
             ("", "", "", "", Err(CommandError::Missing)),
             ("", "serve", "", "", Ok("serve")),

@@ -1,7 +1,7 @@
-//! Log-ins to registries, from a file in the form of Docker's `config.json`.
+//! Registry credentials, from a file in the format of Docker's `config.json`.
 //!
-//! Read anew at each pull, so that it may be replaced at any time. What is in it is never told, not even in
-//! errors.
+//! The file is read at each pull, so it may be replaced at any time. Its content is never shown,
+//! not even in errors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,15 +13,15 @@ use serde::Deserialize;
 
 use super::error::Fault;
 
-/// The largest file of credentials, in bytes.
+/// The maximum size of a credentials file, in bytes.
 const FILE_BYTES: u64 = 1024 * 1024;
 
-/// The value of an `Authorization` header. Printed, it says nothing.
+/// The value of an `Authorization` header. Its debug output is redacted.
 #[derive(Clone)]
 pub(crate) struct Secret(HeaderValue);
 
 impl Secret {
-    /// `Basic`, with a user and password in base64.
+    /// Returns `Basic` credentials from a user and password in base64.
     fn basic(encoded: &str) -> Option<Self> {
         let is_digit = |letter: u8| letter.is_ascii_alphanumeric() || b"+/".contains(&letter);
         let digits = encoded.trim_end_matches('=');
@@ -32,15 +32,15 @@ impl Secret {
         Self::new(&format!("Basic {encoded}"))
     }
 
-    /// `Bearer`, with a token; `None` if it cannot stand in a header.
+    /// Returns `Bearer` credentials from a token; `None` if it is not valid in a header.
     pub(crate) fn bearer(token: &str) -> Option<Self> {
         let is_plain = !token.is_empty() && token.bytes().all(|letter| letter.is_ascii_graphic());
         is_plain.then(|| Self::new(&format!("Bearer {token}")))?
     }
 
-    /// For the process that asks registries, and nobody else.
+    /// Returns the value for the content service, and for no other use.
     pub(crate) fn text(&self) -> String {
-        // It was made of a text.
+        // It was created from text.
         self.0.to_str().unwrap_or_default().to_owned()
     }
 
@@ -73,7 +73,7 @@ struct Entry {
     auth: Option<String>,
 }
 
-/// The log-in to this registry, if the file has one.
+/// Returns the credentials for this registry, if the file has any.
 pub(super) fn find(path: &Path, registry: &str) -> Result<Option<Secret>, Fault> {
     let unusable = |rule: String| Fault::Credentials {
         path: path.to_owned(),
@@ -86,7 +86,7 @@ pub(super) fn find(path: &Path, registry: &str) -> Result<Option<Secret>, Fault>
     if length as u64 > FILE_BYTES {
         return Err(unusable(format!("it has more than {FILE_BYTES} bytes")));
     }
-    // The reader's own message could quote a password.
+    // The parser's message could quote a password.
     let file: File = serde_json::from_str(&text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         unusable(format!(
@@ -101,7 +101,7 @@ pub(super) fn find(path: &Path, registry: &str) -> Result<Option<Secret>, Fault>
     let auth = entry.auth.as_deref().unwrap_or_default();
     let secret = Secret::basic(auth).ok_or_else(|| {
         unusable(format!(
-            "the entry {name:?} has no \"auth\" of user and password in base64: a helper program is not asked"
+            "the entry {name:?} has no \"auth\" of user and password in base64: helper programs are not supported"
         ))
     })?;
     Ok(Some(secret))

@@ -1,4 +1,4 @@
-//! The names of contents: SHA-256 digests, and the hash that makes them.
+//! Content digests: SHA-256 names of contents, and the hasher.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,22 +11,22 @@ use sha2::{Digest as _, Sha256};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
-/// A text that names no content.
+/// The error for text that is not a valid digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no digest: it must be sha256: and 64 lower-case hexadecimal digits")]
+#[error("{text:?} is not a digest: it must be sha256: and 64 lower-case hexadecimal digits")]
 pub struct InvalidDigest {
-    /// What was given.
+    /// The text.
     pub text: String,
 }
 
 impl Digest {
-    /// The digest of these bytes.
+    /// Returns the digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Its 64 digits alone: a plain file name.
+    /// Returns the 64 digits alone: a plain file name.
     #[must_use]
     pub fn hex(&self) -> String {
         use fmt::Write;
@@ -101,7 +101,7 @@ fn digit(letter: u8) -> Option<u8> {
     }
 }
 
-/// A digest in the making.
+/// An incremental digest.
 #[derive(Clone, Default)]
 pub(super) struct Hash(Sha256);
 

@@ -1,4 +1,4 @@
-//! Why an image cannot be had. Every sentence says what, where, and what to do.
+//! Errors of image pulls. Every message has the problem, its location and the remedy.
 
 use std::error::Error;
 use std::fmt;
@@ -13,159 +13,123 @@ use super::digest::Digest;
 use crate::fetcher::Refusal;
 use crate::sources;
 
-/// Why an image could not be brought. All who waited for the same pull get the same.
+/// An error of pulling an image. All who waited for the same pull get the same one.
 #[derive(Debug, Clone)]
 pub struct PullError {
     /// Its full name.
     pub image: String,
-    /// Why.
     pub source: Arc<Fault>,
 }
 
-/// What went wrong.
+/// The cause of a pull error.
 #[derive(Debug)]
 pub enum Fault {
-    /// The operator lets no image be taken from there.
+    /// The operator does not allow images from this path.
     Forbidden {
-        /// As it was named.
+        /// As in the image's name.
         path: PathBuf,
     },
     /// A file of this host cannot be read.
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A folder or archive is no OCI layout, or lacks something.
+    Read { path: PathBuf, source: io::Error },
+    /// A directory or archive is not an OCI layout, or is incomplete.
     Layout {
-        /// The folder or archive.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The error, and its remedy.
         rule: String,
     },
     /// The store cannot be written.
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file of credentials is of no use.
+    Write { path: PathBuf, source: io::Error },
+    /// The credentials file is invalid.
     Credentials {
-        /// The file.
         path: PathBuf,
-        /// What is wrong; never what is in it.
+        /// The error; never the content.
         rule: String,
     },
-    /// A server cannot be asked at all.
+    /// A request to a server cannot be sent at all.
     Unaskable {
-        /// What was to be asked for.
         url: String,
-        /// What to do.
+        /// The remedy.
         rule: String,
     },
-    /// A server may not be asked.
+    /// A server may not be contacted.
     Refused {
-        /// What was asked for.
         url: String,
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         refusal: Refusal,
     },
-    /// A server could not be reached, or broke off.
-    Get {
-        /// What was asked for.
-        url: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// A server refused.
+    /// A server is unreachable, or broke off.
+    Get { url: String, source: reqwest::Error },
+    /// A server answered with an error status.
     Status {
-        /// What was asked for.
         url: String,
-        /// Of HTTP.
+        /// The HTTP status.
         status: u16,
-        /// What to do, after a colon, or nothing.
+        /// The remedy, after a colon, or nothing.
         remedy: &'static str,
-        /// Seconds after which the server wants to be asked again.
+        /// The server's `Retry-After`, in seconds.
         retry_after_s: Option<u64>,
     },
-    /// A registry asks for something that we do not have or do not do.
+    /// The agent lacks credentials for a registry, or does not support its authentication.
     Login {
-        /// Its name.
         registry: String,
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         rule: String,
     },
-    /// A server went silent.
+    /// A server stalled.
     Stalled {
-        /// What was asked for.
         url: String,
-        /// How long.
+        /// The time waited.
         seconds: u64,
     },
-    /// Something is larger than it may be.
+    /// Something exceeds its maximum size.
     TooLarge {
         /// A manifest, a configuration or all layers.
         what: String,
-        /// The limit.
         limit_bytes: u64,
     },
-    /// There is more than a container can take.
-    TooManyLayers {
-        /// How many.
-        count: usize,
-        /// The limit.
-        limit: usize,
-    },
-    /// A content has not the announced size.
+    /// There are more layers than a container supports.
+    TooManyLayers { count: usize, limit: usize },
+    /// A content does not have the announced size.
     WrongSize {
-        /// Which content.
         what: String,
         /// As announced.
         wanted_bytes: u64,
-        /// As received; more may have been there.
+        /// As received; more may have followed.
         found_bytes: u64,
     },
-    /// A content is not the announced one.
+    /// A content does not have the announced digest.
     WrongDigest {
-        /// Which content.
         what: String,
         /// As announced.
         wanted: Digest,
         /// As received.
         found: Digest,
     },
-    /// A document is not what it must be.
+    /// A document is invalid.
     Malformed {
-        /// Which document.
         what: String,
-        /// What is wrong.
+        /// The error.
         rule: String,
     },
-    /// There is nothing for this host.
+    /// The image does not support this host's platform.
     Platform {
-        /// This host's.
+        /// This host's platform.
         wanted: String,
-        /// Those of the image.
+        /// The platforms of the image.
         offered: String,
     },
-    /// As the process that asks registries explains it.
-    Service {
-        /// Why.
-        why: Explanation,
-    },
-    /// A layer could not be unpacked.
+    /// An error that the content service reports.
+    Service { why: Explanation },
+    /// A layer cannot be unpacked.
     Unpack {
         /// Its blob.
         layer: Digest,
-        /// Why.
         source: super::unpacker::UnpackError,
     },
 }
 
 impl PullError {
-    /// Why, as its task is told it.
+    /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
         Explanation::of(Code::ImageFailed, &[&self.image]).then(self.source.explanation())
@@ -216,7 +180,7 @@ impl Error for Fault {
 }
 
 impl Fault {
-    /// Why, without what its source says.
+    /// Returns the error text, without its source's.
     fn own(&self) -> Explanation {
         match self {
             Self::Forbidden { path } => Explanation::of(Code::ImageForbidden, &[&path.display()]),
@@ -277,19 +241,20 @@ impl Fault {
         }
     }
 
-    /// Why, as its task is told it.
+    /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
         self.own().saying(sources(self))
     }
 
-    /// Whether the same may go well a little later.
+    /// Whether a retry may succeed.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Get { source, .. } => !source.is_builder() && !source.is_redirect(),
             Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
             Self::Stalled { .. } => true,
-            // A connection that closes early looks like a short answer; too long an answer is wrong.
+            // A connection that closes early looks like a short response; too long a response is
+            // wrong.
             Self::WrongSize {
                 wanted_bytes,
                 found_bytes,
@@ -313,7 +278,7 @@ impl Fault {
         }
     }
 
-    /// How long the server wants to be left alone, in seconds.
+    /// Returns the server's requested delay, in seconds.
     pub(super) fn retry_after_s(&self) -> Option<u64> {
         if let Self::Status { retry_after_s, .. } = self {
             *retry_after_s
@@ -338,7 +303,7 @@ impl Fault {
         }
     }
 
-    /// A document is wrong, for this reason.
+    /// Builds the error of an invalid document.
     pub(super) fn malformed(what: &str, why: &dyn Error) -> Self {
         Self::Malformed {
             what: what.to_owned(),

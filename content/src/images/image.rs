@@ -1,4 +1,4 @@
-//! An image that is on disk, and what its configuration says of running it.
+//! An image on disk, and its configuration.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,37 +10,36 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::error::Fault;
 
-/// An image that is on disk, held for one container.
+/// An image on disk, leased to one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Of the manifest for this host.
+    /// Digest of the manifest for this host.
     pub digest: Digest,
-    /// Folders of the unpacked layers, lowest first; 1 to 127, each once.
+    /// Directories of the unpacked layers, lowest first; 1 to 127, each once.
     pub layers: Vec<PathBuf>,
-    /// How it wants to be run.
     pub config: ImageConfig,
 }
 
-/// How an image wants to be run.
+/// The run configuration of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// What begins every command line; may be empty.
+    /// The start of every command line; may be empty.
     pub entrypoint: Vec<String>,
-    /// What follows unless the task says something else; may be empty.
+    /// The default rest of the command line; may be empty.
     pub cmd: Vec<String>,
     /// Names and values, each name once.
     pub env: Vec<(String, String)>,
     /// An absolute path inside.
     pub working_dir: String,
-    /// `user`, `uid`, `user:group` and the like, to be looked up in the image's own files; empty if it
-    /// names none.
+    /// `user`, `uid`, `user:group` and the like, to be resolved in the image's accounts; empty if
+    /// it names none.
     pub user: String,
-    /// The signal by which it wants to be ended, 1 to 64.
+    /// The stop signal, 1 to 64.
     pub stop_signal: Option<i32>,
 }
 
 impl ImageConfig {
-    /// Judges what a configuration says.
+    /// Reads and validates a configuration.
     pub(super) fn read(what: &str, document: &ImageConfiguration) -> Result<Self, Fault> {
         let Some(config) = document.config() else {
             return Ok(Self {
@@ -65,7 +64,7 @@ impl ImageConfig {
             "" => None,
             text => Some(
                 signal(text)
-                    .ok_or_else(|| malformed(format!("{text:?} in StopSignal is no signal")))?,
+                    .ok_or_else(|| malformed(format!("{text:?} in StopSignal is not a signal")))?,
             ),
         };
         let read = Self {
@@ -80,18 +79,18 @@ impl ImageConfig {
         Ok(read)
     }
 
-    /// Whether the kernel can be told its texts.
+    /// Checks that the kernel accepts its strings.
     pub(super) fn judge(&self, what: &str) -> Result<(), Fault> {
         if self.texts().any(|text| text.contains('\0')) {
             return Err(Fault::Malformed {
                 what: what.to_owned(),
-                rule: "a text in it has a zero byte".to_owned(),
+                rule: "a string in it has a NUL byte".to_owned(),
             });
         }
         Ok(())
     }
 
-    /// All that the kernel is told of as texts.
+    /// Returns all strings that are passed to the kernel.
     fn texts(&self) -> impl Iterator<Item = &String> {
         let env = self.env.iter().flat_map(|(name, value)| [name, value]);
         let words = self.entrypoint.iter().chain(&self.cmd).chain(env);
@@ -107,14 +106,14 @@ fn absolute(path: &str) -> String {
     }
 }
 
-/// `SIGTERM`, `term`, `15`, `SIGRTMIN+3`, `SIGRTMAX-1`.
+/// Parses `SIGTERM`, `term`, `15`, `SIGRTMIN+3`, `SIGRTMAX-1`.
 fn signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    // As libraries count them: two real-time signals are their own.
+    // As libraries count them: they reserve two real-time signals.
     let offset = |rest: &str| match rest {
         "" => Some(0),
         digits => digits.parse::<i32>().ok(),
@@ -165,8 +164,8 @@ mod tests {
         for (config, wanted) in [
             (json!({"Env": ["=x"]}), "NAME=VALUE"),
             (json!({"Env": ["x"]}), "NAME=VALUE"),
-            (json!({"StopSignal": "SIGNOTHING"}), "is no signal"),
-            (json!({"StopSignal": "65"}), "is no signal"),
+            (json!({"StopSignal": "SIGNOTHING"}), "is not a signal"),
+            (json!({"StopSignal": "65"}), "is not a signal"),
             (json!({"Cmd": ["a\0b"]}), "zero byte"),
             (json!({"User": "\0"}), "zero byte"),
         ] {

@@ -1,4 +1,4 @@
-//! The border to whoever changes the folder of layers: their files belong to users of images, root among them.
+//! The interface to the directory of layers, whose files belong to users of images, including root.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -7,34 +7,34 @@ use std::path::Path;
 
 use super::store::{LAYER_FILE, ROOT, remove};
 
-/// Changes of the folder of layers. Each path is one in that folder. They block.
+/// Changes of the directory of layers. Each path is relative to that directory. The methods block.
 pub trait LayerFolders: Send + Sync {
-    /// Makes the folder of a layer, and in it an empty one for its files that belongs to root.
+    /// Creates the directory of a layer, and in it an empty one for its files that belongs to root.
     ///
     /// # Errors
-    /// What cannot be done.
+    /// The operation that failed.
     fn make(&self, draft: &Path) -> io::Result<()>;
 
-    /// Writes what is known of a layer beside its files.
+    /// Writes the metadata of a layer next to its files.
     ///
     /// # Errors
-    /// What cannot be done.
+    /// The operation that failed.
     fn describe(&self, draft: &Path, json: Vec<u8>) -> io::Result<()>;
 
-    /// Gives a layer another name.
+    /// Renames a layer.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if it is gone, or what cannot be done.
+    /// [`io::ErrorKind::NotFound`] if it does not exist, or the operation that failed.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Removes a layer with all that is in it. Nothing is wrong if it is gone.
+    /// Removes a layer with its content. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// What cannot be done.
+    /// The operation that failed.
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
-/// For a process that may do all of it by itself.
+/// The implementation for a process that has the privileges itself.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnFolders;
 

@@ -1,6 +1,7 @@
-//! OCI image layouts: a folder of this host, or the same packed as a tar file. Read-only.
+//! OCI image layouts: a directory of this host, or a tar file of one. Read-only.
 //!
-//! Nothing outside of the folder is opened, whatever links are in it; nothing of an archive is unpacked.
+//! Nothing outside the directory is opened, whatever links are in it; nothing of an archive is
+//! unpacked.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,17 +18,16 @@ use super::digest::Digest;
 use super::error::Fault;
 use super::manifest::{Content, Document, MANIFEST_BYTES, document};
 
-/// The most entries of an archive.
+/// The maximum number of entries of an archive.
 const ENTRIES: usize = 65_536;
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// By which an entry of an index tells its tag.
+/// The annotation with the tag of an index entry.
 const TAG: &str = "org.opencontainers.image.ref.name";
 
-/// An open layout.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// As it was named, for sentences.
+    /// As in the image's name, for messages.
     path: PathBuf,
     inside: Inside,
 }
@@ -37,19 +37,19 @@ enum Inside {
     Folder(OwnedFd),
     Archive {
         file: Arc<File>,
-        /// Where each regular file begins, and how long it is.
+        /// Offset and length of each regular file.
         entries: BTreeMap<String, (u64, u64)>,
     },
 }
 
-/// How a layout lies on disk.
+/// The form of a layout on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Folder,
     Archive,
 }
 
-/// A file of a layout, read from its beginning.
+/// A file of a layout, read from its start.
 #[derive(Debug)]
 pub(super) struct Part {
     path: PathBuf,
@@ -59,7 +59,7 @@ pub(super) struct Part {
 }
 
 impl Layout {
-    /// Opens a layout that is below one of the allowed folders. Blocks.
+    /// Opens a layout below one of the allowed directories. Blocks.
     pub(super) fn open(path: &Path, form: Form, allowed: &[PathBuf]) -> Result<Self, Fault> {
         let real = std::fs::canonicalize(path).map_err(Fault::read(path))?;
         let below = |folder: &PathBuf| {
@@ -88,12 +88,12 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The entries of its index that a tag names, and the digest of the index. Blocks.
+    /// Returns the index entries that a tag selects, and the digest of the index. Blocks.
     pub(super) fn entries(&self, tag: Option<&str>) -> Result<(Vec<Descriptor>, Digest), Fault> {
         let bytes = self.small("index.json", MANIFEST_BYTES)?;
         let digest = Digest::of(&bytes);
         let Document::Index(mut entries) = document("the file index.json", &bytes, None)? else {
-            return Err(self.wrong("its file index.json is no index".to_owned()));
+            return Err(self.wrong("its file index.json is not an index".to_owned()));
         };
         let tags: Vec<_> = entries.iter().filter_map(tag_of).collect();
         let tags = match tags.is_empty() {
@@ -107,7 +107,7 @@ impl Layout {
                     return Err(self.wrong(format!("it has no tag {tag:?}: {tags}")));
                 }
             }
-            // One image for several platforms says so.
+            // Entries for several platforms name their platform.
             None if entries.len() > 1 && entries.iter().any(|entry| entry.platform().is_none()) => {
                 return Err(self.wrong(format!("it has several images: name a tag; {tags}")));
             }
@@ -116,12 +116,12 @@ impl Layout {
         Ok((entries, digest))
     }
 
-    /// A blob, to be read. Its length is the file's, whatever was announced. Blocks.
+    /// Opens a blob. Its length is the file's, whatever was announced. Blocks.
     pub(super) fn blob(&self, digest: Digest) -> Result<Part, Fault> {
         self.part(&format!("blobs/sha256/{}", digest.hex()))
     }
 
-    /// A small blob, whole. Blocks.
+    /// Reads a small blob. Blocks.
     pub(super) fn small_blob(&self, content: &Content) -> Result<Vec<u8>, Fault> {
         let mut part = self.blob(content.digest)?;
         part.whole(content.size)
@@ -170,7 +170,7 @@ impl Layout {
 }
 
 impl Part {
-    /// The next bytes; none at the end. Blocks.
+    /// Returns the next bytes; none at the end. Blocks.
     pub(super) fn chunk(&mut self) -> Result<Vec<u8>, Fault> {
         let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
         let mut bytes = vec![0; CHUNK_BYTES.min(left)];
@@ -213,16 +213,16 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Opens a file of the folder: links that stay in it are followed, others are refused.
+/// Opens a file of the directory: links that stay inside are followed, others are refused.
 fn beneath(folder: &OwnedFd, name: &str) -> io::Result<File> {
     let how = OpenHow::new()
-        // A pipe must not make us wait.
+        // Opening must not block on a pipe.
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     Ok(File::from(openat2(folder, name, how)?))
 }
 
-/// Notes where each file of an archive is.
+/// Indexes the files of an archive.
 fn archive(path: &Path, real: &Path) -> Result<Inside, Fault> {
     let wrong = |rule: String| Fault::Layout {
         path: path.to_owned(),
@@ -243,12 +243,13 @@ fn archive(path: &Path, real: &Path) -> Result<Inside, Fault> {
     })
 }
 
-/// Where each regular file of a tar file begins, and how long it is.
+/// Returns offset and length of each regular file of a tar file.
 fn places(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
     let unreadable = |error: io::Error| format!("it cannot be read as a plain tar file: {error}");
     let mut reader = tar::Archive::new(file);
     let mut places = BTreeMap::new();
-    // Raw: no name in a layout is so long that it needs an extension, and extensions may be of any size.
+    // Raw: no name in a layout is so long that it needs an extension, and extensions may have any
+    // size.
     let found = reader.entries_with_seek().map_err(unreadable)?.raw(true);
     for (count, entry) in found.enumerate() {
         let entry = entry.map_err(unreadable)?;

@@ -1,4 +1,4 @@
-//! What a registry or layout says of an image: manifests, indexes and configurations, judged. Pure.
+//! Parsing and validation of manifests, indexes and configurations. Pure.
 
 use std::collections::BTreeSet;
 
@@ -11,30 +11,30 @@ use super::digest::Digest;
 use super::error::Fault;
 use super::unpacker::Packing;
 
-/// The largest manifest or index, in bytes.
+/// The maximum size of a manifest or index, in bytes.
 pub(super) const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
-/// The largest configuration, in bytes.
+/// The maximum size of a configuration, in bytes.
 pub(super) const CONFIG_BYTES: u64 = 8 * 1024 * 1024;
-/// The most layers of an image: what a container's root takes.
+/// The maximum number of layers of an image: that of a container's root.
 pub(super) const LAYERS: usize = LAYERS_MAX;
 
-/// What is accepted as answer for a manifest.
+/// The accepted media types of a manifest response.
 pub(super) const MEDIA_TYPES: [&str; 4] = [INDEX, DOCKER_INDEX, MANIFEST, DOCKER_MANIFEST];
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// Some bytes with an announced name and size.
+/// A content with its announced digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Content {
-    /// As people are told of it, `the layer sha256:...`.
+    /// Its display name, `the layer sha256:...`.
     pub(super) what: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
 }
 
-/// A layer as a manifest and the configuration announce it.
+/// A layer as announced by a manifest and the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Layer {
     pub(super) blob: Content,
@@ -42,14 +42,14 @@ pub(super) struct Layer {
     pub(super) diff_id: Digest,
 }
 
-/// What a name, or an entry of an index, stands for.
+/// The document that a name, or an entry of an index, refers to.
 #[derive(Debug)]
 pub(super) enum Document {
     Index(Vec<Descriptor>),
     Manifest(Box<ImageManifest>),
 }
 
-/// What images this host can run.
+/// The platform of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Platform {
     architecture: String,
@@ -75,7 +75,7 @@ impl Platform {
     }
 }
 
-/// Reads a manifest or an index. `announced` is the media type that came with it, if one did.
+/// Parses a manifest or an index. `announced` is the media type that came with it, if any.
 pub(super) fn document(
     what: &str,
     bytes: &[u8],
@@ -106,7 +106,7 @@ pub(super) fn document(
         let said_index = match said {
             INDEX | DOCKER_INDEX => true,
             MANIFEST | DOCKER_MANIFEST => false,
-            // Servers of plain files announce anything.
+            // Servers of plain files announce any type.
             _ if inside != Some(said) => continue,
             _ => return Err(malformed(&format!("its media type {said:?} is unknown"))),
         };
@@ -126,7 +126,7 @@ pub(super) fn document(
     Ok(Document::Manifest(Box::new(manifest)))
 }
 
-/// The entry of an index for this host.
+/// Returns the entry of an index for this host.
 pub(super) fn choose<'a>(
     entries: &'a [Descriptor],
     host: &Platform,
@@ -135,7 +135,7 @@ pub(super) fn choose<'a>(
     let mut offered = Vec::new();
     for entry in entries {
         let Some(platform) = entry.platform() else {
-            // One that names no platform is for all, but only if nobody else is more exact.
+            // An entry without a platform is for all hosts, but only if it is the only one.
             if entries.len() == 1 {
                 return Ok(entry);
             }
@@ -146,14 +146,14 @@ pub(super) fn choose<'a>(
         if *platform.os() == Os::Linux && architecture == host.architecture {
             fitting.push((!is_baseline(&architecture, variant), entry));
         }
-        // Signatures and the like stand in indexes as images for nothing.
+        // Signatures and the like are listed in indexes as images for no platform.
         if architecture != "unknown" {
             let parts = [platform.os().to_string(), architecture, variant.to_owned()];
             let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
             offered.push(parts.join("/"));
         }
     }
-    // Among equals the first, as the specification has it.
+    // Among equals the first, as the specification requires.
     fitting.sort_by_key(|(is_special, _)| *is_special);
     if let Some((_, entry)) = fitting.first().copied() {
         return Ok(entry);
@@ -168,7 +168,7 @@ pub(super) fn choose<'a>(
     })
 }
 
-/// Whether every processor of the architecture runs it.
+/// Whether every processor of the architecture supports it.
 fn is_baseline(architecture: &str, variant: &str) -> bool {
     matches!(
         (architecture, variant),
@@ -176,7 +176,7 @@ fn is_baseline(architecture: &str, variant: &str) -> bool {
     )
 }
 
-/// A descriptor that may be followed.
+/// Validates a descriptor.
 pub(super) fn content(kind: &str, descriptor: &Descriptor) -> Result<Content, Fault> {
     let named = descriptor.digest().to_string();
     let what = format!("{kind} {named}");
@@ -190,7 +190,7 @@ pub(super) fn content(kind: &str, descriptor: &Descriptor) -> Result<Content, Fa
     })
 }
 
-/// The configuration that a manifest names.
+/// Returns the configuration that a manifest names.
 pub(super) fn config_of(manifest: &ImageManifest) -> Result<Content, Fault> {
     let content = content("the configuration", manifest.config())?;
     if content.size > CONFIG_BYTES {
@@ -202,7 +202,7 @@ pub(super) fn config_of(manifest: &ImageManifest) -> Result<Content, Fault> {
     Ok(content)
 }
 
-/// Reads a configuration, and judges whether this host can run the image.
+/// Parses a configuration, and checks whether this host can run the image.
 pub(super) fn configuration(
     what: &str,
     bytes: &[u8],
@@ -220,8 +220,8 @@ pub(super) fn configuration(
     Ok(config)
 }
 
-/// The layers, lowest first. One that comes twice is kept where it lies highest: what it has is seen there,
-/// and an overlay takes no folder twice.
+/// Returns the layers, lowest first. Of a repeated layer only the highest position is kept: its
+/// files are visible there, and an overlay accepts no directory twice.
 pub(super) fn layers(
     manifest: &ImageManifest,
     config: &ImageConfiguration,
@@ -283,7 +283,7 @@ fn judge_bytes(total_bytes: u64, limit_bytes: u64) -> Result<(), Fault> {
     })
 }
 
-/// The bounds again, for layers that another process has judged.
+/// Checks the limits again, for layers that another process has validated.
 pub(super) fn judge_again(layers: &[Layer], limit_bytes: u64) -> Result<(), Fault> {
     let diff_ids: BTreeSet<_> = layers.iter().map(|layer| layer.diff_id).collect();
     if !(1..=LAYERS).contains(&layers.len()) || diff_ids.len() != layers.len() {

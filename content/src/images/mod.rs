@@ -1,7 +1,7 @@
-//! Images: from a name to layers on disk and the image's own configuration. Runs nothing, mounts nothing.
+//! Images: from a name to layers on disk and the image's configuration. Runs and mounts nothing.
 //!
-//! Reading order: `reference`, `manifest`, `image`, `command` (all pure), `registry`, `layout`, `source`,
-//! `intake`, `registries`, `pull`, `store`, and this.
+//! Reading order: `reference`, `manifest`, `image`, `command` (all pure), `registry`, `layout`,
+//! `source`, `blob_writer`, `registries`, `pull`, `store`, and this.
 
 mod blob_writer;
 mod command;
@@ -55,25 +55,26 @@ pub use registry::{InsecureRegistry, InvalidRegistry};
 pub use store::DRAFT;
 pub use unpacker::{Packing, UnpackError, UnpackedLayer, Unpacker};
 
-/// All layers of one image, packed, unless told otherwise, in bytes: 32 GiB.
+/// The default maximum size of all packed layers of one image, in bytes: 32 GiB.
 pub const IMAGE_LIMIT_BYTES: u64 = 32 * 1024 * 1024 * 1024;
-/// How much of the disk is kept free of images that nobody holds, in per cent.
+/// The default share of the disk that is kept free of unused images, in per cent.
 pub const IMAGE_HEADROOM_PERCENT: u64 = 10;
 
-/// What an operator says of images.
+/// An operator's settings for images.
 #[derive(Debug, Clone)]
 pub struct ImageSettings {
-    /// A file of log-ins in the form of Docker's `config.json`; read anew at each pull.
+    /// A credentials file in the format of Docker's `config.json`; read at each pull.
     pub credentials: Option<PathBuf>,
-    /// Registries that are asked without TLS, wherever they are.
+    /// Registries that are contacted without TLS, wherever they are.
     pub insecure_registries: Vec<InsecureRegistry>,
-    /// Folders of the host below which images may be taken from; empty means none.
+    /// Host directories below which images may be used; empty means none.
     pub folders: Vec<PathBuf>,
-    /// The most that the packed layers of one image may have, in bytes.
+    /// The maximum size of the packed layers of one image, in bytes.
     pub limit_bytes: u64,
-    /// Images that nobody holds go when less of the disk is free, in per cent; with 0 they go only for new ones.
+    /// Unused images are removed when less of the disk is free, in per cent; with 0 only to make
+    /// space for new ones.
     pub headroom_percent: u64,
-    /// Which images are asked for again although they are here.
+    /// The images whose origin is queried although they are here.
     pub pull: PullPolicy,
 }
 
@@ -90,15 +91,16 @@ impl Default for ImageSettings {
     }
 }
 
-/// When the origin of an image is asked. An image that is named by its digest is asked for only if it is not here.
+/// The policy for querying the origin of an image. An image that is named by its digest is queried
+/// only if it is not here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PullPolicy {
-    /// Only if the image is not here: a tag means what it meant when it was pulled.
+    /// Only if the image is not here: a tag keeps the meaning of its pull.
     #[default]
     IfAbsent,
     /// Each time if its tag is `latest`, else as [`Self::IfAbsent`].
     Latest,
-    /// Each time; what is here already is not brought again.
+    /// Each time; layers that are here already are not downloaded again.
     Always,
 }
 
@@ -116,31 +118,31 @@ impl PullPolicy {
     }
 }
 
-/// How far a pull is. Both are 0 before its layers are known.
+/// The progress of a pull. Both fields are 0 before its layers are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Packed bytes of missing layers that are here; falls if a download must begin anew.
+    /// Received packed bytes of missing layers; decreases if a download must restart.
     pub bytes_done: u64,
-    /// Packed bytes of all layers that were missing.
+    /// Packed bytes of all missing layers.
     pub bytes_total: u64,
 }
 
-/// An image on its way. Dropped, it ends the pull unless others wait for it too.
+/// A pull in progress. Dropping it ends the pull, unless others wait for it as well.
 pub struct Obtaining {
     /// Shared with all who wait for the same pull.
     pub progress: watch::Receiver<Progress>,
-    /// The image, held for its container until [`Images::release`].
+    /// The image, leased to its container until [`Images::release`].
     pub image: BoxFuture<'static, Result<Image, PullError>>,
 }
 
-/// How a pull ends for all who wait for it.
+/// The result of a pull, for all who wait for it.
 type PullEnd = Result<Arc<Pulled>, PullError>;
 
-/// Who asks registries.
+/// The process that connects to registries.
 enum Asking {
-    /// A process that may do little else.
+    /// A process with few privileges.
     Service(Arc<Service>),
-    /// This process, as the tests of what the service does have it.
+    /// This process, for the tests of the service's code.
     #[cfg(test)]
     Here(Registries),
 }
@@ -155,11 +157,11 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens the store in `directory` for an agent that holds its lock, and clears away what a crash left. `layers` changes
-    /// its folder of layers. Reads the disk, and blocks meanwhile.
+    /// Opens the store in `directory` for an agent that holds its lock, and removes what a crash
+    /// left. `layers` changes its directory of layers. Reads the disk and blocks.
     ///
     /// # Errors
-    /// If the folders cannot be made or read.
+    /// If the directories cannot be created or read.
     pub fn open(
         directory: &Path,
         settings: ImageSettings,
@@ -187,14 +189,14 @@ impl Images {
         }))
     }
 
-    /// As the operator has chosen.
+    /// Returns the operator's policy.
     #[must_use]
     pub fn pull_policy(&self) -> PullPolicy {
         self.settings.pull
     }
 
-    /// Brings an image if it must, and holds it for a container. Nothing happens before the future is
-    /// awaited.
+    /// Pulls an image if necessary, and leases it to a container. Nothing happens before the future
+    /// is polled.
     #[must_use]
     pub fn obtain(
         self: &Arc<Self>,
@@ -221,17 +223,18 @@ impl Images {
         }
     }
 
-    /// Ends a container's hold of its image; nothing is wrong if there is none. Blocks.
+    /// Ends a container's lease of its image; succeeds if there is none. Blocks.
     ///
     /// # Errors
-    /// If the lease cannot be removed from the disk; then the container holds on.
+    /// If the lease cannot be removed from the disk; then the container still holds it.
     pub fn release(&self, container: &str) -> Result<(), Fault> {
         self.store.release(container)
     }
 
-    /// One round of tidying: ends holds of containers that are gone, and removes what nobody holds while the
-    /// disk is too full. `living` is asked for after the holds were listed, so that it knows all of them.
-    /// Returns how many images and layers went; `None` if nobody knows who lives.
+    /// Runs one round of garbage collection: ends leases of containers that no longer exist, and
+    /// removes unused images while the disk is too full. `living` is called after the leases were
+    /// listed, so that it knows all their containers. Returns the numbers of removed images and
+    /// layers; `None` if the live containers are unknown.
     ///
     /// # Errors
     /// If the store cannot be read or written.
@@ -252,7 +255,7 @@ impl Images {
         blocking(tidying).await.map(Some)
     }
 
-    /// What is brought, held for a container as soon as it is here.
+    /// Returns the pulled image, leased to a container as soon as it is here.
     fn held(
         &self,
         pulled: impl Future<Output = PullEnd> + Send + 'static,
@@ -263,7 +266,7 @@ impl Images {
         let hold = async move {
             let pulled = pulled.await?;
             let leasing = move || -> Result<Image, Fault> {
-                // Its layers stay pinned until the lease is there.
+                // Its layers stay pinned until the lease exists.
                 store.lease(&container, &pulled.record)?;
                 let image = store.image(&pulled.record);
                 drop(pulled);
@@ -295,7 +298,7 @@ impl Images {
         }
     }
 
-    /// Where an image of this name is looked for.
+    /// Returns the source of an image of this name.
     async fn source(&self, reference: ImageReference) -> Result<Source, Fault> {
         let (of, form) = match reference {
             ImageReference::Registry(reference) => {

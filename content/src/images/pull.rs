@@ -1,4 +1,4 @@
-//! One pull: from what a name stands for to layers in the store.
+//! One pull: from an image name to layers in the store.
 
 use std::sync::Arc;
 
@@ -15,29 +15,29 @@ use super::unpacker::Unpacker;
 use super::{ImageSettings, Progress};
 use crate::singleflight::{Flights, Seat};
 
-/// Layers of all images that are brought or unpacked side by side; others wait.
+/// The number of layers, of all images, that are downloaded or unpacked concurrently; others wait.
 const LAYERS_AT_ONCE: usize = 4;
 
-/// How a layer's flight ends.
+/// The result of a layer's download.
 type LayerEnd = Result<(), Arc<Fault>>;
 
-/// Brings images. Cheap to clone.
+/// The puller of images. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Puller {
     store: Arc<Store>,
     unpacker: Arc<dyn Unpacker>,
     settings: Arc<ImageSettings>,
     host: Platform,
-    /// By diff id and blob: who claims a diff id for another blob travels alone.
+    /// By diff id and blob: a layer that claims a diff id for another blob is not shared.
     layers: Arc<Flights<(Digest, Digest), LayerEnd, u64>>,
     /// The limit of [`LAYERS_AT_ONCE`].
     turns: Arc<Semaphore>,
 }
 
-/// An image that was brought, held until this is dropped.
+/// A pulled image, pinned until this is dropped.
 pub(super) struct Pulled {
     pub(super) record: Record,
-    /// Held as long as this lives.
+    /// Pins the layers until it is dropped.
     pub(super) _pin: Pin,
 }
 
@@ -57,7 +57,7 @@ impl Puller {
         }
     }
 
-    /// Brings what is missing of an image, and writes it down under its name.
+    /// Pulls the missing parts of an image, and records it under its name.
     pub(super) async fn pull(
         self,
         source: Source,
@@ -70,7 +70,7 @@ impl Puller {
         let total = |layers: &[Layer]| layers.iter().map(|layer| layer.blob.size).sum::<u64>();
         let packed_bytes = total(&plan.layers);
         let diff_ids: Vec<_> = plan.layers.iter().map(|layer| layer.diff_id).collect();
-        // Held before it is looked what is there.
+        // Pinned before the check for existing layers.
         let pin = self.store.pin(diff_ids.clone());
         let mut missing = plan.layers;
         missing.retain(|layer| !self.store.has_layer(layer.diff_id));
@@ -89,8 +89,8 @@ impl Puller {
         Ok(Pulled { record, _pin: pin })
     }
 
-    /// Packed layers and their files are on disk side by side for a while; files are larger by some factor
-    /// that nobody knows before.
+    /// Makes space for a pull. Packed layers and their files are on disk together for a while;
+    /// files are larger by an unknown factor.
     async fn make_room(&self, packed_bytes: u64) -> Result<(), Fault> {
         let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
         let more_bytes = packed_bytes.saturating_mul(2);
@@ -98,8 +98,9 @@ impl Puller {
         Ok(())
     }
 
-    /// Sees to it that a layer comes. Where another image's pull was joined, its failure is no verdict on
-    /// ours: that may have asked another registry. Each of those who wait fails once by itself at most, so it ends.
+    /// Obtains a layer. If the joined pull of another image fails, this one tries itself, because
+    /// the other may have used another registry. Each waiter fails by itself at most once, so this
+    /// ends.
     async fn layer(
         &self,
         source: &Arc<Source>,
@@ -113,14 +114,14 @@ impl Puller {
                 Err(fault) if !is_ours => tracing::info!(
                     layer = %layer.blob.digest,
                     why = crate::sentence(&fault),
-                    "a layer that another image wants too did not come: it is asked for anew"
+                    "a layer shared with another image's pull failed; it is requested again"
                 ),
                 end => return end,
             }
         }
     }
 
-    /// Joins whoever brings this layer, or brings it.
+    /// Joins the download of this layer, or starts it.
     fn board(&self, source: Arc<Source>, layer: Layer) -> Seat<LayerEnd, u64> {
         let puller = self.clone();
         let key = (layer.diff_id, layer.blob.digest);
@@ -130,7 +131,7 @@ impl Puller {
         })
     }
 
-    /// Brings and unpacks a layer that is not there yet.
+    /// Downloads and unpacks a missing layer.
     async fn bring(
         &self,
         source: &Source,
@@ -140,7 +141,7 @@ impl Puller {
         let turn = self.turns.acquire().await;
         let _turn = turn.expect("turns are given as long as there is a store");
         if self.store.has_layer(layer.diff_id) {
-            // Somebody brought it packed otherwise.
+            // It was downloaded with another compression.
             progress.send_replace(layer.blob.size);
             return Ok(());
         }
@@ -170,12 +171,12 @@ impl Puller {
     }
 }
 
-/// Awaits a layer, and adds what comes of it to the progress of its image.
+/// Waits for a layer, and adds its progress to that of its image.
 async fn watched(mut seat: Seat<LayerEnd, u64>, progress: &watch::Sender<Progress>) -> LayerEnd {
     let mut known = 0;
     let mut add = |now: u64| {
         progress.send_modify(|all| {
-            // A download that began anew takes back what it had.
+            // A download that restarted subtracts what it had.
             all.bytes_done = all.bytes_done.saturating_sub(known).saturating_add(now);
         });
         known = now;

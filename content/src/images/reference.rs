@@ -1,4 +1,4 @@
-//! How an image is named: in a registry, in an OCI layout folder, or in such a folder packed as a tar file.
+//! Image references: images in a registry, in an OCI layout directory, or in a tar file of one.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,22 +9,23 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 
-/// The longest name of an image, in bytes.
+/// The maximum length of an image name, in bytes.
 const NAME_BYTES: usize = 1_024;
 
 /// The name of an image.
 ///
 /// ```text
-/// [registry[:port]/]repository[:tag][@sha256:...]    without a registry docker.io, without a tag latest
+/// [registry[:port]/]repository[:tag][@sha256:...]    defaults: docker.io, latest
 /// oci:/path[:tag]                                     an OCI image layout
 /// oci-archive:/path.tar[:tag]                         the same in a tar file
 /// ```
-/// A tag begins after the last colon of a path's last part. Written, it is in full and always the same.
+/// A tag starts after the last colon of a path's last part. The formatted name is complete and
+/// canonical.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ImageReference {
     /// In a registry.
     Registry(RegistryReference),
-    /// In a folder of this host.
+    /// In a directory of this host.
     Layout(LayoutReference),
     /// In a tar file of this host.
     Archive(LayoutReference),
@@ -35,9 +36,9 @@ pub enum ImageReference {
 pub struct RegistryReference {
     /// Host name, and port if one was given.
     pub registry: String,
-    /// With `library/` in front where Docker's own registry wants it.
+    /// With the prefix `library/` where Docker Hub needs it.
     pub repository: String,
-    /// At least one of tag and digest is there; a digest decides alone.
+    /// At least one of tag and digest is present; a digest takes precedence.
     pub tag: Option<String>,
     /// Of the manifest or index.
     pub digest: Option<Digest>,
@@ -46,19 +47,18 @@ pub struct RegistryReference {
 /// An image in an OCI layout.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayoutReference {
-    /// Absolute.
     pub path: PathBuf,
-    /// `None` takes the only image of the layout.
+    /// `None` selects the only image of the layout.
     pub tag: Option<String>,
 }
 
-/// A text that names no image.
+/// The error for text that is not a valid image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} names no image: {rule}")]
+#[error("{name:?} is not an image name: {rule}")]
 pub struct InvalidReference {
-    /// What was given.
+    /// The text.
     pub name: String,
-    /// What is wrong with it, and what to do.
+    /// The error, and its remedy.
     pub rule: String,
 }
 
@@ -100,7 +100,7 @@ fn registry(text: &str) -> Result<RegistryReference, String> {
     })
 }
 
-/// What is wrong with a name that does not parse.
+/// Returns the error for a name that does not parse.
 fn rule(text: &str, error: &ParseError) -> String {
     // The name without a tag or digest, and without a registry, which may have capitals.
     let name = text.split('@').next().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Images of registries, as the service reads them: each request by itself, conversations kept for those that follow.
+//! Registry requests in the service: each request is separate, and sessions are kept for later
+//! ones.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,23 +17,25 @@ use super::registry::{InsecureRegistry, Patience, Registries};
 use super::source::{Plan, Reading};
 use crate::fetcher::{FetchSettings, Progress};
 
-/// Conversations that are kept, each with what its registry let us in by. One more takes the place of all.
+/// The maximum number of cached sessions, each with its registry's accepted credentials. One more
+/// replaces all of them.
 const SESSIONS: usize = 64;
 
-/// An image, and as whom it is asked for.
+/// An image, and the credentials for it.
 type Key = (RegistryReference, Option<String>);
 
-/// All registries.
+/// The registries of the service.
 pub(crate) struct Registry {
     registries: Registries,
     host: Platform,
     limit_bytes: u64,
-    /// By image and log-in. A lock, since requests go side by side; nothing is awaited under it.
+    /// By image and credentials. A lock, because requests run concurrently; nothing is awaited
+    /// under it.
     sessions: Mutex<BTreeMap<Key, Arc<Reading>>>,
 }
 
 impl Registry {
-    /// Before the process gives up opening files.
+    /// Creates it. Must precede the point at which the process can no longer open files.
     pub(crate) fn new(
         fetch: &FetchSettings,
         insecure: &[InsecureRegistry],
@@ -46,7 +49,7 @@ impl Registry {
         })
     }
 
-    /// What an image consists of, for whom this log-in is.
+    /// Returns the parts of an image, with these credentials.
     pub(crate) async fn plan(
         &self,
         reference: &RegistryReference,
@@ -56,7 +59,7 @@ impl Registry {
         reading.plan(&self.host, self.limit_bytes).await
     }
 
-    /// Writes a blob to a file, whose path is for sentences.
+    /// Writes a blob to a file, whose path is for messages.
     pub(crate) async fn blob(
         &self,
         (reference, login): (&RegistryReference, Option<String>),
@@ -86,7 +89,7 @@ impl Registry {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (reference.clone(), login);
         if sessions.len() >= SESSIONS && !sessions.contains_key(&key) {
-            // Those that are in use stay until they are not.
+            // Sessions in use exist until they are dropped.
             sessions.clear();
         }
         let secret = key.1.as_deref().and_then(Secret::new);

@@ -1,4 +1,4 @@
-//! Where an image comes from: a registry or a layout. What it says is judged here, once for both.
+//! The source of an image: a registry or a layout. The documents of both are validated here.
 
 use std::fs::File;
 use std::io::Seek;
@@ -23,10 +23,10 @@ use super::registry::{Retry, Session, resumes_at};
 use super::store::{Draft, blocking};
 use crate::service::Service;
 
-/// Indexes that may stand between a name and a manifest.
+/// The maximum number of indexes between a name and a manifest.
 const INDEXES: usize = 3;
 
-/// What is known of an image before its layers are there.
+/// The parts of an image, known before its layers are downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(super) digest: Digest,
@@ -34,19 +34,19 @@ pub(crate) struct Plan {
     pub(super) layers: Vec<Layer>,
 }
 
-/// Where an image comes from.
+/// The source of an image.
 pub(super) enum Source {
-    /// A registry, which the service asks.
+    /// A registry, through the content service.
     Service {
         service: Arc<Service>,
         reference: RegistryReference,
         login: Option<Secret>,
     },
-    /// What this process reads itself.
+    /// A source that this process reads itself.
     Read(Reading),
 }
 
-/// What one process reads: the service of registries, an agent of layouts.
+/// A source that one process reads: the service reads registries, an agent reads layouts.
 pub(super) enum Reading {
     Registry {
         session: Box<Session>,
@@ -59,7 +59,7 @@ pub(super) enum Reading {
 }
 
 impl Source {
-    /// What the image consists of, for this host and within this limit of bytes.
+    /// Returns the parts of the image, for this host and within this size limit in bytes.
     pub(super) async fn plan(&self, host: &Platform, limit_bytes: u64) -> Result<Plan, Fault> {
         match self {
             Self::Service {
@@ -68,7 +68,7 @@ impl Source {
                 login,
             } => {
                 let plan = service.plan(reference, login.as_ref()).await?;
-                // The process that said so has read what strangers wrote.
+                // The process that sent it has parsed untrusted data.
                 manifest::judge_again(&plan.layers, limit_bytes)?;
                 plan.config.judge("the description of the image")?;
                 Ok(plan)
@@ -77,7 +77,7 @@ impl Source {
         }
     }
 
-    /// A blob as announced, as a file without a name that stands at its beginning.
+    /// Downloads a blob as announced; returns an unlinked file, positioned at its start.
     pub(super) async fn blob(
         &self,
         content: &Content,
@@ -89,7 +89,7 @@ impl Source {
         options.read(true).write(true).create_new(true).mode(0o600);
         let options = tokio::fs::OpenOptions::from(options);
         let file = options.open(&path).await.map_err(Fault::write(&path))?;
-        // Its name goes with the draft, when this ends.
+        // Its name is removed with the draft, when this ends.
         match self {
             Self::Service {
                 service,
@@ -108,7 +108,7 @@ impl Source {
 }
 
 impl Reading {
-    /// Follows the name to a manifest for this host, and judges it.
+    /// Follows the name to a manifest for this host, and validates it.
     pub(super) async fn plan(&self, host: &Platform, limit_bytes: u64) -> Result<Plan, Fault> {
         let (manifest, digest) = self.manifest(host).await?;
         let content = manifest::config_of(&manifest)?;
@@ -140,7 +140,7 @@ impl Reading {
         })
     }
 
-    /// What the image's name stands for, and its digest.
+    /// Returns the document that the image's name refers to, and its digest.
     async fn root(&self) -> Result<(Document, Digest), Fault> {
         match self {
             Self::Registry { session, reference } => {
@@ -164,7 +164,7 @@ impl Reading {
         }
     }
 
-    /// The manifest or index that an index names.
+    /// Returns the manifest or index that an index names.
     async fn document(&self, content: &Content) -> Result<Document, Fault> {
         if content.size > MANIFEST_BYTES {
             return Err(Fault::TooLarge {
@@ -182,7 +182,7 @@ impl Reading {
         }
     }
 
-    /// A small blob, whole, as announced.
+    /// Returns a small blob, verified.
     async fn small(&self, content: &Content) -> Result<Vec<u8>, Fault> {
         let bytes = match self {
             Self::Registry { session, .. } => {
@@ -210,7 +210,7 @@ impl Reading {
         Ok(bytes)
     }
 
-    /// A blob as announced, in this empty file, whose path is for sentences.
+    /// Writes a verified blob to this empty file, whose path is for messages.
     pub(super) async fn blob(
         &self,
         content: &Content,
@@ -259,7 +259,7 @@ async fn manifest(session: &Session, name: &str) -> Result<(Document, Digest), F
     Ok((document, Digest::of(&answer.bytes)))
 }
 
-/// Brings what is missing of a blob; what came is kept for the next try.
+/// Downloads the missing part of a blob; received bytes are kept for the next attempt.
 async fn download(
     session: &Session,
     content: &Content,
@@ -272,7 +272,7 @@ async fn download(
     let mut answer = session.blob(content, intake.written()).await?;
     if resumes_at(&answer) != intake.written() {
         intake.restart().await?;
-        // A part of the blob that we have no use for.
+        // The response starts at an offset that is not usable.
         if resumes_at(&answer) != 0 {
             answer = session.blob(content, 0).await?;
         }

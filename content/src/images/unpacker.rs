@@ -1,4 +1,4 @@
-//! The border to whoever turns a layer's archive into files: it is given a descriptor and an empty folder.
+//! The interface to the unpacker of layers, which gets a descriptor and an empty directory.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,19 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 
-/// How a layer's archive is packed.
+/// The packing of a layer's archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Packing {
     /// A plain tar file.
     Tar,
-    /// Compressed by gzip.
+    /// Compressed with gzip.
     TarGzip,
-    /// Compressed by zstd.
+    /// Compressed with zstd.
     TarZstd,
 }
 
 impl Packing {
-    /// From the media type of a layer in a manifest; `None` if it cannot be unpacked here.
+    /// Returns the packing for the media type of a layer in a manifest; `None` if it is not
+    /// supported.
     #[must_use]
     pub fn of(media_type: &str) -> Option<Self> {
         match media_type {
@@ -34,26 +35,26 @@ impl Packing {
     }
 }
 
-/// What came out of a layer.
+/// The result of unpacking a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnpackedLayer {
-    /// Of all bytes of the plain tar file, its padding included. The store is shared by images that do not
-    /// trust each other, so a layer is kept under the digest that was seen and under no other.
+    /// The digest of the whole plain tar file, including its padding. Images that do not trust each
+    /// other share the store, so a layer is stored under its computed digest and no other.
     pub diff_id: Digest,
-    /// What its files take on disk, in bytes.
+    /// The disk usage of its files, in bytes.
     pub bytes: u64,
 }
 
-/// Why a layer could not be unpacked: a whole sentence, with what to do.
+/// The error of unpacking a layer: a complete message with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnpackError(pub String);
 
-/// Unpacks layers.
+/// An unpacker of layers.
 pub trait Unpacker: Send + Sync {
-    /// Unpacks a whole blob, whose digest was found right, into a folder that is there and empty. The file
-    /// stands at its beginning and has no name any more. If the future is dropped, whatever works for it
-    /// ends; what is in the folder by then is removed by the caller.
+    /// Unpacks a whole blob, whose digest was verified, into an existing empty directory. The file
+    /// is unlinked and positioned at its start. Dropping the future ends the work; the caller then
+    /// removes the content of the directory.
     fn unpack<'a>(
         &'a self,
         layer: File,

@@ -1,4 +1,5 @@
-//! An agent's hold on its service: started at the first need, and anew whenever it is gone or answers nobody.
+//! An agent's handle on its content service, which is started on the first request, and restarted
+//! whenever it has exited or stops answering.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,15 +20,15 @@ use super::message::{Answer, Ask, Begin, Login};
 use crate::fetcher::{FetchError, FetchSettings, Progress, Reach, Wanted};
 use crate::images::{Content, Fault, InsecureRegistry, Plan, RegistryReference, Secret};
 
-/// How long a service with work may say nothing.
+/// The time for which a service with work may be silent.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
-/// How often it is looked whether it does.
+/// The interval of that check.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often a request is made whose service is lost.
+/// The number of attempts for a request whose service is lost.
 const TRIES: u32 = 3;
-/// The longest description of an image, in bytes.
+/// The maximum length of an image description, in bytes.
 const PLAN_BYTES: u64 = 32 * 1024 * 1024;
-/// What it gets of our environment: where authorities are, and how names are looked up.
+/// The variables that it inherits: locations of certificate authorities, and resolver settings.
 pub const ENVIRONMENT: [&str; 4] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -35,33 +36,31 @@ pub const ENVIRONMENT: [&str; 4] = [
     "LOCALDOMAIN",
 ];
 
-/// How it is called in a list of processes, whatever its program is.
+/// Its name in process lists, whatever its program is.
 pub const NAME: Option<&str> = Some("argosy-content");
 
-/// How to start the service: a program that calls [`super::run_from_fd`] first of all.
+/// The command of the service: a program that calls [`super::run_from_fd`] before anything else.
 #[derive(Debug, Clone)]
 pub struct ServiceCommand {
-    /// The executable.
     pub program: PathBuf,
-    /// Its arguments.
     pub arguments: Vec<String>,
 }
 
 /// A service that was started.
 pub struct Started {
-    /// Leads to it.
+    /// The socket to it.
     pub packets: Packets,
-    /// Its process number.
+    /// Its process id.
     pub pid: u32,
-    /// Ends it once its socket is closed, if it does not do so by itself. May block for a second.
+    /// Ends it once its socket is closed, if it does not exit by itself. May block for a second.
     pub end: Box<dyn FnOnce() + Send>,
 }
 
-/// Starts a service, in words why not. Blocks.
+/// Starts a service, or returns the error as text. Blocks.
 pub type Starter = Arc<dyn Fn() -> Result<Started, String> + Send + Sync>;
 
 impl ServiceCommand {
-    /// Starts it as a child of this process, in this control group.
+    /// Starts it as a child of this process, in this cgroup.
     #[must_use]
     pub fn starter(self, group: Option<PathBuf>) -> Starter {
         Arc::new(move || {
@@ -78,14 +77,14 @@ impl ServiceCommand {
     }
 }
 
-/// What an operator says that concerns it.
+/// The operator's settings for the service.
 #[derive(Debug, Clone)]
 pub struct ServiceSettings {
-    /// Of files.
+    /// For files.
     pub fetch: FetchSettings,
-    /// Registries that are asked without TLS.
+    /// Registries that are contacted without TLS.
     pub insecure_registries: Vec<InsecureRegistry>,
-    /// The most that the packed layers of one image may have, in bytes.
+    /// The maximum size of the packed layers of one image, in bytes.
     pub image_limit_bytes: u64,
 }
 
@@ -94,23 +93,24 @@ pub struct Service {
     start: Starter,
     begin: Begin,
     serial: AtomicU64,
-    /// A lock, since many requests share it. Starting one happens under it, on threads that may block.
+    /// A lock, because many requests share it. The service is started under it, on threads that may
+    /// block.
     present: Mutex<Option<Arc<Connection>>>,
 }
 
-/// Why there is no answer.
+/// The reason for a missing answer.
 enum NoAnswer {
-    /// In the service's words.
+    /// The service's error.
     Failed(Explanation),
-    /// It was lost.
+    /// The service was lost.
     Gone,
-    /// It could not be started, in words.
+    /// The service cannot be started, with the reason.
     NotStarted(String),
 }
 
 type Said = (Answer, Vec<OwnedFd>);
 
-/// One life of the service.
+/// The connection to one process of the service.
 struct Connection {
     packets: Packets,
     pid: u32,
@@ -118,13 +118,13 @@ struct Connection {
 }
 
 struct State {
-    /// By number. `None` once it is gone.
+    /// By request id. `None` once it has exited.
     waiting: Option<BTreeMap<u64, mpsc::UnboundedSender<Said>>>,
     heard: Instant,
 }
 
 impl Service {
-    /// Nothing is started before something is asked for.
+    /// Creates the handle; the service is started on the first request.
     #[must_use]
     pub fn new(start: Starter, settings: ServiceSettings) -> Arc<Self> {
         let ServiceSettings {
@@ -144,20 +144,21 @@ impl Service {
         })
     }
 
-    /// The process of the present one, if there is one.
+    /// Returns the process id of the current service, if there is one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.present().as_ref().map(|connection| connection.pid)
     }
 
-    /// Ends it; the next request starts another one. What was asked for fails or is asked for again.
+    /// Ends the service; the next request starts another one. Requests in progress fail or are
+    /// repeated.
     pub fn end(&self) {
         if let Some(connection) = self.present().take() {
             connection.packets.close();
         }
     }
 
-    /// Has a file of a server written to `file`, whose path is for sentences.
+    /// Downloads a file of a server to `file`, whose path is for messages.
     pub(crate) async fn fetch(
         self: &Arc<Self>,
         wanted: Wanted<'_>,
@@ -186,7 +187,7 @@ impl Service {
         })
     }
 
-    /// What an image consists of.
+    /// Returns the parts of an image.
     pub(crate) async fn plan(
         self: &Arc<Self>,
         reference: &RegistryReference,
@@ -201,11 +202,11 @@ impl Service {
         let reading = tokio::task::spawn_blocking(move || described(said));
         let plan = reading.await.expect("reading a description never panics");
         plan.map_err(|error| Fault::Service {
-            why: format!("the process that asks registries describes no image: {error}").into(),
+            why: format!("the content service returned no valid image: {error}").into(),
         })
     }
 
-    /// Has a blob written to `file`, whose path is for sentences.
+    /// Downloads a blob to `file`, whose path is for messages.
     pub(crate) async fn blob(
         self: &Arc<Self>,
         (reference, login): (&RegistryReference, Option<&Secret>),
@@ -226,7 +227,7 @@ impl Service {
         said.await.map(drop).map_err(Fault::from)
     }
 
-    /// Asks, and asks again where the service was lost. Dropped, it calls the request off.
+    /// Sends a request, and repeats it where the service was lost. Dropping it cancels the request.
     async fn ask(
         self: &Arc<Self>,
         ask: impl Fn(u64) -> Ask,
@@ -294,7 +295,7 @@ impl Service {
         }
     }
 
-    /// The present service, or a new one. Blocks.
+    /// Returns the current service, or starts one. Blocks.
     fn connection(&self) -> Result<Arc<Connection>, NoAnswer> {
         let mut present = self.present();
         if let Some(connection) = present.as_ref().filter(|one| one.is_there()) {
@@ -302,9 +303,7 @@ impl Service {
         }
         if present.take().is_some() {
             metrics::counter!("argosy_agent_content_services_replaced_total").increment(1);
-            tracing::warn!(
-                "the process that asks servers and registries was lost; another one is started"
-            );
+            tracing::warn!("content service lost; starting another one");
         }
         let started = (self.start)().map_err(NoAnswer::NotStarted)?;
         let connection = Connection::open(started, &self.begin);
@@ -326,7 +325,7 @@ impl Drop for Service {
 impl Connection {
     fn open(started: Started, begin: &Begin) -> Arc<Self> {
         let Started { packets, pid, end } = started;
-        // If this cannot be sent the end is seen at once.
+        // If this cannot be sent, the exit is detected immediately.
         let _ = packets.send(&Ask::Begin(Box::new(begin.clone())), &[]);
         let connection = Arc::new(Self {
             packets,
@@ -351,16 +350,16 @@ impl Connection {
         self.state().waiting.is_some()
     }
 
-    /// Where the answers of a request come. `None` if it is gone.
+    /// Returns the channel for answers to a request. `None` if the service has exited.
     fn wait_for(&self, id: u64) -> Option<mpsc::UnboundedReceiver<Said>> {
         let mut state = self.state();
         let waiting = state.waiting.as_mut()?;
         let is_first = waiting.is_empty();
-        // Bounded by the progress of one request, which is told ten times a second.
+        // Bounded by the progress reports of one request, ten per second.
         let (sender, answers) = mpsc::unbounded_channel();
         waiting.insert(id, sender);
         if is_first {
-            // Without work it says nothing.
+            // Without work it sends nothing.
             state.heard = Instant::now();
         }
         Some(answers)
@@ -374,25 +373,25 @@ impl Connection {
             Answer::Progress { id, .. } | Answer::Done { id } | Answer::Failed { id, .. } => *id,
         };
         if let Some(waiting) = state.waiting.as_ref().and_then(|all| all.get(&id)) {
-            // Who does not wait any more has called it off.
+            // A requester that no longer waits has cancelled the request.
             let _ = waiting.send((answer, descriptors));
         }
     }
 
-    /// Breaks off with a service that says nothing.
+    /// Disconnects a silent service.
     fn judge(&self) {
         let silent = self.state().heard.elapsed();
         if silent >= SILENCE_LIMIT {
             tracing::warn!(
                 pid = self.pid,
                 seconds = silent.as_secs(),
-                "the process that asks servers and registries says nothing; it is ended"
+                "content service does not respond; ending it"
             );
             self.break_off();
         }
     }
 
-    /// For all who wait. The thread that reads ends the process.
+    /// Fails all waiting requests. The reading thread ends the process.
     fn break_off(&self) {
         self.packets.close();
         self.state().waiting = None;
@@ -403,13 +402,15 @@ impl Connection {
     }
 }
 
-/// What an image consists of, in the file that came with an answer. Blocks.
+/// Reads the parts of an image from the file that came with an answer. Blocks.
 fn described(descriptors: Vec<OwnedFd>) -> io::Result<Plan> {
     let descriptor = descriptors.into_iter().next();
     let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
     if !file.metadata()?.is_file() {
-        // Nothing else ends by itself.
-        return Err(io::Error::other("what it passes is no file"));
+        // No other kind is certain to end.
+        return Err(io::Error::other(
+            "it passed a descriptor that is not a file",
+        ));
     }
     file.rewind()?;
     let mut bytes = Vec::new();
@@ -417,7 +418,7 @@ fn described(descriptors: Vec<OwnedFd>) -> io::Result<Plan> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// A request; it is called off with this unless it was answered.
+/// A request; dropping it cancels the request unless it was answered.
 struct Asked {
     connection: Arc<Connection>,
     id: u64,
@@ -438,7 +439,7 @@ impl Drop for Asked {
             .as_mut()
             .is_some_and(|waiting| waiting.remove(&self.id).is_some());
         if was_waited_for {
-            // One with no room for this has said nothing for long, and will be ended.
+            // If its queue is full, it has been silent for long, and will be ended.
             let _ = self.connection.packets.offer(&Ask::Cancel { id: self.id });
         }
     }
@@ -457,11 +458,10 @@ impl NoAnswer {
     fn explanation(self) -> Explanation {
         match self {
             Self::Failed(why) => why,
-            Self::Gone => "the process that asks servers was lost again and again; try again, and look for what ends it"
-                .into(),
-            Self::NotStarted(why) => {
-                format!("the process that asks servers cannot be started: {why}").into()
+            Self::Gone => {
+                "the content service was lost repeatedly; try again, and check what kills it".into()
             }
+            Self::NotStarted(why) => format!("the content service cannot be started: {why}").into(),
         }
     }
 }

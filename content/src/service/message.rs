@@ -1,4 +1,4 @@
-//! What an agent and its service tell each other. Both are of one build; nothing here is stored.
+//! The messages between an agent and its service. Both are of one build; nothing here is stored.
 
 use std::path::PathBuf;
 
@@ -8,36 +8,36 @@ use serde::{Deserialize, Serialize};
 use crate::fetcher::{FetchSettings, Reach};
 use crate::images::{Content, InsecureRegistry, RegistryReference};
 
-/// What an agent asks. Each request has a number, under which it is answered.
+/// A message of an agent. Each request has an id, under which it is answered.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Ask {
-    /// Once, before anything else.
+    /// Sent once, before anything else.
     Begin(Box<Begin>),
-    /// A file of a server, to be written to the descriptor that comes with this.
+    /// Downloads a file of a server to the accompanying descriptor.
     Fetch {
         id: u64,
         uri: String,
         sha256: String,
         reach: Reach,
-        /// For sentences.
+        /// For messages.
         path: PathBuf,
     },
-    /// What an image of a registry consists of.
+    /// Requests the parts of an image of a registry.
     Plan { id: u64, image: Login },
-    /// A blob of a registry, to be written to the descriptor that comes with this.
+    /// Downloads a blob of a registry to the accompanying descriptor.
     Blob {
         id: u64,
         image: Login,
         blob: Content,
-        /// For sentences.
+        /// For messages.
         path: PathBuf,
     },
-    /// Nobody waits for this answer any more.
+    /// Cancels a request.
     Cancel { id: u64 },
 }
 
-/// What the service is for.
+/// The configuration of the service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Begin {
     pub(super) fetch: FetchSettings,
@@ -45,7 +45,7 @@ pub(super) struct Begin {
     pub(super) image_limit_bytes: u64,
 }
 
-/// An image of a registry, and as whom it is asked for. Not to be printed.
+/// An image of a registry, with the credentials for it. It has no debug output.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Login {
     pub(super) reference: RegistryReference,
@@ -53,25 +53,25 @@ pub(super) struct Login {
     pub(super) secret: Option<String>,
 }
 
-/// What the service answers.
+/// An answer of the service.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
-    /// It goes on. While there is work, every two seconds.
+    /// A sign of life, sent every two seconds while there is work.
     Alive,
-    /// How far a request is. Some are left out if nobody reads them.
+    /// The progress of a request. Reports are skipped while none is read.
     Progress {
         id: u64,
         done_bytes: u64,
         total_bytes: u64,
     },
-    /// The request is done. What an image consists of comes as JSON, in the descriptor that comes with this.
+    /// The request is done. The parts of an image come as JSON in the accompanying descriptor.
     Done { id: u64 },
-    /// It cannot be done.
+    /// The request failed.
     Failed { id: u64, why: Said },
 }
 
-/// Why something cannot be done, as a message has it.
+/// The cause of a failure, in the form of a message.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Said {
     /// Codes with their arguments.

@@ -1,15 +1,17 @@
-//! The process that speaks to the servers of tasks: file servers and registries.
+//! The content service: the process that connects to servers for tasks, both file servers and
+//! registries.
 //!
 //! ```text
-//! agent (root) ──spawns──▶ service        its own user, no capability, no file but certificates and resolver settings,
-//!     │  requests, each with the file      no further process, nothing to listen on; a control group of its own
+//! agent (root) ──spawns──▶ service        separate user and cgroup; no capability, process or
+//!     │  requests, each with the file      listener; reads certificates and resolver settings
 //!     └── that it may write ──────────▶
 //! ```
-//! What comes from outside over a network is parsed there and nowhere else: HTTP, TLS, answers of registries. It keeps
-//! nothing: it writes to descriptors that come with requests, and what it says of an image is short and checked again. A
-//! service that ends, or answers nobody for 15 s, is replaced, and what it was doing is asked for again.
+//! All data from the network is parsed there and nowhere else: HTTP, TLS, registry responses. It
+//! keeps no state. It writes to descriptors that come with requests, and its description of an
+//! image is short and validated again. A service that exits, or does not answer for 15 s, is
+//! replaced, and its requests are repeated.
 //!
-//! Reading order: `message`, `process` (its whole life), `client` (an agent's hold on it).
+//! Reading order: `message`, `process` (the service itself), `client` (an agent's handle on it).
 
 mod client;
 mod message;

@@ -1,4 +1,5 @@
-//! The service's whole life: it confines itself, serves requests side by side, and ends with the agent's socket.
+//! The service process: confines itself, serves requests concurrently, and exits with the agent's
+//! socket.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,8 @@ use super::message::{Answer, Ask, Begin, Login};
 use crate::fetcher::{Downloads, Progress, Wanted};
 use crate::images::{Plan, Registry};
 
-/// What it may read besides what the environment names: who is who among hosts, and which authorities sign for servers.
+/// The paths that it may read in addition to those of the environment: resolver settings and
+/// certificate authorities.
 const READABLE: [&str; 6] = [
     "/etc",
     "/usr",
@@ -27,44 +29,43 @@ const READABLE: [&str; 6] = [
     "/run/systemd/resolve",
     "/run/resolvconf",
 ];
-/// Variables that name authorities.
+/// Variables with locations of certificate authorities.
 const AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
-/// How often it says that it goes on.
+/// The interval of its signs of life.
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
-/// How often it is told how far a request is.
+/// The interval of progress reports.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-/// Threads for what blocks: names are looked up and files are written there.
+/// Threads for blocking work: name resolution and file writes.
 const BLOCKING_THREADS: usize = 32;
 
-/// Why a service could not do its work.
+/// An error that prevents the service from working.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// It was not started by an agent, or the host refuses what it needs.
     #[error("cannot serve an agent")]
-    Begin {
-        /// Why.
-        source: io::Error,
-    },
-    /// A wall could not be put up: it listens to nobody.
-    #[error("cannot confine itself: {why}")]
+    Begin { source: io::Error },
+    /// An isolation layer cannot be applied: it serves no requests.
+    #[error("cannot apply its confinement: {why}")]
     Confine {
-        /// In words.
+        /// The reason, as text.
         why: String,
     },
 }
 
-/// Serves the agent on standard input until that closes the socket.
+/// Serves the agent on standard input until the agent closes the socket.
 ///
 /// Call it from `main` before anything else; it needs a process without threads.
 ///
 /// # Errors
-/// If it cannot begin. It does not return otherwise.
+/// If it cannot start. It does not return otherwise.
 pub fn run_from_fd() -> Result<(), ServiceError> {
     let failed = |source| ServiceError::Begin { source };
     let packets = service::connection().map_err(failed)?;
     let begin = match packets.receive().map_err(failed)? {
         Packet::Message(Ask::Begin(begin), _) => *begin,
-        Packet::Message(..) => return Err(failed(io::Error::other("it is not told what for"))),
+        Packet::Message(..) => {
+            return Err(failed(io::Error::other("it received no configuration")));
+        }
         Packet::Closed => return Ok(()),
     };
     let named = AUTHORITIES.iter().filter_map(std::env::var_os);
@@ -94,14 +95,14 @@ async fn serve(packets: Packets, downloads: Downloads, registry: Registry) {
     let packets = Arc::new(packets);
     let (sender, mut asked) = mpsc::unbounded_channel();
     let reader = Arc::clone(&packets);
-    // As many as the agent has requests at a time, which it bounds.
+    // Bounded by the agent's concurrent requests.
     std::thread::spawn(move || {
         while let Ok(Packet::Message(ask, descriptors)) = reader.receive() {
             if sender.send((ask, descriptors)).is_err() {
                 return;
             }
         }
-        // Nobody waits for anything any more.
+        // No requester waits any more.
         std::process::exit(0);
     });
     let work = Arc::new(Work {
@@ -117,7 +118,7 @@ async fn serve(packets: Packets, downloads: Downloads, registry: Registry) {
             Some((ask, descriptors)) = asked.recv() => work.take(ask, descriptors),
             _ = alive.tick() => {
                 if !work.going().is_empty() {
-                    // Who does not read it has enough to read.
+                    // An agent that does not read it has enough unread messages.
                     let _ = work.packets.offer(&Answer::Alive);
                 }
             }
@@ -129,7 +130,7 @@ struct Work {
     downloads: Downloads,
     registry: Registry,
     packets: Arc<Packets>,
-    /// Requests under way. A lock, since each takes itself off the list.
+    /// Requests in progress. A lock, because each removes itself.
     going: Mutex<BTreeMap<u64, JoinHandle<()>>>,
 }
 
@@ -179,7 +180,7 @@ impl Work {
                 },
             ),
             (Ask::Plan { id, image }, _) => (id, Request::Plan(image)),
-            // An agent of this build says no such thing.
+            // An agent of this build sends no such message.
             (Ask::Begin(_) | Ask::Fetch { .. } | Ask::Blob { .. }, _) => return,
         };
         let work = Arc::clone(self);
@@ -203,7 +204,7 @@ impl Work {
                         let now = seen.borrow_and_update();
                         (now.done_bytes, now.total_bytes)
                     };
-                    // If it is not read in time the next one says more.
+                    // If it is not read in time, the next one reports more.
                     let _ = self.packets.offer(&Answer::Progress { id, done_bytes, total_bytes });
                     tokio::select! {
                         biased;
@@ -214,7 +215,7 @@ impl Work {
             }
         };
         let packets = Arc::clone(&self.packets);
-        // It waits for room, which there is as soon as the agent reads.
+        // Waits until the queue has space, which it has as soon as the agent reads.
         let telling = tokio::task::spawn_blocking(move || match done {
             Ok(Some(file)) => packets.send(&Answer::Done { id }, &[file.as_fd()]),
             Ok(None) => packets.send(&Answer::Done { id }, &[]),
@@ -223,7 +224,7 @@ impl Work {
                 packets.send(&Answer::Failed { id, why }, &[])
             }
         });
-        // Without the agent this process ends.
+        // Without the agent this process exits.
         let _ = telling.await;
     }
 
@@ -278,7 +279,7 @@ impl Work {
     }
 }
 
-/// A request with what it needs.
+/// A request with its descriptors.
 enum Request {
     Fetch {
         uri: String,
@@ -296,7 +297,7 @@ enum Request {
     },
 }
 
-/// In a file without a name: it may be longer than a message.
+/// Writes the description to an unlinked file, because it may be longer than a message.
 fn written(plan: &Plan) -> io::Result<File> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let mut file: File = rustix::fs::memfd_create("argosy-plan", flags)?.into();

@@ -1,4 +1,5 @@
-//! What an agent's hold on its service decides by itself. The real process is tried by `tests/service`.
+//! Tests of an agent's handle on its service, with a fake service. `tests/service` tests the real
+//! process.
 
 use super::message::Login;
 use crate::images::{ImageReference, Secret};

@@ -1,7 +1,8 @@
-//! The service as a process, with real servers on loopback: it brings, it is confined, and it is replaced when it is lost.
+//! Tests of the content service as a process, with real servers on loopback: downloads,
+//! confinement, and its replacement after a loss.
 //!
-//! Its own harness: the same executable is the service, which must begin before any thread. A first argument picks those
-//! tests whose name holds it.
+//! It has a separate harness: the same executable is the service, which must start before any
+//! thread. A first argument selects the tests whose name contains it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -28,11 +29,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
-/// The verb under which this program is the service.
+/// The verb with which this program is the service.
 const VERB: &str = "content";
-/// The verb under which it is a service that somebody has taken over.
+/// The verb with which it is a compromised service.
 const LIAR: &str = "lie";
-/// How long anything may take before a test fails.
+/// The timeout of all waits in tests.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Case = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Says that all is done, and passes something to be read that never ends.
+/// Reports that all is done, and passes a descriptor whose data never ends.
 fn lie() -> ExitCode {
     let packets = argosy_isolation::service::connection().unwrap();
     let (reader, _writer) = nix::unistd::pipe().unwrap();
@@ -135,7 +136,7 @@ fn service_by(command: ServiceCommand) -> Arc<Service> {
     service_of(command, Vec::new())
 }
 
-/// The same, which asks these registries without TLS.
+/// Returns the same service, which contacts these registries without TLS.
 fn service_of(command: ServiceCommand, insecure_registries: Vec<InsecureRegistry>) -> Arc<Service> {
     let settings = ServiceSettings {
         fetch: settings(),
@@ -145,7 +146,7 @@ fn service_of(command: ServiceCommand, insecure_registries: Vec<InsecureRegistry
     Service::new(command.starter(None), settings)
 }
 
-/// Takes nothing apart.
+/// An extractor that extracts nothing.
 struct Nothing;
 
 impl Extractor for Nothing {
@@ -182,7 +183,8 @@ async fn fetch(
     fetched.map_err(|error| argosy_content::sentence(&error))
 }
 
-/// A server that answers each connection as it is told, and how often it was asked.
+/// Starts a server that runs `answer` on each connection; returns it with its number of
+/// connections.
 fn serve(
     answer: impl Fn(u32, TcpStream, String) + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicU32>) {
@@ -214,7 +216,7 @@ fn whole(mut stream: &TcpStream, kind: &str, body: &[u8]) {
     let _ = stream.write_all(body);
 }
 
-/// Announces ten bytes, sends five, and waits until it is told to go on or the other side is gone.
+/// Announces ten bytes, sends five, and waits until it may continue or the client disconnects.
 fn half(mut stream: &TcpStream) {
     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello");
 }
@@ -262,7 +264,7 @@ async fn brought() {
             "{status}"
         );
     }
-    // The same one brings the next.
+    // The same service performs the next download.
     fetch(
         &fetcher(&service),
         folder.path(),
@@ -274,7 +276,7 @@ async fn brought() {
     assert_eq!(service.pid(), Some(pid));
 }
 
-/// An address of this host that is not loopback, if it has one.
+/// Returns an address of this host that is not loopback, if it has one.
 fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
@@ -322,7 +324,7 @@ async fn judged() {
     )
     .await;
     assert!(why.unwrap_err().contains("--fetch-allow"));
-    // What the process cannot open any more it still knows of its host.
+    // The process still knows facts of its host from files that it can no longer open.
     if let Some(own) = own_address() {
         let url = format!("http://{own}:{}/f", address.port());
         let why = fetch(&fetcher, folder.path(), url, "").await.unwrap_err();
@@ -335,7 +337,7 @@ async fn judged() {
     );
 }
 
-/// A server that stalls in its first answer, and how often it has.
+/// Starts a server that stalls in its first answer; returns it with the number of stalls.
 fn stalling() -> (SocketAddr, Arc<AtomicU32>) {
     let stalled = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&stalled);
@@ -345,13 +347,13 @@ fn stalling() -> (SocketAddr, Arc<AtomicU32>) {
         }
         half(&stream);
         count.fetch_add(1, Ordering::SeqCst);
-        // Until the other side is gone.
+        // Until the client disconnects.
         let _ = stream.read(&mut [0; 1]);
     });
     (address, stalled)
 }
 
-/// Loses the service in the middle of a fetch, and sees the fetch through.
+/// Kills the service in the middle of a fetch, and checks that the fetch completes.
 async fn lost(signal: Signal) {
     let (address, stalled) = stalling();
     let folder = tempfile::tempdir().unwrap();
@@ -391,7 +393,7 @@ async fn given_up() {
     let before = files();
     fetching.abort();
     // The connection and the file of the fetch.
-    until("the service lets go", || files() < before).await;
+    until("the service has closed both", || files() < before).await;
     assert_eq!(service.pid(), Some(pid), "it goes on");
 }
 
@@ -407,12 +409,12 @@ async fn missing() {
         }));
         let url = "http://127.0.0.1:9/f".to_owned();
         let why = fetch(&fetcher, folder.path(), url, "").await.unwrap_err();
-        assert!(why.contains("the process that asks servers"), "{why}");
+        assert!(why.contains("content service"), "{why}");
         assert!(why.contains(remedy), "{why}");
     }
 }
 
-/// Counts a layer's bytes.
+/// An unpacker that counts a layer's bytes.
 struct Counting;
 
 impl Unpacker for Counting {
@@ -451,10 +453,13 @@ async fn lied_to() {
         .obtain(name, PullPolicy::Always, "1-1-1".to_owned());
     let error = obtaining.image.await.unwrap_err();
     let why = argosy_content::sentence(&error);
-    assert!(why.contains("what it passes is no file"), "{why}");
+    assert!(
+        why.contains("it passed a descriptor that is not a file"),
+        "{why}"
+    );
 }
 
-/// A registry of one image with one layer.
+/// Starts a registry of one image with one layer.
 fn registry() -> SocketAddr {
     let layer = b"not looked into".to_vec();
     let diff_id = Digest::of(&layer);

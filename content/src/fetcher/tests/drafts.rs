@@ -1,11 +1,11 @@
-//! Sandboxes whose user puts something else in the place of a draft.
+//! Tests of sandboxes whose user replaces a draft by something else.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use super::*;
 
-/// A file of somebody else, its mode and its owner.
+/// Creates a file of another user; returns it with its mode and owner.
 fn victim(folder: &Path) -> (PathBuf, (u32, u32)) {
     let path = folder.join("victim");
     fs::write(&path, "kept").unwrap();
@@ -26,7 +26,7 @@ async fn a_link_in_the_place_of_a_draft_gives_nobody_the_file_that_it_leads_to()
     let sandbox = folder.path().join("sandbox");
     fs::create_dir(&sandbox).unwrap();
     let (draft, leads_to) = (sandbox.join(".fetching-page"), victim.clone());
-    // Between the first half, for which the draft is made, and the second.
+    // Between the first half, for which the draft is created, and the second.
     let halves = move || {
         let (draft, victim) = (draft.clone(), leads_to.clone());
         async move {
@@ -56,7 +56,7 @@ async fn a_link_in_the_place_of_a_draft_gives_nobody_the_file_that_it_leads_to()
     };
     let mut wanted = uri(format!("{base}/page"));
     wanted.executable = true;
-    // How the fetch ends is the concern of the user who meddles with it.
+    // The result of the fetch does not matter: the user has interfered with it.
     let _ = fetcher()
         .fetch_all(&[wanted], &sandbox, whose, &meter())
         .await;

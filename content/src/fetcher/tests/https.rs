@@ -1,6 +1,6 @@
-//! Servers of HTTPS, and the authorities that an agent is started with.
+//! Tests with HTTPS servers, and the certificate authorities that an agent is started with.
 //!
-//! An agent's authorities are those of its environment, so each test runs in a process of its own.
+//! An agent's authorities come from its environment, so each test runs in a separate process.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,16 +15,18 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{fetch, fetcher, fs, uri};
 
-/// Where the agent's library looks for its authorities.
+/// The variable from which the agent's library reads its authorities.
 const AUTHORITIES: &str = "SSL_CERT_FILE";
 
-/// Made for tests, good until 2125 unless it says otherwise; the key, which all of them have, opens nothing.
+/// Returns a certificate for tests, valid until 2125 unless its name states otherwise; all share one
+/// key, which is used nowhere else.
 fn pem(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fetcher/tests/tls");
     folder.join(name).with_extension("pem")
 }
 
-/// Whether this process has these authorities; if not, one that has runs the same test.
+/// Whether this process has these authorities; if not, the test is run again in a process that has
+/// them.
 fn has_authorities(name: &str, test: &str) -> bool {
     let wanted = pem(name);
     if std::env::var_os(AUTHORITIES).is_some_and(|given| given == wanted) {
@@ -45,7 +47,7 @@ fn has_authorities(name: &str, test: &str) -> bool {
     false
 }
 
-/// A server with this certificate, and how often it is asked for a connection.
+/// Starts a server with this certificate; returns it with its number of connections.
 fn serve(certificate: &str) -> (String, Arc<AtomicU32>) {
     let certificate = CertificateDer::from_pem_file(pem(certificate)).unwrap();
     let key = PrivateKeyDer::from_pem_file(pem("key")).unwrap();
@@ -65,7 +67,7 @@ fn serve(certificate: &str) -> (String, Arc<AtomicU32>) {
             count.fetch_add(1, Ordering::SeqCst);
             let connection = ServerConnection::new(config.clone()).unwrap();
             let mut stream = StreamOwned::new(connection, stream.unwrap());
-            // Whoever does not trust it says no more.
+            // A client that does not trust it sends nothing more.
             if stream.read(&mut [0; 4096]).is_ok() {
                 let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
                 let _ = stream.write_all(answer);
@@ -75,7 +77,7 @@ fn serve(certificate: &str) -> (String, Arc<AtomicU32>) {
     (base, asked)
 }
 
-/// Why a file of this server is refused, at once and in one sentence with URI and remedy.
+/// Returns the error for a file of this server: immediate, and one message with URI and remedy.
 async fn refusal(certificate: &str) -> String {
     let (base, asked) = serve(certificate);
     let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/page"))).await;

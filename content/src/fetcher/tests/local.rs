@@ -1,4 +1,4 @@
-//! Files of the host: which folders they are given from, and to whom.
+//! Tests of files of the host: permitted directories and users.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ fn change_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// A folder for all users with a file for all users.
+/// Creates a directory with a file, both readable for all users.
 fn served() -> (tempfile::TempDir, PathBuf) {
     let folder = open_folder();
     let file = folder.path().join("file");
@@ -52,7 +52,7 @@ async fn no_file_of_the_host_is_given_from_a_folder_that_the_operator_does_not_n
     assert_eq!(why, expected);
     let (folder, _) = served();
     let given = given_from(vec![folder.path().to_owned()]);
-    // Also a folder whose name begins as one that is named.
+    // Including a directory whose name has a permitted one as prefix.
     for elsewhere in [
         "/etc/passwd".to_owned(),
         format!("{}-more/file", folder.path().display()),
@@ -85,7 +85,7 @@ async fn no_link_and_no_dots_lead_out_of_a_folder_that_files_are_given_from() {
         let why = refusal(&given, format!("{}/{name}", inner.display())).await;
         assert!(why.contains(name) && why.contains(rule), "{why}");
     }
-    // The operator's own links are the operator's to follow.
+    // Links in the operator's own setting are followed.
     let named = folder.path().join("named");
     symlink(&inner, &named).unwrap();
     fs::write(inner.join("file"), "inside").unwrap();
@@ -121,7 +121,7 @@ fn a_file_is_given_to_those_who_can_read_it_themselves() {
         assert!(why.contains(&remedy), "{why}");
         change_mode(folder.path(), 0o755);
     }
-    // Its owner, and its group, as far as they may.
+    // Its owner, and its group, as far as they have permission.
     let metadata = fs::metadata(&file).unwrap();
     let user = |uid: u32, gid: u32| {
         Reader::User(User {

@@ -1,11 +1,12 @@
-//! What stays in the cache: files that are in use, and files that an operator has pinned.
+//! Tests of eviction: files that are in use, and files that an operator has pinned, stay in the
+//! cache.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Cache, Fetcher, fetch, fetcher, fs, kept, pages};
 
-/// A fetcher that keeps 250 bytes, and those of `pinned` whatever comes.
+/// Returns a fetcher that caches 250 bytes, with the files of `pinned` always kept.
 fn keeping(folder: &Path, pinned: &[String]) -> (Fetcher, Arc<Cache>) {
     let cache = Arc::new(Cache::open(&folder.join("cache"), 250, pinned).unwrap());
     let fetcher = Fetcher {
@@ -42,23 +43,24 @@ async fn what_is_pinned_outlives_others_and_agents_and_never_takes_more_than_the
     assert_eq!(count(), 4);
     bring(&fetcher, &page("a")).await;
     assert_eq!(count(), 4, "it is here although it was used longest ago");
-    // The next agent knows what is pinned, too.
+    // The next agent knows the pinned files as well.
     let (fetcher, cache) = keeping(folder.path(), &[page("a"), page("c"), page("d")]);
     assert_eq!(held(&cache), (200, 100));
     bring(&fetcher, &page("c")).await;
     assert_eq!(held(&cache), (200, 200), "what is not pinned made room");
-    // No room is left: what comes now is brought, and not kept.
+    // No space is left: later files are fetched and not cached.
     for name in ["d", "b", "d"] {
         let before = count();
         bring(&fetcher, &page(name)).await;
         assert_eq!(count(), before + 1, "{name}");
         assert_eq!(held(&cache), (200, 200));
     }
-    // Without its pin a file is one of many.
+    // Without its pin a file has no priority.
     let (fetcher, cache) = keeping(folder.path(), &[page("c")]);
     bring(&fetcher, &page("b")).await;
     assert_eq!(held(&cache), (200, 100));
-    // An agent with a smaller cache has no more than that from its start: what is pinned goes last.
+    // An agent with a smaller cache enforces its limit from the start: pinned files are evicted
+    // last.
     for (bytes, left) in [(150, (100, 100)), (50, (0, 0))] {
         let pinned = [page("c")];
         let cache = Cache::open(&folder.path().join("cache"), bytes, &pinned).unwrap();
@@ -100,7 +102,7 @@ async fn a_file_that_is_being_copied_makes_no_room() {
         bring(&fetcher, &format!("{base}/{name}")).await;
     }
     bring(&fetcher, &format!("{base}/a")).await;
-    assert_eq!(count(), 7, "nobody copied it any more");
+    assert_eq!(count(), 7, "no copy was in progress");
     assert_eq!(
         fs::read_dir(folder.path().join("cache")).unwrap().count(),
         2

@@ -1,4 +1,4 @@
-//! Which servers tasks may fetch from: real servers on loopback, of which the operator allows some.
+//! Tests of access rules: real servers on loopback, some of which the operator allows.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ fn of(settings: FetchSettings) -> Fetcher {
     Fetcher::with(settings, web, Arc::new(PlainTar), None)
 }
 
-/// A server of one page, its `host:port`, and how often it is asked for something.
+/// Starts a server of one page; returns its `host:port` and its number of requests.
 async fn counting(router: Router) -> (String, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
@@ -38,7 +38,7 @@ async fn counting(router: Router) -> (String, Arc<AtomicU32>) {
     (base.strip_prefix("http://").unwrap().to_owned(), asked)
 }
 
-/// As a task whose network is `none`.
+/// Fetches as a task whose network is `none`.
 async fn fetch_without_network(fetcher: &Fetcher, uri: v1::Uri) -> Result<(), String> {
     let sandbox = tempfile::tempdir().unwrap();
     let whose = Whose {
@@ -144,7 +144,7 @@ async fn each_redirect_is_judged_as_the_first_request_is() {
         ("/named", "localhost is "),
         ("/metadata", "169.254.169.254"),
         ("/file", "neither http nor https"),
-        ("/again", "again and again"),
+        ("/again", "redirects too often"),
     ] {
         let said = fetch(&fetcher, page(path)).await.1.expect_err(path);
         assert!(said.contains(path) && said.contains(why), "{said}");
@@ -247,7 +247,8 @@ fn what_the_operator_allows_may_be_a_task() {
     }
 }
 
-/// The addresses of this host from which packets to elsewhere leave; none of a family that leads nowhere.
+/// Returns the source addresses of this host for packets to elsewhere; none of a family without a
+/// route.
 fn own_addresses() -> Vec<IpAddr> {
     let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
     let from = |(from, to): (&str, &str)| {
@@ -263,7 +264,7 @@ fn own_addresses() -> Vec<IpAddr> {
     addresses
 }
 
-/// A server at each address of this host, its port, and how often it is asked for something.
+/// Starts a server at each address of this host; returns its port and its number of requests.
 async fn at_all_addresses() -> (u16, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
@@ -306,7 +307,7 @@ async fn no_port_of_the_host_is_asked_unless_the_operator_lists_it() {
             assert!(why.contains("--fetch-allow "), "{why}");
         }
         assert_eq!(asked.swap(0, Ordering::SeqCst), 0);
-        // The controls: nothing but the rule is in the way.
+        // The control: only the rule prevents the fetch.
         let open = of(allowing(&[&outer, &server.to_string()]));
         for form in [target, format!("http://{outer}/away")] {
             fetch(&open, uri(form)).await.1.unwrap();
@@ -358,7 +359,7 @@ async fn a_task_without_a_network_fetches_nothing_but_what_the_operator_allows()
                     https; to allow it, start the agent with --fetch-allow files.invalid:443, or give the task another \
                     network";
     assert_eq!(why, expected);
-    // Nor what is here because another task has fetched it.
+    // Nor a cached file that another task has fetched.
     let (base, _, keeping) = caching(folder.path()).await;
     let kept = kept(format!("{base}/a"));
     fetch(&keeping, kept.clone()).await.1.unwrap();
@@ -387,7 +388,7 @@ fn what_is_allowed_is_written_as_an_address_a_network_or_a_server() {
         text.parse::<FetchAllow>().expect(text);
     }
     for (text, why) in [
-        ("", "is no address"),
+        ("", "is not an address"),
         ("files.example", "HOST:PORT"),
         ("files.example:0", "HOST:PORT"),
         ("files.example:70000", "HOST:PORT"),

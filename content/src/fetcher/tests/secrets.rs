@@ -1,4 +1,5 @@
-//! What a URI holds of secrets is in no error, status text or line of the log, whatever becomes of the fetch.
+//! Tests that secrets in a URI are in no error, status text or log line, whatever the result of the
+//! fetch.
 
 use std::sync::OnceLock;
 
@@ -7,10 +8,10 @@ use axum::response::Redirect;
 use super::*;
 use argosy_testing::Log;
 
-/// Stands in each part of a URI that may be secret.
+/// Occurs in each part of a URI that may be secret.
 const CANARY: &str = "c4n4ry";
 
-/// What this process logs, of whichever thread.
+/// Returns the log of this process, of all threads.
 fn log() -> &'static Log {
     static LOG: OnceLock<Log> = OnceLock::new();
     LOG.get_or_init(|| {
@@ -20,7 +21,7 @@ fn log() -> &'static Log {
     })
 }
 
-/// With a user, a password, a query and a fragment.
+/// Returns a URI with a user, a password, a query and a fragment.
 fn secret(base: &str, page: &str) -> v1::Uri {
     let server = base.strip_prefix("http://").unwrap();
     uri(format!(
@@ -28,7 +29,7 @@ fn secret(base: &str, page: &str) -> v1::Uri {
     ))
 }
 
-/// The text of a fetch that fails, and of how far it is.
+/// Returns the texts of a failing fetch and of its progress.
 async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     let meter = meter();
     let uris = [uri];
@@ -39,7 +40,7 @@ async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     format!("{} {what:?} {debug}", crate::sentence(&error))
 }
 
-/// A server of pages of which each fails otherwise.
+/// Starts a server of pages that each fail in a different way.
 async fn failing() -> String {
     let to = |target: &'static str| get(move || async move { Redirect::temporary(target) });
     let silence = || futures::future::pending::<&'static str>();
@@ -53,7 +54,7 @@ async fn failing() -> String {
     serve(router).await
 }
 
-/// One that asks once and does not wait for long.
+/// Returns a fetcher without retries and with a short timeout.
 fn impatient() -> Fetcher {
     let mut downloads = Downloads::new(&settings(1_000)).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (Duration::from_millis(300), Duration::ZERO);
@@ -77,11 +78,11 @@ async fn no_secret_of_a_uri_is_in_the_text_of_any_failure() {
     for (uri, part) in [
         (secret(&base, "large"), "larger"),
         (secret(&base, "gone"), "410"),
-        (secret(&base, "again"), "again and again"),
+        (secret(&base, "again"), "redirects too often"),
         (secret(&base, "away"), "--fetch-allow"),
         (secret(&base, "silent"), "nothing came"),
         (secret(&closed, "page"), "efused"),
-        (secret("http://10.0.0.1:port", "page"), "it is no URL"),
+        (secret("http://10.0.0.1:port", "page"), "it is not a URL"),
         (other, "SHA-256"),
         (archive, "extract"),
         (misnamed, "output_file"),
@@ -101,7 +102,7 @@ async fn no_secret_of_a_uri_is_in_the_log() {
     let lines = log();
     let base = failing().await;
     let folder = tempfile::tempdir().unwrap();
-    // A cache without room says so in the log.
+    // A cache without space logs that.
     let cache = Cache::open(&folder.path().join("cache"), 1, &[]).unwrap();
     let keeping = Fetcher {
         cache: Some(Arc::new(cache)),
@@ -115,7 +116,7 @@ async fn no_secret_of_a_uri_is_in_the_log() {
     let (_sandbox, result) = fetch(&keeping, kept).await;
     result.unwrap();
     let lines = lines.0.lock().unwrap();
-    let told = lines.iter().find(|line| line.contains("is not kept"));
+    let told = lines.iter().find(|line| line.contains("is not cached"));
     assert!(told.is_some(), "{lines:?}");
     let leaked = lines.iter().find(|line| line.contains(CANARY));
     assert_eq!(leaked, None);

@@ -1,4 +1,4 @@
-//! Servers that fall silent, and servers that are slow.
+//! Tests with servers that stall, and servers that are slow.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::{Downloads, Fetcher, fetch, fs, settings, uri, with};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
 
-/// A server that has read what it is asked, and then does so to each connection.
+/// Starts a server that reads each request and then runs `answer` on the connection.
 async fn serve<F: Future<Output = ()> + Send + 'static>(
     answer: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> String {
@@ -25,7 +25,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
     format!("http://{address}/file")
 }
 
-/// One that waits so long for a server, and does not ask again.
+/// Returns a fetcher with this timeout for a silent server, and without retries.
 fn patient_for(stall_limit: Duration) -> Fetcher {
     let mut downloads = Downloads::new(&settings(1_000)).unwrap();
     (downloads.stall_limit, downloads.retry_for) = (stall_limit, Duration::ZERO);
@@ -41,7 +41,7 @@ async fn a_server_that_falls_silent_is_given_up_before_and_within_a_file() {
     ] {
         let value = serve(move |mut stream| async move {
             stream.write_all(sent).await.unwrap();
-            // Until the other side has had enough.
+            // Until the client closes the connection.
             let _ = stream.read(&mut [0; 1]).await;
         })
         .await;

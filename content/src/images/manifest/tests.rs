@@ -1,4 +1,4 @@
-//! Documents as registries send them, and as they should not.
+//! Valid and invalid documents of registries.
 
 use serde_json::json;
 
@@ -161,7 +161,7 @@ fn layers_are_counted_weighed_and_told_apart() {
     let many = vec![("a", GZIP, 1); LAYERS + 1];
     let many = layers(&manifest(&many), &config(&[]), 10).unwrap_err();
     assert!(many.to_string().contains("129 layers"), "{many}");
-    // What a container cannot have for its root is not pulled either.
+    // An image that a container cannot mount is not pulled either.
     assert_eq!(LAYERS, argosy_isolation::LAYERS_MAX);
 }
 

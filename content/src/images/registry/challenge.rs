@@ -1,20 +1,21 @@
-//! What a registry wants before it answers: its `WWW-Authenticate` headers. Pure.
+//! Authentication challenges of registries: their `WWW-Authenticate` headers. Pure.
 
-/// A way to be let in.
+/// An authentication scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// A user and password with each request.
     Basic,
-    /// A token of another server.
+    /// A token from another server.
     Bearer {
-        /// Where to get it.
+        /// The URL of the token server.
         realm: String,
-        /// What to say that it is for.
+        /// The service parameter of the token request.
         service: Option<String>,
     },
 }
 
-/// The way that gives away least: a token, if the registry takes one. `None` if no way is known.
+/// Returns the scheme that reveals least: a token, if the registry accepts one. `None` if no scheme
+/// is supported.
 pub(super) fn preferred<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut found = None;
     for (scheme, parameters) in headers.flat_map(challenges) {
@@ -38,7 +39,7 @@ pub(super) fn preferred<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Ch
 
 type Parameters = Vec<(String, String)>;
 
-/// One header: schemes, each with its parameters. What cannot be read ends it.
+/// Parses one header: schemes, each with its parameters. Parsing stops at an error.
 fn challenges(header: &str) -> Vec<(String, Parameters)> {
     let mut found: Vec<(String, Parameters)> = Vec::new();
     let mut rest = header;
@@ -66,7 +67,7 @@ fn challenges(header: &str) -> Vec<(String, Parameters)> {
     }
 }
 
-/// A value, in quotation marks or not, and what follows.
+/// Parses a value, quoted or not; returns it with the rest.
 fn parameter(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([',', ' ', '\t']).unwrap_or(text.len());

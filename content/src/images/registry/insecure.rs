@@ -1,4 +1,4 @@
-//! Registries that are asked without TLS.
+//! Registries that are contacted without TLS.
 
 use std::str::FromStr;
 
@@ -6,26 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::fetcher::FetchAllow;
 
-/// A registry that the operator trusts wherever it is and asks without TLS: one `--insecure-registry`.
+/// A registry that the operator trusts at any address, and that is contacted without TLS: one
+/// `--insecure-registry`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InsecureRegistry {
     server: FetchAllow,
 }
 
-/// A text that names no registry.
+/// The error for text that is not a valid registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} names no registry; write registry.example, registry.example:5000 or [fd00::7]:5000"
+    "{text:?} is not a registry; write registry.example, registry.example:5000 or [fd00::7]:5000"
 )]
 pub struct InvalidRegistry {
-    /// What was given.
+    /// The text.
     pub text: String,
 }
 
 impl FromStr for InsecureRegistry {
     type Err = InvalidRegistry;
 
-    /// Without a port it is that of HTTP.
+    /// The default port is that of HTTP.
     fn from_str(text: &str) -> Result<Self, InvalidRegistry> {
         let invalid = || InvalidRegistry {
             text: text.to_owned(),
@@ -44,7 +45,7 @@ impl FromStr for InsecureRegistry {
 }
 
 impl InsecureRegistry {
-    /// Where it is.
+    /// Returns its address.
     #[must_use]
     pub fn server(&self) -> &FetchAllow {
         &self.server

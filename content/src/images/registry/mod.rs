@@ -1,8 +1,8 @@
-//! Registries: the reading half of the OCI distribution protocol.
+//! Registries: the pull half of the OCI distribution protocol.
 //!
-//! An answer is never believed: who asks checks sizes and digests. A log-in goes to its registry and to the
-//! token server that this names, and nowhere else. Each server is judged as those of files are, and asked without TLS only
-//! if the operator lists it.
+//! Responses are not trusted: the caller checks sizes and digests. Credentials go to their registry
+//! and to the token server that it names, and nowhere else. Each server is checked like those of
+//! files, and contacted without TLS only if the operator lists it.
 
 mod challenge;
 mod insecure;
@@ -29,11 +29,11 @@ use challenge::Challenge;
 pub use insecure::{InsecureRegistry, InvalidRegistry};
 pub(super) use retry::{Patience, Retry};
 
-/// How often a server may send us elsewhere.
+/// The maximum number of redirects.
 const REDIRECTS: usize = 5;
-/// The largest answer of a token server, in bytes.
+/// The maximum size of a token server's response, in bytes.
 const TOKEN_BYTES: u64 = 1024 * 1024;
-/// Docker's own registry answers under another name than its images have.
+/// Docker Hub's registry has another host name than its images.
 const DOCKER: (&str, &str) = ("docker.io", "index.docker.io");
 
 /// All registries. Cheap to clone.
@@ -45,7 +45,8 @@ pub(super) struct Registries {
 }
 
 impl Registries {
-    /// Before the process gives up opening files. The operator trusts whom `insecure` lists, wherever they are.
+    /// Creates it. Must precede the point at which the process can no longer open files. The
+    /// operator trusts the registries of `insecure` at any address.
     pub(super) fn new(
         fetch: &FetchSettings,
         insecure: &[InsecureRegistry],
@@ -63,7 +64,7 @@ impl Registries {
         })
     }
 
-    /// Conversations about one repository.
+    /// Opens a session for one repository.
     pub(super) fn session(&self, of: &RegistryReference, login: Option<Secret>) -> Session {
         let host = match of.registry.as_str() {
             name if name == DOCKER.0 => DOCKER.1,
@@ -84,7 +85,8 @@ impl Registries {
         }
     }
 
-    /// Whether this scheme will do for this server: without TLS only those are asked that the operator lists.
+    /// Whether the scheme is allowed for this server: without TLS only for registries that the
+    /// operator lists.
     fn may_be_asked_by(&self, url: &Url) -> bool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return false;
@@ -100,34 +102,35 @@ impl Registries {
     }
 }
 
-/// Conversations with one registry about one repository.
+/// A session with one registry for one repository.
 pub(super) struct Session {
     registries: Registries,
     registry: String,
-    /// Of all addresses that are asked.
+    /// The prefix of all request URLs.
     base: String,
     scope: String,
     login: Option<Secret>,
-    /// What the registry took last. Under a lock because layers come side by side.
+    /// The credentials that the registry accepted last. A lock, because layers are downloaded
+    /// concurrently.
     permit: Mutex<Option<Secret>>,
 }
 
-/// A manifest or index as it came.
+/// A manifest or index as received.
 pub(super) struct Answer {
     pub(super) bytes: Vec<u8>,
     pub(super) media_type: Option<String>,
 }
 
-/// What is asked for.
+/// A request.
 struct Question {
     url: Url,
     accept: Option<String>,
-    /// Bytes that are here already.
+    /// The number of bytes already received.
     from: u64,
 }
 
 impl Session {
-    /// Of all that is asked for here.
+    /// Returns the prefix of all request URLs.
     #[cfg(test)]
     pub(super) fn address(&self) -> &str {
         &self.base
@@ -137,7 +140,7 @@ impl Session {
         &self.registries.patience
     }
 
-    /// The manifest or index of this tag or digest.
+    /// Requests the manifest or index of this tag or digest.
     pub(super) async fn manifest(&self, name: &str) -> Result<Answer, Fault> {
         let question = Question {
             url: self.url(&format!("manifests/{name}"))?,
@@ -157,7 +160,7 @@ impl Session {
             .whole(answer, &format!("the manifest {name}"), MANIFEST_BYTES)
             .await?;
         let found = Digest::of(&bytes);
-        // Nothing hangs on it; but a registry that contradicts itself is not to be believed.
+        // Nothing depends on it; but a registry that contradicts itself is not trusted.
         if let Some(wanted) = digest
             && wanted != found
         {
@@ -170,13 +173,13 @@ impl Session {
         Ok(Answer { bytes, media_type })
     }
 
-    /// A small blob, whole.
+    /// Requests a small blob, completely.
     pub(super) async fn small(&self, content: &Content) -> Result<Vec<u8>, Fault> {
         let answer = self.blob(content, 0).await?;
         self.whole(answer, &content.what, content.size).await
     }
 
-    /// A blob, beginning at a byte; whether it does so is to be seen from [`resumes_at`].
+    /// Requests a blob from an offset; [`resumes_at`] shows whether the response starts there.
     pub(super) async fn blob(&self, content: &Content, from: u64) -> Result<Response, Fault> {
         let question = Question {
             url: self.url(&format!("blobs/{}", content.digest))?,
@@ -186,13 +189,13 @@ impl Session {
         self.ask(&question).await
     }
 
-    /// The next bytes of an answer.
+    /// Returns the next bytes of a response.
     pub(super) async fn chunk(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, Fault> {
         let url = shown(answer.url());
         self.patiently(url, answer.chunk()).await
     }
 
-    /// One step of an exchange, which may not stall.
+    /// Runs one step of an exchange, with the stall timeout.
     async fn patiently<T>(
         &self,
         url: String,
@@ -241,12 +244,12 @@ impl Session {
         })
     }
 
-    /// Asks, and once more with a log-in if the registry wants one.
+    /// Sends a request, and repeats it with credentials if the registry requires them.
     async fn ask(&self, question: &Question) -> Result<Response, Fault> {
         let permit = self.permit().clone();
         let answer = self.send(question, permit).await?;
         let is_registry = answer.url().origin() == question.url.origin();
-        // Whoever it sent us to has no business with its log-in.
+        // The target of a redirect must not get the registry's credentials.
         if answer.status() != 401 || !is_registry {
             return judged(answer);
         }
@@ -259,7 +262,8 @@ impl Session {
         self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first answer that is no redirect. Whoever it leads to is judged as the first server is.
+    /// Returns the first response that is not a redirect. Each target is checked like the first
+    /// server.
     async fn send(
         &self,
         question: &Question,
@@ -305,11 +309,11 @@ impl Session {
                 None => return Ok(answer),
                 Some(next) => next.map_err(|rule| invalid(rule.to_owned()))?,
             };
-            // What is for one server is for no other.
+            // Credentials are only for one origin.
             permit = permit.filter(|_| next.origin() == url.origin());
             url = next;
         }
-        Err(invalid("its server redirects again and again".to_owned()))
+        Err(invalid("its server redirects too often".to_owned()))
     }
 
     fn refused(&self, rule: impl Into<String>) -> Fault {
@@ -319,13 +323,13 @@ impl Session {
         }
     }
 
-    /// What to send along, after the registry has said that something is missing.
+    /// Returns the credentials to send, after the registry has required some.
     async fn log_in(&self, challenge: Option<Challenge>) -> Result<Secret, Fault> {
         match challenge {
             None => Err(self.refused("it asks for something other than a password or a token")),
             Some(Challenge::Basic) => self.login.clone().ok_or_else(|| {
                 self.refused(
-                    "it wants a user and password: add them to the file of --image-credentials",
+                    "it requires a user and password: add them to the file of --image-credentials",
                 )
             }),
             Some(Challenge::Bearer { realm, service }) => self.token(&realm, service).await,
@@ -356,18 +360,18 @@ impl Session {
             }
             answer => judged(answer?)?,
         };
-        let what = "the answer of the token server";
+        let what = "the response of the token server";
         let bytes = self.whole(answer, what, TOKEN_BYTES).await?;
         let token: Token = serde_json::from_slice(&bytes)
-            // The reader's own message could quote it.
-            .map_err(|_| self.refused("its token server answers something that is no token"))?;
+            // The parser's message could quote it.
+            .map_err(|_| self.refused("its token server returned an invalid token"))?;
         let token = token.token.or(token.access_token).unwrap_or_default();
         Secret::bearer(&token)
-            .ok_or_else(|| self.refused("its token server answers something that is no token"))
+            .ok_or_else(|| self.refused("its token server returned an invalid token"))
     }
 }
 
-/// What a registry that let us not in wants to see.
+/// Returns the challenge of a registry that refused a request.
 fn challenge(answer: &Response) -> Option<Challenge> {
     let headers = answer.headers().get_all(WWW_AUTHENTICATE).iter();
     challenge::preferred(headers.filter_map(|value| value.to_str().ok()))
@@ -379,7 +383,7 @@ struct Token {
     access_token: Option<String>,
 }
 
-/// At which byte an answer begins.
+/// Returns the offset at which a response starts.
 pub(super) fn resumes_at(answer: &Response) -> u64 {
     let range = || {
         let range = header(answer, "content-range")?;
@@ -396,7 +400,7 @@ fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// `host`, or `host:port` if the port is not that of the scheme.
+/// Formats `host`, or `host:port` if the port is not the scheme's default.
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
@@ -421,10 +425,10 @@ fn judged(answer: Response) -> Result<Response, Fault> {
         status: status.as_u16(),
         remedy: match status.as_u16() {
             401 | 403 => {
-                ": look for a spelling mistake, or add a log-in to the file of --image-credentials"
+                ": check the spelling, or add credentials to the file of --image-credentials"
             }
             404 => ": there is no such image or tag",
-            429 => ": it wants fewer requests; log in, or wait",
+            429 => ": it limits requests; log in, or wait",
             _ => "",
         },
         retry_after_s: seconds,

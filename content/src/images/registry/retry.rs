@@ -1,21 +1,21 @@
-//! How long a registry that cannot be reached, breaks off or is busy is tried again.
+//! Retries of requests to a registry that is unreachable, breaks off or is busy.
 
 use std::time::{Duration, Instant};
 
 use crate::images::error::Fault;
 
-/// The first pause between tries; doubled up to the longest.
+/// The first delay between retries; doubled up to the maximum.
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
-/// Tries of one request, however well each begins.
+/// The maximum number of attempts for one request, however well each starts.
 const TRIES: u32 = 30;
 
-/// How long to bear with a server.
+/// The timeouts of a server.
 #[derive(Debug, Clone)]
 pub(in crate::images) struct Patience {
-    /// How long it may stay silent in the middle of an answer.
+    /// The maximum silence in the middle of a response.
     pub(in crate::images) stall: Duration,
-    /// How long it is tried again after it was last heard.
+    /// The time for which it is retried after its last data.
     pub(in crate::images) retry_for: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Default for Patience {
     }
 }
 
-/// The tries of one request.
+/// The retry state of one request.
 pub(in crate::images) struct Retry {
     retry_for: Duration,
     heard: Instant,
@@ -46,15 +46,15 @@ impl Retry {
         }
     }
 
-    /// Something came: whatever goes wrong from here on is new.
+    /// Data was received: later errors count as new ones.
     pub(in crate::images) fn heard(&mut self) {
         self.heard = Instant::now();
     }
 
-    /// Waits, if another try makes sense.
+    /// Waits, if another attempt is useful.
     ///
     /// # Errors
-    /// The fault itself, if it does not.
+    /// The fault itself, if it is not.
     pub(in crate::images) async fn after(&mut self, fault: Fault) -> Result<(), Fault> {
         let asked = Duration::from_secs(fault.retry_after_s().unwrap_or(0));
         let pause = self.pause.max(asked);

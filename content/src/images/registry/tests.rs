@@ -1,4 +1,4 @@
-//! Whom registries are asked how.
+//! Tests of the schemes and hosts by which registries are contacted.
 
 use super::*;
 use crate::images::reference::ImageReference;

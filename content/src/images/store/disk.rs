@@ -1,28 +1,28 @@
-//! Files and folders of the store: each is whole under its name, or not there.
+//! Files and directories of the store: each is complete under its name, or absent.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// With what the names begin of all that is not finished, or on its way out.
+/// The name prefix of everything that is incomplete or being removed.
 pub const DRAFT: &str = ".draft-";
 
-/// Whether what is written must outlive a cut of power.
+/// Whether a written file must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lasting {
-    /// On disk before it has its name.
+    /// On disk before it gets its name.
     PowerCut,
-    /// It says something of containers, and these end with the boot.
+    /// It is about containers, which end with the boot.
     Boot,
 }
 
-/// Makes a folder and those above it.
+/// Creates a directory and its parents.
 pub(super) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
-/// Writes a file by way of a draft beside it.
+/// Writes a file through a draft next to it.
 pub(super) fn write_whole(
     path: &Path,
     draft: &Path,
@@ -43,17 +43,17 @@ pub(super) fn write_whole(
     }
 }
 
-/// Names in it are on disk from here on.
+/// Syncs a directory: its names are on disk afterwards.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// All that was written to the folder's file system is on disk from here on: one call for many small files.
+/// Syncs the directory's whole file system: one call for many small files.
 pub(super) fn sync_all_below(path: &Path) -> io::Result<()> {
     Ok(nix::unistd::syncfs(File::open(path)?)?)
 }
 
-/// Removes a file or a folder with all that is in it; no link is followed. Nothing is wrong if it is gone.
+/// Removes a file, or a directory with its content; follows no link. Succeeds if it does not exist.
 pub(in crate::images) fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -66,7 +66,7 @@ pub(in crate::images) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The names in a folder, in order; names that are no text are nobody's.
+/// Returns the names in a directory, sorted; names that are not UTF-8 are skipped.
 pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
     let entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
     let names = entries.into_iter().map(|entry| entry.file_name());
@@ -75,10 +75,10 @@ pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// What of the file system of `path` is free for us, and all that it has, in bytes.
+/// Returns the available space of the file system of `path`, and its size, in bytes.
 ///
 /// # Errors
-/// If it cannot be asked.
+/// If the file system cannot be queried.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let found = nix::sys::statvfs::statvfs(path)?;
     let unit = found.fragment_size();
@@ -88,7 +88,7 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     ))
 }
 
-/// The name of a draft.
+/// Returns the name of a draft.
 pub(super) fn draft(folder: &Path, serial: u64) -> PathBuf {
     folder.join(format!("{DRAFT}{serial}"))
 }

@@ -1,13 +1,13 @@
-//! Where the store keeps what: the one drawing of its directory.
+//! The directory layout of the store.
 //!
 //! ```text
 //! <directory>/
-//!   blobs/                          packed layers while they come; emptied at each start
-//!   layers/<diff id>/root/          files of a layer; its size beside it in layer.json
-//!   records/<digest of name>.json   an image; the time of the file is that of its last use
+//!   blobs/                          packed layers during downloads; emptied at each start
+//!   layers/<diff id>/root/          files of a layer; its size is next to it in layer.json
+//!   records/<digest of name>.json   an image; the file's time is that of its last use
 //!   leases/<container>.json         the layers that a container holds
 //! ```
-//! Whatever begins with `.draft-` is not finished, or on its way out.
+//! Names that start with `.draft-` are incomplete or being removed.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ impl Folders {
         &self.0
     }
 
-    /// Packed layers on their way.
+    /// Packed layers during downloads.
     pub(super) fn blobs(&self) -> PathBuf {
         self.0.join("blobs")
     }
@@ -34,12 +34,12 @@ impl Folders {
         self.0.join("layers")
     }
 
-    /// A file for each image.
+    /// One file per image.
     pub(super) fn records(&self) -> PathBuf {
         self.0.join("records")
     }
 
-    /// A file for each container that holds an image.
+    /// One file per container that holds an image.
     pub(super) fn leases(&self) -> PathBuf {
         self.0.join("leases")
     }

@@ -1,17 +1,17 @@
-//! Which images and layers go when the disk gets full. Pure.
+//! Garbage collection: the choice of images and layers to remove when the disk is full. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use crate::images::digest::Digest;
 
-/// All that is in the store.
+/// The content of the store.
 #[derive(Debug, Default)]
 pub(super) struct Census<'a> {
-    /// What each layer takes on disk, in bytes.
+    /// The disk usage of each layer, in bytes.
     pub(super) layers: BTreeMap<Digest, u64>,
     pub(super) images: Vec<Entry<'a>>,
-    /// Layers of containers, and of pulls that are under way.
+    /// Layers of containers, and of pulls in progress.
     pub(super) held: BTreeSet<Digest>,
 }
 
@@ -23,22 +23,22 @@ pub(super) struct Entry<'a> {
     pub(super) layers: &'a [Digest],
 }
 
-/// What is to go.
+/// The images and layers to remove.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Leaving {
     pub(super) images: Vec<String>,
     pub(super) layers: Vec<Digest>,
 }
 
-/// What goes so that as many bytes get free: layers of no image first, then images, the one first that was
-/// used longest ago. An image goes whole or not at all, and takes only layers that no other image has.
-/// Nothing goes that somebody holds.
+/// Selects what to remove to free so many bytes: first layers without an image, then images, least
+/// recently used first. An image is removed completely or not at all, and only with layers that no
+/// other image has. Nothing in use is removed.
 pub(super) fn judge(mut census: Census<'_>, wanted_bytes: u64) -> Leaving {
     let mut leaving = Leaving::default();
     let mut freed = 0_u64;
     let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
     for image in &census.images {
-        // A layer counts once an image, however often this names it.
+        // A layer counts once per image, however often the image names it.
         for layer in image.layers.iter().collect::<BTreeSet<_>>() {
             *users.entry(*layer).or_default() += 1;
         }
@@ -94,7 +94,8 @@ mod tests {
         names
     }
 
-    /// Images `one` (a, b), `two` (b, c) and `three` (d), used in this order; x is of none. Ten bytes each.
+    /// Runs the selection for images `one` (a, b), `two` (b, c) and `three` (d), used in this
+    /// order; x belongs to none. Ten bytes each.
     fn judged(held: &[&str], wanted_bytes: u64) -> (String, String) {
         let used = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let (one, two, three) = (

@@ -1,7 +1,7 @@
-//! The layers and images that are on disk, and who holds them.
+//! The store: the layers and images on disk, and their holders.
 //!
-//! What is on disk is the truth; memory follows it. Whatever a crash leaves is either whole or cleared away
-//! at the next start. Its functions block, except where they say so.
+//! The disk is the source of truth; memory follows it. A crash leaves only complete entries, or
+//! leftovers that the next start removes. The functions block, unless they state otherwise.
 
 mod disk;
 mod folders;
@@ -32,20 +32,20 @@ pub(super) use disk::remove;
 pub use disk::{DRAFT, space};
 pub(super) use record::Record;
 
-/// The folder of a layer's files, and what is known of it, in its own folder.
+/// The directory of a layer's files, and the file with its metadata, in the layer's directory.
 pub(super) const ROOT: &str = "root";
 pub(super) const LAYER_FILE: &str = "layer.json";
-/// Of each folder of the store.
+/// The mode of each directory of the store.
 const PRIVATE: u32 = 0o700;
 
 /// The store of one agent.
 pub(super) struct Store {
     folders: Folders,
-    /// Changes the folder of layers.
+    /// Changes the directory of layers.
     changes: Arc<dyn LayerFolders>,
-    /// Counts drafts.
+    /// Numbers the drafts.
     serial: AtomicU64,
-    /// Under a lock because pulls go side by side; nothing is awaited under it.
+    /// A lock, because pulls run concurrently; nothing is awaited under it.
     state: Mutex<State>,
 }
 
@@ -53,24 +53,24 @@ pub(super) struct Store {
 struct State {
     /// By full name.
     images: BTreeMap<String, (Record, SystemTime)>,
-    /// With what each takes on disk.
+    /// With the disk usage of each.
     layers: BTreeMap<Digest, u64>,
-    /// By container. `None` is one that cannot be read: it may hold anything.
+    /// By container. `None` is a lease that cannot be read: it may hold anything.
     leases: BTreeMap<String, Option<BTreeSet<Digest>>>,
-    /// How many pulls or starts need a layer now.
+    /// The number of pulls or starts that need a layer now.
     pins: BTreeMap<Digest, usize>,
-    /// What is being made or removed.
+    /// Paths that are being created or removed.
     drafts: BTreeSet<PathBuf>,
 }
 
-/// Keeps layers from being collected while it lives, whether they are there already or not.
+/// Protects layers from garbage collection while it exists, whether they are stored already or not.
 #[derive(Debug)]
 pub(super) struct Pin {
     store: Arc<Store>,
     layers: Vec<Digest>,
 }
 
-/// A name for something that is not finished; what is under it goes with this.
+/// A name for something incomplete; its content is removed on drop.
 #[derive(Debug)]
 pub(super) struct Draft {
     store: Arc<Store>,
@@ -84,7 +84,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store of an agent that holds its lock, and clears away what a crash left.
+    /// Opens the store of an agent that holds its lock, and removes what a crash left.
     pub(super) fn open(
         directory: &Path,
         changes: Arc<dyn LayerFolders>,
@@ -97,8 +97,8 @@ impl Store {
             &folders.records(),
             &folders.leases(),
         ] {
-            // Set-user-id files of layers keep that, and on the disk they belong to users of the host: nobody else may
-            // reach them, whoever made the folder.
+            // Set-user-id files of layers keep that bit, and on disk they belong to host users: no
+            // other user may reach them, regardless of who created the directory.
             let made = disk::make_folder(path, PRIVATE);
             made.and_then(|()| close(path))
                 .map_err(Fault::write(path))?;
@@ -110,7 +110,7 @@ impl Store {
             ..State::default()
         };
         recovery::clear_blobs(&folders.blobs())?;
-        // From the time on, so that no name of an earlier life comes again.
+        // Starts at the current time, so that no name of an earlier run is reused.
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
         Ok(Arc::new(Self {
@@ -121,12 +121,12 @@ impl Store {
         }))
     }
 
-    /// The folder of a layer's files.
+    /// Returns the directory of a layer's files.
     fn layer_root(&self, layer: Digest) -> PathBuf {
         self.folders.layers().join(layer.hex()).join(ROOT)
     }
 
-    /// As the launcher needs it.
+    /// Returns the image in the launcher's form.
     pub(super) fn image(&self, record: &Record) -> Image {
         let layers = record.layers.iter();
         Image {
@@ -136,7 +136,7 @@ impl Store {
         }
     }
 
-    /// The image of this name if it is whole, and held. Does not block.
+    /// Returns the image of this name if it is complete, and pins it. Does not block.
     pub(super) fn find(self: &Arc<Self>, reference: &str) -> Option<(Record, Pin)> {
         let mut state = self.state();
         let (record, _) = state.images.get(reference)?;
@@ -149,7 +149,7 @@ impl Store {
         Some((record, pin))
     }
 
-    /// Holds these layers. Does not block.
+    /// Pins these layers. Does not block.
     pub(super) fn pin(self: &Arc<Self>, layers: Vec<Digest>) -> Pin {
         let mut state = self.state();
         self.pinned(&mut state, layers)
@@ -165,17 +165,17 @@ impl Store {
         }
     }
 
-    /// Whether the layer is there. Does not block.
+    /// Whether the layer is stored. Does not block.
     pub(super) fn has_layer(&self, layer: Digest) -> bool {
         self.state().layers.contains_key(&layer)
     }
 
-    /// A place for a blob. Does not block.
+    /// Returns a draft path for a blob. Does not block.
     pub(super) fn blob_draft(self: &Arc<Self>) -> Draft {
         self.draft(&self.folders.blobs())
     }
 
-    /// A place for a layer: its folder, and in it an empty one for its files.
+    /// Creates a draft for a layer: its directory, and in it an empty one for its files.
     pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(Draft, PathBuf), Fault> {
         let draft = self.draft(&self.folders.layers());
         let root = draft.path.join(ROOT);
@@ -186,7 +186,7 @@ impl Store {
 
     fn draft(self: &Arc<Self>, folder: &Path) -> Draft {
         let path = disk::draft(folder, self.serial.fetch_add(1, Ordering::Relaxed));
-        // Known before it is made, so that nobody takes it for a leftover.
+        // Registered before it is created, so that no sweep takes it for a leftover.
         self.state().drafts.insert(path.clone());
         Draft {
             store: Arc::clone(self),
@@ -194,7 +194,7 @@ impl Store {
         }
     }
 
-    /// Takes an unpacked layer in. One that is there already stays.
+    /// Adds an unpacked layer. An existing one stays.
     pub(super) fn add_layer(&self, draft: Draft, layer: UnpackedLayer) -> Result<(), Fault> {
         let failed = Fault::write(draft.path());
         let record = LayerRecord {
@@ -206,7 +206,7 @@ impl Store {
         let described = self.changes.describe(draft.path(), bytes);
         described.map_err(&failed)?;
         let folder = self.folders.layers();
-        // The layer itself may be another user's.
+        // The layer itself may belong to another user.
         disk::sync_all_below(&folder).map_err(&failed)?;
         {
             let mut state = self.state();
@@ -221,7 +221,7 @@ impl Store {
         disk::sync_folder(&folder).map_err(failed)
     }
 
-    /// Takes an image in, or another one under an old name.
+    /// Adds an image, or replaces the one of that name.
     pub(super) fn add_image(self: &Arc<Self>, record: Record) -> Result<(), Fault> {
         let folder = self.folders.records();
         let path = folder.join(Record::file_name(&record.reference));
@@ -232,7 +232,7 @@ impl Store {
         Ok(())
     }
 
-    /// Holds an image for a container until this is released, over restarts of the agent.
+    /// Leases an image to a container until it is released, across restarts of the agent.
     pub(super) fn lease(self: &Arc<Self>, container: &str, image: &Record) -> Result<(), Fault> {
         let record = LeaseRecord {
             version: VERSION,
@@ -247,9 +247,9 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a container's hold; nothing is wrong if there is none.
+    /// Ends a container's lease; succeeds if there is none.
     pub(super) fn release(&self, container: &str) -> Result<(), Fault> {
-        // Most containers have none, and each is asked when it goes.
+        // Most containers have none, and this runs for each that ends.
         if !self.state().leases.contains_key(container) {
             return Ok(());
         }
@@ -263,7 +263,7 @@ impl Store {
         Ok(())
     }
 
-    /// All containers that hold something. Does not block.
+    /// Returns all containers with a lease. Does not block.
     pub(super) fn leases(&self) -> Vec<String> {
         self.state().leases.keys().cloned().collect()
     }
@@ -272,7 +272,7 @@ impl Store {
         self.folders.leases().join(format!("{container}.json"))
     }
 
-    /// The image is used now, says the time of its file.
+    /// Sets the time of the image's file, which is that of its last use.
     fn touch(&self, reference: &str) {
         let now = SystemTime::now();
         if let Some((_, last_used)) = self.state().images.get_mut(reference) {
@@ -282,7 +282,7 @@ impl Store {
         let file = File::options()
             .append(true)
             .open(folder.join(Record::file_name(reference)));
-        // An older time costs nothing but an earlier end of an image that nobody holds.
+        // An older time only leads to an earlier removal of an unused image.
         let _ = file.and_then(|file| file.set_modified(now));
     }
 
@@ -292,8 +292,8 @@ impl Store {
         written.map_err(Fault::write(path))
     }
 
-    /// Removes what nobody holds until so many per cent of the disk are free, and so many bytes more.
-    /// Returns how many images and layers went.
+    /// Removes unused images until this share of the disk is free, plus this many bytes. Returns
+    /// the numbers of removed images and layers.
     pub(super) fn collect(
         self: &Arc<Self>,
         headroom_percent: u64,
@@ -312,7 +312,7 @@ impl Store {
         Ok((images, layers))
     }
 
-    /// Takes images out of the store; the layers are on their way out, under names that mean nothing.
+    /// Removes images from the store; their layers get draft names and are removed later.
     fn take_out(self: &Arc<Self>, wanted_bytes: u64) -> Result<(usize, Vec<Draft>), Fault> {
         if wanted_bytes == 0 {
             return Ok((0, Vec::new()));
@@ -320,13 +320,14 @@ impl Store {
         let mut state = self.state();
         if state.leases.values().any(Option::is_none) {
             tracing::warn!(
-                "the disk gets full, but a lease cannot be read: no image is removed while its container lives"
+                "the disk is filling up, but a lease cannot be read: no image is removed while its container exists"
             );
             return Ok((0, Vec::new()));
         }
         let leaving = judge(state.census(), wanted_bytes);
         let (records, layers) = (self.folders.records(), self.folders.layers());
-        // Images first: one that is whole no more may stand there after a crash, but need not.
+        // Images first: an incomplete one may remain after a crash, but this avoids it where
+        // possible.
         for reference in &leaving.images {
             let path = records.join(Record::file_name(reference));
             disk::remove(&path).map_err(Fault::write(&path))?;
@@ -344,11 +345,11 @@ impl Store {
             drafts.push(draft);
             match self.changes.rename(&path, &drafts[drafts.len() - 1].path) {
                 Err(source) if path.exists() => {
-                    // Draft's end takes the lock.
+                    // Dropping a draft takes the lock.
                     drop(state);
                     return Err(Fault::Write { path, source });
                 }
-                // One that somebody else removed is gone as well.
+                // A file that another process removed counts as removed.
                 Ok(()) | Err(_) => {}
             }
             state.layers.remove(&layer);
@@ -356,7 +357,7 @@ impl Store {
         Ok((leaving.images.len(), drafts))
     }
 
-    /// Removes drafts of which nobody knows: of a pull that was given up while its unpacker still wrote.
+    /// Removes unknown drafts: those of a cancelled pull whose unpacker was still writing.
     fn sweep(&self) -> Result<(), Fault> {
         for folder in [self.folders.layers(), self.folders.blobs()] {
             for path in recovery::drafts(&folder)? {
@@ -368,7 +369,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what is at a path of a layer or a blob.
+    /// Removes a path of a layer or a blob.
     fn remove(&self, path: &Path) -> std::io::Result<()> {
         match path.parent() == Some(&*self.folders.layers()) {
             true => self.changes.remove(path),
@@ -376,7 +377,7 @@ impl Store {
         }
     }
 
-    /// The same; what cannot be removed now is removed by a later sweep.
+    /// The same; what cannot be removed now is left to a later sweep.
     fn clear(&self, path: &Path) {
         recovery::told_if_left(path, self.remove(path));
     }
@@ -421,7 +422,7 @@ impl Draft {
         &self.path
     }
 
-    /// Removes what is under the name, here and now.
+    /// Removes the draft in the calling thread.
     fn remove(self) -> Result<(), Fault> {
         let removed = self.store.remove(&self.path);
         removed.map_err(Fault::write(&self.path))
@@ -436,7 +437,7 @@ impl Drop for Draft {
             store.clear(&path);
             store.state().drafts.remove(&path);
         };
-        // Pulls are given up where nothing may wait for a disk.
+        // Pulls are cancelled on threads that must not block on a disk.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(clearing)),
             Err(_) => clearing(),
@@ -444,7 +445,7 @@ impl Drop for Draft {
     }
 }
 
-/// Of a folder that is another user's it is for that user to say who may reach it.
+/// Removes access for others. For a directory of another user, that user decides.
 fn close(path: &Path) -> std::io::Result<()> {
     match fs::metadata(path)?.uid() == nix::unistd::geteuid().as_raw() {
         true => fs::set_permissions(path, Permissions::from_mode(PRIVATE)),
@@ -452,7 +453,7 @@ fn close(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Runs what waits for the disk where nothing else waits for it. Once begun it goes on to its end.
+/// Runs blocking work on a separate thread. Once started it continues to its end.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(work).await;
     done.expect("work on the store never panics")

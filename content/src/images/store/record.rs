@@ -1,4 +1,4 @@
-//! What the store writes down: images, layers and leases. Whatever is stored has a version.
+//! The records of the store: images, layers and leases. Every record has a version.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::images::digest::Digest;
 use crate::images::image::ImageConfig;
 
-/// Of all three.
+/// The version of all three.
 pub(super) const VERSION: u32 = 1;
 
-/// An image; when it was used last is the time of its file.
+/// An image; the time of its last use is that of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::images) struct Record {
     pub(in crate::images) version: u32,
@@ -21,7 +21,7 @@ pub(in crate::images) struct Record {
     pub(in crate::images) config: ImageConfig,
     /// Diff ids, lowest first.
     pub(in crate::images) layers: Vec<Digest>,
-    /// What was brought for it, packed.
+    /// The number of downloaded packed bytes.
     pub(in crate::images) packed_bytes: u64,
 }
 
@@ -43,22 +43,22 @@ impl Record {
         }
     }
 
-    /// Of its file.
+    /// Returns the name of its file.
     pub(super) fn file_name(reference: &str) -> String {
         format!("{}.json", Digest::of(reference.as_bytes()).hex())
     }
 }
 
-/// What is known of an unpacked layer.
+/// The metadata of an unpacked layer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LayerRecord {
     pub(super) version: u32,
     pub(super) diff_id: Digest,
-    /// What its files take on disk.
+    /// The disk usage of its files.
     pub(super) bytes: u64,
 }
 
-/// What one container holds.
+/// The lease of one container.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct LeaseRecord {
     pub(super) version: u32,

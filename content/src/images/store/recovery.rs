@@ -1,6 +1,6 @@
-//! What an earlier life of the agent left in the store: read, or cleared away.
+//! Recovery of the store: what an earlier run of the agent left is read or removed.
 //!
-//! Damage costs what is damaged, and is told.
+//! Damage costs only the damaged entry, and is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,7 +16,7 @@ use crate::images::digest::Digest;
 use crate::images::error::Fault;
 use crate::images::layer_folders::LayerFolders;
 
-/// Blobs are of use to none but the pull that brings them.
+/// Blobs are only useful to the pull that downloads them.
 pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
     for (_, path) in entries(folder)? {
         clear(&path);
@@ -24,8 +24,8 @@ pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// All layers with their sizes. One has its name only when it is whole, so damage to what is written beside
-/// it loses no more than the size.
+/// Reads all layers with their sizes. A layer gets its name only when it is complete, so damaged
+/// metadata loses no more than the size.
 pub(super) fn layers(
     folder: &Path,
     changes: &dyn LayerFolders,
@@ -48,11 +48,11 @@ pub(super) fn layers(
 }
 
 fn told(path: &Path, why: &str) -> u64 {
-    tracing::error!(path = %path.display(), why, "the size of an image's layer is lost: it counts as nothing");
+    tracing::error!(path = %path.display(), why, "the size of an image layer is lost: it counts as 0");
     0
 }
 
-/// All images, with the times of their last use.
+/// Reads all images, with the times of their last use.
 pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTime)>, Fault> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
@@ -69,7 +69,7 @@ pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTi
                 found.insert(record.reference.clone(), (record, last_used));
                 continue;
             }
-            Ok(_) => "it is not what its name says".to_owned(),
+            Ok(_) => "it does not match its name".to_owned(),
             Err(error) => error.to_string(),
         };
         tracing::error!(path = %path.display(), why, "the record of an image is damaged: it will be pulled again");
@@ -78,7 +78,7 @@ pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTi
     Ok(found)
 }
 
-/// What containers hold; `None` if it cannot be read.
+/// Reads the leases of containers; `None` if one cannot be read.
 pub(super) fn leases(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<Digest>>>, Fault> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
@@ -92,7 +92,7 @@ pub(super) fn leases(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<D
         if lease.is_none() {
             tracing::error!(
                 path = %path.display(),
-                "the lease of a container is damaged: no image is removed while it lives"
+                "the lease of a container is damaged: no image is removed while the container exists"
             );
         }
         found.insert(container.to_owned(), lease.map(|lease| lease.layers));
@@ -100,14 +100,14 @@ pub(super) fn leases(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<D
     Ok(found)
 }
 
-/// Whatever has the name of a draft.
+/// Returns all paths with a draft's name.
 pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     let all = entries(folder)?.into_iter();
     let drafts = all.filter(|(name, _)| name.starts_with(disk::DRAFT));
     Ok(drafts.map(|(_, path)| path).collect())
 }
 
-/// Removes a leftover. If that fails, it is tried again in the next round and at the next start.
+/// Removes a leftover. On an error, the next round and the next start try again.
 pub(super) fn clear(path: &Path) {
     told_if_left(path, disk::remove(path));
 }

@@ -1,4 +1,4 @@
-//! Pulls from Debian's registry: what ours says of the protocol is what it says too.
+//! Pulls from Debian's registry, which confirm the behaviour of the tests' registry.
 
 use std::process::{Child, Command, Stdio};
 
@@ -7,7 +7,7 @@ use super::*;
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
-/// A process of this test alone, on a port of its own.
+/// A registry process of this test only, on a separate port.
 struct Process {
     child: Child,
     address: String,
@@ -16,7 +16,7 @@ struct Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone after the wait.
+        // It may have exited by itself; either way it has ended after the wait.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -25,7 +25,7 @@ impl Drop for Process {
 impl Process {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Free now; nobody else on loopback asks for it by number.
+        // Free now; no other process on loopback requests it by number.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap().to_string();
         drop(free);
@@ -52,7 +52,7 @@ impl Process {
         format!("http://{}/v2/{path}", self.address)
     }
 
-    /// As the protocol wants it: a place is asked for, and the bytes are put there at once.
+    /// Pushes in one upload, as in the protocol: requests a location, and puts all bytes there.
     async fn push_blob(&self, client: &reqwest::Client, bytes: &[u8]) {
         let asked = client
             .post(self.url("team/web/blobs/uploads/"))
@@ -102,7 +102,8 @@ async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
     assert_eq!(texts(&image, "page")[0].len(), 3_000_000);
     let pinned = name(&format!("@{}", made.digest()));
     assert_eq!(world.obtain(&pinned, 2).await.unwrap(), image);
-    // The tag moves. Who is content with what is here keeps it; who asks each time gets the new one.
+    // The tag moves. A task that accepts the local image keeps it; one that always pulls gets the
+    // new one.
     let moved = MadeImage::of(vec![tar("base", b"lowest"), tar("page", b"new")]);
     process.push("1", &moved).await;
     assert_eq!(world.obtain(&name(":1"), 4).await.unwrap(), image);

@@ -1,4 +1,4 @@
-//! Images that the tests make: layers of a few files, their configuration and manifest.
+//! Images for the tests: layers of a few files, with configuration and manifest.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub(super) struct MadeImage {
 }
 
 impl MadeImage {
-    /// Each layer has one file, named by the first word and with the second as text.
+    /// Creates layers of one file each, with this name and text.
     pub(super) fn new(layers: &[(&str, &str)]) -> Self {
         Self::of(
             layers
@@ -33,7 +33,7 @@ impl MadeImage {
         Self::claiming(layers, diff_ids)
     }
 
-    /// With layers that the configuration calls by other names, perhaps.
+    /// Creates an image whose configuration may claim other diff ids for its layers.
     pub(super) fn claiming(layers: Vec<Vec<u8>>, diff_ids: Vec<Digest>) -> Self {
         let config = json!({
             "architecture": host(), "os": "linux",
@@ -65,7 +65,7 @@ impl MadeImage {
         blobs
     }
 
-    /// As an index names it.
+    /// Returns its index entry.
     pub(super) fn entry(&self, platform: Option<(&str, &str)>, tag: Option<&str>) -> Value {
         let mut entry = descriptor(MANIFEST, &self.manifest);
         if let Some((os, architecture)) = platform {
@@ -87,7 +87,7 @@ pub(super) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()})
 }
 
-/// A tar file with one file in it.
+/// Returns a tar file with one file in it.
 pub(super) fn tar(name: &str, text: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(&mut archive, name, text);
@@ -101,7 +101,7 @@ pub(super) fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, text: &[u8
     archive.append_data(&mut header, name, text).unwrap();
 }
 
-/// This host's architecture, as images name it.
+/// Returns this host's architecture, as images name it.
 pub(super) fn host() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

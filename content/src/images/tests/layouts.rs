@@ -1,4 +1,4 @@
-//! Images from folders and archives of the host.
+//! Tests of images from directories and archives of the host.
 
 use std::os::unix::fs::symlink;
 
@@ -27,7 +27,7 @@ fn write(folder: &Path, images: &[(&MadeImage, Option<&str>)]) {
     }
 }
 
-/// Packs a layout, with what other tools put between.
+/// Packs a layout, with the extra entries of other tools.
 fn pack(folder: &Path, prefix: &str) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(
@@ -131,7 +131,7 @@ async fn a_layout_leads_nowhere_outside_of_itself() {
         .path()
         .join("blobs/sha256")
         .join(Digest::of(&one.layers[0]).hex());
-    // The right bytes, but not from here.
+    // The right bytes, but from outside the layout.
     fs::rename(&blob, elsewhere.path().join("blob")).unwrap();
     symlink(elsewhere.path().join("blob"), &blob).unwrap();
     let name = named("oci", folder.path(), "");

@@ -1,11 +1,11 @@
-//! Private registries: who is told what, and who is not.
+//! Tests of private registries: which servers get credentials, and which do not.
 
 use super::registry::{Door, Mishap};
 use super::*;
 
 const LOGIN: &str = "dXNlcjpodW50ZXIy";
 
-/// A world whose registry knows the operator, and the file that says how.
+/// Returns a world whose registry has an account for the operator, and the credentials file.
 async fn private(
     challenge: impl Fn(&str) -> String,
     wanted: &str,
@@ -13,7 +13,7 @@ async fn private(
     private_among(ImageSettings::default(), challenge, wanted).await
 }
 
-/// The same for an operator who lists other registries, too.
+/// The same for an operator who lists other registries as well.
 async fn private_among(
     trusting: ImageSettings,
     challenge: impl Fn(&str) -> String,
@@ -105,7 +105,7 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
     errors.push(world.obtain(&name, 1).await.unwrap_err());
     world.registry.give_token(None, "bad token\\n");
     errors.push(world.obtain(&name, 1).await.unwrap_err());
-    assert!(errors[2].contains("no token"), "{}", errors[2]);
+    assert!(errors[2].contains("invalid token"), "{}", errors[2]);
     for challenge in [
         "Bearer realm=\"http://192.0.2.1/token\"",
         "Bearer realm=\"token\"",
@@ -150,10 +150,10 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
     let with = world.registry.asked(&blob);
     assert!(
         with[0].authorization.is_some(),
-        "the registry itself was told"
+        "the registry itself received it"
     );
 
-    // Not even if it asks for it.
+    // Not even if it requests them.
     let other = MadeImage::new(&[("base", "c")]);
     world.registry.offer("team/web:2", &other);
     elsewhere.offer("team/web:2", &other);
@@ -193,7 +193,7 @@ async fn being_sent_around_ends() {
     let around = Mishap::Status(302, "location", here);
     world.registry.plan("/manifests/1", vec![around; 50]);
     let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
-    assert!(error.contains("again and again"), "{error}");
+    assert!(error.contains("redirects too often"), "{error}");
     assert_eq!(world.registry.asked("/manifests/1").len(), 6);
     let away = Mishap::Status(302, "location", "http://192.0.2.1/x".to_owned());
     world.registry.plan("/manifests/2", [away]);

@@ -1,4 +1,5 @@
-//! Pulls from a registry of the tests, from layouts and from Debian's registry; the store and who holds it.
+//! Tests of pulls from the tests' registry, from layouts and from Debian's registry, and of the
+//! store and its leases.
 
 mod debian;
 mod fixtures;
@@ -22,10 +23,10 @@ use crate::fetcher::FetchSettings;
 use fixtures::MadeImage;
 use registry::Registry;
 
-/// How long the tests wait for something that must happen.
+/// The timeout for events that must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Writes the files of a plain tar file, as the agent's own user.
+/// Extracts a plain tar file, as the agent's user.
 #[derive(Default)]
 struct PlainUnpacker {
     count: AtomicU32,
@@ -87,13 +88,13 @@ impl World {
         }
     }
 
-    /// One whose operator lists other registries, too.
+    /// Returns a world whose operator lists other registries as well.
     async fn listing(registries: &[&str]) -> Self {
         let settings = registries.iter().copied();
         Self::with(settings.fold(ImageSettings::default(), listing)).await
     }
 
-    /// As after a crash of the agent: nothing in memory outlives it.
+    /// Simulates a crash of the agent: nothing in memory survives it.
     fn restart(&mut self, settings: ImageSettings) {
         let patience = Patience::default();
         let settings = listing(settings, self.registry.address());
@@ -104,7 +105,7 @@ impl World {
         self.directory.path()
     }
 
-    /// An image of the registry, by its tag.
+    /// Returns the name of an image of the registry, by its tag.
     fn name(&self, image: &str) -> ImageReference {
         format!("{}/{image}", self.registry.address())
             .parse()
@@ -128,7 +129,7 @@ impl World {
             .map_err(|error| crate::sentence(&error))
     }
 
-    /// Names in a folder of the store.
+    /// Returns the names in a directory of the store.
     fn listed(&self, folder: &str) -> Vec<String> {
         let path = self.folder().join(folder);
         let entries = fs::read_dir(path).unwrap();
@@ -138,7 +139,7 @@ impl World {
         names
     }
 
-    /// Drafts go a moment after what they were for.
+    /// Waits until no draft is left: drafts are removed shortly after their work.
     async fn until_no_draft(&self) {
         until(|| {
             let layers = self.listed("layers");
@@ -149,13 +150,13 @@ impl World {
     }
 }
 
-/// As an operator lists a registry without TLS.
+/// Adds a registry to the operator's list without TLS.
 fn listing(mut settings: ImageSettings, registry: &str) -> ImageSettings {
     settings.insecure_registries.push(registry.parse().unwrap());
     settings
 }
 
-/// What an operator says who opens these servers.
+/// Returns the settings of an operator who allows these servers.
 fn fetch_settings(allow: &[&str]) -> FetchSettings {
     FetchSettings {
         limit_bytes: 1,
@@ -168,7 +169,7 @@ fn fetch_settings(allow: &[&str]) -> FetchSettings {
     }
 }
 
-/// Images whose registries this process asks.
+/// Opens images whose registries this process contacts.
 fn opened(
     folder: &Path,
     settings: ImageSettings,
@@ -187,7 +188,7 @@ fn opened(
     .unwrap()
 }
 
-/// Waits for a condition that must come true.
+/// Waits for a condition that must become true.
 async fn until(mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
@@ -202,7 +203,7 @@ fn container(order: u64) -> String {
     format!("1-{order}-1")
 }
 
-/// The texts of a file of the image in each of its layers that has it, lowest first.
+/// Returns the texts of a file in each layer of the image that has it, lowest first.
 fn texts(image: &Image, file: &str) -> Vec<String> {
     let layers = image.layers.iter();
     let found = layers.filter_map(|layer| fs::read_to_string(layer.join(file)).ok());

@@ -1,4 +1,4 @@
-//! Pulls from a registry that keeps to the protocol, or does not.
+//! Tests of pulls from a registry that follows the protocol, or violates it.
 
 use serde_json::json;
 
@@ -38,7 +38,7 @@ async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
     assert_eq!(world.obtain(&name, 2).await.unwrap(), image);
     assert!(
         world.registry.asked("").is_empty(),
-        "what is here is not asked for"
+        "stored content is not requested"
     );
     world.obtain_by(&name, PullPolicy::Always, 3).await.unwrap();
     assert_eq!(
@@ -89,7 +89,7 @@ async fn the_operator_chooses_which_tags_are_asked_for_again() {
     for (policy, again) in [
         (PullPolicy::IfAbsent, [false, false, false]),
         (PullPolicy::Latest, [true, false, false]),
-        // What a digest names never moves.
+        // The content of a digest never changes.
         (PullPolicy::Always, [true, true, false]),
     ] {
         assert_eq!(asked_for(policy, &mut order).await, again, "{policy:?}");
@@ -156,7 +156,7 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
         (blob_path(&made.config), b"{}".to_vec(), " came"),
     ] {
         let what = path.rsplit('/').next().unwrap().to_owned();
-        // Too short an answer is tried again; too long or another one is not.
+        // Too short a response is retried; too long or another one is not.
         world.registry.plan(path, [Mishap::Bytes(bytes)]);
         let error = world.obtain(&name, 1).await.unwrap_err();
         assert!(error.contains(wanted) && error.contains(&what), "{error}");
@@ -195,7 +195,8 @@ async fn a_layer_is_kept_under_the_digest_that_was_seen_alone() {
     world.registry.offer("liar:1", &liar);
     world.registry.offer("web:1", &MadeImage::of(vec![honest]));
     let (liar, web) = (world.name("liar:1"), world.name("web:1"));
-    // The lying image fails, unless the honest layer is already stored: then it shares that one.
+    // The image with false claims fails, unless the honest layer is already stored: then it shares
+    // that one.
     let (lied, told) = tokio::join!(world.obtain(&liar, 1), world.obtain(&web, 2));
     match lied {
         Err(error) => assert!(error.contains("unpacked, must have the digest"), "{error}"),
@@ -359,7 +360,7 @@ async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let tampered = vec![0; made.layers[0].len()];
     let path = blob_path(&made.layers[0]);
-    // The first asks for the layer, and gets it late and wrong.
+    // The first pull requests the layer, and gets it late and wrong.
     let late = Mishap::WaitForBytes(Arc::clone(&gate), tampered);
     elsewhere.plan(path.clone(), [late]);
     let theirs = format!("{}/web:1", elsewhere.address()).parse().unwrap();
@@ -371,7 +372,7 @@ async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
             world.obtain(&ours, 2).await
         },
         async {
-            // Ours has all that it needs by itself, but for what it joined.
+            // This pull has everything that it needs itself, except what it joined.
             until(|| world.registry.asked("/blobs/").len() == 1).await;
             until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
             tokio::task::yield_now().await;
@@ -406,7 +407,7 @@ async fn nor_are_the_failures_of_several() {
     let name = |other: &Registry| format!("{}/web:1", other.address()).parse().unwrap();
     let theirs: Vec<_> = others.iter().map(name).collect();
     let ours = world.name("web:1");
-    // Its configuration has come: whatever it lacks now, it waits for with the others.
+    // Its configuration has come: it waits with the others for what is missing.
     let waits = async |registry: &Registry| {
         until(|| !registry.asked("/blobs/").is_empty()).await;
         until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
@@ -418,7 +419,7 @@ async fn nor_are_the_failures_of_several() {
         }
         world.obtain(name, order).await
     };
-    // Polls them in this order: ours is the last to ask anew.
+    // Polls them in this order: this pull is the last to request again.
     let (first, second, third, us, ()) = futures::join!(
         joins(&theirs[0], 1, None),
         joins(&theirs[1], 2, Some(&others[0])),

@@ -1,11 +1,12 @@
-//! Which registries are asked, and where they may lead: real servers on loopback, of which the operator lists some.
+//! Tests of permitted registries and redirects: real servers on loopback, some of which the
+//! operator lists.
 
 use std::net::TcpListener;
 
 use super::registry::{Door, Mishap};
 use super::*;
 
-/// A server that counts connections, and says nothing on any.
+/// A server that counts connections, and never answers.
 struct Counting {
     port: u16,
     connections: Arc<AtomicU32>,
@@ -35,7 +36,7 @@ const IMPATIENT: Patience = Patience {
     retry_for: Duration::ZERO,
 };
 
-/// A world whose operator opens these servers to fetches.
+/// Returns a world whose operator allows fetches from these servers.
 async fn opening(allow: &[&str]) -> World {
     let mut world = World::new().await;
     let settings = listing(ImageSettings::default(), world.registry.address());
@@ -96,7 +97,8 @@ async fn a_registry_that_only_the_host_may_reach_is_not_asked_unless_it_is_liste
         expected
     );
 
-    // The controls: a registry that is listed is pulled from, and one that is open to fetches is connected to.
+    // The controls: a listed registry is pulled from, and one that is allowed for fetches is
+    // connected to.
     world
         .registry
         .offer("web:1", &MadeImage::new(&[("page", "a")]));
@@ -126,7 +128,7 @@ async fn no_registry_leads_to_where_it_could_not_be_itself() {
         let said = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
         assert!(said.contains(why), "{place}: {said}");
         assert!(said.contains("--insecure-registry "), "{place}: {said}");
-        // Nor is it told a log-in.
+        // It gets no credentials either.
         world.registry.close_door(Door::Closed {
             wanted: "x".to_owned(),
             challenge: format!("Bearer realm=\"{place}\""),
@@ -138,7 +140,7 @@ async fn no_registry_leads_to_where_it_could_not_be_itself() {
     }
     assert_eq!(server.connections(), 0);
 
-    // The control: the same redirect and realm to a registry that is listed.
+    // The control: the same redirect and realm to a listed registry.
     let elsewhere = Registry::start().await;
     let world = World::listing(&[elsewhere.address()]).await;
     let made = MadeImage::new(&[("page", "a")]);

@@ -1,4 +1,4 @@
-//! A registry on loopback that answers as the distribution protocol has it, but for mishaps on request.
+//! A registry on loopback that follows the distribution protocol, except for requested failures.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -16,16 +16,16 @@ use tokio::sync::Semaphore;
 use super::Digest;
 use super::fixtures::{MANIFEST, MadeImage};
 
-/// Something other than the right answer, once.
+/// A failure in place of the right response, once.
 #[derive(Clone)]
 pub(super) enum Mishap {
     /// A status, with a header.
     Status(u16, &'static str, String),
     /// Other bytes.
     Bytes(Vec<u8>),
-    /// The right bytes, but the connection ends after so many.
+    /// The right bytes, but the connection ends after this many.
     BreakAfter(usize),
-    /// The right bytes, but nothing more after so many.
+    /// The right bytes, but it stalls after this many.
     StallAfter(usize),
     /// The right bytes, when there is a permit.
     Wait(Arc<Semaphore>),
@@ -33,18 +33,18 @@ pub(super) enum Mishap {
     WaitForBytes(Arc<Semaphore>, Vec<u8>),
 }
 
-/// Who is let in.
+/// The access rule of the registry.
 #[derive(Clone)]
 pub(super) enum Door {
     Open,
-    /// With this header; others are told of `WWW-Authenticate`.
+    /// Requests need this header; others get the `WWW-Authenticate` challenge.
     Closed {
         wanted: String,
         challenge: String,
     },
 }
 
-/// What was asked.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) path: String,
@@ -58,10 +58,10 @@ struct Shelf {
     blobs: BTreeMap<String, Vec<u8>>,
     mishaps: BTreeMap<String, VecDeque<Mishap>>,
     door: Door,
-    /// A token, for who has the header; for all if there is none.
+    /// A token for clients with the header; for all if there is none.
     token: Option<(Option<String>, String)>,
     asked: Vec<Asked>,
-    /// Answers that are being given.
+    /// Responses in progress.
     going: usize,
 }
 
@@ -133,7 +133,7 @@ impl Registry {
         self.shelf().blobs.insert(digest, bytes);
     }
 
-    /// The next request whose path ends so goes wrong; after that the one after, and so on.
+    /// Plans failures for the next requests whose path has this suffix, one each.
     pub(super) fn plan(
         &self,
         ending: impl Into<String>,
@@ -155,7 +155,7 @@ impl Registry {
         self.shelf().token = Some((wanted.map(str::to_owned), token.to_owned()));
     }
 
-    /// All that was asked whose path has this in it.
+    /// Returns all requests whose path contains this part.
     pub(super) fn asked(&self, part: &str) -> Vec<Asked> {
         let shelf = self.shelf();
         let asked = shelf.asked.iter().filter(|asked| asked.path.contains(part));
@@ -166,13 +166,13 @@ impl Registry {
         self.shelf().asked.clear();
     }
 
-    /// How many answers are being given.
+    /// Returns the number of responses in progress.
     pub(super) fn going(&self) -> usize {
         self.shelf().going
     }
 }
 
-/// Counts an answer while it is being given.
+/// Counts a response while it is in progress.
 struct Going(Arc<Mutex<Shelf>>);
 
 impl Drop for Going {
@@ -202,7 +202,7 @@ async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Res
         if path == "/token" {
             return shelf_now.token(&asked);
         }
-        // A mishap that is a status comes even before the door.
+        // A failure with a status precedes the access check.
         if !matches!(mishap, Some(Mishap::Status(..)))
             && let Some(refusal) = shelf_now.refusal(&asked)
         {
@@ -234,7 +234,7 @@ async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Res
     response.body(body(bytes, cut, going)).unwrap()
 }
 
-/// What is sent instead of the right bytes, and after how many it breaks off (or stalls).
+/// Returns the bytes to send, and the number after which it breaks off (or stalls).
 async fn changed(bytes: Vec<u8>, mishap: Option<Mishap>) -> (Vec<u8>, Option<(usize, bool)>) {
     match mishap {
         Some(Mishap::Bytes(other)) => (other, None),
@@ -252,13 +252,13 @@ async fn changed(bytes: Vec<u8>, mishap: Option<Mishap>) -> (Vec<u8>, Option<(us
     }
 }
 
-/// All bytes, or some of them and then an end or nothing.
+/// Returns a body of all bytes, or of some and then an end or a stall.
 fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: Going) -> Body {
     let end = cut.map_or(bytes.len(), |(count, _)| count.min(bytes.len()));
     let first = futures::stream::iter([Ok(Bytes::copy_from_slice(&bytes[..end]))]);
     let rest = futures::stream::once(async move {
         match cut {
-            // What came must be out before the connection ends.
+            // The bytes must be sent before the connection ends.
             Some((_, false)) => {
                 tokio::task::yield_now().await;
                 Some(Err(io::Error::other("the connection breaks")))

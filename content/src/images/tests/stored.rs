@@ -1,9 +1,9 @@
-//! The store: what outlives an agent, what a crash leaves, and who keeps what from being removed.
+//! Tests of the store: what survives an agent, what a crash leaves, and what protects from removal.
 
 use super::registry::Mishap;
 use super::*;
 
-/// All of the disk is to be kept free: whatever nobody holds goes.
+/// Keeps the whole disk free: everything unused is removed.
 fn full() -> ImageSettings {
     ImageSettings {
         headroom_percent: 100,
@@ -35,7 +35,7 @@ async fn nothing_goes_while_there_is_room() {
     let (world, one, _) = with_two_images(settings).await;
     world.obtain(&one, 1).await.unwrap();
     assert_eq!(tidy(&world, &[]).await, Some((0, 0)));
-    assert!(world.listed("leases").is_empty(), "its container is gone");
+    assert!(world.listed("leases").is_empty(), "its container has ended");
     world.registry.forget_asked();
     world.obtain(&one, 2).await.unwrap();
     assert!(world.registry.asked("").is_empty());
@@ -49,7 +49,7 @@ async fn what_a_container_holds_stays_however_full_the_disk_is() {
     assert_eq!(tidy(&world, &[1, 2]).await, Some((0, 0)));
     world.images.release(&container(2)).unwrap();
     world.images.release(&container(2)).unwrap();
-    // The other image shares a layer with the held one, so it stays as a whole.
+    // The other image shares a layer with the leased one, so it stays as a whole.
     assert_eq!(tidy(&world, &[1]).await, Some((0, 0)));
     assert_eq!(texts(&kept, "page"), ["one"]);
     world.images.release(&container(1)).unwrap();
@@ -143,7 +143,7 @@ async fn leftovers_of_a_crash_go_at_the_next_start() {
 async fn a_crash_between_any_two_steps_costs_no_more_than_the_step() {
     let (mut world, one, _) = with_two_images(ImageSettings::default()).await;
     let image = world.obtain(&one, 1).await.unwrap();
-    // A layer is there, its image's record is not yet.
+    // A layer exists, its image's record does not yet.
     let record = world.folder().join("records");
     let record = record.join(&world.listed("records")[0]);
     fs::remove_file(record).unwrap();
@@ -151,7 +151,7 @@ async fn a_crash_between_any_two_steps_costs_no_more_than_the_step() {
     world.registry.forget_asked();
     assert_eq!(world.obtain(&one, 1).await.unwrap(), image);
     assert_eq!(world.registry.asked("").len(), 2, "no layer comes again");
-    // A layer is gone, its image's record is not yet.
+    // A layer is removed, its image's record is not yet.
     fs::remove_dir_all(image.layers[1].parent().unwrap()).unwrap();
     world.restart(ImageSettings::default());
     world.registry.forget_asked();
@@ -173,7 +173,7 @@ async fn damage_costs_what_is_damaged() {
     fs::write(images.join("leases/1-1-1.json"), "").unwrap();
     world.restart(full());
     assert!(world.listed("records").is_empty());
-    // Nobody knows what the first container holds, so nothing goes while it lives.
+    // The first container's lease is unreadable, so nothing is removed while it lives.
     assert_eq!(tidy(&world, &[1]).await, Some((0, 0)));
     assert_eq!(texts(&image, "base"), ["shared"]);
     assert_eq!(tidy(&world, &[]).await, Some((0, 3)));
