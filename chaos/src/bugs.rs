@@ -1,73 +1,71 @@
-//! The planted bugs, each with the rules that are to find it. A harness that does not find one has not
-//! proved itself.
+//! The planted bugs, each with the rules that must find it. A harness that misses one has not
+//! proved that it works.
 //!
-//! The switches themselves stand in `argosy_state::bugs`, behind its feature `testing`.
+//! The switches are in `argosy_state::bugs`, behind its feature `testing`.
 
 use argosy_state::bugs::Bug;
 
 use crate::invariants::Rule;
 
-/// Where a bug is found at the earliest.
+/// The harness in which a bug is found first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// In the simulation of raft alone.
+    /// The simulation of Raft alone.
     RaftSimulation,
-    /// In the simulation of the whole system.
+    /// The simulation of the whole system.
     SystemSimulation,
-    /// Under real processes, by so many rounds of these faults of `run`.
+    /// Real processes, after the given rounds of these faults of `run`.
     RealProcesses {
-        /// As after `--faults`.
+        /// The value of `--faults`.
         faults: &'static str,
-        /// As after `--rounds`.
+        /// The value of `--rounds`.
         rounds: u64,
     },
 }
 
-/// A planted bug and who finds it.
+/// A planted bug and the rules that find it.
 #[derive(Debug, Clone, Copy)]
 pub struct Planted {
-    /// Which.
     pub bug: Bug,
-    /// Where.
     pub place: Place,
-    /// Any of these rules must name it; a timeout or another check does not count.
+    /// Any of these rules must name it. A timeout or another check does not count.
     pub rules: &'static [Rule],
-    /// The faults that bring it out, in words.
+    /// A description of the faults that expose it.
     pub needs: &'static str,
 }
 
-/// The bugs that simulations find, in the order of `Bug::ALL`.
+/// Returns the bugs that simulations find, in the order of `Bug::ALL`.
 #[must_use]
 pub fn simulated() -> Vec<Planted> {
     let found = Bug::ALL.iter().filter_map(|bug| found_by(*bug));
     found.collect()
 }
 
-/// Bug, its rules, faults of `run`, and what it needs in words.
+/// Bug, its rules, faults of `run`, and a description of what exposes it.
 const REAL: &[(Bug, &[Rule], &str, &str)] = &[
     (
         Bug::AnswersNotLoaded,
         &[Rule::R4, Rule::R7],
         "kill-follower,kill-leader",
-        "masters that are started again",
+        "masters that are restarted",
     ),
     (
         Bug::AnswerBeforeCommit,
         &[Rule::R6, Rule::R7, Rule::O3],
         "kill-leader,pause-leader,partition-leader",
-        "a leader that dies with a call",
+        "a leader that crashes with a call in flight",
     ),
     (
         Bug::ReadWithoutQuorum,
         &[Rule::R5],
         "partition-leader,pause-leader",
-        "a leader that was replaced and answers",
+        "a replaced leader that answers",
     ),
     (
         Bug::FreedAtKill,
         &[Rule::O1, Rule::O2],
         "kill-leader,kill-agent-in-destroy",
-        "kills with a long grace",
+        "kills with a long grace period",
     ),
     (
         Bug::SharedOrder,
@@ -79,37 +77,37 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
         Bug::KillLost,
         &[Rule::T6],
         "kill-leader,kill-agent",
-        "a kill right behind its launch",
+        "a kill right after its launch",
     ),
     (
         Bug::DigestIgnored,
         &[Rule::T4, Rule::T10],
         "partition-agent,kill-leader",
-        "an agent given up at rest",
+        "an agent that becomes unreachable at rest",
     ),
     (
         Bug::SettledBeforeCommit,
         &[Rule::T3, Rule::T4],
         "kill-leader,kill-minority",
-        "a leader that dies with a report",
+        "a leader that crashes with a report in flight",
     ),
     (
         Bug::GraceLost,
         &[Rule::T7],
         "kill-leader",
-        "a failover with a scheduler of no timeout",
+        "a failover with a scheduler without failover timeout",
     ),
     (
         Bug::UpdateForgotten,
         &[Rule::T3, Rule::T4],
         "kill-agent,kill-agent-in-launch",
-        "an agent that dies before its update settles",
+        "an agent that crashes before its update is acknowledged",
     ),
     (
         Bug::OrderNotSynced,
         &[Rule::T1, Rule::F2],
         "kill-agent-in-launch,kill-agent",
-        "an agent that dies after a launch",
+        "an agent that crashes after a launch",
     ),
     (
         Bug::QuorumLossIgnored,
@@ -121,7 +119,7 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
         Bug::SessionNotChecked,
         &[Rule::F3],
         "pause-framework,kill-framework",
-        "a scheduler taken over while it calls",
+        "a scheduler that is superseded during a call",
     ),
     (
         Bug::LaunchRepeated,
@@ -137,7 +135,7 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
     ),
 ];
 
-/// The bugs that are found under real processes, most of which simulations find, too.
+/// Returns the bugs that are found under real processes. Simulations find most of them, too.
 #[must_use]
 pub fn real() -> Vec<Planted> {
     let planted = REAL.iter().map(|(bug, rules, faults, needs)| Planted {
@@ -152,8 +150,9 @@ pub fn real() -> Vec<Planted> {
     planted.collect()
 }
 
-/// Bugs that need many seeds until a rule names them, or that none has named in the time that was given: a choice by
-/// chance leaves them out, so that the gate ends in time. docs/chaos.md shows what each took.
+/// Bugs that need many seeds until a rule names them, or that no rule has named in the time that
+/// was given. A random choice leaves them out, so that the gate ends in time. docs/chaos.md lists
+/// how long each took.
 const SLOW: &[Bug] = &[
     Bug::MovedDecisionCommits,
     Bug::CloneAccepted,
@@ -170,13 +169,13 @@ const SLOW: &[Bug] = &[
     Bug::CompletionForgotten,
 ];
 
-/// Whether a choice by chance leaves this bug out.
+/// Whether a random choice leaves this bug out.
 #[must_use]
 pub fn is_slow(bug: Bug) -> bool {
     SLOW.contains(&bug)
 }
 
-/// How many faults a bug gets under real processes.
+/// Rounds of faults for each bug under real processes.
 const REAL_ROUNDS: u64 = 8;
 
 #[allow(clippy::too_many_lines, reason = "a table: one line a bug")]
@@ -192,31 +191,63 @@ fn found_by(bug: Bug) -> Option<Planted> {
         Bug::QuorumLossIgnored => (System, &[R9, O5, T6], "masters that lose each other"),
         Bug::ReadWithoutQuorum => (Raft, &[R5], "a partition, or a follower that lags"),
         Bug::StaleReignCommits => (System, &[R7, O3, T10, F2], "a leader that is elected again"),
-        Bug::MovedDecisionCommits => (System, &[T7, T10], "an agent given up as it moves"),
+        Bug::MovedDecisionCommits => (
+            System,
+            &[T7, T10],
+            "an agent that becomes unreachable as it reconnects",
+        ),
         Bug::UsedOfferHonoured => (System, &[O3], "a change of leader between two acceptances"),
-        Bug::FreedAtKill => (System, &[O1, O2], "kills with a long grace"),
+        Bug::FreedAtKill => (System, &[O1, O2], "kills with a long grace period"),
         Bug::AnswersNotLoaded => (System, &[R4, R7], "a restart while calls are repeated"),
         Bug::SharedOrder => (System, &[F2, R7, T4], "two launches in one acceptance"),
         Bug::LaunchAfterUnreachable => (System, &[T10], "an agent away while a launch waits"),
-        Bug::SessionNotChecked => (System, &[F3], "a scheduler taken over while it calls"),
+        Bug::SessionNotChecked => (
+            System,
+            &[F3],
+            "a scheduler that is superseded during a call",
+        ),
         Bug::CloneAccepted => (System, &[F3], "a copy of an agent's disk"),
-        Bug::KillLost => (System, &[T6], "a kill right behind its launch"),
+        Bug::KillLost => (System, &[T6], "a kill right after its launch"),
         Bug::EqualWithUnsentOrder => (System, &[T4, T6, T10], "orders made while an agent is away"),
-        Bug::DigestIgnored => (System, &[T4, T10], "an agent given up at rest"),
-        Bug::SettledBeforeCommit => (System, &[T3, T4], "a leader that dies with a report"),
-        // What it runs does not end. O5 is asked of frameworks that are there.
-        Bug::DeadlineLost => (System, &[T6], "a scheduler that stays away over a failover"),
-        Bug::GraceLost => (System, &[T7], "a failover with a scheduler of no timeout"),
+        Bug::DigestIgnored => (
+            System,
+            &[T4, T10],
+            "an agent that becomes unreachable at rest",
+        ),
+        Bug::SettledBeforeCommit => (
+            System,
+            &[T3, T4],
+            "a leader that crashes with a report in flight",
+        ),
+        // Its tasks do not end. O5 applies only to frameworks that are present.
+        Bug::DeadlineLost => (
+            System,
+            &[T6],
+            "a scheduler that stays disconnected over a failover",
+        ),
+        Bug::GraceLost => (
+            System,
+            &[T7],
+            "a failover with a scheduler without failover timeout",
+        ),
         Bug::FreezeExpires => (System, &[T7, T10], "a leader that outlives a freeze"),
-        Bug::UnknownTooEarly => (System, &[T6], "a question that overtakes"),
-        Bug::AnswerBeforeCommit => (System, &[R6, R7, O3], "a leader that dies with a call"),
-        Bug::RescindNotTold => (System, &[O3], "an agent lost while it is on offer"),
+        Bug::UnknownTooEarly => (
+            System,
+            &[T6],
+            "a reconciliation that overtakes an acceptance",
+        ),
+        Bug::AnswerBeforeCommit => (
+            System,
+            &[R6, R7, O3],
+            "a leader that crashes with a call in flight",
+        ),
+        Bug::RescindNotTold => (System, &[O3], "an agent lost while it is offered"),
         Bug::UpdateForgotten => (
             System,
             &[T3, T4],
-            "an agent that dies before its update settles",
+            "an agent that crashes before its update is acknowledged",
         ),
-        Bug::EpochNotChecked => (System, &[F1], "a deposed leader that goes on speaking"),
+        Bug::EpochNotChecked => (System, &[F1], "a deposed leader that continues to send"),
         Bug::EpochNotSynced => (
             System,
             &[F1],
@@ -228,14 +259,18 @@ fn found_by(bug: Bug) -> Option<Planted> {
         Bug::NodeIdReused => (System, &[R1, R8], "an election after a disk was lost"),
         Bug::AppliedBeforeRecords => (System, &[R4], "a power cut right after a long batch"),
         Bug::InstallNotNoted => (System, &[R4], "a crash or a slow disk during an install"),
-        Bug::LapsedOfferKept => (System, &[O5], "offers that lapse, and a leader that stays"),
+        Bug::LapsedOfferKept => (System, &[O5], "offers that expire, and a leader that stays"),
         Bug::SecondOfferForgotten => (System, &[O2], "several offers of one agent"),
-        Bug::DeactivatedOffered => (System, &[O4], "an agent that is deactivated for long"),
-        Bug::UpdatePassedOver => (System, &[T3], "an end right behind a start"),
+        Bug::DeactivatedOffered => (
+            System,
+            &[O4],
+            "an agent that is deactivated for a long time",
+        ),
+        Bug::UpdatePassedOver => (System, &[T3], "an end right after a start"),
         Bug::LostHopRefused => (
             System,
             &[O3, R5],
-            "a leader that dies with a forwarded call",
+            "a leader that crashes with a forwarded call in flight",
         ),
         Bug::StopAfterNotLoaded => (System, &[R4], "a restart while such a task runs"),
         Bug::CompactionLosesTask => (System, &[T3, T8], "a restart after a compaction"),
@@ -258,7 +293,7 @@ fn found_by(bug: Bug) -> Option<Planted> {
             &[T12],
             "a launch while the executor of its name ends",
         ),
-        Bug::LimitsAgain => (System, &[L1], "a restart after limits were refused"),
+        Bug::LimitsAgain => (System, &[L1], "a restart after limits were rejected"),
         Bug::CompletionForgotten => (
             System,
             &[T6],

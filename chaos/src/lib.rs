@@ -1,9 +1,10 @@
-//! The chaos harness: one history format, checkers that judge it, a simulation of the whole system, and
-//! real processes under real faults. Nothing that runs in production is defined here.
+//! The chaos harness: a history format, checkers, a simulation of the whole system, and real
+//! processes under real faults. It contains no production code.
 //!
-//! Reading order: `history` (what happened, and the independent witness), `linearizability`,
-//! `invariants` (what must hold, one file a rule), `audit` (what is left behind), `bugs` (planted, to be
-//! found), `ledger` (all runs), `prove`, `sim`, `real`, `vm` (kernel limits and cuts of power).
+//! Reading order: `history` (recorded events, and the independent witness), `linearizability`,
+//! `invariants` (one file for each rule), `audit` (leftovers on a host), `bugs` (the planted bugs),
+//! `ledger` (all runs), `mutants` (the search for planted bugs), `sim`, `real`, `vm` (kernel limits
+//! and power cuts).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(

@@ -10,7 +10,7 @@ use argosy_chaos::real::{
 use argosy_chaos::sim::command::{SimArguments, sim};
 use clap::{Parser, Subcommand};
 
-/// Breaks a cluster on purpose and checks that offers and tasks survive
+/// Injects faults into a cluster and checks that offers and tasks survive
 #[derive(Debug, Parser)]
 #[command(
     name = "argosy-chaos",
@@ -31,15 +31,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Real processes under real faults
+    /// Run real processes under real faults
     Run(Box<RunArguments>),
-    /// The whole system in one thread, from one seed
+    /// Simulate the whole system in one thread, from one seed
     Sim(Box<SimArguments>),
-    /// Find the bugs that are planted for it
+    /// Search for the planted bugs
     Prove(ProveArguments),
-    /// How long a change of leader takes, for each way a leader can be lost
+    /// Measure how long a change of leader takes, for each way to lose a leader
     Failover(Box<FailoverArguments>),
-    /// Show the report of an earlier run again
+    /// Show the report of an earlier run
     Report(ReportArguments),
     /// List the faults that `run` knows
     Faults,

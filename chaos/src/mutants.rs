@@ -1,5 +1,6 @@
-//! `argosy-chaos prove`: plants each bug, plays seeds until one of its rules names it, and shows that the same
-//! seeds are clean without it. A harness that finds nothing has not shown that there is nothing.
+//! `argosy-chaos prove`: mutation testing. It plants each bug, plays seeds until one of its rules
+//! names it, and shows that the same seeds are clean without it. A harness that finds nothing has
+//! not shown that there is nothing.
 
 use std::path::PathBuf;
 
@@ -9,37 +10,38 @@ use clap::{Args, ValueEnum};
 use crate::bugs::Planted;
 use crate::rng::Chance;
 
-/// Planted bugs, one after the other
+/// Searches for planted bugs, one after the other
 #[derive(Debug, Args)]
 pub struct ProveArguments {
-    /// Where the bugs are to be found
+    /// The harness that searches for the bugs
     #[arg(long, value_enum, value_name = "PLACE", default_value_t = Where::Simulation)]
     pub place: Where,
-    /// Only these bugs; without it all of the place
+    /// Only these bugs [default: all bugs of the harness]
     #[arg(long, value_name = "BUG", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Only so many of the bugs, chosen by chance among those that few seeds show
+    /// A random choice of this many bugs, among those that few seeds show
     #[arg(long, value_name = "COUNT", conflicts_with = "only")]
     pub random: Option<usize>,
-    /// Fixes which bugs --random chooses
+    /// The seed of the choice of --random
     #[arg(long, value_name = "NUMBER", requires = "random", default_value_t = 1)]
     pub random_seed: u64,
-    /// The executable with the bugs, built with --features argosy-cli/testing [default: the argosy beside this program]
+    /// The executable with the bugs, built with --features argosy-cli/testing [default: the argosy
+    /// next to this program]
     #[arg(long, value_name = "PATH")]
     pub argosy: Option<PathBuf>,
-    /// How many seeds are to find each
+    /// How many seeds must find each bug
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub times: u64,
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub from: u64,
-    /// Seconds until a bug is given up
+    /// Seconds until the search for a bug ends without success
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub patience: u64,
-    /// Seeds that are played at a time; without it one a processor
+    /// Seeds that are played at the same time [default: one for each processor]
     #[arg(long, value_name = "COUNT")]
     pub at_a_time: Option<usize>,
-    /// Write what was found here, as a table in Markdown
+    /// Write the results to this file, as a table in Markdown
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
     /// List the planted bugs instead
@@ -47,7 +49,7 @@ pub struct ProveArguments {
     pub list: bool,
 }
 
-/// Where bugs are to be found.
+/// The harness that searches for bugs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Where {
     /// In simulations
@@ -56,8 +58,8 @@ pub enum Where {
     Processes,
 }
 
-/// Plants and looks, printing as it goes. Returns the exit code: 1 if a bug was not found by one of its rules, 2 for
-/// what this executable cannot do.
+/// Runs the search and prints each result. Returns the exit code: 1 if a bug was not found by one
+/// of its rules, 2 if this executable cannot run the search.
 #[must_use]
 pub fn prove(arguments: &ProveArguments) -> u8 {
     let planted = match chosen(arguments) {
@@ -144,7 +146,7 @@ mod tests {
             Ok(vec![Bug::SharedOrder])
         );
         let error = choose(&["--only", "x"]).unwrap_err();
-        assert_eq!(error.to_string(), "\"x\" is no planted bug");
+        assert_eq!(error.to_string(), "\"x\" is not a planted bug");
         let real = choose(&["--place", "processes"]).unwrap();
         assert!(
             real.contains(&Bug::CgroupLeaked) && !choose(&[]).unwrap().contains(&Bug::CgroupLeaked)

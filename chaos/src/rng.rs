@@ -1,4 +1,4 @@
-//! Choices by seed: the same seed makes the same choices in the same order.
+//! Deterministic random numbers: the same seed makes the same choices in the same order.
 
 /// A sequence of choices (SplitMix64).
 #[derive(Debug, Clone)]
@@ -9,7 +9,8 @@ impl Chance {
         Self(seed)
     }
 
-    /// A sequence of its own for `purpose`, so that one purpose's choices do not shift another's.
+    /// Returns a separate sequence for `purpose`, so that the choices of one purpose do not shift
+    /// those of another.
     pub(crate) fn fork(&self, purpose: u64) -> Self {
         let mut fork = Self(self.0 ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         fork.next();
@@ -24,27 +25,27 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 if `bound` is 0.
+    /// Returns a number below `bound`; 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next() % bound }
     }
 
-    /// A number from `from` to `to`, both possible.
+    /// Returns a number from `from` to `to`, both included.
     pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to.saturating_sub(from) + 1)
     }
 
-    /// True `percent` times in a hundred.
+    /// Returns true with a probability of `percent` in a hundred.
     pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of them; `None` if there is none.
+    /// Returns one of the elements; `None` if there are none.
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         from.get(usize::try_from(self.below(from.len() as u64)).ok()?)
     }
 
-    /// One of them, as often as its weight says; `None` if all weights are 0.
+    /// Returns one of the elements with a probability by weight; `None` if all weights are 0.
     pub(crate) fn weighted<'a, T>(
         &mut self,
         from: &'a [T],

@@ -1,4 +1,5 @@
-//! Whatever is asked wrongly of `argosy-chaos` gets a sentence that names it, exit code 2, and nothing is begun.
+//! Tests that any invalid input of `argosy-chaos` returns an error that names it and exit code 2,
+//! before anything is started.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -41,15 +42,15 @@ fn places_that_are_not_there_are_named_before_anything_is_begun() {
     }
     let table: &[(&str, &str)] = &[
         ("run --script /no/script", "cannot read /no/script"),
-        ("run --html /no/page.html", "there is no folder /no"),
-        ("run --report /no/out.json", "there is no folder /no"),
-        ("run --ledger /no/ledger.jsonl", "there is no folder /no"),
+        ("run --html /no/page.html", "there is no directory /no"),
+        ("run --report /no/out.json", "there is no directory /no"),
+        ("run --ledger /no/ledger.jsonl", "there is no directory /no"),
         ("run --directory /no", "--directory /no"),
         ("run --argosy /no/argosy", "no executable /no/argosy"),
         ("failover --size 1x1", "--size 3x3"),
     ];
     for (line, words) in table {
-        // Any executable will do, unless it is what is asked for.
+        // Any executable will do, unless the test sets one.
         let mut command = Command::new(CHAOS);
         command.args(line.split(' ')).env("ARGOSY_BIN", CHAOS);
         refused(&command.output().unwrap(), words);
@@ -61,9 +62,10 @@ fn without_root_it_says_what_root_is_needed_for() {
     let mut command = Command::new(CHAOS);
     let folder = tempfile::tempdir().unwrap();
     if nix::unistd::geteuid().is_root() {
-        // Where everybody may execute it.
+        // A path where every user may execute it.
         let copy = folder.path().join("argosy-chaos");
-        // By another process: a child of another test's could still have open for writing what this one has copied.
+        // A separate process copies: a child of another test could still hold the copy open for
+        // writing.
         let copied = Command::new("cp").arg(CHAOS).arg(&copy).status();
         assert!(copied.unwrap().success());
         let open = std::fs::Permissions::from_mode(0o755);

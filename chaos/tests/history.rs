@@ -1,4 +1,5 @@
-//! A history that stands in a file is judged as the one in memory, and a planted fault is found in it.
+//! Tests that a history in a file gets the same verdict as in memory, and that a planted violation
+//! is found in it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
-//! The ledger: its page is what its lines add up to (UPDATE_EXPECT=1 rewrites it), its lines stay, each harness has one
-//! that is new enough, and a release is recorded only when every minimum is reached.
+//! Tests of the ledger: its page sums up its lines (UPDATE_EXPECT=1 rewrites it), its lines stay,
+//! each harness has a recent line, and a release is recorded only when every minimum is reached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ fn the_page_is_what_the_lines_add_up_to() {
     );
 }
 
-/// The whole history; `None` and a skip without one. Whatever else git refuses fails the test.
+/// Returns the whole history; `None` with a skip if there is none. Any other git error fails the
+/// test.
 fn history() -> Option<Git> {
     match Git::open(&root()) {
         Ok(git) => Some(git),

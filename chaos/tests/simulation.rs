@@ -1,5 +1,6 @@
-//! The command that plays simulated clusters: each seed in a process of its own, so that it does here what it does
-//! everywhere. One of the whole system, for it takes long unoptimised; `scripts/chaos-short` plays more.
+//! Tests of the command that plays simulated clusters, each seed in a subprocess, so that it gives
+//! the same result everywhere. Only one plays the whole system, because that takes long
+//! unoptimised; `scripts/chaos-short` plays more.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

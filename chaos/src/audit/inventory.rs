@@ -1,4 +1,5 @@
-//! Reads what a host holds from /proc, /sys and nft. What vanishes while it is read is not there.
+//! Reads the resources of a host from /proc, /sys and nft. Anything that vanishes during the scan
+//! is left out.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,25 +8,20 @@ use std::{fs, io};
 
 use super::{Inventory, Kind};
 
-/// Namespaces of a process that a container may have of its own.
+/// Namespaces of a process that a container may have to itself.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
-/// Why a host cannot be read.
+/// The reason why a host cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// A part of /proc or /sys that every host has cannot be read.
     #[error("cannot read {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
 }
 
 type Things = BTreeMap<String, String>;
 
-/// Everything that this host holds now.
+/// Returns everything that this host holds now.
 ///
 /// # Errors
 /// If /proc cannot be read. Kinds that a host does not have at all are empty.
@@ -56,7 +52,7 @@ fn read(path: &str) -> Result<String, AuditError> {
     })
 }
 
-/// Processes by pid and start time, and the namespaces that they are in.
+/// Returns the processes by pid and start time, and the namespaces that they are in.
 fn processes() -> Result<(Things, Things), AuditError> {
     let path = Path::new("/proc");
     let entries = fs::read_dir(path).map_err(|source| AuditError::Read {
@@ -92,7 +88,8 @@ fn processes() -> Result<(Things, Things), AuditError> {
     Ok((processes, namespaces))
 }
 
-/// The pid, the command line, and where a sandbox is named, that: what marks a process as somebody's.
+/// Returns the pid, the command line, and the sandbox directory if one is named. These attribute a
+/// process to a run.
 fn describe(pid: u32, folder: &Path) -> String {
     let words = |file: &str| fs::read(folder.join(file)).unwrap_or_default();
     let command = String::from_utf8_lossy(&words("cmdline")).replace('\0', " ");
@@ -106,9 +103,9 @@ fn describe(pid: u32, folder: &Path) -> String {
         .to_owned()
 }
 
-/// Field 22 of /proc/PID/stat. A zombie has ended: only its parent has not looked.
+/// Returns field 22 of /proc/PID/stat. A zombie counts as ended: only its parent has not reaped it.
 fn start_time(stat: &str) -> Option<u64> {
-    // The name in parentheses may hold anything, also spaces and parentheses.
+    // The name in parentheses may contain any character, including spaces and parentheses.
     let after_name = &stat[stat.rfind(')')? + 1..];
     let mut fields = after_name.split_whitespace();
     (fields.next()? != "Z").then(|| fields.nth(18)?.parse().ok())?
@@ -136,11 +133,11 @@ fn mount(line: &str) -> Option<(String, Mount)> {
         is_cgroup: kind == "cgroup2",
         point: point.clone(),
     };
-    // Mount ids are given again; with the place they are not confused.
+    // Mount ids are reused. Together with the mount point they are unambiguous.
     Some((format!("{id} {point}"), mount))
 }
 
-/// Every folder of the trees of cgroups.
+/// Returns every directory of the cgroup trees.
 fn cgroups(mounts: &BTreeMap<String, Mount>) -> Things {
     let roots = mounts.values().filter(|mount| mount.is_cgroup);
     let mut waiting: Vec<PathBuf> = roots.map(|mount| mount.point.clone().into()).collect();
@@ -163,7 +160,7 @@ fn names_in(folder: &Path) -> Things {
     names.map(|name| (name.clone(), name)).collect()
 }
 
-/// Loop devices that hold a file.
+/// Returns the loop devices that are backed by a file.
 fn loop_devices() -> Things {
     let names = names_in(Path::new("/sys/block")).into_keys();
     let file = |name: String| {
@@ -175,7 +172,7 @@ fn loop_devices() -> Things {
     names.filter_map(file).collect()
 }
 
-/// Tables of nft; none where nft is not there or may not be asked.
+/// Returns the tables of nft, or none if nft is missing or may not be used.
 fn rule_tables() -> Things {
     let Ok(listed) = Command::new("nft").args(["list", "tables"]).output() else {
         return Things::new();

@@ -1,8 +1,9 @@
-//! What a host holds: processes, cgroups, mounts, namespaces, interfaces, loop devices, tables of
-//! rules. Taken before and after a run; what is there after and was not before is left behind.
+//! Inventory of a host: processes, cgroups, mounts, namespaces, interfaces, loop devices, rule
+//! tables. One is taken before a run and one after it. Things that only the second one holds were
+//! left behind.
 //!
-//! Taking reads the kernel and changes nothing; comparing is pure. Other programs live on a host too:
-//! a scope says whose things count.
+//! Taking an inventory reads the kernel and changes nothing. Comparing two is pure. A host also
+//! runs other programs: a scope selects the things that count.
 
 mod inventory;
 
@@ -40,18 +41,19 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What a host held at one moment: by kind, the identity of each thing and how to tell people of it.
+/// The things that a host held at one moment: by kind, the identity of each with its description.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
-    /// An identity never names two things, also over time: a pid goes with its start time.
+    /// An identity never names two things, even over time: a pid is paired with its start time.
     pub things: BTreeMap<Kind, BTreeMap<String, String>>,
 }
 
-/// Whose things count.
+/// The selection of things that count.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope {
-    /// Texts that mark a thing as ours: a folder in a command line, an environment or a mount, the
-    /// beginning of a cgroup's or an interface's name. Without any, everything counts.
+    /// Texts that mark a thing as part of the run: a directory in a command line, an environment or
+    /// a mount, or the beginning of a cgroup's or an interface's name. An empty list selects
+    /// everything.
     pub marks: Vec<String>,
 }
 
@@ -62,19 +64,19 @@ impl Scope {
 }
 
 impl Inventory {
-    /// How many things there are.
+    /// Returns the number of things.
     #[must_use]
     pub fn len(&self) -> usize {
         self.things.values().map(BTreeMap::len).sum()
     }
 
-    /// Whether nothing was found, which no living host can be.
+    /// Whether nothing was found, which is impossible on a running host.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What is there now and was not in `before`, within the scope, a line each.
+    /// Returns the things within the scope that exist now and not in `before`, one line each.
     #[must_use]
     pub fn leftovers(&self, before: &Self, scope: &Scope) -> Vec<String> {
         let mut left = BTreeSet::new();
@@ -90,7 +92,7 @@ impl Inventory {
         left.into_iter().collect()
     }
 
-    /// The comparison as an event of a history.
+    /// Returns the comparison as an event of a history.
     #[must_use]
     pub fn compared(&self, before: &Self, scope: &Scope, place: &str) -> history::Audit {
         history::Audit::Leftovers {

@@ -1,4 +1,4 @@
-//! `argosy-vm`: tests in a small virtual machine. The same executable is the load inside it.
+//! `argosy-vm`: tests in a small virtual machine. The same executable generates the load inside it.
 
 use std::process::ExitCode;
 

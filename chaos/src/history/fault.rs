@@ -1,10 +1,10 @@
-//! Faults: what a harness does to the cluster.
+//! Faults that a harness injects into the cluster.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The kind of a fault. A kind that was never fired proves nothing about itself: runs count them.
+/// The kind of a fault. Runs count kinds, because a kind that was never injected proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(
@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
     reason = "each is a name that the command line and docs/chaos.md explain"
 )]
 pub enum FaultKind {
-    /// kill -9, or a crash of a simulated host that keeps what was synced.
+    /// kill -9, or a crash of a simulated host that keeps its synced data.
     Crash,
-    /// A crash that also loses what was written and not synced: a power cut.
+    /// A crash that also loses unsynced writes: a power cut.
     PowerCut,
     Restart,
     RollingRestart,
@@ -23,7 +23,7 @@ pub enum FaultKind {
     Resume,
     PartitionBoth,
     PartitionOneWay,
-    /// A connectivity graph that is no clean split; `detail` names it.
+    /// A connectivity graph that is not a clean split. `detail` names it.
     PartitionPartial,
     Heal,
     PacketLoss,
@@ -37,7 +37,7 @@ pub enum FaultKind {
     SyncFailure,
     SlowDisk,
     StalledDisk,
-    /// All files of a node are gone.
+    /// All files of a node are deleted.
     WipeDisk,
     ClockJump,
     MemoryLimit,
@@ -54,12 +54,13 @@ pub enum FaultKind {
     FreezeAllMasters,
     CutLeaderFromMasters,
     ReconnectStorm,
-    /// A switch of the code itself that makes rare orders of events frequent.
+    /// A switch in the code itself that makes rare orders of events frequent.
     Buggify,
 }
 
 impl FaultKind {
-    /// Whether it ends an earlier fault, or only makes rare orders of events frequent. Neither counts as a fault.
+    /// Whether this kind ends an earlier fault, or only makes rare orders of events frequent.
+    /// Neither counts as a fault.
     #[must_use]
     pub fn is_repair(self) -> bool {
         matches!(
@@ -75,21 +76,20 @@ impl fmt::Display for FaultKind {
     }
 }
 
-/// One fault.
+/// A fault that was injected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// What kind.
     #[serde(rename = "fault")]
     pub kind: FaultKind,
-    /// Who suffers it: "master-1", "agent-3", "master-1>master-2" for one direction, "*" for all.
+    /// The target: "master-1", "agent-3", "master-1>master-2" for one direction, "*" for all.
     pub target: String,
-    /// Amounts and particulars, as "300 ms"; may be empty.
+    /// Amounts and details, such as "300 ms". May be empty.
     #[serde(default)]
     pub detail: String,
 }
 
 impl Fault {
-    /// A fault without particulars.
+    /// Returns a fault without details.
     #[must_use]
     pub fn new(kind: FaultKind, target: impl Into<String>) -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Fault {
         }
     }
 
-    /// The same with particulars.
+    /// Returns the same fault with details.
     #[must_use]
     pub fn with(mut self, detail: impl Into<String>) -> Self {
         self.detail = detail.into();

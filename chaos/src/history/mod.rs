@@ -1,5 +1,5 @@
-//! One format for what happened, in the simulation and with real processes: events in the order of
-//! their times, as JSON lines. Checkers read it and nothing else.
+//! The history format of the simulation and of real processes: events in order of time, as JSON
+//! lines. It is the only input of the checkers.
 //!
 //! ```
 //! use argosy_chaos::history::{
@@ -7,7 +7,7 @@
 //! };
 //! use argosy_state::ids::NodeId;
 //!
-//! // The clock is any function to nanoseconds since the run began: of the simulation, or real.
+//! // The clock is any function that returns nanoseconds since the run began.
 //! let (recorder, recording) = Recorder::in_memory(|| 7);
 //! let client = Process::new("operator-1");
 //! let call = recorder.invoke(&client, Operation::Read {
@@ -21,10 +21,10 @@
 //! let history = recording.finish().unwrap();
 //! assert_eq!(history.events.len(), 4);
 //! ```
-//!
-//! An operation ends `ok` (it took place), `fail` (it did not, ever) or `info` (nobody knows: a
-//! timeout is this, never a `fail`). A process name is who acts or sees: "master-2", "agent-3",
-//! "greedy-1"; one name has at most one operation open if it is to be checked for linearizability.
+//! An operation ends as `ok` (it took place), `fail` (it did not and never will) or `info` (its
+//! outcome is unknown: a timeout is always `info`, never `fail`). A process name identifies the
+//! actor or the observer: "master-2", "agent-3", "greedy-1". If a name is checked for
+//! linearizability, it has at most one open operation.
 
 mod fault;
 mod observation;
@@ -53,19 +53,18 @@ pub use operation::{
 pub use reader::{HistoryError, read_file};
 pub use recorder::{CallId, RecordError, Recorder, Recording};
 
-/// Who acts or sees; cheap to clone.
+/// The actor or observer of an event. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Process(Arc<str>);
 
 impl Process {
-    /// A process called `name`.
+    /// Returns the process called `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
 
-    /// Its name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -107,21 +106,21 @@ impl fmt::Display for Process {
 pub struct Event {
     /// Nanoseconds since the run began.
     pub time_ns: u64,
-    /// Who.
+    /// The actor or observer.
     pub process: Process,
-    /// When it became true in the registry, where that is known.
+    /// The revision at which it became true in the registry, if that is known.
     #[serde(
         with = "text::option",
         default,
         skip_serializing_if = "Option::is_none"
     )]
     pub revision: Option<Revision>,
-    /// What.
+    /// The content of the event.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What an event is about. `call` joins the end of an operation to its beginning.
+/// The content of an event. `call` joins the end of an operation to its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
@@ -129,60 +128,57 @@ pub enum What {
     Invoke {
         /// Unique in the history.
         call: u64,
-        /// What is asked for.
+        /// The request.
         #[serde(flatten)]
         operation: Operation,
     },
-    /// It took place.
+    /// The operation took place.
     Ok {
-        /// Which operation.
         call: u64,
-        /// What was answered.
+        /// The response.
         #[serde(flatten)]
         outcome: Outcome,
     },
-    /// It did not take place, and never will.
+    /// The operation did not take place, and never will.
     Fail {
-        /// Which operation.
         call: u64,
-        /// `Rejection::code` where the cluster refused it, or words.
+        /// `Rejection::code` if the cluster rejected it, otherwise a text.
         reason: String,
     },
-    /// Nobody knows.
+    /// The outcome of the operation is unknown.
     Info {
-        /// Which operation.
         call: u64,
-        /// What is known.
+        /// The known part of the reason.
         reason: String,
     },
-    /// The harness does something to the cluster.
+    /// The harness injects a fault.
     Fault(Fault),
-    /// Something was seen.
+    /// Something was observed.
     Observation(Observation),
 }
 
-/// Everything that happened, in the order of its times.
+/// All events of a run, in order of time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
-    /// Ascending by time; of one time, in the order in which they were recorded.
+    /// Ascending by time. Events with equal times are in the order in which they were recorded.
     pub events: Vec<Event>,
 }
 
 /// An operation with its end.
 #[derive(Debug, Clone, Copy)]
 pub struct CallView<'a> {
-    /// Position of its beginning among the events.
+    /// The position of its beginning among the events.
     pub position: usize,
-    /// Its beginning.
+    /// The event of its beginning.
     pub begun: &'a Event,
-    /// What was asked for.
+    /// The request.
     pub operation: &'a Operation,
-    /// Position of its end, and its end; absent if the run ended before.
+    /// The position and the event of its end; absent if the run ended before.
     pub ended: Option<(usize, &'a Event)>,
 }
 
 impl<'a> CallView<'a> {
-    /// What was answered, if it took place.
+    /// Returns the response, if the operation took place.
     #[must_use]
     pub fn outcome(&self) -> Option<&'a Outcome> {
         match self.ended {
@@ -197,7 +193,7 @@ impl<'a> CallView<'a> {
         }
     }
 
-    /// Why it did not take place, if that is known for sure.
+    /// Returns why the operation did not take place, if that is certain.
     #[must_use]
     pub fn failure(&self) -> Option<&'a str> {
         match self.ended {
@@ -214,14 +210,14 @@ impl<'a> CallView<'a> {
 }
 
 impl History {
-    /// Puts events in the order of their times.
+    /// Sorts the events by time.
     #[must_use]
     pub fn new(mut events: Vec<Event>) -> Self {
         events.sort_by_key(|event| event.time_ns);
         Self { events }
     }
 
-    /// Every operation with its end, in the order of their beginnings.
+    /// Returns every operation with its end, in the order of their beginnings.
     #[must_use]
     pub fn calls(&self) -> Vec<CallView<'_>> {
         let mut calls: Vec<CallView<'_>> = Vec::new();
@@ -248,7 +244,7 @@ impl History {
         calls
     }
 
-    /// Every observation with its position and event.
+    /// Returns every observation with its position and event.
     pub fn observations(&self) -> impl Iterator<Item = (usize, &Event, &Observation)> {
         let events = self.events.iter().enumerate();
         events.filter_map(|(position, event)| match &event.what {
@@ -257,7 +253,7 @@ impl History {
         })
     }
 
-    /// Every fault with its position and event.
+    /// Returns every fault with its position and event.
     pub fn faults(&self) -> impl Iterator<Item = (usize, &Event, &Fault)> {
         let events = self.events.iter().enumerate();
         events.filter_map(|(position, event)| match &event.what {
@@ -266,7 +262,8 @@ impl History {
         })
     }
 
-    /// A hash over all lines, as 32 hexadecimal digits: a seed that is replayed gives it again.
+    /// Returns a hash over all lines, as 32 hexadecimal digits. A replay of the seed returns the
+    /// same hash.
     ///
     /// # Panics
     /// Never: every event has a JSON form.

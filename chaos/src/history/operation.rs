@@ -1,4 +1,4 @@
-//! What is asked of the cluster, and what it answers: the payloads of invoke and ok.
+//! Requests to the cluster and their responses: the payloads of `Invoke` and `Ok`.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,199 +8,184 @@ use argosy_state::task::TaskState;
 
 use super::text;
 
-/// How fresh a read must be.
+/// The required freshness of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
-    /// Never older than what was true when it was asked.
+    /// Not older than the state at the time of the request.
     Linearizable,
-    /// As old as the asked master is.
+    /// The state of the master that is asked.
     Local,
 }
 
-/// A numbered call of a framework: with this name it takes effect at most once.
+/// The name of a numbered call of a framework. A call with this name takes effect at most once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CallName {
-    /// Whose.
     #[serde(with = "text")]
     pub framework: FrameworkId,
-    /// The nonce of its session.
+    /// The nonce of the session.
     pub session: u64,
-    /// Counts within the session.
+    /// The number within the session.
     pub number: u64,
 }
 
-/// A task that an acceptance asks for.
+/// A task that an acceptance launches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// Which.
     #[serde(with = "text")]
     pub task: TaskKey,
-    /// What it uses.
+    /// The resources of the task.
     #[serde(with = "text")]
     pub resources: Resources,
 }
 
-/// An update by the name that it has to its framework.
+/// The name of an update, as its framework knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateName {
-    /// Of which task.
     #[serde(with = "text")]
     pub task: TaskKey,
-    /// When it became true.
+    /// The revision at which it became true.
     #[serde(with = "text")]
     pub revision: Revision,
 }
 
-/// What a client asks for. One that is repeated after a timeout is invoked once: it is one operation
-/// until its caller gives up (`info`) or knows (`ok`, `fail`).
+/// A request of a client. One that is repeated after a timeout is invoked once: it is one operation
+/// until its caller gives up (`info`) or knows the outcome (`ok`, `fail`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum Operation {
-    /// Asks for the value of a register: an attribute, or a key of the raft-only simulation.
+    /// Reads a register: an attribute, or a key of the simulation of Raft alone.
     Read {
-        /// Its name, unique in the cluster, as "attribute/agent-1/zone".
+        /// The name of the register, unique in the cluster, such as "attribute/agent-1/zone".
         key: String,
-        /// How fresh.
+        /// The required freshness.
         consistency: Consistency,
     },
-    /// Sets a register; `None` deletes it.
+    /// Sets a register. `None` deletes it.
     Write {
-        /// Its name.
+        /// The name of the register.
         key: String,
-        /// What it is to hold. Values that never repeat make the checker sharp.
+        /// The new value. Values that never repeat make the checker precise.
         value: Option<String>,
-        /// The id under which it may be repeated; empty if it has none.
+        /// The request id under which the write may be repeated; empty if it has none.
         request: String,
     },
-    /// Sets a register if it holds what is expected; `None` means absent.
+    /// Sets a register if it has the expected value. `None` means absent.
     CompareAndSet {
-        /// Its name.
+        /// The name of the register.
         key: String,
-        /// What it must hold.
+        /// The expected value.
         expected: Option<String>,
-        /// What it is to hold then.
+        /// The new value.
         value: Option<String>,
     },
-    /// A scheduler subscribes.
+    /// Subscribes a scheduler.
     Subscribe {
-        /// Absent the first time.
+        /// The framework's id; absent for the first subscription.
         #[serde(with = "text::option", default)]
         framework: Option<FrameworkId>,
-        /// The nonce of its session.
+        /// The nonce of the session.
         session: u64,
-        /// On whose behalf.
+        /// The principal of the scheduler.
         principal: String,
-        /// The offers that it still holds.
+        /// The offers that the scheduler still holds.
         #[serde(with = "text::list", default)]
         held: Vec<OfferId>,
     },
-    /// Uses offers.
+    /// Accepts offers.
     Accept {
-        /// Its name.
+        /// The name of the call.
         name: CallName,
-        /// The offers, of one agent and role.
+        /// The offers, all of one agent and role.
         #[serde(with = "text::list")]
         offers: Vec<OfferId>,
-        /// What is to run.
+        /// The tasks to launch.
         launches: Vec<Launch>,
-        /// One refused launch refuses all.
+        /// Whether one rejected launch rejects all.
         all_or_nothing: bool,
     },
-    /// Gives offers back.
+    /// Declines offers.
     Decline {
-        /// Whose.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// The offers.
         #[serde(with = "text::list")]
         offers: Vec<OfferId>,
     },
-    /// Ends a task; `name` is absent if an operator asks.
+    /// Kills a task. `name` is absent for an operator's request.
     Kill {
-        /// Its name.
+        /// The name of the call.
         name: Option<CallName>,
-        /// Which task.
         #[serde(with = "text")]
         task: TaskKey,
     },
-    /// Says that updates are stored: each covers that one and all before it of its task.
+    /// Acknowledges that updates are stored. Each acknowledgement covers that update and all
+    /// earlier ones of its task.
     Acknowledge {
-        /// Whose.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// The nonce of its session.
+        /// The nonce of the session.
         session: u64,
-        /// Which.
         updates: Vec<UpdateName>,
     },
-    /// Asks for the states of tasks; an empty list means all that have not ended.
+    /// Asks for the states of tasks. An empty list means all that have not ended.
     Reconcile {
-        /// Whose.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// Which.
         #[serde(with = "text::list")]
         tasks: Vec<TaskKey>,
     },
-    /// Wants no offers in these roles; none means all.
+    /// Stops offers for these roles; an empty list means all.
     Suppress {
-        /// Its name.
+        /// The name of the call.
         name: CallName,
-        /// Which roles.
         #[serde(with = "text::list")]
         roles: Vec<Role>,
     },
-    /// Wants offers again in these roles; none means all.
+    /// Resumes offers for these roles; an empty list means all.
     Revive {
-        /// Its name.
+        /// The name of the call.
         name: CallName,
-        /// Which roles.
         #[serde(with = "text::list")]
         roles: Vec<Role>,
     },
-    /// Ends a framework and all its tasks; `name` is absent if an operator asks.
+    /// Removes a framework with all its tasks. `name` is absent for an operator's request.
     Teardown {
-        /// Its name.
+        /// The name of the call.
         name: Option<CallName>,
-        /// Which framework.
         #[serde(with = "text")]
         framework: FrameworkId,
     },
-    /// Offers no more of an agent.
+    /// Stops offers of an agent.
     Deactivate {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
     },
-    /// Offers it again.
+    /// Resumes offers of an agent.
     Reactivate {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
     },
-    /// Declares an agent dead, for ever.
+    /// Declares an agent permanently gone.
     MarkGone {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
     },
-    /// Hands leadership over; `None` to any other voter.
+    /// Transfers leadership. `None` means to any other voter.
     Transfer {
-        /// To whom.
+        /// The new leader.
         #[serde(with = "text::option", default)]
         to: Option<NodeId>,
     },
     /// Makes these masters the voters.
     ChangeVoters {
-        /// All of them.
+        /// The complete list.
         #[serde(with = "text::list")]
         voters: Vec<NodeId>,
     },
 }
 
 impl Operation {
-    /// The numbered call that it is, if it is one.
+    /// Returns the name of the call, if the operation is a numbered call.
     #[must_use]
     pub fn call_name(&self) -> Option<&CallName> {
         match self {
@@ -224,62 +209,57 @@ impl Operation {
     }
 }
 
-/// One launch that was refused within an acceptance that was not.
+/// A launch that was rejected within an accepted acceptance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Position among the launches.
+    /// The position among the launches.
     pub position: u32,
     /// `Rejection::code`.
     pub code: String,
 }
 
-/// A task's state, as an answer tells it.
+/// The state of a task in a reconciliation response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// Which task.
     #[serde(with = "text")]
     pub task: TaskKey,
-    /// Its state.
     #[serde(with = "text")]
     pub state: TaskState,
 }
 
-/// What an operation that took place was answered. A refusal is no outcome: it is a `fail`.
+/// The response to an operation that took place. A rejection is not an outcome: it is a `fail`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// Done, or already so.
+    /// Done, or already in that state.
     Done,
-    /// A register holds this; `None` means absent.
-    Value {
-        /// The value.
-        value: Option<String>,
-    },
-    /// Whether a compare-and-set has set.
+    /// The value of a register. `None` means absent.
+    Value { value: Option<String> },
+    /// The result of a compare-and-set.
     Swapped {
-        /// Whether it held what was expected.
+        /// Whether the register had the expected value.
         swapped: bool,
     },
     /// A scheduler is subscribed.
     Subscribed {
-        /// As whom.
+        /// The id of the framework.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// Held offers that stay good.
+        /// Held offers that remain valid.
         #[serde(with = "text::list")]
         kept: Vec<OfferId>,
-        /// Held offers that are void.
+        /// Held offers that are rescinded.
         #[serde(with = "text::list")]
         rescinded: Vec<OfferId>,
     },
-    /// An acceptance was applied, but for these launches.
+    /// An acceptance was applied, except for these launches.
     Accepted {
-        /// By position.
+        /// The rejected launches, by position.
         refused: Vec<Refusal>,
     },
-    /// Answers to a reconciliation.
+    /// The response to a reconciliation.
     Answers {
-        /// One a task.
+        /// One entry for each task.
         answers: Vec<Answer>,
     },
 }

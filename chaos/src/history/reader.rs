@@ -1,4 +1,4 @@
-//! Reads a history back from its file.
+//! Reads a history from its file.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -6,33 +6,24 @@ use std::path::{Path, PathBuf};
 
 use super::{Event, History};
 
-/// Why a history cannot be read.
+/// The reason why a history cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// The file cannot be read.
     #[error("cannot read the history {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A line is no event.
-    #[error("line {number} of the history {path} is no event")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("line {number} of the history {path} is not an event")]
     Line {
-        /// Of which file.
         path: PathBuf,
-        /// From 1.
+        /// The number of the line, from 1.
         number: usize,
-        /// Why.
         source: serde_json::Error,
     },
 }
 
-/// Reads a history. A last line without its end, of a run that was cut off, is left out.
+/// Reads a history. An incomplete last line, from an interrupted run, is left out.
 ///
 /// # Errors
-/// If the file cannot be read, or a whole line of it is no event.
+/// If the file cannot be read, or a complete line of it is not an event.
 pub fn read_file(path: &Path) -> Result<History, HistoryError> {
     let read = |source| HistoryError::Read {
         path: path.to_owned(),

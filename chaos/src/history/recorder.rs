@@ -1,7 +1,7 @@
-//! Records a history: handles that are cheap to clone feed it, and a file has a thread of its own.
+//! Recorder of a history. Its handles are cheap to clone, and a dedicated thread writes the file.
 //!
-//! The recorder stamps the time in the thread that records: the beginning of an operation is never
-//! late, its end never early.
+//! The recorder stamps the time in the recording thread. The beginning of an operation is never
+//! stamped late, and its end is never stamped early.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -15,34 +15,23 @@ use argosy_state::ids::Revision;
 
 use super::{Event, Fault, History, Observation, Operation, Outcome, Process, What};
 
-/// Events on their way to the thread that owns the history. When so many wait, whoever records waits
-/// too: a history with holes would prove nothing.
+/// Capacity of the queue to the thread that owns the history. When it is full, recording blocks: a
+/// history with gaps would prove nothing.
 const EVENTS_WAITING: usize = 65_536;
 
-/// Why a history is not whole.
+/// The reason why a history is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The file cannot be written.
     #[error("cannot write the history {path}")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The thread cannot be started.
+    Write { path: PathBuf, source: io::Error },
     #[error("cannot start the thread that records the history")]
-    Start {
-        /// Why.
-        source: io::Error,
-    },
-    /// The thread ended before its time.
-    #[error("the thread that records the history has died")]
+    Start { source: io::Error },
+    #[error("the history recorder thread ended early")]
     Died,
 }
 
-/// An operation that is open. It is given back with its end; dropped, the operation stays open, which
-/// checkers take for `info`.
+/// An open operation. It is passed back with its end. If it is dropped, the operation stays open,
+/// which checkers treat as `info`.
 #[derive(Debug)]
 #[must_use = "an operation ends ok, fail or info"]
 pub struct CallId {
@@ -51,7 +40,7 @@ pub struct CallId {
 }
 
 impl CallId {
-    /// Its number in the history.
+    /// Returns its number in the history.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
@@ -63,15 +52,15 @@ enum Message {
     End,
 }
 
-/// Where events go.
+/// The destination of events.
 #[derive(Clone)]
 enum Sink {
-    /// Until the recording takes them.
+    /// In memory, until the recording takes them.
     Memory(Arc<Mutex<Option<Vec<Event>>>>),
     File(SyncSender<Message>),
 }
 
-/// A handle by which events are recorded; every clone feeds the same history.
+/// A handle that records events. All clones feed the same history.
 #[derive(Clone)]
 pub struct Recorder {
     events: Sink,
@@ -79,7 +68,7 @@ pub struct Recorder {
     calls: Arc<AtomicU64>,
 }
 
-/// The history in the making: whoever holds it ends it.
+/// A history that is being recorded. Its owner finishes it.
 pub struct Recording(Kept);
 
 enum Kept {
@@ -91,7 +80,7 @@ enum Kept {
 }
 
 impl Recorder {
-    /// Records in memory. `clock` gives nanoseconds since the run began.
+    /// Records in memory. `clock` returns nanoseconds since the run began.
     #[must_use]
     pub fn in_memory(clock: impl Fn() -> u64 + Send + Sync + 'static) -> (Self, Recording) {
         let kept = Arc::new(Mutex::new(Some(Vec::new())));
@@ -102,7 +91,7 @@ impl Recorder {
     /// Records in memory and, line by line, into a new file at `path`.
     ///
     /// # Errors
-    /// If the file cannot be made.
+    /// If the file cannot be created.
     pub fn to_file(
         path: &Path,
         clock: impl Fn() -> u64 + Send + Sync + 'static,
@@ -113,7 +102,8 @@ impl Recorder {
         })?;
         let (path, mut file) = (path.to_owned(), BufWriter::new(file));
         let (events, inbox) = sync_channel(EVENTS_WAITING);
-        // A thread of its own: a busy runtime must not hold up the file, nor a slow disk the runtime.
+        // A dedicated thread: a busy runtime must not delay the file, and a slow disk must not
+        // delay the runtime.
         let owner = std::thread::Builder::new()
             .name("history".to_owned())
             .spawn(move || {
@@ -132,7 +122,7 @@ impl Recorder {
         }
     }
 
-    /// An operation begins.
+    /// Records the beginning of an operation.
     pub fn invoke(&self, process: impl Into<Process>, operation: Operation) -> CallId {
         let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let process = process.into();
@@ -141,7 +131,7 @@ impl Recorder {
         CallId { number, process }
     }
 
-    /// It took place.
+    /// Records that an operation took place.
     pub fn ok(&self, call: CallId, outcome: Outcome, revision: Option<Revision>) {
         let CallId { number, process } = call;
         let what = What::Ok {
@@ -151,7 +141,7 @@ impl Recorder {
         self.record(process, revision, what);
     }
 
-    /// It did not take place, and never will: only what the cluster definitely refused.
+    /// Records that an operation did not take place and never will: only for definite rejections.
     pub fn fail(&self, call: CallId, reason: impl Into<String>) {
         let CallId { number, process } = call;
         let what = What::Fail {
@@ -161,7 +151,7 @@ impl Recorder {
         self.record(process, None, what);
     }
 
-    /// Nobody knows whether it took place, or will: a timeout, a lost connection.
+    /// Records that the outcome of an operation is unknown: a timeout, a lost connection.
     pub fn info(&self, call: CallId, reason: impl Into<String>) {
         let CallId { number, process } = call;
         let what = What::Info {
@@ -171,18 +161,18 @@ impl Recorder {
         self.record(process, None, what);
     }
 
-    /// The harness does something to the cluster; recorded just before it does.
+    /// Records a fault, just before it is injected.
     pub fn fault(&self, fault: Fault) {
         self.record(Process::new("nemesis"), None, What::Fault(fault));
     }
 
-    /// Something was seen.
+    /// Records an observation.
     pub fn observe(&self, process: impl Into<Process>, observation: impl Into<Observation>) {
         let what = What::Observation(observation.into());
         self.record(process.into(), None, what);
     }
 
-    /// Something was seen that became true at this revision.
+    /// Records an observation of something that became true at this revision.
     pub fn observe_at(
         &self,
         process: impl Into<Process>,
@@ -193,7 +183,7 @@ impl Recorder {
         self.record(process.into(), Some(revision), what);
     }
 
-    /// Nanoseconds since the run began.
+    /// Returns the nanoseconds since the run began.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         (self.clock)()
@@ -206,7 +196,8 @@ impl Recorder {
             revision,
             what,
         };
-        // After the end of the recording there is nobody to tell: what comes then is no part of it.
+        // After the recording has ended there is no receiver. Later events are not part of the
+        // history.
         match &self.events {
             Sink::Memory(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -220,8 +211,8 @@ impl Recorder {
 }
 
 impl Recording {
-    /// Ends the history with what was recorded until now; handles that are still around record no
-    /// more.
+    /// Ends the history with the events that were recorded until now. Remaining handles record
+    /// nothing more.
     ///
     /// # Errors
     /// If the file could not be written.
@@ -232,7 +223,8 @@ impl Recording {
                 kept.expect("only the end takes it, and there is one")
             }
             Kept::File(events, owner) => {
-                // A failure means that the owner has ended already, and it says why.
+                // A failure means that the owner thread has ended already; its result has the
+                // reason.
                 let _ = events.send(Message::End);
                 owner.join().map_err(|_| RecordError::Died)??
             }
@@ -241,7 +233,7 @@ impl Recording {
     }
 }
 
-/// The line of an event, with its end.
+/// Returns the line of an event, with its line end.
 pub(super) fn line(event: &Event) -> Vec<u8> {
     let mut line = serde_json::to_vec(event).expect("every event has a JSON form");
     line.push(b'\n');
@@ -254,7 +246,7 @@ fn own(inbox: &Receiver<Message>, file: &mut BufWriter<File>) -> io::Result<Vec<
         let message = match inbox.try_recv() {
             Ok(message) => Some(message),
             Err(TryRecvError::Empty) => {
-                // Whoever follows the file sees everything as soon as there is a pause.
+                // Flushes on every pause, so that a reader that follows the file sees all events.
                 file.flush()?;
                 inbox.recv().ok()
             }

@@ -1,4 +1,4 @@
-//! What is recorded is read back, in the order of its times, and hashes alike.
+//! Tests that recorded events are read back in order of time, with an equal hash.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use argosy_state::task::TaskState;
 
 use super::*;
 
-/// A clock that a test moves.
+/// Returns a clock that a test advances.
 fn clock() -> (Arc<AtomicU64>, impl Fn() -> u64 + Send + Sync + 'static) {
     let now = Arc::new(AtomicU64::new(0));
     let read = now.clone();
@@ -24,7 +24,7 @@ fn key(task: &str) -> TaskKey {
     }
 }
 
-/// One of each shape, with every kind of value in it.
+/// Records one event of each shape, with every kind of value.
 fn record_all(recorder: &Recorder) {
     record_calls(recorder);
     record_facts(recorder);

@@ -1,6 +1,6 @@
-//! How the cluster's own names stand in a history: as the text that people read everywhere else.
+//! The text forms of ids and states in a history, the same as everywhere else.
 //!
-//! Serde adaptors for types of `state`, which knows no serde: `with = "text"` for a value,
+//! Serde adaptors for types of `state`, which does not use serde: `with = "text"` for a value,
 //! `text::option` and `text::list` for several.
 
 use serde::de::{Deserialize, Deserializer, Error};
@@ -13,7 +13,7 @@ use argosy_state::ids::{
 use argosy_state::resources::Resources;
 use argosy_state::task::TaskState;
 
-/// A value with one text form that reads back as itself.
+/// A value with one text form that parses back to itself.
 pub(super) trait Text: Sized {
     fn write(&self) -> String;
     fn read(text: &str) -> Option<Self>;
@@ -34,7 +34,7 @@ fn read<T: Text, E: Error>(text: &str) -> Result<T, E> {
     })
 }
 
-/// Values that may be absent.
+/// Adaptor for optional values.
 pub(super) mod option {
     use super::{Deserialize, Deserializer, Serializer, Text, read};
 
@@ -56,7 +56,7 @@ pub(super) mod option {
     }
 }
 
-/// Values in a row.
+/// Adaptor for lists of values.
 pub(super) mod list {
     use super::{Deserialize, Deserializer, Serializer, Text, read};
 
@@ -75,7 +75,7 @@ pub(super) mod list {
     }
 }
 
-/// Types that print and read themselves.
+/// Implements `Text` for types that implement `Display` and `FromStr`.
 macro_rules! as_printed {
     ($($name:ty),*) => {$(
         impl Text for $name {
@@ -92,7 +92,7 @@ macro_rules! as_printed {
 
 as_printed!(AgentId, FrameworkId, NodeId, OfferId, Resources);
 
-/// Types that are one number.
+/// Implements `Text` for types that are one number.
 macro_rules! as_number {
     ($($name:ident),*) => {$(
         impl Text for $name {
@@ -109,7 +109,7 @@ macro_rules! as_number {
 
 as_number!(Epoch, OrderIndex);
 
-/// Enums, by the names that they have in Rust.
+/// Implements `Text` for enums, by the names of their variants.
 macro_rules! as_named {
     ($name:ident: $($variant:ident),*) => {
         impl Text for $name {

@@ -1,8 +1,9 @@
-//! The independent witness: what tasks themselves wrote at their start, into a file that no agent
-//! writes. It believes neither masters nor agents, so two lines of one task are two starts.
+//! The independent witness: a file in which tasks record their own starts, and which no agent
+//! writes. It relies on neither masters nor agents, so two lines of one task are two starts.
 //!
-//! A line is `task order nonce boot_id pid start_time`; the order is `-` where a task cannot know it,
-//! and may be left out. The task is its key, or its id alone if only one framework wrote the file.
+//! A line is `task order nonce boot_id pid start_time`. The order is `-` if the task cannot know
+//! it, and may be omitted. The task is its key, or its id alone if only one framework wrote the
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -16,45 +17,36 @@ use super::text;
 /// One start of a process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Start {
-    /// The order that launched it, if the task knows.
+    /// The order that launched it, if the task knows it.
     #[serde(with = "text::option", default)]
     pub order: Option<OrderIndex>,
-    /// Drawn by the process: differs between any two starts.
+    /// A random value, different for every start.
     pub nonce: String,
-    /// This boot of its kernel.
+    /// The boot id of the kernel.
     pub boot_id: String,
-    /// As the process sees itself.
+    /// The pid in the process's own namespace.
     pub pid: u32,
     /// Clock ticks since boot.
     pub start_time: u64,
 }
 
-/// Why a witness file cannot be believed.
+/// The reason why a witness file is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
-    /// It cannot be read.
     #[error("cannot read the witness file {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A line of it is none.
+    Read { path: PathBuf, source: io::Error },
     #[error(
         "line {number} of the witness file {path} is {line:?}, not `task order nonce boot_id pid start_time`"
     )]
     Line {
-        /// Of which file.
         path: PathBuf,
-        /// From 1.
+        /// The number of the line, from 1.
         number: usize,
-        /// The line.
         line: String,
     },
 }
 
-/// Reads one line; ids without a framework are of `framework`.
+/// Parses one line. Ids without a framework belong to `framework`.
 #[must_use]
 pub fn parse_line(line: &str, framework: FrameworkId) -> Option<(TaskKey, Start)> {
     let fields: Vec<&str> = line.split(' ').collect();
@@ -87,11 +79,11 @@ pub fn parse_line(line: &str, framework: FrameworkId) -> Option<(TaskKey, Start)
     Some((key, start))
 }
 
-/// Reads a witness file. A last line without its end is of a process that is just writing, and is
-/// left out; a file that is absent means that nothing started.
+/// Reads a witness file. An incomplete last line is still being written, and is left out. A missing
+/// file means that nothing started.
 ///
 /// # Errors
-/// If it cannot be read, or a whole line of it is none.
+/// If the file cannot be read, or a complete line of it is invalid.
 pub fn read_file(
     path: &Path,
     framework: FrameworkId,

@@ -1,6 +1,6 @@
-//! R6: what was acknowledged survives whatever happened. Judged by the final phase: every register
-//! holds what an acknowledged write, or one of unknown end, has left there, and every task that was
-//! accepted is there or has ended.
+//! R6: acknowledged writes and tasks survive all faults. Checked in the final phase: every register
+//! holds the value of an acknowledged write, or of one with unknown outcome. Every accepted task
+//! exists or has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::facts::{final_phase, of_tasks, registered, removed};
 use crate::history::{CallView, History, Operation, Outcome, TaskFact};
 use crate::linearizability::{Action, Call, registers};
 
-/// Judges a history; one that never reached its final phase is not looked at.
+/// Checks a history. One without a final phase is skipped.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     if let Some(end) = final_phase(history) {
@@ -23,7 +23,8 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// What the calls on a register may have left in it when all that ended before `end` have.
+/// Returns the values that the calls on a register may have left after all calls that ended before
+/// `end`.
 fn left<'a>(calls: &[Call<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
     let mut values = BTreeSet::new();
     let sets = |call: &Call<'a>| match call.action {
@@ -67,7 +68,7 @@ fn holds(findings: &mut Findings, key: &str, calls: &[Call<'_>], end: usize) {
     }
 }
 
-/// Every task of an acceptance that was not refused.
+/// Returns every task of an acceptance that was not rejected.
 fn accepted<'a>(call: &CallView<'a>) -> Vec<&'a TaskKey> {
     let (Operation::Accept { launches, .. }, Some(Outcome::Accepted { refused })) =
         (call.operation, call.outcome())
@@ -101,7 +102,8 @@ fn tasks(findings: &mut Findings, history: &History) {
     let removed = removed(history);
     for call in history.calls() {
         for task in accepted(&call) {
-            // A run that ends early may have taken its last audit while work went on.
+            // A run that ends early may have taken its last audit while calls were still in
+            // progress.
             let is_later = call.ended.is_some_and(|(ended, _)| ended > audit);
             if is_later || removed.contains(&task.framework) {
                 continue;

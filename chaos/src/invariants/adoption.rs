@@ -1,5 +1,5 @@
-//! T8: a restarted agent adopts exactly its own processes, ends none that it should have adopted, and tells the true end
-//! of those that ended meanwhile.
+//! T8: a restarted agent adopts exactly its own processes, kills none that it should have adopted,
+//! and reports the actual end of those that ended while it was down.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,6 @@ use super::Findings;
 use super::facts::of_tasks;
 use crate::history::{End, History, TaskFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut alive: BTreeMap<&TaskKey, (usize, (&str, u32, u64))> = BTreeMap::new();
@@ -66,7 +65,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// An agent has let go of a task only when the registry had its end.
+/// Checks that an agent has dropped a task only after the registry had its end.
 fn orphans(history: &History, findings: &mut Findings) {
     let mut over: BTreeSet<&TaskKey> = BTreeSet::new();
     for (at, _, fact) in of_tasks(history) {

@@ -1,4 +1,5 @@
-//! T4: whenever all is at rest, what the registry says runs on a host is what runs there, by the kernel.
+//! T4: at rest, the tasks that run on a host according to the registry are those that the kernel
+//! reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +10,15 @@ use super::Findings;
 use super::facts::audits;
 use crate::history::{Audit, FinalTask, History};
 
-/// What was found at one moment, of the registry and of the hosts.
+/// The audits of the registry and of the hosts at one moment.
 #[derive(Default)]
 struct Moment<'a> {
     registry: Option<(usize, &'a [FinalTask])>,
     hosts: BTreeMap<AgentId, (usize, BTreeSet<&'a TaskKey>)>,
 }
 
-/// Judges a history by its audits. Those of one moment follow each other: with the second of a kind the next one begins.
+/// Checks a history by its audits. Those of one moment follow each other: the second one of a kind
+/// begins the next moment.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut moment = Moment::default();
@@ -50,7 +52,7 @@ impl Moment<'_> {
             let Some((at, running)) = self.hosts.get(&task.agent) else {
                 continue;
             };
-            // One that was just accepted is on its way.
+            // A task that was just accepted is still in flight.
             let is_there = task.state == TaskState::Staging || running.contains(&task.task);
             findings.must(is_there, [registered, *at], || {
                 format!(

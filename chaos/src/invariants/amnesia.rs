@@ -1,4 +1,4 @@
-//! R8: a master whose disk was wiped, or whose synced log came back shorter, never votes or leads
+//! R8: a master whose disk was wiped, or whose synced log became shorter, never votes or leads
 //! again under its old id.
 
 use std::collections::BTreeMap;
@@ -9,10 +9,9 @@ use super::Findings;
 use super::facts::{of_masters, struck};
 use crate::history::{FaultKind, History, RaftFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    // Since when a node has forgotten something.
+    // The event since which a node has lost data.
     let mut forgetful: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (at, target) in struck(history, FaultKind::WipeDisk) {
         if let Ok(node) = target.parse() {

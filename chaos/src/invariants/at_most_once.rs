@@ -1,5 +1,5 @@
-//! R7: each call takes effect at most once, however often it is repeated: one answer a name, one order
-//! a task, one task an order.
+//! R7: each call takes effect at most once, however often it is repeated: one response for a name,
+//! one order for a task, one task for an order.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use super::Findings;
 use super::facts::of_tasks;
 use crate::history::{CallName, Event, History, Outcome, TaskFact, What};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut answers: BTreeMap<&CallName, (usize, Option<&Outcome>)> = BTreeMap::new();

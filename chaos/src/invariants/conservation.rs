@@ -1,11 +1,10 @@
-//! O1: of every agent, after every entry: what tasks use, what is on offer and what is free is exactly
-//! all there is.
+//! O1: for every agent, after every entry, the used, offered and free resources add up to the
+//! total.
 
 use super::Findings;
 use super::facts::of_agents;
 use crate::history::{AgentFact, History};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (at, _, fact) in of_agents(history) {

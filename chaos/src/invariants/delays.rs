@@ -1,17 +1,18 @@
-//! Faults that hold up what a master sends to a process, and when each was in force.
+//! Faults that delay the messages of a master to a process, and the time in which each was in
+//! force.
 
 use std::ops::Range;
 
 use crate::history::{Fault, FaultKind, History};
 
-/// A fault while it was in force, in nanoseconds.
+/// The time in which a fault was in force, in nanoseconds.
 struct Delay<'a> {
     fault: &'a Fault,
     from_ns: u64,
     until_ns: u64,
 }
 
-/// All of a history.
+/// All delays of a history.
 pub(super) struct Delays<'a>(Vec<Delay<'a>>);
 
 impl<'a> Delays<'a> {
@@ -40,7 +41,7 @@ impl<'a> Delays<'a> {
         Self(delays)
     }
 
-    /// For how much of this time the master, or the link between it and the process, was held up.
+    /// Returns for how much of this time the master, or its link to the process, was delayed.
     pub(super) fn held_up_ns(&self, time_ns: &Range<u64>, master: &str, process: &str) -> u64 {
         let concerned = self.0.iter().filter(|delay| {
             let target = delay.fault.target.as_str();
@@ -66,7 +67,8 @@ impl<'a> Delays<'a> {
     }
 }
 
-/// How long a write or a packet takes under a fault with a detail as "120 ms": the last one begins just before its end.
+/// Returns the duration of a write or a packet under a fault with a detail such as "120 ms". The
+/// last one begins just before the end of the fault.
 fn takes_ns(fault: &Fault) -> u64 {
     let ms = fault
         .detail
@@ -75,12 +77,12 @@ fn takes_ns(fault: &Fault) -> u64 {
     ms.unwrap_or(0_u64).saturating_mul(1_000_000)
 }
 
-/// Whether one fault is the end of another one.
+/// Whether one fault ends another one.
 fn ends(end: &Fault, fault: &Fault) -> bool {
     let is_same = end.target == fault.target;
     match end.kind {
         FaultKind::Heal => end.target == "*" || is_same && fault.kind != FaultKind::Pause,
-        // A process that is started again does not stand still.
+        // A restarted process is not paused any more.
         FaultKind::Resume | FaultKind::Crash | FaultKind::PowerCut | FaultKind::WipeDisk => {
             is_same && fault.kind == FaultKind::Pause
         }
@@ -95,7 +97,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// In milliseconds, of the first ten seconds, for what master 1 sends to `greedy`.
+    /// Returns the delay in the first ten seconds of messages from master 1 to `greedy`, in
+    /// milliseconds.
     fn held_up_ms(scene: Scene) -> u64 {
         let history = scene.history();
         let held_up_ns = Delays::of(&history).held_up_ns(&(0..10 * SECOND), "master-1", "greedy");

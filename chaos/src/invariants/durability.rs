@@ -1,4 +1,4 @@
-//! R3: an entry that is told committed is, at that moment, on the synced logs of a quorum of voters.
+//! R3: when an entry is reported as committed, it is on the synced logs of a quorum of voters.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::Findings;
 use super::facts::of_masters;
 use crate::history::{History, RaftFact};
 
-/// Judges a history. A run in which no synced log is recorded is not looked at.
+/// Checks a history. A run that records no synced log is skipped.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut durable: BTreeMap<NodeId, (usize, u64)> = BTreeMap::new();

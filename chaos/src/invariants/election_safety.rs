@@ -1,5 +1,6 @@
-//! R1: at most one leader a term; a vote is given once a term; terms never go back on a node, over
-//! restarts and power cuts, nor do commits and applied entries within a life.
+//! R1: there is at most one leader in a term, and a node votes once in a term. Terms never decrease
+//! on a node, over restarts and power cuts. Commit and applied indexes never decrease within an
+//! incarnation.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::Findings;
 use super::facts::of_masters;
 use crate::history::{History, RaftFact};
 
-/// How far a node is, and where that was seen.
+/// The progress of a node, and the events that recorded it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
     at: usize,
@@ -29,7 +30,6 @@ impl Place {
     }
 }
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut leaders: BTreeMap<u64, (usize, NodeId)> = BTreeMap::new();
@@ -68,7 +68,8 @@ pub(super) fn check(history: &History) -> Findings {
                 });
             }
             RaftFact::Started { node, term, .. } => {
-                // What a life knew to be committed or had applied may be lost with it, and is learnt again.
+                // The commit and applied indexes of an incarnation may be lost with it. The next
+                // one learns them again.
                 let before = places.entry(*node).or_default();
                 (before.committed, before.applied) = (0, 0);
                 place(

@@ -1,5 +1,5 @@
-//! F1: an agent never acts for a reign below the highest that it has stored, nor for one that it has
-//! not stored yet.
+//! F1: an agent never acts for an epoch below the highest that it has stored, nor for one that it
+//! has not stored yet.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use super::Findings;
 use super::facts::of_agents;
 use crate::history::{AgentFact, History};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut stored: BTreeMap<AgentId, (usize, Epoch)> = BTreeMap::new();

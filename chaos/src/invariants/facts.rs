@@ -1,4 +1,4 @@
-//! A history's facts by what they are about, for checkers to walk through.
+//! The facts of a history by subject, as iterators for checkers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +10,11 @@ use crate::history::{
     OfferFact, Operation, Phase, RaftFact, Removal, TaskFact,
 };
 
-/// What separate observers may be apart in saying when something happened. Within this, the order
-/// of two things that two processes saw is not known.
+/// The maximum difference between the times at which separate observers record an event. Within it,
+/// the order of two events that two processes recorded is unknown.
 pub(super) const APART_NS: u64 = 1_000_000_000;
 
-/// Walks through the facts of one kind.
+/// Defines an iterator over the facts of one kind.
 macro_rules! walk {
     ($(#[$doc:meta] $name:ident: $variant:ident($fact:ident);)*) => {$(
         #[$doc]
@@ -28,23 +28,23 @@ macro_rules! walk {
 }
 
 walk! {
-    /// About masters.
+    /// Returns the facts about masters.
     of_masters: Raft(RaftFact);
-    /// About agents.
+    /// Returns the facts about agents.
     of_agents: Agent(AgentFact);
-    /// About frameworks.
+    /// Returns the facts about frameworks.
     of_frameworks: Framework(FrameworkFact);
-    /// About offers.
+    /// Returns the facts about offers.
     of_offers: Offer(OfferFact);
-    /// About tasks.
+    /// Returns the facts about tasks.
     of_tasks: Task(TaskFact);
-    /// What must follow.
+    /// Returns the expectations that the harness stated.
     expectations: Expect(Expectation);
-    /// What was found at the end.
+    /// Returns the findings of audits.
     audits: Audit(Audit);
 }
 
-/// Where the final phase begins; `None` if the run did not get there.
+/// Returns the position at which the final phase begins; `None` if the run did not reach it.
 pub(super) fn final_phase(history: &History) -> Option<usize> {
     let phase = Phase::Final;
     expectations(history)
@@ -52,7 +52,7 @@ pub(super) fn final_phase(history: &History) -> Option<usize> {
         .map(|(at, _, _)| at)
 }
 
-/// A committed change of a task: masters tell of it each for themselves, and it is one.
+/// A committed change of a task. Each master records it separately, and it counts once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Change {
     pub(super) at: usize,
@@ -60,8 +60,8 @@ pub(super) struct Change {
     pub(super) state: TaskState,
 }
 
-/// The committed changes of every task, in the order of their revisions. Those without a revision
-/// are left out.
+/// Returns the committed changes of every task, in the order of their revisions. Changes without a
+/// revision are left out.
 pub(super) fn changes(history: &History) -> BTreeMap<&TaskKey, Vec<Change>> {
     let mut all: BTreeMap<&TaskKey, Vec<Change>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
@@ -81,7 +81,7 @@ pub(super) fn changes(history: &History) -> BTreeMap<&TaskKey, Vec<Change>> {
     all
 }
 
-/// Where every task was launched by a commit: position, fact and agent.
+/// Returns the position, fact and agent of every committed launch.
 pub(super) fn launches(history: &History) -> BTreeMap<&TaskKey, (usize, &TaskFact, AgentId)> {
     let mut all = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
@@ -94,16 +94,17 @@ pub(super) fn launches(history: &History) -> BTreeMap<&TaskKey, (usize, &TaskFac
 
 /// A framework whose removal a history records.
 pub(super) struct Removed {
-    /// Where its removal was asked for or, by a deadline, committed.
+    /// The position at which its removal was requested or, by a deadline, committed.
     pub(super) at: usize,
     pub(super) framework: FrameworkId,
-    /// Why nothing excuses it, and the event that shows that; `None` for a removal that had to come.
+    /// The reason why the removal is wrong, and the event that shows it; `None` for a justified
+    /// removal.
     pub(super) wrong: Option<(usize, String)>,
 }
 
-/// Every removal that was committed; of a history that records no facts about frameworks, every teardown that was asked
-/// for. A teardown must have been asked for, and a deadline excuses a removal if the framework was disconnected for all
-/// of its failover timeout, by cluster time.
+/// Returns every committed removal. If a history records no facts about frameworks, it returns
+/// every requested teardown. A teardown must have been requested. A deadline justifies a removal if
+/// the framework was disconnected for its whole failover timeout, by cluster time.
 pub(super) fn removals(history: &History) -> Vec<Removed> {
     let calls = history.calls();
     let asked: Vec<(usize, FrameworkId)> = calls
@@ -149,7 +150,7 @@ pub(super) fn removals(history: &History) -> Vec<Removed> {
                     Removal::Deadline => {
                         early(timeouts.get(framework), absences.get(framework), *at_ms)
                     }
-                    // It had no tasks.
+                    // Such a framework had no tasks.
                     Removal::Room => None,
                 };
                 removals.push(Removed {
@@ -163,8 +164,9 @@ pub(super) fn removals(history: &History) -> Vec<Removed> {
     removals
 }
 
-/// What is wrong with a removal by a deadline. A framework that was killed before it heard of its subscription, or
-/// whose disconnection no master could show, is not judged.
+/// Returns the reason why a removal by a deadline came too early, if it did. A framework that was
+/// killed before it received its subscription, or whose disconnection no master could record, is
+/// not checked.
 fn early(
     timeout_ms: Option<&u64>,
     absence: Option<&(usize, u64)>,
@@ -179,7 +181,7 @@ fn early(
     })
 }
 
-/// Frameworks whose tasks may end because they were removed.
+/// Returns the frameworks whose tasks may end because they were removed.
 pub(super) fn removed(history: &History) -> BTreeSet<FrameworkId> {
     let excused = removals(history)
         .into_iter()
@@ -187,7 +189,7 @@ pub(super) fn removed(history: &History) -> BTreeSet<FrameworkId> {
     excused.map(|one| one.framework).collect()
 }
 
-/// Names as "agent-3" of everything that a kind of fault was done to, with its position.
+/// Returns the targets of a kind of fault, such as "agent-3", with the positions of the faults.
 pub(super) fn struck(history: &History, kind: FaultKind) -> Vec<(usize, &str)> {
     let of_kind = history.faults().filter(|(_, _, fault)| fault.kind == kind);
     of_kind
@@ -195,7 +197,7 @@ pub(super) fn struck(history: &History, kind: FaultKind) -> Vec<(usize, &str)> {
         .collect()
 }
 
-/// Tasks of the registry that have not ended, as the last audit has it.
+/// Returns the tasks of the registry that have not ended, according to the last audit.
 pub(super) fn registered(history: &History) -> Option<(usize, BTreeSet<&TaskKey>)> {
     let found = audits(history).filter_map(|(at, _, audit)| match audit {
         Audit::Registry { tasks } => Some((at, tasks.iter().map(|task| &task.task).collect())),

@@ -1,5 +1,5 @@
-//! O5: after healing, every framework with demand is offered something in time, and what is nobody's
-//! is in the pool: nothing leaks.
+//! O5: after healing, every framework with demand gets an offer in time, and unallocated resources
+//! return to the pool, so that none leak.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,9 @@ use super::Findings;
 use super::facts::{expectations, of_offers, removals};
 use crate::history::{Event, Expectation, History, Observation, OfferFact, RaftFact, What};
 
-/// How old a list of open offers may be when it is recorded.
+/// The maximum age of a list of open offers when it is recorded.
 const LATE_NS: u64 = 2_000_000_000;
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let removals = removals(history);
@@ -35,12 +34,12 @@ pub(super) fn check(history: &History) -> Findings {
         let disturbed = history.events[at..end]
             .iter()
             .any(|event| is_fault(&event.what));
-        // One that was just restarted may be back too late for the time that it has to return: whether it was removed too
-        // early is for T7 to say.
+        // A framework that was just restarted may return after its timeout. T7 checks whether it
+        // was removed too early.
         let is_removed = removals
             .iter()
             .any(|removed| removed.framework == *framework && removed.at < end);
-        // A run that ended before its time, or was disturbed, shows nothing.
+        // A run that ended early, or was disturbed, proves nothing.
         if came {
             findings.look();
         } else if end < history.events.len() && !disturbed && !is_removed {
@@ -57,7 +56,8 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// What was withdrawn, or has lapsed, is free again: the leader that said so does not hold it any longer.
+/// Checks that the resources of rescinded and expired offers are free: the leader that reported the
+/// end must not hold them any longer.
 fn void_offers(history: &History, findings: &mut Findings) {
     let mut void: BTreeMap<OfferId, usize> = BTreeMap::new();
     let mut newest = Epoch::default();
@@ -65,8 +65,8 @@ fn void_offers(history: &History, findings: &mut Findings) {
         match seen {
             Observation::Raft(RaftFact::EpochOpened { epoch, .. }) if *epoch > newest => {
                 newest = *epoch;
-                // The next leader accepts a withdrawn offer again if its framework still presents it:
-                // the token is valid, and the offer is checked against the registry of now.
+                // The next leader accepts a withdrawn offer again if its framework still presents
+                // it: the token is valid, and the offer is checked against the registry of now.
                 void.clear();
             }
             Observation::Offer(OfferFact::Rescinded { offer }) => {
@@ -81,7 +81,7 @@ fn void_offers(history: &History, findings: &mut Findings) {
                         .copied()
                         .filter(|since| history.events[*since].time_ns + LATE_NS < event.time_ns);
                     if let Some(since) = since {
-                        // Once, however often it is listed.
+                        // Reported once, however often the offer is listed.
                         void.remove(&offer);
                         let (agent, resources) = (listed.agent, &listed.resources);
                         findings.wrong(
@@ -96,8 +96,8 @@ fn void_offers(history: &History, findings: &mut Findings) {
     }
 }
 
-/// Whether a list is of the newest reign: a leader that was replaced and does not know it lacks what the next one has
-/// withdrawn.
+/// Whether a list belongs to the newest epoch. A leader that was replaced and does not know it
+/// lacks what the next one has rescinded.
 fn is_of(list: &Event, newest: Epoch) -> bool {
     list.revision
         .is_some_and(|revision| revision.index >= newest.0)
@@ -112,7 +112,7 @@ fn pools(history: &History, findings: &mut Findings) {
             free,
         } = fact
         {
-            // Over several agents only amounts add up.
+            // Over several agents only scalar amounts can be added.
             let lost = total.iter().find(|part| {
                 let name = &part.identity.name;
                 let parts = [used, offered, free].map(|part| part.scalar_milli(name));

@@ -1,10 +1,10 @@
-//! What a checker has found: how much it looked at, what is wrong, what it could not decide.
+//! The result of a checker: how much it compared, what is wrong, and what it could not decide.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One rule that must hold under every sequence of faults.
+/// A rule that must hold under every sequence of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each says itself in its sentence")]
 pub enum Rule {
@@ -42,40 +42,44 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// What must hold.
+    /// Returns the rule in words.
     #[must_use]
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::R1 => "at most one leader a term; terms, votes and commits never go back",
-            Self::R2 => "logs agree up to commit, and every later leader has what was committed",
-            Self::R3 => "what is told committed is on the synced logs of a quorum",
+            Self::R1 => "at most one leader in a term; terms, votes and commits never go back",
+            Self::R2 => {
+                "logs agree up to the commit index, and every later leader has all committed entries"
+            }
+            Self::R3 => "entries that are reported as committed are on the synced logs of a quorum",
             Self::R4 => "the same applied index means the same registry",
             Self::R5 => "operations on the registry are linearizable",
-            Self::R6 => "what was acknowledged survives",
+            Self::R6 => "acknowledged writes and tasks survive",
             Self::R7 => "each call takes effect at most once",
             Self::R8 => "a master that lost its log or vote never votes under its old id",
-            Self::R9 => "with a majority connected, commits go on in time",
-            Self::O1 => "what is free, offered and used is all there is",
-            Self::O2 => "no unit is given twice",
-            Self::O3 => "an offer is used once, by whom it was made to, and not after it is void",
-            Self::O4 => "limits and modes are kept by offers",
-            Self::O5 => "who wants resources is offered them, and none leak",
+            Self::R9 => "with a majority connected, commits continue in time",
+            Self::O1 => "free, offered and used resources add up to the total",
+            Self::O2 => "no unit is allocated twice",
+            Self::O3 => {
+                "an offer is used once, by the framework that received it, and not after it was rescinded"
+            }
+            Self::O4 => "offers respect limits and agent modes",
+            Self::O5 => "frameworks with demand get offers, and no resources leak",
             Self::T1 => "a task starts at most once",
             Self::T2 => "states follow the table, and nothing follows an end",
-            Self::T3 => "no update is lost, or told out of order",
-            Self::T4 => "the registry and the hosts agree about what runs",
-            Self::T5 => "every task was asked for, on offers of its framework",
-            Self::T6 => "what is told ended, or never started, does not run",
-            Self::T7 => "tasks run on, whatever happens around them",
-            Self::T8 => "a restarted agent adopts its own tasks, and tells their true end",
-            Self::T9 => "a reboot ends tasks once, and nothing of it is adopted",
-            Self::T10 => "what is gone never runs again, and what was lost comes back by name",
+            Self::T3 => "no update is lost, or delivered out of order",
+            Self::T4 => "the registry and the hosts agree about the running tasks",
+            Self::T5 => "every task was requested, on offers of its framework",
+            Self::T6 => "tasks that are reported as ended, or as never started, do not run",
+            Self::T7 => "tasks continue to run, whatever happens around them",
+            Self::T8 => "a restarted agent adopts its own tasks, and reports their actual end",
+            Self::T9 => "a reboot ends tasks once, and no earlier task is adopted",
+            Self::T10 => "gone tasks never run again, and lost ones return only with their agent",
             Self::T11 => "tasks of a group start together or not at all, and end together",
             Self::T12 => "an executor runs once under its name, and only while it has tasks",
-            Self::F1 => "an agent never acts for a reign below the highest that it stored",
-            Self::F2 => "nothing starts that was not committed",
+            Self::F1 => "an agent never acts for an epoch below the highest that it stored",
+            Self::F2 => "nothing starts without a commit",
             Self::F3 => "one identity has one holder",
-            Self::L1 => "limits that are said to be in force are in force",
+            Self::L1 => "limits that are reported as in force are in force",
             Self::C1 => "nothing is left behind",
         }
     }
@@ -87,40 +91,39 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A rule that did not hold.
+/// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Which.
     pub rule: Rule,
-    /// What happened, in a sentence.
+    /// A description of the violation.
     pub what: String,
     /// Positions in the history of the events that show it.
     pub events: Vec<usize>,
 }
 
-/// What one checker has found.
+/// The result of one checker.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
-    /// How many things it has compared: nothing looked at shows nothing.
+    /// How many things it has compared. Zero proves nothing.
     pub looked_at: u64,
-    /// What did not hold, and the events that show it.
+    /// The violations, and the events that show them.
     pub wrong: Vec<(String, Vec<usize>)>,
-    /// What could not be decided in time: neither a pass nor a failure.
+    /// The checks that were not decided in time: neither a pass nor a failure.
     pub undecided: Vec<String>,
 }
 
 impl Findings {
-    /// One more thing was compared.
+    /// Counts one comparison.
     pub(super) fn look(&mut self) {
         self.looked_at += 1;
     }
 
-    /// Something is wrong.
+    /// Adds a violation.
     pub(super) fn wrong(&mut self, what: String, events: impl Into<Vec<usize>>) {
         self.wrong.push((what, events.into()));
     }
 
-    /// One more thing was compared, and it must hold.
+    /// Counts one comparison, and adds a violation unless `holds` is true.
     pub(super) fn must<const N: usize>(
         &mut self,
         holds: bool,

@@ -1,4 +1,4 @@
-//! Hand-made histories for the tests of checkers: one line an event.
+//! Handwritten histories for the tests of checkers: one line for each event.
 
 use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId, TaskKey,
@@ -46,14 +46,14 @@ pub(super) fn call_name(session: u64, number: u64) -> CallName {
     }
 }
 
-/// How a call ends.
+/// The end of a call.
 pub(super) enum Ending {
     Ok(Outcome),
     Fail(&'static str),
     Info,
 }
 
-/// A history in the making; each event comes a millisecond after the one before.
+/// A builder of a history. Each event comes one millisecond after the previous one.
 #[derive(Clone, Default)]
 pub(super) struct Scene {
     events: Vec<Event>,
@@ -66,7 +66,7 @@ impl Scene {
         Self::default()
     }
 
-    /// The next event comes so much later.
+    /// Delays the next event by this time.
     pub(super) fn after_ms(mut self, ms: u64) -> Self {
         self.time_ns += ms * 1_000_000;
         self
@@ -87,7 +87,7 @@ impl Scene {
         self.push(process, None, What::Observation(seen.into()))
     }
 
-    /// Something that became true with the entry `index`.
+    /// Adds an observation of something that became true with the entry `index`.
     pub(super) fn saw_at(self, process: &str, index: u64, seen: impl Into<Observation>) -> Self {
         let revision = Some(revision(index));
         self.push(process, revision, What::Observation(seen.into()))
@@ -127,7 +127,7 @@ impl Scene {
         self.push(process, None, what)
     }
 
-    /// Ends a call with what a register holds, as of the entry `index`.
+    /// Ends a call with the value of a register, as of the entry `index`.
     pub(super) fn end_at(self, process: &str, call: u64, index: u64, value: Option<&str>) -> Self {
         let value = value.map(ToOwned::to_owned);
         let outcome = Outcome::Value { value };
@@ -141,7 +141,7 @@ impl Scene {
         scene.end(process, call, ending)
     }
 
-    /// An acceptance of one offer for one task, done.
+    /// Adds a completed acceptance of one offer for one task.
     pub(super) fn accepted(self, number: u64, used: OfferId, task: &str) -> Self {
         let outcome = Outcome::Accepted {
             refused: Vec::new(),
@@ -161,8 +161,8 @@ impl Scene {
         self.saw("greedy", seen)
     }
 
-    /// The framework may be away for a minute, was disconnected after ten seconds of cluster time, and is removed by a
-    /// command of this kind so much later.
+    /// Adds the removal of a framework with a failover timeout of one minute. It was disconnected
+    /// at ten seconds of cluster time, and is removed `away_ms` later by a command of this kind.
     pub(super) fn removed(self, by: Removal, away_ms: u64) -> Self {
         let framework = FRAMEWORK;
         let at_ms = 10_000;
@@ -180,7 +180,7 @@ impl Scene {
             .saw_at("log", 8, removing)
     }
 
-    /// An operator asks for the end of the framework.
+    /// Adds an operator's request for the teardown of the framework.
     pub(super) fn torn_down(self) -> Self {
         let teardown = Operation::Teardown {
             name: None,
@@ -269,7 +269,7 @@ pub(super) fn accept(number: u64, used: OfferId, task: &str) -> Operation {
     }
 }
 
-/// The checker looks at something, and nothing is wrong.
+/// Asserts that the checker compares something and finds no violation.
 #[track_caller]
 pub(super) fn passes(check: fn(&History) -> Findings, scene: Scene) {
     let findings = check(&scene.history());
@@ -277,7 +277,7 @@ pub(super) fn passes(check: fn(&History) -> Findings, scene: Scene) {
     assert!(findings.looked_at > 0, "it looked at nothing");
 }
 
-/// The checker finds exactly one thing wrong, tells it in these words, and points at events.
+/// Asserts that the checker finds exactly one violation, with this text, and names events.
 #[track_caller]
 pub(super) fn catches(check: fn(&History) -> Findings, scene: Scene, words: &str) {
     let history = scene.history();
@@ -290,7 +290,7 @@ pub(super) fn catches(check: fn(&History) -> Findings, scene: Scene, words: &str
     assert!(events.iter().all(|at| *at < history.events.len()));
 }
 
-/// The checker has nothing to look at.
+/// Asserts that the checker compares nothing.
 #[track_caller]
 pub(super) fn sees_nothing(check: fn(&History) -> Findings, scene: Scene) {
     assert_eq!(check(&scene.history()), Findings::default());

@@ -1,5 +1,5 @@
-//! F3: one identity has one holder: a copy of an agent's disk is refused, and so are the calls of a
-//! scheduler that was superseded.
+//! F3: an identity has one holder. A copy of an agent's disk is rejected, and so are the calls of a
+//! superseded scheduler.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use super::Findings;
 use super::facts::of_agents;
 use crate::history::{AgentFact, CallView, History, Operation, Outcome};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     agents(history, &mut findings);
@@ -17,7 +16,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// Incarnations in the order of their revisions: each names the one before as its own.
+/// Checks incarnations in the order of their revisions: each names the previous one as its own.
 fn agents(history: &History, findings: &mut Findings) {
     let mut registered: BTreeMap<AgentId, BTreeMap<Revision, (usize, u64, u64)>> = BTreeMap::new();
     for (at, event, fact) in of_agents(history) {
@@ -30,7 +29,7 @@ fn agents(history: &History, findings: &mut Findings) {
         {
             findings.look();
             let all = registered.entry(*agent).or_default();
-            // Without a revision, in the order in which it was seen.
+            // Without a revision, incarnations keep the order in which they were observed.
             let unknown = Revision {
                 index: 0,
                 position: u32::try_from(all.len()).unwrap_or(u32::MAX),
@@ -52,7 +51,7 @@ fn agents(history: &History, findings: &mut Findings) {
 }
 
 fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
-    // When each session of a framework was superseded.
+    // The current session of each framework, and when each earlier one was superseded.
     let mut present: BTreeMap<FrameworkId, u64> = BTreeMap::new();
     let mut superseded: BTreeMap<(FrameworkId, u64), usize> = BTreeMap::new();
     let mut subscriptions: Vec<(usize, FrameworkId, u64)> = calls

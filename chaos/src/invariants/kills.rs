@@ -1,5 +1,5 @@
-//! T6: what was told ended has no process, what was killed or dropped before it was delivered never
-//! starts, and what must end does so in time.
+//! T6: a task that was reported as ended has no process. A task that was killed or dropped before
+//! its delivery never starts. A task that must end does so in time.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,12 @@ use super::Findings;
 use super::facts::{APART_NS, expectations, of_tasks};
 use crate::history::{Event, Expectation, History, TaskFact, What};
 
-/// Whether an end of this kind says that no process is left. Nobody knows what runs on a host that is
-/// gone.
+/// Whether a state of this kind means that no process is left. The processes on a host that is gone
+/// are unknown.
 fn leaves_nothing(state: TaskState) -> bool {
     state.is_terminal() && !matches!(state, TaskState::Gone | TaskState::GoneByOperator)
 }
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut ended: BTreeMap<&TaskKey, usize> = BTreeMap::new();
@@ -51,7 +50,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// What was seen of tasks that ended, or were never to start.
+/// Checks the observations of tasks that ended, or were never to start.
 fn remains(
     history: &History,
     findings: &mut Findings,
@@ -60,7 +59,7 @@ fn remains(
 ) {
     for (at, event, fact) in of_tasks(history) {
         match fact {
-            // What was in sight when the end was told may be recorded a little later.
+            // An observation from before the reported end may be recorded a little later.
             TaskFact::Alive { task, .. } => {
                 if let Some(end) = ended.get(task) {
                     let end_ns = history.events[*end].time_ns;
@@ -69,7 +68,8 @@ fn remains(
                     });
                 }
             }
-            // Witness files are read at the end: a start is a start, whenever it was.
+            // Witness files are read at the end, so the time of a start is unknown. Every start
+            // counts.
             TaskFact::Witnessed { task, .. } => {
                 findings.look();
                 if let Some((since, why)) = never.get(task) {
@@ -81,7 +81,8 @@ fn remains(
     }
 }
 
-/// Ends that must come. A run that was over before, or was disturbed, shows nothing.
+/// Checks the ends that must come in time. A run that ended early, or was disturbed, proves
+/// nothing.
 fn deadlines(history: &History, findings: &mut Findings) {
     for (at, event, expected) in expectations(history) {
         let Expectation::Ends { task, within_ns } = expected else {

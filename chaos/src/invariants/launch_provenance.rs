@@ -1,5 +1,5 @@
-//! T5: every task that runs goes back to an acceptance by its framework, on offers that were made to
-//! it, on behalf of the principal that subscribed.
+//! T5: every running task has an acceptance by its framework, on offers that were made to that
+//! framework, with the principal that subscribed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::Findings;
 use super::facts::{launches, of_offers, of_tasks};
 use crate::history::{History, OfferFact, Operation, Outcome, TaskFact};
 
-/// Judges a history. Links of which it records none at all are not asked for.
+/// Checks a history. Steps that it does not record at all are not required.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let calls = history.calls();
@@ -59,7 +59,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// From every committed launch back to its acceptance, its offers and its principal.
+/// Checks the chain from every committed launch to its acceptance, its offers and its principal.
 fn chains(
     history: &History,
     findings: &mut Findings,

@@ -1,11 +1,11 @@
-//! C1: after a task has ended and was cleaned up, nothing of it is left: no process, cgroup, mount,
-//! namespace, interface, rule or folder.
+//! C1: after a task has ended and was cleaned up, nothing of it remains: no process, cgroup, mount,
+//! namespace, interface, rule or directory.
 
 use super::Findings;
 use super::facts::audits;
 use crate::history::{Audit, History};
 
-/// Judges a history by its audits.
+/// Checks a history by its audits.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (at, _, audit) in audits(history) {

@@ -1,4 +1,5 @@
-//! O4: what roles hold and are offered stays within their limits, and only agents in use are offered.
+//! O4: the used and offered resources of roles stay within their limits, and only registered agents
+//! are offered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -12,11 +13,10 @@ use super::delays::Delays;
 use super::facts::{of_agents, of_masters, of_offers};
 use crate::history::{AgentFact, History, OfferFact, Process, RaftFact};
 
-/// How long an offer may be on its way to who tells of it while nothing holds up its leader or their link: a round of
-/// the allocator and a few packets.
+/// The maximum delay between the making of an offer and its record, while nothing delays the leader
+/// or its link: a round of the allocator and a few packets.
 const LATE_NS: u64 = 300_000_000;
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let modes = modes(history);
@@ -52,8 +52,8 @@ pub(super) fn check(history: &History) -> Findings {
                 let Some((seen, mode)) = before.checked_sub(1).map(|last| known[last]) else {
                     continue;
                 };
-                // A leader that was replaced and does not know it lacks what the next reign has committed. Its offers
-                // are void.
+                // A leader that was replaced and does not know it lacks what the next epoch has
+                // committed. Its offers are invalid.
                 let next = reigns.range((Excluded(offer.epoch), Unbounded)).next();
                 let revision = history.events[seen].revision;
                 if next.is_some_and(|next| revision.is_some_and(|seen| seen.index >= next.0)) {
@@ -64,7 +64,7 @@ pub(super) fn check(history: &History) -> Findings {
                     (until_ns - from_ns) - delays.held_up_ns(&(from_ns..until_ns), leader, process)
                 };
                 let since_ns = way_ns(history.events[seen].time_ns, time_ns);
-                // One that came into use just now may have been seen so by the leader already.
+                // The leader may have registered the agent before the record of it.
                 let soon = known[before..].first().is_some_and(|(next, mode)| {
                     let next_ns = history.events[*next].time_ns;
                     *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= LATE_NS
@@ -84,7 +84,7 @@ fn sum(used: &Resources, offered: &Resources, name: &str) -> i64 {
     used.scalar_milli(name) + offered.scalar_milli(name)
 }
 
-/// The reigns that somebody has heard of; each is the index of its first entry.
+/// Returns all recorded epochs. Each is the index of its first entry.
 fn reigns(history: &History) -> BTreeSet<Epoch> {
     let obeyed = of_agents(history).filter_map(|(_, _, fact)| match fact {
         AgentFact::EpochStored { epoch, .. } | AgentFact::OrderTaken { epoch, .. } => Some(*epoch),
@@ -101,7 +101,7 @@ fn reigns(history: &History) -> BTreeSet<Epoch> {
     obeyed.chain(offered).chain(opened).collect()
 }
 
-/// The process of the leader of each epoch.
+/// Returns the process of the leader of each epoch.
 fn leaders(history: &History) -> BTreeMap<Epoch, &Process> {
     let mut elected = BTreeMap::new();
     let mut leaders = BTreeMap::new();
@@ -121,8 +121,9 @@ fn leaders(history: &History) -> BTreeMap<Epoch, &Process> {
     leaders
 }
 
-/// When each offer had been made at the latest: a reign numbers its offers one after the other, so none is younger
-/// than a later one that somebody has seen. A link that stands still tells of an offer long after it was made.
+/// Returns the latest time at which each offer was made. Offers of an epoch are numbered in order,
+/// so none is younger than a recorded one with a higher number. A stalled link delivers an offer
+/// long after it was made.
 fn made(history: &History) -> BTreeMap<OfferId, u64> {
     let mut made: BTreeMap<OfferId, u64> = BTreeMap::new();
     for (_, event, fact) in of_offers(history) {
@@ -143,13 +144,13 @@ fn made(history: &History) -> BTreeMap<OfferId, u64> {
     made
 }
 
-/// The modes of every agent, as they were first told of.
+/// Returns the modes of every agent, in the order in which they were first recorded.
 fn modes(history: &History) -> BTreeMap<AgentId, Vec<(usize, AgentMode)>> {
     let mut modes: BTreeMap<AgentId, Vec<(usize, AgentMode)>> = BTreeMap::new();
     let mut newest = BTreeMap::new();
     for (at, event, fact) in of_agents(history) {
         if let AgentFact::Mode { agent, mode } = fact {
-            // Masters that come later to an entry tell nothing new.
+            // A master that applies the entry later adds no information.
             let known = newest.entry(*agent).or_insert(None);
             if event.revision.is_some() && event.revision <= *known {
                 continue;

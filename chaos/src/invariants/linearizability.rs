@@ -1,5 +1,4 @@
-//! R5: operations on registers are linearizable, and nobody is answered from further back than what
-//! had been answered before.
+//! R5: operations on registers are linearizable, and no response is older than an earlier response.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +8,9 @@ use super::Findings;
 use crate::history::{Consistency, History, Operation};
 use crate::linearizability::{Answer, Budget, registers, search};
 
-/// Steps of one register's search: a few seconds, and the same answer on every machine.
+/// Steps of the search for one register: a few seconds, with the same result on every machine.
 const STEPS: u64 = 20_000_000;
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (key, calls) in registers(history) {
@@ -38,15 +36,15 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// A call that was answered with a revision.
+/// A call whose response has a revision.
 struct Answered {
     begun: usize,
     ended: usize,
     revision: Revision,
 }
 
-/// By register, with the revisions that answers carry: what was answered before a call began is not
-/// newer than what the call is answered.
+/// Checks the revisions of responses for each register: a response is not older than any response
+/// before the call began.
 fn backward(history: &History, findings: &mut Findings) {
     let mut answered: BTreeMap<&str, Vec<Answered>> = BTreeMap::new();
     for call in history.calls() {

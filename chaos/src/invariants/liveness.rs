@@ -1,5 +1,5 @@
-//! R9: whenever a majority is connected, commits go on in time, and a leader that is lost is replaced in time. The
-//! harness says when that is so; a fault that comes before the time is over makes it unsaid.
+//! R9: while a majority is connected, commits continue, and a lost leader is replaced in time. The
+//! harness states when this applies; a fault before the time is over cancels the expectation.
 
 use super::Findings;
 use super::facts::expectations;
@@ -7,7 +7,6 @@ use crate::history::{
     CallView, Event, Expectation, Fault, History, Observation, Operation, RaftFact, What,
 };
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let calls = history.calls();
@@ -37,25 +36,25 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// What must follow an event.
+/// Something that must follow an event.
 struct Expected {
     at: usize,
     within_ns: u64,
-    /// Where it came first after the event.
+    /// The position at which it first came after the event.
     came: Option<usize>,
-    /// Whether this fault, if it comes before, makes it unsaid.
+    /// Whether this fault cancels the expectation if it comes first.
     unsays: fn(&Fault) -> bool,
-    /// What is wrong if it does not come.
+    /// The violation that is reported if it does not come.
     words: &'static str,
 }
 
-/// The first of these positions after another one.
+/// Returns the first of these positions after another one.
 fn after(positions: &[usize], at: usize) -> Option<usize> {
     let next = positions.partition_point(|position| *position <= at);
     positions.get(next).copied()
 }
 
-/// Whether what was expected at an event came in time.
+/// Checks whether the expected event came in time.
 fn judge(findings: &mut Findings, history: &History, event: &Event, expected: &Expected) {
     let Expected {
         at,
@@ -75,7 +74,7 @@ fn judge(findings: &mut Findings, history: &History, event: &Event, expected: &E
         What::Fault(fault) => (expected.unsays)(fault),
         _ => false,
     };
-    // A run that ended before its time, or was disturbed, shows nothing.
+    // A run that ended early, or was disturbed, proves nothing.
     if end == history.events.len() || history.events[at..end].iter().any(is_fault) {
         return;
     }
@@ -166,7 +165,7 @@ mod tests {
         );
         let restarted = lost(Scene::new()).fault(FaultKind::Restart, "master-1");
         catches(check, opened(restarted.after_ms(1_300)), words);
-        // A commit that the former leader had under way is no sign of the next one.
+        // A commit that the former leader had in flight is not a sign of the next one.
         catches(
             check,
             commit(lost(Scene::new()))

@@ -1,4 +1,4 @@
-//! R2: logs agree up to commit, a committed index never changes what it is, and a later leader holds
+//! R2: logs agree up to the commit index, a committed entry never changes, and a later leader has
 //! every committed entry.
 
 use std::collections::BTreeMap;
@@ -9,12 +9,11 @@ use super::Findings;
 use super::facts::of_masters;
 use crate::history::{History, RaftFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut entries: BTreeMap<u64, (usize, u64, &str)> = BTreeMap::new();
     let mut terms: BTreeMap<NodeId, u64> = BTreeMap::new();
-    // By the term of the leader that told so: the highest entry.
+    // The highest committed entry, by the term of the leader that reported it.
     let mut committed: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
     for (at, _, fact) in of_masters(history) {
         match fact {
@@ -35,7 +34,7 @@ pub(super) fn check(history: &History) -> Findings {
                 }
             },
             RaftFact::Committed { node, index, .. } => {
-                // Without its term nothing can be said of who comes later.
+                // Without its term the later leaders are unknown.
                 if let Some(term) = terms.get(node) {
                     let highest = committed.entry(*term).or_insert((at, *index));
                     if *index > highest.1 {

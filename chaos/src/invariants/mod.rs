@@ -1,8 +1,9 @@
-//! What must hold under every sequence of faults: one file a rule, each a pure function from a history
-//! to what it found.
+//! The invariants that hold under every sequence of faults. Each file checks one rule with a pure
+//! function from a history to its findings.
 //!
-//! A checker never believes what somebody wanted, judges nothing that the history does not record, and
-//! counts what it compared: a checker that looked at nothing has shown nothing, and `Verdict` says so.
+//! A checker ignores requests that were not carried out, checks nothing that the history does not
+//! record, and counts its comparisons. A checker without comparisons has proved nothing, which
+//! `Verdict` reports.
 
 mod acknowledged;
 mod adoption;
@@ -45,10 +46,10 @@ pub use verdict::{Evidence, Judged, Minimum, Verdict, judge};
 
 use crate::history::History;
 
-/// A checker: pure, and the same for every run.
+/// The checker of a rule. It is pure, and the same for every run.
 pub type Checker = fn(&History) -> Findings;
 
-/// Every rule that histories are judged by, with its checker.
+/// Every rule that is checked against histories, with its checker.
 pub const CHECKERS: [(Rule, Checker); 28] = [
     (Rule::R1, election_safety::check),
     (Rule::R2, log_matching::check),
@@ -80,10 +81,11 @@ pub const CHECKERS: [(Rule, Checker); 28] = [
     (Rule::C1, leftovers::check),
 ];
 
-/// Rules that the simulation of the whole system judges while it runs, and that no history is judged by.
+/// Rules that the simulation of the whole system checks while it runs. They are not checked against
+/// histories.
 pub const LIVE: [Rule; 3] = [Rule::T11, Rule::T12, Rule::L1];
 
-/// The rule with which these words begin: "T7: …".
+/// Returns the rule that a text such as "T7: …" begins with.
 #[must_use]
 pub fn rule_named(words: &str) -> Option<Rule> {
     let (name, _) = words.split_once(": ")?;

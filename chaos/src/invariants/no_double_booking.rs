@@ -1,9 +1,10 @@
-//! O2: no unit (a port, a volume, a device) is in two live tasks, nor in two offers of one reign.
-//! Amounts are O1's.
+//! O2: no unit (a port, a volume, a device) is in two live tasks, nor in two offers of one epoch.
+//! O1 covers amounts.
 //!
-//! Tasks are judged by revisions. Offers are judged by what leaders record of their own books, and by what
-//! they list as open at one moment: a framework that is frozen, cut off or dead holds tokens that were given
-//! to others long ago, and hears of it when it hears of anything.
+//! Tasks are checked by revisions. Offers are checked by the records that leaders make of their own
+//! books, and by the lists of open offers at one moment. A framework that is frozen, partitioned or
+//! dead may hold offers whose resources were given to others long ago. It learns so with the next
+//! message that it receives.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,6 @@ use super::Findings;
 use super::facts::{changes, of_offers, of_tasks};
 use crate::history::{History, ListedOffer, OfferFact, Operation, TaskFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     tasks(history, &mut findings);
@@ -23,7 +23,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// The life of a task in the registry.
+/// The lifetime of a task in the registry.
 struct Life<'a> {
     at: usize,
     task: &'a TaskKey,
@@ -32,7 +32,7 @@ struct Life<'a> {
     uses: &'a Resources,
 }
 
-/// What tasks were asked to use, and of which offers.
+/// The resources that tasks asked for, and the offers that they named.
 type Asked<'a> = BTreeMap<&'a TaskKey, Vec<(&'a [OfferId], &'a Resources)>>;
 
 fn asked(history: &History) -> Asked<'_> {
@@ -51,7 +51,7 @@ fn asked(history: &History) -> Asked<'_> {
     asked
 }
 
-/// The tasks of each agent, in the order of their launches.
+/// Returns the tasks of each agent, in the order of their launches.
 fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
     let asked = asked(history);
     let changes = changes(history);
@@ -66,7 +66,7 @@ fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
         else {
             continue;
         };
-        // A name may be asked for again, of another offer, and be refused.
+        // A task id may be used again with another offer after a rejection.
         let asks = asked.get(task).map_or(&[][..], Vec::as_slice);
         let granted = asks.iter().find(|(of, _)| *of == offers.as_slice());
         if let (Some(from), Some((_, uses))) = (event.revision, granted.or(asks.first())) {
@@ -114,7 +114,7 @@ fn tasks(history: &History, findings: &mut Findings) {
     }
 }
 
-/// Where an offer is certainly void: used, given back or withdrawn.
+/// Returns the position at which an offer certainly became invalid: used, declined or rescinded.
 fn ends(history: &History) -> BTreeMap<OfferId, usize> {
     let mut ends: BTreeMap<OfferId, usize> = BTreeMap::new();
     let mut end = |offer: OfferId, at: usize| {
@@ -135,7 +135,7 @@ fn ends(history: &History) -> BTreeMap<OfferId, usize> {
     ends
 }
 
-/// An offer that was made: where, which, and what it promises.
+/// An offer that was made: its position, its id, and its resources.
 type Made<'a> = (usize, OfferId, &'a Resources);
 
 fn offers(history: &History, findings: &mut Findings) {
@@ -161,7 +161,7 @@ fn offers(history: &History, findings: &mut Findings) {
             end.is_some_and(|end| history.events[*end].time_ns <= event.time_ns)
         };
         live.retain(|(_, other, _)| other == offer || !is_over(other));
-        // Repeated by its leader, or heard of by both sides.
+        // Repeated by its leader, or recorded by both sides.
         if live.iter().any(|(_, other, _)| other == offer) {
             continue;
         }
@@ -177,7 +177,8 @@ fn offers(history: &History, findings: &mut Findings) {
     }
 }
 
-/// What one leader has open at one moment. Two offers are reported once, however often they are listed.
+/// Checks the open offers of one leader at one moment. A pair of offers is reported once, however
+/// often it is listed.
 fn lists(history: &History, findings: &mut Findings) {
     let mut known: BTreeSet<(OfferId, OfferId)> = BTreeSet::new();
     for (at, _, fact) in of_offers(history) {

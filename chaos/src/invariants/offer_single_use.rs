@@ -1,8 +1,8 @@
-//! O3: an offer is used at most once, only by the framework and session it was made to, never after it
-//! was withdrawn in the same reign; and what was refused starts nothing.
+//! O3: an offer is used at most once, only by the framework and session to which it was made, and
+//! never after it was rescinded in the same epoch. A rejected acceptance starts nothing.
 //!
-//! An offer that was withdrawn may be honoured after a change of leader: every reason to withdraw one
-//! is a fact that the commit checks again.
+//! A rescinded offer may be honoured after a change of leader: every reason to rescind one is a
+//! fact that the commit checks again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,6 @@ use crate::history::{
     Audit, CallName, CallView, History, OfferFact, Operation, Outcome, RaftFact, TaskFact,
 };
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let calls = history.calls();
@@ -25,7 +24,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// At the end, a framework that listens knows which of its offers are void.
+/// Checks that at the end a connected framework knows which of its offers are invalid.
 fn holdings(history: &History, findings: &mut Findings) {
     for (at, _, audit) in audits(history) {
         if let Audit::Offers {
@@ -42,7 +41,7 @@ fn holdings(history: &History, findings: &mut Findings) {
     }
 }
 
-/// What is known of an offer.
+/// The known facts about an offer.
 #[derive(Default)]
 struct Known {
     made: BTreeSet<(FrameworkId, u64)>,
@@ -73,7 +72,7 @@ fn known(history: &History) -> BTreeMap<OfferId, Known> {
     known
 }
 
-/// The positions of launches that an acceptance was granted.
+/// Returns the number of launches that an acceptance was granted.
 fn granted(call: &CallView<'_>) -> usize {
     match (call.operation, call.outcome()) {
         (Operation::Accept { launches, .. }, Some(Outcome::Accepted { refused })) => {
@@ -121,14 +120,14 @@ fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
     }
 }
 
-/// Whether a reign after that of the offer had begun by then.
+/// Whether an epoch after that of the offer had begun before `by`.
 fn reign_after(history: &History, offer: OfferId, by: usize) -> bool {
     of_masters(history).take_while(|(at, _, _)| *at <= by).any(
         |(_, _, fact)| matches!(fact, RaftFact::EpochOpened { epoch, .. } if *epoch > offer.epoch),
     )
 }
 
-/// By what was committed: masters tell of one use each for themselves.
+/// Checks committed uses. Each master records a use separately.
 fn commits(history: &History, findings: &mut Findings) {
     let mut used: BTreeMap<OfferId, (usize, Revision)> = BTreeMap::new();
     for (at, event, fact) in of_offers(history) {
@@ -165,7 +164,7 @@ fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) 
             }
         }
     }
-    // Refused once and granted, or perhaps granted, by another call.
+    // Rejected once, and granted, or perhaps granted, by another call.
     refused.retain(|task, _| !wanted.contains(task));
     findings.looked_at += refused.len() as u64;
     for (at, _, fact) in of_tasks(history) {

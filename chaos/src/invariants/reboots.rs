@@ -1,5 +1,5 @@
-//! T9: when a host reboots, what ran there ends, once, and nothing of before is adopted.
-//! (That an end comes once is T2's.)
+//! T9: when a host reboots, its tasks end exactly once, and nothing from before the reboot is
+//! adopted. (T2 checks that an end comes once.)
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,6 @@ use super::Findings;
 use super::facts::{audits, final_phase, of_tasks, registered, struck};
 use crate::history::{Audit, FaultKind, History, TaskFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (at, target) in struck(history, FaultKind::HostReboot) {
@@ -74,7 +73,8 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
     }
 }
 
-/// Whenever all is at rest, what ran before the reboot has ended. What is UNREACHABLE is judged once its agent is back.
+/// Checks that at rest the tasks from before the reboot have ended. An UNREACHABLE task is checked
+/// after its agent has returned.
 fn still_live(
     history: &History,
     findings: &mut Findings,

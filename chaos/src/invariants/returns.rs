@@ -1,5 +1,5 @@
-//! T10: what was declared gone never runs again, and a task of a lost agent runs again only after its
-//! agent came back by name.
+//! T10: a task that was declared gone never runs again. A task of a lost agent runs again only
+//! after its agent re-registered under its id.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,6 @@ use crate::history::{AgentFact, History, OrderAction};
 
 type Modes = BTreeMap<AgentId, BTreeMap<Revision, (usize, AgentMode)>>;
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let modes = modes(history);
@@ -46,8 +45,8 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// A launch that was not delivered when its task became UNREACHABLE is void: once its agent has come
-/// back by name, it is not acted on any more.
+/// Checks a launch that was not delivered when its task became UNREACHABLE: after its agent has
+/// re-registered under its id, the launch is never acted on.
 fn late_launch(
     history: &History,
     findings: &mut Findings,
@@ -93,7 +92,8 @@ fn modes(history: &History) -> Modes {
     modes
 }
 
-/// Between UNREACHABLE and the next life of a task its agent is heard of.
+/// Checks that the agent is no longer unreachable when its task leaves UNREACHABLE for a live
+/// state.
 fn came_back(
     findings: &mut Findings,
     task: &TaskKey,
@@ -107,7 +107,7 @@ fn came_back(
     let Some(modes) = modes.filter(|_| runs_again) else {
         return;
     };
-    // One entry may hold both, in either order of their positions.
+    // One entry may contain both, in either order.
     let by = Revision {
         index: next.revision.index,
         position: u32::MAX,

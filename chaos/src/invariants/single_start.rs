@@ -1,4 +1,4 @@
-//! T1: a task starts at most once in the cluster, ever: by the word of the tasks themselves.
+//! T1: a task starts at most once in the cluster, according to the witness lines of the tasks.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use super::Findings;
 use super::facts::of_tasks;
 use crate::history::{History, TaskFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut nonces: BTreeMap<&TaskKey, (usize, &str)> = BTreeMap::new();

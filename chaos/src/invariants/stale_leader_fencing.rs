@@ -1,5 +1,5 @@
-//! F2: nothing starts that was not committed: neither a deposed nor a paused leader can start a task,
-//! nor can a message of it that comes late.
+//! F2: nothing starts without a commit. Neither a deposed leader, nor a paused one, nor a late
+//! message of one can start a task.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,11 @@ use super::Findings;
 use super::facts::{of_agents, of_tasks};
 use crate::history::{AgentFact, History, OrderAction, TaskFact};
 
-/// Where a launch was seen to be committed, under which order and for whom.
+/// The position, order and agent of each committed launch.
 type Committed<'a> = BTreeMap<&'a TaskKey, (usize, OrderIndex, AgentId)>;
 
-/// Judges a history. One that records no committed launch at all is judged by repeated orders alone.
+/// Checks a history. One that records no committed launch at all is checked for repeated orders
+/// only.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let committed = committed(history);
@@ -63,7 +64,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// As the log has it, or as the registry said later.
+/// Returns the committed launches from the log, or from later reads of the registry.
 fn committed(history: &History) -> Committed<'_> {
     let mut committed = Committed::new();
     for (at, _, fact) in of_tasks(history) {

@@ -1,5 +1,5 @@
-//! R4: the same applied index means the same registry, on every master, whether it came by log, by
-//! snapshot or by replay.
+//! R4: an equal applied index means an equal registry, on every master, whether it came from the
+//! log, a snapshot or a replay.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::Findings;
 use super::facts::of_masters;
 use crate::history::{History, RaftFact};
 
-/// Judges a history; a digest that is compared with none shows nothing.
+/// Checks a history. A digest without a counterpart proves nothing.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut digests: BTreeMap<u64, (usize, String)> = BTreeMap::new();

@@ -1,6 +1,6 @@
-//! T7: a running task goes on, in the same process and with growing progress, whatever happens to
-//! masters, networks and agents' processes around it; and its framework is removed only by a teardown that was asked
-//! for, or when its failover timeout is over.
+//! T7: a running task continues in the same process and with growing progress, whatever happens to
+//! masters, networks and agent processes. Its framework is removed only by a requested teardown, or
+//! when its failover timeout expires.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,9 @@ use super::Findings;
 use super::facts::{Removed, expectations, final_phase, of_tasks, removals};
 use crate::history::{Event, Expectation, FaultKind, History, Operation, TaskFact, What};
 
-/// In so long, a task that runs makes progress.
+/// A running task makes progress within this time.
 const PROGRESS_NS: u64 = 10_000_000_000;
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     processes(history, &mut findings);
@@ -35,7 +34,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-/// A process as it was seen last.
+/// The last observation of a process.
 #[derive(Clone, Copy)]
 struct Seen<'a> {
     at: usize,
@@ -45,7 +44,7 @@ struct Seen<'a> {
 }
 
 fn processes(history: &History, findings: &mut Findings) {
-    // By where its progress was seen to grow last.
+    // The position at which its progress last grew.
     let mut seen: BTreeMap<&TaskKey, Seen<'_>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         let TaskFact::Alive {
@@ -144,7 +143,7 @@ fn keeps_running(
             _ => {}
         }
     }
-    // Where processes are recorded at all, this one must be there at the end.
+    // If processes are recorded at all, this one must exist at the end.
     if let (Some(end), None, Some(_)) = (final_phase(history), excused, alive) {
         findings.must(alive > Some(end), [from, end], || {
             format!("{task} is not there any more at the end, and nobody asked for that")
@@ -152,7 +151,7 @@ fn keeps_running(
     }
 }
 
-/// Whether a task may end because of this.
+/// Whether a task may end because of this event.
 fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
     match &event.what {
         What::Invoke { operation, .. } => match operation {

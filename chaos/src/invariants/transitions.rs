@@ -1,5 +1,6 @@
-//! T2: states follow the table; a task has at most one end, and after it come only copies of the same
-//! update. By what was committed, by what agents wrote down, and by what frameworks were told.
+//! T2: states follow the transition table. A task has at most one end, and only copies of the same
+//! update come after it. Checked for commits, for updates on agents' disks, and for updates that
+//! frameworks received.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,6 @@ use super::Findings;
 use super::facts::{changes, of_tasks};
 use crate::history::{History, TaskFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (task, changes) in changes(history) {
@@ -43,7 +43,7 @@ fn made(history: &History, findings: &mut Findings) {
         let Some((first, known, before)) = newest.insert((task, *order), now) else {
             continue;
         };
-        // Read back after a restart, it is the same one.
+        // An update that is read back after a restart is the same one.
         if known == *number && before == *state {
             continue;
         }

@@ -1,5 +1,5 @@
-//! T3: an update is on its agent's disk before it is sent, is told in order, and none is lost: after
-//! healing, agents hold none that is not settled, and every end was told.
+//! T3: an update is on its agent's disk before it is sent, is delivered in order, and is not lost.
+//! After healing, agents hold no unacknowledged updates, and every end was delivered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,6 @@ use super::Findings;
 use super::facts::{changes, final_phase, launches, of_agents, of_tasks, removed};
 use crate::history::{AgentFact, FaultKind, History, Process, TaskFact};
 
-/// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     agents(history, &mut findings);
@@ -23,7 +22,7 @@ pub(super) fn check(history: &History) -> Findings {
 
 type Instance<'a> = (&'a TaskKey, OrderIndex);
 
-/// What agents were told of what they hold.
+/// The acknowledgements that agents received.
 #[derive(Default)]
 struct Told<'a> {
     settled: BTreeMap<Instance<'a>, u64>,
@@ -57,8 +56,9 @@ impl<'a> Told<'a> {
         told
     }
 
-    /// The newest update that the agent need not keep. What the registry had and let go needs no word of its own:
-    /// the agent may hear only of the latter.
+    /// Returns the newest update that the agent need not keep. An update that was committed before
+    /// the registry dropped the task needs no separate acknowledgement: the agent may only learn
+    /// that the task is an orphan.
     fn newest(&self, instance: &Instance<'_>) -> u64 {
         let settled = self.settled.get(instance).copied().unwrap_or_default();
         let is_stray = self.strays.contains(instance);
@@ -111,7 +111,8 @@ fn agents(history: &History, findings: &mut Findings) {
     }
 }
 
-/// Tasks of agents that nobody can expect to deliver anything: gone, or without their disk.
+/// Returns the tasks of agents that cannot be expected to deliver anything: gone agents, and agents
+/// without their disk.
 fn lost(history: &History) -> BTreeSet<&TaskKey> {
     let gone = of_agents(history).filter_map(|(_, _, fact)| match fact {
         AgentFact::Mode {
@@ -132,9 +133,10 @@ fn lost(history: &History) -> BTreeSet<&TaskKey> {
         .collect()
 }
 
-/// What a scheduler is told for the first time is newer than all that it was told before of this task. One
-/// that was superseded may still read what had been sent to it, after its successor has read more. One that was killed
-/// begins anew: an answer to a question may have told its former life of something newer, which is told no past then.
+/// Checks the order of updates: an update that a scheduler receives for the first time is newer
+/// than all earlier ones of the task. A superseded scheduler may still read earlier messages after
+/// its successor has read more. A killed one starts a new sequence: a reconciliation may have
+/// delivered a newer state to its former incarnation, which receives no older one then.
 fn in_order(history: &History, findings: &mut Findings) {
     let kills: Vec<_> = history
         .faults()
@@ -166,7 +168,8 @@ fn in_order(history: &History, findings: &mut Findings) {
     }
 }
 
-/// Every committed end, to every framework whose updates are recorded and that was not removed.
+/// Checks that every committed end reached every framework whose updates are recorded and that was
+/// not removed.
 fn ends_were_told(history: &History, findings: &mut Findings) {
     let mut listening = BTreeSet::new();
     let mut told = BTreeSet::new();
@@ -370,7 +373,7 @@ mod tests {
         for mistaken in [
             scene.clone().removed(Removal::Deadline, 59_000),
             scene.clone().removed(Removal::Teardown, 0),
-            // The teardown that was asked for did not take place.
+            // The requested teardown did not take place.
             scene.torn_down().saw("greedy", subscribed),
         ] {
             catches(check, mistaken.phase(Phase::Final), "ended as Failed");

@@ -1,4 +1,4 @@
-//! The judgement of a whole history: what every checker found, and how much it looked at.
+//! The verdict on a whole history: the findings of all checkers, and how much they compared.
 
 use std::collections::BTreeMap;
 
@@ -7,47 +7,46 @@ use serde::{Deserialize, Serialize};
 use super::{CHECKERS, Findings, Rule, Violation};
 use crate::history::{Expectation, FaultKind, History, Observation, RaftFact, What};
 
-/// What one checker found, in numbers.
+/// The findings of one checker, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Judged {
-    /// How many things it compared: 0 shows nothing.
+    /// How many things it compared. Zero proves nothing.
     pub looked_at: u64,
-    /// How many did not hold.
+    /// How many comparisons failed.
     pub violations: u64,
-    /// What it could not decide in time.
+    /// The checks that it could not decide in time.
     pub undecided: Vec<String>,
 }
 
-/// What a run has to show before its silence means anything.
+/// Evidence of activity, without which a run without violations proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Evidence {
-    /// Operations that ended ok or were definitely refused.
+    /// Operations that ended as `ok` or were definitely rejected.
     pub operations: u64,
-    /// Operations of unknown end.
+    /// Operations with unknown outcome.
     pub unknown: u64,
-    /// Faults, by kind; repairs are none.
+    /// Faults by kind, without repairs.
     pub faults: BTreeMap<FaultKind, u64>,
-    /// Reigns that began, less the first.
+    /// Epochs that began, less the first.
     pub leader_changes: u64,
     /// Expectations that were stated.
     pub expectations: u64,
 }
 
-/// The judgement of a history, or of all histories of a batch.
+/// The verdict on a history, or on all histories of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Verdict {
-    /// By rule.
+    /// The findings by rule.
     pub rules: BTreeMap<Rule, Judged>,
-    /// Everything that did not hold.
     pub violations: Vec<Violation>,
-    /// What the run has to show.
+    /// Evidence of activity.
     pub evidence: Evidence,
 }
 
-/// What a run must reach, or it proves nothing.
+/// The minimum evidence, below which a run proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Minimum {
-    /// Operations of known end.
+    /// Operations of known outcome.
     pub operations: u64,
     /// Faults of all kinds.
     pub faults: u64,
@@ -60,13 +59,13 @@ pub struct Minimum {
 }
 
 impl Verdict {
-    /// Whether no rule was broken. Says nothing about whether anything was looked at.
+    /// Whether no rule was violated. This does not mean that anything was compared.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()
     }
 
-    /// Rules whose checkers found nothing to look at.
+    /// Returns the rules whose checkers compared nothing.
     #[must_use]
     pub fn silent(&self) -> Vec<Rule> {
         let silent = self
@@ -76,7 +75,7 @@ impl Verdict {
         silent.map(|(rule, _)| *rule).collect()
     }
 
-    /// Adds what another history of the same batch showed.
+    /// Adds the verdict on another history of the same batch.
     pub fn add(&mut self, other: Self) {
         let Self {
             rules,
@@ -93,7 +92,7 @@ impl Verdict {
         self.evidence.add(evidence);
     }
 
-    /// What a checker could not decide within its budget, a sentence each.
+    /// Returns a message for each check that was not decided within its budget.
     fn undecided(&self) -> impl Iterator<Item = String> {
         self.rules.iter().flat_map(|(rule, judged)| {
             let undecided = judged.undecided.iter();
@@ -101,8 +100,8 @@ impl Verdict {
         })
     }
 
-    /// What of the minimum was not reached, and what was not decided, a sentence each; nothing if the run proves
-    /// something.
+    /// Returns a message for each part of the minimum that was not reached, and for each undecided
+    /// check. The list is empty if the run proves enough.
     #[must_use]
     pub fn shortfalls(&self, minimum: &Minimum) -> Vec<String> {
         let Evidence {

@@ -1,19 +1,19 @@
-//! Whether the newest line of each harness still speaks for the code of today.
+//! Checks that the newest line of each harness is recent enough for the current code.
 
 use std::collections::BTreeMap;
 
 use super::{EVERY_FAULT, GRAPHS, GitError, Newest, POWER, RAFT, REAL, SYSTEM};
 
-/// How far HEAD is from the commit of a line.
+/// The distance between the commit of a line and HEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Distance {
     /// Commits since then.
     pub commits: u64,
-    /// Lines of product code that were inserted or deleted.
+    /// Lines of product code that were inserted or deleted since then.
     pub changed_lines: u64,
 }
 
-/// A line that is further away says nothing about this code.
+/// The maximum distance at which a line is valid for the current code.
 const MOST: Distance = Distance {
     commits: 400,
     changed_lines: 30_000,
@@ -37,7 +37,7 @@ const HARNESSES: [(&str, &str); 6] = [
         REAL,
         "argosy-chaos run --pace quick --faults kill-leader --rounds 100",
     ),
-    // Batches that only kill leaders keep the line above new.
+    // Batches that only kill leaders keep only the entry above recent.
     (EVERY_FAULT, "argosy-chaos run --pace quick --each-once"),
     (
         POWER,
@@ -45,10 +45,10 @@ const HARNESSES: [(&str, &str); 6] = [
     ),
 ];
 
-/// Returns a sentence for each harness whose newest line is missing or too old.
+/// Returns a message for each harness whose newest line is missing or too old.
 ///
 /// # Errors
-/// The history gives no answer at all.
+/// If the git history has no answer at all.
 pub fn stale(
     newest: &BTreeMap<String, Newest>,
     distance: impl Fn(&str) -> Result<Distance, GitError>,

@@ -1,6 +1,6 @@
 //! The first and the last line of a batch, as its harness appends them.
 //!
-//! Each is one write at the end of the file, so that lines of batches that run at the same time stay whole.
+//! Each line is one write at the end of the file, so that lines of concurrent batches stay intact.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -18,13 +18,13 @@ use crate::real::host_tools;
 /// Further fields of a last line, which the sums do not use.
 pub(crate) type Details = serde_json::Map<String, serde_json::Value>;
 
-/// What a batch is about to do.
+/// The plan of a batch.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) tier: &'static str,
     pub(crate) seed: u64,
     pub(crate) seeds: u64,
-    /// The file under test.
+    /// The executable under test.
     pub(crate) executable: &'a Path,
 }
 
@@ -50,7 +50,7 @@ impl Batch {
         let time = utc(SystemTime::now());
         let start = Start {
             tier: plan.tier.to_owned(),
-            // Read now: at the end of a long batch there may be a newer one.
+            // Read now, because a long batch may end after a newer commit.
             commit: git(&["rev-parse", "--short", "HEAD"]).unwrap_or_default(),
             seed: plan.seed,
             seeds: plan.seeds,
@@ -111,13 +111,14 @@ fn append(
     file.write_all(format!("{text}\n").as_bytes())
 }
 
-/// `None` outside a checkout.
+/// Runs git; `None` outside a checkout.
 fn git(words: &[&str]) -> Option<String> {
     let said = host_tools::run("git", words).ok()?;
     Some(said.trim().to_owned())
 }
 
-/// Whether the working tree is the commit. The ledger itself is not compared: batches append to it.
+/// Returns whether the working tree equals the commit. The ledger itself is not compared, because
+/// batches append to it.
 fn tree() -> &'static str {
     let ledger = ":(top,exclude)docs/chaos-ledger.*";
     match git(&[
@@ -134,7 +135,7 @@ fn tree() -> &'static str {
     }
 }
 
-/// SHA-256 of a file, in hexadecimal digits.
+/// Returns the SHA-256 of a file in hexadecimal digits.
 fn digest(path: &Path) -> io::Result<String> {
     let named = |error: io::Error| {
         let kind = error.kind();
@@ -153,7 +154,8 @@ fn digest(path: &Path) -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// CPU time of this process and of all its children that have ended; zero if the system does not report it.
+/// Returns the CPU time of this process and of all its ended children; zero if the system does not
+/// report it.
 fn cpu() -> Duration {
     let of = |who| {
         let usage = getrusage(who).ok();
@@ -168,7 +170,8 @@ fn micros(time: TimeVal) -> u64 {
     u64::try_from(time.num_microseconds()).unwrap_or(0)
 }
 
-/// As "2026-11-22T12:00:00Z". The days are counted as in Howard Hinnant's `civil_from_days`.
+/// Formats a time as "2026-11-22T12:00:00Z". The days are computed as in Howard Hinnant's
+/// `civil_from_days`.
 fn utc(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);

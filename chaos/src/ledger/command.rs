@@ -1,4 +1,4 @@
-//! `argosy-chaos ledger`: whether the ledger reaches what a release needs.
+//! `argosy-chaos ledger`: checks the ledger against the minimums of a release.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,16 @@ use clap::Args;
 
 use super::{read, shortfalls};
 
-/// Whether the ledger reaches every minimum of a release
+/// Checks that the ledger reaches every minimum of a release
 #[derive(Debug, Args)]
 pub struct LedgerArguments {
-    /// The ledger
+    /// The ledger file
     #[arg(value_name = "FILE", default_value = "docs/chaos-ledger.jsonl")]
     file: PathBuf,
 }
 
-/// Prints each minimum that is not reached. Returns the exit code: 0 if all are, 2 if the file cannot be read, 3 otherwise.
+/// Prints each minimum that is not reached. Returns the exit code: 0 if all are, 2 if the file
+/// cannot be read, 3 otherwise.
 #[must_use]
 pub fn ledger(arguments: &LedgerArguments) -> u8 {
     let file = arguments.file.display();

@@ -1,11 +1,11 @@
-//! The git history of a checkout, as far as the ledger needs it.
+//! The part of a checkout's git history that the ledger needs.
 
 use std::path::{Path, PathBuf};
 
 use super::Distance;
 use crate::real::host_tools;
 
-/// Whose changes make a line old: the code that runs in production.
+/// The paths of the code that runs in production. Changes in them make a line old.
 const PRODUCT: [&str; 11] = [
     "agent",
     "cli",
@@ -20,7 +20,7 @@ const PRODUCT: [&str; 11] = [
     ":(exclude,glob)**/tests/**",
 ];
 
-/// Why the history gives no answer.
+/// The reason why the git history has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     /// There is no history at all, or only a part of it.
@@ -31,18 +31,14 @@ pub enum GitError {
     },
     /// No such commit is HEAD or one of its ancestors.
     #[error("there is no commit {commit:?} in this history")]
-    Unknown {
-        /// The commit.
-        commit: String,
-    },
+    Unknown { commit: String },
 }
 
 /// A file as it was at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    /// The commit.
     pub commit: String,
-    /// The whole file.
+    /// The content of the file.
     pub text: String,
 }
 
@@ -53,8 +49,10 @@ pub struct Git {
 }
 
 impl Git {
+    /// Opens a checkout.
+    ///
     /// # Errors
-    /// The folder is no checkout, git cannot be executed, or the clone is shallow.
+    /// If the directory is not a checkout, git cannot be executed, or the clone is shallow.
     pub fn open(folder: &Path) -> Result<Self, GitError> {
         let git = Self {
             folder: folder.to_owned(),
@@ -76,9 +74,10 @@ impl Git {
     }
 
     fn verify(&self, commit: &str) -> Result<(), GitError> {
-        // A word that begins with "-" would be an option.
+        // An argument that begins with "-" would be an option.
         let is_name = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-        // A repository keeps abandoned commits for weeks: it is not enough that the commit exists.
+        // A repository keeps abandoned commits for weeks, so it is not enough that the commit
+        // exists.
         let words = ["merge-base", "--is-ancestor", commit, "HEAD"];
         match is_name && self.run(&words).is_ok() {
             true => Ok(()),
@@ -94,10 +93,10 @@ impl Git {
         self.verify(commit).is_ok()
     }
 
-    /// How far HEAD is from a commit.
+    /// Returns the distance between a commit and HEAD.
     ///
     /// # Errors
-    /// There is no such commit.
+    /// If there is no such commit.
     pub fn distance(&self, commit: &str) -> Result<Distance, GitError> {
         self.verify(commit)?;
         let commits = self.run(&["rev-list", "--count", &format!("{commit}..HEAD")])?;
@@ -109,10 +108,11 @@ impl Git {
         })
     }
 
-    /// A file as it was when a line came to another file; `None` if the line is not committed.
+    /// Returns a file as it was when a line was added to another file; `None` if the line is not
+    /// committed.
     ///
     /// # Errors
-    /// The file was not there then.
+    /// If the file did not exist then.
     pub fn when_added(&self, line: &str, to: &str, file: &str) -> Result<Option<String>, GitError> {
         let search = format!("-S{line}");
         let words = ["log", "--reverse", "--format=%H", search.as_str(), "--", to];
@@ -123,10 +123,10 @@ impl Git {
         self.run(&["show", &format!("{commit}:{file}")]).map(Some)
     }
 
-    /// A file as it was at every commit that changed it, from one commit on.
+    /// Returns a file as it was at every commit that changed it, from one commit on.
     ///
     /// # Errors
-    /// There is no such commit.
+    /// If there is no such commit.
     pub fn versions(&self, path: &str, since: &str) -> Result<Vec<Version>, GitError> {
         self.verify(since)?;
         let range = format!("{since}..HEAD");
@@ -143,7 +143,7 @@ impl Git {
     }
 }
 
-/// The sum of " 3 files changed, 12 insertions(+), 4 deletions(-)".
+/// Returns the sum of " 3 files changed, 12 insertions(+), 4 deletions(-)".
 fn changed_lines(shortstat: &str) -> u64 {
     let parts = shortstat.trim().split(", ");
     let lines = parts.filter(|part| part.contains("insertion") || part.contains("deletion"));
@@ -151,10 +151,10 @@ fn changed_lines(shortstat: &str) -> u64 {
     numbers.sum()
 }
 
-/// Whether a file still has every line of an older version, in its order.
+/// Checks that a file still has every line of an older version, in the same order.
 ///
 /// # Errors
-/// The first line that is not there any more.
+/// The first line that is missing.
 pub fn is_kept<'a>(old: &'a str, new: &str) -> Result<(), &'a str> {
     let mut new = new.lines();
     match old.lines().find(|line| !new.any(|kept| kept == *line)) {
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(is_kept("", ""), Ok(()));
     }
 
-    /// Tools and tests: their changes make no line old.
+    /// Tools and tests. Their changes make no line old.
     const NO_PRODUCT: [&str; 3] = ["bench", "chaos", "testing"];
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// A repository with three versions of a file.
+    /// Creates a repository with three versions of a file.
     fn repository() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let script = "git init -q . && git config user.email t@example.org && git config user.name t \

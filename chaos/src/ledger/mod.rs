@@ -1,8 +1,9 @@
-//! The ledger of all batches: the lines that harnesses append, and the page that adds them up, so that
-//! a sum can be audited. It uses no sum that a line states; it computes them.
+//! The ledger of all batches: the lines that harnesses append, and the page that sums them up, so
+//! that every sum can be audited. It uses no sum that a line states, and computes all of them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`, `age`, `release`, `command`.
+//! Reading order: this file (the lines), `batch` (their writer), `sums`, `page`, `git`, `age`,
+//! `release`, `command`.
 
 mod age;
 mod batch;
@@ -26,20 +27,21 @@ pub use page::{render, shortfalls};
 pub use release::early_releases;
 pub use sums::{Newest, newest};
 
-/// The harness whose seeds play connectivity graphs: which ones follows from their numbers.
+/// The harness whose seeds play connectivity graphs. The number of a seed determines its graphs.
 pub(crate) const GRAPHS: &str = "sim-graphs";
 /// The simulation of the whole system.
 pub(crate) const SYSTEM: &str = "sim-system";
-/// The simulation of raft alone.
+/// The simulation of Raft alone.
 pub(crate) const RAFT: &str = "sim-raft";
 /// Real processes.
 pub(crate) const REAL: &str = "real";
-/// Real processes under every kind of fault once. No tier: a line of real processes with many kinds is of both.
+/// Real processes under every kind of fault once. It is not a tier: a line of real processes with
+/// many kinds counts for both.
 pub(crate) const EVERY_FAULT: &str = "real, every fault once";
 /// Power cuts in a virtual machine.
 pub(crate) const POWER: &str = "power";
 
-/// The code that a batch tested, and when.
+/// The code that a batch tested, and the time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stamp {
     /// Joins the first and the last line of a batch; empty in lines of the old form.
@@ -48,29 +50,31 @@ pub struct Stamp {
     /// When this line was written, as "2026-11-22T12:00:00Z".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub time: String,
-    /// Whether the working tree was the commit when the batch began: "clean", "dirty" or "unknown".
+    /// Whether the working tree equalled the commit when the batch began: "clean", "dirty" or
+    /// "unknown".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tree: String,
-    /// SHA-256 of the file under test: `argosy-chaos` for simulations, `argosy` for real processes, the
-    /// image for power cuts.
+    /// SHA-256 of the file under test: `argosy-chaos` for simulations, `argosy` for real processes,
+    /// the VM image for power cuts.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub executable: String,
 }
 
-/// How a batch ended.
+/// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It did what was planned. Lines of the old form say nothing else.
+    /// The batch did what was planned. Lines of the old form have no other outcome.
     #[default]
     Complete,
-    /// A signal ended it.
+    /// A signal ended the batch.
     Interrupted,
     /// The harness itself failed.
     Failed,
 }
 
-/// The last line of a batch, or a line of the old form. A harness leaves out what it does not know.
+/// The last line of a batch, or a line of the old form. A harness leaves out fields that it does
+/// not know.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Run {
     /// The harness: "sim-raft", "sim-system", "sim-graphs", "real", "power".
@@ -81,10 +85,10 @@ pub struct Run {
     /// The first seed.
     #[serde(default)]
     pub seed: u64,
-    /// How many seeds, from the first one on; a line without it is one run.
+    /// The number of seeds, from the first one on. A line without it is one run.
     #[serde(default = "one")]
     pub seeds: u64,
-    /// Seconds that passed in the cluster: simulated ones, or real.
+    /// Seconds that passed in the cluster, simulated or real.
     #[serde(default)]
     pub seconds: u64,
     /// Faults of all kinds. In lines of the old form of simulations it includes repairs.
@@ -99,10 +103,10 @@ pub struct Run {
     /// Changes of leader.
     #[serde(default)]
     pub leader_changes: u64,
-    /// Operations of known end.
+    /// Operations of known outcome.
     #[serde(default)]
     pub operations: u64,
-    /// Rules that did not hold, and seeds whose process ended without a report.
+    /// Violated rules, and seeds whose process ended without a report.
     #[serde(default)]
     pub violations: u64,
     /// Seeds whose process ended without a report.
@@ -111,26 +115,26 @@ pub struct Run {
     /// Seeds with a violation, aborted ones included. Older lines lack it.
     #[serde(default)]
     pub violating_seeds: u64,
-    /// How many kinds of faults there were under real processes; zero in lines that do not record it.
+    /// The number of kinds of faults under real processes; zero in lines that do not record it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fault_kinds: u64,
-    /// Cuts of a whole machine, by the moment from which each was counted; the last boot of a series, without a cut, is
-    /// `Settled`.
+    /// Cuts of a whole machine, by the moment from which each was counted. The last boot of a
+    /// series, without a cut, is `Settled`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub moments: BTreeMap<String, u64>,
-    /// Whether the run missed its own minimum; one that proves too little adds nothing.
+    /// Whether the run missed its own minimum. Such a run adds nothing to the sums.
     #[serde(default)]
     pub proves_too_little: bool,
     /// CPU time of the harness and of all processes that it started, in milliseconds.
     #[serde(default)]
     pub cpu_ms: u64,
-    /// How it ended; only complete batches add anything.
+    /// The outcome. Only complete batches add to the sums.
     #[serde(default)]
     pub outcome: Outcome,
-    /// Why the harness failed.
+    /// The reason why the harness failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
-    /// The code, and when.
+    /// The tested code, and the time.
     #[serde(flatten)]
     pub stamp: Stamp,
 }
@@ -148,29 +152,30 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Run {
-    /// Lines of the old form have no time, and neither a first line nor a batch.
+    /// Whether this is a line of the old form: it has no time, no first line and no batch.
     fn is_old(&self) -> bool {
         self.stamp.batch.is_empty()
     }
 
-    /// Whether leaders were killed and nothing else was done: each died in a cluster at rest.
+    /// Whether leaders were killed and nothing else was done, so that each was lost in a cluster at
+    /// rest.
     fn kills_alone(&self) -> bool {
         self.fault_kinds == 1 && self.leader_kills > 0 && self.faults == self.leader_kills
     }
 
-    /// Whether real processes met nearly every kind of fault. A host may lack the tools of a few.
+    /// Whether real processes met nearly every kind of fault. A host may lack the tools for a few.
     fn has_every_fault(&self) -> bool {
         self.tier == REAL && self.fault_kinds >= 20
     }
 
-    /// Power cuts that were counted from a moment before the load began.
+    /// Returns the power cuts that were counted from a moment before the load began.
     fn cuts_before_load(&self) -> u64 {
         let cuts = ["PowerOn", "Mounted"].map(|moment| self.moments.get(moment));
         cuts.into_iter().flatten().sum()
     }
 
-    /// Whether more than a tenth of the seeds, and at least two, violate a rule or abort: then the history itself is
-    /// broken, and what was compared proves nothing.
+    /// Whether more than a tenth of the seeds, and at least two, violate a rule or abort. Then the
+    /// history itself is broken, and its comparisons prove nothing.
     fn is_broken(&self) -> bool {
         let violating = match self.violating_seeds {
             0 => self.violations.min(self.seeds),
@@ -189,25 +194,25 @@ pub struct Start {
     pub commit: String,
     /// The first seed.
     pub seed: u64,
-    /// How many seeds are planned.
+    /// The planned number of seeds.
     pub seeds: u64,
-    /// The code, and when.
+    /// The tested code, and the time.
     #[serde(flatten)]
     pub stamp: Stamp,
 }
 
-/// Says of earlier lines that they do not count, and why.
+/// A declaration that earlier lines do not count, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Correction {
     /// The harness.
     pub tier: String,
     /// The commit of the lines.
     pub commit: String,
-    /// The lines whose seeds all lie between this one…
+    /// The first seed of the range. Lines whose seeds all lie in the range are meant.
     pub seed: u64,
-    /// …and so many later.
+    /// The number of seeds in the range.
     pub seeds: u64,
-    /// Why they do not count.
+    /// The reason why they do not count.
     pub why: String,
 }
 
@@ -224,19 +229,19 @@ impl Correction {
 /// A bug that was found. A later line with the same `bug` and `seed` replaces it on the page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// What was wrong, in a line.
+    /// A description of the bug in one line.
     pub bug: String,
-    /// How to see it again: a seed or a script.
+    /// How to reproduce it: a seed or a script.
     pub seed: String,
-    /// Why it was so.
+    /// The cause.
     pub cause: String,
     /// The commit that fixed it; empty while it is open.
     #[serde(default)]
     pub fix: String,
-    /// When it was fixed, if its line was added later, as "2026-11-22T12:00:00Z"; else empty.
+    /// When it was fixed, if its line was added later, as "2026-11-22T12:00:00Z"; otherwise empty.
     #[serde(default)]
     pub fixed_at: String,
-    /// The test that keeps it.
+    /// The regression test.
     #[serde(default)]
     pub test: String,
 }
@@ -244,7 +249,6 @@ pub struct Found {
 /// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
-    /// A bug.
     Found(Found),
     /// The first line of a batch.
     Start(Start),
@@ -254,19 +258,19 @@ pub enum Line {
     Correction(Correction),
 }
 
-/// A line of no known form.
+/// A line of an unknown form.
 #[derive(Debug, thiserror::Error)]
 #[error("line {number} of the ledger has no known form")]
 pub struct LedgerError {
-    /// From 1.
+    /// The number of the line, from 1.
     pub number: usize,
     source: serde_json::Error,
 }
 
-/// Reads the lines; empty ones are passed over.
+/// Reads the lines. Empty ones are skipped.
 ///
 /// # Errors
-/// The first line of no known form.
+/// The first line of an unknown form.
 pub fn read(text: &str) -> Result<Vec<Line>, LedgerError> {
     let lines = text.lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
@@ -280,7 +284,8 @@ pub fn read(text: &str) -> Result<Vec<Line>, LedgerError> {
         .collect()
 }
 
-/// Lines of the old form have no `event`: those with a `bug` are bugs, all others are runs.
+/// Parses a line. Lines of the old form have no `event`: those with a `bug` are bugs, all others
+/// are runs.
 fn parse(line: &str) -> serde_json::Result<Line> {
     let value: Value = serde_json::from_str(line)?;
     let event = value
@@ -333,7 +338,7 @@ mod tests {
             (19, 2, 2, true),
             (100, 10, 10, false),
             (100, 11, 11, true),
-            // Lines of the older form: a violation for each seed at most.
+            // Lines of the older form: at most one violation for each seed.
             (1, 0, 4, false),
             (100, 0, 10, false),
             (100, 0, 11, true),

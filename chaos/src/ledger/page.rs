@@ -1,4 +1,5 @@
-//! The page of the ledger: sums against minima, sums by harness, what does not count, bugs, and commits.
+//! The page of the ledger: sums against minimums, sums by harness, lines that do not count, bugs,
+//! and commits.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,7 +8,7 @@ use super::sums::{Sum, Totals, totals};
 use super::{Found, Line, RAFT, REAL, SYSTEM};
 use crate::sim::graphs;
 
-/// What must be reached in sum before a release.
+/// A sum that must be reached before a release.
 struct Goal {
     what: &'static str,
     least: u64,
@@ -70,7 +71,7 @@ adds nothing but its violations. The line of a fixed bug stands after those of a
 of its fix.
 ";
 
-/// The page that the lines add up to.
+/// Returns the page that sums up the lines.
 #[must_use]
 pub fn render(lines: &[Line]) -> String {
     let totals = totals(lines);
@@ -95,7 +96,7 @@ pub fn render(lines: &[Line]) -> String {
     page
 }
 
-/// Returns a sentence for each minimum of a release that the lines do not reach.
+/// Returns a message for each minimum of a release that the lines do not reach.
 #[must_use]
 pub fn shortfalls(lines: &[Line]) -> Vec<String> {
     let totals = totals(lines);
@@ -240,7 +241,7 @@ fn excluded(page: &mut String, totals: &Totals) {
     }
 }
 
-/// Each bug once, where it first stands, as its newest line has it.
+/// Adds each bug once, at its first position, with the content of its newest line.
 fn bugs(page: &mut String, lines: &[Line]) {
     page.push_str("\n## Bugs found\n\n| Bug | Seed or script | Cause | Fix | Kept by |\n|---|---|---|---|---|\n");
     let mut order: Vec<(&str, &str)> = Vec::new();
@@ -273,7 +274,7 @@ fn line(page: &mut String, cells: &[String]) {
     let _ = writeln!(page, "| {} |", cells.join(" | "));
 }
 
-/// 1234567 as "1,234,567".
+/// Formats 1234567 as "1,234,567".
 fn number(number: u64) -> String {
     let digits = number.to_string();
     let first = digits.len() % 3;

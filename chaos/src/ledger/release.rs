@@ -1,15 +1,16 @@
-//! Whether a release was recorded with a ledger that reaches every minimum.
+//! Checks that each release was recorded with a ledger that reaches every minimum.
 
 use super::{GitError, read, shortfalls};
 
-/// Releases from before the ledger had minimums. When a minimum rises, the releases until then are added.
+/// Releases from before the ledger had minimums. When a minimum rises, the releases until then are
+/// added.
 const BEFORE_THE_MINIMUMS: [&str; 1] = ["0.1.0"];
 
-/// Returns a sentence for each release of `releases.txt` whose ledger misses a minimum. `ledger_of` returns the ledger of
-/// the commit that added a line.
+/// Returns a message for each release of `releases.txt` whose ledger misses a minimum. `ledger_of`
+/// returns the ledger of the commit that added a line.
 ///
 /// # Errors
-/// The history gives no ledger.
+/// If the git history has no such ledger.
 pub fn early_releases(
     releases: &str,
     ledger_of: impl Fn(&str) -> Result<String, GitError>,

@@ -1,4 +1,4 @@
-//! What the lines of the ledger add up to.
+//! The sums over the lines of the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ pub(super) struct Sum {
 pub(super) struct Sums {
     pub(super) by_tier: BTreeMap<String, Sum>,
     pub(super) too_little: u64,
-    /// Connectivity graphs that were played, by their numbers.
+    /// The numbers of the connectivity graphs that were played.
     pub(super) graphs: BTreeSet<u64>,
 }
 
@@ -59,7 +59,8 @@ impl Sums {
         self.by_tier.values().map(|sum| sum.violations).sum()
     }
 
-    /// A violation counts in every run; all else only in one that is complete, not broken, and proves enough.
+    /// Adds a run. Violations count in every run; all else only in one that is complete, not
+    /// broken, and proves enough.
     pub(super) fn add(&mut self, run: &Run) {
         let sum = self.by_tier.entry(run.tier.clone()).or_default();
         sum.violations += run.violations;
@@ -68,7 +69,7 @@ impl Sums {
             return;
         }
         if run.tier == GRAPHS {
-            // More seeds than that play the same again.
+            // Further seeds play the same graphs again.
             let seeds = run.seed..run.seed.saturating_add(run.seeds.min(graphs::CASES));
             self.graphs.extend(seeds.flat_map(graphs::numbers));
         }
@@ -97,7 +98,7 @@ fn proves(run: &Run) -> bool {
     run.outcome == Outcome::Complete && !run.proves_too_little && !run.is_broken()
 }
 
-/// Lines that a correction took out of the sums.
+/// Lines that a correction removed from the sums.
 #[derive(Debug, Default)]
 pub(super) struct Excluded {
     pub(super) lines: u64,
@@ -119,11 +120,11 @@ pub(super) struct Unfinished {
 /// The newest line of a harness that proves something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Newest {
-    /// Of the executables.
+    /// The commit of the executables.
     pub commit: String,
-    /// When; empty in lines of the old form.
+    /// When it was written; empty in lines of the old form.
     pub time: String,
-    /// Whether the working tree was that commit; empty in lines of the old form.
+    /// Whether the working tree equalled that commit; empty in lines of the old form.
     pub tree: String,
 }
 
@@ -132,7 +133,7 @@ pub struct Newest {
 pub(super) struct Totals {
     pub(super) all: Sums,
     pub(super) since_fix: Sums,
-    /// Batches of `since_fix`; they begin with the times at which they began. Lines of the old form have none.
+    /// Batches of `since_fix`. Each begins with its start time. Lines of the old form have none.
     batches_since_fix: BTreeSet<String>,
     /// By commit, the newest last.
     pub(super) commits: Vec<(String, Sums)>,
@@ -141,8 +142,9 @@ pub(super) struct Totals {
     pub(super) excluded: Vec<(Correction, Excluded)>,
 }
 
-/// The newest line of each harness that proves something: neither corrected, unfinished nor too little, and of a commit
-/// that is known and was tested without other changes. Work that never became part of the history leaves lines of others.
+/// Returns the newest line of each harness that proves something: not corrected, not unfinished,
+/// with enough evidence, and of a known commit that was tested without other changes. Abandoned
+/// work leaves lines of unknown commits.
 #[must_use]
 pub fn newest(lines: &[Line], is_known: impl Fn(&str) -> bool) -> BTreeMap<String, Newest> {
     let counts = |line: &&Line| match line {
@@ -163,7 +165,7 @@ pub(super) fn totals(lines: &[Line]) -> Totals {
         ..Totals::default()
     };
     let mut open: Vec<&Start> = Vec::new();
-    // Corrections of lines above: those that were met so far are passed over.
+    // Corrections apply to the lines above them. This counts those that were read so far.
     let mut met = 0;
     for line in lines {
         match line {
@@ -194,7 +196,7 @@ fn without_end(start: &Start) -> Unfinished {
 }
 
 impl Totals {
-    /// Counts from here again, unless all that is counted began after the fix.
+    /// Restarts the count, unless everything that is counted began after the fix.
     fn fixed(&mut self, found: &Found) {
         let is_older = |batch: &String| *batch < found.fixed_at;
         let is_late = !found.fixed_at.is_empty() && !self.batches_since_fix.iter().any(is_older);

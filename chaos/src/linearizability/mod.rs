@@ -1,8 +1,9 @@
-//! Whether the operations on each register could have happened one at a time, each between its
-//! beginning and its end: Wing and Gong's search with Lowe's memory of states, one register at a time.
+//! Checks whether the operations on each register are linearizable: whether they could have
+//! happened one at a time, each between its beginning and its end. It uses Wing and Gong's search
+//! with Lowe's memory of states, for one register at a time.
 //!
-//! An operation that nobody knows the end of may take place at any time after its beginning, or never.
-//! The search has a budget: "undecided" is neither a pass nor a failure.
+//! An operation of unknown outcome may take place at any time after its beginning, or never. The
+//! search has a budget: "undecided" is neither a pass nor a failure.
 
 mod register;
 mod search;
@@ -15,17 +16,17 @@ use crate::history::{Consistency, History, Operation, What};
 pub use register::{Action, Call};
 pub use search::{Answer, search};
 
-/// How long one register may take.
+/// The budget of the search for one register.
 #[derive(Debug, Clone, Copy)]
 pub enum Budget {
-    /// So many steps of the search: the same answer on every machine.
+    /// This number of steps: the same result on every machine.
     Steps(u64),
     /// Until this moment.
     Until(Instant),
 }
 
-/// The calls of every register, by its name, in the order in which they began. Reads that may be old
-/// and operations that did not take place are left out, as are reads without an answer.
+/// Returns the calls of every register, by its name, in the order in which they began. It leaves
+/// out local reads, operations that did not take place, and reads without a response.
 #[must_use]
 pub fn registers(history: &History) -> BTreeMap<&str, Vec<Call<'_>>> {
     let mut all: BTreeMap<&str, Vec<Call<'_>>> = BTreeMap::new();

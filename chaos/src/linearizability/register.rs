@@ -1,38 +1,38 @@
-//! The model: a register that is read, set, set if it holds something, and deleted.
+//! The model: a register with read, write, compare-and-set and delete.
 
 use crate::history::{Operation, Outcome};
 
-/// What a call did to a register, as far as is known. `None` is a register that is absent.
+/// The known effect of a call on a register. `None` is an absent register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action<'a> {
-    /// Found this.
+    /// It read this value.
     Read(Option<&'a str>),
-    /// Left this.
+    /// It wrote this value.
     Write(Option<&'a str>),
-    /// Set if it held what was expected.
+    /// A compare-and-set.
     Swap {
-        /// What it should hold.
+        /// The expected value.
         expected: Option<&'a str>,
-        /// What it was to hold then.
+        /// The new value.
         value: Option<&'a str>,
-        /// Whether it has set; `None` if nobody knows.
+        /// Whether the value was set; `None` if that is unknown.
         swapped: Option<bool>,
     },
 }
 
-/// One call on a register. Beginning and end are places in one order of all beginnings and ends.
+/// One call on a register. Its beginning and end are positions in one order of all beginnings and
+/// ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call<'a> {
-    /// Where it began.
+    /// The position of its beginning.
     pub begun: usize,
-    /// Where it ended; `None` if it may still take place.
+    /// The position of its end; `None` if it may still take place.
     pub ended: Option<usize>,
-    /// What it did.
     pub action: Action<'a>,
 }
 
 impl<'a> Action<'a> {
-    /// What the register holds after this, if this can happen to a register that holds `state`.
+    /// Returns the new value, if this action is possible on a register that holds `state`.
     #[must_use]
     pub fn apply(self, state: Option<&'a str>) -> Option<Option<&'a str>> {
         match self {
@@ -51,7 +51,7 @@ impl<'a> Action<'a> {
     }
 }
 
-/// What a call did; `None` if that is nothing that could be judged.
+/// Returns the effect of a call; `None` if there is nothing to check.
 pub(super) fn action<'a>(
     operation: &'a Operation,
     outcome: Option<&'a Outcome>,

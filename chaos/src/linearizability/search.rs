@@ -1,5 +1,6 @@
-//! The search for an order: take the earliest call that may come next, remember every (set of calls
-//! taken, value) that was tried, go back when a call's end is reached before the call was taken.
+//! The search for an order. It takes the earliest call that may come next, remembers every tried
+//! pair of taken calls and value, and goes back when it reaches the end of a call that was not
+//! taken.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -7,26 +8,26 @@ use std::time::Instant;
 use super::Budget;
 use super::register::{Action, Call};
 
-/// How the search ended.
+/// The result of the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// There is an order.
+    /// An order exists.
     Linearizable,
-    /// There is none; the furthest attempt could not place this call (its position in the list).
+    /// No order exists. The furthest attempt could not place this call.
     Impossible {
-        /// Which.
+        /// The position of the call in the list.
         stuck: usize,
     },
     /// The budget was used up.
     Undecided,
 }
 
-/// No place in the list.
+/// Marks a missing position in the list.
 const NONE: usize = usize::MAX;
-/// Clocks are asked once in so many steps.
+/// Steps between two readings of the clock.
 const STEPS_A_LOOK: u64 = 4096;
 
-/// Looks for an order of the calls on one register that is absent at the beginning.
+/// Searches for an order of the calls on one register that is absent at the beginning.
 #[must_use]
 pub fn search(calls: &[Call<'_>], budget: Budget) -> Answer {
     let calls: Vec<(usize, Call<'_>)> = worth_placing(calls);
@@ -52,8 +53,8 @@ pub fn search(calls: &[Call<'_>], budget: Budget) -> Answer {
     }
 }
 
-/// Leaves out writes that nobody knows the end of and that no read has found, if there are no
-/// conditional ones: they can always come last. Each one kept would double the search.
+/// Leaves out writes of unknown outcome whose value no read has found, if there are no conditional
+/// ones: they can always come last. Each one that is kept would double the search.
 fn worth_placing<'a>(calls: &[Call<'a>]) -> Vec<(usize, Call<'a>)> {
     let swaps = calls
         .iter()
@@ -73,7 +74,7 @@ fn worth_placing<'a>(calls: &[Call<'a>]) -> Vec<(usize, Call<'a>)> {
     numbered.filter(|(_, call)| counts(call)).collect()
 }
 
-/// The beginning of a call, or its end.
+/// The beginning or the end of a call.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     call: usize,
@@ -90,16 +91,16 @@ enum Step {
 
 struct Search<'a> {
     calls: &'a [(usize, Call<'a>)],
-    /// All beginnings and ends in their order, those of calls already taken unlinked; the first one is
-    /// only the head.
+    /// All beginnings and ends in order, with those of taken calls unlinked. The first one is only
+    /// the head.
     marks: Vec<Mark>,
-    /// Where the end of each call stands.
+    /// The position of the end of each call.
     ends: Vec<usize>,
-    /// What is looked at.
+    /// The current position.
     now: usize,
     value: Option<&'a str>,
     taken: Vec<u64>,
-    /// Taken calls: their beginnings, and the value before.
+    /// Taken calls: their beginnings, and the value before each.
     path: Vec<(usize, Option<&'a str>)>,
     tried: HashSet<(Vec<u64>, Option<&'a str>)>,
     furthest: usize,

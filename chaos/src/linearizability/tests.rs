@@ -1,4 +1,5 @@
-//! Known histories, good and bad, and small random ones against a search of all orders.
+//! Tests with known histories, good and bad, and with small random ones against a search of all
+//! orders.
 
 use proptest::prelude::*;
 
@@ -197,7 +198,7 @@ fn brute(calls: &[Call<'_>]) -> bool {
     fn place(calls: &[Call<'_>], taken: u32, value: Option<&str>) -> bool {
         let free = |number: &usize| taken & (1 << number) == 0;
         let waiting: Vec<usize> = (0..calls.len()).filter(free).collect();
-        // What is still open need not take place.
+        // Calls that are still open need not take place.
         if waiting.iter().all(|number| calls[*number].ended.is_none()) {
             return true;
         }
@@ -228,7 +229,7 @@ fn any_action() -> impl Strategy<Value = Action<'static>> {
     ]
 }
 
-/// Calls with places of their own: no two beginnings or ends coincide.
+/// Generates calls with distinct positions: no two beginnings or ends coincide.
 fn any_calls() -> impl Strategy<Value = Vec<Call<'static>>> {
     let one = (
         any_action(),

@@ -1,21 +1,22 @@
-//! Who reported a violation: the checker of a rule, a check during the simulation, or something without a rule.
+//! The source of a violation: the checker of a rule, a check during the simulation, or something
+//! without a rule.
 
 use std::fmt;
 
 use crate::invariants::{Rule, rule_named};
 
-/// Who reported a violation.
+/// The source of a violation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Judge {
     /// The checker of a rule, from the history.
     Checker(Rule),
     /// A check of a rule while the simulation runs.
     Live(Rule),
-    /// Something that names no rule.
+    /// A check that names no rule.
     Other(String),
 }
 
-/// Checks without a rule: a part of what they report, and their names.
+/// Checks without a rule: a part of their messages, and their names.
 const OTHERS: [(&str, &str); 5] = [
     ("the registry at", "`Registry::check`"),
     ("has not come to rest", "timeout: all must come to rest"),
@@ -25,7 +26,8 @@ const OTHERS: [(&str, &str); 5] = [
 ];
 
 impl Judge {
-    /// Checks during the simulation begin with its time: "at 4000 ms: T7: …".
+    /// Returns the source of a violation. Checks during the simulation begin with its time: "at
+    /// 4000 ms: T7: …".
     pub(super) fn of(violation: &str) -> Self {
         let live = violation
             .split_once(" ms: ")
@@ -42,7 +44,7 @@ impl Judge {
         }
     }
 
-    /// The rule that was named, if one was.
+    /// Returns the rule that was named, if any.
     pub(super) fn rule(&self) -> Option<Rule> {
         match self {
             Self::Checker(rule) | Self::Live(rule) => Some(*rule),
@@ -51,7 +53,7 @@ impl Judge {
     }
 }
 
-/// The first violation that one of these rules names.
+/// Returns the first violation that one of these rules names.
 pub(super) fn named_by<'a>(rules: &[Rule], violations: &'a [String]) -> Option<&'a String> {
     let is_named = |words: &&String| {
         Judge::of(words)

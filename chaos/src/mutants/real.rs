@@ -1,4 +1,4 @@
-//! A run on real processes, with or without a planted bug, in a process of its own.
+//! A run on real processes, with or without a planted bug, in a subprocess.
 
 use std::io;
 use std::path::Path;
@@ -10,13 +10,13 @@ use argosy_state::bugs::{self, Bug};
 use crate::real::Report;
 use crate::sim::subprocess::{OWN, output};
 
-/// Eight faults take a minute; a run that takes so long hangs.
+/// The timeout of a run. Eight faults take a minute.
 const LONGEST: Duration = Duration::from_mins(10);
 
-/// Whether bugs can be planted in this executable.
+/// Checks that bugs can be planted in this executable.
 ///
 /// # Errors
-/// They cannot, or there is no such executable.
+/// If they cannot, or there is no such executable.
 pub(super) fn check(argosy: &Path) -> io::Result<()> {
     let name = argosy.display();
     let mut command = Command::new(argosy);
@@ -31,7 +31,7 @@ pub(super) fn check(argosy: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Everything that went wrong.
+/// Runs one seed and returns all violations.
 pub(super) fn play(
     argosy: &Path,
     seed: u64,

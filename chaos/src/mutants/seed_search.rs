@@ -1,4 +1,4 @@
-//! The hunt for planted bugs: seeds side by side, each in a process of its own.
+//! The search for planted bugs: seeds in parallel, each in a subprocess.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,42 +13,43 @@ use super::{ProveArguments, Where, real};
 use crate::bugs::{Place, Planted};
 use crate::sim::subprocess;
 
-/// So much of a violation is shown.
+/// The maximum length of a violation that is printed.
 const LONGEST: usize = 300;
-/// So many seeds that see a bug only otherwise end the hunt for it: none of its rules will find it.
+/// The number of seeds that see a bug only by other checks, after which the search for it ends:
+/// none of its rules will find it.
 const OTHERWISE: usize = 6;
 
-/// A seed with violations, and clean without the bug.
+/// A seed with violations that is clean without the bug.
 #[derive(Debug, Clone)]
 struct Find {
     seed: u64,
-    /// Since the hunt for this bug began.
+    /// Time since the search for this bug began.
     after: Duration,
     judges: BTreeSet<Judge>,
 }
 
-/// What became of the hunt for one bug.
+/// The result of the search for one bug.
 struct Hunted {
     planted: Planted,
     /// Seeds in which one of its rules named it.
     finds: Vec<Find>,
-    /// Seeds in which only others did.
+    /// Seeds in which only other checks reported it.
     otherwise: Vec<Find>,
     /// Seeds that were played.
     seeds: u64,
-    /// Its rules found it in as many seeds as were asked for.
+    /// Whether its rules found it in the requested number of seeds.
     is_found: bool,
 }
 
-/// One hunt under way, shared by those who play.
+/// A running search, shared by the threads that play seeds.
 struct Hunt<'a> {
     arguments: &'a ProveArguments,
     planted: &'a Planted,
     began: Instant,
     state: Mutex<State>,
-    /// What seeds show without any bug.
+    /// The results of seeds without any bug.
     plain: &'a Plain,
-    /// The executable with the bugs, if real processes are to find them.
+    /// The executable with the bugs, for real processes.
     argosy: &'a Path,
 }
 
@@ -103,7 +104,7 @@ pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
     u8::from(!missed.is_empty())
 }
 
-/// The executable in which bugs can be planted; nothing is started of it for a simulation.
+/// Returns the executable in which bugs can be planted. A simulation starts no process of it.
 fn executable(arguments: &ProveArguments) -> io::Result<PathBuf> {
     if arguments.place == Where::Simulation {
         return Ok(PathBuf::new());
@@ -116,7 +117,7 @@ fn executable(arguments: &ProveArguments) -> io::Result<PathBuf> {
     Ok(argosy)
 }
 
-/// Plays seeds until enough of them have found the bug, or for too long.
+/// Plays seeds until enough of them have found the bug, or until the timeout.
 fn hunt(
     arguments: &ProveArguments,
     planted: &Planted,
@@ -135,7 +136,7 @@ fn hunt(
     };
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let at_a_time = match planted.place {
-        // Two clusters at a time would keep each other waiting.
+        // Two clusters at the same time would delay each other.
         Place::RealProcesses { .. } => 1,
         _ => arguments.at_a_time.unwrap_or_else(processors).max(1),
     };
@@ -173,7 +174,7 @@ fn hunt(
 }
 
 impl Hunt<'_> {
-    /// The next seed, if one is to be played.
+    /// Returns the next seed, or `None` if the search is over.
     fn next(&self) -> Option<u64> {
         let mut state = lock(&self.state);
         let is_over = state.error.is_some()
@@ -202,7 +203,7 @@ impl Hunt<'_> {
         let Some(first) = violations.first() else {
             return Ok(());
         };
-        // A seed that fails by itself has found something else.
+        // A seed that fails without the bug has found something else.
         if let Some(other) = self.play_plain(seed)? {
             println!("seed {seed} is not clean without {bug} either: {other}");
             return Ok(());
@@ -230,7 +231,7 @@ impl Hunt<'_> {
         Ok(())
     }
 
-    /// Without any bug, once.
+    /// Plays a seed without any bug, once.
     fn play_plain(&self, seed: u64) -> io::Result<Option<String>> {
         let key = (self.planted.place, seed);
         if let Some(known) = lock(self.plain).get(&key) {
@@ -241,7 +242,7 @@ impl Hunt<'_> {
         Ok(first)
     }
 
-    /// Everything that went wrong.
+    /// Plays a seed and returns all violations.
     fn play(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
         let mut words = Vec::new();
         match self.planted.place {
@@ -258,7 +259,7 @@ impl Hunt<'_> {
 }
 
 impl Hunted {
-    /// Who has seen it.
+    /// Returns the checks that saw the bug.
     fn seen(&self) -> String {
         let finds = self.finds.iter().chain(&self.otherwise);
         let judges: BTreeSet<&Judge> = finds.flat_map(|find| &find.judges).collect();
@@ -269,7 +270,7 @@ impl Hunted {
         names.join(", ")
     }
 
-    /// Its row of the table.
+    /// Returns the row of the table.
     fn row(&self) -> String {
         let rules: Vec<String> = self.planted.rules.iter().map(ToString::to_string).collect();
         let finds = match self.finds.is_empty() {

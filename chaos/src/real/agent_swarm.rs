@@ -1,6 +1,7 @@
-//! A thousand agents that only speak: they register, keep their links, and come back all at once.
+//! A swarm of a thousand agents without tasks: they register, keep their links, and reconnect all
+//! at the same time.
 //!
-//! They offer next to nothing and are given no tasks; frameworks of the harness find no room on them.
+//! They offer almost no resources and get no tasks: the harness's frameworks do not fit on them.
 
 use std::time::Duration;
 
@@ -16,14 +17,14 @@ use tokio::time::Instant;
 
 /// Links that share one connection.
 const PER_CONNECTION: usize = 100;
-/// How long an attempt to reach the leader may take.
+/// Timeout of an attempt to reach the leader.
 const DIALLING: Duration = Duration::from_secs(5);
-/// Silence after which a master is not believed to live.
+/// Silence after which a master counts as dead.
 const SILENT: Duration = Duration::from_secs(3);
-/// Pause between two signs of life.
+/// Pause between two heartbeats.
 const PING: Duration = Duration::from_secs(1);
 
-/// The links; they end with this value.
+/// The links. They end when this value is dropped.
 pub(crate) struct Herd {
     _links: JoinSet<()>,
     linked: Arc<AtomicUsize>,
@@ -49,7 +50,7 @@ impl Herd {
         }
     }
 
-    /// How many are registered with the leader of this moment.
+    /// Returns how many are registered with the current leader.
     pub(crate) fn linked(&self) -> usize {
         self.linked.load(Ordering::Relaxed)
     }
@@ -59,7 +60,7 @@ impl Herd {
     }
 }
 
-/// What one of them remembers.
+/// The state that one agent keeps between links.
 struct Speaker {
     hello: v1::Hello,
 }
@@ -71,7 +72,7 @@ impl Speaker {
         let info = v1::AgentInfo {
             host_name: format!("herd-{number}"),
             address: format!("127.79.{}.{}:5051", number / 250, number % 250 + 1),
-            resources: resources.expect("these are resources"),
+            resources: resources.expect("the resources are valid"),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             isolation: "processes".to_owned(),
             ..Default::default()
@@ -117,7 +118,7 @@ async fn live(mut speaker: Speaker, uplink: AgentUplink, linked: Arc<AtomicUsize
     }
 }
 
-/// One that is counted as long as it is linked.
+/// Counts an agent for as long as it is linked.
 struct Linked<'a> {
     linked: &'a AtomicUsize,
     is_counted: bool,
@@ -140,7 +141,7 @@ impl Drop for Linked<'_> {
     }
 }
 
-/// Until the link ends; whether the master had fallen silent.
+/// Runs until the link ends. Returns whether the master had become silent.
 async fn speak(speaker: &mut Speaker, mut link: Uplink, counted: &mut Linked<'_>) -> bool {
     let mut pings = tokio::time::interval(PING);
     let mut heard = Instant::now();

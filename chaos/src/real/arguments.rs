@@ -1,4 +1,4 @@
-//! What can be typed behind `argosy-chaos run`.
+//! The command line of `argosy-chaos run`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use clap::{Args, ValueEnum};
 
 use super::faults::FaultName;
 
-/// Real processes under real faults, judged by the checkers.
+/// Arguments of a run on real processes under real faults.
 #[derive(Debug, Clone, Args)]
 pub struct RunArguments {
-    /// How long faults come
+    /// How long faults are injected
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(crate) duration: Duration,
-    /// Fixes which faults come, when, and on whom [default: from the clock]
+    /// The seed of the choice of faults, times and targets [default: from the clock]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
     /// Masters x agents; masters are 1, 3 or 5
@@ -30,16 +30,16 @@ pub struct RunArguments {
         conflicts_with = "script"
     )]
     pub(crate) faults: Vec<FaultName>,
-    /// A timeline instead of chance: lines as "at 10s kill-leader for 3s"
+    /// A timeline instead of random faults: lines as "at 10s kill-leader for 3s"
     #[arg(long, value_name = "FILE")]
     pub(crate) script: Option<PathBuf>,
-    /// Ends after so many faults, however long that takes
+    /// End after this number of faults, however long that takes
     #[arg(long, value_name = "NUMBER", conflicts_with = "script")]
     pub(crate) rounds: Option<u64>,
-    /// Ends when every fault that may come has come once
+    /// End after every possible fault has been injected once
     #[arg(long, conflicts_with_all = ["script", "rounds"])]
     pub(crate) each_once: bool,
-    /// How long faults hold and how soon the next one comes
+    /// How long faults hold, and how long the pauses between them are
     #[arg(long, value_enum, value_name = "PACE", default_value_t = Pace::Usual)]
     pub(crate) pace: Pace,
     /// Write the report as JSON to this file
@@ -51,61 +51,63 @@ pub struct RunArguments {
     /// Append the first and the last line of this run to this ledger
     #[arg(long, value_name = "FILE", conflicts_with = "masters")]
     pub(crate) ledger: Option<PathBuf>,
-    /// Where history, logs and witness of a run with violations are kept
+    /// Directory for history, logs and witness files of a run with violations
     #[arg(
         long,
         value_name = "DIR",
         default_value = "/var/tmp/argosy-chaos-findings"
     )]
     pub(crate) findings: PathBuf,
-    /// Keep them of a run without violations too
+    /// Keep these files of a run without violations, too
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Where the members keep their data while it runs: a real disk
+    /// Directory for the data of the members during the run, on a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
-    /// The executable under test [default: the one beside this program]
+    /// The executable under test [default: the one next to this program]
     #[arg(long, env = "ARGOSY_BIN", value_name = "PATH")]
     pub(crate) argosy: Option<PathBuf>,
-    /// Fewer operations than this prove too little [default: 5 for each second]
+    /// Minimum number of operations, below which the run proves too little [default: 5 for each
+    /// second]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) least_operations: Option<u64>,
-    /// Fewer changes of leader than this prove too little [default: 1 for each minute]
+    /// Minimum number of leader changes, below which the run proves too little [default: 1 for each
+    /// minute]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) least_leader_changes: Option<u64>,
-    /// Rehearse on a cluster of your own: its masters, any order
+    /// Run on an existing cluster: the addresses of its masters, in any order
     #[arg(long, value_name = "HOST:PORT,…", requires = "only")]
     pub(crate) masters: Option<Masters>,
-    /// What may be done to a cluster of your own
+    /// The faults that may be injected into the existing cluster
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "masters", conflicts_with_all = ["faults", "script"])]
     pub(crate) only: Vec<FaultName>,
-    /// Do not ask before touching a cluster of your own
+    /// Do not ask for confirmation before touching an existing cluster
     #[arg(long, requires = "masters")]
     pub(crate) yes: bool,
 }
 
-/// A report of an earlier run, shown again.
+/// Arguments of `argosy-chaos report`, which shows the report of an earlier run.
 #[derive(Debug, Clone, Args)]
 pub struct ReportArguments {
-    /// What `run --report` wrote
+    /// The file that `run --report` wrote
     #[arg(value_name = "FILE")]
     pub(crate) report: PathBuf,
-    /// Write it as one HTML page to this file
+    /// Write the report as one HTML page to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
 }
 
-/// How long faults hold and how soon the next one comes.
+/// How long faults hold, and how long the pauses between them are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Pace {
-    /// As chance says
+    /// The usual random times
     Usual,
-    /// A third of that: for a gate
+    /// A third of the usual times, for a gate
     Quick,
 }
 
 impl Pace {
-    /// What becomes of a time.
+    /// Scales a time.
     pub(crate) fn of(self, time: Duration) -> Duration {
         match self {
             Self::Usual => time,
@@ -114,7 +116,6 @@ impl Pace {
     }
 }
 
-/// Masters x agents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) masters: u8,
@@ -122,9 +123,11 @@ pub(crate) struct Size {
     pub(crate) frameworks: u8,
 }
 
-/// Text that is no size.
+/// A text that is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no size: write masters x agents, as 3x6; masters are 1, 3 or 5, agents 1 to 30")]
+#[error(
+    "invalid size {0:?}: write masters x agents, as 3x6; masters are 1, 3 or 5, agents 1 to 30"
+)]
 pub(crate) struct InvalidSize(String);
 
 impl FromStr for Size {
@@ -151,16 +154,16 @@ impl fmt::Display for Size {
     }
 }
 
-/// Reads "250ms", "10s", "5m" or "1h".
+/// Parses "250ms", "10s", "5m" or "1h".
 ///
 /// # Errors
-/// A sentence with what would be right.
+/// A message with the valid forms.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let end = text
         .find(|letter: char| !letter.is_ascii_digit())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let wrong = || format!("{text:?} is no time: write it as 500ms, 90s, 10m or 2h");
+    let wrong = || format!("invalid time {text:?}: write it as 500ms, 90s, 10m or 2h");
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let ms = match unit {
         "ms" => 1,

@@ -1,6 +1,6 @@
-//! What is really there: task processes, groups, mounts, compared with what the registry says.
+//! The actual state of a host (task processes, cgroups, mounts), compared with the registry.
 //!
-//! Asks the kernel and the registry; believes neither agents nor frameworks.
+//! It reads the kernel and the registry, and relies on neither agents nor frameworks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,10 +14,10 @@ use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 
 use super::folder::Folder;
 
-/// Most records of one page.
+/// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
 
-/// A process of a task, as the kernel has it.
+/// A process of a task, as reported by the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TaskProcess {
     pub(crate) task: TaskKey,
@@ -26,8 +26,8 @@ pub(crate) struct TaskProcess {
     pub(crate) start_ticks: u64,
 }
 
-/// The processes of all tasks of a run: those in its agents' control groups, and those that name a sandbox in its
-/// folder, wherever they are.
+/// Returns the processes of all tasks of a run: those in its agents' cgroups, and those that name a
+/// sandbox in its directory, in any cgroup.
 pub(crate) fn task_processes(folder: &Folder) -> Vec<TaskProcess> {
     let mount = cgroup::mount_point().unwrap_or_default();
     let trees = folder.trees();
@@ -74,14 +74,14 @@ fn task_process(pid: i32, folder: &Path, trees: &[&Path]) -> Option<TaskProcess>
     })
 }
 
-/// Whether a process is in one of these groups, or below one.
+/// Whether a process is in one of these cgroups or below one.
 fn is_in(pid: i32, trees: &[&Path]) -> bool {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let mut own = groups.lines().filter_map(|line| line.strip_prefix("0::/"));
     own.any(|own| trees.iter().any(|tree| Path::new(own).starts_with(tree)))
 }
 
-/// Every task of the registry that has not ended.
+/// Returns every task of the registry that has not ended.
 pub(crate) async fn live_tasks(operator: &OperatorClient) -> Result<Vec<v1::Task>> {
     let mut all = Vec::new();
     let mut page_token = String::new();
@@ -94,7 +94,7 @@ pub(crate) async fn live_tasks(operator: &OperatorClient) -> Result<Vec<v1::Task
         let page = operator
             .list_tasks(request)
             .await
-            .context("tasks cannot be listed")?;
+            .context("cannot list tasks")?;
         all.extend(page.tasks);
         if page.next_page_token.is_empty() {
             return Ok(all);
@@ -103,7 +103,7 @@ pub(crate) async fn live_tasks(operator: &OperatorClient) -> Result<Vec<v1::Task
     }
 }
 
-/// Ids of agents by the names of their hosts.
+/// Returns the ids of agents by the names of their hosts.
 pub(crate) async fn agent_ids(operator: &OperatorClient) -> Result<BTreeMap<String, AgentId>> {
     let request = v1::ListRequest {
         page_size: PAGE,
@@ -112,16 +112,16 @@ pub(crate) async fn agent_ids(operator: &OperatorClient) -> Result<BTreeMap<Stri
     let page = operator
         .list_agents(request)
         .await
-        .context("agents cannot be listed")?;
+        .context("cannot list agents")?;
     let named = |agent: v1::Agent| Some((agent.info?.host_name, agent.agent_id.parse().ok()?));
     Ok(page.agents.into_iter().filter_map(named).collect())
 }
 
-/// The cgroup tree of the agent with this process: the parent of its launcher's group.
+/// Returns the cgroup tree of the agent with this process: the parent of its launcher's cgroup.
 pub(crate) fn tree_of(agent_pid: u32) -> Option<PathBuf> {
     let mount = cgroup::mount_point().ok()?;
     let mut below = children(agent_pid);
-    // That of an agent which has given up root is the child of its broker's spawner.
+    // If the agent has dropped root, its launcher is a child of the broker's spawner.
     for _ in 0..2 {
         let deeper: Vec<_> = below.iter().flat_map(|child| children(*child)).collect();
         below.extend(deeper);
@@ -154,7 +154,7 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Groups of containers in these trees.
+/// Returns the cgroups of containers in these trees.
 pub(crate) fn container_groups(trees: &BTreeSet<PathBuf>) -> Vec<String> {
     let mut found = Vec::new();
     for tree in trees {

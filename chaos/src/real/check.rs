@@ -1,4 +1,4 @@
-//! Puts the histories of all processes together and has the checkers judge the whole.
+//! Merges the histories of all processes and runs the checkers on the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use crate::history::{
 };
 use crate::invariants;
 
-/// Reads every history in a folder and makes one of them; calls keep apart.
+/// Reads every history in a directory and merges them. Calls of different files stay separate.
 ///
 /// # Errors
 /// If one cannot be read.
@@ -64,12 +64,12 @@ fn call_of_mut(event: &mut Event) -> Option<&mut u64> {
     }
 }
 
-/// What tasks have signed, as events of the moment `time_ns`.
+/// Returns the witness lines of tasks, as events at `time_ns`.
 ///
 /// # Errors
-/// If a file cannot be read or holds a line that is none.
+/// If a file cannot be read or contains an invalid line.
 pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<Event>> {
-    // Every line names its framework itself.
+    // Every line names its framework.
     let nobody = FrameworkId(0);
     let starts = witness::read_file(&shared.join(super::cluster::WITNESS), nobody)?;
     let event = |task: TaskKey, fact: TaskFact| Event {
@@ -92,14 +92,14 @@ pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<Event>> {
             };
             Some((task, code.parse::<i32>().ok()?))
         });
-        let (task, code) = end.with_context(|| format!("{line:?} is no signed end"))?;
+        let (task, code) = end.with_context(|| format!("invalid end {line:?} of a task"))?;
         let end = End::Code(code);
         events.push(event(task.clone(), TaskFact::Ended { task, end }));
     }
     Ok(events)
 }
 
-/// All checkers over the whole history.
+/// Runs all checkers on the whole history.
 pub(crate) fn judge(history: &History, report: &mut Report) {
     let witnessed = history
         .observations()
@@ -138,7 +138,7 @@ pub(crate) fn judge(history: &History, report: &mut Report) {
     }
 }
 
-/// How operations ended, by kind.
+/// Counts the outcomes of operations, by kind.
 pub(crate) fn operations(history: &History) -> BTreeMap<String, Operations> {
     let mut counted: BTreeMap<String, Operations> = BTreeMap::new();
     for call in history.calls() {
@@ -148,7 +148,7 @@ pub(crate) fn operations(history: &History) -> BTreeMap<String, Operations> {
             Operation::CompareAndSet { .. } => "compare-and-set",
             Operation::Subscribe { .. } => "subscribe",
             Operation::Accept { .. } => "accept",
-            // Never answered.
+            // Declines have no response.
             Operation::Decline { .. } => continue,
             Operation::Kill { .. } => "kill",
             Operation::Acknowledge { .. } => "acknowledge",
@@ -170,7 +170,7 @@ pub(crate) fn operations(history: &History) -> BTreeMap<String, Operations> {
     counted
 }
 
-/// Times within `from_ns` and `to_ns` without an answered write.
+/// Returns the times between `from_ns` and `to_ns` without an answered write.
 pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage> {
     let writes: BTreeSet<u64> = history
         .events
@@ -205,7 +205,7 @@ pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage
     found
 }
 
-/// What services said of the ports that they were given: how many hold theirs, and who found it taken.
+/// Returns how many services hold their port, and a violation for each one that found it taken.
 pub(crate) fn ports(shared: &Path) -> (u64, Vec<Violation>) {
     let said = fs::read_to_string(shared.join(port::PORTS)).unwrap_or_default();
     let taken = said.lines().filter(|line| line.ends_with(port::TAKEN));
@@ -218,7 +218,8 @@ pub(crate) fn ports(shared: &Path) -> (u64, Vec<Violation>) {
     (held.count() as u64, found.collect())
 }
 
-/// A service runs until somebody asks for its end, whatever befalls masters, networks and agents.
+/// Checks that a service runs until its end is requested, whatever happens to masters, networks and
+/// agents.
 pub(crate) fn services(history: &History) -> Vec<Violation> {
     let mut asked = BTreeSet::new();
     let mut running = BTreeSet::new();
@@ -265,7 +266,7 @@ pub(crate) fn services(history: &History) -> Vec<Violation> {
     found
 }
 
-/// The reigns, as masters told them; one reign has one leader.
+/// Checks the epochs that masters reported: each has one leader.
 pub(crate) fn twice_led(reigns: &[Reign]) -> Vec<Violation> {
     let mut leaders: BTreeMap<u64, &str> = BTreeMap::new();
     let mut found = Vec::new();

@@ -1,8 +1,8 @@
-//! The one clock of a run: monotonic, the same in all processes of the machine.
+//! The clock of a run: monotonic, and the same in all processes of the machine.
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds of the monotonic clock.
+/// Returns the monotonic clock in nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
     let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();

@@ -1,6 +1,7 @@
-//! The cluster under test: masters, agents and schedulers as processes, each in a host of its own.
+//! The cluster under test: masters, agents and schedulers as processes, each in its own network
+//! namespace.
 //!
-//! Knows how its members are started and asked; what befalls them is the faults' business.
+//! It starts and queries its members. The injection of faults is elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,20 +22,20 @@ use super::processes::{Member, Recipe};
 use super::session::Counts;
 use super::watch::Watch;
 
-/// Silence after which agents are unreachable: short, so that faults reach it.
+/// Silence after which agents are unreachable: short, so that faults exceed it.
 pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Absence after which schedulers count as disconnected.
 const FRAMEWORK_GRACE: &str = "4s";
-/// What each agent offers.
+/// Resources of each agent.
 const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
-/// What the agent offers whose attributes are the registers: too little for any task.
+/// Resources of the agent whose attributes are the registers: too small for any task.
 const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";
 /// Host name of that agent.
 pub(crate) const REGISTER_HOST: &str = "register";
-/// Beginning of the task ids and witness lines.
+/// Prefix of the task ids and witness lines.
 pub(crate) const WITNESS: &str = "witness";
 
-/// Everything that is started once.
+/// The environment of a cluster, created once.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     pub(crate) argosy: PathBuf,
@@ -42,13 +43,13 @@ pub(crate) struct Ground {
     pub(crate) folder: Folder,
     pub(crate) size: Size,
     pub(crate) seed: u64,
-    /// Of the frameworks, in turn; not empty.
+    /// The habits of the frameworks, assigned in turn. Not empty.
     pub(crate) habits: &'static [Habit],
     /// Monotonic clock at the beginning, in nanoseconds.
     pub(crate) began_ns: u64,
 }
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Master,
@@ -62,18 +63,18 @@ pub(crate) struct Cluster {
     pub(crate) network: Network,
     pub(crate) members: Vec<Member>,
     kinds: Vec<Kind>,
-    /// Masters that belong to the group now; spare ones do not.
+    /// Masters that belong to the group now. Spare ones do not.
     pub(crate) voters: Vec<Place>,
     pub(crate) watch: Watch,
-    /// How many tasks there were, over time.
+    /// The number of tasks over time.
     pub(crate) counts: Counts,
-    /// Disturbances of the network by name: each fault takes back its own.
+    /// Disturbances of the network by number. Each fault removes the one that it added.
     disturbances: BTreeMap<u64, Cuts>,
     next_disturbance: u64,
 }
 
 impl Cluster {
-    /// Makes hosts and recipes; starts nothing.
+    /// Creates hosts and start recipes, and starts nothing.
     pub(crate) fn plan(ground: Ground, mut network: Network) -> Result<Self> {
         let mut members = Vec::new();
         let mut kinds = Vec::new();
@@ -128,7 +129,7 @@ impl Cluster {
         self.kinds[place]
     }
 
-    /// Agents that run tasks.
+    /// Returns the agents that run tasks.
     pub(crate) fn workers(&self) -> Vec<Place> {
         let is_register = |place: &Place| self.members[*place].name() == REGISTER_HOST;
         self.places(Kind::Agent)
@@ -147,14 +148,15 @@ impl Cluster {
 
     pub(crate) fn masters(&self) -> Masters {
         let list = self.voters.iter().map(|place| self.api(*place));
-        Masters::new(list).expect("these are addresses")
+        Masters::new(list).expect("the addresses are valid")
     }
 
     pub(crate) fn operator(&self) -> OperatorClient {
         OperatorClient::new(Connector::new(self.masters(), ConnectorConfig::default()))
     }
 
-    /// Starts masters and agents, waits until all agents are registered, then starts the schedulers.
+    /// Starts masters and agents, waits until all agents are registered, then starts the
+    /// schedulers.
     pub(crate) async fn start(&mut self) -> Result<()> {
         for place in 0..self.members.len() {
             if self.kinds[place] != Kind::Framework {
@@ -170,7 +172,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a member that has ended, if it has. What a master knew may have gone with its process.
+    /// Starts a member if it has ended. The unsynced state of a master may be lost with its
+    /// process.
     pub(crate) fn start_again(&mut self, place: Place) -> Result<()> {
         let member = &mut self.members[place];
         if member.look().is_some() || !member.is_up() {
@@ -180,7 +183,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The master that leads, as it says itself now; waits until there is one.
+    /// Waits for a leader, and returns the master that reports itself as leading.
     pub(crate) async fn leader(&self, patience: Duration) -> Result<Place> {
         let deadline = Instant::now() + patience;
         loop {
@@ -195,7 +198,7 @@ impl Cluster {
         }
     }
 
-    /// Some master of the group that runs and does not lead.
+    /// Returns the running masters of the group that do not lead.
     pub(crate) fn followers(&self, leader: Place) -> Vec<Place> {
         self.voters
             .iter()
@@ -204,7 +207,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Waits until a leader commits, all voters are caught up and all agents that run are connected.
+    /// Waits until a leader commits, all voters are caught up and all running agents are connected.
     pub(crate) async fn await_health(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
@@ -213,18 +216,18 @@ impl Cluster {
                 Some(missing) => missing,
             };
             if Instant::now() >= deadline {
-                bail!("not within {patience:?}: {missing}");
+                bail!("not healthy within {patience:?}: {missing}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// Why the cluster is not in health, in words.
+    /// Returns why the cluster is not healthy.
     pub(crate) async fn what_is_missing(&self) -> Option<String> {
         let Some(leader) = self.watch.leader() else {
             return Some("no master leads".to_owned());
         };
-        let only = Masters::new([self.api(leader)]).expect("it is an address");
+        let only = Masters::new([self.api(leader)]).expect("the address is valid");
         let operator = OperatorClient::new(Connector::new(only, ConnectorConfig::default()))
             .with_deadline(Duration::from_secs(2));
         let cluster = match operator.get_cluster(v1::GetClusterRequest::default()).await {
@@ -273,7 +276,7 @@ impl Cluster {
         (!missing.is_empty()).then(|| format!("{} not connected", missing.join(", ")))
     }
 
-    /// Adds a disturbance to those that hold; the name takes it back.
+    /// Adds a disturbance to the current ones. The returned number removes it.
     pub(crate) fn disturb(&mut self, cuts: Cuts) -> Result<u64> {
         let name = self.next_disturbance;
         self.next_disturbance += 1;
@@ -282,13 +285,13 @@ impl Cluster {
         Ok(name)
     }
 
-    /// Takes a disturbance back.
+    /// Removes a disturbance.
     pub(crate) fn calm(&mut self, name: u64) -> Result<()> {
         self.disturbances.remove(&name);
         self.apply_disturbances()
     }
 
-    /// Everybody hears everybody.
+    /// Removes all disturbances.
     pub(crate) fn calm_all(&mut self) -> Result<()> {
         self.disturbances.clear();
         self.apply_disturbances()
@@ -304,7 +307,7 @@ impl Cluster {
             .context("cannot change the network")
     }
 
-    /// Tells all schedulers what is wanted of them.
+    /// Writes the requested phase for all schedulers.
     pub(crate) fn want(&self, wanted: Wanted) -> Result<()> {
         let path = self.ground.folder.path().join("phase");
         let fresh = path.with_extension("new");
@@ -313,7 +316,7 @@ impl Cluster {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Notes the cgroup trees of all agents, so that whatever happens they are removed.
+    /// Records the cgroup trees of all agents, so that they are always removed at the end.
     pub(crate) fn note_trees(&self) -> Result<BTreeSet<PathBuf>> {
         let mut trees = BTreeSet::new();
         for place in self.places(Kind::Agent) {
@@ -326,7 +329,7 @@ impl Cluster {
         Ok(trees)
     }
 
-    /// How many agents there are, the one of the registers included.
+    /// Returns the number of agents, including the one with the registers.
     pub(crate) fn members_of_agents(&self) -> usize {
         self.places(Kind::Agent).len()
     }
@@ -341,7 +344,7 @@ fn recipe(ground: &Ground, network: &Network, name: &str, argv: Vec<String>) -> 
         .hosts()
         .iter()
         .find(|host| host.name == name)
-        .expect("its host was just made");
+        .expect("its host was just created");
     Recipe {
         name: name.to_owned(),
         namespace: host.namespace.clone(),
@@ -352,7 +355,7 @@ fn recipe(ground: &Ground, network: &Network, name: &str, argv: Vec<String>) -> 
 
 fn address(network: &Network, name: &str) -> String {
     let host = network.hosts().iter().find(|host| host.name == name);
-    host.expect("its host was just made").address.to_string()
+    host.expect("its host was just created").address.to_string()
 }
 
 fn words(program: &Path, words: &[&str]) -> Vec<String> {
@@ -415,11 +418,11 @@ fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recip
             resources,
             "--host-path",
             &shared,
-            // What services listen with.
+            // The program with which services listen on their ports.
             "--host-path",
             &own,
             "--insecure-plaintext",
-            // Services listen at the ports that they are given.
+            // Services listen on the ports that they are given.
             "--allow-host-network",
             "--allow-missing-controllers",
         ],

@@ -1,7 +1,7 @@
-//! `argosy-chaos failover`: how long a change of leader takes, phase by phase, for each way a leader
-//! can be lost; and how long etcd and ZooKeeper take beside it.
+//! `argosy-chaos failover`: measures how long a change of leader takes, phase by phase, for each
+//! way to lose a leader. It also measures etcd and ZooKeeper on the same machine.
 //!
-//! Judges no bars: it measures. The machine's other load is part of what is measured.
+//! It measures and has no pass criteria. Other load on the machine affects the results.
 
 mod etcd;
 mod fixture;
@@ -33,40 +33,40 @@ use load::Load;
 use peers::{Peer, Plan, can_lose};
 use samples::{Samples, System};
 
-/// The first write comes so long after the loss: what the dying leader may still be doing is over.
+/// Delay of the first write after the loss, so that any last action of the old leader is over.
 const DYING: Duration = Duration::from_millis(1);
-/// After this a cluster counts as lost.
+/// Time after which a cluster counts as lost.
 const LOST: Duration = Duration::from_secs(60);
-/// How long nothing happens to a leader, unless it is told.
+/// Default duration of `--loss none`.
 const ALONE: Duration = Duration::from_hours(1);
-/// How long the leader stays lost after the last phase was seen.
+/// How long the leader stays lost after the last phase was observed.
 const AFTERMATH: Duration = Duration::from_millis(300);
 
-/// How long a change of leader takes.
+/// Arguments of the measurement of leader changes.
 #[derive(Debug, Clone, Args)]
 pub struct FailoverArguments {
     /// Losses of each kind
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
-    /// Ways in which the leader is lost
+    /// How the leader is lost
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = Loss::ALL)]
     loss: Vec<Loss>,
-    /// What clients write meanwhile
+    /// The load that clients generate during the measurement
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = [Load::Quiet])]
     load: Vec<Load>,
-    /// How long it is watched for an election that nobody needed, with `--loss none` [default: 1h]
+    /// How long to watch for unnecessary elections, with `--loss none` [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
-    /// Who is measured beside, by kill and freeze, with default and with tuned settings
+    /// Peers that are also measured, by kill and freeze, with default and with tuned settings
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…")]
     peers: Vec<Peer>,
-    /// Losses of each kind of a peer [default: as ours]
+    /// Losses of each kind of a peer [default: the value of --kills]
     #[arg(long, value_name = "NUMBER", requires = "peers", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     peer_kills: Option<u32>,
     /// Masters x agents; masters are 3 or 5
     #[arg(long, value_name = "MxA", default_value = "3x3")]
     size: Size,
-    /// Fixes the workload
+    /// The seed of the workload
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
     /// Write every sample as JSON to this file
@@ -75,15 +75,15 @@ pub struct FailoverArguments {
     /// Write the histogram as SVG to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Where the members keep their data while it runs: a real disk
+    /// Directory for the data of the members during the run, on a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// The executable under test [default: the one beside this program]
+    /// The executable under test [default: the one next to this program]
     #[arg(long, env = "ARGOSY_BIN", value_name = "PATH")]
     argosy: Option<PathBuf>,
 }
 
-/// A way in which a leader is lost.
+/// The way in which a leader is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Loss {
@@ -91,13 +91,13 @@ pub(crate) enum Loss {
     Kill,
     /// SIGSTOP
     Freeze,
-    /// Its network is gone
+    /// Its network interface goes down
     Cut,
-    /// Its disk answers no sync
+    /// Its disk does not complete syncs
     Stall,
-    /// Leadership is handed over
+    /// Leadership is transferred
     Transfer,
-    /// Not at all: changes of leader are counted, and should be none
+    /// It is not lost: changes of leader are counted, and none is expected
     None,
 }
 
@@ -133,7 +133,7 @@ impl Loss {
     }
 }
 
-/// Measures; returns the exit code.
+/// Runs the measurement and returns the exit code.
 #[must_use]
 pub fn failover(arguments: &FailoverArguments) -> u8 {
     let prepared = prepare(arguments);
@@ -146,7 +146,7 @@ pub fn failover(arguments: &FailoverArguments) -> u8 {
     };
     let mut samples = Samples::default();
     let measured = measure(arguments, &means, &mut samples);
-    // What was measured before something went wrong was measured all the same.
+    // Samples from before an error remain valid.
     println!("{}", samples.table());
     match measured.and(write(arguments, &samples)) {
         Ok(()) => 0,
@@ -159,7 +159,7 @@ pub fn failover(arguments: &FailoverArguments) -> u8 {
 
 fn prepare(arguments: &FailoverArguments) -> Result<Means, Usage> {
     if arguments.size.masters == 1 {
-        let text = "one master has nobody to fail over to: write --size 3x3 or 5x3";
+        let text = "a single master has no failover: write --size 3x3 or 5x3";
         return Err(Usage(text.to_owned()));
     }
     if arguments.loss.contains(&Loss::Stall) && host_tools::find("strace").is_none() {
@@ -189,7 +189,7 @@ fn measure(arguments: &FailoverArguments, means: &Means, samples: &mut Samples) 
         (arguments.size, arguments.seed),
         &screen,
         async |mut cluster, recorder, stop| {
-            // Before ours starts: neither is there while the other is measured.
+            // Peers run before Argosy starts: neither runs while the other is measured.
             beside(arguments, &mut cluster, (&screen, &stop), samples).await?;
             ours(arguments, cluster, &recorder, (&screen, &stop), samples).await
         },

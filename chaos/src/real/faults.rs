@@ -1,27 +1,27 @@
-//! The faults that can be asked for by name, and how likely each is when nobody asks.
+//! The faults by name, and the weight of each in a random choice.
 //!
-//! Names only; what each does is in `inflict`.
+//! Names only. Their effects are in `inject`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::rng::Chance;
 
-/// What a fault needs beside root, ip and nft.
+/// A requirement of a fault, in addition to root, ip and nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Nothing,
-    /// Of the host.
+    /// A program of the host.
     Program(&'static str),
-    /// libfaketime.
+    /// The library libfaketime.
     FakeClock,
-    /// So many voters.
+    /// A minimum number of voters.
     Voters(usize),
 }
 
 macro_rules! faults {
     ($($variant:ident $name:literal $weight:literal $need:expr, $text:literal;)*) => {
-        /// See the file's head.
+        /// A fault that `run` can inject.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub(crate) enum FaultName {
             $(#[doc = $text] $variant,)*
@@ -30,12 +30,12 @@ macro_rules! faults {
         impl FaultName {
             pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// As it is typed.
+            /// Returns the name on the command line.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// In a sentence.
+            /// Returns a description.
             pub(crate) fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
@@ -52,46 +52,47 @@ macro_rules! faults {
 }
 
 faults! {
-    KillLeader "kill-leader" 20 Need::Nothing, "kill -9 of the leader, started again later";
-    KillFollower "kill-follower" 6 Need::Voters(3), "kill -9 of a follower, started again later";
+    KillLeader "kill-leader" 20 Need::Nothing, "kill -9 of the leader, restarted later";
+    KillFollower "kill-follower" 6 Need::Voters(3), "kill -9 of a follower, restarted later";
     KillMinority "kill-minority" 4 Need::Nothing, "kill -9 of the leader and as many others as the group can spare";
     KillAllMasters "kill-all-masters" 4 Need::Nothing, "kill -9 of every master at once";
-    KillAgent "kill-agent" 8 Need::Nothing, "kill -9 of an agent; its tasks run on";
-    KillAgentInLaunch "kill-agent-in-launch" 6 Need::Nothing, "kill -9 of one agent again and again while tasks start on it";
+    KillAgent "kill-agent" 8 Need::Nothing, "kill -9 of an agent; its tasks continue";
+    KillAgentInLaunch "kill-agent-in-launch" 6 Need::Nothing, "repeated kill -9 of one agent while tasks start on it";
     KillAgentInDestroy "kill-agent-in-destroy" 4 Need::Nothing, "kill -9 of an agent while services are ended on it";
     KillFramework "kill-framework" 8 Need::Nothing, "kill -9 of a scheduler; it returns as the same framework";
     PauseLeader "pause-leader" 10 Need::Nothing, "SIGSTOP of the leader, SIGCONT later";
     PauseFollower "pause-follower" 4 Need::Voters(3), "SIGSTOP of a follower, SIGCONT later";
-    PauseAgent "pause-agent" 5 Need::Nothing, "SIGSTOP of an agent, now and then beyond its timeout";
+    PauseAgent "pause-agent" 5 Need::Nothing, "SIGSTOP of an agent, sometimes beyond its timeout";
     PauseFramework "pause-framework" 3 Need::Nothing, "SIGSTOP of a scheduler, SIGCONT later";
     FreezeAllMasters "freeze-all-masters" 3 Need::Nothing, "SIGSTOP of every master at once";
-    RollingRestart "rolling-restart" 3 Need::Nothing, "each master in turn ends in order and returns";
-    TransferLeader "transfer-leader" 8 Need::Voters(3), "leadership is handed over";
-    PartitionLeader "partition-leader" 8 Need::Nothing, "the leader's host hears nobody and nobody hears it";
-    PartitionOneWay "partition-one-way" 6 Need::Voters(3), "a master is not heard any more, or hears nobody, but not both";
+    RollingRestart "rolling-restart" 3 Need::Nothing, "each master in turn is stopped in order and restarted";
+    TransferLeader "transfer-leader" 8 Need::Voters(3), "leadership is transferred";
+    PartitionLeader "partition-leader" 8 Need::Nothing, "the leader's host is cut off in both directions";
+    PartitionOneWay "partition-one-way" 6 Need::Voters(3), "a master's incoming or outgoing packets are lost, but not both";
     PartitionPartial "partition-partial" 6 Need::Voters(3), "a random connectivity graph of the masters";
     CutLeaderFromMasters "cut-leader-from-masters" 6 Need::Voters(3), "only the other masters lose the leader; agents and schedulers do not";
-    PartitionAgent "partition-agent" 6 Need::Nothing, "an agent's host is cut off, now and then beyond its timeout";
+    PartitionAgent "partition-agent" 6 Need::Nothing, "an agent's host is cut off, sometimes beyond its timeout";
     PartitionFramework "partition-framework" 3 Need::Nothing, "a scheduler's host is cut off";
     PacketLoss "packet-loss" 5 Need::Nothing, "masters' hosts lose packets";
     SlowLink "slow-link" 3 Need::Program("tc"), "the leader's host can send a few hundred kilobits a second";
     DelayLink "delay-link" 4 Need::Voters(3), "raft connections between masters go through a slow proxy";
-    HalfClose "half-close" 3 Need::Voters(3), "raft connections stay open and carry nothing any more";
-    ResetConnections "reset-connections" 3 Need::Voters(3), "raft connections are reset again and again";
-    DamageLink "damage-link" 3 Need::Voters(3), "raft connections change a bit of what they carry now and then";
+    HalfClose "half-close" 3 Need::Voters(3), "raft connections stay open but carry nothing more";
+    ResetConnections "reset-connections" 3 Need::Voters(3), "raft connections are reset repeatedly";
+    DamageLink "damage-link" 3 Need::Voters(3), "raft connections sometimes flip a bit of their data";
     FullDisk "full-disk" 3 Need::Nothing, "the disk of a master fills up";
     FailingSync "failing-sync" 3 Need::Program("strace"), "fdatasync fails on a master";
     StalledDisk "stalled-disk" 3 Need::Program("strace"), "fdatasync of the leader takes seconds";
-    MemoryLimit "memory-limit" 2 Need::Program("prlimit"), "a master may have no more memory";
-    DescriptorLimit "descriptor-limit" 3 Need::Program("prlimit"), "a master may open no more descriptors";
+    MemoryLimit "memory-limit" 2 Need::Program("prlimit"), "a master cannot allocate more memory";
+    DescriptorLimit "descriptor-limit" 3 Need::Program("prlimit"), "a master cannot open more descriptors";
     ClockJump "clock-jump" 3 Need::FakeClock, "the wall clock of a master jumps by an hour, there and back";
-    ReplaceMaster "replace-master" 3 Need::Voters(3), "a master loses its disk, leaves the group and joins it anew";
-    ReconnectStorm "reconnect-storm" 2 Need::Nothing, "1,000 agents come at once while the leader dies";
+    ReplaceMaster "replace-master" 3 Need::Voters(3), "a master loses its disk, leaves the group and joins it again";
+    ReconnectStorm "reconnect-storm" 2 Need::Nothing, "1,000 agents connect together while the leader is killed";
 }
 
 impl FaultName {
-    /// Whether it waits on its way until the cluster is in health, or a master has done what a healthy one does. While
-    /// another fault holds, that may never come, and the other one would hold for as long as it waits.
+    /// Whether it waits until the cluster is healthy, or until a master has done what a healthy one
+    /// does. While another fault holds, that may never happen, and the other fault would hold for
+    /// the whole wait.
     pub(crate) fn waits_for_health(self) -> bool {
         matches!(
             self,
@@ -105,9 +106,9 @@ impl FaultName {
     }
 }
 
-/// A word that is no fault.
+/// A name that is not a fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no fault {word:?}; {advice}")]
+#[error("unknown fault {word:?}; {advice}")]
 pub(crate) struct UnknownFault {
     word: String,
     advice: String,
@@ -136,7 +137,7 @@ fn advice(word: &str) -> String {
     }
 }
 
-/// Letters to put in, take out or exchange.
+/// Returns the number of letters to insert, remove or replace.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
@@ -158,16 +159,16 @@ impl fmt::Display for FaultName {
     }
 }
 
-/// Which faults come next.
+/// A random sequence of faults.
 #[derive(Debug, Clone)]
 pub(crate) struct Mix {
     allowed: Vec<FaultName>,
-    /// Each kind once before any comes again, in an order of chance.
+    /// Each kind once before any is repeated, in random order.
     first: Vec<FaultName>,
 }
 
 impl Mix {
-    /// Of these, each once first.
+    /// Creates a sequence in which each of these faults comes once first.
     pub(crate) fn new(allowed: Vec<FaultName>, chance: &mut Chance) -> Self {
         let mut left = allowed.clone();
         let mut first = Vec::new();
@@ -179,7 +180,7 @@ impl Mix {
         Self { allowed, first }
     }
 
-    /// The next one.
+    /// Returns the next fault.
     pub(crate) fn next(&mut self, chance: &mut Chance) -> Option<FaultName> {
         self.first.pop().or_else(|| {
             chance
@@ -188,7 +189,7 @@ impl Mix {
         })
     }
 
-    /// It could not be done just now: it comes after all others that have not come yet.
+    /// Returns a fault that was not possible now. It comes after all others that have not come yet.
     pub(crate) fn put_back(&mut self, fault: FaultName) {
         self.first.insert(0, fault);
     }

@@ -1,7 +1,8 @@
-//! The folder of one run, and the removal of all that a run leaves, its own or a dead one's.
+//! The directory of one run, and the removal of everything that a run leaves behind, including one
+//! whose process has ended.
 //!
-//! A run is known by the process in its file `owner` and by a prefix of names; only what lies in the
-//! folder, bears the prefix, or lives in a namespace that does, is touched.
+//! A run is identified by the process in its file `owner` and by a prefix of names. Only things in
+//! the directory, with the prefix, or in a namespace with the prefix, are touched.
 
 use std::fs;
 use std::io;
@@ -16,30 +17,25 @@ use nix::unistd::Pid;
 
 use super::network;
 
-/// Beginning of every name that a run gives away.
+/// Beginning of every name that a run assigns.
 const NAME: &str = "argosy-chaos";
-/// How long what was killed may take to be gone.
+/// Timeout for killed processes to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked for.
+/// Interval at which they are checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Why the folder of a run cannot be had.
+/// The reason why the directory of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
-    /// It cannot be made or written.
+    /// It cannot be created or written.
     #[error("cannot write {path}")]
-    Write {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// This process cannot be looked at.
+    Write { path: PathBuf, source: io::Error },
+    /// The entry of this process in /proc cannot be read.
     #[error("cannot read /proc/self")]
     Own(#[source] io::Error),
 }
 
-/// See the file's head.
+/// The directory of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
@@ -47,7 +43,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder of a new run in `base`.
+    /// Creates the directory of a new run in `base`.
     ///
     /// # Errors
     /// [`FolderError`]
@@ -70,7 +66,7 @@ impl Folder {
         ] {
             fs::create_dir_all(&path).map_err(|source| write(&path, source))?;
         }
-        // Tasks are nobody there.
+        // Tasks run as user `nobody` there.
         let all = fs::Permissions::from_mode(0o777);
         fs::set_permissions(folder.shared(), all)
             .map_err(|source| write(&folder.shared(), source))?;
@@ -84,7 +80,7 @@ impl Folder {
         &self.path
     }
 
-    /// Beginning of the names of its namespaces.
+    /// Returns the prefix of the names of its namespaces.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -97,17 +93,17 @@ impl Folder {
         self.path.join("history")
     }
 
-    /// What tasks see: the witness and nothing else.
+    /// Returns the directory that tasks see. It contains the witness file and nothing else.
     pub(crate) fn shared(&self) -> PathBuf {
         self.path.join("shared")
     }
 
-    /// The data directory of a member.
+    /// Returns the data directory of a member.
     pub(crate) fn data(&self, member: &str) -> PathBuf {
         self.path.join("data").join(member)
     }
 
-    /// Remembers the cgroup tree of an agent: its tasks may outlive everything else of the run.
+    /// Records the cgroup tree of an agent: its tasks may outlive everything else of the run.
     ///
     /// # Errors
     /// [`FolderError`]
@@ -123,13 +119,14 @@ impl Folder {
             .map_err(|source| FolderError::Write { path, source })
     }
 
-    /// The trees that were noted.
+    /// Returns the recorded trees.
     pub(crate) fn trees(&self) -> Vec<PathBuf> {
         let text = fs::read_to_string(self.path.join("trees")).unwrap_or_default();
         text.lines().map(PathBuf::from).collect()
     }
 
-    /// Ends and removes everything of this run but the folder itself. Repeatable; says what is left.
+    /// Ends and removes everything of this run except the directory itself. Can be repeated.
+    /// Returns what remains.
     pub(crate) fn clear(&self) -> Vec<String> {
         let mut left = Vec::new();
         let namespaces = network::namespaces(&format!("{}-", self.prefix));
@@ -153,9 +150,9 @@ impl Folder {
         left
     }
 
-    /// Removes the folder; what is worth keeping was copied before.
+    /// Removes the directory. Files to keep were copied before.
     pub(crate) fn remove(&self) {
-        // A file that a dying process still writes may be in the way once.
+        // A file that an ending process still writes may make a removal fail.
         for _ in 0..5 {
             if fs::remove_dir_all(&self.path).is_ok() || !self.path.exists() {
                 return;
@@ -165,7 +162,7 @@ impl Folder {
     }
 }
 
-/// Removes what runs in `base` have left whose process has ended. Returns their names.
+/// Removes the leftovers in `base` of runs whose process has ended. Returns their names.
 pub(crate) fn clear_dead(base: &Path) -> Vec<String> {
     let mut cleared = Vec::new();
     for path in folders_in(base) {
@@ -201,12 +198,13 @@ fn owner_lives(folder: &Path) -> bool {
     }
 }
 
-/// Whether that very process runs; a zombie does not.
+/// Whether exactly that process runs. A zombie does not count.
 pub(crate) fn lives(process: Process) -> bool {
     process.open().ok().flatten().is_some()
 }
 
-/// Kills whatever lives in these namespaces, but for this process, until nothing does.
+/// Kills all processes in these namespaces except this one, until none is left. Returns those that
+/// remain.
 fn end_all_in(namespaces: &[String]) -> Vec<String> {
     let identities: Vec<_> = namespaces
         .iter()
@@ -224,7 +222,7 @@ fn end_all_in(namespaces: &[String]) -> Vec<String> {
         }
         for process in living {
             if lives(process) {
-                // It may have ended since: that is what is wanted.
+                // It may have ended since, which is fine.
                 let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
             }
         }
@@ -242,7 +240,7 @@ fn living_in(identities: &[(u64, u64)]) -> Vec<Process> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| *pid != own)
         .filter_map(|pid| {
-            // The process first: if the number changes hands meanwhile, it is found to be dead.
+            // Reads the process first: if its pid is reused after that, the process counts as dead.
             let process = Process::of(pid).ok()?;
             let network = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
             identities
@@ -253,7 +251,7 @@ fn living_in(identities: &[(u64, u64)]) -> Vec<Process> {
         .collect()
 }
 
-/// Ends whatever is left in the tree of an agent, and removes it.
+/// Kills everything in the tree of an agent, and removes the tree.
 fn remove_tree(tree: &Path) -> Result<(), CgroupError> {
     for group in folders_in(tree) {
         Group::at(&group).remove(PATIENCE)?;
@@ -278,7 +276,7 @@ fn folders_in(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Mount points below a folder, innermost first.
+/// Returns the mount points below a directory, innermost first.
 pub(crate) fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found: Vec<PathBuf> = table

@@ -1,21 +1,19 @@
-//! Programs of the host that the harness needs: ip, nft, nsenter and the like.
+//! Programs of the host that the harness needs, such as ip, nft and nsenter.
 //!
-//! Says in one sentence what is missing; never installs anything.
+//! It reports what is missing in one message and never installs anything.
 
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// What a program of the host refused to do.
+/// An error of a program of the host.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ToolError {
     /// It cannot be started.
     #[error("cannot execute {program}")]
     Start {
-        /// Its name.
         program: String,
-        /// Why.
         source: std::io::Error,
     },
     /// It ended with an error.
@@ -23,7 +21,7 @@ pub(crate) enum ToolError {
     Failed {
         /// The command line.
         line: String,
-        /// Its last words.
+        /// The end of its output.
         said: String,
     },
 }
@@ -33,7 +31,7 @@ pub(crate) fn run<T: AsRef<OsStr>>(program: &str, words: &[T]) -> Result<String,
     feed(program, words, "")
 }
 
-/// Runs a program to its end with `input` as its standard input; returns what it wrote.
+/// Runs a program to its end with `input` as its standard input. Returns its output.
 pub(crate) fn feed<T: AsRef<OsStr>>(
     program: &str,
     words: &[T],
@@ -51,7 +49,7 @@ pub(crate) fn feed<T: AsRef<OsStr>>(
         .spawn()
         .map_err(start)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its input says why by its status.
+        // A program that does not read its input reports the reason by its status.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(start)?;
@@ -78,7 +76,7 @@ fn judge<T: AsRef<OsStr>>(
     })
 }
 
-/// Where a program is, if it is installed.
+/// Returns the path of a program, if it is installed.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
@@ -88,12 +86,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Where a program is; its name if it is not installed, which then says so when it is executed.
+/// Returns the path of a program, or its name if it is not installed. Executing the name then
+/// reports that.
 pub(crate) fn path(program: &str) -> PathBuf {
     find(program).unwrap_or_else(|| program.into())
 }
 
-/// The library that fakes wall clocks, if it is installed.
+/// Returns the path of the library that fakes wall clocks, if it is installed.
 pub(crate) fn fake_clock() -> Option<PathBuf> {
     let folders = [
         "/usr/lib/x86_64-linux-gnu/faketime",

@@ -1,15 +1,15 @@
-//! The report as one page: no script, nothing from anywhere else.
+//! The report as one self-contained HTML page without scripts.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::report::{Outage, Report, quantile};
 
-/// Width of the drawing, in units of its own.
+/// Width of the drawing, in its own units.
 const WIDTH: f64 = 1_000.0;
-/// Left of it stand the names of the lanes.
+/// Width of the lane names on the left.
 const LABELS: f64 = 190.0;
-/// Right of it the last moment is named.
+/// Space on the right for the label of the last moment.
 const MARGIN: f64 = 20.0;
 /// Height of a lane.
 const LANE: f64 = 18.0;
@@ -33,12 +33,12 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--ink); 
 pre { white-space: pre-wrap; border-left: 3px solid var(--bad); padding-left: 12px; }
 ";
 
-/// Colours of masters, by the order in which they led.
+/// Colours of masters, in the order in which they led.
 const COLOURS: [&str; 6] = [
     "#4a74c9", "#d08a2e", "#3f9a6d", "#a65cc2", "#c2596b", "#5a96a8",
 ];
 
-/// The whole page.
+/// Returns the whole page.
 pub(crate) fn page(report: &Report) -> String {
     let mut text = String::from(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>argosy-chaos</title><style>",
@@ -99,7 +99,7 @@ fn head(text: &mut String, report: &Report) {
     text.push_str("</div>\n");
 }
 
-/// Where a moment lies in the drawing.
+/// The horizontal scale of the drawing.
 struct Scale {
     from_ns: u64,
     to_ns: u64,
@@ -299,7 +299,7 @@ fn violations(text: &mut String, report: &Report) {
     }
 }
 
-/// Text that says nothing to a browser.
+/// Escapes a text for HTML.
 pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {

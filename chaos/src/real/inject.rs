@@ -1,7 +1,7 @@
-//! What each fault does, and how it is taken back.
+//! The injection and the end of each fault.
 //!
-//! A fault that has begun is a value; ending it leaves the cluster able to recover by itself. Whoever
-//! was killed runs again then: a supervisor of the system would see to that too.
+//! A fault in force is a value. When it ends, the cluster can recover by itself. A killed process
+//! is started again then, as a supervisor of the system would do.
 
 mod masters;
 mod others;
@@ -20,20 +20,20 @@ use super::proxy::Proxy;
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::rng::Chance;
 
-/// How long a leader is looked for before a fault that needs one, if no other fault holds.
+/// Timeout for finding a leader before a fault that needs one, if no other fault holds.
 pub(super) const FINDING: Duration = Duration::from_secs(10);
 
 /// A fault in force.
 pub(crate) struct Held {
     pub(crate) fault: FaultName,
-    /// In words, for the live view and the report.
+    /// The target in words, for the live view and the report.
     pub(crate) target: String,
-    /// As long as it should hold if nobody says otherwise.
+    /// The default duration.
     pub(crate) lasts: Duration,
     undo: Vec<Undo>,
 }
 
-/// What ending a fault does; in reverse order of its making.
+/// The actions that end a fault, in reverse order of its steps.
 pub(super) enum Undo {
     Start(Place),
     Thaw(Place),
@@ -48,12 +48,12 @@ pub(super) enum Undo {
     Dismiss(Herd),
 }
 
-/// The means of a fault in the making.
+/// The context for injecting a fault.
 pub(crate) struct Hand<'a> {
     pub(crate) cluster: &'a mut Cluster,
     pub(crate) chance: &'a mut Chance,
     pub(crate) recorder: &'a Recorder,
-    /// How long a leader is looked for.
+    /// Timeout for finding a leader.
     finding: Duration,
     undo: Vec<Undo>,
 }
@@ -74,7 +74,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Begins a fault. What it has done when it fails half-way is taken back.
+    /// Injects a fault. If it fails half-way, its steps are undone.
     pub(crate) async fn begin(mut self, fault: FaultName) -> Result<Held> {
         let begun = self.inflict(fault).await;
         match begun {
@@ -92,7 +92,7 @@ impl<'a> Hand<'a> {
                     undo: std::mem::take(&mut self.undo),
                 };
                 half.end(self.cluster, self.recorder).await?;
-                Err(error.context(format!("{fault} cannot be done")))
+                Err(error.context(format!("cannot inject {fault}")))
             }
         }
     }
@@ -137,7 +137,7 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// The name of a member in histories: masters by the id that they have in the group.
+    /// Returns the name of a member in histories. Masters are named by their id in the group.
     fn name(&self, place: Place) -> String {
         name_of(self.cluster, place)
     }
@@ -150,7 +150,7 @@ impl<'a> Hand<'a> {
         Duration::from_millis(self.chance.between(from_ms, to_ms))
     }
 
-    /// kill -9; it is started again when the fault ends.
+    /// Kills a member with kill -9. It is started again when the fault ends.
     fn kill(&mut self, place: Place, kind: FaultKind, detail: &str) -> String {
         let name = self.name(place);
         self.note(kind, &name, detail);
@@ -175,7 +175,7 @@ impl<'a> Hand<'a> {
         Ok(())
     }
 
-    /// Some well member of these places.
+    /// Returns a random running member of these places.
     fn some(&mut self, places: &[Place]) -> Result<Place> {
         let well: Vec<Place> = places
             .iter()
@@ -185,11 +185,11 @@ impl<'a> Hand<'a> {
         self.chance
             .pick(&well)
             .copied()
-            .context("no member is well enough to be hit")
+            .context("no running member can be the target")
     }
 }
 
-/// See [`Hand::name`].
+/// Returns the name of a member in histories, as [`Hand::name`] does.
 pub(crate) fn name_of(cluster: &Cluster, place: Place) -> String {
     cluster.watch.node(place).map_or_else(
         || cluster.members[place].name().to_owned(),
@@ -198,17 +198,17 @@ pub(crate) fn name_of(cluster: &Cluster, place: Place) -> String {
 }
 
 impl Held {
-    /// Takes the fault back.
+    /// Ends the fault.
     ///
     /// # Errors
-    /// If something of it cannot be taken back; the rest is.
+    /// If a step cannot be undone. The other steps are undone.
     pub(crate) async fn end(self, cluster: &mut Cluster, recorder: &Recorder) -> Result<()> {
         let mut first = Ok(());
         for undo in self.undo.into_iter().rev() {
             let undone = undo.perform(cluster, recorder).await;
             first = first.and(undone);
         }
-        first.with_context(|| format!("{} cannot be taken back", self.fault))
+        first.with_context(|| format!("cannot end {}", self.fault))
     }
 }
 
@@ -237,7 +237,7 @@ impl Undo {
                 drop(proxies);
             }
             Self::Detach(place, tracer) => {
-                // It waits for the tracer to let go.
+                // Blocks until the tracer has detached.
                 tokio::task::spawn_blocking(move || drop(tracer)).await?;
                 cluster.members[place].expect_again();
                 revive(cluster, recorder, place)?;
@@ -245,7 +245,7 @@ impl Undo {
             Self::Loosen(place, limit) => {
                 let member = &mut cluster.members[place];
                 let loosened = member.pid().map_or(Ok(()), |pid| limit.loosen(pid));
-                // One that has ended has no limits any more.
+                // A process that has ended has no limits any more.
                 if member.look().is_none() && member.is_up() {
                     loosened?;
                 }
@@ -285,7 +285,7 @@ fn revive(cluster: &mut Cluster, recorder: &Recorder, place: Place) -> Result<()
     Ok(())
 }
 
-/// The speakers go; the registry is told that they never come back.
+/// Ends the swarm and marks its agents as gone.
 async fn dismiss(cluster: &Cluster, herd: Herd) {
     drop(herd);
     let operator = cluster.operator();
@@ -313,7 +313,7 @@ async fn dismiss(cluster: &Cluster, herd: Herd) {
                 },
             )),
         };
-        // Those that stay are unreachable before long.
+        // Agents that remain become unreachable soon.
         let _ = operator
             .write(v1::WriteBatch {
                 operations: some.iter().map(gone).collect(),

@@ -1,7 +1,7 @@
-//! A rehearsal on somebody's own cluster: a few faults, each asked for by name, after a confirmation.
+//! A test on an existing cluster: a few faults, each requested by name, after a confirmation.
 //!
-//! Starts nothing, writes nothing to the registry, and takes back what it can: whoever was killed has
-//! to be started again by whoever supervises it there.
+//! It starts nothing and writes nothing to the registry, and undoes what it can. The cluster's own
+//! supervisor must restart a killed process.
 
 mod processes;
 
@@ -28,7 +28,7 @@ use super::run::Usage;
 use crate::rng::Chance;
 use processes::Listener;
 
-/// What can be done to a cluster that was not made for it.
+/// Faults that can be injected into an existing cluster.
 const POSSIBLE: [FaultName; 5] = [
     FaultName::KillLeader,
     FaultName::KillFollower,
@@ -36,14 +36,14 @@ const POSSIBLE: [FaultName; 5] = [
     FaultName::PauseFollower,
     FaultName::TransferLeader,
 ];
-/// Pause between two questions of the probe.
+/// Pause between two requests of the probe.
 const PROBE: Duration = Duration::from_millis(20);
-/// How long a question of the probe may take.
+/// Timeout of a request of the probe.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long the next leader, and a master that was killed, may take to appear.
+/// Timeout for the next leader, and for the return of a killed master.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A cluster of somebody's own.
+/// An existing cluster.
 struct Theirs {
     operator: OperatorClient,
     screen: Screen,
@@ -52,7 +52,7 @@ struct Theirs {
     begun: Instant,
 }
 
-/// Asks, rehearses and reports.
+/// Asks for confirmation, injects the faults and reports.
 ///
 /// # Errors
 /// [`Usage`] before anything was done.
@@ -65,7 +65,7 @@ pub(crate) fn rehearse(
         if !POSSIBLE.contains(fault) {
             let names: Vec<_> = POSSIBLE.iter().map(|fault| fault.name()).collect();
             let text = format!(
-                "{fault} is not done to a cluster of your own; what is: {}",
+                "{fault} cannot be injected into an existing cluster; possible faults: {}",
                 names.join(", ")
             );
             return Err(Usage(text).into());
@@ -116,7 +116,7 @@ async fn ask(operator: &OperatorClient) -> Result<v1::Cluster> {
         .with_deadline(DEADLINE)
         .get_cluster(request)
         .await
-        .context("the cluster does not answer")
+        .context("the cluster does not respond")
 }
 
 fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), Usage> {
@@ -125,11 +125,11 @@ fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), Usage>
     }
     let refused = |text: &str| Err(Usage(text.to_owned()));
     if !std::io::stdin().is_terminal() {
-        return refused("nobody can be asked whether this cluster may be disturbed: add --yes");
+        return refused("cannot ask for confirmation without a terminal: add --yes");
     }
     let names: Vec<_> = arguments.only.iter().map(|fault| fault.name()).collect();
     eprint!(
-        "Cluster {} with {} masters, {} agents and {} live tasks will suffer {} for {:?}.\nType yes to go on: ",
+        "Cluster {} with {} masters, {} agents and {} live tasks is subject to {} for {:?}.\nType yes to continue: ",
         cluster.cluster_id,
         cluster.masters.len(),
         cluster.agents,
@@ -137,7 +137,7 @@ fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), Usage>
         names.join(", "),
         arguments.duration
     );
-    // If it cannot be shown, the answer will not be yes.
+    // If the question cannot be shown, the answer is not yes.
     let _ = std::io::stderr().flush();
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
@@ -186,7 +186,7 @@ impl Theirs {
         u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Tasks that run, by framework and id.
+    /// Returns the running tasks, by framework and id.
     async fn running(&self) -> Result<BTreeSet<(String, String)>> {
         let live = audit::live_tasks(&self.operator).await?;
         Ok(live
@@ -268,7 +268,7 @@ impl Theirs {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let why = format!(
-            "nobody started {} at {} again within {PATIENCE:?}: start it yourself",
+            "{} at {} was not restarted within {PATIENCE:?}: start it manually",
             victim.node_id, victim.api_address
         );
         self.screen.say(&why);
@@ -284,7 +284,7 @@ impl Theirs {
         listener.send(Signal::SIGCONT)
     }
 
-    /// Tasks that ran before and run no more, although nobody asked for their end.
+    /// Reports tasks that ran before and are lost now, although their end was not requested.
     async fn compare(&mut self, before: BTreeSet<(String, String)>) -> Result<()> {
         let compared = before.len() as u64;
         for (framework_id, id) in before {
@@ -293,7 +293,7 @@ impl Theirs {
                 framework_id: framework_id.clone(),
                 ..Default::default()
             };
-            // One that is not known any more has ended and was acknowledged.
+            // A task that is no longer known has ended and was acknowledged.
             let Ok(task) = self.operator.get_task(request).await else {
                 continue;
             };
@@ -340,7 +340,7 @@ impl Theirs {
     }
 }
 
-/// Somebody who asks all the time.
+/// A client that sends requests continuously.
 struct Probe {
     over: Arc<AtomicBool>,
     asking: JoinHandle<(Vec<Duration>, Operations)>,
@@ -349,7 +349,7 @@ struct Probe {
 impl Probe {
     async fn end(self) -> Result<(Vec<Outage>, Operations)> {
         self.over.store(true, Ordering::Relaxed);
-        let (answered, reads) = self.asking.await.context("the probe has died")?;
+        let (answered, reads) = self.asking.await.context("the probe task failed")?;
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let gaps = answered.windows(2).map(|pair| Outage {
             from_ns: ns(pair[0]),

@@ -1,8 +1,9 @@
-//! Real processes under real faults: masters, agents and schedulers, each in a network namespace of
-//! its own, hit by a nemesis and judged by the checkers.
+//! Real processes under real faults: masters, agents and schedulers, each in its own network
+//! namespace. A nemesis injects the faults, and the checkers check the recorded history.
 //!
-//! Reading order: `arguments`, `run`, `stage`, `session`, `nemesis`, `faults`, `inflict`, `cluster`, `network`,
-//! `processes`, `folder`; then the workloads (`framework`, `registers`), `audit`, `judge`, `report`.
+//! Reading order: `arguments`, `run`, `testbed`, `session`, `nemesis`, `faults`, `inject`,
+//! `cluster`, `network`, `processes`, `folder`; then the workloads (`framework`, `registers`),
+//! `audit`, `check`, `report`.
 
 mod agent_swarm;
 mod arguments;

@@ -1,7 +1,7 @@
-//! Lets one fault follow the other, by seed or by script, until its time is over.
+//! The nemesis: injects one fault after the other, by seed or by script, until its time is over.
 //!
-//! Faults may overlap. Between most rounds it waits until the cluster is in health again: that this
-//! comes is judged too.
+//! Faults may overlap. Between most rounds it waits until the cluster is healthy again. That this
+//! happens is checked, too.
 
 use std::time::Duration;
 
@@ -20,32 +20,32 @@ use super::script::Step;
 use crate::history::{Expectation, Recorder};
 use crate::rng::Chance;
 
-/// How long the cluster may take to be in health again once a fault is over.
+/// Timeout for the cluster to become healthy after a fault.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// How long it may take to commit again once a majority is connected.
+/// Timeout for the next commit after a majority is connected.
 const COMMIT: Duration = Duration::from_secs(15);
-/// Pause between two looks at the members.
+/// Interval of checks of the members.
 const LOOK: Duration = Duration::from_millis(50);
-/// A second fault comes upon the first so many times in a hundred.
+/// Percentage of rounds in which a second fault overlaps the first.
 const OVERLAP_PERCENT: u64 = 25;
-/// How often a fault that cannot be done just then comes again.
+/// Number of attempts of a fault that is not possible at the moment.
 const TRIES: usize = 3;
-/// The next fault comes before the cluster is in health so many times in a hundred.
+/// Percentage of rounds after which the next fault does not wait for a healthy cluster.
 const HASTE_PERCENT: u64 = 20;
 
-/// What decides which fault comes next.
+/// The source of the next fault.
 pub(crate) enum Plan {
-    /// Until the deadline, or after so many rounds.
+    /// Random faults until the deadline, or for a number of rounds.
     Chance {
         mix: Mix,
         rounds: Option<u64>,
         lasts: Duration,
     },
-    /// These.
+    /// A timeline.
     Script(Vec<Step>),
 }
 
-/// See the file's head.
+/// The driver of the faults.
 pub(crate) struct Nemesis<'a> {
     pub(crate) cluster: &'a mut Cluster,
     pub(crate) chance: Chance,
@@ -55,15 +55,15 @@ pub(crate) struct Nemesis<'a> {
     pub(crate) stop: &'a CancellationToken,
     pub(crate) faults: Vec<FaultLine>,
     pub(crate) violations: Vec<Violation>,
-    /// What the live line tells beside the faults.
+    /// Further text of the live line.
     pub(crate) pulse: &'a dyn Fn() -> String,
 }
 
-/// One part of a round, once its first fault has begun.
+/// One part of a round, after its first fault has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Wait(Duration),
-    /// The second fault, and how long a leader is looked for if it needs one.
+    /// The second fault, and the timeout for finding a leader if it needs one.
     Begin {
         fault: FaultName,
         finding: Duration,
@@ -71,8 +71,8 @@ enum Part {
     EndFirst,
 }
 
-/// A round with a fault that lasts so long, and perhaps a second one that comes so long after it. The first one holds no
-/// longer than it lasts, whatever the second one waits for.
+/// Returns the parts of a round. The first fault lasts for the given time, and a second one may
+/// begin in it. The first one holds no longer, however long the second one waits.
 fn parts(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<Part> {
     match second {
         None => vec![Part::Wait(lasts), Part::EndFirst],
@@ -91,7 +91,7 @@ fn parts(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<Part> {
 }
 
 impl Nemesis<'_> {
-    /// Until the plan is over or somebody stops it; everything is taken back then.
+    /// Runs until the plan is over or is cancelled. Then it ends all faults.
     pub(crate) async fn rage(&mut self, plan: Plan) -> Result<()> {
         match plan {
             Plan::Chance { mix, rounds, lasts } => self.by_chance(mix, rounds, lasts).await,
@@ -121,7 +121,7 @@ impl Nemesis<'_> {
             let Some(fault) = mix.next(&mut self.chance) else {
                 return Ok(());
             };
-            // With a number of rounds each stands for itself.
+            // With a number of rounds, faults do not overlap.
             let second = (rounds.is_none() && self.chance.percent(OVERLAP_PERCENT))
                 .then(|| mix.next(&mut self.chance))
                 .flatten();
@@ -129,7 +129,7 @@ impl Nemesis<'_> {
                 done += 1;
                 continue;
             }
-            // As for a leader that was wanted while there was none.
+            // For example, a leader was needed while there was none.
             failed.push(fault);
             if failed.iter().filter(|other| **other == fault).count() < TRIES {
                 mix.put_back(fault);
@@ -152,7 +152,7 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Whether the first fault could be done.
+    /// Returns whether the first fault was possible.
     async fn round(
         &mut self,
         fault: FaultName,
@@ -239,7 +239,7 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Waits until the cluster is in health, or notes that it does not get there.
+    /// Waits until the cluster is healthy, or records that it does not recover.
     pub(crate) async fn recover(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -263,7 +263,7 @@ impl Nemesis<'_> {
         }
     }
 
-    /// Lets time pass and watches the members meanwhile.
+    /// Waits and watches the members.
     async fn wait(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
@@ -280,7 +280,7 @@ impl Nemesis<'_> {
         }
     }
 
-    /// A member that has ended although no fault explains it is told and started again.
+    /// Reports a member that ended without a fault that explains it, and starts it again.
     fn tend(&mut self) -> Result<()> {
         for place in 0..self.cluster.members.len() {
             let member = &mut self.cluster.members[place];
@@ -317,8 +317,8 @@ impl Nemesis<'_> {
 mod tests {
     use super::*;
 
-    /// As in the run of seed 292792766: a rolling restart was chosen while all masters were frozen, and waited 40 s for
-    /// their health, for which they stayed frozen.
+    /// As in the run of seed 292792766: a rolling restart was chosen while all masters were frozen.
+    /// It waited 40 s for a healthy cluster, and they stayed frozen for that time.
     #[test]
     fn no_second_fault_makes_the_first_one_last_longer() {
         let lasts = Duration::from_secs(7);

@@ -1,8 +1,8 @@
-//! Hosts: network namespaces on one bridge, each with an address of its own.
+//! The simulated hosts: network namespaces on one bridge, each with its own address.
 //!
-//! The harness itself lives in the namespace of the bridge, so nothing of the machine's own network is
-//! touched, and every run may use the same addresses. Names hold the run's id; whatever bears such a
-//! name is removed with the run.
+//! The harness itself runs in the namespace of the bridge. The machine's own network is not
+//! touched, and every run may use the same addresses. Names contain the run's id. Everything with
+//! such a name is removed with the run.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,12 +15,12 @@ use nix::sched::{CloneFlags, setns};
 use super::host_tools::{self, ToolError};
 use super::partitions::{Cuts, Place};
 
-/// Where `ip netns` keeps its handles.
+/// The directory in which `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";
 /// Address of the harness.
 pub(crate) const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
 
-/// What stands in the way of a network.
+/// An error of the network setup.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
     /// A tool failed.
@@ -29,19 +29,16 @@ pub(crate) enum NetworkError {
     /// The namespace cannot be entered.
     #[error("cannot enter the network namespace {name}")]
     Enter {
-        /// Its name.
         name: String,
-        /// Why.
         source: std::io::Error,
     },
 }
 
-/// One machine of the cluster, as far as its network goes.
+/// The network of one host of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
     /// As "master-1".
     pub(crate) name: String,
-    /// Its address.
     pub(crate) address: Ipv4Addr,
     /// Its namespace.
     pub(crate) namespace: String,
@@ -56,8 +53,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Makes the bridge, and moves the calling thread into its namespace: threads made from now on
-    /// live there too. To be called while there is one thread only.
+    /// Creates the bridge, and moves the calling thread into its namespace. Threads that are
+    /// created later are in it, too. Must be called while there is only one thread.
     ///
     /// # Errors
     /// [`NetworkError`]
@@ -77,7 +74,7 @@ impl Network {
         })
     }
 
-    /// Makes a host and returns its place.
+    /// Creates a host and returns its place.
     ///
     /// # Errors
     /// [`NetworkError`]
@@ -112,10 +109,10 @@ impl Network {
         &self.hosts
     }
 
-    /// Makes these disturbances hold, and no others.
+    /// Applies these disturbances and removes all others.
     ///
     /// # Errors
-    /// [`NetworkError`]; some hosts may have the new rules then, and the next call repairs it.
+    /// [`NetworkError`]. Some hosts may have the new rules then, and the next call repairs that.
     pub(crate) fn disturb(&mut self, cuts: Cuts) -> Result<(), NetworkError> {
         let addresses: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
         for place in cuts.changed(&self.cuts, &addresses, OWN_ADDRESS) {
@@ -127,7 +124,7 @@ impl Network {
         Ok(())
     }
 
-    /// Lets a host send no faster than `rate`, as "500kbit"; `None` as fast as it can.
+    /// Limits the sending rate of a host to `rate`, such as "500kbit". `None` removes the limit.
     ///
     /// # Errors
     /// [`NetworkError`]
@@ -144,7 +141,8 @@ impl Network {
     }
 }
 
-/// Executes a program in a namespace: the one that was found here, since the search path there may lack its folder.
+/// Executes a program in a namespace. The path is resolved outside, because the search path inside
+/// may lack its directory.
 pub(crate) fn execute_inside(
     namespace: &str,
     program: &str,
@@ -159,7 +157,7 @@ pub(crate) fn execute_inside(
     host_tools::feed("nsenter", &line, input).map(drop)
 }
 
-/// The option of `nsenter` that enters a namespace.
+/// Returns the option of `nsenter` that enters a namespace.
 pub(crate) fn inside(namespace: &str) -> String {
     format!("--net={HANDLES}/{namespace}")
 }
@@ -177,7 +175,7 @@ fn ip(words: &[&str]) -> Result<(), ToolError> {
     host_tools::run("ip", words).map(drop)
 }
 
-/// The namespaces whose names begin so.
+/// Returns the namespaces whose names begin with the prefix.
 pub(crate) fn namespaces(prefix: &str) -> Vec<String> {
     let mut found: Vec<String> = fs::read_dir(HANDLES)
         .into_iter()
@@ -190,13 +188,13 @@ pub(crate) fn namespaces(prefix: &str) -> Vec<String> {
     found
 }
 
-/// What the kernel calls a namespace: equal for it and for every process in it.
+/// Returns the identity of a namespace in the kernel: equal for it and for every process in it.
 pub(crate) fn identity(namespace: &str) -> Option<(u64, u64)> {
     let found = fs::metadata(PathBuf::from(HANDLES).join(namespace)).ok()?;
     Some((found.dev(), found.ino()))
 }
 
-/// Removes a namespace; what is in it must have ended.
+/// Removes a namespace. All processes in it must have ended.
 ///
 /// # Errors
 /// [`ToolError`]

@@ -1,6 +1,6 @@
-//! Which host does not hear which: the state of all partitions, and the rules that make them true.
+//! The state of all partitions between hosts, and the nft rules that implement them.
 //!
-//! Pure. Loss of direction `a` to `b` is a rule at `b`: what comes from `a` is dropped there.
+//! Pure. The loss of direction `a` to `b` is a rule at `b`, which drops packets from `a`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,42 +9,42 @@ use std::net::Ipv4Addr;
 /// A host, by its place in the network.
 pub(crate) type Place = usize;
 
-/// All disturbances of the network that hold now.
+/// All current disturbances of the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cuts {
-    /// `(from, to)`: `to` does not hear `from`.
+    /// `(from, to)`: `to` receives nothing from `from`.
     deaf: BTreeSet<(Place, Place)>,
-    /// Packets in a hundred that a host does not hear, from anybody.
+    /// The percentage of incoming packets that a host loses.
     loss_percent: BTreeMap<Place, u8>,
-    /// Connections of `from` to the raft port of `to` go to a proxy at this port.
+    /// Connections of `from` to the Raft port of `to` go to a proxy at this port.
     detours: BTreeMap<(Place, Place), u16>,
 }
 
 impl Cuts {
-    /// `to` hears nothing from `from` any more.
+    /// Drops all packets from `from` at `to`.
     pub(crate) fn cut(&mut self, from: Place, to: Place) {
         if from != to {
             self.deaf.insert((from, to));
         }
     }
 
-    /// Neither hears the other any more.
+    /// Drops all packets in both directions.
     pub(crate) fn cut_both(&mut self, one: Place, other: Place) {
         self.cut(one, other);
         self.cut(other, one);
     }
 
-    /// A host misses so many of a hundred packets.
+    /// Lets a host lose this percentage of packets.
     pub(crate) fn lose(&mut self, host: Place, percent: u8) {
         self.loss_percent.insert(host, percent.min(99));
     }
 
-    /// New raft connections of `from` to `to` are led through the proxy at `port`.
+    /// Redirects new Raft connections of `from` to `to` through the proxy at `port`.
     pub(crate) fn detour(&mut self, from: Place, to: Place, port: u16) {
         self.detours.insert((from, to), port);
     }
 
-    /// Adds what `other` disturbs.
+    /// Adds the disturbances of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.deaf.extend(&other.deaf);
         for (host, percent) in &other.loss_percent {
@@ -54,7 +54,7 @@ impl Cuts {
         self.detours.extend(&other.detours);
     }
 
-    /// The hosts whose rules differ between two states.
+    /// Returns the hosts whose rules differ between two states.
     pub(crate) fn changed(
         &self,
         other: &Self,
@@ -68,7 +68,7 @@ impl Cuts {
             .collect()
     }
 
-    /// The whole rule set of one host, as nft reads it: it replaces whatever was there.
+    /// Returns the whole rule set of one host for nft. It replaces all existing rules.
     pub(crate) fn rules(&self, host: Place, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> String {
         let mut text = String::from(
             "table ip chaos {}\nflush table ip chaos\ntable ip chaos {\n chain in {\n  type filter hook input priority 0; policy accept;\n",
@@ -90,7 +90,7 @@ impl Cuts {
         }
         for (from, to) in self.detours.keys() {
             if let (true, Some(address)) = (*to == host, addresses.get(*from)) {
-                // Connections of before the detour end; new ones come from the proxy.
+                // Connections from before the redirection end. New ones come from the proxy.
                 let _ = writeln!(
                     text,
                     "  ip saddr {address} tcp dport 5052 reject with tcp reset"

@@ -1,6 +1,6 @@
-//! What is done to one process from outside: its limits, its disk, its system calls, its clock.
+//! Faults of one process from outside: its limits, its disk, its system calls, its clock.
 //!
-//! Each tampering is a value; giving it back undoes it as far as the process still lives.
+//! Each fault is a value. Ending it undoes the fault, as far as the process still exists.
 
 use std::fs;
 use std::io::{self, Read as _, Seek as _};
@@ -16,22 +16,22 @@ use nix::unistd::Pid;
 use super::host_tools;
 use super::processes::Mood;
 
-/// How long a tracer may take to attach.
+/// Timeout for a tracer to attach.
 const ATTACHING: Duration = Duration::from_secs(5);
-/// What a small disk has beyond what lies on it.
+/// Free space of a small disk in addition to its content.
 const ROOM_BYTES: u64 = 24 << 20;
 
-/// What a process may still have.
+/// A resource that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// No more address space.
+    /// Address space.
     Memory,
-    /// No more descriptors.
+    /// File descriptors.
     Descriptors,
 }
 
 impl Limit {
-    /// Leaves the process next to nothing beyond what it has.
+    /// Leaves the process almost nothing in addition to its current use.
     pub(crate) fn tighten(self, pid: u32) -> Result<()> {
         let limit = match self {
             Self::Memory => {
@@ -50,7 +50,7 @@ impl Limit {
         Ok(())
     }
 
-    /// Gives it back all that it may have.
+    /// Raises the limit to the hard limit again.
     pub(crate) fn loosen(self, pid: u32) -> Result<()> {
         let flag = match self {
             Self::Memory => "--as",
@@ -75,23 +75,23 @@ impl Limit {
     }
 }
 
-/// What befalls the syncs of a process.
+/// The effect on the syncs of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Syncs {
     /// They fail with EIO.
     Fail,
-    /// They take so long.
+    /// They take this long.
     Take(Duration),
 }
 
-/// A tracer that answers system calls in the kernel's place.
+/// A tracer that answers system calls in place of the kernel.
 #[derive(Debug)]
 pub(crate) struct Tracer {
     child: Child,
 }
 
 impl Tracer {
-    /// Attaches to a process, which may have ended of it by then.
+    /// Attaches to a process, which may end because of that.
     pub(crate) async fn attach(pid: u32, syncs: Syncs) -> Result<Self> {
         let inject = match syncs {
             Syncs::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
@@ -117,7 +117,7 @@ impl Tracer {
                 return Ok(tracer);
             }
             if tokio::time::Instant::now() > end || tracer.child.try_wait()?.is_some() {
-                // A process may end of its first failing sync before anybody saw its tracer.
+                // A process may end at its first failing sync, before the tracer was detected.
                 answered.rewind()?;
                 let mut lines = String::new();
                 answered.read_to_string(&mut lines)?;
@@ -133,7 +133,7 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // INT lets it detach; the process goes on by itself.
+        // SIGINT lets it detach. The process continues by itself.
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         }
@@ -148,14 +148,14 @@ impl Drop for Tracer {
     }
 }
 
-/// A small file system in the place of a folder whose process does not run.
+/// A small file system in place of a directory whose process does not run.
 #[derive(Debug)]
 pub(crate) struct SmallDisk {
     folder: PathBuf,
 }
 
 impl SmallDisk {
-    /// Puts it there with what was in the folder.
+    /// Mounts it with the content of the directory.
     pub(crate) fn under(folder: &Path) -> Result<Self> {
         let kept = kept(folder);
         fs::rename(folder, &kept).with_context(|| format!("cannot move {}", folder.display()))?;
@@ -194,13 +194,13 @@ impl SmallDisk {
         self.folder.join("filler")
     }
 
-    /// There is room again.
+    /// Frees the space again.
     pub(crate) fn free(&self) {
         // It may not have been filled.
         let _ = fs::remove_file(self.filler());
     }
 
-    /// Takes it away again and puts what is on it into the folder; its process must not run.
+    /// Unmounts it and copies its content back into the directory. The process must not run.
     pub(crate) fn remove(self) -> Result<()> {
         self.free();
         let kept = kept(&self.folder);
@@ -238,7 +238,7 @@ fn bytes_in(folder: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-/// A wall clock that the harness sets, for a process that is started with its mood.
+/// A wall clock that the harness sets, for a process that is started with its environment.
 #[derive(Debug)]
 pub(crate) struct FakeClock {
     file: PathBuf,
@@ -246,7 +246,7 @@ pub(crate) struct FakeClock {
 }
 
 impl FakeClock {
-    /// A clock that is right at first.
+    /// Creates a clock that is correct at first.
     pub(crate) fn make(file: &Path) -> Result<Self> {
         let library = host_tools::fake_clock().context("libfaketime is not installed")?;
         let clock = Self {
@@ -257,9 +257,9 @@ impl FakeClock {
         Ok(clock)
     }
 
-    /// Lets it be off by so many seconds from now on.
+    /// Sets the offset of the clock in seconds.
     pub(crate) fn set(&self, seconds: i64) -> Result<()> {
-        // Renamed into place: whoever reads it meanwhile sees one or the other.
+        // Renamed into place, so that a concurrent reader sees either the old or the new value.
         let fresh = self.file.with_extension("new");
         fs::write(&fresh, format!("{seconds:+}\n"))?;
         fs::rename(&fresh, &self.file)?;

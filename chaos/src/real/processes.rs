@@ -1,7 +1,7 @@
-//! Members of the cluster as processes: started inside their host, signalled and ended by the handle
-//! that started them, started again.
+//! Members of the cluster as processes: started inside their host, signalled and ended through the
+//! handle that started them, and restarted.
 //!
-//! Knows nothing of clusters. An end that nobody asked for is noticed and told, never hidden.
+//! It has no knowledge of clusters. An unexpected end is detected and reported, never hidden.
 
 use std::fs::File;
 use std::io;
@@ -17,34 +17,28 @@ use nix::unistd::Pid;
 use super::host_tools;
 use super::network::inside;
 
-/// How often the end of a process is looked for.
+/// Interval at which the end of a process is polled.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// What went wrong with a process.
+/// An error of a process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProcessError {
     /// It cannot be started.
     #[error("cannot start {name}")]
-    Start {
-        /// Which.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    Start { name: String, source: io::Error },
     /// It does not run now.
     #[error("{0} does not run")]
     NotRunning(String),
     /// It does not end.
     #[error("{name} has not ended within {patience:?}")]
     DoesNotEnd {
-        /// Which.
         name: String,
-        /// How long was waited.
+        /// The timeout.
         patience: Duration,
     },
 }
 
-/// What to start; may be started again.
+/// The command of a process. It can be started again.
 #[derive(Debug, Clone)]
 pub(crate) struct Recipe {
     /// As "master-1".
@@ -53,14 +47,14 @@ pub(crate) struct Recipe {
     pub(crate) namespace: String,
     /// Program and arguments.
     pub(crate) argv: Vec<String>,
-    /// Gets standard output and standard error.
+    /// The file for standard output and standard error.
     pub(crate) log: PathBuf,
 }
 
-/// What holds for one life of a process beside its recipe.
+/// Settings of one run of a process, in addition to its recipe.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Mood {
-    /// Variables of the environment.
+    /// Environment variables.
     pub(crate) environment: Vec<(String, String)>,
 }
 
@@ -70,9 +64,9 @@ pub(crate) struct Member {
     pub(crate) recipe: Recipe,
     child: Option<Child>,
     frozen: bool,
-    /// Faults in force that may lead to its end.
+    /// Active faults that may end it.
     excuses: u32,
-    /// How often it was started.
+    /// The number of its starts.
     pub(crate) starts: u32,
 }
 
@@ -91,12 +85,12 @@ impl Member {
         &self.recipe.name
     }
 
-    /// Starts it, unless it runs.
+    /// Starts the process, unless it runs.
     pub(crate) fn start(&mut self) -> Result<(), ProcessError> {
         self.start_in(&Mood::default())
     }
 
-    /// Starts it with more than its recipe says, unless it runs.
+    /// Starts the process with settings in addition to its recipe, unless it runs.
     pub(crate) fn start_in(&mut self, mood: &Mood) -> Result<(), ProcessError> {
         if self.child.is_some() {
             return Ok(());
@@ -123,10 +117,10 @@ impl Member {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Ctrl-C at the terminal is for the harness alone.
+            // Ctrl-C at the terminal must reach only the harness.
             .process_group(0);
         for (name, _) in std::env::vars_os() {
-            // Twins of flags would contradict the recipe.
+            // The environment twins of flags would override the recipe.
             let name_text = name.to_string_lossy();
             if name_text.starts_with("ARGOSY_") && name_text != bugs::VARIABLE {
                 command.env_remove(&name);
@@ -136,12 +130,12 @@ impl Member {
         command.spawn()
     }
 
-    /// It may end by itself from now on: a fault that leads there is in force.
+    /// Marks the start of a fault that may end the process.
     pub(crate) fn excuse(&mut self) {
         self.excuses += 1;
     }
 
-    /// One such fault is over.
+    /// Marks the end of such a fault.
     pub(crate) fn expect_again(&mut self) {
         self.excuses = self.excuses.saturating_sub(1);
     }
@@ -150,12 +144,12 @@ impl Member {
         self.excuses > 0
     }
 
-    /// Its number, while it runs.
+    /// Returns its pid, while it runs.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// It runs, frozen or not, as far as is known.
+    /// Whether it runs, frozen or not, as far as is known.
     pub(crate) fn is_up(&self) -> bool {
         self.child.is_some()
     }
@@ -164,7 +158,7 @@ impl Member {
         self.child.is_some() && self.frozen
     }
 
-    /// It runs and is not frozen.
+    /// Whether it runs and is not frozen.
     pub(crate) fn is_well(&self) -> bool {
         self.child.is_some() && !self.frozen
     }
@@ -172,44 +166,44 @@ impl Member {
     fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
         let absent = || ProcessError::NotRunning(self.recipe.name.clone());
         let pid = self.pid().ok_or_else(absent)?;
-        // Our own child that was not waited for: the number is still its.
+        // It is a child that was not waited for, so the pid is still valid.
         let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| absent())?);
         kill(pid, signal).map_err(|_| absent())
     }
 
-    /// A signal and nothing else.
+    /// Sends a signal.
     pub(crate) fn send(&self, signal: Signal) -> Result<(), ProcessError> {
         self.signal(signal)
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub(crate) fn freeze(&mut self) -> Result<(), ProcessError> {
         self.signal(Signal::SIGSTOP)?;
         self.frozen = true;
         Ok(())
     }
 
-    /// SIGCONT; nothing happens to one that is down.
+    /// Sends SIGCONT. Has no effect on a process that is down.
     pub(crate) fn thaw(&mut self) {
         if self.is_frozen() {
-            // If it has ended meanwhile there is nothing to thaw.
+            // A process that has ended needs no SIGCONT.
             let _ = self.signal(Signal::SIGCONT);
             self.frozen = false;
         }
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits for the end.
     pub(crate) fn kill(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
         };
         self.frozen = false;
-        // One that has ended by itself is only waited for.
+        // A process that has ended by itself is only waited for.
         let _ = child.kill();
         let _ = child.wait();
     }
 
-    /// SIGTERM, and waits until it has ended in order.
+    /// Sends SIGTERM and waits for an orderly end.
     pub(crate) async fn stop(&mut self, patience: Duration) -> Result<(), ProcessError> {
         if !self.is_up() {
             return Ok(());
@@ -240,7 +234,7 @@ impl Member {
         }
     }
 
-    /// How it has ended, told once.
+    /// Returns how it ended, once.
     pub(crate) fn look(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().ok().flatten()?;
         self.child = None;
@@ -248,7 +242,7 @@ impl Member {
         Some(status)
     }
 
-    /// The last lines of its log.
+    /// Returns the last lines of its log.
     pub(crate) fn last_words(&self, lines: usize) -> String {
         last_lines(&self.recipe.log, lines)
     }
@@ -260,7 +254,7 @@ impl Drop for Member {
     }
 }
 
-/// The end of a log.
+/// Returns the end of a log.
 pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(16_384)..]).into_owned();
@@ -268,7 +262,7 @@ pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// As "exit 1" or "signal 9".
+/// Formats a status as "exit 1" or "signal 9".
 pub(crate) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),

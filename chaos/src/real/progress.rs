@@ -1,9 +1,9 @@
-//! What a person sees while it runs: a line for each event, and on a terminal one that changes.
+//! The progress on the terminal: a line for each event, and on a terminal one that is updated.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// See the file's head.
+/// The terminal output of a run.
 pub(crate) struct Screen {
     begun: Instant,
     is_terminal: bool,
@@ -17,20 +17,20 @@ impl Screen {
         }
     }
 
-    /// Since the run began.
+    /// Returns the time since the run began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub(crate) fn say(&self, text: &str) {
         let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
         let seconds = self.begun.elapsed().as_secs_f64();
-        // Nobody may be listening: the report says it too.
+        // Standard error may be closed. The report has the same text.
         let _ = writeln!(std::io::stderr(), "{clear}[{seconds:7.1}s] {text}");
     }
 
-    /// A line that the next one replaces; nothing where there is no terminal.
+    /// Prints a line that the next one replaces. Without a terminal it prints nothing.
     pub(crate) fn show(&self, text: &str) {
         if self.is_terminal {
             let seconds = self.begun.elapsed().as_secs_f64();

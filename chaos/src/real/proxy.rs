@@ -1,6 +1,7 @@
-//! A proxy for one link between two masters: it delays, falls silent, resets, or changes what it carries.
+//! A proxy for one link between two masters. It delays, stalls, resets, or corrupts the data.
 //!
-//! Above TCP: it cannot reorder or lose packets, and no checksum of TCP sees what it changes.
+//! It works above TCP: it cannot reorder or lose packets, and TCP checksums do not detect its
+//! corruption.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -13,32 +14,32 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Bytes read at once.
+/// Maximum number of bytes in one read.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// Chunks on their way through a slow link. When so many are, the sender waits: as on a real one.
+/// Chunks in flight on a slow link. When the queue is full, the sender blocks, as on a real link.
 const CHUNKS_UNDER_WAY: usize = 256;
 
-/// What the link is like.
+/// The behaviour of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// Everything arrives so much later.
+    /// All data arrives later by this time.
     Delayed(Duration),
-    /// It stays open and carries nothing from the client after so long.
+    /// It stays open, and after this time carries nothing more from the client.
     Silent(Duration),
-    /// It is closed after so long, in the middle of whatever it carries.
+    /// It is closed after this time, in the middle of any data.
     Closed(Duration),
-    /// One bit of every so many bytes arrives changed, counted for each connection and direction.
+    /// One bit in every this many bytes is flipped, counted for each connection and direction.
     Damaged(NonZeroUsize),
 }
 
-/// Where a damaged connection has come to.
+/// The position of a corrupting connection.
 #[derive(Debug, Default)]
 struct Damage {
     carried: usize,
 }
 
 impl Damage {
-    /// Changes one bit in every `every` bytes: another one of the eight each time.
+    /// Flips one bit in every `every` bytes, a different one of the eight each time.
     fn inflict(&mut self, every: NonZeroUsize, chunk: &mut [u8]) {
         for byte in chunk {
             self.carried += 1;
@@ -49,17 +50,17 @@ impl Damage {
     }
 }
 
-/// A proxy; its connections end with this value.
+/// A proxy. Its connections end when this value is dropped.
 pub(crate) struct Proxy {
     port: u16,
     _links: JoinSet<()>,
 }
 
 impl Proxy {
-    /// Listens on a port of its own for connections to `target`.
+    /// Listens on a free port for connections to `target`.
     ///
     /// # Errors
-    /// If no port can be had.
+    /// If no port is available.
     pub(crate) async fn start(
         own: Ipv4Addr,
         target: SocketAddr,
@@ -84,7 +85,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, manner: Manner) {
     let mut links = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         links.spawn(link(client, target, manner));
-        // Those that have ended leave.
+        // Removes ended connections.
         while links.try_join_next().is_some() {}
     }
 }
@@ -121,7 +122,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: Manner, 
             let arrives = match manner {
                 Manner::Delayed(delay) => Instant::now() + delay,
                 Manner::Silent(after) if asks && begun.elapsed() > after => {
-                    // Read no more: what is sent from now on fills the buffers.
+                    // Reads nothing more, so that further data fills the buffers.
                     std::future::pending::<()>().await;
                     break;
                 }

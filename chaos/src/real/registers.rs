@@ -1,4 +1,4 @@
-//! Clients that read and write registers: attributes of an agent that no task can use.
+//! Clients that read and write registers: attributes of an agent that cannot run tasks.
 //!
 //! Every value is written once, so that a checker knows which write a read has seen.
 
@@ -14,24 +14,25 @@ use tokio::task::JoinSet;
 use crate::history::{Consistency, Operation, Outcome, Process, Recorder};
 use crate::rng::Chance;
 
-/// Clients side by side.
+/// Concurrent clients.
 const CLIENTS: u64 = 6;
-/// Registers in use at a time.
+/// Registers in use at the same time.
 const REGISTERS: u64 = 4;
-/// Operations after which other registers are used: histories of one stay short enough to judge.
+/// Operations after which other registers are used. The history of one register stays short enough
+/// to check.
 const OPERATIONS_EACH: u64 = 600;
-/// How long an operation may take before its caller gives up.
+/// Timeout of an operation.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// Longest pause of a client between two operations.
+/// Maximum pause of a client between two operations.
 const PAUSE_MS: u64 = 40;
 
-/// The clients; they end with this value.
+/// The clients. They end when this value is dropped.
 pub(crate) struct Registers {
     clients: JoinSet<()>,
     counted: Arc<Counted>,
 }
 
-/// How many operations there were.
+/// The number of operations.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     begun: AtomicU64,
@@ -41,7 +42,7 @@ pub(crate) struct Counted {
 }
 
 impl Registers {
-    /// Starts them on the attributes of `agent`.
+    /// Starts the clients on the attributes of `agent`.
     pub(crate) fn start(
         masters: &Masters,
         agent: &str,
@@ -73,7 +74,7 @@ impl Registers {
         &self.counted
     }
 
-    /// Ends them; operations on their way stay open.
+    /// Ends the clients. Operations in flight stay open.
     pub(crate) async fn stop(mut self) {
         self.clients.shutdown().await;
     }
@@ -187,7 +188,7 @@ impl Client {
             CallError::Unanswered { .. } => {
                 self.counted.unknown.fetch_add(1, Ordering::Relaxed);
                 self.recorder.info(call, error.to_string());
-                // It may still take effect: whoever goes on is somebody else.
+                // It may still take effect, so the client continues under another name.
                 self.lives += 1;
             }
         }

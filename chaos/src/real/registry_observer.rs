@@ -1,5 +1,5 @@
-//! Reads, as an operator, which tasks the registry has launched, under which orders: what has started must be among
-//! them.
+//! An operator that reads which tasks the registry has launched, under which orders. Every task
+//! that started must be among them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,14 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::history::{Recorder, TaskFact};
 
-/// Pause between two looks: the registry keeps the ends of 10,000 tasks, and no workload here ends so many meanwhile.
+/// Interval of reads. The registry keeps the ends of 10,000 tasks, and no workload here ends as
+/// many in one interval.
 const PAUSE: Duration = Duration::from_secs(3);
-/// Tasks of one page. Pages of the history that were full are not read again.
+/// Tasks of one page. Full pages of the task history are not read again.
 const PAGE: u32 = 500;
-/// How a place in the history begins, behind the tasks that have not ended.
+/// Prefix of a page token in the task history, which follows the tasks that have not ended.
 const HISTORY: &str = "~0";
 
-/// Looks again and again until it is told to end.
+/// A reader that polls until it is finished.
 pub(crate) struct Historian {
     stop: CancellationToken,
     looking: JoinHandle<Result<()>>,
@@ -42,7 +43,7 @@ impl Historian {
                 .await
                 .is_some()
             {
-                // While nobody leads nothing can be read: later.
+                // Without a leader nothing can be read. The next round tries again.
                 let _ = reader.read_ended().await;
             }
             reader.read_ended().await?;
@@ -51,20 +52,22 @@ impl Historian {
         Self { stop, looking }
     }
 
-    /// Has it read the rest, when nothing starts any more.
+    /// Reads the rest, when no more tasks start.
     ///
     /// # Errors
-    /// If that cannot be read.
+    /// If it cannot be read.
     pub(crate) async fn finish(self) -> Result<()> {
         self.stop.cancel();
-        self.looking.await.context("the historian has failed")?
+        self.looking
+            .await
+            .context("the registry observer has failed")?
     }
 }
 
 struct Reader {
     operator: OperatorClient,
     recorder: Recorder,
-    /// Where the history goes on.
+    /// The position from which the task history is read.
     place: String,
     known: BTreeSet<(TaskKey, OrderIndex)>,
 }
@@ -75,7 +78,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads from a place to the end; returns the place of the last page.
+    /// Reads from a position to the end. Returns the position of the last page.
     async fn read(&mut self, mut place: String, include_ended: bool) -> Result<String> {
         loop {
             let request = v1::ListRequest {
@@ -85,7 +88,7 @@ impl Reader {
                 ..Default::default()
             };
             let page = self.operator.list_tasks(request).await;
-            let page = page.context("the registry's tasks cannot be read")?;
+            let page = page.context("cannot read the registry's tasks")?;
             page.tasks.iter().for_each(|task| self.note(task));
             if page.next_page_token.is_empty() {
                 return Ok(place);

@@ -1,76 +1,76 @@
-//! What a run has shown: as a table for people and as JSON for programs.
+//! The report of a run: as a table for people and as JSON for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that must not be.
+/// A violation that a run found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Which rule, as "T1" or "linearizability".
+    /// The rule, as "T1" or "linearizability".
     pub checker: String,
-    /// What was found.
+    /// A description.
     pub what: String,
-    /// When, in nanoseconds since the run began, if that is known.
+    /// The time in nanoseconds since the run began, if it is known.
     pub time_ns: Option<u64>,
 }
 
-/// One fault as it happened.
+/// A fault that was injected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultLine {
     /// Its name on the command line.
     pub fault: String,
-    /// Who suffered it.
+    /// The target.
     pub target: String,
     /// Nanoseconds since the run began.
     pub begun_ns: u64,
-    /// The same; absent if it was never taken back.
+    /// Nanoseconds since the run began; absent if it was not ended.
     pub ended_ns: Option<u64>,
-    /// Why it could not be done.
+    /// The reason why it was not possible.
     pub failure: Option<String>,
 }
 
-/// A time without a single answered write.
+/// A time without any answered write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outage {
     /// Nanoseconds since the run began.
     pub from_ns: u64,
-    /// The same.
+    /// Nanoseconds since the run began.
     pub to_ns: u64,
 }
 
 impl Outage {
-    /// Its length.
+    /// Returns its length in milliseconds.
     #[must_use]
     pub fn ms(&self) -> u64 {
         self.to_ns.saturating_sub(self.from_ns) / 1_000_000
     }
 }
 
-/// How operations ended.
+/// The outcomes of operations of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Operations {
-    /// They took place.
+    /// Operations that took place.
     pub ok: u64,
-    /// They did not.
+    /// Operations that did not.
     pub failed: u64,
-    /// Nobody knows.
+    /// Operations of unknown outcome.
     pub unknown: u64,
 }
 
-/// A reign as the harness saw it begin.
+/// An epoch, as the harness observed its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reign {
-    /// Its number.
+    /// The number of the epoch.
     pub epoch: u64,
     /// Its leader, as "master-1".
     pub leader: String,
-    /// When it was first seen, in nanoseconds since the run began.
+    /// When it was first observed, in nanoseconds since the run began.
     pub seen_ns: u64,
 }
 
-/// Tasks at one moment.
+/// The number of tasks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TaskCount {
     /// Nanoseconds since the run began.
@@ -81,50 +81,49 @@ pub struct TaskCount {
     pub ended: u64,
 }
 
-/// The whole run.
+/// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Release under test.
+    /// The release under test.
     pub version: String,
-    /// Fixes the faults.
+    /// The seed of the faults.
     pub seed: u64,
     /// As "3x6".
     pub size: String,
-    /// From the first start to the end of judging.
+    /// Seconds from the first start to the end of checking.
     pub seconds: u64,
-    /// Somebody stopped it before its time.
+    /// Whether it was stopped early.
     pub interrupted: bool,
-    /// By kind of operation.
+    /// Outcomes by kind of operation.
     pub operations: BTreeMap<String, Operations>,
     /// Every fault.
     pub faults: Vec<FaultLine>,
-    /// Every reign.
+    /// Every epoch.
     pub reigns: Vec<Reign>,
-    /// Times without an answered write, longer than the threshold.
+    /// Times without an answered write that exceed the threshold.
     pub outages: Vec<Outage>,
-    /// Time of faults, in nanoseconds since the run began.
+    /// The time of faults, in nanoseconds since the run began.
     pub faults_ns: (u64, u64),
     /// Tasks over time.
     pub tasks: Vec<TaskCount>,
-    /// Starts that tasks have signed themselves.
+    /// Starts in the witness files of tasks.
     pub witnessed: u64,
-    /// Rules by how many things their checkers have compared: 0 shows nothing.
+    /// How many things the checker of each rule compared. Zero proves nothing.
     pub checkers: BTreeMap<String, u64>,
-    /// What a checker could not decide in its time.
+    /// Checks that were not decided in time.
     pub undecided: Vec<String>,
-    /// What must not be.
     pub violations: Vec<Violation>,
-    /// Why the run proves too little; empty if it proves enough.
+    /// The reasons why the run proves too little; empty if it proves enough.
     pub too_little: Vec<String>,
-    /// Where history and logs are, if they were kept.
+    /// The directory of history and logs, if they were kept.
     pub kept: Option<String>,
 }
 
-/// A gap between answered writes shorter than this is no outage.
+/// A gap between answered writes that is shorter is not an outage.
 pub(crate) const OUTAGE_MS: u64 = 150;
 
 impl Report {
-    /// 0 good, 1 violations, 3 too little shown.
+    /// Returns 0 for a good run, 1 for violations, 3 for too little evidence.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match (self.violations.is_empty(), self.too_little.is_empty()) {
@@ -134,13 +133,13 @@ impl Report {
         }
     }
 
-    /// Operations that were answered.
+    /// Returns the number of answered operations.
     #[must_use]
     pub fn answered(&self) -> u64 {
         self.operations.values().map(|kind| kind.ok).sum()
     }
 
-    /// Faults that were really done, by kind.
+    /// Returns the faults that were injected, by kind.
     #[must_use]
     pub fn done(&self) -> BTreeMap<&str, u64> {
         let mut done = BTreeMap::new();
@@ -150,7 +149,7 @@ impl Report {
         done
     }
 
-    /// The table for people.
+    /// Returns the table for people.
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = String::new();
@@ -237,7 +236,7 @@ impl Report {
         }
     }
 
-    /// Rules whose checkers had something to look at.
+    /// Returns the rules whose checkers compared anything.
     #[must_use]
     pub fn judging(&self) -> Vec<&str> {
         let judging = self
@@ -247,14 +246,15 @@ impl Report {
         judging.map(|(rule, _)| rule.as_str()).collect()
     }
 
-    /// Reigns after the first.
+    /// Returns the number of epochs after the first.
     #[must_use]
     pub fn leader_changes(&self) -> u64 {
         (self.reigns.len() as u64).saturating_sub(1)
     }
 }
 
-/// The value below which so many of a hundred lie; 0 of none. `sorted` ascends.
+/// Returns the value below which `percent` of the values lie; 0 for an empty list. `sorted`
+/// ascends.
 #[must_use]
 pub(crate) fn quantile(sorted: &[u64], percent: usize) -> u64 {
     let last = sorted.len().saturating_sub(1);

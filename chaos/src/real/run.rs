@@ -1,6 +1,6 @@
 //! `argosy-chaos run`: from the command line to the exit code.
 //!
-//! Whatever happens, what was started is ended and removed, and a report is written.
+//! In every case the started processes are ended and removed, and a report is written.
 
 use std::fs;
 use std::io::Write as _;
@@ -24,33 +24,33 @@ use super::{check, host_tools, html, run_log, script};
 use crate::ledger::{Batch, REAL};
 use crate::rng::Chance;
 
-/// Programs without which nothing goes.
+/// Programs that are always required.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
-/// The command line cannot be obeyed.
+/// Exit code for a command line that cannot be carried out.
 const USAGE: u8 = 2;
 
-/// A sentence for whoever typed something that cannot be done.
+/// The message for a command line that cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
-/// Everything that was settled before anything is touched.
+/// The settled parameters of a run, before anything is touched.
 struct Prepared {
     means: Means,
     seed: u64,
     plan: Plan,
-    /// Faults that this host cannot do, with why.
+    /// Faults that this host cannot inject, with the reasons.
     absent: Vec<String>,
 }
 
-/// Names and meanings of all faults.
+/// Returns the names and descriptions of all faults.
 #[must_use]
 pub fn faults() -> String {
     let line = |fault: &FaultName| format!("{:<24} {}\n", fault.name(), fault.text());
     FaultName::ALL.iter().map(line).collect()
 }
 
-/// Runs it; returns the exit code: 0 good, 1 violations, 2 bad input, 3 proves too little.
+/// Runs the command. Returns the exit code: 0 good, 1 violations, 2 bad input, 3 proves too little.
 #[must_use]
 pub fn run(arguments: &RunArguments) -> u8 {
     if let Some(masters) = &arguments.masters {
@@ -72,7 +72,7 @@ pub fn run(arguments: &RunArguments) -> u8 {
     code(recorded(arguments, prepared))
 }
 
-/// Performs it between the first and the last line of the ledger.
+/// Runs between the first and the last line of the ledger.
 fn recorded(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     let Some(path) = &arguments.ledger else {
         return perform(arguments, prepared);
@@ -111,12 +111,12 @@ fn seed_of_chance() -> u64 {
     u64::from(now.subsec_nanos()) ^ (now.as_secs() << 8)
 }
 
-/// Whether this host can have clusters of namespaces, and with which programs.
+/// Returns the programs with which this host can run clusters in namespaces.
 pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
     let usage = |text: String| Usage(text);
     if !nix::unistd::geteuid().is_root() {
         return Err(usage(
-            "hosts are network namespaces, which only root can make: run it as root".to_owned(),
+            "hosts are network namespaces, which only root can create: run it as root".to_owned(),
         ));
     }
     for program in PROGRAMS {
@@ -132,7 +132,7 @@ pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
         ));
     }
     let chaos = std::env::current_exe()
-        .map_err(|error| usage(format!("this program does not find itself: {error}")))?;
+        .map_err(|error| usage(format!("cannot find this executable: {error}")))?;
     let beside = chaos.with_file_name("argosy");
     let argosy = argosy.cloned().unwrap_or(beside);
     if !argosy.is_file() {
@@ -157,12 +157,12 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
     })
 }
 
-/// Whether everything that is to be written can have its place: told now, not when the run is over.
+/// Checks that every output file can be created, before the run and not after it.
 fn places(arguments: &RunArguments) -> Result<(), Usage> {
     let folder = &arguments.directory;
     if !folder.is_dir() {
         return Err(Usage(format!(
-            "--directory {}: there is no such folder",
+            "--directory {}: there is no such directory",
             folder.display()
         )));
     }
@@ -177,7 +177,7 @@ fn places(arguments: &RunArguments) -> Result<(), Usage> {
         if !folder.as_os_str().is_empty() && !folder.is_dir() {
             let (path, folder) = (path.display(), folder.display());
             return Err(Usage(format!(
-                "{option} {path}: there is no folder {folder}"
+                "{option} {path}: there is no directory {folder}"
             )));
         }
     }
@@ -226,7 +226,7 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usag
     Ok((plan, absent))
 }
 
-/// Whether this host and this group can suffer the fault; else why not.
+/// Checks whether this host and this group size allow the fault. Otherwise returns the reason.
 fn possible(fault: FaultName, masters: usize) -> Result<(), String> {
     match fault.need() {
         Need::Nothing => Ok(()),
@@ -244,7 +244,8 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     for why in &prepared.absent {
         screen.say(why);
         if arguments.each_once {
-            // As a test says it: the gate counts this, and fails where setup should have installed what is missing.
+            // In the format of a test. The gate counts this line, and fails where setup should have
+            // installed the missing parts.
             println!("test each fault once ... SKIPPED: {why}");
         }
     }
@@ -274,7 +275,7 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     report
 }
 
-/// Everything between making the network and judging.
+/// Does everything between the creation of the network and the checks.
 fn inside(
     arguments: &RunArguments,
     prepared: Prepared,
@@ -344,7 +345,7 @@ fn judged(
     Ok(report)
 }
 
-/// A green run that did nothing shows nothing.
+/// Records the shortfalls. A run without violations that did nothing proves nothing.
 fn too_little(arguments: &RunArguments, report: &mut Report) {
     let seconds = (report.faults_ns.1.saturating_sub(report.faults_ns.0)) / 1_000_000_000;
     let least = arguments.least_operations.unwrap_or(seconds * 5).max(1);
@@ -401,7 +402,7 @@ fn version(argosy: &Path) -> String {
     said.map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
-/// Copies what a person needs to understand a violation.
+/// Copies the files that are needed to analyse a violation.
 fn keep(arguments: &RunArguments, folder: &Folder, report: &mut Report) {
     if report.violations.is_empty() && !arguments.keep {
         return;
@@ -446,7 +447,7 @@ fn write_page(path: Option<&PathBuf>, report: &Report) -> Result<()> {
     fs::write(path, html::page(report)).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Shows a report that was written before; returns the exit code: that of the run, or 2.
+/// Shows a report that was written before. Returns the exit code of the run, or 2.
 #[must_use]
 pub fn report(arguments: &ReportArguments) -> u8 {
     let path = &arguments.report;
@@ -460,7 +461,7 @@ pub fn report(arguments: &ReportArguments) -> u8 {
             report.exit_code()
         }
         Err(error) => {
-            eprintln!("argosy-chaos: {} is no report: {error:#}", path.display());
+            eprintln!("argosy-chaos: invalid report {}: {error:#}", path.display());
             USAGE
         }
     }

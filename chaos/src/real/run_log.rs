@@ -1,4 +1,4 @@
-//! What a run on real processes adds to the ledger.
+//! The line that a run on real processes adds to the ledger.
 
 use super::report::Report;
 use crate::ledger::{Details, Outcome, Run};
@@ -11,7 +11,7 @@ const KILLS: [&str; 4] = [
     "reconnect-storm",
 ];
 
-/// The sums of a run.
+/// Returns the sums of a run.
 pub(super) fn run(report: &Report) -> Run {
     let done = report.done();
     Run {
@@ -32,7 +32,7 @@ pub(super) fn run(report: &Report) -> Run {
     }
 }
 
-/// What the sums do not use.
+/// Returns the fields that the sums do not use.
 pub(super) fn details(report: &Report) -> Details {
     Details::from_iter([
         ("version".to_owned(), report.version.as_str().into()),

@@ -1,6 +1,6 @@
-//! Timelines: which fault comes when, for how long.
+//! Timelines: the fault, its time and its duration.
 //!
-//! One line each, `at TIME FAULT [for TIME]`; `#` begins a remark.
+//! Each line is `at TIME FAULT [for TIME]`; `#` begins a comment.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use super::faults::FaultName;
 /// One line of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Since the faults began.
+    /// Time since the faults began.
     pub(crate) at: Duration,
     pub(crate) fault: FaultName,
-    /// How long it holds; absent means as long as chance says.
+    /// Its duration; absent for a random one.
     pub(crate) lasts: Option<Duration>,
 }
 
-/// A line that is none.
+/// An invalid line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {number}: {why}")]
 pub(crate) struct InvalidLine {
@@ -25,7 +25,7 @@ pub(crate) struct InvalidLine {
     why: String,
 }
 
-/// Reads a timeline; its times must not go back.
+/// Parses a timeline. Its times must not decrease.
 pub(crate) fn parse(text: &str) -> Result<Vec<Step>, InvalidLine> {
     let mut steps: Vec<Step> = Vec::new();
     for (position, line) in text.lines().enumerate() {

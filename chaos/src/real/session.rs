@@ -1,6 +1,6 @@
-//! One run from the first start to the last look: faults, healing, audit, end.
+//! One run from the first start to the final audit: faults, healing, audit, end.
 //!
-//! Every step has a bound, and each that is not met is a violation of its own.
+//! Every step has a timeout, and each one that is exceeded is a violation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,14 +30,14 @@ use crate::rng::Chance;
 
 /// Work before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// How long everything may take to come back once faults are over.
+/// Timeout for complete recovery after the faults are over.
 const HEALING: Duration = Duration::from_secs(90);
-/// How long a process that is asked to end may take.
+/// Timeout for a process to end after a request.
 const ENDING: Duration = Duration::from_secs(20);
-/// Pause between two looks.
+/// Interval of polling.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// What a session has found beside its history.
+/// The findings of a session, in addition to its history.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) faults: Vec<FaultLine>,
@@ -48,7 +48,7 @@ pub(crate) struct Found {
     trees: BTreeSet<PathBuf>,
 }
 
-/// See the file's head.
+/// A run on a cluster.
 pub(crate) struct Session<'a> {
     pub(crate) cluster: Cluster,
     pub(crate) recorder: Recorder,
@@ -60,7 +60,7 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Runs it all. What was found until an error is in `found`.
+    /// Runs all steps. The findings from before an error are in `found`.
     pub(crate) async fn run(&mut self, plan: Plan) -> Result<()> {
         self.cluster.want(Wanted::Work)?;
         self.cluster.watch.record(self.recorder.clone());
@@ -79,7 +79,7 @@ impl Session<'_> {
         let ids = audit::agent_ids(&operator).await?;
         let register = ids
             .get(REGISTER_HOST)
-            .context("the agent of registers is not known")?;
+            .context("the agent with the registers is not registered")?;
         let masters = self.cluster.masters();
         let registers = Registers::start(
             &masters,
@@ -155,7 +155,7 @@ impl Session<'_> {
         raged
     }
 
-    /// Everything is put right; then health, and the end of all short tasks, must come.
+    /// Ends all faults. Then the cluster must become healthy, and all short tasks must end.
     async fn heal(&mut self) -> Result<()> {
         self.screen.say("healing");
         self.cluster.calm_all()?;
@@ -190,7 +190,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Waits until every framework says so.
+    /// Waits until every framework reports it.
     async fn await_frameworks(
         &mut self,
         wanted: Wanted,
@@ -223,7 +223,7 @@ impl Session<'_> {
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// One more read of every register that is in use: it must show the last write.
+    /// Reads every register in use once more. It must hold the last write.
     async fn read_registers(&mut self, operator: &OperatorClient, register: &AgentId) {
         use crate::history::{Consistency, Operation, Outcome};
         let request = v1::GetRequest {
@@ -255,7 +255,7 @@ impl Session<'_> {
         }
     }
 
-    /// What runs now goes on running until its framework ends it.
+    /// Records the expectation that running services continue until their framework ends them.
     fn expect_services(&mut self) {
         let processes = audit::task_processes(&self.cluster.ground.folder);
         let mut services = BTreeSet::new();
@@ -273,7 +273,7 @@ impl Session<'_> {
         }
     }
 
-    /// The first process of each task, as the kernel has it.
+    /// Records the first process of each task, as the kernel reports it.
     fn note_alive(&self, processes: &[audit::TaskProcess]) {
         let boot_id = argosy_isolation::process::boot_id().unwrap_or_default();
         let mut noted = BTreeSet::new();
@@ -293,7 +293,7 @@ impl Session<'_> {
         }
     }
 
-    /// The registry's tasks against the processes that there are.
+    /// Compares the tasks of the registry with the existing processes.
     async fn audit(&mut self, operator: &OperatorClient, ids: &BTreeMap<String, AgentId>) {
         let listed = match audit::live_tasks(operator).await {
             Ok(listed) => listed,
@@ -323,7 +323,7 @@ impl Session<'_> {
         self.recorder.observe("auditor", Audit::Registry { tasks });
     }
 
-    /// Frameworks end their services; then nothing of any task may be left.
+    /// Lets frameworks end their services. Then nothing of any task may remain.
     async fn end_services(&mut self) -> Result<()> {
         self.screen.say("ending services");
         self.cluster.want(Wanted::End)?;
@@ -361,7 +361,7 @@ impl Session<'_> {
         );
     }
 
-    /// All members end in order.
+    /// Ends all members in order.
     async fn stop_members(&mut self) {
         for place in self.cluster.places(Kind::Framework) {
             self.cluster.members[place].kill();
@@ -375,7 +375,7 @@ impl Session<'_> {
         }
     }
 
-    /// Notes twice a second how many tasks there were.
+    /// Records the number of tasks twice a second.
     fn count_tasks(&mut self) -> tokio::task::AbortHandle {
         let places = self.cluster.places(Kind::Framework);
         let files: Vec<PathBuf> = places
@@ -415,7 +415,7 @@ impl Session<'_> {
             .collect()
     }
 
-    /// What is known whenever the session ends.
+    /// Returns the findings, also after an error.
     pub(crate) fn take_found(&mut self) -> Found {
         self.found.reigns = self.reigns();
         self.found.tasks = std::mem::take(&mut *lock(&self.cluster.counts));
@@ -432,7 +432,7 @@ impl Session<'_> {
     }
 }
 
-/// Counts that a task of its own adds to.
+/// Task counts that a separate task appends to.
 pub(crate) type Counts = Arc<Mutex<Vec<TaskCount>>>;
 
 fn final_task(task: &v1::Task) -> Option<FinalTask> {
@@ -443,7 +443,7 @@ fn final_task(task: &v1::Task) -> Option<FinalTask> {
         Wire::Running => TaskState::Running,
         Wire::Killing => TaskState::Killing,
         Wire::Unreachable => TaskState::Unreachable,
-        // Those have ended; the list holds none.
+        // These have ended, and the list holds none of them.
         _ => return None,
     };
     Some(FinalTask {

@@ -1,4 +1,5 @@
-//! What a run stands on: folder, network, threads and recorder, made and taken down in one place.
+//! The environment of a run: directory, network, threads and recorder, created and removed in one
+//! place.
 //!
 //! The calling thread moves into the namespace of the bridge and stays there.
 
@@ -27,27 +28,27 @@ pub(crate) struct Means {
 }
 
 pub(super) fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
-    fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
+    fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
     for cleared in folder::clear_dead(base) {
         screen.say(&format!("removed what {cleared} had left"));
     }
     Ok(Folder::make(base)?)
 }
 
-/// What an agent makes its containers from, beside its own program.
+/// The program with which an agent creates containers, in addition to its own.
 const LAUNCHER: &str = "argosy-launcher";
 
-/// A build meanwhile must not exchange a program under test.
+/// Copies a program under test, so that a concurrent build cannot replace it.
 fn keep(program: &Path, copy: &Path) -> Result<()> {
     fs::hard_link(program, copy)
         .or_else(|_| fs::copy(program, copy).map(drop))
         .with_context(|| format!("cannot copy {}", program.display()))
 }
 
-/// Who is measured must have something to offer at any time.
+/// A measured cluster must always have something to offer.
 const MEASURED: [Habit; 1] = [Habit::Steady];
 
-/// A cluster that is only measured: what `work` does with it, and nothing is left of it afterwards.
+/// Runs `work` on a cluster for a measurement, and removes the cluster afterwards.
 pub(super) fn with_cluster<T>(
     means: &Means,
     base: &Path,
@@ -99,7 +100,8 @@ impl Stage {
             habits,
             began_ns,
         };
-        // Before the first thread: all later ones live in the namespace of the bridge.
+        // Before the first thread is created, so that all threads are in the namespace of the
+        // bridge.
         let network = Network::make(folder.prefix())?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
@@ -114,7 +116,7 @@ impl Stage {
         })
     }
 
-    /// Returns what `work` returns, and whether somebody stopped it.
+    /// Returns the result of `work`, and whether it was cancelled.
     pub(super) fn play<T>(
         self,
         work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
@@ -130,12 +132,12 @@ impl Stage {
         self.runtime.shutdown_timeout(Duration::from_secs(5));
         self.recording
             .finish()
-            .context("the history is not whole")?;
+            .context("the history is incomplete")?;
         done
     }
 }
 
-/// Ctrl-C, TERM and the end of the terminal cancel it.
+/// Cancels the token on SIGINT, SIGTERM and SIGHUP.
 pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
     for kind in [
         SignalKind::interrupt(),
@@ -146,7 +148,7 @@ pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
         let stop = stop.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                eprintln!("\nstopping: faults are taken back, what there is will be judged");
+                eprintln!("\nstopping: ending all faults, then checking the history");
                 stop.cancel();
             }
         });

@@ -1,6 +1,6 @@
-//! What the masters say of themselves, asked ten times a second, each at its own address.
+//! The status that masters report, polled ten times a second, each at its own address.
 //!
-//! Asks for local answers only: whoever is cut off says what it believes, and that is the point.
+//! It asks for local answers only, so that a partitioned master reports its own view.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,16 +16,16 @@ use tonic::transport::{Channel, Endpoint};
 use super::partitions::Place;
 use crate::history::{Origin, RaftFact, Recorder};
 
-/// Pause between two questions to one master.
+/// Interval of polls of one master.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long one may take to answer.
+/// Timeout of a poll.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// An answer older than this says nothing of now.
+/// Age above which an answer is out of date.
 const STALE: Duration = Duration::from_millis(900);
-/// Every so many answers the digest is recorded too.
+/// Number of answers after which the digest is recorded, too.
 const DIGEST_EVERY: u64 = 5;
 
-/// What one master said last.
+/// The last status of one master.
 #[derive(Debug, Clone)]
 pub(crate) struct Said {
     pub(crate) at: Instant,
@@ -37,29 +37,31 @@ pub(crate) struct Said {
 #[derive(Debug, Default)]
 struct Seen {
     said: BTreeMap<Place, Said>,
-    /// Each reign with the terms in which somebody said that it leads, and when that was first heard.
-    /// A new leader shows the reign of before until its own has begun: the lowest term counts.
+    /// Each epoch with the terms in which a master reported that it leads, and when that was first
+    /// received. A new leader reports the previous epoch until its own has begun: the lowest term
+    /// counts.
     reigns: BTreeMap<(u64, u64, Place), u64>,
-    /// Masters that were started again and have said nothing since.
+    /// Masters that were restarted and have not reported since.
     restarted: BTreeSet<Place>,
 }
 
-/// See the file's head. Cheap to clone.
+/// The observer of all masters. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Watch {
-    // A lock, since faults, the live view and the askers look at it; never held across an await.
+    // A lock, because faults, the live view and the pollers use it. It is never held across an
+    // await.
     seen: Arc<Mutex<Seen>>,
     asking: Arc<Mutex<JoinSet<()>>>,
     recorder: Arc<Mutex<Option<Recorder>>>,
 }
 
 impl Watch {
-    /// Records what is seen from now on.
+    /// Records all observations from now on.
     pub(crate) fn record(&self, recorder: Recorder) {
         *lock(&self.recorder) = Some(recorder);
     }
 
-    /// Asks these masters until the last clone is dropped.
+    /// Polls these masters until the last clone is dropped.
     pub(crate) fn begin(&self, masters: Vec<(Place, String)>) {
         for (place, api) in masters {
             let watch = Self {
@@ -70,7 +72,8 @@ impl Watch {
         }
     }
 
-    /// The one in office: it says so itself, and nobody says so of a later term.
+    /// Returns the active leader: a master that reports itself as leader, while none reports so for
+    /// a later term.
     pub(crate) fn leader(&self) -> Option<Place> {
         let seen = lock(&self.seen);
         let fresh = seen
@@ -83,18 +86,19 @@ impl Watch {
         Some(*place)
     }
 
-    /// Forgets what a master said: it was just killed or frozen.
+    /// Drops the status of a master that was just killed or frozen.
     pub(crate) fn forget(&self, place: Place) {
         lock(&self.seen).said.remove(&place);
     }
 
-    /// What this master says next is the first word of a new process. The former one must have ended.
+    /// Marks the next report of this master as the first one of a new process. The former process
+    /// must have ended.
     pub(crate) fn restarted(&self, place: Place) {
         lock(&self.seen).restarted.insert(place);
     }
 
-    /// Reigns with who said to lead in them, and when that was first heard, in nanoseconds of the
-    /// recorder's clock.
+    /// Returns the epochs with the master that reported to lead in them, and when that was first
+    /// received, in nanoseconds of the recorder's clock.
     pub(crate) fn reigns(&self) -> Vec<(u64, Place, u64)> {
         let seen = lock(&self.seen);
         let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
@@ -109,14 +113,14 @@ impl Watch {
             .collect()
     }
 
-    /// The id that the master has in the group.
+    /// Returns the id of the master in the group.
     pub(crate) fn node(&self, place: Place) -> Option<NodeId> {
         lock(&self.seen).said.get(&place)?.node
     }
 
     async fn ask(&self, place: Place, api: &str) {
         let channel = Endpoint::from_shared(format!("http://{api}"))
-            .expect("it is an address")
+            .expect("the address is valid")
             .connect_timeout(PATIENCE)
             .connect_lazy();
         let mut answers = 0_u64;
@@ -147,7 +151,7 @@ impl Watch {
             node,
         };
         seen.said.insert(place, said);
-        // One that has just been started does not know its term yet.
+        // A master that has just been started does not know its term yet.
         let (Some(recorder), Some(node), 1..) = (recorder, node, cluster.term) else {
             return;
         };

@@ -1,4 +1,4 @@
-//! `argosy-chaos sim`: seeds one after the other, a line each, and their sum.
+//! `argosy-chaos sim`: plays seeds, prints a line for each, and sums them up.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -15,35 +15,35 @@ use super::{Verdict, log, minimum, raft, system};
 use crate::invariants;
 use crate::ledger::{Batch, Details, GRAPHS, Plan, RAFT, Run, SYSTEM};
 
-/// Seeds of simulated clusters, each in a process of its own
+/// Plays seeds of simulated clusters, each in a subprocess
 #[derive(Debug, Args)]
 pub struct SimArguments {
-    /// How many seeds are played
+    /// How many seeds to play
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub from: u64,
-    /// Raft alone, without agents and frameworks
+    /// Simulate Raft alone, without agents and frameworks
     #[arg(long)]
     pub raft_only: bool,
-    /// Every connectivity graph of five masters with each place of the leader, some a seed; seeds 1 to 15 play one of
-    /// each kind, seeds 1 to 854 all
+    /// Play the connectivity graphs of five masters with each place of the leader, some in each
+    /// seed; seeds 1 to 15 play one of each kind, seeds 1 to 854 all
     #[arg(long, conflicts_with_all = ["raft_only", "masters", "agents", "faults"])]
     pub graphs: bool,
-    /// Masters of each cluster; unless given, as each seed wants it
+    /// Masters of each cluster [default: chosen by the seed]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(3..=7))]
     pub masters: Option<u8>,
-    /// Agents of each cluster; unless given, as each seed wants it
+    /// Agents of each cluster [default: chosen by the seed]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=20))]
     pub agents: Option<u8>,
-    /// For how many simulated seconds faults come
+    /// For how many simulated seconds faults are injected
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub faults: u64,
-    /// Seeds that are played at the same time [default: one a processor]
+    /// Seeds that are played at the same time [default: one for each processor]
     #[arg(long, value_name = "COUNT")]
     pub jobs: Option<NonZeroUsize>,
-    /// Begin no further seed after so many real seconds
+    /// Begin no further seed after this many real seconds
     #[arg(long, value_name = "SECONDS")]
     pub within: Option<u64>,
     /// Show only seeds with violations, and the sum
@@ -52,30 +52,30 @@ pub struct SimArguments {
     /// Append the first and the last line of this batch to this ledger
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
-    /// In this process, and the last line is for another one
+    /// Play in this process, and print a last line for the parent process
     #[arg(long, hide = true)]
     pub alone: bool,
-    /// Defects that are switched on
+    /// Planted bugs to switch on
     #[cfg(feature = "testing")]
     #[arg(long, hide = true, value_delimiter = ',')]
     pub plant: Vec<argosy_state::bugs::Bug>,
-    /// Write the history of the last seed here, as JSON lines
+    /// Write the history of the last seed to this file, as JSON lines
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
-    /// Write what the processes of the last seed log here, with simulated time; RUST_LOG chooses what [default: debug
-    /// of argosy's own]
+    /// Write the logs of the processes of the last seed to this file, with simulated time; RUST_LOG
+    /// sets the level [default: debug of argosy's crates]
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 }
 
-/// All seeds together.
+/// The sum over all seeds.
 #[derive(Debug, Default)]
 struct Sum {
     run: Run,
     judged: invariants::Verdict,
     cpu_ms: u64,
     violated: Vec<u64>,
-    /// Why the batch proves too little; empty if it proves enough.
+    /// The reasons why the batch proves too little; empty if it proves enough.
     too_little: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl Sum {
         self.judged.add(sums.judged);
     }
 
-    /// Compares the whole batch with what it must show.
+    /// Compares the whole batch with its minimum.
     fn finish(&mut self, tier: &str) {
         self.violated.sort_unstable();
         self.run.violating_seeds = self.violated.len() as u64;
@@ -122,7 +122,7 @@ impl Sum {
         }
     }
 
-    /// What the sums of the ledger do not use.
+    /// Returns the fields that the sums of the ledger do not use.
     fn details(&self) -> Details {
         let rules = self.judged.rules.iter();
         let looked_at: Details = rules
@@ -158,8 +158,8 @@ impl Sum {
     }
 }
 
-/// Plays the seeds, each shown as it ends. Returns the exit code: 1 after a violation, 2 for what cannot be done, 3 if
-/// all seeds together prove too little.
+/// Plays the seeds, and shows each as it ends. Returns the exit code: 1 after a violation, 2 if the
+/// seeds cannot be played, 3 if all seeds together prove too little.
 #[must_use]
 pub fn sim(arguments: &SimArguments) -> u8 {
     let ended = match arguments.alone {
@@ -172,7 +172,7 @@ pub fn sim(arguments: &SimArguments) -> u8 {
     })
 }
 
-/// One seed, for a parent that adds up.
+/// Plays one seed, for a parent process that sums up.
 fn alone(arguments: &SimArguments) -> io::Result<u8> {
     #[cfg(feature = "testing")]
     argosy_state::bugs::plant(&arguments.plant);
@@ -197,7 +197,7 @@ fn alone(arguments: &SimArguments) -> io::Result<u8> {
     Ok(u8::from(sums.run.violations > 0))
 }
 
-/// All seeds, between the first and the last line of the ledger.
+/// Plays all seeds, between the first and the last line of the ledger.
 fn all(arguments: &SimArguments) -> io::Result<u8> {
     let plan = Plan {
         tier: tier(arguments),
@@ -217,13 +217,13 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
     Ok(played?.exit_code())
 }
 
-/// Plays the seeds, shows each as it ends, and adds them up.
+/// Plays the seeds, shows each as it ends, and sums them up.
 fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
     let mut sum = Sum::default();
     let mut broken = None;
     let next = &AtomicU64::new(arguments.from);
     thread::scope(|scope| {
-        // A thread waits until its last seed is shown.
+        // Capacity 0: a thread blocks until its last seed is shown.
         let (told, played) = mpsc::sync_channel(0);
         let until = arguments
             .within
@@ -255,7 +255,7 @@ fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
 
 type Told = mpsc::SyncSender<(u64, io::Result<Played>)>;
 
-/// Takes the next seed, until all are played, the time is over, or one cannot be played at all.
+/// Plays the next seed, until all are played, the time is over, or a seed cannot be played at all.
 fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU64, told: &Told) {
     let words = words(arguments);
     let end = arguments.from.saturating_add(arguments.seeds);
@@ -272,7 +272,7 @@ fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU
     }
 }
 
-/// The same wishes, for the process of one seed.
+/// Returns the same arguments for the subprocess of one seed.
 fn words(arguments: &SimArguments) -> Vec<String> {
     let mut words = vec![format!("--faults={}", arguments.faults)];
     if arguments.graphs {
@@ -298,7 +298,7 @@ fn tier(arguments: &SimArguments) -> &'static str {
 
 fn run_of(verdict: &Verdict, arguments: &SimArguments) -> Run {
     let evidence = &verdict.judged.evidence;
-    // Without a registry there are no reigns, only leaders.
+    // The simulation of Raft alone has no epochs, only leaders.
     let led = verdict.counts.happened.get("led").copied().unwrap_or(0);
     Run {
         tier: tier(arguments).to_owned(),
@@ -349,7 +349,7 @@ fn show(verdict: &Verdict) {
         happened.join(", ")
     );
     for violation in &verdict.violations {
-        // One line each: the rest of a list is in the history.
+        // One line for each violation. The rest of a list is in the history.
         println!("{VIOLATION}{}", violation.replace('\n', " "));
     }
 }
@@ -369,7 +369,7 @@ mod tests {
     use crate::history::History;
     use crate::invariants::{Rule, judge};
 
-    /// A hundred seeds of the whole system in which every rule compared enough.
+    /// Returns the sum of a hundred seeds of the whole system in which every rule compared enough.
     fn sum() -> Sum {
         let mut sum = Sum::default();
         sum.run.seeds = 100;

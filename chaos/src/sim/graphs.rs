@@ -1,22 +1,23 @@
-//! Who reaches whom: every graph of five masters, with each place of the leader in it.
+//! Connectivity graphs: every graph of five masters, with each place of the leader.
 //!
-//! Numbers and names only: nothing here knows a simulation.
+//! Numbers and names only. They do not depend on a simulation.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Masters of each graph.
 pub(crate) const MASTERS: usize = 5;
-/// Pairs of masters, each joined or not.
+/// Pairs of masters, each connected or not.
 const PAIRS: usize = MASTERS * (MASTERS - 1) / 2;
 /// All graphs, with each place of the leader.
 pub(crate) const CASES: u64 = (MASTERS as u64) << PAIRS;
-/// How many of them there are if followers have no names; one of each kind comes first.
+/// The number of classes that remain if followers are interchangeable. One case of each class comes
+/// first.
 pub(crate) const CLASSES: u64 = 90;
-/// How many cases a seed plays, one after the other.
+/// Cases that a seed plays, one after the other.
 const PER_SEED: u64 = 6;
 
-/// Which masters reach each other directly, in both directions: a bit a pair.
+/// The direct connections between masters, in both directions: one bit for each pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Graph(u16);
 
@@ -25,13 +26,13 @@ fn pair(one: usize, other: usize) -> usize {
     high * (high - 1) / 2 + low
 }
 
-/// Every pair, the lower place first.
+/// Returns every pair, the lower place first.
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..MASTERS).flat_map(|high| (0..high).map(move |low| (low, high)))
 }
 
 impl Graph {
-    /// With these links and no others.
+    /// Returns the graph with these links and no others.
     #[cfg(test)]
     pub(crate) fn of(joined: &[(usize, usize)]) -> Self {
         let bits = joined.iter();
@@ -42,7 +43,7 @@ impl Graph {
         one != other && self.0 >> pair(one, other) & 1 == 1
     }
 
-    /// Who is not joined, the lower place first.
+    /// Returns the pairs that are not connected, the lower place first.
     pub(crate) fn parted(self) -> impl Iterator<Item = (usize, usize)> {
         pairs().filter(move |(one, other)| !self.joins(*one, *other))
     }
@@ -51,12 +52,13 @@ impl Graph {
         (0..MASTERS).filter(move |other| self.joins(place, *other))
     }
 
-    /// Whether this one and those whom it reaches directly are a majority: raft passes nothing on.
+    /// Whether this master and its neighbours are a majority. Raft does not forward messages, so
+    /// only direct connections count.
     pub(crate) fn reaches_majority(self, place: usize) -> bool {
         self.neighbours(place).count() + 1 > MASTERS / 2
     }
 
-    /// The same graph when everybody goes to the place that `to` has for him.
+    /// Returns the graph in which every master has moved to its place in `to`.
     fn relabelled(self, to: &[usize]) -> Self {
         let joined = pairs().filter(|(one, other)| self.joins(*one, *other));
         Self(joined.fold(0, |bits, (one, other)| bits | 1 << pair(to[one], to[other])))
@@ -72,7 +74,7 @@ impl fmt::Display for Graph {
     }
 }
 
-/// A graph, and who leads when it comes.
+/// A graph, and the leader when it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Case {
     pub(crate) graph: Graph,
@@ -92,8 +94,8 @@ impl Case {
         graphs.flat_map(|graph| (0..MASTERS).map(move |leader| Self { graph, leader }))
     }
 
-    /// What it is when followers have no names: the smallest graph that is this one with the leader first and the
-    /// followers in some order.
+    /// Returns the class of the case with interchangeable followers: the smallest graph that equals
+    /// this one with the leader first and the followers in some order.
     fn class(self, orders: &[Vec<usize>]) -> Graph {
         let led = |order: &&Vec<usize>| order[self.leader] == 0;
         let graphs = orders.iter().filter(led);
@@ -102,7 +104,7 @@ impl Case {
     }
 }
 
-/// Every order of these places.
+/// Returns every order of these places.
 fn orders(places: &[usize]) -> Vec<Vec<usize>> {
     let Some((first, rest)) = places.split_first() else {
         return vec![Vec::new()];
@@ -131,7 +133,7 @@ impl Atlas {
         for case in Case::all() {
             classes.entry(case.class(&orders)).or_default().push(case);
         }
-        // Not always the same place leads: any of a class will do.
+        // Any case of a class will do. This varies the place of the leader.
         let firsts = classes.values().enumerate();
         let mut cases: Vec<Case> = firsts
             .map(|(number, class)| class[number * 7 % class.len()])
@@ -141,13 +143,13 @@ impl Atlas {
         Self { cases }
     }
 
-    /// What a seed plays.
+    /// Returns the cases of a seed.
     pub(crate) fn of_seed(&self, seed: u64) -> impl Iterator<Item = Case> {
         numbers(seed).map(|number| self.cases[number as usize])
     }
 }
 
-/// By number, what a seed plays; behind the last one it goes on with the first.
+/// Returns the numbers of the cases of a seed. After the last case the first one follows.
 pub(crate) fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     let first = seed.wrapping_sub(1).wrapping_mul(PER_SEED);
     (0..PER_SEED).map(move |step| first.wrapping_add(step) % CASES)
@@ -175,8 +177,9 @@ mod tests {
         assert_eq!(leaders.len(), MASTERS, "not the same one leads always");
     }
 
-    /// Burnside: as many classes as orders of the four followers leave a graph alone on average. An order leaves two
-    /// to the power of its cycles of pairs alone; those of the leader's pairs are its cycles of followers.
+    /// Burnside's lemma: the number of classes is the average number of graphs that an order of the
+    /// four followers leaves unchanged. That number is two to the power of the order's cycles of
+    /// pairs. The cycles of the leader's pairs are the cycles of followers.
     #[test]
     fn there_are_as_many_classes_as_counting_says() {
         let followers = orders(&[1, 2, 3, 4]);

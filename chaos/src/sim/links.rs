@@ -1,4 +1,4 @@
-//! Links between hosts, broken and mended; and when what is broken ends.
+//! Broken and repaired links between hosts, and the times of their repair.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,16 +9,17 @@ use super::run::{LATENCY, Stage};
 /// A broken link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Link {
-    /// Nothing travels from the first to the second.
+    /// No packets from the first host to the second.
     Cut(String, String),
-    /// What is sent between them waits and comes later, all at once: what a short cut of a real network does.
+    /// Packets between the hosts are held and arrive together later, as after a short cut of a real
+    /// network.
     Held(String, String),
-    /// Everything between them takes long, each packet another time.
+    /// All packets between the hosts are delayed, each by a different time.
     Slow(String, String),
 }
 
 impl Link {
-    /// As a fault names it.
+    /// Returns the target that a fault names.
     pub(super) fn target(&self) -> String {
         let (Self::Cut(one, other) | Self::Held(one, other) | Self::Slow(one, other)) = self;
         format!("{one}>{other}")
@@ -35,7 +36,7 @@ impl Link {
     }
 }
 
-/// All links that are broken now.
+/// All broken links.
 pub(super) struct Links {
     cuts: Cuts,
     broken: Vec<Link>,
@@ -51,7 +52,7 @@ impl Links {
         self.broken.iter().any(|link| link.touches(from, to))
     }
 
-    /// `None` if the link is broken already.
+    /// Cuts a link. Returns `None` if the link is broken already.
     pub(super) fn cut(&mut self, stage: &Stage<'_>, from: &str, to: &str) -> Option<Link> {
         if self.is_touched(from, to) {
             return None;
@@ -63,7 +64,7 @@ impl Links {
         Some(link)
     }
 
-    /// `None` if the link is broken already.
+    /// Holds a link. Returns `None` if the link is broken already.
     pub(super) fn hold(&mut self, stage: &Stage<'_>, one: &str, other: &str) -> Option<Link> {
         if self.is_touched(one, other) || self.is_touched(other, one) {
             return None;
@@ -74,7 +75,7 @@ impl Links {
         Some(link)
     }
 
-    /// `None` if the link is broken already.
+    /// Slows a link. Returns `None` if the link is broken already.
     pub(super) fn slow(
         &mut self,
         stage: &Stage<'_>,
@@ -107,9 +108,9 @@ impl Links {
     }
 }
 
-/// What is to end, by when.
+/// Items with the times at which they end.
 pub(super) struct Timetable<T> {
-    /// The number keeps apart what ends together.
+    /// The number separates items that end at the same time.
     due: BTreeMap<(Duration, u64), T>,
     number: u64,
 }
@@ -127,18 +128,18 @@ impl<T> Timetable<T> {
         self.due.insert((until, self.number), what);
     }
 
-    /// What ends now.
+    /// Takes an item whose time has come.
     pub(super) fn take(&mut self, now: Duration) -> Option<T> {
         let entry = self.due.first_entry()?;
         (entry.key().0 <= now).then(|| entry.remove())
     }
 
-    /// What ends some time.
+    /// Takes the item that ends first.
     pub(super) fn take_any(&mut self) -> Option<T> {
         self.due.pop_first().map(|(_, what)| what)
     }
 
-    /// What is not kept never ends.
+    /// Removes the other items, which then never end.
     pub(super) fn retain(&mut self, keeps: impl Fn(&T) -> bool) {
         self.due.retain(|_, what| keeps(what));
     }

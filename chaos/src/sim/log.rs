@@ -1,4 +1,4 @@
-//! What simulated processes log, in one file, with the time of the simulation.
+//! The logs of simulated processes, in one file, with simulated time.
 
 use std::fmt;
 use std::fs::File;
@@ -11,8 +11,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 use super::run;
 
-/// What is written unless RUST_LOG says something else.
-/// The simulation says which host it was.
+/// The default filter, unless RUST_LOG is set. The simulation adds the host.
 const OURS: &str = "argosy_master=debug,argosy_agent=debug,argosy_raft=debug,argosy_client=debug,turmoil::sim=info";
 
 struct Simulated;
@@ -23,10 +22,10 @@ impl FormatTime for Simulated {
     }
 }
 
-/// From now on everything that is logged goes there.
+/// Writes all further logs to a file.
 ///
 /// # Errors
-/// If the file cannot be made.
+/// If the file cannot be created.
 pub(super) fn write_to(path: &Path) -> io::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(OURS));
     tracing_subscriber::fmt()

@@ -1,7 +1,8 @@
-//! What a batch of seeds must show before its silence means anything.
+//! The minimum evidence of a batch of seeds, below which a batch without violations proves nothing.
 //!
-//! The amounts are at most a tenth of what seeds show on average, so that a batch fails when a workload, a fault or a
-//! recorder stops, not because of one unusual seed. A rule that is not listed compares nothing in that simulation.
+//! The amounts are at most a tenth of the average of seeds. A batch fails when a workload, a fault
+//! or a recorder stops, not because of one unusual seed. A rule that is not listed compares nothing
+//! in that simulation.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use crate::invariants::Minimum;
 use crate::invariants::Rule::{self, *};
 use crate::ledger::{GRAPHS, RAFT, SYSTEM};
 
-/// What a hundred seeds must show.
+/// The minimum of a hundred seeds.
 struct Hundred {
     operations: u64,
     /// How many things each rule must compare.
@@ -18,7 +19,8 @@ struct Hundred {
 
 const RAFT_ALONE: Hundred = Hundred {
     operations: 5_000,
-    // R3 is checked live there. R8 compares starts, but no disk is wiped, so it cannot fail.
+    // The simulation checks R3 while it runs. R8 compares starts, but no disk is wiped, so it
+    // cannot fail.
     rules: &[(R1, 1_200), (R2, 7_000), (R4, 300), (R5, 4_500)],
 };
 
@@ -76,7 +78,8 @@ const CONNECTIVITY_GRAPHS: Hundred = Hundred {
     ],
 };
 
-/// The minimum of so many seeds: of few seeds only what nearly each of them shows.
+/// Returns the minimum of this many seeds. For few seeds it contains only what almost every seed
+/// shows.
 pub(super) fn of(tier: &str, seeds: u64) -> Minimum {
     let hundred = match tier {
         RAFT => &RAFT_ALONE,

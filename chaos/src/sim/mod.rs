@@ -1,10 +1,11 @@
-//! The whole system in one thread: the real masters, raft, agents and clients over simulated TCP, with
-//! simulated disks, clocks and containers, and faults. One seed fixes everything.
+//! The simulation of the whole system in one thread: the real masters, Raft, agents and clients
+//! over simulated TCP, with simulated disks, clocks and containers, and faults. One seed determines
+//! everything.
 //!
-//! No type of master, agent or framework is defined here: hosts run the `run` functions that the
-//! executable calls. Reading order: `network`, `links`, `process`, `run` (what every simulation shares),
-//! `raft` (raft alone), `graphs`, `system` (everything), `command`, `minimum` (what a batch must show), `alone` (a
-//! process for each seed).
+//! It defines no type of master, agent or framework: hosts run the `run` functions that the
+//! executable calls. Reading order: `network`, `links`, `process`, `run` (shared by every
+//! simulation), `raft` (Raft alone), `graphs`, `system` (everything), `command`, `minimum` (the
+//! minimum of a batch), `subprocess` (a process for each seed).
 
 pub mod command;
 pub(crate) mod graphs;

@@ -1,6 +1,6 @@
-//! The simulated network: real gRPC over turmoil's TCP, and which links are cut.
+//! The simulated network: real gRPC over turmoil's TCP, and the cut links.
 //!
-//! A connection attempt over a cut link hangs, as it does in a real network; only a host without the
+//! A connection attempt over a cut link hangs, as in a real network. Only a host without the
 //! process refuses.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +19,10 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use super::run;
 
-/// What is on its way between a process and its host's network.
+/// Buffer between a process and its host's network.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// Links over which nothing travels, by the names of their hosts: from, to.
+/// Links that lose all packets, by the names of their hosts: from, to.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cuts(Arc<Mutex<BTreeSet<(String, String)>>>);
 
@@ -39,7 +39,7 @@ impl Cuts {
         self.set().remove(&(from.to_owned(), to.to_owned()));
     }
 
-    /// Whether a packet, or its answer, would be lost.
+    /// Whether a packet, or its response, would be lost.
     pub(super) fn part(&self, one: &str, other: &str) -> bool {
         let set = self.set();
         let cut = |from: &str, to: &str| set.contains(&(from.to_owned(), to.to_owned()));
@@ -47,17 +47,18 @@ impl Cuts {
     }
 }
 
-/// Who the simulated network says is at a host, as if a certificate had proven it: the host's name, and what it is.
+/// Returns the identity that the simulated network assigns to a host, as if a certificate had
+/// proved it: its name and its kind.
 pub(super) fn identity_of(host: &str) -> PeerIdentity {
     let kind = match host.split('-').next().unwrap_or_default() {
         "master" => PrincipalKind::Master,
         "host" | "copy" => PrincipalKind::Agent,
         "framework" | "rival" => PrincipalKind::Framework,
         "operator" | "hand" | "lister" => PrincipalKind::Operator,
-        // Its processes prove nothing.
+        // Its processes have no certificate.
         _ => return PeerIdentity::unauthenticated(None),
     };
-    let name = PrincipalName::new(host).expect("hosts have plain names");
+    let name = PrincipalName::new(host).expect("host names are valid principal names");
     PeerIdentity::authenticated(Principal { kind, name }, None)
 }
 
@@ -68,12 +69,12 @@ fn identity_at(address: IpAddr) -> PeerIdentity {
     })
 }
 
-/// The host of `host:port`.
+/// Returns the host of `host:port`.
 fn host_of(address: &str) -> &str {
     address.split(':').next().unwrap_or_default()
 }
 
-/// Connections that come in at this host.
+/// Returns the incoming connections of this host.
 pub(super) async fn listener(port: u16) -> io::Result<Listener> {
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
     Ok(Listener::new(stream::unfold(listener, async |listener| {
@@ -83,7 +84,7 @@ pub(super) async fn listener(port: u16) -> io::Result<Listener> {
     })))
 }
 
-/// Opens connections from the host called `own`.
+/// Returns a dialer for the host called `own`.
 pub(super) fn dialer(own: &str, cuts: &Cuts) -> Dialer {
     let (own, cuts) = (own.to_owned(), cuts.clone());
     Dialer::new(move |address, _| {
@@ -97,20 +98,22 @@ async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<TcpStrea
     let host = host_of(&address).to_owned();
     match TcpStream::connect(address).await {
         Ok(stream) => Ok(stream),
-        // turmoil refuses what it has dropped; a network says nothing.
+        // turmoil refuses connections whose packets it drops. A real network does not respond.
         Err(_) if cuts.part(own, &host) => std::future::pending().await,
         Err(error) => Err(error),
     }
 }
 
-/// The end of a process that has a runtime of its own: what it listens and dials with.
+/// The process's end of the network, with listeners and a dialer, for a process in a separate
+/// runtime.
 pub(super) struct Seat<const PORTS: usize> {
     /// In the order of the ports.
     pub(super) listeners: [Listener; PORTS],
     pub(super) dialer: Dialer,
 }
 
-/// The host's end: carries bytes between the network and the process, whether that runs or not.
+/// The host's end of the network. It carries bytes between network and process, whether the process
+/// runs or not.
 pub(super) struct Card {
     own: String,
     cuts: Cuts,
@@ -123,7 +126,7 @@ struct Dial {
     answer: oneshot::Sender<io::Result<DuplexStream>>,
 }
 
-/// Both ends, for a host that listens at these ports.
+/// Returns both ends, for a host that listens on these ports.
 pub(super) fn card<const PORTS: usize>(
     own: &str,
     cuts: &Cuts,
@@ -131,7 +134,7 @@ pub(super) fn card<const PORTS: usize>(
 ) -> (Card, Seat<PORTS>) {
     let mut senders = Vec::new();
     let listeners = ports.map(|port| {
-        // When full, whoever connects waits in the host's queue.
+        // When full, further connections wait in the host's queue.
         let (sender, mut connections) = mpsc::channel(64);
         senders.push((port, sender));
         Listener::new(stream::poll_fn(move |context| {
@@ -162,10 +165,10 @@ pub(super) fn card<const PORTS: usize>(
 }
 
 impl Card {
-    /// Until its host goes down, or cannot listen.
+    /// Runs until its host goes down, or cannot listen.
     pub(super) async fn run(self) -> io::Error {
         match self.carry_all().await {
-            // The process has ended, and says so itself.
+            // The process has ended, and reports that itself.
             Ok(()) => std::future::pending().await,
             Err(error) => error,
         }
@@ -194,7 +197,7 @@ impl Card {
                     biased;
                     () = answer.closed() => {}
                     connected = connect(&own, &cuts, address) => {
-                        // Whoever asked may have given up.
+                        // The caller may have timed out.
                         let _ = answer.send(connected.map(carry));
                     }
                 }
@@ -204,28 +207,28 @@ impl Card {
     }
 }
 
-/// The process's end of a connection of its host.
+/// Returns the process's end of a connection of its host.
 fn carry(mut stream: TcpStream) -> DuplexStream {
     let (mut outside, inside) = tokio::io::duplex(PIPE_BYTES);
     tokio::spawn(async move {
-        // However it ends, both ends are told.
+        // Any end of the copy closes both sides.
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
     });
     inside
 }
 
-/// How far the wall clocks of hosts are off, in milliseconds, by name.
+/// The offsets of the hosts' wall clocks in milliseconds, by name.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WallClocks(Arc<Mutex<BTreeMap<String, i64>>>);
 
 impl WallClocks {
-    /// The clock jumps, forwards or backwards.
+    /// Moves the clock of a host forwards or backwards.
     pub(super) fn jump(&self, host: &str, by_ms: i64) {
         let mut off = self.0.lock().expect("no holder of the lock panics");
         *off.entry(host.to_owned()).or_default() += by_ms;
     }
 
-    /// The clock of one host.
+    /// Returns the clock of one host.
     pub(super) fn of(&self, host: &str) -> WallClock {
         let (clocks, host) = (self.clone(), host.to_owned());
         WallClock::new(move || {

@@ -1,5 +1,5 @@
-//! Processes with a runtime of their own, beside the simulated hosts whose network they use: such a process can be
-//! made to stand still while everything around it goes on, and then goes on itself as if nothing had been.
+//! Processes in separate runtimes, which use the network of a simulated host. Such a process can be
+//! paused while everything around it continues. It then resumes as if no time had passed.
 //!
 //! They run in turn after each step of the network, in the order of their hosts' names.
 
@@ -14,17 +14,17 @@ use tokio::task::LocalSet;
 
 use super::run::STEP;
 
-/// What a process does, and the words with which it ends by itself.
+/// The main function of a process. It returns the reason of its end.
 pub(super) type Life = Box<dyn FnOnce() -> LocalBoxFuture<'static, String> + Send>;
 
-/// Processes that hosts have started and that nobody has run yet. Cheap to clone.
+/// Processes that hosts have started and that do not run yet. Cheap to clone.
 #[derive(Clone, Default)]
-// One thread runs the simulation; the lock is for the types of asynchronous code.
+// One thread runs the simulation. The lock satisfies the types of asynchronous code.
 pub(super) struct Starts(Arc<Mutex<Vec<Start>>>);
 
 struct Start {
     host: String,
-    /// Of what tokio leaves to chance.
+    /// The seed of tokio's random choices.
     seed: u64,
     life: Life,
     ended: oneshot::Sender<String>,
@@ -35,11 +35,11 @@ impl Starts {
         self.0.lock().expect("no holder of the lock panics")
     }
 
-    /// Starts a process on this host. Returns only if it ends by itself: with what it said.
+    /// Starts a process on this host. Returns only if the process ends by itself, with its reason.
     pub(super) async fn run(&self, host: &str, seed: u64, life: Life) -> String {
         match self.begin(host, seed, life).await {
             Ok(words) => words,
-            // It was killed, and its host is about to be.
+            // It was killed, and its host is about to be killed.
             Err(_) => std::future::pending().await,
         }
     }
@@ -56,7 +56,7 @@ impl Starts {
     }
 }
 
-/// All that run, by their hosts.
+/// All running processes, by their hosts.
 #[derive(Default)]
 pub(super) struct Processes {
     pub(super) starts: Starts,
@@ -64,15 +64,15 @@ pub(super) struct Processes {
 }
 
 struct Process {
-    // Dropped before the runtime: its tasks belong to both.
+    // Dropped before the runtime, because its tasks belong to both.
     local: LocalSet,
     runtime: Runtime,
-    /// Since when it stands still.
+    /// The time since which it is paused.
     stalled: Option<Duration>,
 }
 
 impl Processes {
-    /// One step of every process that does not stand still.
+    /// Runs one step of every process that is not paused.
     pub(super) fn step(&mut self) {
         let starts =
             std::mem::take(&mut *self.starts.0.lock().expect("no holder of the lock panics"));
@@ -83,13 +83,14 @@ impl Processes {
         self.by_host.values().for_each(Process::step);
     }
 
-    /// The process on this host is gone, with everything that was not on a disk.
+    /// Kills the process on this host. Everything that is not on its disk is lost.
     pub(super) fn kill(&mut self, host: &str) {
         self.by_host.remove(host);
         self.starts.waiting().retain(|start| start.host != host);
     }
 
-    /// It does not run until it is resumed. False if there is none, or it stands still already.
+    /// Pauses the process until it is resumed. Returns false if there is none, or it is paused
+    /// already.
     pub(super) fn stall(&mut self, host: &str, now: Duration) -> bool {
         match self.by_host.get_mut(host) {
             Some(process) if process.stalled.is_none() => {
@@ -100,7 +101,8 @@ impl Processes {
         }
     }
 
-    /// It goes on, and finds that its clock did so all the time. Not if it was killed meanwhile.
+    /// Resumes the process, whose clock has advanced during the pause. Has no effect if it was
+    /// killed.
     pub(super) fn resume(&mut self, host: &str, now: Duration) {
         if let Some(process) = self.by_host.get_mut(host)
             && let Some(since) = process.stalled.take()
@@ -124,15 +126,15 @@ impl Process {
             .enable_time()
             .start_paused(true)
             .build()
-            .expect("a runtime without threads and sockets needs nothing");
+            .expect("a runtime without threads and sockets always starts");
         let mut local = LocalSet::new();
         local.unhandled_panic(UnhandledPanic::ShutdownRuntime);
-        // Timers have whole milliseconds: from here on so has its clock.
+        // Timers have whole milliseconds, and from here on the clock has, too.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         let Start { life, ended, .. } = start;
         runtime.block_on(local.run_until(async {
             tokio::task::spawn_local(async move {
-                // Nobody waits if its host is gone.
+                // The receiver is gone if its host is gone.
                 let _ = ended.send(life().await);
             });
         }));
@@ -183,8 +185,8 @@ mod tests {
         assert_eq!(run(&mut processes, 32), [10, 20, 30]);
         let at = Duration::from_millis(32);
         assert!(processes.stall("host-1", at));
-        assert!(!processes.stall("host-1", at), "it stands still already");
-        assert!(!processes.stall("host-2", at), "nobody is there");
+        assert!(!processes.stall("host-1", at), "it is paused already");
+        assert!(!processes.stall("host-2", at), "there is no process");
         assert_eq!(run(&mut processes, 500), []);
         processes.resume("host-1", Duration::from_millis(532));
         let late = run(&mut processes, 20);
@@ -200,7 +202,7 @@ mod tests {
         let mut processes = Processes::default();
         let life = Box::new(|| async { "no more".to_owned() }.boxed_local());
         let mut end = processes.starts.begin("host-1", 7, life);
-        assert!(end.try_recv().is_err(), "nobody has run it yet");
+        assert!(end.try_recv().is_err(), "it has not run yet");
         processes.step();
         assert_eq!(end.try_recv().unwrap(), "no more");
     }

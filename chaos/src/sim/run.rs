@@ -1,4 +1,4 @@
-//! What every simulation shares: its clock, its recorder, what it counts, and its verdict.
+//! The parts that every simulation shares: its clock, recorder, counts and verdict.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,20 +17,21 @@ use crate::invariants::{self, judge};
 
 /// The first moment of every simulation, in seconds since 1970.
 const EPOCH_S: u64 = 1_700_000_000;
-/// The longest that a packet takes in a healthy network.
+/// The maximum latency of a packet in a healthy network.
 pub(super) const LATENCY: Duration = Duration::from_millis(3);
-/// How long one step of the simulated network is: half as many steps as of 1 ms are a third faster.
+/// The duration of a step of the simulated network. It runs a third faster than with steps of 1 ms.
 pub(super) const STEP: Duration = Duration::from_millis(2);
 
-/// So many violations are noted: what plays on may say the same at each step.
+/// Maximum number of recorded violations: a simulation that continues may report the same one at
+/// each step.
 const NOTED: usize = 200;
 
 thread_local! {
-    /// The time between two steps, in nanoseconds: processes of their own run then.
+    /// The time between two steps, in nanoseconds. Processes in separate runtimes run then.
     static BETWEEN_NS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How long the simulation has lasted, for whatever runs in it.
+/// Returns how long the simulation has lasted, for code that runs in it.
 pub(super) fn elapsed() -> Duration {
     match turmoil::in_simulation() {
         true => turmoil::sim_elapsed().unwrap_or_default(),
@@ -41,41 +42,41 @@ pub(super) fn elapsed() -> Duration {
 /// The time of day when the simulation began.
 pub(super) const BEGAN: Duration = Duration::from_secs(EPOCH_S);
 
-/// What a simulation did: one that did little proves little.
+/// Counts of a simulation. One that did little proves little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Faults by kind; repairs are none.
+    /// Faults by kind, without repairs.
     pub faults: BTreeMap<FaultKind, u64>,
-    /// Other things by name.
+    /// Other events by name.
     pub happened: BTreeMap<&'static str, u64>,
 }
 
-/// What a simulation showed.
+/// The result of a simulation.
 #[derive(Debug)]
 pub struct Verdict {
-    /// Repeats it.
+    /// The seed that repeats it.
     pub seed: u64,
-    /// What went wrong, in words: seen while it ran, or found in its history; empty if nothing did.
+    /// Violations that were found while it ran, or in its history.
     pub violations: Vec<String>,
-    /// What every checker found in the history.
+    /// The findings of every checker in the history.
     pub judged: invariants::Verdict,
-    /// Everything that happened.
+    /// The recorded history.
     pub history: History,
-    /// What it did.
+    /// The counts.
     pub counts: Counts,
-    /// How long it was for its hosts.
+    /// The simulated time.
     pub simulated: Duration,
-    /// How long a processor worked on it; zero if the system does not tell.
+    /// CPU time; zero if the system does not report it.
     pub cpu: Duration,
 }
 
-/// Shared by the hosts of one simulation and whoever drives it. Cheap to clone.
+/// State that the hosts of one simulation and its driver share. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Notes {
     pub(super) recorder: Recorder,
-    // One thread runs the simulation; the lock is for the types of asynchronous code.
+    // One thread runs the simulation. The lock satisfies the types of asynchronous code.
     inner: Arc<Mutex<Inner>>,
-    /// Nanoseconds, between the steps: inside of them hosts have their own.
+    /// Nanoseconds, between the steps. Within a step hosts have their own time.
     now_ns: Arc<AtomicU64>,
 }
 
@@ -109,7 +110,7 @@ impl Notes {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Something is wrong.
+    /// Records a violation.
     pub(super) fn violation(&self, words: String) {
         let at_ms = self.recorder.now_ns() / 1_000_000;
         let violations = &mut self.inner().violations;
@@ -126,7 +127,7 @@ impl Notes {
         *self.inner().counts.happened.entry(what).or_default() += 1;
     }
 
-    /// How often this was counted.
+    /// Returns how often this was counted.
     pub(super) fn happened(&self, what: &'static str) -> u64 {
         let inner = self.inner();
         inner.counts.happened.get(what).copied().unwrap_or(0)
@@ -142,7 +143,8 @@ impl Notes {
 
 /// A simulation and its clock.
 pub(super) struct Stage<'a> {
-    /// Whether it plays on when something is wrong: with a planted bug, so that each rule has its chance to name it.
+    /// Whether it continues after a violation: with a planted bug, each rule must have its chance
+    /// to name it.
     pub(super) plays_on: bool,
     pub(super) sim: Sim<'a>,
     pub(super) processes: Processes,
@@ -154,7 +156,7 @@ impl Stage<'_> {
         self.sim.elapsed()
     }
 
-    /// One step; false if a host ended or everything is over.
+    /// Runs one step. Returns false if a host ended or the simulation is over.
     pub(super) fn step(&mut self) -> bool {
         let stepped = self.sim.step();
         let now_ns = u64::try_from(self.sim.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -169,12 +171,12 @@ impl Stage<'_> {
         self.goes_on()
     }
 
-    /// Whether nothing is wrong, or it plays on all the same.
+    /// Whether there is no violation, or the simulation continues despite one.
     pub(super) fn goes_on(&self) -> bool {
         self.plays_on || !self.notes.is_violated()
     }
 
-    /// From now on masters and agents take rare turns, as the seed wants it.
+    /// Makes rare orders of events frequent in masters and agents, by seed.
     pub(super) fn take_rare_turns(&self, seed: u64) {
         let turns = buggify::begin(seed);
         if !turns.is_empty() {
@@ -183,27 +185,27 @@ impl Stage<'_> {
         }
     }
 
-    /// Whatever runs on this host ends at once.
+    /// Stops all software on this host immediately.
     pub(super) fn crash(&mut self, host: &str) {
         self.sim.crash(host);
         self.processes.kill(host);
     }
 
-    /// Whatever runs on this host is started, anew if it runs already.
+    /// Starts the software on this host. If it runs already, it is restarted.
     pub(super) fn bounce(&mut self, host: &str) {
         self.processes.kill(host);
         self.sim.bounce(host);
     }
 }
 
-/// What this thread has had of a processor so far.
+/// Returns the CPU time of this thread.
 fn cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let ns = text.split(' ').next().and_then(|word| word.parse().ok());
     Duration::from_nanos(ns.unwrap_or(0))
 }
 
-/// Runs one simulation from its seed to its verdict; a panic of any process in it is a violation.
+/// Runs one simulation from its seed to its verdict. A panic of any process in it is a violation.
 pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
     let began = cpu();
     buggify::end();

@@ -1,6 +1,7 @@
-//! A scheduler whose host vanishes: no packet of it arrives, and nothing closes its connection.
+//! A scheduler whose host vanishes: no packet of it arrives, and its connection is not closed.
 //!
-//! One real master, two real schedulers on the SDK, and an agent that only registers and lives.
+//! One real master, two real schedulers on the SDK, and an agent that only registers and stays
+//! connected.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -16,19 +17,19 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use turmoil::{Result, Sim};
 
-use super::network::{Cuts, WallClocks, dialer, listener};
 use super::run::{LATENCY, STEP};
+use crate::sim::network::{Cuts, WallClocks, dialer, listener};
 
 const MASTER: &str = "master-1";
 const API: u16 = 5050;
 const RAFT: u16 = 5052;
-/// As shipped, in milliseconds.
+/// The default, in milliseconds.
 const TIMEOUT_MS: u64 = 15_000;
 const GRACE_MS: u64 = 10_000;
-/// What timers, rounds and latency may add to a deadline.
+/// The delay that timers, rounds and latency may add to a deadline.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// What was seen, and when.
+/// The observed lines, with their times.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<(Duration, String)>>>);
 
@@ -38,7 +39,7 @@ impl Seen {
         self.0.lock().unwrap().push((at, line));
     }
 
-    /// When this line was first seen at or after `from`.
+    /// Returns when this line was first observed at or after `from`.
     fn first(&self, line: &str, from: Duration) -> Option<Duration> {
         let lines = self.0.lock().unwrap();
         let mut found = lines
@@ -72,7 +73,7 @@ impl Scheduler for Holder {
 }
 
 fn masters() -> Masters {
-    Masters::new([&format!("{MASTER}:{API}")]).expect("the address is plain")
+    Masters::new([&format!("{MASTER}:{API}")]).expect("the address is valid")
 }
 
 fn connector(own: &str, cuts: &Cuts) -> ConnectorConfig {
@@ -109,7 +110,7 @@ async fn master(cuts: Cuts) -> Result {
     Ok(())
 }
 
-/// Registers with four processors, and lives.
+/// Registers with four processors, and stays connected.
 async fn agent(cuts: Cuts) -> Result {
     let hello = v1::Hello {
         protocol: Some(Versions::OWN.first()),
@@ -150,14 +151,14 @@ async fn scheduler(name: &'static str, cuts: Cuts, seen: Seen) -> Result {
     Ok(())
 }
 
-/// Asks the master which frameworks are recorded as connected.
+/// Polls the master for the frameworks that are recorded as connected.
 async fn onlooker(cuts: Cuts, seen: Seen) -> Result {
     let client = OperatorClient::new(Connector::new(masters(), connector("onlooker", &cuts)));
     loop {
         let page = client.list_frameworks(v1::ListRequest::default()).await?;
         for framework in page.frameworks {
             let name = framework.info.unwrap_or_default().name;
-            // Its timeout runs from the moment at which the registry records the absence.
+            // The timeout of a framework starts when the registry records its absence.
             let state = match framework.expires_in_ms {
                 None => "connected",
                 Some(_) => "disconnected",
@@ -168,7 +169,7 @@ async fn onlooker(cuts: Cuts, seen: Seen) -> Result {
     }
 }
 
-/// Steps until the line is seen; says when.
+/// Steps until the line is observed. Returns the time.
 fn until(
     sim: &mut Sim<'_>,
     seen: &Seen,
@@ -218,7 +219,8 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
     let (own, told) = (cuts.clone(), seen.clone());
     sim.host("onlooker", move || onlooker(own.clone(), told.clone()));
     until(&mut sim, &seen, "second registered", start, minute);
-    // Both sides are alive for longer than the timeout: neither is cut off, and the first holds its offer.
+    // Both schedulers are up for longer than the timeout: neither is disconnected, and the first
+    // holds its offer.
     let alive = sim.elapsed() + Duration::from_millis(2 * TIMEOUT_MS);
     while sim.elapsed() < alive {
         sim.step().expect("no host fails");
@@ -240,7 +242,7 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
         vanished,
         timeout + SLACK,
     );
-    // Its last heartbeat was at most an interval old when it vanished.
+    // Its last heartbeat was at most one interval old when it vanished.
     assert!(offered >= vanished + timeout * 2 / 3 - SLACK);
     let absent = until(
         &mut sim,
@@ -254,7 +256,7 @@ fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins
         absent + soon >= offered + grace,
         "vanished at {vanished:?}, offered at {offered:?}, absent at {absent:?}"
     );
-    // The scheduler has found out by itself, and is back when the network is.
+    // The scheduler has detected the loss by itself, and reconnects when the network is repaired.
     assert!(seen.first("first disconnected", vanished).is_some());
     for (from, to) in [("first", MASTER), (MASTER, "first")] {
         cuts.mend(from, to);

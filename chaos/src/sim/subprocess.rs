@@ -1,5 +1,5 @@
-//! Each seed in a process of its own: state that libraries keep for a whole process would make a seed depend on
-//! those before it.
+//! The subprocess of a seed. Libraries keep state for a whole process, which would make a seed
+//! depend on earlier ones.
 
 use std::io::{self, Read as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,45 +11,46 @@ use serde::{Deserialize, Serialize};
 use crate::invariants::Verdict;
 use crate::ledger::Run;
 
-/// What a seed has shown, as its process has reported it.
+/// The result of a seed, as its process reported it.
 #[derive(Debug)]
 pub(crate) struct Played {
-    /// For people: what happened, and every violation.
+    /// For people: the events, and every violation.
     pub(crate) lines: Vec<String>,
     pub(crate) sums: Sums,
 }
 
-/// What a seed adds to its batch: the last line of its process.
+/// The sums that a seed adds to its batch: the last line of its process.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sums {
     pub(crate) run: Run,
-    /// What the checkers found in its history; the violations are in the lines before.
+    /// The findings of the checkers in its history. The violations are in the lines before.
     pub(crate) judged: Verdict,
-    /// How long a processor worked on it, in milliseconds.
+    /// CPU time in milliseconds.
     pub(crate) cpu_ms: u64,
 }
 
 impl Played {
-    /// Everything that must not be, a line each.
+    /// Returns all violations, one line each.
     pub(crate) fn violations(&self) -> impl Iterator<Item = &str> {
         let lines = self.lines.iter();
         lines.filter_map(|line| line.strip_prefix(VIOLATION))
     }
 }
 
-/// How a line of a violation begins.
+/// Prefix of the line of a violation.
 pub(crate) const VIOLATION: &str = "  VIOLATION ";
-/// How the line of sums begins, which is for the parent only.
+/// Prefix of the line of sums, which is for the parent process only.
 pub(crate) const SUM: &str = "sum ";
-/// The executable of this process, also after a build has replaced the file.
+/// The executable of this process, even after a build has replaced the file.
 pub(crate) const OWN: &str = "/proc/self/exe";
-/// A seed takes seconds; one that takes so long hangs.
+/// The timeout of a seed. A seed takes seconds.
 const LONGEST: Duration = Duration::from_mins(15);
 
-/// Plays one seed with these further words on the command line. A process that ends without its sums is a violation.
+/// Plays one seed with these further arguments. A process that ends without its sums is a
+/// violation.
 ///
 /// # Errors
-/// No process can be started.
+/// If no process can be started.
 pub(crate) fn play(seed: u64, words: &[String]) -> io::Result<Played> {
     let mut command = Command::new(OWN);
     command
@@ -60,7 +61,7 @@ pub(crate) fn play(seed: u64, words: &[String]) -> io::Result<Played> {
     Ok(read(&text).unwrap_or_else(|| aborted(seed, &text, &ended)))
 }
 
-/// What a process wrote, and how it ended.
+/// Returns the output of a process, and how it ended.
 pub(crate) fn output(command: &mut Command, longest: Duration) -> io::Result<(String, String)> {
     let child = command
         .stdin(Stdio::null())
@@ -71,7 +72,7 @@ pub(crate) fn output(command: &mut Command, longest: Duration) -> io::Result<(St
     // A process whose pipe is full would never end.
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What was read before an error is what there is.
+        // The output before an error is kept.
         let _ = stdout.map(|mut stdout| stdout.read_to_end(&mut bytes));
         bytes
     });
@@ -83,7 +84,7 @@ pub(crate) fn output(command: &mut Command, longest: Duration) -> io::Result<(St
     Ok((String::from_utf8_lossy(&bytes).into_owned(), ended))
 }
 
-/// Waits for the end of a process; kills it after so long.
+/// Waits for the end of a process, and kills it after the timeout.
 fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> {
     let until = Instant::now() + longest;
     while Instant::now() < until {
@@ -97,7 +98,7 @@ fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> 
     Ok(None)
 }
 
-/// `None` for the output of a process that did not write its sums.
+/// Parses the output; `None` if the process did not write its sums.
 fn read(text: &str) -> Option<Played> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let sum = lines.pop()?;
@@ -105,7 +106,8 @@ fn read(text: &str) -> Option<Played> {
     Some(Played { lines, sums })
 }
 
-/// A seed whose process ended without its sums: it has failed, whatever the reason.
+/// Returns the result of a seed whose process ended without its sums. It has failed, whatever the
+/// reason.
 fn aborted(seed: u64, text: &str, ended: &str) -> Played {
     let violation = format!("seed {seed}: its process ended without a report: {ended}");
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();

@@ -1,4 +1,4 @@
-//! A seed says everything: two processes that play it see the same.
+//! Tests that a seed determines everything: two processes that play it produce the same result.
 
 use std::env;
 use std::process::{Child, Command, Stdio};
@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{raft, system};
 use crate::history::{FaultKind, Observation};
 
-/// Tells a start of this test that it is one of the two that play.
+/// The environment variable that marks a start of this test as one of the two processes that play.
 const CHILD: &str = "ARGOSY_CHAOS_SIM_CHILD";
-/// Its first seconds bring what is hardest to repeat.
+/// Its first seconds contain the events that are hardest to repeat.
 const SEED: u64 = 4_728;
 
 fn histories() -> String {
@@ -32,7 +32,8 @@ fn histories() -> String {
     format!("{} {}", raft.history.hash(), system.history.hash())
 }
 
-/// A process that has played nothing before: what libraries count for a whole process is part of a play.
+/// Starts a process that has played nothing before: state that libraries keep for a whole process
+/// affects a simulation.
 fn start() -> Child {
     let name = "sim::tests::a_seed_gives_the_same_history_in_another_process";
     Command::new(env::current_exe().unwrap())
@@ -62,7 +63,7 @@ fn a_seed_gives_the_same_history_in_another_process() {
     assert_eq!(told(one), told(other));
 }
 
-/// Nothing comes to rest in no time at all: the rules see what is left all the same.
+/// Nothing can come to rest in zero time. The rules check the remaining state nevertheless.
 #[test]
 fn a_cluster_that_does_not_come_to_rest_is_judged_by_its_end() {
     let options = system::Options {

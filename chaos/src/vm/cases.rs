@@ -1,4 +1,4 @@
-//! Test cases inside a machine: names go in, verdicts come out. No verdict is a failure.
+//! Test cases inside a machine: names go in, verdicts come out. A missing verdict is a failure.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use super::machine::{Hardware, Heard, Machine, MachineError, SharedDisk};
 use super::power_cuts;
 use super::report::Report;
 
-/// Lines of the console that are shown when something went wrong.
+/// Lines of the console that are shown after a failure.
 pub(crate) const LAST_LINES: usize = 40;
 
-/// From power on to the first case, at most.
+/// Timeout from power on to the first case.
 const BOOTING: Duration = Duration::from_secs(60);
 
-/// What became of one case.
+/// The result of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) case: String,
-    /// Milliseconds it took inside the machine.
+    /// Milliseconds that it took inside the machine.
     pub(crate) ms: u64,
-    /// Why it failed; empty if it passed.
+    /// The reason of the failure; empty if it passed.
     pub(crate) why: String,
 }
 
@@ -53,7 +53,7 @@ fn in_machine(
     let machine = Machine::start(hardware, disks, words, work)?;
     let mut verdicts = Vec::new();
     for case in wanted {
-        // The guest keeps the limit too; this is for a guest that hangs.
+        // The guest applies the limit, too. This deadline is for a guest that hangs.
         let deadline = Instant::now() + limit + BOOTING;
         let verdict = wait(&machine, case, deadline);
         let over = verdict.why.starts_with("no verdict");
@@ -94,14 +94,14 @@ fn wait(machine: &Machine, case: &str, deadline: Instant) -> Verdict {
     }
 }
 
-/// The verdict on `case` that a report is, if it is one.
+/// Returns the verdict on `case`, if the report is one.
 fn judge(case: &str, report: Report) -> Option<Verdict> {
     match report {
         Report::Verdict { case: of, ms, why } if of == case => Some(Verdict { case: of, ms, why }),
         Report::Verdict { case: of, .. } => {
             Some(failed(case, &format!("no verdict, but one on {of}")))
         }
-        // The guest goes on to its verdict; what it says on the way is for those who watch.
+        // The guest continues to its verdict. Earlier reports are informational.
         _ => None,
     }
 }

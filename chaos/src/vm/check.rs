@@ -1,28 +1,28 @@
-//! What was promised before a cut, and whether it is there after it.
+//! The check after a power cut: acknowledged writes must still exist.
 //!
-//! Pure. One series of cuts on the same disks has one `Promises`; each boot is read back before new load
-//! begins. The load is fixed: writer `w` sends batch 1, 2, 3 … one at a time, batch `n` sets
-//! [`BATCH`] keys to the numbers up to `n * BATCH`, each to the key it falls on in turn.
+//! Pure. A series of cuts on the same disks has one `Promises`. Each boot is read back before new
+//! load begins. The load is fixed: writer `w` sends batch 1, 2, 3 … one at a time. Batch `n` sets
+//! [`BATCH`] keys to the numbers up to `n * BATCH`, each to the key that follows in turn.
 
 use std::collections::BTreeMap;
 
 use super::report::Values;
 
-/// Writers of one boot, each with one batch on its way.
+/// Writers of one boot, each with one batch in flight.
 pub(crate) const WRITERS: u64 = 4;
-/// Values that one batch sets, all or none.
+/// Values that one batch sets atomically.
 pub(crate) const BATCH: u64 = 4;
 /// Keys of one writer.
 const KEYS: u64 = 60;
 
-/// The values that a batch sets.
+/// Returns the values that a batch sets.
 pub(crate) fn batch(writer: u64, batch: u64) -> Vec<(String, u64)> {
     ((batch - 1) * BATCH + 1..=batch * BATCH)
         .map(|number| (format!("w{writer}-{}", number % KEYS), number))
         .collect()
 }
 
-/// What a writer's keys hold after so many batches.
+/// Returns the values of a writer's keys after this many batches.
 fn after(writer: u64, batches: u64) -> Values {
     let first = batches.saturating_sub(KEYS / BATCH) + 1;
     (first..=batches)
@@ -30,13 +30,13 @@ fn after(writer: u64, batches: u64) -> Values {
         .collect()
 }
 
-/// Something promised is not so. Says what and where.
+/// A broken promise, with its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Violation {
     /// An agent whose registration was acknowledged is unknown.
     #[error("{agent} was registered and is unknown now")]
     AgentLost { agent: String },
-    /// An acknowledged value is not there.
+    /// An acknowledged value is missing.
     #[error("{agent}: {key} was acknowledged as {acknowledged} and reads {found}")]
     ValueLost {
         agent: String,
@@ -44,21 +44,21 @@ pub(crate) enum Violation {
         acknowledged: u64,
         found: u64,
     },
-    /// A part of a batch is there, and another is not.
-    #[error("{agent}: batch {batch} of writer {writer} is there in part")]
+    /// A batch was applied in part.
+    #[error("{agent}: batch {batch} of writer {writer} was applied in part")]
     HalfBatch {
         agent: String,
         writer: u64,
         batch: u64,
     },
-    /// A value that nobody can have written.
-    #[error("{agent}: {key} reads {found}, which nobody wrote")]
+    /// A value that was never written.
+    #[error("{agent}: {key} reads {found}, which was never written")]
     Invented {
         agent: String,
         key: String,
         found: u64,
     },
-    /// What was read after an earlier cut reads otherwise now.
+    /// A value that was read after an earlier cut has changed.
     #[error("{agent}: {key} read {before} after an earlier cut and {found} now")]
     Changed {
         agent: String,
@@ -72,19 +72,21 @@ pub(crate) enum Violation {
     )]
     RevisionLost { acknowledged: u64, applied: u64 },
     /// Two registries differ at the same index.
-    #[error("at index {applied} master-{master} has the digest {digest}, and {other} was seen too")]
+    #[error(
+        "at index {applied} master-{master} has the digest {digest}, and {other} was reported, too"
+    )]
     DigestsDiffer {
         master: u64,
         applied: u64,
         digest: String,
         other: String,
     },
-    /// The guest says that something went wrong that must not.
+    /// The guest reports an error that must not happen.
     #[error("{why}")]
     Failed { why: String },
 }
 
-/// Everything acknowledged in one series.
+/// All acknowledgements in one series.
 #[derive(Debug, Default)]
 pub(crate) struct Promises {
     settled: BTreeMap<String, Values>,
@@ -97,7 +99,7 @@ pub(crate) struct Promises {
     pub(crate) compared: u64,
 }
 
-/// The agent that the newest load writes to, and the last batch acknowledged to each writer.
+/// The agent that the newest load writes to, and the last acknowledged batch of each writer.
 #[derive(Debug)]
 struct Current {
     agent: String,
@@ -112,8 +114,10 @@ impl Promises {
         });
     }
 
+    /// Records an acknowledged batch.
+    ///
     /// # Errors
-    /// If the guest claims what cannot be.
+    /// If the report of the guest is impossible.
     pub(crate) fn acknowledge(
         &mut self,
         writer: u64,
@@ -134,10 +138,10 @@ impl Promises {
         Ok(())
     }
 
-    /// Notes a master's digest.
+    /// Records a master's digest.
     ///
     /// # Errors
-    /// If another was seen at the same index.
+    /// If another digest was recorded at the same index.
     pub(crate) fn digest(
         &mut self,
         master: u64,
@@ -159,8 +163,8 @@ impl Promises {
         })
     }
 
-    /// Compares all that was read in one boot with all that was promised before it. What was on its way
-    /// at the cut is settled by what is found.
+    /// Compares all values that were read in one boot with all earlier promises. For batches in
+    /// flight at the cut, the result that is found becomes a promise.
     pub(crate) fn read_back(
         &mut self,
         found: &BTreeMap<String, Values>,
@@ -195,7 +199,7 @@ impl Promises {
         {
             violations.extend(current.judge(values));
         }
-        // Also an agent whose registration was on its way: from now on it stays.
+        // This includes an agent whose registration was in flight: from now on it must stay.
         self.settled = found.clone();
         violations
     }
@@ -258,7 +262,7 @@ impl Current {
             }
         }
         for (key, value) in found {
-            // Older than promised is lost, which was said above.
+            // A value older than promised is lost, which was reported above.
             let older = promised.get(key).is_some_and(|promised| value <= promised);
             if !older && next.get(key) != Some(value) {
                 violations.push(self.invented(key, *value));
@@ -287,7 +291,7 @@ impl Current {
 mod tests {
     use super::*;
 
-    /// A load in which writer 1 had 20 batches acknowledged.
+    /// Returns promises of a load in which 20 batches of writer 1 were acknowledged.
     fn promises() -> Promises {
         let mut promises = Promises::default();
         promises.loading("agent-1");

@@ -1,4 +1,5 @@
-//! The command line: cases, cuts of power, and the hidden part that runs inside the machine.
+//! The command line of `argosy-vm`: cases, power cuts, and the hidden part that runs inside the
+//! machine.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,16 +14,16 @@ use super::summary::Summary;
 use super::{cases, guest, power_cuts};
 use crate::ledger::{Batch, POWER, Plan};
 
-/// All is well.
+/// No failure.
 const GOOD: u8 = 0;
-/// A case failed, or something acknowledged is gone.
+/// A case failed, or an acknowledged write is lost.
 const BAD: u8 = 1;
-/// The run itself was not possible.
+/// The run was not possible.
 const IMPOSSIBLE: u8 = 2;
-/// Nothing is wrong, and too little was shown.
+/// No failure, but too little evidence.
 const TOO_LITTLE: u8 = 3;
 
-/// Tests in a small virtual machine: kernel limits, cuts of power, failing disks.
+/// Tests in a small virtual machine: kernel limits, power cuts, failing disks.
 #[derive(Debug, Parser)]
 #[command(name = "argosy-vm", version)]
 pub struct Arguments {
@@ -32,14 +33,14 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run cases, each group in a machine of its own
+    /// Run cases, each group in a separate machine
     Cases(Cases),
-    /// Cut the power of three masters under load, again and again
+    /// Cut the power of three masters under load, repeatedly
     PowerCuts(PowerCuts),
     /// The part that runs inside the machine
     #[command(hide = true)]
     Guest {
-        /// What to do there
+        /// The case to run
         case: String,
     },
 }
@@ -49,7 +50,7 @@ struct Host {
     /// Image of the kernel
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
-    /// What it starts with
+    /// The initramfs
     #[arg(long, value_name = "FILE")]
     initramfs: PathBuf,
 }
@@ -61,10 +62,10 @@ struct Cases {
     /// Seconds that a case may take
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     limit: u64,
-    /// What time goes by in there
+    /// The time source of the machine
     #[arg(long, value_enum, default_value_t = Clock::Host)]
     clock: Clock,
-    /// Names; those with commas between them share a machine
+    /// Names of cases; those separated by commas share a machine
     #[arg(required = true, value_name = "CASE,…")]
     groups: Vec<String>,
 }
@@ -73,16 +74,16 @@ struct Cases {
 struct PowerCuts {
     #[command(flatten)]
     host: Host,
-    /// How many
+    /// Number of cuts
     #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     cuts: u64,
-    /// Of the first; each has the next one
+    /// The seed of the first cut; each further cut has the next seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Cuts after which new disks are taken
+    /// Cuts after which new disks are used
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     series: u64,
-    /// Disks that ignore flushes and say otherwise: passes only if a violation is found
+    /// Disks that ignore flushes but report success: passes only if a violation is found
     #[arg(long)]
     lying_disks: bool,
     /// Append the first and the last line of this run to this ledger
@@ -105,8 +106,8 @@ impl Host {
     }
 }
 
-/// Does what the arguments say; the exit code is 0, 1 for a violation, 2 if the run was not possible, 3
-/// if it showed too little.
+/// Runs the command. The exit code is 0, 1 for a violation, 2 if the run was not possible, 3 if it
+/// proved too little.
 #[must_use]
 pub fn run(arguments: &Arguments) -> ExitCode {
     let ended = match &arguments.verb {
@@ -125,7 +126,7 @@ fn run_cases(arguments: &Cases) -> anyhow::Result<u8> {
     let limit = Duration::from_secs(arguments.limit);
     let mut failures = 0;
     for group in &arguments.groups {
-        let work = tempfile::tempdir().context("cannot make a folder for disks")?;
+        let work = tempfile::tempdir().context("cannot create a directory for disks")?;
         for verdict in cases::run(&hardware, group, limit, work.path())? {
             let seconds = verdict.ms as f64 / 1_000.0;
             if verdict.why.is_empty() {
@@ -140,7 +141,7 @@ fn run_cases(arguments: &Cases) -> anyhow::Result<u8> {
 }
 
 fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
-    let mut work = tempfile::tempdir().context("cannot make a folder for disks")?;
+    let mut work = tempfile::tempdir().context("cannot create a directory for disks")?;
     let flushes = if arguments.lying_disks {
         Flushes::Ignored
     } else {
@@ -174,7 +175,7 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
     Ok(GOOD)
 }
 
-/// Cuts between the first and the last line of the ledger.
+/// Runs the cuts between the first and the last line of the ledger.
 fn recorded(arguments: &PowerCuts, settings: &power_cuts::Settings) -> anyhow::Result<Summary> {
     let Some(ledger) = &arguments.ledger else {
         return power_cuts::run(settings);
@@ -196,7 +197,7 @@ fn recorded(arguments: &PowerCuts, settings: &power_cuts::Settings) -> anyhow::R
     outcome
 }
 
-/// A harness that finds nothing on lying disks would find nothing anywhere.
+/// Checks a run on lying disks. A harness that finds nothing there would find nothing anywhere.
 fn proven(summary: &Summary) -> u8 {
     match summary.violations.first() {
         Some(violation) => {

@@ -1,11 +1,11 @@
-//! A disk with a write cache that forgets: what was not flushed may be gone after a cut, in part, in any
-//! order, torn at sectors.
+//! A disk with a volatile write cache: data that was not flushed may be lost at a power cut, in
+//! part, in any order, torn at sectors.
 //!
-//! What a cut of the whole machine loses: everything in the guest's memory, its page cache included, and
-//! of what the guest had written to the disk, but not flushed since, a choice that the seed makes: all
-//! of it, none of it, some 4 KiB blocks, or any version of any sector. What was flushed stays. Not shown:
-//! a disk that loses or damages what it has flushed (that is the matter of `flakey` and of storage
-//! tests), and timings of real disks.
+//! A cut of the whole machine loses everything in the guest's memory, including its page cache. Of
+//! the data that the guest had written to the disk and not flushed since, the seed chooses the
+//! loss: all of it, none of it, some 4 KiB blocks, or any version of any sector. Flushed data
+//! stays. Not covered: a disk that loses or damages flushed data (see `flakey` and the storage
+//! tests), and the timing of real disks.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,30 +15,30 @@ use std::path::Path;
 
 use crate::rng::Chance;
 
-/// What a disk writes as a whole or not at all.
+/// The unit that a disk writes atomically.
 pub(crate) const SECTOR_BYTES: usize = 512;
 const SECTORS_PER_BLOCK: u64 = 8;
-/// Versions of one sector that are remembered; when full, the oldest that is not durable goes.
+/// Remembered versions of one sector. When full, the oldest one that is not durable is dropped.
 const VERSIONS: usize = 4;
-/// Sectors in the cache. When full, the disk writes everything back, as disks do.
+/// Sectors in the cache. When full, the disk writes everything back, as real disks do.
 const CACHE_SECTORS: usize = 131_072;
 
 type Sector = [u8; SECTOR_BYTES];
 
-/// What is not durable yet: of each sector the durable content, then what was written since.
+/// Data that is not durable yet: for each sector the durable content, then the later writes.
 #[derive(Debug, Default)]
 struct Unflushed(BTreeMap<u64, Vec<Sector>>);
 
-/// What a cut does to what was not flushed.
+/// The effect of a cut on unflushed data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// All of it is gone.
+    /// All of it is lost.
     Everything,
-    /// The cache was written back just in time.
+    /// None is lost: the cache was written back just in time.
     Nothing,
-    /// Of each 4 KiB block either all or nothing is there.
+    /// Each 4 KiB block is kept or lost as a whole.
     Blocks,
-    /// Of each sector some version is there.
+    /// Each sector has one of its versions.
     Sectors,
 }
 
@@ -53,27 +53,27 @@ impl Loss {
     }
 }
 
-/// What the disk does when told to flush.
+/// The effect of a flush on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flushes {
-    /// All that was written before is durable.
+    /// All earlier writes become durable.
     Honoured,
-    /// Nothing, while saying otherwise. Shows that these tests can fail.
+    /// None, but the disk reports success. It shows that these tests can fail.
     Ignored,
 }
 
-/// What happened on a disk, for the summary.
+/// Counts of one disk, for the summary.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Flushes asked for.
+    /// Requested flushes.
     pub(crate) flushes: u64,
     /// Sectors that were not durable at a cut.
     pub(crate) at_risk: u64,
-    /// Of those, the ones that are not as last written.
+    /// Of those, the sectors that differ from the last write.
     pub(crate) lost: u64,
 }
 
-/// One disk, in a file that always holds what the guest would read.
+/// One disk, in a file that always has the content that the guest would read.
 #[derive(Debug)]
 pub(crate) struct Disk {
     file: File,
@@ -85,7 +85,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Opens a file whose length is a multiple of the sector's.
+    /// Opens a file whose length is a multiple of the sector size.
     ///
     /// # Errors
     /// If it cannot be opened for reading and writing.
@@ -123,7 +123,7 @@ impl Disk {
         self.file.read_exact_at(buffer, offset)
     }
 
-    /// Writes; `through` makes it durable at once.
+    /// Writes data. `through` makes it durable immediately.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], through: Through) -> io::Result<()> {
         self.check(offset, data.len())?;
         let mut before = vec![0; data.len()];
@@ -155,7 +155,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes the power away. Until it is back everything fails.
+    /// Cuts the power. Until it is back, all operations fail.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -177,10 +177,10 @@ impl Disk {
     }
 }
 
-/// Whether a write passes the cache.
+/// The path of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Through {
-    /// As usual.
+    /// Through the cache, as usual.
     TheCache,
     /// Forced unit access.
     ToTheMedium,
@@ -199,7 +199,8 @@ impl Unflushed {
         versions.push(sector(after));
     }
 
-    /// Of each sector at risk what it holds after the cut; `None` where that is the newest anyway.
+    /// Returns the content after the cut of each sector at risk; `None` if it is the newest
+    /// version.
     fn settle(self, loss: Loss, chance: &mut Chance) -> Vec<(u64, Option<Sector>)> {
         let mut settled = Vec::new();
         let (mut block, mut keep_block) = (u64::MAX, true);

@@ -1,7 +1,7 @@
-//! QEMU: one virtual machine, from power on to its end or to the cut.
+//! One QEMU virtual machine, from power on to its end or to the cut.
 //!
-//! Software emulation only: no virtualization is needed, and none is used. No network. A machine does not
-//! outlive the program that started it.
+//! Software emulation only: it needs and uses no virtualization. It has no network. A machine does
+//! not outlive the program that started it.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -17,32 +17,33 @@ use super::disk::Disk;
 use super::nbd;
 use super::report::Report;
 
-/// Reports that wait to be read. When full, the guest's serial port waits.
+/// Reports that wait to be read. When full, the guest's serial port blocks.
 const REPORTS: usize = 4_096;
-/// Lines of the console that are kept; the oldest go first.
+/// Lines of the console that are kept. The oldest are dropped first.
 const CONSOLE_LINES: usize = 400;
-/// How long QEMU may take to connect.
+/// Timeout for QEMU to connect.
 const CONNECTING: Duration = Duration::from_secs(60);
 
-/// What a machine is made of.
+/// The hardware of a machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Hardware {
     /// The kernel's image.
     pub(crate) kernel: PathBuf,
-    /// Its first file system, and the only one.
+    /// The initramfs, which is the only root file system.
     pub(crate) initramfs: PathBuf,
     /// Memory, in MiB.
     pub(crate) memory_mib: u32,
-    /// What its time goes by.
+    /// The time source.
     pub(crate) clock: Clock,
 }
 
-/// What time goes by in a machine.
+/// The time source of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Clock {
     /// The host's clock, with two processors
     Host,
-    /// Executed instructions, with one processor: no deadline passes because the host is busy, and waiting takes no time
+    /// Executed instructions, with one processor: no deadline passes because the host is busy, and
+    /// waiting takes no time
     Instructions,
 }
 
@@ -50,7 +51,8 @@ impl Clock {
     fn options(self) -> &'static [&'static str] {
         match self {
             Self::Host => &["-accel", "tcg,thread=multi", "-smp", "2"],
-            // Two nanoseconds an instruction. With two processors QEMU hangs when it starts the second.
+            // Two nanoseconds for each instruction. With two processors QEMU hangs when it starts
+            // the second.
             Self::Instructions => &[
                 "-accel",
                 "tcg,thread=single",
@@ -63,43 +65,43 @@ impl Clock {
     }
 }
 
-/// A disk that a machine and whoever cuts its power share.
+/// A disk that the machine shares with the code that cuts its power.
 pub(crate) type SharedDisk = Arc<Mutex<Disk>>;
 
-/// Why a machine cannot be started.
+/// The reason why a machine cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MachineError {
-    /// A file or socket of the host's side.
+    /// A file or socket on the host's side cannot be used.
     #[error("cannot use {path}")]
     Host {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// The program.
+    /// QEMU cannot be started.
     #[error("cannot start qemu-system-x86_64 (install it with: scripts/setup)")]
     Qemu { source: std::io::Error },
-    /// It ended at once, or hangs.
+    /// QEMU ended immediately, or hangs.
     #[error("qemu-system-x86_64 has not connected: {words}")]
     NotConnected { words: String },
 }
 
-/// What came of waiting for a report.
+/// The result of waiting for a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// The guest says something.
+    /// A report of the guest.
     Report(Report),
-    /// Nothing until the deadline.
+    /// No report until the deadline.
     Silence,
     /// The machine is off.
     Ended,
 }
 
-/// A running machine. Dropping it cuts its power.
+/// A running machine. Its power is cut when this value is dropped.
 pub(crate) struct Machine {
     qemu: Child,
     reports: Receiver<Report>,
     console: Console,
-    /// One a disk; each ends with QEMU's connection.
+    /// One server for each disk. Each ends with QEMU's connection.
     servers: Vec<JoinHandle<()>>,
 }
 
@@ -108,11 +110,11 @@ pub(crate) struct Machine {
 struct Console(Arc<Mutex<VecDeque<String>>>);
 
 impl Machine {
-    /// Switches a machine on. `words` go to the guest on the kernel's command line; `work` is a folder
-    /// for sockets.
+    /// Switches a machine on. `words` are appended to the kernel's command line. `work` is a
+    /// directory for sockets.
     ///
     /// # Errors
-    /// [`MachineError`] if QEMU or something of the host's is not to be had.
+    /// [`MachineError`] if QEMU or a resource of the host is not available.
     pub(crate) fn start(
         hardware: &Hardware,
         disks: &[SharedDisk],
@@ -161,7 +163,7 @@ impl Machine {
         loop {
             match listener.accept() {
                 Ok((stream, _)) => {
-                    // Whether the listener's manner is inherited differs between systems.
+                    // Systems differ in whether the stream inherits the mode of the listener.
                     let usable = stream.set_nonblocking(false);
                     usable.map_err(|source| MachineError::Host {
                         path: "the report socket".into(),
@@ -181,7 +183,7 @@ impl Machine {
         }
     }
 
-    /// The next report, or what else happened until the deadline.
+    /// Returns the next report, or what else happened until the deadline.
     pub(crate) fn hear(&self, deadline: Instant) -> Heard {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.reports.recv_timeout(left) {
@@ -191,21 +193,22 @@ impl Machine {
         }
     }
 
-    /// SIGKILL: what was in the guest's memory is gone. What it has said until now is returned.
+    /// Sends SIGKILL: the guest's memory is lost. Returns the reports until now.
     pub(crate) fn cut(&mut self) -> Vec<Report> {
-        // One that has ended by itself is only waited for.
+        // A machine that has ended by itself is only waited for.
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
-        // The port's reader ends with the connection, so this ends.
+        // The reader of the port ends with the connection, so this loop ends.
         let said = self.reports.iter().collect();
-        // What QEMU had already sent to a disk is still written to its cache: nobody may come later.
+        // Data that QEMU had already sent to a disk is still written to its cache. After this, no
+        // server may write.
         for server in self.servers.drain(..) {
             server.join().expect("a disk's server does not panic");
         }
         said
     }
 
-    /// The last lines of the console.
+    /// Returns the last lines of the console.
     pub(crate) fn console(&self, lines: usize) -> Vec<String> {
         self.console.last(lines)
     }
@@ -233,7 +236,7 @@ fn bind(path: &Path) -> Result<UnixListener, MachineError> {
 }
 
 fn qemu(hardware: &Hardware, words: &str, report_socket: &Path) -> Command {
-    // setpriv: when this program dies, whatever way, the machine dies too.
+    // setpriv: the machine is killed whenever this program ends, for any reason.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(["-machine", "q35", "-cpu", "max"]);
@@ -252,7 +255,8 @@ fn qemu(hardware: &Hardware, words: &str, report_socket: &Path) -> Command {
     command.args(["-chardev", &channel, "-serial", "chardev:report"]);
     command.arg("-kernel").arg(&hardware.kernel);
     command.arg("-initrd").arg(&hardware.initramfs);
-    // An emulator that gets no processor for a while must not look like broken hardware to the kernel.
+    // An emulator that gets no CPU time for a while must not appear as broken hardware to the
+    // kernel.
     let patience = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
     let append = format!("console=ttyS0 quiet panic=-1 rdinit=/init {patience} {words}");
     command.args(["-append", &append]);
@@ -263,7 +267,8 @@ fn qemu(hardware: &Hardware, words: &str, report_socket: &Path) -> Command {
     command
 }
 
-/// A disk whose errors reach the guest, and whose cache the guest has to flush.
+/// Returns the options of a disk whose errors reach the guest, and whose cache the guest has to
+/// flush.
 fn device(number: usize, socket: &Path) -> [String; 4] {
     let node = format!(
         "driver=nbd,node-name=disk{number},server.type=unix,server.path={}",
@@ -274,7 +279,7 @@ fn device(number: usize, socket: &Path) -> [String; 4] {
     ["-blockdev".into(), node, "-device".into(), device]
 }
 
-/// Serves one client, QEMU, as long as it lives.
+/// Serves one client, QEMU, for as long as it is connected.
 fn serve(listener: &UnixListener, disk: &SharedDisk) {
     let deadline = Instant::now() + CONNECTING;
     loop {
@@ -284,12 +289,12 @@ fn serve(listener: &UnixListener, disk: &SharedDisk) {
                     .set_nonblocking(false)
                     .and_then(|()| nbd::serve(stream, disk));
                 if let Err(error) = served {
-                    eprintln!("a disk is served no more: {error}");
+                    eprintln!("disk server failed: {error}");
                 }
                 return;
             }
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            // QEMU has not come: whoever started it says so.
+            // QEMU did not connect. The code that started it reports that.
             Err(_) => return,
         }
     }
@@ -302,7 +307,7 @@ fn read_reports(stream: impl Read, sender: &SyncSender<Report>, console: &Consol
         .read_until(b'\n', &mut line)
         .is_ok_and(|read| read > 0)
     {
-        // Without its end it broke off at the cut.
+        // A line without its end was truncated by the cut.
         if line.ends_with(b"\n") {
             let text = String::from_utf8_lossy(&line);
             match text.parse() {
@@ -320,7 +325,7 @@ fn read_reports(stream: impl Read, sender: &SyncSender<Report>, console: &Consol
 
 impl Console {
     fn push(&self, line: String) {
-        let mut lines = self.0.lock().expect("nobody panics while holding it");
+        let mut lines = self.0.lock().expect("no holder of the lock panics");
         if lines.len() == CONSOLE_LINES {
             lines.pop_front();
         }
@@ -328,7 +333,7 @@ impl Console {
     }
 
     fn last(&self, count: usize) -> Vec<String> {
-        let lines = self.0.lock().expect("nobody panics while holding it");
+        let lines = self.0.lock().expect("no holder of the lock panics");
         let skipped = lines.len().saturating_sub(count);
         lines.iter().skip(skipped).cloned().collect()
     }

@@ -1,8 +1,8 @@
-//! A small virtual machine: what this host's kernel lacks, and what only a cut of power shows.
+//! A small virtual machine, for kernel features that this host lacks, and for power cuts.
 //!
-//! Reading order: `report` (what the guest says), `disk` and `nbd` (disks that forget what was not
-//! flushed), `machine` (QEMU), `cases`, then `judge` and `cuts` (power), `guest` (inside), `command`.
-//! What a cut proves and what not is written at `disk`.
+//! Reading order: `report` (the reports of the guest), `disk` and `nbd` (disks that lose unflushed
+//! data), `machine` (QEMU), `cases`, then `check` and `power_cuts`, `guest` (inside), `command`.
+//! `disk` documents what a cut proves and what it does not.
 
 mod cases;
 mod check;

@@ -1,7 +1,7 @@
-//! The network block device protocol, as far as QEMU speaks it to one disk over a unix socket.
+//! The network block device protocol, as far as QEMU uses it for one disk over a Unix socket.
 //!
-//! Fixed newstyle handshake, simple replies, one client, one request at a time. Source: the protocol
-//! description of the NBD project (doc/proto.md).
+//! Fixed newstyle handshake, simple replies, one client, one request at a time. Source: the
+//! protocol description of the NBD project (doc/proto.md).
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
 
-/// Fixed newstyle, no zeroes behind the export.
+/// Fixed newstyle, no zeroes after the export.
 const HANDSHAKE_FLAGS: u16 = 0b11;
 /// Has flags, flush, forced unit access.
 const EXPORT_FLAGS: u16 = 0b1101;
@@ -31,10 +31,10 @@ const LONGEST_OPTION: u32 = 4_096;
 const LONGEST_REQUEST: u32 = 32 << 20;
 const FORCED_UNIT_ACCESS: u16 = 1;
 
-/// Serves the disk until the client is gone, which is no error.
+/// Serves the disk until the client disconnects, which is not an error.
 ///
 /// # Errors
-/// If the client does not speak the protocol.
+/// If the client violates the protocol.
 pub(crate) fn serve(stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<()> {
     match converse(stream, disk) {
         Err(error) if is_gone(&error) => Ok(()),
@@ -69,10 +69,10 @@ fn converse(mut stream: UnixStream, disk: &Arc<Mutex<Disk>>) -> io::Result<()> {
 }
 
 fn lock(disk: &Arc<Mutex<Disk>>) -> std::sync::MutexGuard<'_, Disk> {
-    disk.lock().expect("nobody panics while holding it")
+    disk.lock().expect("no holder of the lock panics")
 }
 
-/// The numbers of the protocol, which are Linux's.
+/// Returns the error number of the protocol, which equals Linux's.
 fn error_number(done: &io::Result<()>) -> u32 {
     match done {
         Ok(()) => 0,
@@ -81,7 +81,7 @@ fn error_number(done: &io::Result<()>) -> u32 {
     }
 }
 
-/// Agrees on the disk. False if the client wants to go.
+/// Negotiates the export. Returns false if the client aborts.
 fn handshake(stream: &mut UnixStream, bytes: u64) -> io::Result<bool> {
     stream.write_all(&MAGIC.to_be_bytes())?;
     stream.write_all(&OPTION_MAGIC.to_be_bytes())?;
@@ -124,7 +124,7 @@ fn handshake(stream: &mut UnixStream, bytes: u64) -> io::Result<bool> {
 }
 
 fn answer(stream: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(data.len()).expect("answers are short");
+    let length = u32::try_from(data.len()).expect("responses are short");
     let mut reply = OPTION_REPLY_MAGIC.to_be_bytes().to_vec();
     for number in [option, kind, length] {
         reply.extend(number.to_be_bytes());
@@ -151,7 +151,7 @@ struct Request {
 }
 
 impl Request {
-    /// The next request; `None` if the client says goodbye.
+    /// Reads the next request; `None` if the client disconnects.
     fn read(stream: &mut UnixStream) -> io::Result<Option<Self>> {
         if read_u32(stream)? != REQUEST_MAGIC {
             return Err(io::Error::other("no request of an NBD client"));
@@ -183,7 +183,7 @@ impl Request {
         Ok(Some(Self { length, ..request }))
     }
 
-    /// Does what is asked. The outer result is the client's connection, the inner one the disk's answer.
+    /// Performs a request. The outer result is the client's connection, the inner one the disk's.
     fn perform(
         &self,
         stream: &mut UnixStream,

@@ -1,7 +1,8 @@
-//! Cuts of power: a cluster under load in a machine, switched off at a moment that the seed chooses.
+//! Power cuts: a cluster under load in a machine that is switched off at a moment that the seed
+//! chooses.
 //!
-//! One series has one set of disks; each boot reads everything back before new load begins. A disk, or
-//! two, may also lose power alone, under a master that dies with it.
+//! A series has one set of disks. Each boot reads everything back before new load begins. One disk,
+//! or two, may also lose power separately, and the masters on them are killed with it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,33 +24,33 @@ use crate::rng::Chance;
 
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;
-/// From power on until everything is read back, on a machine that is busy with other things too.
+/// Timeout from power on until everything is read back, also on a busy machine.
 const RECOVERING: Duration = Duration::from_secs(240);
-/// From the moment that starts the clock until that moment has come.
+/// Timeout from the mark that starts the clock until the chosen moment.
 const COMING: Duration = Duration::from_secs(240);
 
-/// What a series is made of.
+/// The settings of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) hardware: Hardware,
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
     pub(crate) seed: u64,
-    /// Cuts after which the disks are made anew.
+    /// Cuts after which the disks are recreated.
     pub(crate) series: u64,
     pub(crate) flushes: Flushes,
-    /// For disks and sockets.
+    /// The directory for disks and sockets.
     pub(crate) work: PathBuf,
 }
 
-/// When the machine loses its power.
+/// The moment at which the machine loses its power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moment {
     after: Mark,
     ms: u64,
 }
 
-/// What a moment is counted from.
+/// The mark from which a moment is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     PowerOn,
@@ -57,20 +58,20 @@ enum Mark {
     Loading,
     DiskOff,
     DiskBack,
-    /// Never: everything is read back, and that is the end.
+    /// Never: everything is read back, and the machine ends.
     Settled,
 }
 
-/// One boot and its end.
+/// The plan of one boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Plan {
     moment: Moment,
-    /// Disks that lose power alone, so long after the load has begun.
+    /// Disks that lose power separately, with the delay after the load has begun.
     alone: Option<Alone>,
     loss: Loss,
 }
 
-/// Masters that lose their disk's power while the others go on.
+/// Masters whose disks lose power while the others continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Alone {
     disks: Vec<u64>,
@@ -109,7 +110,7 @@ impl Plan {
         }
     }
 
-    /// What the guest has to know, for the kernel's command line.
+    /// Returns the parameters of the guest for the kernel's command line.
     fn words(&self) -> String {
         let mut words = "argosy.cases=power".to_owned();
         if self.moment.after == Mark::Settled {
@@ -141,7 +142,7 @@ impl Alone {
     }
 }
 
-/// Makes so many cuts, and reads back after each.
+/// Makes this many cuts, and reads back after each one.
 ///
 /// # Errors
 /// If the machine cannot be run. Violations are in the summary.
@@ -154,10 +155,10 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
-/// Empty disks with a file system on each.
+/// Creates empty disks, each with a file system.
 ///
 /// # Errors
-/// If they cannot be made.
+/// If they cannot be created.
 pub(crate) fn new_disks(
     work: &Path,
     count: usize,
@@ -167,9 +168,10 @@ pub(crate) fn new_disks(
     for number in 1..=count {
         let path = work.join(format!("master-{number}.disk"));
         let file =
-            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         file.set_len(DISK_BYTES)?;
-        // The journal is small, so that it wraps; everything is written now, nothing in the background.
+        // The journal is small, so that it wraps. Everything is written now, nothing in the
+        // background.
         let made = Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-F", "-J", "size=8"])
             .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
@@ -186,7 +188,7 @@ pub(crate) fn new_disks(
 }
 
 fn lock(disk: &SharedDisk) -> std::sync::MutexGuard<'_, Disk> {
-    disk.lock().expect("nobody panics while holding it")
+    disk.lock().expect("no holder of the lock panics")
 }
 
 /// Cuts on one set of disks.
@@ -196,13 +198,13 @@ struct Series<'a> {
     promises: Promises,
 }
 
-/// What one boot has come to.
+/// The state of one boot.
 struct Boot {
     plan: Plan,
     chance: Chance,
-    /// When the power goes, once that is known.
+    /// The time of the cut, once it is known.
     cut_at: Option<Instant>,
-    /// No mark in sight until then is a failure.
+    /// If no mark is reached until then, the boot has failed.
     deadline: Instant,
     found: BTreeMap<String, Values>,
     violations: Vec<Violation>,
@@ -221,11 +223,12 @@ impl<'a> Series<'a> {
 
     fn run(&mut self, cuts: u64, summary: &mut Summary) -> anyhow::Result<()> {
         for _ in 0..cuts {
-            // Each cut has a seed of its own, which repeats its plan.
+            // Each cut has its own seed, which repeats its plan.
             let mut chance = Chance::new(self.settings.seed.wrapping_add(summary.cuts));
             let mut plan = Plan::choose(&mut chance);
             if self.settings.flushes == Flushes::Ignored {
-                // Back to a whole and older state: what is found is found in the registry.
+                // This reverts to a consistent older state, so that a violation is found in the
+                // registry.
                 plan.loss = Loss::Everything;
             }
             self.boot(plan, chance, summary)?;
@@ -245,7 +248,7 @@ impl<'a> Series<'a> {
         Ok(())
     }
 
-    /// Power on, everything read back, load, power off.
+    /// Switches the machine on, reads everything back, generates load, and cuts the power.
     fn boot(&mut self, plan: Plan, chance: Chance, summary: &mut Summary) -> anyhow::Result<()> {
         let started = Instant::now();
         self.disks.iter().for_each(|disk| lock(disk).power_on());
@@ -265,7 +268,7 @@ impl<'a> Series<'a> {
         for disk in &self.disks {
             lock(disk).cut(boot.plan.loss, &mut boot.chance)?;
         }
-        // An acknowledgement that was said before the cut counts, whenever it is heard.
+        // An acknowledgement that was sent before the cut counts, even if it is read later.
         late.into_iter()
             .for_each(|report| self.take(&mut boot, report, summary));
         if !boot.violations.is_empty() {

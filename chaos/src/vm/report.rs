@@ -1,6 +1,6 @@
-//! What a guest says, one line each, on a serial port of its own.
+//! The reports of a guest, one line each, on a separate serial port.
 //!
-//! A line that breaks off is no line: a cut may come in the middle of one.
+//! A truncated line is not a report: a cut may come in the middle of one.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -9,14 +9,14 @@ use std::str::FromStr;
 /// Values of one agent's keys, as read back.
 pub(crate) type Values = BTreeMap<String, u64>;
 
-/// One line.
+/// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// All disks are mounted, masters are being started.
+    /// All disks are mounted, and masters are being started.
     Mounted,
-    /// The cluster answers, so long after the masters' start.
+    /// The cluster answers, this long after the start of the masters.
     Serving { ms: u64 },
-    /// One agent as a linearizable read shows it.
+    /// One agent as a linearizable read returned it.
     State { agent: String, values: Values },
     /// A master's registry at an index.
     Digest {
@@ -24,9 +24,9 @@ pub(crate) enum Report {
         applied: u64,
         digest: String,
     },
-    /// Everything was read back, and all masters have applied the same.
+    /// Everything was read back, and all masters have applied the same entry.
     Settled { applied: u64 },
-    /// An agent is registered; load on it begins.
+    /// An agent is registered, and load on it begins.
     Loading { agent: String },
     /// A batch is acknowledged.
     Acknowledged {
@@ -34,21 +34,21 @@ pub(crate) enum Report {
         batch: u64,
         revision: u64,
     },
-    /// This disk is to lose its power now; the master on it dies.
+    /// This disk is to lose its power now. The master on it is killed.
     Off { disk: u64 },
-    /// Nothing uses that disk any more; it may have power again.
+    /// That disk is no longer in use. It may have power again.
     Released { disk: u64 },
     /// The master on that disk has caught up.
     Back { disk: u64, ms: u64 },
-    /// A case has ended; without `why` it passed.
+    /// A case has ended. Without `why` it passed.
     Verdict { case: String, ms: u64, why: String },
-    /// Something that must not happen.
+    /// An error that must not happen.
     Failed { why: String },
 }
 
-/// A line that is none of ours.
+/// A line that is not a report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the guest said {line:?}, which is no report")]
+#[error("invalid report of the guest: {line:?}")]
 pub(crate) struct NoReport {
     line: String,
 }

@@ -1,4 +1,4 @@
-//! What a number of cuts came to: for people, and for the ledger.
+//! The summary of a number of cuts: for people, and for the ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use crate::ledger::{Details, Run};
 pub(crate) struct Summary {
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
-    /// Cuts of one disk while the other masters went on.
+    /// Cuts of one disk while the other masters continued.
     pub(crate) alone: u64,
-    /// Batches acknowledged.
+    /// Acknowledged batches.
     pub(crate) acknowledged: u64,
-    /// Values read back and compared.
+    /// Values that were read back and compared.
     pub(crate) compared: u64,
-    /// From the start of the masters to the first answer, a boot each.
+    /// Time from the start of the masters to the first answer, one for each boot.
     pub(crate) serving_ms: Vec<u64>,
-    /// From a disk's loss of power until its master has caught up.
+    /// Time from a disk's loss of power until its master has caught up.
     pub(crate) back_ms: Vec<u64>,
     pub(crate) violations: Vec<Violation>,
-    /// Cuts by what they were counted from.
+    /// Cuts by the mark from which they were counted.
     moments: BTreeMap<String, u64>,
     /// Boots in which everything was read back.
     settled: u64,
@@ -72,7 +72,7 @@ impl Summary {
         self.disks.lost += counts.lost;
     }
 
-    /// What this run leaves unproven, if it is too little.
+    /// Returns what this run leaves unproved, if it proves too little.
     pub(crate) fn too_little(&self) -> Option<String> {
         let least = self.cuts * 4;
         if self.acknowledged < least {
@@ -88,7 +88,7 @@ impl Summary {
         None
     }
 
-    /// The sums of the run.
+    /// Returns the sums of the run.
     pub(crate) fn run(&self) -> Run {
         Run {
             seeds: self.cuts,
@@ -102,7 +102,7 @@ impl Summary {
         }
     }
 
-    /// What the sums do not use.
+    /// Returns the fields that the sums do not use.
     pub(crate) fn details(&self) -> Details {
         Details::from_iter([
             ("machine_cuts".to_owned(), self.cuts.into()),
@@ -114,7 +114,7 @@ impl Summary {
         ])
     }
 
-    /// A few lines for people.
+    /// Returns a few lines for people.
     pub(crate) fn table(&self) -> String {
         let middle = |numbers: &[u64]| {
             let mut sorted = numbers.to_vec();

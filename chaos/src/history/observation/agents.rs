@@ -8,15 +8,15 @@ use argosy_state::resources::Resources;
 
 use super::super::text;
 
-/// What an order is for.
+/// The purpose of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderAction {
-    /// Start a task.
+    /// Starts a task.
     Launch,
-    /// End a task.
+    /// Kills a task.
     Kill,
-    /// Anything else.
+    /// Any other purpose.
     Other,
 }
 
@@ -24,92 +24,86 @@ pub enum OrderAction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum AgentFact {
-    /// The registry took an incarnation of it for the registered one.
+    /// The registry accepted an incarnation as the registered one.
     Registered {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
-        /// One life of its process and disk.
+        /// The number of the incarnation of its process and disk.
         incarnation: u64,
-        /// The one that it was registered with before, as the agent itself says; 0 for none.
+        /// The incarnation that was registered before, as reported by the agent; 0 for none.
         former: u64,
-        /// Of its host's kernel.
+        /// The boot id of its host's kernel.
         boot_id: String,
     },
-    /// A hello was refused.
+    /// A hello was rejected.
     Refused {
-        /// Under which id.
+        /// The id in the hello.
         #[serde(with = "text")]
         agent: AgentId,
-        /// Of which life.
+        /// The incarnation in the hello.
         incarnation: u64,
         /// `Rejection::code`.
         code: String,
     },
-    /// The cluster makes this of it from now on.
+    /// The mode of the agent changed in the registry.
     Mode {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
-        /// What.
+        /// The new mode.
         #[serde(with = "text")]
         mode: AgentMode,
     },
-    /// It has this reign on its disk as the highest it has seen.
+    /// This epoch is the highest on the agent's disk.
     EpochStored {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
-        /// The reign.
         #[serde(with = "text")]
         epoch: Epoch,
     },
-    /// It acts on an order (also one that it has acted on before and does nothing for again, with
-    /// `repeated`).
+    /// The agent acts on an order. With `repeated`, it has acted on the order before and does
+    /// nothing.
     OrderTaken {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
-        /// The reign that the order names.
+        /// The epoch that the order names.
         #[serde(with = "text")]
         epoch: Epoch,
-        /// Its number.
+        /// The number of the order.
         #[serde(with = "text")]
         order: OrderIndex,
-        /// What for.
+        /// The purpose of the order.
         action: OrderAction,
-        /// For which task.
+        /// The task that the order is about.
         #[serde(with = "text::option", default)]
         task: Option<TaskKey>,
-        /// At or below its floor: known, and nothing was done.
+        /// Whether the order is at or below the agent's last applied order. Then it is known, and
+        /// nothing is done.
         repeated: bool,
     },
-    /// It refused an order or a link of a reign that is over.
+    /// The agent rejected an order or a link of an epoch that is over.
     OrderRefused {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
-        /// The reign that was named.
+        /// The epoch that was named.
         #[serde(with = "text")]
         epoch: Epoch,
     },
-    /// What becomes of its resources after an applied entry, as a leader counts.
+    /// The use of the agent's resources after an applied entry, as a leader counts it.
     Account {
-        /// Which.
         #[serde(with = "text")]
         agent: AgentId,
-        /// After this entry.
+        /// The index of the entry.
         index: u64,
-        /// All that it gives.
+        /// All resources of the agent.
         #[serde(with = "text")]
         total: Resources,
-        /// By tasks that have not ended.
+        /// The resources of tasks that have not ended.
         #[serde(with = "text")]
         used: Resources,
-        /// In live offers of this leader.
+        /// The resources in open offers of this leader.
         #[serde(with = "text")]
         offered: Resources,
-        /// Neither.
+        /// The rest.
         #[serde(with = "text")]
         free: Resources,
     },

@@ -1,4 +1,4 @@
-//! Facts about frameworks: how long they may be away, and why they were removed.
+//! Facts about frameworks: their failover timeouts, and why they were removed.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use argosy_state::ids::FrameworkId;
 
 use super::super::text;
 
-/// Which kind of command removed a framework.
+/// The kind of command that removed a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Removal {
     /// A teardown by an operator or by the framework.
     Teardown,
-    /// Its failover timeout was over.
+    /// The failover timeout expired.
     Deadline,
-    /// Its principal had too many frameworks: it was disconnected and had no tasks.
+    /// The principal had too many frameworks. This one was disconnected and had no tasks.
     Room,
 }
 
@@ -22,28 +22,26 @@ pub enum Removal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum FrameworkFact {
-    /// Its subscription was answered; recorded by the framework.
+    /// The subscription was answered. Recorded by the framework.
     Subscribed {
-        /// Which.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// How long it may be disconnected before it is removed.
+        /// The failover timeout: the framework is removed when it has been disconnected for this
+        /// long.
         failover_timeout_ms: u64,
     },
-    /// An applied entry recorded its absence.
+    /// An applied entry recorded that the framework is disconnected.
     Disconnected {
-        /// Which.
         #[serde(with = "text")]
         framework: FrameworkId,
         /// Cluster time of the entry.
         at_ms: u64,
     },
-    /// An applied entry began its removal.
+    /// An applied entry began the removal.
     Removing {
-        /// Which.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// By which kind of command.
+        /// The kind of command.
         by: Removal,
         /// Cluster time of the entry.
         at_ms: u64,

@@ -1,7 +1,7 @@
-//! What was seen to happen, by whoever could see it: never what somebody wanted.
+//! Observed facts, recorded by the process that observes them. Requests are not facts.
 //!
-//! A fact carries the names that it needs; when and by whom stands in the event around it, and the
-//! revision too, where the registry gave it one.
+//! A fact carries the ids that it needs. The event around it carries time, observer, and the
+//! revision if the registry assigned one.
 
 mod agents;
 mod audit;
@@ -19,27 +19,27 @@ pub use offers::{ListedOffer, OfferFact};
 pub use raft::{Origin, RaftFact};
 pub use tasks::{End, TaskFact};
 
-/// One fact, or what the harness holds the cluster to from now on.
+/// A fact, or an expectation that the harness states.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "about", rename_all = "snake_case")]
 pub enum Observation {
-    /// About a master, its log and its term.
+    /// A fact about a master, its log and its term.
     Raft(RaftFact),
-    /// About an agent and its orders.
+    /// A fact about an agent and its orders.
     Agent(AgentFact),
-    /// About a framework.
+    /// A fact about a framework.
     Framework(FrameworkFact),
-    /// About an offer, or what roles were given.
+    /// A fact about an offer, or about the allocation of a role.
     Offer(OfferFact),
-    /// About a task.
+    /// A fact about a task.
     Task(TaskFact),
-    /// What must follow.
+    /// An expectation.
     Expect(Expectation),
-    /// What was found at the end.
+    /// A finding of the final audit.
     Audit(Audit),
 }
 
-/// Lets a recorder take any of the facts.
+/// Converts each kind of fact into an `Observation`.
 macro_rules! from_fact {
     ($($fact:ident => $variant:ident),*) => {$(
         impl From<$fact> for Observation {

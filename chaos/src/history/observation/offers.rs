@@ -1,4 +1,4 @@
-//! Facts about offers, and about what roles hold.
+//! Facts about offers, and about the resources of roles.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,16 +7,15 @@ use argosy_state::resources::Resources;
 
 use super::super::text;
 
-/// An offer on a leader's list.
+/// An offer in a leader's list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedOffer {
-    /// Its name.
     #[serde(with = "text")]
     pub offer: OfferId,
-    /// Of which agent.
+    /// The agent whose resources are offered.
     #[serde(with = "text")]
     pub agent: AgentId,
-    /// What.
+    /// The offered resources.
     #[serde(with = "text")]
     pub resources: Resources,
 }
@@ -25,85 +24,80 @@ pub struct ListedOffer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum OfferFact {
-    /// A framework has it: recorded by the framework that received it, or by the leader that sent it.
+    /// A framework has the offer. Recorded by the framework that received it, or by the leader that
+    /// sent it.
     Made {
-        /// Its name; the epoch in it says which reign made it.
+        /// The id of the offer. The epoch in it identifies the leader that made it.
         #[serde(with = "text")]
         offer: OfferId,
-        /// To whom.
+        /// The framework that received it.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// In which session.
+        /// The session that received it.
         session: u64,
-        /// Of which agent.
+        /// The agent whose resources are offered.
         #[serde(with = "text")]
         agent: AgentId,
-        /// In which role.
+        /// The role of the offer.
         #[serde(with = "text")]
         role: Role,
-        /// What.
+        /// The offered resources.
         #[serde(with = "text")]
         resources: Resources,
     },
-    /// A new leader keeps an offer of a former one.
+    /// A new leader keeps an offer of an earlier one.
     Kept {
-        /// Which.
         #[serde(with = "text")]
         offer: OfferId,
     },
-    /// It is void: withdrawn, or its time is over. Recorded when the framework knows.
+    /// The offer was rescinded or has expired. Recorded when the framework is notified.
     Rescinded {
-        /// Which.
         #[serde(with = "text")]
         offer: OfferId,
     },
-    /// All offers that a leader has open at one moment, as it lists them; the revision of the event says how far that
-    /// leader's registry was.
-    Listed {
-        /// All of them.
-        offers: Vec<ListedOffer>,
-    },
-    /// A committed acceptance used it; the revision of the event says when.
+    /// All open offers of a leader at one moment, as it lists them. The revision of the event is
+    /// the last entry that the leader's registry had applied.
+    Listed { offers: Vec<ListedOffer> },
+    /// A committed acceptance used the offer, at the revision of the event.
     Used {
-        /// Which.
         #[serde(with = "text")]
         offer: OfferId,
-        /// By whom.
+        /// The framework that accepted it.
         #[serde(with = "text")]
         framework: FrameworkId,
-        /// In which session.
+        /// The session that accepted it.
         session: u64,
-        /// What was launched on it.
+        /// The tasks that were launched on it.
         #[serde(with = "text::list")]
         tasks: Vec<TaskKey>,
     },
-    /// What a role holds after an allocation, as a leader counts.
+    /// The resources of a role after an allocation, as a leader counts them.
     RoleAccount {
-        /// Which.
         #[serde(with = "text")]
         role: Role,
-        /// Never more than this, if it is limited.
+        /// The limit of the role, if it has one.
         #[serde(with = "text::option", default)]
         limit: Option<Resources>,
-        /// By tasks that have not ended.
+        /// The resources of tasks that have not ended.
         #[serde(with = "text")]
         used: Resources,
-        /// In live offers.
+        /// The resources in open offers.
         #[serde(with = "text")]
         offered: Resources,
     },
-    /// What is nobody's at the end, of what could be offered: it must be on offer or free.
+    /// The unallocated resources at the end. All resources that could be offered must be offered or
+    /// free.
     Pool {
-        /// All that reachable agents give.
+        /// All resources of reachable agents.
         #[serde(with = "text")]
         total: Resources,
-        /// By tasks that have not ended.
+        /// The resources of tasks that have not ended.
         #[serde(with = "text")]
         used: Resources,
-        /// In live offers.
+        /// The resources in open offers.
         #[serde(with = "text")]
         offered: Resources,
-        /// Free.
+        /// The free resources.
         #[serde(with = "text")]
         free: Resources,
     },

@@ -1,4 +1,4 @@
-//! Facts about masters: terms, votes, logs, digests, reigns.
+//! Facts about masters: terms, votes, logs, digests, epochs.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,144 +6,133 @@ use argosy_state::ids::{Epoch, NodeId};
 
 use super::super::text;
 
-/// From what a master computed its digest.
+/// The data from which a master computed its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// Entry by entry, as they were committed.
+    /// Committed entries, one after the other.
     Log,
-    /// A snapshot that it installed.
+    /// An installed snapshot.
     Snapshot,
-    /// Its own disk, replayed after a start.
+    /// The master's disk, replayed after a start.
     Replay,
 }
 
-/// A fact about a master. `chain` is a hash over all entries up to an index, in any one form that
-/// all masters of a run share: equal chains mean equal logs.
+/// A fact about a master. `chain` is a hash over all entries up to an index, in any form that all
+/// masters of a run share. Equal chains mean equal logs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum RaftFact {
-    /// A life of a master begins; this is what it found on its disk.
+    /// A master process started and found this state on its disk.
     Started {
-        /// Which.
         #[serde(with = "text")]
         node: NodeId,
-        /// The term on its disk.
+        /// The stored term.
         term: u64,
-        /// The last entry on its disk.
+        /// The last stored entry.
         last_index: u64,
-        /// Of what it knew to be committed.
+        /// The stored commit index.
         committed: u64,
     },
-    /// How far it is; recorded as often as one likes.
+    /// The progress of a master, recorded at any interval.
     Progress {
-        /// Which.
         #[serde(with = "text")]
         node: NodeId,
-        /// Its term.
         term: u64,
-        /// What it knows to be committed.
+        /// The last entry that it knows to be committed.
         committed: u64,
-        /// What it has applied.
+        /// The last entry that it has applied.
         applied: u64,
     },
-    /// It gave its vote, and the vote is on its disk.
+    /// The master gave its vote, and the vote is on its disk.
     Voted {
-        /// Who.
         #[serde(with = "text")]
         node: NodeId,
-        /// In which term.
+        /// The term of the vote.
         term: u64,
-        /// For whom.
+        /// The candidate that received the vote.
         #[serde(with = "text")]
         candidate: NodeId,
     },
-    /// It became leader.
+    /// The master became leader.
     Led {
-        /// Who.
         #[serde(with = "text")]
         node: NodeId,
-        /// In which term.
+        /// The term of its leadership.
         term: u64,
-        /// The end of its log at that moment.
+        /// The last entry of its log at that moment.
         last_index: u64,
     },
-    /// It applied a committed entry.
+    /// The master applied a committed entry.
     Applied {
-        /// Who.
         #[serde(with = "text")]
         node: NodeId,
-        /// The entry.
+        /// The index of the entry.
         index: u64,
-        /// The term that the entry is of.
+        /// The term of the entry.
         term: u64,
-        /// Over the log up to here; or the hash of the entry alone, if no master has more.
+        /// The hash over the log up to here, or the hash of the entry alone if no master has more.
         chain: String,
     },
-    /// Its synced log reaches this far: after each sync, and after a start what survived.
+    /// The end of the master's synced log: after each sync, and after a start the surviving part.
     Durable {
-        /// Whose.
         #[serde(with = "text")]
         node: NodeId,
         /// The last synced entry.
         last_index: u64,
     },
-    /// A leader told somebody that an entry is committed.
+    /// A leader reported an entry as committed.
     Committed {
-        /// Which leader.
+        /// The leader.
         #[serde(with = "text")]
         node: NodeId,
-        /// The entry, and all before it.
+        /// The entry. All earlier ones are committed, too.
         index: u64,
-        /// The voters of that moment.
+        /// The voters at that moment.
         #[serde(with = "text::list")]
         voters: Vec<NodeId>,
     },
-    /// The digest of its registry.
+    /// The digest of the master's registry.
     Digest {
-        /// Whose.
         #[serde(with = "text")]
         node: NodeId,
-        /// After this entry.
+        /// The last entry that the registry includes.
         index: u64,
-        /// As text; equal texts mean equal registries.
+        /// The digest as text. Equal texts mean equal registries.
         digest: String,
-        /// How it came to it.
+        /// The source of the registry.
         origin: Origin,
     },
-    /// Who votes, as this master has it.
+    /// The members of the group, as this master knows them.
     Members {
-        /// Which master.
         #[serde(with = "text")]
         node: NodeId,
-        /// The entry that made it so.
+        /// The entry that made the change.
         index: u64,
-        /// Who votes.
+        /// The members that vote.
         #[serde(with = "text::list")]
         voters: Vec<NodeId>,
-        /// Who only follows.
+        /// The members that do not vote.
         #[serde(with = "text::list")]
         learners: Vec<NodeId>,
     },
-    /// A reign began: its `OpenEpoch` was applied.
+    /// An epoch began: its `OpenEpoch` entry was applied.
     EpochOpened {
-        /// Whose.
+        /// The leader of the epoch.
         #[serde(with = "text")]
         node: NodeId,
-        /// The reign.
         #[serde(with = "text")]
         epoch: Epoch,
-        /// In which term.
+        /// The Raft term of the epoch.
         term: u64,
         /// The nonce of the leader's process.
         life: u64,
     },
-    /// It stopped itself rather than serve what it cannot trust; `why` are its last words.
+    /// The master stopped because it cannot trust its state. `why` is its last log message.
     Refused {
-        /// Who.
         #[serde(with = "text")]
         node: NodeId,
-        /// Its last words.
+        /// The last log message.
         why: String,
     },
 }

@@ -1,5 +1,5 @@
-//! Facts about tasks: what was committed, what agents did, what frameworks were told, what the
-//! kernel says.
+//! Facts about tasks: commits, actions of agents, updates that frameworks received, observations of
+//! the kernel.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,13 +9,13 @@ use argosy_state::task::TaskState;
 use super::super::text;
 use super::super::witness::Start;
 
-/// How a process truly ended.
+/// The actual end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// By itself, with this code.
+    /// The process exited with this code.
     Code(i32),
-    /// By this signal.
+    /// The process was ended by this signal.
     Signal(i32),
 }
 
@@ -23,174 +23,159 @@ pub enum End {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum TaskFact {
-    /// An applied entry made it, on these offers; recorded by a master, once or by each.
+    /// An applied entry launched the task on these offers. Recorded by one master or by each.
     Launched {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The order that carries it.
+        /// The order that carries the launch.
         #[serde(with = "text")]
         order: OrderIndex,
-        /// Where.
+        /// The agent of the task.
         #[serde(with = "text")]
         agent: AgentId,
-        /// On which offers.
+        /// The offers that the launch used.
         #[serde(with = "text::list")]
         offers: Vec<OfferId>,
-        /// On whose behalf.
+        /// The principal of the framework.
         principal: String,
     },
-    /// The registry has it, or its end in its history, under this order: read by an operator, some time later.
+    /// The registry contains the task, or its end in the task history, with this order. An operator
+    /// reads it some time later.
     Recorded {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The order that carried it.
+        /// The order that carried the launch.
         #[serde(with = "text")]
         order: OrderIndex,
-        /// Where.
+        /// The agent of the task.
         #[serde(with = "text")]
         agent: AgentId,
     },
-    /// An applied entry says that it has stopped itself on an unreachable agent.
+    /// An applied entry records that the task stopped itself on an unreachable agent.
     Stopped {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
     },
-    /// An applied entry wants it dead; recorded once it is known whether its agent had been sent the launch before.
+    /// An applied entry kills the task. Recorded once it is known whether the launch had been sent
+    /// to the agent before.
     KillCommitted {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The launch was delivered to its agent before, or may have been under way.
+        /// Whether the launch was delivered to the agent before, or may have been in flight.
         delivered: bool,
     },
-    /// An applied entry changed its state; recorded by a master, once or by each.
+    /// An applied entry changed the state of the task. Recorded by one master or by each.
     Changed {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The new state.
         #[serde(with = "text")]
         state: TaskState,
         /// The agent's number of the update; 0 if a master made it.
         number: u64,
     },
-    /// Its agent has an update on its disk.
+    /// The agent has an update on its disk.
     Made {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The order that launched it.
+        /// The order that launched the task.
         #[serde(with = "text")]
         order: OrderIndex,
-        /// Counts from 1.
+        /// The number of the update, from 1.
         number: u64,
-        /// The state.
         #[serde(with = "text")]
         state: TaskState,
     },
-    /// Its agent sends an update.
+    /// The agent sends an update.
     Sent {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The order that launched it.
+        /// The order that launched the task.
         #[serde(with = "text")]
         order: OrderIndex,
-        /// Its number.
+        /// The number of the update.
         number: u64,
     },
-    /// Its agent was told to forget an update and all before it.
+    /// The masters acknowledged an update and all earlier ones, so that the agent can drop them.
     Settled {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The order that launched it.
+        /// The order that launched the task.
         #[serde(with = "text")]
         order: OrderIndex,
-        /// Its number.
+        /// The number of the update.
         number: u64,
     },
-    /// Its agent was told that the registry has no use for it any more.
+    /// The masters reported to the agent that the registry no longer needs the task.
     Stray {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// The order that launched it.
+        /// The order that launched the task.
         #[serde(with = "text")]
         order: OrderIndex,
     },
-    /// Its framework received an update.
+    /// The framework received an update.
     Told {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// With the task, the name of the update.
+        /// The revision of the update. Together with the task it identifies the update.
         #[serde(with = "text")]
         update: Revision,
-        /// The state.
         #[serde(with = "text")]
         state: TaskState,
-        /// How the process ended, as told.
+        /// The end of the process, as reported.
         end: Option<End>,
     },
-    /// Its own word that it started, from the witness file.
+    /// The task recorded its own start in the witness file.
     Witnessed {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// What it wrote.
+        /// The recorded start.
         start: Start,
     },
-    /// Its process is there now, as the kernel says (or the simulated host).
+    /// The task has a process now, as reported by the kernel or by the simulated host.
     Alive {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// On this host.
+        /// The agent of the host.
         #[serde(with = "text")]
         agent: AgentId,
-        /// Its pid, as the host sees it.
+        /// The pid in the host's namespace.
         pid: u32,
         /// Clock ticks since boot.
         start_time: u64,
-        /// Of the host's kernel.
+        /// The boot id of the host's kernel.
         boot_id: String,
-        /// A counter of its own that only grows.
+        /// A counter of the task that only grows.
         progress: Option<u64>,
     },
-    /// A restarted agent took over a process as this task.
+    /// A restarted agent adopted a process as this task.
     Adopted {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// By which agent.
+        /// The agent that adopted it.
         #[serde(with = "text")]
         agent: AgentId,
-        /// Its pid, as the host sees it.
+        /// The pid in the host's namespace.
         pid: u32,
         /// Clock ticks since boot.
         start_time: u64,
-        /// Of the host's kernel.
+        /// The boot id of the host's kernel.
         boot_id: String,
     },
-    /// A restarted agent ends a process of this task, because no task that it knows has it.
+    /// A restarted agent kills a process of this task, because it belongs to no task that the agent
+    /// knows.
     Orphaned {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// On the host of which agent.
+        /// The agent of the host.
         #[serde(with = "text")]
         agent: AgentId,
     },
-    /// How it truly ended, from whoever ended it or from itself.
+    /// The actual end of the process, recorded by the process that killed it or by the task itself.
     Ended {
-        /// Which.
         #[serde(with = "text")]
         task: TaskKey,
-        /// How.
+        /// The actual end.
         end: End,
     },
 }

@@ -1,5 +1,5 @@
-//! etcd's calls, as far as a member is asked for its leader and for a write; numbers and names are those
-//! of its public protocol.
+//! The subset of etcd's API that queries a member for its leader and writes a key. Names and
+//! numbers are those of its public protocol.
 
 use anyhow::Result;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -45,8 +45,10 @@ struct StatusResponse {
     leader: u64,
 }
 
+/// Writes a key.
+///
 /// # Errors
-/// If it was refused, or not answered within the deadline of the request.
+/// If it was rejected, or not answered within the deadline of the request.
 pub(super) async fn put(
     channel: Channel,
     value: String,
@@ -61,8 +63,10 @@ pub(super) async fn put(
     Ok(())
 }
 
+/// Queries a member for its status.
+///
 /// # Errors
-/// If the member does not answer.
+/// If the member does not respond.
 pub(super) async fn standing(channel: Channel) -> Result<Standing> {
     let status: StatusResponse = call(channel, STATUS, Request::new(StatusRequest {})).await?;
     let own = status.header.unwrap_or_default().member_id;

@@ -1,4 +1,4 @@
-//! Our cluster at work, and how its leader is lost and comes back.
+//! The Argosy cluster under load, and the loss and return of its leader.
 
 use std::time::Duration;
 
@@ -20,23 +20,23 @@ use crate::real::network::execute_inside;
 use crate::real::partitions::Place;
 use crate::real::process_faults::{Syncs, Tracer};
 
-/// How long the cluster may take to be in health between two losses.
+/// Time in which the cluster must be healthy between two losses.
 const HEALTH: Duration = Duration::from_secs(60);
 /// Load before a loss.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How long a sync of a stalled disk takes.
+/// Duration of a sync on a stalled disk.
 const STALL: Duration = Duration::from_secs(5);
-/// How often a cluster that is left alone is looked at for somebody who stops it.
+/// Interval at which an undisturbed measurement checks for cancellation.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// See the file's head.
+/// A running cluster whose leader can be lost.
 pub(super) struct Scene<'a> {
     cluster: Cluster,
     recorder: &'a Recorder,
     store: Store,
 }
 
-/// How a loss is taken back.
+/// How a loss is undone.
 enum Lost {
     Killed,
     Frozen,
@@ -46,10 +46,10 @@ enum Lost {
 }
 
 impl<'a> Scene<'a> {
-    /// Starts it and its work.
+    /// Starts the cluster and its workload.
     ///
     /// # Errors
-    /// If it does not become well.
+    /// If the cluster does not become healthy.
     pub(super) async fn set(mut cluster: Cluster, recorder: &'a Recorder) -> Result<Self> {
         cluster.want(Wanted::Work)?;
         cluster.start().await?;
@@ -57,7 +57,7 @@ impl<'a> Scene<'a> {
         let ids = audit::agent_ids(&cluster.operator()).await?;
         let register = ids
             .get(REGISTER_HOST)
-            .context("the agent of registers is not known")?;
+            .context("the agent with the registers is not registered")?;
         let store = Store::Argosy {
             agent: register.to_string(),
         };
@@ -105,7 +105,7 @@ impl<'a> Scene<'a> {
         sample
     }
 
-    /// Touches nothing for so long, under load, and counts elections.
+    /// Injects no fault for this time, under load, and counts elections.
     pub(super) async fn leave_alone(
         &mut self,
         load: Load,
@@ -166,7 +166,7 @@ impl<'a> Scene<'a> {
                 let at = Moment::now();
                 let operator = self.cluster.operator();
                 tokio::spawn(async move {
-                    // Whether it was done is seen by the reign that follows.
+                    // The next epoch shows whether leadership was transferred.
                     let _ = operator.transfer_leader(Default::default()).await;
                 });
                 return Ok((Lost::Nothing, at));
@@ -192,7 +192,7 @@ impl<'a> Scene<'a> {
             Lost::Cut => self.link(leader, "up")?,
             Lost::Stalled(tracer) => {
                 tokio::task::spawn_blocking(move || drop(tracer)).await?;
-                // It may have given up its disk, and itself.
+                // It may have stopped because of its disk.
                 let deadline = Instant::now() + Duration::from_millis(500);
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.cluster.members[leader].ended_within(left).await;

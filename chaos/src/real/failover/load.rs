@@ -1,4 +1,4 @@
-//! What runs beside a loss: the same writers at Argosy and at its peers, spread over all members.
+//! The load during a loss: the same writers for Argosy and its peers, spread over all members.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::writer::Writer;
 
-/// Paced clients, and how often each writes: 500 writes a second in all.
+/// Paced clients, and the interval of their writes: 500 writes a second in all.
 const PACED: usize = 6;
 const PACE: Duration = Duration::from_millis(12);
 /// Clients that write again as soon as they are answered.
@@ -19,7 +19,7 @@ const SATURATING: usize = 192;
 /// Pause of a client whose write failed.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// How much is written.
+/// The amount of load.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum, Serialize, Deserialize,
 )]
@@ -28,7 +28,7 @@ pub(crate) enum Load {
     /// 500 writes a second
     #[default]
     Quiet,
-    /// As much as 192 clients can
+    /// As much as 192 clients can write
     Saturated,
 }
 
@@ -41,15 +41,15 @@ impl Load {
     }
 }
 
-/// Clients that go on through errors, each at its own member first, the next one after an error. They end
-/// with the value.
+/// Clients that continue after errors. Each begins at its own member, and changes to the next one
+/// after an error. They end when this value is dropped.
 pub(super) struct Clients {
     _clients: JoinSet<()>,
     answered: Arc<AtomicU64>,
 }
 
 impl Clients {
-    /// `members`: a writer at each.
+    /// Starts the clients. `members` has a writer for each member.
     pub(super) fn start(members: &[Writer], load: Load) -> Self {
         let (count, interval) = match load {
             Load::Quiet => (PACED, Some(PACE)),
@@ -73,7 +73,7 @@ impl Clients {
         }
     }
 
-    /// Writes answered so far.
+    /// Returns the number of answered writes.
     pub(super) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl Client {
                 self.answered.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            // Expected while a leader is lost: another member is tried.
+            // Expected while a leader is lost: the client tries another member.
             self.place = (self.place + 1) % self.members.len();
             self.writer.move_to(&self.members[self.place]);
             tokio::time::sleep(AFTER_ERROR).await;

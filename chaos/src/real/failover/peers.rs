@@ -1,7 +1,7 @@
-//! Peers on the same ground: three members of etcd or ZooKeeper, each in a host of its own, their leader
-//! killed or frozen as ours is.
+//! Peers under the same conditions: three members of etcd or ZooKeeper, each in its own network
+//! namespace. Their leader is killed or frozen in the same way as Argosy's.
 //!
-//! Installs nothing: `scripts/setup bench` does.
+//! It installs nothing: `scripts/setup bench` does.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,15 +26,15 @@ use crate::real::progress::Screen;
 
 /// Members of a peer.
 const MEMBERS: u8 = 3;
-/// How long members may take to agree after a start or a loss.
+/// Timeout for the members to agree after a start or a loss.
 const SETTLING: Duration = Duration::from_secs(60);
 /// Load before a loss.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Where Debian's packages keep the server and what it logs with.
+/// The paths of the server and of its logging libraries in Debian's packages.
 const ZOOKEEPER: &str = "/usr/share/java/zookeeper.jar";
 const LOGGER: &str = "/usr/share/java/slf4j-simple.jar";
 
-/// Who is measured beside.
+/// A peer that is also measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     /// Three members of etcd
@@ -51,7 +51,7 @@ impl Peer {
         }
     }
 
-    /// Why it cannot be measured here.
+    /// Returns why it cannot be measured on this host.
     pub(super) fn missing(self) -> Option<String> {
         let needed: &[&str] = match self {
             Self::Etcd => &["etcd"],
@@ -75,7 +75,7 @@ impl Peer {
         }
     }
 
-    /// Addresses of its hosts end with this and the two numbers after it.
+    /// Returns the last number of the address of its first host. The other two follow.
     fn first_host(self) -> u8 {
         match self {
             Self::Etcd => 141,
@@ -91,15 +91,15 @@ impl Peer {
     }
 }
 
-/// What a member says of itself.
+/// The status of a member, as it reports it.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// It leads; `None` if it knows no leader.
+    /// Whether it leads; `None` if it knows no leader.
     pub(super) leads: Option<bool>,
     pub(super) version: String,
 }
 
-/// What is done to a peer.
+/// The planned measurements of a peer.
 pub(super) struct Plan<'a> {
     pub(super) losses: &'a [Loss],
     pub(super) loads: &'a [Load],
@@ -109,7 +109,7 @@ pub(super) struct Plan<'a> {
 /// Measures a peer with its default settings and with tuned ones.
 ///
 /// # Errors
-/// If it does not start, or does not come back.
+/// If it does not start, or does not recover.
 pub(super) async fn measure(
     peer: Peer,
     plan: &Plan<'_>,
@@ -151,7 +151,7 @@ pub(super) async fn measure(
     Ok(())
 }
 
-/// How a peer can lose its leader here.
+/// Whether this way to lose a leader is available for a peer.
 pub(super) fn can_lose(loss: Loss) -> bool {
     matches!(loss, Loss::Kill | Loss::Freeze)
 }
@@ -169,12 +169,12 @@ struct Host {
     address: String,
 }
 
-/// Three members; they end with the value.
+/// Three members. They end when this value is dropped.
 struct Group {
     system: System,
     peer: Peer,
     members: Vec<Member>,
-    /// Where clients go, as `host:port`.
+    /// Client addresses, as `host:port`.
     clients: Vec<String>,
     version: String,
 }
@@ -185,7 +185,8 @@ impl Group {
         for number in 0..hosts.len() {
             let host = &hosts[number];
             let data = folder.data(&format!("{}-{}", system.word(), number + 1));
-            fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+            fs::create_dir_all(&data)
+                .with_context(|| format!("cannot create {}", data.display()))?;
             let argv = match peer {
                 Peer::Etcd => etcd_words(system, hosts, number, &data),
                 Peer::Zookeeper => zookeeper_words(system, hosts, number, &data)?,
@@ -221,7 +222,7 @@ impl Group {
         Writer::at(&self.clients[place], &store)
     }
 
-    /// Waits until one leads and the others follow; says who leads.
+    /// Waits until one member leads and the others follow. Returns the leader.
     async fn settled(&mut self) -> Result<usize> {
         let deadline = Instant::now() + SETTLING;
         loop {
@@ -238,7 +239,7 @@ impl Group {
                 match self.leads(place).await {
                     Ok(Some(true)) => leaders.push(place),
                     Ok(Some(false)) => followers += 1,
-                    // It starts, or looks for a leader: asked again.
+                    // It is starting, or has no leader yet. The loop queries it again.
                     Ok(None) | Err(_) => {}
                 }
             }
@@ -248,7 +249,10 @@ impl Group {
                 return Ok(leader);
             }
             if Instant::now() > deadline {
-                bail!("{} does not agree after {SETTLING:?}", self.system.name());
+                bail!(
+                    "the members of {} do not agree on a leader after {SETTLING:?}",
+                    self.system.name()
+                );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -280,9 +284,9 @@ impl Group {
         let clients = Clients::start(&all, load);
         tokio::time::sleep(WARM_UP).await;
         if clients.answered() == 0 {
-            bail!("{} answered nothing before the loss", self.system.name());
+            bail!("{} answered no request before the loss", self.system.name());
         }
-        // Connections that no load goes over.
+        // Connections that no load uses.
         let mut survivors = Vec::new();
         for place in (0..self.members.len()).filter(|place| *place != leader) {
             let mut writer = self.writer(place)?;
@@ -294,7 +298,11 @@ impl Group {
             Loss::Kill => self.members[leader].send(Signal::SIGKILL)?,
             Loss::Freeze => self.members[leader].freeze()?,
             Loss::Cut | Loss::Stall | Loss::Transfer | Loss::None => {
-                bail!("{} is not lost by {}", self.system.name(), loss.name())
+                bail!(
+                    "the leader of {} cannot be lost by {}",
+                    self.system.name(),
+                    loss.name()
+                )
             }
         }
         tokio::time::sleep_until(at.at() + DYING).await;
@@ -313,7 +321,7 @@ impl Group {
     }
 }
 
-/// Defaults, or heartbeats every 50 ms and elections after 250 ms.
+/// Returns the arguments: defaults, or heartbeats every 50 ms and elections after 250 ms.
 fn etcd_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Vec<String> {
     let peer = |host: &Host| format!("http://{}:2380", host.address);
     let all: Vec<String> = hosts
@@ -343,14 +351,15 @@ fn etcd_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Vec<St
     std::iter::once(program).chain(flags).collect()
 }
 
-/// What the package's own configuration says, or ticks of 100 ms: a silent leader is left after 500.
+/// Returns the configuration: that of the package, or ticks of 100 ms, with which a silent leader
+/// is abandoned after 500 ms.
 fn zookeeper_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Result<Vec<String>> {
     let write = |path: PathBuf, text: String| {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     write(data.join("myid"), format!("{}\n", own + 1))?;
     let ticks = if system == System::ZookeeperTuned {
-        // Joining keeps its ten seconds or so, and sessions theirs.
+        // Joining keeps about ten seconds, and sessions keep their timeouts.
         "tickTime=100\ninitLimit=200\nsyncLimit=5\nminSessionTimeout=4000\nmaxSessionTimeout=40000\n"
     } else {
         "tickTime=2000\ninitLimit=10\nsyncLimit=5\n"

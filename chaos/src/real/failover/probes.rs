@@ -1,4 +1,4 @@
-//! Fresh writes at the survivors, and what the next leader tells of its first moments.
+//! Fresh writes at the survivors, and the state of the next leader in its first moments.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,12 +13,12 @@ use super::samples::{Case, Sample};
 use super::writer::{DEADLINE, Store, Writer, channel};
 use super::{DYING, LOST};
 
-/// How often the next leader is asked.
+/// Interval at which the next leader is queried.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long offers, launches and agents are waited for after the first write.
+/// Timeout for offers, launches and agents after the first write.
 const PHASES: Duration = Duration::from_secs(10);
 
-/// A moment by both clocks.
+/// A moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     at: Instant,
@@ -40,7 +40,7 @@ impl Moment {
         self.at
     }
 
-    /// Milliseconds from here to there.
+    /// Returns the milliseconds from this moment to another one.
     pub(super) fn until(&self, then: Instant) -> f64 {
         (then - self.at).as_secs_f64() * 1e3
     }
@@ -58,7 +58,7 @@ impl Probes {
         let mut writers = Vec::new();
         for address in addresses {
             let connected = channel(&address)?.connect().await;
-            survivors.push(connected.with_context(|| format!("{address} is not reached"))?);
+            survivors.push(connected.with_context(|| format!("cannot connect to {address}"))?);
             let mut writer = Writer::at(&address, store)?;
             writer.connect().await?;
             writers.push(writer);
@@ -66,7 +66,7 @@ impl Probes {
         Ok(Self { survivors, writers })
     }
 
-    /// Waits for each phase. `agents` is how many must be connected again.
+    /// Waits for each phase. `agents` is the number of agents that must reconnect.
     pub(super) async fn watch(self, case: Case, from: Moment, agents: usize) -> Result<Sample> {
         tokio::time::sleep_until(from.at + DYING).await;
         let pulse = Pulse::from(from.at);
@@ -110,7 +110,7 @@ impl Probes {
     }
 }
 
-/// Adds what this master can tell, if it is the one that leads now.
+/// Adds the data of this master, if it is the current leader.
 async fn note(sample: &mut Sample, master: &Channel, from: Moment, agents: usize) {
     let mut request = tonic::Request::new(v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),

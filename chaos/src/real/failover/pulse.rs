@@ -1,5 +1,5 @@
-//! Fresh writes at the survivors, one after the other, for as long as a change of leader is watched: when
-//! the first was answered, and the longest time without an answer.
+//! Fresh writes at the survivors, one after the other, during a change of leader. They measure when
+//! the first write was answered, and the longest time without an answer.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::writer::{EVERY, Writer, answered};
 
-/// See the file's head.
+/// The answered writes since a loss.
 pub(super) struct Pulse {
     first: Cell<Option<Instant>>,
     newest: Cell<Instant>,
@@ -17,7 +17,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Counts from this moment.
+    /// Starts the measurement at this moment.
     pub(super) fn from(moment: Instant) -> Self {
         Self {
             first: Cell::new(None),
@@ -26,12 +26,13 @@ impl Pulse {
         }
     }
 
-    /// When the first write was answered.
+    /// Returns when the first write was answered.
     pub(super) fn first(&self) -> Option<Instant> {
         self.first.get()
     }
 
-    /// The longest time between two answers so far, the moment of the loss being one.
+    /// Returns the longest time between two answers so far. The moment of the loss counts as an
+    /// answer.
     pub(super) fn longest(&self) -> Duration {
         self.longest.get()
     }

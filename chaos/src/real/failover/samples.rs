@@ -1,4 +1,4 @@
-//! What was measured: quantiles as a table, the gaps as a histogram.
+//! The measured samples: quantiles as a table, and the gaps as a histogram.
 
 use std::fmt::Write as _;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::Loss;
 use super::load::Load;
 
-/// Who lost its leader, by which settings.
+/// The system that lost its leader, with its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum System {
     #[default]
     Argosy,
-    /// As it comes.
+    /// With default settings.
     Etcd,
     /// Heartbeats every 50 ms, elections after 250 ms.
     EtcdTuned,
@@ -24,7 +24,7 @@ pub(crate) enum System {
 }
 
 impl System {
-    /// For tables.
+    /// Returns the name for tables.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Argosy => "argosy",
@@ -35,7 +35,7 @@ impl System {
         }
     }
 
-    /// For names of files.
+    /// Returns the name for files.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::EtcdTuned => "etcd-tuned",
@@ -45,10 +45,10 @@ impl System {
     }
 }
 
-/// Losses that are compared with each other.
+/// The key of losses that are compared with each other.
 pub(super) type Case = (System, Loss, Load);
 
-/// One loss of a leader; milliseconds since the loss.
+/// One loss of a leader, in milliseconds since the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sample {
     #[serde(default)]
@@ -56,17 +56,17 @@ pub(super) struct Sample {
     pub(super) loss: Loss,
     #[serde(default)]
     pub(super) load: Load,
-    /// The first fresh write at a survivor was answered.
+    /// Time until the first fresh write at a survivor was answered.
     pub(super) commit_ms: f64,
-    /// The longest time without an answered write until the last phase: a leader that goes on for a while
-    /// may be lost later.
+    /// The longest time without an answered write until the last phase. A leader that works for a
+    /// while may be lost later.
     #[serde(default)]
     pub(super) gap_ms: Option<f64>,
-    /// The first new offer; absent if none came within ten seconds.
+    /// Time until the first new offer; absent if none came within ten seconds.
     pub(super) offer_ms: Option<f64>,
-    /// The first launch that runs.
+    /// Time until the first launched task runs.
     pub(super) launch_ms: Option<f64>,
-    /// All agents are connected to the new leader.
+    /// Time until all agents are connected to the new leader.
     pub(super) agents_ms: Option<f64>,
 }
 
@@ -89,7 +89,6 @@ impl Sample {
     }
 }
 
-/// All of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Samples {
     samples: Vec<Sample>,
@@ -97,19 +96,19 @@ pub(crate) struct Samples {
     spells: Vec<Spell>,
 }
 
-/// A time in which nothing befell our leader.
+/// A time without any fault of the leader.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spell {
     pub(super) load: Load,
     pub(super) seconds: f64,
-    /// Writes of the clients.
+    /// Answered writes of the clients.
     pub(super) answered: u64,
-    /// Terms that began: every change of leader is one at least.
+    /// Terms that began. Every change of leader begins at least one.
     pub(super) elections: u64,
 }
 
 impl Spell {
-    /// In a few words.
+    /// Returns a short summary.
     pub(super) fn line(&self) -> String {
         format!(
             "argosy, no loss, {}: {:.0} s, {:.0} writes/s, {} elections",
@@ -165,7 +164,7 @@ impl Samples {
             .filter(move |sample| sample.case() == case)
     }
 
-    /// Who is beside whom comes together.
+    /// Returns the cases, with those that are compared next to each other.
     fn cases(&self) -> Vec<Case> {
         let mut all: Vec<Case> = self.samples.iter().map(Sample::case).collect();
         all.sort_by_key(|(system, loss, load)| (*loss, *load, *system));
@@ -173,7 +172,7 @@ impl Samples {
         all
     }
 
-    /// The next commit in one case, in a few words.
+    /// Returns a short summary of the time to the next commit in one case.
     pub(super) fn line(&self, case: Case) -> String {
         let values = sorted(self.of(case).map(|sample| sample.commit_ms));
         let (p50, p99, max) = (at(&values, 50), at(&values, 99), at(&values, 100));
@@ -183,7 +182,7 @@ impl Samples {
         )
     }
 
-    /// Quantiles of every phase.
+    /// Returns the quantiles of every phase.
     pub(crate) fn table(&self) -> String {
         let mut text = format!(
             "\n{:<38}{:<21}{:>6}{:>8}{:>8}{:>8}{:>8}\n",
@@ -194,7 +193,7 @@ impl Samples {
                 let values = sorted(self.of(case).filter_map(phase));
                 let count = values.len();
                 if count == 0 && case.0 != System::Argosy {
-                    // A peer has neither offers nor agents.
+                    // Peers have neither offers nor agents.
                     continue;
                 }
                 let _ = writeln!(
@@ -214,7 +213,7 @@ impl Samples {
         text
     }
 
-    /// Gaps until the next commit, a row for each case.
+    /// Returns the histogram of gaps until the next commit, with a row for each case.
     pub(super) fn histogram(&self) -> String {
         let cases = self.cases();
         let height = cases.len() * ROW + 30;

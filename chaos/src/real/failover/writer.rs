@@ -1,6 +1,6 @@
-//! One client's way to write the same small value, at Argosy and at its peers.
+//! A client's write of the same small value, at Argosy and at its peers.
 //!
-//! Repeats nothing: who writes decides what an error means.
+//! It repeats nothing: the caller decides what an error means.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use tonic::transport::{Channel, Endpoint};
 use super::etcd;
 use super::zookeeper::Session;
 
-/// How long a write may take.
+/// Timeout of a write.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
-/// How often a fresh write is sent until one is answered.
+/// Interval at which fresh writes are sent until one is answered.
 pub(super) const EVERY: Duration = Duration::from_millis(10);
-/// Bytes of a value, at all of them.
+/// Bytes of a value, the same for all systems.
 const VALUE_BYTES: usize = 128;
-/// Pause of a session that was refused or closed before it tries again.
+/// Pause before a rejected or closed session tries again.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Where a value is written.
+/// The store that is written to.
 #[derive(Debug, Clone)]
 pub(super) enum Store {
     /// An attribute of this agent.
@@ -34,25 +34,25 @@ pub(super) enum Store {
     Zookeeper,
 }
 
-/// See the file's head.
+/// A writer at one member.
 pub(super) enum Writer {
     Argosy { channel: Channel, agent: String },
     Etcd { channel: Channel },
     Zookeeper { session: Session },
 }
 
-/// A channel that connects by itself, again after a break.
+/// Returns a channel that connects by itself, and again after a break.
 pub(super) fn channel(address: &str) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .with_context(|| format!("{address} is no address"))?;
+        .with_context(|| format!("invalid address {address}"))?;
     Ok(endpoint.tcp_nodelay(true).connect_timeout(DEADLINE))
 }
 
 impl Writer {
-    /// At this member, over a connection of its own.
+    /// Returns a writer at this member with its own connection.
     ///
     /// # Errors
-    /// If the address is none.
+    /// If the address is invalid.
     pub(super) fn at(address: &str, store: &Store) -> Result<Self> {
         Ok(match store {
             Store::Argosy { agent } => Self::Argosy {
@@ -68,7 +68,7 @@ impl Writer {
         })
     }
 
-    /// Goes on at the member of another writer.
+    /// Moves to the member of another writer.
     pub(super) fn move_to(&mut self, other: &Self) {
         match (self, other) {
             (Self::Argosy { channel, .. }, Self::Argosy { channel: next, .. })
@@ -82,7 +82,8 @@ impl Writer {
         }
     }
 
-    /// Another client of the same member: on the same connection where one carries many writes at once.
+    /// Returns another client of the same member, on the same connection if that can carry
+    /// concurrent writes.
     pub(super) fn another(&self) -> Self {
         match self {
             Self::Argosy { channel, agent } => Self::Argosy {
@@ -98,10 +99,10 @@ impl Writer {
         }
     }
 
-    /// Writes once; `serial` makes each value another.
+    /// Writes once. `serial` makes the values differ.
     ///
     /// # Errors
-    /// If it was refused or not answered in time.
+    /// If the write was rejected or not answered in time.
     pub(super) async fn write(&mut self, serial: u64) -> Result<()> {
         let value = value(serial);
         match self {
@@ -112,7 +113,7 @@ impl Writer {
                 let put = etcd::put(channel.clone(), value, DEADLINE);
                 tokio::time::timeout(DEADLINE, put)
                     .await
-                    .context("no answer in time")?
+                    .context("no response in time")?
             }
             Self::Zookeeper { session } => session.write(&value, DEADLINE).await,
         }
@@ -121,7 +122,7 @@ impl Writer {
     /// Connects, so that a later write need not.
     ///
     /// # Errors
-    /// If the member is not reached or refuses a write.
+    /// If the member is not reached or rejects a write.
     pub(super) async fn connect(&mut self) -> Result<()> {
         if let Self::Zookeeper { session } = self {
             session.create().await?;
@@ -129,9 +130,10 @@ impl Writer {
         self.write(0).await
     }
 
-    /// Writes afresh until one is answered: at Argosy and etcd every ten milliseconds, whether or not
-    /// the one before is on its way still; a session of ZooKeeper, whose writes are answered in their
-    /// order, as soon as it was refused or closed.
+    /// Sends fresh writes until one is answered. At Argosy and etcd it sends one every ten
+    /// milliseconds, even while the previous one is in flight. A session of ZooKeeper, which
+    /// answers writes in order, sends the next one as soon as the previous one was rejected or the
+    /// session closed.
     async fn until_answered(mut self) -> Instant {
         if let Self::Zookeeper { .. } = &self {
             for serial in 1.. {
@@ -158,7 +160,8 @@ impl Writer {
     }
 }
 
-/// When the next write of several was answered; `None` if it was not. Waits for ever if there is none.
+/// Returns when the next of several writes was answered; `None` if it was not. Waits forever if
+/// there are none.
 pub(super) async fn answered(writes: &mut JoinSet<Option<Instant>>) -> Option<Instant> {
     match writes.join_next().await {
         Some(answered) => answered.ok().flatten(),
@@ -166,15 +169,15 @@ pub(super) async fn answered(writes: &mut JoinSet<Option<Instant>>) -> Option<In
     }
 }
 
-/// When the first of many fresh writes at these members was answered.
+/// Returns when the first of many fresh writes at these members was answered.
 ///
 /// # Errors
-/// If none was, for so long.
+/// If none was answered within the timeout.
 pub(super) async fn first_answered(members: Vec<Writer>, patience: Duration) -> Result<Instant> {
     let mut trying: JoinSet<Instant> = members.into_iter().map(Writer::until_answered).collect();
     let first = tokio::time::timeout(patience, trying.join_next()).await;
     let first = first.with_context(|| format!("no write was answered for {patience:?}"))?;
-    Ok(first.context("nobody writes")??)
+    Ok(first.context("there are no writers")??)
 }
 
 fn value(serial: u64) -> String {
@@ -197,10 +200,10 @@ async fn set_attribute(channel: Channel, agent_id: String, value: String) -> Res
     let mut stub = Stub::new(channel);
     let reply = tokio::time::timeout(DEADLINE, stub.write_one(request))
         .await
-        .context("no answer in time")??;
+        .context("no response in time")??;
     match reply.get_ref().outcomes.first() {
         Some(outcome) if outcome.done => Ok(()),
-        Some(refused) => bail!("refused: {}", refused.message),
-        None => bail!("an answer without outcomes"),
+        Some(refused) => bail!("rejected: {}", refused.message),
+        None => bail!("a response without outcomes"),
     }
 }

@@ -1,7 +1,7 @@
-//! One session at one server of ZooKeeper, by the public description of its protocol: frames with a
-//! length, big-endian numbers, strings and buffers with a length before them.
+//! A session at one server of ZooKeeper, implemented from the public description of its protocol:
+//! length-prefixed frames, big-endian numbers, length-prefixed strings and buffers.
 //!
-//! Resumes its session after a break, as any client does; watches nothing.
+//! It resumes its session after a break, as every client does, and sets no watches.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use tokio::net::TcpStream;
 
 use super::peers::Standing;
 
-/// How long a server may take to accept a connection or to say how it is.
+/// Timeout for a server to accept a connection or to report its status.
 const CONNECTING: Duration = Duration::from_secs(1);
-/// What a session asks for; the server may grant less.
+/// The requested session timeout. The server may grant less.
 const SESSION_MS: i32 = 30_000;
-/// A frame above this is no answer to anything that is asked here.
+/// Maximum size of a frame. No response to the requests here is larger.
 const FRAME_BYTES: i32 = 1 << 20;
 /// Bytes of a session's password.
 const PASSWORD_BYTES: usize = 16;
 /// The node that is written.
 const NODE: &str = "/probe";
-/// Operations.
+/// Codes of operations.
 const CREATE: i32 = 1;
 const SET_DATA: i32 = 5;
-/// The node is there already.
+/// Error code of a node that exists already.
 const NODE_EXISTS: i32 = -110;
 /// All five permissions.
 const ALL: i32 = 31;
 
-/// Asks with the word `srvr`.
+/// Queries the status with the command `srvr`.
 ///
 /// # Errors
-/// If it does not answer.
+/// If the server does not respond.
 pub(super) async fn standing(address: &str) -> Result<Standing> {
     let asked = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -43,7 +43,7 @@ pub(super) async fn standing(address: &str) -> Result<Standing> {
     };
     let text = tokio::time::timeout(CONNECTING, asked)
         .await
-        .context("it does not answer")??;
+        .context("no response in time")??;
     let fact = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
     Ok(Standing {
         leads: fact("Mode: ").map(|mode| mode == "leader"),
@@ -54,7 +54,7 @@ pub(super) async fn standing(address: &str) -> Result<Standing> {
     })
 }
 
-/// See the file's head.
+/// A session at one server.
 #[derive(Debug)]
 pub(super) struct Session {
     address: String,
@@ -79,13 +79,13 @@ impl Session {
         &self.address
     }
 
-    /// Goes on at another server.
+    /// Continues the session at another server.
     pub(super) fn move_to(&mut self, address: &str) {
         address.clone_into(&mut self.address);
         self.stream = None;
     }
 
-    /// Makes the node that is written, if it is not there.
+    /// Creates the node that is written, unless it exists.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -100,23 +100,23 @@ impl Session {
         body.extend(0_i32.to_be_bytes());
         match self.ask(CREATE, &body).await? {
             0 | NODE_EXISTS => Ok(()),
-            error => bail!("refused with error {error}"),
+            error => bail!("rejected with error {error}"),
         }
     }
 
     /// Sets the node, whatever its version.
     ///
     /// # Errors
-    /// If it is refused, or not answered within `deadline`: the connection is given up then.
+    /// If the write is rejected, or not answered within `deadline`. Then the connection is dropped.
     pub(super) async fn write(&mut self, value: &str, deadline: Duration) -> Result<()> {
         let mut body = Vec::new();
         put_bytes(&mut body, NODE.as_bytes());
         put_bytes(&mut body, value.as_bytes());
         body.extend((-1_i32).to_be_bytes());
         let asked = tokio::time::timeout(deadline, self.ask(SET_DATA, &body)).await;
-        match asked.context("no answer in time").flatten() {
+        match asked.context("no response in time").flatten() {
             Ok(0) => Ok(()),
-            Ok(error) => bail!("refused with error {error}"),
+            Ok(error) => bail!("rejected with error {error}"),
             Err(error) => {
                 self.stream = None;
                 Err(error)
@@ -124,9 +124,9 @@ impl Session {
         }
     }
 
-    /// Returns the error code of the answer.
+    /// Sends a request and returns the error code of the response.
     async fn ask(&mut self, operation: i32, body: &[u8]) -> Result<i32> {
-        // Taken out while it is used: whoever gives up on the answer gives up the connection.
+        // Taken out while in use, so that a cancelled request also drops the connection.
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.connect().await?,
@@ -140,7 +140,7 @@ impl Session {
         let mut answer = answer.as_slice();
         let (number, _zxid) = (take_i32(&mut answer)?, take_i64(&mut answer)?);
         if number != self.number {
-            bail!("answer {number} to question {}", self.number);
+            bail!("response {number} to request {}", self.number);
         }
         let error = take_i32(&mut answer)?;
         self.stream = Some(stream);
@@ -173,7 +173,7 @@ impl Session {
 }
 
 fn put_bytes(frame: &mut Vec<u8>, bytes: &[u8]) {
-    let length = i32::try_from(bytes.len()).expect("what is sent is short");
+    let length = i32::try_from(bytes.len()).expect("requests are short");
     frame.extend(length.to_be_bytes());
     frame.extend(bytes);
 }
@@ -187,7 +187,7 @@ async fn send(stream: &mut TcpStream, frame: &[u8]) -> Result<()> {
 async fn receive(stream: &mut TcpStream) -> Result<Vec<u8>> {
     let length = stream.read_i32().await?;
     if !(0..=FRAME_BYTES).contains(&length) {
-        bail!("a frame of {length} bytes");
+        bail!("invalid frame length of {length} bytes");
     }
     let mut frame = vec![0; usize::try_from(length)?];
     stream.read_exact(&mut frame).await?;
@@ -195,7 +195,7 @@ async fn receive(stream: &mut TcpStream) -> Result<Vec<u8>> {
 }
 
 fn take<const N: usize>(frame: &mut &[u8]) -> Result<[u8; N]> {
-    let (head, rest) = frame.split_first_chunk().context("the answer is short")?;
+    let (head, rest) = frame.split_first_chunk().context("truncated response")?;
     *frame = rest;
     Ok(*head)
 }
@@ -212,7 +212,7 @@ fn take_bytes<'a>(frame: &mut &'a [u8]) -> Result<&'a [u8]> {
     let length = usize::try_from(take_i32(frame)?).context("a negative length")?;
     let (head, rest) = frame
         .split_at_checked(length)
-        .context("the answer is short")?;
+        .context("truncated response")?;
     *frame = rest;
     Ok(head)
 }
@@ -222,7 +222,8 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// Answers a greeting with session 7, then every question with `errors` in turn, then hangs up.
+    /// Answers a handshake with session 7, then each request with the next of `errors`, then
+    /// disconnects.
     async fn server(listener: TcpListener, errors: Vec<i32>) -> Vec<Vec<u8>> {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut heard = vec![receive(&mut stream).await.unwrap()];
@@ -256,7 +257,7 @@ mod tests {
         let heard = first.await.unwrap();
         assert_eq!(heard[0].len(), 4 + 8 + 4 + 8 + 4 + PASSWORD_BYTES + 1);
         assert_eq!(&heard[2][4..8], &SET_DATA.to_be_bytes());
-        // It hung up; at the next server the same session goes on.
+        // The server disconnected. The same session continues at the next one.
         assert!(session.write("c", second).await.is_err());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         session.move_to(&listener.local_addr().unwrap().to_string());

@@ -1,4 +1,4 @@
-//! What the wire says, in the words of a history.
+//! Conversion of wire messages to facts of a history.
 
 use argosy_client::resources::from_wire;
 use argosy_proto::v1;
@@ -7,12 +7,12 @@ use argosy_state::task::TaskState;
 
 use crate::history::OfferFact;
 
-/// Ids that make no sense are left out.
+/// Returns the offer ids. Invalid ones are left out.
 pub(super) fn offer_ids(ids: &[String]) -> Vec<OfferId> {
     ids.iter().filter_map(|id| id.parse().ok()).collect()
 }
 
-/// The offer as its framework received it.
+/// Returns the offer as its framework received it.
 pub(super) fn made(offer: &v1::Offer, session: u64) -> Option<OfferFact> {
     Some(OfferFact::Made {
         offer: offer.offer_id.parse().ok()?,
@@ -24,7 +24,7 @@ pub(super) fn made(offer: &v1::Offer, session: u64) -> Option<OfferFact> {
     })
 }
 
-/// Absent for a state that no task can be in.
+/// Returns the state; `None` for a state that no task can have.
 pub(super) fn state_of(state: v1::TaskState) -> Option<TaskState> {
     use v1::TaskState as Wire;
     Some(match state {

@@ -1,4 +1,4 @@
-//! What a framework must not forget when it is killed: its id, and what it has asked to launch.
+//! The journal of a framework: its id, and the launches that it requested. It survives a kill.
 //!
 //! Lines are appended before the call that they announce leaves the process.
 
@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Why the journal cannot be used.
+/// An error that prevents the use of the journal.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the journal {path}")]
 pub(super) struct JournalError {
@@ -15,14 +15,14 @@ pub(super) struct JournalError {
     source: io::Error,
 }
 
-/// What was asked for one task, and what is known of it.
+/// The request for one task, and the known facts about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Entry {
     pub(super) ended: bool,
     pub(super) kill_asked: bool,
 }
 
-/// See the file's head.
+/// The journal of a framework.
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
@@ -32,7 +32,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Reads what former lives wrote, and begins a new one.
+    /// Reads the lines of earlier incarnations, and begins a new one.
     pub(super) fn open(path: &Path) -> Result<Self, JournalError> {
         let failed = |source| JournalError {
             path: path.to_owned(),
@@ -67,7 +67,7 @@ impl Journal {
             "launch" => drop(self.tasks.insert(task, Entry::default())),
             "kill" => self.tasks.entry(task).or_default().kill_asked = true,
             "ended" => self.tasks.entry(task).or_default().ended = true,
-            // A last line that was cut off announces a call that never left.
+            // A truncated last line announces a call that was never sent.
             _ => {}
         }
     }
@@ -82,12 +82,12 @@ impl Journal {
 
     fn note(&mut self, line: &str) {
         self.read(line);
-        // A framework that cannot remember must not go on: the harness sees it end.
+        // A framework without its journal must stop. The harness notices its end.
         self.write(line)
-            .expect("the folder of the run can be written");
+            .expect("the directory of the run is writable");
     }
 
-    /// From 1: how often it was opened.
+    /// Returns how often the journal was opened, from 1.
     pub(super) fn life(&self) -> u64 {
         self.life
     }

@@ -1,7 +1,7 @@
-//! The scheduler that works on a cluster under test: a process of its own on the public SDK, which
-//! may be killed at any moment and returns as the same framework.
+//! The scheduler that works on a cluster under test. It is a separate process on the public SDK,
+//! which may be killed at any moment and returns as the same framework.
 //!
-//! Writes down what it asks and what it is told; judges nothing.
+//! It records its requests and their responses, and checks nothing.
 
 mod facts;
 mod journal;
@@ -24,19 +24,19 @@ use crate::rng::Chance;
 use journal::Journal;
 use scheduler::Worker;
 
-/// Pause between two looks at what is to be done.
+/// Interval between two rounds of work.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The hidden verb.
+/// Arguments of the hidden command.
 #[derive(Debug, Clone, Args)]
 pub struct FrameworkArguments {
-    /// Masters, any order
+    /// Masters, in any order
     #[arg(long)]
     masters: Masters,
-    /// Name of the framework and beginning of its task ids
+    /// Name of the framework and prefix of its task ids
     #[arg(long)]
     name: String,
-    /// Folder of the run
+    /// Directory of the run
     #[arg(long)]
     folder: PathBuf,
     /// Seed of all choices
@@ -50,21 +50,21 @@ pub struct FrameworkArguments {
     habit: Habit,
 }
 
-/// How it treats offers.
+/// How a framework treats offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Habit {
-    /// Uses them at once and gives back the rest.
+    /// Uses them immediately and declines the rest.
     Steady,
     /// Holds them for seconds before it uses them.
     Greedy,
-    /// Gives most of them back.
+    /// Declines most of them.
     Decliner,
 }
 
 impl Habit {
     pub(crate) const ALL: [Self; 3] = [Self::Steady, Self::Greedy, Self::Decliner];
 
-    /// As it is given on the command line.
+    /// Returns the value for the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Steady => "steady",
@@ -74,14 +74,15 @@ impl Habit {
     }
 }
 
-/// What the harness wants of all frameworks now: one word in the file `phase` of the run's folder.
+/// The phase that the harness requests of all frameworks: one word in the file `phase` of the run's
+/// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wanted {
-    /// Launch, replace, kill.
+    /// Launch, replace and kill tasks.
     Work,
-    /// Launch no more; services run on.
+    /// Launch no more tasks. Services continue.
     Drain,
-    /// End the services too.
+    /// End the services, too.
     End,
 }
 
@@ -102,7 +103,7 @@ impl Wanted {
     }
 }
 
-/// How far a framework is: written beside its journal for the harness.
+/// The progress of a framework, written next to its journal for the harness.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Progress {
     /// As "framework-7"; empty before the first subscription.
@@ -112,7 +113,7 @@ pub(crate) struct Progress {
     pub(crate) ended: u64,
     /// Tasks that are not known to have ended.
     pub(crate) open: Vec<String>,
-    /// Services that run now and whose end nobody has asked for.
+    /// Running services whose end was not requested.
     pub(crate) services: Vec<String>,
     pub(crate) offers_held: u64,
 }
@@ -120,10 +121,10 @@ pub(crate) struct Progress {
 /// Runs until it is killed.
 ///
 /// # Errors
-/// If the run's folder cannot be used or the masters end the session.
+/// If the run's directory cannot be used or the masters end the session.
 pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
     let data = arguments.folder.join("data").join(&arguments.name);
-    std::fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+    std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
     let journal = Journal::open(&data.join("journal"))?;
     let life = journal.life();
     let file = arguments
@@ -146,11 +147,11 @@ pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
         recorder,
         Chance::new(arguments.seed).fork(purpose),
         data.join("progress"),
-        std::env::current_exe().context("this executable has no name")?,
+        std::env::current_exe().context("cannot find this executable")?,
     );
     let stop = CancellationToken::new();
     let ended = Runner::new(config).run(&mut worker, stop).await;
     drop(worker);
-    recording.finish().context("the history is not whole")?;
-    ended.context("the session is over")
+    recording.finish().context("the history is incomplete")?;
+    ended.context("the session ended")
 }

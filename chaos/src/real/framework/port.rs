@@ -1,4 +1,5 @@
-//! A task that really listens on the port that it was given, and says so: two at a time on one host cannot.
+//! A task that listens on the port that it was given, and records that. Two on one host cannot
+//! listen on the same port.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
@@ -8,23 +9,23 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-/// File in which tasks say which port they hold, or that they found it taken.
+/// File in which tasks record that they hold their port, or found it taken.
 pub(crate) const PORTS: &str = "ports";
-/// The word of one that holds its port.
+/// The word for a held port.
 pub(crate) const HELD: &str = "held";
-/// The word of one whose port another process has.
+/// The word for a port that another process holds.
 pub(crate) const TAKEN: &str = "taken";
 
-/// The hidden verb.
+/// Arguments of the hidden command.
 #[derive(Debug, Clone, Args)]
 pub struct HoldArguments {
     /// The port to listen on
     #[arg(long)]
     port: u16,
-    /// Where to say so
+    /// The file to record it in
     #[arg(long)]
     witness: PathBuf,
-    /// Framework and task, as the witness names them
+    /// Framework and task, as in the witness file
     #[arg(long)]
     task: String,
 }
@@ -32,7 +33,7 @@ pub struct HoldArguments {
 /// Holds the port until this process is ended.
 ///
 /// # Errors
-/// If another process has the port, or it cannot be said.
+/// If another process has the port, or it cannot be recorded.
 pub fn hold(arguments: &HoldArguments) -> Result<()> {
     let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, arguments.port));
     let word = match &held {
@@ -45,7 +46,7 @@ pub fn hold(arguments: &HoldArguments) -> Result<()> {
     let mut file = options.append(true).create(true).open(&arguments.witness)?;
     // One write, so that lines of several tasks do not mix.
     file.write_all(line.as_bytes())
-        .context("the witness file takes nothing")?;
+        .context("cannot write to the witness file")?;
     let _held = held?;
     loop {
         std::thread::park();

@@ -1,4 +1,4 @@
-//! What the framework does with offers, updates and time.
+//! The framework's reactions to offers, updates and time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -23,9 +23,9 @@ use crate::history::{
 };
 use crate::rng::Chance;
 
-/// Pause after which open tasks are asked about again.
+/// Interval of reconciliations of open tasks.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
-/// Longest a greedy framework holds an offer.
+/// Maximum time for which a greedy framework holds an offer.
 const LONGEST_HOLD_MS: u64 = 4_000;
 
 /// A task that is not known to have ended.
@@ -36,18 +36,18 @@ struct Open {
     kill_at: Option<Instant>,
 }
 
-/// An offer in hand.
+/// An offer that the framework holds.
 struct Held {
     offer: v1::Offer,
     use_at: Instant,
 }
 
-/// See the file's head.
+/// The state of the framework.
 pub(super) struct Worker {
     name: String,
     habit: Habit,
     folder: PathBuf,
-    /// This executable: services are started by it.
+    /// This executable, which also starts services.
     own: PathBuf,
     progress_file: PathBuf,
     process: Process,
@@ -59,7 +59,7 @@ pub(super) struct Worker {
     open: BTreeMap<String, Open>,
     offers: BTreeMap<String, Held>,
     waiting: VecDeque<(String, Work)>,
-    /// Open calls; a kill with its task.
+    /// Open calls. A kill has its task.
     calls: BTreeMap<CallKey, (CallId, Option<String>)>,
     calls_made: u64,
     made: u64,
@@ -155,7 +155,7 @@ impl Worker {
         self.journal.registered(&subscription.framework_id);
     }
 
-    /// How many of each kind it wants to have open.
+    /// Returns the target number of open tasks of each kind.
     fn targets(&self) -> (usize, usize) {
         match (self.wanted, self.habit) {
             (Wanted::Drain | Wanted::End, _) => (0, 0),
@@ -191,7 +191,7 @@ impl Worker {
         }
     }
 
-    /// Uses or gives back the offers whose time has come.
+    /// Accepts or declines the offers whose hold time is over.
     fn use_offers(&mut self, driver: &Driver) {
         let now = Instant::now();
         let due = self.offers.iter().filter(|(_, held)| held.use_at <= now);
@@ -214,9 +214,9 @@ impl Worker {
         }
     }
 
-    /// As many waiting tasks as the offer has room for, spread over offers.
+    /// Returns the waiting tasks that fit into the offer, spread over offers.
     fn fit(&mut self, offer: &v1::Offer) -> Vec<v1::TaskSpec> {
-        let each = RESOURCES.parse().expect("these are resources");
+        let each = RESOURCES.parse().expect("the resources are valid");
         let mut rest = Remainder::of(offer);
         let shared = self.folder.join("shared");
         let mut tasks = Vec::new();
@@ -275,7 +275,7 @@ impl Worker {
             let call = self
                 .recorder
                 .invoke(&self.process, Operation::Decline { framework, offers });
-            // It is not answered: what is told no master is known to have heard.
+            // Declines have no response, so no master is known to have received one.
             self.recorder.info(call, "declines are not answered");
         }
         driver.decline(offer, Some(filter_ms));
@@ -306,7 +306,7 @@ impl Worker {
         }
     }
 
-    /// Nobody knows the task, and nobody ever will; or the kill is to be asked for again.
+    /// The task is unknown and never starts, or the kill must be repeated.
     fn kill_refused(&mut self, task: &str, reason: &str) {
         if reason == "unknown-task" {
             self.ended(task);
@@ -349,7 +349,7 @@ impl Worker {
         };
         let text = serde_json::to_vec(&progress).expect("progress has a JSON form");
         let fresh = self.progress_file.with_extension("new");
-        // It is told again at the next tick.
+        // The next tick writes it again.
         let _ = std::fs::write(&fresh, text)
             .and_then(|()| std::fs::rename(&fresh, &self.progress_file));
     }
@@ -481,6 +481,6 @@ impl Scheduler for Worker {
     }
 
     fn error(&mut self, _: &Driver, error: &SchedulerError) {
-        eprintln!("the session is over: {error}");
+        eprintln!("the session ended: {error}");
     }
 }

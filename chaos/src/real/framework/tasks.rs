@@ -1,4 +1,5 @@
-//! The tasks of the workload: each signs the witness file at its start, and short ones their end too.
+//! The tasks of the workload. Each records its start in the witness file, and short ones also
+//! record their end.
 
 use std::path::Path;
 
@@ -9,22 +10,22 @@ use super::port::PORTS;
 use crate::real::cluster::WITNESS;
 use crate::rng::Chance;
 
-/// What each task uses.
+/// Resources of each task.
 pub(super) const RESOURCES: &str = "cpus:0.1;mem:16";
-/// File in which short tasks sign their end.
+/// File in which short tasks record their end.
 pub(crate) const ENDS: &str = "ends";
 
-/// What a task does.
+/// The work of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Ends by itself after so many milliseconds with this code.
+    /// Ends by itself after this many milliseconds with this code.
     Short { lasts_ms: u64, code: u8 },
-    /// Runs until somebody ends it, and listens on its port all the while, if it has one.
+    /// Runs until it is ended, and listens on its port, if it has one.
     Service { port: Option<u16> },
 }
 
 impl Work {
-    /// A short task, now and then one that fails.
+    /// Returns a short task, which sometimes fails.
     pub(super) fn short(chance: &mut Chance) -> Self {
         Self::Short {
             lasts_ms: chance.between(20, 1_500),
@@ -37,7 +38,7 @@ impl Work {
         task_id.contains("-service-")
     }
 
-    /// Beside what each task uses.
+    /// Returns the port that a task needs in addition to the resources of each task.
     pub(super) fn port(self) -> Option<u16> {
         match self {
             Self::Short { .. } => None,
@@ -61,10 +62,10 @@ impl Work {
     }
 }
 
-/// The spec of a task that signs in the folder `shared`; `own` is this executable.
+/// Returns the spec of a task that writes to the directory `shared`. `own` is this executable.
 pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskSpec {
     let there = shared.display().to_string();
-    // The shell's own words only: a start costs one process.
+    // Only shell builtins: a start costs one process.
     let sign = format!(
         "there='{there}'; me=\"$ARGOSY_FRAMEWORK_ID/$ARGOSY_TASK_ID\"; \
          read -r nonce < /proc/sys/kernel/random/uuid; \
@@ -84,7 +85,8 @@ pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskS
             container_path: path,
             read_only: false,
         });
-    // Who holds a port is in the host's network, where others would find it taken.
+    // A task with a port uses the host's network, so that a second user of the port would find it
+    // taken.
     let container = work.port().map(|_| v1::ContainerSpec {
         network: Some(v1::Network {
             mode: Some(v1::network::Mode::Host(v1::HostNetwork {})),
@@ -95,7 +97,7 @@ pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskS
         task_id: id.to_owned(),
         container,
         shell: sign + &work.line(own),
-        resources: resources(&uses).expect("these are resources"),
+        resources: resources(&uses).expect("the resources are valid"),
         kill_policy: Some(v1::KillPolicy {
             grace_ms: 300,
             ..v1::KillPolicy::default()

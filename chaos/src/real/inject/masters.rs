@@ -17,11 +17,11 @@ use crate::real::partitions::{Cuts, Place};
 use crate::real::process_faults::{FakeClock, Limit, SmallDisk, Syncs, Tracer};
 use crate::real::proxy::{Manner, Proxy};
 
-/// How long a process may take to stop by itself once its disk fails.
+/// Timeout for a process to stop by itself after its disk fails.
 const GIVING_UP: Duration = Duration::from_secs(8);
-/// How long a new master may take to be let in.
+/// Timeout for a new master to join.
 const JOINING: Duration = Duration::from_secs(60);
-/// How long a process that is asked to end may take.
+/// Timeout for a process to end after a request.
 const ENDING: Duration = Duration::from_secs(15);
 
 type Begun = Result<(String, Duration)>;
@@ -82,7 +82,7 @@ impl Hand<'_> {
     pub(super) async fn pause_leader(&mut self) -> Begun {
         let leader = self.leader().await?;
         let target = self.freeze(leader)?;
-        // Around the length of an election, sometimes far beyond.
+        // Around the election timeout, sometimes far longer.
         let lasts = if self.chance.percent(70) {
             self.between(100, 1_500)
         } else {
@@ -118,7 +118,7 @@ impl Hand<'_> {
             self.cluster.members[place].stop(ENDING).await?;
             self.cluster.watch.forget(place);
             self.cluster.members[place].start()?;
-            // The next one only when this one can stand in for it.
+            // The next one follows only when this one can replace it.
             self.cluster.await_health(Duration::from_secs(40)).await?;
         }
         Ok(("masters".to_owned(), Duration::ZERO))
@@ -128,7 +128,8 @@ impl Hand<'_> {
         let leader = self.leader().await?;
         let name = self.name(leader);
         self.note(FaultKind::LeaderTransfer, &name, "");
-        // Refused if a fault of before has left nobody to take over: that is an answer too.
+        // The transfer is rejected if an earlier fault has left no successor. That is a valid
+        // answer, too.
         let operator = self.cluster.operator();
         let said = match operator
             .transfer_leader(v1::TransferLeaderRequest::default())
@@ -229,7 +230,7 @@ impl Hand<'_> {
         Ok((format!("{name} {rate}"), self.between(1_500, 5_000)))
     }
 
-    /// Raft connections of the leader, both ways, go through proxies.
+    /// Routes the leader's Raft connections, both ways, through proxies.
     pub(super) async fn detour(&mut self, fault: FaultName) -> Begun {
         let leader = self.leader().await?;
         let (kind, manner) = match fault {
@@ -265,7 +266,7 @@ impl Hand<'_> {
         Ok((format!("{name} {manner:?}"), self.between(1_500, 5_000)))
     }
 
-    /// Some master; now and then the leader.
+    /// Returns some master, sometimes the leader.
     async fn victim(&mut self) -> Result<Place> {
         if self.chance.percent(50) {
             return self.leader().await;
@@ -298,7 +299,7 @@ impl Hand<'_> {
         let pid = self.cluster.members[place].pid().context("it runs")?;
         let name = self.name(place);
         self.note(kind, &name, format!("{syncs:?}"));
-        // It may end of it at once.
+        // It may end immediately because of that.
         self.cluster.members[place].excuse();
         let tracer = Tracer::attach(pid, syncs)
             .await
@@ -339,7 +340,7 @@ impl Hand<'_> {
         };
         let name = self.name(place);
         self.note(kind, &name, "");
-        // It may end, with a sentence: what it cannot write it must not pretend to have.
+        // It may end with an error: it must not acknowledge what it cannot write.
         self.cluster.members[place].excuse();
         self.undo.push(Undo::Loosen(place, limit));
         limit.tighten(pid)?;
@@ -374,12 +375,12 @@ impl Hand<'_> {
         std::fs::remove_dir_all(self.cluster.data(place))?;
         self.undo.push(Undo::Join(place));
         self.cluster.members[place].start()?;
-        // So long the group does without it, and it belongs to none.
+        // For this time the group works without it.
         Ok((name, self.between(200, 3_000)))
     }
 }
 
-/// Lets a master with an empty disk take the place of its former self.
+/// Lets a master with an empty disk replace its former incarnation.
 pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: Place) -> Result<()> {
     let raft_address = cluster.raft(place);
     let name = cluster.members[place].name();
@@ -394,7 +395,7 @@ pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: Place) -
         match operator.join_master(request).await {
             Ok(_) => return Ok(()),
             Err(error) if begun.elapsed() > JOINING => {
-                bail!("{name} is not let in again after {JOINING:?}: {error}");
+                bail!("{name} cannot join again after {JOINING:?}: {error}");
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }

@@ -1,4 +1,4 @@
-//! Faults of agents, of schedulers and of crowds.
+//! Faults of agents, of schedulers and of the agent swarm.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use crate::real::agent_swarm::Herd;
 use crate::real::cluster::{AGENT_TIMEOUT, Kind};
 use crate::real::partitions::{Cuts, Place};
 
-/// Agents of a storm.
+/// Agents of a reconnect storm.
 const STORM: usize = 1_000;
-/// How long they may take to be registered.
+/// Timeout for their registration.
 const GATHERING: Duration = Duration::from_secs(40);
 
 type Begun = Result<(String, Duration)>;
@@ -28,7 +28,7 @@ impl Hand<'_> {
         self.some(&schedulers)
     }
 
-    /// Mostly short, now and then longer than the cluster waits for an agent.
+    /// Returns a duration that is mostly short, and sometimes longer than the agent timeout.
     fn absence(&mut self) -> Duration {
         if self.chance.percent(60) {
             self.between(300, 2_500)
@@ -49,7 +49,7 @@ impl Hand<'_> {
         for _ in 0..self.chance.between(2, 5) {
             name = self.kill(place, FaultKind::AgentCrashInLaunch, "kill -9");
             self.cluster.members[place].start()?;
-            // Short tasks are launched all the time: one of these moments lies within a launch.
+            // Short tasks are launched continuously, so one of these moments is within a launch.
             let pause = self.between(30, 900);
             tokio::time::sleep(pause).await;
         }

@@ -13,12 +13,12 @@ use crate::real::folder::lives;
 /// State of a listening socket in the kernel's tables.
 const LISTENING: &str = "0A";
 
-/// A process that listens.
+/// A listening process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Listener(Process);
 
 impl Listener {
-    /// Sends a signal, if it is still that very process.
+    /// Sends a signal, if it is still the same process.
     pub(super) fn send(self, signal: Signal) -> Result<()> {
         if !lives(self.0) {
             bail!("process {} has ended", self.0.pid);
@@ -28,7 +28,7 @@ impl Listener {
     }
 }
 
-/// The master that listens at `address`; a sentence if none does on this host.
+/// Returns the master that listens at `address`, or a message if none does on this host.
 pub(super) fn listener(address: &str) -> Result<Listener, String> {
     let absent = || {
         format!(
@@ -61,7 +61,7 @@ fn holds(pid: i32, link: &str) -> bool {
         .any(|target| target.as_os_str() == link)
 }
 
-/// Whether it is a master of this product: nothing else is ever hit.
+/// Whether it is an Argosy master. No other process is ever signalled.
 fn is_master(pid: i32) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
@@ -70,7 +70,7 @@ fn is_master(pid: i32) -> bool {
         .any(|pair| pair == [b"master".as_slice(), b"start".as_slice()])
 }
 
-/// The inode of the socket that listens at an address or at all addresses of its port.
+/// Returns the inode of the socket that listens at an address, or at all addresses with its port.
 fn socket_in(table: &str, wanted: SocketAddr) -> Option<u64> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -83,7 +83,7 @@ fn socket_in(table: &str, wanted: SocketAddr) -> Option<u64> {
     })
 }
 
-/// As the kernel writes addresses: each group of four bytes in the order of the machine.
+/// Formats an address as the kernel does: each group of four bytes in the machine's byte order.
 fn in_hexadecimal(address: SocketAddr) -> String {
     let bytes = match address {
         SocketAddr::V4(address) => address.ip().octets().to_vec(),

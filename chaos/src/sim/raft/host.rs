@@ -1,4 +1,4 @@
-//! One life of a node's process, with clients of its own that write and read registers.
+//! One incarnation of a node's process, with clients that write and read registers.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::sim::network;
 const REGISTERS: u64 = 4;
 /// Clients of each node.
 const CLIENTS: u64 = 2;
-/// How long a client waits for an answer.
+/// Timeout of a client's request.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often a node looks at what it is asked to do.
+/// Interval at which a node polls its orders.
 const LOOK: Duration = Duration::from_millis(10);
-/// A node tells its progress after so many commits.
+/// Commits between two records of a node's progress.
 const COMMITS: u64 = 50;
 
 fn config(group: &Group, place: usize) -> NodeConfig {
@@ -32,7 +32,7 @@ fn config(group: &Group, place: usize) -> NodeConfig {
         peers: (0..group.len()).map(address).collect(),
         bootstrap: false,
         timing: Timing::testing(),
-        // Small, so that snapshots are made and sent all the time.
+        // Small, so that snapshots are made and sent often.
         snapshot: SnapshotPolicy {
             entries: 60,
             bytes: 1 << 20,
@@ -42,7 +42,7 @@ fn config(group: &Group, place: usize) -> NodeConfig {
     }
 }
 
-/// The process: from its start until it is killed.
+/// Runs the process from its start until it is killed.
 pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
     let life = group.seen(place, |seen| {
         seen.lives += 1;
@@ -50,7 +50,7 @@ pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
         seen.orders.clear();
         seen.lives
     });
-    // Raft waits for each answer, so more never come.
+    // Raft waits for each response, so there is never more than one request.
     let (requests, inbox) = mpsc::channel(1);
     let owner = Owner::new();
     tokio::spawn(owner.clone().run(group.clone(), place, inbox));
@@ -75,7 +75,7 @@ pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
     watch(&group, place, &started).await
 }
 
-/// Notes what the node says of itself, and does what it is asked.
+/// Records the status of the node, and carries out its orders.
 async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
     let mut term = 0;
     let mut news = started.status();
@@ -102,7 +102,7 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
         }
         let order = group.seen(place, |seen| seen.orders.pop_front());
         if let Some(Order::Transfer) = order {
-            // Whether it works out is not promised under faults.
+            // Success is not guaranteed under faults.
             let transferred = started.transfer(None).await;
             group.notes.count(match transferred {
                 Ok(_) => "transferred",
@@ -118,7 +118,7 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
     }
 }
 
-/// What a life of a node has told of itself.
+/// The progress that an incarnation of a node has reported.
 #[derive(Default)]
 struct Told {
     term: u64,
@@ -126,10 +126,10 @@ struct Told {
 }
 
 impl Told {
-    /// The first word of a life is what its disk held; then every term, and commits now and then.
+    /// Records the content of the disk first, then every term, and some commits.
     fn tell(&mut self, group: &Group, place: usize, term: u64, progress: &Progress) {
         if term == 0 {
-            // Nothing has been read yet, or nothing was ever there.
+            // The disk has not been read yet, or is empty.
             return;
         }
         let committed = progress.committed_index;
@@ -154,7 +154,7 @@ impl Told {
     }
 }
 
-/// Somebody who writes and reads.
+/// A client that writes and reads.
 struct Client {
     group: Group,
     node: Node,
@@ -210,7 +210,7 @@ impl Client {
                 self.group.notes.count("written");
                 recorder.ok(call, Outcome::Done, None);
             }
-            // In the queue of a node that lost its office it may still be committed.
+            // It may still be committed from the queue of a node that lost leadership.
             Ok(Err(why)) => recorder.info(call, why),
             Err(_) => recorder.info(call, "no answer in time"),
         }

@@ -1,7 +1,9 @@
-//! Raft alone: nodes with a registry of plain registers, over the simulated network, under faults.
+//! The simulation of Raft alone: nodes with a registry of plain registers, over the simulated
+//! network, under faults.
 //!
-//! Checked while it runs: every node applies the same entries, in order; what one has applied is on the
-//! synced logs of a majority; what was acknowledged is never lost. Reading order: `owner`, `host`, `nemesis`.
+//! Checks while it runs: every node applies the same entries in order, applied entries are on the
+//! synced logs of a majority, and acknowledged entries are never lost. Reading order: `owner`,
+//! `host`, `nemesis`.
 
 mod host;
 mod nemesis;
@@ -16,21 +18,21 @@ use std::time::Duration;
 use argosy_raft::{Durable, MemoryStore};
 use argosy_state::buggify;
 
-use super::network::Cuts;
 use super::run::{Notes, Stage, Verdict, perform};
 use crate::rng::Chance;
+use crate::sim::network::Cuts;
 
-/// Where each node's raft port is.
+/// The Raft port of each node.
 pub(super) const PORT: u16 = 5052;
 
-/// How long and how large.
+/// Duration and size of a simulation.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Voters, each on a host of its own.
+    /// The number of voters, each on its own host.
     pub nodes: usize,
-    /// How long faults come.
+    /// How long faults are injected.
     pub faults: Duration,
-    /// How long everything may take to work again when the faults have ended.
+    /// The time in which everything must work again after the faults have ended.
     pub healing: Duration,
 }
 
@@ -45,7 +47,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// As this seed wants it.
+    /// Returns the options for this seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         Self {
@@ -55,39 +57,39 @@ impl Options {
     }
 }
 
-/// What a node is asked by whoever drives the simulation.
+/// An order of the simulation to a node.
 #[derive(Debug, Clone, Copy)]
 enum Order {
-    /// Hand leadership over.
+    /// Transfer leadership.
     Transfer,
 }
 
-/// An entry as everybody must have it.
+/// An entry as every node must have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Agreed {
     term: u64,
     hash: String,
 }
 
-/// The group as seen from outside of it.
+/// The group, as the simulation sees it.
 #[derive(Clone)]
 struct Group {
     notes: Notes,
     cuts: Cuts,
     seed: u64,
     stores: Arc<Vec<MemoryStore>>,
-    // One thread runs the simulation; the locks are for the types of asynchronous code.
+    // One thread runs the simulation. The locks satisfy the types of asynchronous code.
     agreed: Arc<Mutex<BTreeMap<u64, Agreed>>>,
     nodes: Arc<Mutex<Vec<Seen>>>,
 }
 
-/// What is known of a node.
+/// The known state of a node.
 #[derive(Debug, Default, Clone)]
 struct Seen {
     orders: VecDeque<Order>,
     applied: u64,
     is_leader: bool,
-    /// The newest term that it has told, in any life.
+    /// The newest term that it has reported, in any incarnation.
     term: u64,
     lives: u64,
 }
@@ -123,7 +125,8 @@ impl Group {
         look(&mut lock(&self.nodes)[place])
     }
 
-    /// A node has applied this entry: it must be everybody's, and a majority must have it on disk.
+    /// Checks an entry that a node has applied: every node must have the same one, and a majority
+    /// must have it on disk.
     fn agree(&self, place: usize, index: u64, entry: Agreed) {
         let mut agreed = lock(&self.agreed);
         let known = agreed.entry(index).or_insert_with(|| entry.clone());
@@ -136,7 +139,7 @@ impl Group {
         drop(agreed);
         let held = self.stores.iter().map(|store| store.durable_entry(index));
         let held: Vec<Durable> = held.collect();
-        // A node that was cut off may still have another entry there.
+        // A node that was partitioned may still have another entry at this index.
         let safe = held.iter().map(|one| {
             let same = |held: &&Durable| matches!(held, Durable::Covered) || held == &one;
             match one {

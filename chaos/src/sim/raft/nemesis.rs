@@ -1,4 +1,4 @@
-//! Who breaks the group: faults by seed, each with its end.
+//! The nemesis of the group: faults by seed, each with its end.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::rng::Chance;
 use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
-/// What may happen, and how often beside the others.
+/// The kinds of faults with their weights.
 const KINDS: [(Kind, u64); 11] = [
     (Kind::Crash, 5),
     (Kind::PowerCut, 5),
@@ -28,7 +28,7 @@ enum Kind {
     Crash,
     PowerCut,
     CutAllPower,
-    /// Whoever next tells a newer term loses power at once, and with it what is not on its disk.
+    /// The next nodes that report a newer term lose power immediately, together with unsynced data.
     CutVoters,
     Split,
     OneWay,
@@ -39,7 +39,7 @@ enum Kind {
     Transfer,
 }
 
-/// What is broken, and when it ends.
+/// A fault in force, with the way to end it.
 enum Broken {
     Down(usize),
     Link(Link),
@@ -52,7 +52,7 @@ pub(super) struct Nemesis {
     next: Duration,
     links: Links,
     broken: Timetable<Broken>,
-    /// Terms as they were when voters began to be waited for, and how many are still to lose power.
+    /// The terms when the wait for votes began, and how many nodes are still to lose power.
     ambush: Option<(Vec<u64>, u64)>,
 }
 
@@ -68,7 +68,7 @@ impl Nemesis {
         }
     }
 
-    /// Does what is due now.
+    /// Performs the actions that are due.
     pub(super) fn act(&mut self, stage: &mut Stage<'_>) {
         let now = stage.now();
         while let Some(broken) = self.broken.take(now) {
@@ -78,7 +78,7 @@ impl Nemesis {
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(50, 1_500));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
-            self.strike(stage, kind.expect("some weigh something").0);
+            self.strike(stage, kind.expect("some weights are positive").0);
         }
     }
 
@@ -89,7 +89,7 @@ impl Nemesis {
             .collect()
     }
 
-    /// Waits for the next votes, and brings an election about.
+    /// Waits for the next votes, and causes an election.
     fn lie_in_wait(&mut self, stage: &mut Stage<'_>, victim: usize) {
         let voters = self.chance.between(1, self.group.len() as u64);
         self.ambush = Some((self.terms(), voters));
@@ -114,7 +114,7 @@ impl Nemesis {
         self.ambush = (voters > 0).then_some((terms, voters));
     }
 
-    /// Ends everything that is broken.
+    /// Ends all faults.
     pub(super) fn heal(&mut self, stage: &mut Stage<'_>) {
         self.ambush = None;
         while let Some(broken) = self.broken.take_any() {
@@ -134,7 +134,7 @@ impl Nemesis {
         self.broken.add(until, broken);
     }
 
-    /// Somebody, more often the leader.
+    /// Returns a random node, more often the leader.
     fn victim(&mut self) -> usize {
         let leader = lock(&self.group.nodes)
             .iter()
@@ -218,7 +218,7 @@ impl Nemesis {
         let unsynced = store.unsynced();
         let kept = match kind {
             FaultKind::PowerCut => self.chance.below(unsynced as u64 + 1) as usize,
-            // The operating system still has what was written.
+            // The operating system still has the written data.
             _ => unsynced,
         };
         self.note(kind, name(place), &format!("{kept} of {unsynced} kept"));

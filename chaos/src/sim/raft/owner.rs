@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Agreed, Group, lock, name};
 use crate::history::{Origin, RaftFact};
 
-/// Digests are noted after every so many entries.
+/// Entries between two records of the digest.
 const DIGEST_EVERY: u64 = 25;
 
-/// Registers by name, and who waits for which command.
+/// Registers by name, and the waiters for commands.
 #[derive(Default)]
 pub(super) struct Registry {
     pub(super) registers: BTreeMap<String, String>,
@@ -23,7 +23,7 @@ pub(super) struct Registry {
     index: Option<u64>,
 }
 
-/// One node's registry, shared with its clients on the same host.
+/// The registry of one node, shared with its clients on the same host.
 #[derive(Clone)]
 pub(super) struct Owner {
     pub(super) registry: Arc<Mutex<Registry>>,
@@ -38,7 +38,7 @@ impl Owner {
         }
     }
 
-    /// Answers raft until the node has ended.
+    /// Serves Raft until the node has ended.
     pub(super) async fn run(
         self,
         group: Group,
@@ -101,7 +101,7 @@ impl Owner {
                 value: Some(value.as_bytes().to_vec().into()),
             });
             if let Some(waiter) = registry.waiting.remove(&text) {
-                // Whoever proposed it may have given up.
+                // The proposer may have timed out.
                 let _ = waiter.send(entry.index);
             }
         }

@@ -1,4 +1,4 @@
-//! Raft under faults, a handful of seeds; more in the command.
+//! Tests of Raft under faults with a few seeds. The command plays more.
 
 use super::*;
 

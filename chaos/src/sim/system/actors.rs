@@ -1,10 +1,11 @@
-//! The law about who asks: the actor in the log is the process that sent the command, whichever master it was sent to.
+//! The rule about actors: the actor in the log is the process that sent the command, whichever
+//! master received it.
 
 use argosy_state::actor::{Actor, PrincipalKind};
 use argosy_state::command::{Command, Proposed};
 use argosy_state::ids::Epoch;
 
-/// Who may ask for a command.
+/// The kind of actor that may request a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asker {
     Cluster,
@@ -36,8 +37,9 @@ fn asker(command: &Command) -> Asker {
     }
 }
 
-/// What is wrong with the actor of a command, if anything. The simulated network proves all identities, but below level 3
-/// commands have no actor: `unnamed` is the newest epoch in which the cluster was at such a level.
+/// Returns what is wrong with the actor of a command, if anything. The simulated network proves all
+/// identities, but below level 3 commands have no actor. `unnamed` is the newest epoch in which the
+/// cluster was at such a level.
 pub(super) fn mistaken(proposed: &Proposed, unnamed: Option<Epoch>) -> Option<String> {
     if proposed.actor == Actor::Unauthenticated && Some(proposed.ticket.epoch) <= unnamed {
         return None;

@@ -1,4 +1,5 @@
-//! Looks on at what an agent hears and says, and holds its disk beside it: persist, then act; persist, then speak.
+//! An observer of an agent's messages and its disk. It checks that the agent persists before it
+//! acts, and before it reports.
 
 use argosy_agent::Onlooker;
 use argosy_agent::journal::Contents;
@@ -15,13 +16,13 @@ use super::machine::Machine;
 use super::world::{COPY, World};
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
 
-/// Of one life of an agent's process.
+/// The observer of one incarnation of an agent's process.
 pub(super) struct Beside {
     machine: Machine,
     world: World,
-    /// The reign of the link.
+    /// The epoch of the link.
     epoch: Epoch,
-    /// What the leader had applied when the link was dialed.
+    /// The last entry that the leader had applied when the link was dialed.
     dialed: Dialed,
 }
 
@@ -29,8 +30,8 @@ impl Beside {
     pub(super) fn new(machine: Machine, world: World) -> Self {
         let contents = machine.synced();
         machine.stored_epoch(&contents);
-        // What a former life had stored was delivered to that one, whenever this one acts on it; a copied disk had
-        // none.
+        // Launches that a former incarnation stored were delivered to it, whenever this one acts on
+        // them. A copied disk had none.
         if *machine.name != *COPY {
             machine.had_stored(contents.facts.tasks.keys());
         }
@@ -47,7 +48,7 @@ impl Beside {
         recorder.observe(&*self.machine.name, fact);
     }
 
-    /// It obeys or speaks in a reign that is not the highest on its disk.
+    /// Records that the agent obeys or reports in an epoch that is not the highest on its disk.
     fn is_not_fenced(&self, agent: AgentId, epoch: Epoch) {
         self.note(AgentFact::OrderTaken {
             agent,
@@ -59,8 +60,9 @@ impl Beside {
         });
     }
 
-    /// A launch that is on its disk when it dials or speaks was delivered before, though it may have yet to be handed over to its
-    /// executor. What is on a copied disk was delivered to the agent whose disk it was.
+    /// Records stored launches as delivered: one that is on the disk when the agent dials or
+    /// reports was delivered before, even if it must still be handed to its executor. Launches on a
+    /// copied disk were delivered to the agent that owned the disk.
     fn note_delivered(&self, contents: &Contents) {
         if *self.machine.name == *COPY {
             return;
@@ -86,7 +88,7 @@ impl Beside {
         }
     }
 
-    /// The first launch of a task that was killed shows whether the kill came first.
+    /// Records whether a kill preceded the first launch of its task.
     fn hears_order(&self, order: &v1::Order) {
         let Some(Ordered::Launch(launch)) = &order.order else {
             return;

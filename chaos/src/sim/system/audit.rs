@@ -1,4 +1,5 @@
-//! Looks at what masters have stored, and at the end compares everything with everything.
+//! The audit of the simulation: it checks what masters have stored, and at the end compares all
+//! views with each other.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ mod rest;
 
 pub(super) use rest::Work;
 
-/// The name of the executor that runs a task.
+/// Returns the name of the executor that runs a task.
 fn executor_of(task: &Task) -> Option<TaskKey> {
     let executor = task.spec.executor.as_deref()?;
     Some(TaskKey {
@@ -28,12 +29,13 @@ fn executor_of(task: &Task) -> Option<TaskKey> {
     })
 }
 
-/// An agent that has a leader hears of it once a second.
+/// Time without a message of a leader, after which an agent counts as without one. A leader sends
+/// one every second.
 const LED_MS: u64 = 2_500;
-/// A master that has applied so many entries fewer than another one lags.
+/// The number of entries by which a lagging master is behind another one.
 const LAG: u64 = 8;
 
-/// What lasts of the cluster, held against the log, the machines and the frameworks.
+/// The durable state of the cluster, compared with the log, the machines and the frameworks.
 pub(super) struct Audit {
     world: World,
     log: Log,
@@ -53,17 +55,18 @@ impl Audit {
         self.world.notes.violation(words);
     }
 
-    /// Takes in what was agreed since.
+    /// Applies the entries that were committed since.
     pub(super) fn follow(&mut self) {
         self.log.follow();
     }
 
-    /// As far as any master is.
+    /// Returns the registry with the entries that any master has applied.
     pub(super) fn registry(&self) -> &Registry {
         self.log.registry()
     }
 
-    /// A look at every master's registry: it is what the log makes it, and keeps its own rules. Returns who leads.
+    /// Checks every master's registry: it equals the one from the log, and satisfies its
+    /// invariants. Returns the leader.
     pub(super) fn look(&mut self) -> Option<usize> {
         let registry = self.log.registry();
         if let Err(broken) = registry.check() {
@@ -101,9 +104,10 @@ impl Audit {
         self.world.place(id)
     }
 
-    /// What the registry says is in force, is, after a refusal too: whoever wanted something else since has an order that is
-    /// not answered. A leader that has died may have sent an order of an entry that no other has applied yet: of limits by
-    /// such an order the registry says nothing.
+    /// Checks that the limits that the registry reports as in force are in force, also after a
+    /// rejected change. Tasks with an unanswered change are skipped. A leader that died may have
+    /// sent an order of an entry that no other master has applied yet. Limits of such an order are
+    /// skipped, because the registry does not know them.
     fn compare_limits(&self) {
         for task in self.log.registry().tasks() {
             let change = task.limits_change.as_ref();
@@ -131,7 +135,7 @@ impl Audit {
         }
     }
 
-    /// What becomes of what agents give, as the registry counts, held against its tasks one by one.
+    /// Compares the registry's accounts of agents with its tasks, one by one.
     fn account(&self) {
         let registry = self.log.registry();
         for agent in registry.agents() {
@@ -165,7 +169,7 @@ impl Audit {
         }
     }
 
-    /// Frameworks that are there to be offered something.
+    /// Returns the frameworks that can receive offers.
     pub(super) fn present_frameworks(&self) -> Vec<FrameworkId> {
         let kept = self.world.kept();
         let ids = kept.frameworks.values();
@@ -174,7 +178,7 @@ impl Audit {
             .collect()
     }
 
-    /// Agents that are given up at present.
+    /// Returns the agents that are unreachable now.
     pub(super) fn unreachable(&self) -> Vec<AgentId> {
         let agents = self.log.registry().agents();
         agents
@@ -189,12 +193,13 @@ impl Audit {
             .collect()
     }
 
-    /// Agents that were given up, since as many had been.
+    /// Returns the agents that became unreachable after the first `count` ones.
     pub(super) fn given_up_since(&self, count: usize) -> Vec<AgentId> {
         self.log.given_up_since(count).to_vec()
     }
 
-    /// Agents that are not registered, and tasks that are UNREACHABLE although their agents are.
+    /// Returns agents that are not registered, and tasks that are UNREACHABLE although their agents
+    /// are registered.
     pub(super) fn still_away(&self) -> Vec<String> {
         let registry = self.log.registry();
         let mut away = Vec::new();
@@ -209,7 +214,7 @@ impl Audit {
         away
     }
 
-    /// Tasks that are UNREACHABLE although their agents are back.
+    /// Returns tasks that are UNREACHABLE although their agents are registered.
     fn left_behind(&self, registry: &Registry) -> Vec<String> {
         let unreachable = registry
             .tasks()
@@ -225,14 +230,14 @@ impl Audit {
         behind.collect()
     }
 
-    /// Hosts whose agents have obeyed a master since then.
+    /// Returns the hosts whose agents have obeyed a master since then.
     pub(super) fn led_since(&self, since_ms: u64) -> Vec<String> {
         let machines = self.world.machines.iter();
         let led = machines.filter(|machine| machine.obeyed_ms() > since_ms);
         led.map(|machine| machine.name.to_string()).collect()
     }
 
-    /// Tasks that live and that somebody wants dead.
+    /// Returns the live tasks with a kill request.
     pub(super) fn killed(&self) -> Vec<TaskKey> {
         let tasks = self.log.registry().tasks();
         tasks
@@ -241,7 +246,7 @@ impl Audit {
             .collect()
     }
 
-    /// Tasks that live and whose framework never comes back.
+    /// Returns the live tasks of the framework that never returns.
     pub(super) fn tasks_of_retired(&self) -> Vec<TaskKey> {
         let kept = self.world.kept();
         let stored = kept.retired.and_then(|place| kept.frameworks.get(&place));
@@ -253,7 +258,7 @@ impl Audit {
             .collect()
     }
 
-    /// Agents that take no new work at present.
+    /// Returns the deactivated agents.
     pub(super) fn deactivated(&self) -> Vec<String> {
         let agents = self.log.registry().agents();
         agents
@@ -262,7 +267,7 @@ impl Audit {
             .collect()
     }
 
-    /// Hosts on whose disks the present reign is not.
+    /// Returns the hosts whose disks do not have the current epoch.
     pub(super) fn agents_of_former_reigns(&self) -> Vec<String> {
         let epoch = self.log.registry().epoch();
         let machines = self.world.machines.iter();
@@ -272,7 +277,7 @@ impl Audit {
             .collect()
     }
 
-    /// What is not yet as it must be when nothing is broken; empty if all is.
+    /// Returns the remaining problems of a cluster without active faults; empty if it is healthy.
     pub(super) fn unhealthy(&self) -> Vec<String> {
         let mut open = self.unwell();
         let machines = self.world.machines.iter();
@@ -280,7 +285,7 @@ impl Audit {
         open
     }
 
-    /// The same without what tasks have to do with each other.
+    /// Returns the same without the relations between tasks.
     fn unwell(&self) -> Vec<String> {
         let mut open = Vec::new();
         let kept = self.world.kept();
@@ -311,7 +316,7 @@ impl Audit {
                 open.push(format!("{} is {mode:?}", machine.name));
             }
         }
-        // The registry takes an agent for present that is only not silent for long enough.
+        // The registry counts an agent as connected until it has been silent for the whole timeout.
         let now_ms = self.world.notes.recorder.now_ns() / 1_000_000;
         let machines = self.world.machines.iter();
         let unled = machines.filter(|machine| machine.obeyed_ms() + LED_MS < now_ms);
@@ -323,7 +328,8 @@ impl Audit {
         open
     }
 
-    /// Masters without entries that another master applied: their leader does not reach them yet.
+    /// Returns masters without entries that another master has applied: their leader does not reach
+    /// them yet.
     fn lagging_masters(&self) -> Vec<String> {
         let absent = self.world.kept().absent.clone();
         let stores = self.world.stores.iter().enumerate();
@@ -338,7 +344,7 @@ impl Audit {
             .collect()
     }
 
-    /// Offers that frameworks hold and their leader does not know.
+    /// Adds the offers that frameworks hold and their leader does not know.
     fn void_offers(&self, open: &mut Vec<String>) {
         let kept = self.world.kept();
         let Some(known) = &kept.open else {
@@ -349,7 +355,7 @@ impl Audit {
             let stored = kept.frameworks.get(place);
             let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
             let present = id.and_then(|id| self.log.registry().framework(id));
-            // What a superseded session holds is void, and nobody has to tell it.
+            // Offers of a superseded session are invalid, and no notification is required.
             if present.is_none_or(|present| present.session != held.session) {
                 continue;
             }
@@ -363,7 +369,7 @@ impl Audit {
         }
     }
 
-    /// Writes down what there is at the end.
+    /// Records the final state.
     pub(super) fn note_end(&self) {
         self.note_running();
         let registry = self.log.registry();
@@ -389,7 +395,7 @@ impl Audit {
         }
     }
 
-    /// What is not yet as it must be in a healed, quiet cluster; empty if all is.
+    /// Returns the remaining work of a healed, quiet cluster; empty if it is at rest.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut open = self.unhealthy();
         let absent = self.world.kept().absent.clone();

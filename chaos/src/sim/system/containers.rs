@@ -1,5 +1,5 @@
-//! The containers of an agent on a made-up machine: carries out what the agent's core wants, and tells it
-//! what the machine says.
+//! The containers of an agent on a simulated machine. It carries out the effects of the agent's
+//! core, and reports the events of the machine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ use super::machine::{Limited, Look, Machine};
 use crate::history::{AgentFact, OrderAction};
 use crate::sim::run::{Notes, elapsed};
 
-/// Simulated milliseconds, as this host counts them.
+/// Returns simulated milliseconds on the clock of this host.
 pub(super) fn now_ms() -> u64 {
     let elapsed = elapsed();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// As one life of the agent's process has them.
+/// The containers as one incarnation of the agent's process has them.
 pub(super) struct Scripted {
     machine: Machine,
     notes: Notes,
     teller: Teller,
-    /// Wakes who watches a container when something is wanted of it.
+    /// Wakes the watcher of a container after a request.
     wishes: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
     fetches: BTreeMap<Instance, AbortHandle>,
-    /// Into the executors that are listened to.
+    /// The channels to connected executors.
     ears: BTreeMap<Instance, Ear>,
     /// Counts the streams of executors.
     streams: Arc<AtomicU64>,
@@ -60,7 +60,7 @@ impl Scripted {
         }
     }
 
-    /// A launch is acted upon: it must be on the disk, and so must the reign that it came in.
+    /// Records that a launch is acted on: it must be on the disk, and so must its epoch.
     fn takes(&self, start: &Start) {
         let Instance { agent, order } = start.name.instance;
         let is_executor = (start.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
@@ -77,7 +77,7 @@ impl Scripted {
         }
     }
 
-    /// Its files are not here.
+    /// Records that a task is started without its files.
     fn is_unprepared(&self, start: &Start) {
         let (name, host) = (start.name, &self.machine.name);
         let rule = if start.group.is_some() { "T11: " } else { "" };
@@ -116,23 +116,24 @@ impl Scripted {
         tokio::spawn(talk.run());
     }
 
-    /// A launch that is handed over is acted upon.
+    /// Passes a message to an executor. A launch that it delivers is acted on.
     fn tell_executor(&mut self, executor: Instance, connection: u64, message: v1::ToExecutor) {
         if let Some(launch) = conversation::launched(&message) {
             let instance = instance(executor, launch);
-            // It is handed over again on a new stream.
+            // A new stream hands it over again.
             if !self.machine.has_taken(instance) {
                 let life = self.machine.synced().facts.identity.life;
                 self.takes_launch(instance, life);
             }
         }
         if let Some(ear) = self.ears.get(&executor) {
-            // One that hears nothing any more has ended, or has so much to hear that its next stream tells it anew.
+            // If the send fails, the executor has ended, or its queue is full. Its next stream
+            // sends everything again.
             let _ = ear.try_send((connection, message.message));
         }
     }
 
-    /// Answers now and then later than anybody waits.
+    /// Answers a check, sometimes after its timeout.
     fn look(&self, instance: Instance, look: checks::Look, kind: &CheckKind) {
         let takes = Duration::from_millis(self.machine.between(0, 420));
         let (answer, teller) = (self.machine.ask(kind), self.teller.clone());
@@ -147,7 +148,7 @@ impl Scripted {
         });
     }
 
-    /// The agent may die before it is told that they are in force, or that they could not be.
+    /// Changes limits. The agent may die before it receives the result.
     fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
         let outcome = match self.machine.limited_to(name.instance) {
             Some(Limited { pids, .. }) if self.machine.between(1, 100) <= 15 => {
@@ -215,7 +216,7 @@ impl Scripted {
         self.fetches.insert(instance, fetching.abort_handle());
     }
 
-    /// With files to fetch it is acted upon since then.
+    /// Starts a container. A launch with files to fetch was acted on when the fetch began.
     fn start(&mut self, start: &Start) {
         match self.fetches.get(&start.name.instance) {
             None => self.takes(start),
@@ -236,10 +237,10 @@ impl Containers for Scripted {
                     fetching.abort();
                 }
             }
-            // Here nothing is made before the start.
+            // The simulation prepares nothing before the start.
             Effect::Prepare(_) => {}
             Effect::Start(start) => self.start(&start),
-            // Here a start is never late enough to be called off.
+            // Starts here are never late enough to be cancelled.
             Effect::CancelStart(_) => {}
             Effect::Find { name, key } => {
                 tokio::spawn(self.watcher(name).find(key));
@@ -267,12 +268,12 @@ impl Containers for Scripted {
                 launch,
                 order: Some(order),
             } => self.limit(name, &launch, order),
-            // The answer changes nothing: nobody waits for it.
+            // The late answer has no effect.
             Effect::StopLooking { .. } => {}
-            // Its disk has room for all.
+            // The simulated disk has room for everything.
             Effect::Measure { .. } => {}
             Effect::Destroy { name, .. } => self.destroy(name),
-            // A made-up host has nothing that containers share.
+            // A simulated host has no resources that containers share.
             Effect::DestroyGroup { name } => {
                 self.machine.part(name);
                 self.destroy(name);
@@ -284,7 +285,7 @@ impl Containers for Scripted {
                 connection,
                 message,
             } => self.tell_executor(instance, connection, *message),
-            // What an executor's tasks use is weighed one by one.
+            // The usage of an executor's tasks is checked task by task.
             Effect::Limit { .. } => {}
             other => return Some(other),
         }
@@ -296,7 +297,7 @@ impl Containers for Scripted {
     }
 }
 
-/// One container's task in one life of the agent.
+/// The watcher of one container's task in one incarnation of the agent.
 struct Watcher {
     machine: Machine,
     teller: Teller,
@@ -320,7 +321,7 @@ impl Watcher {
         }
     }
 
-    /// Tells the start, unless it is known, and the end.
+    /// Reports the start, unless it is known, and the end.
     async fn watch(self, mut is_known: bool) {
         let instance = self.name.instance;
         loop {

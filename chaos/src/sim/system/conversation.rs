@@ -1,4 +1,5 @@
-//! The stream of an executor to one life of its agent: broken off now and then, and begun again.
+//! The stream of an executor to one incarnation of its agent. It breaks sometimes, and begins
+//! again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +14,11 @@ use tokio::sync::mpsc;
 use super::containers::now_ms;
 use super::machine::Machine;
 
-/// Messages that may wait for an executor. When full it hears no more until its next stream.
+/// Messages that may wait for an executor. When full, the executor receives no more until its next
+/// stream.
 const WAITING: usize = 1_024;
 
-/// Into an executor: on which stream, and what.
+/// The channel to an executor: the stream, and the message.
 pub(super) type Ear = mpsc::Sender<(u64, Option<Told>)>;
 
 pub(super) struct Conversation {
@@ -46,7 +48,7 @@ impl Conversation {
         (own, ear)
     }
 
-    /// Until the executor or its agent is gone, or the agent listens no more.
+    /// Runs until the executor or its agent is gone, or the agent drops the channel.
     pub(super) async fn run(mut self) {
         while self.stream().await.is_some() {
             self.machine.note_stream();
@@ -63,7 +65,7 @@ impl Conversation {
         self.teller.tell(input).await;
     }
 
-    /// `None` if there is to be no other one.
+    /// Runs one stream. Returns `None` if there is to be no further one.
     async fn stream(&mut self) -> Option<()> {
         let pause = self.machine.between(1, 60);
         tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -86,7 +88,7 @@ impl Conversation {
                 biased;
                 heard = self.heard.recv() => {
                     let (of, message) = heard?;
-                    // What a stream that has ended was to carry is lost with it.
+                    // Messages of a stream that has ended are lost with it.
                     if of == connection {
                         self.machine.hear(self.name, message, now_ms);
                     }
@@ -99,7 +101,8 @@ impl Conversation {
     }
 }
 
-/// What an agent tells an executor, as its containers are asked to carry it.
+/// Returns the launch in an agent's message to an executor, as its containers are asked to carry
+/// it.
 pub(super) fn launched(message: &v1::ToExecutor) -> Option<&v1::ExecutorLaunch> {
     match &message.message {
         Some(Told::Launch(launch)) => Some(launch),

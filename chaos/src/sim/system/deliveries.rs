@@ -1,22 +1,23 @@
 //! Which launches had been delivered when the kill of their task was committed.
 //!
-//! Onlookers report launches as agents hear them, the log reports kills as they are committed. A launch that comes
-//! over a link which was dialed when the sender had applied the kill was not under way before it.
+//! Observers report launches as agents receive them, and the log reports kills as they are
+//! committed. If a launch arrives over a link that was dialed after the sender had applied the
+//! kill, it was not in flight before the kill.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use argosy_state::ids::{Epoch, TaskKey};
 
-/// Cheap to clone; every clone is the same.
+/// The deliveries of launches. Cheap to clone; all clones share one state.
 #[derive(Clone, Default)]
-// One thread runs the simulation; the lock is for the types of asynchronous code.
+// One thread runs the simulation. The lock satisfies the types of asynchronous code.
 pub(super) struct Deliveries(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
     heard: BTreeSet<TaskKey>,
-    /// Kills whose launch no agent has heard: the epoch and the index of the entry.
+    /// Kills whose launch no agent has received: the epoch and the index of the entry.
     killed: BTreeMap<TaskKey, (Epoch, u64)>,
 }
 
@@ -34,7 +35,8 @@ impl Deliveries {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The first kill of a task is committed. Returns whether its launch was delivered before, once that is known.
+    /// Records the first committed kill of a task. Returns whether its launch was delivered before,
+    /// once that is known.
     pub(super) fn killed(&self, task: &TaskKey, epoch: Epoch, index: u64) -> Option<bool> {
         let mut known = self.known();
         if known.heard.contains(task) {
@@ -44,19 +46,20 @@ impl Deliveries {
         None
     }
 
-    /// An agent hears a launch of this epoch over a link that was dialed then. Returns whether it was delivered before
-    /// the kill of its task, if there was one and this was open.
+    /// Records that an agent receives a launch of this epoch over a link that was dialed then.
+    /// Returns whether it was delivered before the kill of its task, if there was one and this was
+    /// unknown.
     pub(super) fn heard(&self, task: &TaskKey, epoch: Epoch, dialed: Dialed) -> Option<bool> {
         let mut known = self.known();
         known.heard.insert(task.clone());
         let (of, index) = known.killed.remove(task)?;
-        // A later leader begins with all that was committed before it.
+        // A later leader begins with all entries that were committed before it.
         let sender_knew =
             epoch > of || epoch == of && dialed.epoch == of && dialed.applied >= index;
         Some(!sender_knew)
     }
 
-    /// Killed tasks whose launch no agent has heard until the end.
+    /// Returns killed tasks whose launch no agent has received until the end.
     pub(super) fn never_heard(&self) -> Vec<TaskKey> {
         self.known().killed.keys().cloned().collect()
     }
@@ -82,7 +85,7 @@ mod tests {
         Dialed { epoch, applied }
     }
 
-    /// The kill is entry 25, and its launch is heard afterwards.
+    /// Returns the result for a kill in entry 25 whose launch is received afterwards.
     fn heard(epoch: Epoch, dialed: Dialed) -> Option<bool> {
         let deliveries = Deliveries::default();
         assert_eq!(deliveries.killed(&task(), TWO, 25), None);

@@ -1,5 +1,6 @@
-//! A question that the SDK would never ask: for a task whose acceptance is still on its way. UNKNOWN is a promise
-//! that the task will never start, so the acceptance is either known by then or refused for ever.
+//! A reconciliation that the SDK never sends: for a task whose acceptance is still in flight.
+//! UNKNOWN is a promise that the task will never start. So the acceptance is either known by then
+//! or rejected forever.
 
 use std::time::Duration;
 
@@ -13,24 +14,24 @@ use super::task_oracle::Promise;
 use super::world::World;
 use crate::sim::network;
 
-/// How long connecting and asking may take, each.
+/// Timeout of the connection and of the request, each.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Who asks for what.
+/// The sender and the task of the request.
 #[derive(Clone)]
 pub(super) struct Question {
     pub(super) world: World,
     /// The host that sends it.
     pub(super) host: String,
     pub(super) request: v1::ReconcileRequest,
-    /// The one task that is asked for.
+    /// The task.
     pub(super) task: TaskKey,
-    /// How much later it is asked.
+    /// The delay before it is sent.
     pub(super) after: Duration,
 }
 
 impl Question {
-    /// Asks every master: only one that leads answers.
+    /// Sends it to every master: only the leader answers.
     pub(super) fn spread(&self) {
         for master in self.world.masters() {
             let question = self.clone();
@@ -41,7 +42,7 @@ impl Question {
         }
     }
 
-    /// `None` if nobody answers.
+    /// Sends it to one master. Returns `None` if there is no answer.
     async fn send(self, master: String) -> Option<()> {
         let endpoint = Endpoint::from_shared(format!("http://{master}")).ok()?;
         let connector =

@@ -1,4 +1,4 @@
-//! Frameworks on the public SDK, each with a habit. What they store outlives them; the rest does not.
+//! Frameworks on the public SDK, each with a habit. Only their stored state survives a restart.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,17 +15,17 @@ use crate::history::{
 };
 use crate::rng::Chance;
 
-/// Tasks that a framework has at a time.
+/// Maximum number of tasks of a framework at the same time.
 const LIVE: usize = 12;
 /// Used offers that a framework remembers.
 const USED: usize = 8;
 
-/// What a framework is like.
+/// The behaviour of a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Habit {
-    /// Takes whatever it is offered.
+    /// Accepts every offer.
     Greedy,
-    /// Gives most of it back.
+    /// Declines most offers.
     Decliner,
     /// Does little, and is killed often.
     Crasher,
@@ -56,13 +56,13 @@ struct Simulated {
     name: String,
     habit: Habit,
     chance: Chance,
-    /// Asked for offers after the last fault.
+    /// Whether it has asked for offers after the last fault.
     is_revived: bool,
     /// The newest offers that were accepted.
     used: VecDeque<v1::Offer>,
-    /// Counts the calls past the SDK.
+    /// Counts the calls that bypass the SDK.
     stray: u64,
-    /// Calls to which the SDK has given a number.
+    /// Calls to which the SDK has assigned a number.
     numbered: u64,
 }
 
@@ -91,7 +91,7 @@ impl Simulated {
         Some(TaskKey { framework, task })
     }
 
-    /// Tasks that may live, as stored.
+    /// Returns the stored tasks that may be alive.
     fn live(&self) -> Vec<String> {
         let kept = self.world.kept();
         let stored = kept.frameworks.get(&self.place);
@@ -100,19 +100,19 @@ impl Simulated {
         live.map(|(task, _)| task.clone()).collect()
     }
 
-    /// How many tasks it has made.
+    /// Returns how many tasks it has created.
     fn count_made(&self) -> u64 {
         let kept = self.world.kept();
         let stored = kept.frameworks.get(&self.place);
         stored.map_or(0, |stored| stored.made)
     }
 
-    /// A new task out of what is left of an offer, stored before anybody hears of it.
+    /// Creates a task from the remainder of an offer. It is stored before any message names it.
     fn new_task(&mut self, left: &mut Remainder) -> Option<v1::TaskSpec> {
         let size = ["cpus:0.5;mem:64", "cpus:0.5;mem:64", "cpus:1;mem:128"];
         let size = self.chance.pick(&size).copied().unwrap_or(size[0]);
         let size: Resources = size.parse().expect("the text is constant");
-        // The lowest port, so that tasks come to have the same one after each other.
+        // The lowest port, so that consecutive tasks use the same one.
         let port = left.take(&size).then(|| left.take_port()).flatten()?;
         let uses = size.plus(&resources::port_resource(port.into()))?;
         let mut kept = self.world.kept();
@@ -124,7 +124,7 @@ impl Simulated {
         stored.tasks.insert(task_id.clone(), false);
         drop(kept);
         let shell = match self.chance.below(10) {
-            // Only its agent ends it, by the time that it has.
+            // Only its agent ends it, when its time limit expires.
             _ if is_timed => "sim for-ever".to_owned(),
             0..=5 => format!("sim {} 0", self.chance.between(10, 3_000)),
             6 => format!("sim {} 3", self.chance.between(1, 500)),
@@ -143,7 +143,7 @@ impl Simulated {
                 grace_ms: 400,
                 ..v1::KillPolicy::default()
             }),
-            // Each third one is looked at, so that no other choice depends on it.
+            // Every third task has a health check, so that no other choice depends on it.
             health_check: is_checked.then(|| v1::HealthCheck {
                 check: Some(check("sim fails 5")),
                 grace_ms: Some(500),
@@ -199,13 +199,13 @@ impl Simulated {
         if self.chance.percent(8) {
             self.ask_early(&first);
         }
-        // Some change their mind at once.
+        // Some tasks are killed immediately after their launch.
         if self.chance.percent(10) {
             self.kill(driver, &first);
         }
     }
 
-    /// Changes what this session holds; one that was superseded holds nothing that counts.
+    /// Changes the held offers of this session. Those of a superseded session do not count.
     fn hold(&self, change: impl FnOnce(&mut BTreeSet<OfferId>)) {
         let mut kept = self.world.kept();
         let held = kept.held.get_mut(&self.place);
@@ -265,7 +265,7 @@ impl Simulated {
         })
     }
 
-    /// Notes the end of a call.
+    /// Records the end of a call.
     fn conclude(&mut self, answer: &Answer) {
         let Some(call) = self.calls.remove(&answer.call) else {
             return;
@@ -331,7 +331,7 @@ impl Scheduler for Simulated {
             if let Some(fact) = self.made(&offer) {
                 self.world.notes.recorder.observe(&*self.name, fact);
             }
-            // Some offers are held until they are void.
+            // Some offers are held until they are invalid.
             if self.chance.percent(90) {
                 self.answer_offer(driver, &offer);
             } else if let Ok(id) = offer.offer_id.parse() {
@@ -417,7 +417,7 @@ impl Scheduler for Simulated {
             return;
         }
         if self.world.kept().quiet {
-            // Services are ended, and what nobody speaks of is asked for.
+            // Ends services, and reconciles tasks without recent updates.
             for task in &live {
                 self.kill(driver, task);
             }
@@ -463,7 +463,8 @@ impl Scheduler for Simulated {
     }
 }
 
-/// Asked each second; what the made-up machine makes of it is in the line.
+/// Returns a check with an interval of one second. The text of its command determines the result on
+/// the simulated machine.
 fn check(line: &str) -> v1::Check {
     v1::Check {
         kind: Some(v1::check::Kind::Command(v1::CommandCheck {

@@ -1,4 +1,5 @@
-//! The processes of masters and agents: one life of each, by the `run` functions that the executable calls.
+//! The processes of masters and agents: one incarnation of each, with the `run` functions that the
+//! executable calls.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
 use crate::rng::Chance;
 use crate::sim::network::{self, Seat};
 
-/// How long an agent may be silent, in milliseconds: short, so that much happens in little time.
+/// The agent timeout, in milliseconds. It is short, so that much happens in little time.
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
 /// How long an executor may be without a stream, in milliseconds.
 const EXECUTOR_TIMEOUT_MS: u64 = 2_000;
@@ -26,7 +27,7 @@ const FRAMEWORK_TIMEOUT_MS: u64 = 3_000;
 /// How long a framework may be without a stream, in milliseconds.
 pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 
-/// A master from its start until it is killed.
+/// Runs a master from its start until it is killed.
 pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     let name = master_name(place);
     let chance = world.new_life(&name);
@@ -35,7 +36,7 @@ pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     live(&world, &name, chance, [API, RAFT], life).await
 }
 
-/// A process of its own on this host, until it ends by itself.
+/// Runs a separate process on this host, until it ends by itself.
 async fn live<const PORTS: usize>(
     world: &World,
     name: &str,
@@ -53,7 +54,7 @@ async fn live<const PORTS: usize>(
     Err(format!("{name} ended: {ended}").into())
 }
 
-/// How a master is configured.
+/// Returns the configuration of a master.
 fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Config {
     let address = |place, port| format!("{}:{port}", master_name(place));
     let mut config = argosy_master::Config::new(
@@ -61,13 +62,13 @@ fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Co
         address(place, API),
         address(place, RAFT),
     );
-    // Who comes later names the founders and itself.
+    // A master that joins later names the founders and itself.
     config.peers = (0..world.stores.len())
         .filter(|one| *one < world.founders || *one == place)
         .map(|place| address(place, RAFT))
         .collect();
     config.timing = Timing::testing();
-    // Small, so that snapshots are made and sent all the time.
+    // Small, so that snapshots are made and sent often.
     config.snapshot = SnapshotPolicy {
         entries: 80,
         bytes: 4 << 20,
@@ -84,7 +85,7 @@ fn config(world: &World, place: usize, chance: &mut Chance) -> argosy_master::Co
     config
 }
 
-/// Returns why it ended.
+/// Runs a master. Returns why it ended.
 async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> String {
     let config = config(&world, place, &mut chance);
     let mut entropy = [0; 32];
@@ -118,20 +119,20 @@ async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> 
         () = frozen => Ok(()),
     };
     if world.stores[place].is_broken() {
-        // As it must be: until somebody has seen to the disk.
+        // As intended: it stops until an operator has repaired the disk.
         world.notes.count("masters stopped by their disk");
         return std::future::pending().await;
     }
     ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned())
 }
 
-/// An agent from its start until it is killed.
+/// Runs an agent from its start until it is killed.
 pub(super) async fn agent(world: World, place: usize) -> turmoil::Result {
     let machine = world.machines[place].clone();
     serve(world, agent_name(place), machine).await
 }
 
-/// A host with a copy of another one's disk, once there is one.
+/// Runs a host with a copy of another one's disk, once there is one.
 pub(super) async fn copy(world: World) -> turmoil::Result {
     let copied = world.kept().copy.clone();
     match copied {
@@ -147,7 +148,7 @@ async fn serve(world: World, name: String, machine: Machine) -> turmoil::Result 
     live(&world, &name, chance, [AGENT_API], life).await
 }
 
-/// Returns why it ended.
+/// Runs an agent. Returns why it ended.
 async fn work(
     world: World,
     name: String,
@@ -190,7 +191,7 @@ async fn work(
     };
     let ended = argosy_agent::run(config, parts, CancellationToken::new()).await;
     if disk.is_broken() {
-        // As it must be: until somebody has seen to the disk.
+        // As intended: it stops until an operator has repaired the disk.
         world.notes.count("agents stopped by their disk");
         return std::future::pending().await;
     }

@@ -1,4 +1,5 @@
-//! Lists the open offers of the leader periodically: a framework sees only its own, and the registry has none.
+//! Periodic lists of the leader's open offers: a framework sees only its own, and the registry has
+//! none.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use super::world::World;
 use crate::history::{ListedOffer, OfferFact};
 use crate::sim::network;
 
-/// How often.
+/// Interval of lists.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Deadline of a list, and so the greatest age of its contents.
+/// Deadline of a list, which is also the maximum age of its contents.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Its process.
+/// Runs the process that lists offers.
 pub(super) async fn lister(world: World) -> turmoil::Result {
     let mut chance = world.new_life("lister");
     let config = ConnectorConfig {

@@ -1,7 +1,8 @@
-//! The committed log, followed as it grows by a registry of nobody's: what was agreed, told in its order.
+//! The committed log, applied to a separate registry as it grows. Committed facts are recorded in
+//! its order.
 //!
-//! The registry is the real one and so are its answers; here they are noted, and held against the laws that no
-//! answer may break.
+//! The registry is the real one, with its real results. They are recorded here, and checked against
+//! the rules that no result may break.
 
 use std::collections::BTreeMap;
 
@@ -22,31 +23,31 @@ use crate::history::{
     AgentFact, FrameworkFact, Observation, OfferFact, RaftFact, Removal, TaskFact,
 };
 
-/// Whoever tells what was agreed: it is no process.
+/// The name under which committed facts are recorded. It is not a process.
 const TELLER: &str = "log";
-/// Digests that are kept for masters that come later.
+/// Digests that are kept for masters that apply later.
 const DIGESTS: usize = 4_096;
-/// What clocks of hosts may be apart, in milliseconds.
+/// Maximum difference of the hosts' clocks, in milliseconds.
 const APART_MS: u64 = 50;
 
-/// Follows what any master has applied.
+/// A follower of the entries that any master has applied.
 pub(super) struct Log {
     world: World,
     registry: Registry,
-    /// After every entry.
+    /// The digest after every entry.
     digests: BTreeMap<u64, u128>,
     epoch: Epoch,
     /// The newest epoch in which the cluster was at a level without actors.
     unnamed: Option<Epoch>,
-    /// Cluster time at which the reign began.
+    /// Cluster time at which the epoch began.
     reign_began: Timestamp,
     sessions: BTreeMap<FrameworkId, u64>,
     agents: BTreeMap<AgentId, Known>,
-    /// Agents as they were given up, one after the other.
+    /// Agents that became unreachable, in order.
     given_up: Vec<AgentId>,
 }
 
-/// An agent's record, as it was told last.
+/// The last recorded state of an agent.
 #[derive(Clone, Copy)]
 struct Known {
     incarnation: u64,
@@ -54,9 +55,9 @@ struct Known {
     revision: Revision,
 }
 
-/// A command with what became of it.
+/// A command with its result.
 struct Done<'a> {
-    /// Its entry, and its place in it.
+    /// The entry of the command, and its position in the entry.
     revision: Revision,
     command: &'a Command,
     ticket: Epoch,
@@ -78,22 +79,22 @@ impl Log {
         }
     }
 
-    /// Agents that were given up, since as many had been.
+    /// Returns the agents that became unreachable after the first `count` ones.
     pub(super) fn given_up_since(&self, count: usize) -> &[AgentId] {
         self.given_up.get(count..).unwrap_or_default()
     }
 
-    /// As far as any master is.
+    /// Returns the registry with the entries that any master has applied.
     pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// What the registry is after this entry, if that is still known.
+    /// Returns the digest of the registry after this entry, if it is still kept.
     pub(super) fn digest(&self, index: u64) -> Option<u128> {
         self.digests.get(&index).copied()
     }
 
-    /// Takes in every entry that a master has applied by now.
+    /// Applies every entry that a master has applied by now.
     pub(super) fn follow(&mut self) {
         let stores = self.world.stores.clone();
         loop {
@@ -106,7 +107,7 @@ impl Log {
             let entry = entry.or_else(|| ahead.find_map(|store| store.entry(next)));
             match entry {
                 Some(committed) => self.take(&committed),
-                // A snapshot covers it on whoever has got that far.
+                // A snapshot covers it on any master that is this far ahead.
                 None => match first.registry() {
                     Some((index, records)) => self.jump(index, records),
                     None => return,
@@ -159,7 +160,7 @@ impl Log {
         let all = self.registry.apply(committed.index, &entry);
         // A cluster may begin at such a level.
         self.note_unnamed();
-        // Nobody stores this registry.
+        // This registry is not stored.
         drop(self.registry.take_changes());
         self.keep_digest();
         self.judge_time();
@@ -194,7 +195,8 @@ impl Log {
         self.world.notes.recorder.observe_at(TELLER, fact, revision);
     }
 
-    /// Cluster time stands still without a leader, and a pause of one counts as a second.
+    /// Checks cluster time: it stops without a leader, and a pause of the leader counts as at most
+    /// one second.
     fn judge_time(&self) {
         let cluster_ms = self.registry.time().0;
         let most_ms = self.world.cluster_time_ms() + APART_MS;
@@ -205,7 +207,7 @@ impl Log {
         }
     }
 
-    /// The laws about single commands.
+    /// Checks the rules about single commands.
     fn judge(&self, done: &Done<'_>) {
         let Done {
             revision: Revision { index, .. },
@@ -245,7 +247,7 @@ impl Log {
         }
     }
 
-    /// A decision on a record that has moved since has no effect.
+    /// Checks that a decision on a record that has changed since has no effect.
     fn judge_decision(&self, index: u64, agent: AgentId, decided_on: Revision) {
         let known = self.agents.get(&agent);
         if known.is_some_and(|known| known.revision != decided_on) {
@@ -255,7 +257,7 @@ impl Log {
         }
     }
 
-    /// A new leader gives everybody the whole of their time.
+    /// Checks that a new leader gives every agent and framework the whole timeout.
     fn judge_grace(&self, index: u64, grace_ms: u64, who: &str) {
         let waited_ms = self.registry.time().0.saturating_sub(self.reign_began.0);
         if waited_ms + APART_MS < grace_ms {
@@ -301,7 +303,7 @@ impl Log {
             former,
             boot_id: register.boot_id.clone(),
         };
-        // The record tells of the end of its entry, which may register an agent twice.
+        // The record has the state at the end of its entry, which may register an agent twice.
         self.note(fact, at);
         let (mode, revision) = (agent.mode(), agent.revision);
         let known = self.agents.entry(id).or_insert(Known {
@@ -315,7 +317,7 @@ impl Log {
         }
     }
 
-    /// What a granted call used and launched.
+    /// Records the offers and tasks of a granted call.
     fn called(&self, call: &Call, revision: Revision, refused: usize, events: &[Event]) {
         let CallAction::Accept(accept) = &call.action else {
             return;
@@ -355,7 +357,7 @@ impl Log {
         }
     }
 
-    /// A group is launched as a whole, or not at all.
+    /// Checks that a group is launched as a whole, or not at all.
     fn judge_groups(&self, index: u64, launched: &[TaskKey]) {
         let mut groups: BTreeMap<_, (u32, u32)> = BTreeMap::new();
         for key in launched {
@@ -398,7 +400,7 @@ impl Log {
             Event::AgentChanged(id) | Event::AgentGone(id) => self.agent_changed(*id),
             Event::TaskKillWanted { key, .. } => {
                 let index = done.revision.index;
-                // Otherwise the onlooker notes it when the launch arrives.
+                // Otherwise the observer records it when the launch arrives.
                 let delivered = self.world.deliveries.killed(key, self.epoch, index);
                 if let Some(delivered) = delivered {
                     let task = key.clone();
@@ -451,7 +453,8 @@ impl Log {
         let Some(agent) = self.registry.agent(id) else {
             return;
         };
-        // The registry is that after the whole entry: only a registration tells whose turn an incarnation is.
+        // The registry has the state after the whole entry. Only a registration shows the order of
+        // incarnations.
         let known = self.agents.get(&id);
         let now = Known {
             incarnation: known.map_or(agent.reported.incarnation, |known| known.incarnation),
@@ -468,7 +471,7 @@ impl Log {
     }
 }
 
-/// Which kind of removal a command is that removes a framework.
+/// Returns the kind of removal of a command that removes a framework.
 fn removal(command: &Command) -> Removal {
     match command {
         Command::DisconnectFramework(_) | Command::ExpireFramework(_) => Removal::Deadline,
@@ -477,7 +480,7 @@ fn removal(command: &Command) -> Removal {
     }
 }
 
-/// By which number of its agent's a task came to this state.
+/// Returns the agent's number of the update with which a task came to this state.
 fn number(report: &UpdateTasks, key: &TaskKey, state: argosy_state::task::TaskState) -> u64 {
     let mut named = report.updates.iter();
     let update = named.find(|update| update.key == *key && update.state == state);

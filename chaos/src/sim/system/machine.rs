@@ -1,7 +1,7 @@
-//! The machine under an agent: a boot clock, a disk, and containers that live on when the agent dies.
+//! The machine of an agent: a boot clock, a disk, and containers that survive the agent.
 //!
-//! What a container does is a function of time, looked at when somebody asks and after every step: no task
-//! of the agent's runtime carries it, so that none dies with it.
+//! The state of a container is a function of time. It is evaluated on request and after every step.
+//! No task of the agent's runtime carries it, so it survives the agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,7 +22,7 @@ use crate::rng::Chance;
 use executors::Executor;
 use groups::Groups;
 
-/// What every host has.
+/// Resources of every host.
 pub(super) const CAPACITY: &str = "cpus:4;mem:1024;disk:4096;ports:[31000-31015]";
 
 pub(super) mod executors;
@@ -34,7 +34,7 @@ mod host_inspection;
 pub(super) struct Machine {
     pub(super) name: Arc<str>,
     pub(super) disk: MemoryDisk,
-    // One thread runs the simulation; the lock is for the types of asynchronous code.
+    // One thread runs the simulation. The lock satisfies the types of asynchronous code.
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -42,27 +42,27 @@ struct Inner {
     ledger: Ledger,
     boots: u64,
     booted_ms: u64,
-    /// Until when its containers have run.
+    /// The time up to which its containers have run.
     settled_ms: u64,
     pids: i32,
     chance: Chance,
     containers: BTreeMap<ContainerName, Container>,
     groups: Groups,
-    /// Containers of earlier boots whose files are still there, though nobody answers for them.
+    /// Containers of earlier boots whose files still exist, without a supervisor.
     remains: BTreeSet<ContainerName>,
     capacity: Resources,
-    /// The reign that was last seen on its disk, and as whose.
+    /// The epoch that was last read from its disk, and the agent that stored it.
     epoch: Epoch,
     epoch_of: Option<AgentId>,
-    /// In which life of the agent each launch was acted on.
+    /// The incarnation of the agent that acted on each launch.
     taken: BTreeMap<Instance, u64>,
-    /// The newest update of each launch that was seen on its disk, in whichever life of the agent.
+    /// The newest stored update of each launch, from any incarnation of the agent.
     made: BTreeMap<Instance, u64>,
-    /// When its agent obeyed a master last.
+    /// When its agent last obeyed a master.
     obeyed_ms: u64,
 }
 
-/// What a command does, by its text: `sim MS CODE`, or `sim for-ever`.
+/// The behaviour of a command, from its text: `sim MS CODE`, or `sim for-ever`.
 #[derive(Debug, Clone, Copy)]
 struct Script {
     run_ms: Option<u64>,
@@ -74,17 +74,17 @@ struct Container {
     key: TaskKey,
     script: Script,
     uses: Resources,
-    /// What it is besides, if tasks run in it.
+    /// The executor, if tasks run in the container.
     executor: Option<Box<Executor>>,
-    /// What its task's group has in common, if it is in one.
+    /// The group of the task, if it is in one.
     group: Option<ContainerName>,
     phase: Phase,
-    /// When the last of TERM and KILL ends it, and why.
+    /// The time at which TERM or KILL ends it, and the cause.
     stop: Option<(u64, StopCause)>,
-    /// `stop_after`, on the boot clock, and the grace behind it.
+    /// `stop_after` on the boot clock, followed by the grace period.
     stop_at: Option<Timestamp>,
     grace_ms: u64,
-    /// `max_completion_ms`, which its agent sees to; 0 for none.
+    /// `max_completion_ms`, which its agent enforces; 0 for none.
     complete_ms: u64,
     limited: Limited,
 }
@@ -92,15 +92,15 @@ struct Container {
 /// The limits of a container.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limited {
-    /// The most processes that it may have.
+    /// The maximum number of processes.
     pub(super) pids: Option<u64>,
-    /// The order that brought them.
+    /// The order that set the limits.
     pub(super) order: OrderIndex,
 }
 
 #[derive(Debug, Clone)]
 enum Phase {
-    /// The launcher works on it.
+    /// The launcher is preparing it.
     Preparing {
         at_ms: u64,
     },
@@ -111,14 +111,14 @@ enum Phase {
     Ended(Ended),
 }
 
-/// What there is to tell about a container.
+/// The observable state of a container.
 #[derive(Debug, Clone)]
 pub(super) enum Look {
-    /// Nothing new before this moment.
+    /// Nothing changes before this moment.
     Preparing {
         at_ms: u64,
     },
-    /// Started, and nothing new before this moment.
+    /// Started, and nothing changes before this moment.
     Running {
         fact: StartedFact,
         until_ms: Option<u64>,
@@ -146,7 +146,7 @@ impl Machine {
         Self::with_disk(name, ledger, chance, MemoryDisk::default())
     }
 
-    /// One whose disk holds something already.
+    /// Creates a machine whose disk has content already.
     pub(super) fn with_disk(name: &str, ledger: Ledger, chance: Chance, disk: MemoryDisk) -> Self {
         let inner = Inner {
             ledger,
@@ -182,22 +182,22 @@ impl Machine {
         format!("{}-boot-{}", self.name, self.inner().boots)
     }
 
-    /// Milliseconds since this boot.
+    /// Returns the milliseconds since this boot.
     pub(super) fn boot_now(&self, now_ms: u64) -> Timestamp {
         Timestamp(now_ms.saturating_sub(self.inner().booted_ms) + 1)
     }
 
-    /// A number by the host's own chance, both ends possible.
+    /// Returns a random number of this host, both ends included.
     pub(super) fn between(&self, from: u64, to: u64) -> u64 {
         self.inner().chance.between(from, to)
     }
 
-    /// Brings every container up to this moment.
+    /// Advances every container to this moment.
     pub(super) fn settle(&self, now_ms: u64) {
         self.inner().settle(&self.name, now_ms);
     }
 
-    /// The launcher takes a request. It goes on with it even if the agent dies now.
+    /// Passes a request to the launcher, which continues even if the agent dies now.
     pub(super) fn prepare(&self, start: &Start, now_ms: u64) {
         let mut inner = self.inner();
         let at_ms = now_ms + inner.chance.between(1, 20);
@@ -258,7 +258,8 @@ impl Machine {
         }
     }
 
-    /// What became of a container of an earlier life; one that has not started never will.
+    /// Returns the state of a container of an earlier incarnation. One that has not started never
+    /// will.
     pub(super) fn find(&self, name: ContainerName, now_ms: u64) -> Found {
         match self.look(name, now_ms) {
             Look::Preparing { .. } => {
@@ -272,7 +273,7 @@ impl Machine {
         }
     }
 
-    /// What a look at a container finds: `sim fails PERCENT` does so often.
+    /// Returns the result of a check: `sim fails PERCENT` fails in that percentage.
     pub(super) fn ask(&self, kind: &CheckKind) -> Answer {
         let percent = match kind {
             CheckKind::Shell(line) => line.rsplit(' ').next().and_then(|word| word.parse().ok()),
@@ -286,7 +287,7 @@ impl Machine {
 
     pub(super) fn kill(&self, name: ContainerName, now_ms: u64, grace_ms: u64) {
         let mut inner = self.inner();
-        // Some heed TERM, some wait for KILL.
+        // Some end on TERM, some only on KILL.
         let takes_ms = match inner.chance.percent(70) {
             true => inner.chance.between(1, 30).min(grace_ms),
             false => grace_ms,
@@ -306,14 +307,14 @@ impl Machine {
         }
     }
 
-    /// Nothing is left of it, whatever it was.
+    /// Removes a container in any state.
     pub(super) fn destroy(&self, name: ContainerName, now_ms: u64) {
         let mut inner = self.inner();
         inner.clear(&self.name, now_ms, |one| *one == name);
         inner.remains.remove(&name);
     }
 
-    /// Ends what the journal does not know.
+    /// Kills and removes containers that the journal does not know.
     pub(super) fn end_orphans(&self, known: &[ContainerName], now_ms: u64) {
         let orphan = |one: &ContainerName| !known.contains(one);
         self.settle(now_ms);
@@ -323,7 +324,7 @@ impl Machine {
         inner.remains.retain(|one| known.contains(one));
     }
 
-    /// The agent's process is gone. Whether the launcher goes on with what it was asked is chance.
+    /// Ends the agent's process. Whether the launcher continues with its requests is random.
     pub(super) fn agent_died(&self) {
         let mut inner = self.inner();
         let Inner {
@@ -334,7 +335,7 @@ impl Machine {
         });
     }
 
-    /// The host is gone with all that ran on it, and comes back.
+    /// Restarts the host. Everything that ran on it is lost.
     pub(super) fn reboot(&self, now_ms: u64, kept_bytes: usize) {
         self.disk.cut_power(kept_bytes);
         let mut inner = self.inner();
@@ -349,7 +350,7 @@ impl Machine {
         inner.booted_ms = now_ms;
     }
 
-    /// The tasks that have a process now.
+    /// Returns the tasks that have a process now.
     pub(super) fn running(&self) -> Vec<TaskKey> {
         let inner = self.inner();
         let processes = inner.processes();
@@ -397,7 +398,7 @@ impl Inner {
                 if container.executor.is_none() {
                     let start = witness::Start {
                         order: Some(name.instance.order),
-                        // A container may wrongly be started again under its name.
+                        // A defect may start a container again under its name.
                         nonce: format!("{host}/{name}/{}", self.pids),
                         boot_id: format!("{host}-boot-{boots}"),
                         pid: self.pids.unsigned_abs(),
@@ -423,7 +424,7 @@ impl Inner {
         }
     }
 
-    /// What runs never uses more than there is.
+    /// Checks that running containers never use more than the host's resources.
     fn weigh(&self, host: &str) {
         let mut used = Some(Resources::default());
         for container in self.containers.values() {
@@ -445,7 +446,7 @@ impl Inner {
 }
 
 impl Container {
-    /// When it will end as things stand, and how.
+    /// Returns when it ends without further events, and how.
     fn end(&self, since_ms: u64, booted_ms: u64) -> Option<(u64, Ended)> {
         let by_itself = self.script.run_ms.map(|run_ms| {
             let how = How::Code(self.script.code);

@@ -1,10 +1,13 @@
-//! Everything: masters, agents on made-up machines, frameworks on the public SDK, and operators, under faults.
+//! The simulation of the whole system: masters, agents on simulated machines, frameworks on the
+//! public SDK, and operators, under faults.
 //!
-//! Safety is judged while faults come. Then everything is mended and must be as it should within a bound, one
-//! fault is followed closely, no new work begins, and all must come to rest. Reading order: `world` (what
-//! outlives processes), `ledger` (the truth about tasks), `deliveries`, `log` (what was agreed), `actors`, `machine`, `containers`,
-//! `conversation`, `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `lister`, `hand`, `nemesis`, `votes`,
-//! `audit`, `course` (one simulation).
+//! Safety is checked while faults are injected. Then everything is repaired and must become healthy
+//! within a timeout, one fault is examined closely, no new work begins, and the cluster must come
+//! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the truth about
+//! tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
+//! `conversation`, `agent_observer`, `hosts`, `framework`, `stale_accept`, `early_reconcile`,
+//! `operator`, `lister`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
+//! simulation).
 
 mod actors;
 mod agent_observer;
@@ -37,20 +40,22 @@ use world::{Act, COPY, RIVAL, World, agent_name, framework_name, master_name};
 /// Operators that write and read registers.
 const OPERATORS: usize = 2;
 
-/// How long and how large.
+/// Duration and size of a simulation.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Masters, each on a host of its own.
+    /// The number of masters, each on its own host.
     pub masters: usize,
-    /// Agents, each on a machine of its own.
+    /// The number of agents, each on its own machine.
     pub agents: usize,
-    /// Frameworks: greedy, decliner, crasher, and again.
+    /// The number of frameworks: greedy, decliner, crasher, in turn.
     pub frameworks: usize,
-    /// How long faults come.
+    /// How long faults are injected.
     pub faults: Duration,
-    /// How long everything may take to be as it should when the faults have ended, and again to come to rest.
+    /// The time in which everything must be healthy after the faults have ended, and again to come
+    /// to rest.
     pub healing: Duration,
-    /// The cluster begins at the feature level of release 0.1.0, and an operator raises it while faults come.
+    /// Whether the cluster begins at the feature level of release 0.1.0, and an operator raises it
+    /// during the faults.
     pub upgrade: bool,
 }
 
@@ -68,7 +73,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// As this seed wants it.
+    /// Returns the options for this seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         Self {
@@ -105,7 +110,7 @@ pub fn tour(seed: u64) -> Verdict {
     };
     perform(seed, |stage| {
         let mut world = World::new(stage, seed, &options);
-        // Leaders act for as long as shipped: nothing else of it is used.
+        // This act has the default lease. Nothing else of it is used.
         world.act = Act::Transfer;
         people(stage, &world, &options);
         let cases = graphs::Atlas::new();
@@ -141,7 +146,7 @@ fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
     stage
         .sim
         .host("hand", move || operator_faults::hand(own.clone()));
-    // These come up when a fault calls for them.
+    // These hosts start when a fault needs them.
     let own = world.clone();
     stage.sim.host(COPY, move || hosts::copy(own.clone()));
     stage.crash(COPY);

@@ -1,4 +1,4 @@
-//! Who breaks the cluster: faults by seed, each with its end.
+//! The nemesis of the cluster: faults by seed, each with its end.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::rng::Chance;
 use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
-/// What may happen, and how often beside the others.
+/// The kinds of faults with their weights.
 const KINDS: [(Kind, u64); 29] = [
     (Kind::MasterCrash, 6),
     (Kind::MasterPowerCut, 6),
@@ -46,7 +46,7 @@ enum Kind {
     MasterCrash,
     MasterPowerCut,
     AllMasters,
-    /// A new disk: the group must take it in as somebody else.
+    /// A new disk: the master must join the group under a new id.
     WipeMaster,
     RemoveMaster,
     AddMaster,
@@ -56,10 +56,10 @@ enum Kind {
     SplitMasters,
     MastersOneWay,
     MastersGraph,
-    /// From the other masters only.
+    /// Only from the other masters.
     CutLeader,
     CutAgent,
-    /// An agent hears the masters, or they hear it.
+    /// Messages from an agent to the masters are lost, or the opposite direction.
     AgentOneWay,
     CutFramework,
     Hold,
@@ -72,18 +72,18 @@ enum Kind {
     Operate,
     /// A master's disk fails, or is full.
     SickDisk,
-    /// The disk under an agent's journal.
+    /// The disk of an agent's journal.
     SickAgentDisk,
     FreezeMasters,
-    /// One process does not run for a while, and then goes on as if nothing had been.
+    /// One process is paused for a while, and then continues as if no time had passed.
     Stall,
     /// A second scheduler takes a framework over.
     Rival,
-    /// A host comes up with an old copy of another one's disk.
+    /// A host starts with an old copy of another one's disk.
     CopyDisk,
 }
 
-/// What is broken, until it ends.
+/// A fault in force.
 enum Broken {
     Down(String),
     Link(Link),
@@ -109,15 +109,15 @@ pub(super) struct Nemesis {
     frameworks: usize,
     chance: Chance,
     next: Duration,
-    /// When the feature level is to be raised, until it was asked for.
+    /// When the feature level is to be raised, until it was requested.
     raise_at: Option<Duration>,
     links: Links,
     broken: Timetable<Broken>,
-    /// Who was last seen to lead.
+    /// The master that was last observed as leader.
     pub(super) leader: Option<usize>,
-    /// A copy of an agent's disk, to be put into another host once it is out of date.
+    /// A copy of an agent's disk, to be used by another host once it is out of date.
     copy: Option<Copied>,
-    /// Until when the master that was removed runs on.
+    /// Until when the removed master continues to run.
     leaves: Option<Duration>,
 }
 
@@ -137,7 +137,7 @@ impl Nemesis {
         }
     }
 
-    /// Does what is due now.
+    /// Performs the actions that are due.
     pub(super) fn act(&mut self, stage: &mut Stage<'_>) {
         let now = stage.now();
         while let Some(broken) = self.broken.take(now) {
@@ -151,11 +151,11 @@ impl Nemesis {
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(30, 1_000));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
-            self.strike(stage, kind.expect("some weigh something").0);
+            self.strike(stage, kind.expect("some weights are positive").0);
         }
     }
 
-    /// Ends everything that is broken.
+    /// Ends all faults.
     pub(super) fn heal(&mut self, stage: &mut Stage<'_>) {
         while let Some(broken) = self.broken.take_any() {
             self.mend(stage, broken);
@@ -179,7 +179,7 @@ impl Nemesis {
         self.chance.below(bound as u64) as usize
     }
 
-    /// A master, more often the leader.
+    /// Returns a random master, more often the leader.
     fn master(&mut self) -> usize {
         let members = self.members();
         let any = members[self.below(members.len())];
@@ -269,7 +269,7 @@ impl Nemesis {
         let unsynced = store.unsynced();
         let kept = match kind {
             FaultKind::PowerCut => self.below(unsynced + 1),
-            // The operating system still has what was written.
+            // The operating system still has the written data.
             _ => unsynced,
         };
         self.note(kind, &name, &format!("{kept} of {unsynced} kept"));
@@ -351,10 +351,10 @@ impl Nemesis {
                     None => return,
                 }
             }
-            // The agent whose attributes are read stays.
+            // The agent with the registers stays.
             2 if agent != "agent-1" => Order::MarkGone(agent.clone()),
             _ => {
-                // Some for longer than an offer may be under way.
+                // Sometimes longer than an offer may be in flight.
                 self.lasting(stage, Broken::Deactivated(agent.clone()), 200, 7_000);
                 Order::Deactivate(agent.clone())
             }
@@ -394,7 +394,7 @@ impl Nemesis {
                 stage.processes.resume(&name, stage.now());
             }
             Broken::SickDisk(place) => {
-                // Repaired, and whoever did it starts the process again.
+                // The disk is repaired, and the process is started again.
                 self.stop_master(stage, place, FaultKind::Crash);
             }
             Broken::SickAgentDisk(place) => self.repair_agent(stage, place),

@@ -1,4 +1,5 @@
-//! Operators who set and read attributes of an agent: registers whose history is checked for linearizability.
+//! Operators that set and read attributes of an agent: registers whose history is checked for
+//! linearizability.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ use crate::sim::network;
 const AGENT: &str = "agent-1";
 /// Attributes: few, so that operators contend.
 const ATTRIBUTES: u64 = 3;
-/// How long a call may take.
+/// Timeout of a call.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// One operator's process.
+/// Runs one operator's process.
 pub(super) async fn operator(world: World, place: usize) -> turmoil::Result {
     let name = format!("operator-{}", place + 1);
     let mut chance = world.new_life(&name);
@@ -57,7 +58,7 @@ struct Operator {
 impl Operator {
     async fn write(&mut self, name: String) {
         self.writes += 1;
-        // Never the same twice.
+        // Values never repeat.
         let request = format!("{}-{}", self.name, self.writes);
         let operation = Operation::Write {
             key: format!("attribute/{AGENT}/{name}"),
@@ -124,7 +125,8 @@ impl Operator {
         }
     }
 
-    /// What the client calls certain is taken for certain: the checkers find out if it is not.
+    /// Records an error. If the client reports an outcome as certain, that is recorded, and the
+    /// checkers detect an error in it.
     fn note(&self, call: CallId, error: &CallError) {
         let recorder = &self.world.notes.recorder;
         match error {

@@ -1,4 +1,4 @@
-//! The operator's hand by which some faults are done: changes of the cluster that only its API can make.
+//! The operator that carries out some faults: changes of the cluster that need its API.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,17 +13,18 @@ use super::world::{Order, RAFT, World, master_name};
 use crate::history::{Operation, Outcome};
 use crate::sim::network;
 
-/// How often it looks for something to do.
+/// Interval at which it polls its orders.
 const LOOK: Duration = Duration::from_millis(50);
-/// What a master says of one that is in already, before its id.
+/// The beginning of a master's message about an existing voter, up to its id.
 const KNOWN: &str = "is a voter already (id ";
-/// A transfer is asked for at most so often.
+/// Maximum number of requests for one transfer.
 const TRANSFERS: usize = 3;
-/// As a master says that the leader to which it passed a change on may have got it, or not.
+/// A part of a master's message that the leader, to which it forwarded a change, may or may not
+/// have received it.
 const UNFINISHED: &str = "repeating the change is safe";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Its process.
+/// Runs its process.
 pub(super) async fn hand(world: World) -> turmoil::Result {
     let mut chance = world.new_life("hand");
     let config = ConnectorConfig {
@@ -58,7 +59,7 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
     }
 }
 
-/// Asked for again until it is done: a master that is down does not report which levels it knows.
+/// Repeated until it is done: a master that is down does not report the levels that it supports.
 async fn raise_level(world: &World, client: &OperatorClient) -> bool {
     let level = Level::NEWEST.0;
     match client.raise_level(v1::RaiseLevelRequest { level }).await {
@@ -79,13 +80,14 @@ async fn raise_level(world: &World, client: &OperatorClient) -> bool {
     }
 }
 
-/// A master that is not taken in is asked for again: without it the group bears no further loss.
+/// Lets a master join. A failed request is repeated: without the master the group tolerates no
+/// further loss.
 async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
     let raft_address = address(place);
     let request = v1::JoinMasterRequest { raft_address };
     let id = match client.join_master(request).await {
         Ok(reply) => id_at(&reply.masters, place),
-        // The answer to an earlier one was lost with its leader.
+        // The response to an earlier request was lost with its leader.
         Err(CallError::Refused(refusal)) if refusal.message.contains(KNOWN) => {
             known_id(&refusal.message)
         }
@@ -106,8 +108,8 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
     id.is_some()
 }
 
-/// Whether it may have been done or not, and may be asked for again: the connection was a dead one, here or behind
-/// the master that was asked.
+/// Whether the request may or may not have been carried out, and may be repeated: a connection was
+/// lost, here or behind the master that received it.
 fn is_open(why: &CallError) -> bool {
     match why {
         CallError::Unanswered { .. } => true,
@@ -116,25 +118,26 @@ fn is_open(why: &CallError) -> bool {
     }
 }
 
-/// Keeps the reason, for whoever asks why the hand has orders left.
+/// Stores the reason, for a later message about orders that are left.
 fn note_reason(world: &World, why: &CallError) {
     world.kept().hand_was_told = why.to_string();
 }
 
-/// From "… is a voter already (id 57)".
+/// Parses "… is a voter already (id 57)".
 fn known_id(message: &str) -> Option<u64> {
     let (_, rest) = message.split_once(KNOWN)?;
     rest.split(')').next()?.parse().ok()
 }
 
-/// Asked for again until it is out.
+/// Removes a master. A failed request is repeated.
 async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
     let id = world.kept().id(place);
     let node_id = format!("master-{id}");
     let request = v1::RemoveMasterRequest { node_id };
     let removed = match client.remove_master(request).await {
         Ok(_) => true,
-        // The answer to an earlier one was lost; or it has another id by now, which nobody has heard of.
+        // The response to an earlier request was lost, or the master has another id by now that was
+        // not reported.
         Err(CallError::Refused(refusal)) if refusal.message.contains("no master has the id") => {
             match member(client, place).await {
                 Ok(Some(id)) => {
@@ -162,7 +165,7 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
     removed
 }
 
-/// The id of the member with the address of this place.
+/// Returns the id of the member with the address of this place.
 async fn member(client: &OperatorClient, place: usize) -> Result<Option<u64>, CallError> {
     let request = v1::GetClusterRequest {
         consistency: v1::Consistency::Linearizable.into(),
@@ -193,7 +196,7 @@ async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
     ids.collect::<Result<_, _>>().ok()
 }
 
-/// Whether it was done, as far as is known.
+/// Carries out an order. Returns whether it was done, as far as is known.
 async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: u64) -> bool {
     let operation = match order {
         Order::Transfer(to) => {
@@ -231,7 +234,8 @@ fn batch(operation: Write, count: u64) -> v1::WriteBatch {
     }
 }
 
-/// Recorded as an operation: checkers excuse what a teardown ends only if it was asked for.
+/// Recorded as an operation: checkers accept the ends that a teardown causes only if it was
+/// requested.
 async fn tear_down(
     world: &World,
     client: &OperatorClient,

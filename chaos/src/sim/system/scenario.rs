@@ -1,4 +1,5 @@
-//! One simulation from its first step to its last: faults, healing, one fault that is followed closely, rest.
+//! One simulation from its first step to its last: faults, healing, one fault that is examined
+//! closely, rest.
 
 use std::time::Duration;
 
@@ -17,40 +18,40 @@ use crate::sim::run::{STEP, Stage};
 mod acts;
 mod partition_tour;
 
-/// How often stored registries are looked at.
+/// Interval of checks of the stored registries.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often the processes on all machines are noted.
+/// Interval at which the processes on all machines are recorded.
 const SIGHT: Duration = Duration::from_secs(1);
-/// How soon a commit must come once everything is mended: less than twice the bar of the product, which is 3 s after
-/// a quorum is back.
+/// Deadline of the first commit after all repairs: less than twice the product's limit, which is 3
+/// s after a quorum is back.
 const COMMIT: Duration = Duration::from_secs(5);
-/// How soon every framework must be offered something once everything is mended.
+/// Deadline of the first offer to every framework after all repairs.
 const OFFER: Duration = Duration::from_secs(15);
-/// How soon a task must have ended that was killed, once everything is mended.
+/// Deadline of the end of a killed task after all repairs.
 const ENDS: Duration = Duration::from_secs(15);
-/// How soon another master must be in office when the leader of a healthy group was killed: twice the longest that the
-/// product allows itself. In simulations followers notice a death by their timeout.
+/// Deadline of the next active leader after the leader of a healthy group was killed: twice the
+/// product's maximum. In simulations followers detect a crash by their timeout.
 const KILLED: Duration = Duration::from_millis(2 * 600);
-/// The same when its links to the other masters were cut: twice the bar of the 99th percentile.
+/// The same after its links to the other masters were cut: twice the limit of the 99th percentile.
 const SILENT: Duration = Duration::from_millis(2 * 1_500);
-/// How soon somebody else must lead who was handed over to.
+/// Deadline of the next leader after a leadership transfer.
 const HANDED_OVER: Duration = Duration::from_secs(4);
-/// How long the hand looks for one master of its list that is no member, removed or spare: as a client waits for a
-/// connection.
+/// How long the operator tries a master of its list that is not a member, removed or spare: the
+/// timeout of a client's connection.
 const LOOKED_FOR: Duration = Duration::from_secs(2);
-/// How soon agents must have left a leader that was cut from the other masters.
+/// Deadline for agents to leave a leader that was cut from the other masters.
 const LEAVES: Duration = Duration::from_secs(8);
 
-/// How long frameworks hold still at most.
+/// Maximum time for which frameworks stay idle.
 const RESTS: Duration = Duration::from_secs(10);
 /// How long a healthy cluster must stay unchanged to count as at rest.
 const RESTED: Duration = Duration::from_millis(700);
-/// How long frameworks may take to be at work again.
+/// How long frameworks may take to work again.
 const RESUMES: Duration = Duration::from_secs(2);
-/// How long a message may take that was sent when all had come to rest.
+/// Maximum delay of a message that was sent when the cluster had come to rest.
 const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
-/// A simulation under way.
+/// A running simulation.
 pub(super) struct Course {
     world: World,
     options: Options,
@@ -75,11 +76,11 @@ impl Course {
     }
 
     pub(super) fn run(mut self, stage: &mut Stage<'_>) {
-        // Whatever ends it early has been noted.
+        // Any early end has been recorded.
         let _ = self.perform(stage);
     }
 
-    /// `None` as soon as something is wrong.
+    /// Runs all steps. Returns `None` after the first violation.
     fn perform(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         self.expect(Expectation::Phase {
             phase: Phase::Faults,
@@ -101,7 +102,7 @@ impl Course {
         self.killed_end();
         self.world.kept().quiet = true;
         self.until(stage, "has not come to rest", Audit::unsettled)?;
-        // What was sent last may still be on its way, and stir something up.
+        // The last messages may still be in flight and cause changes.
         self.pass(stage, ON_ITS_WAY)?;
         self.until(stage, "does not stay at rest", Audit::unsettled)?;
         stage.notes.count("came to rest");
@@ -109,7 +110,7 @@ impl Course {
         Some(())
     }
 
-    /// From here on everything must be as it was promised.
+    /// Records the final state. From here on all promises must hold.
     fn note_end(&self) {
         self.expect(Expectation::Phase {
             phase: Phase::Final,
@@ -126,7 +127,7 @@ impl Course {
         self.world.notes.recorder.observe("harness", expected);
     }
 
-    /// What must follow when the last fault is over.
+    /// Records the expectations after the end of the last fault.
     fn mended(&self) {
         self.world.kept().healing = true;
         self.expect(Expectation::Phase {
@@ -144,7 +145,7 @@ impl Course {
         self.killed_end();
     }
 
-    /// What somebody wants dead dies soon when nothing is broken.
+    /// Records the expectation that killed tasks end soon in a healthy cluster.
     fn killed_end(&self) {
         let within_ns = ENDS.as_nanos() as u64;
         for task in self.audit.killed() {
@@ -152,7 +153,8 @@ impl Course {
         }
     }
 
-    /// Who never comes back is removed when its time is over, and what it runs ends with it, whoever leads by then.
+    /// Records the expectation that a framework that never returns is removed after its timeout,
+    /// and that its tasks end, under any leader.
     fn retired_end(&self) {
         let patience = Duration::from_millis(SHORT_PATIENCE_MS + FRAMEWORK_GRACE_MS);
         let within_ns = (patience + ENDS).as_nanos() as u64;
@@ -192,7 +194,7 @@ impl Course {
         Some(())
     }
 
-    /// Goes on until nothing is open any more, or for too long.
+    /// Continues until `open` returns nothing, or until the timeout.
     fn until(
         &mut self,
         stage: &mut Stage<'_>,
@@ -207,7 +209,8 @@ impl Course {
             if is_look {
                 let mut kept = self.world.kept();
                 if kept.orders.is_empty() {
-                    // Whoever was told nothing clear of an order may have made the one after it, and that came first.
+                    // An order without a clear response may be carried out after a later one, so
+                    // this repeats the last one.
                     let idle = self.audit.deactivated().into_iter().map(Order::Reactivate);
                     kept.orders.extend(idle);
                     if kept.quiet {
@@ -230,12 +233,13 @@ impl Course {
                 stage.notes.violation(words);
             }
         }
-        // The rules judge what is left after all this time as they judge what came to rest.
+        // The rules check the remaining state after this time as they check a cluster at rest.
         self.note_end();
         None
     }
 
-    /// Frameworks hold still until nothing has changed for a while: that is judged, though services run.
+    /// Keeps frameworks idle until nothing has changed for a while, and checks that state. Services
+    /// continue to run.
     fn rest(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         self.world.kept().still = true;
         let until = stage.now() + RESTS;
@@ -259,7 +263,8 @@ impl Course {
         stage.goes_on().then_some(())
     }
 
-    /// The leader was just lost, and nothing else is broken.
+    /// Records the expectation of a new leader: the leader was just lost, and no other fault is
+    /// active.
     fn replaced_within(&self, time: Duration) {
         // Two masters have no majority without their leader.
         if self.nemesis.members().len() > 2 {
@@ -276,7 +281,7 @@ impl Course {
         }
     }
 
-    /// Does one thing when all is well, and sees that what must follow does.
+    /// Performs one act in a healthy cluster, and checks its consequences.
     fn follow(&mut self, stage: &mut Stage<'_>, act: Act) -> Option<()> {
         match act {
             Act::Transfer => {

@@ -1,4 +1,4 @@
-//! An acceptance that the SDK would never send: of an offer that is used up. It must be refused, by whoever leads.
+//! An acceptance of a used offer, which the SDK never sends. Every leader must reject it.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use super::world::World;
 use crate::history::{CallId, Outcome, Refusal};
 use crate::sim::network;
 
-/// How long connecting and asking may take, each.
+/// Timeout of the connection and of the request, each.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whose acceptance it is, and of what.
+/// The sender and the content of the acceptance.
 pub(super) struct Again {
     pub(super) world: World,
     /// The host that sends it.
     pub(super) host: String,
-    /// The master that is asked.
+    /// The master that receives it.
     pub(super) master: String,
     pub(super) request: v1::AcceptRequest,
-    /// The framework's place, and the one task that is asked for.
+    /// The framework's place, and the one task to launch.
     pub(super) place: usize,
     pub(super) task: String,
     pub(super) invoked: Option<CallId>,
 }
 
 impl Again {
-    /// Sends it once and notes the end.
+    /// Sends it once and records the end.
     pub(super) async fn send(self) {
         let ended = self.ask().await;
         let is_refused = match &ended {
@@ -57,7 +57,7 @@ impl Again {
                 let revision = argosy_proto::convert::revision_from(reply.revision);
                 recorder.ok(invoked, Outcome::Accepted { refused }, Some(revision));
             }
-            // What a status says for certain is not looked at: nobody knows is enough here.
+            // The certainty of a status is ignored: an unknown outcome is enough here.
             Err(why) => recorder.info(invoked, why.text),
         }
     }
@@ -87,9 +87,9 @@ impl Again {
     }
 }
 
-/// Why it was not granted, as far as is known.
+/// The reason of a rejection, as far as is known.
 struct Why {
-    /// It never will be.
+    /// Whether it certainly never takes effect.
     is_certain: bool,
     text: String,
 }

@@ -1,6 +1,7 @@
-//! What truly happened to tasks, and what their frameworks were told: judged as it comes.
+//! The actual events of tasks, and the updates that their frameworks received. They are checked
+//! immediately.
 //!
-//! The witness of the simulation: it believes machines, never masters or agents.
+//! It is the witness of the simulation: it relies on machines, never on masters or agents.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,43 +14,43 @@ use argosy_state::task::TaskState;
 use crate::history::{End, TaskFact, witness};
 use crate::sim::run::Notes;
 
-/// All tasks that ever were. Cheap to clone.
+/// The stories of all tasks. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Ledger {
     pub(super) notes: Notes,
     stories: Arc<Mutex<BTreeMap<TaskKey, Story>>>,
 }
 
-/// One task.
+/// The events of one task.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Story {
     pub(super) start: Option<witness::Start>,
     pub(super) end: Option<How>,
-    /// The terminal state that its framework was told.
+    /// The terminal state that its framework received.
     pub(super) told: Option<TaskState>,
-    /// In which life of the framework it was told so last.
+    /// The incarnation of the framework that last received it.
     told_in: u64,
-    /// A call that launches it was answered as done.
+    /// Whether a call that launches it was answered as done.
     pub(super) accepted: bool,
-    /// Its framework was told UNKNOWN: none of these calls starts it any more.
+    /// The promise of UNKNOWN to its framework: none of these calls starts it any more.
     promise: Option<Promise>,
-    /// What has launched it, and by which entry.
+    /// The session and number of the call that launched it, and the entry.
     launched: Option<(u64, u64, u64)>,
 }
 
-/// What UNKNOWN promises.
+/// The promise of an UNKNOWN update.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Promise {
-    /// Of calls in this session.
+    /// The session of the calls.
     pub(super) session: u64,
-    /// Whose numbers are below this one.
+    /// The calls have numbers below this one.
     pub(super) below: u64,
-    /// The last entry that the answer was made by.
+    /// The last entry that the response is based on.
     pub(super) index: u64,
 }
 
 impl Story {
-    /// Judges the promise, whichever of the two was seen first.
+    /// Checks the promise against the launch, in either order.
     fn is_kept(&self, key: &TaskKey, notes: &Notes) {
         let (Some(promise), Some((session, number, index))) = (self.promise, self.launched) else {
             return;
@@ -82,7 +83,7 @@ impl Ledger {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Its process is there.
+    /// Records that its process was started.
     pub(super) fn started(&self, host: &str, key: &TaskKey, start: witness::Start) {
         self.notes.count("tasks started");
         let mut stories = self.stories();
@@ -92,7 +93,8 @@ impl Ledger {
                 "T1: {key} is started twice: {start:?} after {former:?}"
             ));
         }
-        // An operator who declares a host gone is believed, also while an order is on its way there.
+        // An operator's declaration that a host is gone takes precedence, even while an order to
+        // the host is in flight.
         if let Some(told) = story.told
             && told != TaskState::GoneByOperator
         {
@@ -106,7 +108,7 @@ impl Ledger {
         self.notes.recorder.observe(host, fact);
     }
 
-    /// Its process has ended.
+    /// Records that its process has ended.
     pub(super) fn ended(&self, host: &str, key: &TaskKey, how: How) {
         self.stories().entry(key.clone()).or_default().end = Some(how);
         let end = match how {
@@ -119,12 +121,13 @@ impl Ledger {
         self.notes.recorder.observe(host, fact);
     }
 
-    /// A call that launches it was answered as done.
+    /// Records that a call that launches it was answered as done.
     pub(super) fn accepted(&self, key: TaskKey) {
         self.stories().entry(key).or_default().accepted = true;
     }
 
-    /// Its framework was told that it is UNKNOWN, in answer to a question that named its calls.
+    /// Records that its framework received UNKNOWN, in response to a reconciliation that named its
+    /// calls.
     pub(super) fn unknown(&self, key: &TaskKey, promise: Promise) {
         let mut stories = self.stories();
         let story = stories.entry(key.clone()).or_default();
@@ -132,7 +135,7 @@ impl Ledger {
         story.is_kept(key, &self.notes);
     }
 
-    /// A call was granted that launches it.
+    /// Records that a call that launches it was granted.
     pub(super) fn launched(&self, key: &TaskKey, session: u64, number: u64, index: u64) {
         let mut stories = self.stories();
         let story = stories.entry(key.clone()).or_default();
@@ -140,7 +143,7 @@ impl Ledger {
         story.is_kept(key, &self.notes);
     }
 
-    /// Its framework received an update, or an answer to a reconciliation.
+    /// Records that its framework received an update, or a reconciliation response.
     pub(super) fn told(&self, framework: &str, life: u64, key: &TaskKey, status: &v1::TaskStatus) {
         let Ok(state) = convert::state_from(status.state) else {
             let words = format!("{framework} was told a state that nobody knows: {status:?}");
@@ -157,7 +160,7 @@ impl Ledger {
         }
         let mut stories = self.stories();
         let story = stories.entry(key.clone()).or_default();
-        // In a new life unacknowledged updates come again, the earlier ones first.
+        // A new incarnation receives unacknowledged updates again, the earlier ones first.
         let is_past = !state.is_terminal() && story.told_in != life;
         if let Some(former) = story.told
             && state != former
@@ -180,12 +183,12 @@ impl Ledger {
             TaskState::Finished => matches!(truth, (Some(_), Some(How::Code(0)))),
             TaskState::Failed | TaskState::Killed => truth.0.is_none() || truth.1.is_some(),
             TaskState::Dropped | TaskState::Error => truth.0.is_none(),
-            // Of a host that is gone nothing can be known.
+            // For a host that is gone nothing can be known.
             _ => true,
         };
         if !is_true {
             let Story { start, end, .. } = story.clone();
-            // An end that has not come, or another one than it was.
+            // The end did not happen, or it was another one.
             let rule = if end.is_none() { "T6" } else { "T8" };
             self.notes.violation(format!(
                 "{rule}: {framework} was told {key} is {state:?} ({}), but in truth {start:?}, {end:?}",

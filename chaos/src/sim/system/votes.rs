@@ -1,4 +1,4 @@
-//! Records each change of the votes that masters have on disk, and each election.
+//! Records of changed votes on the masters' disks, and of elections.
 
 use argosy_raft::{MemoryStore, StoredVote};
 use argosy_state::ids::NodeId;
@@ -9,7 +9,7 @@ use crate::history::RaftFact;
 /// A vote, and the id under which it was given.
 type Seen = Option<(u64, StoredVote)>;
 
-/// What was seen on each disk.
+/// The last recorded vote on each disk.
 pub(super) struct Votes {
     world: World,
     seen: Vec<Seen>,
@@ -21,7 +21,7 @@ impl Votes {
         Self { world, seen }
     }
 
-    /// Called after each step, before anything happens to a disk.
+    /// Records changed votes. Called after each step, before anything happens to a disk.
     pub(super) fn look(&mut self) {
         for (place, store) in self.world.stores.iter().enumerate() {
             let now = stored(store);
@@ -42,7 +42,7 @@ fn stored(store: &MemoryStore) -> Seen {
     store.node_id().zip(store.vote())
 }
 
-/// `None` for the leader that somebody else's votes have made.
+/// Returns the fact; `None` for a leader that the votes of others have made.
 fn fact(store: &MemoryStore, node: u64, vote: StoredVote) -> Option<RaftFact> {
     let StoredVote {
         term,

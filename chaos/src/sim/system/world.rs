@@ -1,4 +1,5 @@
-//! What of a simulated cluster outlives its processes: disks, machines, and what frameworks have stored.
+//! The state of a simulated cluster that outlives its processes: disks, machines, and what
+//! frameworks have stored.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,41 +18,42 @@ use crate::sim::network::{Cuts, WallClocks};
 use crate::sim::process::Starts;
 use crate::sim::run::{Notes, Stage};
 
-/// Ports, as the executable has them.
+/// Ports, as in the executable.
 pub(super) const API: u16 = 5050;
 pub(super) const RAFT: u16 = 5052;
 pub(super) const AGENT_API: u16 = 5051;
 
-/// A group can grow to so many masters.
+/// The maximum number of masters of a group.
 const MOST_MASTERS: usize = 5;
 
-/// How long a framework may be away before it is removed, so that this comes about within a simulation, in milliseconds.
+/// A short failover timeout in milliseconds, so that removals happen within a simulation.
 pub(super) const SHORT_PATIENCE_MS: u64 = 4_000;
 
-/// The host that a copied disk is put into.
+/// The host that uses a copied disk.
 pub(super) const COPY: &str = "copy";
 /// The host of a second scheduler.
 pub(super) const RIVAL: &str = "rival";
 
-/// A fault that comes alone, when all is well, and what must follow.
+/// A single fault in a healthy cluster, with checked consequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Act {
-    /// Another master leads, and nobody is given up for it.
+    /// Another master becomes leader, and no agent becomes unreachable because of it.
     Transfer,
-    /// Nobody is given up for it.
+    /// All masters freeze, and no agent becomes unreachable because of it.
     Freeze,
-    /// Agents and frameworks go to the new leader.
+    /// Agents and frameworks move to the new leader.
     CutLeader,
-    /// A framework never comes back, and the leader that has seen it go dies.
+    /// A framework never returns, and the leader that has recorded its absence is killed.
     Retire,
-    /// All agents are away until they are given up, launches on their way to them: none of those is delivered any more.
+    /// All agents are cut off until they are unreachable, with launches in flight: none of those is
+    /// delivered later.
     Away,
-    /// The same while frameworks hold still: whatever ran is back with its agent.
+    /// The same while frameworks are idle: all running tasks return with their agents.
     Still,
-    /// A leader that was replaced goes on for seconds, and agents are restarted between it and the new one: none
-    /// obeys a reign before the one that it knows.
+    /// A replaced leader continues for seconds, and agents are restarted between it and the new
+    /// one. None obeys an epoch before the one that it has stored.
     TwoLeaders,
-    /// No master reaches another one: whoever led acts as a leader no more.
+    /// No master reaches another one: every former leader steps down.
     NoQuorum,
 }
 
@@ -67,12 +69,13 @@ impl Act {
             Act::TwoLeaders,
             Act::NoQuorum,
         ];
-        // Eight seeds have one of each, and in the next eight each comes with another number of masters.
+        // Eight seeds have one of each. In the next eight each is combined with another number of
+        // masters.
         ALL[((seed + seed / 8) % 8) as usize]
     }
 
-    /// How long masters act as leaders without having heard of a quorum, if not as shipped. Clocks that stand still
-    /// make it long, and nothing but promptness may suffer.
+    /// Returns the lease of leaders in milliseconds, if it is not the default. A stopped clock
+    /// makes the lease long, which may delay reactions but must break nothing else.
     pub(super) fn office_lease_ms(self) -> Option<u64> {
         match self {
             Self::Freeze | Self::TwoLeaders => Some(5_500),
@@ -86,7 +89,7 @@ impl Act {
     }
 }
 
-/// Everything that lasts. Cheap to clone; every clone is the same.
+/// The state that outlives processes. Cheap to clone; all clones share it.
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) seed: u64,
@@ -97,15 +100,15 @@ pub(super) struct World {
     pub(super) cuts: Cuts,
     pub(super) starts: Starts,
     pub(super) walls: WallClocks,
-    /// Of all masters that there can be; the first are the founders.
+    /// The stores of all masters that may exist. The first ones are the founders.
     pub(super) stores: Arc<Vec<MemoryStore>>,
     pub(super) founders: usize,
     /// When an operator raises the feature level of a cluster that begins at a former one.
     pub(super) raise_at: Option<Duration>,
     pub(super) machines: Arc<Vec<Machine>>,
-    /// How long all masters do not run, and then go on as if nothing had been.
+    /// For how long all masters are paused, before they continue as if no time had passed.
     pub(super) freezes: watch::Sender<Duration>,
-    // One thread runs the simulation; the lock is for the types of asynchronous code.
+    // One thread runs the simulation. The lock satisfies the types of asynchronous code.
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -113,43 +116,44 @@ pub(super) struct World {
 pub(super) struct Kept {
     /// How often each process was started, by its host.
     lives: BTreeMap<String, u64>,
-    /// What each framework has stored, by its place.
+    /// The stored state of each framework, by its place.
     pub(super) frameworks: BTreeMap<usize, Stored>,
-    /// No more faults come, but for those that are followed.
+    /// Whether random faults are over. Single faults of an act still follow.
     pub(super) healing: bool,
-    /// Frameworks ask for nothing at present, neither launches nor kills.
+    /// Whether frameworks are idle: they request neither launches nor kills.
     pub(super) still: bool,
-    /// No new work: what is there comes to its end.
+    /// Whether no new work begins, and the existing work comes to its end.
     pub(super) quiet: bool,
-    /// The master whose disk is new, until it is a member again and has everything.
+    /// The master with a new disk, until it is a member again and has all entries.
     pub(super) wiped: Option<Wiped>,
-    /// The master that is being removed, until it is gone for good.
+    /// The master that is being removed, until it is gone permanently.
     pub(super) leaving: Option<Leaving>,
-    /// Places of masters that are no members: not yet, or not any more.
+    /// Places of masters that are not members: not yet, or not any more.
     pub(super) absent: BTreeSet<usize>,
-    /// By which id the group knows the master at a place, if not as one of its founders.
+    /// The group's id of the master at a place, if it differs from that of a founder.
     pub(super) ids: BTreeMap<usize, u64>,
-    /// What the hand is to do.
+    /// The pending orders of the operator.
     pub(super) orders: VecDeque<Order>,
-    /// It is at one of them: a dead connection may hold it up for seconds after all is healed.
+    /// Whether the operator is carrying out an order. A dead connection may delay it for seconds
+    /// after all is healed.
     pub(super) hand_works: bool,
-    /// Why the last thing that it could not do was not done.
+    /// The reason of the operator's last failure.
     pub(super) hand_was_told: String,
     /// The machine with a copied disk, while there is one.
     pub(super) copy: Option<Machine>,
-    /// The framework that a second scheduler is to take over, and has taken over since.
+    /// The framework that a second scheduler takes over, or has taken over.
     pub(super) rival: Option<usize>,
-    /// Frameworks that had a rival: an earlier scheduler of theirs is superseded, as it must be.
+    /// Frameworks that had a rival. Their earlier scheduler must be superseded.
     pub(super) rivalled: BTreeSet<usize>,
     /// How often all masters were frozen.
     pub(super) frozen: u64,
-    /// Offers in the hands of the newest session of each framework, by its place.
+    /// Offers that the newest session of each framework holds, by its place.
     pub(super) held: BTreeMap<usize, Held>,
-    /// Offers that the leader has, as it said last.
+    /// The open offers that the leader reported last.
     pub(super) open: Option<BTreeSet<OfferId>>,
     /// The newest epoch, and the place of its leader.
     pub(super) leader: Option<(Epoch, usize)>,
-    /// The framework that never comes back.
+    /// The framework that never returns.
     pub(super) retired: Option<usize>,
 }
 
@@ -164,55 +168,56 @@ pub(super) struct Held {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wiped {
     pub(super) place: usize,
-    /// The group has taken it in again.
+    /// Whether the master has joined the group again.
     pub(super) joined: bool,
 }
 
-/// A master that is no longer wanted.
+/// A master that is being removed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leaving {
     pub(super) place: usize,
-    /// The group has let it go.
+    /// Whether the group has removed it.
     pub(super) removed: bool,
 }
 
 impl Kept {
-    /// Whether the group is changing: one change at a time.
+    /// Whether the group is changing. There is one change at a time.
     pub(super) fn is_changing(&self) -> bool {
         self.wiped.is_some() || self.leaving.is_some()
     }
 
-    /// The id of the master at this place.
+    /// Returns the id of the master at this place.
     pub(super) fn id(&self, place: usize) -> u64 {
         self.ids.get(&place).copied().unwrap_or(place as u64 + 1)
     }
 }
 
-/// What an operator is asked to do to the cluster.
+/// An order to the operator.
 #[derive(Debug, Clone)]
 pub(super) enum Order {
-    /// To the master at this place, or to whomever the leader chooses.
+    /// Transfer leadership to the master at this place, or to one that the leader chooses.
     Transfer(Option<usize>),
-    /// Takes the master at this place in, until it is done.
+    /// Let the master at this place join. Repeated until it is done.
     Join(usize),
-    /// Takes the master at this place out, until it is done.
+    /// Remove the master at this place. Repeated until it is done.
     Remove(usize),
     Teardown(String),
     Deactivate(String),
     Reactivate(String),
     MarkGone(String),
-    /// Raises the feature level, until it is done.
+    /// Raise the feature level. Repeated until it is done.
     RaiseLevel,
-    /// Asks the leader which offers are open.
+    /// Ask the leader for the open offers.
     ListOffers,
 }
 
-/// What a framework has on a disk of its own.
+/// The stored state of a framework.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stored {
     /// Its id, once it has one.
     pub(super) framework: Option<String>,
-    /// Tasks that it has launched, or tried to, and the last state that it knows to be final.
+    /// The tasks that it has launched or tried to launch, and whether the last known state is
+    /// final.
     pub(super) tasks: BTreeMap<String, bool>,
     /// Counts its tasks.
     pub(super) made: u64,
@@ -222,7 +227,7 @@ pub(super) fn master_name(place: usize) -> String {
     format!("master-{}", place + 1)
 }
 
-/// Of its host: the agent's own name is the cluster's to give.
+/// Returns the name of the agent's host. The cluster assigns the agent's own id.
 pub(super) fn agent_name(place: usize) -> String {
     format!("host-{}", place + 1)
 }
@@ -272,7 +277,7 @@ impl World {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Counts a start of the process on this host, and gives it choices of its own.
+    /// Counts a start of the process on this host, and returns its random choices.
     pub(super) fn new_life(&self, host: &str) -> Chance {
         let mut kept = self.kept();
         let lives = kept.lives.entry(host.to_owned()).or_default();
@@ -283,7 +288,7 @@ impl World {
         Chance::new(self.seed).fork(text)
     }
 
-    /// A master that lost its disk is whole again once it has what the others have.
+    /// Ends the recovery of a master that lost its disk once it has the entries of the others.
     pub(super) fn forget_wiped(&self) {
         let Some(Wiped {
             place,
@@ -299,18 +304,19 @@ impl World {
         }
     }
 
-    /// The most that cluster time can be: what has passed, and a second for each time that masters were frozen.
+    /// Returns the maximum cluster time: the elapsed time, and a second for each freeze of all
+    /// masters.
     pub(super) fn cluster_time_ms(&self) -> u64 {
         self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.kept().frozen
     }
 
-    /// Where the master with this id is.
+    /// Returns the place of the master with this id.
     pub(super) fn place(&self, id: u64) -> Option<usize> {
         let kept = self.kept();
         (0..self.stores.len()).find(|place| kept.id(*place) == id)
     }
 
-    /// What the newest leader has applied now, for an agent that dials.
+    /// Returns what the newest leader has applied now, for an agent that dials.
     pub(super) fn dialed(&self) -> Dialed {
         let leader = self.kept().leader;
         leader.map_or_else(Dialed::default, |(epoch, place)| Dialed {
@@ -319,7 +325,7 @@ impl World {
         })
     }
 
-    /// The API addresses of all masters.
+    /// Returns the API addresses of all masters.
     pub(super) fn masters(&self) -> Vec<String> {
         let all = 0..self.stores.len();
         all.map(|place| format!("{}:{API}", master_name(place)))

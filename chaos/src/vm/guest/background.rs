@@ -1,6 +1,6 @@
-//! Tasks that ask for no memory: what their agent gives by default is their limit.
+//! Tasks that request no memory: their limit is the default of their agent.
 //!
-//! `argosy run` always asks for some, so this is a framework.
+//! `argosy run` always requests memory, so this is a framework.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use argosy_client::scheduler::{Driver, Runner, Scheduler, SchedulerConfig, is_te
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
-/// How long both tasks may take.
+/// Timeout for both tasks.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Holds 16 MiB, then takes all that there is.
+/// The first task holds 16 MiB, the second one takes all memory.
 const TASKS: [(&str, &str); 2] = [
     ("within", "dd if=/dev/zero of=/dev/null bs=16M count=1"),
     ("bomb", "exec tail /dev/zero"),
 ];
 
-/// One task behind the other.
+/// A scheduler that runs one task after the other.
 #[derive(Default)]
 struct Unasked {
     ended: Vec<v1::TaskStatus>,
@@ -53,12 +53,12 @@ fn task(name: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         task_id: name.to_owned(),
         shell: line.to_owned(),
-        resources: resources("cpus:0.1").expect("it is written right"),
+        resources: resources("cpus:0.1").expect("the resources are valid"),
         ..Default::default()
     }
 }
 
-/// On a master and an agent that the case has started, with `--default-mem 32M`.
+/// Runs the tasks on a master and an agent that the case has started with `--default-mem 32M`.
 pub(super) async fn run() -> anyhow::Result<()> {
     let mut config = SchedulerConfig::new("127.0.0.1:5050".parse()?, "unasked");
     config.info.roles = vec!["*".to_owned()];

@@ -1,4 +1,4 @@
-//! Three masters as the shipped executable, each on its disk, and the client to them.
+//! Three masters that run the release executable, each on its own disk, and their client.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,20 +14,19 @@ use super::{DISKS, disks};
 
 /// The numbers of all masters.
 pub(super) const ALL: [u64; DISKS] = [1, 2, 3];
-/// How long a call may take: the machine is slow.
+/// Timeout of a call. It is long, because the machine is slow.
 const CALL: Duration = Duration::from_secs(20);
-/// Pause before another look.
+/// Interval of polling.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 /// Lines of a master's output that are shown.
 const LAST_WORDS: usize = 25;
 
-/// One master.
 struct Master {
     number: u64,
     child: Option<Child>,
 }
 
-/// All of them. Dropping it ends them.
+/// All masters. They are killed when this value is dropped.
 pub(super) struct Cluster {
     masters: Vec<Master>,
 }
@@ -53,7 +52,7 @@ impl Master {
             .open(log(self.number))?;
         let child = Command::new("argosy")
             .args(["master", "start", "--listen", &host(self.number)])
-            // Patient: this machine is emulated, and it is not timing that is judged here.
+            // Long timeouts: this machine is emulated, and timing is not tested here.
             .args(["--timing", "wan", "--peers", &list(5052), "--data-dir"])
             .arg(directory(self.number))
             .env("ARGOSY_LOG", "info,openraft=warn")
@@ -68,7 +67,7 @@ impl Master {
 
     fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
-            // One that has ended by itself is only waited for.
+            // A master that has ended by itself is only waited for.
             let _ = child.kill();
             child.wait()?;
         }
@@ -76,7 +75,7 @@ impl Master {
     }
 }
 
-/// The data directory of a master: what its last words must name when the disk fails.
+/// Returns the data directory of a master. Its last log lines must name it when the disk fails.
 pub(super) fn directory(number: u64) -> PathBuf {
     disks::folder(number).join("master")
 }
@@ -137,24 +136,24 @@ impl Drop for Cluster {
     }
 }
 
-/// What a master said last.
+/// Returns the last output of a master.
 pub(super) fn words(number: u64) -> String {
     let text = said(number);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
 }
 
-/// Everything a master has said.
+/// Returns the whole output of a master.
 pub(super) fn said(number: u64) -> String {
     std::fs::read_to_string(log(number)).unwrap_or_default()
 }
 
-/// A client of all masters.
+/// Returns a client of all masters.
 pub(super) fn client() -> anyhow::Result<OperatorClient> {
     Ok(operator(list(5050).parse()?))
 }
 
-/// A client of one master.
+/// Returns a client of one master.
 fn client_of(number: u64) -> anyhow::Result<OperatorClient> {
     Ok(operator(Masters::new([host(number)])?))
 }
@@ -172,17 +171,17 @@ async fn look(number: u64, consistency: v1::Consistency) -> anyhow::Result<v1::C
     Ok(client.get_cluster(request).await?)
 }
 
-/// A master's own copy.
+/// Returns a master's local copy of the cluster state.
 pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
     let cluster = look(number, v1::Consistency::Local).await?;
     let asked = format!("master-{number}");
     if cluster.answered_by != asked {
-        bail!("{asked} was asked, {} answered", cluster.answered_by);
+        bail!("request to {asked} was answered by {}", cluster.answered_by);
     }
     Ok(cluster)
 }
 
-/// Waits until a quorum answers; milliseconds that it took.
+/// Waits until a quorum answers. Returns the milliseconds that it took.
 pub(super) async fn serving(cluster: &mut Cluster, patience: Duration) -> anyhow::Result<u64> {
     let (started, client) = (Instant::now(), client()?);
     loop {

@@ -1,4 +1,4 @@
-//! The masters' disks: mounting, and letting go of one that has failed.
+//! The masters' disks: mounting, and unmounting of one that has failed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,21 +7,22 @@ use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::time::Instant;
 
-/// Tries again after so long.
+/// Interval of retries.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// The device of a master's disk, counted from 1.
+/// Returns the device of a master's disk, counted from 1.
 pub(super) fn device(disk: u64) -> PathBuf {
     let letter = char::from(b'a' + u8::try_from(disk - 1).expect("there are few disks"));
     format!("/dev/vd{letter}").into()
 }
 
-/// Where it is mounted.
+/// Returns its mount point.
 pub(super) fn folder(disk: u64) -> PathBuf {
     format!("/disks/{disk}").into()
 }
 
-/// Mounts a device; one that cannot be read may have no power yet, and is tried until `patience` is over.
+/// Mounts a device. A device that cannot be read may have no power yet, and is retried until the
+/// timeout.
 pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyhow::Result<()> {
     let folder = folder(disk);
     std::fs::create_dir_all(&folder)?;
@@ -37,14 +38,16 @@ pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyh
             Err(nix::errno::Errno::EIO) if Instant::now() < deadline => {
                 tokio::time::sleep(AGAIN).await;
             }
-            // A block of its journal was torn by the cut: Linux before 6.18 wants it checked first, as hosts do at boot.
+            // The cut tore a block of its journal. Linux before 6.18 requires a file system check
+            // first, as hosts run it at boot.
             Err(nix::errno::Errno::EUCLEAN) if Instant::now() < deadline => check(&again).await?,
             Err(error) => bail!("cannot mount disk {disk}: {error}"),
         }
     }
 }
 
-/// Has a file system checked as at the boot of a host: what needs a person's decision is an error.
+/// Checks a file system as at the boot of a host. An error that needs an operator's decision is
+/// returned.
 async fn check(device: &Path) -> anyhow::Result<()> {
     let mut command = tokio::process::Command::new("e2fsck");
     let checked = command.arg("-p").arg(device).output().await;
@@ -57,7 +60,7 @@ async fn check(device: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Takes a disk out of use, all of it: what could not be written is forgotten.
+/// Unmounts a disk completely. Data that could not be written is dropped.
 pub(super) async fn detach(disk: u64, patience: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + patience;
     loop {
@@ -73,7 +76,7 @@ pub(super) async fn detach(disk: u64, patience: Duration) -> anyhow::Result<()> 
     }
 }
 
-/// Sectors of a block device.
+/// Returns the number of sectors of a block device.
 pub(super) fn sectors(device: &Path) -> anyhow::Result<u64> {
     let name = device.file_name().context("a device has a name")?;
     let file = Path::new("/sys/class/block").join(name).join("size");

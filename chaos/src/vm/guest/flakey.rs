@@ -1,5 +1,5 @@
-//! One master's disk fails to write, or forgets what it wrote, under load: the others go on, nothing
-//! acknowledged is lost, and the master itself stops with a clear word or catches up.
+//! The disk of one master fails to write, or loses writes, under load. The others continue, no
+//! acknowledged write is lost, and the master stops with a clear message or catches up.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,17 +14,17 @@ use super::load::{self, Load};
 use super::{DISKS, disks, power, reading};
 use crate::vm::check::Promises;
 
-/// How long a step may take.
+/// Timeout of a step.
 const PATIENCE: Duration = Duration::from_secs(80);
-/// Batches to see before and after each step.
+/// Batches that must be acknowledged before and after each step.
 const SOME: u64 = 40;
 
-/// What the disk does.
+/// The fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Each write and flush fails.
     Errors,
-    /// Each write is said to be done, and is not.
+    /// Each write reports success without being done.
     Drops,
 }
 
@@ -37,10 +37,10 @@ impl Fault {
     }
 }
 
-/// Runs the case: the leader's disk fails to write, or a follower's forgets.
+/// Runs the case: the leader's disk fails to write, or a follower's disk loses writes.
 ///
 /// # Errors
-/// With the reason for the verdict.
+/// The reason of the verdict.
 pub(super) async fn run(fault: Fault) -> anyhow::Result<()> {
     for disk in ALL {
         let device = disks::device(disk);
@@ -86,7 +86,7 @@ async fn course(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<()> {
         }
     }
     progress(&promises, "with two masters").await?;
-    // Gone from the process list, so that the disk is free.
+    // Waits for its end, so that the disk is no longer in use.
     cluster.kill(victim)?;
     disks::detach(victim, PATIENCE).await?;
     heal(victim)?;
@@ -102,13 +102,13 @@ async fn course(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<()> {
     judge(cluster, &others, &promises).await
 }
 
-/// Waits until the master has ended by itself, with the path in its last words.
+/// Waits until the master has ended by itself, with the path in its last log lines.
 async fn stops(cluster: &mut Cluster, victim: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !cluster.has_ended(victim)? {
         ensure!(
             Instant::now() < deadline,
-            "master-{victim} goes on although its disk fails: {}",
+            "master-{victim} still runs although its disk fails: {}",
             cluster::words(victim)
         );
         tokio::time::sleep(AGAIN).await;
@@ -121,14 +121,14 @@ fn names_its_path(victim: u64) -> anyhow::Result<()> {
     let words = cluster::words(victim);
     ensure!(
         words.contains(&path),
-        "the last words of master-{victim} do not name {path}: {words}"
+        "the last log lines of master-{victim} do not name {path}: {words}"
     );
     println!("master-{victim} has ended: {words}");
     Ok(())
 }
 
-/// Waits until the master has caught up; or has refused to go on and said why; or is refused by the
-/// leader, which says why. True if it is out.
+/// Waits until the master has caught up, has stopped with a message, or is rejected by the leader
+/// with a message. Returns true if it does not return.
 async fn returns(cluster: &mut Cluster, victim: u64) -> anyhow::Result<bool> {
     let refusal = format!("master-{victim} no longer has entries that it had acknowledged");
     let refused = async {
@@ -146,7 +146,7 @@ async fn returns(cluster: &mut Cluster, victim: u64) -> anyhow::Result<bool> {
     let outcome = tokio::select! {
         caught_up = power::caught_up(cluster, victim) => caught_up,
         leader = refused => {
-            println!("master-{leader} refuses master-{victim}, which forgot what it had acknowledged");
+            println!("master-{leader} rejects master-{victim}, which lost entries that it had acknowledged");
             return Ok(true);
         }
     };
@@ -165,7 +165,7 @@ async fn progress(promises: &Mutex<Promises>, when: &str) -> anyhow::Result<()> 
     let goal = lock(promises).acknowledged + SOME;
     let deadline = Instant::now() + PATIENCE;
     while lock(promises).acknowledged < goal {
-        ensure!(Instant::now() < deadline, "the load stands still {when}");
+        ensure!(Instant::now() < deadline, "the load stalls {when}");
         tokio::time::sleep(AGAIN).await;
     }
     Ok(())
@@ -190,7 +190,7 @@ async fn judge(
 }
 
 fn lock(promises: &Mutex<Promises>) -> std::sync::MutexGuard<'_, Promises> {
-    promises.lock().expect("nobody panics while holding it")
+    promises.lock().expect("no holder of the lock panics")
 }
 
 async fn leader() -> anyhow::Result<u64> {
@@ -201,7 +201,7 @@ async fn leader() -> anyhow::Result<u64> {
         match number {
             Some(Ok(number)) => return Ok(number),
             Some(Err(_)) | None if Instant::now() > deadline => {
-                bail!("master-1 says that {leader:?} leads")
+                bail!("master-1 reports {leader:?} as leader")
             }
             Some(Err(_)) | None => tokio::time::sleep(AGAIN).await,
         }
@@ -212,7 +212,8 @@ fn name(disk: u64) -> String {
     format!("disk-{disk}")
 }
 
-/// The kernel's own name for it, in the order in which they are made: no udev gives others here.
+/// Returns the kernel's name of the device. Names follow the order of creation, because no udev
+/// renames them here.
 fn mapped(disk: u64) -> PathBuf {
     format!("/dev/dm-{}", disk - 1).into()
 }
@@ -222,7 +223,7 @@ fn linear(device: &Path) -> anyhow::Result<String> {
     Ok(format!("0 {sectors} linear {} 0", device.display()))
 }
 
-/// From now on the disk fails.
+/// Makes the disk fail from now on.
 fn set(disk: u64, fault: Fault) -> anyhow::Result<()> {
     let device = disks::device(disk);
     let sectors = disks::sectors(&device)?;
@@ -239,7 +240,7 @@ fn heal(disk: u64) -> anyhow::Result<()> {
     swap(disk, &linear(&disks::device(disk))?)
 }
 
-/// Puts another table under a disk. The file system is not frozen: that would write it out first.
+/// Replaces the table of a disk. The file system is not frozen, which would write it out first.
 fn swap(disk: u64, table: &str) -> anyhow::Result<()> {
     let name = name(disk);
     dmsetup(&["suspend", "--nolockfs", &name])?;

@@ -1,4 +1,4 @@
-//! What the host wants, from the kernel's command line.
+//! The parameters of the guest, from the kernel's command line.
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 
 const FILE: &str = "/proc/cmdline";
 
-/// The words that begin with `argosy.`, as `argosy.last=1`.
+/// The arguments that begin with `argosy.`, such as `argosy.last=1`.
 #[derive(Debug, Clone)]
 pub(super) struct Words(String);
 
@@ -23,12 +23,12 @@ impl Words {
         })
     }
 
-    /// A number, 0 where it is not given.
+    /// Returns a number; 0 if it is missing.
     pub(super) fn number(&self, name: &str) -> anyhow::Result<u64> {
         self.text(name).map_or(Ok(0), |text| number(name, text))
     }
 
-    /// Numbers with commas between them.
+    /// Returns numbers that are separated by commas.
     pub(super) fn numbers(&self, name: &str) -> anyhow::Result<Vec<u64>> {
         let text = self.text(name).unwrap_or_default();
         let parts = text.split(',').filter(|part| !part.is_empty());
@@ -37,7 +37,7 @@ impl Words {
 }
 
 fn number(name: &str, text: &str) -> anyhow::Result<u64> {
-    u64::from_str(text).with_context(|| format!("argosy.{name}={text} is no number"))
+    u64::from_str(text).with_context(|| format!("argosy.{name}={text} is not a number"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Load: an agent is registered, then writers change its attributes, each one batch at a time.
+//! The load: an agent is registered, then writers change its attributes, each one batch at a time.
 //!
-//! A batch without an answer is sent again under its own id until there is one.
+//! A batch without a response is sent again with the same id until there is one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use tokio::task::JoinSet;
 use super::cluster;
 use crate::vm::check;
 
-/// How long the registration may take.
+/// Timeout of the registration.
 const REGISTERING: Duration = Duration::from_secs(60);
-/// Bytes behind each number, so that the log grows as it does at work.
+/// Bytes after each number, so that the log grows as in production.
 const FILLING: usize = 120;
 
 /// Registers an agent that runs nothing, and returns its id.
@@ -49,7 +49,8 @@ async fn hello() -> anyhow::Result<String> {
     let uplink = AgentUplink::new(masters);
     loop {
         let mut link = uplink.connect(hello.clone(), REGISTERING).await?;
-        // A link that breaks before the word came is opened again: the nonce names the registration.
+        // A link that breaks before the response is opened again. The nonce identifies the
+        // registration.
         while let Ok(Some(message)) = link.inbound.message().await {
             match message.message {
                 Some(v1::to_agent::Message::Registered(registered)) => {
@@ -62,10 +63,10 @@ async fn hello() -> anyhow::Result<String> {
     }
 }
 
-/// Told of each acknowledged batch: writer, number, revision.
+/// The callback for each acknowledged batch: writer, number, revision.
 pub(super) type Acknowledged = Arc<dyn Fn(u64, u64, u64) -> anyhow::Result<()> + Send + Sync>;
 
-/// Writers that go on until the value is dropped, or one of them fails.
+/// Writers that continue until this value is dropped, or one of them fails.
 pub(super) struct Load {
     writers: JoinSet<anyhow::Result<()>>,
 }
@@ -85,7 +86,7 @@ impl Load {
         Ok(Self { writers })
     }
 
-    /// Waits for the end, which none should have.
+    /// Waits for the end of a writer, which is always a failure.
     pub(super) async fn failure(&mut self) -> anyhow::Error {
         match self.writers.join_next().await {
             Some(Ok(Err(error))) => error,
@@ -108,7 +109,7 @@ async fn write(
             match client.write(batch.clone()).await {
                 Ok(reply) => break reply,
                 Err(CallError::Refused(refusal)) if refusal.code != tonic::Code::Unavailable => {
-                    bail!("batch {number} of writer {writer} is refused: {refusal}");
+                    bail!("batch {number} of writer {writer} is rejected: {refusal}");
                 }
                 Err(_) => {}
             }
@@ -116,7 +117,7 @@ async fn write(
         if let Some(refused) = reply.outcomes.iter().find(|outcome| !outcome.done) {
             bail!("batch {number} of writer {writer}: {}", refused.message);
         }
-        let revision = reply.revision.context("an answer has a revision")?;
+        let revision = reply.revision.context("a response has a revision")?;
         told(writer, number, revision.index)?;
     }
     Ok(())

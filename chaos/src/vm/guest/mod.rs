@@ -1,6 +1,7 @@
-//! What runs inside the machine: three masters on three disks, load, and reading back; and tasks of no command line.
+//! The part inside the machine: three masters on three disks, load, and reading back; and tasks
+//! without a memory request.
 //!
-//! Judges nothing that can be judged outside; a cut may come at any line.
+//! It leaves all checks that are possible outside to the host: a cut may come at any line.
 
 mod background;
 mod cluster;
@@ -20,15 +21,15 @@ use anyhow::{Context, bail};
 use super::report::Report;
 use kernel_args::Words;
 
-/// Masters, each on a disk of its own.
+/// Masters, each on its own disk.
 pub(crate) const DISKS: usize = 3;
 /// The serial port of reports.
 const PORT: &str = "/dev/ttyS1";
 
-/// Does one case.
+/// Runs one case.
 ///
 /// # Errors
-/// With the reason for the verdict.
+/// The reason of the verdict.
 pub(crate) fn run(case: &str) -> anyhow::Result<()> {
     let words = Words::read()?;
     let voice = Voice::open()?;
@@ -51,7 +52,7 @@ pub(crate) fn run(case: &str) -> anyhow::Result<()> {
 /// The serial port, line by line.
 #[derive(Debug, Clone)]
 struct Voice {
-    // A lock, since many writers speak; a line goes to the kernel's buffer at once.
+    // A lock, because many writers report. A line goes to the kernel's buffer immediately.
     port: Arc<Mutex<File>>,
 }
 
@@ -65,7 +66,7 @@ impl Voice {
     }
 
     fn say(&self, report: &Report) -> anyhow::Result<()> {
-        let mut port = self.port.lock().expect("nobody panics while holding it");
+        let mut port = self.port.lock().expect("no holder of the lock panics");
         let written = port.write_all(format!("{report}\n").as_bytes());
         written.with_context(|| format!("cannot write to {PORT}"))
     }

@@ -1,4 +1,5 @@
-//! The guest's part in cuts of power: read everything back, then load until the machine is gone.
+//! The guest's part in power cuts: it reads everything back, then generates load until the machine
+//! is gone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,13 @@ use super::kernel_args::Words;
 use super::load::{self, Load};
 use super::{Voice, disks, reading};
 
-/// How long anything may take here; the host is more patient.
+/// Timeout of each step. The host's timeout is longer.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Reads back, says all, and loads. Ends only if this is the last boot of a series.
+/// Reads back, reports everything, and generates load. Ends only in the last boot of a series.
 ///
 /// # Errors
-/// With what must not happen.
+/// The violation.
 pub(super) async fn run(words: &Words, voice: &Voice) -> anyhow::Result<()> {
     for disk in ALL {
         disks::attach(&disks::device(disk), disk, PATIENCE).await?;
@@ -27,7 +28,7 @@ pub(super) async fn run(words: &Words, voice: &Voice) -> anyhow::Result<()> {
     let mut cluster = Cluster::start()?;
     let outcome = course(&mut cluster, words, voice).await;
     if let Err(error) = &outcome {
-        // The console is where the host looks for more.
+        // The host shows the console after a failure.
         for number in ALL {
             eprintln!("master-{number}: {}", cluster::words(number));
         }
@@ -76,7 +77,8 @@ async fn course(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::
     }
 }
 
-/// Some masters lose their disks' power, die, and come back; then all is watched until the cut.
+/// Cuts the disk power of some masters, kills them and starts them again. Then it watches all
+/// masters until the cut.
 async fn alone(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::Result<()> {
     let chosen = words.numbers("alone")?;
     if !chosen.is_empty() {
@@ -106,14 +108,14 @@ async fn alone(cluster: &mut Cluster, words: &Words, voice: &Voice) -> anyhow::R
     }
 }
 
-/// Waits until this master has applied what another had when the wait began.
+/// Waits until this master has applied the entries that another one had when the wait began.
 pub(super) async fn caught_up(cluster: &mut Cluster, number: u64) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut goal = None;
     loop {
         cluster.all_live(&ALL)?;
         for other in ALL.into_iter().filter(|other| *other != number) {
-            // One that is away too has nothing to say.
+            // A master that is down, too, does not count.
             if let Ok(copy) = cluster::copy_of(other).await {
                 goal = goal.or(Some(copy.committed_index));
             }

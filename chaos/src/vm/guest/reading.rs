@@ -1,4 +1,4 @@
-//! Reading everything back: all agents by a quorum, then each master's own copy.
+//! Reading everything back: all agents from a quorum, then each master's local copy.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) struct Copy {
     pub(super) digest: String,
 }
 
-/// The values of each agent, from linearizable reads.
+/// Returns the values of each agent, from linearizable reads.
 pub(super) async fn values() -> anyhow::Result<BTreeMap<String, Values>> {
     let client = cluster::client()?;
     let mut found = BTreeMap::new();
@@ -49,8 +49,8 @@ fn value(key: &str, text: &str) -> anyhow::Result<(String, u64)> {
     Ok((key.to_owned(), number))
 }
 
-/// Waits until these masters have applied the same, and says what their copies are. Digests may still
-/// differ: that is for others to judge.
+/// Waits until these masters have applied the same entry, and returns their copies. Their digests
+/// may still differ, which the host checks.
 pub(super) async fn copies(
     cluster: &mut Cluster,
     masters: &[u64],
@@ -76,7 +76,7 @@ pub(super) async fn copies(
             return Ok(copies);
         }
         if Instant::now() > deadline {
-            bail!("the masters have not applied the same in time: {copies:?} {why}");
+            bail!("the masters have not applied the same entry in time: {copies:?} {why}");
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -1,4 +1,4 @@
-//! What must hold while services run, at a moment at which nothing is broken and nothing changes.
+//! Checks of a cluster at rest: services run, no fault is active, and nothing changes.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,8 @@ pub(in crate::sim::system) struct Work {
 }
 
 impl Audit {
-    /// The present state; `None` while the cluster is not healthy, or an agent has had no message of its leader since then.
+    /// Returns the current state; `None` while the cluster is not healthy, or an agent has had no
+    /// message of its leader since then.
     pub(in crate::sim::system) fn work(&self, since_ms: u64) -> Option<Work> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
@@ -31,7 +32,7 @@ impl Audit {
         })
     }
 
-    /// Judges a cluster in which nothing has changed for a while.
+    /// Checks a cluster in which nothing has changed for a while.
     pub(in crate::sim::system) fn judge_rest(&self, now_ms: u64) {
         self.note_running();
         let machines = self.world.machines.iter();
@@ -43,7 +44,8 @@ impl Audit {
         }
     }
 
-    /// What an executor has not been given yet is no task of it: it may wait until that one has ended.
+    /// Checks executors. A task that an executor has not received yet does not count: it may wait
+    /// until the executor has ended.
     fn judge_executors(&self, machine: &Machine) {
         let Some(agent) = machine.agent() else {
             return;

@@ -1,5 +1,5 @@
-//! The forms in which tasks are launched: each by itself, as a group, or in an executor. Chosen by how many tasks were
-//! made, so that no other choice depends on it.
+//! The forms in which tasks are launched: each by itself, as a group, or in an executor. The number
+//! of created tasks determines the form, so that no other choice depends on it.
 
 use argosy_client::resources::{self, Remainder};
 use argosy_client::scheduler::{Accept, Call, Driver, Operation};
@@ -7,21 +7,21 @@ use argosy_proto::v1;
 
 use super::Simulated;
 
-/// What each executor uses itself.
+/// Resources of an executor without its tasks.
 const EXECUTOR: &str = "cpus:0.1;mem:16";
 
 /// How the tasks of one call belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Alone,
-    /// A group whose id is used again before long.
+    /// A group whose id is soon used again.
     Group(u64),
-    /// In an executor, of which there are two on each agent: one that lasts, and one that fails.
+    /// In an executor. Each agent has two: one that lasts, and one that fails.
     Executor(u64),
 }
 
 impl Form {
-    /// That of the next call of a framework that has made so many tasks.
+    /// Returns the form of the next call of a framework that has created this many tasks.
     pub(super) fn of(made: u64) -> Self {
         match made % 5 {
             1 => Self::Group(made / 5 % 6),
@@ -30,7 +30,8 @@ impl Form {
         }
     }
 
-    /// Takes what it needs beside its tasks; alone if that is not there.
+    /// Takes the resources that the form needs in addition to its tasks. If they are missing, it
+    /// returns `Alone`.
     pub(super) fn fit(self, left: &mut Remainder) -> Self {
         match self {
             Self::Executor(_) => {
@@ -41,7 +42,7 @@ impl Form {
         }
     }
 
-    /// The task in this form.
+    /// Returns the task in this form.
     pub(super) fn shape(self, task: v1::TaskSpec) -> v1::TaskSpec {
         match self {
             Self::Alone | Self::Group(_) => task,
@@ -90,7 +91,7 @@ impl Simulated {
                 let group_id = format!("g{number}");
                 vec![Operation::LaunchGroup { group_id, tasks }]
             }
-            // Every task but the first is in a second operation.
+            // All tasks but the first are in a second operation.
             Form::Alone if tasks.len() > 1 => {
                 let mut first = tasks;
                 let rest = first.split_off(1);
@@ -101,7 +102,7 @@ impl Simulated {
         if let Form::Executor(number) = form
             && let Some(framework) = self.id
         {
-            // It says back what it hears: that it is the one which is meant, it can tell by this.
+            // The executor echoes messages. The id shows it that a message is for it.
             let id = format!("e{number}");
             let words = format!("{framework}/{id}");
             driver.message(&offer.agent_id, &id, words.into_bytes());
@@ -114,7 +115,7 @@ impl Simulated {
         })
     }
 
-    /// An executor has said something: what it was told.
+    /// Handles a message of an executor: an echo.
     pub(super) fn heard(&self, message: &v1::ExecutorMessage) {
         let own = self.id.map(|framework| framework.to_string());
         let meant = format!("{}/{}", message.framework_id, message.executor_id);

@@ -1,4 +1,5 @@
-//! What a framework asks past the SDK, and no SDK would: offers that are used up, tasks that are on their way.
+//! Requests that bypass the SDK: an acceptance of used offers, and a reconciliation of tasks in
+//! flight.
 
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use crate::history::Operation;
 use crate::sim::system::early_reconcile::Question;
 use crate::sim::system::stale_accept::Again;
 
-/// Calls that no SDK sends have numbers from here on.
+/// First number of the calls that bypass the SDK.
 const STRAY_CALLS: u64 = 1_000_000;
 
 impl Simulated {
-    /// Accepts an offer that is used up, of any master and past the SDK.
+    /// Accepts a used offer, of any master and without the SDK.
     pub(super) fn accept_again(&mut self) {
         let used: Vec<_> = self.used.iter().cloned().collect();
         let Some(offer) = self.chance.pick(&used).cloned() else {
@@ -63,7 +64,7 @@ impl Simulated {
         tokio::spawn(again.send());
     }
 
-    /// Asks past the SDK for a task whose acceptance has just been sent.
+    /// Reconciles a task whose acceptance has just been sent, without the SDK.
     pub(super) fn ask_early(&mut self, task: &str) {
         let (Some(framework), Some(key)) = (self.id, self.key(task)) else {
             return;

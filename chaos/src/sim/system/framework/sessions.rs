@@ -1,4 +1,5 @@
-//! Sessions of frameworks: begun, overtaken by a rival, begun anew when a framework was removed.
+//! Sessions of frameworks: begun, superseded by a rival, or begun as a new framework after a
+//! removal.
 
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use super::{Habit, Simulated};
 use crate::sim::network;
 use crate::sim::system::world::{Act, Held, RIVAL, SHORT_PATIENCE_MS, World, framework_name};
 
-/// How long an offer may be held by who gives most of them back, in milliseconds: some lapse in each simulation.
+/// Timeout of the offers of a framework that declines most of them, in milliseconds. Some expire in
+/// each simulation.
 const SHORT_OFFER_MS: u64 = 3_000;
 
-/// How long a framework may be away before it is removed, in milliseconds: by its place, and by seed.
+/// Returns the failover timeout of a framework, in milliseconds: by its place, and by seed.
 pub(super) fn patience_ms(world: &World, place: usize) -> u64 {
     const LONG: u64 = 3_600_000;
     match (Habit::of(place), world.seed % 3) {
@@ -24,7 +26,8 @@ pub(super) fn patience_ms(world: &World, place: usize) -> u64 {
     }
 }
 
-/// A scheduler from its start until it is killed. One that is removed begins anew.
+/// Runs a scheduler from its start until it is killed. After a removal it subscribes as a new
+/// framework.
 pub(in crate::sim::system) async fn framework(world: World, place: usize) -> turmoil::Result {
     loop {
         let is_over = scheduler(&world, place, framework_name(place)).await;
@@ -35,7 +38,8 @@ pub(in crate::sim::system) async fn framework(world: World, place: usize) -> tur
     }
 }
 
-/// A second scheduler, which takes a framework over while the first one lives, and is overtaken again.
+/// Runs a second scheduler, which takes a framework over while the first one lives, and is
+/// superseded again.
 pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
     let rival = world.kept().rival;
     if let Some(place) = rival {
@@ -44,10 +48,10 @@ pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
     std::future::pending().await
 }
 
-/// One session; whether it was ended on purpose.
+/// Runs one session. Returns whether it was ended on purpose.
 async fn scheduler(world: &World, place: usize, name: String) -> bool {
     let mut chance = world.new_life(&name);
-    let masters = Masters::new(world.masters()).expect("the addresses are plain");
+    let masters = Masters::new(world.masters()).expect("the addresses are valid");
     let mut config = SchedulerConfig::new(masters, &framework_name(place));
     config.connector = ConnectorConfig {
         dialer: network::dialer(&name, &world.cuts),
@@ -74,7 +78,8 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
     world.kept().held.insert(place, held);
     let mut scheduler = Simulated::new(world, place, name, config.session, chance);
     match run(&mut scheduler, config, CancellationToken::new()).await {
-        // An earlier life of it, which the network has kept until now, was told; or it has a rival.
+        // The message was for an earlier incarnation and was delayed by the network, or the
+        // framework has a rival.
         Err(SchedulerError::Superseded(why)) => {
             if world.kept().rivalled.contains(&place) {
                 world.notes.count("schedulers superseded");

@@ -1,5 +1,5 @@
-//! Executors on a made-up machine: one process for many tasks, which lives on when its agent dies, by the book of the
-//! real SDK.
+//! Executors on a simulated machine: one process for many tasks, which survives its agent and keeps
+//! the same books as the real SDK.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,14 +15,14 @@ use super::{Container, Inner, Machine, Phase, Script, script};
 use crate::history::witness;
 use crate::sim::system::task_oracle::Ledger;
 
-/// What an executor is besides its container.
+/// The state of an executor, in addition to its container.
 #[derive(Debug, Default)]
 pub(super) struct Executor {
     book: Book,
     works: BTreeMap<TaskName, Work>,
-    /// What the present stream is to carry.
+    /// The messages for the current stream.
     unsent: VecDeque<ExecutorSaid>,
-    /// When it ends, though something is not acknowledged.
+    /// The time at which it ends despite unacknowledged updates.
     end_by_ms: Option<u64>,
 }
 
@@ -37,25 +37,26 @@ struct Work {
     stop_ms: Option<u64>,
 }
 
-/// A process that is a task's.
+/// A process of a task.
 pub(super) struct Process<'a> {
     pub(super) key: &'a TaskKey,
     pub(super) container: ContainerName,
     pub(super) pid: u32,
     pub(super) since_ms: u64,
-    /// How long it has run: it counts the milliseconds.
+    /// How long it has run. It counts milliseconds.
     pub(super) ran_ms: u64,
 }
 
 impl Executor {
-    /// That of a container, if tasks are to run in it.
+    /// Returns the executor of a container, if tasks are to run in it.
     pub(super) fn of(start: &Start) -> Option<Self> {
         let executor = start.launch.spec.as_ref()?.executor.as_ref();
         executor.map(|_| Self::default())
     }
 }
 
-/// What a container uses itself: an executor's limits are those of its tasks, too, which are weighed one by one.
+/// Returns the resources of a container itself. An executor's limits include its tasks, which are
+/// counted one by one.
 pub(super) fn uses(start: &Start) -> Resources {
     let spec = start.launch.spec.as_ref();
     let own = spec.map(|spec| match &spec.executor {
@@ -67,7 +68,7 @@ pub(super) fn uses(start: &Start) -> Resources {
 }
 
 impl Work {
-    /// When it ends, and whether by itself.
+    /// Returns when it ends, and how.
     fn end(&self) -> Option<(u64, How)> {
         let by_itself = self.script.run_ms.map(|run_ms| {
             let how = How::Code(self.script.code);
@@ -80,7 +81,7 @@ impl Work {
 }
 
 impl Container {
-    /// Ends the tasks that have run their time, before the container's own end if that has come.
+    /// Ends the tasks whose time is over, before the container's own end if that has come.
     pub(super) fn work(&mut self, host: &str, ledger: &Ledger, since_ms: u64, now_ms: u64) {
         let until_ms = now_ms.min(self.stop.map_or(u64::MAX, |(at_ms, _)| at_ms));
         let Some(executor) = &mut self.executor else {
@@ -106,7 +107,7 @@ impl Container {
         }
     }
 
-    /// All of it ends: the task that it is, or those that run in it.
+    /// Ends all processes: that of the task itself, or those of the tasks in the executor.
     pub(super) fn end_processes(&mut self, host: &str, ledger: &Ledger, how: How) {
         match &mut self.executor {
             None => ledger.ended(host, &self.key, how),
@@ -118,7 +119,7 @@ impl Container {
         }
     }
 
-    /// What counts of it: an executor that has no task left is ending, and counts no more.
+    /// Returns the resources that count. An executor without tasks is ending and does not count.
     pub(super) fn uses(&self) -> impl Iterator<Item = &Resources> {
         let works = self.executor.iter().flat_map(|one| one.works.values());
         let is_idle = self
@@ -140,7 +141,7 @@ impl Executor {
 }
 
 impl Inner {
-    /// The processes that are tasks, now.
+    /// Returns the current processes of tasks.
     pub(super) fn processes(&self) -> impl Iterator<Item = Process<'_>> {
         let settled_ms = self.settled_ms;
         let containers = self.containers.iter();
@@ -168,7 +169,7 @@ impl Inner {
         })
     }
 
-    /// There is no other executor of this name while one is made.
+    /// Checks that there is no other executor of this name when one is started.
     pub(super) fn is_alone(&self, host: &str, key: &TaskKey) {
         let others = self.containers.iter().filter(|(_, container)| {
             container.executor.is_some()
@@ -184,7 +185,7 @@ impl Inner {
 }
 
 impl Machine {
-    /// The executors that have a process now.
+    /// Returns the executors that have a process now.
     pub(in crate::sim::system) fn executors(&self) -> Vec<TaskKey> {
         let inner = self.inner();
         let all = inner.containers.values();
@@ -193,7 +194,7 @@ impl Machine {
             .collect()
     }
 
-    /// How an executor begins a stream; `None` if it does not run.
+    /// Returns an executor's first message of a stream; `None` if it does not run.
     pub(in crate::sim::system) fn subscribe(
         &self,
         name: ContainerName,
@@ -211,7 +212,8 @@ impl Machine {
         })
     }
 
-    /// What an executor has to say now, and when that may be more; `None` if it does not run.
+    /// Returns an executor's current messages, and when there may be more; `None` if it does not
+    /// run.
     pub(in crate::sim::system) fn speak(
         &self,
         name: ContainerName,
@@ -225,7 +227,7 @@ impl Machine {
         Some((std::mem::take(&mut executor.unsent), next_ms))
     }
 
-    /// An executor hears this of its agent.
+    /// Handles a message of the agent to an executor.
     pub(in crate::sim::system) fn hear(
         &self,
         name: ContainerName,
@@ -237,7 +239,7 @@ impl Machine {
         match message {
             Some(Told::Launch(launch)) => inner.begin(&self.name, name, launch, now_ms),
             Some(Told::Kill(kill)) => {
-                // Some heed the wish, some take all of their grace.
+                // Some end on the request, some use the whole grace period.
                 let takes_ms = match inner.chance.percent(70) {
                     true => inner.chance.between(1, 30).min(kill.grace_ms),
                     false => kill.grace_ms,
@@ -270,7 +272,7 @@ impl Machine {
             Some(Told::FrameworkMessage(data)) => inner.echo(&self.name, name, data),
             Some(Told::Subscribed(_)) | None => {}
         }
-        // What follows at once has happened when it is looked at again.
+        // Immediate consequences have happened when it is evaluated next.
         inner.settle(&self.name, now_ms);
     }
 }
@@ -282,7 +284,7 @@ impl Inner {
         container.executor.as_deref_mut().filter(|_| runs)
     }
 
-    /// A task that its executor has not been handed yet.
+    /// Starts a task that its executor has not received yet.
     fn begin(&mut self, host: &str, name: ContainerName, launch: v1::ExecutorLaunch, now_ms: u64) {
         let Some(spec) = launch.spec else { return };
         let framework = self.containers.get(&name).map(|one| one.key.framework);
@@ -330,7 +332,7 @@ impl Inner {
         self.weigh(host);
     }
 
-    /// Says back what it hears, if it is for it.
+    /// Echoes a message, if it is for this executor.
     fn echo(&mut self, host: &str, name: ContainerName, data: Vec<u8>) {
         let own = self.containers.get(&name).map(|one| one.key.to_string());
         let heard = String::from_utf8_lossy(&data).into_owned();
@@ -345,7 +347,7 @@ impl Inner {
     }
 }
 
-/// The order of the agent that an executor was brought to launched this task.
+/// Returns the instance that launched this task, for an order of the executor's agent.
 pub(in crate::sim::system) fn instance(
     executor: Instance,
     launch: &v1::ExecutorLaunch,

@@ -1,4 +1,4 @@
-//! The laws of task groups, as a made-up machine sees them: all or nothing, and together to the end.
+//! The rules of task groups on a simulated machine: start all or none, and end together.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use argosy_agent::core::{ContainerName, How, Start};
 
 use super::Machine;
 
-/// Every group that this machine was told to start tasks of, by what its tasks have in common.
+/// Every group of which this machine was to start tasks, by the name of its shared resources.
 #[derive(Debug, Default)]
 pub(super) struct Groups(BTreeMap<ContainerName, Group>);
 
 #[derive(Debug)]
 struct Group {
     size: usize,
-    /// When its tasks were prepared: all at once.
+    /// When its tasks were prepared, all at the same time.
     prepared_ms: u64,
     members: BTreeMap<ContainerName, Member>,
 }
@@ -26,7 +26,8 @@ enum Member {
 }
 
 impl Groups {
-    /// A task of a group is to start; what is wrong with that. A group of which nothing was started may be prepared again.
+    /// Records the preparation of a task, and returns a violation, if any. A group without started
+    /// tasks may be prepared again.
     pub(super) fn prepare(&mut self, start: &Start, now_ms: u64) -> Option<String> {
         let name = start.group.as_ref()?.name;
         let place = start.launch.spec.as_ref()?.group.as_ref()?;
@@ -52,7 +53,7 @@ impl Groups {
         wrong
     }
 
-    /// A task has a process; what is wrong with that.
+    /// Records that a task has a process, and returns a violation, if any.
     pub(super) fn started(
         &mut self,
         name: ContainerName,
@@ -76,7 +77,7 @@ impl Groups {
         }
     }
 
-    /// Tasks that run although one of their group has ended as it should not.
+    /// Returns running tasks of groups in which another task has failed.
     fn torn(&self, host: &str) -> Vec<String> {
         let torn = self.0.iter().filter_map(|(name, group)| {
             let of = |wanted: &dyn Fn(Member) -> bool| {
@@ -94,12 +95,12 @@ impl Groups {
 }
 
 impl Machine {
-    /// Tasks that run although one of their group has ended as it should not.
+    /// Returns running tasks of groups in which another task has failed.
     pub(in crate::sim::system) fn torn_groups(&self) -> Vec<String> {
         self.inner().groups.torn(&self.name)
     }
 
-    /// What a group has in common is taken back: nothing of it may run.
+    /// Records that a group's shared resources are removed. No task of it may run.
     pub(in crate::sim::system) fn part(&self, group: ContainerName) {
         let inner = self.inner();
         let members = inner.groups.0.get(&group);
@@ -127,7 +128,7 @@ mod tests {
         format!("5-{order}-{life}").parse().unwrap()
     }
 
-    /// The start of one of two tasks.
+    /// Returns the start of one of two tasks.
     fn start(order: u64) -> Start {
         let group = v1::TaskGroup {
             size: 2,

@@ -1,4 +1,4 @@
-//! What can be seen of a host from outside: what its disk holds, and which processes are there.
+//! The state of a host as seen from outside: the content of its disk, and its processes.
 
 use argosy_agent::core::{ContainerName, Instance};
 use argosy_agent::journal;
@@ -9,11 +9,11 @@ use super::{Container, Limited, Machine, Phase, pids_limit};
 use crate::history::{AgentFact, TaskFact};
 use crate::sim::system::world::COPY;
 
-/// So much later than its time a task may still run: its agent may have been away until a moment ago.
+/// Time for which a task may run beyond its limit: its agent may have been down until recently.
 const LATE_MS: u64 = 1_500;
 
 impl Machine {
-    /// What a power cut would leave of its journal.
+    /// Returns the content of the journal that a power cut would leave.
     pub(in crate::sim::system) fn synced(&self) -> journal::Contents {
         match journal::read_synced(&self.disk) {
             Ok(contents) => contents,
@@ -25,12 +25,12 @@ impl Machine {
         }
     }
 
-    /// The id under which the cluster knows it, if it does.
+    /// Returns the agent id, if the cluster has assigned one.
     pub(in crate::sim::system) fn agent(&self) -> Option<AgentId> {
         self.synced().facts.identity.agent
     }
 
-    /// The highest reign that its disk holds now; noted when it is another one than before.
+    /// Returns the highest epoch on its disk, and records it if it has changed.
     pub(in crate::sim::system) fn stored_epoch(&self, contents: &journal::Contents) -> Epoch {
         let identity = &contents.facts.identity;
         let epoch = identity.epoch;
@@ -48,8 +48,8 @@ impl Machine {
         epoch
     }
 
-    /// Notes that updates of a launch up to `number` were seen on its disk; returns up to which they were before,
-    /// in whichever life of the agent.
+    /// Records that updates of a launch up to `number` are on its disk. Returns the highest earlier
+    /// number, from any incarnation of the agent.
     pub(in crate::sim::system) fn see_made(&self, instance: Instance, number: u64) -> u64 {
         let mut inner = self.inner();
         let newest = inner.made.entry(instance).or_default();
@@ -58,23 +58,23 @@ impl Machine {
         before
     }
 
-    /// Its agent obeys a master.
+    /// Records that its agent obeys a master.
     pub(in crate::sim::system) fn obeys(&self, now_ms: u64) {
         self.inner().obeyed_ms = now_ms;
     }
 
-    /// When its agent obeyed a master last.
+    /// Returns when its agent last obeyed a master.
     pub(in crate::sim::system) fn obeyed_ms(&self) -> u64 {
         self.inner().obeyed_ms
     }
 
-    /// The highest reign that was last seen on its disk.
+    /// Returns the highest epoch that was last read from its disk.
     pub(in crate::sim::system) fn known_epoch(&self) -> Epoch {
         self.inner().epoch
     }
 
-    /// Whether a launch is acted on for the first time, or again by the same life of the agent; a later life may
-    /// go on with what never started.
+    /// Returns whether a launch is acted on for the first time, or again by the same incarnation of
+    /// the agent. A later incarnation may continue with a launch that never started.
     pub(in crate::sim::system) fn takes(&self, instance: Instance, life: u64) -> bool {
         let mut inner = self.inner();
         *inner.taken.entry(instance).or_insert(life) == life
@@ -85,7 +85,8 @@ impl Machine {
         self.inner().taken.contains_key(&instance)
     }
 
-    /// A former life has stored these launches: none that comes acts on them for the first time.
+    /// Records that a former incarnation stored these launches: they are not acted on for the first
+    /// time any more.
     pub(in crate::sim::system) fn had_stored<'a>(
         &self,
         launches: impl Iterator<Item = &'a Instance>,
@@ -96,7 +97,7 @@ impl Machine {
         }
     }
 
-    /// Notes which processes are there.
+    /// Records the current processes.
     pub(in crate::sim::system) fn note_alive(&self) {
         let Some(agent) = self.agent() else {
             return;
@@ -116,13 +117,13 @@ impl Machine {
         }
     }
 
-    /// A stream of an executor has broken off.
+    /// Counts a broken stream of an executor.
     pub(in crate::sim::system) fn note_stream(&self) {
         let inner = self.inner();
         inner.ledger.notes.count("streams of executors broken");
     }
 
-    /// A container has other limits from now on.
+    /// Records new limits of a container.
     pub(in crate::sim::system) fn limit(
         &self,
         name: ContainerName,
@@ -141,7 +142,7 @@ impl Machine {
         self.inner().ledger.notes.count("limits refused");
     }
 
-    /// The limits of the container of a launch, if it has one that runs.
+    /// Returns the limits of the container of a launch, if it has one that runs.
     pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<Limited> {
         let inner = self.inner();
         let mut own = inner.containers.iter().filter(|(name, container)| {
@@ -150,7 +151,7 @@ impl Machine {
         own.next().map(|(_, container)| container.limited)
     }
 
-    /// Notes the tasks whose processes the agent of a new life ends as nobody's.
+    /// Records the tasks whose processes the agent of a new incarnation kills as orphans.
     pub(super) fn note_orphans(&self, is_orphan: impl Fn(&ContainerName) -> bool) {
         let Some(agent) = self.agent() else {
             return;
@@ -164,7 +165,7 @@ impl Machine {
         }
     }
 
-    /// Tasks that run although the time in which they had to complete is over.
+    /// Returns tasks that run longer than their completion limit.
     pub(in crate::sim::system) fn overdue(&self, now_ms: u64) -> Vec<String> {
         let inner = self.inner();
         let all = inner.containers.iter();
@@ -182,8 +183,8 @@ impl Machine {
         words.collect()
     }
 
-    /// Notes that an agent took over what runs in a container, as the task that the agent itself names; those of an
-    /// executor name themselves.
+    /// Records that an agent adopted the processes of a container as the task that the agent names.
+    /// Those of an executor name their own tasks.
     pub(in crate::sim::system) fn note_adopted(&self, name: ContainerName, key: &TaskKey) {
         let inner = self.inner();
         let is_executor = |one: &Container| one.executor.is_some();

@@ -1,4 +1,4 @@
-//! Faults of all agents, or all masters, at once, when all else is well.
+//! Simultaneous faults of all agents, or all masters, in a healthy cluster.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::sim::run::Stage;
 use crate::sim::system::world::{agent_name, master_name};
 
 impl Nemesis {
-    /// Cuts every agent from every master, until all is healed.
+    /// Cuts every agent from every master, until healing.
     pub(in crate::sim::system) fn cut_agents(&mut self, stage: &Stage<'_>) {
         self.note(FaultKind::PartitionBoth, "*", "agents from masters");
         let until = stage.now() + Duration::from_secs(3_600);
@@ -24,13 +24,14 @@ impl Nemesis {
         }
     }
 
-    /// Cuts every master from every other one, until all is healed.
+    /// Cuts every master from every other one, until healing.
     pub(in crate::sim::system) fn part_masters(&mut self, stage: &Stage<'_>) {
         self.note(FaultKind::PartitionPartial, "*", "masters from each other");
         self.part_all(stage, (0..self.world.stores.len()).collect());
     }
 
-    /// Cuts the followers from each other, until all is healed: none of them is elected, and the leader has them all.
+    /// Cuts the followers from each other, until healing. None of them can be elected, and the
+    /// leader reaches them all.
     pub(in crate::sim::system) fn part_followers(&mut self, stage: &Stage<'_>) {
         let leader = self.leader.unwrap_or(0);
         self.note(
@@ -54,7 +55,7 @@ impl Nemesis {
         }
     }
 
-    /// Every write of every master takes so long from now on.
+    /// Delays every write of every master from now on.
     pub(in crate::sim::system) fn slow_masters(&self, delay: Duration) {
         if !delay.is_zero() {
             let words = format!("{} ms", delay.as_millis());
@@ -65,7 +66,7 @@ impl Nemesis {
         }
     }
 
-    /// The processes of all agents die and are there again at once; their tasks go on.
+    /// Restarts the processes of all agents. Their tasks continue.
     pub(in crate::sim::system) fn restart_agents(&mut self, stage: &mut Stage<'_>) {
         let now_ms = stage.now().as_millis() as u64;
         for place in 0..self.world.machines.len() {

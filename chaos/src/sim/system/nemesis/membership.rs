@@ -1,5 +1,6 @@
-//! The group of masters changes: one is removed (the leader, too) and comes back with a new disk or stays out, others
-//! join, all while other faults come. One change at a time, and never so that lost disks could lose what was agreed.
+//! Membership changes during other faults: a master, even the leader, is removed and returns with a
+//! new disk or stays out, and others join. There is one change at a time, and never one in which
+//! lost disks could lose committed entries.
 
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use crate::history::FaultKind;
 use crate::sim::run::Stage;
 use crate::sim::system::world::{Leaving, Order, Wiped, master_name};
 
-/// A group of fewer voters loses none of them, and no disk.
+/// The minimum number of voters of a group that loses a voter or a disk.
 const LEAST: usize = 3;
-/// As many voters as a group may have.
+/// The maximum number of voters of a group.
 const MOST: usize = 5;
 
 impl Nemesis {
-    /// Places of masters that are members, or may be.
+    /// Returns the places of masters that are members, or may be.
     pub(in crate::sim::system) fn members(&self) -> Vec<usize> {
         let kept = self.world.kept();
         let all = 0..self.world.stores.len();
@@ -27,19 +28,19 @@ impl Nemesis {
         self.world.kept().absent.contains(&place)
     }
 
-    /// Whether this is a master that nobody may start.
+    /// Whether this is a master that must not be started.
     pub(super) fn is_out(&self, name: &str) -> bool {
         let all = 0..self.world.stores.len();
         let mut named = all.filter(|place| master_name(*place) == name);
         named.any(|place| self.is_absent(place))
     }
 
-    /// Whether a disk may go, or a voter.
+    /// Whether the group may lose a disk or a voter.
     fn may_lose_one(&self) -> bool {
         !self.world.kept().is_changing() && self.members().len() >= LEAST
     }
 
-    /// A new disk: the group must take it in as somebody else.
+    /// Wipes a disk. The master must join the group under a new id.
     pub(super) fn wipe(&mut self, stage: &mut Stage<'_>) {
         let place = self.master();
         let name = master_name(place);
@@ -52,7 +53,8 @@ impl Nemesis {
         self.take_in(place);
     }
 
-    /// By the id that the group knows the master by, if it has one: no other may have this id again.
+    /// Records the wipe under the id that the group has for the master, if it has one. No other
+    /// master may have this id again.
     fn note_wipe(&self, place: usize, detail: &str) {
         let name = master_name(place);
         let target = match self.world.stores[place].node_id() {
@@ -73,7 +75,7 @@ impl Nemesis {
         kept.orders.push_back(Order::Join(place));
     }
 
-    /// Somebody has to go, more often the leader than any other.
+    /// Removes a master, more often the leader than any other.
     pub(super) fn remove_master(&mut self) {
         let place = self.master();
         if !self.may_lose_one() {
@@ -88,7 +90,7 @@ impl Nemesis {
         kept.orders.push_back(Order::Remove(place));
     }
 
-    /// A master that is no member joins, with an empty disk.
+    /// Lets a master that is not a member join with an empty disk.
     pub(super) fn add_master(&mut self, stage: &mut Stage<'_>) {
         let absent: Vec<usize> = self.world.kept().absent.iter().copied().collect();
         let Some(place) = self.chance.pick(&absent).copied() else {
@@ -103,7 +105,8 @@ impl Nemesis {
         stage.bounce(&name);
     }
 
-    /// Who was removed runs on for a while as if nothing had been, then is stopped for good; or comes back empty.
+    /// Lets a removed master run for a while, then stops it permanently or lets it return with an
+    /// empty disk.
     pub(in crate::sim::system) fn follow_changes(&mut self, stage: &mut Stage<'_>) {
         let leaving = self.world.kept().leaving;
         let Some(Leaving {

@@ -1,4 +1,5 @@
-//! Links that break: cut in both directions or in one, between masters, to agents and to frameworks; held back, slow.
+//! Broken links: cut in both directions or in one, held or slow, between masters, to agents and to
+//! frameworks.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ impl Nemesis {
         let one = self.master();
         let mut others = self.members();
         others.retain(|other| *other != one);
-        // One alone is spoken of as two: nothing is cut then.
+        // With a single master both names are equal, and nothing is cut.
         let other = self.chance.pick(&others).copied().unwrap_or(one);
         (master_name(one), master_name(other))
     }
@@ -54,7 +55,7 @@ impl Nemesis {
         }
     }
 
-    /// What an agent says is heard and it hears nothing, or the other way round.
+    /// Cuts one direction between an agent and the masters.
     pub(super) fn deafen(&mut self, stage: &Stage<'_>) {
         let agent = agent_name(self.below(self.world.machines.len()));
         let is_deaf = self.chance.percent(50);
@@ -71,7 +72,7 @@ impl Nemesis {
         }
     }
 
-    /// Cuts one host off from masters.
+    /// Cuts one host off from the masters.
     pub(super) fn isolate(&mut self, stage: &Stage<'_>, kind: Kind) {
         let (name, kind, longest_ms) = match kind {
             Kind::CutLeader => {

@@ -1,5 +1,5 @@
-//! Faults that are told apart from the mix: disks that fail or are copied, second schedulers, all masters frozen,
-//! and those that are followed closely when all else is well.
+//! Faults outside of the random mix: disks that fail or are copied, second schedulers, all masters
+//! frozen, and those that are examined closely in a healthy cluster.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::sim::run::Stage;
 use crate::sim::system::machine::Machine;
 use crate::sim::system::world::{COPY, Order, RIVAL, agent_name, framework_name, master_name};
 
-/// A disk as it was.
+/// A copy of a disk at one moment.
 pub(super) struct Copied {
     disk: MemoryDisk,
     agent: AgentId,
-    /// Incarnations by which its holder would still be known.
+    /// Incarnations with which its owner would still be registered.
     good: Vec<u64>,
 }
 
 impl Nemesis {
-    /// No master runs for so long; then all go on at once.
+    /// Pauses all masters for this time. Then all continue together.
     pub(in crate::sim::system) fn freeze(&self, gap: Duration) {
         let words = format!("{} ms", gap.as_millis());
         self.note(FaultKind::FreezeAllMasters, "*", &words);
@@ -31,13 +31,14 @@ impl Nemesis {
         self.world.freezes.send_replace(gap);
     }
 
-    /// To whomever the leader chooses.
+    /// Requests a transfer to a master that the leader chooses.
     pub(in crate::sim::system) fn transfer(&mut self) {
         self.note(FaultKind::LeaderTransfer, "*", "");
         self.world.kept().orders.push_back(Order::Transfer(None));
     }
 
-    /// The leader of masters half of the time, and often for longer than it takes to elect another one.
+    /// Pauses a process: half of the time the leader of the masters, and often for longer than an
+    /// election takes.
     pub(super) fn stall(&mut self, stage: &mut Stage<'_>) {
         let name = match self.chance.percent(65) {
             true => master_name(self.master()),
@@ -84,7 +85,7 @@ impl Nemesis {
         self.lasting(stage, Broken::SickAgentDisk(place), 200, 5_000);
     }
 
-    /// The disk is repaired, and whoever did it starts the agent again. Of what was not synced some may be there.
+    /// Repairs the disk and restarts the agent. Some unsynced data may remain.
     pub(super) fn repair_agent(&mut self, stage: &mut Stage<'_>, place: usize) {
         self.stop_agent(stage, place, Kind::AgentCrash);
         let disk = self.world.machines[place].disk.clone();
@@ -92,7 +93,8 @@ impl Nemesis {
         disk.cut_power(kept);
     }
 
-    /// Half of the time nothing that the first scheduler says comes through meanwhile; it comes later.
+    /// Starts a rival. Half of the time the messages of the first scheduler are held, and arrive
+    /// later.
     pub(super) fn rival(&mut self, stage: &mut Stage<'_>) {
         let place = self.below(self.frameworks);
         if self.is_down(RIVAL) || self.is_down(&framework_name(place)) {
@@ -132,8 +134,8 @@ impl Nemesis {
         }
     }
 
-    /// A copy is put into a host when its holder has moved on: before that it is nobody's fault to take it for
-    /// the agent.
+    /// Uses a copy in another host when its owner has a newer incarnation. Before that it is
+    /// correct to accept it as the agent.
     pub(in crate::sim::system) fn use_copy(&mut self, stage: &mut Stage<'_>, registry: &Registry) {
         let Some(copied) = &self.copy else {
             return;
@@ -155,13 +157,13 @@ impl Nemesis {
         self.lasting(stage, Broken::Guest(COPY), 500, 5_000);
     }
 
-    /// As the cluster knows an agent's host.
+    /// Returns the name of an agent's host in the cluster.
     pub(super) fn agent_target(&self, place: usize) -> String {
         let agent = self.world.machines[place].agent();
         agent.map_or_else(|| agent_name(place), |agent| agent.to_string())
     }
 
-    /// A framework's host dies and never comes back.
+    /// Stops a framework's host permanently.
     pub(in crate::sim::system) fn retire(&mut self, stage: &mut Stage<'_>, place: usize) {
         let name = framework_name(place);
         self.note(FaultKind::FrameworkCrash, &name, "for ever");
@@ -169,7 +171,7 @@ impl Nemesis {
         self.world.kept().retired = Some(place);
     }
 
-    /// Cuts the links between masters that this graph has not, until all is healed.
+    /// Cuts the links between masters that this graph does not have, until healing.
     pub(in crate::sim::system) fn connect(&mut self, stage: &Stage<'_>, case: &Case) {
         self.note(FaultKind::PartitionPartial, "*", &case.to_string());
         for (one, other) in case.graph.parted() {
@@ -177,7 +179,7 @@ impl Nemesis {
         }
     }
 
-    /// Until all is healed.
+    /// Cuts both directions of a link until healing.
     fn part(&mut self, stage: &Stage<'_>, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
             if let Some(link) = self.links.cut(stage, from, to) {
@@ -187,13 +189,13 @@ impl Nemesis {
         }
     }
 
-    /// The leader dies and comes back, whoever it is.
+    /// Kills the current leader, which is restarted later.
     pub(in crate::sim::system) fn kill_leader(&mut self, stage: &mut Stage<'_>) {
         let place = self.leader.unwrap_or(0);
         self.stop_master(stage, place, FaultKind::Crash);
     }
 
-    /// Cuts the leader from all other masters, and from nobody else. Returns who that is.
+    /// Cuts the leader from all other masters, and from no other process. Returns the leader.
     pub(in crate::sim::system) fn cut_leader(&mut self, stage: &Stage<'_>) -> usize {
         let leader = self.leader.unwrap_or(0);
         let name = master_name(leader);

@@ -1,4 +1,4 @@
-//! Faults that come alone when all is well, and what must follow.
+//! Single faults in a healthy cluster, and the checks of their consequences.
 
 use std::time::Duration;
 
@@ -6,29 +6,30 @@ use super::Course;
 use crate::sim::run::Stage;
 use crate::sim::system::hosts::AGENT_TIMEOUT_MS;
 
-/// Agents are away for so much longer than they may be.
+/// Time by which the absence of agents exceeds the agent timeout.
 const BEYOND: Duration = Duration::from_millis(1_500);
-/// How soon an agent is back, and its tasks with it, once nothing keeps it away.
+/// Deadline of the return of an agent and its tasks after it can connect again.
 const RETURNS: Duration = Duration::from_secs(8);
-/// How long the disks of masters take meanwhile: decisions wait to be committed.
+/// Delay of the masters' disks, so that decisions wait for their commit.
 const SLOW: Duration = Duration::from_millis(120);
-/// How soon a leader that hears of no other master acts as one no more.
+/// Deadline for a leader without contact to other masters to step down.
 const RESIGNS: Duration = Duration::from_millis(1_500);
 /// How often agents are restarted between two leaders.
 const RESTARTS: u32 = 12;
 
 impl Course {
-    /// No master runs for longer than an agent may be silent, twice: the first time nobody else can be elected, the
-    /// second time somebody may.
+    /// Freezes all masters for longer than the agent timeout, twice: the first time no other master
+    /// can be elected, the second time another one may be.
     pub(super) fn frozen(&mut self, stage: &mut Stage<'_>) -> Option<()> {
-        // Whoever was away until a moment ago is back, or known to be lost.
+        // Agents that were disconnected until now are back, or are known to be lost.
         self.pass(stage, RETURNS)?;
         self.nemesis.part_followers(stage);
         for _ in 0..2 {
             self.nemesis
                 .freeze(Duration::from_millis(AGENT_TIMEOUT_MS) + BEYOND);
             let before = self.audit.given_up_since(0).len();
-            // Whoever is given up for it is given up by then, and may be back.
+            // Any agent that became unreachable because of the freeze is recorded by then, and may
+            // be back.
             self.pass(stage, Duration::from_secs(2))?;
             let lost = self.audit.given_up_since(before);
             if !lost.is_empty() {
@@ -41,11 +42,12 @@ impl Course {
         Some(())
     }
 
-    /// All agents are cut off until they are given up, and come back.
+    /// Cuts all agents off until they are unreachable, and lets them return.
     pub(super) fn away(&mut self, stage: &mut Stage<'_>, still: bool) -> Option<()> {
         self.world.kept().still = still;
-        // Whoever was away until a moment ago is back: a hello that is under way when the links are cut would be waited
-        // for much longer. If all hold still, what was asked before is done, and no order waits for anybody.
+        // Agents that were disconnected until now are back: a hello in flight when the links are
+        // cut would be waited for much longer. If all frameworks are idle, earlier requests are
+        // done, and no order is pending.
         self.pass(stage, Duration::from_secs(2))?;
         if !still {
             self.nemesis.slow_masters(SLOW);
@@ -65,7 +67,7 @@ impl Course {
         Some(())
     }
 
-    /// No master reaches another one, and all reach everybody else.
+    /// Cuts all links between masters. All other links work.
     pub(super) fn no_quorum(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         self.nemesis.part_masters(stage);
         self.pass(stage, RESIGNS)?;
@@ -81,7 +83,7 @@ impl Course {
         Some(())
     }
 
-    /// A leader is replaced and does not notice, and agents look for a leader anew again and again.
+    /// Replaces a leader that does not notice it, and lets agents search for a leader repeatedly.
     pub(super) fn two_leaders(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         self.nemesis.cut_leader(stage);
         for _ in 0..RESTARTS {

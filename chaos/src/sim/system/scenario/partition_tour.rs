@@ -1,5 +1,5 @@
-//! A tour through connectivity graphs: who leads is brought about, the links are cut to a graph for some seconds
-//! under load, what must follow is judged, everything is mended; then the next graph.
+//! A tour through connectivity graphs. For each one it makes a given master the leader, cuts the
+//! links for some seconds under load, checks the consequences, and repairs everything.
 
 use std::time::Duration;
 
@@ -8,40 +8,41 @@ use crate::sim::graphs::{Case, MASTERS};
 use crate::sim::run::Stage;
 use crate::sim::system::world::{Order, master_name};
 
-/// How long a healed group may take to obey a transfer, and to be whole again.
+/// Timeout for a healed group to carry out a transfer, and to be healthy again.
 const WHOLE: Duration = Duration::from_secs(10);
-/// How often a transfer is asked for.
+/// Interval of requests for a transfer.
 const ASK: Duration = Duration::from_secs(1);
-/// A graph lasts so long.
+/// Duration of a graph.
 const LASTS: Duration = Duration::from_secs(8);
-/// A master that must be elected leads so soon.
+/// Deadline for the election of a leader, where one must be elected.
 const LEADS: Duration = Duration::from_secs(3);
-/// A leader that stays in office commits again so soon.
+/// Maximum time without a commit under a leader that stays.
 const STALLS: Duration = Duration::from_secs(1);
-/// What was agreed before the cut is known everywhere so soon.
+/// Time after the cut in which earlier commits become known everywhere.
 const KNOWN: Duration = Duration::from_millis(250);
-/// In the last part of a graph all is as it will stay.
+/// The last part of a graph, in which everything is stable.
 const RESTS: Duration = Duration::from_secs(3);
-/// So many may begin to lead before one stays.
+/// Maximum number of leaders before one stays.
 const REIGNS: usize = 3;
-/// A tail that a follower may be behind and still count as whole.
+/// Number of entries by which a follower may be behind and still count as healthy.
 const BEHIND: u64 = 20;
 
-/// What a graph brought.
+/// The observations of one graph.
 #[derive(Debug, Default)]
 struct Seen {
-    /// When reigns began after the cut, and where.
+    /// The start times of epochs after the cut, with the places of their leaders.
     reigns: Vec<(Duration, usize)>,
     /// The longest time without a commit.
     longest: Duration,
-    /// The last commit.
+    /// The time of the last commit.
     last: Duration,
-    /// Writes that were acknowledged in its last part.
+    /// Writes that were acknowledged in the last part.
     late_writes: u64,
 }
 
 impl Seen {
-    /// What kind of case it was, and what did not follow that must. `electable`: who could lead by the logs.
+    /// Returns the kind of the case, and the missing consequences. `electable` returns the masters
+    /// whose logs allow an election.
     fn judge(
         &self,
         case: Case,
@@ -86,8 +87,8 @@ impl Seen {
 }
 
 impl Course {
-    /// Plays these cases, one after the other. What does not come in time is told at the end: the others are played
-    /// nevertheless.
+    /// Plays these cases, one after the other. Violations are reported at the end, so that the
+    /// other cases are played, too.
     pub(in crate::sim::system) fn tour(
         mut self,
         stage: &mut Stage<'_>,
@@ -105,7 +106,7 @@ impl Course {
         }
     }
 
-    /// `None` as soon as the tour cannot go on.
+    /// Plays one case. Returns `None` as soon as the tour cannot continue.
     fn visit(&mut self, stage: &mut Stage<'_>, case: Case) -> Option<Vec<String>> {
         self.establish(stage, case.leader)?;
         self.nemesis.connect(stage, &case);
@@ -142,11 +143,11 @@ impl Course {
             }
             self.advance(stage)?;
         }
-        // Everybody has heard of it, and clients have found it.
+        // By then the election is known everywhere, and clients have found the leader.
         self.pass(stage, Duration::from_millis(500))?;
         match self.leader() == Some(wanted) {
             true => Some(()),
-            // A transfer that was asked for twice, or an election that somebody needed.
+            // The transfer was requested twice, or another election was necessary.
             false => self.establish(stage, wanted),
         }
     }
@@ -179,7 +180,8 @@ impl Course {
         Some(seen)
     }
 
-    /// Who could be elected: with those neighbours whose logs are no newer than its own it is a majority.
+    /// Returns the masters that could be elected: a master forms a majority with the neighbours
+    /// whose logs are not newer than its own.
     fn electable(&self, case: Case) -> Vec<String> {
         let last: Vec<_> = self
             .world
@@ -196,7 +198,7 @@ impl Course {
             .collect()
     }
 
-    /// Everybody follows one leader again, and it commits.
+    /// Waits until all masters follow one leader again, and it commits.
     fn recover(&mut self, stage: &mut Stage<'_>) -> Option<()> {
         let until = stage.now() + WHOLE;
         let before = self.audit.registry().applied();
@@ -229,7 +231,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Master 1 reaches masters 2 and 3, and nobody else reaches two.
+    /// Returns a case in which master 1 reaches masters 2 and 3, and no other master reaches two.
     fn case(leader: usize) -> Case {
         let graph = Graph::of(&[(0, 1), (0, 2)]);
         Case { graph, leader }
